@@ -47,7 +47,7 @@ from typing import Any
 
 import numpy as np
 from tests.support.network.ports import free_port
-from tests.support.proc import cpu_s
+from tests.support.proc import read_cpu_s
 
 import tailorbird as tb
 from benchmarks.availability_load import (
@@ -139,7 +139,7 @@ class Shop:
 
     def server_cpu_s(self) -> float:
         """Return the CPU seconds that the servers have used."""
-        return sum(cpu_s(pid) for pid in self.pids("serve"))
+        return sum(read_cpu_s(pid) for pid in self.pids("serve"))
 
     def stop(self) -> None:
         """End everything, orphans included."""

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 import tailorbird as tb
-from benchmarks.quality.product.report import how_run
+from benchmarks.quality.product.report import describe_provenance
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock, to_iso
 from tailorbird.lake import Lake, verify
@@ -70,7 +70,7 @@ def main() -> None:
         "results": results,
         "wanted": WANTED,
         "load_average": [round(load, 1) for load in os.getloadavg()],
-        **how_run("python -m benchmarks.backup " + " ".join(sys.argv[1:])),
+        **describe_provenance("python -m benchmarks.backup " + " ".join(sys.argv[1:])),
     }
     print(json.dumps(report, indent=1) if arguments.json else _table(results))
 
@@ -185,7 +185,7 @@ def back_up(shop: tb.Project, vault: Path) -> dict[str, Any]:
 
 def check(folder: Path, must_have: set[str], must_lack: set[str]) -> dict[str, int]:
     """Route what waits in the restored logs, and count what is lost, doubled, later or unequal."""
-    project = open_project(folder, applied=True)
+    project = open_project(folder, use_applied=True)
     drain(project, SystemClock(), progress=lambda *_: None)
     ids = Lake(project.paths.lake).events(["event_id"])["event_id"].to_pylist()
     report = verify(project.paths.lake, stream=project.stream)

@@ -32,7 +32,7 @@ import pyarrow as pa
 from benchmarks.features_backfill_peers import installed_formulations
 from benchmarks.forty import TYPES, forty_features
 from tailorbird.events.clock import DAY, HOUR
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.features import FeatureSet, entity, total
 from tailorbird.features.offline.backfill import Requests, backfill
 
@@ -102,7 +102,7 @@ def sum_windows(work: Workload) -> np.ndarray:
         "type": pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int8)), ["purchase"]).cast(
             pa.string()
         ),
-        "ts": pa.array(work.ts, TIME),
+        "ts": pa.array(work.ts, TIME_TYPE),
         "user_id": person,
         "anonymous_id": pa.nulls(n, pa.string()),
         "person": person,
@@ -158,7 +158,7 @@ def make_mixed(work: Workload) -> tuple[pa.Table, Requests]:
         "p": pa.array(np.arange(1, n + 1)),
         "event_id": pa.array(np.char.add("e", np.arange(n).astype(str))),
         "type": pa.array(TYPES).take(pa.array(type_of)),
-        "ts": pa.array(work.ts, TIME),
+        "ts": pa.array(work.ts, TIME_TYPE),
         "user_id": person,
         "anonymous_id": pa.nulls(n, pa.string()),
         "person": person,
@@ -214,7 +214,7 @@ def _profile_columns(
         "p": pa.array(np.zeros(count, np.int64)),
         "event_id": pa.array([f"d{row}" for row in range(count)]),
         "type": pa.array(["item"] * items + ["user"] * len(names)),
-        "ts": pa.array(np.full(count, START - DAY), TIME),
+        "ts": pa.array(np.full(count, START - DAY), TIME_TYPE),
         "user_id": pa.concat_arrays([pa.nulls(items, pa.string()), names]),
         "anonymous_id": nulls,
         "person": pa.concat_arrays([pa.nulls(items, pa.string()), names]),

@@ -40,7 +40,7 @@ def record_keys(read: Callable[[], object]) -> list[list[bytes]]:
     requested_keys: list[list[bytes]] = []
     get_many_, sized, one = (
         EmbeddedSnapshot.get_many,
-        EmbeddedSnapshot.get_sized,
+        EmbeddedSnapshot.get_many_with_sizes,
         EmbeddedSnapshot.get,
     )
 
@@ -48,7 +48,7 @@ def record_keys(read: Callable[[], object]) -> list[list[bytes]]:
         requested_keys.append(list(keys))
         return get_many_(self, keys, default=default)
 
-    def get_sized(self, keys):
+    def get_many_with_sizes(self, keys):
         requested_keys.append(list(keys))
         return sized(self, keys)
 
@@ -56,15 +56,15 @@ def record_keys(read: Callable[[], object]) -> list[list[bytes]]:
         requested_keys.append([key])
         return one(self, key)
 
-    EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_sized, EmbeddedSnapshot.get = (
+    EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_many_with_sizes, EmbeddedSnapshot.get = (
         get_many,
-        get_sized,
+        get_many_with_sizes,
         get,
     )
     try:
         read()
     finally:
-        EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_sized, EmbeddedSnapshot.get = (
+        EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_many_with_sizes, EmbeddedSnapshot.get = (
             get_many_,
             sized,
             one,
@@ -136,7 +136,7 @@ def main() -> None:
             with store.snapshot() as snapshot:
                 return sum(len(snapshot.get_many(keys_, default=b"")) for keys_ in requested_keys)
 
-        stale = reader.read(request, items, item_keys=keys).stale
+        stale = reader.read(request, items, item_keys=keys).stale_rows
         results = time_calls({"tailorbird": read, "floor": read_keys}, rounds)
         size = read_keys()
         reader.close()

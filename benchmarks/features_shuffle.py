@@ -45,7 +45,7 @@ def run_worker(
 ) -> dict[bytes, bytes]:
     """Read the log and return the records of the state; only the time after the profiles counts."""
     with FeatureWorker(log, state, features, clock=CLOCK, part=part) as worker:
-        while worker.position.p < profiles:
+        while worker.position.log_position < profiles:
             worker.step(rows_max=1)
         with stage:
             while worker.step().rows:

@@ -42,14 +42,14 @@ from benchmarks.forty import forty_features
 from benchmarks.site import SPAN, START, TYPES, Site, to_blocks
 from tailorbird.events import DAY, RoutePlan, SimulatedClock
 from tailorbird.features import FeatureSet
-from tailorbird.features.layout.layout import PEAKS
+from tailorbird.features.layout.layout import PEAK_MEASURES
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.eviction import read_all_counts
 from tailorbird.features.state.state import all_records, open_state
 from tailorbird.router import Router
 from tailorbird.router import run_router as run_router
-from tailorbird.router.decide.dedup import ENTRY
+from tailorbird.router.decide.dedup import ENTRY_DTYPE
 from tailorbird.stream import open_writer, raw_path, routed_path
 
 CLOCK = SimulatedClock(START)
@@ -105,7 +105,7 @@ def fill_index(router: Router, entries: int) -> None:
         router._log.connection,
     )
     for start in range(0, entries, 1 << 18):
-        entries_ = np.zeros(min(1 << 18, entries - start), ENTRY)
+        entries_ = np.zeros(min(1 << 18, entries - start), ENTRY_DTYPE)
         entries_["key"], entries_["fingerprint_rest"] = (
             rng.integers(0, 2**64 - 1, len(entries_), np.uint64) for _ in range(2)
         )
@@ -144,13 +144,13 @@ def run_worker_stage(
 ) -> None:
     profiles = site.people + site.items
     with FeatureWorker(routed, state, features, clock=CLOCK) as worker:
-        while worker.position.rows < profiles:
+        while worker.position.applied_rows < profiles:
             worker.step(rows_max=1)  # a block at a time: the next begins with the events
-        assert worker.position.rows == profiles
+        assert worker.position.applied_rows == profiles
         with stage:
             while worker.step().rows:
                 pass
-        assert worker.position.rows == profiles + len(site)
+        assert worker.position.applied_rows == profiles + len(site)
 
 
 def describe_windows(features: FeatureSet) -> list[dict]:
@@ -159,7 +159,7 @@ def describe_windows(features: FeatureSet) -> list[dict]:
     for layout in features.layout.entities:
         for window in layout.windows:
             ring = layout.rings[window.ring]
-            if ring.measure in PEAKS or "square" in ring.measure:
+            if ring.measure in PEAK_MEASURES or "square" in ring.measure:
                 continue
             size = {"length": window.tiles * ring.hop, "hop": ring.hop}
             reading = {"entity": layout.index, "lane": window.reading_lane}
@@ -272,7 +272,7 @@ def measure_latency(features: FeatureSet, site: Site, rate: float, seconds: floa
         while not (folder / "state" / features.schema_hash / "data.mdb").exists():
             time.sleep(0.05)
         reader = Reader(folder / "state", features)
-        while reader.position().rows < profiles:
+        while reader.position().applied_rows < profiles:
             time.sleep(0.05)
         bodies = to_blocks(site.records()[: int(rate * seconds) // 100 * 100])
         accepted, readable = [], np.zeros(len(bodies))
@@ -280,7 +280,7 @@ def measure_latency(features: FeatureSet, site: Site, rate: float, seconds: floa
         def watch() -> None:
             seen = 0
             while seen < len(bodies):
-                rows = (reader.position().rows - profiles) // 100
+                rows = (reader.position().applied_rows - profiles) // 100
                 if rows > seen:
                     readable[seen:rows] = time.perf_counter()
                     seen = rows

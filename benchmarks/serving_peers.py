@@ -76,7 +76,7 @@ def prepare_peers(site: Site, bodies: Sequence[dict], folder: Path) -> list[Ques
     names = [item(number) for number in range(site.size.items)]
     numbers = {key: number for number, key in enumerate(hash64s(names).tolist())}
     bundle = site.bundle()
-    columns, live = bundle.encoder.names, bundle.encoder.live.names
+    columns, live = bundle.encoder.names, bundle.encoder.live_columns.names
     tables: dict[str, dict[tuple[str, ...], np.ndarray]] = {view: {} for view in KEYS}
     places = {
         view: [at for at, column in enumerate(columns) if view_of_column(column, live) == view]
@@ -145,12 +145,12 @@ def _candidate_matrices(
     )
     pipeline = Pipeline(
         slots=SLOTS,
-        bundles=FixedBundle(bundle),
+        bundle_selector=FixedBundle(bundle),
         feature_provider=readings,
         response_log=None,
         clock=CLOCK,
         rng=rng,
-        tables=tables,
+        table_provider=tables,
     )
     Encoder.encode_request = record_matrix  # type: ignore[method-assign]
     try:

@@ -98,12 +98,12 @@ class Floor:
         self._needs: dict[bytes, Needs] = {}
         self._pipeline = Pipeline(
             slots=SLOTS,
-            bundles=FixedBundle(self._bundle),
+            bundle_selector=FixedBundle(self._bundle),
             feature_provider=SingleSchema(site.features, self._reader),
             response_log=None,
             clock=CLOCK,
             rng=np.random.default_rng(1),
-            tables=site.tables(),
+            table_provider=site.tables(),
         )
 
     async def __call__(self, scope, receive, send) -> None:
@@ -159,7 +159,7 @@ class Floor:
 
         def count_values(store: Store) -> tuple[int, ...]:
             with store.snapshot() as snapshot:
-                sizes = snapshot.get_sized(keys)[1]
+                sizes = snapshot.get_many_with_sizes(keys)[1]
             return int(np.count_nonzero(sizes)), *sizes[:1]
 
         return max(self._stores, key=count_values)

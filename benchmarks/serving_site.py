@@ -20,9 +20,9 @@ import pyarrow as pa
 from benchmarks.forty import TYPES, forty_features
 from benchmarks.site import START
 from tailorbird.candidates.batch import segment_keys
-from tailorbird.candidates.contract import Contract, contract_of
+from tailorbird.candidates.contract import Contract, build_contract
 from tailorbird.candidates.protocol import CandidateRequest
-from tailorbird.candidates.query import RequestLists, live_sources
+from tailorbird.candidates.query import RequestLists, select_live_sources
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.events import DAY, MINUTE, RoutePlan, SimulatedClock
 from tailorbird.events.contract.schema import ROUTED
@@ -41,10 +41,10 @@ from tailorbird.ranking.encode.rows import Matrix
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Space
 from tailorbird.registry import Head, Registry
 from tailorbird.retrieval import Index, build_index
-from tailorbird.retrieval.vectors import content_of
+from tailorbird.retrieval.vectors import build_content
 from tailorbird.serving.models.candidates import LiveTables
 from tailorbird.stream import routed_path
-from tailorbird.training.dataset.codes import Codes
+from tailorbird.training.dataset.codes import IdVocabulary
 from tailorbird.training.dataset.matrix import bundle_columns
 from tailorbird.training.dataset.replay import select_live_columns
 
@@ -81,8 +81,8 @@ class Log:
     """Training data of a tower."""
 
     events: pa.Table
-    people: Codes
-    item_codes: Codes
+    person_vocabulary: IdVocabulary
+    item_vocabulary: IdVocabulary
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ class Site:
 
     @property
     def contract(self) -> Contract:
-        return contract_of(live_sources([name for slot in SLOTS.values() for name in slot.sources]))
+        return build_contract(
+            select_live_sources([name for slot in SLOTS.values() for name in slot.sources])
+        )
 
     @property
     def candidates(self) -> Path:
@@ -291,20 +293,20 @@ class Site:
         events = pa.concat_tables(drawn.tables())
         declared = find_sequence(self.features)
         assert declared is not None
-        log = Log(events, Codes.of(events["person"]), Codes.of(events["item_id"]))
+        log = Log(events, IdVocabulary.of(events["person"]), IdVocabulary.of(events["item_id"]))
         learner = TowerLearner(
             log,
             *declared,
-            content_of(index.attributes),
+            build_content(index.attributes),
             TowerSettings(steps_max=TOWER_STEPS, steps_min=1),
             seed=3,
         )
-        space = learner.add_inverted_file(learner.space(index, START))
+        space = learner.add_inverted_file(learner.build_space(index, START))
         return space, learner.export_files(space)
 
     def bundle(self) -> Bundle:
         """Load the champion."""
-        champion = Registry(self.registry, clock=CLOCK).champion()
+        champion = Registry(self.registry, clock=CLOCK).champion_folder()
         assert champion is not None
         return Bundle.load(champion, schema_hash=self.features.schema_hash)
 

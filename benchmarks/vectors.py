@@ -68,11 +68,11 @@ def measure_space(items: int, width: int, length: int, repeats: int) -> dict[str
     request = np.zeros(CANDIDATES, np.intp)
     query = space.query(past)
     stages: dict[str, Callable[[], object]] = {
-        "floor": lambda: space.vectors.vectors @ query.user,
-        "a person's vector": lambda: space.users(past, 1),
+        "floor": lambda: space.vectors.vectors @ query.user_vector,
+        "a person's vector": lambda: space.user_vectors(past, 1),
         "ask: vector and products": lambda: space.query(past),
         f"nearest {NEAREST}": lambda: space.nearest(query, NEAREST),
-        f"columns of {CANDIDATES}": lambda: space.columns(
+        f"columns of {CANDIDATES}": lambda: space.vector_columns(
             tuple(VECTOR_COLUMNS), keys, request, past, 1, query
         ),
     }
@@ -123,7 +123,7 @@ def make_space(items: int, width: int, length: int) -> Space:
         np.zeros((2, width), np.float32),
         OnnxNet(start_session(data, where="drawn"), width, "drawn"),
     )
-    index = Index.bare([f"i{number}" for number in range(items)], item_vectors)
+    index = Index.from_ids([f"i{number}" for number in range(items)], item_vectors)
     assert np.array_equal(index.keys, hash64s(index.ids))
     return Space(tower, index)
 

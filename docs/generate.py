@@ -21,11 +21,11 @@ from tailorbird import features
 from tailorbird.cli.main import build_app
 from tailorbird.config import Settings
 from tailorbird.config.settings import ENV_PREFIX, SECRET_SETTINGS
-from tailorbird.events.contract.codes import CODES
+from tailorbird.events.contract.codes import CODE_DESCRIPTIONS
 from tailorbird.events.contract.envelope import Context, Event, Properties
 from tailorbird.events.contract.fields import About, Bounds, Pattern, ServerOwned, annotations_of
 from tailorbird.features import transforms
-from tailorbird.features.declare.declarations import REQUEST_COLUMNS, RESERVED
+from tailorbird.features.declare.declarations import REQUEST_COLUMNS, RESERVED_COLUMNS
 from tailorbird.features.declare.fields import CONTEXT_FIELDS, EVENT_FIELDS
 from tailorbird.features.transform_steps import Step
 
@@ -212,7 +212,7 @@ def features_page() -> str:
         "what was above its `max`. "
         "A property that changes its type shows there.",
         "",
-        f"No feature may be called {', '.join(f'`{name}`' for name in RESERVED)}: every "
+        f"No feature may be called {', '.join(f'`{name}`' for name in RESERVED_COLUMNS)}: every "
         "model sees columns of these names; "
         f"nor {', '.join(f'`{name}`' for name in REQUEST_COLUMNS)}, which stand beside the "
         "features in the rows of a backfill.",
@@ -257,7 +257,7 @@ def transforms_page() -> str:
 def events_page() -> str:
     """Return the page of events with its tables of fields and of codes made anew."""
     codes = ["| code | the event |", "|---|---|"]
-    codes += [f"| `{code}` | {text} |" for code, text in CODES.items()]
+    codes += [f"| `{code}` | {text} |" for code, text in CODE_DESCRIPTIONS.items()]
     page = (FOLDER / "events.md").read_text()
     for name, rows in (("fields", _event_fields()), ("codes", codes)):
         mark = f"<!-- {name}: made by docs/generate.py -->\n\n"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support.commands import must, must_json  # noqa: E402
-from tests.support.network.shop_server import launch, serving  # noqa: E402
+from tests.support.network.shop_server import launch_browser, serving  # noqa: E402
 
 from tailorbird.cli.demo.world import FRONT_PAGE_SLOTS  # noqa: E402
 
@@ -77,7 +77,7 @@ def main() -> None:
 def photograph(project: Path) -> None:
     """Capture the demo shop after two clicks, and the project's page after one."""
     with serving(project) as url, sync_playwright() as playwright:
-        browser = launch(playwright)
+        browser = launch_browser(playwright)
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
         page.goto(f"{url}/shop")
         page.wait_for_selector("#list > li")

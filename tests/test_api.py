@@ -157,7 +157,7 @@ RESULTS = (
     "platform.diagnostics.daily_checks.DayCheck",
     "platform.diagnostics.declarations.CheckResult",
     "platform.diagnostics.diagnose.Diagnosis",
-    "platform.drift.DriftResult",
+    "platform.results.DriftResult",
     "platform.features.parity.ParityCheck",
     "platform.features.schema_change.AppliedSchema",
     "platform.features.schema_change.PrunedStates",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.programs.command_line import parse
+from tests.support.programs.command_line import assert_parses
 
 from tailorbird.cli.init import init
 from tailorbird.cli.main import build_app
@@ -88,7 +88,7 @@ def test_every_role_is_there_by_a_command_that_there_is():
     for run_commands in commands:
         assert {words[1] for words in run_commands} == ROLES
         for words in run_commands:
-            parse(
+            assert_parses(
                 app, shlex.join(["tailorbird", *(word.replace("$(PART)", "3") for word in words)])
             )
 
@@ -372,7 +372,7 @@ def test_the_units_of_systemd_start_up_on_the_address_that_they_hold():
     settings = dict(line.split("=", 1) for line in service.splitlines() if "=" in line)
     folder, _, words = settings["ExecStart"].partition(" -C /srv/shop ")
     assert folder.endswith("/tailorbird")
-    parse(build_app(), f"tailorbird {words}")
+    assert_parses(build_app(), f"tailorbird {words}")
     assert settings["KillMode"] == "process", "servers outlive up"
     assert "-USR2" in settings["ExecReload"]
     assert f"ListenStream=127.0.0.1:{PORT}" in (

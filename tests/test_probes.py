@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from tests.support.commands import refused, tailorbird
+from tests.support.commands import assert_refused, tailorbird
 from tests.support.roles import make_project
 
 from tailorbird.errors import ConfigError
@@ -124,7 +124,7 @@ def test_faults_are_refused_on_reachable_addresses(tmp_path, monkeypatch):
         ["router", "--health-port", "1", "--health-host", "0.0.0.0"],
     ):
         done = tailorbird("-C", project.root, "run", *command, env=env)
-        refused(done, "TAILORBIRD_FAULTS", "fail on purpose")
+        assert_refused(done, "TAILORBIRD_FAULTS", "fail on purpose")
     monkeypatch.setenv("TAILORBIRD_FAULTS", "x=kill")
     require_no_faults("127.0.0.1")
     with pytest.raises(ConfigError, match="unset it"):
@@ -144,7 +144,7 @@ def test_an_unexpected_error_is_logged_and_counted_and_ends_no_thread(caplog, mo
     loop.start()
     poll(lambda: len(ticks) > 4)
     loop.stop()
-    assert loop.failures == 2
+    assert loop.failure_count == 2
     assert "watch of nothing failed (failure 2)" in caplog.text
     assert "ZeroDivisionError: of a tick" in caplog.text
 
@@ -165,15 +165,15 @@ def test_the_lag_is_measured_on_after_any_error(monkeypatch):
             self.closed += 1
 
     meter = Meter()
-    watch = LagWatch(meter, every_s=0.01)
+    watch = LagWatch(meter, interval_s=0.01)
     watch.start()
     poll(lambda: watch.measured_at > 0)
-    assert watch.loop.failures == meter.closed == 1
+    assert watch.periodic_task.failure_count == meter.closed == 1
     watch.stop()
 
 
 def test_the_catalogue_continues_after_any_error_and_counts_nothing_twice(tmp_path, monkeypatch):
-    from tests.support.shops.pruned_shop import CLOCK, send
+    from tests.support.shops.pruned_shop import CLOCK, collect_bodies
 
     from tailorbird.router import Router
     from tailorbird.serving.collector.collector import EventCollector
@@ -181,7 +181,7 @@ def test_the_catalogue_continues_after_any_error_and_counts_nothing_twice(tmp_pa
     monkeypatch.setattr("tailorbird.periodic.RETRY_S", 0.01)
     project = make_project(tmp_path / "shop")
     with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector:
-        send(collector, 0)
+        collect_bodies(collector, 0)
     with Router(project.paths.stream, project.plan, clock=CLOCK) as router:
         while router.step(12).rows:
             pass
@@ -203,7 +203,12 @@ def test_the_catalogue_continues_after_any_error_and_counts_nothing_twice(tmp_pa
 
     monkeypatch.setattr(Catalogue, "_ingest_block", failing)
     catalogue.start()
-    poll(lambda: catalogue._items.keys() == right._items.keys() and catalogue.loop.done_at)
+    poll(
+        lambda: (
+            catalogue._items.keys() == right._items.keys()
+            and catalogue.periodic_task.last_success_at
+        )
+    )
     catalogue.stop()
-    assert catalogue.loop.failures == 1
+    assert catalogue.periodic_task.failure_count == 1
     assert catalogue._items == right._items

@@ -73,7 +73,7 @@ def test_arrow_reads_the_file(folder):
 
 
 def test_an_error_of_the_storage_names_the_place(folder):
-    with pytest.raises(StorageError) as caught, storage_at(folder / "x").errors():
+    with pytest.raises(StorageError) as caught, storage_at(folder / "x").translate_errors():
         raise OSError(5, "input/output error")
     assert caught.value.where == str(folder / "x")
     assert "input/output error" in caught.value.message
@@ -90,7 +90,7 @@ def test_an_error_of_the_storage_names_the_place(folder):
     ],
 )
 def test_an_error_of_the_disk_says_what_mends_it(tmp_path, number, fix):
-    with pytest.raises(StorageError) as caught, storage_at(tmp_path / "x").errors():
+    with pytest.raises(StorageError) as caught, storage_at(tmp_path / "x").translate_errors():
         raise OSError(number, "refused")
     assert fix in caught.value.fix
 
@@ -98,13 +98,17 @@ def test_an_error_of_the_disk_says_what_mends_it(tmp_path, number, fix):
 def test_a_second_writer_is_kept_out_by_a_lock_or_by_conditions(folder):
     """A place has either a path for a file lock, or an object with conditional writes."""
     storage = storage_at(folder / "ledger")
-    assert storage.is_remote == (storage.local is None) == (storage.conditional is not None)
-    if storage.conditional is None:
+    assert (
+        storage.is_remote
+        == (storage.local_path is None)
+        == (storage.conditional_object is not None)
+    )
+    if storage.conditional_object is None:
         return
-    tag = storage.conditional.put_new(b"mine")
+    tag = storage.conditional_object.put_new(b"mine")
     with pytest.raises(FileExistsError):
-        storage.conditional.put_new(b"yours")
-    storage.conditional.put_if(b"newer", tag)
+        storage.conditional_object.put_new(b"yours")
+    storage.conditional_object.put_if(b"newer", tag)
     with pytest.raises(StaleError):
-        storage.conditional.put_if(b"late", tag)
-    assert storage.conditional.read_bytes() == b"newer"
+        storage.conditional_object.put_if(b"late", tag)
+    assert storage.conditional_object.read_bytes() == b"newer"

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from tests.support.network.ports import free_port
 from tests.support.network.smuggling import COMPLETE
-from tests.support.proc import cpu_s
+from tests.support.proc import read_cpu_s
 
 from tailorbird.serving.auth.limits import Connections, ServerLimits
 from tailorbird.serving.http.body import BodyError, read_body
@@ -153,7 +153,7 @@ class Edge:
         if self.name == "nginx":
             sessions.add(self._front.pid)
         pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-        return sum(cpu_s(pid) for pid in pids if _session(pid) in sessions)
+        return sum(read_cpu_s(pid) for pid in pids if _session(pid) in sessions)
 
     def __enter__(self) -> "Edge":
         return self

@@ -91,7 +91,7 @@ def make_application(folder: Path, store_address: str) -> Any:
         user_id: str
         country: str
         items: list[str]
-        given: dict[str, list[float | None]]
+        key_overrides: dict[str, list[float | None]]
 
     class ScoredItem(BaseModel):
         item_id: str
@@ -122,7 +122,7 @@ def make_application(folder: Path, store_address: str) -> Any:
         }
         columns = (
             store.get_online_features(features=feature_names, entity_rows=keys).to_dict()
-            | request.given
+            | request.key_overrides
         )
         matrix = np.empty((count, len(layout["columns"])), np.float32)
         for column, name in enumerate(layout["columns"]):

@@ -2,7 +2,7 @@
 
     .peers/statistics/bin/python significance.py FOLDER
 
-    FOLDER/job.json      {"kinds": {name: "mean" | "ratio" | "covariate"}, "alpha", "tuned_for"}
+    FOLDER/job.json      {"kinds": {name: "mean" | "ratio" | "covariate"}, "alpha", "tuned_for_units"}
     FOLDER/totals.npz    by name (cases, 2, 6): of control and treatment, units, Σx, Σy, Σx², Σy²
                          and Σxy; y is the denominator of a ratio, or a covariate
     FOLDER/said.npz      by `name.peer.figure` (cases,)
@@ -92,12 +92,12 @@ def ask_gbstats(totals: np.ndarray, kind: str, job: dict[str, Any]) -> dict[str,
         TwoSidedTTest,
     )
 
-    alpha, tuned_for = job["alpha"], job["tuned_for"]
+    alpha, tuned_for_units = job["alpha"], job["tuned_for_units"]
     rows = []
     for case in totals:
         control, treatment = _gbstats_arms(case, kind)
         fixed = TwoSidedTTest(control, treatment, FrequentistConfig(alpha=alpha)).compute_result()
-        config = SequentialConfig(alpha=alpha, sequential_tuning_parameter=tuned_for)
+        config = SequentialConfig(alpha=alpha, sequential_tuning_parameter=tuned_for_units)
         anytime = SequentialTwoSidedTTest(control, treatment, config).compute_result()
         rows.append((fixed.expected, fixed.uplift.stddev, fixed.p_value, *anytime.ci))
     names = ("value", "error", "p", "sequential_low", "sequential_high")
@@ -146,7 +146,7 @@ def ask_confseq(totals: np.ndarray, kind: str, job: dict[str, Any]) -> dict[str,
     from confseq.boundaries import normal_mixture_bound
 
     units, alpha = totals[:, :, 0].sum(axis=1), job["alpha"]
-    bound = normal_mixture_bound(units, alpha, job["tuned_for"], alpha, False)
+    bound = normal_mixture_bound(units, alpha, job["tuned_for_units"], alpha, False)
     return {"confseq.bound": bound / np.sqrt(units)}
 
 

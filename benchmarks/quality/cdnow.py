@@ -15,7 +15,7 @@ from tailorbird.events import DAY
 from tailorbird.training.tasks.churn.labels import Window
 
 CALIBRATION_DAYS, HOLDOUT_DAYS = 273, 273  # days: to 1997-09-30, and to 1998-06-30
-POPULATIONS = 20  # drawn, of a model
+POPULATION_COUNT = 20  # drawn, of a model
 
 
 def prepare(source: Path, target: Path) -> None:
@@ -34,17 +34,17 @@ def prepare(source: Path, target: Path) -> None:
     )
 
 
-def ceiling(folder: Path) -> list[dict[str, Any]]:
+def compute_ceiling(folder: Path) -> list[dict[str, Any]]:
     """Compute the best possible figures if a model of purchases were true."""
     return cdnow_ceiling.compute_ceilings(
         folder,
         calibration_days=CALIBRATION_DAYS,
         holdout_days=HOLDOUT_DAYS,
-        populations=POPULATIONS,
+        populations=POPULATION_COUNT,
     )
 
 
-def plan(first: int, end: int) -> Plan:
+def plan_windows(first: int, end: int) -> Plan:
     """Return three earlier origins that choose and calibrate, and the judged one.
 
     The earlier origins are at a third, a half and two thirds of the known period.
@@ -64,7 +64,7 @@ CASE = Case(
     "at the end of September 1997?",
     folder="cdnow",
     prepare=prepare,
-    plan=plan,
+    plan=plan_windows,
     protocol=(
         "All 23,570 people who first bought in the first quarter of 1997; several purchases "
         "of a day are one. `ap` is of buying again.",
@@ -82,7 +82,7 @@ CASE = Case(
     },
     targets={"auc": 0.775, "ap": 0.660, "mae": 0.80, "bias": 0.05},
     rows=200_000,
-    ceiling=ceiling,
+    ceiling=compute_ceiling,
     format_ceilings=cdnow_ceiling.format_ceilings,
 )
 

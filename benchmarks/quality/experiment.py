@@ -48,10 +48,10 @@ from tailorbird.simulator.taste import Taste
 from tailorbird.simulator.traffic import draw_reactions, draw_requests, draw_visits, list_pleasures
 from tailorbird.simulator.world import Floats, Ints, Users
 
-LIST = 12
+LIST_SIZE = 12
 CANDIDATES = 60  # the most appealing; the treatment reorders some of its lists among them
-PERSONAL = 0.35  # share of the treatment's lists that are the user's own best
-CLOSE = 0.03  # coverage may differ from 95 % by this much
+PERSONAL_SHARE = 0.35  # share of the treatment's lists that are the user's own best
+COVERAGE_TOLERANCE = 0.03  # coverage may differ from 95 % by this much
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class Shop:
         self.site = Site(
             seed, users=design.population, items=400, days=design.days + 1, new_users_per_day=0.0
         )
-        self.appealing = [self._appealing(day) for day in range(design.days)]
+        self.appealing_by_day = [self._most_appealing_items(day) for day in range(design.days)]
 
-    def _appealing(self, day: int) -> Ints:
-        available = self.site.items.available(float(day))
+    def _most_appealing_items(self, day: int) -> Ints:
+        available = self.site.items.list_available(float(day))
         return available[np.argsort(-self.site.taste.appeal(float(day))[available])[:CANDIDATES]]
 
     def serve_lists(
@@ -86,21 +86,21 @@ class Shop:
         user: Ints,
         time: Floats,
         day: int,
-        treated: np.ndarray,
+        is_treated: np.ndarray,
     ) -> Ints:
         """Return the same popular list for everybody, or sometimes a personal one if treated.
 
         A personal list has the user's best of the popular items.
         """
-        popular = self.appealing[day]
-        items = np.broadcast_to(popular[:LIST], (len(user), LIST)).copy()
-        personal = np.flatnonzero(treated & (rng.random(len(user)) < PERSONAL))
+        popular = self.appealing_by_day[day]
+        items = np.broadcast_to(popular[:LIST_SIZE], (len(user), LIST_SIZE)).copy()
+        personal = np.flatnonzero(is_treated & (rng.random(len(user)) < PERSONAL_SHARE))
         utility = taste.utility(user[personal], popular, time[personal])
-        items[personal] = popular[np.argsort(-utility, axis=1)[:, :LIST]]
+        items[personal] = popular[np.argsort(-utility, axis=1)[:, :LIST_SIZE]]
         return items
 
     def simulate(
-        self, rng: np.random.Generator, users_drawn: Ints, treated: np.ndarray, *, expected: bool
+        self, rng: np.random.Generator, users_drawn: Ints, is_treated: np.ndarray, *, expected: bool
     ) -> tuple[Floats, Floats]:
         """Return clicks and items seen of each user over the days, shape (drawn,).
 
@@ -109,18 +109,23 @@ class Shop:
         site = self.site
         # The seed also decides the urge of each person in each window of hours.
         taste = Taste(
-            _subset(site.users, users_drawn),
+            _select_users(site.users, users_drawn),
             site.items,
-            [_era_of(site.taste, users_drawn)],
+            [_select_era(site.taste, users_drawn)],
             int(rng.integers(1 << 62)),
         )
         population = new_population(taste.users)
         clicks, seen = np.zeros(len(users_drawn)), np.zeros(len(users_drawn))
         for day in range(self.design.days):
             visits = draw_visits(rng, taste.users, population, day, (day + 3) % 7)
-            requests = draw_requests(rng, visits, taste, None, self.appealing[day])
+            requests = draw_requests(rng, visits, taste, None, self.appealing_by_day[day])
             items = self.serve_lists(
-                rng, taste, requests.user, requests.day, day, treated[requests.user]
+                rng=rng,
+                taste=taste,
+                user=requests.user,
+                time=requests.day,
+                day=day,
+                is_treated=is_treated[requests.user],
             )
             outcome = draw_reactions(rng, taste, None, requests, items)
             if expected:
@@ -130,7 +135,7 @@ class Shop:
                     expected_chances.seen.sum(axis=1),
                 )
             else:
-                list_clicks, list_seen = outcome.click.sum(axis=1), outcome.seen
+                list_clicks, list_seen = outcome.click.sum(axis=1), outcome.seen_count
             clicks += np.bincount(requests.user, weights=list_clicks, minlength=len(users_drawn))
             seen += np.bincount(requests.user, weights=list_seen, minlength=len(users_drawn))
             population.update_satisfaction(requests.user, list_pleasures(taste, items, outcome))
@@ -143,25 +148,25 @@ class Shop:
         values = []
         for number in range(self.design.truths):
             ratios = []
-            for treated in (True, False):
-                rng = np.random.default_rng([seed, 77, number, treated])
+            for is_treated in (True, False):
+                rng = np.random.default_rng([seed, 77, number, is_treated])
                 clicks, seen = self.simulate(
-                    rng, all_users, np.full(len(all_users), treated), expected=True
+                    rng, all_users, np.full(len(all_users), is_treated), expected=True
                 )
                 ratios.append(clicks.sum() / seen.sum())
             values.append(ratios[0] / ratios[1] - 1)
         return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def _subset(users: Users, drawn: Ints) -> Users:
+def _select_users(users: Users, drawn: Ints) -> Users:
     return replace(
         users, **{name: getattr(users, name)[drawn] for name in users.__dataclass_fields__}
     )
 
 
-def _era_of(taste: Taste, drawn: Ints):
+def _select_era(taste: Taste, drawn: Ints):
     era = taste.eras[0]
-    return replace(era, own=era.own[:, drawn], style=era.style[drawn])
+    return replace(era, own_taste=era.own_taste[:, drawn], style=era.style[drawn])
 
 
 @dataclass(frozen=True)
@@ -182,30 +187,33 @@ class Run:
 def run_experiment(shop: Shop, number: int, seed: int, *, is_null_test: bool = False) -> Run:
     """Run one experiment with fresh users; a null test gives both arms the control."""
     rng = np.random.default_rng([seed, number, is_null_test])
-    drawn = rng.integers(0, shop.design.population, shop.design.users)
+    drawn_users = rng.integers(0, shop.design.population, shop.design.users)
     experiment = Experiment(f"run-{number}", arms={"popular": 0.5, "personal": 0.5})
-    arm = np.array([assign(experiment, f"u{person}") == "personal" for person in range(len(drawn))])
-    clicks, seen = shop.simulate(rng, drawn, arm & (not is_null_test), expected=False)
+    is_treated = np.array(
+        [assign(experiment, f"u{person}") == "personal" for person in range(len(drawn_users))]
+    )
+    clicks, seen = shop.simulate(rng, drawn_users, is_treated & (not is_null_test), expected=False)
     has_seen = seen > 0
     treatment, control = (
-        Moments.from_totals(clicks[rows & has_seen], seen[rows & has_seen]) for rows in (arm, ~arm)
+        Moments.from_totals(clicks[rows & has_seen], seen[rows & has_seen])
+        for rows in (is_treated, ~is_treated)
     )
     fixed, always_valid = (
         relative_uplift(treatment, control),
-        always_valid_uplift(treatment, control, tuned_for=shop.design.users),
+        always_valid_uplift(treatment, control, tuned_for_units=shop.design.users),
     )
     naive_low, naive_high = clicks_as_units(treatment, control)
     srm_p = sample_ratio_p({"popular": control.users, "personal": treatment.users}, experiment.arms)
     return Run(
-        fixed.value,
-        fixed.low,
-        fixed.high,
-        always_valid.low,
-        always_valid.high,
-        naive_low,
-        naive_high,
-        srm_p,
-        clicks.sum(),
+        uplift=fixed.value,
+        low=fixed.low,
+        high=fixed.high,
+        always_low=always_valid.low,
+        always_high=always_valid.high,
+        naive_low=naive_low,
+        naive_high=naive_high,
+        srm_p=srm_p,
+        clicks=clicks.sum(),
     )
 
 
@@ -224,28 +232,28 @@ def measure(design: Design, seed: int = 1) -> dict:
     shop = Shop(design, seed)
     truth, truth_error = shop.true_uplift(seed)
     runs = [run_experiment(shop, number, seed) for number in range(design.runs)]
-    covering = sum(run.low <= truth <= run.high for run in runs)
-    always_covering = sum(run.always_low <= truth <= run.always_high for run in runs)
-    coverage_low, coverage_high = proportion_interval(covering, len(runs))
-    naive_covering = sum(run.naive_low <= truth <= run.naive_high for run in runs)
-    naive_coverage_low, naive_coverage_high = proportion_interval(naive_covering, len(runs))
-    nulls = [
+    covering_count = sum(run.low <= truth <= run.high for run in runs)
+    always_covering_count = sum(run.always_low <= truth <= run.always_high for run in runs)
+    coverage_low, coverage_high = proportion_interval(covering_count, len(runs))
+    naive_covering_count = sum(run.naive_low <= truth <= run.naive_high for run in runs)
+    naive_coverage_low, naive_coverage_high = proportion_interval(naive_covering_count, len(runs))
+    null_runs = [
         run_experiment(shop, number, seed, is_null_test=True) for number in range(design.runs // 2)
     ]
-    rejections = [run.low > 0 or run.high < 0 for run in nulls]
-    false_low, false_high = proportion_interval(sum(rejections), len(rejections))
+    is_rejected = [run.low > 0 or run.high < 0 for run in null_runs]
+    false_low, false_high = proportion_interval(sum(is_rejected), len(is_rejected))
     return {
         "results": {
             "tailorbird": {
                 "runs": len(runs),
-                "coverage": covering / len(runs),
+                "coverage": covering_count / len(runs),
                 "coverage_low": coverage_low,
                 "coverage_high": coverage_high,
-                "always_valid_coverage": always_covering / len(runs),
-                "false_positives": sum(rejections) / len(rejections),
+                "always_valid_coverage": always_covering_count / len(runs),
+                "false_positives": sum(is_rejected) / len(is_rejected),
                 "false_positives_low": false_low,
                 "false_positives_high": false_high,
-                "null_runs": len(rejections),
+                "null_runs": len(is_rejected),
                 "true_uplift": truth,
                 "true_uplift_error": truth_error,
                 "mean_uplift": float(np.mean([run.uplift for run in runs])),
@@ -255,13 +263,13 @@ def measure(design: Design, seed: int = 1) -> dict:
                 "srm_alarms": sum(run.srm_p < 0.001 for run in runs),
             },
             "clicks_as_units": {
-                "coverage": naive_covering / len(runs),
+                "coverage": naive_covering_count / len(runs),
                 "coverage_low": naive_coverage_low,
                 "coverage_high": naive_coverage_high,
                 "mean_width": float(np.mean([run.naive_high - run.naive_low for run in runs])),
             },
         },
-        "held": abs(covering / len(runs) - 0.95) <= CLOSE,
+        "held": abs(covering_count / len(runs) - 0.95) <= COVERAGE_TOLERANCE,
         "design": {name: getattr(design, name) for name in design.__dataclass_fields__},
         "wall_s": round(time.monotonic() - started, 1),
     }
@@ -295,24 +303,24 @@ def main() -> None:
 
 
 def _print_report(report: dict) -> None:
-    figures = report["results"]["tailorbird"]
+    results = report["results"]["tailorbird"]
     coverage_interval = (
-        f"(95 % interval {figures['coverage_low']:.1%} to {figures['coverage_high']:.1%})"
+        f"(95 % interval {results['coverage_low']:.1%} to {results['coverage_high']:.1%})"
     )
     false_positive_interval = (
-        f"({figures['false_positives_low']:.1%} to {figures['false_positives_high']:.1%})"
+        f"({results['false_positives_low']:.1%} to {results['false_positives_high']:.1%})"
     )
     print(
-        f"true uplift        {figures['true_uplift']:+.2%} (known to ± "
-        f"{1.96 * figures['true_uplift_error']:.2%})"
+        f"true uplift        {results['true_uplift']:+.2%} (known to ± "
+        f"{1.96 * results['true_uplift_error']:.2%})"
     )
     print(
-        f"mean of estimates  {figures['mean_uplift']:+.2%}, interval "
-        f"{figures['mean_width']:.2%} wide, "
-        f"{figures['mean_clicks']:,.0f} clicks a run"
+        f"mean of estimates  {results['mean_uplift']:+.2%}, interval "
+        f"{results['mean_width']:.2%} wide, "
+        f"{results['mean_clicks']:,.0f} clicks a run"
     )
     print(
-        f"coverage           {figures['coverage']:.1%} of {figures['runs']} intervals hold "
+        f"coverage           {results['coverage']:.1%} of {results['runs']} intervals hold "
         f"it {coverage_interval}"
     )
     naive = report["results"]["clicks_as_units"]
@@ -321,15 +329,15 @@ def _print_report(report: dict) -> None:
         f"{naive['coverage_high']:.1%})"
     )
     print(
-        f"always-valid       {figures['always_valid_coverage']:.1%} (may be looked at at any time: "
+        f"always-valid       {results['always_valid_coverage']:.1%} (may be looked at at any time: "
         "expected above 95 %)"
     )
     print(
-        f"A/A                {figures['false_positives']:.1%} of {figures['null_runs']} found a "
+        f"A/A                {results['false_positives']:.1%} of {results['null_runs']} found a "
         f"difference {false_positive_interval}"
     )
     print(
-        f"power              {figures['power']:.0%}; split alarms {figures['srm_alarms']}; "
+        f"power              {results['power']:.0%}; split alarms {results['srm_alarms']}; "
         f"{report['wall_s']} s"
     )
     print(

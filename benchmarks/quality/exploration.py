@@ -29,7 +29,7 @@ from benchmarks.quality.product import project
 from benchmarks.quality.product.figures import Floats, Resampling
 from benchmarks.quality.product.log import Ints
 from benchmarks.quality.product.replay import Site
-from benchmarks.quality.product.report import how_run
+from benchmarks.quality.product.report import describe_provenance
 from benchmarks.quality.product.simulated import (
     FULL,
     SMALL,
@@ -48,15 +48,15 @@ from tailorbird.ranking import Slot
 Bools = npt.NDArray[np.bool_]
 
 QUESTIONS, SMALL_QUESTIONS = 4_000, 400
-NEW_MAX = 100  # impressions before the cut, below which an item is new
-BEST = 10  # new items by their true appeal
+NEW_ITEM_IMPRESSIONS_MAX = 100  # impressions before the cut, below which an item is new
+BEST_ITEM_COUNT = 10  # new items by their true appeal
 PROTOCOL = [
     "The project of `product --set simulated`, trained once. Each drawn request is answered at the "
     "same moment without exploration, at the rate that `init` declares, and at twice that; lists "
     "have the slot's own length. Nobody reacts to what is served.",
     "`cost` is the true expected reward that exploration gives up, paired by request. "
-    f"New items have under {NEW_MAX} impressions at the cut, and are shown if one list has them; "
-    f"`best_new_items_shown` is of the {BEST} of them with the most true appeal. `new_places` is "
+    f"New items have under {NEW_ITEM_IMPRESSIONS_MAX} impressions at the cut, and are shown if one list has them; "
+    f"`best_new_items_shown` is of the {BEST_ITEM_COUNT} of them with the most true appeal. `new_places` is "
     "their share of the shown places, `explored_new` how many explored places they filled.",
 ]
 
@@ -67,47 +67,50 @@ class Lists:
 
     Attributes:
         items: codes of the items, -1 behind the end.
-        explored: the places that exploration filled.
+        is_explored: the places that exploration filled.
     """
 
     items: Ints
-    explored: Bools
+    is_explored: Bools
 
 
 def measure(folder: Path, world: World, *, quick: bool = False) -> dict[str, Any]:
     """Train once, ask every request at each rate, and compare the true rewards."""
     prepared = prepare(folder, world)
     train_once(prepared, SEED, quick=quick)
-    lists = ask(prepared, prepared.root(SEED, quick=quick), SEED)
-    return {"rates": compare(world, prepared, lists), "questions": len(prepared.questions)}
+    lists_by_rate = ask_questions(prepared, prepared.root(SEED, quick=quick), SEED)
+    return {"rates": compare(world, prepared, lists_by_rate), "questions": len(prepared.questions)}
 
 
-def ask(prepared: Prepared, root: Path, seed: int) -> dict[float, Lists]:
+def ask_questions(prepared: Prepared, root: Path, seed: int) -> dict[float, Lists]:
     """Replay in a copy of the project, and ask each question at 0, 1 and 2 times its own rate."""
-    live = prepared.folder / "live" / project.NAME
-    project.copy_project(root, live)
-    declared = open_project(live)
-    slot = declared.slots[declared.settings.train.slot]
+    live_root = prepared.folder / "live" / project.PROJECT_NAME
+    project.copy_project(root, live_root)
+    live_project = open_project(live_root)
+    slot = live_project.slots[live_project.settings.train.slot]
     assert slot.explore is not None
     rates = [times * slot.explore.rate for times in (0, 1, 2)]
     questions = prepared.questions
     shape = (len(questions), slot.size)
-    lists = {rate: Lists(np.full(shape, -1), np.zeros(shape, bool)) for rate in rates}
-    with Site(live, prepared.stream, prepared.log, lambda _: nullcontext(), seed) as site:
+    lists_by_rate = {rate: Lists(np.full(shape, -1), np.zeros(shape, bool)) for rate in rates}
+    with Site(live_root, prepared.stream, prepared.log, lambda _: nullcontext(), seed) as site:
         pipelines = {
-            rate: site.parts.pipeline_for(with_rate(declared.slots, rate), seed) for rate in rates
+            rate: site.server.pipeline_for(with_exploration_rate(live_project.slots, rate), seed)
+            for rate in rates
         }
         for number in track(range(shape[0]), "replay", console=Console(stderr=True)):
             site.advance(int(questions.at[number]), int(questions.now[number]))
             query = msgspec.structs.replace(site.query(int(questions.asker[number])), size=None)
             for rate, pipeline in pipelines.items():
-                for place, shown in enumerate(pipeline.answer(query).items):
-                    lists[rate].items[number, place] = int(shown.item_id[1:])
-                    lists[rate].explored[number, place] = shown.reason_code == "explore"
-    return lists
+                for position, item in enumerate(pipeline.answer(query).items):
+                    lists_by_rate[rate].items[number, position] = int(item.item_id[1:])
+                    lists_by_rate[rate].is_explored[number, position] = (
+                        item.reason_code == "explore"
+                    )
+    return lists_by_rate
 
 
-def with_rate(slots: Mapping[str, Slot], rate: float) -> dict[str, Slot]:
+def with_exploration_rate(slots: Mapping[str, Slot], rate: float) -> dict[str, Slot]:
     """Return slots whose exploration has another rate."""
     return {
         name: replace(slot, explore=replace(slot.explore, rate=rate)) if slot.explore else slot
@@ -119,57 +122,69 @@ def compare(world: World, prepared: Prepared, lists: Mapping[float, Lists]) -> l
     """Return the figures of each rate; costs are against the first."""
     log, questions = prepared.log, prepared.questions
     resampling = Resampling.of(log.people[log.person[questions.asker]])
-    rewards = {rate: true_reward(world, log, questions, each.items) for rate, each in lists.items()}
-    unexplored = next(iter(rewards.values()))
-    new = find_new_items(world, prepared.history)
-    best = best_items(world, new)
+    rewards = {
+        rate: true_reward(world, log, questions, lists_of_rate.items)
+        for rate, lists_of_rate in lists.items()
+    }
+    unexplored_reward = next(iter(rewards.values()))
+    new_items = find_new_items(world, prepared.history)
+    best_items = select_best_items(world, new_items)
     return [
         {
             "rate": rate,
-            "reward": _figure(*resampling.mean(rewards[rate]), len(questions)),
-            "cost": _figure(*resampling.mean(unexplored - rewards[rate]), len(questions)),
-            "cost_share": _figure(
-                *resampling.ratio(unexplored - rewards[rate], unexplored), len(questions)
+            "reward": _value_with_interval(*resampling.mean(rewards[rate]), len(questions)),
+            "cost": _value_with_interval(
+                *resampling.mean(unexplored_reward - rewards[rate]), len(questions)
             ),
-            "new_items_shown": _figure(*resampling.coverage(each.items, new), len(new)),
-            "best_new_items_shown": _figure(*resampling.coverage(each.items, best), len(best)),
-            "new_places": _figure(
+            "cost_share": _value_with_interval(
+                *resampling.ratio(unexplored_reward - rewards[rate], unexplored_reward),
+                len(questions),
+            ),
+            "new_items_shown": _value_with_interval(
+                *resampling.coverage(lists_of_rate.items, new_items), len(new_items)
+            ),
+            "best_new_items_shown": _value_with_interval(
+                *resampling.coverage(lists_of_rate.items, best_items), len(best_items)
+            ),
+            "new_places": _value_with_interval(
                 *resampling.ratio(
-                    np.isin(each.items, new).sum(axis=1).astype(float),
-                    (each.items >= 0).sum(axis=1).astype(float),
+                    np.isin(lists_of_rate.items, new_items).sum(axis=1).astype(float),
+                    (lists_of_rate.items >= 0).sum(axis=1).astype(float),
                 ),
                 len(questions),
             ),
-            "explored": int(each.explored.sum()),
-            "explored_new": int(np.isin(each.items[each.explored], new).sum()),
+            "explored": int(lists_of_rate.is_explored.sum()),
+            "explored_new": int(
+                np.isin(lists_of_rate.items[lists_of_rate.is_explored], new_items).sum()
+            ),
         }
-        for rate, each in lists.items()
+        for rate, lists_of_rate in lists.items()
     ]
 
 
 def find_new_items(world: World, history: Sequence[bytes]) -> Ints:
     """Return items with few impressions in the history that can be had in the replayed days."""
     decoder = msgspec.json.Decoder(Event)
-    shown: Counter[str] = Counter()
+    impressions_by_item: Counter[str] = Counter()
     for line in history:
         if b'"impression"' in line:
             try:
-                shown.update(decoder.decode(line).items or ())
+                impressions_by_item.update(decoder.decode(line).items or ())
             except msgspec.DecodeError:  # dirt, which the contract refuses
                 continue
     items = world.site.items
-    arrived = np.flatnonzero(items.arrival < world.days + world.live)
-    impressions = np.array([shown[f"i{item:05d}"] for item in arrived.tolist()])
-    return arrived[impressions < NEW_MAX].astype(np.int64)
+    arrived_items = np.flatnonzero(items.arrival_day < world.days + world.live)
+    impressions = np.array([impressions_by_item[f"i{item:05d}"] for item in arrived_items.tolist()])
+    return arrived_items[impressions < NEW_ITEM_IMPRESSIONS_MAX].astype(np.int64)
 
 
-def best_items(world: World, items: Ints) -> Ints:
+def select_best_items(world: World, items: Ints) -> Ints:
     """Return those with the most appeal for all, ascending."""
     appeal = world.site.taste.appeal(float(world.days + world.live))[items]
-    return np.sort(items[np.argsort(-appeal)[:BEST]])
+    return np.sort(items[np.argsort(-appeal)[:BEST_ITEM_COUNT]])
 
 
-def _figure(value: float, draws: Floats, n: int) -> dict[str, float]:
+def _value_with_interval(value: float, draws: Floats, n: int) -> dict[str, float]:
     """Return a figure with the 95 % interval of its draws, which resample people."""
     low, high = np.quantile(draws[np.isfinite(draws)], (0.025, 0.975))
     return {"value": float(value), "low": float(low), "high": float(high), "n": n}
@@ -200,7 +215,7 @@ def main() -> None:
         "small": options.small,
         "protocol": PROTOCOL,
         "results": results,
-        **how_run(command),
+        **describe_provenance(command),
     }
     print(json.dumps(report, indent=1) if options.json else table(results))
 

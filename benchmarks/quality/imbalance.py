@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.quality import kuairand
 from benchmarks.quality.running import default_data, environment, find_data_set
-from tailorbird.models.deep.fitting import Net, fit_net
+from tailorbird.models.deep.fitting import NetModel, fit_net
 from tailorbird.models.deep.layout import build_layout
 from tailorbird.models.deep.rows import Rows
 from tailorbird.simulator import Site
@@ -29,15 +29,15 @@ from tailorbird.training.fit.examination import Examination, click_weights, esti
 
 Floats = npt.NDArray[np.float64]
 
-RARE = ("profile", "comment")
-WAYS: dict[str, dict[str, Any]] = {
+RARE_TASKS = ("profile", "comment")
+PARAMETERS_BY_WAY: dict[str, dict[str, Any]] = {
     "as they are": {},
     "classes balanced": {"positive_weight": 0},
     "a fifth of the negatives": {"negative_share": 0.2},
     "both": {"positive_weight": 0, "negative_share": 0.2},
 }
 USERS, ITEMS, DAYS, SEED = 1_200, 300, 4, 11
-LISTS, LENGTH = 1_500, 12
+LISTS, LIST_LENGTH = 1_500, 12
 
 
 def main() -> None:
@@ -75,43 +75,45 @@ def rare_targets(folder: Path, seeds: int) -> dict[str, dict[str, float]]:
     rows = len(columns["ts"])
     cut, end = round(rows * 0.7), round(rows * 0.8)
     matrix, column_layout = kuairand.make_features(columns, cut)
-    labels = {task: columns[kuairand.TASKS[task]].astype(np.float32) for task in RARE}
+    labels = {
+        task: columns[kuairand.COLUMN_BY_TASK[task]].astype(np.float32) for task in RARE_TASKS
+    }
     train, validation, test = (
         kuairand.take_rows(matrix, labels, part)
         for part in (slice(cut), slice(cut, end), slice(end, None))
     )
-    figures_by_way = {}
-    for way, parameters in WAYS.items():
+    metrics_by_way = {}
+    for way, parameters in PARAMETERS_BY_WAY.items():
         started = time.monotonic()
-        figures: list[dict[str, float]] = []
+        metrics: list[dict[str, float]] = []
         for seed in range(seeds):
             model = fit_net(
                 "shared", {"threads": 1, **parameters}, column_layout, train, validation, seed=seed
             )
             for task, label in test.labels.items():
-                figures.append(_figures(model, task, label, test.matrix))
-        figures_by_way[way] = {
-            name: round(float(np.mean([figures_[name] for figures_ in figures])), 4)
-            for name in figures[0]
+                metrics.append(_prediction_metrics(model, task, label, test.matrix))
+        metrics_by_way[way] = {
+            name: round(float(np.mean([figures_[name] for figures_ in metrics])), 4)
+            for name in metrics[0]
         }
-        figures_by_way[way]["seconds"] = round((time.monotonic() - started) / seeds, 1)
-    return figures_by_way
+        metrics_by_way[way]["seconds"] = round((time.monotonic() - started) / seeds, 1)
+    return metrics_by_way
 
 
-def _figures(
-    model: Net, task: str, label: npt.NDArray, matrix: npt.NDArray[np.float32]
+def _prediction_metrics(
+    model: NetModel, task: str, label: npt.NDArray, matrix: npt.NDArray[np.float32]
 ) -> dict[str, float]:
     predictions = model.score(matrix)[task]
-    shift = float(model.deep.net.shift[model.heads.index(task)])
-    raw = 1 / (
-        1 + (1 - predictions) / np.maximum(predictions, 1e-12) * np.exp(shift)
+    logit_shift = float(model.deep.net.shift[model.heads.index(task)])
+    uncorrected = 1 / (
+        1 + (1 - predictions) / np.maximum(predictions, 1e-12) * np.exp(logit_shift)
     )  # the uncorrected output of the net
     return {
         "auc": auc(predictions, label),
         "log_loss": log_loss(predictions, label),
         "said_over_happened": float(predictions.mean() / label.mean()),
-        "log_loss_uncorrected": log_loss(raw, label),
-        "said_over_happened_uncorrected": float(raw.mean() / label.mean()),
+        "log_loss_uncorrected": log_loss(uncorrected, label),
+        "said_over_happened_uncorrected": float(uncorrected.mean() / label.mean()),
     }
 
 
@@ -119,16 +121,16 @@ def position_effects(seeds: int) -> dict[str, Any]:
     """Return expected clicks on lists of random items, by the treatment of a row's position."""
     site = Site(SEED, users=USERS, items=ITEMS, days=DAYS + 1)
     rows = _impression_rows(site)
-    examined = estimate_examination(
+    examination = estimate_examination(
         rows["position"], rows["click"], rows["propensity"], rows["request"]
     )
     rng = np.random.default_rng(SEED)
     users = rng.integers(0, USERS, LISTS).tolist()
-    lists_drawn = np.stack([rng.permutation(ITEMS // 2)[:LENGTH] for _ in range(LISTS)]) + 1
+    lists_drawn = np.stack([rng.permutation(ITEMS // 2)[:LIST_LENGTH] for _ in range(LISTS)]) + 1
     times = [site.start + DAYS * 86_400_000_000] * LISTS
     all_items = np.arange(1, ITEMS + 1)
 
-    def clicks(score: Floats) -> float:
+    def expected_clicks(score: Floats) -> float:
         lists = np.take_along_axis(
             lists_drawn, np.argsort(-score[lists_drawn], axis=1, kind="stable"), axis=1
         )
@@ -138,28 +140,30 @@ def position_effects(seeds: int) -> dict[str, Any]:
             ).clicks.mean()
         )
 
-    clicks_by_way: dict[str, float] = {"in random order": clicks(np.zeros(ITEMS + 1))}
+    clicks_by_way: dict[str, float] = {"in random order": expected_clicks(np.zeros(ITEMS + 1))}
     for way in ("left out", "a column", "weights"):
         values = []
         for seed in range(seeds):
-            scores = _fit_scores(rows, examined, way, all_items, seed)
-            values.append(clicks(np.concatenate(([0.0], scores))))
+            scores = _fit_scores(rows, examination, way, all_items, seed)
+            values.append(expected_clicks(np.concatenate(([0.0], scores))))
         clicks_by_way[f"place {way}"] = float(np.mean(values))
     return {
-        "examined": [round(chance, 3) for chance in examined.chance.tolist()],
+        "examined": [round(chance, 3) for chance in examination.chance_by_position.tolist()],
         "expected_clicks": {k: round(v, 4) for k, v in clicks_by_way.items()},
     }
 
 
 def _fit_scores(
-    rows: dict[str, npt.NDArray], examined: Examination, way: str, items: npt.NDArray, seed: int
+    rows: dict[str, npt.NDArray], examination: Examination, way: str, items: npt.NDArray, seed: int
 ) -> Floats:
     """Return the scores of items by a net that sees only the item, and perhaps the position."""
-    column = way == "a column"
-    matrix = np.stack([rows["item"], rows["position"]], axis=1)[:, : 2 if column else 1].astype(
-        np.float32
+    has_position_column = way == "a column"
+    matrix = np.stack([rows["item"], rows["position"]], axis=1)[
+        :, : 2 if has_position_column else 1
+    ].astype(np.float32)
+    weight = (
+        click_weights(examination, rows["position"], rows["click"]) if way == "weights" else None
     )
-    weight = click_weights(examined, rows["position"], rows["click"]) if way == "weights" else None
     column_layout = build_layout(("item", "position")[: matrix.shape[1]], {"item": ITEMS + 200})
     parameters = {"threads": 1, "epochs": 3, "rate": 3e-3}
     model = fit_net(
@@ -177,7 +181,7 @@ def _fit_scores(
 
 def _impression_rows(site: Site) -> dict[str, npt.NDArray]:
     """Return a row for each impression of the home page, from the lines of the site's history."""
-    answers: dict[str, dict[str, Any]] = {}
+    answer_by_request: dict[str, dict[str, Any]] = {}
     clicked: set[tuple[str, str]] = set()
     with tempfile.TemporaryDirectory(prefix="tailorbird-imbalance-") as scratch:
         site.history(DAYS).write(path := Path(scratch) / "history.jsonl")
@@ -190,7 +194,7 @@ def _impression_rows(site: Site) -> dict[str, npt.NDArray]:
         if not isinstance(event, dict) or "type" not in event:
             continue
         if event["type"] == "answer" and event["answer"]["slot"] == "home":
-            answers.setdefault(event["request_id"], event)
+            answer_by_request.setdefault(event["request_id"], event)
         elif event["type"] == "click" and event.get("request_id"):
             clicked.add((event["request_id"], event["item_id"]))
     columns: dict[str, list[float]] = {
@@ -200,7 +204,7 @@ def _impression_rows(site: Site) -> dict[str, npt.NDArray]:
         "propensity": [],
         "click": [],
     }
-    for number, (request, event) in enumerate(answers.items()):
+    for number, (request, event) in enumerate(answer_by_request.items()):
         for position, (item, propensity) in enumerate(
             zip(event["items"], event["answer"]["propensities"], strict=True), 1
         ):

@@ -42,12 +42,12 @@ from tailorbird.simulator.traffic import (
 )
 from tailorbird.simulator.world import Floats, Ints
 from tailorbird.training.evaluation.bootstrap import Bootstrap
-from tailorbird.training.fit.resume import load_or_make_arrays
+from tailorbird.training.fit.resume import load_or_compute_arrays
 
 LENGTHS = (7, 14, 30)
-QUESTIONS, NEWEST, POPULAR_DAYS = 600, 0.15, 7.0
-OFTEN_SHOWN = 500  # items shown, from which somebody is well known
-KNOWING = {
+QUESTIONS, NEWEST_SHARE, POPULAR_DAYS = 600, 0.15, 7.0
+OFTEN_SHOWN_MIN = 500  # items shown, from which somebody is well known
+KNOWLEDGE_BY_METHOD = {
     "kind": "all but the person: what everybody likes, and people of one's country and age",
     "learner": "the same, and infers the person from what it did before",
     "lasting": "the person's lasting taste too, and infers what it came for in these four hours",
@@ -93,7 +93,7 @@ def run_lengths(keep: Path, lengths: Sequence[int], seeds: int, questions: int) 
     results = {}
     for days in lengths:
         rewards = [
-            load_or_make_arrays(
+            load_or_compute_arrays(
                 keep,
                 f"{days} {seed} {questions}",
                 partial(measure_rewards, SEED + seed, days, questions),
@@ -107,7 +107,7 @@ def run_lengths(keep: Path, lengths: Sequence[int], seeds: int, questions: int) 
         "can tell anybody",
         "protocol": [
             f"{USERS:,} people, {ITEMS} items; {seeds} site(s); {questions} of the newest "
-            f"{NEWEST:.0%} of each site's "
+            f"{NEWEST_SHARE:.0%} of each site's "
             f"requests; out of all items that there are, the {REWARD.size} first by expected "
             "reward; intervals resample people",
             "what a learner knows it was told, exactly, as no model can be; `learner` takes "
@@ -116,8 +116,8 @@ def run_lengths(keep: Path, lengths: Sequence[int], seeds: int, questions: int) 
             "before the request, by Bayes' rule with the very "
             "distributions that the site is made by",
         ],
-        "knowing": KNOWING,
-        "often": OFTEN_SHOWN,
+        "knowing": KNOWLEDGE_BY_METHOD,
+        "often": OFTEN_SHOWN_MIN,
         "lengths": results,
         "environment": environment(),
     }
@@ -126,19 +126,21 @@ def run_lengths(keep: Path, lengths: Sequence[int], seeds: int, questions: int) 
 def measure_rewards(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     """Return the true expected reward of each question's list, by method."""
     site = Site(seed, users=USERS, items=ITEMS, days=days + 1)
-    views, searches, requests, query = simulate_days(site, days)
-    home = np.flatnonzero(~query)
-    newest = home[round(len(home) * (1 - NEWEST)) :]
-    chosen = np.sort(
+    views, searches, requests, is_search = simulate_days(site, days)
+    home_requests = np.flatnonzero(~is_search)
+    newest = home_requests[round(len(home_requests) * (1 - NEWEST_SHARE)) :]
+    question_rows = np.sort(
         np.random.default_rng(seed).choice(newest, min(questions, len(newest)), replace=False)
     )
-    user, day = requests["user"][chosen], requests["day"][chosen]
-    lists = [site.items.available(float(t)) for t in day]
-    offsets = np.concatenate(([0], np.cumsum([len(each) for each in lists]))).astype(np.int64)
-    item = np.concatenate(lists)
+    user, day = requests["user"][question_rows], requests["day"][question_rows]
+    candidate_lists = [site.items.list_available(float(t)) for t in day]
+    offsets = np.concatenate(([0], np.cumsum([len(each) for each in candidate_lists]))).astype(
+        np.int64
+    )
+    item = np.concatenate(candidate_lists)
     inferred_taste = infer_taste(site, views, searches, user, day)
-    lasting_taste = known_taste(site, user, np.zeros_like(inferred_taste.urge))
-    knowing: dict[str, Taste] = {
+    lasting_taste = known_taste(site, user, np.zeros_like(inferred_taste.urge_log_odds))
+    taste_by_method: dict[str, Taste] = {
         "kind": unknown_taste(site, user),
         "learner": inferred_taste,
         "lasting": infer_taste(site, views, searches, user, day, taste=lasting_taste),
@@ -147,26 +149,38 @@ def measure_rewards(seed: int, days: int, questions: int) -> dict[str, npt.NDArr
     scores = {
         name: np.concatenate(
             [
-                expected_reward(site, taste, row, user[row], day[row], these, weights)
-                for row, these in enumerate(lists)
+                expected_reward(
+                    site=site,
+                    taste=taste,
+                    request=row,
+                    user=user[row],
+                    day=day[row],
+                    items=candidates,
+                    weights=weights,
+                )
+                for row, candidates in enumerate(candidate_lists)
             ]
         )
-        for name, taste in knowing.items()
+        for name, taste in taste_by_method.items()
     }
     scores[ORACLE] = oracle_scores(site, user, item, day, offsets)[ORACLE]
     scores[POPULAR] = np.concatenate(
-        [_popular(views, t, site.items.count)[these] for t, these in zip(day, lists, strict=True)]
+        [
+            _popularity_scores(views, t, site.items.count)[candidates]
+            for t, candidates in zip(day, candidate_lists, strict=True)
+        ]
     )
     rewards = {
-        name: true_rewards(site, user, item, day, offsets, score) for name, score in scores.items()
+        name: true_rewards(site=site, user=user, item=item, day=day, offsets=offsets, score=score)
+        for name, score in scores.items()
     }
     shown = np.bincount(views["user"], minlength=site.users.count)[user]
     return {**rewards, "person": user, "shown": shown, "clicks": np.array(views["click"].sum())}
 
 
-def _popular(seen: Rows, t: float, count: int) -> Floats:
-    newest = seen["click"] & (seen["day"] < t) & (seen["day"] >= t - POPULAR_DAYS)
-    return np.bincount(seen["item"][newest], minlength=count).astype(np.float64)
+def _popularity_scores(seen: Rows, t: float, count: int) -> Floats:
+    is_recent_click = seen["click"] & (seen["day"] < t) & (seen["day"] >= t - POPULAR_DAYS)
+    return np.bincount(seen["item"][is_recent_click], minlength=count).astype(np.float64)
 
 
 def simulate_days(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
@@ -177,29 +191,35 @@ def simulate_days(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[
     taste, rng = site.taste, np.random.default_rng([site.seed, 3])
     population, policy = (
         new_population(taste.users),
-        HousePolicy(site.box, taste.items.count, REWARD.size),
+        HousePolicy(site.search_box, taste.items.count, REWARD.size),
     )
     views: list[Rows] = []
     searches_by_day: list[Rows] = []
     requests_by_day: list[Requests] = []
     for day in range(days):
-        policy.open_day(available := taste.items.available(float(day)))
+        policy.open_day(available := taste.items.list_available(float(day)))
         visits = draw_visits(rng, taste.users, population, day, (site.start // DAY + day + 3) % 7)
-        requests = draw_requests(rng, visits, taste, site.box, available)
-        items = policy.choose(rng, requests).items
-        outcome = draw_reactions(rng, taste, site.box, requests, items)
-        is_seen = np.arange(items.shape[1]) < outcome.seen[:, None]
+        requests = draw_requests(rng, visits, taste, site.search_box, available)
+        items = policy.draw_slates(rng, requests).items
+        outcome = draw_reactions(rng, taste, site.search_box, requests, items)
+        is_seen = np.arange(items.shape[1]) < outcome.seen_count[:, None]
         policy.learn(items[is_seen], items[outcome.click])
         population.update_satisfaction(requests.user, list_pleasures(taste, items, outcome))
         population.remove_leavers(rng, np.unique(visits.user))
         row, position = np.nonzero(is_seen)
         relevance = np.zeros(items.shape)
         search_rows = np.flatnonzero([bool(query) for query in requests.query])
-        for one in search_rows:
-            relevance[one] = site.box.relevance(requests.query[one], items[one])
+        for search_row in search_rows:
+            relevance[search_row] = site.search_box.relevance(
+                requests.query[search_row], items[search_row]
+            )
         category_appeal = _category_appeal(site, available, float(day))
         categories = np.array(
-            [_category(site, requests.query[one], category_appeal) for one in search_rows], np.int64
+            [
+                _likeliest_category(site, requests.query[search_row], category_appeal)
+                for search_row in search_rows
+            ],
+            np.int64,
         )
         has_category = categories >= 0
         views.append(
@@ -248,18 +268,20 @@ def _sort_rows(parts: list[Rows]) -> Rows:
 
 def _category_appeal(site: Site, available: Ints, day: float) -> Floats:
     """Return the log probability that a user without any taste wants each category, shape (C,)."""
-    likes = np.exp(site.taste.appeal(day)[available])
+    preference = np.exp(site.taste.appeal(day)[available])
     return np.log(
         np.bincount(
-            site.items.category[available], weights=likes, minlength=site.taste.eras[0].season.size
+            site.items.category[available],
+            weights=preference,
+            minlength=site.taste.eras[0].season.size,
         )
         + 1e-12
     )
 
 
-def _category(site: Site, query: str, category_appeal: Floats) -> int:
+def _likeliest_category(site: Site, query: str, category_appeal: Floats) -> int:
     """Return the likeliest category among the best title matches of a query, or −1."""
-    match = site.box.match(query)
+    match = site.search_box.match_share(query)
     if not match.max(initial=0.0):
         return -1
     categories = np.unique(site.items.category[match == match.max()])
@@ -270,7 +292,7 @@ def _shares_of_gain(rewards_by_site: Sequence[Mapping[str, npt.NDArray]]) -> dic
     """Return shares of the oracle's gain over popularity, with intervals over the people."""
     reward = {
         name: np.concatenate([site_rewards[name] for site_rewards in rewards_by_site])
-        for name in (*KNOWING, ORACLE, POPULAR)
+        for name in (*KNOWLEDGE_BY_METHOD, ORACLE, POPULAR)
     }
     person = np.concatenate(
         [
@@ -281,10 +303,11 @@ def _shares_of_gain(rewards_by_site: Sequence[Mapping[str, npt.NDArray]]) -> dic
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1].astype(np.int64))
     shares = {
         name: bootstrap.ratio(reward[name] - reward[POPULAR], reward[ORACLE] - reward[POPULAR])
-        for name in KNOWING
+        for name in KNOWLEDGE_BY_METHOD
     }
     is_often = (
-        np.concatenate([site_rewards["shown"] for site_rewards in rewards_by_site]) >= OFTEN_SHOWN
+        np.concatenate([site_rewards["shown"] for site_rewards in rewards_by_site])
+        >= OFTEN_SHOWN_MIN
     )
     if is_often.any():
         gain, possible_gain = (
@@ -310,7 +333,7 @@ def _shares_of_gain(rewards_by_site: Sequence[Mapping[str, npt.NDArray]]) -> dic
                 )
                 for site_rewards in rewards_by_site
             ]
-            for name in KNOWING
+            for name in KNOWLEDGE_BY_METHOD
         },
         "clicks": round(
             float(np.mean([site_rewards["clicks"] for site_rewards in rewards_by_site]))

@@ -18,7 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.running import PROJECTS, Counted, environment, make_parser, require_data_set
+from benchmarks.quality.running import (
+    PROJECTS,
+    QueryCount,
+    environment,
+    make_parser,
+    require_data_set,
+)
 from tailorbird.config import open_project
 from tailorbird.events import DAY, micros
 from tailorbird.features.offline.profile_join import JoinedEvents
@@ -31,7 +37,7 @@ from tailorbird.training.tasks.churn.rows import needed_columns
 from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 SEEDS = (7, 8, 9)
-OURS = "tailorbird"
+OUR_MODEL = "tailorbird"
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def main(case: Case) -> None:
         return
     with tempfile.TemporaryDirectory(prefix=f"tailorbird-{case.name}-") as scratch:
         root = arguments.keep or Path(scratch) / case.name
-        counted = _prepare_project(case, root, data, Path(scratch))
+        query_counts = _prepare_project(case, root, data, Path(scratch))
         if arguments.seed is not None:
             figures = _run_seed(case, root, arguments.seed, small=arguments.small)
             (root / f"seed-{arguments.seed}.json").write_text(json.dumps(figures))
@@ -125,8 +131,8 @@ def main(case: Case) -> None:
                     check=True,
                     stdout=subprocess.DEVNULL,
                 )
-        parts = [json.loads((root / f"seed-{seed}.json").read_text()) for seed in seeds]
-    result = _combine_seeds(case, parts, counted, small=arguments.small)
+        seed_results = [json.loads((root / f"seed-{seed}.json").read_text()) for seed in seeds]
+    result = _combine_seeds(case, seed_results, query_counts, small=arguments.small)
     if case.ceiling is not None and not arguments.small:
         result["ceiling"] = case.ceiling(data)
     if arguments.json:
@@ -135,7 +141,7 @@ def main(case: Case) -> None:
         _print_report(result)
 
 
-def _prepare_project(case: Case, root: Path, data: Path, scratch: Path) -> list[Counted]:
+def _prepare_project(case: Case, root: Path, data: Path, scratch: Path) -> list[QueryCount]:
     """Make the project and import the data, unless both are there."""
     import shutil
 
@@ -159,7 +165,7 @@ def _prepare_project(case: Case, root: Path, data: Path, scratch: Path) -> list[
             raise SystemExit(process.stderr or process.stdout)
     lake = Lake(open_project(root).paths.lake)
     return [
-        Counted(query, int(lake.sql(query).column(0)[0].as_py()), expected)
+        QueryCount(query, int(lake.sql(query).column(0)[0].as_py()), expected)
         for query, expected in case.expected.items()
     ]
 
@@ -180,7 +186,7 @@ def _run_seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, An
     )
     if small:
         plan = Plan(plan.windows[-2:], 1, plan.learn_until)
-    study_ = run_backtest(
+    backtest = run_backtest(
         project.features,
         churn,
         events,
@@ -193,9 +199,9 @@ def _run_seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, An
     return {
         "seed": seed,
         "cuts": [
-            _cut_figures(study_, cut_index, churn.contact) for cut_index in range(-plan.judged, 0)
+            _cut_figures(backtest, cut_index, churn.contact) for cut_index in range(-plan.judged, 0)
         ],
-        "leaks": study_.leaks,
+        "leaks": backtest.leaks,
     }
 
 
@@ -204,49 +210,53 @@ def _show_progress(stage: str, done: int, total: int) -> None:
         print(stage, done, total, file=sys.stderr)
 
 
-def _cut_figures(study_: ChurnBacktest, cut_index: int, contact: Any) -> dict[str, Any]:
-    figures = study_.figures[cut_index]
+def _cut_figures(backtest: ChurnBacktest, cut_index: int, contact: Any) -> dict[str, Any]:
+    figures = backtest.cut_metrics[cut_index]
     cut = figures.cut
     curve = contact_curve(cut.probability, cut.churned, contact)
     best = curve.best_k
-    sums = [
+    values = [
         round(float(uplift[best - 1]), 1) if best else 0.0
         for uplift in (curve.expected_value, curve.realised_value)
     ]
     return {
         **cut_to_dict(figures),
-        "contact": {"people": best, "expected": sums[0], "realised": sums[1]},
+        "contact": {"people": best, "expected": values[0], "realised": values[1]},
     }
 
 
 def _combine_seeds(
-    case: Case, parts: Sequence[dict[str, Any]], counted: list[Counted], *, small: bool
+    case: Case,
+    seed_results: Sequence[dict[str, Any]],
+    query_counts: list[QueryCount],
+    *,
+    small: bool,
 ) -> dict[str, Any]:
     """Return the mean over seeds of each figure and interval, and the spread of the seeds."""
     cuts = [
-        _mean_cut([part["cuts"][cut_index] for part in parts])
-        for cut_index in range(len(parts[0]["cuts"]))
+        _mean_cut([part["cuts"][cut_index] for part in seed_results])
+        for cut_index in range(len(seed_results[0]["cuts"]))
     ]
-    last = cuts[-1]
+    last_cut = cuts[-1]
     return {
         "benchmark": case.name,
         "title": case.title,
         "small": small,
         "protocol": list(case.protocol),
-        "results": last["results"],
-        "differences": last["differences"],
+        "results": last_cut["results"],
+        "differences": last_cut["differences"],
         "origins": cuts,
         "targets": {
             name: {
                 "target": target,
-                "found": last["results"][OURS][name],
-                "met": _is_met(name, last["results"][OURS][name], target),
+                "found": last_cut["results"][OUR_MODEL][name],
+                "met": _is_met(name, last_cut["results"][OUR_MODEL][name], target),
             }
             for name, target in case.targets.items()
         },
-        "seeds": [part["seed"] for part in parts],
-        "leaks": parts[0]["leaks"],
-        "counted": [vars(counted_query) for counted_query in counted],
+        "seeds": [part["seed"] for part in seed_results],
+        "leaks": seed_results[0]["leaks"],
+        "counted": [vars(counted_query) for counted_query in query_counts],
         "environment": environment(),
     }
 
@@ -276,14 +286,16 @@ def _mean_cut(cuts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _mean_figures(
     figures_by_seed: Sequence[dict[str, float | None]], *, spread: bool = False
 ) -> dict[str, float | None]:
-    out: dict[str, float | None] = {}
+    mean_by_figure: dict[str, float | None] = {}
     for name in figures_by_seed[0]:
         values = [figures[name] for figures in figures_by_seed]
-        present = [value for value in values if value is not None]
-        out[name] = round(float(np.mean(present)), 6) if len(present) == len(values) else None
-        if spread and not name.endswith(("_low", "_high")) and len(present) == len(values):
-            out[f"{name}_seeds"] = round(float(np.ptp(present)), 6)
-    return out
+        present_values = [value for value in values if value is not None]
+        mean_by_figure[name] = (
+            round(float(np.mean(present_values)), 6) if len(present_values) == len(values) else None
+        )
+        if spread and not name.endswith(("_low", "_high")) and len(present_values) == len(values):
+            mean_by_figure[f"{name}_seeds"] = round(float(np.ptp(present_values)), 6)
+    return mean_by_figure
 
 
 def _is_met(name: str, value: float | None, target: float) -> bool:
@@ -303,7 +315,7 @@ def _print_report(result: dict[str, Any]) -> None:
     print(result["title"])
     for sentence in result["protocol"]:
         print(f"  {sentence}")
-    shown = (
+    shown_figures = (
         "auc",
         "ap",
         "ap_gone",
@@ -318,13 +330,13 @@ def _print_report(result: dict[str, Any]) -> None:
             f"\n{cut['origin'][:10]}: {cut['people']:,} people, {cut['gone']:.1%} gone "
             f"within {cut['window_days']:g} days"
         )
-        print(f"{'':16}" + "".join(f"{name[:18]:>20}" for name in shown))
+        print(f"{'':16}" + "".join(f"{name[:18]:>20}" for name in shown_figures))
         for name, figures in sorted(
             cut["results"].items(), key=lambda entry: -(entry[1]["auc"] or 0)
         ):
             print(
                 f"{name:16}"
-                + "".join(f"{_format_figure(figures.get(figure)):>20}" for figure in shown)
+                + "".join(f"{_format_figure(figures.get(figure)):>20}" for figure in shown_figures)
             )
     for name, each in result["targets"].items():
         print(

@@ -34,7 +34,13 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from benchmarks.quality.parts.off_policy_peers import has_obp, measure_protocols
-from benchmarks.quality.running import default_data, environment, find_data_set, rate, revision
+from benchmarks.quality.running import (
+    default_data,
+    environment,
+    find_data_set,
+    revision,
+    share_with_interval,
+)
 from tailorbird.experiments.off_policy.evaluate import PolicyValue, evaluate_policy
 from tailorbird.experiments.off_policy.sample import PolicySample
 from tailorbird.experiments.off_policy.support import check_support
@@ -50,9 +56,9 @@ BANDIT_ESTIMATORS = ("ips", "snips", "dr")
 BOOTSTRAP_SEED = 1_000_000  # so that no bootstrap shares the random numbers of its log
 SMOOTHING = 200.0  # impressions that an item's click rate is smoothed by
 ACTIONS = np.linspace(-1, 1, 5)
-VALUES = np.array([0.9, 0.2, 0.8, 0.5, 0.4])  # of the logging order
-APPEAL = np.array([0.10, 0.16, 0.06, 0.13, 0.04])
-EXAMINED = np.array([1.0, 0.6, 0.4])
+LOGGING_SCORES = np.array([0.9, 0.2, 0.8, 0.5, 0.4])  # of the logging order
+CLICK_RATE_BY_ITEM = np.array([0.10, 0.16, 0.06, 0.13, 0.04])
+EXAMINATION_BY_POSITION = np.array([1.0, 0.6, 0.4])
 EXPLORE = Explore(method="plackett_luce", first=1, pool=10, temperature=1.5, share=0.5)
 
 
@@ -131,7 +137,7 @@ def measure_runs(draw: Draw, truth: float, runs: int) -> dict[str, Any]:
     effective = float(np.mean([value.support.effective for value in values]))
     return {
         "truth": truth,
-        "refused": rate(refused, runs),
+        "refused": share_with_interval(refused, runs),
         "effective": effective,
         "responses": values[0].support.responses,
         **figures,
@@ -151,7 +157,7 @@ def _run_figures(estimates: list[Any], truth: float) -> dict[str, Any]:
             "n": len(values),
         },
         "rmse": float(np.sqrt(np.mean((values - truth) ** 2))) / truth,
-        "coverage": rate(sum(covered), len(values)),
+        "coverage": share_with_interval(sum(covered), len(values)),
         "width": float(np.mean([estimate.high - estimate.low for estimate in estimates])) / truth,
     }
 
@@ -178,17 +184,22 @@ def draw_actions(rng: np.random.Generator) -> PolicySample:
     n = 3_000
     person = rng.integers(1_000, size=n)
     taste = rng.normal(size=1_000)[person]
-    logged, target = action_probabilities(taste, -0.5), action_probabilities(taste, 1.0)
-    action = np.minimum((rng.random(n)[:, None] > logged.cumsum(axis=1)).sum(axis=1), 4)
+    logged_probabilities, target_probabilities = (
+        action_probabilities(taste, -0.5),
+        action_probabilities(taste, 1.0),
+    )
+    action = np.minimum(
+        (rng.random(n)[:, None] > logged_probabilities.cumsum(axis=1)).sum(axis=1), 4
+    )
     row = np.arange(n)
-    model = 0.2 + 0.05 * ACTIONS * taste[:, None]
+    predicted_rewards = 0.2 + 0.05 * ACTIONS * taste[:, None]
     return PolicySample.of_actions(
         rng.random(n) < action_clicks(taste)[row, action],
-        logged[row, action],
-        target[row, action],
+        logged_probabilities[row, action],
+        target_probabilities[row, action],
         person=person,
-        prediction=model[row, action],
-        expected=(model * target).sum(axis=1),
+        prediction=predicted_rewards[row, action],
+        expected=(predicted_rewards * target_probabilities).sum(axis=1),
     )
 
 
@@ -197,33 +208,37 @@ class SlateLog:
 
     def __init__(self, responses: int, *, joint: bool) -> None:
         self._responses = responses
-        size = EXAMINED.size
-        order = np.argsort(-VALUES)
-        logging = slate_distribution(order, size, EXPLORE, VALUES)
-        target_order = np.argsort(-APPEAL)
+        size = EXAMINATION_BY_POSITION.size
+        order = np.argsort(-LOGGING_SCORES)
+        logging = slate_distribution(order, size, EXPLORE, LOGGING_SCORES)
+        target_order = np.argsort(-CLICK_RATE_BY_ITEM)
         target = slate_distribution(target_order, size, None)
-        self._slates = np.array(list(permutations(range(VALUES.size), size)))
+        self._slates = np.array(list(permutations(range(LOGGING_SCORES.size), size)))
         pairs = [logging.propensities(slate) for slate in self._slates]
         self._chance = np.array([pair[1][-1] for pair in pairs])
         logged = np.array([pair[int(joint)] for pair in pairs])
         chosen = np.array([target.propensities(slate)[int(joint)] for slate in self._slates])
         self._weight = chosen / logged
-        self.truth = float(np.sum(APPEAL[target_order[:size]] * EXAMINED))
-        self._expected = 0.5 * (APPEAL[target_order[:size]] + 0.1) * EXAMINED
+        self.truth = float(
+            np.sum(CLICK_RATE_BY_ITEM[target_order[:size]] * EXAMINATION_BY_POSITION)
+        )
+        self._expected = (
+            0.5 * (CLICK_RATE_BY_ITEM[target_order[:size]] + 0.1) * EXAMINATION_BY_POSITION
+        )
 
     def draw(self, rng: np.random.Generator) -> PolicySample:
         """Draw a log of slates, two a person; the model is half right about items."""
         n = self._responses
         index = rng.choice(len(self._slates), n, p=self._chance / self._chance.sum())
         items = self._slates[index]
-        clicked = rng.random(items.shape) < APPEAL[items] * EXAMINED
+        clicked = rng.random(items.shape) < CLICK_RATE_BY_ITEM[items] * EXAMINATION_BY_POSITION
         return PolicySample(
-            clicked.astype(np.float64),
-            self._weight[index],
-            rng.integers(n // 2, size=n),
-            np.ones(items.shape, bool),
-            0.5 * (APPEAL[items] + 0.1) * EXAMINED,
-            np.broadcast_to(self._expected, items.shape),
+            reward=clicked.astype(np.float64),
+            weight=self._weight[index],
+            person=rng.integers(n // 2, size=n),
+            shown=np.ones(items.shape, bool),
+            prediction=0.5 * (CLICK_RATE_BY_ITEM[items] + 0.1) * EXAMINATION_BY_POSITION,
+            expected=np.broadcast_to(self._expected, items.shape),
         )
 
 
@@ -234,22 +249,22 @@ def measure_campaign(path: Path, source: str, target: str) -> dict[str, Any]:
     click = rows["click"].to_numpy().astype(np.float64)
     items, item = np.unique(rows["item_id"].to_numpy(), return_inverse=True)
     position = rows["position"].to_numpy().astype(np.int64) - 1
-    log, other = policy == source, policy == target
+    is_logged, is_target = policy == source, policy == target
     shares = np.full((3, items.size), 1.0 / items.size)
     if target == "bts":
         counts = np.zeros((3, items.size))
-        np.add.at(counts, (position[other], item[other]), 1.0)
+        np.add.at(counts, (position[is_target], item[is_target]), 1.0)
         shares = counts / counts.sum(axis=1, keepdims=True)
-    model = _cross_fit(click[log], item[log], items.size)
+    model = _cross_fit(click[is_logged], item[is_logged], items.size)
     sample = PolicySample.of_actions(
-        click[log],
-        rows["propensity"].to_numpy()[log],
-        shares[position[log], item[log]],
-        prediction=model[np.arange(len(model)), item[log]],
-        expected=(model * shares[position[log]]).sum(axis=1),
+        click[is_logged],
+        rows["propensity"].to_numpy()[is_logged],
+        shares[position[is_logged], item[is_logged]],
+        prediction=model[np.arange(len(model)), item[is_logged]],
+        expected=(model * shares[position[is_logged]]).sum(axis=1),
     )
     value = evaluate_policy(sample, BANDIT_ESTIMATORS, replicates=1_000, seed=1, ess_min=100)
-    on_policy = rate(int(click[other].sum()), int(other.sum()))
+    on_policy = share_with_interval(int(click[is_target].sum()), int(is_target.sum()))
     truth = on_policy["value"]
     return {
         "on_policy": on_policy,
@@ -274,16 +289,16 @@ def _bandit_figures(value: PolicyValue, name: str, truth: float) -> Mapping[str,
     }
 
 
-def _cross_fit(click: Floats, item: npt.NDArray[np.int64], items: int) -> Floats:
+def _cross_fit(click: Floats, item: npt.NDArray[np.int64], item_count: int) -> Floats:
     """Return the smoothed click rate (n, items) of the other half, for each row."""
-    half = np.arange(len(click)) % 2
-    rates = np.empty((2, items))
+    fold_by_row = np.arange(len(click)) % 2
+    rates = np.empty((2, item_count))
     for fold in (0, 1):
-        rows = half != fold
-        clicks = np.bincount(item[rows], click[rows], items)
-        shown = np.bincount(item[rows], minlength=items)
+        rows = fold_by_row != fold
+        clicks = np.bincount(item[rows], click[rows], item_count)
+        shown = np.bincount(item[rows], minlength=item_count)
         rates[fold] = (clicks + SMOOTHING * click[rows].mean()) / (shown + SMOOTHING)
-    return rates[half]
+    return rates[fold_by_row]
 
 
 def format_report(result: dict[str, Any]) -> str:

@@ -33,23 +33,25 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.quality.pages.off_policy_site_page import section
-from benchmarks.quality.parts.off_policy_log import Contexts, Drawn, draw_log, read_contexts
-from benchmarks.quality.parts.off_policy_shop import BUNDLES, SEED, SLOT, Scale, Shop
-from benchmarks.quality.running import environment, rate, revision
+from benchmarks.quality.parts.off_policy_log import Contexts, DrawnLog, draw_log, read_contexts
+from benchmarks.quality.parts.off_policy_shop import OPTIONS_BY_BUNDLE, SEED, SLOT, Scale, Shop
+from benchmarks.quality.running import environment, revision, share_with_interval
 from tailorbird.experiments.off_policy.evaluate import Estimate, PolicyEvaluation, evaluate_policies
 from tailorbird.experiments.plain_data import replace_not_finite
 from tailorbird.experiments.trial import TrialReport
-from tailorbird.training.evaluation.off_policy import HEADLINE
+from tailorbird.training.evaluation.off_policy import HEADLINE_ESTIMATOR
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[int, int]
 
 ESTIMATORS = ("dr", "ips", "snips", "clipped", "switch_dr", "dros", "dm")
-NAMES = ("champion", *BUNDLES)
-PAIRS: tuple[Pair, ...] = tuple((new, old) for old, new in combinations(range(len(NAMES)), 2))
+POLICY_NAMES = ("champion", *OPTIONS_BY_BUNDLE)
+POLICY_PAIRS: tuple[Pair, ...] = tuple(
+    (new, old) for old, new in combinations(range(len(POLICY_NAMES)), 2)
+)
 REPLICATES = 300
 BOOTSTRAP_SEED = 1_000_000  # so that no bootstrap shares the random numbers of its log
-CLEAR = 0.05  # relative difference from which an order has to be right
+CLEAR_DIFFERENCE = 0.05  # relative difference from which an order has to be right
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,13 @@ def main() -> None:
 
 def measure(size: Size, runs: int, *, small: bool) -> dict[str, Any]:
     """Train, log, try and run; return all figures."""
-    at, began = revision("--short"), time.monotonic()
+    measured_revision, started = revision("--short"), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tailorbird-off-policy-") as folder:
         shop = Shop(Path(folder), size.shop)
         with shop:
             shop.log_answers()
             trial = shop.run_trial()
-        served = {name: shop.estimate(name) for name in BUNDLES}
+        served = {name: shop.estimate(name) for name in OPTIONS_BY_BUNDLE}
         log = shop.load_responses()
         contexts = read_contexts(log, shop.project.slots[SLOT], shop.site, SEED)
     people = round(size.run_responses * len(contexts.rows_of_people) / len(contexts.user))
@@ -106,8 +108,8 @@ def measure(size: Size, runs: int, *, small: bool) -> dict[str, Any]:
         "small": small,
         "runs": runs,
         "size": asdict(size),
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        "revision": at,
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "revision": measured_revision,
         "environment": environment(),
         "results": {"ope": {"site": results}},
     }
@@ -116,16 +118,16 @@ def measure(size: Size, runs: int, *, small: bool) -> dict[str, Any]:
 def evaluate_run(contexts: Contexts, people: int, run: int) -> dict[Pair, PolicyEvaluation]:
     """Draw one log, and compare each pair of policies with the reward model of the new one."""
     drawn = draw_log(contexts, people, np.random.default_rng([SEED, run]))
-    return {pair: evaluate_pair(drawn, pair, BOOTSTRAP_SEED + run) for pair in PAIRS}
+    return {pair: evaluate_pair(drawn, pair, BOOTSTRAP_SEED + run) for pair in POLICY_PAIRS}
 
 
-def evaluate_pair(drawn: Drawn, pair: Pair, seed: int) -> PolicyEvaluation:
+def evaluate_pair(drawn: DrawnLog, pair: Pair, seed: int) -> PolicyEvaluation:
     """Compare two policies as `experiment estimate` does."""
     new, old = pair
     return evaluate_policies(
         drawn.sample(new, new),
         drawn.sample(old, new),
-        ESTIMATORS if old == 0 else (HEADLINE,),
+        ESTIMATORS if old == 0 else (HEADLINE_ESTIMATOR,),
         replicates=REPLICATES,
         seed=seed,
     )
@@ -135,16 +137,16 @@ def describe_log(
     contexts: Contexts, people: int, evaluations: Sequence[dict[Pair, PolicyEvaluation]]
 ) -> dict[str, Any]:
     """Return sizes of the contexts and of a run, and the truth of the champion."""
-    supports = [each[PAIRS[0]].new.support for each in evaluations]
+    supports = [each[POLICY_PAIRS[0]].new.support for each in evaluations]
     return {
         "requests": len(contexts.user),
         "people": len(contexts.rows_of_people),
         "left_out": contexts.left_out,
-        "propensities_reproduced": contexts.reproduced,
+        "propensities_reproduced": contexts.reproduced_share,
         "run_people": people,
         "run_responses": float(np.mean([each.responses for each in supports])),
         "champion_truth": float(contexts.values[0]),
-        "outside": dict(zip(NAMES, contexts.outside.tolist(), strict=True)),
+        "outside": dict(zip(POLICY_NAMES, contexts.unsupported_share.tolist(), strict=True)),
     }
 
 
@@ -153,43 +155,47 @@ def judge_bundles(
 ) -> dict[str, Any]:
     """Return the figures of each bundle's value, by estimator."""
     result = {}
-    for number, name in enumerate(NAMES[1:], 1):
+    for number, name in enumerate(POLICY_NAMES[1:], 1):
         values = [each[number, 0].new for each in evaluations]
         result[name] = {
             "truth": float(truth[number]),
             "uplift": float(truth[number] / truth[0] - 1),
             "effective": float(np.mean([value.support.effective for value in values])),
             "unsupported": float(np.mean([value.support.unsupported for value in values])),
-            "refused": rate(sum(bool(value.support.refusal) for value in values), len(values)),
+            "refused": share_with_interval(
+                sum(bool(value.support.refusal) for value in values), len(values)
+            ),
             **{
-                estimator: judge([value[estimator] for value in values], float(truth[number]))
+                estimator: judge_estimates(
+                    [value[estimator] for value in values], float(truth[number])
+                )
                 for estimator in ESTIMATORS
             },
         }
     return result
 
 
-def judge(estimates: Sequence[Estimate], truth: float) -> dict[str, Any] | None:
+def judge_estimates(estimates: Sequence[Estimate], truth: float) -> dict[str, Any] | None:
     """Return error, coverage and width of what was not refused, as shares of the truth."""
     rows = [(each.value, each.low, each.high) for each in estimates if not each.is_refused]
     if not rows:
         return None
     value, low, high = np.array(rows).T / truth
-    missed = 40 * (np.maximum(low - 1, 0) + np.maximum(1 - high, 0))  # 2 / 5 %
+    miss_penalty = 40 * (np.maximum(low - 1, 0) + np.maximum(1 - high, 0))  # 2 / 5 %
     return {
         "bias": mean_interval(value - 1),
         "error": mean_interval(np.abs(value - 1)),
         "rmse": float(np.sqrt(np.mean((value - 1) ** 2))),
-        "coverage": rate(int(((low <= 1) & (high >= 1)).sum()), len(rows)),
+        "coverage": share_with_interval(int(((low <= 1) & (high >= 1)).sum()), len(rows)),
         "width": float(np.mean(high - low)),
-        "interval_score": float(np.mean(high - low + missed)),
+        "interval_score": float(np.mean(high - low + miss_penalty)),
     }
 
 
 def mean_interval(values: Floats) -> dict[str, float]:
     """Return a mean with its 95 % interval."""
-    mean, half = float(values.mean()), 1.96 * float(values.std() / np.sqrt(len(values)))
-    return {"value": mean, "low": mean - half, "high": mean + half, "n": len(values)}
+    mean, half_width = float(values.mean()), 1.96 * float(values.std() / np.sqrt(len(values)))
+    return {"value": mean, "low": mean - half_width, "high": mean + half_width, "n": len(values)}
 
 
 def judge_pairs(
@@ -197,48 +203,50 @@ def judge_pairs(
 ) -> dict[str, Any]:
     """Return how often the decisive estimator has the order of two policies right."""
     pairs, totals = {}, np.zeros(4, int)
-    for new, old in PAIRS:
+    for new, old in POLICY_PAIRS:
         difference = float(truth[new] - truth[old])
-        told = [each[new, old].difference[HEADLINE] for each in evaluations]
-        told = [each for each in told if not each.is_refused]
-        is_right = np.array([each.value * difference > 0 for each in told], bool)
-        is_decided = np.array([each.low > 0 or each.high < 0 for each in told], bool)
+        estimates = [estimate[new, old].difference[HEADLINE_ESTIMATOR] for estimate in evaluations]
+        estimates = [estimate for estimate in estimates if not estimate.is_refused]
+        is_right = np.array([estimate.value * difference > 0 for estimate in estimates], bool)
+        is_decided = np.array(
+            [estimate.low > 0 or estimate.high < 0 for estimate in estimates], bool
+        )
         relative = difference / float(truth[old])
-        covered = sum(each.low <= difference <= each.high for each in told)
-        counts = (is_right.sum(), len(told), (is_right & is_decided).sum(), is_decided.sum())
-        if abs(relative) > CLEAR:
+        covered = sum(estimate.low <= difference <= estimate.high for estimate in estimates)
+        counts = (is_right.sum(), len(estimates), (is_right & is_decided).sum(), is_decided.sum())
+        if abs(relative) > CLEAR_DIFFERENCE:
             totals += counts
-        pairs[f"{NAMES[new]} - {NAMES[old]}"] = {
+        pairs[f"{POLICY_NAMES[new]} - {POLICY_NAMES[old]}"] = {
             "difference": relative,
-            "is_clear": abs(relative) > CLEAR,
-            "refused": rate(len(evaluations) - len(told), len(evaluations)),
-            "coverage": _rate(covered, len(told)),
-            **_order(*counts),
+            "is_clear": abs(relative) > CLEAR_DIFFERENCE,
+            "refused": share_with_interval(len(evaluations) - len(estimates), len(evaluations)),
+            "coverage": _rate(covered, len(estimates)),
+            **_order_rates(*counts),
         }
-    return {"clear": _order(*totals), **pairs}
+    return {"clear": _order_rates(*totals), **pairs}
 
 
-def _order(right: int, told: int, decided_right: int, decided: int) -> dict[str, Any]:
+def _order_rates(right: int, count: int, decided_right: int, decided: int) -> dict[str, Any]:
     return {
-        "right": _rate(right, told),
-        "decided": _rate(decided, told),
+        "right": _rate(right, count),
+        "decided": _rate(decided, count),
         "right_if_decided": _rate(decided_right, decided),
     }
 
 
 def _rate(hits: int, runs: int) -> dict[str, float] | None:
-    return rate(int(hits), int(runs)) if runs else None
+    return share_with_interval(int(hits), int(runs)) if runs else None
 
 
 def describe_trial(
     truth: Floats, trial: TrialReport, served: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Return each bundle's uplift over the champion: true, estimated from the log, and measured."""
-    measured = {each.arm: each for each in trial.primary}
-    units = {each.arm: each.units for each in trial.arms}
-    result: dict[str, Any] = {"people": units}
-    for number, name in enumerate(NAMES[1:], 1):
-        each, report = measured[name], served[name]
+    result_by_arm = {each.arm: each for each in trial.primary}
+    units_by_arm = {each.arm: each.units for each in trial.arms}
+    result: dict[str, Any] = {"people": units_by_arm}
+    for number, name in enumerate(POLICY_NAMES[1:], 1):
+        each, report = result_by_arm[name], served[name]
         result[name] = {
             "one_step": float(truth[number] / truth[0] - 1),
             "measured": replace_not_finite(

@@ -53,14 +53,14 @@ from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.parity.recompute import ParityReport, empty_report
-from tailorbird.features.parity.sampled import SampledRead, compare, read_sample, requests_of
+from tailorbird.features.parity.sampled import SampledRead, compare_reads, read_sample, requests_of
 from tailorbird.lake import Lake
 
 FOLDER, CLICKS = "globo-clicks", "clicks.parquet"
-BATCH = 20_000
-READERS = 40  # after each batch
-ITEMS = 5
-PART = 40_000  # readers that are read and compared at a time
+BATCH_ROWS = 20_000
+READERS_PER_BATCH = 40  # after each batch
+ITEMS_PER_READER = 5
+PART_READERS = 40_000  # readers that are read and compared at a time
 T = TypeVar("T")
 
 
@@ -84,7 +84,7 @@ def run(
 ) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     if small:
-        trim(data, scratch / "data")
+        trim_clicks(data, scratch / "data")
     project_folder, files = keep or scratch, scratch / "data" if small else data
     project_folder.mkdir(parents=True, exist_ok=True)
     project_facts = _timed(
@@ -111,10 +111,10 @@ def run(
         _timed(
             seconds,
             "compare sample",
-            lambda: compare(features, readings, history.rows(requests_of(readings)), report),
+            lambda: compare_reads(features, readings, history.rows(requests_of(readings)), report),
         )
-        sampled = report.compared
-        people = _timed(
+        sampled_count = report.compared
+        reader_count = _timed(
             seconds,
             "compare everybody",
             lambda: _compare_all_readers(features, reader, history, events, report),
@@ -123,21 +123,23 @@ def run(
     state = sum(
         file.stat().st_blocks * 512 for file in (scratch / "state").rglob("*") if file.is_file()
     )
-    ours = {
+    results = {
         "compared": report.compared,
         "unequal": report.unequal,
         "readings_on_the_way": len(readings),
-        "compared_on_the_way": sampled,
+        "compared_on_the_way": sampled_count,
     }
-    ours |= {
-        "people": people,
+    results |= {
+        "people": reader_count,
         "items": int(pc.count_distinct(events["item_id"]).as_py()),
         "events": events.num_rows,
     }
     return {
         "benchmark": "parity",
         "small": small,
-        "results": {"tailorbird": ours | {"state_bytes": state, "columns": len(features.columns)}},
+        "results": {
+            "tailorbird": results | {"state_bytes": state, "columns": len(features.columns)}
+        },
         "by_feature": {name: count for name, count in report.by_feature.items() if count},
         "examples": [vars(example) for example in report.examples[:5]],
         "seconds": seconds,
@@ -146,7 +148,7 @@ def run(
     }
 
 
-def trim(source: Path, target: Path) -> None:
+def trim_clicks(source: Path, target: Path) -> None:
     """Keep the last three days of every sixth reader."""
     table = pq.read_table(source / CLICKS)
     newest = pc.max(table["ts"]).cast(pa.int64()).as_py()
@@ -168,9 +170,9 @@ def declare_features() -> FeatureSet:
     by_device, item_device = entity("device"), entity("item", "device")
     hops = {"15m": "1m", "1h": "5m", "3h": "15m", "6h": "30m", "1d": "2h"}
 
-    def clicks(name: str, of: Any, *windows: str) -> list[Any]:
+    def clicks(name: str, entity_: Any, *windows: str) -> list[Any]:
         return [
-            count(f"{name}_{window}", of, "click", window=window, hop=hops[window])
+            count(f"{name}_{window}", entity_, "click", window=window, hop=hops[window])
             for window in windows
         ]
 
@@ -247,17 +249,24 @@ def _stream_and_sample(
     person, item, device = (
         events[name].take(pa.array(order)) for name in ("person", "item_id", "device")
     )
-    p, ts = events["p"].to_numpy()[order], events["ts"].cast(pa.int64()).to_numpy()[order]
-    while worker.step(BATCH).rows:
-        click_count = int(np.searchsorted(p, worker.position.p, side="right"))
+    log_position, ts = (
+        events["p"].to_numpy()[order],
+        events["ts"].cast(pa.int64()).to_numpy()[order],
+    )
+    while worker.step(BATCH_ROWS).rows:
+        click_count = int(np.searchsorted(log_position, worker.position.log_position, side="right"))
         rows = np.concatenate(
             [
-                rng.integers(0, click_count, READERS // 2),
-                rng.integers(max(0, click_count - BATCH), click_count, READERS - READERS // 2),
+                rng.integers(0, click_count, READERS_PER_BATCH // 2),
+                rng.integers(
+                    max(0, click_count - BATCH_ROWS),
+                    click_count,
+                    READERS_PER_BATCH - READERS_PER_BATCH // 2,
+                ),
             ]
         )
         now = int(ts[click_count - 1]) + rng.choice(
-            [-2 * HOUR, -1, 0, 1, 60_000_000, HOUR, 7 * DAY], READERS
+            [-2 * HOUR, -1, 0, 1, 60_000_000, HOUR, 7 * DAY], READERS_PER_BATCH
         )
         requests = [
             ReadRequest(
@@ -270,7 +279,9 @@ def _stream_and_sample(
         ]
         items = [
             list(
-                dict.fromkeys(item[int(row)].as_py() for row in rng.integers(0, click_count, ITEMS))
+                dict.fromkeys(
+                    item[int(row)].as_py() for row in rng.integers(0, click_count, ITEMS_PER_READER)
+                )
             )
             for _ in requests
         ]
@@ -285,8 +296,8 @@ def _compare_all_readers(
     people = pc.unique(events["person"]).drop_null().to_pylist()
     items = pc.unique(events["item_id"]).drop_null().to_pylist()
     now = int(pc.max(events["ts"].cast(pa.int64())).as_py()) + HOUR
-    for start in range(0, len(people), PART):
-        people_part = people[start : start + PART]
+    for start in range(0, len(people), PART_READERS):
+        people_part = people[start : start + PART_READERS]
         pairs = [
             [items[(2 * (start + reader_index) + shift) % len(items)] for shift in (0, 1)]
             for reader_index in range(len(people_part))
@@ -294,9 +305,9 @@ def _compare_all_readers(
         readings = read_sample(
             reader, [ReadRequest(person, now=now, device="1") for person in people_part], pairs
         )
-        compare(features, readings, history.rows(requests_of(readings)), report)
+        compare_reads(features, readings, history.rows(requests_of(readings)), report)
         print(
-            f"\r{min(start + PART, len(people)):,} of {len(people):,} readers, "
+            f"\r{min(start + PART_READERS, len(people)):,} of {len(people):,} readers, "
             f"{report.unequal} unequal",
             end="",
             file=sys.stderr,
@@ -314,14 +325,14 @@ def _timed(seconds: dict[str, float], name: str, work: Callable[[], T]) -> T:
 
 
 def _format_report(report: dict[str, Any]) -> str:
-    ours = report["results"]["tailorbird"]
+    results = report["results"]["tailorbird"]
     lines = [
-        f"{ours['events']:,} clicks of {ours['people']:,} readers on {ours['items']:,} "
-        f"articles, {ours['columns']} columns",
-        f"{ours['compared']:,} values compared, {ours['unequal']:,} unequal "
-        f"({ours['compared_on_the_way']:,} of them on the way, in "
-        f"{ours['readings_on_the_way']:,} readings)",
-        f"state: {ours['state_bytes'] / (1 << 20):,.0f} MiB; memory at most "
+        f"{results['events']:,} clicks of {results['people']:,} readers on {results['items']:,} "
+        f"articles, {results['columns']} columns",
+        f"{results['compared']:,} values compared, {results['unequal']:,} unequal "
+        f"({results['compared_on_the_way']:,} of them on the way, in "
+        f"{results['readings_on_the_way']:,} readings)",
+        f"state: {results['state_bytes'] / (1 << 20):,.0f} MiB; memory at most "
         f"{report['memory_mib_max']:,} MiB; seconds: {report['seconds']}",
     ]
     return "\n".join(

@@ -36,7 +36,7 @@ import numpy.typing as npt
 from benchmarks.peers import asking
 from benchmarks.quality.product import project
 from benchmarks.quality.product.baselines import SIZE
-from benchmarks.quality.product.figures import Resampling, interval, item_weights, score
+from benchmarks.quality.product.figures import Resampling, item_weights, score_lists, with_interval
 from benchmarks.quality.product.log import (
     Log,
     Questions,
@@ -46,8 +46,8 @@ from benchmarks.quality.product.log import (
     write_files,
 )
 from benchmarks.quality.product.replay import UNKNOWN
-from benchmarks.quality.product.report import how_run
-from benchmarks.quality.product.run import load_or_make_arrays
+from benchmarks.quality.product.report import describe_provenance
+from benchmarks.quality.product.run import load_or_compute_arrays
 from benchmarks.quality.product.sets import SETS, DataSet
 from benchmarks.quality.running import SEED, make_parser, require_data_set
 
@@ -56,9 +56,9 @@ Floats = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 NAME = "rectools"
-OURS, PEER = "tailorbird", "esasrec"
-FIGURES = ("ndcg_10", "hr_20", "mrr")
-DEV, DEV_QUESTIONS = "dev", 3_000
+OUR_MODEL, PEER_MODEL = "tailorbird", "esasrec"
+METRIC_NAMES = ("ndcg_10", "hr_20", "mrr")
+DEV_CUT, DEV_QUESTIONS = "dev", 3_000
 PATIENCE_EVALUATIONS = 2
 # RecTools' tutorials on MovieLens: width 50, one head, two blocks, 128 negatives, rate 0.001,
 # dropout 0.2, batches of 128.
@@ -123,7 +123,14 @@ class Case:
             return project.make_project(folder / "imported", folder / "train")
 
         project.load_or_make(folder / "imported.json", import_all)
-        return cls(data_set, data, log, draw_questions(data_set, log, max_questions), folder, small)
+        return cls(
+            data_set=data_set,
+            data=data,
+            log=log,
+            questions=draw_questions(data_set, log, max_questions),
+            folder=folder,
+            small=small,
+        )
 
     @property
     def root(self) -> Path:
@@ -153,14 +160,14 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
     """Train as `tailorbird train` does, and list the best items for each question."""
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
-    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.platform.clocks import clock_as_of
     from tailorbird.platform.train_options import base_settings
     from tailorbird.retrieval import Index
     from tailorbird.training.dataset.indexes import build_series, write_index
     from tailorbird.training.dataset.rows import load_training_data
-    from tailorbird.training.fit.retrieval import EVENTS_MIN
+    from tailorbird.training.fit.retrieval import LEARNED_EVENTS_MIN
     from tailorbird.training.fit.towers import add_spaces, make_learner
-    from tailorbird.training.split_datasets import index_moments, split_requests
+    from tailorbird.training.split_datasets import index_times, split_requests
 
     site = open_project(case.root)
     slot, now = site.slot(site.settings.train.slot), clock_as_of("latest", site).now()
@@ -171,21 +178,23 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
     )
     heads = [head for other in site.slots.values() for head in other.objective]
     training_data = load_training_data(
-        Lake(site.paths.lake).pinned(), site.features, slot, settings.row_settings(now, heads)
+        Lake(site.paths.lake).pin_versions(), site.features, slot, settings.row_settings(now, heads)
     )
-    split = split_requests(training_data.data, training_data, settings)
+    split = split_requests(training_data.dataset, training_data, settings)
     series = build_series(
         training_data.events,
-        training_data.items,
-        index_moments(training_data.data, split, settings),
+        training_data.item_profiles,
+        index_times(training_data.dataset, split, settings),
     )
     started = time.process_time()
     learner = make_learner(training_data, site.features, series, settings.tower, seed)
     assert learner is not None, "the project declares a sequence"
-    add_spaces(series, learner, split.train_until, EVENTS_MIN, lambda done, total: None)
+    add_spaces(series, learner, split.train_until, LEARNED_EVENTS_MIN, lambda done, total: None)
     with tempfile.TemporaryDirectory(prefix="tailorbird-rectools-") as folder:
-        write_index(Path(folder) / "index", training_data.events, training_data.items, now)
-        space = learner.add_inverted_file(learner.space(Index.open(Path(folder) / "index"), now))
+        write_index(Path(folder) / "index", training_data.events, training_data.item_profiles, now)
+        space = learner.add_inverted_file(
+            learner.build_space(Index.open(Path(folder) / "index"), now)
+        )
         seconds = time.process_time() - started
         lists, microseconds = _rank_questions(case, learner.export_files(space), space)
     return {"lists": lists, "seconds_fit": np.array(seconds), "us": np.array(microseconds)}
@@ -201,28 +210,28 @@ def _rank_questions(case: Case, files: Mapping[str, bytes], space: Any) -> tuple
     assert tower is not None
     space = Space(tower, space.index)
     keys = hash64s(case.log.items.tolist())
-    row = space.index.find(keys)
-    code = np.full(len(space.index), UNKNOWN, np.int64)
-    code[row[row >= 0]] = np.flatnonzero(row >= 0)
+    row_by_code = space.index.find(keys)
+    code_by_row = np.full(len(space.index), UNKNOWN, np.int64)
+    code_by_row[row_by_code[row_by_code >= 0]] = np.flatnonzero(row_by_code >= 0)
     rows, offsets = case.histories()
     item, ts = case.log.item[rows], case.log.ts[rows]
     lists, seconds = np.full((len(case.questions), SIZE), -1, np.int64), []
     for number in range(len(case.questions)):
         history = slice(offsets[number], offsets[number + 1])
         started = time.perf_counter()
-        product = space.query(_History(keys[item[history]], ts[history])).scores_of(
+        scores = space.query(_History(keys[item[history]], ts[history])).scores_of(
             np.arange(len(space.index))
         )
         if not case.data_set.repeats:
-            seen_rows = row[item[history]]
-            product[seen_rows[seen_rows >= 0]] = -np.inf
-        if space.index.shown is not None:
-            product = np.where(space.index.shown, product, -np.inf)
-        best = np.argpartition(-product, min(SIZE, len(product) - 1))[:SIZE]
-        best = best[np.argsort(-product[best], kind="stable")]
+            seen_rows = row_by_code[item[history]]
+            scores[seen_rows[seen_rows >= 0]] = -np.inf
+        if space.index.visible is not None:
+            scores = np.where(space.index.visible, scores, -np.inf)
+        best_rows = np.argpartition(-scores, min(SIZE, len(scores) - 1))[:SIZE]
+        best_rows = best_rows[np.argsort(-scores[best_rows], kind="stable")]
         seconds.append(time.perf_counter() - started)
-        best = best[np.isfinite(product[best])]
-        lists[number, : len(best)] = code[best]
+        best_rows = best_rows[np.isfinite(scores[best_rows])]
+        lists[number, : len(best_rows)] = code_by_row[best_rows]
     return lists, float(np.median(seconds)) * 1e6
 
 
@@ -296,8 +305,8 @@ def _most_popular(case: Case, rows: Ints, offsets: Ints) -> Ints:
     for number in () if case.data_set.repeats else range(len(case.questions)):
         seen_items = log.item[rows[offsets[number] : offsets[number + 1]]]
         if len(seen_items):
-            head = order[: SIZE + len(seen_items)]
-            lists[number] = head[~np.isin(head, seen_items)][:SIZE]
+            popular_items = order[: SIZE + len(seen_items)]
+            lists[number] = popular_items[~np.isin(popular_items, seen_items)][:SIZE]
     return lists
 
 
@@ -305,12 +314,13 @@ def choose_epochs(case: Case, settings: Mapping[str, Any], seed: int) -> dict[in
     """Return NDCG@10 after each number of epochs on the `dev` cut."""
     evaluation_epochs = EVALUATION_EPOCHS[case.data_set.name]
     path = case.folder / f"epochs-{len(case.questions)}.npz"
-    arrays = load_or_make_arrays(
+    arrays = load_or_compute_arrays(
         path, lambda: list_esasrec(case, settings, evaluation_epochs, seed, PATIENCE_EVALUATIONS)
     )
     weight = item_weights(case.log)
     values = [
-        float(score(lists, case.questions, weight)["ndcg_10"].mean()) for lists in arrays["lists"]
+        float(score_lists(lists, case.questions, weight)["ndcg_10"].mean())
+        for lists in arrays["lists"]
     ]
     return dict(zip(evaluation_epochs, values, strict=False))
 
@@ -321,48 +331,55 @@ def compare(
     """Return figures of both, with the paired gain of ours."""
     question_count = len(case.questions)
     our_runs = [
-        load_or_make_arrays(
+        load_or_compute_arrays(
             case.folder / f"ours-{seed}-{question_count}.npz",
             lambda seed=seed: list_tailorbird(case, seed),
         )
         for seed in seeds
     ]
     peer_runs = [
-        load_or_make_arrays(
+        load_or_compute_arrays(
             case.folder / f"theirs-{epochs}-{seed}-{question_count}.npz",
             lambda seed=seed: list_esasrec(case, settings, (epochs,), seed),
         )
         for seed in seeds
     ]
     lists = {
-        OURS: [each["lists"] for each in our_runs],
-        PEER: [each["lists"][-1] for each in peer_runs],
+        OUR_MODEL: [runs_of_model["lists"] for runs_of_model in our_runs],
+        PEER_MODEL: [runs_of_model["lists"][-1] for runs_of_model in peer_runs],
     }
     seconds = {
-        OURS: [float(each["seconds_fit"]) for each in our_runs],
-        PEER: [float(each["seconds_fit"][-1]) for each in peer_runs],
+        OUR_MODEL: [float(runs_of_model["seconds_fit"]) for runs_of_model in our_runs],
+        PEER_MODEL: [float(runs_of_model["seconds_fit"][-1]) for runs_of_model in peer_runs],
     }
     weight = item_weights(case.log)
     values = {}
-    for name, each in lists.items():
-        by_seed = [score(one, case.questions, weight) for one in each]
+    for name, runs_of_model in lists.items():
+        by_seed = [
+            score_lists(run_metrics, case.questions, weight) for run_metrics in runs_of_model
+        ]
         values[name] = {
-            figure: np.mean([one[figure] for one in by_seed], axis=0) for figure in FIGURES
+            figure: np.mean([run_metrics[figure] for run_metrics in by_seed], axis=0)
+            for figure in METRIC_NAMES
         }
     resampling = Resampling.of(case.log.people[case.log.person[case.questions.asker]])
     results: dict[str, dict[str, float]] = {name: {} for name in lists}
     gain: dict[str, float] = {}
-    for figure in FIGURES:
+    for figure in METRIC_NAMES:
         for name in lists:
-            results[name] |= interval(figure, *resampling.mean(values[name][figure]))
-        gain |= interval(figure, *resampling.mean(values[OURS][figure] - values[PEER][figure]))
+            results[name] |= with_interval(figure, *resampling.mean(values[name][figure]))
+        gain |= with_interval(
+            figure, *resampling.mean(values[OUR_MODEL][figure] - values[PEER_MODEL][figure])
+        )
     has_history = np.diff(case.histories()[1]) > 0
     for name in lists:
         results[name]["ndcg_10_with_past"] = round(
             float(values[name]["ndcg_10"][has_history].mean()), 6
         )
         results[name]["seconds_fit"] = round(float(np.mean(seconds[name])), 1)
-    results[OURS]["us"] = round(float(np.mean([float(each["us"]) for each in our_runs])), 1)
+    results[OUR_MODEL]["us"] = round(
+        float(np.mean([float(runs_of_model["us"]) for runs_of_model in our_runs])), 1
+    )
     return {
         "title": case.data_set.title,
         "train_rows": case.log.test_from,
@@ -392,7 +409,7 @@ def measure(arguments: argparse.Namespace, keep: Path) -> dict[str, Any]:
             SETS[name].small.questions if arguments.small else SETS[name].questions
         )
         ndcg_by_epochs = choose_epochs(
-            Case.of(name, data, DEV, keep, min(max_questions, DEV_QUESTIONS), arguments.small),
+            Case.of(name, data, DEV_CUT, keep, min(max_questions, DEV_QUESTIONS), arguments.small),
             SETTINGS[name],
             SEED,
         )
@@ -406,7 +423,7 @@ def measure(arguments: argparse.Namespace, keep: Path) -> dict[str, Any]:
         cases[name] = {
             "cut": arguments.cut,
             **compare(case, seeds, SETTINGS[name], epochs),
-            PEER: peer_facts,
+            PEER_MODEL: peer_facts,
         }
     return {
         "benchmark": NAME,
@@ -431,7 +448,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--cut",
-        choices=(DEV, "test"),
+        choices=(DEV_CUT, "test"),
         default="test",
         help="what is asked: settings may be chosen on `dev` alone",
     )
@@ -439,7 +456,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=0, help="ask so many at most (20,000)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tailorbird-rectools-") as scratch:
-        result = measure(arguments, arguments.keep or Path(scratch)) | how_run(_command(arguments))
+        result = measure(arguments, arguments.keep or Path(scratch)) | describe_provenance(
+            _command(arguments)
+        )
     print(json.dumps(result, indent=1)) if arguments.json else print_report(result)
 
 
@@ -456,7 +475,7 @@ def print_report(result: Mapping[str, Any]) -> None:
     for name, case in result["cases"].items():
         print(
             f"{name}, cut {case['cut']}: {case['questions']:,} questions of "
-            f"{case['people']:,} people; {case[PEER]['epochs']} epochs"
+            f"{case['people']:,} people; {case[PEER_MODEL]['epochs']} epochs"
         )
         for entry, figures in case["results"].items():
             print(

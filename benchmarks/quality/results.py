@@ -54,7 +54,7 @@ COMMANDS = {
     "validity": "validity",
 }
 WITHOUT_DATA = ("product-simulated", "exploration", "off_policy_site")  # their data are generated
-KINDS = (
+SECTION_BY_KIND = (
     (rectools_page.is_rectools, rectools_page.section),
     (leaving_page.is_churn, leaving_page.section),
     (tasks_page.is_tasks, tasks_page.section),
@@ -98,11 +98,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     for file in arguments.take or ():
-        take(file.read_text())
+        store_figures(file.read_text())
     for name in () if arguments.render or arguments.take else arguments.only:
         measure(name, arguments.data, arguments.keep)
-    results = read()
-    text = page(PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", results)
+    results = read_figures()
+    text = render_page(
+        PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", results
+    )
     for result in filter(validity_page.is_validity, results):
         validity_pictures.write_pictures(PAGE.parent / "images", result)
     monitoring = _figure_file("monitoring")  # kept by the benchmark itself, part by part
@@ -125,10 +127,10 @@ def measure(name: str, data: str | None, keep: Path | None = None) -> None:
         return
     if process.returncode and not process.stdout:
         raise SystemExit(process.stderr)
-    take(process.stdout)
+    store_figures(process.stdout)
 
 
-def take(text: str) -> None:
+def store_figures(text: str) -> None:
     """Keep the output of a benchmark; cases that it did not run stay as they were.
 
     Raises:
@@ -147,7 +149,7 @@ def take(text: str) -> None:
     file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def read() -> list[dict[str, Any]]:
+def read_figures() -> list[dict[str, Any]]:
     """Return the figures that are there, in the order of the page."""
     files = (_figure_file(name) for name in COMMANDS)
     return [json.loads(file.read_text()) for file in files if file.exists()]
@@ -158,22 +160,22 @@ def _figure_file(name: str) -> Path:
     return folder / f"{name}.json"
 
 
-def page(text: str, results: list[dict[str, Any]]) -> str:
+def render_page(text: str, results: list[dict[str, Any]]) -> str:
     """Return the page with its generated part replaced."""
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     product_results = [result for result in results if product_page.is_product(result)]
     churn_results = [result for result in results if leaving_page.is_churn(result)]
-    parts = [product_page.summary(product_results)] if product_results else []
-    parts += [leaving_page.summary(churn_results)] if churn_results else []
+    sections = [product_page.summary(product_results)] if product_results else []
+    sections += [leaving_page.summary(churn_results)] if churn_results else []
     shared = product_page.shared_protocol(product_results)
-    parts += [product_page.section(result, shared) for result in product_results]
-    parts += [
-        next(section for matches, section in KINDS if matches(result))(result)
+    sections += [product_page.section(result, shared) for result in product_results]
+    sections += [
+        next(section for matches, section in SECTION_BY_KIND if matches(result))(result)
         for result in results
         if not product_page.is_product(result)
     ]
-    generated = "\n".join(parts)
+    generated = "\n".join(sections)
     return f"{before}{BEGIN}\n\n{generated}\n{END}{after}"
 
 

@@ -13,7 +13,7 @@ from benchmarks.quality.leaving import Case, Plan, main
 from tailorbird.events import DAY
 from tailorbird.training.tasks.churn.labels import Window
 
-WINDOW, STEP, WINDOWS, JUDGED = 90, 30, 9, 5
+WINDOW_DAYS, STEP_DAYS, WINDOW_COUNT, JUDGED_COUNT = 90, 30, 9, 5
 
 
 def prepare(source: Path, target: Path) -> None:
@@ -22,11 +22,11 @@ def prepare(source: Path, target: Path) -> None:
     Lines without a customer or a price, and corrections of stock, are left out.
     """
     lines = pq.read_table(source / "transactions.parquet")
-    returned = pc.starts_with(lines["invoice"], "C")
+    is_return = pc.starts_with(lines["invoice"], "C")
     is_valid = pc.and_(pc.is_valid(lines["customer_id"]), pc.greater(lines["unit_price"], 0))
-    is_valid = pc.and_(is_valid, pc.or_(returned, pc.greater(lines["quantity"], 0)))
+    is_valid = pc.and_(is_valid, pc.or_(is_return, pc.greater(lines["quantity"], 0)))
     amount = pc.abs(pc.multiply(lines["unit_price"], lines["quantity"].cast(pa.float64())))
-    lines = lines.append_column("type", pc.if_else(returned, "return", "purchase")).append_column(
+    lines = lines.append_column("type", pc.if_else(is_return, "return", "purchase")).append_column(
         "amount", amount
     )
     lines = lines.append_column("units", pc.abs(lines["quantity"].cast(pa.int64()))).append_column(
@@ -58,12 +58,15 @@ def prepare(source: Path, target: Path) -> None:
     )
 
 
-def plan(first: int, end: int) -> Plan:
+def plan_windows(first: int, end: int) -> Plan:
     """Return nine windows, 30 days apart; the last five are reported."""
-    last = end - WINDOW * DAY
+    last = end - WINDOW_DAYS * DAY
     return Plan(
-        tuple(Window(last - k * STEP * DAY, 0, WINDOW * DAY) for k in range(WINDOWS - 1, -1, -1)),
-        JUDGED,
+        tuple(
+            Window(last - k * STEP_DAYS * DAY, 0, WINDOW_DAYS * DAY)
+            for k in range(WINDOW_COUNT - 1, -1, -1)
+        ),
+        JUDGED_COUNT,
     )
 
 
@@ -72,7 +75,7 @@ CASE = Case(
     title="Online Retail II: which customers of a gift wholesaler will not order within 90 days?",
     folder="online-retail",
     prepare=prepare,
-    plan=plan,
+    plan=plan_windows,
     protocol=(
         "Asked at five origins, 30 days apart, about everybody who ordered within a year; "
         "`ap` is of ordering again, `ap_gone` of leaving.",

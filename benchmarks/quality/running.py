@@ -21,7 +21,7 @@ SEED = 7  # of the first training; the others' follow
 
 
 @dataclass(frozen=True)
-class Counted:
+class QueryCount:
     """One figure of the lake beside the one in the data set's description."""
 
     query: str
@@ -29,14 +29,16 @@ class Counted:
     expected: int
 
 
-def make_parser(name: str, about: str, *, small: str, keep: str) -> argparse.ArgumentParser:
+def make_parser(name: str, description: str, *, small: str, keep: str) -> argparse.ArgumentParser:
     """Make the parser of a benchmark over real data; the caller adds its own options.
 
     Args:
         small: help of `--small`: the part that it keeps.
         keep: help of `--keep`.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.quality.{name}", description=about)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.quality.{name}", description=description
+    )
     parser.add_argument(
         "--data",
         type=Path,
@@ -79,7 +81,7 @@ def require_data_set(folder: str, data: Path | None) -> Path:
     return path
 
 
-def rate(hits: int, runs: int) -> dict[str, float]:
+def share_with_interval(hits: int, runs: int) -> dict[str, float]:
     """Return a share with Wilson's 95 % interval."""
     low, high = proportion_interval(hits, runs)
     return {"value": hits / runs, "low": low, "high": high, "n": runs}

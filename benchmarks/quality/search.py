@@ -48,94 +48,111 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
-from benchmarks.quality.parts.search_shops import GRADES, WANDS, Judged, Shop, chorus, wands
+from benchmarks.quality.parts.search_shops import (
+    GRADES,
+    WANDS,
+    GradeByRow,
+    Shop,
+    read_chorus,
+    read_wands,
+)
 from benchmarks.quality.running import default_data, environment, require_data_set
 from tailorbird.config.training_settings import SearchSection
 from tailorbird.retrieval.index import RERANKED_MIN
-from tailorbird.retrieval.meaning import Meaning, MeaningSettings, texts_to_encode, write_meaning
-from tailorbird.retrieval.text import FIELDS, TextIndex, write_text_index
+from tailorbird.retrieval.meaning import (
+    TextVectors,
+    TextVectorSettings,
+    texts_to_encode,
+    write_text_vectors,
+)
+from tailorbird.retrieval.text import FIELD_WEIGHTS, TextIndex, write_text_index
 
-TOP = 10
-HITS, NEAR = 200, 50
+TOP_K = 10
+BM25_HITS, NEAREST_COUNT = 200, 50
 FOLDS, SEED, RESAMPLES = 5, 7, 2_000
 COMPONENTS = 128
-BLEND = 0.1
+BLEND_WEIGHT = 0.1
 TIE = 1e-9
-OURS = "tailorbird"
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0)  # of the cosine, see `retrieval.meaning`
+OUR_METHOD = "tailorbird"
+COSINE_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0)  # of the cosine, see `retrieval.meaning`
 
 
 class Searcher:
     """Our index of one shop, over all fields and over each, and vectors."""
 
     def __init__(self, shop: Shop) -> None:
-        self.meaning: Meaning | None = None
+        self.meaning: TextVectors | None = None
         started = time.process_time()
-        self._all_fields = _open_index(shop.documents)
+        self._all_fields_index = _open_index(shop.documents)
         self.index_s = time.process_time() - started
-        self._fields = {name: _open_index({name: shop.documents[name]}) for name in FIELDS}
+        self._index_by_field = {
+            name: _open_index({name: shop.documents[name]}) for name in FIELD_WEIGHTS
+        }
         texts = [
             " ".join((title, title, title, category, brand, brand, text[:600]))
             for title, category, brand, text in _document_rows(shop)
         ]
-        self._words = TfidfVectorizer(
+        self._vectoriser = TfidfVectorizer(
             min_df=2, sublinear_tf=True, max_features=60_000, token_pattern=r"\w+"
         )
-        words = self._words.fit_transform(texts)
+        words = self._vectoriser.fit_transform(texts)
         components = TruncatedSVD(min(COMPONENTS, words.shape[1] - 1), random_state=SEED)
-        self._vectors = _unit(components.fit_transform(words)).astype(np.float32)
+        self._vectors = _normalise(components.fit_transform(words)).astype(np.float32)
         self._word_vectors = np.ascontiguousarray(
             components.components_.T
         )  # a vector for each word, so that a query reads only those of its words
-        self._title = [set(title.lower().split()) for title in shop.documents["title"]]
-        self._price = np.log1p(shop.price)
+        self._title_words = [set(title.lower().split()) for title in shop.documents["title"]]
+        self._log_price = np.log1p(shop.price)
 
     def load_meaning(self, shop: Shop, encoder: Path, cache: Path) -> None:
         """Encode the products, as an index is built in a project with `search.encoder`."""
         with tempfile.TemporaryDirectory() as folder:
             texts = texts_to_encode(shop.documents)
-            write_meaning(Path(folder), MeaningSettings(encoder, 1.0, cache), texts)
+            write_text_vectors(Path(folder), TextVectorSettings(encoder, 1.0, cache), texts)
             files = {
                 path.relative_to(folder).as_posix(): path.read_bytes()
                 for path in Path(folder).rglob("*")
                 if path.is_file()
             }
-        self.meaning = Meaning.read(files, len(texts))
+        self.meaning = TextVectors.read(files, len(texts))
 
-    def by_meaning(self, query: str, weight: float) -> np.ndarray:
+    def rank_by_meaning(self, query: str, weight: float) -> np.ndarray:
         """Rank products by words and meaning, best first, as `Index.search` orders them."""
         assert self.meaning is not None
-        rows, scores = self._all_fields.search(query, RERANKED_MIN)
-        rows, scores = replace(self.meaning, weight=weight).mix(query, rows, scores, None)
+        rows, scores = self._all_fields_index.search(query, RERANKED_MIN)
+        rows, scores = replace(self.meaning, weight=weight).combine_with_cosines(
+            query, rows, scores, None
+        )
         return rows[np.lexsort((rows, -scores))]
 
-    def bm25(self, query: str) -> tuple[np.ndarray, np.ndarray]:
-        return self._all_fields.search(query, HITS)
+    def search_bm25(self, query: str) -> tuple[np.ndarray, np.ndarray]:
+        return self._all_fields_index.search(query, BM25_HITS)
 
-    def near(self, query: str) -> tuple[np.ndarray, np.ndarray]:
+    def find_nearest(self, query: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the cosine of each product, and the nearest products, best first."""
-        words = csr_matrix(self._words.transform([query]))
-        cosines = self._vectors @ _unit((words.data @ self._word_vectors[words.indices])[None])[
-            0
-        ].astype(np.float32)
-        near = np.argpartition(-cosines, min(HITS, len(cosines)) - 1)[:HITS]
+        words = csr_matrix(self._vectoriser.transform([query]))
+        cosines = self._vectors @ _normalise(
+            (words.data @ self._word_vectors[words.indices])[None]
+        )[0].astype(np.float32)
+        near = np.argpartition(-cosines, min(BM25_HITS, len(cosines)) - 1)[:BM25_HITS]
         return cosines, near[np.lexsort((near, -cosines[near]))]
 
-    def columns(self, query: str, rows: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    def compute_features(self, query: str, rows: np.ndarray, cosines: np.ndarray) -> np.ndarray:
         """Return the re-ranking model's features of some products, given all cosines."""
         columns = [
-            _scores(index, query, rows) for index in (self._all_fields, *self._fields.values())
+            _scores_of_rows(index, query, rows)
+            for index in (self._all_fields_index, *self._index_by_field.values())
         ]
         columns.append(cosines[rows])
         words = query.lower().split()
-        titles = [self._title[row] for row in rows.tolist()]
+        titles = [self._title_words[row] for row in rows.tolist()]
         columns.append(
             np.array(
                 [sum(word in title for word in words) / max(len(words), 1) for title in titles]
             )
         )
         columns.append(np.array([len(title) for title in titles], float))
-        return np.column_stack([*columns, self._price[rows]])
+        return np.column_stack([*columns, self._log_price[rows]])
 
 
 def _document_rows(shop: Shop) -> Iterable[tuple[str, ...]]:
@@ -151,11 +168,11 @@ def _open_index(documents: Mapping[str, Sequence[str]]) -> TextIndex:
         return TextIndex.load({file.name: file.read_bytes() for file in path.iterdir()})
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def _normalise(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def _scores(index: TextIndex, query: str, rows: np.ndarray) -> np.ndarray:
+def _scores_of_rows(index: TextIndex, query: str, rows: np.ndarray) -> np.ndarray:
     hits, scores = index.search(query, 2_000)
     if not len(hits):
         return np.zeros(len(rows))
@@ -169,21 +186,21 @@ def rank_products(
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[float]]]:
     """Rank products for each method and query; also return CPU seconds of each ranking."""
     rankings: dict[str, dict[str, np.ndarray]] = {
-        name: {} for name in (OURS, "vectors", "fused", "blended")
+        name: {} for name in (OUR_METHOD, "vectors", "fused", "blended")
     }
     seconds: dict[str, list[float]] = {name: [] for name in rankings}
     pools: dict[str, np.ndarray] = {}
     cosines_by_query: dict[str, np.ndarray] = {}
     pool_seconds: dict[str, float] = {}
     for query in shop.queries:
-        rows, scores, by_words = _time_call(lambda query=query: searcher.bm25(query))
-        cosines, near, by_vectors = _time_call(lambda query=query: searcher.near(query))
+        rows, scores, by_words = _time_call(lambda query=query: searcher.search_bm25(query))
+        cosines, near, by_vectors = _time_call(lambda query=query: searcher.find_nearest(query))
         fused, fusing_s = _time_call(lambda rows=rows, near=near: (_fuse(rows, near),))
         blended, blending_s = _time_call(
             lambda rows=rows, scores=scores, cosines=cosines: (_blend(rows, scores, cosines),)
         )
         for name, ranking, seconds_taken in (
-            (OURS, rows, by_words),
+            (OUR_METHOD, rows, by_words),
             ("vectors", near, by_vectors),
             ("fused", fused, by_words + by_vectors + fusing_s),
             ("blended", blended, by_words + by_vectors + blending_s),
@@ -191,40 +208,50 @@ def rank_products(
             rankings[name][query] = ranking
             seconds[name].append(seconds_taken)
         pools[query], cosines_by_query[query] = (
-            np.unique(np.concatenate([rows, near[:NEAR]])),
+            np.unique(np.concatenate([rows, near[:NEAREST_COUNT]])),
             cosines,
         )
         pool_seconds[query] = by_words + by_vectors
-    for name, learned in (("reranked", pools), ("reranked_judged", {})):
-        rankings[name], seconds_taken = _rerank(shop, searcher, pools, cosines_by_query, learned)
+    for name, learned_pools in (("reranked", pools), ("reranked_judged", {})):
+        rankings[name], seconds_taken = _rerank(
+            shop, searcher, pools, cosines_by_query, learned_pools
+        )
         seconds[name] = [pool_seconds[query] + seconds_taken[query] for query in shop.queries]
     if searcher.meaning is not None:
         for name, weights in _choose_weights(shop, searcher).items():
-            timed = {
+            timed_rankings = {
                 query: _time_call(
-                    lambda query=query, w=weights[query]: (searcher.by_meaning(query, w),)
+                    lambda query=query, w=weights[query]: (searcher.rank_by_meaning(query, w),)
                 )
                 for query in shop.queries
             }
-            rankings[name] = {query: rows for query, (rows, _) in timed.items()}
-            seconds[name] = [seconds_taken for _, seconds_taken in timed.values()]
+            rankings[name] = {query: rows for query, (rows, _) in timed_rankings.items()}
+            seconds[name] = [seconds_taken for _, seconds_taken in timed_rankings.values()]
     return rankings, seconds
 
 
 def _choose_weights(shop: Shop, searcher: Searcher) -> dict[str, dict[str, float]]:
     """Return the weight of the cosine for each query: the default, and chosen on other queries."""
     queries = list(shop.queries)
-    fold = np.random.default_rng(SEED).permutation(len(queries)) % FOLDS
-    figures = np.array(
+    fold_by_query = np.random.default_rng(SEED).permutation(len(queries)) % FOLDS
+    ndcg_by_weight = np.array(
         [
-            [ndcg(searcher.by_meaning(query, weight), shop.judged[query]) for query in queries]
-            for weight in WEIGHTS
+            [
+                ndcg(searcher.rank_by_meaning(query, weight), shop.grades_by_query[query])
+                for query in queries
+            ]
+            for weight in COSINE_WEIGHTS
         ]
     )
-    best = [WEIGHTS[np.nanmean(figures[:, fold != k], axis=1).argmax()] for k in range(FOLDS)]
+    best_weights = [
+        COSINE_WEIGHTS[np.nanmean(ndcg_by_weight[:, fold_by_query != k], axis=1).argmax()]
+        for k in range(FOLDS)
+    ]
     default = SearchSection().weight
     return {
-        "meaning": {query: best[k] for query, k in zip(queries, fold.tolist(), strict=True)},
+        "meaning": {
+            query: best_weights[k] for query, k in zip(queries, fold_by_query.tolist(), strict=True)
+        },
         "meaning_default": dict.fromkeys(queries, default),
     }
 
@@ -238,7 +265,7 @@ def _time_call(call: Callable[[], tuple[np.ndarray, ...]]) -> tuple[Any, ...]:
 
 def _blend(rows: np.ndarray, scores: np.ndarray, cosines: np.ndarray) -> np.ndarray:
     share = scores / max(float(scores.max(initial=0.0)), 1e-9)
-    return rows[np.argsort(-(share + BLEND * cosines[rows]), kind="stable")]
+    return rows[np.argsort(-(share + BLEND_WEIGHT * cosines[rows]), kind="stable")]
 
 
 def _fuse(*lists: np.ndarray) -> np.ndarray:
@@ -260,7 +287,7 @@ def _rerank(
 
     It learns from the judged products, and from `extra_rows` with grade 0.
     """
-    fold = dict(
+    fold_by_query = dict(
         zip(
             shop.queries,
             np.random.default_rng(SEED).permutation(len(shop.queries)) % FOLDS,
@@ -269,15 +296,17 @@ def _rerank(
     )
     rows = {
         query: np.union1d(
-            extra_rows.get(query, np.zeros(0, np.int64)), sorted(shop.judged[query])
+            extra_rows.get(query, np.zeros(0, np.int64)), sorted(shop.grades_by_query[query])
         ).astype(np.int64)
-        for query in fold
+        for query in fold_by_query
     }
     columns = {
-        query: searcher.columns(query, rows[query], cosines_by_query[query]) for query in fold
+        query: searcher.compute_features(query, rows[query], cosines_by_query[query])
+        for query in fold_by_query
     }
     grades = {
-        query: [shop.judged[query].get(row, 0.0) for row in rows[query].tolist()] for query in fold
+        query: [shop.grades_by_query[query].get(row, 0.0) for row in rows[query].tolist()]
+        for query in fold_by_query
     }
     parameters = {
         "objective": "lambdarank",
@@ -293,7 +322,7 @@ def _rerank(
     rankings: dict[str, np.ndarray] = {}
     seconds: dict[str, float] = {}
     for number in range(FOLDS):
-        train_queries = [query for query in fold if fold[query] != number]
+        train_queries = [query for query in fold_by_query if fold_by_query[query] != number]
         groups = [len(grades[query]) for query in train_queries]
         data = lightgbm.Dataset(
             np.concatenate([columns[query] for query in train_queries]),
@@ -301,12 +330,12 @@ def _rerank(
             group=groups,
         )
         model = lightgbm.train(parameters, data, 150)
-        for query in fold:
-            if fold[query] == number:
+        for query in fold_by_query:
+            if fold_by_query[query] == number:
                 started = time.process_time()
                 scores = np.asarray(
                     model.predict(
-                        searcher.columns(query, pools[query], cosines_by_query[query]),
+                        searcher.compute_features(query, pools[query], cosines_by_query[query]),
                         num_threads=1,
                     )
                 )
@@ -315,24 +344,24 @@ def _rerank(
     return rankings, seconds
 
 
-def ndcg(rows: np.ndarray, judged: Judged) -> float:
+def ndcg(rows: np.ndarray, judged: GradeByRow) -> float:
     gain, ideal = (
         _gains(rows, judged),
-        np.sort([2**grade - 1 for grade in judged.values()])[::-1][:TOP],
+        np.sort([2**grade - 1 for grade in judged.values()])[::-1][:TOP_K],
     )
-    discount = 1 / np.log2(np.arange(2, TOP + 2))
+    discount = 1 / np.log2(np.arange(2, TOP_K + 2))
     ideal_dcg = float(ideal @ discount[: len(ideal)])
     return float(gain @ discount[: len(gain)]) / ideal_dcg if ideal_dcg > 0 else float("nan")
 
 
-def public_ndcg(rows: np.ndarray, judged: Judged) -> float:
+def public_ndcg(rows: np.ndarray, judged: GradeByRow) -> float:
     """Return NDCG as public figures on WANDS define it (see above); `judged` is by `GRADES`."""
-    gain, discount = _gains(rows, judged), 1 / np.arange(1, TOP + 1)
+    gain, discount = _gains(rows, judged), 1 / np.arange(1, TOP_K + 1)
     return float(gain @ discount[: len(gain)] / ((2 ** max(GRADES.values()) - 1) * discount.sum()))
 
 
-def _gains(rows: np.ndarray, judged: Judged) -> np.ndarray:
-    return np.array([2 ** judged.get(row, 0.0) - 1 for row in rows[:TOP].tolist()])
+def _gains(rows: np.ndarray, judged: GradeByRow) -> np.ndarray:
+    return np.array([2 ** judged.get(row, 0.0) - 1 for row in rows[:TOP_K].tolist()])
 
 
 def measure_shop(
@@ -344,34 +373,41 @@ def measure_shop(
         searcher.load_meaning(shop, encoder, cache)
     with threadpool_limits(1):  # times are of one thread, as servers answer
         rankings, seconds = rank_products(shop, searcher)
-    value = {
-        name: np.array([ndcg(rows[query], shop.judged[query]) for query in shop.queries])
+    ndcg_by_method = {
+        name: np.array([ndcg(rows[query], shop.grades_by_query[query]) for query in shop.queries])
         for name, rows in rankings.items()
     }
     resamples = np.random.default_rng(SEED).integers(
         0, len(shop.queries), (RESAMPLES, len(shop.queries))
     )
     results, differences = {}, {}
-    for name, values in value.items():
-        gain = values - value[OURS]
+    for name, ndcg_by_query in ndcg_by_method.items():
+        gain = ndcg_by_query - ndcg_by_method[OUR_METHOD]
         judged_alone = np.array(
-            [_judged_alone(rankings[name][query], shop.judged[query]) for query in shop.queries]
+            [
+                _judged_alone(rankings[name][query], shop.grades_by_query[query])
+                for query in shop.queries
+            ]
         )
         judged = [
-            _judged_share(rankings[name][query], shop.judged[query]) for query in shop.queries
+            _judged_share(rankings[name][query], shop.grades_by_query[query])
+            for query in shop.queries
         ]
         results[name] = {
-            **_mean_with_interval("ndcg_10", values, resamples),
+            **_mean_with_interval("ndcg_10", ndcg_by_query, resamples),
             "judged_10": round(float(np.mean(judged)), 4),
             **_mean_with_interval("judged_alone_ndcg_10", judged_alone, resamples),
-            "ms": _times(seconds[name]),
+            "ms": _latency_quantiles(seconds[name]),
         }
         if shop.name == WANDS:
             public = np.array(
-                [public_ndcg(rankings[name][query], shop.judged[query]) for query in shop.queries]
+                [
+                    public_ndcg(rankings[name][query], shop.grades_by_query[query])
+                    for query in shop.queries
+                ]
             )
             results[name] |= _mean_with_interval("public_ndcg_10", public, resamples)
-        if name != OURS:
+        if name != OUR_METHOD:
             differences[name] = {
                 **_mean_with_interval("ndcg_10", gain, resamples),
                 "wins": int((gain > TIE).sum()),
@@ -380,15 +416,18 @@ def measure_shop(
     by_query = [
         {
             "query": query,
-            "judged": len(shop.judged[query]),
-            **{name: _round_or_none(values[place]) for name, values in value.items()},
+            "judged": len(shop.grades_by_query[query]),
+            **{
+                name: _round_or_none(ndcg_by_query[query_index])
+                for name, ndcg_by_query in ndcg_by_method.items()
+            },
         }
-        for place, query in enumerate(shop.queries)
+        for query_index, query in enumerate(shop.queries)
     ]
     sizes = {
         "products": len(shop.price),
         "queries": len(shop.queries),
-        "judged": sum(map(len, shop.judged.values())),
+        "judged": sum(map(len, shop.grades_by_query.values())),
     }
     return {
         "results": results,
@@ -399,17 +438,17 @@ def measure_shop(
     }
 
 
-def _judged_alone(rows: np.ndarray, judged: Judged) -> float:
+def _judged_alone(rows: np.ndarray, judged: GradeByRow) -> float:
     """Return NDCG@10 of the judged products alone, in the order in which they were found."""
     return ndcg(np.array([row for row in rows.tolist() if row in judged], np.int64), judged)
 
 
-def _judged_share(rows: np.ndarray, judged: Judged) -> float:
+def _judged_share(rows: np.ndarray, judged: GradeByRow) -> float:
     """Return the share of the top ten that was judged."""
-    return float(np.mean([row in judged for row in rows[:TOP].tolist()] or [0.0]))
+    return float(np.mean([row in judged for row in rows[:TOP_K].tolist()] or [0.0]))
 
 
-def _times(seconds: Sequence[float]) -> dict[str, float]:
+def _latency_quantiles(seconds: Sequence[float]) -> dict[str, float]:
     return {
         "p50": round(float(np.median(seconds)) * 1e3, 2),
         "p99": round(float(np.quantile(seconds, 0.99)) * 1e3, 2),
@@ -454,9 +493,9 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         shop = (
-            wands(arguments.wands)
+            read_wands(arguments.wands)
             if arguments.wands
-            else chorus(require_data_set("chorus-electronics", arguments.data))
+            else read_chorus(require_data_set("chorus-electronics", arguments.data))
         )
     except (OSError, ValueError) as error:
         parser.error(str(error))
@@ -465,7 +504,7 @@ def main() -> None:
             shop.name,
             shop.documents,
             shop.price,
-            {query: shop.judged[query] for query in shop.queries[::5]},
+            {query: shop.grades_by_query[query] for query in shop.queries[::5]},
         )
     report = {
         "benchmark": "search",

@@ -32,14 +32,20 @@ from tailorbird.training.pipeline import train
 from tailorbird.training.settings import TrainSettings
 
 COLUMN = "title"
-WAYS: dict[str, tuple[Transform, ...]] = {
+TRANSFORMS_BY_WAY: dict[str, tuple[Transform, ...]] = {
     "codes": (),
     "hashing": (transform(COLUMN, hashing(256)),),
     "frequency": (transform(COLUMN, frequency()),),
     "target": (transform(COLUMN, target("click", smoothing=50)),),
     "codes and target": (transform(COLUMN), transform(COLUMN, target("click", smoothing=50))),
 }
-COUNTED = ("item_clicks_1d", "item_clicks_7d", "item_ctr_7d", "item_purchases_28d", "item_lift")
+COUNTED_COLUMNS = (
+    "item_clicks_1d",
+    "item_clicks_7d",
+    "item_ctr_7d",
+    "item_purchases_28d",
+    "item_lift",
+)
 
 
 def main() -> None:
@@ -91,10 +97,10 @@ def run(folder: Path, *, small: bool) -> dict[str, Any]:
     subprocess.run(command, check=True, capture_output=True)
     project = open_project(root)
     results = {}
-    by_sources = select_live_columns(project.features, project.slot()).candidates.names
+    source_columns = select_live_columns(project.features, project.slot()).candidates.names
     for name, left_out in (
         ("beside counts by item", ()),
-        ("without counts by item", (*COUNTED, *by_sources)),
+        ("without counts by item", (*COUNTED_COLUMNS, *source_columns)),
     ):
         results |= {
             f"{name}: {way}": figures
@@ -139,24 +145,28 @@ def _compare(
             promote=False,
         )
 
-    without = train_model((), (*left_out, COLUMN))
+    model_without_column = train_model((), (*left_out, COLUMN))
     Registry(registry, clock=clock).promote(
-        without.version, by="benchmark", why="the others are compared with it"
+        model_without_column.version, by="benchmark", why="the others are compared with it"
     )
-    figures = {
-        "left out": {PRIMARY_METRIC: without.evaluation.figures["tailorbird"][PRIMARY_METRIC].value}
+    metrics_by_way = {
+        "left out": {
+            PRIMARY_METRIC: model_without_column.evaluation.intervals["tailorbird"][
+                PRIMARY_METRIC
+            ].value
+        }
     }
-    for way, transforms in WAYS.items():
+    for way, transforms in TRANSFORMS_BY_WAY.items():
         evaluation = train_model(transforms, left_out).evaluation
-        gain = evaluation.differences[without.version]
+        gain = evaluation.differences[model_without_column.version]
         value = evaluation.figures["tailorbird"][PRIMARY_METRIC].value
-        figures[way] = {
+        metrics_by_way[way] = {
             PRIMARY_METRIC: value,
             "gain": gain.value,
             "gain_low": gain.low,
             "gain_high": gain.high,
         }
-    return figures
+    return metrics_by_way
 
 
 def format_report(result: dict[str, Any]) -> str:

@@ -40,13 +40,13 @@ def oracle_scores(
     for row in range(len(user)):
         user_, day_ = user[row : row + 1], day[row : row + 1]
         items = item[offsets[row] : offsets[row + 1]]
-        cart = behaviour.cart_chance(taste, user_, items[None, :], day_)[0]
+        cart = behaviour.cart_probability(taste, user_, items[None, :], day_)[0]
         reward = REWARD.click + REWARD.purchase * cart * behaviour.PURCHASE_GIVEN_CART
         utility = taste.utility(user_, items, day_)[0]
-        lasting = taste.lasting(user_, day_, era)
+        lasting = taste.lasting_taste(user_, day_, era)
         category = taste.items.category[items]
         utility_without_urge = utility - URGE_WEIGHT * (
-            category == taste.urge(user_, day_, lasting)[0]
+            category == taste.urge_category(user_, day_, lasting)[0]
         )
         chance = np.exp(
             1.5 * lasting[0] - (1.5 * lasting[0]).max()
@@ -54,7 +54,9 @@ def oracle_scores(
         chance = (chance / chance.sum())[category]
         common_utility = (
             taste.appeal(float(day_[0]))[items]
-            + era.group[taste.users.country[user_[0]], taste.users.age_group[user_[0]]][category]
+            + era.group_taste[taste.users.country[user_[0]], taste.users.age_group[user_[0]]][
+                category
+            ]
         )
         scores["oracle"].append(behaviour.sigmoid(utility) * reward)
         scores["oracle_lasting"].append(

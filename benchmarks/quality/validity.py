@@ -34,7 +34,7 @@ from scipy.special import ndtri
 from benchmarks.quality.parts.validity_asos import FOLDER, measure_asos
 from benchmarks.quality.parts.validity_cost import measure_assignment
 from benchmarks.quality.parts.validity_peers import has_peers, measure_peers
-from benchmarks.quality.running import default_data, find_data_set, rate, revision
+from benchmarks.quality.running import default_data, find_data_set, revision, share_with_interval
 from benchmarks.quality.validity_interleaving import measure_interleaving, position_violations
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units, with_history
 from tailorbird.experiments.analysis import estimates
@@ -43,7 +43,7 @@ from tailorbird.experiments.analysis.anytime import anytime_bound
 from tailorbird.experiments.analysis.estimates import Effect, Estimate
 from tailorbird.experiments.analysis.sample_ratio import sample_ratio_log_factors
 from tailorbird.experiments.analysis.sequential import (
-    boundaries,
+    compute_boundaries,
     estimate_after_stopping,
     plan_design,
     select_stages,
@@ -85,11 +85,13 @@ def run_effects(
         arms = (kind.draw(rng, kind.units, 0.0), kind.draw(rng, kind.units, effect))
         effects = []
         for count in counts.tolist():
-            found = None
+            estimated_effect = None
             if 2 * count >= UNITS_MIN:
                 control, treatment = estimate_arms(arms, count)
-                found = estimates.compare(treatment, control)
-            effects.append(Effect(0.0, 1.0, 2 * count) if found is None else found)
+                estimated_effect = estimates.compare(treatment, control)
+            effects.append(
+                Effect(0.0, 1.0, 2 * count) if estimated_effect is None else estimated_effect
+            )
         yield effects
 
 
@@ -103,18 +105,18 @@ def method_bounds(units: int, stages: int) -> dict[str, Floats]:
             spending: plan_design(stages, spending=spending).bounds
             for spending in SPENDING_FUNCTIONS
         },
-        "anytime": anytime_bound(counts, tuned_for=units),
+        "anytime": anytime_bound(counts, tuned_for_units=units),
     }
 
 
-def judge(z: Floats, bounds: dict[str, Floats]) -> dict[str, Figure]:
+def measure_rejections(z: Floats, bounds: dict[str, Floats]) -> dict[str, Figure]:
     """Return the share of runs in which |Z| reaches a bound, and of the sample that it took."""
     figures = {}
     for method, bound in bounds.items():
-        crossed = np.abs(z) >= bound
-        figures[method] = rate(int(crossed.any(axis=1).sum()), len(z))
-        first = np.where(crossed.any(axis=1), crossed.argmax(axis=1) + 1, z.shape[1])
-        figures[method]["sample_used"] = float(first.mean() / z.shape[1])
+        is_crossed = np.abs(z) >= bound
+        figures[method] = share_with_interval(int(is_crossed.any(axis=1).sum()), len(z))
+        stages_used = np.where(is_crossed.any(axis=1), is_crossed.argmax(axis=1) + 1, z.shape[1])
+        figures[method]["sample_used"] = float(stages_used.mean() / z.shape[1])
     return figures
 
 
@@ -123,15 +125,15 @@ def measure_level(runs: int, seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, kind in KINDS.items():
         for stages in (STAGES, MANY_STAGES):
-            z = statistics(kind, runs, seed, stages)
-            for method, figure in judge(z, method_bounds(kind.units, stages)).items():
+            z = simulate_z(kind, runs, seed, stages)
+            for method, figure in measure_rejections(z, method_bounds(kind.units, stages)).items():
                 result.setdefault(name, {}).setdefault(method, {})[str(stages)] = figure
     return result
 
 
-def statistics(kind: MetricKind, runs: int, seed: int, stages: int, first: int = 0) -> Floats:
+def simulate_z(kind: MetricKind, runs: int, seed: int, stages: int, first: int = 0) -> Floats:
     """Return Z at each stage of experiments without an effect, shape (runs, stages)."""
-    effects = run_effects(kind, 0.0, runs, seed, stages, first)
+    effects = run_effects(kind=kind, effect=0.0, runs=runs, seed=seed, stages=stages, first=first)
     return np.array([[e.z for e in run] for run in effects])
 
 
@@ -142,16 +144,16 @@ def measure_estimated_information(runs: int, seed: int) -> Figure:
     for effects in run_effects(kind, 0.0, runs, seed):
         information = np.array([e.information for e in effects])
         rows = select_stages(information, planned=float(expected))
-        bounds = boundaries(information[rows], planned=float(expected), is_final=True)
+        bounds = compute_boundaries(information[rows], planned=float(expected), is_final=True)
         hits += bool((np.abs([effects[row].z for row in rows]) >= bounds).any())
-    return rate(hits, runs)
+    return share_with_interval(hits, runs)
 
 
 def measure_power(runs: int, seed: int) -> dict[str, Figure]:
     """Return rejections at the effect that a fixed test finds in 80 %."""
     kind = KINDS["normal"]
     z = np.array([[e.z for e in run] for run in run_effects(kind, power_effect(), runs, seed)])
-    figures = judge(z, method_bounds(kind.units, STAGES))
+    figures = measure_rejections(z, method_bounds(kind.units, STAGES))
     return {name: figure for name, figure in figures.items() if name != "peeked"}
 
 
@@ -179,8 +181,10 @@ def measure_coverage(runs: int, stopped_runs: int, seed: int) -> dict[str, Figur
                 control, treatment = _amounts(rng, 2_000, name)
             effect = estimates.compare(treatment, control)
             if effect is not None:
-                hits[name] += abs(effect.log - truth[name]) <= ndtri(0.975) * effect.error
-    result = {name: rate(count, runs) for name, count in hits.items()}
+                hits[name] += (
+                    abs(effect.log_ratio - truth[name]) <= ndtri(0.975) * effect.standard_error
+                )
+    result = {name: share_with_interval(count, runs) for name, count in hits.items()}
     return result | _stopped_coverage(stopped_runs, seed)
 
 
@@ -203,22 +207,28 @@ def _stopped_coverage(runs: int, seed: int) -> dict[str, Figure]:
     """Return coverage of the effect in trials that stop at the boundary, by true effect."""
     kind, design = KINDS["normal"], plan_design(STAGES)
     result = {}
-    for name, true in (("stopped_null", 0.0), ("stopped_effect", 0.038)):
-        hits = below = anytime_hits = 0
-        bound = anytime_bound(2 * np.arange(1, STAGES + 1) * kind.units / STAGES, tuned_for=1_000)
-        for effects in run_effects(kind, true, runs, seed):
+    for name, true_effect in (("stopped_null", 0.0), ("stopped_effect", 0.038)):
+        hits = below_truth_count = anytime_hits = 0
+        bound = anytime_bound(
+            2 * np.arange(1, STAGES + 1) * kind.units / STAGES, tuned_for_units=1_000
+        )
+        for effects in run_effects(kind, true_effect, runs, seed):
             z = np.array([e.z for e in effects])
-            crossed = np.flatnonzero(np.abs(z) >= design.bounds)
-            last = int(crossed[0]) if len(crossed) else STAGES - 1
-            information = effects[-1].information * design.times[: last + 1]
-            estimate = estimate_after_stopping(information, design.bounds[: last + 1], z[last])
-            hits += estimate.low <= math.log1p(true) <= estimate.high
-            below += estimate.value < math.log1p(true)
-            away = [abs(e.log - math.log1p(true)) / e.error for e in effects]
-            anytime_hits += bool((away <= bound).all())
-        result[name] = rate(hits, runs)
-        result[f"{name}_median_below_truth"] = rate(below, runs)
-        result[f"{name}_anytime_at_every_stage"] = rate(anytime_hits, runs)
+            crossed_stages = np.flatnonzero(np.abs(z) >= design.bounds)
+            last_stage = int(crossed_stages[0]) if len(crossed_stages) else STAGES - 1
+            information = effects[-1].information * design.times[: last_stage + 1]
+            estimate = estimate_after_stopping(
+                information, design.bounds[: last_stage + 1], z[last_stage]
+            )
+            hits += estimate.low <= math.log1p(true_effect) <= estimate.high
+            below_truth_count += estimate.value < math.log1p(true_effect)
+            standardised_error = [
+                abs(e.log_ratio - math.log1p(true_effect)) / e.standard_error for e in effects
+            ]
+            anytime_hits += bool((standardised_error <= bound).all())
+        result[name] = share_with_interval(hits, runs)
+        result[f"{name}_median_below_truth"] = share_with_interval(below_truth_count, runs)
+        result[f"{name}_anytime_at_every_stage"] = share_with_interval(anytime_hits, runs)
     return result
 
 
@@ -233,24 +243,28 @@ def measure_sample_ratio(runs: int, seed: int) -> dict[str, Any]:
         hits = {"tailorbird": 0, "chi_square_daily": 0}
         total, delays = 10_000 * np.arange(1, days + 1), []
         for _ in range(0, runs, 5_000):
-            first = rng.binomial(10_000, share, (5_000, days)).cumsum(axis=1)
-            counts = np.stack([first, total - first], axis=-1).reshape(-1, 2)
+            first_arm_counts = rng.binomial(10_000, share, (5_000, days)).cumsum(axis=1)
+            counts = np.stack([first_arm_counts, total - first_arm_counts], axis=-1).reshape(-1, 2)
             factors = sample_ratio_log_factors(counts, [1, 1]).reshape(-1, days)
-            alarm = factors > math.log(1_000)
-            chi = np.abs(first - total / 2) / np.sqrt(total / 4) > ndtri(1 - 0.0005)
-            hits["tailorbird"] += int(alarm[:, :STAGES].any(axis=1).sum())
-            hits["chi_square_daily"] += int(chi[:, :STAGES].any(axis=1).sum())
-            delays.append(np.where(alarm.any(axis=1), alarm.argmax(axis=1) + 1, math.inf))
-        result[name] = {method: rate(count, runs) for method, count in hits.items()}
+            is_alarm = factors > math.log(1_000)
+            is_chi_alarm = np.abs(first_arm_counts - total / 2) / np.sqrt(total / 4) > ndtri(
+                1 - 0.0005
+            )
+            hits["tailorbird"] += int(is_alarm[:, :STAGES].any(axis=1).sum())
+            hits["chi_square_daily"] += int(is_chi_alarm[:, :STAGES].any(axis=1).sum())
+            delays.append(np.where(is_alarm.any(axis=1), is_alarm.argmax(axis=1) + 1, math.inf))
+        result[name] = {method: share_with_interval(count, runs) for method, count in hits.items()}
         if name == "wrong":
-            found = np.quantile(np.concatenate(delays), [0.1, 0.5, 0.9], method="higher")
-            result["days_to_alarm"] = dict(zip(("low", "value", "high"), found, strict=True))
+            quantiles = np.quantile(np.concatenate(delays), [0.1, 0.5, 0.9], method="higher")
+            result["days_to_alarm"] = dict(zip(("low", "value", "high"), quantiles, strict=True))
             result["days_to_alarm"]["n"] = runs
     units = 10_000 * STAGES
-    ahead = units // 2 + np.arange(units // 100)
-    factors = sample_ratio_log_factors(np.stack([ahead, units - ahead], axis=-1), [1, 1])
-    least = float(np.argmax(factors > math.log(1_000)))
-    errors = {"imbalance": 0.005 * units, "alarm": least}
+    larger_arm_counts = units // 2 + np.arange(units // 100)
+    factors = sample_ratio_log_factors(
+        np.stack([larger_arm_counts, units - larger_arm_counts], axis=-1), [1, 1]
+    )
+    least_imbalance = float(np.argmax(factors > math.log(1_000)))
+    errors = {"imbalance": 0.005 * units, "alarm": least_imbalance}
     result["standard_errors"] = {key: value / math.sqrt(units / 4) for key, value in errors.items()}
     return result
 
@@ -271,8 +285,8 @@ def measure_cuped(runs: int, seed: int) -> dict[str, Any]:
         variances = values.var(axis=0, ddof=1)
         share = float(variances[1] / variances[0])
         # The two variances correlate as their effects do, so this interval is conservative.
-        half = share * 1.96 * math.sqrt(4 / runs)
-        figure = {"value": share, "low": share - half, "high": share + half, "n": runs}
+        half_width = share * 1.96 * math.sqrt(4 / runs)
+        figure = {"value": share, "low": share - half_width, "high": share + half_width, "n": runs}
         result[f"{correlation:g}"] = figure | {"expected": 1 - correlation**2}
     return result
 
@@ -290,31 +304,35 @@ def measure_cost() -> dict[str, Any]:
     return result
 
 
-def violations(results: dict[str, Any]) -> list[str]:
+def list_violations(results: dict[str, Any]) -> list[str]:
     """Return the cells that break their claim, by the 99.9 % interval of their rate."""
-    broken = []
+    violated_claims = []
     for metric, methods in results["aa"].items():
         for method, cells in methods.items():
             for stages, cell in cells.items():
                 hits = round(cell["value"] * cell["n"])
                 low, high = proportion_interval(hits, cell["n"], level=0.999)
                 if method != "peeked" and (low > 0.05 or (method == "once" and high < 0.05)):
-                    broken.append(f"{metric}, {method}, {stages} stages: {cell['value']:.2%}")
+                    violated_claims.append(
+                        f"{metric}, {method}, {stages} stages: {cell['value']:.2%}"
+                    )
     cell = results["information"]
     if proportion_interval(round(cell["value"] * cell["n"]), cell["n"], level=0.999)[0] > 0.05:
-        broken.append(f"estimated information: {cell['value']:.2%}")
+        violated_claims.append(f"estimated information: {cell['value']:.2%}")
     for name, cell in results["cuped"].items():
         if not cell["low"] <= cell["expected"] <= cell["high"]:
-            broken.append(f"cuped at {name}: {cell['value']:.3f}, not {cell['expected']:.3f}")
+            violated_claims.append(
+                f"cuped at {name}: {cell['value']:.3f}, not {cell['expected']:.3f}"
+            )
     if "interleaving" in results:
-        broken += position_violations(results["interleaving"]["aa"])
-    return broken
+        violated_claims += position_violations(results["interleaving"]["aa"])
+    return violated_claims
 
 
 def measure_parts(data: Path | None, *, small: bool, seed: int) -> dict[str, Any]:
     """Return interleaving, and what needs the peers' environment and the data set."""
-    drafted = measure_interleaving(small=small, seed=seed)
-    parts: dict[str, Any] = {"interleaving": {"revision": revision(), **drafted}}
+    interleaving_results = measure_interleaving(small=small, seed=seed)
+    parts: dict[str, Any] = {"interleaving": {"revision": revision(), **interleaving_results}}
     if has_peers():
         peers = measure_peers(40 if small else 1_000, seed, STAGES, power_effect())
         parts["peers"] = {"revision": revision(), **peers}
@@ -346,7 +364,7 @@ def measure(data: Path | None, *, small: bool, seed: int = 21) -> dict[str, Any]
         "stages": STAGES,
         "units_per_arm": {name: kind.units for name, kind in KINDS.items()},
         "results": results,
-        "violations": violations(results),
+        "violations": list_violations(results),
         "wall_s": round(time.monotonic() - started, 1),
     }
 

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from benchmarks.quality.running import rate
+from benchmarks.quality.running import share_with_interval
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.anytime import anytime_bound
-from tailorbird.experiments.interleaving import TUNED_FOR, balance_positions, estimate_share
+from tailorbird.experiments.interleaving import TUNED_FOR_UNITS, balance_positions, estimate_share
 from tailorbird.ranking.policy.interleaving import TeamDraft
 from tailorbird.simulator import Site
 from tailorbird.simulator.house import HousePolicy
@@ -46,52 +46,54 @@ class World:
     Attributes:
         available: items that may be shown, shape (items,).
         scores: log scores of `own_categories`, shape (users, items).
-        places: the best places in `available` by each ranker, shape (users, SIZE).
+        positions_by_ranker: the best places in `available` by each ranker, shape (users, SIZE).
     """
 
     site: Site
     available: Ints
     scores: Floats
-    places: tuple[Ints, Ints]
+    positions_by_ranker: tuple[Ints, Ints]
 
 
 def make_world(seed: int, users: int) -> World:
     """Simulate the history and learn the rankers from its clicks."""
     site = Site(seed, users=users, items=600, days=HISTORY_DAYS + TRIAL_DAYS + 1)
-    taste, count = site.taste, site.items.count
+    taste, item_count = site.taste, site.items.count
     rng, population = np.random.default_rng([seed, 11]), new_population(site.users)
-    policy = HousePolicy(site.box, count, SIZE)
-    seen, clicked = np.zeros(count), np.zeros(count)
+    policy = HousePolicy(site.search_box, item_count, SIZE)
+    impressions, clicks = np.zeros(item_count), np.zeros(item_count)
     categories = int(site.items.category.max()) + 1
-    own = np.zeros((site.users.count, categories))
+    category_clicks = np.zeros((site.users.count, categories))
     for day in range(HISTORY_DAYS):
-        available = site.items.available(float(day))
+        available = site.items.list_available(float(day))
         policy.open_day(available)
         visits = draw_visits(rng, site.users, population, day, day % 7)
         requests = draw_requests(rng, visits, taste, None, available)
-        items = policy.choose(rng, requests).items
+        items = policy.draw_slates(rng, requests).items
         outcome = draw_reactions(rng, taste, None, requests, items)
-        is_seen = np.arange(SIZE) < outcome.seen[:, None]
+        is_seen = np.arange(SIZE) < outcome.seen_count[:, None]
         policy.learn(items[is_seen], items[outcome.click])
-        seen += np.bincount(items[is_seen], minlength=count)
-        clicked += np.bincount(items[outcome.click], minlength=count)
+        impressions += np.bincount(items[is_seen], minlength=item_count)
+        clicks += np.bincount(items[outcome.click], minlength=item_count)
         user = np.repeat(requests.user, outcome.click.sum(axis=1))
-        np.add.at(own, (user, site.items.category[items[outcome.click]]), 1.0)
-    site_rate = clicked.sum() / seen.sum()
-    score = np.log((clicked + PRIOR_SEEN * site_rate) / (seen + PRIOR_SEEN))
-    share = (own.sum(axis=0) + 1.0) / (own.sum() + categories)
-    own_share = (own + PRIOR_CLICKS * share) / (own.sum(axis=1, keepdims=True) + PRIOR_CLICKS)
-    lift = np.log(own_share / share)[:, site.items.category]
-    available = site.items.available(float(HISTORY_DAYS))
-    scores = (score + lift)[:, available]
-    shared = np.broadcast_to(score[available], scores.shape)
-    return World(site, available, scores, (rank(shared), rank(scores)))
+        np.add.at(category_clicks, (user, site.items.category[items[outcome.click]]), 1.0)
+    site_rate = clicks.sum() / impressions.sum()
+    log_click_rate = np.log((clicks + PRIOR_SEEN * site_rate) / (impressions + PRIOR_SEEN))
+    category_share = (category_clicks.sum(axis=0) + 1.0) / (category_clicks.sum() + categories)
+    category_share_of_user = (category_clicks + PRIOR_CLICKS * category_share) / (
+        category_clicks.sum(axis=1, keepdims=True) + PRIOR_CLICKS
+    )
+    lift = np.log(category_share_of_user / category_share)[:, site.items.category]
+    available = site.items.list_available(float(HISTORY_DAYS))
+    scores = (log_click_rate + lift)[:, available]
+    shared_scores = np.broadcast_to(log_click_rate[available], scores.shape)
+    return World(site, available, scores, (rank_positions(shared_scores), rank_positions(scores)))
 
 
 def draw_week(world: World, rng: np.random.Generator) -> Requests:
     """Draw the requests of the week after the history, of people who did not leave."""
     site, population = world.site, new_population(world.site.users)
-    days = [
+    requests_by_day = [
         draw_requests(
             rng,
             draw_visits(rng, site.users, population, day, day % 7),
@@ -101,12 +103,12 @@ def draw_week(world: World, rng: np.random.Generator) -> Requests:
         )
         for day in range(HISTORY_DAYS, HISTORY_DAYS + TRIAL_DAYS)
     ]
-    user = np.concatenate([each.user for each in days])
-    day = np.concatenate([each.day for each in days])
+    user = np.concatenate([each.user for each in requests_by_day])
+    day = np.concatenate([each.day for each in requests_by_day])
     return Requests(np.arange(len(user)), user, day, [""] * len(user))
 
 
-def rank(scores: Floats) -> Ints:
+def rank_positions(scores: Floats) -> Ints:
     """Return the best places, best first, shape (rows, SIZE)."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :SIZE]
 
@@ -134,7 +136,7 @@ def credits_by_user(
 
 def interleaved_z(world: World, requests: Requests, rng: np.random.Generator) -> tuple[float, int]:
     """Return the statistic of an interleaved week, and its people."""
-    first, second = (places[requests.user] for places in world.places)
+    first, second = (places[requests.user] for places in world.positions_by_ranker)
     items, teams = draft_lists(first, second, rng)
     outcome = draw_reactions(rng, world.site.taste, None, requests, world.available[items])
     share = estimate_share(*credits_by_user(requests, outcome.click, teams))
@@ -150,64 +152,70 @@ def split_z(
     independent clicks: what it exceeds 1 by is all that interleaving can remove.
     """
     is_treated = (rng.random(world.site.users.count) < 0.5)[requests.user]
-    first, second = (world.available[places[requests.user]] for places in world.places)
+    first, second = (world.available[places[requests.user]] for places in world.positions_by_ranker)
     items = np.where(is_treated[:, None], second, first)
     outcome = draw_reactions(rng, world.site.taste, None, requests, items)
     arms, spreads = [], []
     for mask in (is_treated, ~is_treated):
         user = requests.user[mask]
         clicks = np.bincount(user, weights=outcome.click[mask].sum(axis=1))
-        shown = np.bincount(user, weights=outcome.seen[mask])
+        shown = np.bincount(user, weights=outcome.seen_count[mask])
         clicks, shown = clicks[shown > 0], shown[shown > 0]
         arms.append(estimates.ratio(clicks, shown))
         residual = clicks - shown * clicks.sum() / shown.sum()
         spreads.append(float((residual**2).mean() / clicks.mean()))
     effect = estimates.compare(*arms)
     assert effect is not None
-    return effect.z, effect.log, float(np.mean(spreads))
+    return effect.z, effect.log_ratio, float(np.mean(spreads))
 
 
 def measure_people(runs: int, users: int, seed: int) -> dict[str, Any]:
     """Return the people that each method needs, and their ratio with a bootstrap interval."""
     world = make_world(seed, users)
-    drafted, split, uplifts, spreads, people = np.empty((5, runs))
+    interleaved_statistics, split_statistics, uplifts, spreads, people = np.empty((5, runs))
     for run in range(runs):
         rng = np.random.default_rng([seed, 12, run])
         requests = draw_week(world, rng)
-        drafted[run], people[run] = interleaved_z(world, requests, rng)
-        split[run], uplifts[run], spreads[run] = split_z(world, requests, rng)
+        interleaved_statistics[run], people[run] = interleaved_z(world, requests, rng)
+        split_statistics[run], uplifts[run], spreads[run] = split_z(world, requests, rng)
     draws = np.random.default_rng([seed, 13]).integers(0, runs, (4_000, runs))
 
-    def figure(values: Floats, value: float) -> dict[str, float]:
+    def with_interval(values: Floats, value: float) -> dict[str, float]:
         low, high = np.nanquantile(values, [0.025, 0.975]).tolist()
         return {"value": value, "low": low, "high": high, "n": runs}
 
-    def needed(z: Floats) -> dict[str, float]:
+    def people_needed(z: Floats) -> dict[str, float]:
         each = people.mean() * (POWER_Z / z[draws].mean(axis=1)) ** 2
-        return figure(each, float(people.mean() * (POWER_Z / z.mean()) ** 2))
+        return with_interval(each, float(people.mean() * (POWER_Z / z.mean()) ** 2))
 
-    ratios = (drafted[draws].mean(axis=1) / split[draws].mean(axis=1)) ** 2
+    ratios = (
+        interleaved_statistics[draws].mean(axis=1) / split_statistics[draws].mean(axis=1)
+    ) ** 2
     return {
         "rankers": ["click_rate", "own_categories"],
         "people_in_a_run": float(people.mean()),
-        "uplift": figure(np.expm1(uplifts[draws].mean(axis=1)), math.expm1(uplifts.mean())),
-        "spread": figure(spreads[draws].mean(axis=1), float(spreads.mean())),
-        "people_interleaving": needed(drafted),
-        "people_ab": needed(split),
-        "times_fewer": figure(ratios, float((drafted.mean() / split.mean()) ** 2)),
+        "uplift": with_interval(np.expm1(uplifts[draws].mean(axis=1)), math.expm1(uplifts.mean())),
+        "spread": with_interval(spreads[draws].mean(axis=1), float(spreads.mean())),
+        "people_interleaving": people_needed(interleaved_statistics),
+        "people_ab": people_needed(split_statistics),
+        "times_fewer": with_interval(
+            ratios, float((interleaved_statistics.mean() / split_statistics.mean()) ** 2)
+        ),
     }
 
 
 def measure_null(runs: int, users: int, seed: int) -> dict[str, Any]:
     """Return false preferences of two exchangeable rankers, and the balance by position."""
     world = make_world(seed + 1, users)
-    fixed = anytime = 0
+    fixed_rejections = anytime_rejections = 0
     picks, clicks = np.zeros((SIZE, 2), np.int64), np.zeros((SIZE, 2), np.int64)
     for run in range(runs):
         rng = np.random.default_rng([seed, 14, run])
         requests = draw_week(world, rng)
         scores = world.scores[requests.user]
-        first, second = (rank(scores + NOISE * rng.gumbel(size=scores.shape)) for _ in range(2))
+        first, second = (
+            rank_positions(scores + NOISE * rng.gumbel(size=scores.shape)) for _ in range(2)
+        )
         items, teams = draft_lists(first, second, rng)
         outcome = draw_reactions(rng, world.site.taste, None, requests, world.available[items])
         for team in (0, 1):
@@ -216,11 +224,13 @@ def measure_null(runs: int, users: int, seed: int) -> dict[str, Any]:
         control, treatment = credits_by_user(requests, outcome.click, teams)
         share = estimate_share(control, treatment)
         z = abs(share.value - 0.5) / math.sqrt(share.variance)
-        fixed += z > ndtri(0.975)
-        anytime += z > float(anytime_bound(len(control), tuned_for=TUNED_FOR))
+        fixed_rejections += z > ndtri(0.975)
+        anytime_rejections += z > float(
+            anytime_bound(len(control), tuned_for_units=TUNED_FOR_UNITS)
+        )
     return {
-        "fixed": rate(int(fixed), runs),
-        "anytime": rate(int(anytime), runs),
+        "fixed": share_with_interval(int(fixed_rejections), runs),
+        "anytime": share_with_interval(int(anytime_rejections), runs),
         "positions": [
             {
                 "position": pick.position,

@@ -15,7 +15,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.lazy_names import lazy_names
+from tailorbird.lazy_names import make_lazy_getattr
 
 if TYPE_CHECKING:
     from tailorbird.backup import BackupReport, RestoreReport
@@ -69,7 +69,7 @@ _MODULES = {
     "tailorbird.ranking": ("Boost", "Churn", "Explore", "Pin", "Quota", "Slot"),
     "tailorbird.version": ("__version__",),
 }
-_load_name = lazy_names(__name__, _MODULES)
+_load_name = make_lazy_getattr(__name__, _MODULES)
 
 _NAMESPACES = (
     "candidates",

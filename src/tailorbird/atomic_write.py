@@ -27,24 +27,24 @@ def file_stamp(path: Path) -> FileStamp | None:
 def atomic_write(path: Path, data: bytes) -> None:
     """Replace the file at `path` atomically, creating its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary_path = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(data)
-        os.replace(draft, path)
+        temporary_path.write_bytes(data)
+        os.replace(temporary_path, path)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        temporary_path.unlink(missing_ok=True)
         raise
 
 
 def write_private(path: Path, data: bytes) -> None:
     """Replace a file atomically and durably, readable only by its owner."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".new")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    temporary_path = path.with_name(path.name + ".new")
+    with open(os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(draft, path)
+    os.replace(temporary_path, path)
     sync_folder(path.parent)
 
 
@@ -67,20 +67,20 @@ def finish_shredding(path: Path) -> None:
 
     Does nothing if there is nothing left to do, and is safe while another process does the same.
     """
-    deleted = path.with_name(path.name + _DELETED_SUFFIX)
+    deleted_path = path.with_name(path.name + _DELETED_SUFFIX)
     with suppress(FileNotFoundError):
-        with deleted.open("r+b") as file:
-            file.write(bytes(deleted.stat().st_size))
+        with deleted_path.open("r+b") as file:
+            file.write(bytes(deleted_path.stat().st_size))
             file.flush()
             os.fsync(file.fileno())
-        deleted.unlink()
+        deleted_path.unlink()
         sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
     """Sync a folder, so that its file names survive a power failure."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -24,47 +24,47 @@ from math import inf
 class _Fault:
     action: str
     argument: str
-    hit: int  # The first hit at which the fault fires.
-    last: float
-    hits: int = 0
+    first_hit: int  # The first hit at which the fault fires.
+    last_hit: float
+    hit_count: int = 0
 
 
 @cache
-def _configured_faults() -> dict[str, _Fault]:
+def _load_faults() -> dict[str, _Fault]:
     text = os.environ.get("TAILORBIRD_FAULTS", "")
-    faults: dict[str, _Fault] = {}
+    fault_by_point: dict[str, _Fault] = {}
     for entry in filter(None, text.split(";")):
-        site, _, trigger = entry.partition("=")
-        action, _, hit = trigger.partition("@")
+        point, _, trigger = entry.partition("=")
+        action, _, hit_range = trigger.partition("@")
         action, _, argument = action.partition(":")
-        start, _, stop = hit.partition("-")
+        start, _, stop = hit_range.partition("-")
         first_hit = int(start.removesuffix("+") or 1)
-        faults[site] = _Fault(
+        fault_by_point[point] = _Fault(
             action, argument, first_hit, inf if start.endswith("+") else int(stop or first_hit)
         )
-    return faults
+    return fault_by_point
 
 
-def at(site: str) -> None:
-    """Fire the fault that a test armed at `site`, if any."""
-    faults = _configured_faults()
-    if not faults:
+def at(point: str) -> None:
+    """Fire the fault that a test armed at `point`, if any."""
+    fault_by_point = _load_faults()
+    if not fault_by_point:
         return
-    fault = faults.get(site)
+    fault = fault_by_point.get(point)
     if fault is None or fault.action == "cut":
         return
-    fault.hits += 1
-    if not fault.hit <= fault.hits <= fault.last:
+    fault.hit_count += 1
+    if not fault.first_hit <= fault.hit_count <= fault.last_hit:
         return
     if fault.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault.action == "raise":
-        raise OSError(errno.EIO, f"fault injected at {site}")
+        raise OSError(errno.EIO, f"fault injected at {point}")
     elif fault.action == "stall":
         time.sleep(float(fault.argument))
 
 
-def is_disabled(site: str) -> bool:
-    """Return whether a test disabled the safety measure at `site`."""
-    fault = _configured_faults().get(site)
+def is_disabled(point: str) -> bool:
+    """Return whether a test disabled the safety measure at `point`."""
+    fault = _load_faults().get(point)
     return fault is not None and fault.action == "cut"

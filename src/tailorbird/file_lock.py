@@ -20,25 +20,27 @@ class FileLock:
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
-        def lock_error(holder: str) -> LockedError:
-            fix = f"stop process {holder}, or start this one under another name"
+        def lock_error(holder_pid: str) -> LockedError:
+            fix = f"stop process {holder_pid}, or start this one under another name"
             return LockedError(
-                f"process {holder} is writing this file; it can have one writer",
+                f"process {holder_pid} is writing this file; it can have one writer",
                 where=str(path),
                 fix=fix,
             )
 
         self.path = path.with_name(path.name + ".lock")
-        self._file = acquire(self.path, lock_error, shared=shared)
+        self._descriptor = acquire_lock(self.path, lock_error, shared=shared)
 
     def release(self) -> None:
         """Release the lock; does nothing if it is released already."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
-def acquire(file: Path, to_error: Callable[[str], LockedError], *, shared: bool = False) -> int:
+def acquire_lock(
+    file: Path, to_error: Callable[[str], LockedError], *, shared: bool = False
+) -> int:
     """Create a lock file if needed, lock it, and return the descriptor, which holds the lock.
 
     Args:
@@ -59,9 +61,9 @@ def acquire(file: Path, to_error: Callable[[str], LockedError], *, shared: bool 
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "(unknown)"
+        holder_pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "(unknown)"
         os.close(descriptor)
-        raise to_error(holder) from None
+        raise to_error(holder_pid) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor

@@ -25,11 +25,11 @@ class PeriodicTask:
         on_failure: called after a failed tick, to drop resources that may be broken.
     Attributes:
         name: name of the thread, in the log and in metrics.
-        failures: number of ticks that raised.
-        done_at: monotonic time of the last successful tick; 0 before the first.
+        failure_count: number of ticks that raised.
+        last_success_at: monotonic time of the last successful tick; 0 before the first.
 
     >>> task = PeriodicTask("example", lambda: None, interval_s=0.01)
-    >>> task.start(); task.stop(); task.failures
+    >>> task.start(); task.stop(); task.failure_count
     0
     """
 
@@ -49,9 +49,9 @@ class PeriodicTask:
             run_at_start,
             on_failure,
         )
-        self.failures = 0
-        self.done_at = 0.0
-        self._stop = threading.Event()
+        self.failure_count = 0
+        self.last_success_at = 0.0
+        self._stop_event = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -60,33 +60,35 @@ class PeriodicTask:
 
     def stop(self) -> None:
         """Stop the task after the current tick; does nothing if it was not started."""
-        self._stop.set()
+        self._stop_event.set()
         if self._thread is not None:
             self._thread.join()
 
     @property
     def is_stopping(self) -> bool:
         """Return whether `stop` was called, so that a long tick can end early."""
-        return self._stop.is_set()
+        return self._stop_event.is_set()
 
     def pause(self, seconds: float) -> None:
         """Wait inside a tick, but not beyond `stop`."""
-        self._stop.wait(seconds)
+        self._stop_event.wait(seconds)
 
     def _run(self) -> None:
-        if not self._run_at_start and self._stop.wait(self._interval_s):
+        if not self._run_at_start and self._stop_event.wait(self._interval_s):
             return
-        while not self._stop.is_set():
+        while not self._stop_event.is_set():
             wait_s = self._interval_s
             try:
                 self._tick()
-                self.done_at = time.monotonic()
+                self.last_success_at = time.monotonic()
             except Exception:
-                self.failures += 1
-                log.exception("%s failed (failure %d) and is run again", self.name, self.failures)
+                self.failure_count += 1
+                log.exception(
+                    "%s failed (failure %d) and is run again", self.name, self.failure_count
+                )
                 wait_s = max(RETRY_S, wait_s)
                 self._handle_failure()
-            self._stop.wait(wait_s)
+            self._stop_event.wait(wait_s)
 
     def _handle_failure(self) -> None:
         try:

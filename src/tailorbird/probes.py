@@ -22,9 +22,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tailorbird.errors import UsageError
 
 HEARTBEAT_VARIABLE = "TAILORBIRD_HEARTBEAT"  # descriptor of the pipe to `up`
-BEAT_S = 0.5  # Between two beats.
-WAIT_S = 1.0  # A longer wait is divided, since a role that waits is alive.
-TEXT = "text/plain; charset=utf-8"
+BEAT_INTERVAL_S = 0.5  # Between two beats.
+WAIT_STEP_S = 1.0  # A longer wait is divided, since a role that waits is alive.
+TEXT_CONTENT_TYPE = "text/plain; charset=utf-8"
 log = logging.getLogger(__name__)
 
 
@@ -36,16 +36,16 @@ class Heartbeat:
 
     def __init__(self) -> None:
         self._descriptor = int(os.environ.pop(HEARTBEAT_VARIABLE, "-1"))
-        self._next_at = 0.0
+        self._next_beat_at = 0.0
         if self._descriptor >= 0:
             os.set_inheritable(self._descriptor, False)
             os.set_blocking(self._descriptor, False)
 
     def beat(self) -> None:
         now = time.monotonic()
-        if self._descriptor < 0 or now < self._next_at:
+        if self._descriptor < 0 or now < self._next_beat_at:
             return
-        self._next_at = now + BEAT_S
+        self._next_beat_at = now + BEAT_INTERVAL_S
         try:
             os.write(self._descriptor, b".")
         except BlockingIOError:  # `up` reads late, and finds enough beats.
@@ -92,11 +92,13 @@ class ProgressEvent(threading.Event):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait, and record a poll every second of it."""
-        give_up = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             self._record_poll()
-            left_s = WAIT_S if give_up is None else min(WAIT_S, give_up - time.monotonic())
-            if super().wait(max(0.0, left_s)) or left_s < WAIT_S:
+            remaining_s = (
+                WAIT_STEP_S if deadline is None else min(WAIT_STEP_S, deadline - time.monotonic())
+            )
+            if super().wait(max(0.0, remaining_s)) or remaining_s < WAIT_STEP_S:
                 self._record_poll()
                 return super().is_set()
 
@@ -166,7 +168,7 @@ def serve_health(health: Health, host: str, port: int) -> Iterator[int]:
 
         def _respond(self, status: int, body: bytes) -> None:
             self.send_response(status)
-            self.send_header("content-type", TEXT)
+            self.send_header("content-type", TEXT_CONTENT_TYPE)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -23,7 +23,7 @@ from tailorbird.storage_paths import ObjectPath, StoragePath, client_options
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 class StorageBackend(Protocol):
@@ -35,19 +35,19 @@ class StorageBackend(Protocol):
         ...
 
     @property
-    def local(self) -> Path | None:
+    def local_path(self) -> Path | None:
         """The path on this machine's disk; None for an object."""
         ...
 
     @property
-    def conditional(self) -> ObjectPath | None:
+    def conditional_object(self) -> ObjectPath | None:
         """The object, which `put_new` and `put_if` protect from a second writer; None for a file.
 
         A file is protected by a lock instead.
         """
         ...
 
-    def errors(self) -> AbstractContextManager[None]:
+    def translate_errors(self) -> AbstractContextManager[None]:
         """Turn errors of the storage into StorageError."""
         ...
 
@@ -90,14 +90,14 @@ class LocalStorage:
 
     path: Path
     is_remote: bool = False
-    conditional: None = None
+    conditional_object: None = None
 
     @property
-    def local(self) -> Path:
+    def local_path(self) -> Path:
         return self.path
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -114,7 +114,7 @@ class LocalStorage:
     def replace(self, data: bytes) -> None:
         draft_path = self.path.with_name(self.path.name + ".new")
         self._write(draft_path, "wb", data)
-        with self.errors():
+        with self.translate_errors():
             draft_path.replace(self.path)
         LocalStorage(self.path.parent).sync()
 
@@ -126,13 +126,13 @@ class LocalStorage:
             LocalStorage(self.path.parent).sync()
 
     def _write(self, path: Path, mode: str, data: bytes | memoryview) -> None:
-        with self.errors(), path.open(mode) as file:
+        with self.translate_errors(), path.open(mode) as file:
             file.write(data)
             file.flush()
             _sync(file.fileno())
 
     def sync(self) -> None:
-        with self.errors():
+        with self.translate_errors():
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
                 _sync(descriptor)
@@ -144,7 +144,7 @@ class LocalStorage:
         missing_folders = missing_folders[
             : next(i for i, folder in enumerate(missing_folders) if folder.exists())
         ]
-        with self.errors():
+        with self.translate_errors():
             self.path.mkdir(parents=True, exist_ok=True)
         for missing_folder in reversed(missing_folders):
             LocalStorage(missing_folder.parent).sync()
@@ -152,7 +152,7 @@ class LocalStorage:
     def sha256(self) -> str:
         digest = hashlib.sha256()
         with self.path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()
 
@@ -172,14 +172,14 @@ class S3Storage:
 
     path: ObjectPath
     is_remote: bool = True
-    local: None = None
+    local_path: None = None
 
     @property
-    def conditional(self) -> ObjectPath:
+    def conditional_object(self) -> ObjectPath:
         return self.path
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         try:
             yield
         except TailorbirdError:
@@ -198,7 +198,7 @@ class S3Storage:
             ) from error
 
     def write_new(self, data: bytes | memoryview) -> None:
-        with self.errors():
+        with self.translate_errors():
             try:
                 self.path.put_new(data)
             except FileExistsError:
@@ -207,7 +207,7 @@ class S3Storage:
                     raise
 
     def replace(self, data: bytes) -> None:
-        with self.errors():
+        with self.translate_errors():
             self.path.write_bytes(data)
 
     def sync(self) -> None:

@@ -27,8 +27,8 @@ TIMEOUT_S = 30  # For one request.
 RETRIES = 5
 RETRY_S = 60  # How long a failed request is retried.
 
-_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?\Z")
-_ESCAPED = re.compile(r"%[0-9A-Fa-f]{2}")
+_S3_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?\Z")
+_PERCENT_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _ENDPOINT_HINT = (
     "is it there? AWS_ENDPOINT_URL says where, the AWS_ variables with which credentials"
 )
@@ -63,7 +63,7 @@ class Bucket:
     @property
     def store(self) -> "S3Store":
         if self._store is None:
-            self._store = _open(self.name)
+            self._store = _open_store(self.name)
         return self._store
 
     def __getstate__(self) -> dict[str, object]:
@@ -217,10 +217,12 @@ class ObjectPath:
 
     def glob(self, pattern: str) -> Iterator["ObjectPath"]:
         """Yield the objects below whose path matches the pattern, part by part."""
-        parts = pattern.split("/")
+        pattern_parts = pattern.split("/")
         for key in self._keys_below():
-            parts_below = key[len(self.key) + 1 if self.key else 0 :].split("/")
-            if len(parts_below) == len(parts) and all(map(fnmatchcase, parts_below, parts)):
+            key_parts = key[len(self.key) + 1 if self.key else 0 :].split("/")
+            if len(key_parts) == len(pattern_parts) and all(
+                map(fnmatchcase, key_parts, pattern_parts)
+            ):
                 yield ObjectPath(self._bucket, key)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -253,7 +255,7 @@ StoragePath: TypeAlias = Path | ObjectPath
 
 def reject_percent_escapes(path: Path) -> None:
     """Raise ConfigError if Delta Lake could not store a lake at this path."""
-    if _ESCAPED.search(str(path)):
+    if _PERCENT_ESCAPE.search(str(path)):
         fix = "rename the folder: Delta Lake reads the path as a URL, and would look elsewhere"
         raise ConfigError("its data lie at a path with % and two digits", where=str(path), fix=fix)
 
@@ -273,7 +275,7 @@ def open_storage(uri: str, root: Path, environ: Mapping[str, str] | None = None)
     environ = os.environ if environ is None else environ
     if "://" not in uri:
         return root / uri
-    match = _URL.match(uri)
+    match = _S3_URL.match(uri)
     if match is None:
         raise ConfigError(
             f"expected a folder or s3://bucket/prefix, got {uri!r}",
@@ -312,7 +314,7 @@ def client_options(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     return options
 
 
-def _open(bucket: str) -> "S3Store":
+def _open_store(bucket: str) -> "S3Store":
     try:
         from obstore.store import S3Store
     except ImportError:

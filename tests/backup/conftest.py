@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.support.network.bucket import BUCKET, s3_server
 from tests.support.roles import make_project
-from tests.support.shops.backup_shop import clicks, send
+from tests.support.shops.backup_shop import collect_events, make_clicks
 
 from tailorbird.config import Project, open_project
 
@@ -16,7 +16,9 @@ from tailorbird.config import Project, open_project
 def shop(tmp_path: Path) -> Project:
     """A project with the clicks of three people in its lake."""
     project = open_project(make_project(tmp_path / "shop").root)
-    send(project, [event for user in ("ann", "ben", "cyd") for event in clicks(user, 20)])
+    collect_events(
+        project, [event for user in ("ann", "ben", "cyd") for event in make_clicks(user, 20)]
+    )
     return project
 
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.support.shops.backup_shop import CLOCK, clicks, send
+from tests.support.shops.backup_shop import CLOCK, collect_events, make_clicks
 
 import tailorbird as tb
 from tailorbird.backup.snapshot import (
@@ -31,7 +31,7 @@ def test_a_second_backup_copies_what_is_new(shop: Project, tmp_path: Path) -> No
     first = project.backup(vault)
     assert first.written_bytes > 0
     assert project.backup(vault).written_bytes == 0
-    send(shop, clicks("dan", 5))
+    collect_events(shop, make_clicks("dan", 5))
     third = project.backup(vault)
     assert 0 < third.written_bytes < first.written_bytes + third.size_bytes / 2
 
@@ -45,7 +45,7 @@ def test_a_second_backup_copies_what_is_new(shop: Project, tmp_path: Path) -> No
 
 
 def test_events_that_wait_in_a_log_are_in_the_backup(shop: Project, tmp_path: Path) -> None:
-    send(shop, clicks("dan", 5), route=False)
+    collect_events(shop, make_clicks("dan", 5), route=False)
     report = tb.Project(shop.root).backup(tmp_path / "vault")
     assert report.log_rows["raw-serve-1"] >= 5
     restored = tb.restore(tmp_path / "vault", tmp_path / "back")
@@ -73,7 +73,7 @@ def test_rows_that_are_pruned_between_lake_and_logs_are_noticed(shop: Project) -
     lake = read_lake(shop.paths.lake)
     with open_log_snapshots(shop.paths.stream) as logs:
         require_connected(lake, logs)
-    send(shop, clicks("dan", 5))
+    collect_events(shop, make_clicks("dan", 5))
     with open_writer(raw_path(shop.paths.stream, "serve-1"), partition="serve-1") as log:
         assert log.prune(log.end())
     with open_log_snapshots(shop.paths.stream) as logs:
@@ -85,7 +85,7 @@ def test_rows_that_are_pruned_between_lake_and_logs_are_noticed(shop: Project) -
 def test_old_backups_are_deleted_with_what_only_they_had(shop: Project, tmp_path: Path) -> None:
     project, vault = tb.Project(shop.root), tmp_path / "vault"
     first = project.backup(vault)
-    send(shop, clicks("dan", 5))
+    collect_events(shop, make_clicks("dan", 5))
     blobs = {path.name for path in (vault / "blobs").rglob("*") if path.is_file()}
     second = project.backup(vault, keep=1)
     assert second.pruned == 1
@@ -159,7 +159,7 @@ def test_a_bucket_holds_backups_too(shop: Project, tmp_path: Path, bucket_uri: s
     tb.restore(bucket_uri, tmp_path / "back")
     back = open_project(tmp_path / "back")
     assert events_of(back) == events_of(shop)
-    assert verify(back.paths.lake, stream=back.stream).clean
+    assert verify(back.paths.lake, stream=back.stream).is_clean
 
 
 @pytest.mark.slow
@@ -171,14 +171,14 @@ def test_a_lake_in_a_bucket_is_restored_into_an_empty_prefix(
     root = make_project(tmp_path / "shop").root
     monkeypatch.setenv("TAILORBIRD_LAKE__URL", f"{bucket_uri}/lake")
     shop = open_project(root)
-    send(shop, clicks("ann", 20))
+    collect_events(shop, make_clicks("ann", 20))
     tb.Project(root).backup(tmp_path / "vault")
     with pytest.raises(UsageError, match="TAILORBIRD_LAKE__URL"):
         tb.restore(tmp_path / "vault", tmp_path / "back")
     monkeypatch.setenv("TAILORBIRD_LAKE__URL", f"{bucket_uri}/restored")
     tb.restore(tmp_path / "vault", tmp_path / "again")
     back = open_project(tmp_path / "again")
-    assert verify(back.paths.lake, stream=back.stream).clean
+    assert verify(back.paths.lake, stream=back.stream).is_clean
     assert events_of(back) == events_of(shop)
-    send(back, clicks("ann", 5, first=20))
-    assert verify(back.paths.lake, stream=back.stream).clean
+    collect_events(back, make_clicks("ann", 5, first=20))
+    assert verify(back.paths.lake, stream=back.stream).is_clean

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.support.commands import must_json, tailorbird
-from tests.support.oracle import Ledger, Load, in_lake
+from tests.support.oracle import Ledger, Load, count_lake_events
 from tests.support.roles import Up, make_project, until
-from tests.support.shops.backup_shop import clicks, send
+from tests.support.shops.backup_shop import collect_events, make_clicks
 
 from tailorbird.backup import inspect_copy, record_origin
 from tailorbird.client import Client
@@ -38,7 +38,7 @@ def event_ids(project: Project) -> list[str]:
 
 
 def test_a_copy_of_a_project_at_rest_is_named_and_runs(known: Project, tmp_path: Path) -> None:
-    send(known, clicks("dan", 4), route=False)
+    collect_events(known, make_clicks("dan", 4), route=False)
     copied = copy(known, tmp_path / "copy")
     report = inspect_copy(copied)
     assert report is not None
@@ -59,7 +59,7 @@ def test_a_moved_project_is_no_copy(known: Project, tmp_path: Path) -> None:
 def test_a_copy_whose_logs_are_behind_its_lake_is_refused(known: Project, tmp_path: Path) -> None:
     early = tmp_path / "early"
     shutil.copytree(known.paths.stream, early)
-    send(known, clicks("dan", 6))
+    collect_events(known, make_clicks("dan", 6))
     copied = copy(known, tmp_path / "copy")
     shutil.copy(early / "raw-serve-1.db", copied.paths.stream / "raw-serve-1.db")
     report = inspect_copy(copied)
@@ -88,9 +88,9 @@ def test_a_copy_whose_logs_are_behind_its_lake_is_refused(known: Project, tmp_pa
 def test_a_short_log_that_no_server_opens_is_set_aside(known: Project, tmp_path: Path) -> None:
     """A log of a server that only the original ran: here the third, and `up` starts two."""
     early = tmp_path / "early"
-    send(known, clicks("dan", 4), producer="serve-3")
+    collect_events(known, make_clicks("dan", 4), producer="serve-3")
     shutil.copytree(known.paths.stream, early)
-    send(known, clicks("eve", 6), producer="serve-3")
+    collect_events(known, make_clicks("eve", 6), producer="serve-3")
     copied = copy(known, tmp_path / "copy")
     shutil.copy(early / "raw-serve-3.db", copied.paths.stream / "raw-serve-3.db")
     with pytest.raises(DamageError, match="lacks 6 rows") as refused:
@@ -101,7 +101,7 @@ def test_a_short_log_that_no_server_opens_is_set_aside(known: Project, tmp_path:
     up = Up(copied).wait()
     try:
         with Client(f"http://127.0.0.1:{up.port}") as client:
-            client.send(clicks("fay", 5))
+            client.send(make_clicks("fay", 5))
         until(lambda: "fay-4" in event_ids(copied), 60, f"the router does not go on; see {up.log}")
     finally:
         up.stop()
@@ -119,8 +119,10 @@ def test_verify_says_what_a_copy_of_a_running_project_lacks(tmp_path: Path) -> N
     load = Load(up.port, ledger)
     try:
         load.start()
-        until(lambda: len(in_lake(project)) > 50, 60, "nothing reaches the lake")
-        until(lambda: ledger.acked - in_lake(project).keys() != set(), 60, "nothing waits")
+        until(lambda: len(count_lake_events(project)) > 50, 60, "nothing reaches the lake")
+        until(
+            lambda: ledger.acked - count_lake_events(project).keys() != set(), 60, "nothing waits"
+        )
         sockets = shutil.ignore_patterns("*.sock")
         shutil.copytree(project.root, tmp_path / "copy", ignore=sockets)
         load.stop()

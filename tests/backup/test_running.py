@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.oracle import Ledger, Load, in_lake, unequal_state
+from tests.support.oracle import Ledger, Load, count_lake_events, find_unequal_state
 from tests.support.roles import Up, make_project, until
 
 import tailorbird as tb
@@ -27,7 +27,7 @@ def test_a_running_site_comes_back_with_all_it_acknowledged(tmp_path: Path) -> N
     load = Load(up.port, ledger)
     try:
         load.start()
-        until(lambda: len(in_lake(project)) > 50, 60, "nothing reaches the lake")
+        until(lambda: len(count_lake_events(project)) > 50, 60, "nothing reaches the lake")
         first = shop.backup(vault)
         until(lambda: len(ledger.acked) > 400, 60, "too few events")
         acknowledged = set(ledger.acked)
@@ -44,14 +44,14 @@ def test_a_running_site_comes_back_with_all_it_acknowledged(tmp_path: Path) -> N
     assert report.acknowledged_after is not None
     assert sum(report.acknowledged_after.values()) >= 20, "what came after it is told"
     back = open_project(tmp_path / "back")
-    assert verify(back.paths.lake, stream=back.stream, deep=True).clean
+    assert verify(back.paths.lake, stream=back.stream, deep=True).is_clean
     drain(back, SystemClock(), progress=lambda *_: None)
 
-    counts = in_lake(back)
+    counts = count_lake_events(back)
     assert acknowledged <= counts.keys(), "acknowledged before the backup, and lost"
     assert set(counts.values()) == {1}
     assert counts.keys() <= ledger.sent
     checked = verify(back.paths.lake, stream=back.stream, deep=True)
-    assert checked.clean, checked
+    assert checked.is_clean, checked
     assert not checked.waiting
-    assert unequal_state(back) == []
+    assert find_unequal_state(back) == []

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from tests.support.network.brokers import broker, needs_kafka, on_kafka
 from tests.support.network.deleting_proxy import deleting_broker
-from tests.support.oracle import unequal_state
+from tests.support.oracle import find_unequal_state
 from tests.support.roles import make_project, until
-from tests.support.shops.backup_shop import CLOCK, clicks, send
+from tests.support.shops.backup_shop import CLOCK, collect_events, make_clicks
 
 import tailorbird as tb
 from tailorbird.config import Project, open_project
@@ -28,32 +28,32 @@ def events_of(project: Project) -> list[str]:
 def test_a_restored_project_goes_on_in_its_topics(tmp_path: Path) -> None:
     with broker(tmp_path) as servers:
         shop = on_kafka(make_project(tmp_path / "shop"), servers)
-        send(shop, clicks("ann", 20))
+        collect_events(shop, make_clicks("ann", 20))
         report = tb.Project(shop.root).backup(tmp_path / "vault")
         assert servers in report.cluster
-        send(shop, clicks("ben", 20))
-        send(shop, clicks("cyd", 5), route=False)
+        collect_events(shop, make_clicks("ben", 20))
+        collect_events(shop, make_clicks("cyd", 5), route=False)
 
         restored = tb.restore(tmp_path / "vault", tmp_path / "back")
         assert servers in repr(restored)
         back = open_project(tmp_path / "back")
-        assert verify(back.paths.lake, stream=back.stream).clean
+        assert verify(back.paths.lake, stream=back.stream).is_clean
         assert events_of(back) == sorted(f"ann-{number}" for number in range(20))
 
         drain(back, CLOCK, progress=lambda *_: None)
-        expected = [*clicks("ann", 20), *clicks("ben", 20), *clicks("cyd", 5)]
+        expected = [*make_clicks("ann", 20), *make_clicks("ben", 20), *make_clicks("cyd", 5)]
         assert events_of(back) == sorted(event["event_id"] for event in expected)
-        assert verify(back.paths.lake, stream=back.stream, deep=True).clean
-        assert unequal_state(back) == []
+        assert verify(back.paths.lake, stream=back.stream, deep=True).is_clean
+        assert find_unequal_state(back) == []
 
 
 def test_topics_keep_what_the_backup_lacks_and_a_gap_is_named(tmp_path: Path) -> None:
     with deleting_broker(tmp_path) as servers:
         shop = on_kafka(make_project(tmp_path / "shop"), servers)
-        send(shop, clicks("ann", 20))
+        collect_events(shop, make_clicks("ann", 20))
         tb.Project(shop.root).backup(tmp_path / "vault")
-        send(shop, clicks("ben", 20))
-        send(shop, clicks("cyd", 5))
+        collect_events(shop, make_clicks("ben", 20))
+        collect_events(shop, make_clicks("cyd", 5))
         raw = shop.stream.raw("serve-1")
         with (
             EventCollector(shop.stream, "serve-1", shop.plan, CLOCK) as collector,

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 from tests.support import routed
 
-from tailorbird.candidates.batch import COLUMNS, segment_keys, to_event_batch
-from tailorbird.candidates.contract import Board, contract_of, parse_source
+from tailorbird.candidates.batch import EVENT_COLUMNS, segment_keys, to_event_batch
+from tailorbird.candidates.contract import Board, build_contract, parse_source
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateRequest, RankedList
 from tailorbird.candidates.query import CandidateColumns, RequestLists
@@ -55,7 +55,10 @@ def test_what_is_no_source_is_refused_with_what_to_write(name: str, expected: st
 
 
 def test_a_contract_has_the_slots_tables_and_an_overall_board_per_segment() -> None:
-    basic, extended = contract_of(["item_knn"]), contract_of(["popular:6h:device", "session_knn"])
+    basic, extended = (
+        build_contract(["item_knn"]),
+        build_contract(["popular:6h:device", "session_knn"]),
+    )
     assert {Board(6 * HOUR, "device"), Board(6 * HOUR)} <= set(extended.boards)
     assert basic.session_knn is None
     assert extended.session_knn is not None
@@ -63,7 +66,7 @@ def test_a_contract_has_the_slots_tables_and_an_overall_board_per_segment() -> N
     assert not basic.covers(extended)
     assert basic.union(extended).covers(extended)
     assert basic.hash != extended.hash
-    assert basic.hash == contract_of(["item_knn:2", "repeat", "sequence"]).hash, (
+    assert basic.hash == build_contract(["item_knn:2", "repeat", "sequence"]).hash, (
         "these ask for no table of their own"
     )
 
@@ -80,9 +83,9 @@ def test_columns_are_named_after_sources() -> None:
 
 
 def batch(*rows: dict) -> CandidateFold:
-    contract = contract_of(["popular:24h:referrer", "new_items"])
+    contract = build_contract(["popular:24h:referrer", "new_items"])
     fold, table = CandidateFold(contract), routed.table(*rows)
-    fold.update(to_event_batch(table.select(list(COLUMNS)), contract, table.num_rows))
+    fold.update(to_event_batch(table.select(list(EVENT_COLUMNS)), contract, table.num_rows))
     return fold
 
 
@@ -120,7 +123,7 @@ def test_a_referring_page_counts_for_its_site() -> None:
 
 
 def test_answers_that_show_several_items_count_for_each() -> None:
-    contract = contract_of(["new_items"], shown="answer")
+    contract = build_contract(["new_items"], shown="answer")
     fold = CandidateFold(contract)
     rows = [routed.event("item", T, None, f"i{k}") for k in range(3)]
     rows += [routed.answer(T + 1, "u1", ["i0", "i1"], f"r{k}") for k in range(50)]

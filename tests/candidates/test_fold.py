@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tests.support.candidate_logs import (
     CONTRACT,
-    Line,
-    random_askers,
-    random_log,
+    RoutedEvent,
+    make_random_askers,
+    make_random_log,
     request_of,
     table_of,
 )
@@ -41,7 +41,7 @@ NAMES = (
 
 
 def taken(
-    lines: list[Line], contract: Contract, cuts: list[int], *, restart: bool = False
+    lines: list[RoutedEvent], contract: Contract, cuts: list[int], *, restart: bool = False
 ) -> CandidateFold:
     """Take in a log in batches that end at some rows; with `restart` each batch by a process of its
     own.
@@ -58,14 +58,16 @@ def taken(
 
 
 def lists_of(tables: CandidateTables, seed: int) -> list[tuple[list[int], list[float]]]:
-    request_lists = [RequestLists(tables, request_of(asker)) for asker in random_askers(seed, 4)]
+    request_lists = [
+        RequestLists(tables, request_of(asker)) for asker in make_random_askers(seed, 4)
+    ]
     ranked_lists = [lists.get(name) for lists in request_lists for name in NAMES]
     return [(listed.keys.tolist(), listed.scores.tolist()) for listed in ranked_lists]
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_batches_and_restarts_change_nothing(seed: int) -> None:
-    lines, rng = random_log(seed, 250), random.Random(seed)
+    lines, rng = make_random_log(seed, 250), random.Random(seed)
     uninterrupted = lists_of(taken(lines, CONTRACT, []).tables(), seed)
     for restart in (False, True):
         cuts = sorted(rng.sample(range(1, len(lines)), 9))
@@ -76,7 +78,7 @@ def test_batches_and_restarts_change_nothing(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_people_who_were_idle_for_long_are_forgotten_and_no_list_changes(seed: int) -> None:
-    lines = random_log(seed, 250)
+    lines = make_random_log(seed, 250)
     sparse = [
         replace(line, p=line.p * 3_000) for line in lines
     ]  # positions at which the fold tends to what it keeps
@@ -87,19 +89,21 @@ def test_people_who_were_idle_for_long_are_forgotten_and_no_list_changes(seed: i
 
 def test_items_and_people_beyond_the_contract_are_dropped_and_counted() -> None:
     small = msgspec.structs.replace(CONTRACT, items_max=6, people_max=3)
-    lines = [replace(line, p=line.p * 3_000) for line in random_log(1, 400, items=40, people=20)]
+    lines = [
+        replace(line, p=line.p * 3_000) for line in make_random_log(1, 400, items=40, people=20)
+    ]
     cuts = list(range(37, 400, 37))
     fold = taken(lines, small, cuts)
     assert fold.evicted_counts["items"] > 0
     assert fold.evicted_counts["people"] > 0
     # Up to where the fold tends next there may be more.
-    assert fold.items.count < 40
+    assert fold.item_table.count < 40
     assert lists_of(fold.tables(), 1) == lists_of(taken(lines, small, [], restart=True).tables(), 1)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_published_tables_equal_those_of_the_fold(tmp_path: Path, seed: int) -> None:
-    lines = random_log(seed, 300, items=30)
+    lines = make_random_log(seed, 300, items=30)
     sparse = [replace(line, p=line.p * 1_500) for line in lines]
     small = msgspec.structs.replace(CONTRACT, items_max=20)
     store = open_store(tmp_path / "tables", create=True)
@@ -115,14 +119,16 @@ def test_published_tables_equal_those_of_the_fold(tmp_path: Path, seed: int) -> 
             assert {name: epoch.position for name, epoch in tables.epochs.items()} == dict.fromkeys(
                 GROUPS, part[-1].p
             )
-            facts, expected = (source.facts(fold.items.keys) for source in (tables, fold.tables()))
+            facts, expected = (
+                source.facts(fold.item_table.keys) for source in (tables, fold.tables())
+            )
             np.testing.assert_array_equal(facts.first_seen, expected.first_seen)
             np.testing.assert_array_equal(facts.category, expected.category)
     reader.close()
 
 
 def test_a_group_that_is_not_due_stays_as_it_was(tmp_path: Path) -> None:
-    lines = random_log(2, 200)
+    lines = make_random_log(2, 200)
     store = open_store(tmp_path / "tables", create=True)
     publisher, fold = Publisher(store, CONTRACT), CandidateFold(CONTRACT)
     fold.update(to_event_batch(table_of(lines[:100]), CONTRACT, lines[99].p))

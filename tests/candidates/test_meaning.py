@@ -9,8 +9,8 @@ import pytest
 from tests.support.candidate_logs import (
     BOARDS,
     CONTRACT,
-    random_askers,
-    random_log,
+    make_random_askers,
+    make_random_log,
     reference_events,
     request_of,
     table_of,
@@ -49,9 +49,9 @@ def check(actual: RankedList, expected: ScoredItems) -> None:
 
 @pytest.mark.parametrize(("seed", "events"), LOGS)
 def test_lists_equal_those_of_the_reference(seed: int, events: int) -> None:
-    lines = random_log(seed, events)
+    lines = make_random_log(seed, events)
     fold, reference = fold_of(lines), ReferenceTables(CONTRACT, reference_events(lines))
-    for asker in random_askers(seed, 4):
+    for asker in make_random_askers(seed, 4):
         lists = RequestLists(fold.tables(), request_of(asker))
         for name, board in (
             ("popular:1h", BOARDS[0]),
@@ -97,7 +97,7 @@ def v_sknn(reference: ReferenceTables, asker: UserContext, settings: VSkNN) -> S
 
 
 def test_a_board_covers_all_traffic_and_a_small_segment_falls_back_to_it() -> None:
-    lines = random_log(3, 300)
+    lines = make_random_log(3, 300)
     tables, reference = fold_of(lines).tables(), ReferenceTables(CONTRACT, reference_events(lines))
     for board in BOARDS[:4]:
         segment = hash64("mobile") if board.segment else 0
@@ -108,7 +108,7 @@ def test_a_board_covers_all_traffic_and_a_small_segment_falls_back_to_it() -> No
 
 
 def test_a_click_is_trending_at_once_and_an_item_without_a_profile_too() -> None:
-    lines = random_log(5, 200)
+    lines = make_random_log(5, 200)
     fold = fold_of(lines)
     assert (
         hash64("i-new")

@@ -9,21 +9,21 @@ import pyarrow as pa
 import pytest
 from tests.support.candidate_logs import (
     CONTRACT,
-    Line,
-    random_askers,
-    random_log,
+    RoutedEvent,
+    make_random_askers,
+    make_random_log,
     request_of,
     table_of,
 )
 
 from tailorbird.candidates.batch import to_event_batch
-from tailorbird.candidates.contract import contract_of, parse_source
+from tailorbird.candidates.contract import build_contract, parse_source
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.own import SourceError, register_sources, source
 from tailorbird.candidates.parity import compare_lists
 from tailorbird.candidates.protocol import GROUPS, NO_TABLES, CandidateRequest
 from tailorbird.candidates.query import RequestLists, table_group
-from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
+from tailorbird.candidates.replay import ReplayRequests, assign_regular_epochs, replay_requests
 from tailorbird.candidates.session_knn.query import query_sessions
 from tailorbird.errors import DeclarationError
 
@@ -76,13 +76,13 @@ def own_sources():
 
 
 def requests_at(
-    lines: list[Line], seed: int, many: int = 30
+    lines: list[RoutedEvent], seed: int, many: int = 30
 ) -> tuple[ReplayRequests, list[RequestLists]]:
     """Return questions whose groups of tables stand at positions of their own, and the lists that a
     server would have read.
     """
     rng = random.Random(seed)
-    requests = [request_of(asker) for asker in random_askers(seed, many)]
+    requests = [request_of(asker) for asker in make_random_askers(seed, many)]
     epochs = {
         group: np.array([rng.choice([0, *(line.p for line in lines)]) for _ in requests])
         for group in GROUPS
@@ -98,21 +98,21 @@ def requests_at(
             lists = RequestLists(fold.tables(), request)
             for name in NAMES:
                 if table_group(name) in (group, ""):
-                    expected.by_source[name] = lists.get(name)
+                    expected.list_by_source[name] = lists.get(name)
         served.append(expected)
     return ReplayRequests(requests, epochs), served
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_each_question_sees_the_tables_of_its_moment(seed: int) -> None:
-    lines = random_log(seed, 150)
+    lines = make_random_log(seed, 150)
     questions, served = requests_at(lines, seed)
     answered = []
     for chosen, request_lists in replay_requests(CONTRACT, table_of(lines), questions, NAMES):
         for question, lists in zip(chosen.tolist(), request_lists, strict=True):
             answered.append(question)
             for name in NAMES:
-                expected = served[question].by_source[name]
+                expected = served[question].list_by_source[name]
                 assert lists.get(name).keys.tolist() == expected.keys.tolist(), name
                 assert lists.get(name).scores.tolist() == expected.scores.tolist(), name
     assert sorted(answered) == list(range(len(served)))
@@ -123,9 +123,11 @@ def logged(questions: ReplayRequests, served: list[RequestLists]) -> tuple[pa.Ta
         {
             "request_id": f"r{number}",
             "candidate_lists": NAMES,
-            "candidate_digests": [lists.by_source[name].digest for name in NAMES],
+            "candidate_digests": [lists.list_by_source[name].digest for name in NAMES],
             "candidate_positions": [
-                int(questions.epochs[table_group(name)][number]) if table_group(name) else 0
+                int(questions.epochs_by_group[table_group(name)][number])
+                if table_group(name)
+                else 0
                 for name in NAMES
             ],
             "device": "mobile" if lists.request.segments else None,
@@ -140,7 +142,7 @@ def logged(questions: ReplayRequests, served: list[RequestLists]) -> tuple[pa.Ta
 
 
 def test_logged_lists_are_recomputed_and_one_changed_position_is_detected() -> None:
-    lines = random_log(1, 150)
+    lines = make_random_log(1, 150)
     answers, recent = logged(*requests_at(lines, 1))
     report = compare_lists(CONTRACT, table_of(lines), answers, recent, complete_until=lines[-1].p)
     assert report.unequal == {}
@@ -156,7 +158,7 @@ def test_logged_lists_are_recomputed_and_one_changed_position_is_detected() -> N
 
 
 def test_one_event_more_or_less_is_detected() -> None:
-    lines = random_log(4, 150)
+    lines = make_random_log(4, 150)
     answers, recent = logged(*requests_at(lines, 4))
     without = [
         line
@@ -169,7 +171,7 @@ def test_one_event_more_or_less_is_detected() -> None:
 
 
 def test_what_the_lake_does_not_have_yet_waits() -> None:
-    lines = random_log(1, 150)
+    lines = make_random_log(1, 150)
     answers, recent = logged(*requests_at(lines, 1))
     complete_until = lines[119].p
     report = compare_lists(
@@ -181,9 +183,9 @@ def test_what_the_lake_does_not_have_yet_waits() -> None:
 
 
 def test_regular_epochs_of_a_history_do_not_look_ahead() -> None:
-    lines = random_log(6, 300)
+    lines = make_random_log(6, 300)
     p = np.array([line.p for line in lines])
-    epochs = epochs_by_group(table_of(lines), p - 1)
+    epochs = assign_regular_epochs(table_of(lines), p - 1)
     assert all(
         (epochs[group] < p).all() and (np.diff(epochs[group]) >= 0).all() for group in GROUPS
     )
@@ -191,13 +193,13 @@ def test_regular_epochs_of_a_history_do_not_look_ahead() -> None:
 
 
 def test_the_contract_of_an_own_source_has_what_it_reads() -> None:
-    contract = contract_of(["in_sessions"])
+    contract = build_contract(["in_sessions"])
     assert contract.session_knn is not None
-    assert contract_of(["newest"]).session_knn is None
-    assert parse_source("popular:24h").board in contract_of(["both_days"]).boards
+    assert build_contract(["newest"]).session_knn is None
+    assert parse_source("popular:24h").board in build_contract(["both_days"]).boards
     register_sources([])
     with pytest.raises(DeclarationError, match="unknown source 'newest'"):
-        contract_of(["newest"])
+        build_contract(["newest"])
 
 
 @pytest.mark.parametrize(
@@ -216,4 +218,4 @@ def test_a_wrong_list_stops_a_training_and_empties_a_servers_list(returned, prob
         RequestLists(NO_TABLES, CandidateRequest()).get("wrong")
     lists = RequestLists(NO_TABLES, CandidateRequest(), strict=False)
     assert len(lists.get("wrong")) == 0
-    assert lists.failed == ["wrong"]
+    assert lists.failed_sources == ["wrong"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.support.roles import until
 
-from tailorbird.candidates.batch import COLUMNS, to_event_batch
+from tailorbird.candidates.batch import EVENT_COLUMNS, to_event_batch
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.folder import current_contract, folder_of, open_tables
 from tailorbird.candidates.protocol import BOARDS, GROUPS
@@ -73,7 +73,7 @@ def check_published(project: Project, tmp_path: Path) -> None:
     """Assert that published records equal those of a fold over the lake, byte by byte."""
     contract = current_contract(project.paths.candidates)
     assert contract == required_contract(project)
-    events = Lake(project.paths.lake).table("events", COLUMNS).sort_by("p")
+    events = Lake(project.paths.lake).table("events", EVENT_COLUMNS).sort_by("p")
     fold = CandidateFold(contract)
     fold.update(to_event_batch(events, contract, events["p"][-1].as_py()))
     store = open_store(tmp_path / f"expected-{time.monotonic_ns()}", create=True)

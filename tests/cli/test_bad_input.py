@@ -12,7 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.commands import each, environment, must, must_json, refused, tailorbird
+from tests.support.commands import (
+    assert_refused,
+    environment,
+    must,
+    must_json,
+    run_each,
+    tailorbird,
+)
 
 from tailorbird.platform.runtime.leftovers import PARENT_VARIABLE
 from tailorbird.platform.runtime.supervisor import STABLE_S
@@ -128,7 +135,7 @@ def wrong_use_results(
 ) -> list[subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("wrong")
     project = shutil.copytree(untouched, folder / "fresh")
-    return each([words for words, _, _ in WRONG_USE], cwd=project)
+    return run_each([words for words, _, _ in WRONG_USE], cwd=project)
 
 
 @pytest.mark.slow
@@ -137,11 +144,11 @@ def wrong_use_results(
 )
 def test_wrong_use(wrong_use_results: list[subprocess.CompletedProcess[str]], place: int) -> None:
     _, expected, status = WRONG_USE[place]
-    refused(wrong_use_results[place], expected, status=status)
+    assert_refused(wrong_use_results[place], expected, status=status)
 
 
 def test_a_folder_that_is_no_project(tmp_path: Path) -> None:
-    refused(
+    assert_refused(
         tailorbird("check", cwd=tmp_path), "no tailorbird.toml", "tailorbird init DIR", status=2
     )
 
@@ -164,17 +171,17 @@ def test_a_folder_that_is_no_project(tmp_path: Path) -> None:
 )
 def test_wrong_settings(fresh: Path, text: str, expected: str) -> None:
     (fresh / "tailorbird.toml").write_text(text)
-    refused(tailorbird("check", cwd=fresh), expected, status=2)
+    assert_refused(tailorbird("check", cwd=fresh), expected, status=2)
 
 
 def test_a_wrong_variable(fresh: Path) -> None:
-    refused(
+    assert_refused(
         tailorbird("check", cwd=fresh, env={"TAILORBIRD_SERVE__PROT": "1"}),
         "environment",
         "TAILORBIRD_SERVE__PORT",
         status=2,
     )
-    refused(
+    assert_refused(
         tailorbird("check", cwd=fresh, env={"TAILORBIRD_SERVE__PORT": "x"}),
         "environment TAILORBIRD_SERVE__PORT",
         status=2,
@@ -196,48 +203,48 @@ def test_unreadable_rows_are_quarantined_and_the_rest_is_imported(fresh: Path) -
     assert "events.jsonl:3: $.user_id: expected" in done.stdout
     quarantine = must_json("lake", "quarantine", cwd=fresh)
     assert {sample["body"] for sample in quarantine["samples"]} == set(invalid_rows)
-    refused(
+    assert_refused(
         tailorbird("lake", "quarantine", "--reason", "bad_tim", cwd=fresh),
         "the reasons there are: malformed_json, wrong_type",
         status=2,
     )
     (data,) = (fresh / "data" / "lake" / "events").glob("day=2*/*.parquet")
     data.write_bytes(data.read_bytes()[:-300])
-    refused(
+    assert_refused(
         tailorbird("lake", "events", "--out", "out.parquet", cwd=fresh),
         data.name,
         "lake repair",
         status=1,
     )
     data.unlink()
-    refused(
+    assert_refused(
         tailorbird("lake", "events", "--out", "out.parquet", cwd=fresh),
         data.name,
         "lake repair",
         status=1,
     )
     (fresh / "data" / "lake" / "ledger.jsonl").unlink()
-    refused(tailorbird("lake", "compact", cwd=fresh), "ledger.jsonl is missing", status=1)
+    assert_refused(tailorbird("lake", "compact", cwd=fresh), "ledger.jsonl is missing", status=1)
     assert "lake ledger: restore it from the backup" in tailorbird("doctor", cwd=fresh).stdout
 
 
 def test_a_fully_unreadable_file_is_an_error_and_is_quarantined(fresh: Path) -> None:
     (fresh / "events.jsonl").write_text("not json\nnor this\n")
     done = tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh)
-    refused(done, "none of its 2 rows is an event", "tailorbird lake quarantine", status=1)
+    assert_refused(done, "none of its 2 rows is an event", "tailorbird lake quarantine", status=1)
     (counted,) = must_json("lake", "quarantine", cwd=fresh)["counts"]
     assert (counted["code"], counted["rows"], counted["paths"]) == ("malformed_json", 2, {"$": 2})
 
 
 def test_an_empty_file_is_an_error(fresh: Path) -> None:
     (fresh / "events.jsonl").touch()
-    refused(
+    assert_refused(
         tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh),
         "no row was found in it",
         status=1,
     )
     (fresh / "mapping.toml").write_bytes("# für Klicks".encode("latin-1"))
-    refused(
+    assert_refused(
         tailorbird("import", "mapping", "events.jsonl", "--mapping", "mapping.toml", cwd=fresh),
         "mapping.toml: cannot be read",
         "iconv",
@@ -265,14 +272,14 @@ def test_a_data_path_that_is_a_file(fresh: Path, words: list[str]) -> None:
     (fresh / "events.jsonl").write_text(EVENT)
     (fresh / "data").rmdir()
     (fresh / "data").write_text("in the way")
-    refused(tailorbird(*words, cwd=fresh), "project.data needs a folder", status=2)
+    assert_refused(tailorbird(*words, cwd=fresh), "project.data needs a folder", status=2)
     assert (fresh / "data").read_text() == "in the way"
 
 
 def test_a_folder_below_data_that_cannot_be_made(fresh: Path) -> None:
     (fresh / "events.jsonl").write_text(EVENT)
     (fresh / "data" / "stream").write_text("in the way")
-    refused(tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh), "data/stream")
+    assert_refused(tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh), "data/stream")
 
 
 @pytest.mark.slow
@@ -282,7 +289,7 @@ def test_an_explicit_port_in_use_is_an_error(fresh: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         for words in (["run", "serve"], ["up"]):
-            refused(
+            assert_refused(
                 tailorbird(*words, "--port", port, cwd=fresh),
                 f"port {port} is in use",
                 "--port 0",
@@ -292,12 +299,12 @@ def test_an_explicit_port_in_use_is_an_error(fresh: Path) -> None:
 
 def test_a_slot_for_gorse_that_is_not_there(fresh: Path) -> None:
     done = tailorbird("run", "serve", cwd=fresh, env={"TAILORBIRD_SERVE__GORSE_SLOT": "nope"})
-    refused(done, "serve.gorse_slot: there is no slot 'nope'", "use one of home", status=2)
+    assert_refused(done, "serve.gorse_slot: there is no slot 'nope'", "use one of home", status=2)
 
 
 @pytest.mark.slow
 def test_a_public_address_without_a_key(fresh: Path) -> None:
-    refused(tailorbird("run", "serve", "--host", "0.0.0.0", cwd=fresh), "key", status=2)
+    assert_refused(tailorbird("run", "serve", "--host", "0.0.0.0", cwd=fresh), "key", status=2)
     done = tailorbird("up", cwd=fresh, env={"TAILORBIRD_SERVE__HOST": "0.0.0.0"})
     assert done.returncode == 2
     assert "cannot run as it is set up" in done.stdout
@@ -331,7 +338,7 @@ def test_a_role_that_finds_out_late_that_it_cannot_run_ends_all_the_same(
 )
 def test_sql_that_is_no_select(shop: Path, query: str, expected: str) -> None:
     before = must_json("sql", "SELECT count(*) AS n FROM events", cwd=shop)
-    refused(tailorbird("sql", query, cwd=shop), expected, status=2)
+    assert_refused(tailorbird("sql", query, cwd=shop), expected, status=2)
     assert must_json("sql", "SELECT count(*) AS n FROM events", cwd=shop) == before
 
 
@@ -349,7 +356,7 @@ ENDLESS = (
 def test_a_query_is_bound_in_time_and_memory(shop: Path, bound: list[str], expected: str) -> None:
     # A program that has loaded an engine sets no bounds, since threads do not survive a fork.
     done = tailorbird("sql", ENDLESS, *bound, cwd=shop, timeout=60, fork=False)
-    refused(done, expected, status=2)
+    assert_refused(done, expected, status=2)
 
 
 @pytest.mark.slow
@@ -394,7 +401,9 @@ def test_a_second_writer(fresh: Path) -> None:
             assert time.monotonic() < deadline
             assert first.poll() is None
             time.sleep(0.02)
-        refused(tailorbird("run", "router", cwd=fresh), "routed.db", str(first.pid), status=1)
+        assert_refused(
+            tailorbird("run", "router", cwd=fresh), "routed.db", str(first.pid), status=1
+        )
     finally:
         first.send_signal(signal.SIGTERM)
         assert first.wait(10) == 0
@@ -405,7 +414,7 @@ def test_declarations_that_do_not_load(fresh: Path) -> None:
         "from tailorbird.features import count, entity\n\nx = count('x', entity('usr'), "
         "'click', window='1d')\n"
     )
-    refused(tailorbird("check", cwd=fresh), "features.py:3", status=2)
+    assert_refused(tailorbird("check", cwd=fresh), "features.py:3", status=2)
     must("config", "show", cwd=fresh)  # what does not need them goes on working
 
 
@@ -425,4 +434,4 @@ def test_transforms_are_listed_and_an_invalid_one_names_its_line(fresh: Path) ->
         'transform("category", target("wish"))',
     ):
         (fresh / "features.py").write_text(f"{text}{wrong}\n")
-        refused(tailorbird("check", cwd=fresh), f"features.py:{line}: transform: ", status=2)
+        assert_refused(tailorbird("check", cwd=fresh), f"features.py:{line}: transform: ", status=2)

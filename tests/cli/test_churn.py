@@ -18,17 +18,17 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from tests.support.commands import environment, must, must_json, tailorbird
-from tests.support.shops.churn_shop import CHURN, FEATURES, MAPPING, purchases
+from tests.support.shops.churn_shop import CHURN, FEATURES, MAPPING, write_purchases
 
 from tailorbird.cli.training.train import print_churn
 from tailorbird.config import open_project
 from tailorbird.events import HOUR, SimulatedClock
 from tailorbird.lake import Lake
-from tailorbird.privacy.files import made_by
+from tailorbird.privacy.files import writing_command
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.churn import ChurnModels
-from tailorbird.serving.models.schemas import Schemas
+from tailorbird.serving.models.schemas import LiveFeatureProvider
 from tailorbird.training.backtests.leaks import find_backdated_imports
 from tailorbird.training.tasks.churn.score import score_people
 
@@ -92,7 +92,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "slots.py").write_text('from tailorbird.ranking import Slot\n\nhome = Slot("home")\n')
     (folder / "churn.py").write_text(CHURN)
     (folder / "mapping.toml").write_text(MAPPING)
-    purchases(folder / "purchases.parquet")
+    write_purchases(folder / "purchases.parquet")
     must(
         "-C",
         folder,
@@ -180,7 +180,7 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
     assert ((probabilities > 0) & (probabilities < 1)).all()
     assert (np.diff(probabilities) <= 0).all()
     assert (table["purchases"].to_numpy() > 0).all()
-    assert made_by(tmp_path / "churn.parquet") == "score churn", "an erasure knows it again"
+    assert writing_command(tmp_path / "churn.parquet") == "score churn", "an erasure knows it again"
     assert len(set(table["person"].to_pylist())) == table.num_rows
     reasons = table["reasons"].to_pylist()
     assert all(reasons[:20])
@@ -222,7 +222,7 @@ def test_a_server_and_the_batch_agree(project: Path, tmp_path: Path) -> None:
 
     opened = open_project(project)
     clock = SimulatedClock(int(time.time() * 1e6) + HOUR)
-    schemas = Schemas(opened.paths.state, opened.features)
+    schemas = LiveFeatureProvider(opened.paths.state, opened.features)
     models = ChurnModels({"churn": opened.paths.churn("churn")}, schemas, clock, Metrics())
     models.start()
     bundle = ChurnBundle.load(opened.paths.churn("churn") / "v0001", schema_hash=None)
@@ -276,7 +276,7 @@ def make_shop_with_plans(folder: Path) -> None:
     )
     (folder / "churn.py").write_text(CHURN)
     (folder / "slots.py").write_text('from tailorbird.ranking import Slot\n\nhome = Slot("home")\n')
-    purchases(folder / "purchases.parquet", people=150)
+    write_purchases(folder / "purchases.parquet", people=150)
 
 
 @pytest.mark.slow

@@ -19,12 +19,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from tests.support.commands import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
+from tests.support.commands import (
+    EXAMPLE_USER,
+    assert_refused,
+    environment,
+    must,
+    must_json,
+    tailorbird,
+)
 from tests.support.programs.addresses import address_of
 from tests.support.roles import until
 
 from tailorbird.file_lock import FileLock
-from tailorbird.platform.runtime.supervisor import STOP_S
+from tailorbird.platform.runtime.supervisor import STOP_TIMEOUT_S
 
 pytestmark = pytest.mark.slow
 
@@ -320,7 +327,7 @@ def test_features_show_an_item_alone_and_names_entities_without_events(shop: Pat
     output = must("-C", shop, "features", "show", "user:nobody-here", "--item", "nothing-here")
     assert "The lake has no event of nobody-here" in output
     assert "The lake has no event of nothing-here" in output
-    refused(
+    assert_refused(
         tailorbird("-C", shop, "features", "show", "item:a", "--item", "b"),
         "expected a person to go with it",
         status=2,
@@ -355,13 +362,13 @@ def test_features_show_a_category_and_a_person_in_it_now_then_and_explained(shop
     assert all(event["ts"] < row["last"] for event in both["events"])
     output = must("-C", shop, "features", "show", "item.category:no-such-thing")
     assert "The lake has no event of item.category:no-such-thing" in output
-    refused(
+    assert_refused(
         tailorbird("-C", shop, "features", "show", f"session:{row['s']}"),
         "declares nothing about session",
         status=2,
     )
     wrong = tailorbird("-C", shop, "features", "show", category, "--why", "user_clicks_7d")
-    refused(wrong, "user_clicks_7d is not about item.category", status=2)
+    assert_refused(wrong, "user_clicks_7d is not about item.category", status=2)
 
 
 def test_features_of_a_past_time_next_to_the_present(shop: Path) -> None:
@@ -387,12 +394,12 @@ def test_features_of_a_past_time_next_to_the_present(shop: Path) -> None:
         "-C", shop, "features", "show", user, "--why", "user_clicks_7d", "--at", last, "--known", 0
     )
     assert (nothing["value"], nothing["events"]) == (0.0, [])
-    refused(
+    assert_refused(
         tailorbird("-C", shop, "features", "show", user, "--known", 10**12),
         "the lake knows events up to",
         status=1,
     )
-    refused(
+    assert_refused(
         tailorbird("-C", shop, "features", "show", user, "--known", -1),
         "expected a position",
         status=2,
@@ -434,8 +441,8 @@ def test_a_feature_is_explained_by_its_events(shop: Path) -> None:
     assert (before["value"], before["events"]) == (0, [])
     assert all(event["type"] == "click" and event["ts"] >= first for event in explanation["events"])
     wrong = tailorbird("-C", shop, "features", "show", "user:u", "--why", "user_clics_7d")
-    refused(wrong, "did you mean user_clicks_7d?", status=2)
-    refused(
+    assert_refused(wrong, "did you mean user_clicks_7d?", status=2)
+    assert_refused(
         tailorbird(
             "-C", shop, "features", "show", "user:u", "--why", "user_clicks_7d", "--at", "noon"
         ),
@@ -456,7 +463,7 @@ def test_lake_verify_and_quarantine(shop: Path) -> None:
     assert only == counts["counts"][0]
     assert (only["replayed"], only["first"] <= only["last"]) == (0, True)
     assert must_json("-C", shop, "lake", "quarantine", "--since", "2100-01-01")["counts"] == []
-    refused(
+    assert_refused(
         tailorbird("-C", shop, "lake", "replay", "--reason", "bad_tiem"),
         "nothing was refused for 'bad_tiem'",
         code,
@@ -506,10 +513,10 @@ def test_the_lake_is_compacted_and_read_as_of_a_version(copy: Path) -> None:
     assert summary["rows"] == first["rows"]
     assert out.stat().st_size > 0
     assert "has 0 rows" in must("-C", copy, "lake", "events", "--at-version", 0)
-    refused(
+    assert_refused(
         tailorbird("-C", copy, "lake", "events", "--at-version", 9_999), "no version 9999", status=2
     )
-    refused(
+    assert_refused(
         tailorbird("-C", copy, "lake", "vacuum", "--keep", "often"), "expected a duration", status=2
     )
 
@@ -537,13 +544,15 @@ def test_the_data_of_a_day_is_checked(copy: Path) -> None:
         for one in json.loads((copy / "told.json").read_text())["checks"]
         if one["status"] == "failed"
     ] == ["volume"]
-    refused(
+    assert_refused(
         tailorbird("-C", copy, "checks", "run", "--day", "2001-01-01"),
         "no event of 2001-01-01",
         status=1,
     )
-    refused(tailorbird("-C", copy, "checks", "run", "--day", "monday"), "expected a day", status=2)
-    refused(
+    assert_refused(
+        tailorbird("-C", copy, "checks", "run", "--day", "monday"), "expected a day", status=2
+    )
+    assert_refused(
         tailorbird("-C", copy, "checks", "run", "--day", "2100-01-01"), "has not come yet", status=2
     )
 
@@ -575,7 +584,7 @@ def test_models_are_listed_shown_promoted_and_rolled_back(copy: Path) -> None:
         assert (shown["version"], "It has no model" in output) == (oldest, not shown["heads"])
         must("-C", copy, "models", "rollback", "--why", "seen")
         assert must_json("-C", copy, "models", "show")["version"] == newest
-    refused(
+    assert_refused(
         tailorbird("-C", copy, "models", "promote", "v9999", "--why", "x"),
         "no version 'v9999'",
         status=2,
@@ -588,8 +597,8 @@ def test_a_damaged_model_is_not_promoted(copy: Path) -> None:
     file = next(path for path in (folder / version).rglob("*.onnx"))
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    refused(tailorbird("-C", copy, "models", "show"), version)
-    refused(tailorbird("-C", copy, "evaluate"), version)
+    assert_refused(tailorbird("-C", copy, "models", "show"), version)
+    assert_refused(tailorbird("-C", copy, "evaluate"), version)
 
 
 def test_evaluate_compares_the_champion_with_the_baselines(shop: Path) -> None:
@@ -600,7 +609,7 @@ def test_evaluate_compares_the_champion_with_the_baselines(shop: Path) -> None:
         assert figures["ndcg_10_low"] <= figures["ndcg_10"] <= figures["ndcg_10_high"]
     assert list(evaluation["learned_until"]) == [champion]
     assert "learned from what came before" in must("-C", shop, "evaluate", champion, "--quick")
-    refused(tailorbird("-C", shop, "evaluate", "v9999"), "no version 'v9999'", status=2)
+    assert_refused(tailorbird("-C", shop, "evaluate", "v9999"), "no version 'v9999'", status=2)
 
 
 def test_an_experiment_without_exposure_is_reported_as_such(shop: Path, tmp_path: Path) -> None:
@@ -658,7 +667,7 @@ def test_up_ends_its_roles_in_order_after_a_broken_pipe(copy: Path) -> None:
 def test_up_waits_for_a_server_that_drains_longer_than_another_role_may_take_to_stop(
     copy: Path,
 ) -> None:
-    drain_s = STOP_S + 1
+    drain_s = STOP_TIMEOUT_S + 1
     up = subprocess.Popen(
         [sys.executable, "-m", "tailorbird", "-C", str(copy), "up", "--port", "0", "--no-train"],
         stdout=subprocess.PIPE,
@@ -753,7 +762,7 @@ def test_answers_of_a_running_server_reach_lake_parity_and_report(
     recommendation = must_json("-C", project, "recommend", "--user", EXAMPLE_USER)
     assert len(recommendation["items"]) == 12
     assert must_json("-C", project, "recommend", "--url", url)["items"]
-    refused(tailorbird("-C", project, "recommend", "--size", 1_000), "<= 200", status=2)
+    assert_refused(tailorbird("-C", project, "recommend", "--size", 1_000), "<= 200", status=2)
     deadline = time.monotonic() + 60
     query = "SELECT count(*) AS n FROM answers"
     while must_json("-C", project, "sql", query)["rows"][0]["n"] < 31:
@@ -818,7 +827,7 @@ def test_import_where_the_roles_are_running_leaves_the_rest_to_them(
 
 
 def test_up_twice_is_refused(served: tuple[Path, str]) -> None:
-    refused(tailorbird("-C", served[0], "up"), "running already", status=1)
+    assert_refused(tailorbird("-C", served[0], "up"), "running already", status=1)
 
 
 def test_import_finds_out_the_format_itself(fresh: Path, tmp_path: Path) -> None:
@@ -891,7 +900,7 @@ def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
     ] == [{"n": 3}]
     assert must_json("lake", "verify", cwd=fresh)["faults"] == []
     tailorbird("train", cwd=fresh)  # too few events for a model, and enough for an index
-    refused(
+    assert_refused(
         tailorbird("lake", "events", "--bundle", "v0001", cwd=fresh),
         "v0001 was trained on no events",
         "models list",

@@ -10,15 +10,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.commands import each
-from tests.support.people import CANARY, CLOCK, left_of, present, refused
+from tests.support.commands import run_each
+from tests.support.people import (
+    CANARY,
+    CLOCK,
+    find_in_files,
+    make_collected_events,
+    make_refused_row,
+)
 
 from tailorbird.config import open_project
-from tailorbird.lake.write.labels import made
+from tailorbird.lake.write.labels import label_table
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase
-from tailorbird.privacy.files import find_scratch, made_by
+from tailorbird.privacy.files import find_scratch_files, writing_command
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 
@@ -90,11 +96,11 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
     project = open_project(root)
     with (
         EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
-        Roles(project, CLOCK) as roles,
+        InProcessRoles(project, CLOCK) as roles,
     ):
         for user in (LEAVER, OTHER):
-            collector.submit(json.dumps(present(user)).encode())
-            collector.submit(refused(user))
+            collector.submit(json.dumps(make_collected_events(user)).encode())
+            collector.submit(make_refused_row(user))
         roles.drain()
         parts = InProcessServer(project, CLOCK, collector=collector, seed=1)
         for user in (LEAVER, OTHER):
@@ -106,7 +112,7 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
         parts.close()
         collector.close()
         roles.drain()
-    done = each([["-C", str(root), *words] for words in WRITE], cwd=root)
+    done = run_each([["-C", str(root), *words] for words in WRITE], cwd=root)
     failures = {" ".join(one.args[2:]): one.stderr[-300:] for one in done if one.returncode}
     # what they find is for others to say
     assert not {name for name in failures if not name.startswith(("checks", "experiment"))}, (
@@ -122,7 +128,7 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
         path.write_bytes(f"of {LEAVER}".encode())
     assert unknown(project.paths.data) == []
 
-    (result,) = each([["-C", str(root), "lake", "verify", "--erased", LEAVER]], cwd=root)
+    (result,) = run_each([["-C", str(root), "lake", "verify", "--erased", LEAVER]], cwd=root)
     made_of_it, own = result.stdout.partition("in what commands made of it")[2].split(
         "in files of yours"
     )
@@ -138,7 +144,7 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
     )
     assert cut_short.pop().read_bytes() == f"of {LEAVER}".encode()
     (root / "scores.parquet.part").unlink()
-    assert left_of(root, CANARY) == []
+    assert find_in_files(root, CANARY) == []
     assert not [path for path in cut_short if path.exists()]
     assert not (root / "events.parquet").exists()
     assert (root / "other.jsonl").exists(), "it says nothing of them"
@@ -147,12 +153,12 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
 
 def test_files_that_a_command_wrote_elsewhere_are_recognised(tmp_path: Path) -> None:
     table = pa.table({"person": ["u1"], "gone": [0.5]})
-    pq.write_table(made(table, "score churn"), tmp_path / "scores.parquet")
+    pq.write_table(label_table(table, "score churn"), tmp_path / "scores.parquet")
     pq.write_table(table, tmp_path / "own.parquet")
     (tmp_path / "told.jsonl").write_text('{"source":"person","asked":["u1"]}\n')
     (tmp_path / "own.jsonl").write_text('{"person":"u1"}\n')
     names = ("scores.parquet", "own.parquet", "told.jsonl", "own.jsonl", "nothing")
-    assert [made_by(tmp_path / name) for name in names] == [
+    assert [writing_command(tmp_path / name) for name in names] == [
         "score churn",
         "",
         "lake export-user",
@@ -178,7 +184,7 @@ def test_abandoned_intermediate_files_are_always_deleted(tmp_path: Path) -> None
     for name in (*retained, *deleted):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    for path in list(find_scratch(tmp_path, tmp_path / "lake")):
+    for path in list(find_scratch_files(tmp_path, tmp_path / "lake")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert sorted(
         path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from docs.generate import commands_of, examples_of, prose_of
 from tests.support.commands import must, tailorbird
-from tests.support.programs.command_line import _without_options, parse
+from tests.support.programs.command_line import _without_options, assert_parses
 
 from tailorbird.cli.main import build_app
 
@@ -37,7 +37,7 @@ def test_a_command_has_a_summary_an_example_and_words_for_each_option(name: str)
     sorted({example for command in COMMANDS.values() for example in examples_of(command)}),
 )
 def test_an_example_parses(example: str) -> None:
-    parse(build_app(), example)
+    assert_parses(build_app(), example)
 
 
 def test_help_and_version_of_the_app() -> None:

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.support.commands import environment, must, must_json, refused, tailorbird
+from tests.support.commands import assert_refused, environment, must, must_json, tailorbird
 from tests.support.programs.addresses import address_of
 from tests.support.roles import until
 
@@ -177,4 +177,4 @@ def test_the_folder_of_the_command_is_that_of_the_option(tmp_path: Path) -> None
     must("-C", "shop", "init", "inner", cwd=tmp_path)
     assert (tmp_path / "shop" / "slots.py").is_file()
     assert (tmp_path / "shop" / "inner" / "slots.py").is_file()
-    refused(tailorbird("init", cwd=tmp_path), "where to make the project is not said")
+    assert_refused(tailorbird("init", cwd=tmp_path), "where to make the project is not said")

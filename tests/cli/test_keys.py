@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.commands import must, must_json, refused, tailorbird
+from tests.support.commands import assert_refused, must, must_json, tailorbird
 
 pytestmark = pytest.mark.slow
 
@@ -29,29 +29,29 @@ def test_a_key_is_shown_once_listed_without_it_replaced_and_revoked(fresh: Path)
 
 
 def test_wrong_uses_say_what_to_do(fresh: Path) -> None:
-    refused(tailorbird("-C", fresh, "keys", "create", "x"), "expected scopes", status=2)
-    refused(
+    assert_refused(tailorbird("-C", fresh, "keys", "create", "x"), "expected scopes", status=2)
+    assert_refused(
         tailorbird(
             "-C", fresh, "keys", "create", "x", "--scope", "read", "--origin", "https://a.example"
         ),
         "may only write",
         status=2,
     )
-    refused(
+    assert_refused(
         tailorbird("-C", fresh, "keys", "create", "x", "--scope", "read", "--expires", "soon"),
         "expected a duration",
         status=2,
     )
-    refused(
+    assert_refused(
         tailorbird("-C", fresh, "keys", "revoke", "nope"), "there is no key", "keys list", status=2
     )
-    refused(
+    assert_refused(
         tailorbird("-C", fresh, "keys", "create", "x", "--replaces", "nope", "--scope", "read"),
         "there is no key",
         status=2,
     )
     (fresh / "keys.json").write_text("{}")
-    refused(tailorbird("-C", fresh, "keys", "list"), "no file of keys", status=2)
+    assert_refused(tailorbird("-C", fresh, "keys", "list"), "no file of keys", status=2)
 
 
 def test_a_key_for_pages_and_its_successor_identify_only_if_allowed(fresh: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_key_for_pages_and_its_successor_identify_only_if_allowed(fresh: Path)
     assert must_json(*replace)["identify"] is True
     assert must_json(*replace, "--no-identify")["identify"] is False
     assert "write, identify" in must("-C", fresh, "keys", "list")
-    refused(
+    assert_refused(
         tailorbird("-C", fresh, "keys", "create", "x", "--scope", "write", "--identify"),
         "only a key for browsers",
         status=2,

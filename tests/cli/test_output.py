@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailorbird.cli.output import console, print_table, show
+from tailorbird.cli.output import console, format_cell, print_table
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from tailorbird.cli.output import console, print_table, show
     ],
 )
 def test_nothing_is_shown_that_a_terminal_obeys(value: object, shown: str) -> None:
-    assert show(value) == shown
+    assert format_cell(value) == shown
 
 
 def test_a_table_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:

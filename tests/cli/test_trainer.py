@@ -82,7 +82,7 @@ def write(lake, rows):
     days = pa.array([row["ts"] // DAY for row in rows], pa.int32()).cast(pa.date32())
     table = pa.table(columns).append_column("day", days)
     write_deltalake(
-        lake / "events", table, partition_by=[TABLES["events"].partition], mode="append"
+        lake / "events", table, partition_by=[TABLES["events"].partition_column], mode="append"
     )
 
 
@@ -157,13 +157,13 @@ def test_a_fall_is_an_episode_and_a_message_until_another_model_takes_over(shop,
     assert (message.kind, message.cause) == ("drift", "change of taste")
     assert "lift of model over popular" in message.body
     assert "docs/operate/taste.md" in message.body
-    (row,) = find_drift(shop.project, clock).rows
+    (row,) = find_drift(shop.project, clock).episodes
     assert (row.cause, row.until) == (message.cause, "")
     assert to_iso(LIVE + 3 * DAY)[:10] in row.since
     registry = Registry(shop.project.paths.registry, clock=clock)
     registry.promote(add(registry, tmp_path / "new", "trainer"), by="trainer", why="test")
     assert collect_messages(shop.project, clock) == []
-    (row,) = find_drift(shop.project, clock).rows
+    (row,) = find_drift(shop.project, clock).episodes
     assert row.until == to_iso(clock.now())[:16] + "Z"
 
 
@@ -306,10 +306,10 @@ def test_a_training_that_cannot_run_is_told_once_and_everywhere(scheduled, monke
     assert [line for line in read_status(project, clock).lines if f"to do: {since}1" in line]
     (message,) = collect_messages(project, clock)
     assert (message.title, message.repeats) == ("shop: the training of home could not run", True)
-    assert FiguresTask(project, clock).overdue() == ["home"]
+    assert FiguresTask(project, clock).overdue_slots() == ["home"]
     monkeypatch.setattr(trainer, "train_once", train_once)
     scheduled.renew(LIVE + DAY + 2 * HOUR)
-    assert FiguresTask(project, clock).overdue() == []
+    assert FiguresTask(project, clock).overdue_slots() == []
 
 
 def test_a_schedule_without_a_first_model_is_told(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from typing import get_type_hints
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.network.servers import Served, serving
+from tests.support.network.servers import RunningServer, serving
 from tests.support.network.waiting import until
 
 import tailorbird
@@ -51,7 +51,7 @@ NOWHERE = "http://127.0.0.1:1"  # nothing listens there
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Served]:
+def server(tmp_path: Path) -> Iterator[RunningServer]:
     with serving(tmp_path / "stream") as served:
         yield served
 
@@ -60,7 +60,7 @@ def click(number: int) -> dict[str, str]:
     return {"type": "click", "user_id": "u1", "item_id": f"i{number}"}
 
 
-def test_all_questions_are_answered_in_types(server: Served) -> None:
+def test_all_questions_are_answered_in_types(server: RunningServer) -> None:
     with Client(server.url) as client:
         answer = client.recommend(
             "home", user_id="u1", size=5, context={"device": "phone", "country": "NO"}
@@ -80,7 +80,7 @@ def test_all_questions_are_answered_in_types(server: Served) -> None:
         assert client.item("gone") is None
 
 
-def test_filters_and_context_take_every_form(server: Served) -> None:
+def test_filters_and_context_take_every_form(server: RunningServer) -> None:
     with Client(server.url) as client:
         filters = {
             "category": "coats",
@@ -172,13 +172,15 @@ def test_a_type_checker_sees_a_wrong_call(tmp_path: Path) -> None:
     ("query", "path"),
     [({"size": 0}, "size"), ({"sise": 3}, "sise"), ({"context": {"device": 1}}, "device")],
 )
-def test_a_wrong_question_is_told_before_it_is_sent(server: Served, query: dict, path: str) -> None:
+def test_a_wrong_question_is_told_before_it_is_sent(
+    server: RunningServer, query: dict, path: str
+) -> None:
     with Client(server.url) as client, pytest.raises(UsageError, match=path):
         client.recommend("home", **query)
     assert server.trouble.requests == 0
 
 
-def test_the_servers_refusal_says_why(server: Served) -> None:
+def test_the_servers_refusal_says_why(server: RunningServer) -> None:
     with Client(server.url) as client, pytest.raises(RefusedError) as refused:
         client.recommend("no_such_slot")
     assert (refused.value.status, refused.value.code, refused.value.path) == (
@@ -198,7 +200,7 @@ def test_keys_are_sent_and_a_wrong_one_is_told(tmp_path: Path) -> None:
             assert client.send([click(1)]).accepted == 1
 
 
-def test_each_event_is_decided_in_order_over_several_bodies(server: Served) -> None:
+def test_each_event_is_decided_in_order_over_several_bodies(server: RunningServer) -> None:
     events = [
         click(number) if number % 3 else {"type": "click", "user_id": "u1"} for number in range(25)
     ]
@@ -211,11 +213,11 @@ def test_each_event_is_decided_in_order_over_several_bodies(server: Served) -> N
 
 
 @pytest.mark.parametrize("trouble", ["lost", "busy", "silent"])
-def test_what_is_sent_again_has_the_same_ids(server: Served, trouble: str) -> None:
+def test_what_is_sent_again_has_the_same_ids(server: RunningServer, trouble: str) -> None:
     server.trouble.next = [trouble]
     with Client(server.url, timeout_s=1.5) as client:
         assert client.send([click(1), click(2)]).accepted == 2
-        assert client.retried == 1
+        assert client.retry_count == 1
     events = server.events()
     assert len(events) == (
         4 if trouble == "lost" else 2
@@ -223,7 +225,7 @@ def test_what_is_sent_again_has_the_same_ids(server: Served, trouble: str) -> No
     assert len({event["event_id"] for event in events}) == 2
 
 
-def test_where_nobody_answers_the_caller_is_told_in_time(server: Served) -> None:
+def test_where_nobody_answers_the_caller_is_told_in_time(server: RunningServer) -> None:
     server.trouble.next = ["silent"] * 9
     with Client(server.url, timeout_s=0.3) as client:
         started_at = time.monotonic()
@@ -245,11 +247,13 @@ def test_of_two_servers_the_other_one_answers(tmp_path: Path) -> None:
         first.trouble.next = ["busy"] * 100
         for _ in range(20):
             assert client.recommend("home").items
-        assert client.retried == 1  # the one that answers is asked from then on
+        assert client.retry_count == 1  # the one that answers is asked from then on
         assert second.trouble.requests == 20
 
 
-def test_many_requests_that_fail_at_one_server_at_once_all_go_to_the_other(server: Served) -> None:
+def test_many_requests_that_fail_at_one_server_at_once_all_go_to_the_other(
+    server: RunningServer,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         dead = f"http://127.0.0.1:{free.getsockname()[1]}"
 
@@ -262,31 +266,31 @@ def test_many_requests_that_fail_at_one_server_at_once_all_go_to_the_other(serve
     assert all(answer.items for answer in asyncio.run(ask()))
 
 
-def test_a_busy_server_sends_nobody_to_a_dead_one(server: Served) -> None:
+def test_a_busy_server_sends_nobody_to_a_dead_one(server: RunningServer) -> None:
     with Client([NOWHERE, server.url], attempts=2, timeout_s=30) as client:
         assert client.recommend("home").items, "the first does not listen, the second answers"
         server.trouble.next = ["busy"]
         assert client.recommend("home").items
-        assert client.retried == 2
+        assert client.retry_count == 2
 
 
-def test_who_is_sent_on_to_a_dead_server_comes_back_to_the_busy_one(server: Served) -> None:
+def test_who_is_sent_on_to_a_dead_server_comes_back_to_the_busy_one(server: RunningServer) -> None:
     with Client([server.url, NOWHERE], attempts=2, timeout_s=30) as client:
         server.trouble.next = ["busy"]
         assert client.recommend("home").items
         assert server.trouble.requests == 2
 
 
-def test_tracked_events_come_in_few_bodies_and_all(server: Served) -> None:
+def test_tracked_events_come_in_few_bodies_and_all(server: RunningServer) -> None:
     with Client(server.url, gather_s=0.05) as client:
         ids = [client.track("click", user_id="u1", item_id=f"i{number}") for number in range(1_200)]
         assert client.flush(30)
-        assert client.waiting == 0
+        assert client.waiting_count == 0
     assert sorted(event["event_id"] for event in server.events()) == sorted(ids)
     assert len(server.bodies()) < 60
 
 
-def test_many_threads_track_at_once(server: Served) -> None:
+def test_many_threads_track_at_once(server: RunningServer) -> None:
     with Client(server.url, gather_s=0.01) as client:
         threads = [
             threading.Thread(
@@ -302,7 +306,7 @@ def test_many_threads_track_at_once(server: Served) -> None:
 
 
 def test_what_waits_is_sent_though_the_server_took_nothing_for_long(
-    server: Served, monkeypatch: pytest.MonkeyPatch
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "BACKOFF_MAX_S", 0.05)  # else a minute and a half
     monkeypatch.setattr(
@@ -321,7 +325,7 @@ def test_tracked_events_wait_for_a_server_that_comes_back(tmp_path: Path) -> Non
     with Client(url, gather_s=0.01, timeout_s=0.5) as client:
         ids = [client.track("click", user_id="u1", item_id=f"i{number}") for number in range(50)]
         assert not client.flush(0.2)
-        assert client.waiting == 50
+        assert client.waiting_count == 50
         with serving(tmp_path / "stream", port=int(url.rpartition(":")[2])) as served:
             assert client.flush(60)
             assert sorted(event["event_id"] for event in served.events()) == sorted(ids)
@@ -337,7 +341,7 @@ def test_a_full_outbox_says_so_and_keeps_what_is_older() -> None:
     assert client.close() == 0
 
 
-def test_the_spool_outlives_the_process(server: Served, tmp_path: Path) -> None:
+def test_the_spool_outlives_the_process(server: RunningServer, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     client = Client(NOWHERE, spool=spool, timeout_s=0.2)
     ids = [client.track(**click(number)) for number in range(30)]
@@ -358,17 +362,17 @@ def test_a_wrong_key_empties_nothing(tmp_path: Path, caplog: pytest.LogCaptureFi
         wrong = Client(served.url, key=READ, gather_s=0.01, spool=spool)
         ids = [wrong.track(**click(number)) for number in range(20)]
         assert not wrong.flush(1)
-        assert wrong.waiting == 20
+        assert wrong.waiting_count == 20
         assert wrong.close(0.1) == 0
         assert served.bodies() == []
         assert caplog.text.count("events wait") == 1
         with Client(served.url, key=WRITE, gather_s=0.01, spool=spool) as right:
-            until(lambda: right.waiting == 0)
+            until(lambda: right.waiting_count == 0)
         assert sorted(event["event_id"] for event in served.events()) == sorted(ids)
 
 
 @pytest.mark.parametrize("trouble", ["foreign", "moved"])
-def test_what_is_no_answer_of_ours_decides_nothing(server: Served, trouble: str) -> None:
+def test_what_is_no_answer_of_ours_decides_nothing(server: RunningServer, trouble: str) -> None:
     server.trouble.next = [trouble] * 3
     with Client(server.url, gather_s=0.01) as client:
         client.track(**click(1))
@@ -398,7 +402,7 @@ def test_a_body_that_is_too_large_is_halved_and_an_event_that_is_kept_apart(tmp_
         assert client.close() == 1  # there was no folder for it
 
 
-def test_the_spool_survives_a_kill(server: Served, tmp_path: Path) -> None:
+def test_the_spool_survives_a_kill(server: RunningServer, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom tailorbird.client import Client\n"
@@ -417,11 +421,11 @@ def test_the_spool_survives_a_kill(server: Served, tmp_path: Path) -> None:
     process.kill()
     process.wait()
     with Client(server.url, spool=spool, gather_s=0.01) as client:
-        until(lambda: client.waiting == 0)
+        until(lambda: client.waiting_count == 0)
     assert len({event["event_id"] for event in server.events()}) == 500
 
 
-def test_a_closed_client_says_so(server: Served) -> None:
+def test_a_closed_client_says_so(server: RunningServer) -> None:
     client = Client(server.url)
     client.close()
     calls: list[Callable[[], object]] = [
@@ -441,7 +445,7 @@ def test_a_closed_client_says_so(server: Served) -> None:
     assert server.trouble.requests == 0
 
 
-def test_a_closed_client_of_a_loop_says_so(server: Served) -> None:
+def test_a_closed_client_of_a_loop_says_so(server: RunningServer) -> None:
     async def run() -> None:
         client = AsyncClient(server.url)
         await client.close()
@@ -461,7 +465,9 @@ def test_a_closed_client_of_a_loop_says_so(server: Served) -> None:
     assert server.trouble.requests == 0
 
 
-def test_who_waits_for_an_answer_while_the_client_is_closed_hears_of_it(server: Served) -> None:
+def test_who_waits_for_an_answer_while_the_client_is_closed_hears_of_it(
+    server: RunningServer,
+) -> None:
     server.trouble.next = ["silent"] * 99
     client, errors = Client(server.url, timeout_s=60), []
 
@@ -481,7 +487,7 @@ def test_who_waits_for_an_answer_while_the_client_is_closed_hears_of_it(server: 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_client_from_before_a_fork_says_so(server: Served) -> None:
+def test_a_client_from_before_a_fork_says_so(server: RunningServer) -> None:
     with Client(server.url) as client:
         child = os.fork()
         if not child:
@@ -499,7 +505,7 @@ def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         Client(NOWHERE, spool=tmp_path / "file" / "spool")
 
 
-def test_a_loop_of_ones_own(server: Served) -> None:
+def test_a_loop_of_ones_own(server: RunningServer) -> None:
     async def run() -> list[str]:
         async with AsyncClient(
             server.url, timeout_s=30
@@ -521,7 +527,7 @@ def test_an_address_that_is_none(url: str) -> None:
         Client(url)
 
 
-def test_what_is_no_json_is_told(server: Served) -> None:
+def test_what_is_no_json_is_told(server: RunningServer) -> None:
     with Client(server.url) as client, pytest.raises(UsageError, match="cannot be written as JSON"):
         client.track("click", user_id="u1", properties={"x": object()})
     with (
@@ -531,7 +537,7 @@ def test_what_is_no_json_is_told(server: Served) -> None:
         client.search("lamp \ud83d")
 
 
-def test_one_event_that_is_nested_too_deeply_takes_no_other_along(server: Served) -> None:
+def test_one_event_that_is_nested_too_deeply_takes_no_other_along(server: RunningServer) -> None:
     """At some depth a client can still write what a server cannot take apart any more, and refuses
     as a whole.
     """

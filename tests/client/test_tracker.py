@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, sync_playwright
-from tests.support.network.servers import Served, serving
-from tests.support.network.shop_server import chromium, launch
+from tests.support.network.servers import RunningServer, serving
+from tests.support.network.shop_server import find_chromium, launch_browser
 from tests.support.network.waiting import until
 
 from tailorbird.serving.auth.keyfile import create_key
@@ -24,7 +24,7 @@ from tailorbird.serving.auth.keys import Keys
 pytestmark = pytest.mark.slow
 
 browser_only = pytest.mark.skipif(
-    chromium() is None,
+    find_chromium() is None,
     reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM",
 )
 
@@ -71,7 +71,7 @@ class Site(BaseHTTPRequestHandler):
 class Shop:
     """A shop's page, the server that its tracker sends to, and a browser that looks at it."""
 
-    def __init__(self, served: Served, origin: str, context: BrowserContext) -> None:
+    def __init__(self, served: RunningServer, origin: str, context: BrowserContext) -> None:
         self.served, self.origin, self.context = served, origin, context
         self.faults: list[str] = []
         self.page = self.new_page()
@@ -115,7 +115,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
             sync_playwright() as playwright,
         ):
             fill |= {"server": served.url, "key": key}
-            browser = launch(playwright)
+            browser = launch_browser(playwright)
             yield Shop(served, origin, browser.new_context(viewport={"width": 800, "height": 600}))
             browser.close()
     finally:

@@ -5,7 +5,7 @@ two notes of it is lost or damaged.
 from pathlib import Path
 
 import pytest
-from tests.support.commands import must, must_json, refused, tailorbird
+from tests.support.commands import assert_refused, must, must_json, tailorbird
 
 from tailorbird.config.pseudonyms import FILE, pseudonyms_of
 from tailorbird.errors import ConfigError
@@ -74,12 +74,12 @@ def test_commands_detect_another_key_after_a_loss(tmp_path):
     )
     lose(tmp_path / "shop" / "data" / FILE)
     source.write_text(EVENT.replace("e1", "e2"))
-    refused(
+    assert_refused(
         tailorbird("-C", tmp_path / "shop", "import", "tailorbird", source, env=wrong),
         "is not the key",
         status=2,
     )
-    refused(
+    assert_refused(
         tailorbird("-C", tmp_path / "shop", "run", "serve", "--port", "0", env=wrong, timeout=60),
         "is not the key",
         status=2,

@@ -14,12 +14,12 @@ from tests.first_hour.layouts import rees46
 from tests.support.commands import must, must_json
 from tests.support.network.shop_server import (
     PHONE,
-    browsing,
-    chromium,
-    items_of,
+    find_chromium,
+    find_violations,
+    open_page,
+    open_watched_page,
     serving,
-    violations,
-    watched,
+    shown_items,
 )
 
 from tailorbird.config import Project, open_project
@@ -27,7 +27,7 @@ from tailorbird.config import Project, open_project
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        chromium() is None,
+        find_chromium() is None,
         reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM",
     ),
 ]
@@ -58,7 +58,7 @@ def url(project: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(url: str) -> Iterator[Page]:
-    with watched(url) as page:
+    with open_watched_page(url) as page:
         yield page
 
 
@@ -72,7 +72,7 @@ def test_it_says_what_the_project_is_doing(page: Page) -> None:
     expect(page.locator("#events-note")).to_contain_text(re.compile(r"view \d+"))
     champion = page.locator("#models tbody tr").filter(has_text="champion")
     expect(champion).to_have_count(1)
-    assert violations(page) == []
+    assert find_violations(page) == []
 
 
 def test_a_report_opens_with_its_styles_and_pictures(page: Page) -> None:
@@ -90,7 +90,7 @@ def test_a_deed_of_somebody_known_changes_their_list_and_the_panel_says_why(
     page.fill("#user", PERSON)
     page.get_by_role("button", name="Show").click()
     expect(page.locator("#list-note")).to_contain_text(f"an event of {PERSON}")
-    before = items_of(page)
+    before = shown_items(page)
     row = page.locator("#list > li").nth(3)
     bought = row.get_attribute("data-item")
     row.get_by_role("button", name="purchase").click()
@@ -98,12 +98,12 @@ def test_a_deed_of_somebody_known_changes_their_list_and_the_panel_says_why(
     expect(page.locator("#event")).to_contain_text(f'"item_id": "{bought}"')
     expect(page.locator("#features tbody")).to_contain_text("user_")
     expect(page.locator("#answer")).to_contain_text("v0")
-    assert items_of(page) != before
+    assert shown_items(page) != before
     expect(page.locator("#events tbody tr").first).to_contain_text(PERSON)
     expect(page.locator("#clock")).to_contain_text(
         "The log ended long ago"
     )  # a click here is no event of the site's
-    assert Project.clock(open_project(project)).behind > 0
+    assert Project.clock(open_project(project)).lag_us > 0
 
 
 def test_a_new_stranger_has_an_empty_panel(page: Page) -> None:
@@ -130,16 +130,16 @@ def test_by_keyboard_alone(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(url: str, scheme: str) -> None:
-    with browsing(url, [], [], viewport=PHONE, color_scheme=scheme) as page:
+    with open_page(url, [], [], viewport=PHONE, color_scheme=scheme) as page:
         page.goto(url)
         expect(page.locator("#list > li").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-        assert violations(page) == []
+        assert find_violations(page) == []
 
 
 def test_where_the_server_has_keys_the_page_asks_for_one(project: Path) -> None:
     keys = {f"TAILORBIRD_SERVE__{scope}_KEYS": KEY for scope in ("READ", "WRITE", "ADMIN")}
-    with serving(project.with_name("keyed"), keys) as url, browsing(url, [], []) as page:
+    with serving(project.with_name("keyed"), keys) as url, open_page(url, [], []) as page:
         page.goto(url)
         expect(page.locator("#key-form")).to_be_visible()
         expect(page.locator("#list > li")).to_have_count(0)

@@ -11,12 +11,12 @@ from playwright.sync_api import Page, expect
 from tests.support.commands import make_shop
 from tests.support.network.shop_server import (
     PHONE,
-    browsing,
-    chromium,
-    items_of,
+    find_chromium,
+    find_violations,
+    open_page,
+    open_watched_page,
     serving,
-    violations,
-    watched,
+    shown_items,
 )
 
 from tailorbird.cli.demo.world import FRONT_PAGE_SLOTS
@@ -24,7 +24,7 @@ from tailorbird.cli.demo.world import FRONT_PAGE_SLOTS
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        chromium() is None,
+        find_chromium() is None,
         reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM",
     ),
 ]
@@ -41,7 +41,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(url: str) -> Iterator[Page]:
-    with watched(url, "/shop", provoked="503") as page:  # by the test of a server that is away
+    with open_watched_page(
+        url, "/shop", provoked="503"
+    ) as page:  # by the test of a server that is away
         yield page
 
 
@@ -57,13 +59,13 @@ def test_cards_have_picture_title_price_and_reason(page: Page) -> None:
 
 
 def test_one_click_changes_the_list_and_the_panel_says_why(page: Page) -> None:
-    before = items_of(page)
+    before = shown_items(page)
     card = page.locator("#list > li").nth(4)
     clicked = card.get_attribute("data-item")
     card.locator("button.open").click()
     expect(page.locator("#took")).to_have_text(re.compile(r"^\d+ ms$"))
-    assert items_of(page) != before
-    assert clicked not in items_of(page)  # the slot wants no item again that was looked at
+    assert shown_items(page) != before
+    assert clicked not in shown_items(page)  # the slot wants no item again that was looked at
     expect(page.locator("#event")).to_contain_text(f'"item_id": "{clicked}"')
     expect(page.locator("#steps > li")).to_have_count(3)
     moved = page.locator("#features tbody tr")
@@ -117,19 +119,19 @@ def test_a_click_by_keyboard_alone_changes_the_list(page: Page) -> None:
     assert all(names)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "query"
-    before = items_of(page)
+    before = shown_items(page)
     for _ in range(12):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.className") == "open":
             break
     page.keyboard.press("Enter")
     expect(page.locator("#took")).to_have_text(re.compile(r"^\d+ ms$"))
-    assert items_of(page) != before
+    assert shown_items(page) != before
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it(url: str, scheme: str) -> None:
-    with browsing(url, [], [], viewport=PHONE, color_scheme=scheme) as page:
+    with open_page(url, [], [], viewport=PHONE, color_scheme=scheme) as page:
         page.goto(f"{url}/shop")
         expect(page.locator("#list > li")).to_have_count(12)
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
@@ -142,7 +144,7 @@ def test_a_phone_shows_all_of_it(url: str, scheme: str) -> None:
             "outer.bottom; })).length"
         )
         assert page.locator("#list > li").evaluate_all(cut) == 0
-        assert violations(page) == []
+        assert find_violations(page) == []
 
 
 def test_the_page_says_when_there_is_no_server(page: Page, url: str) -> None:

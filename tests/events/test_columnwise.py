@@ -8,14 +8,14 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support.wire.events import ANSWER, CLICK, EVENTS, NOW, click, deep
+from tests.support.wire.events import ANSWER, CLICK, EVENTS, NOW, make_click, nest_lists
 
-from tailorbird.events import DAY, MINUTE, Receipt, RoutePlan, check
+from tailorbird.events import DAY, MINUTE, Receipt, RoutePlan, check_body
 from tailorbird.events.contract import columnwise
 from tailorbird.events.contract.checked_batch import EventColumns
 from tailorbird.events.contract.columnwise import Contract
 from tailorbird.events.contract.contract import split_body
-from tailorbird.events.contract.envelope import PROPERTIES, Event
+from tailorbird.events.contract.envelope import PROPERTIES_BOUNDS, Event
 from tailorbird.events.contract.rules import Rule
 from tailorbird.events.contract.verdict import Refusal
 
@@ -121,7 +121,18 @@ numbers = st.sampled_from(
     ]
 )
 values = numbers | st.sampled_from(
-    ["", "coat", "EUR", "USD", {"a": 1}, {}, deep(32), deep(33), "x" * 9_000, "x" * 66_000]
+    [
+        "",
+        "coat",
+        "EUR",
+        "USD",
+        {"a": 1},
+        {},
+        nest_lists(32),
+        nest_lists(33),
+        "x" * 9_000,
+        "x" * 66_000,
+    ]
 )
 NAMES = [
     "query",
@@ -256,7 +267,7 @@ def fields_of(event):
 def by_contract(bodies, plan):
     accepted, refused = [], []
     for number, (body, receipt) in enumerate(bodies):
-        taken, broken = check(body, receipt, plan)
+        taken, broken = check_body(body, receipt, plan)
         accepted += [
             (
                 number,
@@ -282,9 +293,9 @@ def full(values):
 
 
 def by_columns(bodies, contract):
-    checked = contract.check(bodies)
+    checked = contract.check_bodies(bodies)
     rows = zip(
-        checked.bodies,
+        checked.body_indexes,
         checked.rows,
         checked.ts,
         checked.ts_original,
@@ -293,7 +304,7 @@ def by_columns(bodies, contract):
         zip(*checked.fields, strict=True),
         strict=True,
     )
-    return [(*rest, repr(full(fields))) for *rest, fields in rows], list(checked.refused)
+    return [(*rest, repr(full(fields))) for *rest, fields in rows], list(checked.refusals)
 
 
 def agree(bodies, plan_index):
@@ -327,7 +338,13 @@ def test_one_odd_row_among_many(event, position, source, plan_index):
 )
 def test_times_as_text_are_read_alike(texts):
     agree(
-        [(json.dumps([click(ts=text) for text in texts] + [CLICK] * 40).encode(), Receipt(NOW))], 0
+        [
+            (
+                json.dumps([make_click(ts=text) for text in texts] + [CLICK] * 40).encode(),
+                Receipt(NOW),
+            )
+        ],
+        0,
     )
 
 
@@ -337,12 +354,18 @@ def test_any_bytes(body, encoding, source):
 
 
 @pytest.mark.parametrize(
-    "size", [PROPERTIES.high // 8, PROPERTIES.high - 10, PROPERTIES.high - 9, PROPERTIES.high]
+    "size",
+    [
+        PROPERTIES_BOUNDS.high // 8,
+        PROPERTIES_BOUNDS.high - 10,
+        PROPERTIES_BOUNDS.high - 9,
+        PROPERTIES_BOUNDS.high,
+    ],
 )
 def test_the_size_of_properties_is_bounded_for_each_event(size):
     rows = [
-        click(properties={"text": "x" * size}),
-        click(properties={"text": [1e15] * (size // 18)}),
+        make_click(properties={"text": "x" * size}),
+        make_click(properties={"text": [1e15] * (size // 18)}),
         *[CLICK] * 40,
     ]
     agree([(json.dumps(rows).replace("1000000000000000.0", "1e15").encode(), Receipt(NOW))], 0)
@@ -370,21 +393,21 @@ def test_ordinary_events_are_cleared_without_checking_any_row(monkeypatch):
     for row in rows:
         row["anonymous_id"] = "a1"
     monkeypatch.setattr(columnwise, "check_row", fail_on_row_check)
-    assert len(CONTRACTS[1].check([(json.dumps(rows).encode(), Receipt(NOW))])) == len(rows)
+    assert len(CONTRACTS[1].check_bodies([(json.dumps(rows).encode(), Receipt(NOW))])) == len(rows)
     monkeypatch.undo()
     agree([(json.dumps(rows).encode(), Receipt(NOW))], 1)
 
 
 def test_columns_have_the_fields_of_events_in_their_order():
     assert EventColumns._fields == Event.__struct_fields__
-    checked = CONTRACTS[0].check(
+    checked = CONTRACTS[0].check_bodies(
         [(json.dumps([CLICK, 7, CLICK | {"event_id": "e2"}] * 20).encode(), Receipt(NOW))]
     )
     assert checked.fields.event_id == ("e1", "e2") * 20
-    assert [(number, one.row, one.code) for number, one in checked.refused] == [
+    assert [(number, one.row, one.code) for number, one in checked.refusals] == [
         (0, row, "wrong_type") for row in range(1, 60, 3)
     ]
-    assert isinstance(checked.refused[0][1], Refusal)
+    assert isinstance(checked.refusals[0][1], Refusal)
 
 
 def test_at_no_depth_is_a_body_taken_apart_in_one_place_and_not_in_another() -> None:
@@ -392,9 +415,13 @@ def test_at_no_depth_is_a_body_taken_apart_in_one_place_and_not_in_another() -> 
 
     def body(levels: int) -> bytes:
         deep = b'{"d":' * levels + b"1" + b"}" * levels
-        rows = [json.dumps(click(event_id=f"e{number}")).encode() for number in range(3)]
+        rows = [json.dumps(make_click(event_id=f"e{number}")).encode() for number in range(3)]
         rows.insert(
-            1, json.dumps(click(event_id="deep")).encode()[:-1] + b', "properties": ' + deep + b"}"
+            1,
+            json.dumps(make_click(event_id="deep")).encode()[:-1]
+            + b', "properties": '
+            + deep
+            + b"}",
         )
         return b"[" + b",".join(rows) + b"]"
 
@@ -403,5 +430,5 @@ def test_at_no_depth_is_a_body_taken_apart_in_one_place_and_not_in_another() -> 
         levels for levels in range(200, 20_000) if len(split_body(body(levels), "json")) == 1
     )
     for levels in range(until - 40, until + 40):
-        checked = CONTRACTS[0].check([(body(levels), receipt)])
-        assert (len(checked), len(checked.refused)) in ((3, 1), (0, 1))
+        checked = CONTRACTS[0].check_bodies([(body(levels), receipt)])
+        assert (len(checked), len(checked.refusals)) in ((3, 1), (0, 1))

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tailorbird.events import COLLECTOR, Context, Event, Receipt, RoutePlan, check
-from tailorbird.events.contract.codes import CODES
+from tailorbird.events import COLLECTOR, Context, Event, Receipt, RoutePlan, check_body
+from tailorbird.events.contract.codes import CODE_DESCRIPTIONS
 from tailorbird.events.contract.columnwise import Contract
-from tailorbird.events.contract.envelope import COUNTRY, Properties
-from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, NEEDS, RequiredFields
+from tailorbird.events.contract.envelope import COUNTRY_PATTERN, Properties
+from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, REQUIRED_FIELDS, RequiredFields
 from tailorbird.events.contract.fields import Bounds, annotations_of
 
 NOW = 1_764_072_000_000_000
@@ -42,9 +42,9 @@ def refusal(event: dict[str, Any], source: str = "import") -> tuple[str, str] | 
     """Return code and path by which both checkers refuse an event, or None."""
     body = json.dumps([event, *[VIEW] * 40]).encode()
     receipt = Receipt(NOW, source)
-    refused = check(body, receipt, RoutePlan())[1]
-    columns = Contract(RoutePlan()).check([(body, receipt)])
-    assert [one for _, one in columns.refused] == refused
+    refused = check_body(body, receipt, RoutePlan())[1]
+    columns = Contract(RoutePlan()).check_bodies([(body, receipt)])
+    assert [one for _, one in columns.refusals] == refused
     return next(((one.code, one.path) for one in refused if one.row == 0), None)
 
 
@@ -64,7 +64,7 @@ def test_both_checkers_follow_the_bounds_of_every_field(part, name, bounds) -> N
     value, size = sample(bounds)
     event = VIEW | ({part: {name: value}} if part else {name: value})
     path = f"$.{part}.{name}" if part else f"$.{name}"
-    assert bounds.code in CODES
+    assert bounds.code in CODE_DESCRIPTIONS
     assert refusal(event) is None
     with changed(bounds, high=size - 1, code="changed"):
         assert refusal(event) == ("changed", path)
@@ -80,10 +80,12 @@ def test_both_follow_the_form_of_a_country_what_types_need_and_who_may_send_them
 ) -> None:
     swedish = VIEW | {"context": {"country": "SE"}}
     assert refusal(swedish) is refusal(VIEW) is refusal(VIEW, COLLECTOR) is None
-    with changed(COUNTRY, regex=re.compile(r"NO\Z")):
+    with changed(COUNTRY_PATTERN, regex=re.compile(r"NO\Z")):
         assert refusal(swedish) == ("bad_country", "$.context.country")
     monkeypatch.setitem(FORBIDDEN_TYPES, COLLECTOR, ("view",))
     assert refusal(VIEW, COLLECTOR) == ("browser_key", "$.type")
-    monkeypatch.setitem(NEEDS, "view", (RequiredFields(("session_id", "request_id"), "a visit"),))
+    monkeypatch.setitem(
+        REQUIRED_FIELDS, "view", (RequiredFields(("session_id", "request_id"), "a visit"),)
+    )
     assert refusal(VIEW) == ("missing", "$.session_id")
     assert refusal(VIEW | {"request_id": "r1"}) is None

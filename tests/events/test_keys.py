@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tailorbird.events import combine, hash64, hash64s
+from tailorbird.events import combine_keys, hash64, hash64s
 
 VECTORS = {
     "": 0x2FE50816CD58E68F,
@@ -29,13 +29,13 @@ def test_many_texts_hash_as_one_does():
 
 def test_the_key_of_a_composite_never_changes_and_depends_on_the_order():
     user, item = hash64s(["42"]), hash64s(["i93"])
-    assert combine(user, item).tolist() == [COMBINED_42_I93]
-    assert combine(item, user).tolist() == [COMBINED_I93_42]
-    assert int(combine()) == COMBINED_NOTHING
+    assert combine_keys(user, item).tolist() == [COMBINED_42_I93]
+    assert combine_keys(item, user).tolist() == [COMBINED_I93_42]
+    assert int(combine_keys()) == COMBINED_NOTHING
 
 
 def test_shapes_broadcast():
     users, items = hash64s(["a", "b"])[:, None], hash64s(["x", "y", "z"])
-    keys = combine(users, items)
+    keys = combine_keys(users, items)
     assert keys.shape == (2, 3)
-    assert keys[1, 2] == combine(hash64s(["b"]), hash64s(["z"]))[0]
+    assert keys[1, 2] == combine_keys(hash64s(["b"]), hash64s(["z"]))[0]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.errors import ConfigError
-from tailorbird.events import Receipt, RoutePlan, check
+from tailorbird.events import Receipt, RoutePlan, check_body
 from tailorbird.events.pseudonyms import Pseudonyms
 
 HIDDEN = Pseudonyms("a key of thirty-two characters..")
@@ -28,7 +28,7 @@ UNREAD = {"format": "x", "place": "y", "code": "z", "path": "$"}
 
 
 def reasons(body: bytes, encoding: str = "json") -> list[tuple[int, str]]:
-    accepted, refused = check(body, Receipt(NOW, encoding=encoding), RoutePlan())
+    accepted, refused = check_body(body, Receipt(NOW, encoding=encoding), RoutePlan())
     return sorted(
         [(each.row, "") for each in accepted] + [(each.row, each.code) for each in refused]
     )
@@ -55,7 +55,7 @@ def test_ids_become_the_same_pseudonyms_everywhere_and_differ_by_kind_and_key():
         )
         == 4
     )
-    assert HIDDEN.fingerprint != other.fingerprint
+    assert HIDDEN.key_fingerprint != other.key_fingerprint
 
 
 @pytest.mark.parametrize("type_", ["merge", "Merge", "MERGE ", None, 7, ["merge"]])
@@ -78,7 +78,7 @@ def test_an_id_derived_from_a_record_reveals_nothing():
     """
     line = json.dumps({**CLICK, "event_id": "gorse:0123"}).encode()
     first, repeated = (
-        msgspec.json.decode(HIDDEN.pseudonymise_body(line, "ndjson", foreign=True))
+        msgspec.json.decode(HIDDEN.pseudonymise_body(line, "ndjson", is_foreign=True))
         for _ in range(2)
     )
     assert first == repeated
@@ -247,7 +247,7 @@ def test_unvalidated_values_are_hashed_or_dropped():
         {**CLICK, "type": "declared"},
     ]
     types = (*RoutePlan().event_types, "declared")
-    body = HIDDEN.pseudonymise_body(json.dumps(sent).encode(), "json", types=types)
+    body = HIDDEN.pseudonymise_body(json.dumps(sent).encode(), "json", event_types=types)
     met, repeated, other, birthday, seconds, milliseconds, country, right, declared = (
         msgspec.json.decode(body)
     )
@@ -268,7 +268,7 @@ def test_unvalidated_values_are_hashed_or_dropped():
         "declared",
     )
     before, after = (
-        check(one, Receipt(NOW), RoutePlan(event_types=types))[1]
+        check_body(one, Receipt(NOW), RoutePlan(event_types=types))[1]
         for one in (json.dumps(sent).encode(), body)
     )
     assert [(one.row, one.code, one.path) for one in after] == [

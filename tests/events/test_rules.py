@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tailorbird.events import Receipt, RoutePlan, SimulatedClock, check
+from tailorbird.events import Receipt, RoutePlan, SimulatedClock, check_body
 from tailorbird.events.contract.rules import Rule
 from tailorbird.router import Router
 from tailorbird.router.columns import to_table
@@ -54,13 +54,13 @@ BROKEN = [
     [GOOD, {"price": 0.01}, {"price": 500, "pieces": 2.0, "currency": None, "more": {"a": 1}}],
 )
 def test_what_keeps_the_rules_is_accepted(good):
-    accepted, refused = check(json.dumps(event("e", **good)).encode(), Receipt(NOW), PLAN)
+    accepted, refused = check_body(json.dumps(event("e", **good)).encode(), Receipt(NOW), PLAN)
     assert (len(accepted), refused) == (1, [])
 
 
 @pytest.mark.parametrize(("change", "code", "path"), BROKEN)
 def test_what_breaks_one_is_refused_with_code_and_path(change, code, path):
-    accepted, refused = check(
+    accepted, refused = check_body(
         json.dumps(event("e", **{**GOOD, **change})).encode(), Receipt(NOW), PLAN
     )
     assert accepted == []
@@ -69,8 +69,8 @@ def test_what_breaks_one_is_refused_with_code_and_path(change, code, path):
 
 def test_other_types_and_other_plans_are_not_concerned():
     view = {"event_id": "e", "type": "view", "user_id": "u", "item_id": "i"}
-    assert check(json.dumps(view).encode(), Receipt(NOW), PLAN)[1] == []
-    assert check(json.dumps(event("e")).encode(), Receipt(NOW), RoutePlan())[1] == []
+    assert check_body(json.dumps(view).encode(), Receipt(NOW), PLAN)[1] == []
+    assert check_body(json.dumps(event("e")).encode(), Receipt(NOW), RoutePlan())[1] == []
     assert PLAN.version != RoutePlan().version
 
 

@@ -18,7 +18,7 @@ from tailorbird.experiments import Experiment
 from tailorbird.experiments.interleaving import interleaving_report
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.ranking import Pin, Slot
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
@@ -52,7 +52,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tailorbird.Project:
         [decision] = collector.submit(msgspec.json.encode(event))
         assert decision.accepted, decision
 
-    with Roles(project, clock) as roles:
+    with InProcessRoles(project, clock) as roles:
         for number in range(ITEMS):
             properties = {"category": f"c{number % 5}", "stock": 5, "price": 1.0, "title": "t"}
             send("item", item_id=f"i{number:02d}", properties=properties)
@@ -100,7 +100,7 @@ def test_the_report_names_the_preferred_ranking(
 
 
 def test_each_logged_item_has_a_team_and_an_exact_propensity(shop: tailorbird.Project) -> None:
-    lake = Lake(shop.declared.paths.lake)
+    lake = Lake(shop.declarations.paths.lake)
     answers = lake.responses().to_pylist()
     assert len(answers) == USERS
     shown: dict[tuple[int, str], list[float]] = {}
@@ -120,19 +120,19 @@ def test_each_logged_item_has_a_team_and_an_exact_propensity(shop: tailorbird.Pr
 
 
 def test_other_analyses_leave_drafts_out(shop: tailorbird.Project) -> None:
-    lake = Lake(shop.declared.paths.lake)
+    lake = Lake(shop.declarations.paths.lake)
     events = lake.events()
     latest = pa.compute.max(events["ts"].cast(pa.int64())).as_py()
-    span = {"ts_from": 0, "mature_before": latest + HOUR}
+    span = {"ts_from": 0, "complete_until": latest + HOUR}
     data = dataset_from_responses(events, "home", ["click"], **span, denominator="answer")
-    assert data.requests == USERS
+    assert data.request_count == USERS
     assert (data.propensity == 1).all()
     with pytest.raises(NotReadyError):
         dataset_from_responses(events, "home", ["click"], **span, with_interleaved=False)
 
 
 def test_a_biased_draft_is_reported(shop: tailorbird.Project) -> None:
-    lake = Lake(shop.declared.paths.lake)
+    lake = Lake(shop.declarations.paths.lake)
     answers, events = lake.responses(), lake.events()
     latest = pa.compute.max(events["ts"].cast(pa.int64())).as_py()
     span = {"started_at": latest - HOUR, "now": latest + 1, "attribution": HOUR}

@@ -276,10 +276,10 @@ def test_a_project_runs_an_experiment_from_start_to_decision(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="declares no experiment 'frsh'"):
         shop.experiments.start("frsh", reason="try")
     shop.experiments.start("fresh", reason="try", ramp=0.1, by="ada")
-    frozen = read_experiments(shop.declared.paths.registry).get("fresh")
+    frozen = read_experiments(shop.declarations.paths.registry).get("fresh")
     file.write_text(text.replace("0.05", "0.01"))
     shop.experiments.ramp("fresh", 1.0, reason="calm")
-    after = read_experiments(shop.declared.paths.registry).get("fresh")
+    after = read_experiments(shop.declarations.paths.registry).get("fresh")
     assert frozen is not None
     assert after is not None
     assert (after.digest, after.declaration["effect"]) == (frozen.digest, 0.05)
@@ -292,11 +292,11 @@ def test_a_project_runs_an_experiment_from_start_to_decision(tmp_path: Path) -> 
 def shop(tmp_path: Path) -> tailorbird.Project:
     """A project with two versions of its features, a third of others, and an empty lake."""
     shop = tailorbird.Project.create(tmp_path / "shop")
-    project = shop.declared
+    project = shop.declarations
     registry = Registry(project.paths.registry, clock=SystemClock())
     features, own = serving_shop.feature_set(), project.features.schema_hash
     for name, schema in (("a", own), ("b", own), ("c", "")):
-        registry.add(serving_shop.write(tmp_path / name, features, schema_hash=schema))
+        registry.add(serving_shop.write_shop_bundle(tmp_path / name, features, schema_hash=schema))
     events = TABLES["events"].schema.empty_table()
     write_deltalake(shop.root / "data" / "lake" / "events", events, partition_by=["day"])
     registry.promote("v0001", by="test", why="first")
@@ -311,7 +311,7 @@ def shop(tmp_path: Path) -> tailorbird.Project:
 def test_arms_name_versions_that_can_serve_and_a_decision_promotes_one(
     shop: tailorbird.Project,
 ) -> None:
-    registry = Registry(shop.declared.paths.registry, clock=SystemClock())
+    registry = Registry(shop.declarations.paths.registry, clock=SystemClock())
     with pytest.raises(UsageError, match="no version 'challenger'"):
         shop.experiments.start("e", reason="try")
     registry.set_challenger("v0003", by="test", why="other features")
@@ -346,7 +346,7 @@ def notes_of(shop: tailorbird.Project, experiment: str) -> tuple[str, ...]:
 def test_an_arm_without_a_version_stands_for_the_one_that_served_it(
     shop: tailorbird.Project,
 ) -> None:
-    file, lake = shop.root / "experiments.py", shop.declared.paths.lake
+    file, lake = shop.root / "experiments.py", shop.declarations.paths.lake
     text = (
         "from tailorbird.experiments import Experiment, Metric\n"
         'e = Experiment("e", {"popular": 0.5, "model": 0.5}, slot="home", segments=("colour",),\n'
@@ -379,7 +379,7 @@ def test_an_arm_without_a_version_stands_for_the_one_that_served_it(
 
 
 def test_a_frozen_segment_that_does_not_exist_is_left_out(shop: tailorbird.Project) -> None:
-    registry = Registry(shop.declared.paths.registry, clock=SystemClock())
+    registry = Registry(shop.declarations.paths.registry, clock=SystemClock())
     experiment = Experiment("old", HALVES, slot="home", segments=("colour", "device"))
     registry.change_experiments("start", "old", lambda e: start(e, experiment), by="a", why="b")
     notes = notes_of(shop, "old")

@@ -185,11 +185,11 @@ def test_it_is_what_training_learns(given_, done):
                 position=position,
             )
         )
-    span = {"ts_from": START, "mature_before": START + 1_000 * MINUTE}
+    span = {"ts_from": START, "complete_until": START + 1_000 * MINUTE}
     data = dataset_from_responses(table(rows), "home", ["click", "purchase"], **span)
     seen = dataset_from_responses(
         table(rows), "home", [], **span
-    ).rows  # without heads: no outcome proves that an item was seen
+    ).row_count  # without heads: no outcome proves that an item was seen
     assert totals(rows) == (
         seen,
         int(data.labels["click"].sum()),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tailorbird.events import MINUTE
-from tailorbird.events.contract.schema import ROUTED, TIME
+from tailorbird.events.contract.schema import ROUTED, TIME_TYPE
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.drawing import report_svg
@@ -208,4 +208,4 @@ def test_pictures_are_well_formed_and_escape_names(name):
 
 
 def test_times_are_those_of_the_schema():
-    assert table(visits("u1", "popular", 1)).schema.field("ts").type == TIME
+    assert table(visits("u1", "popular", 1)).schema.field("ts").type == TIME_TYPE

@@ -101,7 +101,7 @@ def test_daily_looks_inflate_errors_of_the_fixed_interval_but_not_of_the_always_
                 b + Moments.from_totals(*users(rng, 50, 0.06)),
             )
             fixed_hit |= relative_uplift(b, a).excludes_zero
-            always_hit |= always_valid_uplift(b, a, tuned_for=4_000).excludes_zero
+            always_hit |= always_valid_uplift(b, a, tuned_for_units=4_000).excludes_zero
         fixed += fixed_hit
         always += always_hit
     assert fixed / runs > 0.15

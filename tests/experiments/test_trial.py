@@ -15,7 +15,8 @@ from tailorbird.experiments.drawing import plan_svg, stages_svg
 from tailorbird.experiments.measure import measure
 from tailorbird.experiments.plan import plan_experiment
 from tailorbird.experiments.trial import TrialReport, trial_report
-from tailorbird.experiments.units import UNIT_COLUMNS, UnitTable, load_units, metric_values
+from tailorbird.experiments.unit_values import metric_values
+from tailorbird.experiments.units import UNIT_COLUMNS, UnitTable, load_units
 
 START = 20_000 * DAY
 PEEKED_SEED = 7  # of an A/A test whose statistic exceeds 1.96 on the third day
@@ -285,10 +286,10 @@ def test_exposure_begins_with_the_impression_where_that_is_declared() -> None:
 
     clicks = Metric("clicks", "count")
     by_answer, by_impression = table("answer"), table("impression")
-    assert by_answer.exposed == {"old": 0, "new": 2}
+    assert by_answer.exposed_units_by_arm == {"old": 0, "new": 2}
     assert sorted(metric_values(by_answer, clicks, START + 9 * DAY).x) == [1.0, 3.0]
-    assert by_impression.exposed == {"old": 0, "new": 1}
-    assert by_impression.first.tolist() == [START + 2 * DAY + 5]
+    assert by_impression.exposed_units_by_arm == {"old": 0, "new": 1}
+    assert by_impression.first_exposure_ts.tolist() == [START + 2 * DAY + 5]
     assert metric_values(by_impression, clicks, START + 9 * DAY).x.tolist() == [2.0]
 
 
@@ -310,8 +311,8 @@ def test_history_reduces_the_variance_and_keeps_the_estimate() -> None:
     assert plain.effect is not None
     assert adjusted.effect is not None
     assert adjusted.variance_ratio < 0.95
-    assert adjusted.effect.error < plain.effect.error
-    assert abs(adjusted.effect.log - plain.effect.log) < 2 * plain.effect.error
+    assert adjusted.effect.standard_error < plain.effect.standard_error
+    assert abs(adjusted.effect.log_ratio - plain.effect.log_ratio) < 2 * plain.effect.standard_error
 
 
 def test_the_page_and_the_json_hold_the_verdict(winner: pa.Table) -> None:

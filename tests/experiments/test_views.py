@@ -154,8 +154,8 @@ def test_the_notebook_computes_the_report_again(
 ) -> None:
     root = tmp_path / "shop"
     shop = tailorbird.Project.create(root)
-    write_events(shop.declared.paths.lake, [row | {"p": p} for p, row in enumerate(rows, 1)])
-    start_and_stop(shop.declared.paths.registry)
+    write_events(shop.declarations.paths.lake, [row | {"p": p} for p, row in enumerate(rows, 1)])
+    start_and_stop(shop.declarations.paths.registry)
     file = tmp_path / "report.ipynb"
     assert "promote" not in must("-C", root, "experiment", "report", "fresh", "--notebook", file)
     names: dict[str, Any] = {}

@@ -141,7 +141,7 @@ def test_a_state_from_the_lake_is_the_state_from_the_log(site, batch_rows):
         assert worker.position.offset == ROWS + 1
         assert not worker.needs_history()
         follow(worker)
-        assert worker.position.p == ROWS + LATER
+        assert worker.position.log_position == ROWS + LATER
     built = read_contents(site.project.paths.state, features)
     assert built == site.streamed(features)
     assert len(built[0]) > 20
@@ -157,7 +157,7 @@ def test_an_interrupted_bootstrap_continues_after_its_last_batch(site):
 
     with site.worker(features) as worker:
         assert not build_from_lake(worker, site.lake(), stop, batch_rows=37, progress=progress)
-        reached = worker.position.p
+        reached = worker.position.log_position
     assert (reached, seen) == (4 * 37, [0, 37, 2 * 37, 3 * 37])
     with site.worker(features) as worker:
         assert worker.needs_history()
@@ -238,9 +238,9 @@ def test_a_server_does_without_features_until_they_are_built(site):
             worker, checking_lake(site.lake()), threading.Event(), batch_rows=100
         )
         assert len(batches) == ROWS // 100
-        assert reader.read(request, ["i1"]).p == ROWS
+        assert reader.read(request, ["i1"]).log_position == ROWS
         follow(worker)
-        assert reader.read(request, ["i1"]).p == ROWS + LATER
+        assert reader.read(request, ["i1"]).log_position == ROWS + LATER
     reader.close()
 
 
@@ -271,7 +271,10 @@ def test_the_role_builds_again_what_a_kill_cut_short(site, site_of_kill):
 def reached(paths, features, p):
     reader = StateReader(paths.state, features, retry_s=0)
     try:
-        return reader.read(ReadRequest("u1", None, None, None, None, 12, NOW), ["i1"]).p == p
+        return (
+            reader.read(ReadRequest("u1", None, None, None, None, 12, NOW), ["i1"]).log_position
+            == p
+        )
     except NotReadyError:
         return False
     finally:

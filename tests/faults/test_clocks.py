@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import apsw
 import pytest
-from tests.support.oracle import unequal_state
+from tests.support.oracle import find_unequal_state
 from tests.support.roles import make_project, until
 
 from tailorbird.events import (
@@ -27,7 +27,7 @@ from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.request import Rows
 from tailorbird.lake import Lake, LakeRole, run, verify
-from tailorbird.platform.diagnostics.clock import dated_ahead
+from tailorbird.platform.diagnostics.clock import check_future_events
 from tailorbird.router import Router
 from tailorbird.serving.collector.collector import EventCollector
 
@@ -102,8 +102,8 @@ def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
     )
     assert [each["event_id"] for each in events] == sent
     assert all(each["counts"] for each in events)
-    assert verify(project.paths.lake).clean
-    assert unequal_state(project) == []
+    assert verify(project.paths.lake).is_clean
+    assert find_unequal_state(project) == []
     for run_ in range(
         3
     ):  # within a run they step back only with the clock, and by more than SET_BACK
@@ -261,8 +261,8 @@ def test_once_a_clock_that_was_ahead_is_right_again_so_are_times(site, jump, cap
     assert site.read("u3", "i3").t // SECOND == NOW // SECOND + max(HOUR, jump) // SECOND
     assert site.clicks("u3") == (3 if jump <= DAY else 0)
     site.lake.drain()
-    assert verify(site.project.paths.lake).clean
-    assert unequal_state(site.project) == []
+    assert verify(site.project.paths.lake).is_clean
+    assert find_unequal_state(site.project) == []
 
 
 def test_a_server_that_is_started_while_its_clock_is_ahead_follows_it_back(site):
@@ -399,10 +399,10 @@ def test_the_archive_goes_on_when_its_clock_was_ahead(site):
 
 def test_doctor_reports_events_that_are_dated_ahead(site):
     site.send()
-    assert list(dated_ahead(site.project)) == []
+    assert list(check_future_events(site.project)) == []
     site.clock.offset = DAY
     site.send()
-    [(what, status, text, fix)] = dated_ahead(site.project)
+    [(what, status, text, fix)] = check_future_events(site.project)
     assert (what, status) == ("events ahead", "warning")
     assert f"up to {to_iso(NOW + DAY)[:10]}" in text
     assert "F13" in fix

@@ -56,7 +56,9 @@ def test_requests_to_a_starting_server_are_refused_at_once(
     monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.before_bundle_load=stall:12")
     registry = Registry(tmp_path / "registry", clock=SystemClock())
     registry.promote(
-        registry.add(serving_shop.write(tmp_path / "bundle", serving_shop.feature_set())),
+        registry.add(
+            serving_shop.write_shop_bundle(tmp_path / "bundle", serving_shop.feature_set())
+        ),
         by="test",
         why="first",
     )

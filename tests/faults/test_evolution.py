@@ -23,22 +23,28 @@ import pyarrow.compute as pc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.roles import Up, make_project, until
-from tests.support.shops.evolving_shop import CLOCK, change, item_events, promote, some_events
+from tests.support.shops.evolving_shop import (
+    CLOCK,
+    change_features,
+    make_item_events,
+    make_visitor_events,
+    promote,
+)
 
 from tailorbird.config import Project, open_project
 from tailorbird.config.schemas import active_schemas, apply_declared, champion_features
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
-from tailorbird.features.parity.recompute import parity
-from tailorbird.features.schemas import apply, read_applied, revert
+from tailorbird.features.parity.recompute import compute_parity
+from tailorbird.features.schemas import apply_schema, read_applied, revert_schema
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.platform.runtime.supervisor import STABLE_S
 from tailorbird.registry import Registry
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.stream import open_reader, read_released
+from tailorbird.stream import open_reader, read_released_positions
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +59,7 @@ def require_equal(project: Project, schemas: dict[str, FeatureSet]) -> dict[str,
     for version, features in schemas.items():
         answers_of_schema = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
         assert set(answers_of_schema["model"].to_pylist()) == {version}
-        report = parity(features, JoinedEvents(lake, features).table(), answers_of_schema)
+        report = compute_parity(features, JoinedEvents(lake, features).table(), answers_of_schema)
         assert (report.unequal, report.pending, report.skipped) == (0, 0, 0), report.examples[:3]
         assert report.answers == answers_of_schema.num_rows > 0
     return dict(Counter(logged["model"].to_pylist()))
@@ -69,9 +75,9 @@ class Live:
         self.project = project
         self.collector = EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK)
         assert all(
-            one.accepted for one in self.collector.submit(msgspec.json.encode(item_events()))
+            one.accepted for one in self.collector.submit(msgspec.json.encode(make_item_events()))
         )
-        self.roles = Roles(project, CLOCK)
+        self.roles = InProcessRoles(project, CLOCK)
         self.roles.step()
         self.parts = InProcessServer(project, CLOCK, collector=self.collector, seed=0)
         self.answers: list[tuple[str, tuple[str, ...]]] = []
@@ -117,7 +123,7 @@ class Live:
         until(
             lambda: self.answers[-1][0] == version or bool(self.failures),
             60,
-            f"{version} does not answer: {self.parts.bundles.champion.problem}",
+            f"{version} does not answer: {self.parts.rollout.champion.problem}",
         )
 
     def stop(self) -> None:
@@ -161,7 +167,8 @@ class Live:
             return
         number = next(self._numbers)
         assert all(
-            one.accepted for one in self.collector.submit(msgspec.json.encode(some_events(number)))
+            one.accepted
+            for one in self.collector.submit(msgspec.json.encode(make_visitor_events(number)))
         )
         answer = self.parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))
         self.answers.append((answer.model, tuple(answer.degraded)))
@@ -183,17 +190,17 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
         if pruned:
             with live.quiet():
                 live.in_roles(live.roles.lake.drain)
-            end = read_released(project.paths.lake).routed_position()
+            end = read_released_positions(project.paths.lake).routed_position()
             assert end > 100
             live.in_roles(lambda: live.roles.router.prune(end))
             with open_reader(project.paths.routed) as log:
                 assert log.start() > 1, "the log alone cannot build the new state"
         live.pause()
-        changed = change(project)
-        apply(project.paths.state, changed.features, at=CLOCK.now())
+        changed = change_features(project)
+        apply_schema(project.paths.state, changed.features, at=CLOCK.now())
         new = promote(project, changed.features, "new")
         until(
-            lambda: "waits until the state" in live.parts.bundles.champion.problem,
+            lambda: "waits until the state" in live.parts.rollout.champion.problem,
             30,
             "the new model does not wait for its features",
         )
@@ -252,7 +259,7 @@ class Clients:
         while not self._stop.is_set():
             number = next(self._numbers)
             try:
-                self.post(connection, "/v1/events", some_events(number))
+                self.post(connection, "/v1/events", make_visitor_events(number))
                 answer = self.post(
                     connection, "/v1/recommend", {"slot": "home", "user_id": f"u{number % 7}"}
                 )
@@ -304,7 +311,7 @@ def test_a_running_service_applies_a_change_while_its_new_worker_is_killed(tmp_p
     clients = None
     try:
         connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=20)
-        Clients.post(connection, "/v1/events", item_events())
+        Clients.post(connection, "/v1/events", make_item_events())
         until(
             lambda: (
                 Clients.post(connection, "/v1/recommend", {"slot": "home", "user_id": "u1"})[
@@ -323,7 +330,7 @@ def test_a_running_service_applies_a_change_while_its_new_worker_is_killed(tmp_p
         clients = Clients(up.port)
         clients.wait_for_answers()
         serve, router = up.pids("serve"), up.pid("router")
-        changed = change(project)
+        changed = change_features(project)
         planned = command(project, "features", "plan", "--json")
         plan = json.loads(planned.communicate(timeout=60)[0])
         assert planned.returncode == 2
@@ -377,7 +384,7 @@ def test_a_running_service_applies_a_change_while_its_new_worker_is_killed(tmp_p
         up.stop()
     assert not clients.failures
     assert set(clients.answers) == {(old, ()), (new, ())}
-    with Roles(open_project(project.root), CLOCK) as roles:
+    with InProcessRoles(open_project(project.root), CLOCK) as roles:
         roles.drain()
     answered = require_equal_but_first(project, {old: project.features, new: changed.features})
     assert min(answered.values()) > 50
@@ -389,7 +396,7 @@ def require_equal_but_first(project: Project, schemas: dict[str, FeatureSet]) ->
     logged = lake.table("answers")
     for features in schemas.values():
         answers_of_schema = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
-        report = parity(features, JoinedEvents(lake, features).table(), answers_of_schema)
+        report = compute_parity(features, JoinedEvents(lake, features).table(), answers_of_schema)
         assert (report.unequal, report.pending) == (0, 0), report.examples[:3]
         assert report.answers > 0
     return dict(Counter(logged["model"].to_pylist()))
@@ -400,10 +407,10 @@ def test_starting_roles_apply_features_py_unless_it_was_rolled_back(tmp_path):
     state = project.paths.state
     assert apply_declared(project, CLOCK).notice == ""
     assert read_applied(state).schema == project.features.schema_hash
-    changed = change(project)
+    changed = change_features(project)
     assert "features.py has changed" in apply_declared(changed, CLOCK).notice
     assert read_applied(state).schema == changed.features.schema_hash
-    revert(state, at=CLOCK.now())
+    revert_schema(state, at=CLOCK.now())
     settled = apply_declared(open_project(project.root), CLOCK)
     assert "gone back from" in settled.notice
     assert (
@@ -411,7 +418,7 @@ def test_starting_roles_apply_features_py_unless_it_was_rolled_back(tmp_path):
         == project.features.schema_hash
         == read_applied(state).schema
     )
-    apply(state, changed.features, at=CLOCK.now())
+    apply_schema(state, changed.features, at=CLOCK.now())
     assert apply_declared(open_project(project.root), CLOCK).notice == ""
 
 
@@ -420,7 +427,7 @@ def test_a_features_py_that_is_broken_later_stops_no_role(tmp_path):
     apply_declared(project, CLOCK)
     (project.root / "features.py").write_text("1 / 0")
     assert (
-        open_project(project.root, applied=True).features.schema_hash
+        open_project(project.root, use_applied=True).features.schema_hash
         == project.features.schema_hash
     )
 

@@ -15,17 +15,30 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.support.drawn.three_readings import payload
+from tests.support.drawn.three_readings import to_payload
 from tests.support.names import ITEMS
-from tests.support.network.brokers import OPTIONS, WHY_NOT, broker, needs_kafka, on_kafka
-from tests.support.oracle import PEOPLE, Ledger, Load, check, in_lake, kill_under_load
+from tests.support.network.brokers import (
+    CLIENT_OPTIONS,
+    MISSING_REASON,
+    broker,
+    needs_kafka,
+    on_kafka,
+)
+from tests.support.oracle import (
+    PEOPLE,
+    Ledger,
+    Load,
+    count_lake_events,
+    find_violations,
+    kill_under_load,
+)
 from tests.support.roles import Up, make_project, until
 
 from tailorbird.config import Project
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import ROUTED, SystemClock
 from tailorbird.features import FeatureSet, count, entity
-from tailorbird.features.online.receipts import events_of
+from tailorbird.features.online.receipts import read_block_events
 from tailorbird.features.online.shuffle import Shuffle
 from tailorbird.features.state.key_partition import all_parts
 from tailorbird.features.state.state import Position, read_local_position
@@ -49,8 +62,8 @@ pytestmark = [
 @pytest.fixture
 def project(tmp_path: Path):
     """Yield a project whose logs are in a broker of its own."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
+    if MISSING_REASON:
+        pytest.skip(MISSING_REASON)
     with broker(tmp_path) as servers:
         yield on_kafka(make_project(tmp_path / "shop"), servers)
 
@@ -69,7 +82,7 @@ def test_kills_of_each_role_lose_nothing_and_double_nothing(
     )
     assert len(ledger.acked) > 100
     assert ledger.refused, "the load sends events that must be refused"
-    assert check(project, ledger) == []
+    assert find_violations(project, ledger) == []
     assert not list(project.paths.stream.glob("raw-*.db")), "the bodies are in topics"
 
 
@@ -92,7 +105,7 @@ def test_kills_where_two_routers_share_three_partitions(tmp_path: Path) -> None:
             line for line in up_log.splitlines() if line.split()[1:2] == ["router"]
         )
         assert len(ledger.acked) > 100
-        assert check(project, ledger) == []
+        assert find_violations(project, ledger) == []
         assert sum(name.startswith("raw.") for name in _topics(project)) % 3 == 0
 
 
@@ -111,7 +124,7 @@ def test_kills_where_three_workers_share_the_entities(tmp_path: Path) -> None:
         ]
         assert post(up.port, items)["accepted"] == len(items)
         until(
-            lambda: all(one.rows for one in _workers(project)),
+            lambda: all(one.applied_rows for one in _workers(project)),
             60,
             f"the workers do not take part; see {up.log}",
         )
@@ -134,7 +147,7 @@ def test_kills_where_three_workers_share_the_entities(tmp_path: Path) -> None:
         }
         assert dead >= {"worker 0", "worker 2", "shuffle", "router"}
         drain(project, SystemClock(), progress=lambda *_: None)
-        assert check(project, ledger) == []
+        assert find_violations(project, ledger) == []
         report = _verify_features(project)
         assert (report["unequal"], report["pending"]) == (0, 0)
         assert report["answers"] > 20
@@ -156,14 +169,14 @@ def test_the_newer_of_two_shuffles_takes_over_without_duplicates(tmp_path: Path)
         for n, row in enumerate(rows)
     ]
     blocks = [
-        Block("events", 30, payload(pa.Table.from_pylist(rows[n : n + 30], schema=ROUTED)))
+        Block("events", 30, to_payload(pa.Table.from_pylist(rows[n : n + 30], schema=ROUTED)))
         for n in (0, 30, 60)
     ]
     features = FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1m")])
     with broker(tmp_path) as servers:
-        stream = KafkaLogSet(Cluster(servers, "test", options=OPTIONS), tmp_path)
+        stream = KafkaLogSet(Cluster(servers, "test", options=CLIENT_OPTIONS), tmp_path)
         logs = stream.shuffled(features.schema_hash, 3)
-        assert stream.partition_count(logs[0].topic) == 3
+        assert stream.expected_partition_count(logs[0].topic) == 3
         elsewhere = [
             replace(log, folder=None) for log in logs
         ]  # another machine does not see our locks
@@ -185,7 +198,7 @@ def test_the_newer_of_two_shuffles_takes_over_without_duplicates(tmp_path: Path)
         positions = []
         for log in logs:
             with open_reader(log) as reader:
-                tables = [events_of(stored, 0, log) for stored in reader.read(1)]
+                tables = [read_block_events(stored, 0, log) for stored in reader.read(1)]
                 positions += [
                     position
                     for table in tables
@@ -277,7 +290,7 @@ def test_a_kill_at_any_point_of_a_step_leaves_all_of_it_or_nothing(
         up.stop()
     assert f"{role:<8} ended with signal SIGKILL" in up.log.read_text()
     drain(project, SystemClock(), progress=lambda *_: None)
-    assert check(project, ledger) == []
+    assert find_violations(project, ledger) == []
 
 
 def test_the_oracle_catches_an_acknowledgement_before_the_broker_has_it(
@@ -299,7 +312,7 @@ def test_the_oracle_catches_an_acknowledgement_before_the_broker_has_it(
     finally:
         up.stop()
     drain(project, SystemClock(), progress=lambda *_: None)
-    assert any("acknowledged and lost" in each for each in check(project, ledger))
+    assert any("acknowledged and lost" in each for each in find_violations(project, ledger))
 
 
 def test_up_recommends_from_events_in_topics(project: Project) -> None:
@@ -315,7 +328,7 @@ def test_up_recommends_from_events_in_topics(project: Project) -> None:
         ]
         post(up.port, [*items, *clicks])
         until(
-            lambda: len(in_lake(project)) == 18,
+            lambda: len(count_lake_events(project)) == 18,
             60,
             f"the events did not reach the lake; see {up.log}",
         )

@@ -32,7 +32,7 @@ from tests.support.network.mock_cluster import (
 )
 from tests.support.oracle import Ledger
 from tests.support.roles import until
-from tests.support.serving.collector_topics import collector_on, ids, stream_on
+from tests.support.serving.collector_topics import make_collector, make_topic_stream, read_event_ids
 
 from tailorbird.serving.http.app import Service, create_app
 
@@ -46,7 +46,7 @@ ERRORS = (NOT_LEADER, TIMED_OUT, NOT_ENOUGH_REPLICAS, TRANSPORT)
 class NoPipeline:
     """A pipeline that gets no requests."""
 
-    def missing(self) -> list[str]:
+    def missing_parts(self) -> list[str]:
         return []
 
 
@@ -146,8 +146,8 @@ def _under_load(
 ) -> tuple[Ledger, list[str], list[Sender], Counter[str]]:
     ledger, stop = Ledger(tmp_path / "ledger.jsonl"), threading.Event()
     with mock_cluster() as cluster:
-        stream = stream_on(cluster, tmp_path, partitions=3)
-        with collector_on(stream) as collector, Served(collector) as served:
+        stream = make_topic_stream(cluster, tmp_path, partitions=3)
+        with make_collector(stream) as collector, Served(collector) as served:
             senders = [Sender(number, served.port, ledger, stop) for number in range(SENDERS)]
             for sender in senders:
                 sender.start()
@@ -167,7 +167,7 @@ def _under_load(
             for sender in senders:
                 sender.join(90)
                 assert not sender.is_alive(), "a request was never answered"
-        return ledger, ids(stream), senders, faults
+        return ledger, read_event_ids(stream), senders, faults
 
 
 def test_what_is_acknowledged_is_in_the_topic_and_what_is_refused_is_not(tmp_path: Path) -> None:

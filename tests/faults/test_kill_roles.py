@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.oracle import Ledger, Load, check, in_lake, kill_under_load
+from tests.support.oracle import Ledger, Load, count_lake_events, find_violations, kill_under_load
 from tests.support.roles import ROLES, Up, make_project, until
 
 from tailorbird.events import SystemClock
@@ -40,7 +40,7 @@ def test_kills_of_each_role_lose_nothing_and_double_nothing(tmp_path: Path) -> N
     assert "trainer  ended with status" not in up_log, "it ran until it was killed"
     assert len(ledger.acked) > 500
     assert ledger.refused, "the load sends events that must be refused"
-    assert check(project, ledger) == []
+    assert find_violations(project, ledger) == []
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,11 @@ def test_the_oracle_catches_an_unsafe_change(
         until(
             lambda: (
                 len(ledger.acked) > 60
-                and (bool(set(up.pids(kills)) - first) if kills else len(in_lake(project)) > 60)
+                and (
+                    bool(set(up.pids(kills)) - first)
+                    if kills
+                    else len(count_lake_events(project)) > 60
+                )
             ),
             90,
             "the mutant had no chance",
@@ -78,7 +82,7 @@ def test_the_oracle_catches_an_unsafe_change(
     finally:
         up.stop()
     _settle(project, ledger)
-    assert any(caught in each for each in check(project, ledger))
+    assert any(caught in each for each in find_violations(project, ledger))
 
 
 def test_a_second_up_on_the_same_project_is_refused(tmp_path: Path) -> None:

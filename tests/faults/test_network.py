@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.support.lines import Line, line
+from tests.support.lines import Line, open_line
 from tests.support.names import ITEMS
-from tests.support.network.brokers import NAMED, broker, needs_kafka, on_kafka
+from tests.support.network.brokers import NAMED_BROKER, broker, needs_kafka, on_kafka
 from tests.support.network.bucket import BUCKET, s3_server
 from tests.support.network.ports import free_port
-from tests.support.network.stores import needs_valkey, running
-from tests.support.oracle import Ledger, Load, check, in_lake
+from tests.support.network.stores import needs_valkey, start_server
+from tests.support.oracle import Ledger, Load, count_lake_events, find_violations
 from tests.support.roles import Up, make_project, until
 
 from tailorbird.config import Project, open_project
@@ -37,7 +37,7 @@ pytestmark = [
     needs_kafka,
     needs_valkey,
     pytest.mark.skipif(
-        bool(NAMED),
+        bool(NAMED_BROKER),
         reason="a broker of one's own names its own address, which no line stands before",
     ),
 ]
@@ -55,13 +55,13 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     with ExitStack() as stack:
         lines = {
-            name: stack.enter_context(line(port=free_port() if name == "broker" else 0))
+            name: stack.enter_context(open_line(port=free_port() if name == "broker" else 0))
             for name in ("broker", "Valkey", "bucket")
         }
         broker_port = lines["broker"].port
         servers = {
-            "broker": stack.enter_context(broker(tmp_path, advertised=broker_port)),
-            "Valkey": stack.enter_context(running(tmp_path / "valkey")).url,
+            "broker": stack.enter_context(broker(tmp_path, advertised_port=broker_port)),
+            "Valkey": stack.enter_context(start_server(tmp_path / "valkey")).url,
             "bucket": stack.enter_context(s3_server()),
         }
         for name, url in servers.items():
@@ -128,7 +128,7 @@ def _ask_while_apart(
 
 def _in(project: Project) -> set[str]:
     try:
-        return set(in_lake(project))
+        return set(count_lake_events(project))
     except NotReadyError:
         return set()
 
@@ -174,4 +174,4 @@ def test_whoever_is_cut_off_waits_and_goes_on_by_itself(
     assert all(each.delayed for each in site.lines.values()), "nobody asked for what was silent"
     drain(project, SystemClock(), progress=lambda *_: None)
     assert ledger.refused, "the load sends events that must be refused"
-    assert check(project, ledger) == []
+    assert find_violations(project, ledger) == []

@@ -20,7 +20,7 @@ from tests.faults.chaos.overloaded import (
     recovery_s,
     slow_senders,
 )
-from tests.support.overload import ROWS, name_in
+from tests.support.overload import ROWS_PER_BODY, find_name
 from tests.support.serving.server import Server
 
 from tailorbird.stream import open_reader, raw_path
@@ -58,7 +58,7 @@ def read_bodies(server: Server) -> list[str]:
             bodies += [
                 name
                 for stored in blocks
-                if (name := name_in(stored.block.payload)) and stored.block.rows == ROWS
+                if (name := find_name(stored.block.payload)) and stored.block.rows == ROWS_PER_BODY
             ]
     return bodies
 
@@ -76,7 +76,13 @@ def test_at_ten_times_its_capacity_it_refuses_early_loses_nothing_and_recovers(
         2, 8
     ):  # on a busy machine the sender may not come to send more than there is room for
         phase = load(
-            port, tmp_path, ledger, "overload", run, 0.6, rate=10 * before.acked_per_s / ROWS
+            port,
+            tmp_path,
+            ledger,
+            "overload",
+            run,
+            0.6,
+            rate=10 * before.acked_per_s / ROWS_PER_BODY,
         )
         assert set(phase.statuses) <= {"200", "429", "503"}
         assert phase.without_retry_after == 0

@@ -7,7 +7,13 @@ from functools import partial
 
 import pytest
 from tests.support.roles import make_project, until
-from tests.support.shops.pruned_shop import BODIES, CLOCK, ROWS, bodies, send
+from tests.support.shops.pruned_shop import (
+    BODY_COUNT,
+    CLOCK,
+    ROWS_PER_BODY,
+    collect_bodies,
+    make_bodies,
+)
 
 from tailorbird.config.schemas import releasable_offset as _released
 from tailorbird.features import ReadRequest
@@ -40,9 +46,9 @@ def roles(project, *, keep_rows: int = 0):
         project.plan,
         CLOCK,
         stop,
-        released=released,
-        keep_rows=keep_rows,
-        prune_every_s=0.01,
+        read_released_position=released,
+        retained_rows=keep_rows,
+        prune_interval_s=0.01,
     )
 
     def work() -> None:
@@ -93,7 +99,7 @@ def values(project) -> bytes:
     try:
         rows = reader.read(
             ReadRequest("u1", None, None, None, None, 12, 4_000_000_000_000_000),
-            [f"i{n}" for n in range(BODIES)],
+            [f"i{n}" for n in range(BODY_COUNT)],
         )
         return rows.numeric.tobytes() + rows.categorical.tobytes()
     finally:
@@ -111,9 +117,9 @@ def read_catalogue(project) -> tuple:
 
 def test_all_logs_are_pruned_and_everything_goes_on(project):
     paths = project.paths
-    total = BODIES * ROWS
+    total = BODY_COUNT * ROWS_PER_BODY
     with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as collector:
-        send(collector, 0)
+        collect_bodies(collector, 0)
         with Router(paths.stream, project.plan, clock=CLOCK) as router:
             router.step()
         expected = read_catalogue(project)
@@ -127,32 +133,32 @@ def test_all_logs_are_pruned_and_everything_goes_on(project):
         until(lambda: raw.start() == total, 10, "the raw log was not pruned")
         raw.close()
         assert read_catalogue(project) == expected, "what deleted blocks said of items is kept"
-        send(collector, BODIES)
+        collect_bodies(collector, BODY_COUNT)
         with roles(project):  # new processes on the pruned logs
             settle(project, 2 * total)
-    assert verify(paths.lake).clean
+    assert verify(paths.lake).is_clean
     assert Lake(paths.lake).count("events") == 2 * total
     ids, _ = read_catalogue(project)
-    assert len(ids) == 2 * BODIES
+    assert len(ids) == 2 * BODY_COUNT
 
 
 def test_the_newest_rows_stay(project):
     with (
         EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector,
-        roles(project, keep_rows=2 * ROWS),
+        roles(project, keep_rows=2 * ROWS_PER_BODY),
     ):
         for first in range(3):
-            send(collector, first * BODIES)
-            settle(project, (first + 1) * BODIES * ROWS)
+            collect_bodies(collector, first * BODY_COUNT)
+            settle(project, (first + 1) * BODY_COUNT * ROWS_PER_BODY)
         until(lambda: routed_range(project)[0] > 1, 10, "nothing was pruned")
         start, end = routed_range(project)
-        assert end - start >= 2 * ROWS
+        assert end - start >= 2 * ROWS_PER_BODY
 
 
 def test_nothing_is_pruned_before_the_worker_commits(project):
     paths = project.paths
     with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as collector:
-        send(collector, 0)
+        collect_bodies(collector, 0)
     with Router(paths.stream, project.plan, clock=CLOCK) as router:
         router.step()
     with LakeRole(paths.stream, paths.lake, clock=CLOCK) as role:
@@ -161,7 +167,7 @@ def test_nothing_is_pruned_before_the_worker_commits(project):
     with FeatureWorker(paths.routed, paths.state, project.features, clock=CLOCK) as worker:
         assert _released(project) == 0, "a state without a commit"
         worker.step()
-        assert _released(project) == BODIES * ROWS + 1
+        assert _released(project) == BODY_COUNT * ROWS_PER_BODY + 1
 
 
 def test_a_follower_that_was_overtaken_begins_again(project):
@@ -171,23 +177,23 @@ def test_a_follower_that_was_overtaken_begins_again(project):
         EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as collector,
         Router(paths.stream, project.plan, clock=CLOCK) as router,
     ):
-        send(collector, 0)
+        collect_bodies(collector, 0)
         router.step()
         follower.refresh()
-        send(collector, BODIES)
+        collect_bodies(collector, BODY_COUNT)
         router.step()
         router.prune(router.end())
         follower.refresh()
         index = follower.overlay_for(None)
         follower.stop()
         assert index is not None
-        assert len(index.ids) == 2 * BODIES
+        assert len(index.ids) == 2 * BODY_COUNT
 
 
 def history(folder, name: str, first: int):
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.jsonl"
-    lines = [line for body in bodies(first) for line in json.loads(body)]
+    lines = [line for body in make_bodies(first) for line in json.loads(body)]
     path.write_text(
         "".join(json.dumps({**line, "ts": "2025-01-01T00:00:00Z"}) + "\n" for line in lines)
     )
@@ -203,35 +209,35 @@ def drain(project) -> None:
 
 
 def test_the_logs_of_imports_and_of_dead_servers_are_pruned_by_the_lake(project, tmp_path):
-    paths, total = project.paths, BODIES * ROWS
+    paths, total = project.paths, BODY_COUNT * ROWS_PER_BODY
     first = history(tmp_path / "files", "first", 0)
     assert (
         import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).accepted
         == total
     )
     with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as collector:
-        send(collector, BODIES)
+        collect_bodies(collector, BODY_COUNT)
     drain(project)
     assert prune_idle(paths.stream, paths.lake, CLOCK) == {}, "somebody wrote just now"
     with open_writer(raw_path(paths.stream, "serve-1"), partition="serve-1"):
         assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {"raw-import": 1}, (
             "the other has a writer"
         )
-    assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {"raw-serve-1": BODIES}
+    assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {"raw-serve-1": BODY_COUNT}
     assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {}
     assert not open_reader(response_log_path(paths.stream, "serve-1")).start()
 
     assert import_files(
         paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK
     ).is_repeated
-    second = history(tmp_path / "files", "second", 2 * BODIES)
+    second = history(tmp_path / "files", "second", 2 * BODY_COUNT)
     assert (
         import_files(paths.stream, "tailorbird", second, plan=project.plan, clock=CLOCK).accepted
         == total
     )
     drain(project)
     assert Lake(paths.lake).count("events") == 3 * total
-    assert verify(paths.lake).clean
+    assert verify(paths.lake).is_clean
 
 
 def test_the_room_of_an_import_is_given_back(project, tmp_path):

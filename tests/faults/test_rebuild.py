@@ -32,7 +32,7 @@ from tailorbird.lake.rebuild.logs import log_corruption
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.log_pruning import prune_idle
 from tailorbird.platform.lake.repair import open_router
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.router import Router
 
 TRIALS = int(os.environ.get("REPAIR_TRIALS", "1"))  # damaged places of each kind of file and damage
@@ -68,22 +68,22 @@ def base(
     folder = tmp_path_factory.mktemp("base") / "site"
     site = make_site(folder, 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delta, "CHECKPOINT_EVERY", 3)
+        patch.setattr(delta, "CHECKPOINT_EVERY_COMMITS", 3)
         for first in range(0, 24, 4):
             _send(site, first, first + 4)
         project = site.project
         with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
-            role.upkeep(everything=True)
-            role.upkeep(everything=True)
+            role.upkeep(include_unsettled=True)
+            role.upkeep(include_unsettled=True)
         _send(site, 24, 28)
         if request.param == "pruned":
             with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
                 role.vacuum(keep_us=0)
-                role.publish()
+                role.publish_positions()
             with Router(project.stream, project.plan, clock=CLOCK) as router:
                 assert router.prune(releasable_offset(project))
             prune_idle(project.paths.stream, project.paths.lake, CLOCK, idle_us=0)
-    assert verify(project.paths.lake, deep=True).clean
+    assert verify(project.paths.lake, deep=True).is_clean
     return request.param, folder
 
 
@@ -110,7 +110,7 @@ def _send(site: Site, first: int, end: int) -> None:
         }  # and a repeat, so that each table gets rows
         results = collector.submit(json.dumps([profile, person, refused, profile]).encode())
         assert [each.accepted for each in results] == [True, True, False, True]
-    with Roles(site.project, CLOCK) as roles:
+    with InProcessRoles(site.project, CLOCK) as roles:
         roles.drain()
 
 
@@ -165,7 +165,7 @@ def _corrupt(base: Path, folder: Path, kind: str, how, trial: int) -> tuple[Site
 def _is_detected(project, path: Path) -> bool:
     """Return whether `lake verify`, or reading the log, finds the corruption."""
     try:
-        if not verify(project.paths.lake).clean:
+        if not verify(project.paths.lake).is_clean:
             return True
     except TailorbirdError:
         return True
@@ -198,7 +198,7 @@ def test_a_flipped_bit_is_found_and_rebuilt_exactly_or_named_with_what_is_lost(
             assert kind in NO_SOURCE[logs] | {"raw log", "answers log"}, f"{what}: {done}"
             assert all(one.lost for one in done.unrecoverable)
             continue
-        assert verify(project.paths.lake).clean, what
+        assert verify(project.paths.lake).is_clean, what
         assert not _is_detected(project, path), what
         assert _content(project) == before, what
         assert not rebuilder.plan().rebuilds, "rebuilt once and for all"
@@ -240,7 +240,7 @@ def test_a_file_that_is_gone_or_cut_is_rebuilt_where_it_has_a_second_source(
         return
     assert not done.unrecoverable, f"{what}: {done.unrecoverable}"
     assert done.rebuilds, what
-    assert verify(project.paths.lake, stream=project.stream, deep=True).clean, what
+    assert verify(project.paths.lake, stream=project.stream, deep=True).is_clean, what
     assert _content(project) == before, what
     _go_on(site)
     assert sorted(set(_mirrored(project.paths.lake))) == sorted(_mirrored(project.paths.lake))
@@ -251,13 +251,13 @@ def _go_on(site: Site) -> None:
     project = site.project
     with site.collector() as collector:
         sent = submit(collector, 4, 0)["acked"]
-    with Roles(project, CLOCK) as roles:
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
     ids = Lake(project.paths.lake).events(["event_id"])["event_id"].to_pylist()
     assert set(sent) <= set(ids)
     assert len(set(ids)) == len(ids)
     report = verify(project.paths.lake, stream=project.stream, deep=True)
-    assert report.clean, report
+    assert report.is_clean, report
 
 
 def _mirrored(lake: Path) -> list[tuple[str, int]]:
@@ -325,8 +325,8 @@ def test_the_role_completes_a_swap_that_was_killed(base, fault: str, tmp_path: P
     before = _content(Site(original).project)
     site, _, _ = _corrupt(original, tmp_path / "site", "events", _halve, 0)
     assert _repair(site, "--yes", faults=f"{fault}=kill@1").returncode == -signal.SIGKILL
-    assert not verify(site.project.paths.lake).clean
-    with Roles(site.project, CLOCK) as roles:
+    assert not verify(site.project.paths.lake).is_clean
+    with InProcessRoles(site.project, CLOCK) as roles:
         roles.drain()
     assert _content(site.project) == before
     _go_on(site)
@@ -405,7 +405,7 @@ def test_an_orphan_commit_is_reported_and_set_aside(base, how: str, tmp_path: Pa
     done = _rebuilder(project).run()
     assert done.rebuilds
     assert not done.unrecoverable
-    assert verify(project.paths.lake, stream=project.stream, deep=True).clean
+    assert verify(project.paths.lake, stream=project.stream, deep=True).is_clean
     assert _content(project) == before
     _go_on(site)
 
@@ -508,7 +508,7 @@ def test_an_orphan_commit_or_checkpoint_is_set_aside_and_everything_goes_on(
     site, names = _with_foreign_writes(original, tmp_path / "site", how)
     project = site.project
     lake, aside = project.paths.lake, project.paths.lake / "set-aside" / "events"
-    assert not verify(lake, stream=project.stream).clean
+    assert not verify(lake, stream=project.stream).is_clean
     brought = {path.name for path in (lake / "events").rglob("part-*.parquet")} - _written(lake)
     assert bool(brought) == ("append" in how or "changed" in how or "two" in how)
     done = _rebuilder(project).run()
@@ -516,7 +516,7 @@ def test_an_orphan_commit_or_checkpoint_is_set_aside_and_everything_goes_on(
     rebuilt = {Path(one.where).name for one in done.rebuilds}
     assert rebuilt >= set(names)
     assert {path.name for path in aside.iterdir()} == {*names, *brought}, "nothing is deleted"
-    assert verify(lake, stream=project.stream, deep=True).clean
+    assert verify(lake, stream=project.stream, deep=True).is_clean
     assert _content(project) == before
     assert not _rebuilder(project).plan().rebuilds
     _go_on(site)
@@ -610,15 +610,15 @@ def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
             assert submit(collector, 4, 0)["acked"]
         with (
             pytest.raises(DamageError, match=r"lake repair|passed over"),
-            Roles(project, CLOCK) as roles,
+            InProcessRoles(project, CLOCK) as roles,
         ):
             roles.drain()
-        assert not verify(project.paths.lake, stream=project.stream).clean
+        assert not verify(project.paths.lake, stream=project.stream).is_clean
         assert [one.where for one in _rebuilder(project).run().rebuilds] == [str(path)]
-        with Roles(project, CLOCK) as roles:
+        with InProcessRoles(project, CLOCK) as roles:
             roles.drain()
         report = verify(project.paths.lake, stream=project.stream, deep=True)
-        assert report.clean, report
+        assert report.is_clean, report
 
 
 @pytest.mark.slow
@@ -641,14 +641,14 @@ def test_skipped_rows_are_recovered(base, tmp_path: Path) -> None:
         while router.step().rows:
             pass
         _move_position(project, router.end())
-    with Roles(project, CLOCK) as roles:
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
     shutil.copytree(tmp_path / "site", tmp_path / "as-it-was")
     lost = verify(project.paths.lake, stream=project.stream)
     assert any("in no table" in fault.what for fault in lost.faults), lost
     if logs == "pruned":
         with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
-            role.publish()
+            role.publish_positions()
         with Router(project.stream, project.plan, clock=CLOCK) as router:
             assert router.prune(releasable_offset(project))
     plan = _rebuilder(project).plan()
@@ -657,7 +657,7 @@ def test_skipped_rows_are_recovered(base, tmp_path: Path) -> None:
     assert {one.source for one in plan.rebuilds} == {source}
     assert _rebuilder(project).run().unrecoverable == []
     report = verify(project.paths.lake, stream=project.stream, deep=True)
-    assert report.clean, report
+    assert report.is_clean, report
     events = Lake(project.paths.lake).table("events", ["p"])["p"].to_pylist()
     assert len(set(events)) == len(events)
     assert "i-over" in Lake(project.paths.lake).table("items", ["id"])["id"].to_pylist()
@@ -688,14 +688,14 @@ def test_a_raw_log_is_rebuilt_from_the_archive_and_its_intact_blocks(base, tmp_p
         done = _rebuilder(site.project).run()
         assert [Path(one.where) for one in done.rebuilds] == [path]
         assert not done.unrecoverable
-    with Roles(site.project, CLOCK) as roles:
+    with InProcessRoles(site.project, CLOCK) as roles:
         roles.drain()
     event_ids = {
         row["event_id"] for row in Lake(site.project.paths.lake).events(["event_id"]).to_pylist()
     }
     assert {each for body in waiting for each in body["acked"]} <= event_ids
     assert len(event_ids) > len(before["events"])
-    assert verify(site.project.paths.lake).clean
+    assert verify(site.project.paths.lake).is_clean
 
 
 def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
@@ -729,7 +729,7 @@ def test_the_command_plans_and_with_yes_rebuilds(base, tmp_path: Path) -> None:
     status, output = run()
     assert (status, output["done"], output["unrecoverable"]) == (1, False, [])
     assert [one["what"] for one in output["rebuilt"]] == ["is missing (1 rows)"]
-    assert not verify(site.project.paths.lake).clean
+    assert not verify(site.project.paths.lake).is_clean
     events = Ledger(site.project.paths.lake / "ledger.jsonl").files("events")
     for path in events:
         (site.project.paths.lake / "events" / path).unlink()
@@ -739,7 +739,7 @@ def test_the_command_plans_and_with_yes_rebuilds(base, tmp_path: Path) -> None:
     assert text.count("Can be rebuilt from the routed log") == 1, "one title for many files"
     status, output = run("--yes")
     assert (status, output["done"], output["clean"]) == (0, True, True)
-    assert verify(site.project.paths.lake).clean
+    assert verify(site.project.paths.lake).is_clean
     assert run() == (0, {"done": False, "rebuilt": [], "unrecoverable": [], "clean": True})
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import msgspec
-from tests.support.oracle import unequal_state
+from tests.support.oracle import find_unequal_state
 from tests.support.roles import make_project
 
 from tailorbird.config import open_project
@@ -15,7 +15,7 @@ from tailorbird.features.online.read import Reader
 from tailorbird.lake import verify
 from tailorbird.lake.quarantine import QuarantineFilter
 from tailorbird.lake.write.replay import replay
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.router import Router
 from tailorbird.stream.importer import import_files
 
@@ -66,7 +66,7 @@ def test_the_state_is_that_of_the_lake_after_a_replay(tmp_path: Path) -> None:
         with Router(project.paths.stream, old, clock=CLOCK) as router:
             while router.step().rows:
                 pass
-        with Roles(project, CLOCK) as roles:
+        with InProcessRoles(project, CLOCK) as roles:
             roles.drain()
     report = replay(
         project.paths.lake,
@@ -76,11 +76,11 @@ def test_the_state_is_that_of_the_lake_after_a_replay(tmp_path: Path) -> None:
         clock=CLOCK,
     )
     assert (report.sent, report.refused) == (72, {})
-    with Roles(project, CLOCK) as roles:
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
         assert (roles.accepted, roles.duplicates, roles.quarantined) == (72, 0, 0)
-    assert unequal_state(project) == []
-    assert verify(project.paths.lake, deep=True).clean
+    assert find_unequal_state(project) == []
+    assert verify(project.paths.lake, deep=True).is_clean
     reader = Reader(project.paths.state, project.features)
     rows = reader.read(ReadRequest("u0", None, None, None, None, 0, CLOCK.now()), ["i0"])
     values = dict(zip(project.features.numeric, rows.numeric[0].tolist(), strict=True))

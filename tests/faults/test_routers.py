@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from tests.support.network.brokers import WHY_NOT, broker, needs_kafka
+from tests.support.network.brokers import MISSING_REASON, broker, needs_kafka
 from tests.support.roles import until
-from tests.support.router.partitions import COUNT, PEOPLE, Parted
+from tests.support.router.partitions import ANONYMOUS_IDS, PARTITION_COUNT, PartitionedTopics
 from tests.support.router.stream import PLAN
 
 from tailorbird.errors import NotReadyError
@@ -26,18 +26,18 @@ pytestmark = [
 CHILD = """
 import logging, msgspec, signal, sys, threading
 from pathlib import Path
-from tests.support.network.brokers import OPTIONS
+from tests.support.network.brokers import CLIENT_OPTIONS
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.router.partitions import group
 from tailorbird.router.partitions.group import run_member
 from tailorbird.stream.kafka import Cluster
 from tailorbird.stream.kafka.logs import KafkaLogSet
-group.WAITING_LOG_S = 0.2
+group.UNASSIGNED_WARNING_INTERVAL_S = 0.2
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 servers, prefix, folder, plan = sys.argv[1:]
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-stream = KafkaLogSet(Cluster(servers, prefix, options=OPTIONS, partitions=3), Path(folder))
+stream = KafkaLogSet(Cluster(servers, prefix, options=CLIENT_OPTIONS, partitions=3), Path(folder))
 run_member(stream, msgspec.json.decode(plan, type=RoutePlan), SystemClock(), stop, session_s=6)
 """
 
@@ -45,7 +45,7 @@ run_member(stream, msgspec.json.decode(plan, type=RoutePlan), SystemClock(), sto
 class Process:
     """A router process of the group, with a log of its own."""
 
-    def __init__(self, site: Parted, name: str) -> None:
+    def __init__(self, site: PartitionedTopics, name: str) -> None:
         self.log = site.folder / f"{name}.log"
         plan = msgspec.json.encode(PLAN).decode()
         command = [
@@ -96,10 +96,10 @@ class Process:
 
 @pytest.fixture
 def site(tmp_path: Path):
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
+    if MISSING_REASON:
+        pytest.skip(MISSING_REASON)
     with broker(tmp_path) as servers:
-        site_ = Parted(tmp_path / "shop", servers, f"test-{uuid4().hex[:12]}")
+        site_ = PartitionedTopics(tmp_path / "shop", servers, f"test-{uuid4().hex[:12]}")
         yield site_
         site_.close()
 
@@ -107,11 +107,13 @@ def site(tmp_path: Path):
 def clicks(number: int) -> list[dict]:
     return [
         {"event_id": f"e{number}-{index}", "type": "click", "anonymous_id": name, "item_id": "i1"}
-        for index, name in enumerate(PEOPLE)
+        for index, name in enumerate(ANONYMOUS_IDS)
     ]
 
 
-def test_partitions_move_between_processes_that_come_stand_still_and_die(site: Parted) -> None:
+def test_partitions_move_between_processes_that_come_stand_still_and_die(
+    site: PartitionedTopics,
+) -> None:
     sent: list[str] = []
     running: list[Process] = []
 
@@ -131,7 +133,7 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
     post(2)
     first = Process(site, "first")
     running.append(first)
-    until(lambda: first.owned_partitions() == set(range(COUNT)), 60, f"see {first.log}")
+    until(lambda: first.owned_partitions() == set(range(PARTITION_COUNT)), 60, f"see {first.log}")
     assert "no partition was dealt to this process" in first.log.read_text(), (
         "joining takes a broker seconds, and it says so"
     )
@@ -140,7 +142,7 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
     running.append(second)
     until(
         lambda: (
-            len(first.owned_partitions()) + len(second.owned_partitions()) == COUNT
+            len(first.owned_partitions()) + len(second.owned_partitions()) == PARTITION_COUNT
             and bool(second.owned_partitions())
         ),
         60,
@@ -151,15 +153,15 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
 
     second.send(signal.SIGSTOP)  # past the end of its session: the first takes over
     post(2)
-    until(lambda: first.owned_partitions() == set(range(COUNT)), 60, f"see {first.log}")
+    until(lambda: first.owned_partitions() == set(range(PARTITION_COUNT)), 60, f"see {first.log}")
     until(all_routed, 60, "not routed while one stood still")
     second.send(signal.SIGCONT)  # it wakes up with routers that others have by now
     post(2)
     until(all_routed, 60, "not routed after it woke up")
     until(
         lambda: (
-            len(first.owned_partitions()) < COUNT
-            and len(first.owned_partitions() | second.owned_partitions()) == COUNT
+            len(first.owned_partitions()) < PARTITION_COUNT
+            and len(first.owned_partitions() | second.owned_partitions()) == PARTITION_COUNT
         ),
         60,
         f"{first.log} {second.log}",
@@ -168,7 +170,7 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
     running.remove(first)
     first.send(signal.SIGKILL)
     post(2)
-    until(lambda: second.owned_partitions() == set(range(COUNT)), 60, f"see {second.log}")
+    until(lambda: second.owned_partitions() == set(range(PARTITION_COUNT)), 60, f"see {second.log}")
     until(all_routed, 60, "not routed after one was killed")
     second.end()
     assert sorted(site.events("event_id")) == sorted(sent)

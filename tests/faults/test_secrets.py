@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.commands import tailorbird
-from tests.support.oracle import in_lake
+from tests.support.oracle import count_lake_events
 from tests.support.roles import Up, make_project, until
 
 from tailorbird.config import Project
@@ -41,7 +41,7 @@ def _ask(port: int, path: str, key: str, body: object = None) -> tuple[int, str]
 def _has_arrived(project: Project) -> bool:
     """Return True if the event is in the lake, which may not exist yet."""
     try:
-        return len(in_lake(project)) == 1
+        return len(count_lake_events(project)) == 1
     except NotReadyError:
         return False
 

@@ -13,9 +13,9 @@ from tests.support.drawn.features import declarations
 from tailorbird.errors import DamageError, DeclarationError
 from tailorbird.events import HOUR
 from tailorbird.features import FeatureSet, featureset, similarity
-from tailorbird.features.codec import decode_features, encode_features, kinds
-from tailorbird.features.declare.declarations import Counted, Feature, SessionFeature
-from tailorbird.features.transform_steps import Step, Table
+from tailorbird.features.codec import declaration_classes, decode_features, encode_features
+from tailorbird.features.declare.declarations import EventFeature, Feature, SessionFeature
+from tailorbird.features.transform_steps import Step, TableStep
 from tailorbird.features.transforms import (
     clip,
     frequency,
@@ -30,7 +30,7 @@ from tailorbird.features.transforms import (
     vocabulary,
 )
 
-ABSTRACT = {Feature, Counted, SessionFeature}
+ABSTRACT = {Feature, EventFeature, SessionFeature}
 FEW = settings(
     max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
@@ -38,7 +38,7 @@ FEW = settings(
 
 def back(features: FeatureSet) -> FeatureSet:
     return decode_features(
-        encode_features(features), where="features.json", expect=features.schema_hash
+        encode_features(features), where="features.json", expected_hash=features.schema_hash
     )
 
 
@@ -68,7 +68,11 @@ def test_every_kind_round_trips(kit):
         [*base_set.features, similarity("near", of="recent", length=3, how="max")]
     )
     covered = {type(one) for one in (*features.features, *features.similarities)}
-    missing = {one for one in kinds().values() if issubclass(one, Feature)} - ABSTRACT - covered
+    missing = (
+        {one for one in declaration_classes().values() if issubclass(one, Feature)}
+        - ABSTRACT
+        - covered
+    )
     assert not missing
     assert same(back(features), features)
     assert back(features).similarities == features.similarities
@@ -99,7 +103,11 @@ def test_transforms_travel_along_and_are_no_part_of_the_schema(kit):
     base_set = kit.every_kind()
     features = FeatureSet.from_declarations(base_set.features, transforms=made)
     steps = {type(step) for one in made for step in one.steps}
-    missing = {one for one in kinds().values() if issubclass(one, Step)} - {Step, Table} - steps
+    missing = (
+        {one for one in declaration_classes().values() if issubclass(one, Step)}
+        - {Step, TableStep}
+        - steps
+    )
     assert not missing
     assert same(back(features), features)
     assert back(features).transforms == features.transforms
@@ -144,7 +152,9 @@ def test_what_was_tampered_with_is_refused(kit, path, value, message):
 
 def test_another_schema_than_expected_is_refused(kit):
     with pytest.raises(DamageError, match="it is kept as 000000000000"):
-        decode_features(encode_features(kit.every_kind()), where="features.json", expect="0" * 12)
+        decode_features(
+            encode_features(kit.every_kind()), where="features.json", expected_hash="0" * 12
+        )
 
 
 def test_another_session_gap_is_another_schema(kit, monkeypatch):
@@ -167,14 +177,16 @@ def test_a_changed_byte_is_never_another_schema(kit, data):
     location = data.draw(st.integers(0, len(stored) - 1))
     stored[location] = data.draw(st.integers(0, 255))
     try:
-        decoded = decode_features(bytes(stored), where="features.json", expect=features.schema_hash)
+        decoded = decode_features(
+            bytes(stored), where="features.json", expected_hash=features.schema_hash
+        )
     except (DamageError, DeclarationError):
         return
     assert decoded.schema_hash == features.schema_hash
 
 
 def test_later_fields_are_stored_only_where_they_are_set(kit):
-    for one in kinds().values():
+    for one in declaration_classes().values():
         for field in dataclasses.fields(one):
             if "added_later" in field.metadata:
                 assert field.default is not dataclasses.MISSING, (

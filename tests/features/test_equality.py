@@ -17,8 +17,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from tests.support.drawn.events import ITEMS, START, Post, Step, posts, steps
-from tests.support.drawn.features import KINDS, declarations
-from tests.support.drawn.three_readings import SampledRead, differences, stream
+from tests.support.drawn.features import DRAW_BY_KIND, declarations
+from tests.support.drawn.three_readings import SampledRead, find_differences, play_stream
 
 from tailorbird import faults
 from tailorbird.events import Receipt, RoutePlan
@@ -57,12 +57,12 @@ settings.register_profile(
 def test_reference_backfill_and_stream_are_equal_to_the_bit(declared, script):
     features = FeatureSet.from_declarations(declared)
     with tempfile.TemporaryDirectory() as folder:
-        events, reads = stream(Path(folder), features, script)
-        assert differences(features, events, reads) == []
+        events, reads = play_stream(Path(folder), features, script)
+        assert find_differences(features, events, reads) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DRAW_BY_KIND)
 def test_each_kind_is_equal_to_the_bit_by_itself(kind):
     @settings(
         settings.get_profile("equality"),
@@ -73,8 +73,8 @@ def test_each_kind_is_equal_to_the_bit_by_itself(kind):
     def run(declared, script):
         features = FeatureSet.from_declarations(declared)
         with tempfile.TemporaryDirectory() as folder:
-            events, reads = stream(Path(folder), features, script)
-            assert differences(features, events, reads) == []
+            events, reads = play_stream(Path(folder), features, script)
+            assert find_differences(features, events, reads) == []
 
     run()
 
@@ -95,9 +95,9 @@ def test_a_window_that_is_short_of_a_tile_is_noticed(tmp_path, monkeypatch):
         click | {"event_id": "b", "ts": START + 60 * SECOND},
     ]
     script = [Step(clicks, False, ReadRequest(person="u1", now=START + 61 * SECOND))]
-    assert differences(features, *stream(tmp_path / "sound", features, script)) == []
+    assert find_differences(features, *play_stream(tmp_path / "sound", features, script)) == []
     monkeypatch.setattr(faults, "is_disabled", lambda site: site == "features.tile")
-    different = differences(features, *stream(tmp_path / "short", features, script))
+    different = find_differences(features, *play_stream(tmp_path / "short", features, script))
     assert different == [
         "clicks of i1 in request 0: reference, backfill, stream = [2.0, np.float32(2.0), "
         "np.float32(1.0)]"
@@ -164,4 +164,4 @@ def test_they_are_equal_for_what_two_doors_and_the_router_make_of_a_visit(visit)
     features = FeatureSet.from_declarations(SHOP)
     with tempfile.TemporaryDirectory() as folder:
         events, reads = through_the_router(Path(folder), features, visit)
-        assert differences(features, events, reads) == []
+        assert find_differences(features, events, reads) == []

@@ -22,7 +22,7 @@ from tests.features.fuzzing.world import BASE
 from tests.support import features as kit
 from tests.support.drawn.events import ITEMS
 from tests.support.drawn.events import event as routed_event
-from tests.support.drawn.three_readings import SampledRead, differences
+from tests.support.drawn.three_readings import SampledRead, find_differences
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features import ReadRequest
@@ -131,8 +131,8 @@ def test_a_worker_that_is_killed_resumes_without_a_trace(
     ):
         reads.append(SampledRead(request, ITEMS, reader.read(request, list(ITEMS))))
     reader.close()
-    assert reads[0].rows.p == len(rows)
-    assert differences(features, kit.table(routed), reads) == []
+    assert reads[0].rows.log_position == len(rows)
+    assert find_differences(features, kit.table(routed), reads) == []
 
 
 def _worker(folder: Path, armed: str) -> subprocess.CompletedProcess[str]:

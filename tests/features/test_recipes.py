@@ -7,7 +7,7 @@ from importlib.resources import as_file, files
 import numpy as np
 import pytest
 from tests.support.drawn.events import ITEMS, START, Step
-from tests.support.drawn.three_readings import differences, stream
+from tests.support.drawn.three_readings import find_differences, play_stream
 
 from tailorbird.events.clock import HOUR, SECOND
 from tailorbird.events.contract.schema import ROUTED
@@ -59,8 +59,8 @@ def read(tmp_path, declared: list, events: list[dict], **context: object) -> dic
     request = ReadRequest(
         **{"person": "u1", "session_id": "s1", "local_hour": 2, "now": MONDAY + HOUR} | context
     )
-    routed, reads = stream(tmp_path, features, [Step(events, False, request)])
-    assert differences(features, routed, reads) == []
+    routed, reads = play_stream(tmp_path, features, [Step(events, False, request)])
+    assert find_differences(features, routed, reads) == []
     columns = {
         name: reads[0].rows.numeric[:, place].tolist()
         for place, name in enumerate(features.numeric)
@@ -202,10 +202,10 @@ def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_pro
         request = ReadRequest(
             person="u1", session_id="s1", local_hour=2, country="NO", now=MONDAY + HOUR
         )
-        routed, reads = stream(
+        routed, reads = play_stream(
             tmp_path / str(len(more)), features, [Step([*more, *profiles, *shown], False, request)]
         )
-        assert differences(features, routed, reads) == []
+        assert find_differences(features, routed, reads) == []
         return {
             name: reads[0].rows.numeric[:2, place].tolist()
             for place, name in enumerate(features.numeric)

@@ -5,7 +5,7 @@ events are its own.
 import numpy as np
 import pytest
 from tests.support.drawn.events import ITEMS, START, Step
-from tests.support.drawn.three_readings import bits, stream
+from tests.support.drawn.three_readings import float_bits, play_stream
 
 from tailorbird.errors import UsageError
 from tailorbird.events import HOUR, ROUTED
@@ -27,7 +27,7 @@ from tailorbird.features import (
 )
 from tailorbird.features.explain import explain
 from tailorbird.features.online.read import Reader
-from tailorbird.features.reference.moments import routed_events
+from tailorbird.features.reference.point_in_time import routed_events
 from tailorbird.features.subject import Subject
 
 user, item, category, visit, query = (
@@ -111,7 +111,7 @@ def events(n: int = 120, seed: int = 3) -> list[dict]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    table, reads = stream(
+    table, reads = play_stream(
         folder, FEATURES, [Step(events(), False, ReadRequest(person="u1", now=START + 4 * HOUR))]
     )
     assert reads[0].items == ITEMS
@@ -164,14 +164,14 @@ def test_the_state_equals_the_reference(site, texts, columns):
     subject = Subject.parse(texts, FEATURES)
     assert set(subject.columns(FEATURES)) == columns
     reader = Reader(folder / "state", FEATURES)
-    rows = reader.read(subject.request(START + 5 * HOUR), [subject.item])
+    rows = reader.read(subject.to_read_request(START + 5 * HOUR), [subject.item])
     reader.close()
     read = dict(zip(FEATURES.numeric, rows.numeric[0].tolist(), strict=True))
     reference_values = subject.values(
-        FEATURES, subject.parts.get("user", ""), rows.t, rows.p, table
+        FEATURES, subject.field_values.get("user", ""), rows.t, rows.log_position, table
     )
-    assert {name: bits(read[name]) for name in columns} == {
-        name: bits(reference_values[name]) for name in columns
+    assert {name: float_bits(read[name]) for name in columns} == {
+        name: float_bits(reference_values[name]) for name in columns
     }
 
 
@@ -182,7 +182,7 @@ def test_a_value_is_explained_by_the_events_of_the_subject(site):
     explanation = explain(
         FEATURES,
         "category_price",
-        subject.request(START + 5 * HOUR),
+        subject.to_read_request(START + 5 * HOUR),
         None,
         START + 5 * HOUR,
         10**6,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.first_hour.layouts import LAYOUTS, Layout
-from tests.support.commands import each, must_json, tailorbird
+from tests.support.commands import must_json, run_each, tailorbird
 
 SIZE = 12
 
@@ -68,7 +68,7 @@ def run_steps(layout: Layout, tmp_path: Path, count: int) -> list[subprocess.Com
     kinds = (
         "SELECT type, count(*) AS n FROM events WHERE type NOT IN ('item', 'user') GROUP BY type"
     )
-    done = each([[*step, "--json"] for step in steps[1 : 1 + count]], cwd=tmp_path)
+    done = run_each([[*step, "--json"] for step in steps[1 : 1 + count]], cwd=tmp_path)
     assert done[0].returncode == 0, done[0].stderr
     (event,) = must_json("-C", "shop", "sql", select, cwd=tmp_path)["rows"]
     assert datetime.fromisoformat(event["ts"]).replace(microsecond=0) == layout.first

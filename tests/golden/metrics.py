@@ -14,7 +14,7 @@ from tests.golden.site import RecordedShop
 from tailorbird.candidates.query import table_group
 from tailorbird.config.roles import RoleState
 from tailorbird.features.parity.totals import ParityTotals
-from tailorbird.features.state.progress import CopiesFigures, Figures, Kind
+from tailorbird.features.state.progress import CopyLag, KindProgress, WorkerProgress
 from tailorbird.monitoring.figures import Figures as LiveFigures
 from tailorbird.monitoring.figures.collector import FiguresCollector, RolloutCollector
 from tailorbird.monitoring.notify.collector import NotifyCollector
@@ -62,10 +62,10 @@ def _server_metrics() -> bytes:
     """Return the metrics of a server to which everything has happened once."""
     server_metrics = Metrics()
     server_metrics.request("/example", 200, 0.1)
-    server_metrics.stage("example", 0.1)
+    server_metrics.record_stage("example", 0.1)
     server_metrics.observe_wait(0.1)
-    server_metrics.degraded(_ONE)
-    server_metrics.fault("example")
+    server_metrics.count_degraded(_ONE)
+    server_metrics.count_fault("example")
     server_metrics.bundle_loaded("v0001")
     server_metrics.bundle_refused()
     server_metrics.churn_loaded("example", "v0001")
@@ -93,7 +93,7 @@ def _server_metrics() -> bytes:
 def _role_metrics() -> bytes:
     """Return the metrics that only roles without HTTP have."""
     figures = ScoreFigures()
-    figures.scores["example"] = figures.unscored["example"] = 1
+    figures.scores["example"] = figures.unscored_by_name["example"] = 1
     example = LiveFigures(1, "example", *([1] * (len(LiveFigures.__struct_fields__) - 2)))
     collectors = [
         ScoresCollector(lambda: figures),
@@ -122,7 +122,7 @@ def _collector() -> CollectorFigures:
     )
 
 
-def _worker() -> Figures:
-    copies, kinds = CopiesFigures(), {"example": Kind()}
+def _worker() -> WorkerProgress:
+    copies, kinds = CopyLag(), {"example": KindProgress()}
     unfit = {"capped": _ONE, "unreadable": _ONE, "converted": _ONE}
-    return Figures(schema_hash="example", copies=copies, kinds=kinds, **unfit)
+    return WorkerProgress(schema_hash="example", copies=copies, kinds=kinds, **unfit)

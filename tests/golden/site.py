@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.support.commands import environment, with_experiment
 from tests.support.network.ports import free_port
-from tests.support.shops.churn_shop import CHURN, FEATURES, MAPPING, purchases
+from tests.support.shops.churn_shop import CHURN, FEATURES, MAPPING, write_purchases
 
 from tailorbird.cli.main import run
 from tailorbird.events import DAY
@@ -87,7 +87,7 @@ class RecordedShop:
         (project / "churn.py").write_text(CHURN)
         (project / "mapping.toml").write_text(MAPPING)
         (project / "slots.py").write_text(_SLOTS)
-        purchases(project / "purchases.parquet")
+        write_purchases(project / "purchases.parquet")
         words = ("import", "mapping", project / "purchases.parquet")
         run_json_command("-C", project, *words, "--mapping", project / "mapping.toml")
         return project

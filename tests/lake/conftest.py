@@ -17,7 +17,7 @@ from tailorbird.events.answer_record import ResponseRecord, encode_responses
 from tailorbird.events.clock import DAY, SECOND
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED
 from tailorbird.events.contract.verdict import Receipt
-from tailorbird.lake.tables import DUPLICATES
+from tailorbird.lake.tables import DUPLICATES_SCHEMA
 from tailorbird.storage_paths import StoragePath, open_storage
 from tailorbird.stream import Block, open_writer, raw_path, response_log_path, routed_path
 
@@ -105,7 +105,7 @@ def quarantine(raw: list[int], *, partition: str = "collector") -> pa.Table:
 def duplicates(raw: list[int], first: list[int], *, partition: str = "collector") -> pa.Table:
     n = len(raw)
     return columns(
-        DUPLICATES,
+        DUPLICATES_SCHEMA,
         n,
         event_id=[f"e{k}" for k in first],
         raw_partition=[partition] * n,

@@ -16,7 +16,7 @@ def log(tmp_path):
 
 
 def open_archive(tmp_path, **options):
-    return Archive(tmp_path / "archive", clock=SystemClock(), writer=True, **options)
+    return Archive(tmp_path / "archive", clock=SystemClock(), for_writing=True, **options)
 
 
 def body(k):
@@ -29,7 +29,7 @@ def body(k):
 
 
 def take_all(archive, reader):
-    while archive.take(reader, flush=True):
+    while archive.archive_next(reader, flush=True):
         pass
 
 
@@ -63,9 +63,9 @@ def test_a_full_file_is_closed_at_once(tmp_path, log):
     reader = open_reader(raw_path(tmp_path, "collector"))
     archive = open_archive(tmp_path, bytes_max=10_000)
     log.append([Block(kind="body", rows=1, payload=bytes(1000)) for _ in range(5)])
-    assert archive.take(reader) == 0
+    assert archive.archive_next(reader) == 0
     log.append([Block(kind="body", rows=1, payload=bytes(1000)) for _ in range(10)])
-    assert archive.take(reader) >= 10
+    assert archive.archive_next(reader) >= 10
     reader.close()
 
 
@@ -101,5 +101,5 @@ def test_a_log_that_was_pruned_before_it_was_archived_is_damage(tmp_path, log):
     log.append([body(3)])
     reader = open_reader(raw_path(tmp_path, "collector"))
     with pytest.raises(DamageError, match="begins at"):
-        open_archive(tmp_path).take(reader, flush=True)
+        open_archive(tmp_path).archive_next(reader, flush=True)
     reader.close()

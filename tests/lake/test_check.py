@@ -55,7 +55,7 @@ def assert_intact(tmp_path, lake, rounds=4):
     ids = Lake(lake).events(["event_id"]).column("event_id").to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(rounds) for k in range(8))
     report = verify(lake)
-    assert report.clean, str(report)
+    assert report.is_clean, str(report)
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def assert_intact(tmp_path, lake, rounds=4):
 def test_while_a_table_catches_up_the_log_is_released_only_behind_it(tmp_path, site, table):
     lake = tmp_path / "lake"
     with open_role(tmp_path) as role:
-        while not role.step(rows_max=10, flush=True).idle:
+        while not role.step(rows_max=10, flush=True).is_idle:
             pass
     assert safe_positions(lake)["routed"] == 31
     last = max((lake / table / "_delta_log").glob("*.json"))
@@ -88,9 +88,9 @@ def test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again(
     file = commit(lake, 2)
     file.write_bytes(TEARS[tear](file.read_bytes()))
     with open_role(tmp_path) as role:
-        assert [(f.table, f.version, f.what) for f in role.findings if f.what != "removed"] == [
-            ("events", 2, "withdrawn")
-        ]
+        assert [
+            (f.table, f.version, f.action) for f in role.recoveries if f.action != "removed"
+        ] == [("events", 2, "withdrawn")]
         role.drain()
     assert (lake / "set-aside" / "events" / file.name).exists()
     assert_intact(tmp_path, lake)
@@ -125,7 +125,9 @@ def test_a_torn_commit_that_the_ledger_never_saw_is_appended_again(tmp_path, sit
     file = commit(lake, torn["version"], table)
     file.write_bytes(TEARS[tear](file.read_bytes()))
     with open_role(tmp_path) as role:
-        assert ("set aside", table) in [(finding.what, finding.table) for finding in role.findings]
+        assert ("set aside", table) in [
+            (finding.action, finding.table) for finding in role.recoveries
+        ]
         role.drain()
     assert_intact(tmp_path, lake)
 
@@ -135,8 +137,8 @@ def test_a_whole_commit_that_the_ledger_never_saw_is_entered(tmp_path, site, lak
     assert json.loads(lines[-1])["table"] == "commits"
     forget_last_line(lake)
     with open_role(tmp_path) as role:
-        assert [(f.table, f.what) for f in role.findings] == [("commits", "recovered")]
-        assert role.drain().idle
+        assert [(f.table, f.action) for f in role.recoveries] == [("commits", "recovered")]
+        assert role.drain().is_idle
     assert (lake / "ledger.jsonl").read_bytes().splitlines()[-1] != b""
     assert_intact(tmp_path, lake)
 
@@ -175,7 +177,9 @@ def test_a_torn_first_commit_is_made_again(tmp_path, site):
     forget_last_line(lake, 7)
     commit(lake, 0).write_bytes(b"")
     with open_role(tmp_path) as role:
-        assert ("events", 0, "set aside") in [(f.table, f.version, f.what) for f in role.findings]
+        assert ("events", 0, "set aside") in [
+            (f.table, f.version, f.action) for f in role.recoveries
+        ]
         role.drain()
     assert_intact(tmp_path, lake, rounds=3)
 
@@ -198,7 +202,7 @@ def test_data_that_was_never_committed_is_removed(tmp_path, site, lake):
     )
     orphan.write_bytes(b"half a file")
     with open_role(tmp_path) as role:
-        assert [finding.what for finding in role.findings] == ["removed"]
+        assert [finding.action for finding in role.recoveries] == ["removed"]
     assert not orphan.exists()
 
 
@@ -231,17 +235,17 @@ def test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_st
     ] * 5  # two commits, two checkpoints, and the hint
     assert all("is not the lake's own" in fault.what for fault in faults)
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
-        assert {(finding.table, finding.what) for finding in role.findings} == {
+        assert {(finding.table, finding.action) for finding in role.recoveries} == {
             ("events", "set aside")
         }
         site.add()
         role.drain()
-    assert verify(lake).clean
+    assert verify(lake).is_clean
     assert len(Lake(lake).events(["event_id"])) == 32
-    set_aside_files = {
+    damaged_tail_files = {
         file.name for file in (lake / "set-aside" / "events").rglob("*") if file.is_file()
     }
-    assert set_aside_files == {
+    assert damaged_tail_files == {
         commit(lake, 2).name,
         commit(lake, 3).name,
         "_last_checkpoint",
@@ -269,13 +273,13 @@ def test_what_stands_on_a_torn_commit_is_told_with_what_mends_it(home, site):
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         site.add()
         role.drain()
-    assert verify(lake).clean
+    assert verify(lake).is_clean
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", ["torn", "gone", "stale hint", "garbage hint"])
 def test_a_damaged_checkpoint_never_makes_a_table_unreadable(tmp_path, site, monkeypatch, harm):
-    monkeypatch.setattr(delta, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(delta, "CHECKPOINT_EVERY_COMMITS", 2)
     lake = tmp_path / "lake"
     for _ in range(5):
         site.add()

@@ -20,7 +20,9 @@ def old(tmp_path, site, monkeypatch):
     fields = [field for field in reversed(list(spec.schema)) if field.name not in NEW]
     older = {
         **tables.TABLES,
-        "events": tables.TableSpec("events", pa.schema(fields), spec.partition, spec.statistics),
+        "events": tables.TableSpec(
+            "events", pa.schema(fields), spec.partition_column, spec.statistics_columns
+        ),
     }
     with monkeypatch.context() as patch:
         patch.setattr(role, "TABLES", older)
@@ -40,7 +42,7 @@ def test_it_is_read_as_it_is(old):
 
 
 def test_it_gets_the_new_columns_and_goes_on(tmp_path, site, old, monkeypatch):
-    monkeypatch.setattr(compaction, "SMALL_FILES", 2)
+    monkeypatch.setattr(compaction, "SMALL_FILES_MIN", 2)
     site.add(2)
     with open_role(tmp_path) as opened:
         opened.drain()
@@ -53,9 +55,9 @@ def test_it_gets_the_new_columns_and_goes_on(tmp_path, site, old, monkeypatch):
         {"n": 40}
     ]
     report = verify(old)
-    assert report.clean, str(report)
+    assert report.is_clean, str(report)
     with open_role(tmp_path) as opened:
-        assert opened.findings == []
+        assert opened.recoveries == []
 
 
 def test_a_crash_between_the_columns_and_the_ledger_is_mended(tmp_path, old):
@@ -64,10 +66,10 @@ def test_a_crash_between_the_columns_and_the_ledger_is_mended(tmp_path, old):
     ledger = old / "ledger.jsonl"
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
     with open_role(tmp_path) as opened:
-        assert [(finding.table, finding.what) for finding in opened.findings] == [
+        assert [(finding.table, finding.action) for finding in opened.recoveries] == [
             ("events", "recovered")
         ]
-    assert verify(old).clean
+    assert verify(old).is_clean
 
 
 def test_a_lake_of_a_newer_release_is_refused(tmp_path, site, monkeypatch):
@@ -78,7 +80,7 @@ def test_a_lake_of_a_newer_release_is_refused(tmp_path, site, monkeypatch):
         "users",
         pa.schema([field for field in spec.schema if field.name != "version"]),
         None,
-        spec.statistics,
+        spec.statistics_columns,
     )
     monkeypatch.setattr(role, "TABLES", {**tables.TABLES, "users": fewer})
     with pytest.raises(DamageError, match="differ in: version"):

@@ -19,7 +19,7 @@ READS = {
     "table": lambda lake: lake.table("events"),
     "batches": lambda lake: list(lake.batches("events", TABLES["events"].schema.names)),
     "sql": lambda lake: lake.sql("SELECT * FROM events"),
-    "as of a version": lambda lake: lake.pinned().table("events"),
+    "as of a version": lambda lake: lake.pin_versions().table("events"),
 }
 
 
@@ -70,7 +70,7 @@ def test_the_role_that_puts_files_together_names_the_damaged_one(home, lake):
 
 def test_a_file_deleted_during_a_read_is_not_corruption(home, lake):
     at = versions_of(lake)
-    reader = Lake(lake, at={"quarantine": at["quarantine"]})
+    reader = Lake(lake, versions={"quarantine": at["quarantine"]})
     assert reader.table("quarantine").num_rows
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         _small_files_put_together(role)
@@ -86,5 +86,5 @@ def test_a_query_that_is_wrong_blames_no_file(lake):
 
 def _small_files_put_together(role):
     role.drain()
-    while role.upkeep(everything=True):
+    while role.upkeep(include_unsettled=True):
         pass

@@ -19,9 +19,9 @@ from tailorbird.storage_paths import open_storage
 from tailorbird.lake import LakeRole
 from tailorbird.lake.delta import compaction, table
 from tailorbird.periodic import exit_process
-table.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
+table.CHECKPOINT_EVERY_COMMITS = compaction.SMALL_FILES_MIN = 2
 with LakeRole(Path(sys.argv[1]), open_storage(sys.argv[2], Path()), clock=SystemClock()) as role:
-    while not role.step(rows_max=10, flush=True).idle:
+    while not role.step(rows_max=10, flush=True).is_idle:
         while role.upkeep():
             pass
         role.vacuum(keep_us=0)
@@ -103,7 +103,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(home, site, site_name, hit):
         lake.count("duplicates"),
     ) == (8, 8, 4, 4)
     report = verify(home / "lake")
-    assert report.clean, str(report)
+    assert report.is_clean, str(report)
     assert report.partitions["collector"].archived == 40
 
 
@@ -113,7 +113,7 @@ def test_a_disk_that_refuses_stops_the_role_until_it_is_opened_again(home, site)
     assert b"injected" in refused.stderr
     assert run_child(home).returncode == 0
     assert Lake(home / "lake").count("events") == 24
-    assert verify(home / "lake").clean
+    assert verify(home / "lake").is_clean
 
 
 def test_a_clean_run_ends_with_status_0(home, site):

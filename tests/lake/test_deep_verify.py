@@ -8,7 +8,7 @@ from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 
 from tailorbird.lake import deep_verify, verify
 from tailorbird.lake.files.archive import Archive
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def site(tmp_path: Path) -> Site:
                 submit(collector, 5, number)
             collector.submit(b'[{"event_id": "n1", "type": "nonsense"}, {"broken": ')
             collector.submit(b'{"event_id": "n2", "type": "nonsense", "user_id": "u1"}')
-        with Roles(made.project, CLOCK) as roles:
+        with InProcessRoles(made.project, CLOCK) as roles:
             roles.drain()
     return made
 
@@ -29,7 +29,7 @@ def change_one(site: Site, old: bytes, new: bytes) -> None:
     """Write the archive anew, with checksums, but with another text in its last body that holds
     this one.
     """
-    archive = Archive(site.project.paths.lake / "archive", clock=CLOCK, writer=True)
+    archive = Archive(site.project.paths.lake / "archive", clock=CLOCK, for_writing=True)
     holding = [
         (file.file, stored.offset)
         for file in archive.files
@@ -61,10 +61,10 @@ def test_a_row_with_other_content_is_reported(
     lake = site.project.paths.lake
     report = verify(lake, deep=True)
     account = report.partitions["serve-1"]
-    assert report.clean, str(report)
+    assert report.is_clean, str(report)
     assert min(account.events, account.quarantine, account.duplicates) > 0
     change_one(site, old, new)
-    assert verify(lake).clean, "sums and numbers of rows do not tell"
+    assert verify(lake).is_clean, "sums and numbers of rows do not tell"
     (fault,) = verify(lake, deep=True).faults
     assert fault.where == "raw rows of serve-1"
     assert "1 are in the tables with another content than in the archive, such as" in fault.what

@@ -89,7 +89,7 @@ def test_a_failed_sync_is_not_tried_again(tmp_path, site, monkeypatch):
     role.close()
     with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as again:
         again.drain()
-    assert verify(lake).clean
+    assert verify(lake).is_clean
 
 
 def test_replace_is_all_or_nothing(tmp_path, monkeypatch):
@@ -107,11 +107,11 @@ def test_the_mutant_without_syncs_is_noticed(tmp_path, site, monkeypatch):
     """Show that the test above can fail: with the syncs cut, it sees none."""
     lake = tmp_path / "lake"
     monkeypatch.setenv("TAILORBIRD_FAULTS", "lake.sync=cut")
-    faults._configured_faults.cache_clear()
+    faults._load_faults.cache_clear()
     try:
         with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
             watch = Watch(monkeypatch, lake)
             role.drain()
         assert [path for path in watch.syncs if not path.startswith("/")] == []
     finally:
-        faults._configured_faults.cache_clear()
+        faults._load_faults.cache_clear()

@@ -95,7 +95,7 @@ def test_a_file_imported_again_is_in_the_lake_once(tmp_path, samples):
         25,
     )
     report = verify(lake)
-    assert report.clean, str(report)
+    assert report.is_clean, str(report)
     assert report.partitions["import"].duplicates == 100
     raw.close()
     routed.close()

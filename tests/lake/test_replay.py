@@ -25,9 +25,9 @@ from tailorbird.lake.quarantine import (
     read_slices,
     summarize_reasons,
 )
-from tailorbird.lake.write.replay import ReplayReport, replay, replayed
+from tailorbird.lake.write.replay import ReplayReport, read_replayed_keys, replay
 from tailorbird.router import Router
-from tailorbird.stream import REPLAYS, Block, open_reader, open_writer, raw_path
+from tailorbird.stream import REPLAY_PRODUCER, Block, open_reader, open_writer, raw_path
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 OLD, MENDED = RoutePlan(), RoutePlan(event_types=(*EVENT_TYPES, "video_played"))
@@ -128,14 +128,14 @@ def test_what_is_accepted_now_is_taken_with_its_first_time_of_receipt(site: Site
         NOW // SECOND,
         NOW // SECOND + 1,
     ]
-    assert {one["raw_partition"] for one in made} == {REPLAYS}
-    assert verify(site.lake).clean
+    assert {one["raw_partition"] for one in made} == {REPLAY_PRODUCER}
+    assert verify(site.lake).is_clean
 
 
 def test_each_row_records_its_origin(site: Site) -> None:
     site.replay()
     origins: dict[str, Origin] = {}
-    with open_reader(raw_path(site.stream, REPLAYS)) as reader:
+    with open_reader(raw_path(site.stream, REPLAY_PRODUCER)) as reader:
         for stored in reader.read(0):
             receipt = msgspec.json.decode(stored.block.receipt, type=Receipt)
             events = msgspec.json.decode(stored.block.payload)
@@ -148,13 +148,17 @@ def test_each_row_records_its_origin(site: Site) -> None:
         "e2": Origin("serve-1", 0, 2),
         "e4": Origin("serve-1", 3, 1),
     }
-    assert replayed(site.stream) == {("serve-1", 0, 0), ("serve-1", 0, 2), ("serve-1", 3, 1)}
+    assert read_replayed_keys(site.stream) == {
+        ("serve-1", 0, 0),
+        ("serve-1", 0, 2),
+        ("serve-1", 3, 1),
+    }
 
 
 def test_rows_of_erased_people_are_refused_and_not_sent(site: Site) -> None:
     site.post(played(5, user_id="gone", ts="2025-11-25T11:00:00Z"), played(6, user_id="gone"))
     site.load()
-    stopped = SuppressionList(b"").with_people([("u", "gone")], site.now)
+    stopped = SuppressionList(b"").with_erased_subjects([("u", "gone")], site.now)
     dry = site.replay(dry_run=True, suppression_list=stopped)
     report = site.replay(suppression_list=stopped)
     assert dry.refused == report.refused == {"erased": 2, "bad_time": 1}
@@ -174,7 +178,7 @@ def test_a_second_replay_sends_nothing(site: Site) -> None:
 def test_a_dry_run_only_reports(site: Site) -> None:
     report = site.replay(dry_run=True)
     assert (report.accepted, report.refused) == (3, {"bad_time": 1})
-    assert not raw_path(site.stream, REPLAYS).exists()
+    assert not raw_path(site.stream, REPLAY_PRODUCER).exists()
     assert site.load(MENDED) == {}
 
 
@@ -241,7 +245,7 @@ def test_what_an_adapter_could_not_read_is_read_again_by_it(
     site.load()
     assert site.replay(QuarantineFilter(("missing",))).refused == {"missing": 2}
     monkeypatch.setattr(
-        "tailorbird.events.adapters.segment._IDS", ("product_id", "sku", "article")
+        "tailorbird.events.adapters.segment._PRODUCT_ID_FIELDS", ("product_id", "sku", "article")
     )  # the adapter, mended
     report = site.replay(QuarantineFilter(("missing",)))
     assert (report.sent, report.refused) == (1, {"missing": 1})
@@ -359,7 +363,9 @@ def test_slices_hold_each_row_once_in_order_of_receipt(tmp_path: Path, rows_max:
 
 def test_reasons_have_counts_times_and_fields(site: Site) -> None:
     site.replay()
-    (summaries,) = summarize_reasons(Lake(site.lake), QuarantineFilter(), replayed(site.stream))
+    (summaries,) = summarize_reasons(
+        Lake(site.lake), QuarantineFilter(), read_replayed_keys(site.stream)
+    )
     assert (
         summaries.code,
         summaries.rows,
@@ -428,5 +434,5 @@ def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(
     assert sorted(table.column("event_id").to_pylist()) == sorted(
         f"e{number}" for number in range(12)
     )
-    assert pc.all(pc.equal(table.column("raw_partition"), REPLAYS)).as_py()
-    assert verify(site.lake).clean
+    assert pc.all(pc.equal(table.column("raw_partition"), REPLAY_PRODUCER)).as_py()
+    assert verify(site.lake).is_clean

@@ -47,7 +47,7 @@ def test_every_row_of_the_logs_is_in_its_table(home, site):
         "answers-serve-1": 6,
         "raw-collector": 30,
     }
-    assert verify(home / "lake").clean
+    assert verify(home / "lake").is_clean
 
 
 def test_what_was_committed_before_a_crash_is_released_though_nothing_comes_after(
@@ -55,11 +55,11 @@ def test_what_was_committed_before_a_crash_is_released_though_nothing_comes_afte
 ):
     with open_role(home) as role:
         monkeypatch.setenv("TAILORBIRD_FAULTS", "lake.before_positions=raise")
-        faults._configured_faults.cache_clear()
+        faults._load_faults.cache_clear()
         with pytest.raises(OSError, match="injected"):
             role.step(flush=True)
     monkeypatch.undo()
-    faults._configured_faults.cache_clear()
+    faults._load_faults.cache_clear()
     with open_role(home) as role:
         role.drain()
     assert safe_positions(home / "lake") == {
@@ -73,7 +73,7 @@ def test_a_step_with_nothing_new_commits_nothing(home, site):
     with open_role(home) as role:
         role.drain()
         version = Lake(home / "lake").version("events")
-        assert role.step().idle
+        assert role.step().is_idle
         assert Lake(home / "lake").version("events") == version
 
 
@@ -84,12 +84,12 @@ def test_a_role_continues_where_the_last_one_stopped(home, site):
             role.drain()
         site.add()
     assert counts(home)["events"] == 3 * 8 + 2 * 8
-    assert verify(home / "lake").clean
+    assert verify(home / "lake").is_clean
 
 
 def test_small_steps_end_in_the_same_rows_as_one_large(home, site, samples):
     with open_role(home) as role:
-        while not role.step(rows_max=1).idle:
+        while not role.step(rows_max=1).is_idle:
             pass
     ids = Lake(home / "lake").events(["event_id"]).column("event_id").to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(3) for k in range(8))
@@ -157,7 +157,7 @@ def test_logs_may_be_pruned_up_to_the_safe_positions(home, site):
     with open_role(home) as role:
         role.drain()
     assert counts(home) == {name: 4 * rows for name, rows in EXPECTED.items()}
-    assert verify(home / "lake").clean
+    assert verify(home / "lake").is_clean
 
 
 def test_a_lake_that_was_lost_after_the_log_was_pruned_is_not_begun_anew_in_silence(tmp_path, site):
@@ -264,6 +264,6 @@ def test_logs_that_are_just_being_made_are_left_for_later(home):
     for name in ("raw-collector", "answers-serve-1", "routed"):
         apsw.Connection(str(stream / f"{name}.db")).execute("PRAGMA journal_mode = wal").fetchall()
     with open_role(home) as role:
-        assert role.pending() == 0
-        role.changed()
-        assert role.step().idle
+        assert role.count_pending_rows() == 0
+        role.may_have_grown()
+        assert role.step().is_idle

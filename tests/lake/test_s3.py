@@ -20,7 +20,7 @@ from tailorbird.lake.files.ledger import Ledger
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.storage_paths import open_storage
-from tailorbird.stream import read_released
+from tailorbird.stream import read_released_positions
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def assert_intact(bucket, rounds):
     ids = Lake(bucket).events(["event_id"]).column("event_id").to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(rounds) for k in range(8))
     report = verify(bucket)
-    assert report.clean, str(report)
+    assert report.is_clean, str(report)
     assert report.partitions["collector"].archived == 10 * rounds
 
 
@@ -125,7 +125,7 @@ def test_what_an_unanswered_commit_names_is_not_cleaned_up_while_it_may_land(
     left = data_files(bucket)
     with open_role(tmp_path, bucket) as role:
         assert data_files(bucket) == left, "nothing is deleted"
-        assert role.findings == []
+        assert role.recoveries == []
         assert set(stopped.release_paused()) == {200, 412}, (
             "it lands, and its tries again are refused"
         )
@@ -133,7 +133,7 @@ def test_what_an_unanswered_commit_names_is_not_cleaned_up_while_it_may_land(
             role.drain()
     with open_role(tmp_path, bucket) as role:
         assert ("events", "recovered") in [
-            (finding.table, finding.what) for finding in role.findings
+            (finding.table, finding.action) for finding in role.recoveries
         ]
         role.drain()
     assert_intact(bucket, 4)
@@ -148,7 +148,7 @@ def test_a_commit_that_comes_after_another_took_its_place_is_refused_and_its_dat
     assert set(stopped.release_paused()) == {412}
     assert_intact(bucket, 4)
     with open_role(tmp_path, bucket) as role:
-        assert {finding.what for finding in role.findings} == {"removed"}
+        assert {finding.action for finding in role.recoveries} == {"removed"}
     assert not left <= data_files(bucket)
     assert_intact(bucket, 4)
 
@@ -192,7 +192,7 @@ def test_a_role_that_missed_that_it_was_overtaken_is_refused_by_ledger_and_table
     clock = SimulatedClock(samples.START)
     first = open_role(tmp_path, bucket, clock)
     first.drain()
-    stale = Ledger(bucket / "ledger.jsonl", writer=True)
+    stale = Ledger(bucket / "ledger.jsonl", for_writing=True)
     site.add()
     clock.advance_to(clock.now() + 61 * SECOND)
     with open_role(tmp_path, bucket, clock) as second:
@@ -209,7 +209,7 @@ def test_a_role_that_missed_that_it_was_overtaken_is_refused_by_ledger_and_table
 
 
 def test_a_ledger_is_closed_in_pieces_and_read_as_one(tmp_path, bucket, site, monkeypatch):
-    monkeypatch.setattr(append_only, "END_BYTES", 4_000)
+    monkeypatch.setattr(append_only, "TAIL_BYTES_MAX", 4_000)
     with open_role(tmp_path, bucket) as role:
         for _ in range(3):
             role.drain()
@@ -232,8 +232,8 @@ def test_a_ledger_is_closed_in_pieces_and_read_as_one(tmp_path, bucket, site, mo
 
 
 def test_compaction_vacuum_and_time_travel(tmp_path, bucket, site, samples, monkeypatch):
-    monkeypatch.setattr(delta, "CHECKPOINT_EVERY", 3)
-    monkeypatch.setattr(compaction, "SMALL_FILES", 3)
+    monkeypatch.setattr(delta, "CHECKPOINT_EVERY_COMMITS", 3)
+    monkeypatch.setattr(compaction, "SMALL_FILES_MIN", 3)
     clock = SimulatedClock(samples.START)
     with open_role(tmp_path, bucket, clock) as role:
         for _ in range(5):
@@ -249,7 +249,7 @@ def test_compaction_vacuum_and_time_travel(tmp_path, bucket, site, samples, monk
         reports = role.vacuum()
         assert reports["events"].files > 0
         assert reports["events"].log_files > 0
-    assert Lake(bucket, at=version_at(bucket, "events", before)).count("events") == rows
+    assert Lake(bucket, versions=version_at(bucket, "events", before)).count("events") == rows
     assert_intact(bucket, 9)
 
 
@@ -261,7 +261,7 @@ from tailorbird.lake import run
 from tailorbird.storage_paths import open_storage
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.pruning import Pruner
-from tailorbird.stream import read_released
+from tailorbird.stream import read_released_positions
 lake = open_storage(sys.argv[2], Path())
 run(Path(sys.argv[1]), lake, SystemClock(), threading.Event(), commit_every_us=1)
 """
@@ -315,7 +315,7 @@ def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
     monkeypatch.setattr("tailorbird.storage_paths.RETRIES", 0)
     place = open_storage(str(bucket), tmp_path)
     with pytest.raises(StorageError, match="did not answer"):
-        read_released(place)
+        read_released_positions(place)
     with EventCollector(tmp_path / "stream", "collector", RoutePlan(), SystemClock()) as collector:
         Pruner(collector, place).tick()
         assert (

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.support.commands import must, must_json, refused, tailorbird
+from tests.support.commands import assert_refused, must, must_json, tailorbird
 from tests.support.network.bucket import SECRET
-from tests.support.shops.bucket_shop import copied
+from tests.support.shops.bucket_shop import copy_bucket
 
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
@@ -58,12 +58,12 @@ def test_a_project_with_its_lake_in_a_bucket(shop: Path, bucket, tmp_path: Path)
     assert str(bucket) in shown
     assert SECRET not in shown
 
-    local = Lake(copied(bucket, tmp_path / "copy"))
+    local = Lake(copy_bucket(bucket, tmp_path / "copy"))
     now, slot = SystemClock().now(), project.slot()
     expected = TrainSettings(quick=True).row_settings(now)
     assert (
-        load_training_data(Lake(bucket), project.features, slot, expected).data.digest()
-        == load_training_data(local, project.features, slot, expected).data.digest()
+        load_training_data(Lake(bucket), project.features, slot, expected).dataset.digest()
+        == load_training_data(local, project.features, slot, expected).dataset.digest()
     )
 
 
@@ -71,5 +71,5 @@ def test_a_bucket_that_does_not_answer_is_named(empty: Path, bucket) -> None:
     done = tailorbird(
         "-C", empty, "sql", "SELECT 1", env={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     )
-    refused(done, str(bucket), "AWS_ENDPOINT_URL")
+    assert_refused(done, str(bucket), "AWS_ENDPOINT_URL")
     assert SECRET not in done.stderr

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.long_on_s3
 
 @pytest.fixture
 def clock(samples, monkeypatch):
-    monkeypatch.setattr(table, "CHECKPOINT_EVERY", 4)
-    monkeypatch.setattr(compaction, "SMALL_FILES", 4)
+    monkeypatch.setattr(table, "CHECKPOINT_EVERY_COMMITS", 4)
+    monkeypatch.setattr(compaction, "SMALL_FILES_MIN", 4)
     return SimulatedClock(samples.START)
 
 
@@ -72,16 +72,16 @@ def test_rows_and_ledger_are_intact_and_loading_continues(home, site, lake, cloc
         assert not commit_path(lake / "events", 0).exists()
         assert Lake(lake).exists("events")
         fill(role, site, 1)
-    assert verify(lake).clean
+    assert verify(lake).is_clean
     with role_of(home, clock) as role:
-        assert role.findings == []
+        assert role.recoveries == []
         fill(role, site, 6)
         assert role.vacuum() == {}, "what is new is kept"
     again = content(Lake(lake))
     assert again[: len(before)] == before
     assert len(again) == len(before) + 7 * 8
     report = verify(lake)
-    assert report.clean, str(report)
+    assert report.is_clean, str(report)
     assert report.partitions["collector"].missing == report.partitions["collector"].repeated == 0
 
 
@@ -109,27 +109,27 @@ def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(home, s
         fill(role, site, 2)
     assert not commit_path(lake / "events", 0).exists()
     for version, (at, events, answers) in seen.items():
-        then = Lake(lake, at=at)
+        then = Lake(lake, versions=at)
         assert content(then) == events
         assert then.count("events") == len(events)
         assert sorted(then.responses(["request_id"])["request_id"].to_pylist()) == answers
-        assert content(Lake(lake, at=version_at(lake, "events", version))) == events
+        assert content(Lake(lake, versions=version_at(lake, "events", version))) == events
     assert len({len(events) for _, events, _ in seen.values()}) == len(seen), "each has other rows"
 
 
 @pytest.mark.slow
 def test_a_version_of_another_table_is_readable_while_its_files_exist(home, lake, clock):
     at = version_at(lake, "quarantine", 2)
-    assert Lake(lake, at=at).count("quarantine") > 0
+    assert Lake(lake, versions=at).count("quarantine") > 0
     with role_of(home, clock) as role:
         role.vacuum()
     with pytest.raises(NotReadyError, match="no longer kept"):
-        Lake(lake, at=at).count("quarantine")
+        Lake(lake, versions=at).count("quarantine")
 
 
 @pytest.mark.slow
 def test_a_reader_that_was_pinned_sees_nothing_of_later_loads(home, site, lake, clock):
-    then = Lake(lake).pinned()
+    then = Lake(lake).pin_versions()
     before = content(then)
     with role_of(home, clock) as role:
         fill(role, site, 5)

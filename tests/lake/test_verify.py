@@ -34,7 +34,7 @@ def files_of(lake):
 @pytest.mark.slow
 def test_a_flipped_bit_in_any_file_is_found(lake):
     rng = random.Random(7)
-    assert verify(lake).clean
+    assert verify(lake).is_clean
     files = files_of(lake)
     assert {path.suffix for path in files} >= {".parquet", ".json", ".jsonl", ".zst"}
     for path in files:
@@ -44,9 +44,9 @@ def test_a_flipped_bit_in_any_file_is_found(lake):
                 original[:at] + bytes([original[at] ^ (1 << rng.randrange(8))]) + original[at + 1 :]
             )
             report = verify(lake)
-            assert not report.clean, f"byte {at} of {path}"
+            assert not report.is_clean, f"byte {at} of {path}"
             path.write_bytes(original)
-    assert verify(lake).clean
+    assert verify(lake).is_clean
 
 
 def test_a_file_that_is_lost_together_with_the_ledger_that_knew_it_is_a_fault(lake):
@@ -66,7 +66,7 @@ def test_a_lost_file_is_named(lake):
                 verify(lake)
         else:
             report = verify(lake)
-            assert not report.clean, path
+            assert not report.is_clean, path
             assert path.name in str(report) or path.name == "manifest.jsonl"
         away.rename(path)
 
@@ -90,7 +90,7 @@ def test_a_row_that_was_routed_twice_is_reported(home, site, samples, lake):
         role.drain()
     report = verify(lake)
     assert report.partitions["collector"].repeated == 1
-    assert not report.clean
+    assert not report.is_clean
 
 
 def test_rows_that_were_not_yet_routed_are_pending_not_missing(home, site, samples, lake):
@@ -98,7 +98,7 @@ def test_rows_that_were_not_yet_routed_are_pending_not_missing(home, site, sampl
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         role.drain()
     report = verify(lake)
-    assert report.clean
+    assert report.is_clean
     assert report.partitions["collector"].pending == 3
 
 
@@ -136,7 +136,7 @@ def test_lost_positions_are_named_and_the_sum_still_adds_up(lake):
 def test_an_empty_lake_is_clean(home):
     with LakeRole(home / "stream", home / "lake", clock=SystemClock()):
         pass
-    assert verify(home / "lake").clean
+    assert verify(home / "lake").is_clean
 
 
 def test_a_byte_that_is_no_text_is_a_fault_and_no_traceback(lake):

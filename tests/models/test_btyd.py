@@ -47,7 +47,7 @@ def by_scipy(model, customers, span):
     z = span / (alpha + age + span)
     series = hyp2f1(a - 1, a + b - 1 - r, a + b + x - 1, z)
     alive = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
-    return alive * model.alive(customers)
+    return alive * model.probability_alive(customers)
 
 
 @pytest.mark.data
@@ -85,10 +85,10 @@ def test_the_unit_of_time_does_not_matter():
     weeks = fit_bg_nbd(replace(customers, recency=customers.recency / 7, age=customers.age / 7))
     np.testing.assert_allclose(weeks.alpha * 7, days.alpha, rtol=1e-3)
     np.testing.assert_allclose(
-        weeks.returning(
+        weeks.probability_returning(
             replace(customers, recency=customers.recency / 7, age=customers.age / 7), 10
         ),
-        days.returning(customers, 70),
+        days.probability_returning(customers, 70),
         atol=1e-3,
     )
 
@@ -102,8 +102,8 @@ def test_being_alive_is_no_churn_score():
     lately, long_ago = (
         Purchases(np.zeros(1), np.zeros(1), np.array([age])) for age in (10.0, 3_000.0)
     )
-    assert model.alive(lately) == model.alive(long_ago) == 1
-    assert model.returning(long_ago, 90) < model.returning(lately, 90) / 3
+    assert model.probability_alive(lately) == model.probability_alive(long_ago) == 1
+    assert model.probability_returning(long_ago, 90) < model.probability_returning(lately, 90) / 3
 
 
 def test_too_few_customers_are_refused():
@@ -128,14 +128,14 @@ def test_onnx_and_numpy_say_the_same():
     column_model = ColumnBgNbd(model, ("since", "other", "count", "age"), 0, 2, 3, 90.0, 0.01)
     ours = column_model.score(matrix)
     assert ours[0] == 0.01
-    np.testing.assert_allclose(ours[1:], model.returning(customers, 90)[1:], atol=1e-5)
+    np.testing.assert_allclose(ours[1:], model.probability_returning(customers, 90)[1:], atol=1e-5)
     np.testing.assert_allclose(score_onnx(bg_nbd_to_onnx(column_model), matrix), ours, atol=1e-5)
     served = BgNbdColumns(model.r, model.alpha, model.a, model.b, 0, 2, 3)
     np.testing.assert_allclose(
         served.purchases(matrix, 0, 90)[1:], by_scipy(model, customers, 90)[1:], rtol=1e-4
     )
     np.testing.assert_allclose(
-        model.purchases(customers, 90), by_scipy(model, customers, 90), rtol=1e-8
+        model.expected_purchases(customers, 90), by_scipy(model, customers, 90), rtol=1e-8
     )
     both = served.purchases(matrix, 0, 30) + served.purchases(matrix, 30, 90)
     np.testing.assert_allclose(both, served.purchases(matrix, 0, 90), rtol=1e-9)
@@ -161,10 +161,10 @@ def test_thousands_of_purchases_score_the_same_in_all_three(count):
     rate = (0.24 + repeats) / (
         31.0 + age
     )  # of one who has never stayed away, and hardly will: b grows with each purchase
-    np.testing.assert_allclose(model.purchases(regular, 30), rate * 30, rtol=0.1)
+    np.testing.assert_allclose(model.expected_purchases(regular, 30), rate * 30, rtol=0.1)
     np.testing.assert_allclose(
         BgNbdColumns(0.24, 31.0, 0.79, 2.43, 0, 1, 2).purchases(matrix, 0, 90),
-        model.purchases(customers, 90),
+        model.expected_purchases(customers, 90),
         rtol=0.02,
     )
 
@@ -186,7 +186,7 @@ def test_what_is_expected_is_a_number_at_the_ends_of_what_is_fitted_too(model):
     rng = np.random.default_rng(0)
     repeats, age, day = np.repeat([0.0, 1.0, 30.0, 3_000.0], 25), rng.uniform(10, 900, 100), 86_400
     customers = Purchases(repeats, np.where(repeats > 0, age, 0.0), age)
-    expected = model.purchases(customers, 90.0)
+    expected = model.expected_purchases(customers, 90.0)
     assert (
         (expected >= 0) & (expected <= (model.r + repeats) / (model.alpha + age) * 90 * 1.001)
     ).all()
@@ -201,7 +201,7 @@ def test_what_is_expected_is_a_number_at_the_ends_of_what_is_fitted_too(model):
         rng.gamma(model.r + repeats[25], 1 / (model.alpha + age[25]), 200_000),
     )
     one = np.where(p > 1e-12, -np.expm1(-rate * p * 90) / np.maximum(p, 1e-12), rate * 90)
-    alive = model.alive(customers)[25]
+    alive = model.probability_alive(customers)[25]
     assert abs(expected[25] - alive * one.mean()) < 5 * alive * one.std() / np.sqrt(len(one)) + 1e-9
 
 
@@ -218,7 +218,9 @@ def test_the_integral_equals_the_series_where_both_are_defined(model):
     by_integral = integrate_expectation(model.r + x, model.alpha + age, model.a, model.b + x, 90.0)
     alive = Purchases(x, age, age)
     np.testing.assert_allclose(
-        by_integral, model.purchases(alive, 90.0) / model.alive(alive), rtol=2e-3
+        by_integral,
+        model.expected_purchases(alive, 90.0) / model.probability_alive(alive),
+        rtol=2e-3,
     )
 
 

@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
-from tests.support.nets import LAYOUT, world  # noqa: E402
+from tests.support.nets import LAYOUT, make_rows  # noqa: E402
 
 from tailorbird.errors import UsageError  # noqa: E402
 from tailorbird.models.architectures import fit  # noqa: E402
 from tailorbird.models.deep.checkpoint import copy_weights  # noqa: E402
-from tailorbird.models.deep.fitting import DEEP, fit_net  # noqa: E402
+from tailorbird.models.deep.fitting import NETS, fit_net  # noqa: E402
 from tailorbird.models.deep.layout import build_layout  # noqa: E402
 from tailorbird.models.deep.model import initialise_net  # noqa: E402
 from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
@@ -31,7 +31,7 @@ SMALL = {"hidden": [16, 8], "epochs": 2, "threads": 1}
     ("architecture", "numeric"), [("mlp", "standardise"), ("dcn", "quantile"), ("mmoe", "periodic")]
 )
 def test_the_export_answers_as_the_net_on_10_000_rows(architecture: str, numeric: str) -> None:
-    rows = world(10_000)
+    rows = make_rows(10_000)
     rows.matrix[3, 0], rows.matrix[4, 1], rows.matrix[5] = np.inf, -np.inf, np.nan
     model = fit(architecture, {**SMALL, "epochs": 1, "numeric": numeric, "tower": []}, LAYOUT, rows)
     files, places = model.export()
@@ -48,9 +48,9 @@ def test_the_export_answers_as_the_net_on_10_000_rows(architecture: str, numeric
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", DEEP)
+@pytest.mark.parametrize("architecture", NETS)
 def test_each_architecture_learns(architecture: str) -> None:
-    rows, later = world(12_000), world(4_000, seed=1)
+    rows, later = make_rows(12_000), make_rows(4_000, seed=1)
     model = fit(architecture, {**SMALL, "epochs": 4, "rate": 3e-3}, LAYOUT, rows, later)
     for head, label in later.labels.items():
         rate = label.mean()
@@ -61,7 +61,7 @@ def test_each_architecture_learns(architecture: str) -> None:
 
 def test_the_reference_net_is_as_documented() -> None:
     parameters = resolve_parameters("mlp", {})
-    layers = initialise_net(LAYOUT, world(500), ["click"], parameters, 7).parts[0].layers
+    layers = initialise_net(LAYOUT, make_rows(500), ["click"], parameters, 7).parts[0].layers
     assert [str(layer).partition("(")[0] for layer in layers] == [
         "Linear",
         "ReLU",
@@ -76,13 +76,13 @@ def test_the_reference_net_is_as_documented() -> None:
         0,
         0.0,
     )
-    model = fit("mlp", {"threads": 1}, LAYOUT, world(1_500).select_heads(["click"]))
+    model = fit("mlp", {"threads": 1}, LAYOUT, make_rows(1_500).select_heads(["click"]))
     assert len(model.curve["validation"]) == 10, "the newest fifth is watched, and ends nothing"
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_from_memory_and_from_files(tmp_path: Path) -> None:
-    rows, later = world(6_000, block_rows=500), world(1_000, seed=1)
+    rows, later = make_rows(6_000, block_rows=500), make_rows(1_000, seed=1)
     cuts = (slice(3_100), slice(3_100, 3_200), slice(3_200, None))
     pieces = [
         Rows(rows.matrix[cut], {head: label[cut] for head, label in rows.labels.items()})
@@ -121,23 +121,23 @@ def test_layers_without_a_width_are_refused(given: dict) -> None:
     ],
 )
 def test_weights_and_drawn_negatives_are_taken_off_again(parameters: dict) -> None:
-    rows = world(16_000)
+    rows = make_rows(16_000)
     model = fit(
         "dcn",
         {**SMALL, "epochs": 3, "rate": 3e-3, **parameters},
         LAYOUT,
         rows,
-        world(2_000, seed=1),
+        make_rows(2_000, seed=1),
     )
     for head, probabilities in model.score(rows.matrix).items():
         assert probabilities.mean() == pytest.approx(rows.labels[head].mean(), rel=0.15)
 
 
 def test_an_unknown_label_counts_nothing() -> None:
-    rows = world(4_000)
+    rows = make_rows(4_000)
     rows.labels["buy"][2_000:] = np.nan
     alone = Rows(rows.matrix[:2_000], {"buy": rows.labels["buy"][:2_000]})
-    model = fit("mmoe", {**SMALL, "epochs": 5, "rate": 1e-2}, LAYOUT, rows, world(500, seed=1))
+    model = fit("mmoe", {**SMALL, "epochs": 5, "rate": 1e-2}, LAYOUT, rows, make_rows(500, seed=1))
     assert np.isfinite(model.curve["train_buy"]).all()
     assert model.score(rows.matrix)["buy"].mean() == pytest.approx(
         alone.labels["buy"].mean(), abs=0.05
@@ -157,11 +157,11 @@ def test_who_watches_can_end_it() -> None:
             architecture,
             {"threads": 1},
             LAYOUT,
-            world(2_000).select_heads(["click"]),
+            make_rows(2_000).select_heads(["click"]),
             on_epoch=watch,
         )
         assert [epoch for epoch, _ in reports] == [1, 2]
-        assert model.score(world(10).matrix)["click"].shape == (10,)
+        assert model.score(make_rows(10).matrix)["click"].shape == (10,)
 
 
 def test_nets_over_ids_overfit_from_the_second_epoch_on() -> None:
@@ -182,7 +182,7 @@ def test_nets_over_ids_overfit_from_the_second_epoch_on() -> None:
     assert curve["train"][3] < curve["train"][0] - 0.05
     assert curve["validation"][3] > curve["validation"][0] + 0.05
     stopped = fit("mlp", {**parameters, "patience": 1}, of_ids, rows, later)
-    assert stopped.deep.best_epoch == {"click": 1}
+    assert stopped.deep.best_epoch_by_head == {"click": 1}
     assert len(stopped.curve["validation"]) == 2
 
 
@@ -198,10 +198,10 @@ def test_nets_over_ids_overfit_from_the_second_epoch_on() -> None:
 )
 def test_a_wrong_choice_is_named(architecture: str, parameters: dict, wrong: str) -> None:
     with pytest.raises(UsageError, match=wrong):
-        fit(architecture, parameters, LAYOUT, world(100))
+        fit(architecture, parameters, LAYOUT, make_rows(100))
 
 
 def test_one_class_is_refused() -> None:
-    rows = Rows(world(100).matrix, {"click": np.zeros(100, np.float32)})
+    rows = Rows(make_rows(100).matrix, {"click": np.zeros(100, np.float32)})
     with pytest.raises(UsageError, match="0 positives and 80 negatives of click"):
         fit("mlp", {}, LAYOUT, rows)

@@ -16,13 +16,13 @@ pytestmark = pytest.mark.slow
 
 torch = pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
-from tests.support.nets import LAYOUT, world  # noqa: E402
+from tests.support.nets import LAYOUT, make_rows  # noqa: E402
 from tests.support.programs import train_a_net, train_within  # noqa: E402
-from tests.support.training.bits import same_bits  # noqa: E402
+from tests.support.training.bits import have_same_bits  # noqa: E402
 
 from tailorbird.errors import DamageError, InputError, StorageError, UsageError  # noqa: E402
 from tailorbird.models.deep.batches import epoch_batches  # noqa: E402
-from tailorbird.models.deep.checkpoint import FILE  # noqa: E402
+from tailorbird.models.deep.checkpoint import CHECKPOINT_FILE  # noqa: E402
 from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow  # noqa: E402
 from tailorbird.models.deep.parallel import fit_parallel  # noqa: E402
 from tailorbird.models.deep.rows import PartRows, write_parts  # noqa: E402
@@ -30,8 +30,8 @@ from tailorbird.models.deep.rows import PartRows, write_parts  # noqa: E402
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
-    write_parts(tmp_path / "rows", [world(3_000), world(3_000, seed=2)], block_rows=700)
-    write_parts(tmp_path / "watched", [world(1_000, seed=1)])
+    write_parts(tmp_path / "rows", [make_rows(3_000), make_rows(3_000, seed=2)], block_rows=700)
+    write_parts(tmp_path / "watched", [make_rows(1_000, seed=1)])
     return tmp_path
 
 
@@ -48,32 +48,32 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(parts: Path) -> None
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it was killed in the middle of its work"
-        seen.append((parts / "checkpoint" / FILE).read_bytes())
+        seen.append((parts / "checkpoint" / CHECKPOINT_FILE).read_bytes())
     assert len(set(seen)) == 2, "each went on where the one before was"
     resumed = train_a_net.fit(parts, parts / "checkpoint")
-    assert same_bits(uninterrupted, resumed)
+    assert have_same_bits(uninterrupted, resumed)
     losses = {
         name: series for name, series in uninterrupted.curve.items() if name != "rows_per_second"
     }
     assert {name: resumed.curve[name] for name in losses} == losses
-    assert uninterrupted.best_epoch == resumed.best_epoch
+    assert uninterrupted.best_epoch_by_head == resumed.best_epoch_by_head
 
 
 def mark(parts: Path) -> int:
     """Changes with each checkpoint."""
-    path = parts / "checkpoint" / FILE
+    path = parts / "checkpoint" / CHECKPOINT_FILE
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def test_a_checkpoint_of_other_data_is_left_alone_and_a_damaged_one_is_reported(
     parts: Path, tmp_path: Path
 ) -> None:
-    write_parts(tmp_path / "other" / "rows", [world(2_000, seed=9)])
-    write_parts(tmp_path / "other" / "watched", [world(500, seed=1)])
+    write_parts(tmp_path / "other" / "rows", [make_rows(2_000, seed=9)])
+    write_parts(tmp_path / "other" / "watched", [make_rows(500, seed=1)])
     fresh = train_a_net.fit(tmp_path / "other", None, "shared")
     train_a_net.fit(parts, tmp_path / "kept", "shared")
-    assert same_bits(train_a_net.fit(tmp_path / "other", tmp_path / "kept", "shared"), fresh)
-    (tmp_path / "kept" / FILE).write_bytes(b"PK\x03\x04 cut")
+    assert have_same_bits(train_a_net.fit(tmp_path / "other", tmp_path / "kept", "shared"), fresh)
+    (tmp_path / "kept" / CHECKPOINT_FILE).write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(DamageError, match=r"remove it: training begins anew"):
         train_a_net.fit(parts, tmp_path / "kept", "shared")
 
@@ -95,7 +95,7 @@ def test_two_processes_end_in_the_bits_of_one(parts: Path) -> None:
         )
         for count in (1, 2)
     ]
-    assert same_bits(*nets)
+    assert have_same_bits(*nets)
     assert nets[0].curve["validation"] == nets[1].curve["validation"]
     with pytest.raises(UsageError, match="2 shards cannot be shared by 3 processes"):
         fit_parallel(
@@ -122,15 +122,15 @@ def test_blocks_of_files_are_read_where_they_lie(parts: Path) -> None:
     assert not block.matrix.flags.owndata, "mapped, not copied"
     np.testing.assert_array_equal(
         block.matrix,
-        np.concatenate([world(3_000).matrix[2_800:], world(3_000, seed=2).matrix[:500]]),
+        np.concatenate([make_rows(3_000).matrix[2_800:], make_rows(3_000, seed=2).matrix[:500]]),
     )
-    drawn = list(epoch_batches(rows, seed=1, epoch=0, size=64))
+    drawn = list(epoch_batches(rows, seed=1, epoch=0, batch_rows=64))
     assert [len(batch.matrix) for batch in drawn] == [64] * 93 + [48]
     everything = np.concatenate([batch.matrix[:, 0] for batch in drawn])
     expected = np.concatenate([rows.block(place).matrix[:, 0] for place in range(9)])
     np.testing.assert_array_equal(np.sort(everything), np.sort(expected))
     assert not np.array_equal(
-        drawn[0].matrix, next(epoch_batches(rows, seed=1, epoch=1, size=64)).matrix
+        drawn[0].matrix, next(epoch_batches(rows, seed=1, epoch=1, batch_rows=64)).matrix
     )
     with pytest.raises(InputError, match="no parts"):
         PartRows.open(parts)
@@ -145,7 +145,7 @@ def test_rows_larger_than_memory_are_learned_from(tmp_path: Path) -> None:
     load.
     """
     limit = 64 << 20
-    pieces = (train_within.piece(100_000, seed) for seed in range(15))
+    pieces = (train_within.make_rows(100_000, seed) for seed in range(15))
     rows = write_parts(tmp_path / "rows", pieces, block_rows=8_192)
     size = sum(path.stat().st_size for path in (tmp_path / "rows").iterdir())
     assert size > 1.5 * limit
@@ -165,7 +165,7 @@ def test_rows_larger_than_memory_are_learned_from(tmp_path: Path) -> None:
     done = run("files")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == train_within.digest(
-        train_within.learn(train_within.loaded(rows))
+        train_within.fit_net(train_within.load_all(rows))
     ), "in the bits of all in memory"
 
 

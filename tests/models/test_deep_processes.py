@@ -14,14 +14,14 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
-from tests.support.nets import world
+from tests.support.nets import make_rows
 from tests.support.programs import train_in_processes
-from tests.support.programs.train_in_processes import RUN
-from tests.support.training.bits import same_bits
+from tests.support.programs.train_in_processes import RUN_FOLDER
+from tests.support.training.bits import have_same_bits
 
 from tailorbird.errors import LockedError
 from tailorbird.models.deep import parallel
-from tailorbird.models.deep.checkpoint import FILE
+from tailorbird.models.deep.checkpoint import CHECKPOINT_FILE
 from tailorbird.models.deep.rows import write_parts
 
 pytestmark = pytest.mark.slow
@@ -31,8 +31,8 @@ LONG_S = 240  # far more than anything here takes, on a machine that does much e
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
-    write_parts(tmp_path / "rows", [world(3_000), world(3_000, seed=2)], block_rows=700)
-    write_parts(tmp_path / "watched", [world(1_000, seed=1)])
+    write_parts(tmp_path / "rows", [make_rows(3_000), make_rows(3_000, seed=2)], block_rows=700)
+    write_parts(tmp_path / "watched", [make_rows(1_000, seed=1)])
     return tmp_path
 
 
@@ -101,15 +101,19 @@ def test_orphaned_members_exit_and_the_next_run_ends_in_the_same_bits(
 ) -> None:
     parent, children = started
     if moment == "while they train":
-        wait_for((parts / RUN / "checkpoint" / FILE).exists)
+        wait_for((parts / RUN_FOLDER / "checkpoint" / CHECKPOINT_FILE).exists)
     else:
-        assert not (parts / RUN / "meeting").exists(), (
+        assert not (parts / RUN_FOLDER / "meeting").exists(), (
             "none has come as far as to wait for the other"
         )
     kill(parent)
     wait_for(lambda: not any(map(alive, children)))
-    assert (parts / RUN / "checkpoint" / FILE).exists() == (moment == "while they train")
-    assert same_bits(train_in_processes.fit(parts), train_in_processes.fit(parts, "undisturbed", 1))
+    assert (parts / RUN_FOLDER / "checkpoint" / CHECKPOINT_FILE).exists() == (
+        moment == "while they train"
+    )
+    assert have_same_bits(
+        train_in_processes.fit(parts), train_in_processes.fit(parts, "undisturbed", 1)
+    )
 
 
 @linux
@@ -121,11 +125,11 @@ def test_waiting_members_exit_too_and_no_run_starts_next_to_a_stopped_one(
 ) -> None:
     parent, (waits, stopped) = started
     if moment == "in a step":
-        wait_for((parts / RUN / "checkpoint" / FILE).exists)
+        wait_for((parts / RUN_FOLDER / "checkpoint" / CHECKPOINT_FILE).exists)
         os.kill(stopped, signal.SIGSTOP)
     else:
         os.kill(stopped, signal.SIGSTOP)
-        wait_for((parts / RUN / "meeting").exists)
+        wait_for((parts / RUN_FOLDER / "meeting").exists)
     kill(parent)
     wait_for(lambda: not alive(waits))
     monkeypatch.setattr(parallel, "EXIT_TIMEOUT_S", 0.2)
@@ -136,6 +140,6 @@ def test_waiting_members_exit_too_and_no_run_starts_next_to_a_stopped_one(
     os.kill(stopped, signal.SIGCONT)
     wait_for(lambda: not alive(stopped))
     monkeypatch.setattr(parallel, "EXIT_TIMEOUT_S", LONG_S)
-    assert same_bits(
+    assert have_same_bits(
         train_in_processes.fit(parts, count=1), train_in_processes.fit(parts, "undisturbed", 1)
     )

@@ -10,7 +10,7 @@ from tailorbird.models.interactions import History, Interactions
 
 def history_of(rows):
     person, item, ts = (np.array(column, np.int64) for column in zip(*rows, strict=True))
-    return History(Interactions(person, item, ts, people=10, items=10))
+    return History(Interactions(person, item, ts, person_count=10, item_count=10))
 
 
 @settings(max_examples=80, deadline=None)
@@ -33,9 +33,9 @@ def test_counts_equal_a_simple_loop(rows, queries, window):
     windowed = [
         sum(i == b and b >= 0 and x - window <= s < x for _, i, s in rows) for x, _, b in queries
     ]
-    assert history.by_item.count(item, t, np.arange(len(t)), window).tolist() == windowed
+    assert history.item_counter.count(item, t, np.arange(len(t)), window).tolist() == windowed
     mine = [sum(q == a and a >= 0 and s < x for q, _, s in rows) for x, a, _ in queries]
-    assert history.by_person.count(person, t, np.arange(len(t))).tolist() == mine
+    assert history.person_counter.count(person, t, np.arange(len(t))).tolist() == mine
     recent, offsets = history.recent(person, t, 3)
     for r, (x, a, _) in enumerate(queries):
         past = sorted(
@@ -57,5 +57,10 @@ def test_years_of_microseconds_and_many_keys_fit():
         )
     )
     each = np.arange(100)
-    assert history.by_item.count(history.interactions.item[:100], ts[:100] + 1, each).min() >= 1
-    assert history.by_person.count(history.interactions.person[:100], ts[:100] + 1, each).min() >= 1
+    assert (
+        history.item_counter.count(history.interactions.item[:100], ts[:100] + 1, each).min() >= 1
+    )
+    assert (
+        history.person_counter.count(history.interactions.person[:100], ts[:100] + 1, each).min()
+        >= 1
+    )

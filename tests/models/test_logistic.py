@@ -44,7 +44,7 @@ def test_missing_values_are_informative_and_onnx_agrees():
 
 def test_columns_that_are_ignored_do_not_matter():
     matrix, label = sample()
-    ours = fit_logistic(matrix, label, ("a", "b", "c"), ignore=["a", "c"])
+    ours = fit_logistic(matrix, label, ("a", "b", "c"), ignored_columns=["a", "c"])
     changed = matrix.copy()
     changed[:, [0, 2]] = 5.0
     np.testing.assert_array_equal(ours.score(matrix), ours.score(changed))

@@ -10,19 +10,19 @@ from tests.support.shops import serving_shop
 
 from tailorbird.config.rollout_settings import CanarySection
 from tailorbird.events import HOUR, MINUTE, SimulatedClock
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.canary import (
-    EVENTS,
+    CANARY_SHARES,
+    EVENT_COLUMNS,
     GUARD_RAILS,
     RESPONSE_COLUMNS,
-    SHARES,
     GuardRails,
     VersionFigures,
     decide_canary,
     measure_version,
 )
-from tailorbird.platform.runtime.canary import share_set_at
+from tailorbird.platform.runtime.canary import share_since
 from tailorbird.registry import Registry
 
 NOW = 1_800_000_000_000_000
@@ -62,7 +62,7 @@ def test_guard_rails_are_set_in_the_projects_file():
 
 
 def test_one_that_is_as_good_continues_step_by_step_to_everyone():
-    share, taken = SHARES[0], []
+    share, taken = CANARY_SHARES[0], []
     while share < 1:
         verdict = decide_canary(
             version("v0002", answers=40_000), version("v1", answers=40_000), share
@@ -78,7 +78,7 @@ def test_each_step_is_judged_by_what_happened_since_it_started(tmp_path):
     """
     clock, folder = (
         SimulatedClock(NOW),
-        serving_shop.write(tmp_path / "dear", serving_shop.feature_set()),
+        serving_shop.write_shop_bundle(tmp_path / "dear", serving_shop.feature_set()),
     )
     registry = Registry(tmp_path / "registry", clock=clock)
     for _ in range(2):
@@ -89,10 +89,10 @@ def test_each_step_is_judged_by_what_happened_since_it_started(tmp_path):
         registry.set_canary("v0002", share, by="test", why="try")
         clock.advance_to(clock.now() + MINUTE)
         registry.set_formula("home", "click", by="test", why="something else")
-        assert share_set_at(registry) == clock.now() - MINUTE
+        assert share_since(registry) == clock.now() - MINUTE
     registry.end_canary(by="test", why="once more, from the beginning")
     registry.set_canary("v0002", 0.05, by="test", why="try")
-    assert share_set_at(registry) == clock.now()
+    assert share_since(registry) == clock.now()
 
 
 @pytest.mark.parametrize(
@@ -210,16 +210,22 @@ def test_figures_are_of_the_answers_that_were_its_to_give():
         "item_id": None,
     }
     events = pa.Table.from_pylist(
-        [dict.fromkeys(EVENTS) | defaults | {"ts": NOW + n} | row for n, row in enumerate(rows)]
+        [
+            dict.fromkeys(EVENT_COLUMNS) | defaults | {"ts": NOW + n} | row
+            for n, row in enumerate(rows)
+        ]
     )
     events = events.set_column(
-        events.schema.get_field_index("ts"), "ts", events["ts"].cast(pa.int64()).cast(TIME)
+        events.schema.get_field_index("ts"), "ts", events["ts"].cast(pa.int64()).cast(TIME_TYPE)
     )
     for name in ("experiment", "item_id"):
         events = events.set_column(
             events.schema.get_field_index(name), name, events[name].cast(pa.string())
         )
-    by_slot = {"denominators": {"home": "impression"}, "attribution": {"home": 1_800_000_000}}
+    by_slot = {
+        "denominator_by_slot": {"home": "impression"},
+        "attribution_by_slot": {"home": 1_800_000_000},
+    }
     canary, champion = (
         measure_version(events, answers, name, **by_slot) for name in ("v0002", "v0001")
     )

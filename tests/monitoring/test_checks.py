@@ -159,14 +159,14 @@ def make_lake(
 
 def watch_days(path, folder, clock, stop, target, retry_s=daily.RETRY_S) -> None:
     """Run the schedule with short pauses."""
-    daily.watch(
+    daily.run_daily_checks(
         path,
         folder,
         clock,
         stop,
         expectations=EXPECTATIONS,
-        after_us=HOUR,
-        target=target,
+        delay_us=HOUR,
+        alert_target=target,
         extra_checks=lambda number: (),
         poll_s=0.01,
         retry_s=retry_s,
@@ -174,7 +174,7 @@ def watch_days(path, folder, clock, stop, target, retry_s=daily.RETRY_S) -> None
 
 
 def check(lake, further=lambda number: ()):
-    return daily.run_day(lake, LAST, (LAST + 1) * DAY + HOUR, EXPECTATIONS, further)
+    return daily.check_day(lake, LAST, (LAST + 1) * DAY + HOUR, EXPECTATIONS, further)
 
 
 def late(columns):
@@ -274,8 +274,8 @@ def test_each_fault_fails_its_own_check_and_no_other(tmp_path, name):
         "volume": {"categories"},
         "total": {"hours"},
     }  # a type that is all but gone is a shift, too; and a day is made of hours
-    assert {one.name for one in report.failed} - also_failing.get(name, set()) == {name}
-    (failed,) = [one for one in report.failed if one.name == name]
+    assert {one.name for one in report.failed_checks} - also_failing.get(name, set()) == {name}
+    (failed,) = [one for one in report.failed_checks if one.name == name]
     assert failed.explanation
     assert failed.details
 
@@ -287,7 +287,7 @@ def test_a_missing_impression_is_detected(tmp_path):
             day, "items", lambda *_: ["i99"], lambda kind, k: kind == "impression" and k % 2
         ),
     )
-    (failed,) = check(lake).failed
+    (failed,) = check(lake).failed_checks
     assert (failed.name, "without an impression" in failed.explanation) == ("orphans", True)
 
 
@@ -303,9 +303,9 @@ def test_clicks_on_what_another_system_answered_are_distinguished(tmp_path):
             lambda kind, k: kind in ("impression", "click") and k // 5 % 2,
         )
 
-    (failed,) = check(make_lake(tmp_path, of_others)).failed
+    (failed,) = check(make_lake(tmp_path, of_others)).failed_checks
     assert (failed.name, "another system gives some" in failed.explanation) == ("orphans", True)
-    (failed,) = check(make_lake(tmp_path / "stray", FAULTS["orphans"][1])).failed
+    (failed,) = check(make_lake(tmp_path / "stray", FAULTS["orphans"][1])).failed_checks
     assert "another system" not in failed.explanation
 
 
@@ -314,7 +314,7 @@ def test_one_person_who_is_no_person_is_detected(tmp_path):
         tmp_path,
         lambda day: changed(day, "person", lambda *_: "crawler", lambda kind, k: k < 1_100),
     )
-    (failed,) = check(lake).failed
+    (failed,) = check(lake).failed_checks
     assert (failed.name, "people made more than" in failed.explanation) == ("bots", True)
 
 
@@ -323,20 +323,20 @@ def test_extra_checks_are_in_the_report(good):
         good,
         lambda number: [Check("features", "failed", 3.0, 0.0, f"3 values differ on day {number}")],
     )
-    assert [one.explanation for one in report.failed] == [f"3 values differ on day {LAST}"]
+    assert [one.explanation for one in report.failed_checks] == [f"3 values differ on day {LAST}"]
 
 
 def test_of_a_day_in_progress_only_finished_hours_are_judged(good):
-    report = daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, EXPECTATIONS)
+    report = daily.check_day(good, LAST, LAST * DAY + 6 * HOUR, EXPECTATIONS)
     assert report.rows == ROWS // 4
-    assert "hours" not in {one.name for one in report.failed}
+    assert "hours" not in {one.name for one in report.failed_checks}
     assert {one.explanation for one in report.checks if one.name in ("total", "volume")} == {
         "the day is not over"
     }
 
 
 def test_without_days_before_shifts_are_not_judged(good):
-    report = daily.run_day(good, FIRST, (LAST + 1) * DAY, DayExpectations())
+    report = daily.check_day(good, FIRST, (LAST + 1) * DAY, DayExpectations())
     status = {one.name: one.status for one in report.checks}
     assert [status[name] for name in ("hours", "total", "nulls", "categories", "volume")] == [
         "none"
@@ -349,7 +349,7 @@ def test_reports_are_stored_with_a_page_of_all_days(tmp_path, good):
     for day in (LAST - 1, LAST):
         page = daily.save_report(
             folder,
-            daily.run_day(
+            daily.check_day(
                 good,
                 day,
                 (LAST + 1) * DAY + 3 * HOUR,
@@ -363,21 +363,24 @@ def test_reports_are_stored_with_a_page_of_all_days(tmp_path, good):
     assert "&lt;b&gt;" in text
     assert "http:" not in text, "it shows without a network"
     assert "https:" not in text, "it shows without a network"
-    assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR) == [
+    assert daily.find_due_days(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR) == [
         LAST - k for k in range(2, 7)
     ], "those without a report"
-    assert daily.days_due(folder, (LAST + 2) * DAY + 2 * HOUR, HOUR)[:2] == [LAST + 1, LAST - 2]
-    assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR)[0] == LAST - 2, (
+    assert daily.find_due_days(folder, (LAST + 2) * DAY + 2 * HOUR, HOUR)[:2] == [
+        LAST + 1,
+        LAST - 2,
+    ]
+    assert daily.find_due_days(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR)[0] == LAST - 2, (
         "the last day is not over for long enough"
     )
 
 
 def test_a_day_checked_by_hand_in_progress_is_checked_again_when_it_is_over(tmp_path, good):
     folder = tmp_path / "checks"
-    daily.save_report(folder, daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, EXPECTATIONS))
-    assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST
-    daily.save_report(folder, daily.run_day(good, LAST, (LAST + 1) * DAY + HOUR, EXPECTATIONS))
-    assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST - 1
+    daily.save_report(folder, daily.check_day(good, LAST, LAST * DAY + 6 * HOUR, EXPECTATIONS))
+    assert daily.find_due_days(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST
+    daily.save_report(folder, daily.check_day(good, LAST, (LAST + 1) * DAY + HOUR, EXPECTATIONS))
+    assert daily.find_due_days(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST - 1
 
 
 def test_a_run_by_hand_uses_no_alert_from_the_schedule(tmp_path):
@@ -506,7 +509,7 @@ def test_the_schedule_alerts_on_a_day_without_any_event(tmp_path, good):
         .to_numpy()
         .max()
     )
-    assert {one.name: one.explanation for one in report.failed} == {
+    assert {one.name: one.explanation for one in report.failed_checks} == {
         "hours": "00:00 has 0 events, 50 are usual",
         "total": "the day has no event at all, 1,200 are usual",
         "volume": "0 events of type purchase, at least 10 are declared",
@@ -515,20 +518,20 @@ def test_the_schedule_alerts_on_a_day_without_any_event(tmp_path, good):
 
 
 def test_freshness_over_days_reads_the_days_before(good):
-    later = daily.run_day(
+    later = daily.check_day(
         good,
         LAST + 2,
         (LAST + 3) * DAY,
         msgspec.structs.replace(EXPECTATIONS, fresh_within={"click": 2 * DAY}),
     )
-    assert "freshness" in {one.name for one in later.failed}
-    fine = daily.run_day(
+    assert "freshness" in {one.name for one in later.failed_checks}
+    fine = daily.check_day(
         good,
         LAST + 1,
         (LAST + 2) * DAY,
         msgspec.structs.replace(EXPECTATIONS, fresh_within={"click": 2 * DAY}),
     )
-    assert "freshness" not in {one.name for one in fine.failed}
+    assert "freshness" not in {one.name for one in fine.failed_checks}
 
 
 def watched(lake, folder, target, until) -> None:
@@ -651,17 +654,17 @@ def test_a_day_in_progress_alerts_once_it_is_complete(tmp_path, good):
 
 
 def test_days_before_the_first_event_are_of_no_use(good):
-    assert not daily.run_day(good, FIRST - 1, (LAST + 1) * DAY, EXPECTATIONS).has_content
+    assert not daily.check_day(good, FIRST - 1, (LAST + 1) * DAY, EXPECTATIONS).has_content
 
 
 @pytest.mark.parametrize("days", [7, 8, 30])
 def test_a_site_that_has_been_silent_for_long_is_reported(good, days):
-    report = daily.run_day(good, LAST + days, (LAST + days + 1) * DAY, EXPECTATIONS)
+    report = daily.check_day(good, LAST + days, (LAST + days + 1) * DAY, EXPECTATIONS)
     assert report.has_content
-    assert {one.name for one in report.failed} == {"total", "volume", "freshness"} | (
+    assert {one.name for one in report.failed_checks} == {"total", "volume", "freshness"} | (
         {"hours"} if days < 6 else set()
     )
-    (total,) = [one for one in report.failed if one.name == "total"]
+    (total,) = [one for one in report.failed_checks if one.name == "total"]
     context = "1,200 are usual" if days == 7 else "nor has any since 2024-10-12"
     assert total.explanation == f"the day has no event at all, {context}"
 
@@ -685,17 +688,17 @@ def with_catalogue(day, rows):
 
 def test_a_catalogue_sent_again_does_not_count_as_visitors(tmp_path):
     report = check(make_lake(tmp_path, lambda day: with_catalogue(LAST, 3_000)))
-    assert not report.failed
+    assert not report.failed_checks
 
 
 def test_a_site_with_catalogue_updates_but_no_visitors_is_reported(tmp_path):
     def no_visitor(day):
         return without(with_catalogue(LAST, 300), [False] * ROWS + [True] * 300)
 
-    report = daily.run_day(
+    report = daily.check_day(
         make_lake(tmp_path, no_visitor), LAST, (LAST + 1) * DAY, DayExpectations()
     )
-    assert "total" in {one.name for one in report.failed}
+    assert "total" in {one.name for one in report.failed_checks}
 
 
 def test_a_young_site_is_not_compared_with_what_its_catalogue_was_before(tmp_path):
@@ -703,10 +706,10 @@ def test_a_young_site_is_not_compared_with_what_its_catalogue_was_before(tmp_pat
         events = with_catalogue(day, 30)
         return events if day == LAST else without(events, [False] * ROWS + [True] * 30)
 
-    report = daily.run_day(
+    report = daily.check_day(
         make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, DayExpectations()
     )
-    assert not report.failed
+    assert not report.failed_checks
 
 
 def again(columns):
@@ -719,8 +722,8 @@ def again(columns):
 
 def test_what_is_sent_twice_under_ids_of_its_own_is_detected(tmp_path):
     report = check(make_lake(tmp_path, again))
-    assert {one.name for one in report.failed} == {"duplicates", "total", "uniqueness"}
-    (failed,) = [one for one in report.failed if one.name == "duplicates"]
+    assert {one.name for one in report.failed_checks} == {"duplicates", "total", "uniqueness"}
+    (failed,) = [one for one in report.failed_checks if one.name == "duplicates"]
     assert failed.explanation == (
         "50% of the events repeat another of that second, under an id of their own: a client "
         "sends twice"
@@ -735,10 +738,10 @@ def test_a_weekday_that_is_always_closed_is_no_fault(tmp_path):
             else events_of(day)
         )
 
-    report = daily.run_day(
+    report = daily.check_day(
         make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, DayExpectations()
     )
-    assert not [one for one in report.failed if one.name in ("hours", "total")]
+    assert not [one for one in report.failed_checks if one.name in ("hours", "total")]
 
 
 def test_the_days_after_a_day_that_was_wrong_are_right(tmp_path):
@@ -750,9 +753,9 @@ def test_the_days_after_a_day_that_was_wrong_are_right(tmp_path):
         return changed(wrong, "session_id", lambda *_: None, lambda kind, k: kind == "click")
 
     lake = make_lake(tmp_path, of_day=of_day, first=LAST - 4)
-    yesterday = daily.run_day(lake, LAST - 1, LAST * DAY, DayExpectations())
-    assert {one.name for one in yesterday.failed} == {"nulls", "categories"}
-    assert not check(lake).failed
+    yesterday = daily.check_day(lake, LAST - 1, LAST * DAY, DayExpectations())
+    assert {one.name for one in yesterday.failed_checks} == {"nulls", "categories"}
+    assert not check(lake).failed_checks
 
 
 def test_an_hour_without_the_one_person_that_it_has_as_a_rule_is_no_fault(tmp_path):
@@ -764,7 +767,7 @@ def test_an_hour_without_the_one_person_that_it_has_as_a_rule_is_no_fault(tmp_pa
         lambda day: without(day, [k // 50 != 7 for k in range(ROWS)]),
         of_day=lambda day: person(events_of(day)),
     )
-    assert not check(lake).failed
+    assert not check(lake).failed_checks
 
 
 def test_clocks_of_a_few_who_alone_say_when_they_sent_are_no_fault(tmp_path):
@@ -772,10 +775,10 @@ def test_clocks_of_a_few_who_alone_say_when_they_sent_are_no_fault(tmp_path):
         late = lambda old, k: old - HOUR if k % 25 == 0 else None  # noqa: E731
         return changed(day, "sent_at", late, lambda kind, k: True)
 
-    assert not check(make_lake(tmp_path, off)).failed
-    assert [one.name for one in check(make_lake(tmp_path / "more", FAULTS["skew"][1])).failed] == [
-        "skew"
-    ]
+    assert not check(make_lake(tmp_path, off)).failed_checks
+    assert [
+        one.name for one in check(make_lake(tmp_path / "more", FAULTS["skew"][1])).failed_checks
+    ] == ["skew"]
 
 
 def test_a_day_that_is_all_but_empty_is_detected_where_hours_are_too_small_to_judge(tmp_path):
@@ -784,7 +787,7 @@ def test_a_day_that_is_all_but_empty_is_detected_where_hours_are_too_small_to_ju
         day: without(events_of(day), few if day < LAST else [k == 3 for k in range(ROWS)])
         for day in range(FIRST, LAST + 1)
     }
-    report = daily.run_day(
+    report = daily.check_day(
         make_lake(tmp_path, of_day=events.__getitem__), LAST, (LAST + 1) * DAY, DayExpectations()
     )
     checks = {one.name: one for one in report.checks}
@@ -800,7 +803,7 @@ def test_a_day_that_is_all_but_empty_is_detected_where_hours_are_too_small_to_ju
 
 def test_a_unique_property_that_no_event_has_is_not_judged_and_named(tmp_path):
     lake = make_lake(tmp_path, first=LAST)
-    checks = daily.run_day(
+    checks = daily.check_day(
         lake, LAST, (LAST + 1) * DAY, DayExpectations({"purchase": ("oder_id",)})
     ).checks
     (unique,) = (one for one in checks if one.name == "uniqueness")
@@ -818,7 +821,7 @@ def test_a_property_with_a_column_of_its_own_can_be_declared_as_unique(tmp_path,
         first=LAST,
     )
     expectations = DayExpectations({"purchase": (name,), "click": (name,)})
-    (failed,) = daily.run_day(lake, LAST, (LAST + 1) * DAY, expectations).failed
+    (failed,) = daily.check_day(lake, LAST, (LAST + 1) * DAY, expectations).failed_checks
     assert (failed.name, failed.details) == (
         "uniqueness",
         [f"{ROWS // 5 - 1:,} purchase repeat a {name} of another"],

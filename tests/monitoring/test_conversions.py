@@ -10,7 +10,7 @@ import pytest
 from tailorbird.events import DAY, HOUR
 from tailorbird.monitoring import RetrainCriteria, decide_from_steps
 from tailorbird.monitoring.conversions import mirror_steps, outcome_steps, promised_steps
-from tailorbird.monitoring.figures.delays import BUCKETS, bucket_of
+from tailorbird.monitoring.figures.delays import BUCKETS, delay_buckets
 from tailorbird.monitoring.figures.report import slot_delays
 
 START, REQUESTS = 1_790_553_600_000_000, 20
@@ -27,7 +27,7 @@ def draw_cells(rates, *, ctr_by_day, seed=0):
         known = float(len(delays))
         clicks = {"predicted_clicks": 10.0}
         clicks["scored_clicks"] = float(rng.binomial(REQUESTS, ctr_by_day[hour // 24]))
-        counts = np.bincount(bucket_of(delays), minlength=BUCKETS)
+        counts = np.bincount(delay_buckets(delays), minlength=BUCKETS)
         cell = {"minute": minute, "slot": "home", "requests": float(REQUESTS), "counted_at": now}
         cell |= {"conversions": known, "revenue": 20.0 * known, "delays": counts.tolist()}
         rows.append(cell | clicks)
@@ -50,7 +50,7 @@ def test_conversions_that_are_still_to_come_are_no_fall(measure):
     assert judge(steady, criteria).since is None
     decision = judge(halved, criteria)
     assert decision.since == START + 6 * DAY
-    assert decision.figure == measure
+    assert decision.metric_name == measure
     naive = steady["conversions"].to_numpy()[-24:].sum() / (24 * REQUESTS)
     assert naive < 0.75 * 0.3, "as they are counted, they fell"
 
@@ -65,4 +65,4 @@ def test_clicks_are_compared_with_what_the_scores_promise():
             decide_from_steps(promised_steps(each), each, criteria)
             for each in (steps, mirror_steps(steps))
         ]
-        assert [decision.retrain for decision in decisions] == expected
+        assert [decision.should_retrain for decision in decisions] == expected

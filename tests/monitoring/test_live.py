@@ -9,7 +9,7 @@ from tailorbird.events import DAY, HOUR
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.monitoring import figures_by_period
-from tailorbird.monitoring.live import calibration
+from tailorbird.monitoring.live import measure_calibration
 
 START = 1_790_553_600_000_000
 
@@ -89,7 +89,7 @@ def test_hours_where_nothing_was_shown_are_left_out():
         event("impression", "u", "popular", START + hour * HOUR, request_id=f"r{hour}")
         for hour in (0, 5)
     ]
-    figures = figures_by_period(table(rows), "home", baseline="popular", period=HOUR)
+    figures = figures_by_period(table(rows), "home", baseline="popular", period_us=HOUR)
     assert [figure.start for figure in figures] == [START, START + 5 * HOUR]
 
 
@@ -108,7 +108,7 @@ def test_calibration_compares_scores_with_clicks_on_what_was_seen():
     answers = pa.table(
         {"request_id": ["r1"], "arm": ["model"], "items": [["a", "b"]], "scores": [[0.5, 0.25]]}
     )
-    (figures,) = calibration(table(rows), answers, "home")
+    (figures,) = measure_calibration(table(rows), answers, "home")
     assert (figures.arm, figures.items, figures.predicted, figures.clicks, figures.ratio) == (
         "model",
         1,
@@ -127,5 +127,5 @@ def test_calibration_counts_an_item_once_for_each_answer_and_single_impressions_
     answers = pa.table(
         {"request_id": ["r1"], "arm": ["model"], "items": [["a", "b"]], "scores": [[0.5, 0.25]]}
     )
-    (figures,) = calibration(table(rows), answers, "home")
+    (figures,) = measure_calibration(table(rows), answers, "home")
     assert (figures.items, figures.predicted, figures.clicks) == (1, 0.5, 1)

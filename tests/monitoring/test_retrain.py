@@ -14,7 +14,7 @@ from tailorbird.events.contract.schema import ROUTED
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.statistics import proportion_interval
 from tailorbird.monitoring import RetrainCriteria, decide_from_steps, decide_retrain
-from tailorbird.monitoring.retrain import Step, scan_threshold
+from tailorbird.monitoring.retrain import LogRatioStep, scan_threshold
 
 TRIGGER = RetrainCriteria("home", "model", "popular", false_alarm=0.05, periods_max=30)
 START = 1_790_553_600_000_000
@@ -24,7 +24,7 @@ ITEMS = list("abcdefgh")
 def sequence(rng, lifts, error=0.1):
     """Steps with these true lifts, and errors as a real step would have."""
     return [
-        Step(START + n * TRIGGER.period, math.log1p(lift) + error * rng.normal(), error**2)
+        LogRatioStep(START + n * TRIGGER.period, math.log1p(lift) + error * rng.normal(), error**2)
         for n, lift in enumerate(lifts)
     ]
 
@@ -32,7 +32,7 @@ def sequence(rng, lifts, error=0.1):
 def alarms(reference, watched, runs=1_000, seed=0, trigger=TRIGGER):
     rng = np.random.default_rng(seed)
     return sum(
-        decide_from_steps(sequence(rng, reference), sequence(rng, watched), trigger).retrain
+        decide_from_steps(sequence(rng, reference), sequence(rng, watched), trigger).should_retrain
         for _ in range(runs)
     )
 
@@ -60,9 +60,9 @@ def test_a_steep_fall_is_seen_within_a_few_periods():
     decision = decide_from_steps(
         sequence(rng, [0.4] * 12), sequence(rng, [0.4] * 8 + [-0.1] * 8), TRIGGER
     )
-    assert decision.retrain
-    assert decision.figure_before == pytest.approx(0.4, abs=0.15)
-    assert decision.figure_after == pytest.approx(-0.1, abs=0.2)
+    assert decision.should_retrain
+    assert decision.value_before == pytest.approx(0.4, abs=0.15)
+    assert decision.value_after == pytest.approx(-0.1, abs=0.2)
     assert START + 6 * TRIGGER.period <= decision.since <= START + 9 * TRIGGER.period
     assert decision.decided_at <= START + 11 * TRIGGER.period
     assert "more than chance allows" in decision.reason
@@ -81,24 +81,24 @@ def test_a_fall_too_small_to_matter_is_left_alone():
     trigger = RetrainCriteria("home", "model", "popular", fall=0.2, periods_max=30)
     rng = np.random.default_rng(2)
     exact = [sequence(rng, [lift] * 30, error=0.01) for lift in (0.4, 0.3)]
-    assert not decide_from_steps(exact[0], exact[1], trigger).retrain
+    assert not decide_from_steps(exact[0], exact[1], trigger).should_retrain
     assert decide_from_steps(
         exact[0], exact[1], RetrainCriteria("home", "model", "popular", fall=0.02, periods_max=30)
-    ).retrain
+    ).should_retrain
 
 
 def test_the_decision_does_not_change_when_more_is_seen():
     rng = np.random.default_rng(3)
     reference, watched = sequence(rng, [0.4] * 12), sequence(rng, [-0.2] * 20)
     first = next(
-        n for n in range(1, 21) if decide_from_steps(reference, watched[:n], TRIGGER).retrain
+        n for n in range(1, 21) if decide_from_steps(reference, watched[:n], TRIGGER).should_retrain
     )
     assert decide_from_steps(reference, watched, TRIGGER).decided_at == watched[first - 1].start
 
 
 def test_without_data_it_states_what_is_missing():
     decision = decide_from_steps([], sequence(np.random.default_rng(4), [0.3]), TRIGGER)
-    assert not decision.retrain
+    assert not decision.should_retrain
     assert "too few clicks in the reference window" in decision.reason
 
 
@@ -150,20 +150,20 @@ def test_a_fallen_lift_in_events_triggers_retraining():
     decision = watch(
         routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.05}] * 3)
     )
-    assert decision.retrain
-    assert decision.figure == "lift"
-    assert decision.figure_before > 0.4
-    assert decision.figure_after < 0.1
+    assert decision.should_retrain
+    assert decision.metric_name == "lift"
+    assert decision.value_before > 0.4
+    assert decision.value_after < 0.1
     assert decision.since >= START + 3 * DAY
 
 
 def test_when_both_arms_fall_the_model_is_not_to_blame_but_its_click_rate_alone_would_say_so():
     events = routed([{"popular": 0.10, "model": 0.14}] * 3 + [{"popular": 0.05, "model": 0.07}] * 3)
-    assert not watch(events).retrain
+    assert not watch(events).should_retrain
     alone = watch(events, control="")
-    assert alone.retrain
-    assert alone.figure == "ctr"
-    assert alone.figure_before == pytest.approx(0.14, abs=0.02)
+    assert alone.should_retrain
+    assert alone.metric_name == "ctr"
+    assert alone.value_before == pytest.approx(0.14, abs=0.02)
 
 
 def test_only_periods_that_have_ended_are_judged():

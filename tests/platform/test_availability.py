@@ -154,7 +154,8 @@ def test_too_few_descriptors_and_too_little_memory_are_told_with_the_number(
     (tmp_path / "memory.limit_in_bytes").write_text(f"{300 << 20}\n")
     (tmp_path / "memory.usage_in_bytes").write_text(f"{270 << 20}\n")
     (tmp_path / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {20 << 20}\n")
-    monkeypatch.setattr(resources, "CGROUPS", [(tmp_path, *resources.CGROUPS[1][1:])])
+    _, *file_names = resources.CGROUP_MEMORY_FILES[1]
+    monkeypatch.setattr(resources, "CGROUP_MEMORY_FILES", [(tmp_path, *file_names)])
     assert "and 50 MB are free" in resources.resource_warnings(project)[1]
 
 

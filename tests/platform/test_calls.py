@@ -6,7 +6,7 @@ import pytest
 
 import tailorbird as tb
 from tailorbird.config import open_project
-from tailorbird.platform.moment import clock_as_of
+from tailorbird.platform.clocks import clock_as_of
 from tailorbird.registry import Registry
 
 
@@ -29,7 +29,7 @@ def test_the_lake_is_checked_kept_and_read(shop: tb.Project) -> None:
     assert "400" in repr(check)
     assert repr(shop.lake.repair()) == "Nothing is corrupt."
     assert shop.lake.quarantine().reasons == []
-    assert shop.lake.compact(all_days=True).removed_files >= 0
+    assert shop.lake.compact(all_days=True).removed_file_count >= 0
     assert set(shop.lake.vacuum(dry_run=True).columns) == {"table", "files", "log_files", "bytes"}
     events = shop.lake.events()
     assert len(events) == shop.lake.counts()["events"]
@@ -51,11 +51,11 @@ def test_declarations_and_their_state_are_described(shop: tb.Project) -> None:
 
 def test_features_are_applied_and_agree_with_the_lake(shop: tb.Project) -> None:
     applied = shop.features.apply()
-    assert applied.position == 400
+    assert applied.log_position == 400
     parity = shop.features.verify(answers=0, samples=20)
     assert parity.is_sound
-    assert parity.sampled.compared > 0
-    assert shop.features.prune().retained == [applied.schema]
+    assert parity.state_report.compared > 0
+    assert shop.features.prune().retained_schemas == [applied.schema]
 
 
 def test_keys_are_made_listed_and_revoked(shop: tb.Project) -> None:
@@ -75,7 +75,7 @@ def test_formulas_are_shown_and_kept_apart(shop: tb.Project) -> None:
 
 def test_a_day_is_checked(shop: tb.Project) -> None:
     day = shop.check_day("2025-11-20")
-    assert day.page.is_file()
+    assert day.page_path.is_file()
     assert "volume" in " ".join(day.to_frame()["check"].to_pylist())
 
 
@@ -101,9 +101,9 @@ def test_a_churn_model_has_an_audit_log_of_its_own(tmp_path: Path) -> None:
     declared = 'from tailorbird.ranking import Churn\n\nchurn = Churn(window="28d")\n'
     (tmp_path / "shop" / "churn.py").write_text(declared)
     shop = tb.Project(str(tmp_path / "shop"))
-    Registry(shop.declared.paths.churn("churn"), clock=clock_as_of("", shop.declared)).record(
-        "fall", "v0001", by="trainer", why="test"
-    )
+    Registry(
+        shop.declarations.paths.churn("churn"), clock=clock_as_of("", shop.declarations)
+    ).record("fall", "v0001", by="trainer", why="test")
     assert [row["action"] for row in shop.registry.audit(churn="churn").to_pylist()] == ["fall"]
     assert len(shop.registry.audit()) == 0
     with pytest.raises(tb.errors.UsageError, match="declares no 'chrun'"):

@@ -28,7 +28,7 @@ from tailorbird.platform.monitoring import FiguresTask, read_status
 from tailorbird.platform.notify import collect_messages
 from tailorbird.platform.rollout import approve
 from tailorbird.platform.runtime import churn as watching
-from tailorbird.platform.runtime.churn import describe_waiting, watch_churn
+from tailorbird.platform.runtime.churn import describe_waiting_steps, watch_churn
 from tailorbird.ranking import Churn
 from tailorbird.registry import Manifest, Registry, seal
 from tailorbird.training.evaluation.gate import Decision
@@ -74,7 +74,7 @@ class Shop:
 
     def _train(self, project, name, options, clock, *, promote, by):
         version = self.add(clock.now(), by)
-        decision = SimpleNamespace(promote=True, reason="the gate accepted it")
+        decision = SimpleNamespace(is_accepted=True, reason="the gate accepted it")
         if promote:
             self.registry(clock.now()).promote(version, by=by, why=decision.reason)
         return SimpleNamespace(version=version, promoted=promote, decision=decision)
@@ -89,7 +89,7 @@ class Shop:
     def watch(self, day):
         return watch_churn(self.project, SimulatedClock(BEGIN + day * DAY), "churn")
 
-    def actions(self):
+    def recent_actions(self):
         return [(e.action, e.version, e.by) for e in self.registry(0).audit()]
 
 
@@ -101,8 +101,8 @@ def shop(tmp_path, monkeypatch):
 def test_a_champion_that_fell_is_trained_again_once_a_week(shop):
     shop.judged(auc=0.7)
     assert shop.watch(30) == "train"
-    assert shop.actions()[2:4] == [("fall", "v0001", "trainer"), ("add", "v0002", "trainer")]
-    assert shop.actions()[4] == ("promote", "v0002", "trainer")
+    assert shop.recent_actions()[2:4] == [("fall", "v0001", "trainer"), ("add", "v0002", "trainer")]
+    assert shop.recent_actions()[4] == ("promote", "v0002", "trainer")
     (row,) = read_falls(shop.project, SimulatedClock(BEGIN + 31 * DAY))
     assert (row.cause, row.runbook) == ("stale churn model", "docs/operate/churn.md")
     assert "AUC fell from 0.80 at the gate to 0.70" in row.evidence
@@ -125,7 +125,7 @@ def test_a_champion_worse_than_the_one_before_is_rolled_back(shop):
     shop.promote(BEGIN + DAY, "trainer")
     shop.judged(version="v0002", previous="v0001", gain=-0.05, gain_se=0.01)
     assert shop.watch(31) == "roll_back"
-    assert shop.actions()[-1] == ("rollback", "v0001", "trainer")
+    assert shop.recent_actions()[-1] == ("rollback", "v0001", "trainer")
     assert "log loss is 0.0500 higher than that of v0001" in shop.registry(0).audit()[-1].why
     messages = collect_messages(shop.project, SimulatedClock(BEGIN + 31 * DAY))
     assert [each.kind for each in messages] == ["rollback"]
@@ -136,20 +136,20 @@ def test_a_step_waits_for_a_person(tmp_path, monkeypatch):
     shop = Shop(tmp_path, monkeypatch, approval=["promote"])
     shop.judged(auc=0.7)
     assert [shop.watch(30), shop.watch(30)] == ["propose", ""]
-    assert shop.actions()[-1] == ("propose promote", "v0002", "trainer")
+    assert shop.recent_actions()[-1] == ("propose promote", "v0002", "trainer")
     clock = SimulatedClock(BEGIN + 30 * DAY)
-    (text,) = describe_waiting(shop.project, clock)
+    (text,) = describe_waiting_steps(shop.project, clock)
     assert text.startswith("promote of churn v0002 waits for you since ")
     assert text.endswith('tailorbird monitor approve --churn churn --why "…"')
     metrics = FiguresTask(shop.project, clock)
-    assert metrics.waiting() == ["promote"]
-    assert metrics.actions() == ["fall", "add", "propose promote"]
+    assert metrics.waiting_actions() == ["promote"]
+    assert metrics.recent_actions() == ["fall", "add", "propose promote"]
     assert approve(shop.project, clock, by="ada", why="fine") == ("promote", "churn v0002")
-    assert shop.actions()[-2:] == [
+    assert shop.recent_actions()[-2:] == [
         ("approve promote", "v0002", "ada"),
         ("promote", "v0002", "trainer"),
     ]
-    assert metrics.waiting() == describe_waiting(shop.project, clock) == []
+    assert metrics.waiting_actions() == describe_waiting_steps(shop.project, clock) == []
 
 
 def test_why_there_are_no_figures_is_told(shop):
@@ -214,4 +214,4 @@ def test_outcomes_judge_a_trained_champion_by_week(tmp_path, monkeypatch):
     assert [entry.action for entry in registry.audit()][-1] == "fall"
     assert "of the people left, while" in registry.audit()[-1].why
     without = replace(project, churn={})
-    assert find_drift(project, later).signals == find_drift(without, later).signals + 1
+    assert find_drift(project, later).signal_count == find_drift(without, later).signal_count + 1

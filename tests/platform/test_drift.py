@@ -10,11 +10,11 @@ from tests.support.shops.ranking_world import make_bundle
 
 from tailorbird.config import open_project
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import DAY, HOUR, SimulatedClock, to_iso, to_minute
+from tailorbird.events import DAY, HOUR, SimulatedClock, to_iso, to_iso_minute
 from tailorbird.monitoring.drift import Cause
-from tailorbird.platform.drift import FALL, fall_details, find_drift, read_open_episodes
+from tailorbird.platform.drift import FALL_ACTION, fall_details, find_drift, read_open_episodes
 from tailorbird.platform.monitoring import read_status
-from tailorbird.ranking.bundle import SKETCHES
+from tailorbird.ranking.bundle import SKETCHES_FILE
 from tailorbird.registry import Registry
 from tailorbird.training.sketches import count_numbers, to_bytes
 
@@ -69,7 +69,9 @@ def clock(project, tmp_path):
     rows = count_numbers("feature", names, learned) + count_numbers("label", ["click"], labels)
     window = {"from": START, "test_from": START + 5 * DAY}
     about = {"slot": "home", "source": "logged answers", "window": window}
-    make_bundle(tmp_path / "bundle", extra={SKETCHES: to_bytes(rows)}, metrics={"about": about})
+    make_bundle(
+        tmp_path / "bundle", extra_files={SKETCHES_FILE: to_bytes(rows)}, metrics={"about": about}
+    )
     registry = Registry(project.paths.registry, clock=clock)
     registry.promote(registry.add(tmp_path / "bundle"), by="test", why="a champion")
     return clock
@@ -78,23 +80,25 @@ def clock(project, tmp_path):
 def test_drift_since_the_training_is_told_from_skew(project, clock):
     result = find_drift(project, clock, since="1d", against="training")
     assert result.against == "training of v0001"
-    (row,) = result.rows
+    (row,) = result.episodes
     assert row.compared_with == "training of v0001"
     assert set(row.moved) == {"clicks_7d", "views_7d"}
-    assert result.shifts["views_7d"].is_skew
-    assert not result.shifts["clicks_7d"].is_skew
-    assert not result.shifts["clicks"].is_skew
-    assert result.shifts["clicks"].now < 0.03, "the labels of the training are as those of now"
+    assert result.shift_by_signal["views_7d"].is_skew
+    assert not result.shift_by_signal["clicks_7d"].is_skew
+    assert not result.shift_by_signal["clicks"].is_skew
+    assert result.shift_by_signal["clicks"].current_distance < 0.03, (
+        "the labels of the training are as those of now"
+    )
     strongest = next(iter(row.moved))
     assert row.cause == ("training-serving skew" if strongest == "views_7d" else "unknown")
 
 
 def test_against_the_history_only_what_moved_is_an_episode(project, clock):
     result = find_drift(project, clock, since="1d")
-    (row,) = result.rows
+    (row,) = result.episodes
     assert set(row.moved) & {"clicks_7d", "views_7d"} == {"clicks_7d"}
     assert {"vector 1 of v0001", "vector 2 of v0001"} < set(row.moved)
-    assert (result.against, result.shifts) == ("history", {})
+    assert (result.against, result.shift_by_signal) == ("history", {})
 
 
 def test_a_view_of_the_past_changes_no_alarm_and_shows_nothing_later(project, clock):
@@ -102,11 +106,11 @@ def test_a_view_of_the_past_changes_no_alarm_and_shows_nothing_later(project, cl
     (alarm,) = read_open_episodes(project, clock)
     fell_at, ended = clock.now() - 3 * DAY, clock.now() - DAY
     details = fall_details(fell_at, "clicks fell", Cause("change of taste", ""))
-    for at, action in ((fell_at, FALL), (ended, "promote")):
+    for at, action in ((fell_at, FALL_ACTION), (ended, "promote")):
         registry = Registry(project.paths.registry, clock=SimulatedClock(at))
         registry.record(action, "v0001", by="test", why="test", details=details)
     past = SimulatedClock(ended - HOUR)
-    (fall,) = find_drift(project, past, is_live=False).rows
+    (fall,) = find_drift(project, past, is_live=False).episodes
     assert (fall.cause, fall.until) == ("change of taste", "")
     assert read_open_episodes(project, clock) == [alarm]
     assert read_open_episodes(project, past) == [fall]
@@ -114,7 +118,7 @@ def test_a_view_of_the_past_changes_no_alarm_and_shows_nothing_later(project, cl
     assert line.endswith(f"drift was judged, as of {to_iso(clock.now())[:16]}Z")
     before_all = read_status(project, SimulatedClock(fell_at - DAY)).lines
     assert [text for text in before_all if text.startswith(("models", "decisions"))] == [
-        f"models: champion v0001, promoted later, {to_minute(ended)}",
+        f"models: champion v0001, promoted later, {to_iso_minute(ended)}",
         "decisions: none",
     ]
 

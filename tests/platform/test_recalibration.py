@@ -115,8 +115,8 @@ def test_a_training_goes_on_from_trees_that_read_vectors(project):
     registry.promote(first.version, by="train", why="test")
     later = replace(shop, clock=SimulatedClock(LIVE + DAY))
     second = later.train("vectors", **settings, lateness_us=0, promote=False, incremental=True)
-    assert (second.is_incremental, second.not_incremental) == (True, ""), second.notes
-    assert second.rows["train"] < first.rows["train"], "the newest rows alone"
+    assert (second.is_incremental, second.not_incremental_reason) == (True, ""), second.notes
+    assert second.row_counts["train"] < first.row_counts["train"], "the newest rows alone"
 
     old, new = (
         Bundle.load(registry.resolve(each.version), schema_hash=None) for each in (first, second)
@@ -136,7 +136,7 @@ def test_a_training_goes_on_from_trees_that_read_vectors(project):
 
 def test_each_scheduled_training_says_how_it_ended(tmp_path):
     registry = Registry(tmp_path, clock=SimulatedClock(LIVE))
-    decision, evaluation = SimpleNamespace(promote=False), SimpleNamespace(differences={})
+    decision, evaluation = SimpleNamespace(is_accepted=False), SimpleNamespace(differences={})
     because = "there is no champion to go on from"
     notes = (f"trained from scratch, though --incremental was asked for: {because}",)
     report = TrainReport(
@@ -189,7 +189,7 @@ def test_a_level_that_halves_is_recalibrated(project):
     audit = registry.audit()
     assert [entry.action for entry in audit[-3:]] == ["fall", "recalibrate", "add"]
     assert "conversion of v0001" in audit[-2].why
-    (row,) = find_drift(project, clock).rows
+    (row,) = find_drift(project, clock).episodes
     assert "conversion of v0001" in row.evidence
     assert any("recalibrate v0001" in line for line in read_status(project, clock).lines)
 

@@ -12,10 +12,18 @@ import pytest
 from tests.support.commands import must_json
 from tests.support.network.brokers import broker, needs_kafka
 from tests.support.network.bucket import BUCKET, s3_server
-from tests.support.network.stores import Server, needs_valkey, running
-from tests.support.people import CANARY, CLOCK, Site, find_ids, in_topics, left_of, make_site
-from tests.support.privacy.topics import on
-from tests.support.shops.bucket_shop import copied
+from tests.support.network.stores import ValkeyServer, needs_valkey, start_server
+from tests.support.people import (
+    CANARY,
+    CLOCK,
+    Site,
+    find_ids,
+    find_in_files,
+    make_site,
+    read_all_topics,
+)
+from tests.support.privacy.topics import topic_settings
+from tests.support.shops.bucket_shop import copy_bucket
 
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.lake import Lake, verify
@@ -27,19 +35,21 @@ HELD = {"event": 6 + 1 + 7 + 2, "profile": 2, "answer": 1, "refused": 1, "repeat
 
 
 @pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Server]:
-    with running(tmp_path / "valkey") as server:
+def valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    with start_server(tmp_path / "valkey") as server:
         yield server
 
 
 @pytest.fixture
-def site(tmp_path: Path, valkey: Server) -> Iterator[Site]:
+def site(tmp_path: Path, valkey: ValkeyServer) -> Iterator[Site]:
     with broker(tmp_path) as servers, s3_server():
         more = (
             f'\n[lake]\nurl = "s3://{BUCKET}/shop/lake"\n\n[store]\nurl = '
             f'"{valkey.url}"\nprefix = "shop"\n'
         )
-        yield make_site(tmp_path, canaries=2, others=12, settings=on(servers, tmp_path, 2) + more)
+        yield make_site(
+            tmp_path, canaries=2, others=12, settings=topic_settings(servers, tmp_path, 2) + more
+        )
 
 
 def publish(site: Site) -> None:
@@ -57,7 +67,7 @@ def publish(site: Site) -> None:
         assert worker.republish() > 0
 
 
-def dump(valkey: Server, folder: Path) -> bytes:
+def dump(valkey: ValkeyServer, folder: Path) -> bytes:
     """All that the Valkey holds, as it would save it."""
     valkey.ask("CONFIG SET rdbcompression no")
     valkey.ask("SAVE")
@@ -74,7 +84,7 @@ def told(root: Path, user: str) -> Counter:
 
 
 def test_a_person_is_told_and_erased_with_every_part_elsewhere(
-    site: Site, valkey: Server, tmp_path: Path
+    site: Site, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     project, (user, other) = site.project, site.users
     publish(site)
@@ -92,22 +102,24 @@ def test_a_person_is_told_and_erased_with_every_part_elsewhere(
         assert {source: counts[source] for source in HELD} == HELD
         assert counts["feature"] > 3, "from the state, or from the Valkey where that is elsewhere"
     assert any(one in dump(valkey, tmp_path) for one in site.hashes)
-    assert any(CANARY in data for _, data in in_topics(project))
-    assert left_of(copied(bucket, tmp_path / "before"), CANARY)
+    assert any(CANARY in data for _, data in read_all_topics(project))
+    assert find_in_files(copy_bucket(bucket, tmp_path / "before"), CANARY)
     for path in tmp_path.rglob(f"{user}.jsonl"):
         path.unlink()
 
     rows = Lake(bucket).count("events")
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.matches
+    assert done.is_clean, done.searched.matches
     needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
-    assert left_of(copied(bucket, tmp_path / "after"), *needles) == []
-    assert [name for name, data in in_topics(project) if any(one in data for one in needles)] == []
+    assert find_in_files(copy_bucket(bucket, tmp_path / "after"), *needles) == []
+    assert [
+        name for name, data in read_all_topics(project) if any(one in data for one in needles)
+    ] == []
     assert not any(one in dump(valkey, tmp_path) for one in needles)
-    assert left_of(site.root, *needles) == []
+    assert find_in_files(site.root, *needles) == []
     assert Lake(bucket).count("events") == rows
-    assert verify(bucket, deep=True).clean
+    assert verify(bucket, deep=True).is_clean
     publish(site)
     assert not any(one in dump(valkey, tmp_path) for one in needles)
     assert set(told(site.root, user)) == {"person", "erased"}

@@ -10,23 +10,23 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from tests.support.commands import each, refused, tailorbird
-from tests.support.people import CANARY, CLOCK, Site, left_of, make_site
-from tests.support.privacy.events import click, sent
+from tests.support.commands import assert_refused, run_each, tailorbird
+from tests.support.people import CANARY, CLOCK, Site, find_in_files, make_site
+from tests.support.privacy.events import make_click, make_project_with_events
 from tests.support.roles import make_project
-from tests.support.shops.evolving_shop import bundle_of
+from tests.support.shops.evolving_shop import write_clicks_bundle
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
-from tailorbird.events.suppression import require_finished
+from tailorbird.events.suppression import require_finished_erasure
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.files.archive import Archive
 from tailorbird.lake.write.role import LakeRole
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase, preview
 from tailorbird.registry import Registry
-from tailorbird.registry.manifest import MANIFEST, Manifest, Window, seal
+from tailorbird.registry.manifest import MANIFEST, Manifest, TrainingWindow, seal
 from tailorbird.router import Router
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream import open_writer, raw_path
@@ -79,26 +79,26 @@ def test_the_archive_routed_anew_gives_what_the_lake_has(erased: Site, tmp_path:
 
 
 def test_the_footers_of_sorted_files_name_nobody(tmp_path: Path) -> None:
-    project = sent(
-        tmp_path, [click(f"e{n}", f"canary-{n}" if n % 3 else f"other-{n}") for n in range(12)]
+    project = make_project_with_events(
+        tmp_path, [make_click(f"e{n}", f"canary-{n}" if n % 3 else f"other-{n}") for n in range(12)]
     )
     for n in range(12, 16):
-        more(project, click(f"e{n}", f"canary-{n}"))
+        more(project, make_click(f"e{n}", f"canary-{n}"))
     with LakeRole(project.stream, project.paths.lake, clock=CLOCK, sort="person") as role:
-        assert role.upkeep(everything=True)
+        assert role.upkeep(include_unsettled=True)
     assert CANARY.decode() in "".join(bounds(project.paths.lake))
     erase(project, [f"canary-{n}" for n in range(16) if n % 3 or n > 11], CLOCK)
-    assert left_of(project.root, CANARY) == []
+    assert find_in_files(project.root, CANARY) == []
     found = bounds(project.paths.lake)
     assert found == sorted(found)
     assert found[-1] == "other-9", "the file is sorted still"
-    assert verify(project.paths.lake).clean
+    assert verify(project.paths.lake).is_clean
 
 
 def more(project: Project, event: dict) -> None:
     with (
         EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector,
-        Roles(project, CLOCK) as roles,
+        InProcessRoles(project, CLOCK) as roles,
     ):
         collector.submit(json.dumps(event).encode())
         roles.drain()
@@ -107,7 +107,7 @@ def more(project: Project, event: dict) -> None:
 def bounds(lake: Path) -> list[str]:
     """Least and greatest person of each sorted file."""
     found: list[str] = []
-    for file in Lake(lake).files("events", Lake(lake).version("events")):
+    for file in Lake(lake).row_counts_by_file("events", Lake(lake).version("events")):
         metadata = pq.ParquetFile(lake / "events" / file).metadata.row_group(0)
         column = next(
             one
@@ -145,11 +145,11 @@ def test_what_was_set_aside_is_told_file_by_file_with_what_to_do(tmp_path: Path)
     assert str(damaged) in told.value.fix
     foreign.unlink()
     damaged.unlink()
-    assert erase(project, site.users, CLOCK).clean
+    assert erase(project, site.users, CLOCK).is_clean
 
 
 def test_models_that_learned_from_them_are_named_with_when_they_are_due(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "user-4711")])
+    project = make_project_with_events(tmp_path, [make_click("e1", "user-4711")])
     now = CLOCK.now()
     registry = Registry(project.paths.registry, clock=CLOCK)
     spans = {
@@ -158,7 +158,7 @@ def test_models_that_learned_from_them_are_named_with_when_they_are_due(tmp_path
         "spare": (0, now + DAY),
     }
     versions = {
-        name: registry.add(trained(project, tmp_path / name, Window(*span)), by="test")
+        name: registry.add(trained(project, tmp_path / name, TrainingWindow(*span)), by="test")
         for name, span in spans.items()
     }
     registry.promote(versions["live"], by="test", why="to have one")
@@ -177,15 +177,17 @@ def test_models_that_learned_from_them_are_named_with_when_they_are_due(tmp_path
 
 
 def test_churn_models_that_learned_from_them_are_named_too(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "user-4711")])
+    project = make_project_with_events(tmp_path, [make_click("e1", "user-4711")])
     registry = Registry(project.paths.churn("leaving"), clock=CLOCK)
-    registry.add(trained(project, tmp_path / "model", Window(0, CLOCK.now() + DAY)), by="test")
+    registry.add(
+        trained(project, tmp_path / "model", TrainingWindow(0, CLOCK.now() + DAY)), by="test"
+    )
     told = [(one["version"], one["what"]) for one in preview(project, ["user-4711"], CLOCK).bundles]
     assert told == [("churn/leaving/v0001", "delete the folder")]
 
 
-def trained(project: Project, folder: Path, window: Window) -> Path:
-    bundle_of(folder, project.features)
+def trained(project: Project, folder: Path, window: TrainingWindow) -> Path:
+    write_clicks_bundle(folder, project.features)
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     seal(
         folder, msgspec.structs.replace(manifest, window=window, index_as_of=window.ts_to, files={})
@@ -196,14 +198,16 @@ def trained(project: Project, folder: Path, window: Window) -> Path:
 @pytest.mark.slow
 def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
     journal = tmp_path / "erasure" / "journal.json"
-    require_finished(tmp_path)
+    require_finished_erasure(tmp_path)
     journal.parent.mkdir()
     journal.write_text("{}")
     with pytest.raises(NotReadyError, match="cut short"):
-        require_finished(tmp_path)
+        require_finished_erasure(tmp_path)
     project = make_project(tmp_path / "shop")
     shutil.copytree(journal.parent, project.paths.data / "erasure")
-    refused(tailorbird("-C", project.root, "up"), "an erasure was cut short", "lake erase --yes")
+    assert_refused(
+        tailorbird("-C", project.root, "up"), "an erasure was cut short", "lake erase --yes"
+    )
     (tmp_path / "more.jsonl").write_text(
         '{"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}\n'
     )
@@ -219,6 +223,6 @@ def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
         ["checks", "run"],
     )
     commands = [["-C", str(project.root), *map(str, words)] for words in (*adding, *reading)]
-    for done in each(commands, cwd=project.root):
-        refused(done, "an erasure was cut short", "lake erase --yes")
+    for done in run_each(commands, cwd=project.root):
+        assert_refused(done, "an erasure was cut short", "lake erase --yes")
     assert "an erasure was cut short" in tailorbird("-C", project.root, "doctor").stdout

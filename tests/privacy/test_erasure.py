@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 from tests.support.commands import must
-from tests.support.network.stores import needs_valkey, running
+from tests.support.network.stores import needs_valkey, start_server
 from tests.support.people import (
     CANARY,
     CLOCK,
     Site,
-    erasures,
-    left_of,
+    erase_copies,
+    find_in_files,
     make_site,
+    read_impersonal_states,
     read_values,
-    rebuilt_states,
-    states,
+    rebuild_impersonal_states,
 )
 
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.parity.recompute import parity
+from tailorbird.features.parity.recompute import compute_parity
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase, export_person
 from tailorbird.serving.collector.collector import EventCollector
 
@@ -81,7 +81,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @needs_valkey
 def test_a_hundred_canaries_are_nowhere_and_others_keep_their_values(tmp_path: Path) -> None:
-    with running(tmp_path / "valkey") as server:
+    with start_server(tmp_path / "valkey") as server:
         settings = f'\n[store]\nurl = "{server.url}"\n'
         site = make_site(tmp_path, canaries=100, others=24, settings=settings)
         project = site.project
@@ -96,7 +96,7 @@ def test_a_hundred_canaries_are_nowhere_and_others_keep_their_values(tmp_path: P
         must("-C", site.root, "features", "backfill", "--out", site.root / "training-set")
         server.ask("SAVE")
         needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
-        places = {one.partition(":")[0].split("/")[0] for one in left_of(site.root, *needles)}
+        places = {one.partition(":")[0].split("/")[0] for one in find_in_files(site.root, *needles)}
         assert places == {"data", "training-set"}
         dump = (tmp_path / "valkey" / "dump.rdb").read_bytes()
         assert any(needle in dump for needle in site.hashes)
@@ -105,16 +105,16 @@ def test_a_hundred_canaries_are_nowhere_and_others_keep_their_values(tmp_path: P
 
         done = erase(project, site.users, CLOCK)
 
-        assert left_of(site.root, *needles) == []
-        assert done.clean, done.searched.matches
+        assert find_in_files(site.root, *needles) == []
+        assert done.is_clean, done.searched.matches
         server.ask("SAVE")
-        assert left_of(tmp_path / "valkey", *needles) == []
+        assert find_in_files(tmp_path / "valkey", *needles) == []
         assert read_values(project, OTHERS, ITEMS, now) == before
-        assert states(project) == rebuilt_states(project)
+        assert read_impersonal_states(project) == rebuild_impersonal_states(project)
         report = verify(project.paths.lake, deep=True)
-        assert report.clean, report
+        assert report.is_clean, report
         lake = Lake(project.paths.lake)
-        compared = parity(project.features, lake.table("events"), lake.table("answers"))
+        compared = compute_parity(project.features, lake.table("events"), lake.table("answers"))
         assert compared.unequal == 0, compared.examples
         assert compared.exempt == done.counts["tables"]["exempt from parity"]
 
@@ -131,8 +131,8 @@ def test_what_was_said_of_somebody_is_in_the_router_no_more(small: Site, tmp_pat
     assert all(
         user in json.dumps(record) and "friend-000" not in json.dumps(record) for record in told
     )
-    assert erase(project, [user], CLOCK).clean
-    assert left_of(root, user.encode()) == []
+    assert erase(project, [user], CLOCK).is_clean
+    assert find_in_files(root, user.encode()) == []
     with (
         EventCollector(
             project.stream,
@@ -141,7 +141,7 @@ def test_what_was_said_of_somebody_is_in_the_router_no_more(small: Site, tmp_pat
             CLOCK,
             suppression_list=project.suppression_list(),
         ) as collector,
-        Roles(project, CLOCK) as roles,
+        InProcessRoles(project, CLOCK) as roles,
     ):
         clicks = [
             {
@@ -164,25 +164,27 @@ def test_what_was_said_of_somebody_is_in_the_router_no_more(small: Site, tmp_pat
     assert json.loads(events["later-1"]["item_profile"])["seller"] == site.users[1], (
         "of whom nobody asked"
     )
-    assert left_of(root, user.encode()) == []
+    assert find_in_files(root, user.encode()) == []
 
 
 def test_it_may_be_killed_at_each_step_and_goes_on(small: Site, tmp_path: Path) -> None:
     places = KILLED if os.environ.get("NIGHTLY") else KILLED[::3]
     faults = [site.replace("@", "=kill@") if "@" in site else f"{site}=kill" for site in places]
-    runs = erasures(small, tmp_path, [(fault, True) for fault in faults])
+    runs = erase_copies(small, tmp_path, [(fault, True) for fault in faults])
     now = CLOCK.now()
     expected = read_values(small.project, OTHERS, ITEMS, now)
     for site, run in zip(places, runs, strict=True):
-        assert run.ended == [-9, 0], (site, run.ended)
-        assert run.clean, (site, run.found)
+        assert run.exit_codes == [-9, 0], (site, run.exit_codes)
+        assert run.is_clean, (site, run.found)
         assert (
-            left_of(run.root, CANARY, *small.hashes, *(one.encode() for one in small.requests))
+            find_in_files(
+                run.root, CANARY, *small.hashes, *(one.encode() for one in small.requests)
+            )
             == []
         ), site
         project = Site(run.root, small.users).project
-        assert verify(project.paths.lake).clean, site
+        assert verify(project.paths.lake).is_clean, site
         assert read_values(project, OTHERS, ITEMS, now) == expected, site
-        assert states(project) == rebuilt_states(project), site
+        assert read_impersonal_states(project) == rebuild_impersonal_states(project), site
         assert not (project.paths.data / "erasure" / "journal.json").exists()
         shutil.rmtree(run.root)

@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.people import CLOCK, left_of
-from tests.support.privacy.events import click, people_of, sent
-from tests.support.privacy.merged import merge
+from tests.support.people import CLOCK, find_in_files
+from tests.support.privacy.events import (
+    count_events_by_person,
+    make_click,
+    make_project_with_events,
+)
+from tests.support.privacy.merged import make_merge
 
 from tailorbird.config import Project
 from tailorbird.events import HOUR
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase, export_person, find_people
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream.importer import import_files
@@ -24,21 +28,21 @@ pytestmark = pytest.mark.slow
 def test_users_who_are_one_by_a_merge_are_one_person(tmp_path: Path) -> None:
     """An account of guests that was merged into several is nobody's alone."""
     events = [
-        click("e1", "alice-old", "phone-of-alice"),
-        click("e2", "alice-1"),
-        click("e3", "guest-77"),
-        click("e4", "robert-2"),
-        merge("m1", "alice-oldest", "alice-old"),
-        merge("m2", "alice-old", "alice-1"),
-        merge("m3", "guest-77", "alice-1"),
-        click("e5", "guest-77"),
-        merge("m4", "guest-77", "robert-2"),
-        click("e6", "guest-77"),
-        click("e7", "alice-old"),
-        click("e9", visitor="phone-of-alice"),
+        make_click("e1", "alice-old", "phone-of-alice"),
+        make_click("e2", "alice-1"),
+        make_click("e3", "guest-77"),
+        make_click("e4", "robert-2"),
+        make_merge("m1", "alice-oldest", "alice-old"),
+        make_merge("m2", "alice-old", "alice-1"),
+        make_merge("m3", "guest-77", "alice-1"),
+        make_click("e5", "guest-77"),
+        make_merge("m4", "guest-77", "robert-2"),
+        make_click("e6", "guest-77"),
+        make_click("e7", "alice-old"),
+        make_click("e9", visitor="phone-of-alice"),
     ]
-    project = sent(tmp_path, events)
-    assert people_of(project) == {
+    project = make_project_with_events(tmp_path, events)
+    assert count_events_by_person(project) == {
         "alice-old": 2,
         "alice-1": 5,
         "guest-77": 1,
@@ -60,16 +64,16 @@ def test_users_who_are_one_by_a_merge_are_one_person(tmp_path: Path) -> None:
     assert exported == {"e1", "e2", "e7", "e9", "m1", "m2"}
 
     done = erase(project, ["alice-old"], CLOCK)
-    assert done.clean, done.searched.matches
-    assert left_of(project.root, b"alice-", b"phone-of-alice") == []
-    left = people_of(project)
+    assert done.is_clean, done.searched.matches
+    assert find_in_files(project.root, b"alice-", b"phone-of-alice") == []
+    left = count_events_by_person(project)
     assert (left["robert-2"], left["guest-77"]) == (
         3,
         3,
     )  # what guests did is theirs again; the merge into Alice is one of guests into themselves
     assert Lake(project.paths.lake).events(["type"])["type"].to_pylist().count("merge") == 4
-    assert verify(project.paths.lake).clean
-    old = {**merge("m5", "stranger", "alice-1"), "ts": CLOCK.now() - HOUR}
+    assert verify(project.paths.lake).is_clean
+    old = {**make_merge("m5", "stranger", "alice-1"), "ts": CLOCK.now() - HOUR}
     with EventCollector(
         project.paths.stream,
         "serve-1",
@@ -78,28 +82,30 @@ def test_users_who_are_one_by_a_merge_are_one_person(tmp_path: Path) -> None:
         suppression_list=project.suppression_list(),
     ) as collector:
         collector.submit(
-            json.dumps([merge("m2", "alice-old", "alice-1"), old, click("e8", "guest-77")]).encode()
+            json.dumps(
+                [make_merge("m2", "alice-old", "alice-1"), old, make_click("e8", "guest-77")]
+            ).encode()
         )
-    with Roles(project, CLOCK) as roles:
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
     assert (
-        people_of(project)["robert-2"] == 4
+        count_events_by_person(project)["robert-2"] == 4
     )  # the router still knows whom the guest was merged into last
-    assert left_of(project.root, b"alice-") == []
+    assert find_in_files(project.root, b"alice-") == []
 
 
 def test_who_was_merged_into_one_who_is_erased_is_itself_from_then_on(tmp_path: Path) -> None:
     """And not again somebody else whom it was merged into before."""
     events = [
-        merge("m1", "ellen-5", "frank-6"),
-        click("e1", "ellen-5"),
-        merge("m2", "ellen-5", "grace-7"),
-        click("e2", "ellen-5"),
+        make_merge("m1", "ellen-5", "frank-6"),
+        make_click("e1", "ellen-5"),
+        make_merge("m2", "ellen-5", "grace-7"),
+        make_click("e2", "ellen-5"),
     ]
-    project = sent(tmp_path, events)
-    assert people_of(project) == {"frank-6": 2, "grace-7": 2}
-    assert erase(project, ["grace-7"], CLOCK).clean
-    assert verify(project.paths.lake).clean
+    project = make_project_with_events(tmp_path, events)
+    assert count_events_by_person(project) == {"frank-6": 2, "grace-7": 2}
+    assert erase(project, ["grace-7"], CLOCK).is_clean
+    assert verify(project.paths.lake).is_clean
     with EventCollector(
         project.paths.stream,
         "serve-1",
@@ -107,33 +113,35 @@ def test_who_was_merged_into_one_who_is_erased_is_itself_from_then_on(tmp_path: 
         CLOCK,
         suppression_list=project.suppression_list(),
     ) as collector:
-        collector.submit(json.dumps(click("e3", "ellen-5")).encode())
-    with Roles(project, CLOCK) as roles:
+        collector.submit(json.dumps(make_click("e3", "ellen-5")).encode())
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
-    assert people_of(project)["ellen-5"] == 3
-    assert people_of(project)["frank-6"] == 2
+    assert count_events_by_person(project)["ellen-5"] == 3
+    assert count_events_by_person(project)["frank-6"] == 2
 
 
 def test_one_whose_merge_was_taken_back_goes_alone(tmp_path: Path) -> None:
     login = {"type": "identify", "item_id": None}
     events = [
-        click("login", "hanna-8", "phone-of-hanna", **login),
-        merge("m1", "hanna-8", "ida-9"),
-        click("e1", "hanna-8"),
-        click("e2", visitor="phone-of-hanna"),
-        merge("m2", "hanna-8", "hanna-8"),
-        click("e3", visitor="phone-of-hanna"),
-        click("e4", "ida-9"),
+        make_click("login", "hanna-8", "phone-of-hanna", **login),
+        make_merge("m1", "hanna-8", "ida-9"),
+        make_click("e1", "hanna-8"),
+        make_click("e2", visitor="phone-of-hanna"),
+        make_merge("m2", "hanna-8", "hanna-8"),
+        make_click("e3", visitor="phone-of-hanna"),
+        make_click("e4", "ida-9"),
     ]
-    project = sent(tmp_path, events)
-    assert people_of(project) == {"hanna-8": 3, "ida-9": 4}
+    project = make_project_with_events(tmp_path, events)
+    assert count_events_by_person(project) == {"hanna-8": 3, "ida-9": 4}
     people = find_people(Lake(project.paths.lake), ["hanna-8"])
     assert (people.users, people.shared) == ({"hanna-8"}, {"phone-of-hanna"})
     done = erase(project, ["hanna-8"], CLOCK)
-    assert done.clean, done.searched.matches
-    assert left_of(project.root, b"hanna-8") == []
-    assert people_of(project)["ida-9"] == 1  # her own; what came from the phone goes with the phone
-    assert verify(project.paths.lake).clean
+    assert done.is_clean, done.searched.matches
+    assert find_in_files(project.root, b"hanna-8") == []
+    assert (
+        count_events_by_person(project)["ida-9"] == 1
+    )  # her own; what came from the phone goes with the phone
+    assert verify(project.paths.lake).is_clean
 
 
 def test_who_is_one_with_somebody_by_now_goes_with_them_however_they_came_to_be_one(
@@ -143,20 +151,20 @@ def test_who_is_one_with_somebody_by_now_goes_with_them_however_they_came_to_be_
     taken back, and merged again.
     """
     events = [
-        click("e1", "carol-41", "phone-of-carol"),
-        merge("m1", "carol-41", "carol-42"),
-        merge("m2", "carol-42", "carol-43"),
-        merge("m3", "carol-41", "carol-43"),
-        click("e2", "carol-41"),
-        click("e3", "dora-41"),
-        merge("m4", "dora-41", "dora-42"),
-        merge("m5", "dora-41", "dora-41"),
-        merge("m6", "dora-41", "dora-42"),
-        click("e4", "frank-1"),
-        merge("m7", "frank-1", "grace-1"),
-        merge("m8", "frank-1", "henry-1"),
+        make_click("e1", "carol-41", "phone-of-carol"),
+        make_merge("m1", "carol-41", "carol-42"),
+        make_merge("m2", "carol-42", "carol-43"),
+        make_merge("m3", "carol-41", "carol-43"),
+        make_click("e2", "carol-41"),
+        make_click("e3", "dora-41"),
+        make_merge("m4", "dora-41", "dora-42"),
+        make_merge("m5", "dora-41", "dora-41"),
+        make_merge("m6", "dora-41", "dora-42"),
+        make_click("e4", "frank-1"),
+        make_merge("m7", "frank-1", "grace-1"),
+        make_merge("m8", "frank-1", "henry-1"),
     ]
-    project = sent(tmp_path, events)
+    project = make_project_with_events(tmp_path, events)
     lake = Lake(project.paths.lake)
     for asked in ("carol-41", "carol-42", "carol-43"):
         assert find_people(lake, [asked]).users == {"carol-41", "carol-42", "carol-43"}
@@ -166,9 +174,9 @@ def test_who_is_one_with_somebody_by_now_goes_with_them_however_they_came_to_be_
         assert find_people(lake, [asked]).users == {asked}
     for asked in ("carol-43", "dora-42"):
         done = erase(project, [asked], CLOCK)
-        assert done.clean, done.searched.matches
-    assert left_of(project.root, b"carol-", b"phone-of-carol", b"dora-") == []
-    assert verify(project.paths.lake).clean
+        assert done.is_clean, done.searched.matches
+    assert find_in_files(project.root, b"carol-", b"phone-of-carol", b"dora-") == []
+    assert verify(project.paths.lake).is_clean
 
 
 def imported(project: Project, file: Path, events: list[dict]) -> None:
@@ -181,5 +189,5 @@ def imported(project: Project, file: Path, events: list[dict]) -> None:
         clock=CLOCK,
         suppression_list=project.suppression_list(),
     )
-    with Roles(project, CLOCK) as roles:
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import pytest
 from tests.support.commands import environment
-from tests.support.people import CLOCK, left_of
-from tests.support.privacy.events import click, sent
+from tests.support.people import CLOCK, find_in_files
+from tests.support.privacy.events import make_click, make_project_with_events
 from tests.support.shops import retrieval_shop
-from tests.support.shops.evolving_shop import bundle_of
+from tests.support.shops.evolving_shop import write_clicks_bundle
 
 from tailorbird.config import Project
 from tailorbird.privacy import erase
@@ -67,18 +67,25 @@ def project_with_models(folder: Path) -> Project:
     """A project whose champion, and the version before it, have an index in which items name
     people.
     """
-    project = sent(
+    project = make_project_with_events(
         folder,
-        [click("e1", SELLER), click("e2", NUMBER), click("e3", LISTED), click("e4", "bob-brown")],
+        [
+            make_click("e1", SELLER),
+            make_click("e2", NUMBER),
+            make_click("e3", LISTED),
+            make_click("e4", "bob-brown"),
+        ],
     )
     registry = Registry(project.paths.registry, clock=CLOCK)
     for name in ("before", "now"):
-        made = bundle_of(folder / name, project.features)
+        made = write_clicks_bundle(folder / name, project.features)
         shutil.rmtree(made / "index")
         build_index(
             made / "index",
-            retrieval_shop.events(),
-            retrieval_shop.items([(item, retrieval_shop.AS_OF - 1, said) for item, said in SAID]),
+            retrieval_shop.make_events_table(),
+            retrieval_shop.make_items_table(
+                [(item, retrieval_shop.AS_OF - 1, said) for item, said in SAID]
+            ),
             as_of=retrieval_shop.AS_OF,
         )
         manifest = msgspec.json.decode((made / MANIFEST).read_bytes(), type=Manifest)
@@ -117,7 +124,7 @@ def require_unsaid(project: Project) -> None:
         assert [float(owner[at]) for at in row.values()] == pytest.approx(
             [np.nan, 417651, 12], nan_ok=True
         )
-        assert index.truths == {"sale"}
+        assert index.boolean_names == {"sale"}
         assert not [name for name in index.attributes if SELLER in name]
         assert (found(index, SELLER), found(index, "bob-brown")[:2]) == ([], ["hat", "cap"])
         assert found(index, "rain coat")[0] == "coat"
@@ -127,10 +134,10 @@ def test_what_items_say_of_somebody_is_in_no_index_any_more(tmp_path: Path) -> N
     project = project_with_models(tmp_path)
     assert found(index_of(project.paths.registry / "v0001"), SELLER) == ["coat", "cap"]
     done = erase(project, [SELLER, NUMBER, LISTED], CLOCK)
-    assert done.clean, done.searched.matches
+    assert done.is_clean, done.searched.matches
     assert done.counts["models"] == {"rewritten": 2}
     require_unsaid(project)
-    assert left_of(project.root / "data" / "registry", SELLER.encode(), LISTED.encode()) == []
+    assert find_in_files(project.root / "data" / "registry", SELLER.encode(), LISTED.encode()) == []
     before = {
         path: path.read_bytes()
         for path in (project.paths.registry / "v0002").rglob("*")

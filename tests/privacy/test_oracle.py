@@ -11,17 +11,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tests.support.people import CLOCK, everything, make_site, past, read_values
-from tests.support.privacy.events import click
+from tests.support.people import CLOCK, make_imported_events, make_site, read_all_files, read_values
+from tests.support.privacy.events import make_click
 from tests.support.roles import make_project
-from tests.support.shops.evolving_shop import item_events, promote
+from tests.support.shops.evolving_shop import make_item_events, promote
 
 import tailorbird as tb
 from tailorbird.config import Project, open_project
-from tailorbird.features.parity.recompute import ERASED_EXEMPTION, parity
+from tailorbird.features.parity.recompute import ERASED_EXEMPTION, compute_parity
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
@@ -60,14 +60,14 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project, d
     history.unlink()
     with (
         EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
-        Roles(project, CLOCK) as roles,
+        InProcessRoles(project, CLOCK) as roles,
     ):
         roles.drain()
         before = InProcessServer(project, CLOCK, collector=collector, seed=2)
         for user in OTHERS[:4]:  # before the second leaver's first event
             before.pipeline.answer(RecommendQuery(slot="home", user_id=user))
         before.close()
-        late = click("late-1", "canary-late", "device-of-canary-late", item_id="i3")
+        late = make_click("late-1", "canary-late", "device-of-canary-late", item_id="i3")
         collector.submit(json.dumps([late]).encode())
         collector.close()
         roles.drain()
@@ -75,23 +75,23 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project, d
         lock.unlink()
     shutil.copytree(site.root, folder / "twin")
     receipt = erase(project, [LEAVER, *site.users], CLOCK)
-    assert receipt.clean, receipt.searched.matches
+    assert receipt.is_clean, receipt.searched.matches
     return project, open_project(folder / "twin"), receipt.counts["tables"]
 
 
 def _said(user: str) -> Iterator[dict]:
-    yield from past([user])
+    yield from make_imported_events([user])
     text = {"text": f"of {user}", "quoted": quote(user), "escaped": json.dumps(user)}
-    yield click("of-a-friend", OTHERS[0], properties=text, ts=CLOCK.now() - 1_000_000)
+    yield make_click("of-a-friend", OTHERS[0], properties=text, ts=CLOCK.now() - 1_000_000)
 
 
 def test_no_file_holds_the_id_in_any_encoding(twins: tuple[Project, Project, dict]) -> None:
     erased, twin, _ = twins
     needles = [needle for user in (LEAVER, *_users(2)) for needle in encodings(user)]
-    assert any(needle in data for _, data in everything(twin.root) for needle in needles)
+    assert any(needle in data for _, data in read_all_files(twin.root) for needle in needles)
     matches = {
         (name, needle)
-        for name, data in everything(erased.root)
+        for name, data in read_all_files(erased.root)
         for needle in needles
         if needle in data
     }
@@ -138,7 +138,7 @@ def test_answers_of_before_are_still_compared(
     project = open_project(root)
     receipt = erase(project, ["canary-late"], CLOCK)
     lake = Lake(project.paths.lake)
-    report = parity(project.features, lake.table("events"), lake.table("answers"))
+    report = compute_parity(project.features, lake.table("events"), lake.table("answers"))
     assert report.answers >= 4
     assert report.unequal == 0, report.examples
     assert report.exempt == receipt.counts["tables"].get("exempt from parity", 0)
@@ -169,14 +169,15 @@ def test_only_answers_with_a_touched_item_are_exempt(
     project = open_project(root)
     promote(project, project.features, "model")
     clicks = [
-        click(f"c{number}", OTHERS[number % 14], item_id=f"i{number % 12}") for number in range(60)
+        make_click(f"c{number}", OTHERS[number % 14], item_id=f"i{number % 12}")
+        for number in range(60)
     ]
-    left = click("left", "leaver-4711", item_id=touched)
+    left = make_click("left", "leaver-4711", item_id=touched)
     with (
         EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
-        Roles(project, CLOCK) as roles,
+        InProcessRoles(project, CLOCK) as roles,
     ):
-        collector.submit(json.dumps([*item_events(), *clicks, left]).encode())
+        collector.submit(json.dumps([*make_item_events(), *clicks, left]).encode())
         roles.drain()
         parts = InProcessServer(project, CLOCK, collector=collector, seed=1)
         for user in OTHERS[:4]:
@@ -185,9 +186,9 @@ def test_only_answers_with_a_touched_item_are_exempt(
         collector.close()
         roles.drain()
     receipt = erase(project, ["leaver-4711"], CLOCK)
-    assert receipt.clean, receipt.searched.matches
+    assert receipt.is_clean, receipt.searched.matches
     lake = Lake(project.paths.lake)
-    report = parity(project.features, lake.table("events"), lake.table("answers"))
+    report = compute_parity(project.features, lake.table("events"), lake.table("answers"))
     assert (report.answers, report.exempt) == (4 - exempt, exempt)
     assert report.unequal == 0, report.examples
 

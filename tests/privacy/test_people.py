@@ -11,9 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.commands import each, environment, refused, tailorbird
-from tests.support.people import CANARY, CLOCK, Site, find_ids, left_of, make_site
-from tests.support.privacy.events import click, people_of, sent
+from tests.support.commands import assert_refused, environment, run_each, tailorbird
+from tests.support.people import CANARY, CLOCK, Site, find_ids, find_in_files, make_site
+from tests.support.privacy.events import (
+    count_events_by_person,
+    make_click,
+    make_project_with_events,
+)
 from tests.support.roles import make_project, until
 
 from tailorbird.config import open_project
@@ -22,11 +26,11 @@ from tailorbird.errors import DamageError
 from tailorbird.events import HOUR
 from tailorbird.file_lock import FileLock
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase, export_person, find_people
 from tailorbird.privacy.people import pseudonymise_ids
 from tailorbird.serving.collector.collector import EventCollector
-from tailorbird.stream import IMPORTS, open_writer, raw_path
+from tailorbird.stream import IMPORT_PRODUCER, open_writer, raw_path
 from tailorbird.stream.importer import import_files
 
 pytestmark = pytest.mark.slow
@@ -46,8 +50,8 @@ HOSTILE = [
 
 
 def test_an_id_is_a_value_and_never_part_of_a_query(tmp_path: Path) -> None:
-    project = sent(
-        tmp_path, [click(f"e{n}", one) for n, one in enumerate([*HOSTILE, "u2", "other"])]
+    project = make_project_with_events(
+        tmp_path, [make_click(f"e{n}", one) for n, one in enumerate([*HOSTILE, "u2", "other"])]
     )
     for user in HOSTILE:
         assert find_people(Lake(project.paths.lake), [user]).users == {user}
@@ -57,41 +61,41 @@ def test_an_id_is_a_value_and_never_part_of_a_query(tmp_path: Path) -> None:
             if one["source"] == "event"
         ] == [user]
     erase(project, ["\x00", "u2\x00"], CLOCK)  # what is no id finds nobody
-    assert people_of(project) == Counter([*HOSTILE, "u2", "other"])
+    assert count_events_by_person(project) == Counter([*HOSTILE, "u2", "other"])
     for some in (HOSTILE[:1], HOSTILE[1:]):
         done = erase(project, pseudonymise_ids(some, None), CLOCK)
-        assert done.clean, done.searched.matches
-        left = people_of(project)
+        assert done.is_clean, done.searched.matches
+        left = count_events_by_person(project)
         assert (left["u2"], left["other"], *(left[user] for user in some)) == (
             1,
             1,
             *(0 for _ in some),
         )
-    assert sum(people_of(project).values()) == len(HOSTILE) + 2
-    assert verify(project.paths.lake).clean
+    assert sum(count_events_by_person(project).values()) == len(HOSTILE) + 2
+    assert verify(project.paths.lake).is_clean
 
 
 def test_a_shared_device_is_erased_whole(tmp_path: Path) -> None:
     login = {"type": "identify", "item_id": None}
     events = [
-        click("e0", visitor="tablet-1"),
-        click("l1", "anna-7755", "tablet-1", **login),
-        click("e1", visitor="tablet-1"),
-        click("l2", "bert-8866", "tablet-1", **login),
-        click("e2", "bert-8866", "tablet-1"),
-        click("e3", "bert-8866", "phone-of-bert"),
-        click("e4", "bert-8866"),
+        make_click("e0", visitor="tablet-1"),
+        make_click("l1", "anna-7755", "tablet-1", **login),
+        make_click("e1", visitor="tablet-1"),
+        make_click("l2", "bert-8866", "tablet-1", **login),
+        make_click("e2", "bert-8866", "tablet-1"),
+        make_click("e3", "bert-8866", "phone-of-bert"),
+        make_click("e4", "bert-8866"),
     ]
-    project = sent(tmp_path, events)
+    project = make_project_with_events(tmp_path, events)
     people = find_people(Lake(project.paths.lake), ["anna-7755"])
     assert (people.devices, people.shared) == ({"tablet-1"}, {"tablet-1"})
     told = json.dumps(list(export_person(project, ["anna-7755"], CLOCK)))
     assert "bert-8866" not in told, "what another did on the device is not told"
     done = erase(project, ["anna-7755"], CLOCK)
-    assert done.clean, done.searched.matches
-    assert left_of(project.root, b"anna-7755", b"tablet-1") == []
-    assert people_of(project)["bert-8866"] == 2
-    assert sum(people_of(project).values()) == 7
+    assert done.is_clean, done.searched.matches
+    assert find_in_files(project.root, b"anna-7755", b"tablet-1") == []
+    assert count_events_by_person(project)["bert-8866"] == 2
+    assert sum(count_events_by_person(project).values()) == 7
     with EventCollector(
         project.paths.stream,
         "serve-1",
@@ -99,27 +103,34 @@ def test_a_shared_device_is_erased_whole(tmp_path: Path) -> None:
         CLOCK,
         suppression_list=project.suppression_list(),
     ) as collector:
-        late = [click("e1", visitor="tablet-1", ts=CLOCK.now() - HOUR), click("e5", "bert-8866")]
-        collector.submit(json.dumps([*late, click("e6", visitor="tablet-1")]).encode())
-    with Roles(project, CLOCK) as roles:
+        late = [
+            make_click("e1", visitor="tablet-1", ts=CLOCK.now() - HOUR),
+            make_click("e5", "bert-8866"),
+        ]
+        collector.submit(json.dumps([*late, make_click("e6", visitor="tablet-1")]).encode())
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
-    left = people_of(project)
+    left = count_events_by_person(project)
     assert (left["bert-8866"], left["anon:tablet-1"]) == (3, 1), "what is new of it is taken"
 
 
 def test_a_visitor_without_a_name_and_mentions_in_texts_of_others(tmp_path: Path) -> None:
-    friend = click(
+    friend = make_click(
         "f",
         "friend",
         properties={"referred_by": "anonymous-77", "note": "hello anonymous-77!", "size": 3},
         context={"page": "/u/anonymous-77"},
     )
-    project = sent(
+    project = make_project_with_events(
         tmp_path,
-        [click("v1", visitor="anonymous-77"), click("v2", visitor="anonymous-778"), friend],
+        [
+            make_click("v1", visitor="anonymous-77"),
+            make_click("v2", visitor="anonymous-778"),
+            friend,
+        ],
     )
     done = erase(project, pseudonymise_ids(["anon:anonymous-77"], None), CLOCK)
-    assert done.clean, done.searched.matches
+    assert done.is_clean, done.searched.matches
     rows = {
         row["person"]: row
         for row in Lake(project.paths.lake)
@@ -136,32 +147,32 @@ def test_a_visitor_without_a_name_and_mentions_in_texts_of_others(tmp_path: Path
 
 
 def test_the_plain_id_is_asked_for_where_pseudonyms_are_kept(tmp_path: Path) -> None:
-    project = sent(
+    project = make_project_with_events(
         tmp_path,
-        [click("e1", "u1-plain", "v1-plain"), click("e2", "u2")],
+        [make_click("e1", "u1-plain", "v1-plain"), make_click("e2", "u2")],
         f'[events]\npseudonym_key = "{"k" * 40}"\n',
     )
     hidden_id = pseudonymise_ids(["u1-plain"], project.pseudonyms())
-    assert people_of(project)[hidden_id[0]] == 1
+    assert count_events_by_person(project)[hidden_id[0]] == 1
     done = erase(project, hidden_id, CLOCK)
-    assert done.clean
-    assert people_of(project)[hidden_id[0]] == 0
-    assert left_of(project.root, hidden_id[0].encode(), b"u1-plain", b"v1-plain") == []
+    assert done.is_clean
+    assert count_events_by_person(project)[hidden_id[0]] == 0
+    assert find_in_files(project.root, hidden_id[0].encode(), b"u1-plain", b"v1-plain") == []
 
 
 def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path: Path) -> None:
     events = [
-        click("e1", "u1-plain", "v1-plain"),
-        click("e2", "u2-plain"),
-        click("e3", visitor="v3-plain"),
+        make_click("e1", "u1-plain", "v1-plain"),
+        make_click("e2", "u2-plain"),
+        make_click("e3", visitor="v3-plain"),
     ]
-    project = sent(tmp_path, events)
+    project = make_project_with_events(tmp_path, events)
     (project.root / "tailorbird.toml").write_text(f'[events]\npseudonym_key = "{"k" * 40}"\n')
     project = open_project(project.root)
     with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
     ) as collector:
-        collector.submit(json.dumps(click("e4", "u1-plain")).encode())
+        collector.submit(json.dumps(make_click("e4", "u1-plain")).encode())
     asked = ["u1-plain", "anon:v3-plain"]
     commands = [
         ["erase", "-", "--yes"],
@@ -173,7 +184,7 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
     ]
     assert [one.returncode for one in done] == [0, 0, 1]
     assert (
-        left_of(
+        find_in_files(
             project.root,
             b"u1-plain",
             b"v1-plain",
@@ -183,7 +194,7 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
         == []
     )
     assert "of the ids that were given" not in done[0].stdout
-    assert people_of(project)["u2-plain"] == 1
+    assert count_events_by_person(project)["u2-plain"] == 1
 
 
 def test_features_are_shown_of_the_plain_id_too(tmp_path: Path) -> None:
@@ -192,11 +203,13 @@ def test_features_are_shown_of_the_plain_id_too(tmp_path: Path) -> None:
     """
     login = {"type": "identify", "item_id": None}
     events = [
-        click("e0", "u1-plain", "v1-plain", **login),
-        click("e1", "u1-plain", "v1-plain"),
-        click("e2", visitor="v2-plain"),
+        make_click("e0", "u1-plain", "v1-plain", **login),
+        make_click("e1", "u1-plain", "v1-plain"),
+        make_click("e2", visitor="v2-plain"),
     ]
-    project = sent(tmp_path, events, f'[events]\npseudonym_key = "{"k" * 40}"\n')
+    project = make_project_with_events(
+        tmp_path, events, f'[events]\npseudonym_key = "{"k" * 40}"\n'
+    )
     user, visitor = pseudonymise_ids(["u1-plain", "anon:v2-plain"], project.pseudonyms())
     asked = [
         ["user:u1-plain"],
@@ -207,7 +220,7 @@ def test_features_are_shown_of_the_plain_id_too(tmp_path: Path) -> None:
         ["user:u1-plain", "item.category:x"],
     ]
     words = [["-C", str(project.root), "features", "show", *one, "--json"] for one in asked]
-    told = [json.loads(one.stdout) for one in each(words, cwd=project.root)]
+    told = [json.loads(one.stdout) for one in run_each(words, cwd=project.root)]
     assert [one["person"] for one in told] == [user, user, user, visitor, user, user]
     assert [one["unheard_of"] for one in told[:4]] == [[], [], [], []]
     assert [one["features"]["user_clicks_7d"] for one in told[:4]] == [1, 1, 1, 1]
@@ -247,7 +260,7 @@ def test_all_that_is_held_is_told(shop: Site) -> None:
 def test_what_waits_in_the_logs_is_told_too(shop: Site) -> None:
     project = shop.project
     with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector:
-        collector.submit(json.dumps(click("waits", shop.users[1])).encode())
+        collector.submit(json.dumps(make_click("waits", shop.users[1])).encode())
     waiting = [
         record
         for record in export_person(project, [shop.users[1]], CLOCK)
@@ -271,7 +284,7 @@ def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(
         ),
         wanted,
     )
-    (tmp_path / "more.jsonl").write_text(json.dumps(click("more", user)))
+    (tmp_path / "more.jsonl").write_text(json.dumps(make_click("more", user)))
     commands = [
         ["features", "backfill", "--requests", str(wanted), "--out", str(out)],
         ["train"],
@@ -282,15 +295,17 @@ def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(
     commands = [["-C", str(shop.root), *words] for words in commands]
     with hold_off_erasures(data), hold_off_erasures(data):
         (alone,) = run(shop.root, [["erase", user, "--yes"]])
-    refused(alone, "a command that writes down what it reads is at work", "let it end or stop it")
+    assert_refused(
+        alone, "a command that writes down what it reads is at work", "let it end or stop it"
+    )
     erasing = FileLock(data / "run" / READ_LOCK)
-    *held, other = each(commands, cwd=shop.root)
+    *held, other = run_each(commands, cwd=shop.root)
     erasing.release()
     for one in held:
-        refused(one, "people are being erased", "run it again")
+        assert_refused(one, "people are being erased", "run it again")
     assert not out.exists()
     assert other.returncode == 0, "what only tells something may run"
-    (after,) = each(commands[:1], cwd=shop.root)
+    (after,) = run_each(commands[:1], cwd=shop.root)
     assert after.returncode == 0, after.stderr
 
 
@@ -308,8 +323,8 @@ def test_no_erasure_beside_a_lone_role(shop: Site, tmp_path: Path) -> None:
     finally:
         role.terminate()
         role.wait(60)
-    refused(alone, "a role", "is at work", "let it end or stop it")
-    assert left_of(shop.root, shop.users[0].encode()), "nothing was changed"
+    assert_refused(alone, "a role", "is at work", "let it end or stop it")
+    assert find_in_files(shop.root, shop.users[0].encode()), "nothing was changed"
 
 
 def test_the_commands(shop: Site, tmp_path: Path) -> None:
@@ -333,14 +348,14 @@ def test_the_commands(shop: Site, tmp_path: Path) -> None:
     running.release()
     assert json.loads(preview.stdout)["events"]["click"] >= 2
     assert json.loads(preview.stdout)["refused"] == 1
-    refused(alone, "a role of this project is running", "stop `tailorbird up`")
+    assert_refused(alone, "a role of this project is running", "stop `tailorbird up`")
     assert sum(json.loads(told.stdout)["records"].values()) == len(
         (tmp_path / "told.jsonl").read_text().splitlines()
     )
     assert (tmp_path / "told.jsonl").stat().st_mode & 0o777 == 0o600
     assert (found.returncode, "Still there" in found.stdout) == (1, True)
-    refused(nobody, "expected the id of a user")
-    assert left_of(root, user.encode()), "nothing was changed"
+    assert_refused(nobody, "expected the id of a user")
+    assert find_in_files(root, user.encode()), "nothing was changed"
     done, gone = run(
         root,
         [
@@ -354,29 +369,41 @@ def test_the_commands(shop: Site, tmp_path: Path) -> None:
     receipt = Path(report["path"]).read_text()
     assert CANARY.decode() not in receipt
     assert json.loads(receipt)["counts"]["tables"]["events"] > 20
-    assert left_of(root, CANARY) == []
+    assert find_in_files(root, CANARY) == []
 
 
 def test_ids_come_from_standard_input(tmp_path: Path) -> None:
-    project = sent(
-        tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")]
+    project = make_project_with_events(
+        tmp_path,
+        [
+            make_click("e1", "user-4711"),
+            make_click("e2", "user-4712"),
+            make_click("e3", "user-4713"),
+        ],
     )
     words = ("lake", "erase", "-", "--yes", "--json")
     done = tailorbird("-C", project.root, *words, stdin="user-4711\n\nuser-4712\n")
     assert done.returncode == 0, done.stderr
-    assert set(people_of(project)) & {"user-4711", "user-4712", "user-4713"} == {"user-4713"}
-    assert left_of(project.root, b"user-4711", b"user-4712") == []
+    assert set(count_events_by_person(project)) & {"user-4711", "user-4712", "user-4713"} == {
+        "user-4713"
+    }
+    assert find_in_files(project.root, b"user-4711", b"user-4712") == []
 
 
 def run(root: Path, commands: list[list[str]]) -> list:
-    return each([["-C", str(root), "lake", *words] for words in commands], cwd=root)
+    return run_each([["-C", str(root), "lake", *words] for words in commands], cwd=root)
 
 
 def test_other_ids_than_those_of_an_erasure_that_was_cut_short_are_erased_too(
     tmp_path: Path,
 ) -> None:
-    project = sent(
-        tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")]
+    project = make_project_with_events(
+        tmp_path,
+        [
+            make_click("e1", "user-4711"),
+            make_click("e2", "user-4712"),
+            make_click("e3", "user-4713"),
+        ],
     )
     erasing = ("-C", project.root, "lake", "erase", "--yes", "--json")
     kill = {"TAILORBIRD_FAULTS": "erase.before_done.tables=kill"}
@@ -387,15 +414,17 @@ def test_other_ids_than_those_of_an_erasure_that_was_cut_short_are_erased_too(
         done.stderr
     )
     assert told["people"] != told["cut_short"]["people"]
-    assert left_of(project.root, b"user-4711", b"user-4712") == []
-    assert left_of(project.root, b"user-4713")
+    assert find_in_files(project.root, b"user-4711", b"user-4712") == []
+    assert find_in_files(project.root, b"user-4713")
 
 
 def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712")])
+    project = make_project_with_events(
+        tmp_path, [make_click("e1", "user-4711"), make_click("e2", "user-4712")]
+    )
     for user in ("user-4711", "user-4712"):
         (tmp_path / f"of-{user}.jsonl").write_text(
-            json.dumps(click(f"more-{user[-4:]}", user, ts=1_780_000_000_000_000))
+            json.dumps(make_click(f"more-{user[-4:]}", user, ts=1_780_000_000_000_000))
         )
         import_files(
             project.paths.stream,
@@ -404,18 +433,20 @@ def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path
             plan=project.plan,
             clock=CLOCK,
         )
-    with Roles(project, CLOCK) as roles:
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
-    assert left_of(project.paths.stream, b"of-user-4711") == []
+    assert find_in_files(project.paths.stream, b"of-user-4711") == []
     with (
-        open_writer(raw_path(project.paths.stream, IMPORTS), partition=IMPORTS) as log,
+        open_writer(
+            raw_path(project.paths.stream, IMPORT_PRODUCER), partition=IMPORT_PRODUCER
+        ) as log,
         log.transaction() as connection,
     ):
         connection.execute(
             "UPDATE import SET path = '/exports/user-4711.jsonl'"
         )  # as earlier versions wrote it
     done = erase(project, ["user-4711"], CLOCK)
-    assert done.clean, done.searched.matches
+    assert done.is_clean, done.searched.matches
     assert import_files(
         project.paths.stream,
         "tailorbird",
@@ -426,26 +457,27 @@ def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path
 
 
 def test_of_rows_of_others_only_what_is_said_of_the_asked_is_told(tmp_path: Path) -> None:
-    project = sent(
-        tmp_path, [click("e1", "anna-7755", session_id="session-of-anna"), click("e2", "bert-88")]
+    project = make_project_with_events(
+        tmp_path,
+        [make_click("e1", "anna-7755", session_id="session-of-anna"), make_click("e2", "bert-88")],
     )
     about = {"properties": {"about": "anna-7755", "iban": "secret-of-bert"}}
     rows = [
-        {**click("r1", "bert-88"), "type": "clack", **about},
-        {**click("r2", "anna-7755"), "type": "clack", "properties": {"phone": "11"}},
+        {**make_click("r1", "bert-88"), "type": "clack", **about},
+        {**make_click("r2", "anna-7755"), "type": "clack", "properties": {"phone": "11"}},
         {
             "event_id": "r3",
             "type": "clack",
             "session_id": "session-of-anna",
             "properties": {"phone": "22"},
         },
-        click("e3", "bert-88", **about),
-        click("e4", "anna-7755"),
+        make_click("e3", "bert-88", **about),
+        make_click("e4", "anna-7755"),
     ]
     with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector:
         collector.submit(json.dumps(rows).encode())
     waiting = list(export_person(project, ["anna-7755"], CLOCK))
-    with Roles(project, CLOCK) as roles:
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
     told = list(export_person(project, ["anna-7755"], CLOCK))
     for records in (waiting, told):
@@ -463,7 +495,7 @@ def test_of_rows_of_others_only_what_is_said_of_the_asked_is_told(tmp_path: Path
 
 def test_a_router_that_lost_a_part_of_its_index_is_told_by_name(tmp_path: Path) -> None:
     """As a disk leaves it that confirmed a write and swallowed it."""
-    project = sent(tmp_path, [click("e1", "user-4711")])
+    project = make_project_with_events(tmp_path, [make_click("e1", "user-4711")])
     path = project.paths.stream / "routed.db"
     with closing(sqlite3.connect(path)) as connection:
         segments = connection.execute("SELECT count(*) FROM dedup_segment").fetchone()[0]
@@ -477,12 +509,12 @@ def test_a_router_that_lost_a_part_of_its_index_is_told_by_name(tmp_path: Path) 
 
 def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:
     profile = {"event_id": "p", "type": "user", "user_id": "quiet-4714", "properties": {"age": 3}}
-    project = sent(
+    project = make_project_with_events(
         tmp_path,
         [
-            click("e1", "user-4711"),
-            click("e2", "user-4712", "visitor-1"),
-            click("e3", visitor="visitor-2"),
+            make_click("e1", "user-4711"),
+            make_click("e2", "user-4712", "visitor-1"),
+            make_click("e3", visitor="visitor-2"),
             profile,
         ],
     )
@@ -509,7 +541,9 @@ def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:
         "of 2 of the ids that were given (number 3, 5): are they written as the site writes them?"
         in " ".join(done.stdout.split())
     )
-    assert set(people_of(project)) & {"user-4711", "user-4712", "anon:visitor-2"} == set()
+    assert (
+        set(count_events_by_person(project)) & {"user-4711", "user-4712", "anon:visitor-2"} == set()
+    )
     assert json.loads(again.stdout)["unknown"] == [], (
         "they were erased before, as far as anybody can tell"
     )
@@ -519,12 +553,12 @@ def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:
 def test_what_commands_made_of_somebody_with_a_short_id_is_found_and_deleted(
     tmp_path: Path,
 ) -> None:
-    project = sent(
+    project = make_project_with_events(
         tmp_path,
         [
-            click("e1", "42", "7", item_id="9"),
-            click("e2", "9", item_id="42"),
-            click("e3", "77", item_id="42"),
+            make_click("e1", "42", "7", item_id="9"),
+            make_click("e2", "9", item_id="42"),
+            make_click("e3", "77", item_id="42"),
         ],
     )
     root, wanted = project.root, tmp_path / "wanted.parquet"
@@ -543,7 +577,7 @@ def test_what_commands_made_of_somebody_with_a_short_id_is_found_and_deleted(
             ["features", "backfill", "--requests", str(wanted), "--out", str(root / f"set-{who}")],
             ["lake", "export-user", who, "--out", str(root / f"told-{who}.jsonl")],
         ]
-        done = each([["-C", str(root), *words] for words in made], cwd=root)
+        done = run_each([["-C", str(root), *words] for words in made], cwd=root)
         assert [one.returncode for one in done] == [0, 0], done[0].stderr
     pq.write_table(pa.table({"person": ["42"]}), root / "own.parquet")
     told = {
@@ -580,9 +614,11 @@ def test_data_elsewhere_are_searched_too(linked: bool, tmp_path: Path) -> None:
     project = open_project(root)
     with (
         EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector,
-        Roles(project, CLOCK) as roles,
+        InProcessRoles(project, CLOCK) as roles,
     ):
-        collector.submit(json.dumps([click("e1", "user-4711"), click("e2", "user-4712")]).encode())
+        collector.submit(
+            json.dumps([make_click("e1", "user-4711"), make_click("e2", "user-4712")]).encode()
+        )
         roles.drain()
     reports = elsewhere / "reports"
     reports.mkdir()
@@ -599,10 +635,10 @@ def test_data_elsewhere_are_searched_too(linked: bool, tmp_path: Path) -> None:
 
 
 def test_a_file_of_ones_own_is_told_and_not_touched(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "user-4711")])
+    project = make_project_with_events(tmp_path, [make_click("e1", "user-4711")])
     own = project.root / "my-notes.txt"
     own.write_text("ask user-4711")
     done = erase(project, ["user-4711"], CLOCK)
-    assert not done.clean
+    assert not done.is_clean
     assert done.left == [str(own)]
     assert own.read_text() == "ask user-4711"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from tests.support.network.brokers import needs_kafka
-from tests.support.people import CANARY, CLOCK, Site, in_topics, present
-from tests.support.privacy.topics import in_topics_of, left
-from tests.support.scored import ByRule
+from tests.support.people import CANARY, CLOCK, Site, make_collected_events, read_all_topics
+from tests.support.privacy.topics import find_canaries, make_topic_site
+from tests.support.scored import RuleModels
 
 from tailorbird.config import Project
 from tailorbird.events import HOUR
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase, export_person
 from tailorbird.ranking import NextBest
 from tailorbird.serving.collector.collector import EventCollector
@@ -27,14 +27,14 @@ DECLARED = [NextBest("home", size=2, on=["click", "purchase"], every="1s")]
 
 @pytest.fixture(params=[1, pytest.param(3, marks=pytest.mark.nightly)])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    with in_topics_of(tmp_path, request.param, canaries=2, others=4) as made:
+    with make_topic_site(tmp_path, request.param, canaries=2, others=4) as made:
         yield made
 
 
 def scored(project: Project, people: list[str], named: str, *, begun: bool) -> int:
     """Let people click, and score them; behind which position the log is then."""
     with ScoreRole(
-        project.routed, project.stream.scores, DECLARED, ByRule(), CLOCK, keep_us=24 * HOUR
+        project.routed, project.stream.scores, DECLARED, RuleModels(), CLOCK, keep_us=24 * HOUR
     ) as role:
         if not begun:
             role.step()  # begins where the routed log ends
@@ -46,12 +46,12 @@ def scored(project: Project, people: list[str], named: str, *, begun: bool) -> i
                 CLOCK,
                 suppression_list=project.suppression_list(),
             ) as collector,
-            Roles(project, CLOCK) as roles,
+            InProcessRoles(project, CLOCK) as roles,
         ):
             events = [
                 {**event, "event_id": f"{event['event_id']}-{named}"}
                 for user in people
-                for event in present(user)
+                for event in make_collected_events(user)
             ]
             assert all(told.accepted for told in collector.submit(json.dumps(events).encode()))
             roles.drain()
@@ -69,7 +69,7 @@ def people_in(project: Project, start: int = 0) -> set[str]:
 
 
 def canaries_in(project: Project) -> int:
-    return sum(CANARY in data for name, data in in_topics(project) if ".scores" in name)
+    return sum(CANARY in data for name, data in read_all_topics(project) if ".scores" in name)
 
 
 def test_no_score_of_them_is_left_in_its_topic_and_the_role_goes_on(site: Site) -> None:
@@ -87,9 +87,9 @@ def test_no_score_of_them_is_left_in_its_topic_and_the_role_goes_on(site: Site) 
 
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.matches
+    assert done.is_clean, done.searched.matches
     assert canaries_in(project) == 0
-    assert left(site) == []
+    assert find_canaries(site) == []
     assert people_in(project) == set(), (
         "the whole log is emptied: a consumer reads to its end before"
     )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.support.people import CLOCK, find_ids
-from tests.support.privacy.events import click, sent
+from tests.support.privacy.events import make_click, make_project_with_events
 
 from tailorbird.privacy import People, erase
 from tailorbird.privacy.search import Needles, search
@@ -99,7 +99,9 @@ def test_what_nobody_can_unpack_is_told(tmp_path: Path) -> None:
 
 
 def test_the_receipt_names_no_file_that_names_somebody(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712")])
+    project = make_project_with_events(
+        tmp_path, [make_click("e1", "user-4711"), make_click("e2", "user-4712")]
+    )
     export = project.root / "told" / "of-4711.jsonl"
     export.parent.mkdir()
     export.write_text("{}")

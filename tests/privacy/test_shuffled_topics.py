@@ -14,23 +14,23 @@ from tests.support.people import (
     CLOCK,
     Site,
     find_ids,
-    in_topics,
-    left_of,
+    find_in_files,
+    make_collected_events,
     make_site,
-    present,
+    read_all_topics,
 )
-from tests.support.privacy.topics import on
+from tests.support.privacy.topics import topic_settings
 
 from tailorbird.config import Project
 from tailorbird.config.schemas import required_offsets, shuffled_logs, worker_log
 from tailorbird.errors import LockedError
-from tailorbird.features.migration.erase import remake_state
+from tailorbird.features.migration.erase import rebuild_state
 from tailorbird.features.online.shuffle import Shuffle
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.key_partition import ALL_KEYS, all_parts
 from tailorbird.features.state.state import Records, open_state
 from tailorbird.lake import verify
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase
 from tailorbird.router import open_router
 from tailorbird.serving.collector.collector import EventCollector
@@ -82,7 +82,7 @@ def rows_of(log: Address) -> tuple[int, int, int]:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with broker(tmp_path) as servers:
-        settings = on(servers, tmp_path, 1) + f"\n[features]\nworkers = {WORKERS}\n"
+        settings = topic_settings(servers, tmp_path, 1) + f"\n[features]\nworkers = {WORKERS}\n"
         yield make_site(tmp_path, canaries=2, others=12, settings=settings)
 
 
@@ -93,7 +93,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         shuffle(project, count)
     assert {
         name.partition("@")[0].rpartition(".")[2]
-        for name, data in in_topics(project)
+        for name, data in read_all_topics(project)
         if CANARY in data
     } >= {f"{features.schema_hash}-{count}" for count in (WORKERS, 3)}
     logs = shuffled_logs(project, features)
@@ -108,10 +108,12 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
 
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.matches
+    assert done.is_clean, done.searched.matches
     needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
-    assert [name for name, data in in_topics(project) if any(one in data for one in needles)] == []
-    assert left_of(site.root, *needles) == []
+    assert [
+        name for name, data in read_all_topics(project) if any(one in data for one in needles)
+    ] == []
+    assert find_in_files(site.root, *needles) == []
     assert [rows_of(log) for log in logs] == [(end, end, 0) for end in ends], "positions go on"
     assert rows_of(project.stream.shuffled(features.schema_hash, 3)[2])[2] == 0
     with pytest.raises(LockedError):
@@ -124,7 +126,8 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         project.stream, "serve-1", project.plan, CLOCK, suppression_list=project.suppression_list()
     ) as collector:
         again = [
-            {**event, "event_id": f"{event['event_id']}-new"} for event in present("other-user-007")
+            {**event, "event_id": f"{event['event_id']}-new"}
+            for event in make_collected_events("other-user-007")
         ]
         assert all(told.accepted for told in collector.submit(json.dumps(again).encode()))
     routed_only(project)
@@ -139,7 +142,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
             assert (worker.needs_history(), worker.step().rows) == (False, 0), (
                 "it waits for the shuffle, and nothing was lost"
             )
-    with Shuffle(project.routed, logs, features, first=1) as role:
+    with Shuffle(project.routed, logs, features, first_row=1) as role:
         while role.step().rows:
             pass
         taken = []
@@ -153,10 +156,10 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
                     taken.append(report)
         assert sum(taken) >= len(again)
         role.prune(required_offsets(project, features))
-    with Roles(project, CLOCK) as roles:
+    with InProcessRoles(project, CLOCK) as roles:
         roles.lake.drain()
     whole = tmp_path / "whole"
-    remake_state(
+    rebuild_state(
         whole,
         features,
         project.paths.lake,
@@ -166,7 +169,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         part=ALL_KEYS,
     )
     assert records(project, project.paths.state, WORKERS) == records(project, whole, 1)
-    assert verify(project.paths.lake).clean
+    assert verify(project.paths.lake).is_clean
     assert find_ids(project, site.users).matches == []
 
 

@@ -6,18 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.commands import each
-from tests.support.people import CANARY, CLOCK, Site, left_of, make_site, past, present, refused
+from tests.support.commands import run_each
+from tests.support.people import (
+    CANARY,
+    CLOCK,
+    Site,
+    find_in_files,
+    make_collected_events,
+    make_imported_events,
+    make_refused_row,
+    make_site,
+)
 
 from tailorbird.config import open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, Receipt
 from tailorbird.events.contract.contract import ERASED_BODY
-from tailorbird.events.suppression import FILE, KEY_FILE, MARK_FILE, SuppressionList
+from tailorbird.events.suppression import (
+    ERASED_COUNT_FILE,
+    SUPPRESSION_FILE,
+    SUPPRESSION_KEY_FILE,
+    SuppressionList,
+)
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.quarantine import QuarantineFilter
 from tailorbird.lake.write.replay import replay
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.stream.importer import import_files
@@ -40,7 +54,7 @@ def erased(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Path]:
 
 
 def drained(site: Site) -> None:
-    with Roles(site.project, CLOCK) as roles:
+    with InProcessRoles(site.project, CLOCK) as roles:
         roles.drain()
 
 
@@ -61,16 +75,16 @@ def test_retries_imports_and_replays_bring_nothing_back(
         sent = [
             {**event, "ts": event.get("ts", CLOCK.now() - HOUR)}
             for user in site.users
-            for event in present(user)
+            for event in make_collected_events(user)
         ]
         without_time = [
             event
             for user in site.users
-            for event in present(user)
+            for event in make_collected_events(user)
             if "ts" not in event and event["type"] != "user"
         ]
         bodies = [(json.dumps(sent).encode(), "json"), (json.dumps(without_time).encode(), "json")]
-        bodies.append((b"\n".join(refused(user) for user in site.users), "ndjson"))
+        bodies.append((b"\n".join(make_refused_row(user) for user in site.users), "ndjson"))
         told = [collector.submit(*body) for body in bodies]
         assert set(collector.figures().refused) == {"erased"}, "which only the operator is told"
     with EventCollector(tmp_path / "elsewhere", "serve-1", project.plan, CLOCK) as collector:
@@ -79,7 +93,9 @@ def test_retries_imports_and_replays_bring_nothing_back(
         )
     history = tmp_path / "old.jsonl"
     history.write_text(
-        "\n".join(json.dumps(event) for event in past([*site.users, "other-user-900"]))
+        "\n".join(
+            json.dumps(event) for event in make_imported_events([*site.users, "other-user-900"])
+        )
     )
     report = import_files(
         project.paths.stream,
@@ -100,8 +116,8 @@ def test_retries_imports_and_replays_bring_nothing_back(
     )
     drained(site)
     assert Lake(project.paths.lake).count("events") == before + 7
-    assert left_of(site.root, CANARY) == []
-    assert verify(project.paths.lake).clean
+    assert find_in_files(site.root, CANARY) == []
+    assert verify(project.paths.lake).is_clean
 
 
 @pytest.mark.slow
@@ -116,7 +132,7 @@ def test_an_old_file_whose_line_was_cut_brings_nobody_back(
     ]
     for format_, lines in (
         ("gorse", gorse),
-        ("tailorbird", [json.dumps(present(site.users[0])[4])[:-30]]),
+        ("tailorbird", [json.dumps(make_collected_events(site.users[0])[4])[:-30]]),
     ):
         file = tmp_path / f"{format_}.jsonl"
         file.write_text("\n".join(lines))
@@ -129,7 +145,7 @@ def test_an_old_file_whose_line_was_cut_brings_nobody_back(
             suppression_list=project.suppression_list(),
         )
     drained(site)
-    assert left_of(site.root, CANARY) == []
+    assert find_in_files(site.root, CANARY) == []
 
 
 def test_a_log_from_a_backup_brings_nothing_back(erased: tuple[Site, Path]) -> None:
@@ -143,7 +159,7 @@ def test_a_log_from_a_backup_brings_nothing_back(erased: tuple[Site, Path]) -> N
     with connection:
         connection.execute("UPDATE log SET partition = 'old'")
     connection.close()
-    with open_writer(stream / "raw-old.db", partition="old", damaged_tail="stop") as log:
+    with open_writer(stream / "raw-old.db", partition="old", on_damaged_tail="stop") as log:
         assert log.end() > 0
     before = Lake(site.project.paths.lake).events(["person"])["person"].to_pylist()
     drained(site)
@@ -153,7 +169,7 @@ def test_a_log_from_a_backup_brings_nothing_back(erased: tuple[Site, Path]) -> N
 
 
 def test_only_the_rows_that_are_kept_out_are_replaced() -> None:
-    stopped = SuppressionList(b"").with_people([("u", "u1")], AT)
+    stopped = SuppressionList(b"").with_erased_subjects([("u", "u1")], AT)
     rows = [
         json.dumps({**CLICK, "event_id": f"e{n}", "user_id": f"u{n % 2}", "ts": AT - 5}).encode()
         for n in range(4)
@@ -170,14 +186,14 @@ def test_only_the_rows_that_are_kept_out_are_replaced() -> None:
 
 
 def test_the_list_says_nothing_without_its_key(tmp_path: Path) -> None:
-    stopped = SuppressionList(b"").with_people([("u", "u1")], AT)
-    text, key = stopped.encoded()
+    stopped = SuppressionList(b"").with_erased_subjects([("u", "u1")], AT)
+    text, key = stopped.encode()
     assert b"u1" not in text
     (tmp_path / "erasure").mkdir()
-    for name, content in ((FILE, text), (KEY_FILE, key)):
+    for name, content in ((SUPPRESSION_FILE, text), (SUPPRESSION_KEY_FILE, key)):
         (tmp_path / "erasure" / name).write_bytes(content)
-    assert SuppressionList.load(tmp_path).erased_at("u", "u1") == AT
-    (tmp_path / "erasure" / KEY_FILE).write_bytes(bytes(32))
+    assert SuppressionList.load(tmp_path).get_erased_at("u", "u1") == AT
+    (tmp_path / "erasure" / SUPPRESSION_KEY_FILE).write_bytes(bytes(32))
     with pytest.raises(DamageError, match="does not match its checksum"):
         SuppressionList.load(tmp_path)
 
@@ -202,7 +218,7 @@ def test_the_list_says_nothing_without_its_key(tmp_path: Path) -> None:
 )
 def test_what_is_dropped(more: dict, is_dropped: bool) -> None:
     people = [("u", "u1"), ("u", "17"), ("a", "a1")]
-    listed = SuppressionList(b"").with_people(people, AT, [("a", "shared")])
+    listed = SuppressionList(b"").with_erased_subjects(people, AT, [("a", "shared")])
     event = {name: value for name, value in {**CLICK, **more}.items() if value is not None}
     body = json.dumps(event).encode()
     assert (listed.filter_body(body, Receipt(AT + DAY)) == ERASED_BODY) is is_dropped
@@ -220,8 +236,8 @@ def turn_back(folder: Path) -> None:
     """The list as it was before the last erasure, with a checksum that is right."""
     listed, key = (
         SuppressionList((folder / "suppression.key").read_bytes())
-        .with_people([("u", "somebody")], AT)
-        .encoded()
+        .with_erased_subjects([("u", "somebody")], AT)
+        .encode()
     )
     (folder / "suppression.json").write_bytes(listed)
     (folder / "suppression.key").write_bytes(key)
@@ -278,16 +294,16 @@ def test_a_damaged_note_of_how_many_were_erased_is_told(
     shutil.copytree(
         erased[0].project.paths.lake,
         lake,
-        ignore=lambda folder, names: [one for one in names if one != MARK_FILE],
+        ignore=lambda folder, names: [one for one in names if one != ERASED_COUNT_FILE],
     )
     listed = SuppressionList.load(data)
-    was = json.loads((lake / MARK_FILE).read_bytes())
+    was = json.loads((lake / ERASED_COUNT_FILE).read_bytes())
     assert was["people"] == len(listed) == 6
     listed.require_complete(lake, data)
-    (lake / MARK_FILE).write_bytes(content.replace(b"%s", was["checksum"].encode()))
+    (lake / ERASED_COUNT_FILE).write_bytes(content.replace(b"%s", was["checksum"].encode()))
     with pytest.raises(DamageError, match="how many people were erased is damaged"):
         listed.require_complete(lake, data)
-    (lake / MARK_FILE).unlink()
+    (lake / ERASED_COUNT_FILE).unlink()
     listed.require_complete(lake, data)
 
 
@@ -295,13 +311,13 @@ def test_the_commands_tell_that_the_list_is_lost(erased: tuple[Site, Path], tmp_
     root = tmp_path / "shop"
     shutil.copytree(erased[0].root, root)
     lose_folder(open_project(root).paths.data / "erasure")
-    (tmp_path / "old.jsonl").write_text(json.dumps(present(erased[0].users[0])[0]))
+    (tmp_path / "old.jsonl").write_text(json.dumps(make_collected_events(erased[0].users[0])[0]))
     commands = (
         ["lake", "verify"],
         ["doctor"],
         ["import", "tailorbird", str(tmp_path / "old.jsonl")],
     )
-    runs = each([["-C", str(root), *command] for command in commands], cwd=root)
+    runs = run_each([["-C", str(root), *command] for command in commands], cwd=root)
     for command, run in zip(commands, runs, strict=True):
         assert run.returncode != 0, command
         assert "people were erased here" in " ".join((run.stdout + run.stderr).split()), command

@@ -14,22 +14,22 @@ from pathlib import Path
 
 import pytest
 from tests.support.commands import environment, tailorbird
-from tests.support.network.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
+from tests.support.network.brokers import CLIENT_OPTIONS, MISSING_REASON, broker, needs_kafka
 from tests.support.people import (
     CANARY,
     CLOCK,
     Site,
     find_ids,
-    in_topics,
-    left_of,
+    find_in_files,
+    make_collected_events,
     make_site,
-    present,
-    rebuilt_states,
-    states,
+    read_all_topics,
+    read_impersonal_states,
+    rebuild_impersonal_states,
 )
-from tests.support.privacy.events import click
-from tests.support.privacy.merged import merge
-from tests.support.privacy.topics import in_topics_of, left, on
+from tests.support.privacy.events import make_click
+from tests.support.privacy.merged import make_merge
+from tests.support.privacy.topics import find_canaries, make_topic_site, topic_settings
 
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import apply_remote_erasures
@@ -37,7 +37,7 @@ from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import HOUR
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase, export_person, is_unfinished
 from tailorbird.router import open_router
 from tailorbird.serving.collector.collector import EventCollector
@@ -50,7 +50,7 @@ pytestmark = [pytest.mark.slow, needs_kafka]
 
 @pytest.fixture(params=[pytest.param(1, marks=pytest.mark.nightly), 3])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    with in_topics_of(tmp_path, request.param, canaries=3, others=24) as made:
+    with make_topic_site(tmp_path, request.param, canaries=3, others=24) as made:
         yield made
 
 
@@ -73,7 +73,7 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
     )  # another machine with the same topics and, as from a bucket, the same lake
     shutil.copytree(site.root, elsewhere, ignore=shutil.ignore_patterns("lake", "*.lock"))
     items, count = catalogue(project), Lake(project.paths.lake).count("events")
-    assert any(CANARY in data for _, data in in_topics(project))
+    assert any(CANARY in data for _, data in read_all_topics(project))
 
     for user in site.users:
         told = Counter(record["source"] for record in export_person(project, [user], CLOCK))
@@ -83,21 +83,21 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
 
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.matches
+    assert done.is_clean, done.searched.matches
     assert {record["source"] for record in export_person(project, site.users[:1], CLOCK)} == {
         "person",
         "erased",
     }
-    assert left(site) == []
+    assert find_canaries(site) == []
     known, interests = catalogue(project)
     assert interests == items[1]
     assert known.keys() == items[0].keys()
     assert {id_ for id_ in known if known[id_] != items[0][id_]} == {
         f"flat-{user[-3:]}" for user in site.users
     }, "their seller"
-    assert verify(project.paths.lake).clean
+    assert verify(project.paths.lake).is_clean
     assert Lake(project.paths.lake).count("events") == count
-    assert states(project) == rebuilt_states(project)
+    assert read_impersonal_states(project) == rebuild_impersonal_states(project)
 
     with (
         EventCollector(
@@ -107,12 +107,18 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
             CLOCK,
             suppression_list=project.suppression_list(),
         ) as collector,
-        Roles(project, CLOCK) as roles,
+        InProcessRoles(project, CLOCK) as roles,
     ):
-        old = [{**event, "ts": event.get("ts", 1)} for event in present(site.users[0])]
+        old = [
+            {**event, "ts": event.get("ts", 1)} for event in make_collected_events(site.users[0])
+        ]
         collector.submit(json.dumps(old).encode())
         assert collector.figures().refused == {"erased": len(old)}
-        others = [event for number in (17, 18) for event in present(f"other-user-{number:03d}")]
+        others = [
+            event
+            for number in (17, 18)
+            for event in make_collected_events(f"other-user-{number:03d}")
+        ]
         again = [{**event, "event_id": f"{event['event_id']}-new"} for event in others]
         assert all(
             told.accepted for told in collector.submit(json.dumps([*others, *again]).encode())
@@ -122,15 +128,15 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
             "the router knows what it had before"
         )
     assert Lake(project.paths.lake).count("events") == count + len(again)
-    assert verify(project.paths.lake).clean
+    assert verify(project.paths.lake).is_clean
     assert find_ids(project, site.users).matches == []
 
     other = open_project(elsewhere)
     assert apply_remote_erasures(other)
     assert not apply_remote_erasures(other)
-    assert left_of(elsewhere / "data" / "stream", *site.hashes) == []
+    assert find_in_files(elsewhere / "data" / "stream", *site.hashes) == []
     assert not list((elsewhere / "data" / "state").glob("*/data.mdb"))
-    assert SuppressionList.load(other.paths.data).encoded() == project.suppression_list().encoded()
+    assert SuppressionList.load(other.paths.data).encode() == project.suppression_list().encode()
     open_router(other.stream, other.plan, clock=CLOCK).close()
     marker.set_marker(project.stream.cluster, "here")
     with pytest.raises(NotReadyError, match="cut short"):
@@ -147,25 +153,31 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
     """A chain of former accounts, each with events where its own browser's key leads; one of them
     names the person.
     """
-    with in_topics_of(tmp_path, 3, canaries=1, others=24) as site:
+    with make_topic_site(tmp_path, 3, canaries=1, others=24) as site:
         project, (last,) = site.project, site.users
         assert project.stream.is_remote
         former = [f"canary-former-{number}" for number in range(8)]
         chain = [
-            merge(f"canary-m{number}", one, next_)
+            make_merge(f"canary-m{number}", one, next_)
             for number, (one, next_) in enumerate(pairwise([*former, last]))
         ]
         guest, other = "guest-of-many", "other-user-003"
         with (
             EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
-            Roles(project, CLOCK) as roles,
+            InProcessRoles(project, CLOCK) as roles,
         ):
             for number, events in enumerate(
                 (
-                    [click(f"canary-c{user}", user, f"canary-phone-{user}") for user in former],
-                    [*chain, merge("m-guest", guest, last), click("guest-1", guest)],
-                    [click(f"canary-d{user}", user, f"canary-phone-{user}") for user in former],
-                    [merge("m-other", guest, other), click("guest-2", guest)],
+                    [
+                        make_click(f"canary-c{user}", user, f"canary-phone-{user}")
+                        for user in former
+                    ],
+                    [*chain, make_merge("m-guest", guest, last), make_click("guest-1", guest)],
+                    [
+                        make_click(f"canary-d{user}", user, f"canary-phone-{user}")
+                        for user in former
+                    ],
+                    [make_merge("m-other", guest, other), make_click("guest-2", guest)],
                 )
             ):
                 assert all(
@@ -175,7 +187,7 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
         said = [user.encode() for user in former]
         held = {
             where.rpartition("@")[0]
-            for where, data in in_topics(project)
+            for where, data in read_all_topics(project)
             if any(user in data for user in said)
         }
         rows = Lake(project.paths.lake).events(["event_id", "person", "raw_partition"])
@@ -191,11 +203,11 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
 
         done = erase(project, [former[3]], CLOCK)
 
-        assert done.clean, done.searched.matches
-        assert left(site) == []
-        assert verify(project.paths.lake).clean
+        assert done.is_clean, done.searched.matches
+        assert find_canaries(site) == []
+        assert verify(project.paths.lake).is_clean
         assert Lake(project.paths.lake).count("events") == count
-        assert states(project) == rebuilt_states(project)
+        assert read_impersonal_states(project) == rebuild_impersonal_states(project)
         with (
             EventCollector(
                 project.stream,
@@ -204,16 +216,16 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
                 CLOCK,
                 suppression_list=project.suppression_list(),
             ) as collector,
-            Roles(project, CLOCK) as roles,
+            InProcessRoles(project, CLOCK) as roles,
         ):
             collector.submit(
                 json.dumps(
-                    [*chain, {**click("canary-late", former[0]), "ts": CLOCK.now() - HOUR}]
+                    [*chain, {**make_click("canary-late", former[0]), "ts": CLOCK.now() - HOUR}]
                 ).encode()
             )
             assert all(
                 told.accepted
-                for told in collector.submit(json.dumps([click("guest-3", guest)]).encode())
+                for told in collector.submit(json.dumps([make_click("guest-3", guest)]).encode())
             )
             roles.drain()
         rows = Lake(project.paths.lake).events(["event_id", "person"])
@@ -223,7 +235,7 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
             ]
             == other
         )
-        assert left(site) == []
+        assert find_canaries(site) == []
 
 
 def tables(index: Path) -> str:
@@ -240,16 +252,18 @@ def tables(index: Path) -> str:
 
 def test_who_writes_elsewhere_is_stopped_and_kept_out(tmp_path: Path) -> None:
     with broker(tmp_path) as servers:
-        site = make_site(tmp_path, canaries=1, others=12, settings=on(servers, tmp_path, 1))
+        site = make_site(
+            tmp_path, canaries=1, others=12, settings=topic_settings(servers, tmp_path, 1)
+        )
         project = site.project
         stream = type(project.stream)(project.stream.cluster, tmp_path / "other-machine")
         stream.folder.mkdir()
         with EventCollector(stream, "serve-1", project.plan, CLOCK) as collector:
-            assert collector.submit(json.dumps(present("other-user-001")).encode())
+            assert collector.submit(json.dumps(make_collected_events("other-user-001")).encode())
             with pytest.raises(NotReadyError, match="not yet in the lake"):
                 erase(project, site.users, CLOCK)
             assert not is_unfinished(project.paths.data)
-        with Roles(project, CLOCK) as roles:
+        with InProcessRoles(project, CLOCK) as roles:
             roles.drain()
         log = stream.raw("serve-1")
         writer = open_writer(log, partition="serve-1")  # it is at work, and says nothing meanwhile
@@ -257,7 +271,7 @@ def test_who_writes_elsewhere_is_stopped_and_kept_out(tmp_path: Path) -> None:
         with pytest.raises(LockedError):
             writer.append([Block("body", 1, b"{}")])
         writer.close()
-        assert left(site) == []
+        assert find_canaries(site) == []
 
 
 _KILLS = """
@@ -270,7 +284,7 @@ from tailorbird.privacy import erase
 
 os.environ["TAILORBIRD_FAULTS"] = sys.argv[2]
 done = erase(open_project(Path(sys.argv[1])), sys.argv[3:], CLOCK)
-assert done.clean, done.searched.matches
+assert done.is_clean, done.searched.matches
 """
 
 
@@ -282,7 +296,7 @@ def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
     nightly = bool(os.environ.get("NIGHTLY"))
     places = ["erase.topic=kill@2", *(["erase.snapshot=kill"] if nightly else [])]
     with broker(tmp_path) as servers:
-        settings = on(servers, tmp_path, 2)
+        settings = topic_settings(servers, tmp_path, 2)
         site = make_site(tmp_path, canaries=len(places), others=12, settings=settings)
         project = site.project
         assert project.stream.is_remote
@@ -293,13 +307,13 @@ def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
                 open_writer(project.stream.response_log("serve-2"), partition="serve-2")
             ended.append(run(project, "", user))
             assert ended == [-9, 0], place
-            assert [where for where, data in in_topics(project) if user.encode() in data] == [], (
-                place
-            )
-            with Roles(project, CLOCK) as roles:
+            assert [
+                where for where, data in read_all_topics(project) if user.encode() in data
+            ] == [], place
+            with InProcessRoles(project, CLOCK) as roles:
                 roles.drain()
-        assert verify(project.paths.lake).clean, place
-        assert states(project) == rebuilt_states(project)
+        assert verify(project.paths.lake).is_clean, place
+        assert read_impersonal_states(project) == rebuild_impersonal_states(project)
         assert Lake(project.paths.lake).count("events") == before
 
 
@@ -310,7 +324,7 @@ def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(
     """It has no journal to go on with, and its marker keeps all roles out; which a plain call of
     the library takes for its own.
     """
-    with in_topics_of(tmp_path, 1, canaries=1, others=3) as site:
+    with make_topic_site(tmp_path, 1, canaries=1, others=3) as site:
         project, (user,) = site.project, site.users
         assert project.stream.is_remote
         assert run(project, "erase.marked=kill", user) == -9
@@ -329,10 +343,10 @@ def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(
         assert run(project, "erase.marked=kill", user) == -9
         told = erase_command(project, user)
         assert told.returncode == 0, told.stderr
-        assert [where for where, data in in_topics(project) if user.encode() in data] == []
-        with Roles(project, CLOCK) as roles:
+        assert [where for where, data in read_all_topics(project) if user.encode() in data] == []
+        with InProcessRoles(project, CLOCK) as roles:
             roles.drain()
-        assert verify(project.paths.lake).clean
+        assert verify(project.paths.lake).is_clean
 
 
 @pytest.mark.nightly
@@ -340,12 +354,12 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
     """Its machine was given up, its marker deleted by hand, and another machine erases when it
     comes back.
     """
-    with in_topics_of(tmp_path, 1, canaries=1, others=3) as site:
+    with make_topic_site(tmp_path, 1, canaries=1, others=3) as site:
         project, (user,) = site.project, site.users
         assert project.stream.is_remote
         cluster = project.stream.cluster
         assert run(project, "erase.marked=kill", user) == -9
-        topic_reset.delete_topic(cluster, cluster.marker)
+        topic_reset.delete_topic(cluster, cluster.marker_topic)
         marker.set_marker(cluster, "another")
         for _ in range(2):
             told = erase_command(project, user)
@@ -366,16 +380,16 @@ def test_rows_that_the_broker_tells_of_late_are_brought_in_by_the_command(tmp_pa
     """The one of our tests does so where the client may put several messages into one batch; the
     next that is written shows them all.
     """
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
+    if MISSING_REASON:
+        pytest.skip(MISSING_REASON)
     with broker(tmp_path) as servers:
-        settings = on(servers, tmp_path, 4).replace(
-            json.dumps([f"{name}={value}" for name, value in OPTIONS.items()]), "[]"
+        settings = topic_settings(servers, tmp_path, 4).replace(
+            json.dumps([f"{name}={value}" for name, value in CLIENT_OPTIONS.items()]), "[]"
         )
         site = make_site(tmp_path, canaries=1, others=12, settings=settings)
         told = erase_command(site.project, site.users[0])
         assert told.returncode == 0, told.stderr
-        assert left(site) == []
+        assert find_canaries(site) == []
 
 
 def erase_command(project: Project, leavers: str) -> subprocess.CompletedProcess[str]:

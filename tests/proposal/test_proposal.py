@@ -231,8 +231,8 @@ def test_reasons_are_figures_of_the_log(news: Site, supermarket: Site) -> None:
 
 def test_the_best_window_is_the_longest_of_the_equally_predictive() -> None:
     assert LogStatistics().best_window == 7 * DAY
-    assert LogStatistics(window_shares={HOUR: 0.5, DAY: 0.49, 7 * DAY: 0.3}).best_window == DAY
-    assert LogStatistics(window_shares={HOUR: 0.5, DAY: 0.4}).best_window == HOUR
+    assert LogStatistics(share_by_window={HOUR: 0.5, DAY: 0.49, 7 * DAY: 0.3}).best_window == DAY
+    assert LogStatistics(share_by_window={HOUR: 0.5, DAY: 0.4}).best_window == HOUR
 
 
 def test_without_times_that_can_be_read_a_project_is_proposed_all_the_same(tmp_path: Path) -> None:

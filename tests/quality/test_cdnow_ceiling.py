@@ -22,7 +22,7 @@ def test_a_model_is_right_on_the_mean_in_its_own_world(model, draw):
     population = draw(model, rng.uniform(180, 273, 60_000), SPAN, rng)
     for expected, chance in (
         (population.expected, population.chance),
-        (model.purchases(population.history, SPAN), model.returning(population.history, SPAN)),
+        (model.expected_purchases(population.history, SPAN), model.probability_returning(population.history, SPAN)),
     ):
         for rows_ in (population.history.repeats == 0, population.history.repeats > 0):
             assert expected[rows_].mean() == pytest.approx(population.later[rows_].mean(), rel=0.05)

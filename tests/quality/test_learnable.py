@@ -32,7 +32,7 @@ def test_what_was_seen_is_in_order_and_of_the_past_alone(site, log):
     assert len(requests["user"]) == len(query)
     user, day = np.array([int(seen["user"][0])]), np.array([seen["day"][0]])
     nothing = infer_taste(site, seen, searches, user, day)
-    np.testing.assert_allclose(nothing.own, 0.0, atol=1e-2)
+    np.testing.assert_allclose(nothing.own_taste, 0.0, atol=1e-2)
     np.testing.assert_allclose(nothing.variance, unknown_taste(site, user).variance, rtol=1e-4)
 
 
@@ -41,7 +41,7 @@ def test_the_posterior_finds_the_tastes_of_who_was_seen_often(site, log):
     user = np.argsort(-np.bincount(seen["user"], minlength=site.users.count))[:60]
     day = np.full(60, float(DAYS))
     estimated, true = (
-        np.einsum("tu,utc->uc", np.stack([np.cos(angle), np.sin(angle)]), taste.own)
+        np.einsum("tu,utc->uc", np.stack([np.cos(angle), np.sin(angle)]), taste.own_taste)
         for angle in [site.users.drift[user] * DAYS]
         for taste in (infer_taste(site, seen, searches, user, day), known_taste(site, user, np.zeros((60, 12))))
     )

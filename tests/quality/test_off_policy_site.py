@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from benchmarks.quality.off_policy_site import ESTIMATORS, evaluate_pair, judge
+from benchmarks.quality.off_policy_site import ESTIMATORS, evaluate_pair, judge_estimates
 from benchmarks.quality.parts.off_policy_log import ContextReader, Contexts, draw_log, policy_table
 
 from tailorbird.events import DAY
@@ -11,7 +11,7 @@ from tailorbird.experiments.off_policy.evaluate import Estimate
 from tailorbird.ranking import Explore
 from tailorbird.ranking.policy.slate_distribution import PlackettLuce, slate_distribution
 from tailorbird.simulator import Site
-from tailorbird.training.dataset.codes import Codes
+from tailorbird.training.dataset.codes import IdVocabulary
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.evaluation.slates import ReplayedResponse
 
@@ -52,8 +52,8 @@ def contexts() -> Contexts:
         np.concatenate(propensities),
         {},
         np.ones(rows),
-        Codes(pa.array([f"u{number:06d}" for number in range(PEOPLE)])),
-        Codes(pa.array([f"i{number:05d}" for number in range(ITEMS)])),
+        IdVocabulary(pa.array([f"u{number:06d}" for number in range(PEOPLE)])),
+        IdVocabulary(pa.array([f"i{number:05d}" for number in range(ITEMS)])),
     )
     reader = ContextReader(data, NAMES, site, (SIZE, ITEMS - SIZE), seed=1)
     for response in responses:
@@ -71,9 +71,9 @@ def test_a_table_has_the_propensities_of_every_slate() -> None:
 
 
 def test_runs_tell_the_value_of_a_policy_that_did_not_log(contexts: Contexts) -> None:
-    assert contexts.reproduced == 1.0
+    assert contexts.reproduced_share == 1.0
     assert contexts.left_out == 0
-    np.testing.assert_allclose(contexts.outside, 0.0, atol=1e-4)
+    np.testing.assert_allclose(contexts.unsupported_share, 0.0, atol=1e-4)
     champion, bundle = contexts.values
     assert bundle > 1.05 * champion > 0
     drawn = draw_log(contexts, 3_000, np.random.default_rng(2))
@@ -89,10 +89,10 @@ def test_runs_tell_the_value_of_a_policy_that_did_not_log(contexts: Contexts) ->
 def test_a_refused_estimate_counts_for_no_coverage() -> None:
     estimates = [Estimate("dr", 1.0, 0.9, 1.1, 0.05), Estimate("dr", 1.2, 1.1, 1.3, 0.05)]
     refused = Estimate("dr", np.nan, np.nan, np.nan, np.nan, "too little")
-    figures = judge([*estimates, refused], truth=1.0)
+    figures = judge_estimates([*estimates, refused], truth=1.0)
     assert figures is not None
     assert figures["coverage"]["n"] == 2
     assert figures["coverage"]["value"] == 0.5
     assert figures["bias"]["value"] == pytest.approx(0.1)
     assert figures["interval_score"] == pytest.approx(0.2 + 40 * 0.1 / 2)
-    assert judge([refused], truth=1.0) is None
+    assert judge_estimates([refused], truth=1.0) is None

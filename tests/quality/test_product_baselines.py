@@ -56,11 +56,11 @@ class Reference:
 
     def popular(self) -> dict[str, list[int]]:
         counts = []
-        for window in baselines.WINDOWS.values():
+        for window in baselines.WINDOW_BY_BASELINE.values():
             newest = [row for row in self.rows if self.log.ts[row] >= self.now - window]
             counts.append(Counter(int(self.log.item[row]) for row in newest))
         lists = {}
-        for place, name in enumerate(baselines.WINDOWS):
+        for place, name in enumerate(baselines.WINDOW_BY_BASELINE):
             chain = counts[place : place + 3]
             some = {code for each in chain for code in each}
             lists[name] = self.best({code: tuple(each[code] for each in chain) for code in some})
@@ -77,7 +77,7 @@ class Reference:
         popular = Counter(int(self.log.item[row]) for row in recent)
         own = Counter(self.own)
         self.hidden = set()
-        share = baselines.ALPHA / max(1, len(recent))
+        share = baselines.POPULARITY_WEIGHT / max(1, len(recent))
         return self.best({code: own[code] + popular[code] * share for code in {*own, *popular}})
 
     def co_occurrence(self, last_only: bool) -> list[int]:
@@ -161,11 +161,11 @@ def test_neighbours_equal_the_reference(seed: int, sample: int, k: int, hide: bo
     log, questions = draw_log(seed)
     rows, queries = baselines.find_rows(log, questions, hide)
     context = baselines.find_contexts(rows, queries)
-    lists = baselines.list_session_neighbours(rows, queries, context, baselines.vsknn(k, sample))
+    lists = baselines.list_session_neighbours(rows, queries, context, baselines.vsknn_recipe(k, sample))
     expected = [Reference(log, at, hide).vsknn(sample, k) for at in questions.at.tolist()]
     assert [listed_codes(row) for row in lists] == expected
     stan = (0.7, 2.0 * DAY, 0.9)
-    lists = baselines.list_session_neighbours(rows, queries, context, baselines.stan(k, sample, *stan))
+    lists = baselines.list_session_neighbours(rows, queries, context, baselines.stan_recipe(k, sample, *stan))
     expected = [Reference(log, at, hide).stan(sample, k, *stan) for at in questions.at.tolist()]
     assert [listed_codes(row) for row in lists] == expected
 
@@ -182,8 +182,8 @@ def test_later_rows_change_nothing() -> None:
         context = baselines.find_contexts(rows, queries)
         other_context = baselines.find_contexts(other_rows, other_queries)
         first, second = (
-            baselines.list_session_neighbours(rows, queries, context, baselines.VSKNN),
-            baselines.list_session_neighbours(other_rows, other_queries, other_context, baselines.VSKNN),
+            baselines.list_session_neighbours(rows, queries, context, baselines.VSKNN_RECIPE),
+            baselines.list_session_neighbours(other_rows, other_queries, other_context, baselines.VSKNN_RECIPE),
         )
         assert (first == second).all()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from benchmarks.quality.product import figures
-from benchmarks.quality.product.figures import OURS, Judged, Resampling
+from benchmarks.quality.product.figures import OURS, ListMetrics, Resampling
 from benchmarks.quality.product.log import Log, Questions
 from benchmarks.quality.product.sets import Cut
 
@@ -25,7 +25,7 @@ def test_a_single_truth() -> None:
     questions = make_questions(3, np.arange(4), np.array([5, 6, 7]))
     weight = np.full(10, 0.25)
     twelfth = [0, 1, 2, 3, 4, 5, 8, 9, 0, 0, 0, 7]
-    scores = figures.score(padded([5, 1], [1, 6], twelfth), questions, weight)
+    scores = figures.score_lists(padded([5, 1], [1, 6], twelfth), questions, weight)
     assert scores["ndcg_10"] == pytest.approx([ONE, TWO, 0.0])
     assert scores["hr_20"].tolist() == [1, 1, 1]
     assert scores["mrr"] == pytest.approx([1, 1 / 2, 1 / 12])
@@ -35,7 +35,7 @@ def test_a_single_truth() -> None:
 def test_a_truth_of_several_items() -> None:
     questions = make_questions(2, np.array([0, 2, 5]), np.array([5, 6, 1, 2, 3]))
     weight = np.array([0, 0.5, 0.1, 0.2, 0, 0.5, 1.0])
-    scores = figures.score(padded([6, 0, 5], [0, 0]), questions, weight)
+    scores = figures.score_lists(padded([6, 0, 5], [0, 0]), questions, weight)
     assert scores["ndcg_10"] == pytest.approx([(ONE + THREE) / (ONE + TWO), 0.0])
     assert scores["hr_20"].tolist() == [1, 0]
     assert scores["ipw"] == pytest.approx([ONE + THREE * 0.5, 0.0])
@@ -45,7 +45,7 @@ def test_a_truth_of_several_items() -> None:
 
 def test_an_empty_place_is_no_hit_of_the_question_before() -> None:
     questions = make_questions(2, np.arange(3), np.array([9, 0]))
-    assert not figures.hits(padded([1], []), questions).any()
+    assert not figures.find_hits(padded([1], []), questions).any()
 
 
 def make_log() -> Log:
@@ -70,13 +70,13 @@ def test_judging_means_seeds_and_finds_what_was_chosen() -> None:
     log = make_log()
     questions = Questions.before(log, np.array([4, 7]), np.arange(3), np.array([0, 4]))
     lists = {OURS: [padded([0], [4]), padded([1], [1])], "clicked_1h": [padded([0], [0])]}
-    judged = figures.judge(log, questions, lists, [np.array([1.0, 0.0]), np.array([1.0, 1.0])])
+    judged = figures.compute_list_metrics(log, questions, lists, [np.array([1.0, 0.0]), np.array([1.0, 1.0])])
     assert judged.person.tolist() == ["a", "a"]
     assert judged.hour.tolist() == [0, 3]
     assert judged.values[OURS]["ndcg_10"] == pytest.approx([0.5, 0.5])
     assert judged.values[OURS]["candidate_recall"] == pytest.approx([1.0, 0.5])
-    assert judged.chosen.tolist() == [0, 2, 3, 4]
-    pooled = figures.figures([judged])
+    assert judged.test_items.tolist() == [0, 2, 3, 4]
+    pooled = figures.pool_metrics([judged])
     results = pooled["results"]
     assert results[OURS]["ndcg_10"] == 0.5
     assert results[OURS]["ndcg_10_ipw"] == pytest.approx(0.5)
@@ -90,10 +90,10 @@ def test_cuts_are_pooled_by_question_and_person() -> None:
     values = {OURS: {"ndcg_10": np.array([1.0, 0.0]), "ipw": np.array([1.0, 0.0])}}
     top = {OURS: [np.array([[0], [1]])]}
     person, hour = np.array(["a", "b"]), np.array([0, 1])
-    part = Judged(person, hour, np.ones(2), values, top, np.array([0, 1]))
+    part = ListMetrics(person, hour, np.ones(2), values, top, np.array([0, 1]))
     other = {OURS: {"ndcg_10": np.array([1.0, 1.0]), "ipw": np.array([1.0, 1.0])}}
-    more = Judged(person, hour, np.ones(2), other, top, np.array([0, 1]))
-    assert figures.pooled([part, more], OURS, "ndcg_10").tolist() == [1, 0, 1, 1]
+    more = ListMetrics(person, hour, np.ones(2), other, top, np.array([0, 1]))
+    assert figures.pool_values([part, more], OURS, "ndcg_10").tolist() == [1, 0, 1, 1]
 
 
 def test_intervals_hold_the_mean_of_people_and_narrow_with_their_number() -> None:
@@ -102,7 +102,7 @@ def test_intervals_hold_the_mean_of_people_and_narrow_with_their_number() -> Non
     def width(people: int) -> float:
         resampling = Resampling(np.repeat(np.arange(people), 2))
         value, draws = resampling.mean(np.repeat(rng.random(people), 2))
-        interval = figures.interval("mean", value, draws)
+        interval = figures.with_interval("mean", value, draws)
         assert interval["mean_low"] < value < interval["mean_high"]
         return interval["mean_high"] - interval["mean_low"]
 
@@ -121,7 +121,7 @@ def test_the_ratio_to_the_best_is_compared_by_hour() -> None:
     ours = np.array([0.4, 0.4, 0.4, 9.0, 0.1, 0.1, 0.1, 0.1])
     values = {OURS: {"ndcg_10": ours}, "best": {"ndcg_10": np.full(8, 0.2)}}
     person = np.array(list("abcdefgh"))
-    part = Judged(person, hour, np.ones(8), values, {}, np.zeros(0, np.int64))
-    hours = figures.by_hour([part], "best")
+    part = ListMetrics(person, hour, np.ones(8), values, {}, np.zeros(0, np.int64))
+    hours = figures.metrics_by_hour([part], "best")
     assert (hours["early"], hours["late"], hours["late_over_early"]) == (2.0, 0.5, 0.25)
     assert hours["hours"][3] == {"hour": 6, "questions": 1, OURS: 9.0, "best": 0.2}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from benchmarks.quality.product import project
 from benchmarks.quality.product.baselines import run_baselines
-from benchmarks.quality.product.figures import score
+from benchmarks.quality.product.figures import score_lists
 from benchmarks.quality.product.log import draw_questions, make_log, read_rows, write_files
 from benchmarks.quality.product.replay import SIZE, UNKNOWN, read_stream, replay
 from benchmarks.quality.product.sets import Cut, DataSet, Small
@@ -84,8 +84,8 @@ def test_what_is_served_beats_what_is_popular_at_the_same_moment(served: tuple) 
     assert trained["report"]["promoted"] or trained["report"]["instead"], trained["report"]["reasons"]
     baselines, _ = run_baselines(NEWS, log, questions)
     weight = np.ones(len(log.items))
-    ours = score(lists.lists, questions, weight)["ndcg_10"].mean()
-    ndcg_by_baseline = {name: score(each, questions, weight)["ndcg_10"].mean() for name, each in baselines.items()}
+    ours = score_lists(lists.lists, questions, weight)["ndcg_10"].mean()
+    ndcg_by_baseline = {name: score_lists(each, questions, weight)["ndcg_10"].mean() for name, each in baselines.items()}
     assert ours > max(ndcg_by_baseline[name] for name in ("clicked_1h", "clicked_24h", "clicked_7d")), (ours, ndcg_by_baseline)
     assert lists.candidate_recall.mean() > 0.85, "what nobody had read before is in no list"
 
@@ -116,5 +116,5 @@ def test_training_as_of_the_latest_event_knows_the_last_hour(served: tuple) -> N
     """Check that the report's hourly popularity is as good as live popularity."""
     log, questions, trained, _ = served
     baselines, _ = run_baselines(NEWS, log, questions)
-    live = score(baselines["clicked_1h"], questions, np.ones(len(log.items)))["ndcg_10"].mean()
+    live = score_lists(baselines["clicked_1h"], questions, np.ones(len(log.items)))["ndcg_10"].mean()
     assert trained["report"]["results"]["popular:1h"]["ndcg_10"] > 0.7 * live

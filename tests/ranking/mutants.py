@@ -35,7 +35,7 @@ def use(folder):
     )
     bundle.index.search("rain coat", 3)
     rows = bundle.index.find(ranking_world.keys_of([4]))
-    bundle.index.clusters(rows, np.ones(len(rows)), np.ones(len(bundle.index), np.int64), 5)
+    bundle.index.rank_by_clusters(rows, np.ones(len(rows)), np.ones(len(bundle.index), np.int64), 5)
     bundle.index.category.text(0)
 
 

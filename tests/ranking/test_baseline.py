@@ -9,7 +9,7 @@ from tests.support.shops import ranking_world
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking.baseline import Baseline, default_baselines
 
-KEYS = ranking_world.keys_of(range(ranking_world.ITEMS))
+KEYS = ranking_world.keys_of(range(ranking_world.ITEM_COUNT))
 
 
 def order_of(values):

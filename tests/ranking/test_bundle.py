@@ -105,7 +105,7 @@ def test_scores_survive_the_registry(bundle_folder, tmp_path):
     registry = Registry(tmp_path / "registry", clock=Clock())
     version = registry.add(bundle_folder)
     registry.promote(version, by="test", why="first")
-    served = Bundle.load(registry.champion(), schema_hash=SCHEMA)
+    served = Bundle.load(registry.champion_folder(), schema_hash=SCHEMA)
     assert served.version == "v0001"
     rows, keys = ranking_world.make_rows([1, 2, 3], recent=[7]), ranking_world.keys_of([1, 2, 3])
     written = Bundle.load(bundle_folder, schema_hash=SCHEMA)
@@ -182,7 +182,7 @@ def test_a_model_with_tensors_in_another_file_is_refused(copy, where, tmp_path, 
     )  # what from-bytes loading would read from the current directory
     monkeypatch.chdir(tmp_path)
     (copy / "model" / "all.onnx").write_bytes(
-        ranking_world.linear_model(len(encoder.names), external=where)
+        ranking_world.make_linear_model(len(encoder.names), external=where)
     )
     seal(copy, read_manifest(copy))
     with pytest.raises(BundleError, match="keeps a tensor in another file"):
@@ -191,7 +191,7 @@ def test_a_model_with_tensors_in_another_file_is_refused(copy, where, tmp_path, 
 
 def test_a_model_that_answers_its_golden_rows_differently_is_refused(copy):
     width = len(ranking_world.make_encoder().names)
-    (copy / "model" / "all.onnx").write_bytes(ranking_world.linear_model(width, seed=5))
+    (copy / "model" / "all.onnx").write_bytes(ranking_world.make_linear_model(width, seed=5))
     seal(copy, read_manifest(copy))
     with pytest.raises(BundleError, match="golden rows differently"):
         Bundle.load(copy, schema_hash=SCHEMA)
@@ -216,7 +216,7 @@ def test_what_is_no_model_is_refused(copy, content):
 
 
 def test_a_model_of_another_width_is_refused(copy):
-    (copy / "model" / "all.onnx").write_bytes(ranking_world.linear_model(3))
+    (copy / "model" / "all.onnx").write_bytes(ranking_world.make_linear_model(3))
     seal(copy, read_manifest(copy))
     with pytest.raises(BundleError, match="one float matrix"):
         Bundle.load(copy, schema_hash=SCHEMA)
@@ -282,7 +282,7 @@ def test_sources_of_the_encoder_are_in_the_manifest(tmp_path):
     live = CandidateColumns(("trending", "item_knn:2"))
     encoder = ranking_world.make_encoder(candidates=live, computed=live.names)
     models, golden = (
-        {"model/all.onnx": ranking_world.linear_model(len(encoder.names))},
+        {"model/all.onnx": ranking_world.make_linear_model(len(encoder.names))},
         np.zeros((1, len(encoder.names)), np.float32),
     )
     ranking_world.make_bundle(tmp_path / "bundle", encoder=encoder, models=models, golden=golden)
@@ -293,5 +293,7 @@ def test_sources_of_the_encoder_are_in_the_manifest(tmp_path):
     expected = bundle.score_matrix(
         bundle.encoder.encode_request(rows, keys, bundle.index, live=live_columns)
     )
-    np.testing.assert_array_equal(bundle.score(rows, keys, live=live_columns).value, expected.value)
+    np.testing.assert_array_equal(
+        bundle.score(rows, keys, live_columns=live_columns).value, expected.value
+    )
     assert (bundle.score(rows, keys).value != expected.value).all()

@@ -38,24 +38,28 @@ def live_encoder():
 
 
 def test_columns_of_sources_are_rank_and_score_in_the_lists_of_the_request(index, tables):
-    encoder, recent, numbers = live_encoder(), [4, 1, 2], range(ranking_world.ITEMS)
+    encoder, recent, numbers = live_encoder(), [4, 1, 2], range(ranking_world.ITEM_COUNT)
     rows, keys, lists = (
         ranking_world.make_rows(numbers, recent=recent),
         ranking_world.keys_of(numbers),
         ranking_world.lists_of(tables, recent),
     )
-    matrix = encoder.encode_request(rows, keys, index, live=encoder.read_live(lists, rows, keys))
+    matrix = encoder.encode_request(
+        rows, keys, index, live=encoder.read_live_columns(lists, rows, keys)
+    )
     for source, name in (("item_knn:2", "item_knn_2"), ("popular:24h", "popular_24h")):
         ranked_list = lists.get(source)
         listed = dict(
             zip(ranked_list.keys.tolist(), enumerate(ranked_list.scores.tolist()), strict=True)
         )
-        assert 0 < len(listed) < ranking_world.ITEMS
+        assert 0 < len(listed) < ranking_world.ITEM_COUNT
         expected = np.array([listed.get(key, (np.nan, 0.0)) for key in keys.tolist()], np.float32)
         np.testing.assert_array_equal(column(encoder, matrix, f"{name}_rank"), expected[:, 0])
         np.testing.assert_array_equal(column(encoder, matrix, f"{name}_score"), expected[:, 1])
     without = encoder.encode_request(rows, keys, index)
-    assert all(np.isnan(column(encoder, without, name)).all() for name in encoder.live.names)
+    assert all(
+        np.isnan(column(encoder, without, name)).all() for name in encoder.live_columns.names
+    )
 
 
 def test_recent_age_and_category_share(index):
@@ -79,7 +83,10 @@ def test_a_person_without_a_past_and_an_item_that_the_index_does_not_know(index,
         ranking_world.keys_of([1, 9999]),
     )
     matrix = encoder.encode_request(
-        rows, keys, index, live=encoder.read_live(ranking_world.lists_of(tables), rows, keys)
+        rows,
+        keys,
+        index,
+        live=encoder.read_live_columns(ranking_world.lists_of(tables), rows, keys),
     )
     assert np.isnan(column(encoder, matrix, "recent_age")).all()
     assert np.isnan(column(encoder, matrix, "category_share")).all()
@@ -147,7 +154,7 @@ def test_many_requests_at_once_are_the_same_as_one_by_one(index, tables, request
     for number, (candidates, recent) in enumerate(requests):
         rows = ranking_world.make_rows(candidates, recent=recent, seed=number)
         live.append(
-            encoder.read_live(
+            encoder.read_live_columns(
                 ranking_world.lists_of(tables, recent), rows, ranking_world.keys_of(candidates)
             )
         )
@@ -169,7 +176,7 @@ def test_many_requests_at_once_are_the_same_as_one_by_one(index, tables, request
         {"recent": RaggedArrays(np.array(offsets), np.concatenate(items))},
         t,
         index,
-        live=encoder.live.by_name(np.concatenate(live)),
+        live=encoder.live_columns.by_name(np.concatenate(live)),
     )
     np.testing.assert_array_equal(bulk.view(np.uint32), np.concatenate(singles).view(np.uint32))
 
@@ -177,7 +184,7 @@ def test_many_requests_at_once_are_the_same_as_one_by_one(index, tables, request
 def test_rare_values_are_unknown_and_the_most_frequent_come_first():
     keys = np.array([[7, 1]] * 5 + [[9, 1]] * 8 + [[3, 0]] * 2, np.uint64)
     encoder = fit_encoder(
-        ranking_world.COLUMNS, keys, count_min=3, leave_out=("device", "age_days")
+        ranking_world.COLUMNS, keys, count_min=3, excluded_columns=("device", "age_days")
     )
     (vocabulary,) = encoder.vocabularies
     assert vocabulary == Vocabulary("category", [9, 7])

@@ -26,7 +26,7 @@ def test_without_exploration_the_best_are_shown_for_sure():
     choice = draw_slate(by_value(np.array([0.1, 0.9, 0.5, 0.7])), 2, None, None)
     assert choice.items.tolist() == [1, 3]
     assert choice.propensities.tolist() == [1.0, 1.0]
-    assert choice.explored == ()
+    assert choice.explored_positions == ()
 
 
 def frequencies(draw, n, size, draws):
@@ -100,7 +100,7 @@ def test_what_could_be_shown_at_a_position_sums_to_one(n, size, rate, pool, firs
     for index, (item, p) in enumerate(
         zip(choice.items.tolist(), choice.propensities.tolist(), strict=True), start=1
     ):
-        if index in choice.explored:
+        if index in choice.explored_positions:
             assert item in order[size : size + pool]
             assert np.isclose(p * reachable + (1 - rate / m), 1.0)
         else:
@@ -180,7 +180,7 @@ def test_a_million_draws_agree_with_their_propensities():
         assert (np.isnan(propensities) | (np.abs(propensities - choice.propensities) < 1e-9)).all()
         logged[at, choice.items] = choice.propensities
         count[at, choice.items] += 1
-        assert set(choice.explored) == {
+        assert set(choice.explored_positions) == {
             place + 1
             for place, item in enumerate(choice.items.tolist())
             if item not in order[:size]
@@ -303,7 +303,7 @@ def test_probabilities_of_all_slates_sum_to_one_and_to_those_of_each_position(ex
     for _ in range(20):
         choice = draw_slate(by_value(values), size, explore, rng, values)
         index = np.flatnonzero((slates == choice.items).all(axis=1))[0]
-        assert choice.joint.tolist() == joint[index].tolist()
+        assert choice.joint_propensities.tolist() == joint[index].tolist()
         assert choice.propensities.tolist() == marginal[index].tolist()
 
 
@@ -341,7 +341,7 @@ def test_a_long_slate_draws_a_bounded_number_of_positions():
         assert choice.items[rest].tolist() == order[rest].tolist()
         assert (choice.propensities[rest] == 1).all()
         assert (choice.propensities[drawn] < 1).all()
-        assert choice.explored == ()
+        assert choice.explored_positions == ()
     assert len({tuple(choice.items[drawn].tolist()) for choice in choices}) == 20
 
 

@@ -97,8 +97,8 @@ def test_items_without_a_code_are_unknown_or_share_buckets():
 
 
 def test_words_of_texts_and_values_of_lists():
-    assert Words("title", 3, 10).cut("Red  Coat, red!") == ["red", "coat"]
-    assert Words("tags", 3, 10, listed=True).cut("Sci-Fi| New Wave|Sci-Fi|") == [
+    assert Words("title", 3, 10).split_value("Red  Coat, red!") == ["red", "coat"]
+    assert Words("tags", 3, 10, listed=True).split_value("Sci-Fi| New Wave|Sci-Fi|") == [
         "Sci-Fi",
         "New Wave",
     ]

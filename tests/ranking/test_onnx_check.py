@@ -147,7 +147,7 @@ def test_deep_nesting_is_refused():
         check_onnx(model(inner).SerializeToString(), where="model")
 
 
-GOOD = ranking_world.linear_model(4)
+GOOD = ranking_world.make_linear_model(4)
 
 
 @settings(deadline=None, max_examples=500)

@@ -66,7 +66,7 @@ def numbers(index, satisfied):
 )
 def test_a_rule_agrees_with_python(index, rule, expected):
     satisfied = mask(index, rule, context={"country": "NO"}, user={"avg_price": 10})
-    assert numbers(index, satisfied) == [i for i in range(ranking_world.ITEMS) if expected(i)]
+    assert numbers(index, satisfied) == [i for i in range(ranking_world.ITEM_COUNT) if expected(i)]
 
 
 OPERANDS = st.sampled_from(
@@ -103,10 +103,10 @@ def test_any_rule_agrees_with_python(index, rule):
     scope = {"user": Fields(avg_price=10.0), "context": Fields(country="NO")}
     items = [
         Fields(price=i * 2.0, stock=float(i % 3), category=categories[i % 4])
-        for i in range(ranking_world.ITEMS)
+        for i in range(ranking_world.ITEM_COUNT)
     ]
     assert numbers(index, satisfied) == [
-        i for i in range(ranking_world.ITEMS) if eval(rule, {}, scope | {"item": items[i]})
+        i for i in range(ranking_world.ITEM_COUNT) if eval(rule, {}, scope | {"item": items[i]})
     ]
 
 
@@ -143,8 +143,8 @@ def test_parts_of_a_list(index):
 def test_seen_reads_the_recent_sequence_and_its_time(index):
     sequence = ranking_world.make_rows([], recent=[3, 5]).sequences["recent"]
     sequence = dataclasses.replace(sequence, ts=np.array([NOW - 40 * DAY, NOW - 2 * DAY]))
-    assert numbers(index, ~mask(index, "not seen", recent=sequence)) == [3, 5]
-    assert numbers(index, ~mask(index, "not seen(30d)", recent=sequence)) == [5]
+    assert numbers(index, ~mask(index, "not seen", recent_events=sequence)) == [3, 5]
+    assert numbers(index, ~mask(index, "not seen(30d)", recent_events=sequence)) == [5]
     assert numbers(index, mask(index, "seen(1h) or item.price > 76")) == [39]
     assert not mask(index, "seen").any()
 
@@ -311,7 +311,7 @@ def test_a_rule_may_stand_on_several_lines(index):
             and item.price < 50
     """
     assert numbers(index, mask(index, rule)) == [
-        i for i in range(ranking_world.ITEMS) if i % 3 > 0 and i * 2 < 50
+        i for i in range(ranking_world.ITEM_COUNT) if i % 3 > 0 and i * 2 < 50
     ]
     two = compile_rules(["not seen(30d)\nand item.stock > 0", "item.title != 'seen(30d)'"])
     assert [one.is_item_only for one in two.rules] == [False, True]

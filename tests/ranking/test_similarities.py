@@ -38,7 +38,7 @@ def reference_table(tables):
     """Item → what goes with it, as a dictionary of dictionaries."""
     names = {
         hash64(ranking_world.item_id(number)): ranking_world.item_id(number)
-        for number in range(ranking_world.ITEMS)
+        for number in range(ranking_world.ITEM_COUNT)
     }
     table = {}
     for key, item in names.items():
@@ -74,7 +74,9 @@ def encoded(fitted, index, tables, candidates, recent, lists=None):
         ranking_world.keys_of(candidates),
     )
     lists = lists or ranking_world.lists_of(tables, recent)
-    return fitted.encode_request(rows, keys, index, live=fitted.read_live(lists, rows, keys))
+    return fitted.encode_request(
+        rows, keys, index, live=fitted.read_live_columns(lists, rows, keys)
+    )
 
 
 def bits(values):
@@ -185,5 +187,5 @@ def test_a_feature_set_gives_the_encoder_what_it_declares():
     assert fitted.similarities == (Similarity("near", "recent", "cooccurrence", "max", 4, 0.9),)
     assert fitted.computed == ("age_days", "near")
     assert fit_encoder(
-        ranking_world.COLUMNS, np.zeros((0, 2), np.uint64), leave_out=("near",), **settings
+        ranking_world.COLUMNS, np.zeros((0, 2), np.uint64), excluded_columns=("near",), **settings
     ).computed == ("age_days",)

@@ -317,7 +317,7 @@ def test_embedding_sizes_and_the_missing_row():
     encoder = make_encoder(
         vocabularies=ranking_world.make_encoder().vocabularies, outputs=NUMERIC + CATEGORICAL[1:4]
     )
-    assert encoder.sizes == {"category": 5, "filled": 4, "bucket": 7}
+    assert encoder.code_counts == {"category": 5, "filled": 4, "bucket": 7}
     assert encoder.categorical_names == ("category", "filled", "bucket")
     absent = dict(zip(encoder.names, encoder.missing_row.tolist(), strict=True))
     assert absent["category"] == 0
@@ -529,7 +529,7 @@ def test_a_bundle_scores_through_its_transforms(index, tmp_path):
     numbers = list(range(20))
     rows, keys = ranking_world.make_rows(numbers, recent=[3]), ranking_world.keys_of(numbers)
     golden = encoder.encode_request(rows, keys, index)
-    models = {"model/all.onnx": ranking_world.linear_model(len(encoder.names))}
+    models = {"model/all.onnx": ranking_world.make_linear_model(len(encoder.names))}
     ranking_world.make_bundle(tmp_path / "bundle", encoder=encoder, models=models, golden=golden)
     bundle = Bundle.load(tmp_path / "bundle", schema_hash="abc123abc123")
     assert isinstance(bundle.encoder, Encoder)

@@ -45,7 +45,7 @@ def make_bundle(folder, content=b"weights"):
 
 
 def test_a_version_holds_what_was_added(registry: Registry, bundle):
-    assert registry.champion() is None
+    assert registry.champion_folder() is None
     assert registry.versions() == []
     assert registry.add(bundle, by="ann", why="nightly") == "v0001"
     assert registry.add(bundle) == "v0002"
@@ -67,12 +67,12 @@ def test_promotion_and_rollback_with_who_and_why(registry: Registry, bundle):
         registry.add(bundle)
     for version in ("v0001", "v0002", "v0003"):
         registry.promote(version, by="ann", why="beats the last")
-    assert registry.champion() == registry.resolve("champion") == registry.path / "v0003"
-    assert registry.previous() == registry.path / "v0002"
+    assert registry.champion_folder() == registry.resolve("champion") == registry.path / "v0003"
+    assert registry.previous_folder() == registry.path / "v0002"
     assert registry.versions()[1].aliases == ("previous",)
     assert registry.rollback(by="bob", why="clicks fell") == "v0002"
     assert registry.rollback(by="bob", why="still") == "v0001"
-    assert registry.champion() == registry.path / "v0001"
+    assert registry.champion_folder() == registry.path / "v0001"
     with pytest.raises(NotReadyError, match="no earlier champion"):
         registry.rollback(by="bob", why="once more")
     last = registry.audit()[-1]
@@ -87,11 +87,11 @@ def test_a_challenger_that_is_promoted_challenges_no_more(registry: Registry, bu
     registry.add(bundle)
     registry.promote("v0001", by="ann", why="first")
     registry.set_challenger("v0002", by="ann", why="shadow")
-    assert registry.challenger() == registry.path / "v0002"
+    assert registry.challenger_folder() == registry.path / "v0002"
     registry.promote("v0002", by="ann", why="won")
-    assert registry.challenger() is None
+    assert registry.challenger_folder() is None
     registry.promote("v0002", by="ann", why="again")  # no change
-    assert registry.previous() == registry.path / "v0001"
+    assert registry.previous_folder() == registry.path / "v0001"
 
 
 def test_unknown_versions_are_named(registry: Registry, bundle):
@@ -116,7 +116,7 @@ def test_a_damaged_version_is_neither_promoted_nor_hidden(registry: Registry, bu
     (registry.path / "v0002" / "model.onnx").write_bytes(b"weighty")
     with pytest.raises(BundleError, match=r"model\.onnx does not match its checksum"):
         registry.promote("v0002", by="ann", why="second")
-    assert registry.champion() == registry.path / "v0001"
+    assert registry.champion_folder() == registry.path / "v0001"
     (registry.path / "v0002" / "manifest.json").write_bytes(b"{")
     assert registry.versions()[1].metrics == {"damaged": True}
     assert [info.is_readable for info in registry.versions()] == [True, False]
@@ -214,7 +214,7 @@ def test_damaged_aliases_stop_with_a_sentence(registry: Registry, bundle):
     registry.add(bundle)
     (registry.path / "aliases.json").write_text("{")
     with pytest.raises(DamageError, match=r"aliases\.json: cannot be read"):
-        registry.champion()
+        registry.champion_folder()
 
 
 STEPS = """
@@ -249,7 +249,7 @@ def test_a_kill_at_any_step_leaves_a_valid_registry(registry: Registry, bundle, 
     assert died.returncode == -9
 
     promoted = site == "registry.after_alias"
-    assert registry.champion() == registry.path / ("v0002" if promoted else "v0001")
+    assert registry.champion_folder() == registry.path / ("v0002" if promoted else "v0001")
     for info in registry.versions():
         registry.verify(info.version)
     added = registry.add(bundle)

@@ -32,7 +32,9 @@ def cluster_matches(index, past, n):
     popular.
     """
     rows = index.find(ranking_world.keys_of(past))
-    return index.clusters(rows, 0.8 ** np.arange(len(rows)), np.arange(len(index), 0, -1), n)
+    return index.rank_by_clusters(
+        rows, 0.8 ** np.arange(len(rows)), np.arange(len(index), 0, -1), n
+    )
 
 
 def test_a_new_user_sees_every_cluster(index):
@@ -60,7 +62,7 @@ def test_a_new_item_has_a_cluster_at_once(index):
 
 def test_what_may_not_be_shown_is_left_out(index):
     shown = np.array([index.category.text(row) != "hats" for row in range(len(index))])
-    matches = cluster_matches(index.only(shown), [5], 20)
+    matches = cluster_matches(index.restrict(shown), [5], 20)
     assert matches.rows.size
     assert "hats" not in categories(index, matches.rows)
 
@@ -69,8 +71,8 @@ def test_what_may_not_be_shown_is_left_out(index):
     "array",
     [
         np.zeros(3, np.int16),
-        np.full(ranking_world.ITEMS, 99, np.int16),
-        np.zeros(ranking_world.ITEMS, np.int64),
+        np.full(ranking_world.ITEM_COUNT, 99, np.int16),
+        np.zeros(ranking_world.ITEM_COUNT, np.int64),
     ],
 )
 def test_damaged_clusters_are_refused(folder, array):

@@ -8,7 +8,7 @@ from tests.support.shops import retrieval_shop
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s
 from tailorbird.retrieval import Index, NewItem, TextColumn, build_index, with_items
-from tailorbird.retrieval.columns import ATTRIBUTES_MAX, column_of, columns_of, extend_column
+from tailorbird.retrieval.columns import ATTRIBUTES_MAX, build_column, build_columns, extend_column
 
 ALL = {"coat", "parka", "hat", "cap", "gift", "unlisted"}
 
@@ -17,7 +17,7 @@ def test_items_are_those_with_a_profile_or_an_event(index):
     assert set(index.ids) == ALL
     np.testing.assert_array_equal(index.keys, hash64s(index.ids))
     assert index.find_ids(["nothing"]).tolist() == [-1]
-    assert retrieval_shop.ids(index, index.find_ids(["hat", "coat"])) == ["hat", "coat"]
+    assert retrieval_shop.item_ids_at(index, index.find_ids(["hat", "coat"])) == ["hat", "coat"]
     assert index.as_of == retrieval_shop.AS_OF
 
 
@@ -45,8 +45,8 @@ def test_bots_late_events_impressions_and_the_future_make_no_item(tmp_path):
     assert {item for _, item, *_ in rows} == {"gift-robot", "gift-late", "gift-w", "gift-future"}
     build_index(
         tmp_path / "index",
-        retrieval_shop.events([*retrieval_shop.EVENTS, *rows]),
-        retrieval_shop.items(),
+        retrieval_shop.make_events_table([*retrieval_shop.EVENTS, *rows]),
+        retrieval_shop.make_items_table(),
         as_of=retrieval_shop.AS_OF,
     )
     assert set(Index.open(tmp_path / "index").ids) == ALL
@@ -69,8 +69,8 @@ def test_first_seen_is_the_first_dated_version_or_event(tmp_path, index):
     )
     build_index(
         tmp_path / "index",
-        retrieval_shop.events().slice(0, 0),
-        retrieval_shop.items(),
+        retrieval_shop.make_events_table().slice(0, 0),
+        retrieval_shop.make_items_table(),
         as_of=retrieval_shop.AS_OF,
     )
     quiet = Index.open(tmp_path / "index")
@@ -98,7 +98,7 @@ def test_first_seen_is_the_first_dated_version_or_event(tmp_path, index):
     ],
 )
 def test_search_by_words_as_people_type_them(index, query, expected):
-    matches = retrieval_shop.ids(index, index.search(query, 10).rows)
+    matches = retrieval_shop.item_ids_at(index, index.search(query, 10).rows)
     if expected is not None:
         assert set(matches) == set(expected)
         assert matches[:1] == expected[:1]
@@ -112,8 +112,8 @@ def test_a_later_version_replaces_attributes_and_a_future_one_does_not(tmp_path)
     ]
     build_index(
         tmp_path / "index",
-        retrieval_shop.events(),
-        retrieval_shop.items(versions),
+        retrieval_shop.make_events_table(),
+        retrieval_shop.make_items_table(versions),
         as_of=retrieval_shop.AS_OF,
     )
     index = Index.open(tmp_path / "index")
@@ -124,26 +124,38 @@ def test_a_later_version_replaces_attributes_and_a_future_one_does_not(tmp_path)
 
 
 def test_the_order_of_the_events_does_not_matter(tmp_path, index):
-    shuffled = retrieval_shop.events().take(
+    shuffled = retrieval_shop.make_events_table().take(
         np.random.default_rng(0).permutation(len(retrieval_shop.EVENTS))
     )
-    build_index(tmp_path / "index", shuffled, retrieval_shop.items(), as_of=retrieval_shop.AS_OF)
+    build_index(
+        tmp_path / "index", shuffled, retrieval_shop.make_items_table(), as_of=retrieval_shop.AS_OF
+    )
     again = Index.open(tmp_path / "index")
     assert again.ids == index.ids
     np.testing.assert_array_equal(again.first_seen, index.first_seen)
 
 
 def test_without_items_without_events_and_without_either(tmp_path):
-    no_items, no_events = retrieval_shop.items().slice(0, 0), retrieval_shop.events().slice(0, 0)
-    build_index(tmp_path / "events", retrieval_shop.events(), no_items, as_of=retrieval_shop.AS_OF)
+    no_items, no_events = (
+        retrieval_shop.make_items_table().slice(0, 0),
+        retrieval_shop.make_events_table().slice(0, 0),
+    )
+    build_index(
+        tmp_path / "events",
+        retrieval_shop.make_events_table(),
+        no_items,
+        as_of=retrieval_shop.AS_OF,
+    )
     only_events = Index.open(tmp_path / "events")
     assert set(only_events.ids) == ALL - {"gift"}
     assert only_events.category.code("coats") < 0
     assert only_events.search("coat", 3).rows.size == 0
-    build_index(tmp_path / "items", no_events, retrieval_shop.items(), as_of=retrieval_shop.AS_OF)
+    build_index(
+        tmp_path / "items", no_events, retrieval_shop.make_items_table(), as_of=retrieval_shop.AS_OF
+    )
     only_items = Index.open(tmp_path / "items")
     assert len(only_items) == 5
-    assert retrieval_shop.ids(only_items, only_items.search("rain coat", 3).rows) == [
+    assert retrieval_shop.item_ids_at(only_items, only_items.search("rain coat", 3).rows) == [
         "coat",
         "parka",
     ]
@@ -155,7 +167,7 @@ def test_without_items_without_events_and_without_either(tmp_path):
     more = with_items(
         nothing, [NewItem("first", {"title": "First thing", "price": 3}, retrieval_shop.AS_OF)]
     )
-    assert retrieval_shop.ids(more, more.search("thing", 3).rows) == ["first"]
+    assert retrieval_shop.item_ids_at(more, more.search("thing", 3).rows) == ["first"]
 
 
 def test_an_added_item_matches_by_id_words_and_attributes(index):
@@ -170,8 +182,8 @@ def test_an_added_item_matches_by_id_words_and_attributes(index):
         ],
     )
     assert len(later) == len(index) + 1
-    assert retrieval_shop.ids(later, later.search("wool", 5).rows) == ["scarf"]
-    assert retrieval_shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
+    assert retrieval_shop.item_ids_at(later, later.search("wool", 5).rows) == ["scarf"]
+    assert retrieval_shop.item_ids_at(later, later.search("rain coat", 1).rows) == ["coat"]
     row = later.find_ids(["scarf"])[0]
     assert (later.category.text(row), later.first_seen[row]) == (
         "scarves",
@@ -190,15 +202,17 @@ def test_a_boolean_attribute_stays_boolean_while_all_values_are(tmp_path):
     ]
     build_index(
         tmp_path / "index",
-        retrieval_shop.events(),
-        retrieval_shop.items([*versions, ("gift", retrieval_shop.AS_OF - 1, {"sale": 1})]),
+        retrieval_shop.make_events_table(),
+        retrieval_shop.make_items_table(
+            [*versions, ("gift", retrieval_shop.AS_OF - 1, {"sale": 1})]
+        ),
         as_of=retrieval_shop.AS_OF,
     )
     built = Index.open(tmp_path / "index")
-    assert built.truths == {"eco"}
+    assert built.boolean_names == {"eco"}
     later = with_items(built, [NewItem("scarf", {"eco": None, "new": True, "stock": False}, 1)])
-    assert later.truths == {"eco", "new"}
-    assert with_items(later, [NewItem("scarf", {"eco": 1}, 1)]).truths == {"new"}
+    assert later.boolean_names == {"eco", "new"}
+    assert with_items(later, [NewItem("scarf", {"eco": 1}, 1)]).boolean_names == {"new"}
 
 
 def test_an_item_that_changed_has_its_new_attributes(index):
@@ -221,15 +235,15 @@ def test_an_item_that_changed_has_its_new_attributes(index):
     assert later.first_seen[row] == retrieval_shop.T0
     twice = with_items(later, [NewItem("x1", {}, 1), NewItem("x2", {"title": "Second"}, 2)])
     twice = with_items(twice, [NewItem("x3", {"title": "Third"}, 3)])
-    assert retrieval_shop.ids(twice, twice.search("second", 1).rows) == ["x2"]
-    assert retrieval_shop.ids(twice, twice.search("third", 1).rows) == ["x3"]
+    assert retrieval_shop.item_ids_at(twice, twice.search("second", 1).rows) == ["x2"]
+    assert retrieval_shop.item_ids_at(twice, twice.search("third", 1).rows) == ["x3"]
 
 
 def test_a_damaged_index_is_refused_with_a_sentence(tmp_path):
     build_index(
         tmp_path / "index",
-        retrieval_shop.events(),
-        retrieval_shop.items(),
+        retrieval_shop.make_events_table(),
+        retrieval_shop.make_items_table(),
         as_of=retrieval_shop.AS_OF,
     )
     files = {
@@ -252,9 +266,9 @@ def test_a_damaged_index_is_refused_with_a_sentence(tmp_path):
 
 
 def test_columns_of_mixed_values():
-    mixed = column_of([1, "two", None, 3.0])
+    mixed = build_column([1, "two", None, 3.0])
     assert [mixed.text(row) for row in range(4)] == ["1", "two", "", "3"]
-    numbers = column_of([True, None, 2.5])
+    numbers = build_column([True, None, 2.5])
     np.testing.assert_array_equal(numbers, [1.0, np.nan, 2.5])
     np.testing.assert_array_equal(
         extend_column(numbers, 3, {1: 7, 4: "text"}, 5), [1, 7, 2.5, np.nan, np.nan]
@@ -266,12 +280,12 @@ def test_columns_of_mixed_values():
         "3",
         "two",
     ]
-    assert column_of([None, None]).codes.tolist() == [-1, -1]
+    assert build_column([None, None]).codes.tolist() == [-1, -1]
 
 
 def test_one_bad_row_makes_no_text_of_a_number(caplog):
     """A rule such as item.stock > 0 would hide all items from the next training on."""
-    stocks = columns_of(
+    stocks = build_columns(
         [{"stock": float(n), "size": n if n % 3 else "M"} for n in range(30)]
         + [{"stock": "n/a"}, {}]
     )
@@ -282,7 +296,7 @@ def test_one_bad_row_makes_no_text_of_a_number(caplog):
 
 def test_made_up_attribute_names_do_not_become_unlimited_columns(index, caplog):
     made_up = [{f"junk{item}_{n}": n for n in range(20)} for item in range(30)]
-    columns = columns_of(
+    columns = build_columns(
         [{"title": f"Item {n}", "price": n, **junk} for n, junk in enumerate(made_up)]
     )
     assert len(columns) == ATTRIBUTES_MAX
@@ -305,7 +319,7 @@ def test_made_up_attribute_names_do_not_become_unlimited_columns(index, caplog):
 
 
 def test_a_column_that_grew_knows_old_and_new_texts():
-    column = column_of(["red", "blue", None])
+    column = build_column(["red", "blue", None])
     same = extend_column(column, 3, {0: "blue"}, 3)
     more = extend_column(column, 3, {2: "green"}, 4)
     assert [same.text(row) for row in range(3)] == ["blue", "blue", ""]
@@ -314,10 +328,12 @@ def test_a_column_that_grew_knows_old_and_new_texts():
 
 
 def test_an_event_table_with_chunks_and_dictionaries(tmp_path):
-    table = retrieval_shop.events()
+    table = retrieval_shop.make_events_table()
     chunked = pa.concat_tables([table.slice(0, 7), table.slice(7)])
     coded = chunked.set_column(
         chunked.column_names.index("item_id"), "item_id", chunked["item_id"].dictionary_encode()
     )
-    build_index(tmp_path / "index", coded, retrieval_shop.items(), as_of=retrieval_shop.AS_OF)
+    build_index(
+        tmp_path / "index", coded, retrieval_shop.make_items_table(), as_of=retrieval_shop.AS_OF
+    )
     assert set(Index.open(tmp_path / "index").ids) == ALL

@@ -12,7 +12,7 @@ from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
-from tailorbird.retrieval.inverted import FILES, Inverted, build_inverted
+from tailorbird.retrieval.inverted import FILE_NAMES, InvertedFile, build_inverted
 from tailorbird.retrieval.vectors import Content, ItemVectors
 
 N, WIDTH, KINDS = 6_000, 16, 60
@@ -41,8 +41,8 @@ def space(user, inverted, shown=None):
     )
     plan = TowerPlan("recent", 1, WIDTH, repeats=False, trained_until=0, share=0.5)
     tower = Tower(plan, np.zeros((2, WIDTH), np.float32), lambda *window: user[None])
-    index = Index.bare([f"i{number}" for number in range(N)], vectors)
-    return Space(tower, index if shown is None else index.only(shown))
+    index = Index.from_ids([f"i{number}" for number in range(N)], vectors)
+    return Space(tower, index if shown is None else index.restrict(shown))
 
 
 def both(user, n, shown=None, sequence=NO_HISTORY):
@@ -51,7 +51,7 @@ def both(user, n, shown=None, sequence=NO_HISTORY):
 
 
 def test_it_compares_a_part_and_returns_nearly_all_of_the_nearest():
-    assert INVERTED.measured.share < 0.35
+    assert INVERTED.calibration.share < 0.35
     recall = []
     for user in USERS:
         exact, approximate = both(user, 100)
@@ -71,10 +71,10 @@ def test_the_sum_over_all_items_is_close_and_the_same_for_one_and_for_many():
     for user in USERS[:10]:
         one = space(user, INVERTED)
         exact = space(user, None).query(NO_HISTORY)
-        assert one.query(NO_HISTORY).total == pytest.approx(exact.total, abs=0.1)
+        assert one.query(NO_HISTORY).log_sum == pytest.approx(exact.log_sum, abs=0.1)
         assert (
             one._totals(np.stack([user, user])).tolist()
-            == [np.float32(one.query(NO_HISTORY).total)] * 2
+            == [np.float32(one.query(NO_HISTORY).log_sum)] * 2
         )
     rows = np.array([5, 0, N - 1])
     query = space(USERS[0], INVERTED).query(NO_HISTORY)
@@ -93,7 +93,7 @@ def test_an_item_has_the_same_score_to_the_bit_among_many_and_by_itself(inverted
         here = space(user, inverted)
 
         def scores(some, here=here):
-            return here.columns(
+            return here.vector_columns(
                 ["vector_score"], here.index.keys[some], np.zeros(len(some), np.intp), NO_HISTORY, 1
             )["vector_score"]
 
@@ -141,7 +141,7 @@ def test_new_and_changed_items_match_at_once():
         vectors=np.concatenate([moved, 9 * user[None]]),
         inverted=INVERTED.extended(np.array([far]), N + 1),
     )
-    now = Space(before.tower, Index.bare([f"i{number}" for number in range(N + 1)], after))
+    now = Space(before.tower, Index.from_ids([f"i{number}" for number in range(N + 1)], after))
     query = now.query(NO_HISTORY)
     matches = now.nearest(query, N + 1)
     assert matches.rows[:2].tolist() == [far, N]
@@ -172,15 +172,15 @@ def files(**damaged):
 
 def test_it_is_restored_from_its_files():
     read = ItemVectors.read(files(), N)
-    assert read.inverted.measured == INVERTED.measured
+    assert read.inverted.calibration == INVERTED.calibration
     again = read.inverted.probe_lists(USERS[3], VECTORS)
     result = INVERTED.probe_lists(USERS[3], VECTORS)
     assert np.array_equal(again.rows, result.rows)
     assert np.array_equal(again.products, result.products)
-    assert again.total == result.total
+    assert again.log_sum_exp == result.log_sum_exp
     assert (
         ItemVectors.read(
-            {name: data for name, data in files().items() if name not in FILES}, N
+            {name: data for name, data in files().items() if name not in FILE_NAMES}, N
         ).inverted
         is None
     )
@@ -193,8 +193,8 @@ def test_it_is_restored_from_its_files():
         {"rows": array_bytes(np.zeros(N, np.int32))},
         {"rows": array_bytes(INVERTED.rows - 1)},
         {"rows": array_bytes(INVERTED.rows.astype(np.int64))},
-        {"begin": array_bytes(INVERTED.begin[::-1].copy())},
-        {"begin": array_bytes(INVERTED.begin[:3])},
+        {"begin": array_bytes(INVERTED.offsets[::-1].copy())},
+        {"begin": array_bytes(INVERTED.offsets[:3])},
         {"begin": b"none"},
     ],
 )
@@ -207,11 +207,13 @@ def test_a_damaged_file_is_refused(damaged):
 def test_a_file_without_its_lists_is_refused():
     intact = files()
     with pytest.raises(KeyError):
-        ItemVectors.read({name: data for name, data in intact.items() if name != FILES[0]}, N)
+        ItemVectors.read({name: data for name, data in intact.items() if name != FILE_NAMES[0]}, N)
     with pytest.raises((ValueError, msgspec.ValidationError)):
-        ItemVectors.read(intact | {FILES[2]: b'{"lists": 100000, "recall": 1.0, "share": 0.1}'}, N)
+        ItemVectors.read(
+            intact | {FILE_NAMES[2]: b'{"lists": 100000, "recall": 1.0, "share": 0.1}'}, N
+        )
 
 
 def test_every_row_is_in_one_list():
     assert sorted(INVERTED.rows.tolist()) == list(range(N))
-    assert isinstance(INVERTED, Inverted)
+    assert isinstance(INVERTED, InvertedFile)

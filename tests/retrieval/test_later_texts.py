@@ -54,8 +54,8 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("later")
     build_index(
         folder / "index",
-        retrieval_shop.events(),
-        retrieval_shop.items(),
+        retrieval_shop.make_events_table(),
+        retrieval_shop.make_items_table(),
         as_of=retrieval_shop.AS_OF,
     )
     return folder / "index"
@@ -113,29 +113,35 @@ def test_an_item_matches_by_its_new_words_and_not_by_its_old_ones(folder):
             NewItem("scarf", {"title": "Rain scarf"}, retrieval_shop.AS_OF + HOUR),
         ],
     )
-    assert retrieval_shop.ids(later, later.search("rain coat", 9).rows) == ["scarf", "parka"]
-    assert retrieval_shop.ids(later, later.search("rain coat", 2).rows) == ["scarf", "parka"], (
-        "what was replaced takes no place"
-    )
+    assert retrieval_shop.item_ids_at(later, later.search("rain coat", 9).rows) == [
+        "scarf",
+        "parka",
+    ]
+    assert retrieval_shop.item_ids_at(later, later.search("rain coat", 2).rows) == [
+        "scarf",
+        "parka",
+    ], "what was replaced takes no place"
     assert (
-        retrieval_shop.ids(later, later.search("storm", 9).rows)
-        == retrieval_shop.ids(later, later.search("strom", 9).rows)
+        retrieval_shop.item_ids_at(later, later.search("storm", 9).rows)
+        == retrieval_shop.item_ids_at(later, later.search("strom", 9).rows)
         == ["coat"]
     )
-    assert retrieval_shop.ids(later, later.search("nord", 9).rows) == ["coat"], "a word that stays"
-    hidden = later.only(np.array([each != "coat" for each in later.ids]))
-    assert retrieval_shop.ids(hidden, hidden.search("nord storm rain", 9).rows) == [
+    assert retrieval_shop.item_ids_at(later, later.search("nord", 9).rows) == ["coat"], (
+        "a word that stays"
+    )
+    hidden = later.restrict(np.array([each != "coat" for each in later.ids]))
+    assert retrieval_shop.item_ids_at(hidden, hidden.search("nord storm rain", 9).rows) == [
         "scarf",
         "parka",
     ]
     again = with_items(later, [NewItem("coat", retrieval_shop.PROFILES["coat"], 0)])
-    assert retrieval_shop.ids(again, again.search("rain coat", 9).rows) == [
+    assert retrieval_shop.item_ids_at(again, again.search("rain coat", 9).rows) == [
         "coat",
         "scarf",
         "parka",
     ]
-    assert retrieval_shop.ids(again, again.search("storm", 9).rows) == []
-    assert retrieval_shop.ids(index, index.search("storm jacket", 9).rows) == [], (
+    assert retrieval_shop.item_ids_at(again, again.search("storm", 9).rows) == []
+    assert retrieval_shop.item_ids_at(index, index.search("storm jacket", 9).rows) == [], (
         "an index never changes"
     )
 
@@ -167,9 +173,9 @@ def test_without_room_for_temporary_files_all_but_search_knows_what_is_new(
         later = with_items(index, scarf)
     assert "search does not have new and changed items yet" in caplog.text
     assert later.title(int(later.find_ids(["scarf"])[0])) == "Wool scarf"
-    assert retrieval_shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
+    assert retrieval_shop.item_ids_at(later, later.search("rain coat", 1).rows) == ["coat"]
     mended = with_items(index, scarf)
-    assert retrieval_shop.ids(mended, mended.search("wool", 1).rows) == ["scarf"]
+    assert retrieval_shop.item_ids_at(mended, mended.search("wool", 1).rows) == ["scarf"]
 
 
 def test_where_no_folder_is_in_memory_a_temporary_one_does(folder, monkeypatch):
@@ -177,7 +183,7 @@ def test_where_no_folder_is_in_memory_a_temporary_one_does(folder, monkeypatch):
     later = with_items(
         Index.open(folder), [NewItem("scarf", {"title": "Wool scarf"}, retrieval_shop.AS_OF + HOUR)]
     )
-    assert retrieval_shop.ids(later, later.search("wool", 1).rows) == ["scarf"]
+    assert retrieval_shop.item_ids_at(later, later.search("wool", 1).rows) == ["scarf"]
 
 
 def no_room(**_):
@@ -214,7 +220,7 @@ def test_files_of_an_index_are_closed_with_it(folder):
     assert len(os.listdir("/dev/fd")) > before
     del index
     gc.collect()
-    assert retrieval_shop.ids(later, later.search("wool", 1).rows) == ["scarf"]
+    assert retrieval_shop.item_ids_at(later, later.search("wool", 1).rows) == ["scarf"]
     del later
     gc.collect()
     assert len(os.listdir("/dev/fd")) == before

@@ -10,25 +10,25 @@ from tests.support.encoder import write_encoder
 from tests.support.shops import retrieval_shop
 
 from tailorbird.errors import BundleError, UsageError
-from tailorbird.retrieval import Index, MeaningSettings, NewItem, build_index, with_items
+from tailorbird.retrieval import Index, NewItem, TextVectorSettings, build_index, with_items
 from tailorbird.retrieval.encoder import TextEncoder
 
 
-def open_index(folder: Path, settings: MeaningSettings | None) -> Index:
+def open_index(folder: Path, settings: TextVectorSettings | None) -> Index:
     build_index(
         folder,
-        retrieval_shop.events(),
-        retrieval_shop.items(),
+        retrieval_shop.make_events_table(),
+        retrieval_shop.make_items_table(),
         as_of=retrieval_shop.AS_OF,
-        meaning=settings,
+        text_vector_settings=settings,
     )
     return Index.open(folder)
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> MeaningSettings:
+def settings(tmp_path_factory) -> TextVectorSettings:
     folder = tmp_path_factory.mktemp("encoder")
-    return MeaningSettings(write_encoder(folder), 0.5, folder / "cache" / "vectors.arrow")
+    return TextVectorSettings(write_encoder(folder), 0.5, folder / "cache" / "vectors.arrow")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_words_come_first_and_nothing_is_added_without_a_meaning(index):
 
 def test_hidden_items_are_not_added(index):
     shown = np.array([name != "parka" for name in index.ids])
-    assert hits(index.only(shown), "anorak") == ["coat"]
+    assert hits(index.restrict(shown), "anorak") == ["coat"]
 
 
 def test_a_new_or_changed_item_matches_by_its_new_text(index):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.quality.pages.search_page import section
-from benchmarks.quality.parts.search_shops import wands
+from benchmarks.quality.parts.search_shops import read_wands
 from benchmarks.quality.search import ndcg, public_ndcg
 
 COLOURS, THINGS = (
@@ -83,19 +83,19 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_texts_with_quotation_marks_and_ends_of_lines_are_read_as_they_are(copy: Path) -> None:
-    shop = wands(copy)
+    shop = read_wands(copy)
     assert shop.documents["title"][0] == 'red sofa 36" wide'
     assert shop.documents["text"][0] == 'a sofa,\nin "red" colour:red|width : 36'
     assert shop.documents["category"][0] == "sofas home / sofas"
     assert len(shop.documents["title"]) == 72
     assert 'red sofa 36"' in shop.queries
-    assert shop.judged['red sofa 36"'][0] == 2.0
+    assert shop.grades_by_query['red sofa 36"'][0] == 2.0
 
 
 def test_of_a_pair_that_was_judged_twice_the_first_counts(copy: Path) -> None:
     with (copy / "label.csv").open("a") as file:
         file.write("99999\t0\t100\tIrrelevant\n")
-    assert wands(copy).judged['red sofa 36"'][0] == 2.0
+    assert read_wands(copy).grades_by_query['red sofa 36"'][0] == 2.0
 
 
 def test_an_invalid_copy_of_wands_names_its_problem(copy: Path) -> None:
@@ -103,10 +103,10 @@ def test_an_invalid_copy_of_wands_names_its_problem(copy: Path) -> None:
         file.write("99999\t0\t5\tExact\n")
     line = len((copy / "label.csv").read_text().splitlines())
     with pytest.raises(ValueError, match=rf"label.csv, line {line}: there is no '5'"):
-        wands(copy)
+        read_wands(copy)
     write(copy / "query.csv", ["query_id", "words"], [(0, "sofa")])
     with pytest.raises(ValueError, match=r"query.csv: no column 'query'"):
-        wands(copy)
+        read_wands(copy)
 
 
 def test_the_two_figures_by_hand() -> None:

@@ -62,22 +62,18 @@ def test_what_is_no_error_stays(index, query, why):
 def test_a_word_of_an_added_item_is_no_error(tmp_path):
     build_index(
         tmp_path / "index",
-        retrieval_shop.events(),
-        retrieval_shop.items(),
+        retrieval_shop.make_events_table(),
+        retrieval_shop.make_items_table(),
         as_of=retrieval_shop.AS_OF,
     )
     built = Index.open(tmp_path / "index")
-    assert "hat" in retrieval_shop.ids(built, built.search("rain gift cap belt", 9).rows), (
+    assert "hat" in retrieval_shop.item_ids_at(built, built.search("rain gift cap belt", 9).rows), (
         "felt was meant"
     )
     later = with_items(built, [NewItem("belt", {"title": "Leather belt"}, retrieval_shop.AS_OF)])
-    assert sorted(retrieval_shop.ids(later, later.search("rain gift cap belt", 9).rows)) == [
-        "belt",
-        "cap",
-        "coat",
-        "gift",
-        "parka",
-    ]
+    assert sorted(
+        retrieval_shop.item_ids_at(later, later.search("rain gift cap belt", 9).rows)
+    ) == ["belt", "cap", "coat", "gift", "parka"]
 
 
 def test_a_word_of_a_letter_or_two_is_no_error_of_another():

@@ -1,11 +1,11 @@
 """A folder of logs to post to, and to route: what the router's tests share."""
 
 import pytest
-from tests.support.network.brokers import started, started_deleting
+from tests.support.network.brokers import yield_broker, yield_deleting_broker
 from tests.support.router.stream import PLAN, Stream
 
-servers = pytest.fixture(scope="module")(started)
-deleting_servers = pytest.fixture(scope="module")(started_deleting)
+servers = pytest.fixture(scope="module")(yield_broker)
+deleting_servers = pytest.fixture(scope="module")(yield_deleting_broker)
 
 
 @pytest.fixture

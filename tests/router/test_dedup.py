@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, Event
-from tailorbird.router.decide.dedup import ENTRY, SCHEMA_SQL, DedupIndex, compute_fingerprints
+from tailorbird.router.decide.dedup import ENTRY_DTYPE, SCHEMA_SQL, DedupIndex, compute_fingerprints
 
 HORIZON = 7 * DAY
 
@@ -27,7 +27,7 @@ def new_connection():
 
 def entries(*rows):
     """(key, received_at) → entries; check, offset and row follow from them."""
-    made = np.zeros(len(rows), ENTRY)
+    made = np.zeros(len(rows), ENTRY_DTYPE)
     for row, (key, received_at) in enumerate(rows):
         made[row] = (key, key ^ 0x5555, received_at, received_at % 1_000_003, 1, row)
     return made
@@ -117,7 +117,7 @@ def test_what_was_imported_is_remembered_for_ever(connection, reopened):
 
 def test_many_entries_are_found_again_and_others_are_not(connection):
     random = np.random.default_rng(7)
-    made = np.zeros(5_000, ENTRY)
+    made = np.zeros(5_000, ENTRY_DTYPE)
     made["key"], made["fingerprint_rest"] = random.integers(0, 1 << 63, (2, 5_000))
     index = DedupIndex(connection, HORIZON, segment_rows=1_000)
     for start in range(0, 4_000, 500):

@@ -67,7 +67,9 @@ def test_a_flood_of_ids_takes_disk_by_the_id_and_memory_up_to_its_bound(stream, 
             while router.step(2_000).rows:
                 pass
             memory = router._memory
-            cached_bytes = memory.identity.bytes + memory.users.bytes + memory.items.bytes
+            cached_bytes = (
+                memory.identity.cache_bytes + memory.users.cache_bytes + memory.items.cache_bytes
+            )
             assert 0 < cached_bytes <= SMALL
             used.append(resident_bytes())
     assert min(used[4:]) - max(used[:2]) < 1.5 * IDS * 600, (
@@ -78,7 +80,7 @@ def test_a_flood_of_ids_takes_disk_by_the_id_and_memory_up_to_its_bound(stream, 
     with Router(
         stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=SMALL
     ) as router:
-        assert router._memory.users.bytes == 0, "nothing is read at the start"
+        assert router._memory.users.cache_bytes == 0, "nothing is read at the start"
 
 
 def test_who_and_what_was_flooded_out_of_memory_is_still_known(stream):

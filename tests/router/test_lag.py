@@ -75,7 +75,7 @@ def test_what_was_measured_stands_in_the_metrics_and_a_log_that_cannot_be_read_i
     site = Stream(tmp_path / "stream")
     site.router().close()
     site.post(click("a"), received_at=NOW)
-    watch = LagWatch(LagMeter(site.folder, tmp_path / "lake", dict), every_s=0.01)
+    watch = LagWatch(LagMeter(site.folder, tmp_path / "lake", dict), interval_s=0.01)
     metrics = Metrics()
     metrics.watch_lag(watch)
     assert "tailorbird_lag_measured_at_seconds 0.0" in metrics.text().decode()
@@ -103,10 +103,10 @@ def test_one_client_measures_many_topics_and_a_server_its_own(servers, tmp_path,
         site.post(click("a"), click("b"), producer=collector, received_at=NOW)
     site.route()
     site.post(click("c"), producer="collector-3", received_at=NOW + S)
-    made, make = [], tail.consumer_of
+    made, make = [], tail.create_consumer
     monkeypatch.setattr(
         tail,
-        "consumer_of",
+        "create_consumer",
         lambda address, **settings: [made.append(address), make(address, **settings)][1],
     )
     with LagMeter(site.stream, tmp_path / "lake", lambda: {"worker": 1}) as meter:

@@ -194,7 +194,7 @@ def test_the_order_holds_across_steps_and_every_step_gets_on(logs, limits):
         step = merge_by_receipt(runs)
         assert step
         for body in step:
-            assert body.stored.offset == positions[body.producer], (
+            assert body.stored_block.offset == positions[body.producer], (
                 "a log's own order is never changed"
             )
             positions[body.producer] += 1

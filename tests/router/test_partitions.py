@@ -8,11 +8,17 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.router.partitions import COUNT, Parted, post, profiles, traffic
+from tests.support.router.partitions import (
+    PARTITION_COUNT,
+    PartitionedTopics,
+    make_profile_events,
+    make_visitor_events,
+    post_round,
+)
 from tests.support.router.stream import NOW, PLAN
 
 from tailorbird.errors import LockedError
-from tailorbird.events import Receipt, SimulatedClock, check
+from tailorbird.events import Receipt, SimulatedClock, check_body
 from tailorbird.events.contract.checked_batch import EventColumns
 from tailorbird.events.parts import partition_of, partition_rows, split_by_partition
 from tailorbird.lake import Lake, LakeRole, verify
@@ -22,17 +28,17 @@ from tailorbird.stream import Block, open_reader, open_writer, raw_path
 
 @pytest.fixture
 def parted(servers, tmp_path):
-    made = Parted(tmp_path / "parted", servers, f"test-{uuid4().hex[:12]}")
+    made = PartitionedTopics(tmp_path / "parted", servers, f"test-{uuid4().hex[:12]}")
     yield made
     made.close()
 
 
 def fill(site):
     with site.router() as router:
-        site.post(*profiles())
+        site.post(*make_profile_events())
         route(router, 50)
         for number in range(3):
-            post(site, number)
+            post_round(site, number)
             route(router, 29)
 
 
@@ -58,7 +64,7 @@ def test_what_is_decided_is_what_one_router_decides(parted, stream):
         fill(site)
     assert decided(parted) == decided(stream)
     assert {row["raw_partition"] for row in parted.events()} == {
-        f"collector.{number}" for number in range(COUNT)
+        f"collector.{number}" for number in range(PARTITION_COUNT)
     }
     assert any(
         row["person"] == "u3" and row["user_id"] in ("u0", "u1", "u2") for row in decided(parted)
@@ -99,12 +105,14 @@ def test_each_row_has_one_number_for_all_who_read_in_whatever_pieces(parted):
 
 def test_a_profile_stands_before_the_events_that_carry_it(parted):
     """Routers stepped in any order: none applies a profile before the order has it."""
-    parted.post(*profiles())
-    routers = [parted.share(number) for number in range(COUNT)]
+    parted.post(*make_profile_events())
+    routers = [parted.share(number) for number in range(PARTITION_COUNT)]
     from tailorbird.router.partitions.order import Sequencer
 
     sequencer = Sequencer(parted.stream, parted.folder / "order", clock=SimulatedClock(NOW))
-    clicks = [event for event, source in traffic(0) if event["event_id"].startswith("c")]
+    clicks = [
+        event for event, source in make_visitor_events(0) if event["event_id"].startswith("c")
+    ]
     routers[0].step()
     for router in routers[1:]:
         assert router._memory.items.timeline.at("i1", NOW) is None
@@ -127,20 +135,20 @@ def test_a_profile_stands_before_the_events_that_carry_it(parted):
 @pytest.mark.slow
 def test_a_partition_goes_to_another_machine_and_the_one_before_is_told(parted, stream):
     fill(stream)
-    parted.post(*profiles())
+    parted.post(*make_profile_events())
     parted.route()
-    routers = [parted.share(number) for number in range(COUNT)]
-    post(parted, 0)
+    routers = [parted.share(number) for number in range(PARTITION_COUNT)]
+    post_round(parted, 0)
     for router in routers:
         router.step(5)
-    post(parted, 1)
-    followers = [parted.share(number) for number in range(COUNT)]
+    post_round(parted, 1)
+    followers = [parted.share(number) for number in range(PARTITION_COUNT)]
     for zombie in routers:
         for _ in range(2):
             with pytest.raises(LockedError, match="writes this log now"):
                 zombie.step(5)
         zombie.close()
-    post(parted, 2)
+    post_round(parted, 2)
     for router in followers:
         route(router, 29)
         router.close()
@@ -156,7 +164,7 @@ def test_an_order_that_was_cut_short_goes_on_with_the_next_writer_and_an_older_o
     clock = SimulatedClock(NOW)
     first = Sequencer(parted.stream, parted.folder / "a", clock=clock)
     router = parted.share(1)
-    parted.post(*[event for event, source in traffic(9) if source == "collector"])
+    parted.post(*[event for event, source in make_visitor_events(9) if source == "collector"])
     assert router.step().has_more
     with Sequencer(parted.stream, parted.folder / "b", clock=clock) as second:
         assert second.step() > 0
@@ -173,26 +181,31 @@ def test_an_order_that_was_cut_short_goes_on_with_the_next_writer_and_an_older_o
 
 @pytest.mark.slow
 def test_imports_are_shared_out_and_the_lake_accounts_for_every_row(parted, tmp_path):
-    history = [event for event, source in traffic(0) if source == "collector"]
-    body = msgspec.json.encode([*profiles(), *history])
+    history = [event for event, source in make_visitor_events(0) if source == "collector"]
+    body = msgspec.json.encode([*make_profile_events(), *history])
     receipt = msgspec.json.encode(Receipt(NOW, "import"))
     with open_writer(raw_path(parted.folder, "import"), partition="import") as writer:
-        writer.append([Block("body", len(profiles()) + len(history), body, receipt)])
-    later = [event for event, source in traffic(1) if source == "collector"]
+        writer.append([Block("body", len(make_profile_events()) + len(history), body, receipt)])
+    later = [event for event, source in make_visitor_events(1) if source == "collector"]
     parted.post(*later)
     parted.route()
     with LakeRole(parted.stream, tmp_path / "lake", clock=SimulatedClock(NOW)) as lake:
         lake.drain()
     report = verify(tmp_path / "lake")
-    assert report.clean, str(report)
+    assert report.is_clean, str(report)
     assert {
         name for name, each in report.partitions.items() if each.archived and not each.pending
     } == set(report.partitions)
-    assert set(report.partitions) == {"import", *(f"collector.{number}" for number in range(COUNT))}
+    assert set(report.partitions) == {
+        "import",
+        *(f"collector.{number}" for number in range(PARTITION_COUNT)),
+    }
     rows = Lake(tmp_path / "lake").events().sort_by("p").to_pylist()
     assert len({row["p"] for row in rows}) == len(rows)
     sent = [
-        event["event_id"] for event in [*profiles(), *history, *later] if event["event_id"] != "bad"
+        event["event_id"]
+        for event in [*make_profile_events(), *history, *later]
+        if event["event_id"] != "bad"
     ]
     assert sorted(row["event_id"] for row in rows) == sorted(set(sent))
     assert {row["raw_partition"] for row in rows} > {"import"}
@@ -226,11 +239,11 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
         else msgspec.json.encode(events)
     )
     receipt = Receipt(NOW, encoding=encoding)
-    accepted, refused = check(body, receipt, PLAN)
+    accepted, refused = check_body(body, receipt, PLAN)
     parts = split_by_partition(body, receipt, count)
     part_accepted, part_refused = [], []
     for number, (part, rows) in parts.items():
-        taken, left = check(part, receipt, PLAN)
+        taken, left = check_body(part, receipt, PLAN)
         assert len(taken) + len(left) == rows
         fields = EventColumns.from_rows([msgspec.structs.astuple(one.event) for one in taken])
         assert partition_rows(fields, number, count) == list(range(len(taken)))

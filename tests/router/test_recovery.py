@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support.router.filling import NOW, fill
+from tests.support.router.filling import NOW, post_mixed_events
 
 from tailorbird import faults
 from tailorbird.events import DAY, HOUR
@@ -56,8 +56,8 @@ def stored_rows(stream):
 @pytest.mark.parametrize("hit", [1, 4])
 def test_a_kill_at_any_point_changes_nothing(new_stream, site, hit):
     stream, undisturbed = new_stream(), new_stream()
-    fill(stream)
-    fill(undisturbed)
+    post_mixed_events(stream)
+    post_mixed_events(undisturbed)
     command = [
         sys.executable,
         "-c",
@@ -182,7 +182,7 @@ def end(path):
 
 
 def test_a_step_that_failed_can_be_repeated_by_the_same_router(stream):
-    fill(stream)
+    post_mixed_events(stream)
     with stream.router() as router, pytest.MonkeyPatch.context() as patch:
         router.step(7)
         patch.setattr(faults, "at", failing_at(6))
@@ -198,7 +198,7 @@ def test_a_step_that_failed_can_be_repeated_by_the_same_router(stream):
 
 
 def test_a_damaged_tail_of_the_routed_log_stops_the_router(stream):
-    fill(stream)
+    post_mixed_events(stream)
     stream.route()
     with (
         open_writer(stream.folder / "routed.db", partition="routed") as log,

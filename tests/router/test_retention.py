@@ -8,11 +8,16 @@ from contextlib import closing
 from uuid import uuid4
 
 import pytest
-from tests.support.network.brokers import OPTIONS
-from tests.support.router.filling import fill
-from tests.support.router.partitions import COUNT, Parted, post, profiles
+from tests.support.network.brokers import CLIENT_OPTIONS
+from tests.support.router.filling import post_mixed_events
+from tests.support.router.partitions import (
+    PARTITION_COUNT,
+    PartitionedTopics,
+    make_profile_events,
+    post_round,
+)
 from tests.support.router.stream import NOW, PLAN
-from tests.support.router.topics import Topics, decided
+from tests.support.router.topics import Topics, events_without_position
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SimulatedClock
@@ -34,9 +39,9 @@ def site(folder, servers, prefix, count=1):
     from tailorbird.stream.kafka import Cluster
     from tailorbird.stream.kafka.logs import KafkaLogSet
 
-    made = (Topics if count == 1 else Parted)(folder, servers, prefix)
+    made = (Topics if count == 1 else PartitionedTopics)(folder, servers, prefix)
     made.stream = KafkaLogSet(
-        Cluster(servers, prefix, options=OPTIONS, partitions=count), folder, snapshot_rows=1
+        Cluster(servers, prefix, options=CLIENT_OPTIONS, partitions=count), folder, snapshot_rows=1
     )
     return made
 
@@ -44,7 +49,9 @@ def site(folder, servers, prefix, count=1):
 def retention(site, **settings):
     from tailorbird.router.routed_log.retention import Retention
 
-    return Retention(site.stream, lambda: 1 << 40, **{"keep_rows": 3, "rows_min": 1, **settings})
+    return Retention(
+        site.stream, lambda: 1 << 40, **{"retained_rows": 3, "rows_min": 1, **settings}
+    )
 
 
 def step_and_delete(site, times=60, keep_rows=3, rows=50):
@@ -56,7 +63,7 @@ def step_and_delete(site, times=60, keep_rows=3, rows=50):
         site.stream.folder = site.folder / f"machine-{os.getpid()}-{number}"
         with closing(open_router(site.stream, PLAN, clock=SimulatedClock(NOW))) as router:
             more = router.step(rows).has_more
-        retention(site, keep_rows=keep_rows).prune()
+        retention(site, retained_rows=keep_rows).prune()
         if not more:
             return
     raise AssertionError(f"not done after {times} steps")
@@ -88,19 +95,22 @@ def test_routers_that_begin_with_nothing_decide_as_one_that_has_all(
     topics, stream, tmp_path, deleting_servers
 ):
     for each in (topics, stream):
-        fill(each)
+        post_mixed_events(each)
     step_and_delete(topics)
     stream.route(rows_max=50)
     begin, end = span(topics)
     assert 20 < end - 40 < begin, "most of it is gone"
-    assert 0 < len(decided(topics)) < 30
-    assert decided(topics) == decided(stream)[-len(decided(topics)) :]
+    assert 0 < len(events_without_position(topics)) < 30
+    assert (
+        events_without_position(topics)
+        == events_without_position(stream)[-len(events_without_position(topics)) :]
+    )
 
     for each in (
         topics,
         stream,
     ):  # nothing of what was deleted is taken again, and what was learned from it is known
-        fill(each)
+        post_mixed_events(each)
         each.post(
             {
                 "event_id": "new",
@@ -112,15 +122,18 @@ def test_routers_that_begin_with_nothing_decide_as_one_that_has_all(
         )
     step_and_delete(topics, keep_rows=300, rows=400)
     stream.route(rows_max=50)
-    last = decided(topics)[-1]
-    assert last == decided(stream)[-1]
-    assert (last["event_id"], last["person"]) == ("new", decided(stream)[-1]["person"])
+    last = events_without_position(topics)[-1]
+    assert last == events_without_position(stream)[-1]
+    assert (last["event_id"], last["person"]) == (
+        "new",
+        events_without_position(stream)[-1]["person"],
+    )
     assert not (topics.folder / "routed-index.db").exists(), "each machine had an index of its own"
 
 
 @pytest.mark.slow
 def test_a_server_that_starts_later_knows_all_items(topics):
-    fill(topics)
+    post_mixed_events(topics)
     with topics.router() as router:
         while router.step(50).rows:
             pass
@@ -149,7 +162,7 @@ def test_a_server_that_starts_later_knows_all_items(topics):
 
 
 def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, deleting_servers):
-    fill(topics)
+    post_mixed_events(topics)
     bare = Topics(
         topics.folder, deleting_servers, topics.stream.cluster.prefix
     )  # far from its first snapshot
@@ -161,11 +174,11 @@ def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, dele
     topics.post({"event_id": "x", "type": "click", "user_id": "u1", "item_id": "i1"})
     topics.route()
     end = span(topics)[1]
-    assert retention(topics, keep_rows=end).prune() == 0
+    assert retention(topics, retained_rows=end).prune() == 0
     assert retention(topics, rows_min=end).prune() == 0
     from tailorbird.router.routed_log.retention import Retention
 
-    assert Retention(topics.stream, lambda: 20, keep_rows=0, rows_min=1).prune() > 0
+    assert Retention(topics.stream, lambda: 20, retained_rows=0, rows_min=1).prune() > 0
     assert 1 < span(topics)[0] <= 20
     bare.close()
 
@@ -177,7 +190,7 @@ def test_an_index_that_ends_before_the_topic_begins_is_replaced_and_without_a_sn
     from tailorbird.stream.kafka import snapshots
 
     elsewhere = site(tmp_path / "two", deleting_servers, topics.stream.cluster.prefix)
-    fill(topics)
+    post_mixed_events(topics)
     with elsewhere.router() as router:
         router.step(20)
     topics.route(rows_max=20)
@@ -199,7 +212,7 @@ PLACES = {
         "snapshot.before_delete",
         "retention.before_order",
     ),
-    COUNT: ("retention.before_routed",),
+    PARTITION_COUNT: ("retention.before_routed",),
 }
 
 
@@ -243,14 +256,14 @@ def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
 
 def fill_some(site, count, number):
     if number == 0:
-        fill(site) if count == 1 else site.post(*profiles())
+        post_mixed_events(site) if count == 1 else site.post(*make_profile_events())
     elif count > 1:
-        post(site, number)
+        post_round(site, number)
 
 
 def facts(site):
     """Return the decisions on the remaining events, independent of the order of partitions."""
     return {
         row["event_id"]: (row["person"], row["slot"], row["position"], row["counts"], row["ts"])
-        for row in decided(site)
+        for row in events_without_position(site)
     }

@@ -23,7 +23,7 @@ def test_routing_does_not_wait_for_a_lake_that_does_not_answer(tmp_path):
         router = threading.Thread(
             target=run_router,
             args=(tmp_path, RoutePlan(), clock, stop),
-            kwargs={"released": released, "prune_every_s": 0.0},
+            kwargs={"read_released_position": released, "prune_interval_s": 0.0},
         )
         router.start()
         try:

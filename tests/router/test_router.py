@@ -202,11 +202,11 @@ def test_a_log_that_appears_later_is_found(stream):
     with stream.router() as router:
         assert router.step().positions == {}
         stream.post(view("e1"))
-        assert router.changed()
+        assert router.has_changed()
         assert router.step().accepted == 1
-        assert not router.changed()
+        assert not router.has_changed()
         stream.post(view("e2"))
-        assert router.changed()
+        assert router.has_changed()
         assert router.step().accepted == 1
 
 

@@ -61,7 +61,7 @@ def test_memory_holds_the_newest_values_of_the_keys_asked_for_lately():
         history.put("often", number, number)
         if number % 10 == 9:
             history.save()
-            assert history.timeline.bytes <= bytes_max
+            assert history.timeline.cache_bytes <= bytes_max
             assert len(history.timeline) <= 20
     assert history.timeline.values("often") == list(range(1_000 - CACHED_VALUES, 1_000))
     assert history.timeline.at("often", 5) == 5

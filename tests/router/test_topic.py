@@ -5,8 +5,8 @@ router at a time.
 from uuid import uuid4
 
 import pytest
-from tests.support.router.filling import fill
-from tests.support.router.topics import Topics, decided
+from tests.support.router.filling import post_mixed_events
+from tests.support.router.topics import Topics, events_without_position
 
 from tailorbird.errors import DamageError, LockedError
 
@@ -20,9 +20,9 @@ def topics(servers, tmp_path):
 
 def test_what_is_decided_is_what_is_decided_on_files(topics, stream):
     for each in (topics, stream):
-        fill(each)
+        post_mixed_events(each)
     assert topics.route(rows_max=7)[:3] == stream.route(rows_max=7)[:3]
-    assert decided(topics) == decided(stream)
+    assert events_without_position(topics) == events_without_position(stream)
     for kind in ("quarantine", "duplicates"):
         assert topics.rows(kind) == stream.rows(kind)
     for stored in topics.blocks():  # p is where the row stands
@@ -33,8 +33,8 @@ def test_what_is_decided_is_what_is_decided_on_files(topics, stream):
 
 
 def test_an_index_is_made_anew_from_the_topic_on_another_machine(topics, servers, tmp_path, stream):
-    fill(topics)
-    fill(stream)
+    post_mixed_events(topics)
+    post_mixed_events(stream)
     with topics.router() as router:
         for _ in range(3):
             router.step(7)
@@ -42,8 +42,8 @@ def test_an_index_is_made_anew_from_the_topic_on_another_machine(topics, servers
     elsewhere = Topics(tmp_path / "two", servers, topics.stream.cluster.prefix)
     elsewhere.route(rows_max=7)
     stream.route(rows_max=7)
-    assert 0 < before < len(decided(elsewhere))
-    assert decided(elsewhere) == decided(stream)
+    assert 0 < before < len(events_without_position(elsewhere))
+    assert events_without_position(elsewhere) == events_without_position(stream)
     for query in (
         "SELECT producer, offset, newest FROM raw_position ORDER BY 1",
         "SELECT * FROM identity",
@@ -57,8 +57,8 @@ def test_an_index_is_made_anew_from_the_topic_on_another_machine(topics, servers
 
 
 def test_of_two_routers_on_two_machines_the_newer_goes_on(topics, servers, tmp_path, stream):
-    fill(topics)
-    fill(stream)
+    post_mixed_events(topics)
+    post_mixed_events(stream)
     elsewhere = Topics(tmp_path / "two", servers, topics.stream.cluster.prefix)
     with topics.router() as zombie:
         zombie.step(7)
@@ -70,7 +70,7 @@ def test_of_two_routers_on_two_machines_the_newer_goes_on(topics, servers, tmp_p
             while router.step(7).rows:
                 pass
     stream.route(rows_max=7)
-    assert decided(topics) == decided(stream)
+    assert events_without_position(topics) == events_without_position(stream)
     assert topics.route()[:3] == (0, 0, 0)  # it takes up what the other did
 
 
@@ -79,7 +79,7 @@ def test_an_index_of_another_topic_is_refused(topics, servers):
     other = Topics(topics.folder, servers, f"test-{uuid4().hex[:12]}")
     with pytest.raises(DamageError, match=r"this index is of kafka://.*\n.*move the file away"):
         other.router()
-    fill(topics)
+    post_mixed_events(topics)
     topics.route()
     with pytest.raises(
         DamageError, match=r"this index is of kafka://.*\n.*lost for good: docs/how-to/kafka\.md"

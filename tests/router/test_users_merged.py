@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.support.router.stream import NOW
 
 from tailorbird.events import HOUR
-from tailorbird.events.merges import Merge, survivor
+from tailorbird.events.merges import Merge, resolve_merged_user
 
 
 def merge(user, into, ts, number=0):
@@ -158,23 +158,23 @@ def test_repeats_of_a_merge_and_refused_ones_merge_nobody(stream):
 )
 def test_who_survives_depends_on_the_merges_and_not_on_how_one_comes_to_them(told, data):
     edges = {user: Merge(ts, p, into) for p, (user, ts, into) in enumerate(told)}
-    survivors = {user: survivor(user, edges.get)[0] for user in "abcd"}
+    survivors = {user: resolve_merged_user(user, edges.get)[0] for user in "abcd"}
     for user in "abcd":
         assert survivors[survivors[user]] == survivors[user]  # who survives is nobody else
         if user in edges:
             assert (
-                survivors[user] == survivors[edges[user].into]
+                survivors[user] == survivors[edges[user].merged_into]
             )  # merged into somebody: who that is
     for circle in _circles(edges):
         newest = max(edges[user] for user in circle)
-        assert {survivors[user] for user in circle} == {newest.into}
+        assert {survivors[user] for user in circle} == {newest.merged_into}
 
 
 def _circles(edges):
     for size in range(1, 5):
         for path in itertools.permutations(edges, size):
             if all(
-                edges[user].into == after
+                edges[user].merged_into == after
                 for user, after in zip(path, (*path[1:], path[0]), strict=True)
             ):
                 yield path

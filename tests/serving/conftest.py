@@ -13,7 +13,7 @@ def features():
 
 @pytest.fixture(scope="session")
 def bundle_folder(tmp_path_factory, features):
-    return serving_shop.write(tmp_path_factory.mktemp("bundles") / "dear", features)
+    return serving_shop.write_shop_bundle(tmp_path_factory.mktemp("bundles") / "dear", features)
 
 
 @pytest.fixture(scope="session")
@@ -25,4 +25,4 @@ def bundle(bundle_folder, features):
 
 @pytest.fixture(scope="session")
 def live():
-    return serving_shop.Live()
+    return serving_shop.LiveTables()

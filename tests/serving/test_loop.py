@@ -30,7 +30,7 @@ def loop(tmp_path, features, bundle):
 
 def test_a_click_is_in_the_next_answer(loop):
     query = RecommendQuery(slot="home", anonymous_id="a1", explain=True)
-    loop.send("item", item_id="i7", properties=serving_shop.profile(7))
+    loop.send("item", item_id="i7", properties=serving_shop.item_profile(7))
     loop.settle()
     before = loop.pipeline.answer(query)
     assert before.degraded == []
@@ -57,7 +57,7 @@ def test_a_click_gets_what_its_answer_knew(loop):
 
 def test_the_record_holds_what_the_state_says_at_its_time(loop, features):
     for number in (5, 6, 5):
-        loop.send("item", item_id=f"i{number}", properties=serving_shop.profile(number))
+        loop.send("item", item_id=f"i{number}", properties=serving_shop.item_profile(number))
         loop.send("click", user_id="u1", item_id=f"i{number}")
     loop.settle()
     answer = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
@@ -70,7 +70,7 @@ def test_the_record_holds_what_the_state_says_at_its_time(loop, features):
         ReadRequest("u1", None, None, None, None, record.local_hour, answer.t), record.items
     )
     assert record.ts == answer.t
-    assert (record.commit, record.p) == (rows.commit, rows.p)
+    assert (record.commit, record.p) == (rows.commit, rows.log_position)
     assert np.array(record.numeric, np.float32).tobytes() == rows.numeric.tobytes()
     assert record.categorical == rows.categorical.ravel().tolist()
     items, types, stamps = msgspec.msgpack.decode(record.sequences)["recent"]
@@ -135,7 +135,9 @@ def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event
 def test_a_new_item_is_found_and_one_that_sold_out_disappears(loop):
     loop.settle()
     first = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).items[0].item_id
-    loop.send("item", item_id=first, properties=serving_shop.profile(int(first[1:])) | {"stock": 0})
+    loop.send(
+        "item", item_id=first, properties=serving_shop.item_profile(int(first[1:])) | {"stock": 0}
+    )
     loop.send(
         "item",
         item_id="brand-new",
@@ -154,7 +156,7 @@ def test_a_new_item_is_found_and_one_that_sold_out_disappears(loop):
 
 
 def test_without_a_bundle_the_items_seen_so_far_are_shown_by_popularity(loop):
-    loop.live = serving_shop.Live(events=serving_shop.log().slice(0, 1))
+    loop.live = serving_shop.LiveTables(events=serving_shop.make_routed_log().slice(0, 1))
     loop.pipeline = loop.make_pipeline(None)
     for number in (3, 1, 1, 2, 1, 2):
         loop.send("click", user_id=f"u{number}", item_id=f"i{number}")
@@ -170,7 +172,7 @@ def test_the_state_may_go_and_come_back(loop):
     query = RecommendQuery(slot="home", user_id="u1")
     before = loop.pipeline.answer(query)
     assert before.degraded == []
-    assert loop.pipeline.missing() == []
+    assert loop.pipeline.missing_parts() == []
     loop.worker.close()
     shutil.rmtree(loop.folder / "state")
     recalled = loop.pipeline.answer(query)
@@ -181,7 +183,7 @@ def test_the_state_may_go_and_come_back(loop):
     stranger = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u2"))
     assert stranger.items
     assert stranger.degraded == ["features"]
-    assert loop.pipeline.missing() == ["features"]
+    assert loop.pipeline.missing_parts() == ["features"]
     loop.worker = FeatureWorker(
         routed_path(loop.folder / "stream"), loop.folder / "state", loop.features, clock=loop.clock
     )

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 import pytest
 from tests.support.network.smuggling import COMPLETE, POST, SMUGGLED
-from tests.support.serving.server import CHILD, Server, wait_for
+from tests.support.serving.server import CHILD_PROGRAM, Server, wait_for
 from tests.support.shops import serving_shop
 
 from tailorbird.config.serve_settings import ServeSection
@@ -52,7 +52,7 @@ def test_who_was_told_to_stop_while_it_started_stops(tmp_path):
     command = [
         sys.executable,
         "-c",
-        CHILD,
+        CHILD_PROGRAM,
         str(Path(__file__).parents[2]),
         str(tmp_path),
         "trust",
@@ -129,7 +129,9 @@ def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(
     start, registry, features, bundle_folder, tmp_path
 ):
     registry.promote(registry.add(bundle_folder), by="test", why="first")
-    cheap = registry.add(serving_shop.write(tmp_path / "cheap", features, weights={"price": -0.05}))
+    cheap = registry.add(
+        serving_shop.write_shop_bundle(tmp_path / "cheap", features, weights={"price": -0.05})
+    )
     server = start()
     answers: list[tuple[str, str]] = []
     stop = threading.Event()
@@ -168,13 +170,15 @@ def test_a_bundle_that_cannot_be_loaded_leaves_the_previous_one(
 ):
     registry.promote(registry.add(bundle_folder), by="test", why="first")
     server = start(probe=True)
-    other = registry.add(serving_shop.write(tmp_path / "other", features, schema_hash="0" * 12))
+    other = registry.add(
+        serving_shop.write_shop_bundle(tmp_path / "other", features, schema_hash="0" * 12)
+    )
     registry.promote(other, by="test", why="made for other features")
     wait_for(
         lambda: "tailorbird_bundle_load_failures_total 1.0" in server.http.get("/metrics").text, 20
     )
     assert server.recommend()["model"] == "v0001"
-    third = registry.add(serving_shop.write(tmp_path / "third", features))
+    third = registry.add(serving_shop.write_shop_bundle(tmp_path / "third", features))
     registry.promote(third, by="test", why="good again")
     wait_for(lambda: server.recommend()["model"] == "v0003", 20)
 

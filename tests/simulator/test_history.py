@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tailorbird.events import DAY, HOUR, Receipt, RoutePlan, check
+from tailorbird.events import DAY, HOUR, Receipt, RoutePlan, check_body
 from tailorbird.simulator import BOT, DefectRates, Site
 
 RECEIVED = 2_000_000_000_000_000
@@ -27,7 +27,7 @@ def logged():
     )
     arrivals = list(history)
     body = b"\n".join(arrival.body for arrival in arrivals)
-    accepted, refused = check(body, Receipt(RECEIVED, "import", "ndjson"), RoutePlan())
+    accepted, refused = check_body(body, Receipt(RECEIVED, "import", "ndjson"), RoutePlan())
     return site, history, arrivals, accepted, refused
 
 
@@ -126,7 +126,7 @@ def test_logged_propensities_are_the_frequencies(logged):
         if row.event.type == "answer" and row.event.answer.slot == "home":
             for place in (0, 1, 5, 11):
                 totals[place].append(1.0 / row.event.answer.propensities[place])
-    available = np.mean([len(site.items.available(float(day))) for day in range(6)])
+    available = np.mean([len(site.items.list_available(float(day))) for day in range(6)])
     for weights in totals.values():
         error = np.std(weights) / np.sqrt(len(weights))
         assert abs(np.mean(weights) - available) < 4.5 * error
@@ -180,7 +180,7 @@ def test_users_and_items_keep_arriving(logged):
         for row in accepted
         if row.event.type == "answer" and row.ts > site.start + 5 * DAY
     }
-    assert any(site.users.joined[int(person[1:])] > 5 for person in newcomers if person)
+    assert any(site.users.joined_day[int(person[1:])] > 5 for person in newcomers if person)
 
 
 def test_good_lists_make_people_come_back(logged):

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tailorbird.events import DAY, HOUR, MINUTE, Receipt, RoutePlan, check
+from tailorbird.events import DAY, HOUR, MINUTE, Receipt, RoutePlan, check_body
 from tailorbird.simulator import BOT, DefectRates, Outbox, Site
 
 
@@ -16,9 +16,9 @@ def serve(site, live, until, answer):
     outbox, requests = Outbox(), []
     for number, request in enumerate(live.requests(until)):
         requests.append(request)
-        outbox.add(live.respond(request, answer(request), f"r{number}"))
+        outbox.add(live.react(request, answer(request), f"r{number}"))
     outbox.add(live.background(until))
-    return requests, outbox.due(until + 30 * DAY)
+    return requests, outbox.pop_due(until + 30 * DAY)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def site():
 
 def test_requests_come_in_order_and_visits_go_on_when_answered(site):
     start = site.start + 3 * DAY
-    popular = site.truth.most_appealing(start)
+    popular = site.truth.most_appealing_list(start)
     requests, _ = serve(site, site.live(start), start + 12 * HOUR, lambda request: popular)
     times = [request.at for request in requests]
     assert times == sorted(times)
@@ -43,7 +43,7 @@ def test_requests_come_in_order_and_visits_go_on_when_answered(site):
 
 def test_calling_again_continues_and_gives_the_same_as_one_call(site):
     start = site.start + 3 * DAY
-    popular = site.truth.most_appealing(start)
+    popular = site.truth.most_appealing_list(start)
     in_one_call, _ = serve(site, site.live(start), start + 4 * HOUR, lambda request: popular)
     live, parts = site.live(start), []
     for until in range(start + 16 * MINUTE, start + 4 * HOUR + 1, 16 * MINUTE):
@@ -56,11 +56,11 @@ def test_every_event_passes_the_door_but_what_was_spoiled(site):
     live = site.live(
         start, defects=DefectRates(duplicates=0.05, late=0.05, malformed=0.05, skewed_users=0.1)
     )
-    popular = site.truth.most_appealing(start)
+    popular = site.truth.most_appealing_list(start)
     _, arrivals = serve(site, live, start + 12 * HOUR, lambda request: popular)
     refused, accepted = Counter(), Counter()
     for arrival in arrivals:
-        good, bad = check(arrival.body, Receipt(arrival.received_at), RoutePlan())
+        good, bad = check_body(arrival.body, Receipt(arrival.received_at), RoutePlan())
         refused.update(row.code for row in bad)
         accepted.update(row.event.event_id for row in good)
     assert refused == live.injected.malformed
@@ -72,7 +72,7 @@ def test_every_event_passes_the_door_but_what_was_spoiled(site):
 def test_clicks_are_as_many_as_the_truth_expects(site):
     start = site.start + 3 * DAY
     live = site.live(start, defects=DefectRates.none())
-    popular = site.truth.most_appealing(start)
+    popular = site.truth.most_appealing_list(start)
     requests, arrivals = serve(site, live, start + 3 * DAY, lambda request: popular)
     kinds, seen = Counter(), 0
     for arrival in arrivals:
@@ -97,7 +97,7 @@ def test_clicks_are_as_many_as_the_truth_expects(site):
 
 def test_better_lists_please_more(site):
     start = site.start + 3 * DAY
-    everything = [f"i{item:05d}" for item in site.items.available(3.0)]
+    everything = [f"i{item:05d}" for item in site.items.list_available(3.0)]
 
     def satisfaction(answer):
         live = site.live(start, defects=DefectRates.none())
@@ -106,7 +106,7 @@ def test_better_lists_please_more(site):
             [request.visitor for request in requests if request.visitor >= 0]
         ].mean()
 
-    popular, rng = site.truth.most_appealing(start), np.random.default_rng(0)
+    popular, rng = site.truth.most_appealing_list(start), np.random.default_rng(0)
     assert (
         satisfaction(lambda request: popular)
         > satisfaction(lambda request: rng.permutation(everything)[:12].tolist()) + 0.01
@@ -148,10 +148,10 @@ def test_history_hands_its_people_over(site):
 
 def test_responding_is_quick(site):
     start = site.start + 3 * DAY
-    live, popular = site.live(start), site.truth.most_appealing(start)
+    live, popular = site.live(start), site.truth.most_appealing_list(start)
     durations = []
     for number, request in enumerate(live.requests(start + 12 * HOUR)):
         before = time.thread_time()
-        live.respond(request, popular, f"r{number}")
+        live.react(request, popular, f"r{number}")
         durations.append(time.thread_time() - before)
     assert np.median(durations) < 1e-3  # 0.2 ms on a quiet machine; the demo has time for 0.5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tailorbird.simulator import Site
-from tailorbird.simulator.behaviour import DEPTHS, draw_seen
+from tailorbird.simulator.behaviour import SEEN_DEPTHS, draw_seen_count
 from tailorbird.simulator.population import new_population
 from tailorbird.simulator.traffic import draw_reactions, draw_requests, draw_visits, list_pleasures
 
@@ -18,7 +18,7 @@ def live_through(site, lists, days, seed=0):
     rng, population = np.random.default_rng(seed), new_population(site.users)
     request_counts, clicks, expected = [], 0, 0.0
     for day in range(days):
-        available = site.items.available(float(day))
+        available = site.items.list_available(float(day))
         visits = draw_visits(rng, site.users, population, day, day % 7)
         requests = draw_requests(rng, visits, site.taste, None, available)
         items = lists(requests, available)
@@ -63,14 +63,14 @@ def test_clicks_are_as_many_as_the_truth_expects(lives):
 
 def test_depths_are_drawn_with_their_chances():
     device = np.zeros(20_000, np.int64)
-    seen = draw_seen(np.random.default_rng(0), device, 12)
-    shares = [(seen == min(depth, 12)).mean() for depth in DEPTHS]
+    seen = draw_seen_count(np.random.default_rng(0), device, 12)
+    shares = [(seen == min(depth, 12)).mean() for depth in SEEN_DEPTHS]
     assert shares == pytest.approx([0.40, 0.28, 0.32], abs=0.015)
 
 
 def test_newcomers_come_on_the_day_they_join():
     site = Site(seed=2, users=100, items=100, new_users_per_day=20, days=5)
     visits = draw_visits(np.random.default_rng(0), site.users, new_population(site.users), 2, 0)
-    new = np.flatnonzero((site.users.joined > 2) & (site.users.joined < 3))
+    new = np.flatnonzero((site.users.joined_day > 2) & (site.users.joined_day < 3))
     assert set(new) <= set(visits.user)
-    assert (visits.start >= site.users.joined[visits.user]).all()
+    assert (visits.start >= site.users.joined_day[visits.user]).all()

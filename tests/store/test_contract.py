@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 import pytest
-from tests.support.network.stores import BINARY, running
+from tests.support.network.stores import BINARY, start_server
 
 from tailorbird.store import CopiedStore, open_copies, open_store
 from tailorbird.store.published import PublishedStore
@@ -40,7 +40,7 @@ def store(request, tmp_path):
         return
     if BINARY is None:
         pytest.skip("no valkey-server here (Debian: apt-get install valkey-server)")
-    with running(tmp_path / "server", cluster="cluster" in request.param) as server:
+    with start_server(tmp_path / "server", cluster="cluster" in request.param) as server:
         published = PublishedStore(local, open_copies(server.url, "test", timeout_s=5))
         assert published.wait_until_copied(20), published.problem
         copies = CopiedStore(open_copies(server.url, "test", timeout_s=5))
@@ -63,7 +63,10 @@ def test_many_records_come_in_the_order_asked_for_with_a_default_for_those_not_t
 def test_values_of_any_length_come_with_their_lengths(store):
     put(store, (b"a", b"1"), (b"b", b"22"), (b"c", b""))
     with store.snapshot() as snapshot:
-        assert snapshot.get_sized([b"b", b"x", b"a", b"c", b"b"]) == (b"22122", [2, 0, 1, 0, 2])
+        assert snapshot.get_many_with_sizes([b"b", b"x", b"a", b"c", b"b"]) == (
+            b"22122",
+            [2, 0, 1, 0, 2],
+        )
 
 
 def test_a_scan_gives_what_begins_with_the_prefix_in_order(store):
@@ -104,7 +107,7 @@ def test_a_record_that_is_deleted_is_gone_for_later_snapshots_only(store):
     with store.snapshot() as snapshot:
         assert snapshot.get(b"a") is None
         assert list(snapshot.scan(b"")) == [(b"b", b"2")]
-        assert snapshot.get_sized([b"a", b"b"]) == (b"2", [0, 1])
+        assert snapshot.get_many_with_sizes([b"a", b"b"]) == (b"2", [0, 1])
 
 
 def test_keys_and_values_are_any_bytes(store):

@@ -8,20 +8,20 @@ import time
 from contextlib import closing
 
 import pytest
-from tests.support.network.stores import needs_valkey, running
+from tests.support.network.stores import needs_valkey, start_server
 
 from tailorbird.errors import ConfigError, DamageError, NotReadyError, StorageError
 from tailorbird.store import CopiedStore, CopyTarget, open_copies, open_store
 from tailorbird.store.protocol import SnapshotExpiredError
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.versions import Change, Head, encode_versions, version_at
+from tailorbird.store.versions import Change, CommitHead, encode_versions, version_at
 
 pytestmark = needs_valkey
 
 
 @pytest.fixture
 def server(tmp_path):
-    with running(tmp_path / "server") as started:
+    with start_server(tmp_path / "server") as started:
         yield started
 
 
@@ -52,7 +52,7 @@ def test_what_was_there_before_the_first_publisher_is_copied_and_what_is_skipped
     server, local
 ):
     put(local, (b"a", b"1"), (b"c1", b"x"))
-    published = settled(PublishedStore(local, copies(server), skip=(b"c",)))
+    published = settled(PublishedStore(local, copies(server), skipped_prefixes=(b"c",)))
     put(published, (b"b", b"2"), (b"c2", b"y"))
     settled(published)
     assert everything(CopiedStore(copies(server))) == {b"a": b"1", b"b": b"2"}
@@ -192,7 +192,7 @@ def test_republishing_tells_its_progress(server, local):
 
 
 def test_a_server_that_evicts_is_refused(tmp_path, local):
-    with running(
+    with start_server(
         tmp_path / "evicting", "--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"
     ) as server:
         published = PublishedStore(local, copies(server))
@@ -202,7 +202,7 @@ def test_a_server_that_evicts_is_refused(tmp_path, local):
 
 
 def test_a_full_server_stops_the_copies_and_not_the_store(tmp_path, local):
-    with running(
+    with start_server(
         tmp_path / "full", "--maxmemory", "3mb", "--maxmemory-policy", "noeviction"
     ) as server:
         published = settled(PublishedStore(local, copies(server)))
@@ -217,7 +217,7 @@ def test_a_full_server_stops_the_copies_and_not_the_store(tmp_path, local):
 
 
 def test_a_wrong_password_is_told_without_it(tmp_path):
-    with running(tmp_path / "closed", "--requirepass", "right") as server:
+    with start_server(tmp_path / "closed", "--requirepass", "right") as server:
         url = server.url.replace("//", "//:wrong-secret@")
         with pytest.raises(StorageError) as error:
             open_copies(url, "test", timeout_s=5).head()
@@ -235,14 +235,14 @@ def test_what_is_no_address_is_refused(url):
 
 def test_foreign_and_cut_records_are_never_taken_for_ours():
     stored = encode_versions(Change(b"k", b"value", b"old", True), 7, 5, 3)
-    assert version_at(stored, Head(7, 5)) == b"value"
-    assert version_at(stored, Head(7, 4)) == b"old"
-    for head in (Head(7, 2), Head(8, 5)):
+    assert version_at(stored, CommitHead(7, 5)) == b"value"
+    assert version_at(stored, CommitHead(7, 4)) == b"old"
+    for head in (CommitHead(7, 2), CommitHead(8, 5)):
         with pytest.raises(SnapshotExpiredError):
             version_at(stored, head)
     for cut in range(len(stored)):
         with pytest.raises(DamageError, match="record"):
-            version_at(stored[:cut], Head(7, 5))
+            version_at(stored[:cut], CommitHead(7, 5))
 
 
 def test_a_cluster_that_is_not_there_stops_the_copies_and_not_the_store(local):
@@ -309,7 +309,7 @@ def test_a_head_tells_when_it_was_last_the_newest_also_while_nothing_is_written(
 
 @pytest.mark.slow
 def test_a_cluster_is_pruned_of_a_schema_that_nobody_publishes(tmp_path, local):
-    with running(tmp_path / "cluster", cluster=True) as server:
+    with start_server(tmp_path / "cluster", cluster=True) as server:
         at = CopyTarget(server.url, "shop")
         published = PublishedStore(local, at.open("0" * 12, timeout_s=5))
         put(published, *((b"%d" % n, b"x") for n in range(1_500)))

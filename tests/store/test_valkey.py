@@ -10,15 +10,15 @@ import time
 
 import pytest
 from tests.support.network.ports import free_port
-from tests.support.network.stores import BINARY, needs_valkey, running
+from tests.support.network.stores import BINARY, needs_valkey, start_server
 from tests.support.network.tls_proxy import Certificates
 
 from tailorbird.errors import ConfigError, StorageError
 from tailorbird.store import CopiedStore, open_copies, open_store
-from tailorbird.store.breaker import Breaker
+from tailorbird.store.breaker import CircuitBreaker
 from tailorbird.store.published import PublishedStore
 from tailorbird.store.valkey import ACL_COMMANDS
-from tailorbird.store.versions import Head
+from tailorbird.store.versions import CommitHead
 
 pytestmark = needs_valkey
 
@@ -47,8 +47,8 @@ def seconds_to_fail(store):
 
 def test_a_server_that_hangs_costs_one_time_out_and_then_nothing_until_it_answers_again(tmp_path):
     moment = [0.0]
-    breaker = Breaker(failures=2, open_s=1.0, now=lambda: moment[0])
-    with running(tmp_path / "server") as server:
+    breaker = CircuitBreaker(failures_max=2, open_s=1.0, monotonic=lambda: moment[0])
+    with start_server(tmp_path / "server") as server:
         filled(server, tmp_path / "records")
         store = CopiedStore(open_copies(server.url, "test", breaker=breaker))
         assert value(store) == b"1"
@@ -69,7 +69,7 @@ def test_a_server_that_hangs_costs_one_time_out_and_then_nothing_until_it_answer
 
 
 def test_a_reader_connects_again_when_the_server_is_back(tmp_path):
-    with running(tmp_path / "server") as server:
+    with start_server(tmp_path / "server") as server:
         filled(server, tmp_path / "records")
         store = CopiedStore(open_copies(server.url, "test"))
         assert value(store) == b"1"
@@ -81,8 +81,8 @@ def test_a_reader_connects_again_when_the_server_is_back(tmp_path):
 
 
 def test_a_wrong_answer_is_no_outage(tmp_path):
-    breaker = Breaker(failures=1)
-    with running(tmp_path / "server", "--requirepass", "right") as server:
+    breaker = CircuitBreaker(failures_max=1)
+    with start_server(tmp_path / "server", "--requirepass", "right") as server:
         copies = open_copies(
             server.url.replace("//", "//:wrong@"), "test", timeout_s=5, breaker=breaker
         )
@@ -92,7 +92,7 @@ def test_a_wrong_answer_is_no_outage(tmp_path):
 
 
 def test_a_user_of_the_servers_list_needs_its_own_keys_alone(tmp_path):
-    with running(tmp_path / "server") as server:
+    with start_server(tmp_path / "server") as server:
         assert b"OK" in server.ask(f"ACL SETUSER shop on >pass ~tb:* {ACL_COMMANDS}")
         url = server.url.replace("//", "//shop:pass@")
         filled(server, tmp_path / "records", url)
@@ -130,7 +130,7 @@ def encrypted(tmp_path, certificates):
         "--tls-key-file",
         str(certificates.server.with_suffix(".key")),
     ]
-    with running(tmp_path / "encrypted", *options):
+    with start_server(tmp_path / "encrypted", *options):
         yield f"127.0.0.1:{plain_port}"
 
 
@@ -156,7 +156,7 @@ def test_a_certificate_of_a_stranger_is_refused(encrypted, certificates):
     with pytest.raises(StorageError, match=r"certificate verify failed.*\n.*ssl_ca_certs"):
         copies.head()
     with pytest.raises(StorageError):
-        copies.set_head(Head(1, 1))
+        copies.set_head(CommitHead(1, 1))
 
 
 def test_plain_text_to_a_port_of_tls_is_an_error_and_no_hang(encrypted):

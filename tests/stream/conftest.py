@@ -1,7 +1,7 @@
 """A broker for the session, started with the first test, and one that deletes records."""
 
 import pytest
-from tests.support.network.brokers import started, started_deleting
+from tests.support.network.brokers import yield_broker, yield_deleting_broker
 
-kafka_servers = pytest.fixture(scope="session")(started)
-deleting_servers = pytest.fixture(scope="session")(started_deleting)
+kafka_servers = pytest.fixture(scope="session")(yield_broker)
+deleting_servers = pytest.fixture(scope="session")(yield_deleting_broker)

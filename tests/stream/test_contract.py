@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.network.brokers import log_at
+from tests.support.network.brokers import open_new_log
 
 from tailorbird.errors import InputError, LockedError, NotReadyError
 from tailorbird.stream import Block, open_reader, open_writer
@@ -26,7 +26,7 @@ class Kafka:
     """A log in a topic of a real broker for the suite."""
 
     def __init__(self, folder, servers):
-        self.address = log_at(servers, folder)
+        self.address = open_new_log(servers, folder)
 
     def writer(self, **settings):
         return open_writer(self.address, partition="collector", **settings)
@@ -119,13 +119,13 @@ def test_a_read_is_bounded_in_bytes_but_brings_at_least_one_block(log):
 
 def test_a_reader_is_told_of_changes(log):
     with log.writer() as writer, log.reader() as reader:
-        assert reader.changed()
-        assert not reader.changed()
+        assert reader.has_changed()
+        assert not reader.has_changed()
         writer.append([body(0)])
-        assert reader.changed()
-        assert not reader.changed()
+        assert reader.has_changed()
+        assert not reader.has_changed()
         reader.read(0)
-        assert not reader.changed()
+        assert not reader.has_changed()
 
 
 def test_what_is_waiting_behind_a_position_is_told(log):

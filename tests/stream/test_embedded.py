@@ -19,6 +19,7 @@ from tailorbird.errors import (
 )
 from tailorbird.stream import (
     Block,
+    damaged_tail_files,
     open_reader,
     open_writer,
     raw_logs,
@@ -26,7 +27,6 @@ from tailorbird.stream import (
     response_log_path,
     response_logs,
     routed_path,
-    set_aside_files,
     sqlite,
 )
 
@@ -337,11 +337,11 @@ def test_a_damaged_tail_is_set_aside_and_its_offsets_are_not_given_again(tmp_pat
     filled(path)
     overwrite(path, "UPDATE block SET payload = x'00' WHERE offset >= 8")
     with pytest.raises(DamageError, match="block at offset 8"):
-        open_writer(path, partition="collector", damaged_tail="stop")
+        open_writer(path, partition="collector", on_damaged_tail="stop")
     with open_writer(path, partition="collector") as writer:
-        assert [aside.name for aside in writer.set_aside] == ["raw-collector.db.damaged-8"]
-        assert writer.set_aside[0].stat().st_size > 0
-        assert set_aside_files(path) == writer.set_aside
+        assert [aside.name for aside in writer.damaged_tail_paths] == ["raw-collector.db.damaged-8"]
+        assert writer.damaged_tail_paths[0].stat().st_size > 0
+        assert damaged_tail_files(path) == writer.damaged_tail_paths
         [record] = caplog.records
         assert record.levelname == "CRITICAL"
         assert "the blocks at 8 to 12 do not match their checksums" in record.message
@@ -376,7 +376,7 @@ def test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them(tmp
     ):
         ask(reader)
     with pytest.raises(DamageError, match="the disk lost the rows between"):
-        open_writer(path, partition="collector", damaged_tail="stop")
+        open_writer(path, partition="collector", on_damaged_tail="stop")
 
 
 def test_a_door_goes_on_behind_last_blocks_that_are_gone_and_says_so(tmp_path, caplog):
@@ -390,7 +390,7 @@ def test_a_door_goes_on_behind_last_blocks_that_are_gone_and_says_so(tmp_path, c
     assert "8 to 12" in record.message
     with open_reader(path) as reader:
         assert [one.offset for one in reader.read(0)] == [0, 2, 4, 6, 12]
-    with open_writer(path, partition="collector", damaged_tail="stop"):
+    with open_writer(path, partition="collector", on_damaged_tail="stop"):
         assert len(caplog.records) == 1, "it was told once, and is no news"
 
 
@@ -400,7 +400,7 @@ def test_a_stale_note_of_the_last_block_loses_nothing(tmp_path, caplog):
     overwrite(path, "UPDATE head SET last = 4, crc = (SELECT crc FROM block WHERE offset = 2)")
     with open_reader(path) as reader:
         assert reader.end() == 12
-    with open_writer(path, partition="collector", damaged_tail="stop") as writer:
+    with open_writer(path, partition="collector", on_damaged_tail="stop") as writer:
         assert writer.end() == 12
     assert "look at the disk" in caplog.text
 

@@ -81,16 +81,16 @@ def test_a_lost_log_goes_on_behind_what_was_read_of_it(project, caplog):
     with LagMeter(
         project.stream, project.paths.lake, lambda: routed_log_offsets(project.paths.state, 1)
     ) as meter:
-        assert {(lag.reader, lag.log): lag.lost for lag in meter.measure() if lag.lost} == {
-            ("router", "raw-serve-1"): 6
-        }
+        assert {
+            (lag.reader, lag.log): lag.lost_rows for lag in meter.measure() if lag.lost_rows
+        } == {("router", "raw-serve-1"): 6}
     with caplog.at_level(logging.CRITICAL):
         assert send(project, *names("new", 9)) == 1
     assert "is not there, but was read up to 6" in caplog.text
     route(project)
     load(project)
     assert in_lake(project) == sorted(names("old", 6) + names("new", 9))
-    assert verify(project.paths.lake).clean
+    assert verify(project.paths.lake).is_clean
     assert send(project, "last") == 1, "and it is begun anew once"
     route(project)
     load(project)
@@ -121,10 +121,10 @@ def test_a_running_router_finds_the_new_log(project):
     send(project, *names("old", 3))
     with Router(project.paths.stream, project.plan, clock=CLOCK) as router:
         assert router.step().accepted == 3
-        router.changed()
+        router.has_changed()
         lose(project)
         send(project, *names("new", 5))
-        until(router.changed, 5, "the new log was not seen")
+        until(router.has_changed, 5, "the new log was not seen")
         assert router.step().accepted == 5
 
 
@@ -153,7 +153,7 @@ def test_what_the_archive_alone_had_of_a_lost_log_is_named_as_missing(project):
     load(project)
     assert in_lake(project) == sorted(names("old", 3) + names("new", 9))
     report = verify(project.paths.lake)
-    assert not report.clean
+    assert not report.is_clean
     assert any("serve-1" in str(fault) for fault in report.faults), report
 
 

@@ -255,7 +255,9 @@ def _stopped_before_the_end(stream: Path, path: Path, plan: RoutePlan) -> None:
         if stage == "read and check":
             raise RuntimeError
 
-    import_files(stream, "tailorbird", path, plan=plan, clock=SimulatedClock(NOW), progress=stop)
+    import_files(
+        stream, "tailorbird", path, plan=plan, clock=SimulatedClock(NOW), report_progress=stop
+    )
 
 
 @pytest.mark.parametrize("erased", [("p0",), ("p0", "p3"), ("p1", "p2", "p3", "p4")])
@@ -274,11 +276,16 @@ def test_an_import_goes_on_with_all_rows_of_others_after_people_were_erased(
 
     with pytest.raises(RuntimeError):
         import_files(
-            stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), progress=stop
+            stream,
+            "tailorbird",
+            history,
+            plan=PLAN,
+            clock=SimulatedClock(NOW),
+            report_progress=stop,
         )
     first = _rows(stream)
     assert len(first) == 30
-    stopped = SuppressionList(b"").with_people([("u", one) for one in erased], NOW)
+    stopped = SuppressionList(b"").with_erased_subjects([("u", one) for one in erased], NOW)
     report = import_files(
         stream,
         "tailorbird",
@@ -302,7 +309,7 @@ def test_equal_rows_of_an_erased_person_are_kept_out_all(tmp_path: Path) -> None
         '[[source]]\nfile = "m.csv"\nkind = "events"\ntype = "click"\nts = "when"\nts_unit '
         '= "s"\nuser_id = "who"\nitem_id = "what"\n'
     )
-    stopped = SuppressionList(b"").with_people([("u", "u")], NOW)
+    stopped = SuppressionList(b"").with_erased_subjects([("u", "u")], NOW)
     options = AdapterOptions(mapping=mapping, root=str(file))
     import_files(
         tmp_path / "stream",
@@ -340,7 +347,7 @@ def test_long_rows_that_are_refused_come_in_bodies_of_bounded_bytes(
     """Bodies of many long rows would exceed SQLite's limit on a block and fill the memory."""
     monkeypatch.setattr("tailorbird.stream.importer.BODY_BYTES", 5_000)
     monkeypatch.setattr("tailorbird.stream.importer.COMMIT_BYTES", 20_000)
-    monkeypatch.setattr("tailorbird.stream.runs._REFUSED_BYTES", 8_000)
+    monkeypatch.setattr("tailorbird.stream.runs._REFUSED_BYTES_MAX", 8_000)
     monkeypatch.setattr("tailorbird.events.adapters.batch.BATCH_BYTES", 7_000)
     rows = ["x" * 2_000 + f"{number}" for number in range(50)] + ["y" * 9_000, _event(1, TS)]
     (tmp_path / "e.jsonl").write_text("\n".join(rows))
@@ -348,7 +355,7 @@ def test_long_rows_that_are_refused_come_in_bodies_of_bounded_bytes(
     report = _import(
         tmp_path / "stream",
         tmp_path / "e.jsonl",
-        progress=lambda stage, done, total: commits.append((stage, done)),
+        report_progress=lambda stage, done, total: commits.append((stage, done)),
     )
     assert (report.rows, report.accepted) == (52, 1)
     reader = open_reader(tmp_path / "stream" / "raw-import.db")

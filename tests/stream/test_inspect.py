@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from tests.support.commands import tailorbird
-from tests.support.network.brokers import log_at, needs_kafka
+from tests.support.network.brokers import needs_kafka, open_new_log
 
 from tailorbird.cli.init import init
 from tailorbird.errors import StorageError
@@ -64,7 +64,7 @@ def test_what_is_wrong_with_a_topic_is_told(changes, settings, told):
 def test_a_cluster_tells_its_brokers_and_our_topics_only(kafka_servers):
     from tailorbird.stream.kafka.inspect import inspect_cluster
 
-    address, other = log_at(kafka_servers), log_at(kafka_servers)
+    address, other = open_new_log(kafka_servers), open_new_log(kafka_servers)
     for each in (address, other):
         open_writer(each, partition="collector").close()
     state = inspect_cluster(address.cluster)
@@ -78,12 +78,12 @@ def test_a_cluster_that_is_not_there_is_an_error():
     from tailorbird.stream.kafka.inspect import inspect_cluster
 
     with pytest.raises(StorageError, match="is the broker running"):
-        inspect_cluster(log_at("127.0.0.1:1", timeout_s=1).cluster)
+        inspect_cluster(open_new_log("127.0.0.1:1", timeout_s=1).cluster)
 
 
 @pytest.mark.slow
 def test_doctor_holds_the_topics_against_the_settings(kafka_servers, tmp_path):
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     open_writer(address, partition="collector").close()
     init(tmp_path / "shop", json=True)
     for servers, state, message in (
@@ -115,7 +115,7 @@ def test_doctor_holds_the_topics_against_the_settings(kafka_servers, tmp_path):
 
 
 def test_doctor_says_that_a_topic_lost_what_the_lake_has(kafka_servers, tmp_path):
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     open_writer(address, partition="collector").close()
     init(tmp_path / "shop", json=True)
     with (tmp_path / "shop" / "tailorbird.toml").open("a") as file:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from tests.support.network.brokers import log_at, needs_kafka
+from tests.support.network.brokers import needs_kafka, open_new_log
 
 from tailorbird.errors import ConfigError, DamageError, LockedError, NotReadyError, StorageError
 from tailorbird.stream import Block, open_reader, open_writer
@@ -31,7 +31,7 @@ def written(address):
 def test_of_two_machines_the_newer_writer_goes_on_and_the_older_is_told_who_it_is(
     kafka_servers, tmp_path
 ):
-    address = log_at(kafka_servers)  # no folder: as on two machines, no lock is shared
+    address = open_new_log(kafka_servers)  # no folder: as on two machines, no lock is shared
     with open_writer(address, partition="collector") as old:
         old.append([body(0, 2)])
         with open_writer(address, partition="collector") as new:
@@ -48,7 +48,7 @@ def test_of_two_machines_the_newer_writer_goes_on_and_the_older_is_told_who_it_i
 def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers):
     from tailorbird.stream.kafka.frames import split_run
 
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     writers = []
     for number in range(5):
         writers.append(open_writer(address, partition="collector"))
@@ -59,8 +59,8 @@ def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers
     writers[0]._send(
         split_run(
             [Block("body", 7, b"late")],
-            at=writers[0]._next_offset,
-            base=2,
+            expected_offset=writers[0]._next_offset,
+            run_start=2,
             writer=writers[0]._name,
             bytes_max=1000,
         )
@@ -82,13 +82,13 @@ def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers
 def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_again(kafka_servers):
     from tailorbird.stream.kafka.frames import split_run
 
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     with open_writer(address, partition="collector") as writer:
         writer.append([body(0, 3)])
         run = split_run(
             [body(number, 50) for number in range(4)],
-            at=writer._next_offset,
-            base=3,
+            expected_offset=writer._next_offset,
+            run_start=3,
             writer=writer._name,
             bytes_max=1000,
         )
@@ -107,7 +107,7 @@ def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_agai
 
 
 def test_a_block_larger_than_a_message_is_split_and_comes_back_whole(kafka_servers):
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     blocks = [body(0), Block("big", 3, bytes(range(256)) * 12_000, b"receipt"), body(1)]
     with open_writer(address, partition="collector") as writer, open_reader(address) as reader:
         assert writer.append(blocks) == 0
@@ -117,7 +117,7 @@ def test_a_block_larger_than_a_message_is_split_and_comes_back_whole(kafka_serve
 
 
 def test_a_reader_finds_any_position_among_many(kafka_servers):
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     with open_writer(address, partition="collector") as writer:
         for number in range(40):
             writer.append([body(number, 1 + number % 3) for number in range(number % 4)])
@@ -132,7 +132,7 @@ def test_a_reader_finds_any_position_among_many(kafka_servers):
 def test_a_topic_with_other_partitions_is_refused(kafka_servers):
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     admin = AdminClient(address.cluster.conf())
     admin.create_topics([NewTopic(address.name, num_partitions=3, replication_factor=1)])[
         address.name
@@ -148,7 +148,7 @@ def test_a_topic_with_other_partitions_is_refused(kafka_servers):
 
 
 def test_a_topic_that_was_deleted_and_made_again_is_noticed(kafka_servers):
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     with open_writer(address, partition="collector") as writer:
         writer.append([body(0, 2)])
     with (
@@ -165,9 +165,11 @@ def test_a_changed_message_is_not_given_out(kafka_servers):
 
     from tailorbird.stream.kafka.frames import split_run
 
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     with open_writer(address, partition="collector") as writer:
-        (piece,) = split_run([body(0)], at=writer._next_offset, base=0, writer="x", bytes_max=1000)
+        (piece,) = split_run(
+            [body(0)], expected_offset=writer._next_offset, run_start=0, writer="x", bytes_max=1000
+        )
     producer = Producer(address.cluster.conf(acks="all"))
     producer.produce(address.name, b"payload X", partition=0, headers=piece.headers())
     producer.produce(address.name, b"of somebody else", partition=0)
@@ -180,7 +182,7 @@ def test_a_changed_message_is_not_given_out(kafka_servers):
 
 
 def test_a_broker_that_is_not_there_is_told_in_time(tmp_path):
-    address = log_at("127.0.0.1:1", timeout_s=1)
+    address = open_new_log("127.0.0.1:1", timeout_s=1)
     started_at = time.monotonic()
     for opening in (
         lambda: open_writer(address, partition="collector"),
@@ -194,9 +196,10 @@ def test_a_broker_that_is_not_there_is_told_in_time(tmp_path):
 CHILD = """
 import sys
 from tailorbird.stream import Block, open_writer
-from tests.support.network.brokers import OPTIONS
+from tests.support.network.brokers import CLIENT_OPTIONS
 from tailorbird.stream.kafka import Cluster, KafkaLog
-log = KafkaLog(Cluster(sys.argv[1], sys.argv[2], options=OPTIONS), "raw.collector", "collector")
+cluster = Cluster(sys.argv[1], sys.argv[2], options=CLIENT_OPTIONS)
+log = KafkaLog(cluster, "raw.collector", "collector")
 writer = open_writer(log, partition="collector")
 print("open", flush=True)
 for number in range(10_000):
@@ -209,7 +212,7 @@ def test_after_a_kill_everything_acknowledged_is_there_and_nothing_by_halves(kaf
     """Five writers, each killed at a random moment of its work, one after the other on the same
     log.
     """
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     model = 0
     for kill in range(5):
         command = [sys.executable, "-c", CHILD, kafka_servers, address.cluster.prefix]
@@ -247,7 +250,7 @@ def mock():
 
 
 def mock_log(mock, timeout_s=10.0):
-    address = log_at(mock.servers, timeout_s=timeout_s)
+    address = open_new_log(mock.servers, timeout_s=timeout_s)
     mock.make_topic(address.name)
     return address
 
@@ -362,7 +365,7 @@ class Refusing:
 
 
 def test_one_failure_does_not_end_pruning_and_no_append_waits_for_it(deleting_servers, caplog):
-    address = log_at(deleting_servers)
+    address = open_new_log(deleting_servers)
     refusing = address.cluster.__dict__["_admin"] = Refusing(address.cluster.admin(), 1)
     with open_writer(address, partition="collector") as writer, open_reader(address) as reader:
         for number in range(3):
@@ -386,7 +389,7 @@ def poll(there):
 
 
 def test_looking_for_topics_makes_no_client_each_time(kafka_servers):
-    address = log_at(kafka_servers)
+    address = open_new_log(kafka_servers)
     open_writer(address, partition="collector").close()
     list_topic_suffixes(address.cluster, "raw")
     threads = len(os.listdir("/proc/self/task"))

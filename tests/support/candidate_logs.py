@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.candidates.batch import COLUMNS, segment_keys
+from tailorbird.candidates.batch import EVENT_COLUMNS, segment_keys
 from tailorbird.candidates.contract import Board, Contract, ItemKnn, SessionKnn
 from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.candidates.reference import LogEvent, UserContext
@@ -24,7 +24,7 @@ CONTRACT = Contract(
 
 
 @dataclass(frozen=True)
-class Line:
+class RoutedEvent:
     """One routed event: `kind` is click, impression, item (a profile) or scroll, which no source
     looks at.
     """
@@ -40,94 +40,100 @@ class Line:
     bot: bool = False
 
 
-def random_log(
-    seed: int, events: int, *, items: int = 12, people: int = 8, step: int = 1, late: float = 0.1
-) -> list[Line]:
+def make_random_log(
+    seed: int,
+    events: int,
+    *,
+    items: int = 12,
+    people: int = 8,
+    position_step: int = 1,
+    late_share: float = 0.1,
+) -> list[RoutedEvent]:
     """Return a log whose times mostly ascend, with ties, pauses, late events, bots, profiles and
     what no source looks at.
     """
     rng = random.Random(seed)
-    p, now, lines = 0, START, []
+    log_position, now, routed_events = 0, START, []
     for _ in range(events):
-        p += rng.choice((1, 1, 2)) * step
+        log_position += rng.choice((1, 1, 2)) * position_step
         now += rng.choice(
             (0, 0, MINUTE, 5 * MINUTE, 20 * MINUTE, HOUR if rng.random() < 0.9 else DAY)
         )
-        ts = now - rng.randrange(3 * HOUR) if rng.random() < late else now
-        kind = rng.choices(("click", "impression", "item", "scroll"), (10, 4, 1, 1))[0]
+        ts = now - rng.randrange(3 * HOUR) if rng.random() < late_share else now
+        event_type = rng.choices(("click", "impression", "item", "scroll"), (10, 4, 1, 1))[0]
         item = f"i{min(int(rng.expovariate(3 / items)), items - 1)}"
         person = rng.choice([None, *(f"u{k}" for k in range(people))])
         device, category = (
             rng.choice((None, "mobile", "desktop")),
             rng.choice((None, "shoes", "hats")),
         )
-        lines.append(
-            Line(
-                p,
-                ts,
-                kind,
-                item,
-                person,
-                device,
-                category,
-                kind == "item" and rng.random() < 0.5,
-                rng.random() < 0.05,
+        routed_events.append(
+            RoutedEvent(
+                p=log_position,
+                ts=ts,
+                kind=event_type,
+                item=item,
+                person=person,
+                device=device,
+                category=category,
+                timeless=event_type == "item" and rng.random() < 0.5,
+                bot=rng.random() < 0.05,
             )
         )
-    return lines
+    return routed_events
 
 
-def table_of(lines: list[Line]) -> pa.Table:
+def table_of(events: list[RoutedEvent]) -> pa.Table:
     """Return the log as routed events."""
     columns = {
-        "p": [line.p for line in lines],
-        "type": [line.kind for line in lines],
-        "ts": [line.ts for line in lines],
-        "person": [line.person if line.kind == "click" else None for line in lines],
-        "item_id": [line.item for line in lines],
-        "agent": ["bot" if line.bot else None for line in lines],
-        "counts": [True] * len(lines),
-        "timeless": [line.timeless for line in lines],
-        "device": [line.device for line in lines],
+        "p": [event.p for event in events],
+        "type": [event.kind for event in events],
+        "ts": [event.ts for event in events],
+        "person": [event.person if event.kind == "click" else None for event in events],
+        "item_id": [event.item for event in events],
+        "agent": ["bot" if event.bot else None for event in events],
+        "counts": [True] * len(events),
+        "timeless": [event.timeless for event in events],
+        "device": [event.device for event in events],
         "properties": [
             None
-            if line.kind != "item"
-            else f'{{"category": "{line.category}"}}'
-            if line.category
+            if event.kind != "item"
+            else f'{{"category": "{event.category}"}}'
+            if event.category
             else "{}"
-            for line in lines
+            for event in events
         ],
     }
-    types = {name: ROUTED.field(name).type for name in COLUMNS}
+    types = {name: ROUTED.field(name).type for name in EVENT_COLUMNS}
     arrays = {
-        name: pa.array(columns.get(name, [None] * len(lines)), type=kind)
-        for name, kind in types.items()
+        name: pa.array(columns.get(name, [None] * len(events)), type=arrow_type)
+        for name, arrow_type in types.items()
     }
     return pa.table(arrays)
 
 
-def reference_events(lines: list[Line]) -> list[LogEvent]:
+def reference_events(events: list[RoutedEvent]) -> list[LogEvent]:
     """Return the same log as the reference takes it."""
-    kinds = {"click": "interest", "impression": "shown", "item": "profile"}
+    reference_kind_by_type = {"click": "interest", "impression": "shown", "item": "profile"}
     return [
         LogEvent(
-            ts=0 if line.timeless else line.ts,
-            kind=kinds[line.kind],
-            item=hash64(line.item),
-            person=hash64(line.person) if line.person and line.kind == "click" else 0,
-            category=hash64(line.category) if line.category and line.kind == "item" else 0,
-            segments=segment_keys({"device": line.device}),
+            ts=0 if event.timeless else event.ts,
+            kind=reference_kind_by_type[event.kind],
+            item=hash64(event.item),
+            person=hash64(event.person) if event.person and event.kind == "click" else 0,
+            category=hash64(event.category) if event.category and event.kind == "item" else 0,
+            segments=segment_keys({"device": event.device}),
         )
-        for line in lines
-        if line.kind in kinds and not line.bot
+        for event in events
+        if event.kind in reference_kind_by_type and not event.bot
     ]
 
 
-def random_askers(seed: int, many: int, *, items: int = 12) -> list[UserContext]:
+def make_random_askers(seed: int, count: int, *, items: int = 12) -> list[UserContext]:
     """Return people with short histories, one of whom is new."""
     rng = random.Random(seed)
     askers = [UserContext()]
-    for _ in range(many - 1):
+    for _ in range(count - 1):
         size = rng.randrange(1, 8)
         recent = tuple(hash64(f"i{rng.randrange(items)}") for _ in range(size))
         times, now = [], START

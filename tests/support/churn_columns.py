@@ -3,7 +3,7 @@
 from tailorbird.features import Entity, count, time_since, time_since_first
 
 
-def habits(user: Entity) -> None:
+def declare_habits(user: Entity) -> None:
     time_since("since", user, "purchase")
     time_since_first("age", user, "purchase")
     count("bought", user, "purchase", window="56d", hop="7d")

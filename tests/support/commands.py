@@ -51,10 +51,14 @@ class Forks:
     ) -> subprocess.CompletedProcess[str]:
         """Run `python -m tailorbird` with its words to its end."""
         request = {"words": command[3:], "cwd": str(cwd.absolute()), "env": env}
-        with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
-            given.write(stdin)
-            given.seek(0)
-            fds = [given.fileno(), out.fileno(), err.fileno()]
+        with (
+            TemporaryFile("w+") as stdin_file,
+            TemporaryFile("w+") as stdout_file,
+            TemporaryFile("w+") as stderr_file,
+        ):
+            stdin_file.write(stdin)
+            stdin_file.seek(0)
+            fds = [stdin_file.fileno(), stdout_file.fileno(), stderr_file.fileno()]
             socket.send_fds(self._connection, [json.dumps(request).encode()], fds)
             child = json.loads(self._connection.recv(64))
             self._connection.settimeout(timeout)
@@ -67,19 +71,21 @@ class Forks:
             if status is None:
                 self._connection.recv(64)
                 raise subprocess.TimeoutExpired(command, timeout)
-            out.seek(0)
-            err.seek(0)
-            return subprocess.CompletedProcess(command, status, out.read(), err.read())
+            stdout_file.seek(0)
+            stderr_file.seek(0)
+            return subprocess.CompletedProcess(
+                command, status, stdout_file.read(), stderr_file.read()
+            )
 
 
 @cache
-def forks(_process: int) -> Forks:
+def open_forks(_process: int) -> Forks:
     """Return the program of a process, which ends with it."""
     return Forks()
 
 
 def tailorbird(
-    *words: object,
+    *arguments: object,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
     stdin: str = "",
@@ -89,10 +95,12 @@ def tailorbird(
     """Run one command to its end, in a process of its own. It loads its modules itself only in
     `make nightly`, where `fork` is false, and where there is no Linux.
     """
-    command = [sys.executable, "-m", "tailorbird", *(str(word) for word in words)]
+    command = [sys.executable, "-m", "tailorbird", *(str(word) for word in arguments)]
     if fork and sys.platform == "linux":
-        whole = environment(**(env or {}))
-        return forks(os.getpid()).run(command, stdin, cwd or Path.cwd(), whole, timeout)
+        full_environment = environment(**(env or {}))
+        return open_forks(os.getpid()).run(
+            command, stdin, cwd or Path.cwd(), full_environment, timeout
+        )
     return subprocess.run(
         command,
         cwd=cwd,
@@ -104,44 +112,50 @@ def tailorbird(
     )
 
 
-def each(commands: Sequence[Sequence[str]], *, cwd: Path) -> list[subprocess.CompletedProcess[str]]:
-    """Run commands one after another; what is returned has their words alone as arguments."""
+def run_each(
+    commands: Sequence[Sequence[str]], *, cwd: Path
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands one after another; what is returned has their own arguments alone."""
     results = []
-    for words in commands:
-        done = tailorbird(*words, cwd=cwd)
+    for arguments in commands:
+        completed = tailorbird(*arguments, cwd=cwd)
         results.append(
-            subprocess.CompletedProcess(list(words), done.returncode, done.stdout, done.stderr)
+            subprocess.CompletedProcess(
+                list(arguments), completed.returncode, completed.stdout, completed.stderr
+            )
         )
     return results
 
 
-def must(*words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+def must(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
     """Run a command that must succeed, and return its output."""
-    done = tailorbird(*words, cwd=cwd, env=env)
-    assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
-    return done.stdout
+    completed = tailorbird(*arguments, cwd=cwd, env=env)
+    assert completed.returncode == 0, f"{arguments}: {completed.stdout}\n{completed.stderr}"
+    return completed.stdout
 
 
-def must_json(*words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Any:
+def must_json(
+    *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Any:
     """Run a command that must succeed, and return its JSON object."""
-    return json.loads(must(*words, "--json", cwd=cwd, env=env))
+    return json.loads(must(*arguments, "--json", cwd=cwd, env=env))
 
 
-def refused(
-    done: subprocess.CompletedProcess[str], *expected: str, status: int | None = None
+def assert_refused(
+    completed: subprocess.CompletedProcess[str], *expected: str, status: int | None = None
 ) -> None:
     """Assert that a command said exactly one sentence on stderr, perhaps with a remedy, and no
     traceback.
     """
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    lines = [line for line in completed.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    assert "Traceback" not in done.stderr + done.stdout, done.stderr
-    assert done.returncode not in (0, None), done.stdout
-    assert status is None or done.returncode == status, done.stderr
-    assert len(errors) == 1, done.stderr
-    assert all(line.startswith(("error: ", "  fix: ")) for line in lines), done.stderr
+    assert "Traceback" not in completed.stderr + completed.stdout, completed.stderr
+    assert completed.returncode not in (0, None), completed.stdout
+    assert status is None or completed.returncode == status, completed.stderr
+    assert len(errors) == 1, completed.stderr
+    assert all(line.startswith(("error: ", "  fix: ")) for line in lines), completed.stderr
     for text in expected:
-        assert text in done.stderr, done.stderr
+        assert text in completed.stderr, completed.stderr
 
 
 def with_experiment(slots: str) -> str:
@@ -183,7 +197,7 @@ def make_shop(folder: Path) -> Path:
     return folder
 
 
-def small_shop(folder: Path) -> Path:
+def make_small_shop(folder: Path) -> Path:
     """Create a project with five days of a simulated shop in its lake."""
     must("init", folder)
     must(

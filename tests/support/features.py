@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tailorbird.events import DAY, ROUTED, SECOND, SimulatedClock
 from tailorbird.events.keys import hash64
-from tailorbird.events.merges import Merge, survivor
+from tailorbird.events.merges import Merge, resolve_merged_user
 from tailorbird.features import (
     FeatureSet,
     ReadRequest,
@@ -274,31 +274,41 @@ def routed(events: Sequence[dict], start: int = 1) -> list[dict]:
     merges: dict[str, list[Merge]] = {}
     seen: set[tuple[str, str]] = set()
     numbered_events: list[dict] = []
-    for one in events:
-        owner = one["user_id"] or one["anonymous_id"] or one["item_id"]
-        if (owner, one["event_id"]) in seen:
+    for event_row in events:
+        owner = event_row["user_id"] or event_row["anonymous_id"] or event_row["item_id"]
+        if (owner, event_row["event_id"]) in seen:
             continue
-        seen.add((owner, one["event_id"]))
-        p, person = start + len(numbered_events), one["user_id"]
-        if person is None and one["anonymous_id"] is not None:
-            before = [
+        seen.add((owner, event_row["event_id"]))
+        log_position, person = start + len(numbered_events), event_row["user_id"]
+        if person is None and event_row["anonymous_id"] is not None:
+            identifies_before = [
                 identify
-                for identify in identifies.get(one["anonymous_id"], [])
-                if identify[0] <= one["ts"]
+                for identify in identifies.get(event_row["anonymous_id"], [])
+                if identify[0] <= event_row["ts"]
             ]
-            person = max(before)[2] if before else "anon:" + one["anonymous_id"]
-        if merges and person is not None and one["type"] not in ("user", "item"):
+            person = (
+                max(identifies_before)[2]
+                if identifies_before
+                else "anon:" + event_row["anonymous_id"]
+            )
+        if merges and person is not None and event_row["type"] not in ("user", "item"):
             merges_then = {
-                user: max((merge for merge in all_ if merge.ts <= one["ts"]), default=None)
-                for user, all_ in merges.items()
+                user: max(
+                    (merge for merge in user_merges if merge.ts <= event_row["ts"]), default=None
+                )
+                for user, user_merges in merges.items()
             }
-            person = survivor(person, merges_then.get)[0]
-        if one["type"] == "merge":
-            person = json.loads(one["properties"])["merged_into"]
-            merges.setdefault(one["user_id"], []).append(Merge(one["ts"], p, person))
-        if one["type"] == "identify":
-            identifies.setdefault(one["anonymous_id"], []).append((one["ts"], p, one["user_id"]))
-        numbered_events.append({**one, "p": p, "person": person})
+            person = resolve_merged_user(person, merges_then.get)[0]
+        if event_row["type"] == "merge":
+            person = json.loads(event_row["properties"])["merged_into"]
+            merges.setdefault(event_row["user_id"], []).append(
+                Merge(event_row["ts"], log_position, person)
+            )
+        if event_row["type"] == "identify":
+            identifies.setdefault(event_row["anonymous_id"], []).append(
+                (event_row["ts"], log_position, event_row["user_id"])
+            )
+        numbered_events.append({**event_row, "p": log_position, "person": person})
     return numbered_events
 
 
@@ -413,22 +423,22 @@ def events(draw: st.DrawFn) -> dict:
             "timeless": timeless,
         }
         return event(type, 0 if timeless else draw(times), **columns)
-    who = draw(
+    ids = draw(
         st.sampled_from([("u1", None), ("u2", None), ("u1", "a1"), (None, "a1"), (None, "a2")])
     )
     columns |= {
-        "user_id": who[0],
-        "anonymous_id": who[1],
+        "user_id": ids[0],
+        "anonymous_id": ids[1],
         "session_id": draw(st.sampled_from([None, "s1", "s2"])),
     }
     if type == "user":
         columns |= {
-            "user_id": who[0] or "u1",
+            "user_id": ids[0] or "u1",
             "properties": json.dumps(draw(_user_properties)),
             "counts": True,
         }
     elif type == "identify":
-        columns |= {"user_id": who[0] or "u2", "anonymous_id": who[1] or "a2"}
+        columns |= {"user_id": ids[0] or "u2", "anonymous_id": ids[1] or "a2"}
     else:
         columns |= draw(_details(type))
     return event(type, draw(times), **columns)
@@ -450,10 +460,13 @@ def _details(draw: st.DrawFn, type: str) -> dict:
             "quantity": draw(st.sampled_from([None, 1, 3])),
         }
     if type in ("impression", "answer") or (type == "purchase" and draw(st.booleans())):
-        shown = draw(st.lists(_items, max_size=4))
+        shown_items = draw(st.lists(_items, max_size=4))
         profiles = draw(st.lists(_profile, max_size=4))
-        attached = "[" + ",".join(profile or "null" for profile in profiles) + "]"
-        return columns | {"items": shown, "item_profile": draw(st.sampled_from([None, attached]))}
+        attached_profiles = "[" + ",".join(profile or "null" for profile in profiles) + "]"
+        return columns | {
+            "items": shown_items,
+            "item_profile": draw(st.sampled_from([None, attached_profiles])),
+        }
     columns["query" if type == "search" else "answer_query"] = draw(
         st.sampled_from([None, "Red  Shoes", "red shoes", " ", "ﬁt"])
     )
@@ -474,22 +487,22 @@ requests = st.builds(
 )
 
 
-def make_requests(t: np.ndarray, p: np.ndarray, per: np.ndarray) -> "Requests":
-    """Requests of a few people, some unknown, each for `per` items: of every kind that an offline
+def make_requests(t: np.ndarray, p: np.ndarray, item_counts: np.ndarray) -> "Requests":
+    """Requests of a few people, some unknown, each for `item_counts` items: of every kind that an offline
     computation takes.
     """
     from tailorbird.features.offline.backfill import Requests
 
-    m = len(t)
+    request_count = len(t)
     return Requests(
         t,
         p,
-        [None if row % 9 == 0 else f"u{row % 5}" for row in range(m)],
-        np.repeat(np.arange(m), per),
-        [f"i{1 + row % 3}" for row in range(per.sum())],
-        session_id=[None, "s1"] * (m // 2),
-        device=["phone", None] * (m // 2),
-        query=["red shoes", None] * (m // 2),
+        [None if row % 9 == 0 else f"u{row % 5}" for row in range(request_count)],
+        np.repeat(np.arange(request_count), item_counts),
+        [f"i{1 + row % 3}" for row in range(item_counts.sum())],
+        session_id=[None, "s1"] * (request_count // 2),
+        device=["phone", None] * (request_count // 2),
+        query=["red shoes", None] * (request_count // 2),
     )
 
 
@@ -502,12 +515,12 @@ def differences(
 ) -> list[str]:
     """Each value of the rows whose bits are not those of the reference at the rows' (t, p)."""
     own_request = ReadRequest(
-        rows.person,
-        None,
-        request.session_id,
-        request.device,
-        request.country,
-        request.local_hour,
+        person=rows.person,
+        anonymous_id=None,
+        session_id=request.session_id,
+        device=request.device,
+        country=request.country,
+        local_hour=request.local_hour,
         query=request.query,
     )
     different = []
@@ -518,24 +531,24 @@ def differences(
         ):
             for column, name in enumerate(names):
                 expected = reference.compute_value(
-                    features, name, own_request, item, rows.t, rows.p, events
+                    features, name, own_request, item, rows.t, rows.log_position, events
                 )
                 if not same(values[row, column], expected):
                     different.append(
-                        f"{name} of {item} at t={rows.t - T0} p={rows.p}: "
+                        f"{name} of {item} at t={rows.t - T0} p={rows.log_position}: "
                         f"{values[row, column]!r}, expected {expected!r}"
                     )
     for name in features.sequences:
         expected = reference.compute_value(
-            features, name, own_request, None, rows.t, rows.p, events
+            features, name, own_request, None, rows.t, rows.log_position, events
         )
-        got = rows.sequences[name]
-        bits = [
+        sequence_rows = rows.sequences[name]
+        expected_bits = [
             [int(np.float64(one).view(np.uint64)) if isinstance(one, float) else one for one in row]
             for row in expected
         ]
-        if [list(row) for row in zip(*got.lists(), strict=True)] != bits:
-            different.append(f"{name} at t={rows.t - T0} p={rows.p}")
+        if [list(row) for row in zip(*sequence_rows.to_lists(), strict=True)] != expected_bits:
+            different.append(f"{name} at t={rows.t - T0} p={rows.log_position}")
     return different
 
 

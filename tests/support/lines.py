@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closed at once, with a reset
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: closed at once, with a reset
 
 
 class Line:
@@ -25,26 +25,26 @@ class Line:
         self.port: int = self._listener.getsockname()[1]
         self.refused = 0
         self.delayed = 0
-        self._speaks, self._cut = threading.Event(), threading.Event()
-        self._speaks.set()
+        self._is_open, self._is_cut = threading.Event(), threading.Event()
+        self._is_open.set()
         self._ends: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def open(self) -> None:
-        self._cut.clear()
-        self._speaks.set()
+        self._is_cut.clear()
+        self._is_open.set()
 
     def silence(self) -> None:
-        self._speaks.clear()
+        self._is_open.clear()
 
     def cut(self) -> None:
-        self._cut.set()
+        self._is_cut.set()
         with self._lock:
             ends, self._ends = self._ends, set()
         for end in ends:
             _reset(end)
-        self._speaks.set()  # waiting connections are reset
+        self._is_open.set()  # waiting connections are reset
 
     def close(self) -> None:
         with suppress(OSError):
@@ -55,40 +55,40 @@ class Line:
     def _accept(self) -> None:
         while True:
             try:
-                near, _ = self._listener.accept()
+                client, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+            threading.Thread(target=self._forward, args=(client,), daemon=True).start()
 
-    def _carry(self, near: socket.socket) -> None:
-        if self._cut.is_set():
+    def _forward(self, client: socket.socket) -> None:
+        if self._is_cut.is_set():
             self.refused += 1
-            _reset(near)
+            _reset(client)
             return
-        self._wait()
+        self._wait_until_open()
         try:
-            far = socket.create_connection(("127.0.0.1", self.target), 10)
+            server = socket.create_connection(("127.0.0.1", self.target), 10)
         except OSError:
-            _reset(near)
+            _reset(client)
             return
         with self._lock:
-            self._ends |= {near, far}
-        with suppress(OSError, ValueError), selectors.DefaultSelector() as ready:
-            ready.register(near, selectors.EVENT_READ, far)
-            ready.register(far, selectors.EVENT_READ, near)
+            self._ends |= {client, server}
+        with suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
+            selector.register(client, selectors.EVENT_READ, server)
+            selector.register(server, selectors.EVENT_READ, client)
             while True:
-                for key, _ in ready.select():
+                for key, _ in selector.select():
                     data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
                     if not data:
-                        return self._end(near, far)
-                    self._wait()
+                        return self._end(client, server)
+                    self._wait_until_open()
                     key.data.sendall(data)
-        self._end(near, far)
+        self._end(client, server)
 
-    def _wait(self) -> None:
-        if not self._speaks.is_set():
+    def _wait_until_open(self) -> None:
+        if not self._is_open.is_set():
             self.delayed += 1
-            self._speaks.wait()
+            self._is_open.wait()
 
     def _end(self, *ends: socket.socket) -> None:
         with self._lock:
@@ -100,16 +100,16 @@ class Line:
 
 def _reset(end: socket.socket) -> None:
     with suppress(OSError):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         end.shutdown(socket.SHUT_RDWR)
     with suppress(OSError):
         end.close()
 
 
 @contextmanager
-def line(target: int = 0, *, port: int = 0) -> Iterator[Line]:
-    line_ = Line(target, port=port)
+def open_line(target: int = 0, *, port: int = 0) -> Iterator[Line]:
+    line = Line(target, port=port)
     try:
-        yield line_
+        yield line
     finally:
-        line_.close()
+        line.close()

@@ -33,7 +33,7 @@ def write_answers(lake: StoragePath, rows: list[Row]) -> None:
     write_deltalake(lake / "answers", pa.table(columns), mode="append")
 
 
-def visit(
+def make_visit(
     request: str,
     ts: int,
     *,
@@ -46,18 +46,18 @@ def visit(
     **more: Any,
 ) -> tuple[list[Row], Row]:
     """Return the events of one response, and its record: all items are seen."""
-    base = {"person": person, "agent": "person", "slot": "home", "request_id": request}
-    base |= {"model": "fallback" if failure else assigned_version, "device": "mobile"}
-    events = [base | {"type": "answer", "ts": ts, "items": items}]
+    response_fields = {"person": person, "agent": "person", "slot": "home", "request_id": request}
+    response_fields |= {"model": "fallback" if failure else assigned_version, "device": "mobile"}
+    events = [response_fields | {"type": "answer", "ts": ts, "items": items}]
     if items:
-        events.append(base | {"type": "impression", "ts": ts + SECOND, "items": items})
-    for place in clicks:
-        click = {"type": "click", "ts": ts + 2 * SECOND, "item_id": items[place]}
-        events.append(base | click | {"position": place + 1})
+        events.append(response_fields | {"type": "impression", "ts": ts + SECOND, "items": items})
+    for item_index in clicks:
+        click = {"type": "click", "ts": ts + 2 * SECOND, "item_id": items[item_index]}
+        events.append(response_fields | click | {"position": item_index + 1})
     if bought_after is not None:
-        bought = {"type": "purchase", "ts": ts + bought_after, "item_id": items[0], "price": 10.0}
-        events.append(base | bought | {"position": 1, "quantity": 2.0})
-    record = base | {
+        purchase = {"type": "purchase", "ts": ts + bought_after, "item_id": items[0], "price": 10.0}
+        events.append(response_fields | purchase | {"position": 1, "quantity": 2.0})
+    record = response_fields | {
         "ts": ts,
         "assigned_version": assigned_version,
         "failure": failure,
@@ -82,7 +82,7 @@ def draw_visits(
 ) -> list[tuple[list[Row], Row]]:
     """Draw visits of as many people, evenly over a time."""
     return [
-        visit(
+        make_visit(
             f"{start}-{more.get('assigned_version', '')}-{index}",
             start + int(seconds * 1e6 * index / count),
             person=f"{start}-{index}",

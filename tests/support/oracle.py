@@ -35,7 +35,7 @@ from tests.support.names import ITEMS, PEOPLE
 from tests.support.roles import Up, until
 
 from tailorbird.config import Project
-from tailorbird.events.merges import Merge, survivor
+from tailorbird.events.merges import Merge, resolve_merged_user
 from tailorbird.features import ReadRequest
 from tailorbird.features.offline.backfill import Requests, backfill
 from tailorbird.features.offline.positions import stack_positions
@@ -96,38 +96,39 @@ class Load:
 
     def _send(self, thread: int) -> None:
         rng = random.Random(f"{self.seed}/{thread}")
-        sent = 0
-        earlier: list[dict] = []
+        sent_count = 0
+        earlier_events: list[dict] = []
         while not self._stop.is_set():
             events = [
-                an_event(rng, f"t{self.seed}.{thread}-{sent + n}") for n in range(rng.randint(1, 6))
+                make_random_event(rng, f"t{self.seed}.{thread}-{sent_count + n}")
+                for n in range(rng.randint(1, 6))
             ]
-            sent += len(events)
-            if earlier and rng.random() < 0.2:
-                events.append(rng.choice(earlier))  # a client that sends an event again
+            sent_count += len(events)
+            if earlier_events and rng.random() < 0.2:
+                events.append(rng.choice(earlier_events))  # a client that sends an event again
             self.ledger.write("sent", [event["event_id"] for event in events])
-            self._until_answered(events)
-            earlier = [event for event in events if event["type"] != "nonsense"]
+            self._send_until_answered(events)
+            earlier_events = [event for event in events if event["type"] != "nonsense"]
             time.sleep(0.005)
 
-    def _until_answered(self, events: list[dict]) -> None:
+    def _send_until_answered(self, events: list[dict]) -> None:
         body = json.dumps(events)
-        give_up = time.monotonic() + 60
-        while time.monotonic() < give_up:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
             if self._stop.is_set() and self._abandoned:
                 return
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
                 connection.request("POST", "/v1/events", body, {"content-type": "application/json"})
                 response = connection.getresponse()
-                answer = json.loads(response.read())
+                response_body = json.loads(response.read())
                 connection.close()
             except (OSError, http.client.HTTPException, ValueError):
                 self.ledger.write("unknown", [event["event_id"] for event in events])
                 time.sleep(0.05)
                 continue
-            if response.status in (200, 400) and "events" in answer:
-                pairs = list(zip(events, answer["events"], strict=True))
+            if response.status in (200, 400) and "events" in response_body:
+                pairs = list(zip(events, response_body["events"], strict=True))
                 self.ledger.write(
                     "acked", [event["event_id"] for event, each in pairs if each["accepted"]]
                 )
@@ -138,7 +139,7 @@ class Load:
             time.sleep(0.05)
 
 
-def an_event(rng: random.Random, event_id: str) -> dict:
+def make_random_event(rng: random.Random, event_id: str) -> dict:
     if rng.random() < 0.04:
         return {"event_id": event_id, "type": "nonsense", "user_id": rng.choice(PEOPLE)}
     event = {
@@ -148,23 +149,23 @@ def an_event(rng: random.Random, event_id: str) -> dict:
     }
     if rng.random() < 0.02:
         return {**event, "type": "merge", "properties": {"merged_into": rng.choice(PEOPLE)}}
-    kind = rng.choice(["click", "click", "click", "purchase", "impression", "identify"])
-    if kind == "identify":
-        return {**event, "type": kind, "anonymous_id": f"a{rng.randint(0, 20)}"}
-    if kind == "impression":
-        return {**event, "type": kind, "items": rng.sample(ITEMS, 5)}
+    event_type = rng.choice(["click", "click", "click", "purchase", "impression", "identify"])
+    if event_type == "identify":
+        return {**event, "type": event_type, "anonymous_id": f"a{rng.randint(0, 20)}"}
+    if event_type == "impression":
+        return {**event, "type": event_type, "items": rng.sample(ITEMS, 5)}
     if rng.random() < 0.3:
         del event["user_id"]
         event["anonymous_id"] = f"a{rng.randint(0, 20)}"
     return {
         **event,
-        "type": kind,
+        "type": event_type,
         "item_id": rng.choice(ITEMS),
         "properties": {"price": rng.randint(1, 9_999) / 100},
     }
 
 
-def in_lake(project: Project) -> Counter[str]:
+def count_lake_events(project: Project) -> Counter[str]:
     """Count each event id of the load in `events`; empty if there is no lake yet."""
     lake = Lake(project.paths.lake)
     if not lake.exists("events"):
@@ -200,18 +201,18 @@ def _wait_until_arrived(up: Up, ledger: Ledger) -> None:
     """Wait up to five minutes, as the machine may be slow, and warn after two."""
 
     def arrived() -> bool:
-        return ledger.acked <= in_lake(up.project).keys()
+        return ledger.acked <= count_lake_events(up.project).keys()
 
     try:
         until(arrived, 120, lambda: _describe_missing(up, ledger))
-    except AssertionError as late:
-        warnings.warn(f"late, two minutes after the last kill: {late}", stacklevel=2)
+    except AssertionError as error:
+        warnings.warn(f"late, two minutes after the last kill: {error}", stacklevel=2)
         until(arrived, 180, lambda: _describe_missing(up, ledger))
 
 
 def _describe_missing(up: Up, ledger: Ledger) -> str:
     """Describe the missing events, where they wait, and the roles' output."""
-    missing = sorted(ledger.acked - in_lake(up.project).keys())
+    missing = sorted(ledger.acked - count_lake_events(up.project).keys())
     command = [sys.executable, "-m", "tailorbird", "-C", str(up.project.root), "doctor"]
     doctor = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False
@@ -223,36 +224,36 @@ def _describe_missing(up: Up, ledger: Ledger) -> str:
     )
 
 
-def check(project: Project, ledger: Ledger) -> list[str]:
+def find_violations(project: Project, ledger: Ledger) -> list[str]:
     """Return what is wrong; empty if nothing is."""
-    counts_by_id = in_lake(project)
-    wrong = [
+    counts_by_id = count_lake_events(project)
+    violations = [
         f"acknowledged and lost: {event_id}"
         for event_id in sorted(ledger.acked - counts_by_id.keys())[:5]
     ]
-    wrong += [
+    violations += [
         f"refused and in the lake: {event_id}"
         for event_id in sorted(ledger.refused & counts_by_id.keys())[:5]
     ]
-    wrong += [
+    violations += [
         f"in the lake {count} times: {event_id}"
         for event_id, count in counts_by_id.items()
         if count > 1
     ][:5]
-    wrong += [
+    violations += [
         f"in the lake and never sent: {event_id}"
         for event_id in sorted(counts_by_id.keys() - ledger.sent)[:5]
     ]
     bodies = b"\n".join(Lake(project.paths.lake).table("quarantine")["body"].to_pylist())
-    wrong += [
+    violations += [
         f"refused and not in quarantine: {each}"
         for each in sorted(ledger.refused)
         if f'"{each}"'.encode() not in bodies
     ][:5]
     report = verify(project.paths.lake, deep=True)
-    if not report.clean:
-        wrong.append(f"the lake does not verify: {report}")
-    return wrong + wrong_persons(project)[:5] + unequal_state(project)
+    if not report.is_clean:
+        violations.append(f"the lake does not verify: {report}")
+    return violations + find_wrong_persons(project)[:5] + find_unequal_state(project)
 
 
 def _survivors(events: pa.Table) -> dict[str, str]:
@@ -261,20 +262,22 @@ def _survivors(events: pa.Table) -> dict[str, str]:
         [("ts", "ascending"), ("p", "ascending")]
     )
     columns = (rows[name].to_pylist() for name in ("user_id", "p", "person"))
-    newest = {
-        user: Merge(ts, p, into)
-        for ts, user, p, into in zip(rows["ts"].cast("int64").to_pylist(), *columns, strict=True)
+    last_merge_by_user = {
+        user: Merge(ts, log_position, into)
+        for ts, user, log_position, into in zip(
+            rows["ts"].cast("int64").to_pylist(), *columns, strict=True
+        )
     }
-    return {user: survivor(user, newest.get)[0] for user in PEOPLE}
+    return {user: resolve_merged_user(user, last_merge_by_user.get)[0] for user in PEOPLE}
 
 
-def wrong_persons(project: Project) -> list[str]:
+def find_wrong_persons(project: Project) -> list[str]:
     """Return events of another person than identifies and merges imply.
 
     They are read in the order of the routed log by independent code. Several partitions are not
     checked: a router learns of another's merges at a time that the log does not show.
     """
-    if project.stream.count > 1:
+    if project.stream.partition_count > 1:
         return []
     events = Lake(project.paths.lake).events()
     columns = ("event_id", "type", "ts", "p", "user_id", "anonymous_id", "person")
@@ -284,60 +287,76 @@ def wrong_persons(project: Project) -> list[str]:
         .sort_by("p")
         .to_pylist()
     )
-    identified: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-    merged: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-    wrong = []
+    identifies_by_visitor: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    merges_by_user: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    violations = []
     for row in rows:
         user, visitor, at = row["user_id"], row["anonymous_id"], (row["ts"], row["p"])
         if row["type"] == "merge":
-            merged[user].append((*at, row["person"]))
+            merges_by_user[user].append((*at, row["person"]))
             continue
         if row["type"] == "identify":
-            identified[visitor].append((*at, user))
+            identifies_by_visitor[visitor].append((*at, user))
         if user is None and visitor is not None:
             user = max(
-                (each for each in identified[visitor] if each[0] <= row["ts"]), default=(0, 0, None)
+                (
+                    candidate
+                    for candidate in identifies_by_visitor[visitor]
+                    if candidate[0] <= row["ts"]
+                ),
+                default=(0, 0, None),
             )[2]
-        newest = {
-            each: Merge(*max(earlier_merges))
-            for each, merges in merged.items()
+        last_merge_by_user = {
+            candidate: Merge(*max(earlier_merges))
+            for candidate, merges in merges_by_user.items()
             if (earlier_merges := [merge for merge in merges if merge[0] <= row["ts"]])
         }
         person = (
             f"anon:{visitor}"
             if user is None and visitor is not None
-            else user and survivor(user, newest.get)[0]
+            else user and resolve_merged_user(user, last_merge_by_user.get)[0]
         )
         if person != row["person"]:
-            wrong.append(
+            violations.append(
                 f"{row['event_id']} ({row['type']}) is of {row['person']} in the lake, and "
                 f"of {person} by what came before it"
             )
-    return wrong
+    return violations
 
 
-def unequal_state(project: Project) -> list[str]:
+def find_unequal_state(project: Project) -> list[str]:
     """Compare features as a server reads them with those from the lake at the same (t, p)."""
     events = Lake(project.paths.lake).events()
-    newest = int(pc.max(events["ts"].cast("int64")).as_py())
+    newest_ts = int(pc.max(events["ts"].cast("int64")).as_py())
     persons = sorted({person for person in events["person"].to_pylist() if person})
     features = project.features
     reader = Reader(project.paths.state, features, workers=project.workers)
     rows = [
-        reader.read(ReadRequest(person, None, None, "phone", "NO", 12, newest + 1), ITEMS)
+        reader.read(
+            ReadRequest(
+                person=person,
+                anonymous_id=None,
+                session_id=None,
+                device="phone",
+                country="NO",
+                local_hour=12,
+                now=newest_ts + 1,
+            ),
+            ITEMS,
+        )
         for person in persons
     ]
-    wrong = [
+    violations = [
         f"{user} is read as {actual} in the state, as {by_lake} in the lake"
         for user, by_lake in _survivors(events).items()
-        if (actual := reader.read(ReadRequest(user_id=user, now=newest + 1), ITEMS[:1]).person)
+        if (actual := reader.read(ReadRequest(user_id=user, now=newest_ts + 1), ITEMS[:1]).person)
         != by_lake
     ]
     reader.close()
     count = len(persons)
     requests = Requests(
         t=np.array([row.t for row in rows]),
-        p=stack_positions([row.positions or row.p for row in rows]),
+        log_position=stack_positions([row.log_positions or row.log_position for row in rows]),
         person=persons,
         session_id=[None] * count,
         device=["phone"] * count,
@@ -352,13 +371,13 @@ def unequal_state(project: Project) -> list[str]:
         np.isnan(numeric) & np.isnan(recomputed.numeric)
     )
     for row, column in np.argwhere(~is_equal)[:5].tolist():
-        where = (
+        place = (
             f"{features.numeric[column]} of {persons[row // len(ITEMS)]}, {ITEMS[row % len(ITEMS)]}"
         )
-        wrong.append(
-            f"state differs from the lake: {where}: {numeric[row, column]} against "
+        violations.append(
+            f"state differs from the lake: {place}: {numeric[row, column]} against "
             f"{recomputed.numeric[row, column]}"
         )
     if not (np.concatenate([row.categorical for row in rows]) == recomputed.categorical).all():
-        wrong.append("state differs from the lake in a categorical feature")
-    return wrong
+        violations.append("state differs from the lake in a categorical feature")
+    return violations

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from tests.support.names import ITEMS, PEOPLE
 
-ROWS = 1_000  # of a body: some 110 KB
-CLOSED_LOOP = 64
+ROWS_PER_BODY = 1_000  # of a body: some 110 KB
+CLOSED_LOOP_CONNECTIONS = 64
 _MARK = "@@@@"
 
 
-def template() -> bytes:
+def make_template() -> bytes:
     """Return the events of one body, unique clicks, with a mark for run and number."""
     return json.dumps(
         [
@@ -35,12 +35,12 @@ def template() -> bytes:
                 "user_id": PEOPLE[row % len(PEOPLE)],
                 "item_id": ITEMS[row % len(ITEMS)],
             }
-            for row in range(ROWS)
+            for row in range(ROWS_PER_BODY)
         ]
     ).encode()
 
 
-def name_in(body: bytes) -> str:
+def find_name(body: bytes) -> str:
     """Return the name of a body, `t{run}-{number}`; empty if it is not exactly a sender's."""
     name = body.partition(b'"event_id": "')[2].partition(b'-0"')[0]
     return name.decode() if body == _template().replace(_MARK.encode(), name) else ""
@@ -48,7 +48,7 @@ def name_in(body: bytes) -> str:
 
 @cache
 def _template() -> bytes:
-    return template()
+    return make_template()
 
 
 @dataclass
@@ -69,45 +69,45 @@ class Sender:
     def __init__(self, host: str, port: int, run: int, connections: int) -> None:
         self._host, self._port, self._run = host, port, run
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self._left = connections
-        self._template = template()
+        self._connections_left = connections
+        self._template = make_template()
         self.tally = Tally()
 
-    async def send(self, number: int, due: float) -> None:
-        if not self._idle and not self._left:
+    async def send(self, number: int, due_at: float) -> None:
+        if not self._idle and not self._connections_left:
             self.tally.unsent += 1
             return
         connection = self._idle.pop() if self._idle else None
         try:
             if connection is None:
-                self._left -= 1
+                self._connections_left -= 1
                 connection = await asyncio.open_connection(self._host, self._port)
-            status, headers = await self._ask(
+            status, headers = await self._post_body(
                 *connection,
                 self._template.replace(_MARK.encode(), f"t{self._run}-{number}".encode()),
             )
         except (OSError, asyncio.IncompleteReadError, ValueError):
             self.tally.unanswered += 1
-            self._left += 1
+            self._connections_left += 1
             if connection is not None:
                 connection[1].close()
             return
-        self._take(status, headers, number, due)
+        self._record_outcome(status, headers, number, due_at)
         if b"connection: close" in headers:
             connection[1].close()
-            self._left += 1
+            self._connections_left += 1
         else:
             self._idle.append(connection)
 
-    def _take(self, status: int, headers: bytes, number: int, due: float) -> None:
+    def _record_outcome(self, status: int, headers: bytes, number: int, due_at: float) -> None:
         self.tally.statuses[status] += 1
         if status == 200:
             self.tally.acked.append(number)
-            self.tally.latency_ms.append((time.monotonic() - due) * 1_000)
+            self.tally.latency_ms.append((time.monotonic() - due_at) * 1_000)
         elif status in (429, 503) and b"retry-after: " not in headers:
             self.tally.without_retry_after += 1
 
-    async def _ask(
+    async def _post_body(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes
     ) -> tuple[int, bytes]:
         head = (
@@ -126,23 +126,23 @@ async def _open_loop(sender: Sender, rate: float, seconds: float) -> None:
     started = time.monotonic()
     tasks = []
     for number in range(int(rate * seconds)):
-        due = started + number / rate
-        if (wait := due - time.monotonic()) > 0:
+        due_at = started + number / rate
+        if (wait := due_at - time.monotonic()) > 0:
             await asyncio.sleep(wait)
-        tasks.append(asyncio.create_task(sender.send(number, due)))
+        tasks.append(asyncio.create_task(sender.send(number, due_at)))
         if number % 20 == 0:
             await asyncio.sleep(0)
     await asyncio.gather(*tasks)
 
 
 async def _closed_loop(sender: Sender, seconds: float) -> None:
-    until, numbers = time.monotonic() + seconds, iter(range(10**9))
+    deadline, numbers = time.monotonic() + seconds, iter(range(10**9))
 
     async def send_next() -> None:
-        while time.monotonic() < until:
+        while time.monotonic() < deadline:
             await sender.send(next(numbers), time.monotonic())
 
-    await asyncio.gather(*(send_next() for _ in range(CLOSED_LOOP)))
+    await asyncio.gather(*(send_next() for _ in range(CLOSED_LOOP_CONNECTIONS)))
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.support.commands import environment
 from tests.support.roles import make_project
-from tests.support.shops.evolving_shop import item_events, promote
+from tests.support.shops.evolving_shop import make_item_events, promote
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
@@ -31,11 +31,11 @@ from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.request import ReadRequest
 from tailorbird.features.state.state import Records, open_state
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import People, SearchReport, search_project
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.scores.log import KIND, Scored, encode_scores
+from tailorbird.serving.scores.log import BLOCK_KIND, Scored, encode_scores
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.importer import import_files
 
@@ -54,7 +54,7 @@ item_income = total("item_income", item, "purchase", of="price", unit=0.01, max=
 item_heat = decayed("item_heat", item, "view", half_life="2d")
 device_clicks = count("device_clicks", entity("device"), "click", window="7d")
 """
-KINDS = ("view", "click", "view", "purchase")
+EVENT_TYPES = ("view", "click", "view", "purchase")
 
 
 @dataclass
@@ -82,8 +82,8 @@ class Site:
         return [hash64(text).to_bytes(8, order) for text in texts for order in ("big", "little")]
 
 
-def score_of(user: str) -> Scored:
-    when = {"ts": CLOCK.now(), "scored_at": CLOCK.now()}
+def make_score(user: str) -> Scored:
+    timestamps = {"ts": CLOCK.now(), "scored_at": CLOCK.now()}
     return Scored(
         id=f"1-home-{user}",
         name="home",
@@ -93,7 +93,7 @@ def score_of(user: str) -> Scored:
         person=user,
         user_id=user,
         model="v1",
-        **when,
+        **timestamps,
     )
 
 
@@ -114,60 +114,70 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
     project = open_project(root)
     promote(project, project.features, "old")
     history = folder / "history.jsonl"
-    history.write_text("\n".join(json.dumps(event) for event in past(people)))
+    history.write_text("\n".join(json.dumps(event) for event in make_imported_events(people)))
     import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK)
     with (
         EventCollector(project.stream, "serve-1", project.plan, CLOCK) as collector,
-        Roles(project, CLOCK) as roles,
+        InProcessRoles(project, CLOCK) as roles,
     ):
-        collector.submit(json.dumps(item_events()).encode())
+        collector.submit(json.dumps(make_item_events()).encode())
         collector.submit(
-            json.dumps([event for user in site.users for event in said_of(user)]).encode()
+            json.dumps([event for user in site.users for event in make_events_about(user)]).encode()
         )
         roles.drain()
         for chunk in range(0, len(people), 10):
             collector.submit(
                 json.dumps(
-                    [event for user in people[chunk : chunk + 10] for event in present(user)]
+                    [
+                        event
+                        for user in people[chunk : chunk + 10]
+                        for event in make_collected_events(user)
+                    ]
                 ).encode()
             )
             roles.step()
             roles.lake.step()
-        collector.submit(b"\n".join(refused(user) for user in people), "ndjson")
+        collector.submit(b"\n".join(make_refused_row(user) for user in people), "ndjson")
         collector.submit(
-            json.dumps([event for user in people[:9] for event in present(user)]).encode()
+            json.dumps(
+                [event for user in people[:9] for event in make_collected_events(user)]
+            ).encode()
         )  # all of it again
-        parts = InProcessServer(project, CLOCK, collector=collector, seed=1)
+        server = InProcessServer(project, CLOCK, collector=collector, seed=1)
         for user in (*people[: min(8, canaries)], *people[-6:]):
             request = RecommendQuery(slot="home", user_id=user, session_id=f"{user}-session")
-            answer = parts.pipeline.answer(request)
+            answer = server.pipeline.answer(request)
             site.requests += [answer.request_id] if user in site.users else []
-            shown = {"request_id": answer.request_id, "item_id": answer.items[0].item_id}
-            clicks = [{"event_id": f"{user}-follows", "type": "click", "user_id": user} | shown]
+            shown_item = {"request_id": answer.request_id, "item_id": answer.items[0].item_id}
+            clicks = [
+                {"event_id": f"{user}-follows", "type": "click", "user_id": user} | shown_item
+            ]
             clicks.append(
                 {
                     "event_id": f"friend-of-{len(site.requests)}-{user == people[-1]}",
                     "type": "view",
                     "user_id": people[-2],
                 }
-                | shown
+                | shown_item
             )
             collector.submit(json.dumps(clicks).encode())
             roles.step()
-        parts.close()
+        server.close()
         collector.close()
         roles.drain()
-        while roles.lake.upkeep(everything=True):
+        while roles.lake.upkeep(include_unsettled=True):
             pass
         for worker in roles.workers.values():
-            worker.publish_figures()
+            worker.publish_progress()
     if not project.stream.is_remote:
         with open_writer(project.stream.scores, partition="scores", first_position=1) as scores:
-            scores.append([Block(KIND, 1, encode_scores([score_of(user)])) for user in people])
+            scores.append(
+                [Block(BLOCK_KIND, 1, encode_scores([make_score(user)])) for user in people]
+            )
     return site
 
 
-def past(people: Sequence[str]) -> Iterator[dict]:
+def make_imported_events(people: Sequence[str]) -> Iterator[dict]:
     """What was imported: in whole minutes, so that much happened at the same time."""
     start = CLOCK.now() // HOUR * HOUR - 72 * HOUR
     for number, user in enumerate(people):
@@ -175,7 +185,7 @@ def past(people: Sequence[str]) -> Iterator[dict]:
             context = {"device": "phone" if number % 2 else "desktop", "page": f"/of/{user}"}
             yield {
                 "event_id": f"{user}-past-{step}",
-                "type": KINDS[step % 4],
+                "type": EVENT_TYPES[step % 4],
                 "user_id": user,
                 "session_id": f"{user}-old",
                 "item_id": f"i{(number + step) % 12}",
@@ -193,12 +203,12 @@ def past(people: Sequence[str]) -> Iterator[dict]:
         }
 
 
-def said_of(user: str) -> list[dict]:
+def make_events_about(user: str) -> list[dict]:
     """What others say of somebody: items that are theirs to sell, one of them in a second version,
     and a friend's profile.
     """
-    flat, friend = f"flat-{user[-3:]}", f"friend-{user[-3:]}"
-    seller = {
+    flat_id, friend_id = f"flat-{user[-3:]}", f"friend-{user[-3:]}"
+    flat_properties = {
         "seller": user,
         "category": "flats",
         "stock": 1,
@@ -207,41 +217,41 @@ def said_of(user: str) -> list[dict]:
     }
     return [
         {
-            "event_id": f"{flat}-1",
+            "event_id": f"{flat_id}-1",
             "type": "item",
-            "item_id": flat,
+            "item_id": flat_id,
             "timeless": True,
-            "properties": seller,
+            "properties": flat_properties,
         },
         {
-            "event_id": f"{flat}-2",
+            "event_id": f"{flat_id}-2",
             "type": "item",
-            "item_id": flat,
-            "properties": seller | {"price": 70},
+            "item_id": flat_id,
+            "properties": flat_properties | {"price": 70},
         },
         {
-            "event_id": f"{friend}-p",
+            "event_id": f"{friend_id}-p",
             "type": "user",
-            "user_id": friend,
+            "user_id": friend_id,
             "properties": {"friend": user, "age": 30},
         },
         {
-            "event_id": f"{friend}-c",
+            "event_id": f"{friend_id}-c",
             "type": "click",
-            "user_id": friend,
-            "item_id": flat,
+            "user_id": friend_id,
+            "item_id": flat_id,
             "context": {"page": f"/by/{user}"},
         },
     ]
 
 
-def present(user: str) -> list[dict]:
+def make_collected_events(user: str) -> list[dict]:
     """What came through the collector: first without a name, then with one."""
-    number, visitor = (
+    number, visitor_fields = (
         int(user[-3:]),
         {"anonymous_id": anonymous_of(user), "session_id": f"{user}-session"},
     )
-    context = {
+    context_fields = {
         "context": {
             "device": "phone",
             "country": "NO",
@@ -249,48 +259,48 @@ def present(user: str) -> list[dict]:
             "referrer": f"https://find/{user}",
         }
     }
-    known = {"user_id": user, **visitor, **context}
-    begun = CLOCK.now() - number % 7 * SECOND
-    bought = {"price": 12.5, "gift": f"from {user}"}
+    identified_fields = {"user_id": user, **visitor_fields, **context_fields}
+    visit_ts = CLOCK.now() - number % 7 * SECOND
+    purchase_properties = {"price": 12.5, "gift": f"from {user}"}
     return [
-        {"event_id": f"{user}-0", "type": "view", "item_id": f"i{number % 9}", "ts": begun}
-        | visitor,
+        {"event_id": f"{user}-0", "type": "view", "item_id": f"i{number % 9}", "ts": visit_ts}
+        | visitor_fields,
         {"event_id": f"{user}-1", "type": "search", "properties": {"query": f"the wish of {user}"}}
-        | visitor
-        | context,
-        {"event_id": f"{user}-2", "type": "identify", "user_id": user} | visitor,
+        | visitor_fields
+        | context_fields,
+        {"event_id": f"{user}-2", "type": "identify", "user_id": user} | visitor_fields,
         {
             "event_id": f"{user}-3",
             "type": "user",
             "user_id": user,
             "properties": {"mail": f"{user}@example.com", "age": 40},
         },
-        {"event_id": f"{user}-4", "type": "click", "item_id": f"i{number % 5}", "ts": begun + 9}
-        | known,
-        {"event_id": f"{user}-5", "type": "click", "item_id": f"i{number % 5}"} | visitor,
+        {"event_id": f"{user}-4", "type": "click", "item_id": f"i{number % 5}", "ts": visit_ts + 9}
+        | identified_fields,
+        {"event_id": f"{user}-5", "type": "click", "item_id": f"i{number % 5}"} | visitor_fields,
         {
             "event_id": f"{user}-6",
             "type": "purchase",
             "item_id": f"i{number % 4}",
-            "properties": bought,
+            "properties": purchase_properties,
         }
-        | known,
+        | identified_fields,
     ]
 
 
-def refused(user: str) -> bytes:
+def make_refused_row(user: str) -> bytes:
     """A row that the contract refuses, each third of them no JSON at all."""
-    whole = json.dumps(
+    row_text = json.dumps(
         {"event_id": f"{user}-bad", "type": "clack", "user_id": user, "item_id": "i1"}
     )
-    return (whole if int(user[-3:]) % 3 else whole[:-9]).encode()
+    return (row_text if int(user[-3:]) % 3 else row_text[:-9]).encode()
 
 
-def states(project: Project) -> dict[tuple[str, int], bytes]:
+def read_impersonal_states(project: Project) -> dict[tuple[str, int], bytes]:
     """By entity and key, all states that are about no person, but for the hashes of event ids that
     break ties in time.
     """
-    found: dict[tuple[str, int], bytes] = {}
+    states_by_entity_key: dict[tuple[str, int], bytes] = {}
     store = open_state(project.paths.state, project.features)
     try:
         with store.snapshot() as snapshot:
@@ -305,17 +315,17 @@ def states(project: Project) -> dict[tuple[str, int], bytes]:
                 for entry in (*layout.lasts, *layout.first_values):
                     lanes[:, entry.lane + 1] = 0
                 for key, row in zip(keys.tolist(), lanes, strict=True):
-                    found[layout.entity.name, key] = row.tobytes()
+                    states_by_entity_key[layout.entity.name, key] = row.tobytes()
     finally:
         store.close()
-    return found
+    return states_by_entity_key
 
 
 def find_ids(project: Project, ids: Sequence[str]) -> SearchReport:
     """Search a project for users, or for visitors as anon:ID."""
-    devices = frozenset(one.removeprefix("anon:") for one in ids if one.startswith("anon:"))
+    visitors = frozenset(one.removeprefix("anon:") for one in ids if one.startswith("anon:"))
     users = frozenset(one for one in ids if not one.startswith("anon:"))
-    return search_project(project, People(users, devices))
+    return search_project(project, People(users, visitors))
 
 
 # What the erased contributed to: counts of different people, sessions and texts, values that are
@@ -344,17 +354,17 @@ def read_values(
         reader.close()
 
 
-def rebuilt_states(project: Project) -> dict[tuple[str, int], bytes]:
-    """`states`, as they are built from the log or the lake anew, by a project that has none."""
+def rebuild_impersonal_states(project: Project) -> dict[tuple[str, int], bytes]:
+    """Return `read_impersonal_states`, as they are built from the log or the lake anew, by a project that has none."""
     with FeatureWorker(
         project.routed, project.paths.state, project.features, clock=CLOCK
     ) as worker:
         while worker.step().rows:
             pass
-    return states(project)
+    return read_impersonal_states(project)
 
 
-def everything(root: Path) -> Iterator[tuple[str, bytes]]:
+def read_all_files(root: Path) -> Iterator[tuple[str, bytes]]:
     """All that the files below a folder hold, unpacked as far as there is something packed in
     them.
     """
@@ -364,7 +374,7 @@ def everything(root: Path) -> Iterator[tuple[str, bytes]]:
         name = path.relative_to(root).as_posix()
         yield name, name.encode() + b"\n" + path.read_bytes()
         if path.suffix == ".parquet":
-            yield f"{name} unpacked", _texts(pq.read_table(path, partitioning=None))
+            yield f"{name} unpacked", _encode_rows(pq.read_table(path, partitioning=None))
         elif path.suffix == ".zst":
             with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream:
                 yield f"{name} unpacked", stream.read()
@@ -374,22 +384,22 @@ def everything(root: Path) -> Iterator[tuple[str, bytes]]:
                     (f"{name}/{member}", archive.read(member)) for member in archive.namelist()
                 )
         elif path.suffix == ".db":
-            yield from _blocks(path, name)
+            yield from _read_blocks(path, name)
 
 
-def left_of(root: Path, *needles: bytes) -> list[str]:
+def find_in_files(root: Path, *needles: bytes) -> list[str]:
     """The files in which something stands, and what."""
     return sorted(
         {
             f"{name}: {needle!r}"
-            for name, data in everything(root)
+            for name, data in read_all_files(root)
             for needle in needles
             if needle in data
         }
     )
 
 
-def _texts(table: pa.Table) -> bytes:
+def _encode_rows(table: pa.Table) -> bytes:
     return json.dumps(
         table.to_pylist(),
         default=lambda value: (
@@ -398,22 +408,24 @@ def _texts(table: pa.Table) -> bytes:
     ).encode()
 
 
-def _blocks(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
+def _read_blocks(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     if (
         connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'block'").fetchone() is None
     ):  # a router's tables alone
         return
     for offset, kind, payload in connection.execute("SELECT offset, kind, payload FROM block"):
-        packed = kind in ("events", "quarantine", "duplicates")
+        is_packed = kind in ("events", "quarantine", "duplicates")
         yield (
             f"{name} at {offset}",
-            _texts(pa.ipc.open_stream(io.BytesIO(payload)).read_all()) if packed else payload,
+            _encode_rows(pa.ipc.open_stream(io.BytesIO(payload)).read_all())
+            if is_packed
+            else payload,
         )
     connection.close()
 
 
-def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
+def read_all_topics(project: Project) -> Iterator[tuple[str, bytes]]:
     """All that the topics of a project hold: every message with its headers, and what is packed in
     the blocks of the logs.
     """
@@ -424,11 +436,11 @@ def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
     consumer = Consumer(
         cluster.conf(group_id="search", enable_auto_commit=False, auto_offset_reset="earliest")
     )
-    found = consumer.list_topics(timeout=10).topics
-    for name, topic in sorted(found.items()):
-        for number in topic.partitions if name.startswith(f"{cluster.prefix}.") else ():
-            low, high = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=10)
-            consumer.assign([TopicPartition(name, number, low)])
+    topic_by_name = consumer.list_topics(timeout=10).topics
+    for name, topic in sorted(topic_by_name.items()):
+        for partition in topic.partitions if name.startswith(f"{cluster.prefix}.") else ():
+            low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=10)
+            consumer.assign([TopicPartition(name, partition, low)])
             while low < high:
                 for message in consumer.consume(100, timeout=1):
                     assert message.error() is None, message.error()
@@ -440,38 +452,45 @@ def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
                         + (message.value() or b""),
                     )
     consumer.close()
-    for log in (
+    for log_addresses in (
         project.stream.share(0, project.paths.stream).raw_logs().values(),
         project.stream.response_logs().values(),
     ):
-        yield from (each for address in log for each in _packed_in(address))
-    for number in range(project.stream.count):
-        yield from _packed_in(project.stream.share(number, project.paths.stream).routed)
-        yield from _packed_in(project.stream.share(number, project.paths.stream).snapshots)
+        yield from (each for address in log_addresses for each in _read_packed_blocks(address))
+    for partition in range(project.stream.partition_count):
+        yield from _read_packed_blocks(project.stream.share(partition, project.paths.stream).routed)
+        yield from _read_packed_blocks(
+            project.stream.share(partition, project.paths.stream).snapshots
+        )
 
 
-def _packed_in(address: Any) -> Iterator[tuple[str, bytes]]:
+def _read_packed_blocks(address: Any) -> Iterator[tuple[str, bytes]]:
     with suppress(NotReadyError), open_reader(address) as reader:
         position = reader.start()
-        while stored := reader.read(position):
-            for one in stored:
-                if one.block.kind in ("events", "quarantine", "duplicates"):
+        while stored_blocks := reader.read(position):
+            for stored_block in stored_blocks:
+                if stored_block.block.kind in ("events", "quarantine", "duplicates"):
                     yield (
-                        f"{address} {one.offset}",
-                        _texts(pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all()),
-                    )
-                elif one.block.kind in ("index", "piece"):
-                    size = int(one.block.receipt)
-                    yield (
-                        f"{address} {one.offset}",
-                        pa.decompress(
-                            one.block.payload, decompressed_size=size, codec="zstd", asbytes=True
+                        f"{address} {stored_block.offset}",
+                        _encode_rows(
+                            pa.ipc.open_stream(io.BytesIO(stored_block.block.payload)).read_all()
                         ),
                     )
-            position = stored[-1].end
+                elif stored_block.block.kind in ("index", "piece"):
+                    size = int(stored_block.block.receipt)
+                    yield (
+                        f"{address} {stored_block.offset}",
+                        pa.decompress(
+                            stored_block.block.payload,
+                            decompressed_size=size,
+                            codec="zstd",
+                            asbytes=True,
+                        ),
+                    )
+            position = stored_blocks[-1].end
 
 
-_RUNS = """
+_ERASURE_PROGRAM = """
 import json, os, shutil, signal, sys, traceback
 from pathlib import Path
 import tailorbird.privacy, tailorbird.platform.runtime.roles  # once for all
@@ -485,13 +504,14 @@ def erase(root, users):
     project, clock = open_project(root), SystemClock()
     drain(project, clock, progress=lambda stage, done, total: None)
     done = erase(project, users, clock)
-    (root.parent / "clean").write_text(json.dumps([done.clean, [found.path for found in done.searched.matches]]))
+    result = [done.is_clean, [found.path for found in done.searched.matches]]
+    (root.parent / "clean").write_text(json.dumps(result))
 
 def child(armed, root, users):
     pid = os.fork()
     if not pid:
         os.environ["TAILORBIRD_FAULTS"] = armed
-        faults._configured_faults.cache_clear()
+        faults._load_faults.cache_clear()
         try:
             erase(root, users)
         except BaseException:
@@ -510,37 +530,43 @@ for number, (armed, again) in enumerate(runs):
 
 
 @dataclass(frozen=True)
-class Run:
+class ErasureRun:
     """How an erasure of a copy of a site ended, in a process of its own: exit codes of each try,
     and what the last one said of itself.
     """
 
     root: Path
-    ended: list[int]
-    clean: bool | None
+    exit_codes: list[int]
+    is_clean: bool | None
     found: list[str]
 
 
-def erasures(site: Site, folder: Path, runs: Sequence[tuple[str, bool]]) -> list[Run]:
+def erase_copies(site: Site, folder: Path, runs: Sequence[tuple[str, bool]]) -> list[ErasureRun]:
     """Erase the canaries of copies of a site, each with other faults armed, and again without any
     where that is asked for.
     """
     program = [
         sys.executable,
         "-c",
-        _RUNS,
+        _ERASURE_PROGRAM,
         str(site.root),
         str(folder),
         json.dumps(site.users),
         json.dumps(runs),
     ]
-    done = subprocess.run(program, env=environment(), timeout=600, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found: list[Run] = []
+    completed = subprocess.run(
+        program, env=environment(), timeout=600, capture_output=True, text=True
+    )
+    assert completed.returncode == 0, completed.stderr
+    erasure_runs: list[ErasureRun] = []
     for number in range(len(runs)):
-        told = folder / str(number) / "clean"
-        clean, left = json.loads(told.read_text()) if told.exists() else (None, [])
-        ended = json.loads((folder / str(number) / "ended").read_text())
-        assert 3 not in ended, done.stderr
-        found.append(Run(folder / str(number) / "shop", ended, clean, left))
-    return found
+        result_file = folder / str(number) / "clean"
+        clean, matched_paths = (
+            json.loads(result_file.read_text()) if result_file.exists() else (None, [])
+        )
+        exit_codes = json.loads((folder / str(number) / "ended").read_text())
+        assert 3 not in exit_codes, completed.stderr
+        erasure_runs.append(
+            ErasureRun(folder / str(number) / "shop", exit_codes, clean, matched_paths)
+        )
+    return erasure_runs

@@ -82,19 +82,19 @@ class Up:
         A number after the role picks a part: "worker 1".
         """
         name, _, part = role.partition(" ")
-        found = []
+        pids = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
+                arguments = (folder / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
             if (
-                {b"run", name.encode(), os.fsencode(self.project.root)} <= set(words)
+                {b"run", name.encode(), os.fsencode(self.project.root)} <= set(arguments)
                 and (folder / "stat").read_text().rpartition(") ")[2][0] != "Z"
-                and (not part or b"--part\0" + part.encode() in b"\0".join(words))
+                and (not part or b"--part\0" + part.encode() in b"\0".join(arguments))
             ):
-                found.append(int(folder.name))
-        return sorted(found)
+                pids.append(int(folder.name))
+        return sorted(pids)
 
     def pid(self, role: str) -> int | None:
         """Return the pid of a role's process; None if there is none.
@@ -106,10 +106,10 @@ class Up:
     def kill(self, role: str) -> None:
         """Kill a process of a role with `kill -9`, and return once another one is in its place."""
         until(lambda: bool(self.pids(role)), 60, f"{role} does not run; see {self.log}")
-        before = self.pids(role)
-        os.kill(before[0], signal.SIGKILL)
+        pids_before = self.pids(role)
+        os.kill(pids_before[0], signal.SIGKILL)
         until(
-            lambda: bool(set(self.pids(role)) - set(before)),
+            lambda: bool(set(self.pids(role)) - set(pids_before)),
             60,
             f"{role} was not started again; see {self.log}",
         )
@@ -131,10 +131,12 @@ class Up:
 
 
 def until(
-    condition: Callable[[], bool], deadline_s: float, otherwise: str | Callable[[], str]
+    condition: Callable[[], bool], deadline_s: float, failure_message: str | Callable[[], str]
 ) -> None:
     """Poll for a condition."""
-    give_up = time.monotonic() + deadline_s
+    deadline = time.monotonic() + deadline_s
     while not condition():
-        assert time.monotonic() < give_up, otherwise if isinstance(otherwise, str) else otherwise()
+        assert time.monotonic() < deadline, (
+            failure_message if isinstance(failure_message, str) else failure_message()
+        )
         time.sleep(0.02)

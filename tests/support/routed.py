@@ -8,24 +8,24 @@ from tailorbird.events import ROUTED
 
 
 def table(*rows: dict[str, Any]) -> pa.Table:
-    full = []
-    for p, row in enumerate(rows, 1):
+    routed_rows = []
+    for log_position, row in enumerate(rows, 1):
         event = dict.fromkeys(ROUTED.names)
         event |= {
-            "p": p,
-            "event_id": f"e{p}",
+            "p": log_position,
+            "event_id": f"e{log_position}",
             "counts": True,
             "timeless": False,
             "agent": "person",
             "raw_partition": "t",
-            "raw_offset": p,
+            "raw_offset": log_position,
             "raw_row": 0,
         }
         event |= row
         event.setdefault("received_at", event["ts"])
         event["user_id"] = event["user_id"] or event["person"]
-        full.append(event)
-    return pa.Table.from_pylist(full, schema=ROUTED)
+        routed_rows.append(event)
+    return pa.Table.from_pylist(routed_rows, schema=ROUTED)
 
 
 def answer(

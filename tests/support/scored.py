@@ -22,17 +22,19 @@ from tailorbird.serving.scores.role import ScoreRole
 from tailorbird.stream import Block, open_writer
 
 NOW = 1_800_000_000_000_000
-DECLARED = [
+DECLARED_SCORES = [
     NextBest("home", size=2, on=["click"], every="10m"),
     ChurnScore("churn", above=0.7, on=["view"], name="leaving"),
 ]
 
 
-class ByRule:
+class RuleModels:
     """Everybody's next best item is named after them; the risk of somebody is what `risks` says."""
 
-    def __init__(self, risks: dict[str, float] | None = None, reached: int = 1 << 62) -> None:
-        self.risks, self.p, self.queries = dict(risks or {}), reached, []
+    def __init__(
+        self, risks: dict[str, float] | None = None, reached_position: int = 1 << 62
+    ) -> None:
+        self.risks, self.p, self.queries = dict(risks or {}), reached_position, []
         self.strangers = set()
 
     def refresh(self) -> None:
@@ -64,7 +66,7 @@ class ByRule:
     def churn(self, user_id: str, model: str) -> ChurnResponse:
         if user_id not in self.risks:
             raise NotReadyError("there is no model")
-        why = [
+        reasons = [
             ChurnReason("orders", 0.5, "orders is 0: raises the chance of leaving from 72% to 81%")
         ]
         return ChurnResponse(
@@ -75,17 +77,17 @@ class ByRule:
             purchases=None,
             known=user_id not in self.strangers,
             as_of=NOW,
-            reasons=why,
+            reasons=reasons,
         )
 
 
-def rows(*events: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """Routed rows from (p, type, person, minute, more)."""
+def make_rows(*events: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """Routed rows from (p, type, person, minute, further columns)."""
     routed_rows = []
-    for p, kind, person, minute, *more in events:
+    for log_position, kind, person, minute, *further_columns in events:
         row = dict.fromkeys(ROUTED.names) | {
-            "p": p,
-            "event_id": f"e{p}",
+            "p": log_position,
+            "event_id": f"e{log_position}",
             "type": kind,
             "person": person,
             "user_id": person,
@@ -95,14 +97,14 @@ def rows(*events: tuple[Any, ...]) -> list[dict[str, Any]]:
             "counts": True,
             "timeless": False,
             "raw_partition": "t",
-            "raw_offset": p,
+            "raw_offset": log_position,
             "raw_row": 0,
         }
-        routed_rows.append(row | (more[0] if more else {}))
+        routed_rows.append(row | (further_columns[0] if further_columns else {}))
     return routed_rows
 
 
-class Routed:
+class RoutedLog:
     """A router's log that a test writes."""
 
     def __init__(self, folder: Path) -> None:
@@ -110,17 +112,17 @@ class Routed:
         self._writer = open_writer(self.path, partition="routed", first_position=1)
 
     def append(self, *events: tuple[Any, ...]) -> None:
-        some = rows(*events)
-        self._writer.append([Block("events", len(some), ipc(some))])
+        routed_rows = make_rows(*events)
+        self._writer.append([Block("events", len(routed_rows), ipc(routed_rows))])
 
     def close(self) -> None:
         self._writer.close()
 
 
-def role(
+def make_score_role(
     folder: Path,
-    models: ByRule,
-    declared: list[NextBest | ChurnScore] = DECLARED,
+    models: RuleModels,
+    declared: list[NextBest | ChurnScore] = DECLARED_SCORES,
     keep_us: int = 7 * 24 * HOUR,
     clock: Clock | None = None,
 ) -> ScoreRole:
@@ -136,6 +138,6 @@ def role(
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    with role(target, ByRule()) as scoring:
+    with make_score_role(target, RuleModels()) as scoring:
         while scoring.step().rows:
             pass

@@ -23,12 +23,12 @@ from tailorbird.ranking.calibration import Calibration, Scale, fit_scale
 from tailorbird.ranking.policy.targets import is_amount_head, item_heads, item_probability_heads
 from tailorbird.registry import Registry
 from tailorbird.training.dataset.chunks import sample_blocks
-from tailorbird.training.dataset.codes import Codes, encode_interactions, seconds_viewed
+from tailorbird.training.dataset.codes import IdVocabulary, encode_interactions, seconds_viewed
 from tailorbird.training.dataset.extra_labels import OutcomeIndex
 from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.request_choice import RowSettings
 from tailorbird.training.dataset.rows import load_training_data
-from tailorbird.training.evaluation.amounts import compute_amount_figures
+from tailorbird.training.evaluation.amounts import compute_amount_metrics
 from tailorbird.training.evaluation.bootstrap import Bootstrap
 from tailorbird.training.evaluation.metrics import deviances
 from tailorbird.training.fit import inputs
@@ -68,9 +68,9 @@ def test_the_label_of_an_answer_is_the_sum_of_its_views(routed):
         e("click", 5 * MINUTE, "u1", "z", "r1", dwell_ms=90_000.0),  # no view
         e("view", 50 * MINUTE, "u1", "w", "r1", dwell_ms=9_000.0),  # after the window
     )
-    made = {"ts_from": 0, "mature_before": NOW, "denominator": "answer"}
+    made = {"ts_from": 0, "complete_until": NOW, "denominator": "answer"}
     data = dataset_from_responses(events, "home", ("click", "dwell_s"), **made)
-    assert data.items.decode(data.item) == ["x", "y", "z", "w"]
+    assert data.item_vocabulary.decode(data.item_codes) == ["x", "y", "z", "w"]
     assert data.labels["dwell_s"].tolist() == [3.75, 1_800.0, 0.0, 0.0]
     assert data.gain({"click": 1.0, "dwell_s": 0.002}).tolist() == pytest.approx(
         [0.0075, 3.6, 1.0, 0.0]
@@ -78,7 +78,7 @@ def test_the_label_of_an_answer_is_the_sum_of_its_views(routed):
     seen = dataset_from_responses(
         events, "home", ("dwell_s",), **(made | {"denominator": "impression"})
     )
-    assert seen.items.decode(seen.item) == ["x", "y"]  # who viewed has seen
+    assert seen.item_vocabulary.decode(seen.item_codes) == ["x", "y"]  # who viewed has seen
 
 
 def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
@@ -91,7 +91,7 @@ def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
         e("view", 11 * HOUR + 5, "b", "x", dwell_ms=7_000.0),  # too late
         e("click", 10 * HOUR, "b", "x"),
     )
-    people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
+    people, items = IdVocabulary.of(events["person"]), IdVocabulary.of(events["item_id"])
     made = encode_interactions(events, people, items, ("dwell_s",))
     assert len(made.ts) == 5
     happened = OutcomeIndex(made, seconds_viewed(events.slice(0, 5)))  # all but the click
@@ -103,10 +103,10 @@ def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
         "home",
         ("click",),
         ts_from=0,
-        mature_before=NOW,
+        complete_until=NOW,
         denominator="answer",
-        people=people,
-        items=items,
+        person_vocabulary=people,
+        item_vocabulary=items,
     )
     assert happened.total_amount(dataset, HOUR).tolist() == [3.0, 0.0]
 
@@ -121,7 +121,7 @@ def test_requests_are_drawn_from_views_for_a_dwell_formula(routed):
     training_data = load_training_data(
         Lake(routed.table(*rows)), features, slot, RowSettings(0, 20 * DAY)
     )
-    assert training_data.sampling.type == "view"
+    assert training_data.sampling_scheme.type == "view"
     assert training_data.heads == ("dwell_s",)
 
 
@@ -163,7 +163,7 @@ def test_a_scale_corrects_later_means_and_is_used_only_if_better():
     jumps = np.where(day % 2, 1.6, 0.4)  # what fits yesterday does not fit today
     assert choose_scale(mean, amount * jumps, day).calibration.name == "none"
     few = choose_scale(mean[:30], np.arange(30.0), day[:30])
-    assert few.losses == {}
+    assert few.mean_losses == {}
     assert few.summary == "none, as there is too little to choose by"
     assert fit_scale(np.zeros(3), np.ones(3)) == Scale(1.0)
     assert (
@@ -175,11 +175,16 @@ def test_a_scale_corrects_later_means_and_is_used_only_if_better():
 
 def test_figures_by_hand():
     expected, amount = np.array([1.0, 1.0, 2.0, 0.0]), np.array([0.0, 0.0, 6.0, 0.0])
-    figures = compute_amount_figures(
+    figures = compute_amount_metrics(
         expected, amount, np.array([0, 0, 1, 1]), Bootstrap(np.array([0, 1]), replicates=50)
     )
     assert (figures.mae.value, figures.mae_mean, figures.mae_median) == (1.5, 2.25, 1.5)
-    assert (figures.expected, figures.happened, figures.positives, figures.rows) == (1.0, 1.5, 1, 4)
+    assert (figures.expected, figures.happened, figures.positive_count, figures.row_count) == (
+        1.0,
+        1.5,
+        1,
+        4,
+    )
     assert deviances(np.array([2.0, 3.0]), np.array([0.0, 3.0])).tolist() == [4.0, 0.0]
     assert deviances(np.array([1.0]), np.array([np.e]))[0] == pytest.approx(2.0)  # 2 (e − (e − 1))
 
@@ -240,7 +245,7 @@ def test_reports_compare_its_error_with_a_constant(shop, report):
     )
     assert "of always the median" in report.page_path.read_text()
     again = shop.evaluate("dwell", Slot("home", formula=FORMULA), report.version)
-    assert again.amounts["dwell_s"].rows == amounts["rows"]
+    assert again.amount_metrics["dwell_s"].row_count == amounts["rows"]
 
 
 def test_delayed_dwell_is_scaled_by_available_labels(shop):
@@ -287,7 +292,7 @@ def test_amount_trees_next_to_a_net_use_rows_that_fit_into_memory(shop, monkeypa
     folders = {
         "lake": shop.lake,
         "registry": shop.folder / "files",
-        "reports": shop.folder / "files-reports",
+        "reports_folder": shop.folder / "files-reports",
     }
     made = train(
         shop.features,
@@ -306,7 +311,7 @@ def test_amount_trees_next_to_a_net_use_rows_that_fit_into_memory(shop, monkeypa
         int(number.replace(",", ""))
         for number in re.search(r"from ([\d,]+) of the ([\d,]+) rows in files", message).groups()
     )
-    assert 0 < some <= every == made.rows["train"] > 4_000
+    assert 0 < some <= every == made.row_counts["train"] > 4_000
     past = bundle.encoder.history.names
     assert not {
         bundle.encoder.names[place] for place in bundle.trees["dwell_s"].feature if place >= 0
@@ -330,7 +335,7 @@ def test_amount_trees_next_to_a_net_ignore_net_columns(shop):
     folders = {
         "lake": shop.lake,
         "registry": shop.folder / "net",
-        "reports": shop.folder / "net-reports",
+        "reports_folder": shop.folder / "net-reports",
     }
     made = train(
         shop.features,

@@ -18,7 +18,12 @@ from tailorbird.errors import BundleError, DeclarationError, TailorbirdError
 from tailorbird.models.deep.layout import build_layout
 from tailorbird.models.deep.rows import Rows
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.own_models import FILE, OwnSession, own_families, use_models_file
+from tailorbird.ranking.own_models import (
+    MODELS_FILE,
+    OwnSession,
+    own_estimator_classes,
+    use_models_file,
+)
 from tailorbird.serving.models.bundles import probe_in_child
 from tailorbird.training.own import OwnEstimator
 
@@ -94,10 +99,10 @@ def test_own_model_and_source_go_from_rows_to_a_served_list(shop) -> None:
     assert slate.response.model == version.version
     assert len(slate) == 5
 
-    path = next(path for path in shop.declared.paths.registry.rglob(version.version))
+    path = next(path for path in shop.declarations.paths.registry.rglob(version.version))
     bundle = Bundle.load(path, schema_hash=None)
     assert isinstance(next(iter(bundle.sessions.values())), OwnSession)
-    rows = data.inputs.validation_served[:50]
+    rows = data.inputs.validation_served_matrix[:50]
     assert np.allclose(bundle.raw_scores(rows)["click"], mine.score(rows)["click"], rtol=1e-9)
 
     probe_in_child(path)  # as a server does before it loads a bundle
@@ -122,7 +127,9 @@ def test_train_fits_own_models_beside_trees_and_tune_searches_them(shop) -> None
     )
     asked = shop.train(quick=True, architecture="linear", promote=False)
     assert asked.report.about["architecture"] == "linear"
-    tuned = shop.tune(trials=2, splits=1, architectures=("linear",), quick=True, keep=False)
+    tuned = shop.tune(
+        trials=2, splits=1, architectures=("linear",), quick=True, save_settings=False
+    )
     assert {trial.architecture for trial in tuned.trials["linear"]} == {"linear"}
     assert len({trial.settings["ridge"] for trial in tuned.trials["linear"]}) == 2
     assert shop.backtest(
@@ -171,20 +178,20 @@ class Mine:
     ],
 )
 def test_a_wrong_class_is_reported_with_its_file(tmp_path, old, new, problem) -> None:
-    (tmp_path / FILE).write_text(COMPLETE.replace(old, new, 1))
-    use_models_file(tmp_path / FILE)
+    (tmp_path / MODELS_FILE).write_text(COMPLETE.replace(old, new, 1))
+    use_models_file(tmp_path / MODELS_FILE)
     with pytest.raises(TailorbirdError, match=problem) as caught:
         OwnEstimator("mine", {}).fit(encoded(), encoded())
-    assert FILE in str(caught.value.where)
+    assert MODELS_FILE in str(caught.value.where)
     use_models_file(None)
 
 
 def test_two_estimators_of_one_name_are_refused(tmp_path) -> None:
     twice = COMPLETE + COMPLETE.partition("import tailorbird as tb")[2].replace("Mine", "Other")
-    (tmp_path / FILE).write_text(twice)
-    use_models_file(tmp_path / FILE)
+    (tmp_path / MODELS_FILE).write_text(twice)
+    use_models_file(tmp_path / MODELS_FILE)
     with pytest.raises(DeclarationError, match="two estimators are named 'mine'"):
-        own_families()
+        own_estimator_classes()
     use_models_file(None)
 
 
@@ -196,10 +203,10 @@ def test_an_own_onnx_export_is_taken_by_head() -> None:
 
 
 def test_a_server_that_loads_own_models_stays_light(tmp_path) -> None:
-    (tmp_path / FILE).write_text(COMPLETE)
+    (tmp_path / MODELS_FILE).write_text(COMPLETE)
     code = (
         "import sys; from pathlib import Path; from tailorbird.ranking.own_models import *; "
-        f"use_models_file(Path({str(tmp_path / FILE)!r})); open_own(b'click\\n', where='model/mine.own'); "
+        f"use_models_file(Path({str(tmp_path / MODELS_FILE)!r})); open_own_model(b'click\\n', model_path='model/mine.own'); "
         "import json; print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -24,7 +24,7 @@ from tailorbird.features.transforms import (
 from tailorbird.lake import Lake
 from tailorbird.models import architectures
 from tailorbird.ranking import Slot
-from tailorbird.ranking.bundle import SKETCHES, Bundle
+from tailorbird.ranking.bundle import SKETCHES_FILE, Bundle
 from tailorbird.registry import Registry
 from tailorbird.training.dataset import matrix
 from tailorbird.training.dataset.replay import select_live_columns
@@ -124,7 +124,7 @@ def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
 
 
 def test_the_bundle_has_histograms_of_what_it_learned_from(shop, report):
-    table = pq.read_table(shop.folder / "registry" / report.version / SKETCHES)
+    table = pq.read_table(shop.folder / "registry" / report.version / SKETCHES_FILE)
     totals: dict[tuple[str, str], float] = {}
     for row in table.to_pylist():
         key = row["kind"], row["name"]
@@ -165,7 +165,7 @@ def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):
 
 def test_the_report_has_cost_and_quality(report):
     costs = {one["name"]: one for one in report.to_dict()["serving"]}
-    assert set(costs) == set(report.evaluation.figures)
+    assert set(costs) == set(report.evaluation.intervals)
     assert [one["us"] for one in report.serving_costs] == sorted(
         one["us"] for one in report.serving_costs
     )
@@ -189,7 +189,7 @@ def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
         for name, value in quality.items()
     }
     costs = compare_serving_costs(
-        replace(report.evaluation, figures=figures),
+        replace(report.evaluation, intervals=figures),
         {"model": 300.0, "slow": 900.0, "popular": 20.0, "random": 20.0},
     )
     assert {one.name: one.dominated_by for one in costs} == {
@@ -203,8 +203,8 @@ def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
 def test_evaluating_a_version_again_gives_its_figures_again(shop, report):
     evaluation = shop.evaluate("registry", HOME, report.version)
     again, first = (
-        evaluation.figures[report.version]["ndcg_10"],
-        report.evaluation.figures["tailorbird"]["ndcg_10"],
+        evaluation.intervals[report.version]["ndcg_10"],
+        report.evaluation.intervals["tailorbird"]["ndcg_10"],
     )
     assert again.value == pytest.approx(
         first.value, abs=2e-3
@@ -225,7 +225,7 @@ def test_the_same_seed_gives_the_same_model(shop, report):
 @pytest.mark.slow
 def test_another_seed_gives_other_trees_of_the_same_rows(shop, report):
     other = shop.train("seeded", seed=8)
-    assert other.rows == report.rows
+    assert other.row_counts == report.row_counts
     assert other.about["requests"] == report.about["requests"]
     files = [
         (shop.folder / name / "v0001" / "model" / "click.onnx").read_bytes()
@@ -255,8 +255,8 @@ def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does
     """
     refused = shop.train("baseline", shuffle=True)
     registry = Registry(shop.folder / "baseline", clock=shop.clock)
-    assert registry.champion().name == refused.fallback_version
-    bundle = Bundle.load(registry.champion(), schema_hash=shop.features.schema_hash)
+    assert registry.champion_folder().name == refused.fallback_version
+    bundle = Bundle.load(registry.champion_folder(), schema_hash=shop.features.schema_hash)
     assert (bundle.heads, bundle.baseline) == ((), refused.evaluation.best_baseline)
     assert bundle.baseline == report.evaluation.best_baseline, (
         "they are judged without regard to the model"
@@ -266,7 +266,7 @@ def test_where_nothing_serves_and_the_gate_refuses_the_best_judged_baseline_does
     assert "the gate refused the model" in bundle.manifest.card
     again = shop.train("baseline", shuffle=True)
     assert (again.champion, again.fallback_version) == ("", ""), "it serves already"
-    assert registry.champion().name == refused.fallback_version
+    assert registry.champion_folder().name == refused.fallback_version
 
 
 @pytest.mark.slow
@@ -281,7 +281,7 @@ def test_a_champion_that_was_judged_stays_where_the_gate_refuses(shop):
         False,
         "",
     )
-    assert Registry(shop.folder / "stays", clock=shop.clock).champion().name == first.version
+    assert Registry(shop.folder / "stays", clock=shop.clock).champion_folder().name == first.version
 
 
 @pytest.mark.slow
@@ -294,12 +294,12 @@ def test_the_champion_is_judged_on_the_same_requests_and_by_its_recipe(shop):
     first = shop.train("twice", promote=False)
     registry.promote(first.version, by="test", why="to have a champion")
     second = shop.train("twice", seed=8, promote=False)
-    assert (second.champion, second.decision.by, second.about["recipe"]) == (
+    assert (second.champion, second.decision.rule, second.about["recipe"]) == (
         first.version,
         NON_INFERIORITY,
         first.about["recipe"],
     )
-    assert first.version in second.evaluation.figures
+    assert first.version in second.evaluation.intervals
     assert any(
         f"over the champion, {first.version}, where it may lose 1%" in reason
         for reason in second.decision.reasons
@@ -307,8 +307,8 @@ def test_the_champion_is_judged_on_the_same_requests_and_by_its_recipe(shop):
     assert second.about["anchor"] == first.version
     registry.promote(second.version, by="test", why="as if it had been let through")
     other = shop.train("twice", leave_out=("price",))
-    assert {first.version, second.version} <= set(other.evaluation.figures)
-    assert (other.champion, other.decision.by, other.promoted) == (
+    assert {first.version, second.version} <= set(other.evaluation.intervals)
+    assert (other.champion, other.decision.rule, other.promoted) == (
         second.version,
         SUPERIORITY,
         False,
@@ -316,7 +316,7 @@ def test_the_champion_is_judged_on_the_same_requests_and_by_its_recipe(shop):
     assert any(
         f"over the champion, {second.version}" in reason for reason in other.decision.reasons
     )
-    assert registry.champion().name == second.version
+    assert registry.champion_folder().name == second.version
 
 
 @pytest.mark.slow
@@ -336,14 +336,14 @@ def test_a_champion_of_another_schema_is_judged_with_its_own_features(shop):
     second = changed.train("evolving")
     assert second.champion == first.version
     own, judged = (
-        first.evaluation.figures["tailorbird"]["ndcg_10"],
-        second.evaluation.figures[first.version]["ndcg_10"],
+        first.evaluation.intervals["tailorbird"]["ndcg_10"],
+        second.evaluation.intervals[first.version]["ndcg_10"],
     )
     assert judged.value == pytest.approx(own.value, abs=2e-3), (
         "on the same requests, the champion is as good as it was found to be"
     )
     again = changed.evaluate("evolving", HOME, first.version)
-    assert again.figures[first.version]["ndcg_10"].value == judged.value
+    assert again.intervals[first.version]["ndcg_10"].value == judged.value
 
 
 def test_a_time_before_the_log_raises(shop):
@@ -408,7 +408,7 @@ def test_the_bundle_carries_heads_of_all_slots(shop, several):
     assert any(note.startswith("carries purchase for other slots") for note in several.notes)
     assert (
         shop.evaluate("several", CARTS, several.version)
-        .figures[several.version]["ndcg_10"]
+        .intervals[several.version]["ndcg_10"]
         .has_bounds
     )
 
@@ -418,7 +418,7 @@ def test_other_slots_heads_have_no_part_in_the_judgement(shop, several):
     alone = shop.train("alone", slot=CLICKS)
     assert several.to_dict()["results"] == alone.to_dict()["results"]
     assert several.decision == alone.decision
-    assert several.rows == alone.rows
+    assert several.row_counts == alone.row_counts
 
 
 @pytest.mark.slow
@@ -429,7 +429,7 @@ def test_a_champion_without_the_slots_heads_is_not_evaluated(shop):
     )
     second = shop.train("lacking", slot=CARTS)
     assert second.champion == first.version
-    assert first.version not in second.evaluation.figures
+    assert first.version not in second.evaluation.intervals
     messages = " ".join((*second.decision.reasons, *second.notes))
     assert (
         messages.count(
@@ -450,9 +450,9 @@ def test_probabilities_are_calibrated_by_what_was_best_on_the_next_day(shop, rep
         shop.folder / "registry" / report.version, schema_hash=shop.features.schema_hash
     )
     assert (
-        report.evaluation.heads["click"].positives
+        report.evaluation.head_metrics["click"].positive_count
         > 300
-        > report.evaluation.heads["purchase"].positives
+        > report.evaluation.head_metrics["purchase"].positive_count
     )
     for head in bundle.manifest.heads:
         description = report.about["calibration"][head.name]
@@ -484,11 +484,11 @@ def test_without_answers_requests_are_drawn_from_the_log(shop):
     assert report.about["scheme"]["candidates_mean"] > 50
     assert (
         "150 by item_knn, 150 by trending, 150 by popular, 50 by new_items, as of each moment"
-        in report.evaluation.about["candidates"]
+        in report.evaluation.data_summary["candidates"]
     )
-    assert 0.5 < report.evaluation.about["candidate_recall"] <= 1
+    assert 0.5 < report.evaluation.data_summary["candidate_recall"] <= 1
     assert 0.5 < report.about["scheme"]["candidate_recall"] <= 1
-    assert report.evaluation.figures["tailorbird"]["list_auc"].low > 0.5, "better than chance"
+    assert report.evaluation.intervals["tailorbird"]["list_auc"].low > 0.5, "better than chance"
 
 
 @pytest.mark.slow
@@ -499,7 +499,9 @@ def test_a_slot_with_responses_learns_from_clicks_on_request(shop, report):
     assert "as asked for" in other.notes[0]
     assert other.heads == ("click", "purchase")
     assert (
-        0 < other.evaluation.heads["purchase"].positives < other.evaluation.heads["click"].positives
+        0
+        < other.evaluation.head_metrics["purchase"].positive_count
+        < other.evaluation.head_metrics["click"].positive_count
     )
 
 
@@ -552,7 +554,7 @@ def test_session_sources_are_drawn_ranked_and_stored_in_the_bundle(shop):
     assert report.about["sources"] == dict(slot.sources)
     assert (
         "60 by session_knn, 40 by stan, 100 by popular, as of each moment"
-        in report.evaluation.about["candidates"]
+        in report.evaluation.data_summary["candidates"]
     )
     bundle = Bundle.load(
         shop.folder / "sessions" / report.version, schema_hash=shop.features.schema_hash
@@ -640,8 +642,8 @@ def test_training_rows_get_encodings_of_their_time_and_later_ones_the_final_tabl
 def test_a_transformed_model_is_judged_as_it_will_serve(shop, declared):
     evaluation = transformed(shop).evaluate("transforms", HOME, declared.version)
     again, first = (
-        evaluation.figures[declared.version]["ndcg_10"],
-        declared.evaluation.figures["tailorbird"]["ndcg_10"],
+        evaluation.intervals[declared.version]["ndcg_10"],
+        declared.evaluation.intervals["tailorbird"]["ndcg_10"],
     )
     assert again.value == pytest.approx(first.value, abs=2e-3)
 
@@ -684,7 +686,7 @@ def test_the_preset_for_nets_leaves_nothing_missing(shop):
         "category",
     } <= set(encoder.names)
     assert np.isfinite(encoder.missing_row).all()
-    assert encoder.sizes.keys() == set(shop.features.categorical)
+    assert encoder.code_counts.keys() == set(shop.features.categorical)
 
 
 @pytest.mark.slow

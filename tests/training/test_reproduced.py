@@ -57,12 +57,12 @@ class Shop:
         with LakeRole(self.stream, self.lake, clock=self.clock) as role:
             while not role.step(
                 rows_max=5_000
-            ).idle:  # several commits, so that there is something to put together
+            ).is_idle:  # several commits, so that there is something to put together
                 pass
 
     def drawn(self, lake, now):
         row_settings = TrainSettings(quick=True).row_settings(now)
-        return load_training_data(lake, self.features, HOME, row_settings).data
+        return load_training_data(lake, self.features, HOME, row_settings).dataset
 
 
 @pytest.mark.parametrize("sort", ["position", "person"])
@@ -72,14 +72,14 @@ def test_after_loads_compaction_and_vacuum_the_set_is_the_same(tmp_path, sort):
     first = shop.drawn(Lake(shop.lake), now)
     shop.load(1)
     with LakeRole(shop.stream, shop.lake, clock=shop.clock, sort=sort) as role:
-        assert role.due(everything=True)
-        while role.upkeep(everything=True):
+        assert role.count_due_files(include_unsettled=True)
+        while role.upkeep(include_unsettled=True):
             pass
         shop.clock.advance_to(now + 20 * DAY)
         assert sum(each.files for each in role.vacuum(keep_us=DAY).values()) > 0
-    again = shop.drawn(Lake(shop.lake, at=from_manifest(noted)), now)
+    again = shop.drawn(Lake(shop.lake, versions=from_manifest(noted)), now)
     assert again.digest() == first.digest()
-    assert again.rows == first.rows > 500
+    assert again.row_count == first.row_count > 500
     later = shop.drawn(Lake(shop.lake), now)
     assert later.digest() != first.digest(), "there is more to learn from now"
-    assert verify(shop.lake).clean
+    assert verify(shop.lake).is_clean

@@ -24,7 +24,7 @@ from tests.support.monitored import draw_visits, write_visits
 from benchmarks.quality.monitoring import peers, runs
 from benchmarks.quality.monitoring.diagnosis import diagnose_incidents, replay_clicks
 from benchmarks.quality.monitoring.drills import DRILLS, play_drills
-from benchmarks.quality.monitoring.label_free import label_free
+from benchmarks.quality.monitoring.label_free import measure_label_free
 from benchmarks.quality.monitoring.quiet import quiet_months
 from benchmarks.quality.monitoring.sites import draw_site
 from benchmarks.quality.pages import monitoring_page
@@ -57,10 +57,12 @@ def build_lake(folder: Path) -> int:
 def measure_delay(count: Count, results: Results) -> Results:
     if "false_alarms" not in results:
         raise SystemExit("delay: thresholds are missing. Measure false_alarms first, with --write")
-    return runs.detection_delays(DRIFT_SEED, count(20), results["false_alarms"]["thresholds"])
+    return runs.measure_detection_delays(
+        DRIFT_SEED, count(20), results["false_alarms"]["thresholds"]
+    )
 
 
-def replay_globo(count: Count, results: Results) -> Results | None:
+def measure_globo(count: Count, results: Results) -> Results | None:
     folder = find_data_set("globo-clicks", default_data())
     return replay_clicks(folder / "clicks.parquet") if folder else None
 
@@ -78,15 +80,15 @@ def measure_quiet(count: Count, results: Results) -> Results:
 
 
 PARTS: dict[str, Callable[[Count, Results], Results | None]] = {
-    "cost_us": lambda count, _: runs.cost_us(build_lake, count(10)),
-    "globo": replay_globo,
+    "cost_us": lambda count, _: runs.measure_cost_us(build_lake, count(10)),
+    "globo": measure_globo,
     "libraries": check_libraries,
-    "label_free": lambda count, _: label_free(FIRST_SEED, count(100)),
-    "rollback": lambda count, _: runs.rollback_times(FIRST_SEED, count(50), 7_200),
-    "delayed": lambda count, _: runs.delayed_conversions(DELAYED_SEED, count(1_000)),
+    "label_free": lambda count, _: measure_label_free(FIRST_SEED, count(100)),
+    "rollback": lambda count, _: runs.measure_rollback_times(FIRST_SEED, count(50), 7_200),
+    "delayed": lambda count, _: runs.measure_delayed_conversions(DELAYED_SEED, count(1_000)),
     "quiet": measure_quiet,
     "incidents": lambda count, _: diagnose_incidents(FIRST_SEED, count(20)),
-    "false_alarms": lambda count, _: runs.false_alarms(FIRST_SEED, count(1_000)),
+    "false_alarms": lambda count, _: runs.measure_false_alarms(FIRST_SEED, count(1_000)),
     "delay": measure_delay,
 }
 
@@ -99,12 +101,16 @@ def measure(
     def count(full: int) -> int:
         return max(3, round(full * share))
 
-    at = revision("--short")  # whose code is loaded; the checkout may move meanwhile
+    measured_revision = revision("--short")  # whose code is loaded; the checkout may move meanwhile
     for name in parts:
-        began = time.time()
+        started = time.time()
         report["results"][name] = PARTS[name](count, report["results"])
-        minutes = round((time.time() - began) / 60, 1)
-        report["about"]["parts"][name] = {"revision": at, "share": share, "minutes": minutes}
+        minutes = round((time.time() - started) / 60, 1)
+        report["about"]["parts"][name] = {
+            "revision": measured_revision,
+            "share": share,
+            "minutes": minutes,
+        }
         print(f"{name}: {minutes} minutes", file=sys.stderr, flush=True)
         keep()
 

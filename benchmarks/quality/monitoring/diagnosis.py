@@ -15,13 +15,13 @@ from tailorbird.experiments.statistics import proportion_interval
 from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import OUTAGE
 from tailorbird.monitoring.drift.detect import DAYS_MIN, OUTAGE_DAYS_MIN
-from tailorbird.monitoring.drift.sketches import EVENTS, signals_of, sketch_events
+from tailorbird.monitoring.drift.sketches import EVENT_COLUMNS, build_signals, sketch_events
 from tailorbird.training.sketches import to_table
 
 CODES = ("environment", "device_group", "os", "country", "region", "referrer_type")
 
 
-def share_figure(hits: int, runs: int) -> dict[str, float | int]:
+def share_with_interval(hits: int, runs: int) -> dict[str, float | int]:
     """Return a share with Wilson's interval."""
     low, high = proportion_interval(hits, runs)
     return {"value": hits / runs, "low": low, "high": high, "n": runs}
@@ -30,19 +30,21 @@ def share_figure(hits: int, runs: int) -> dict[str, float | int]:
 def diagnose(incident: Incident) -> str:
     """Return the cause of the first episode that overlaps an incident; "" if none does."""
     episodes = find_episodes(incident.signals, incident.history)
-    hits = [
-        each for each in episodes if each.detected > incident.start and each.start < incident.stop
+    overlapping_episodes = [
+        episode
+        for episode in episodes
+        if episode.detected > incident.start and episode.start < incident.stop
     ]
-    if not hits:
+    if not overlapping_episodes:
         return ""
-    first = min(hits, key=lambda each: each.detected)
-    return name_cause(first, incident.signals, FIRST_HOUR, incident.changes).name
+    first_episode = min(overlapping_episodes, key=lambda episode: episode.detected)
+    return name_cause(first_episode, incident.signals, FIRST_HOUR, incident.changes).name
 
 
 def diagnose_incidents(first_seed: int, draws: int) -> dict[str, Any]:
     """Return the share of draws with the right cause first, of all and by kind, and confusions."""
     by_kind: dict[str, Any] = {}
-    wrong: dict[str, int] = {}
+    wrong_causes: dict[str, int] = {}
     for kind in INCIDENTS:
         hits = 0
         for number in range(draws):
@@ -52,10 +54,14 @@ def diagnose_incidents(first_seed: int, draws: int) -> dict[str, Any]:
                 hits += 1
             else:
                 name = f"{kind}: {cause or 'not detected'}"
-                wrong[name] = wrong.get(name, 0) + 1
-        by_kind[kind] = share_figure(hits, draws)
+                wrong_causes[name] = wrong_causes.get(name, 0) + 1
+        by_kind[kind] = share_with_interval(hits, draws)
     hits = sum(round(each["value"] * each["n"]) for each in by_kind.values())
-    return {"all": share_figure(hits, draws * len(INCIDENTS)), "kind": by_kind, "wrong": wrong}
+    return {
+        "all": share_with_interval(hits, draws * len(INCIDENTS)),
+        "kind": by_kind,
+        "wrong": wrong_causes,
+    }
 
 
 def replay_clicks(path: Path) -> dict[str, Any]:
@@ -68,45 +74,49 @@ def replay_clicks(path: Path) -> dict[str, Any]:
     ts = table["ts"].cast(pa.int64()).to_numpy()
     first = int(ts[0] // HOUR * HOUR)
     hours = int((ts[-1] - first) // HOUR) + 1
-    borders = np.searchsorted(ts, first + np.arange(hours + 1) * HOUR)
-    parts = []
+    hour_starts = np.searchsorted(ts, first + np.arange(hours + 1) * HOUR)
+    sketches = []
     for hour in range(hours):
-        part = table.slice(borders[hour], borders[hour + 1] - borders[hour])
-        rows = sketch_events(_events(part)) if part.num_rows else []
-        for code in CODES if part.num_rows else ():
-            counted = pc.value_counts(part[code].cast(pa.string()).combine_chunks()).to_pylist()
+        hour_clicks = table.slice(hour_starts[hour], hour_starts[hour + 1] - hour_starts[hour])
+        rows = sketch_events(_to_events(hour_clicks)) if hour_clicks.num_rows else []
+        for code in CODES if hour_clicks.num_rows else ():
+            value_counts = pc.value_counts(
+                hour_clicks[code].cast(pa.string()).combine_chunks()
+            ).to_pylist()
             rows += [
-                (code, "code", True, each["values"], float(each["counts"])) for each in counted
+                (code, "code", True, each["values"], float(each["counts"])) for each in value_counts
             ]
         sketch = to_table(rows)
-        parts.append(sketch.append_column("hour", pa.array(np.full(sketch.num_rows, hour))))
-    signals = signals_of(pa.concat_tables(parts), hours)
-    longest = int(np.diff(ts).argmax())
+        sketches.append(sketch.append_column("hour", pa.array(np.full(sketch.num_rows, hour))))
+    signals = build_signals(pa.concat_tables(sketches), hours)
+    longest_gap_row = int(np.diff(ts).argmax())
     return {
         "hours": hours,
         "longest_gap": {
-            "since": to_iso(int(ts[longest])),
-            "minutes": float(np.diff(ts)[longest]) / 60e6,
+            "since": to_iso(int(ts[longest_gap_row])),
+            "minutes": float(np.diff(ts)[longest_gap_row]) / 60e6,
         },
         "first_week": [
             each
-            for each in _explain(signals, first, OUTAGE_DAYS_MIN * 24, DAYS_MIN * 24)
+            for each in _explain_episodes(signals, first, OUTAGE_DAYS_MIN * 24, DAYS_MIN * 24)
             if each["cause"] == OUTAGE
         ],
-        "later": _explain(signals, first, DAYS_MIN * 24, hours),
+        "later": _explain_episodes(signals, first, DAYS_MIN * 24, hours),
     }
 
 
-def _explain(signals: list[Signal], first: int, history: int, until: int) -> list[dict[str, Any]]:
+def _explain_episodes(
+    signals: list[Signal], first: int, history: int, until: int
+) -> list[dict[str, Any]]:
     """Return the episodes between the history and an hour, each with its cause."""
-    known = [replace(signal, counts=signal.counts[:until]) for signal in signals]
+    known_signals = [replace(signal, counts=signal.counts[:until]) for signal in signals]
     return [
-        _describe(episode, name_cause(episode, known, first), first)
-        for episode in find_episodes(known, history)
+        _describe_episode(episode, name_cause(episode, known_signals, first), first)
+        for episode in find_episodes(known_signals, history)
     ]
 
 
-def _events(part: pa.Table) -> pa.Table:
+def _to_events(part: pa.Table) -> pa.Table:
     """Return clicks with the columns that sketches read."""
     columns = {
         "type": pa.array(["click"] * part.num_rows),
@@ -117,10 +127,10 @@ def _events(part: pa.Table) -> pa.Table:
         "user_id": part["user_id"].cast(pa.string()),
     }
     empty = pa.nulls(part.num_rows, pa.string())
-    return pa.table({name: columns.get(name, empty) for name in EVENTS})
+    return pa.table({name: columns.get(name, empty) for name in EVENT_COLUMNS})
 
 
-def _describe(episode: Episode, cause: Cause, first: int) -> dict[str, Any]:
+def _describe_episode(episode: Episode, cause: Cause, first: int) -> dict[str, Any]:
     return {
         "since": to_iso(first + episode.start * HOUR)[:16] + "Z",
         "until": to_iso(first + episode.stop * HOUR)[:16] + "Z",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.support.monitored import Row, visit, write_answers, write_events
+from tests.support.monitored import Row, make_visit, write_answers, write_events
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
@@ -17,8 +17,8 @@ BEGIN = 1_790_553_600_000_000  # a Monday
 QUIET_DAYS = 35  # weekdays are told apart
 NOW = BEGIN + (QUIET_DAYS + 1) * DAY + 15 * 60 * SECOND
 NOON = BEGIN + DAY // 2
-VISITS = 25  # an hour
-CTR = 0.1
+VISITS_PER_HOUR = 25  # an hour
+CLICK_RATE = 0.1
 DEVICES = ("web", "ios", "android")
 FEATURES = """
 from tailorbird.features import count, entity
@@ -49,8 +49,12 @@ def copy_site(base: Path, folder: Path) -> Project:
 def _build_site(folder: Path) -> None:
     """Write the quiet weeks, and take their sketches."""
     project, rng = write_project(folder), np.random.default_rng(0)
-    visits = [_visit(rng, hour, 3.0, CTR) for hour in range(QUIET_DAYS * 24) for _ in range(VISITS)]
-    _write(project, visits)
+    visits = [
+        _draw_visit(rng, hour, 3.0, CLICK_RATE)
+        for hour in range(QUIET_DAYS * 24)
+        for _ in range(VISITS_PER_HOUR)
+    ]
+    _write_visits(project, visits)
     try:
         find_drift(project, SimulatedClock(NOW - DAY))
     except NotReadyError as error:  # the site is too young; the drills would find nothing
@@ -64,17 +68,19 @@ def write_incident(project: Project, name: str) -> None:
     for hour in range(QUIET_DAYS * 24, (QUIET_DAYS + 1) * 24):
         if hour >= (QUIET_DAYS + 1) * 24 - settings.get("silent", 0):
             break
-        for _ in range(round(VISITS * settings.get("traffic", 1.0))):
-            events, record = _visit(rng, hour, settings.get("mean", 3.0), settings.get("ctr", CTR))
+        for _ in range(round(VISITS_PER_HOUR * settings.get("traffic", 1.0))):
+            events, record = _draw_visit(
+                rng, hour, settings.get("mean", 3.0), settings.get("ctr", CLICK_RATE)
+            )
             visits.append((events + (change(rng, events, record) or []), record))
-    _write(project, visits)
+    _write_visits(project, visits)
 
 
-def _visit(rng: np.random.Generator, hour: int, mean: float, ctr: float) -> Visit:
+def _draw_visit(rng: np.random.Generator, hour: int, mean: float, ctr: float) -> Visit:
     """Return what one visitor sends; items have a new profile now and then."""
     ts = BEGIN + hour * HOUR + int(rng.integers(50 * 60)) * SECOND
     name, features = f"{ts}-{rng.integers(1 << 40)}", rng.poisson(mean) + 1.0
-    events, record = visit(
+    events, record = make_visit(
         name,
         ts,
         person=name,
@@ -88,15 +94,15 @@ def _visit(rng: np.random.Generator, hour: int, mean: float, ctr: float) -> Visi
     for row in (*events, record):
         row |= {"device": device, "session_id": name}
     if rng.random() < 0.25:
-        events.append(_item(ts, name))
+        events.append(_item_profile(ts, name))
     return events, record
 
 
-def _item(ts: int, name: str) -> Row:
+def _item_profile(ts: int, name: str) -> Row:
     return {"type": "item", "ts": ts, "item_id": name}
 
 
-def _write(project: Project, visits: list[Visit]) -> None:
+def _write_visits(project: Project, visits: list[Visit]) -> None:
     for _, record in visits:
         record["schema_hash"] = project.features.schema_hash
     events = [event for rows, _ in visits for event in rows]
@@ -127,7 +133,7 @@ def _starve_source(rng: np.random.Generator, events: list[Row], record: Row) -> 
 
 
 def _swap_catalogue(rng: np.random.Generator, events: list[Row], record: Row) -> list[Row]:
-    return [_item(record["ts"], f"{record['person']}-{place}") for place in range(4)]
+    return [_item_profile(record["ts"], f"{record['person']}-{place}") for place in range(4)]
 
 
 def _change_device(rng: np.random.Generator, events: list[Row], record: Row) -> None:
@@ -165,6 +171,6 @@ INCIDENTS: dict[str, tuple[str, Change]] = {  # incident → its cause, and what
 SETTINGS: dict[str, dict[str, Any]] = {
     "no-events": {"silent": 8},
     "promotion": {"traffic": 3.0},
-    "taste": {"ctr": CTR / 3},
+    "taste": {"ctr": CLICK_RATE / 3},
     "drift": {"mean": 9.0},
 }

@@ -28,14 +28,14 @@ from benchmarks.quality.monitoring.drill_sites import (
 )
 from tailorbird.config import Project
 from tailorbird.events import DAY, HOUR, SECOND, SimulatedClock
-from tailorbird.monitoring.drift.causes import PAGES
+from tailorbird.monitoring.drift.causes import RUNBOOK_PAGES
 from tailorbird.platform.drift import figure_store, find_drift
 from tailorbird.platform.monitoring import FiguresTask, read_status
 from tailorbird.platform.notify import NotifyTask, collect_messages
 from tailorbird.platform.rollout import advance_rollout
 from tailorbird.platform.runtime.churn import watch_churn
 from tailorbird.platform.runtime.trainer import retrain_on_schedule
-from tailorbird.ranking.bundle import SKETCHES
+from tailorbird.ranking.bundle import SKETCHES_FILE
 from tailorbird.registry import Registry
 from tailorbird.training.sketches import count_numbers, to_bytes
 
@@ -78,34 +78,34 @@ class Drill:
         )
 
 
-def _drift(incident: str) -> Callable[[Path, Path], Sequence[Alarm]]:
+def _make_drift_drill(incident: str) -> Callable[[Path, Path], Sequence[Alarm]]:
     def play(base: Path, folder: Path) -> Sequence[Alarm]:
         project, clock = copy_site(base, folder), SimulatedClock(NOW)
         write_incident(project, incident)
         if incident == "model-change":
-            _promote(project.paths.registry, folder, NOW - DAY)
-        return _find(project, clock)
+            _promote_version(project.paths.registry, folder, NOW - DAY)
+        return _find_drift_alarms(project, clock)
 
     return play
 
 
-def _find(project: Project, clock: SimulatedClock) -> list[Alarm]:
+def _find_drift_alarms(project: Project, clock: SimulatedClock) -> list[Alarm]:
     """Return the messages on drift that a receiver gets."""
     find_drift(project, clock)
-    return _messages(project, clock)
+    return _collect_alarms(project, clock)
 
 
-def _messages(project: Project, clock: SimulatedClock, figures: Sequence = ()) -> list[Alarm]:
+def _collect_alarms(project: Project, clock: SimulatedClock, figures: Sequence = ()) -> list[Alarm]:
     return [Alarm(each.title, each.body) for each in collect_messages(project, clock, figures)]
 
 
-def _promote(registry: Path, folder: Path, at: int) -> None:
+def _promote_version(registry: Path, folder: Path, at: int) -> None:
     version = add_version(folder / "made", at, by="ada")
     shutil.copytree(folder / "made" / "registry", registry)
     Registry(registry, clock=SimulatedClock(at)).promote(version, by="ada", why="looks good")
 
 
-def _skew(base: Path, folder: Path) -> Sequence[Alarm]:
+def _play_skew(base: Path, folder: Path) -> Sequence[Alarm]:
     """Let the champion have learned from other values than were ever served."""
     project, clock = copy_site(base, folder), SimulatedClock(NOW - DAY)
     rows = count_numbers(
@@ -113,14 +113,14 @@ def _skew(base: Path, folder: Path) -> Sequence[Alarm]:
     )
     window = {"from": BEGIN, "test_from": NOW - 9 * DAY}
     about = {"slot": "home", "source": "logged answers", "window": window}
-    make_bundle(folder / "bundle", extra={SKETCHES: to_bytes(rows)}, metrics={"about": about})
+    make_bundle(folder / "bundle", extra={SKETCHES_FILE: to_bytes(rows)}, metrics={"about": about})
     registry = Registry(project.paths.registry, clock=clock)
     registry.promote(registry.add(folder / "bundle"), by="ada", why="looks good")
-    rows_found = find_drift(project, clock, against="training").rows
+    rows_found = find_drift(project, clock, against="training").episodes
     return [Alarm(row.cause, f"{row.evidence}\n{row.runbook}") for row in rows_found]
 
 
-def _small_shop(folder: Path, settings: str = "") -> Project:
+def _make_small_shop(folder: Path, settings: str = "") -> Project:
     """Return a project with an hour of clicks before noon."""
     project = write_project(folder, settings)
     rng = np.random.default_rng(0)
@@ -129,9 +129,9 @@ def _small_shop(folder: Path, settings: str = "") -> Project:
     return project
 
 
-def _quiet_shop(folder: Path) -> Project:
+def _make_quiet_shop(folder: Path) -> Project:
     """Return such a project with a champion."""
-    project = _small_shop(folder)
+    project = _make_small_shop(folder)
     add_version(folder / "data", NOON - DAY, by="train")
     Registry(project.paths.registry, clock=SimulatedClock(NOON - DAY)).promote(
         "v0001", by="train", why="first"
@@ -140,9 +140,9 @@ def _quiet_shop(folder: Path) -> Project:
     return project
 
 
-def _rolled_back(base: Path, folder: Path) -> Sequence[Alarm]:
+def _play_rollback(base: Path, folder: Path) -> Sequence[Alarm]:
     """Promote a model whose answers fail."""
-    project, rng = _quiet_shop(folder), np.random.default_rng(2)
+    project, rng = _make_quiet_shop(folder), np.random.default_rng(2)
     add_version(folder / "data", NOON, by="train")
     Registry(project.paths.registry, clock=SimulatedClock(NOON)).promote(
         "v0002", by="train", why="looked good"
@@ -151,31 +151,31 @@ def _rolled_back(base: Path, folder: Path) -> Sequence[Alarm]:
     write_visits(project.paths.lake, visits)
     clock = SimulatedClock(NOON + 10 * SECOND)
     advance_rollout(project, clock)
-    return _messages(project, clock)
+    return _collect_alarms(project, clock)
 
 
-def _canary_ended(base: Path, folder: Path) -> Sequence[Alarm]:
+def _play_canary_end(base: Path, folder: Path) -> Sequence[Alarm]:
     """Let a canary get too little traffic to be decided."""
-    project = _quiet_shop(folder)
+    project = _make_quiet_shop(folder)
     add_version(folder / "data", NOON)
     Registry(project.paths.registry, clock=SimulatedClock(NOON)).set_canary(
         "v0002", 0.2, by="trainer", why="the shadow passed"
     )
     clock = SimulatedClock(NOON + 2 * DAY)
     advance_rollout(project, clock)
-    return _messages(project, clock)
+    return _collect_alarms(project, clock)
 
 
-def _training(base: Path, folder: Path) -> Sequence[Alarm]:
+def _play_training(base: Path, folder: Path) -> Sequence[Alarm]:
     """Let a training be due where no model was ever trained."""
-    project, clock = _small_shop(folder), SimulatedClock(NOON)
+    project, clock = _make_small_shop(folder), SimulatedClock(NOON)
     retrain_on_schedule(project, clock, project.slots["home"])
-    return _messages(project, clock)
+    return _collect_alarms(project, clock)
 
 
-def _errors(base: Path, folder: Path) -> Sequence[Alarm]:
+def _play_errors(base: Path, folder: Path) -> Sequence[Alarm]:
     """Let every tenth answer fail, whatever the version."""
-    project, rng = _quiet_shop(folder), np.random.default_rng(3)
+    project, rng = _make_quiet_shop(folder), np.random.default_rng(3)
     for count, failure in ((900, None), (100, "error")):
         visits = draw_visits(
             rng, NOON + count, 3_000, count, assigned_version="v0001", failure=failure, ctr=0.2
@@ -184,12 +184,12 @@ def _errors(base: Path, folder: Path) -> Sequence[Alarm]:
     clock = SimulatedClock(NOON + HOUR)
     figures = FiguresTask(project, clock)
     figures.tick()
-    return _messages(project, clock, figures.newest())
+    return _collect_alarms(project, clock, figures.last_hour_figures())
 
 
-def _receiver(base: Path, folder: Path) -> Sequence[Alarm]:
+def _play_receiver(base: Path, folder: Path) -> Sequence[Alarm]:
     """Send messages to a port on which nothing listens."""
-    project = _small_shop(folder, f'[notify]\nurls = ["{DEAD_RECEIVER}"]\n')
+    project = _make_small_shop(folder, f'[notify]\nurls = ["{DEAD_RECEIVER}"]\n')
     clock = SimulatedClock(NOON)
     retrain_on_schedule(project, clock, project.slots["home"])  # something to tell
     NotifyTask(project, clock).tick()
@@ -197,27 +197,27 @@ def _receiver(base: Path, folder: Path) -> Sequence[Alarm]:
     return [Alarm("receiver", f"{line}\ndocs/operate/receiver.md") for line in lines]
 
 
-def _churn(base: Path, folder: Path) -> Sequence[Alarm]:
+def _play_churn(base: Path, folder: Path) -> Sequence[Alarm]:
     """Let people who used to stay leave, from some day on."""
     project = write_leaving_shop(folder)
     train_champion(project)
     clock = SimulatedClock(KNOWN_AT)
     watch_churn(project, clock, "churn")
-    return _messages(project, clock)
+    return _collect_alarms(project, clock)
 
 
 DRILLS: dict[str, Drill] = {
     **{
-        name: Drill(f"docs/operate/{PAGES[cause]}", cause, _drift(name))
+        name: Drill(f"docs/operate/{RUNBOOK_PAGES[cause]}", cause, _make_drift_drill(name))
         for name, (cause, _) in INCIDENTS.items()
     },
-    "skew": Drill("docs/operate/skew.md", "training-serving skew", _skew),
-    "churn": Drill("docs/operate/churn.md", "drift, stale churn model", _churn),
-    "rolled-back": Drill("docs/operate/rolled-back.md", "rolled back to v0001", _rolled_back),
-    "canary-ended": Drill("docs/operate/canary-ended.md", "v0002 was refused", _canary_ended),
-    "training": Drill("docs/operate/training.md", "training of home could not run", _training),
-    "errors": Drill("docs/operate/errors.md", "errors in home", _errors),
-    "receiver": Drill("docs/operate/receiver.md", "accepts no message", _receiver),
+    "skew": Drill("docs/operate/skew.md", "training-serving skew", _play_skew),
+    "churn": Drill("docs/operate/churn.md", "drift, stale churn model", _play_churn),
+    "rolled-back": Drill("docs/operate/rolled-back.md", "rolled back to v0001", _play_rollback),
+    "canary-ended": Drill("docs/operate/canary-ended.md", "v0002 was refused", _play_canary_end),
+    "training": Drill("docs/operate/training.md", "training of home could not run", _play_training),
+    "errors": Drill("docs/operate/errors.md", "errors in home", _play_errors),
+    "receiver": Drill("docs/operate/receiver.md", "accepts no message", _play_receiver),
 }
 
 

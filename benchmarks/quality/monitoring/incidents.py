@@ -27,9 +27,12 @@ INCIDENTS = {
     "stale_source": "stale source",
     "model_change": "model change",
 }
-ALONE = ("holiday", "outage")  # a second incident would hide behind, or explain, everything
-TWO_AT_ONCE = 0.2
-FEATURES, BINS = 20, 15
+SINGLE_INCIDENTS = (
+    "holiday",
+    "outage",
+)  # a second incident would hide behind, or explain, everything
+SECOND_INCIDENT_PROBABILITY = 0.2
+FEATURE_COUNT, BIN_COUNT = 20, 15
 FIELDS = ("click.session_id", "click.request_id", "view.page", "purchase.price", "view.dwell_ms")
 SOURCES = ("popular", "item_knn", "trending", "new_items")
 CATEGORIES = {
@@ -81,15 +84,15 @@ class _Site:
     def during(self) -> slice:
         return slice(self.start, self.stop)
 
-    def move(self, names: list[str], size: float) -> None:
+    def shift_numbers(self, names: list[str], size: float) -> None:
         """Shift numbers, in standard deviations."""
         for name in names:
             self.shift[name][self.during] += size
 
-    def some_features(self, count: int) -> list[str]:
-        return [f"f{index}" for index in self.rng.choice(FEATURES, count, replace=False)]
+    def draw_features(self, count: int) -> list[str]:
+        return [f"f{index}" for index in self.rng.choice(FEATURE_COUNT, count, replace=False)]
 
-    def mix(self, key: tuple[str, str], bin_: int, share: float) -> None:
+    def add_share(self, key: tuple[str, str], bin_: int, share: float) -> None:
         """Let a bin have a further share, taken from all."""
         shares = self.shares[key][self.during]
         shares *= 1.0 - share
@@ -106,13 +109,20 @@ def draw_incident(kind: str, seed: int) -> Incident:
     stop = start + int(length)
     site = _draw_site(rng, stop + 12, start, stop)
     kinds = [kind]
-    if kind not in ALONE and rng.random() < TWO_AT_ONCE:
-        others = [other for other in INCIDENTS if other != kind and other not in ALONE]
+    if kind not in SINGLE_INCIDENTS and rng.random() < SECOND_INCIDENT_PROBABILITY:
+        others = [other for other in INCIDENTS if other != kind and other not in SINGLE_INCIDENTS]
         kinds.append(str(rng.choice(others)))
     for each in kinds:
-        _APPLY[each](site)
+        _APPLY_BY_KIND[each](site)
     causes = tuple(INCIDENTS[each] for each in kinds)
-    return Incident(_draw_signals(site), history, start, stop, causes, tuple(site.changes))
+    return Incident(
+        signals=_draw_signals(site),
+        history=history,
+        start=start,
+        stop=stop,
+        causes=causes,
+        changes=tuple(site.changes),
+    )
 
 
 def _draw_site(rng: np.random.Generator, hours: int, start: int, stop: int) -> _Site:
@@ -120,27 +130,27 @@ def _draw_site(rng: np.random.Generator, hours: int, start: int, stop: int) -> _
     daily = 1.0 + rng.uniform(0.3, 0.9) * np.sin(2 * np.pi * (hour % 24 - rng.uniform(0, 24)) / 24)
     weekly = np.repeat(rng.lognormal(0.0, 0.1, 7), 24)[hour % 168]
     rate = 10 ** rng.uniform(2.3, 3.5) * daily * weekly * rng.lognormal(0.0, 0.1, hours) + 20
-    wander = {
+    daily_shift = {
         name: rng.normal(0.0, 0.03, hours // 24 + 1)[hour // 24]
-        for name in (*(f"f{index}" for index in range(FEATURES)), "score", "latency")
+        for name in (*(f"f{index}" for index in range(FEATURE_COUNT)), "score", "latency")
     }
     shares = {}
     for key, names in CATEGORIES.items():
         shares[key] = np.tile(_usual_shares(rng, key, len(names)), (hours, 1))
     return _Site(
-        rng,
-        hours,
-        start,
-        stop,
-        {
+        rng=rng,
+        hours=hours,
+        start=start,
+        stop=stop,
+        traffic={
             "events": rate * rng.uniform(2, 5),
             "responses": rate.copy(),
             "item profiles": rate * rng.uniform(0.01, 0.1) + 2,
         },
-        shares,
-        wander,
-        {name: np.full(hours, rng.choice([0.0, 0.02])) for name in wander},
-        [],
+        shares=shares,
+        shift=daily_shift,
+        missing={name: np.full(hours, rng.choice([0.0, 0.02])) for name in daily_shift},
+        changes=[],
     )
 
 
@@ -150,38 +160,38 @@ def _usual_shares(rng: np.random.Generator, key: tuple[str, str], count: int) ->
     if kind == "field":
         missing = rng.choice([0.0, 0.05])
         return np.array([missing, 1.0 - missing])
-    usual = {
+    usual_shares = {
         "agent": [0.97, 0.03],
         "degraded": [0.99, 0.007, 0.003],
         "model": [1.0, 0.0],
         "event types": [0.2, 0.6, 0.1, 0.06, 0.04],
     }.get(name)
-    return np.array([0.0, *(usual or rng.dirichlet(np.full(count, 8.0)))])
+    return np.array([0.0, *(usual_shares or rng.dirichlet(np.full(count, 8.0)))])
 
 
 def _lost_field(site: _Site) -> None:
     rng = site.rng
     share = rng.uniform(0.3, 0.95) * rng.uniform(0.4, 1.0)  # of a platform, and its traffic
     key = (str(rng.choice(FIELDS)), "field")
-    site.mix(key, 0, share)
-    for name in site.some_features(int(rng.integers(1, 3))):
+    site.add_share(key, 0, share)
+    for name in site.draw_features(int(rng.integers(1, 3))):
         site.missing[name][site.during] = np.maximum(site.missing[name][site.during], share)
 
 
 def _new_device(site: _Site) -> None:
     rng = site.rng
     bin_, share = int(rng.integers(1, 4)), rng.uniform(0.2, 0.5)
-    site.mix(("event device", "event_device"), bin_, share)
-    site.mix(("device", "device"), bin_, share)
-    site.move(site.some_features(2), rng.uniform(0.1, 0.4))
+    site.add_share(("event device", "event_device"), bin_, share)
+    site.add_share(("device", "device"), bin_, share)
+    site.shift_numbers(site.draw_features(2), rng.uniform(0.1, 0.4))
 
 
 def _catalogue(site: _Site) -> None:
     rng = site.rng
     hours = slice(site.start, min(site.stop, site.start + int(rng.integers(2, 9))))
     site.traffic["item profiles"][hours] *= rng.uniform(8, 40)
-    site.move(site.some_features(int(rng.integers(2, 6))), rng.uniform(0.2, 0.8))
-    site.mix(("sources", "source"), 4, rng.uniform(0.02, 0.2))
+    site.shift_numbers(site.draw_features(int(rng.integers(2, 6))), rng.uniform(0.2, 0.8))
+    site.add_share(("sources", "source"), 4, rng.uniform(0.02, 0.2))
 
 
 def _promotion(site: _Site) -> None:
@@ -189,15 +199,15 @@ def _promotion(site: _Site) -> None:
     factor = rng.uniform(1.8, 4.0)
     for name in ("events", "responses"):
         site.traffic[name][site.during] *= factor
-    site.mix(("event types", "event_types"), 5, rng.uniform(0.01, 0.1))
-    site.move(site.some_features(int(rng.integers(1, 4))), rng.uniform(0.1, 0.5))
+    site.add_share(("event types", "event_types"), 5, rng.uniform(0.01, 0.1))
+    site.shift_numbers(site.draw_features(int(rng.integers(1, 4))), rng.uniform(0.1, 0.5))
 
 
 def _bots(site: _Site) -> None:
     rng = site.rng
     share = rng.uniform(0.1, 0.5)
-    site.mix(("agent", "agent"), 2, share)
-    site.mix(("event types", "event_types"), 3, share * 0.5)
+    site.add_share(("agent", "agent"), 2, share)
+    site.add_share(("event types", "event_types"), 3, share * 0.5)
     site.traffic["events"][site.during] /= 1.0 - share
 
 
@@ -206,49 +216,49 @@ def _holiday(site: _Site) -> None:
     factor = rng.uniform(0.6, 1.4)
     for name in ("events", "responses"):
         site.traffic[name][site.during] *= factor
-    site.move(site.some_features(int(rng.integers(3, 9))), rng.uniform(0.3, 0.8))
-    site.mix(("event types", "event_types"), 3, rng.uniform(0.02, 0.1))
+    site.shift_numbers(site.draw_features(int(rng.integers(3, 9))), rng.uniform(0.3, 0.8))
+    site.add_share(("event types", "event_types"), 3, rng.uniform(0.02, 0.1))
 
 
 def _outage(site: _Site) -> None:
     rng = site.rng
     site.traffic["events"][site.during] *= rng.uniform(0.0, 0.1)
     site.traffic["responses"][site.during] *= rng.choice([0.0, 1.0])  # the collector, or the site
-    site.move(site.some_features(3), rng.uniform(0.1, 0.5))  # recent counts run empty
+    site.shift_numbers(site.draw_features(3), rng.uniform(0.1, 0.5))  # recent counts run empty
 
 
 def _slow_store(site: _Site) -> None:
     rng = site.rng
     share = rng.uniform(0.1, 0.6)
-    site.mix(("degraded", "degraded"), int(rng.integers(2, 4)), share)
-    site.move(["latency"], rng.uniform(1.0, 4.0))
-    site.move(["score"], -rng.uniform(0.1, 0.8) * share)
-    for name in site.some_features(FEATURES // 2):
+    site.add_share(("degraded", "degraded"), int(rng.integers(2, 4)), share)
+    site.shift_numbers(["latency"], rng.uniform(1.0, 4.0))
+    site.shift_numbers(["score"], -rng.uniform(0.1, 0.8) * share)
+    for name in site.draw_features(FEATURE_COUNT // 2):
         site.missing[name][site.during] += share * (1.0 - site.missing[name][site.during])
 
 
 def _stale_source(site: _Site) -> None:
     rng = site.rng
     shares = site.shares["sources", "source"]
-    largest = int(np.argsort(-shares[site.start, 1:])[int(rng.integers(2))]) + 1
-    lost = shares[site.during, largest] * rng.uniform(0.85, 1.0)
-    shares[site.during, largest] -= lost
-    others = [bin_ for bin_ in range(1, len(SOURCES) + 1) if bin_ != largest]
-    shares[site.during, rng.choice(others)] += lost
-    site.move(site.some_features(int(rng.integers(1, 5))), rng.uniform(0.1, 0.5))
+    stale_bin = int(np.argsort(-shares[site.start, 1:])[int(rng.integers(2))]) + 1
+    lost_share = shares[site.during, stale_bin] * rng.uniform(0.85, 1.0)
+    shares[site.during, stale_bin] -= lost_share
+    others = [bin_ for bin_ in range(1, len(SOURCES) + 1) if bin_ != stale_bin]
+    shares[site.during, rng.choice(others)] += lost_share
+    site.shift_numbers(site.draw_features(int(rng.integers(1, 5))), rng.uniform(0.1, 0.5))
 
 
 def _model_change(site: _Site) -> None:
     rng = site.rng
     share = float(rng.choice([0.2, 0.5, 0.98]))
-    site.mix(("model", "model"), 2, share)
-    site.move(["score"], rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 1.5) * share)
-    site.mix(("sources", "source"), int(rng.integers(1, 5)), rng.uniform(0.0, 0.15) * share)
+    site.add_share(("model", "model"), 2, share)
+    site.shift_numbers(["score"], rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 1.5) * share)
+    site.add_share(("sources", "source"), int(rng.integers(1, 5)), rng.uniform(0.0, 0.15) * share)
     at = FIRST_HOUR + site.start * HOUR
     site.changes.append(Change(at, "trainer: promote v0002"))
 
 
-_APPLY = {
+_APPLY_BY_KIND = {
     "lost_field": _lost_field,
     "new_device": _new_device,
     "catalogue": _catalogue,
@@ -271,22 +281,22 @@ def _draw_signals(site: _Site) -> list[Signal]:
     ]
     for (name, kind), shares in site.shares.items():
         of_events = kind in ("event_types", "agent", "event_device", "field")
-        number = traffic["events" if of_events else "responses"]
+        totals = traffic["events" if of_events else "responses"]
         if kind == "field":
-            number = rng.binomial(number, 0.2)
+            totals = rng.binomial(totals, 0.2)
         noise = shares * rng.lognormal(0.0, 0.03, shares.shape)
-        counts = rng.multinomial(number, noise / noise.sum(axis=1, keepdims=True))
+        counts = rng.multinomial(totals, noise / noise.sum(axis=1, keepdims=True))
         bins = ("missing", *CATEGORIES[name, kind])
         signals.append(Signal(name, counts.astype(np.float64), True, kind, bins))
-    grid = np.linspace(-3, 3, BINS)
+    grid = np.linspace(-3, 3, BIN_COUNT)
     season = np.sin(2 * np.pi * np.arange(site.hours) / 24)
     for name, shift in site.shift.items():
-        moved = shift + rng.uniform(0.0, 0.2) * season
-        density = np.exp(-0.5 * (grid - moved[:, None]) ** 2)
+        hourly_shift = shift + rng.uniform(0.0, 0.2) * season
+        density = np.exp(-0.5 * (grid - hourly_shift[:, None]) ** 2)
         missing = site.missing[name]
         density *= ((1.0 - missing) / density.sum(axis=1))[:, None]
         counts = rng.multinomial(traffic["responses"], np.column_stack([missing, density]))
         kind = "feature" if name.startswith("f") else name
-        bins = ("missing", *map(str, range(BINS)))
+        bins = ("missing", *map(str, range(BIN_COUNT)))
         signals.append(Signal(name, counts.astype(np.float64), False, kind, bins))
     return signals

@@ -16,16 +16,16 @@ from sklearn.isotonic import IsotonicRegression
 
 from benchmarks.peers.asking import HERE, run_script
 from benchmarks.peers.install import MONITORING
-from benchmarks.quality.monitoring.diagnosis import share_figure
-from benchmarks.quality.monitoring.runs import mean_figure
-from tailorbird.monitoring.figures.label_free import codes_of, expect_performance
+from benchmarks.quality.monitoring.diagnosis import share_with_interval
+from benchmarks.quality.monitoring.runs import mean_with_interval
+from tailorbird.monitoring.figures.label_free import encode_seen, expect_performance
 
 Floats = npt.NDArray[np.float64]
 CALIBRATION_ROWS, ROWS = 50_000, 10_000
 
 
 @dataclass(frozen=True)
-class Shifted:
+class ShiftedScores:
     """Calibrated probabilities and clicks, before the shift (reference) and after."""
 
     reference_p: Floats
@@ -34,7 +34,7 @@ class Shifted:
     y: Floats
 
 
-def draw_shift(seed: int) -> Shifted:
+def draw_shift(seed: int) -> ShiftedScores:
     """Draw a site whose people change."""
     rng = np.random.default_rng(seed)
     base, slope, bend = rng.uniform(-3.0, -1.5), rng.uniform(0.5, 1.5), rng.uniform(0.0, 0.6)
@@ -50,27 +50,29 @@ def draw_shift(seed: int) -> Shifted:
     calibration = IsotonicRegression(out_of_bounds="clip").fit(raw, label)
     reference, reference_y = draw(CALIBRATION_ROWS, 0.0, 1.0)
     shifted, y = draw(ROWS, rng.uniform(-0.8, 0.8), rng.uniform(0.6, 1.2))
-    return Shifted(calibration.predict(reference), reference_y, calibration.predict(shifted), y)
+    return ShiftedScores(
+        calibration.predict(reference), reference_y, calibration.predict(shifted), y
+    )
 
 
-def label_free(first_seed: int, sites: int) -> dict[str, Any]:
+def measure_label_free(first_seed: int, sites: int) -> dict[str, Any]:
     """Return the mean absolute error of the AUC, and how often the interval holds the AUC."""
-    drawn = [draw_shift(first_seed + number) for number in range(sites)]
+    samples = [draw_shift(first_seed + number) for number in range(sites)]
     errors: list[float] = []
-    before: list[float] = []
-    covered = 0
-    truths = [exact_auc(each.p, each.y) for each in drawn]
-    for each, truth in zip(drawn, truths, strict=True):
-        codes = codes_of(each.p, each.y > 0)
+    errors_before_shift: list[float] = []
+    covered_count = 0
+    truths = [exact_auc(each.p, each.y) for each in samples]
+    for each, truth in zip(samples, truths, strict=True):
+        codes = encode_seen(each.p, each.y > 0)
         expected = expect_performance(codes, np.ones(len(codes)), float(each.p.sum()))
         errors.append(abs(expected.auc - truth))
-        before.append(abs(exact_auc(each.reference_p, each.reference_y) - truth))
-        covered += expected.auc_low <= truth <= expected.auc_high
+        errors_before_shift.append(abs(exact_auc(each.reference_p, each.reference_y) - truth))
+        covered_count += expected.auc_low <= truth <= expected.auc_high
     return {
-        "error": mean_figure(errors),
-        "coverage": share_figure(covered, sites),
-        "error_before_shift": mean_figure(before),
-        **peer_errors(drawn, truths, errors),
+        "error": mean_with_interval(errors),
+        "coverage": share_with_interval(covered_count, sites),
+        "error_before_shift": mean_with_interval(errors_before_shift),
+        **peer_errors(samples, truths, errors),
     }
 
 
@@ -83,7 +85,9 @@ def exact_auc(score: Floats, label: Floats) -> float:
     return float(won / (positives * (len(label) - positives)))
 
 
-def peer_errors(drawn: list[Shifted], truths: list[float], errors: list[float]) -> dict[str, Any]:
+def peer_errors(
+    drawn: list[ShiftedScores], truths: list[float], errors: list[float]
+) -> dict[str, Any]:
     """Return the mean absolute error of NannyML, and that of ours less it, site by site.
 
     Both have the cause instead where it does not run.
@@ -101,8 +105,10 @@ def peer_errors(drawn: list[Shifted], truths: list[float], errors: list[float]) 
         except RuntimeError as error:
             missing = {"value": None, "n": 0, "cause": str(error)}
             return {"error_nannyml": missing, "difference": missing}
-    theirs = [abs(area - truth) for area, truth in zip(areas, truths, strict=True)]
+    peer_errors_by_site = [abs(area - truth) for area, truth in zip(areas, truths, strict=True)]
     return {
-        "error_nannyml": mean_figure(theirs),
-        "difference": mean_figure([a - b for a, b in zip(errors, theirs, strict=True)]),
+        "error_nannyml": mean_with_interval(peer_errors_by_site),
+        "difference": mean_with_interval(
+            [a - b for a, b in zip(errors, peer_errors_by_site, strict=True)]
+        ),
     }

@@ -25,25 +25,25 @@ from benchmarks.peers.install import MONITORING
 from benchmarks.quality.monitoring.sites import HOURS_WEEK, Site
 
 Floats = npt.NDArray[np.float64]
-SCALES = {"hour": 1, "day": 24}
+HOURS_BY_SCALE = {"hour": 1, "day": 24}
 NAMES = ("ks", "psi", "evidently", "nannyml")
-METHODS = tuple(f"{name}_{scale}" for name in NAMES for scale in SCALES)
-DEFAULTS = {"psi_day": 0.2, "evidently_day": 0.1, "nannyml_day": 0.1}
+METHODS = tuple(f"{name}_{scale}" for name in NAMES for scale in HOURS_BY_SCALE)
+DEFAULT_THRESHOLDS = {"psi_day": 0.2, "evidently_day": 0.1, "nannyml_day": 0.1}
 WEEKS = 8
 SMOOTHING = 1e-4
 
 
-def statistics(site: Site) -> dict[str, Floats]:
+def largest_statistics(site: Site) -> dict[str, Floats]:
     """Return the largest statistic of all features in each window after the history."""
-    return {method: each.max(axis=1) for method, each in by_feature(site).items()}
+    return {method: each.max(axis=1) for method, each in statistics_by_feature(site).items()}
 
 
-def by_feature(site: Site) -> dict[str, Floats]:
+def statistics_by_feature(site: Site) -> dict[str, Floats]:
     """Return the statistic of each feature and window after the history: (windows, features)."""
     past = WEEKS * HOURS_WEEK
     history = site.counts[:past].sum(axis=0).astype(np.float64)
     result = {}
-    for name, hours in SCALES.items():
+    for name, hours in HOURS_BY_SCALE.items():
         after = site.counts[past:]
         count = len(after) // hours
         windows = after[: count * hours].reshape(count, hours, *after.shape[1:]).sum(axis=1)
@@ -89,7 +89,7 @@ def find_threshold(quiet: Sequence[Floats], false_alarms: float) -> float:
     low, high = 0, len(values) - 1
     while low < high:
         middle = (low + high) // 2
-        alarms = sum(_alarms(each > values[middle]) for each in quiet)
+        alarms = sum(_count_alarms(each > values[middle]) for each in quiet)
         low, high = (low, middle) if alarms <= false_alarms else (middle + 1, high)
     return float(values[low])
 
@@ -111,12 +111,12 @@ def scale_of(method: str) -> int:
 
 
 def check_libraries(site: Site) -> dict[str, float | str]:
-    """Return for each library the largest difference between its scores and `by_feature`.
+    """Return for each library the largest difference between its scores and `statistics_by_feature`.
 
     A library that does not run has its error instead. The first day after the history is compared.
     """
     past = WEEKS * HOURS_WEEK
-    ours = by_feature(site)
+    ours = statistics_by_feature(site)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "histograms.npz"
         np.savez(
@@ -135,7 +135,7 @@ def check_libraries(site: Site) -> dict[str, float | str]:
     }
 
 
-def _alarms(is_above: npt.NDArray[np.bool_]) -> int:
+def _count_alarms(is_above: npt.NDArray[np.bool_]) -> int:
     return int(is_above[0]) + int((is_above[1:] & ~is_above[:-1]).sum())
 
 

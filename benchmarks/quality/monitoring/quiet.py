@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality.monitoring.diagnosis import share_figure
-from benchmarks.quality.monitoring.runs import CTR, LIST, PATIENCE_S
+from benchmarks.quality.monitoring.diagnosis import share_with_interval
+from benchmarks.quality.monitoring.runs import CLICK_RATE, LIST_SIZE, MEAN_CLICK_DELAY_S
 from tailorbird.events import SECOND
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.decisions.champion import (
+    CLICK_HORIZON_US,
     FAILURES_MARGIN,
-    HORIZON_US,
     WINDOW_US,
     ClickRate,
-    Service,
+    ServiceStats,
     dispersion_of,
     judge_champion,
 )
@@ -30,13 +30,13 @@ STEP_S = 10
 DAYS = 30
 TRAFFIC = ((1, 5), (5, 20), (20, 50), (50, 100))  # requests a second
 HOLDOUT = 0.02
-FAILING = 0.001
+FAILURE_RATE = 0.001
 APPEAL_SD = 0.533  # of people, relative to the mean
 DISPERSION = 1.22  # of clicks within a minute, that people of this appeal cause
 REQUESTS_A_PERSON = 30  # in a month, on average
-ACTIVITY = 4.0  # mean square over squared mean of the requests a person
+ACTIVITY_DISPERSION = 4.0  # mean square over squared mean of the requests a person
 WINDOW = WINDOW_US // SECOND // STEP_S
-HORIZON = HORIZON_US / SECOND
+HORIZON = CLICK_HORIZON_US / SECOND
 MINUTE, HOUR, DAY = 60 // STEP_S, 3_600 // STEP_S, 86_400 // STEP_S
 LONG_RUN = 5 * MINUTE
 
@@ -46,20 +46,22 @@ def quiet_months(first_seed: int, months: int, *, faults: int = 0) -> dict[str, 
 
     `faults` times a month a tenth of all responses fails for twenty minutes, the holdout's too.
     """
-    drawn = [roll_back_of(first_seed + number, faults) for number in range(months)]
-    rolled_back = [name for _, name in drawn if name]
+    months_drawn = [find_rollback(first_seed + number, faults) for number in range(months)]
+    rolled_back = [name for _, name in months_drawn if name]
     by_traffic = {}
     for low, high in TRAFFIC:
-        own = [bool(name) for traffic, name in drawn if low <= traffic < high]
-        if own:
-            by_traffic[f"{low} to {high}"] = share_figure(sum(own), len(own))
-    return share_figure(len(rolled_back), months) | {
+        is_rolled_back = [bool(name) for traffic, name in months_drawn if low <= traffic < high]
+        if is_rolled_back:
+            by_traffic[f"{low} to {high}"] = share_with_interval(
+                sum(is_rolled_back), len(is_rolled_back)
+            )
+    return share_with_interval(len(rolled_back), months) | {
         "guard_rails": {name: rolled_back.count(name) for name in sorted(set(rolled_back))},
         "by_traffic": by_traffic,
     }
 
 
-def roll_back_of(seed: int, faults: int = 0) -> tuple[float, str]:
+def find_rollback(seed: int, faults: int = 0) -> tuple[float, str]:
     """Return requests a second, and the guard-rail that rolls back a good champion in a month.
 
     That is "" if none does.
@@ -68,33 +70,35 @@ def roll_back_of(seed: int, faults: int = 0) -> tuple[float, str]:
     steps = DAYS * DAY
     hour = (np.arange(steps) // HOUR + rng.integers(24)) % 24
     wave = np.sin(2 * np.pi * np.arange(24) / 24)
-    usual = 10 ** rng.uniform(0.0, 2.0)
-    traffic = usual * (1.0 + rng.uniform(0.3, 0.8) * wave)[hour]
-    ctr = CTR * (1.0 + rng.uniform(0.0, 0.15) * np.roll(wave, int(rng.integers(24))))[hour]
+    mean_traffic = 10 ** rng.uniform(0.0, 2.0)
+    traffic = mean_traffic * (1.0 + rng.uniform(0.3, 0.8) * wave)[hour]
+    ctr = CLICK_RATE * (1.0 + rng.uniform(0.0, 0.15) * np.roll(wave, int(rng.integers(24))))[hour]
     ctr *= rng.lognormal(0.0, 0.03, DAYS * 24).repeat(HOUR)
-    failing = (FAILING * rng.lognormal(0.0, 0.5, DAYS * 24)).repeat(HOUR)
+    failure_rate = (FAILURE_RATE * rng.lognormal(0.0, 0.5, DAYS * 24)).repeat(HOUR)
     for start in rng.integers(0, steps - 20 * MINUTE, faults):
-        failing[start : start + 20 * MINUTE] = 0.1
-    arms, runs = [], []
+        failure_rate[start : start + 20 * MINUTE] = 0.1
+    arms, long_runs = [], []
     for share in (1.0 - HOLDOUT, HOLDOUT):
         requests = rng.poisson(STEP_S * share * traffic)
-        arms.append((requests, rng.binomial(requests, failing)))
-        people = requests.sum() / REQUESTS_A_PERSON / ACTIVITY
+        arms.append((requests, rng.binomial(requests, failure_rate)))
+        people = requests.sum() / REQUESTS_A_PERSON / ACTIVITY_DISPERSION
         appeal = max(0.1, 1.0 + rng.normal(0.0, APPEAL_SD / np.sqrt(people)))
-        runs.append(_long_run(rng, requests, ctr * appeal))
-    asked = int(traffic[0] * 1_200)
-    before = Service(
-        asked, {"error": int(rng.poisson(asked * FAILING))}, _soon_clicks(rng, asked, ctr[0])
+        long_runs.append(_long_run(rng, requests, ctr * appeal))
+    requests_before = int(traffic[0] * 1_200)
+    before = ServiceStats(
+        requests_before,
+        {"error": int(rng.poisson(requests_before * FAILURE_RATE))},
+        _soon_clicks(rng, requests_before, ctr[0]),
     )
     hour_clicks = [_soon_clicks(rng, int(arms[0][0][step]), ctr[step]) for step in range(HOUR)]
-    return usual, _judge(arms, runs, before, hour_clicks)
+    return mean_traffic, _judge(arms, long_runs, before, hour_clicks)
 
 
 def _soon_clicks(rng: np.random.Generator, people: int, ctr: float) -> Moments:
     """Draw the clicks of people within `HORIZON` of a response."""
     rate = np.minimum(ctr * rng.lognormal(-0.125, 0.5, people), 0.9)
-    clicked = rng.binomial(LIST, rate * (1.0 - np.exp(-HORIZON / PATIENCE_S)))
-    return Moments.from_totals(clicked, np.full(people, float(LIST)))
+    clicked = rng.binomial(LIST_SIZE, rate * (1.0 - np.exp(-HORIZON / MEAN_CLICK_DELAY_S)))
+    return Moments.from_totals(clicked, np.full(people, float(LIST_SIZE)))
 
 
 def _long_run(rng: np.random.Generator, requests: npt.NDArray[np.int64], ctr: Floats) -> Floats:
@@ -102,7 +106,7 @@ def _long_run(rng: np.random.Generator, requests: npt.NDArray[np.int64], ctr: Fl
 
     Clicks of a minute are beta-binomial.
     """
-    seen = LIST * requests.reshape(-1, MINUTE).sum(axis=1).astype(np.float64)
+    seen = LIST_SIZE * requests.reshape(-1, MINUTE).sum(axis=1).astype(np.float64)
     rate, size = ctr[::MINUTE], np.maximum((seen - 1.0) / (DISPERSION - 1.0) - 1.0, 1.0)
     clicked = rng.binomial(seen.astype(np.int64), rng.beta(rate * size, (1.0 - rate) * size))
     fields = (seen > 0, clicked, seen, clicked**2, clicked * seen, seen**2)
@@ -111,8 +115,8 @@ def _long_run(rng: np.random.Generator, requests: npt.NDArray[np.int64], ctr: Fl
 
 def _judge(
     arms: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
-    runs: list[Floats],
-    before: Service,
+    long_runs: list[Floats],
+    before: ServiceStats,
     first_hour: list[Moments],
 ) -> str:
     """Return the guard-rail of the first roll-back, "" without one.
@@ -120,7 +124,7 @@ def _judge(
     After the first hour, the ten minutes are judged where more than `FAILURES_MARGIN` of them failed:
     elsewhere there is no evidence for a roll-back in them.
     """
-    (requests, failed), (held, held_failed) = [
+    (requests, failed), (holdout_requests, holdout_failed) = [
         tuple(np.concatenate([[0], np.cumsum(each)]) for each in arm) for arm in arms
     ]
     ends = np.arange(1, len(requests))
@@ -129,23 +133,25 @@ def _judge(
     is_due |= (ends <= HOUR) | (ends % LONG_RUN == 0)
     for end in ends[is_due]:
         start = max(end - WINDOW, 0)
-        pair = _compare_long(runs, end // LONG_RUN * (LONG_RUN // MINUTE) - 1)
+        click_rates = _compare_long(long_runs, end // LONG_RUN * (LONG_RUN // MINUTE) - 1)
         is_new = end <= HOUR
-        soon = sum(first_hour[start:end], Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)) if is_new else None
+        first_hour_clicks = (
+            sum(first_hour[start:end], Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)) if is_new else None
+        )
         verdict = judge_champion(
-            Service(
+            ServiceStats(
                 int(requests[end] - requests[start]),
                 {"error": int(failed[end] - failed[start])},
-                soon or before.clicks,
+                first_hour_clicks or before.clicks,
             ),
             before,
-            Service(
-                int(held[end] - held[start]),
-                {"error": int(held_failed[end] - held_failed[start])},
+            ServiceStats(
+                int(holdout_requests[end] - holdout_requests[start]),
+                {"error": int(holdout_failed[end] - holdout_failed[start])},
                 before.clicks,
             ),
-            champion_long_run=pair[0],
-            holdout_long_run=pair[1],
+            champion_long_run=click_rates[0],
+            holdout_long_run=click_rates[1],
             compare_clicks=is_new,
         )
         if verdict.action == "roll_back":
@@ -153,9 +159,9 @@ def _judge(
     return ""
 
 
-def _compare_long(runs: list[Floats], minute: int) -> list[ClickRate] | list[None]:
+def _compare_long(long_runs: list[Floats], minute: int) -> list[ClickRate] | list[None]:
     """Return the clicks up to a minute, with their dispersion; None unless both have some."""
-    if minute < 0 or min(run[minute, 1] for run in runs) == 0:
+    if minute < 0 or min(run[minute, 1] for run in long_runs) == 0:
         return [None, None]
-    moments = [Moments(int(run[minute, 0]), *run[minute, 1:].tolist()) for run in runs]
+    moments = [Moments(int(run[minute, 0]), *run[minute, 1:].tolist()) for run in long_runs]
     return [ClickRate(each.x, each.y, dispersion_of(each)) for each in moments]

@@ -21,15 +21,15 @@ from benchmarks.quality.monitoring.sites import (
 from tailorbird.events import DAY, HOUR, SECOND
 from tailorbird.experiments.statistics import Moments
 from tailorbird.lake import Lake
-from tailorbird.monitoring.decisions.champion import ClickRate, Service, judge_champion
+from tailorbird.monitoring.decisions.champion import ClickRate, ServiceStats, judge_champion
 from tailorbird.monitoring.drift import Signal, find_episodes
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.monitoring.figures import FigureStore
 from tailorbird.monitoring.figures.cells import SlotRule
 from tailorbird.monitoring.figures.delays import (
     BUCKETS,
-    bucket_of,
     correct_conversions,
+    delay_buckets,
     estimate_delays,
 )
 
@@ -38,10 +38,14 @@ MONTH_HOURS = 730.0
 Figure = dict[str, float | int | None]
 
 REQUESTS_PER_S = 100
-LIST, CTR, PATIENCE_S = 8, 0.1, 6.0  # items, clicks per item seen, mean time to a click
+LIST_SIZE, CLICK_RATE, MEAN_CLICK_DELAY_S = (
+    8,
+    0.1,
+    6.0,
+)  # items, clicks per item seen, mean time to a click
 
 
-def mean_figure(values: list[float]) -> Figure:
+def mean_with_interval(values: list[float]) -> Figure:
     """Return the mean with a 95 % interval by the normal approximation."""
     data = np.array(values, np.float64)
     error = 1.96 * data.std(ddof=1) / math.sqrt(len(data)) if len(data) > 1 else math.nan
@@ -49,13 +53,13 @@ def mean_figure(values: list[float]) -> Figure:
     return {"value": mean, "low": mean - error, "high": mean + error, "n": len(data)}
 
 
-def quantile_figure(values: list[float]) -> Figure:
+def median_with_deciles(values: list[float]) -> Figure:
     """Return the median, with the tenth and ninetieth percentile as low and high."""
     low, value, high = (float(np.quantile(values, q)) for q in (0.1, 0.5, 0.9))
     return {"value": value, "low": low, "high": high, "n": len(values)}
 
 
-def signals_of(site: Site) -> list[Signal]:
+def to_signals(site: Site) -> list[Signal]:
     counts = site.counts.astype(np.float64)
     return [
         *(
@@ -66,33 +70,39 @@ def signals_of(site: Site) -> list[Signal]:
     ]
 
 
-def false_alarms(first_seed: int, months: int) -> dict[str, Any]:
+def measure_false_alarms(first_seed: int, months: int) -> dict[str, Any]:
     """Return episodes a month without drift, for one stated, and peers' days with an alarm.
 
     Return also the threshold of each of `peers.METHODS` that causes as many alarms as Tailorbird.
     """
     ours: list[float] = []
-    days: dict[str, list[float]] = {"ks_bonferroni": [], **{name: [] for name in peers.DEFAULTS}}
-    quiet: dict[str, list[np.ndarray]] = {method: [] for method in peers.METHODS}
+    days_by_method: dict[str, list[float]] = {
+        "ks_bonferroni": [],
+        **{name: [] for name in peers.DEFAULT_THRESHOLDS},
+    }
+    statistics_by_method: dict[str, list[np.ndarray]] = {method: [] for method in peers.METHODS}
     for seed in range(first_seed, first_seed + months):
         site = draw_site(seed, weeks=WEEKS, days=DAYS)
-        ours.append(len(find_episodes(signals_of(site), WEEKS * HOURS_WEEK)) * MONTH_HOURS / 720)
-        days["ks_bonferroni"].append(ks_episodes(site) * MONTH_HOURS / 720)
-        for method, statistic in peers.statistics(site).items():
-            quiet[method].append(statistic)
-            if method in peers.DEFAULTS:
-                above = statistic > peers.DEFAULTS[method]
-                days[method].append(float(above.sum()) * MONTH_HOURS / 720)
-    allowed = sum(ours) * 720 / MONTH_HOURS
-    thresholds = {method: peers.find_threshold(values, allowed) for method, values in quiet.items()}
+        ours.append(len(find_episodes(to_signals(site), WEEKS * HOURS_WEEK)) * MONTH_HOURS / 720)
+        days_by_method["ks_bonferroni"].append(count_ks_alarms(site) * MONTH_HOURS / 720)
+        for method, statistic in peers.largest_statistics(site).items():
+            statistics_by_method[method].append(statistic)
+            if method in peers.DEFAULT_THRESHOLDS:
+                is_alarm = statistic > peers.DEFAULT_THRESHOLDS[method]
+                days_by_method[method].append(float(is_alarm.sum()) * MONTH_HOURS / 720)
+    allowed_alarms = sum(ours) * 720 / MONTH_HOURS
+    thresholds = {
+        method: peers.find_threshold(values, allowed_alarms)
+        for method, values in statistics_by_method.items()
+    }
     return {
-        "tailorbird": mean_figure(ours),
-        **{name: mean_figure(values) for name, values in days.items()},
+        "tailorbird": mean_with_interval(ours),
+        **{name: mean_with_interval(values) for name, values in days_by_method.items()},
         "thresholds": thresholds,
     }
 
 
-def ks_episodes(site: Site) -> int:
+def count_ks_alarms(site: Site) -> int:
     """Return the days on which a KS test with Bonferroni's correction rejects, at one a month."""
     past = WEEKS * HOURS_WEEK
     reference = site.counts[:past].sum(axis=0).astype(np.float64)
@@ -110,7 +120,7 @@ def ks_episodes(site: Site) -> int:
     return count
 
 
-def detection_delays(
+def measure_detection_delays(
     first_seed: int, sites: int, thresholds: dict[str, float]
 ) -> dict[str, dict[str, dict[str, Figure]]]:
     """Return by drift and method the hours to detection, and the share of sites that miss it.
@@ -122,11 +132,11 @@ def detection_delays(
         delays: dict[str, list[float]] = {method: [] for method in ("tailorbird", *thresholds)}
         for number in range(sites):
             site = draw_site(first_seed + number, weeks=WEEKS, days=15, drift=kind)
-            episodes = find_episodes(signals_of(site), WEEKS * HOURS_WEEK)
+            episodes = find_episodes(to_signals(site), WEEKS * HOURS_WEEK)
             hits = [each.detected for each in episodes if each.detected > site.drift_at]
             delays["tailorbird"].append(float(min(hits) - site.drift_at) if hits else math.inf)
             at = site.drift_at - WEEKS * HOURS_WEEK
-            for method, statistic in peers.statistics(site).items():
+            for method, statistic in peers.largest_statistics(site).items():
                 delays[method].append(
                     peers.detection_hours(statistic, thresholds[method], peers.scale_of(method), at)
                 )
@@ -140,7 +150,7 @@ def _delay_figure(delays: list[float]) -> dict[str, Figure]:
         name: each if math.isfinite(each) else None
         for name, each in (("value", value), ("low", low), ("high", high))
     }
-    missed = mean_figure([float(math.isinf(delay)) for delay in delays])
+    missed = mean_with_interval([float(math.isinf(delay)) for delay in delays])
     return {"hours": hours | {"n": len(delays)}, "missed": missed}
 
 
@@ -154,7 +164,7 @@ FAULTS: dict[str, dict[str, float]] = {
 }
 
 
-def rollback_times(first_seed: int, runs: int, limit_s: int) -> dict[str, Figure]:
+def measure_rollback_times(first_seed: int, runs: int, limit_s: int) -> dict[str, Figure]:
     """Return seconds from the promotion to the decision at 100 requests/s, by fault."""
     result = {}
     for fault, change in FAULTS.items():
@@ -164,7 +174,7 @@ def rollback_times(first_seed: int, runs: int, limit_s: int) -> dict[str, Figure
             for number in range(runs)
         ]
         detected = [time for time in times if math.isfinite(time)]
-        figure = quantile_figure(detected) if detected else {"value": None, "n": 0}
+        figure = median_with_deciles(detected) if detected else {"value": None, "n": 0}
         result[fault] = figure | {"missed": runs - len(detected)}
     return result
 
@@ -176,39 +186,39 @@ def rollback_time(
 
     The commit of the lake and the tick of the trainer add seven seconds at most.
     """
-    before = Service(
+    before = ServiceStats(
         120_000,
         {"error": int(rng.poisson(120)), "not_finite": 0, "empty": 0},
-        clicks(rng, 1_200, CTR, 15.0),
+        draw_clicks(rng, 1_200, CLICK_RATE, 15.0),
     )
     requests = REQUESTS_PER_S * limit_s
-    is_held = rng.random(requests) < 0.02
+    is_holdout = rng.random(requests) < 0.02
     appeal = rng.lognormal(-0.125, 0.5, requests)
-    rate = np.minimum(CTR * appeal * np.where(is_held, 1.0, ctr), 0.9)
-    clicked = rng.binomial(LIST, rate)
-    clicked_soon = rng.binomial(clicked, 1.0 - math.exp(-15.0 / PATIENCE_S))
-    failed = (rng.random(requests) < failing) & ~is_held
+    rate = np.minimum(CLICK_RATE * appeal * np.where(is_holdout, 1.0, ctr), 0.9)
+    clicked = rng.binomial(LIST_SIZE, rate)
+    clicked_soon = rng.binomial(clicked, 1.0 - math.exp(-15.0 / MEAN_CLICK_DELAY_S))
+    failed = (rng.random(requests) < failing) & ~is_holdout
     step = 5 if limit_s <= 3_600 else 60
     for second in range(step, limit_s + 1, step):
         first, last = max(0, second - 600) * REQUESTS_PER_S, second * REQUESTS_PER_S
         window = slice(first, max(first, last - 15 * REQUESTS_PER_S))
-        own = ~is_held[window]
-        soon = clicked_soon[window][own].astype(np.float64)
-        champion = Service(
-            int((~is_held[first:last]).sum()),
+        is_champion = ~is_holdout[window]
+        soon_clicks = clicked_soon[window][is_champion].astype(np.float64)
+        champion = ServiceStats(
+            int((~is_holdout[first:last]).sum()),
             {"error": int(failed[first:last].sum())},
-            Moments.from_totals(soon, np.full(len(soon), float(LIST))),
+            Moments.from_totals(soon_clicks, np.full(len(soon_clicks), float(LIST_SIZE))),
         )
-        held = is_held[:last]
-        runs = [
-            ClickRate(float(clicked[:last][part].sum()), float(LIST * part.sum()), 1.5)
-            for part in (~held, held)
+        is_holdout_so_far = is_holdout[:last]
+        long_runs = [
+            ClickRate(float(clicked[:last][part].sum()), float(LIST_SIZE * part.sum()), 1.5)
+            for part in (~is_holdout_so_far, is_holdout_so_far)
         ]
         verdict = judge_champion(
             champion,
             before,
-            champion_long_run=runs[0],
-            holdout_long_run=runs[1] if runs[1].clicks else None,
+            champion_long_run=long_runs[0],
+            holdout_long_run=long_runs[1] if long_runs[1].clicks else None,
             compare_clicks=second < 3_600,
         )
         if verdict.action == "roll_back":
@@ -216,15 +226,17 @@ def rollback_time(
     return math.inf
 
 
-def clicks(rng: np.random.Generator, seconds: int, ctr: float, horizon_s: float) -> Moments:
+def draw_clicks(rng: np.random.Generator, seconds: int, ctr: float, horizon_s: float) -> Moments:
     """Draw clicks of people within a horizon."""
     people = REQUESTS_PER_S * seconds
     rate = np.minimum(ctr * rng.lognormal(-0.125, 0.5, people), 0.9)
-    soon = rng.binomial(LIST, rate * (1.0 - math.exp(-horizon_s / PATIENCE_S))).astype(np.float64)
-    return Moments.from_totals(soon, np.full(people, float(LIST)))
+    soon = rng.binomial(LIST_SIZE, rate * (1.0 - math.exp(-horizon_s / MEAN_CLICK_DELAY_S))).astype(
+        np.float64
+    )
+    return Moments.from_totals(soon, np.full(people, float(LIST_SIZE)))
 
 
-def delayed_conversions(first_seed: int, runs: int) -> dict[str, Figure]:
+def measure_delayed_conversions(first_seed: int, runs: int) -> dict[str, Figure]:
     """Return bias and coverage of the newest full day's conversions, one day after its end."""
     ours: list[float] = []
     naive: list[float] = []
@@ -238,10 +250,10 @@ def delayed_conversions(first_seed: int, runs: int) -> dict[str, Figure]:
         covered.append(float(inside))
         estimated.append(1.0 - observed / value)
     return {
-        "bias": mean_figure(ours),
-        "coverage": mean_figure(covered),
-        "bias_naive": mean_figure(naive),
-        "estimated_share": mean_figure(estimated),
+        "bias": mean_with_interval(ours),
+        "coverage": mean_with_interval(covered),
+        "bias_naive": mean_with_interval(naive),
+        "estimated_share": mean_with_interval(estimated),
     }
 
 
@@ -252,24 +264,26 @@ def estimate_newest(cohorts: Cohorts) -> tuple[float, float, float, bool]:
     """
     days = len(cohorts.requests)
     rng = np.random.default_rng(int(cohorts.requests.sum()))
-    born = cohorts.day + rng.random(len(cohorts.day))
-    now, target = float(days), days - 2
-    hour = np.floor(born * 24).astype(np.int64)
-    is_seen = born + cohorts.delay < now
-    cells = days * 24
-    counts = np.zeros((cells, BUCKETS))
+    response_day = cohorts.day + rng.random(len(cohorts.day))
+    now, target_day = float(days), days - 2
+    hour = np.floor(response_day * 24).astype(np.int64)
+    is_seen = response_day + cohorts.delay < now
+    hour_count = days * 24
+    counts = np.zeros((hour_count, BUCKETS))
     seen_delay = (cohorts.delay[is_seen] * DAY).astype(np.int64)
-    np.add.at(counts, (hour[is_seen], bucket_of(seen_delay)), 1.0)
-    ages = (now - (np.arange(cells) + 0.5) / 24) * DAY
+    np.add.at(counts, (hour[is_seen], delay_buckets(seen_delay)), 1.0)
+    ages = (now - (np.arange(hour_count) + 0.5) / 24) * DAY
     delays = estimate_delays(counts, ages)
-    own = slice(target * 24, (target + 1) * 24)
-    requests = np.full(24, cohorts.requests[target] / 24)
-    corrected = correct_conversions(counts[own].sum(axis=1), requests, ages[own], delays)
-    truth = float((cohorts.day == target).sum())
+    target_hours = slice(target_day * 24, (target_day + 1) * 24)
+    requests = np.full(24, cohorts.requests[target_day] / 24)
+    corrected = correct_conversions(
+        counts[target_hours].sum(axis=1), requests, ages[target_hours], delays
+    )
+    truth = float((cohorts.day == target_day).sum())
     return corrected.value, corrected.observed, truth, corrected.low <= truth <= corrected.high
 
 
-def cost_us(build_lake: Callable[[Path], int], repeats: int) -> dict[str, Any]:
+def measure_cost_us(build_lake: Callable[[Path], int], repeats: int) -> dict[str, Any]:
     """Return the microseconds of CPU that figures and sketches take for each response of an hour.
 
     The trainer makes both from the lake; a worker that serves makes neither.
@@ -290,4 +304,4 @@ def cost_us(build_lake: Callable[[Path], int], repeats: int) -> dict[str, Any]:
             store.refresh(start, start + 2 * HOUR + 15 * 60 * SECOND)
             figures.append((middle - began) / responses * 1e6)
             sketches.append((time.process_time() - middle) / responses * 1e6)
-    return {"figures": quantile_figure(figures), "sketches": quantile_figure(sketches)}
+    return {"figures": median_with_deciles(figures), "sketches": median_with_deciles(sketches)}

@@ -55,36 +55,38 @@ def draw_site(
     hours = weeks * HOURS_WEEK + days * 24
     drift_at = weeks * HOURS_WEEK + 24 + int(rng.integers(24)) if drift else hours
     hour = np.arange(hours)
-    drifted = hour >= drift_at
+    is_drifted = hour >= drift_at
     daily = 1.0 + rng.uniform(0.3, 0.9) * np.sin(2 * np.pi * (hour % 24 - rng.uniform(0, 24)) / 24)
     weekly = np.repeat(rng.lognormal(0.0, 0.15, 7), 24)[hour % HOURS_WEEK]
     noise = rng.lognormal(0.0, 0.1, hours)
     rate = 10 ** rng.uniform(2.0, 3.5) * daily * weekly * noise + 20
     if drift == "traffic":
-        rate = np.where(drifted, rate * 2.5, rate)
+        rate = np.where(is_drifted, rate * 2.5, rate)
     requests = rng.poisson(rate)
     is_category = rng.random(features) < 0.3
-    strength = drift_strength(drift, drifted, hour - drift_at)
+    strength = drift_strength(drift, is_drifted, hour - drift_at)
     counts = np.empty((hours, features, BINS), np.int64)
-    chosen = {"two_features": 2, "all_features_slightly": features}.get(
+    drifting_count = {"two_features": 2, "all_features_slightly": features}.get(
         drift, max(1, features // 20)
     )
     for feature in range(features):
-        own = strength if feature < chosen else np.zeros(hours)
-        probability = _probabilities(rng, hours, bool(is_category[feature]), drift, own)
+        feature_strength = strength if feature < drifting_count else np.zeros(hours)
+        probability = _probabilities(
+            rng, hours, bool(is_category[feature]), drift, feature_strength
+        )
         counts[:, feature] = rng.multinomial(requests, probability)
     return Site(counts, requests, is_category, drift_at)
 
 
 def drift_strength(
-    drift: str, drifted: npt.NDArray[np.bool_], since: npt.NDArray[np.int64]
+    drift: str, is_drifted: npt.NDArray[np.bool_], hours_since_drift: npt.NDArray[np.int64]
 ) -> Floats:
     """Return how far each hour has drifted, 0 to 1."""
-    strength = drifted.astype(np.float64)
+    strength = is_drifted.astype(np.float64)
     if drift == "gradual":
-        strength = np.clip(since / (5 * 24), 0.0, 1.0)
+        strength = np.clip(hours_since_drift / (5 * 24), 0.0, 1.0)
     if drift == "night_only":
-        strength = strength * ((since % 24) < 6)
+        strength = strength * ((hours_since_drift % 24) < 6)
     if drift == "all_features_slightly":
         strength = strength * 0.3
     return strength
@@ -95,7 +97,7 @@ def _probabilities(
 ) -> Floats:
     """Return the probability of each bin in each hour, shape (hours, BINS)."""
     day = np.arange(hours) // 24
-    wander = rng.normal(0.0, rng.uniform(0.0, 0.05), day.max() + 1)[day]
+    daily_shift = rng.normal(0.0, rng.uniform(0.0, 0.05), day.max() + 1)[day]
     season = rng.uniform(0.0, 0.2) * np.sin(
         2 * np.pi * (np.arange(hours) + rng.uniform(0, 24)) / 24
     )
@@ -105,7 +107,7 @@ def _probabilities(
     if is_category:
         base = np.log(rng.dirichlet(np.full(BINS - 1, 0.5)) + 1e-4)
         tilt = rng.normal(0.0, 1.0, BINS - 1)
-        logits = base + np.outer(season + wander, tilt)
+        logits = base + np.outer(season + daily_shift, tilt)
         if drift in (
             "category_mix",
             "mean_shift",
@@ -119,7 +121,7 @@ def _probabilities(
             logits[:, int(np.argmin(base))] += 5.0 * strength
     else:
         grid, skew = np.linspace(-3, 3, BINS - 1), rng.uniform(-0.5, 0.5)
-        shift = season + wander
+        shift = season + daily_shift
         if drift in (
             "mean_shift",
             "two_features",

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 Figures = dict[str, float]
 
 DAY_US = 86_400_000_000
-LARGEST = 700.0  # the largest exponent without overflow
+EXPONENT_MAX = 700.0  # the largest exponent without overflow
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def compute_ceilings(
     """Return figures for each model and fitting period, on real and on drawn customers."""
     customer, day = _purchase_days(folder)
     early_purchases, all_purchases = (
-        _summary(customer, day, calibration_days),
-        _summary(customer, day, calibration_days + holdout_days),
+        _summarise_purchases(customer, day, calibration_days),
+        _summarise_purchases(customer, day, calibration_days + holdout_days),
     )
     bought = np.bincount(
         customer[day >= calibration_days], minlength=len(early_purchases.age)
@@ -68,15 +68,15 @@ def compute_ceilings(
                 population = draw(
                     model, early_purchases.age, float(holdout_days), np.random.default_rng(seed)
                 )
-                posterior_figures = _figures(
-                    model.returning(population.history, holdout_days),
-                    model.purchases(population.history, holdout_days),
+                posterior_figures = _compute_metrics(
+                    model.probability_returning(population.history, holdout_days),
+                    model.expected_purchases(population.history, holdout_days),
                     population.later,
                 )
                 figures_by_population.append(
                     (
                         posterior_figures,
-                        _figures(population.chance, population.expected, population.later),
+                        _compute_metrics(population.chance, population.expected, population.later),
                     )
                 )
             rows.append(
@@ -85,9 +85,9 @@ def compute_ceilings(
                     "fitted_to": fitted_to,
                     "real": _mean_figures(
                         [
-                            _figures(
-                                model.returning(early_purchases, holdout_days),
-                                model.purchases(early_purchases, holdout_days),
+                            _compute_metrics(
+                                model.probability_returning(early_purchases, holdout_days),
+                                model.expected_purchases(early_purchases, holdout_days),
                                 bought,
                             )
                         ]
@@ -124,7 +124,9 @@ def _purchase_days(folder: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     return np.unique(rows[:, 0], return_inverse=True)[1].astype(np.int64), rows[:, 1]
 
 
-def _summary(customer: npt.NDArray[np.int64], day: npt.NDArray[np.int64], until: int) -> Purchases:
+def _summarise_purchases(
+    customer: npt.NDArray[np.int64], day: npt.NDArray[np.int64], until: int
+) -> Purchases:
     is_before, people = day < until, int(customer.max()) + 1
     first, last = np.full(people, until), np.zeros(people, np.int64)
     np.minimum.at(first, customer[is_before], day[is_before])
@@ -154,7 +156,9 @@ def draw_bg_nbd(model: BgNbd, age: Floats, span: float, rng: np.random.Generator
         later[active[now[active] > age[active]]] += 1
         active = active[rng.random(len(active)) >= leaving[active]]
     odds = (
-        leaving / np.maximum(1 - leaving, 1e-300) * np.exp(np.minimum(rate * (age - last), LARGEST))
+        leaving
+        / np.maximum(1 - leaving, 1e-300)
+        * np.exp(np.minimum(rate * (age - last), EXPONENT_MAX))
     )
     alive = np.where(repeats > 0, 1 / (1 + odds), 1.0)
     long_run = -np.expm1(-rate * leaving * span) / np.maximum(leaving, 1e-300)
@@ -185,7 +189,7 @@ def draw_pareto_nbd(
     )  # the latest of so many, evenly drawn
     total_rate = np.maximum(rate + leaving, 1e-300)
     alive = 1 / (
-        1 + leaving / total_rate * np.expm1(np.minimum(total_rate * (age - last), LARGEST))
+        1 + leaving / total_rate * np.expm1(np.minimum(total_rate * (age - last), EXPONENT_MAX))
     )
     expected_life = np.where(
         leaving > 1e-12, -np.expm1(-leaving * span) / np.maximum(leaving, 1e-300), span
@@ -204,7 +208,7 @@ _MODELS: tuple[tuple[str, Callable[[Purchases], Any], Callable[..., Population]]
 )
 
 
-def _figures(chance: Floats, expected: Floats, bought: Floats) -> Figures:
+def _compute_metrics(chance: Floats, expected: Floats, bought: Floats) -> Figures:
     """Return figures as `training.tasks.churn.evaluation` computes them, and the outcome.
 
     The outcome is the mean number of purchases and the share of customers that bought.

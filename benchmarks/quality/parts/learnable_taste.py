@@ -21,7 +21,7 @@ import torch
 
 from tailorbird.simulator import Site, behaviour
 from tailorbird.simulator.behaviour import sigmoid
-from tailorbird.simulator.taste import LEVEL, URGE_WEIGHT, URGES_A_DAY
+from tailorbird.simulator.taste import LEVEL, URGE_WEIGHT, URGE_WINDOWS_A_DAY
 from tailorbird.simulator.world import Floats, Ints
 
 OWN, STYLE = 0.45, 0.09  # spread of the tastes before anything was seen
@@ -35,21 +35,21 @@ class Taste:
     """Tastes of each request's person.
 
     Attributes:
-        own: (n, 2, C), with its variance.
+        own_taste: (n, 2, C), with its variance.
         style: (n, 6).
-        urge: (n, C), log odds of each urge from behaviour in the current window.
+        urge_log_odds: (n, C), log odds of each urge from behaviour in the current window.
     """
 
-    own: Floats
+    own_taste: Floats
     variance: Floats
     style: Floats
-    urge: Floats
+    urge_log_odds: Floats
 
 
 def known_taste(site: Site, user: Ints, urge: Floats) -> Taste:
     """Return the true lasting tastes."""
     era = site.taste.eras[0]
-    own = era.own[:, user].transpose(1, 0, 2)
+    own = era.own_taste[:, user].transpose(1, 0, 2)
     return Taste(own, np.zeros_like(own), era.style[user], urge)
 
 
@@ -78,11 +78,11 @@ def expected_reward(
     angle = truth.users.drift[user] * day
     rotation = np.array([np.cos(angle), np.sin(angle)])
     lasting_taste = (
-        rotation @ taste.own[request]
-        + era.group[truth.users.country[user], truth.users.age_group[user]]
+        rotation @ taste.own_taste[request]
+        + era.group_taste[truth.users.country[user], truth.users.age_group[user]]
     )
     spread = rotation**2 @ taste.variance[request]
-    odds = 1.5 * lasting_taste + taste.urge[request]
+    odds = 1.5 * lasting_taste + taste.urge_log_odds[request]
     urge_chance = np.exp(odds - odds.max())
     category = site.items.category[items]
     urge_chance = (urge_chance / urge_chance.sum())[category]
@@ -95,7 +95,7 @@ def expected_reward(
         + (lasting_taste + spread / 2)[category]
         + site.items.style[items] @ taste.style[request]
     )
-    cart = behaviour.cart_chance(truth, user_, items[None, :], day_)[0]
+    cart = behaviour.cart_probability(truth, user_, items[None, :], day_)[0]
     chance = (1 - urge_chance) * sigmoid(utility) + urge_chance * sigmoid(utility + URGE_WEIGHT)
     return chance * (weights[0] + weights[1] * cart * behaviour.PURCHASE_GIVEN_CART)
 
@@ -110,7 +110,7 @@ def infer_taste(
     history = _History(site, seen, searches, user, day)
     if taste is not None:
         own, style = (
-            torch.tensor(array, dtype=torch.float32) for array in (taste.own, taste.style)
+            torch.tensor(array, dtype=torch.float32) for array in (taste.own_taste, taste.style)
         )
     else:
         own, style = _fit_taste(history, len(user), site)
@@ -123,10 +123,12 @@ def infer_taste(
             inverse[:, axis].index_put_((request, history.category), precision, accumulate=True)
         variance = 1 / (inverse + 1 / OWN**2)
     urge = np.zeros(own[:, 0].shape)
-    is_current = history.window_of == np.floor(day * URGES_A_DAY)[history.window_request.numpy()]
+    is_current = (
+        history.window_of == np.floor(day * URGE_WINDOWS_A_DAY)[history.window_request.numpy()]
+    )
     urge[history.window_request.numpy()[is_current]] = evidence.numpy()[is_current]
     if taste is not None:
-        return Taste(taste.own, taste.variance, taste.style, urge)
+        return Taste(taste.own_taste, taste.variance, taste.style, urge)
     return Taste(
         own.numpy().astype(np.float64),
         variance.numpy().astype(np.float64),
@@ -163,18 +165,21 @@ class _History:
         requests_and_rows = ((view_request, rows), (search_request, search_rows))
         keys = np.concatenate(
             [
-                window_request * 1_000_000 + np.floor(rows_["day"] * URGES_A_DAY).astype(np.int64)
+                window_request * 1_000_000
+                + np.floor(rows_["day"] * URGE_WINDOWS_A_DAY).astype(np.int64)
                 for window_request, rows_ in requests_and_rows
             ]
         )
         windows, window_index = np.unique(keys, return_inverse=True)
         row_request, self.window_of = windows // 1_000_000, windows % 1_000_000
-        angle = site.taste.users.drift[user[row_request]] * (self.window_of + 0.5) / URGES_A_DAY
+        angle = (
+            site.taste.users.drift[user[row_request]] * (self.window_of + 0.5) / URGE_WINDOWS_A_DAY
+        )
         self.window_request = torch.tensor(row_request)
         self.turn = _tensor(np.stack([np.cos(angle), np.sin(angle)], axis=1))
         era, users = site.taste.eras[0], site.taste.users
-        self.group = _tensor(
-            era.group[users.country[user[row_request]], users.age_group[user[row_request]]]
+        self.group_taste = _tensor(
+            era.group_taste[users.country[user[row_request]], users.age_group[user[row_request]]]
         )
         self.window, self.search_window = (
             torch.tensor(window_index[: len(view_request)]),
@@ -188,7 +193,7 @@ class _History:
             _common_utility(site, rows["user"], rows["item"], rows["day"]) + rows["relevance"]
         )
         self.attention = _tensor(
-            1 / (1 + behaviour.ATTENTION_LOST[users.device[rows["user"]]] * rows["position"])
+            1 / (1 + behaviour.ATTENTION_DECAY[users.device[rows["user"]]] * rows["position"])
         )
         self.style, self.quality = (
             _tensor(site.items.style[rows["item"]]),
@@ -210,7 +215,7 @@ class _History:
         and its evidence; and each row's chance of a click.
         """
         personal = torch.einsum("wt,wtc->wc", self.turn, own[self.window_request])
-        lasting_taste = personal + self.group
+        lasting_taste = personal + self.group_taste
         utility = (
             self.common
             + lasting_taste[self.window, self.category]
@@ -260,14 +265,14 @@ class _History:
 def _common_utility(site: Site, user: Ints, item: Ints, day: Floats) -> Floats:
     """Return utility without taste and urge, but with the person's price sensitivity, (rows,)."""
     truth, era, category = site.taste, site.taste.eras[0], site.items.category[item]
-    lasting_taste = truth.lasting(user, day, era)
+    lasting_taste = truth.lasting_taste(user, day, era)
     utility = (
         truth.utility(user, item[:, None], day)[:, 0]
         - lasting_taste[np.arange(len(item)), category]
     )
     return (
         utility
-        - URGE_WEIGHT * (category == truth.urge(user, day, lasting_taste))
+        - URGE_WEIGHT * (category == truth.urge_category(user, day, lasting_taste))
         - (era.style[user] * site.items.style[item]).sum(axis=1)
     )
 

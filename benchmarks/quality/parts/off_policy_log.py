@@ -28,11 +28,11 @@ from tailorbird.simulator.traffic import Requests, draw_reactions
 from tailorbird.simulator.truth import visitor_numbers
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.evaluation.estimate import LoggedResponses
-from tailorbird.training.evaluation.off_policy import DRAWS, model_sample
+from tailorbird.training.evaluation.off_policy import REWARD_SLATE_DRAWS, build_model_sample
 from tailorbird.training.evaluation.slates import (
     ReplayedResponse,
     SlateReplay,
-    expected_by_position,
+    mean_predictions_by_position,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ class Contexts:
         expected: (models, policies, n, k), predicted clicks of what a policy shows.
         truth: (policies, n), true expected clicks.
         left_out: responses of another size, and those with too few candidates.
-        reproduced: share of the logged positions whose logged propensity the replay gives,
+        reproduced_share: share of the logged positions whose logged propensity the replay gives,
             to .05.
     """
 
@@ -67,7 +67,7 @@ class Contexts:
     expected: Floats
     truth: Floats
     left_out: int
-    reproduced: float
+    reproduced_share: float
 
     @cached_property
     def rows_of_people(self) -> list[Ints]:
@@ -81,54 +81,58 @@ class Contexts:
         return self.truth.mean(axis=1)
 
     @property
-    def outside(self) -> Floats:
+    def unsupported_share(self) -> Floats:
         """The share of each policy's choices that the log could never show."""
         return 1.0 - self.chance.sum(axis=2).mean(axis=(1, 2))
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnLog:
     """A log: rows of the contexts, whose person each is, shown places and clicks, (n, k)."""
 
     contexts: Contexts
     row: Ints
     person: Ints
-    place: Ints
+    position_in_pool: Ints
     click: Floats
 
     @cached_property
     def weight(self) -> Floats:
         """The importance weight of each shown item by policy, shape (policies, n, k)."""
-        columns = np.arange(self.place.shape[1])
-        chance = self.contexts.chance[:, self.row[:, None], self.place, columns]
+        columns = np.arange(self.position_in_pool.shape[1])
+        chance = self.contexts.chance[:, self.row[:, None], self.position_in_pool, columns]
         return chance / chance[0]
 
     def sample(self, policy: int, model: int) -> PolicySample:
         """Return the sample of a policy, with the model of the reward of another one."""
         contexts = self.contexts
-        return model_sample(
-            self.click,
-            self.weight[policy],
-            self.person,
-            np.ones(self.click.shape, bool),
-            contexts.prediction[model][self.row[:, None], self.place],
-            contexts.expected[model, policy, self.row],
-            np.ones(self.click.shape, bool),
+        return build_model_sample(
+            reward=self.click,
+            weight=self.weight[policy],
+            person_codes=self.person,
+            is_shown=np.ones(self.click.shape, bool),
+            prediction=contexts.prediction[model][self.row[:, None], self.position_in_pool],
+            expected=contexts.expected[model, policy, self.row],
+            is_predicted=np.ones(self.click.shape, bool),
         )
 
 
-def draw_log(contexts: Contexts, people: int, rng: np.random.Generator) -> Drawn:
+def draw_log(contexts: Contexts, people: int, rng: np.random.Generator) -> DrawnLog:
     """Draw people with replacement, the slates that the logging policy shows, and clicks."""
-    rows = contexts.rows_of_people
-    chosen = [rows[number] for number in rng.integers(len(rows), size=people)]
-    row = np.concatenate(chosen)
-    person = np.repeat(np.arange(people), [len(each) for each in chosen])
-    place = np.stack([contexts.logging[number].draw(rng) for number in row]).astype(np.int64)
+    rows_of_people = contexts.rows_of_people
+    rows_of_drawn_people = [
+        rows_of_people[number] for number in rng.integers(len(rows_of_people), size=people)
+    ]
+    row = np.concatenate(rows_of_drawn_people)
+    person = np.repeat(np.arange(people), [len(each) for each in rows_of_drawn_people])
+    position_in_pool = np.stack([contexts.logging[number].draw(rng) for number in row]).astype(
+        np.int64
+    )
     user, day = contexts.user[row], contexts.day[row]
     requests = Requests(np.arange(len(row)), user, day, [""] * len(row))
-    shown = contexts.items[row[:, None], place]
+    shown = contexts.items[row[:, None], position_in_pool]
     click = draw_reactions(rng, contexts.site.taste, None, requests, shown).click
-    return Drawn(contexts, row, person, place, click.astype(np.float64))
+    return DrawnLog(contexts, row, person, position_in_pool, click.astype(np.float64))
 
 
 def policy_table(distribution: PlackettLuce) -> Floats:
@@ -147,9 +151,15 @@ def read_contexts(log: LoggedResponses, slot: Slot, site: Site, seed: int) -> Co
     (group,) = log.groups
     reader = ContextReader(data, tuple(group.scorers), site, (slot.size, slot.explore.pool), seed)
     slates = SlateReplay(
-        log.features, slot, data, log.series, group.scorers, "click", log.training_data
+        features=log.features,
+        slot=slot,
+        data=data,
+        index_series=log.index_series,
+        scorers=group.scorers,
+        outcome="click",
+        training_data=log.training_data,
     )
-    for response in slates.responses(group.replay):
+    for response in slates.replay_responses(group.replay):
         reader.add(response)
     return reader.contexts()
 
@@ -166,8 +176,12 @@ class ContextReader:
     ) -> None:
         self._data, self._names, self._site = data, names, site
         (self._size, self._pool), self._left_out = size, 0
-        self._user = visitor_numbers(data.people.values.take(data.person).to_pylist())
-        self._number = np.array([int(name[1:]) for name in data.items.values.to_pylist()])
+        self._user = visitor_numbers(
+            data.person_vocabulary.values.take(data.person_codes).to_pylist()
+        )
+        self._item_number = np.array(
+            [int(name[1:]) for name in data.item_vocabulary.values.to_pylist()]
+        )
         self._rng = np.random.default_rng(seed)
         self._requests: list[int] = []
         self._logging: list[PlackettLuce] = []
@@ -177,19 +191,20 @@ class ContextReader:
 
     def add(self, response: ReplayedResponse) -> None:
         """Add one response; one of another size, or with too few candidates, is left out."""
-        rows = slice(*self._data.offsets[response.request : response.request + 2])
-        if rows.stop - rows.start != self._size or len(response.items) < self._size:
+        rows = slice(*self._data.offsets[response.request_index : response.request_index + 2])
+        if rows.stop - rows.start != self._size or len(response.item_codes) < self._size:
             self._left_out += 1
             return
-        policies = [_drawing(response.distributions[name]) for name in self._names]
+        policies = [_require_plackett_luce(response.distributions[name]) for name in self._names]
         logging = policies[0]
-        request, size = response.request, logging.ranked.size
-        shown = find_positions(self._data.item[rows], response.items)
-        again = logging.propensities(shown)[0]
-        self._reproduced.append(np.abs(again - self._data.propensity[rows]) < 0.05)
+        request, size = response.request_index, logging.ranked.size
+        shown = find_positions(self._data.item_codes[rows], response.item_codes)
+        replayed_propensity = logging.propensities(shown)[0]
+        self._reproduced.append(np.abs(replayed_propensity - self._data.propensity[rows]) < 0.05)
         pool = logging.pool
         tables, truths = zip(
-            *(self._judge(each, response.items, request) for each in policies), strict=True
+            *(self._evaluate_policy(each, response.item_codes, request) for each in policies),
+            strict=True,
         )
         chance = np.zeros((len(policies), size + self._pool, size))
         for number, each in enumerate(policies):
@@ -197,21 +212,26 @@ class ContextReader:
             chance[number, np.flatnonzero(places >= 0)] = tables[number][places[places >= 0]]
         predictions = [response.predictions[name] for name in self._names]
         expected = np.stack(
-            [expected_by_position(each, predictions, size, self._rng, DRAWS) for each in policies],
+            [
+                mean_predictions_by_position(each, predictions, size, self._rng, REWARD_SLATE_DRAWS)
+                for each in policies
+            ],
             axis=1,
         )
         prediction, items = np.zeros(chance.shape[:2]), np.zeros(chance.shape[1], np.int64)
         prediction[:, : pool.size] = np.stack(predictions)[:, pool]
-        items[: pool.size] = self._number[response.items[pool]]
+        items[: pool.size] = self._item_number[response.item_codes[pool]]
         self._requests.append(request)
         self._items.append(items)
         self._logging.append(replace(logging, ranked=np.arange(size), pool=np.arange(pool.size)))
         self._rows.append((chance, prediction, expected, np.array(truths)))
 
-    def _judge(self, policy: PlackettLuce, items: Ints, request: int) -> tuple[Floats, float]:
+    def _evaluate_policy(
+        self, policy: PlackettLuce, items: Ints, request: int
+    ) -> tuple[Floats, float]:
         """Return the table of a policy, and its true expected clicks."""
         table = policy_table(policy)
-        shown = self._number[items[policy.pool]][None, :]
+        shown = self._item_number[items[policy.pool]][None, :]
         user, day = self._user[request : request + 1], self._days(request)
         chances = list_probabilities(self._site.taste, user, shown, day)
         rate = sigmoid(chances.utility)[0]
@@ -226,22 +246,22 @@ class ContextReader:
         chance, prediction, expected, truth = (
             np.stack([row[part] for row in self._rows]) for part in range(4)
         )
-        at = np.array(self._requests)
+        request_rows = np.array(self._requests)
         return Contexts(
-            self._site,
-            self._user[at],
-            (self._data.t[at] - self._site.start) / DAY,
-            self._logging,
-            np.stack(self._items),
-            chance.transpose(1, 0, 2, 3),
-            prediction.transpose(1, 0, 2),
-            expected.transpose(1, 2, 0, 3),
-            truth.T,
-            self._left_out,
-            float(np.concatenate(self._reproduced).mean()),
+            site=self._site,
+            user=self._user[request_rows],
+            day=(self._data.t[request_rows] - self._site.start) / DAY,
+            logging=self._logging,
+            items=np.stack(self._items),
+            chance=chance.transpose(1, 0, 2, 3),
+            prediction=prediction.transpose(1, 0, 2),
+            expected=expected.transpose(1, 2, 0, 3),
+            truth=truth.T,
+            left_out=self._left_out,
+            reproduced_share=float(np.concatenate(self._reproduced).mean()),
         )
 
 
-def _drawing(distribution: SlateDistribution) -> PlackettLuce:
+def _require_plackett_luce(distribution: SlateDistribution) -> PlackettLuce:
     assert isinstance(distribution, PlackettLuce), "the slot draws whole slates"
     return distribution

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from benchmarks.peers.asking import HERE, run_script
 from benchmarks.peers.install import OFF_POLICY, interpreter
-from benchmarks.quality.running import rate
+from benchmarks.quality.running import share_with_interval
 
 from tailorbird.experiments.off_policy.estimators import ESTIMATORS, dros, switch_dr
 from tailorbird.experiments.off_policy.evaluate import PolicyValue, evaluate_policy
@@ -84,16 +84,17 @@ def judge_protocol(logs: dict[str, Floats], estimators: list[str]) -> dict[str, 
     truth = logs["truth"]
     values = [evaluate_log(logs, run) for run in range(len(truth))]
     refused = [bool(value.support.refusal) for value in values]
-    kept = np.flatnonzero(np.logical_not(refused))
+    accepted_runs = np.flatnonzero(np.logical_not(refused))
     theirs = {
-        name: _error(logs["estimates"][:, column], truth) for column, name in enumerate(estimators)
+        name: _relative_error(logs["estimates"][:, column], truth)
+        for column, name in enumerate(estimators)
     }
-    ours = {name: _judge_ours(values, name, truth, kept) for name in values[0].estimates}
+    ours = {name: _judge_ours(values, name, truth, accepted_runs) for name in values[0].estimates}
     effective = float(np.mean([value.support.effective for value in values]))
     return {
         "responses": logs["reward"].shape[1],
         "effective": effective,
-        "refused": rate(sum(refused), len(truth)),
+        "refused": share_with_interval(sum(refused), len(truth)),
         "obp": theirs,
         "tailorbird": ours,
     }
@@ -109,22 +110,26 @@ def evaluate_log(logs: dict[str, Floats], run: int) -> PolicyValue:
 
 
 def _judge_ours(
-    values: list[PolicyValue], name: str, truth: Floats, kept: npt.NDArray[np.intp]
+    values: list[PolicyValue], name: str, truth: Floats, accepted_runs: npt.NDArray[np.intp]
 ) -> dict[str, Any]:
-    rows = [values[run][name] for run in kept]
+    rows = [values[run][name] for run in accepted_runs]
     value, low, high = np.array([(row.value, row.low, row.high) for row in rows]).reshape(-1, 3).T
-    true = truth[kept]
-    missed = 40 * (np.maximum(low - true, 0) + np.maximum(true - high, 0))  # 2 / 5 %
-    hits = int(((low <= true) & (true <= high)).sum())
+    true_values = truth[accepted_runs]
+    miss_penalty = 40 * (
+        np.maximum(low - true_values, 0) + np.maximum(true_values - high, 0)
+    )  # 2 / 5 %
+    hits = int(((low <= true_values) & (true_values <= high)).sum())
     return {
-        **_error(value, true),
-        "coverage": rate(hits, len(kept)) if len(kept) else None,
-        "width": float(np.mean((high - low) / true)) if len(kept) else None,
-        "interval_score": float(np.mean((high - low + missed) / true)) if len(kept) else None,
+        **_relative_error(value, true_values),
+        "coverage": share_with_interval(hits, len(accepted_runs)) if len(accepted_runs) else None,
+        "width": float(np.mean((high - low) / true_values)) if len(accepted_runs) else None,
+        "interval_score": float(np.mean((high - low + miss_penalty) / true_values))
+        if len(accepted_runs)
+        else None,
     }
 
 
-def _error(value: Floats, truth: Floats) -> dict[str, Any]:
+def _relative_error(value: Floats, truth: Floats) -> dict[str, Any]:
     """Return the mean of the relative absolute errors, with its 95 % interval."""
     if not len(value):
         return {"error": None}

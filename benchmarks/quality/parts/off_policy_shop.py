@@ -17,7 +17,7 @@ from tailorbird.events import DAY, MINUTE, SimulatedClock, parse_duration, to_is
 from tailorbird.experiments.trial import TrialReport
 from tailorbird.platform.experiments.commands import report_experiment, start_experiment
 from tailorbird.platform.experiments.estimate import estimate_policy
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.platform.train_options import TrainOptions
 from tailorbird.platform.training import train
 from tailorbird.registry import Registry
@@ -47,7 +47,7 @@ home = Slot(
 )
 search = Slot("search", size=12, sources={{"search": 100}}, objective={{"click": 1.0}}, hide_seen=())
 '''
-PERSONAL = (
+PERSONAL_COLUMNS = (
     *("user_clicks_7d", "user_spend_28d", "user_price_28d", "user_since_click", "session_clicks"),
     *("user_last_category", "user_category_clicks_1h", "user_category_clicks_28d"),
     *("user_category_ctr_28d", "country_category_ctr_28d", "age_category_ctr_28d", "user_lift"),
@@ -55,9 +55,9 @@ PERSONAL = (
     *("item_knn_rank", "item_knn_score"),
 )
 CHAMPION_OPTIONS = TrainOptions(quick=True, retrieval="tables")
-BUNDLES: Mapping[str, TrainOptions] = {
+OPTIONS_BY_BUNDLE: Mapping[str, TrainOptions] = {
     "default": TrainOptions(retrieval="tables"),
-    "not_personal": TrainOptions(quick=True, retrieval="tables", leave_out=PERSONAL),
+    "not_personal": TrainOptions(quick=True, retrieval="tables", leave_out=PERSONAL_COLUMNS),
     "little_data": TrainOptions(quick=True, retrieval="tables", requests=200),
 }
 EXPERIMENT = '''"""The later trial of the bundles."""
@@ -106,7 +106,7 @@ class Shop:
             (self.root / name).write_text(text)
         (self.root / "slots.py").write_text(SLOTS)
         self.population = self._import_history(folder / "history.jsonl")
-        self.versions = self._train()
+        self.version_by_bundle = self._train()
         self._traffic: Traffic | None = None
         self.log_end = 0
 
@@ -127,14 +127,14 @@ class Shop:
         project = self.project
         project.paths.stream.mkdir(parents=True)
         import_files(project.paths.stream, "tailorbird", path, plan=project.plan, clock=self.clock)
-        with Roles(project, self.clock) as roles:
+        with InProcessRoles(project, self.clock) as roles:
             roles.drain()
         return history.population
 
     def _train(self) -> dict[str, str]:
         """Train the champion and the bundles on the history; return name → version."""
         versions, at = {}, to_iso(self.clock.now())
-        for name, options in {CHAMPION: CHAMPION_OPTIONS, **BUNDLES}.items():
+        for name, options in {CHAMPION: CHAMPION_OPTIONS, **OPTIONS_BY_BUNDLE}.items():
             report = train(self.project, SLOT, options, promote=False, as_of=at, by=BY)
             versions[name] = report.version
         registry = Registry(self.project.paths.registry, clock=self.clock)
@@ -143,7 +143,14 @@ class Shop:
 
     def __enter__(self) -> "Shop":
         pace = Pace(tick_us=10 * MINUTE)
-        self._traffic = Traffic(self.project, self.site, self.population, self.clock, pace, SEED)
+        self._traffic = Traffic(
+            project=self.project,
+            site=self.site,
+            population=self.population,
+            clock=self.clock,
+            scale=pace,
+            seed=SEED,
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -163,12 +170,12 @@ class Shop:
     def run_trial(self) -> TrialReport:
         """Serve each version to its share of the people, and report on the experiment."""
         assert self._traffic is not None
-        share = 1 / len(self.versions)
+        share = 1 / len(self.version_by_bundle)
         text = EXPERIMENT.format(
             name=TRIAL,
             slot=SLOT,
-            arms=dict.fromkeys(self.versions, share),
-            versions=self.versions,
+            arms=dict.fromkeys(self.version_by_bundle, share),
+            version_by_bundle=self.version_by_bundle,
             control=CHAMPION,
             days=self.scale.trial_days,
         )
@@ -184,7 +191,11 @@ class Shop:
     def estimate(self, name: str) -> dict[str, Any]:
         """Return what `experiment estimate --bundle` tells of a bundle against the champion."""
         report = estimate_policy(
-            self.project, self.versions[name], CHAMPION, slot=SLOT, as_of=to_iso(self.known_at)
+            self.project,
+            self.version_by_bundle[name],
+            CHAMPION,
+            slot=SLOT,
+            as_of=to_iso(self.known_at),
         )
         return report.to_dict()
 
@@ -194,7 +205,7 @@ class Shop:
         return load_responses(
             project.features,
             project.slots[SLOT],
-            [Policy(project.slots[SLOT], version) for version in self.versions.values()],
+            [Policy(project.slots[SLOT], version) for version in self.version_by_bundle.values()],
             lake=project.paths.lake,
             registry=project.paths.registry,
             clock=SimulatedClock(self.known_at),

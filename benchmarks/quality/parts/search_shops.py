@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-Judged = dict[int, float]  # row of a product → grade
+GradeByRow = dict[int, float]  # row of a product → grade
 
 WANDS = "WANDS"
 GRADES = {"Exact": 2.0, "Partial": 1.0, "Irrelevant": 0.0}  # of WANDS
@@ -44,14 +44,14 @@ class Shop:
     name: str
     documents: Mapping[str, Sequence[str]]
     price: np.ndarray
-    judged: Mapping[str, Judged]
+    grades_by_query: Mapping[str, GradeByRow]
 
     @property
     def queries(self) -> list[str]:
-        return sorted(self.judged)
+        return sorted(self.grades_by_query)
 
 
-def chorus(folder: Path) -> Shop:
+def read_chorus(folder: Path) -> Shop:
     table = pq.read_table(folder / "products.parquet")
     texts = {
         name: [value or "" for value in table[name].to_pylist()]
@@ -72,16 +72,21 @@ def chorus(folder: Path) -> Shop:
         "brand": texts["supplier"],
         "text": other_texts,
     }
-    row = {value: index for index, value in enumerate(table["product_id"].to_pylist())}
-    judged: dict[str, Judged] = {}
+    row_by_product = {value: index for index, value in enumerate(table["product_id"].to_pylist())}
+    grades_by_query: dict[str, GradeByRow] = {}
     for one in pq.read_table(folder / "judgments.parquet").to_pylist():
-        judged.setdefault(one["query"], {})[row[one["product_id"]]] = float(one["grade"])
+        grades_by_query.setdefault(one["query"], {})[row_by_product[one["product_id"]]] = float(
+            one["grade"]
+        )
     return Shop(
-        "chorus-electronics", documents, table["price_cents"].to_numpy().astype(float), judged
+        "chorus-electronics",
+        documents,
+        table["price_cents"].to_numpy().astype(float),
+        grades_by_query,
     )
 
 
-def wands(folder: Path) -> Shop:
+def read_wands(folder: Path) -> Shop:
     """Read the shop from a copy of WANDS.
 
     Raises:
@@ -95,16 +100,18 @@ def wands(folder: Path) -> Shop:
         "brand": [""] * len(products),
         "text": [f"{row_['product_description']} {row_['product_features']}" for row_ in products],
     }
-    row = {row_["product_id"]: index for index, row_ in enumerate(products)}
-    query = {row_["query_id"]: row_["query"] for _, row_ in _rows(folder / "query.csv")}
-    judged: dict[str, Judged] = {text: {} for text in query.values()}
+    row_by_product = {row_["product_id"]: index for index, row_ in enumerate(products)}
+    query_by_id = {row_["query_id"]: row_["query"] for _, row_ in _rows(folder / "query.csv")}
+    grades_by_query: dict[str, GradeByRow] = {text: {} for text in query_by_id.values()}
     for line, one in _rows(folder / "label.csv"):
         try:
             # The first judgment of a pair counts, as in the public figures.
-            judged[query[one["query_id"]]].setdefault(row[one["product_id"]], GRADES[one["label"]])
+            grades_by_query[query_by_id[one["query_id"]]].setdefault(
+                row_by_product[one["product_id"]], GRADES[one["label"]]
+            )
         except KeyError as error:
             raise ValueError(f"{folder / 'label.csv'}, line {line}: there is no {error}") from None
-    return Shop(WANDS, documents, np.zeros(len(products)), judged)
+    return Shop(WANDS, documents, np.zeros(len(products)), grades_by_query)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
-from benchmarks.quality.running import rate
+from benchmarks.quality.running import share_with_interval
 from scipy.special import ndtri
 
 from tailorbird.experiments.analysis.anytime import anytime_bound
 from tailorbird.experiments.analysis.estimates import Effect, Estimate, compare
-from tailorbird.experiments.analysis.sequential import boundaries, select_stages
+from tailorbird.experiments.analysis.sequential import compute_boundaries, select_stages
 from tailorbird.experiments.assign import SPENDING_FUNCTIONS
 
 Floats = npt.NDArray[np.float64]
@@ -28,24 +28,26 @@ SERIES = ("experiment_id", "variant_id", "metric_id")
 def measure_asos(folder: Path) -> dict[str, Any]:
     """Return decisions, share stopped early, days used, and agreement with the fixed horizon."""
     series = [each for each in read_series(folder / FILE) if len(each) >= STAGES_MIN]
-    judged = [judge_series(effects) for effects in series]
-    fixed = [each["fixed"] for each in judged]
+    decisions_by_series = [judge_series(effects) for effects in series]
+    fixed = [each["fixed"] for each in decisions_by_series]
     rules = {}
-    for rule in judged[0]:
-        found = [each[rule] for each in judged]
-        decided = [stage for stage, sign in found if sign]
-        early = sum(
+    for rule in decisions_by_series[0]:
+        decisions = [each[rule] for each in decisions_by_series]
+        decided = [stage for stage, sign in decisions if sign]
+        stopped_early_count = sum(
             sign != 0 and stage < len(effects)
-            for (stage, sign), effects in zip(found, series, strict=True)
+            for (stage, sign), effects in zip(decisions, series, strict=True)
         )
-        used = [stage / len(effects) for (stage, _), effects in zip(found, series, strict=True)]
+        used_shares = [
+            stage / len(effects) for (stage, _), effects in zip(decisions, series, strict=True)
+        ]
         rules[rule] = {
-            "decided": rate(len(decided), len(found)),
-            "stopped_early": rate(early, len(found)),
-            "agrees": rate(
-                sum(a[1] == b[1] for a, b in zip(found, fixed, strict=True)), len(found)
+            "decided": share_with_interval(len(decided), len(decisions)),
+            "stopped_early": share_with_interval(stopped_early_count, len(decisions)),
+            "agrees": share_with_interval(
+                sum(a[1] == b[1] for a, b in zip(decisions, fixed, strict=True)), len(decisions)
             ),
-            "days_used": float(np.mean(used)),
+            "days_used": float(np.mean(used_shares)),
         }
     return {
         "series": len(series),
@@ -95,15 +97,15 @@ def judge_series(effects: list[Effect]) -> dict[str, tuple[int, int]]:
     rows = select_stages(information, planned=planned)
     for spending in SPENDING_FUNCTIONS:
         bound = np.full(len(effects), np.inf)
-        bound[rows] = boundaries(
+        bound[rows] = compute_boundaries(
             information[rows], planned=planned, spending=spending, is_final=True
         )
         bounds[spending] = bound
     units = [effect.units for effect in effects]
-    bounds["anytime"] = anytime_bound(units, tuned_for=units[end] / 2)
+    bounds["anytime"] = anytime_bound(units, tuned_for_units=units[end] / 2)
     decisions = {}
     for rule, bound in bounds.items():
-        crossed = np.flatnonzero(np.abs(z) >= bound)
-        stage = int(crossed[0]) if len(crossed) else end
-        decisions[rule] = (stage + 1, int(np.sign(z[stage])) if len(crossed) else 0)
+        crossed_stages = np.flatnonzero(np.abs(z) >= bound)
+        stage = int(crossed_stages[0]) if len(crossed_stages) else end
+        decisions[rule] = (stage + 1, int(np.sign(z[stage])) if len(crossed_stages) else 0)
     return decisions

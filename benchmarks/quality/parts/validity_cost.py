@@ -8,12 +8,12 @@ import numpy as np
 
 from tailorbird.events import SimulatedClock
 from tailorbird.experiments.assign import Experiment
-from tailorbird.platform.experiments.commands import freeze
+from tailorbird.platform.experiments.commands import freeze_declaration
 from tailorbird.ranking import Slot
 from tailorbird.registry import Experiments, Registry
 from tailorbird.serving.experiments import LiveExperiments
 
-SLOTS, EACH = 10, 5  # each slot is a layer of its own, which its experiments share
+SLOTS, EXPERIMENTS_PER_SLOT = 10, 5  # each slot is a layer of its own, which its experiments share
 REQUESTS, BATCHES = 2_000, 30
 
 
@@ -31,7 +31,7 @@ def measure_assignment(seed: int) -> dict[str, dict[str, float]]:
     context = {"device": "phone", "country": "NO"}
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder), clock=SimulatedClock(1))
-        registry.change_experiments("start", "all", _started, by="benchmark", why="cost")
+        registry.change_experiments("start", "all", _start_experiments, by="benchmark", why="cost")
         live = LiveExperiments(registry, slots)
         live.tick()
         times = []
@@ -47,17 +47,17 @@ def measure_assignment(seed: int) -> dict[str, dict[str, float]]:
     return {"assignment": figure | {"n": BATCHES * REQUESTS, "in_an_arm": assigned / REQUESTS}}
 
 
-def _started(experiments: Experiments) -> Experiments:
-    for number in range(SLOTS * EACH):
+def _start_experiments(experiments: Experiments) -> Experiments:
+    for number in range(SLOTS * EXPERIMENTS_PER_SLOT):
         declared = Experiment(
             f"experiment{number}",
             {"old": 0.5, "new": 0.5},
             policies={"old": "popular", "new": "model"},
-            slot=f"slot{number // EACH}",
-            where="context.device == 'phone'" if number % EACH == 0 else "",
-            share=1 / EACH,
+            slot=f"slot{number // EXPERIMENTS_PER_SLOT}",
+            where="context.device == 'phone'" if number % EXPERIMENTS_PER_SLOT == 0 else "",
+            share=1 / EXPERIMENTS_PER_SLOT,
             holdout=0.02,
         )
-        new = freeze(declared, ramp=0.9)
+        new = freeze_declaration(declared, ramp=0.9)
         experiments = experiments.start(new, by="benchmark", why="cost", at=1)
     return experiments

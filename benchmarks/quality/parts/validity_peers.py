@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from benchmarks.peers.asking import HERE, run_script
 from benchmarks.peers.install import STATISTICS, interpreter
-from benchmarks.quality.running import rate
+from benchmarks.quality.running import share_with_interval
 from benchmarks.quality.validity_sites import KINDS, MetricKind, Units
 from scipy.special import ndtri
 
@@ -32,7 +32,7 @@ PEER_KINDS = {"ratio": "ratio", "clustered": "ratio", "cuped": "covariate"}
 
 
 @dataclass(frozen=True)
-class PeerFigures:
+class PeerResults:
     """What the peers said: arrays by `name.peer.figure`, and versions or what is missing."""
 
     values: dict[str, Floats]
@@ -45,9 +45,12 @@ def has_peers() -> bool:
     return interpreter(STATISTICS).exists()
 
 
-def ask_peers(
-    totals: dict[str, Floats], kinds: dict[str, str], *, tuned_for: float = GROWTHBOOK_TUNED_FOR
-) -> PeerFigures:
+def run_peers(
+    totals: dict[str, Floats],
+    kinds: dict[str, str],
+    *,
+    tuned_for_units: float = GROWTHBOOK_TUNED_FOR,
+) -> PeerResults:
     """Let the peers analyse totals of two arms, shape (cases, 2, 6) for each name.
 
     Args:
@@ -55,13 +58,13 @@ def ask_peers(
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = {"kinds": kinds, "alpha": ALPHA, "tuned_for": tuned_for}
+        job = {"kinds": kinds, "alpha": ALPHA, "tuned_for_units": tuned_for_units}
         (folder / "job.json").write_text(json.dumps(job))
         np.savez(folder / "totals.npz", **totals)  # type: ignore[arg-type]
         run_script(HERE / "significance.py", folder, STATISTICS)
         said = json.loads((folder / "said.json").read_text())
         with np.load(folder / "said.npz") as arrays:
-            return PeerFigures(dict(arrays), said["versions"], said["missing"])
+            return PeerResults(dict(arrays), said["versions"], said["missing"])
 
 
 def sum_arms(arms: tuple[Units, Units], counts: npt.NDArray[np.int64]) -> Floats:
@@ -99,23 +102,25 @@ def measure_peers(runs: int, seed: int, stages: int, effect: float) -> dict[str,
         ends = draw_totals(KINDS[name], 0.1, runs, seed + 2, stages)[:, -1:]
         totals[f"coverage-{name}"] = ends
     kinds = {name: PEER_KINDS.get(name.rpartition("-")[2], "mean") for name in totals}
-    said = ask_peers({name: t.reshape(-1, 2, 6) for name, t in totals.items()}, kinds)
+    peer_results = run_peers({name: t.reshape(-1, 2, 6) for name, t in totals.items()}, kinds)
     rejections = {
-        name: _rejections(said, name, totals[name].shape[:2])
+        name: _rejections(peer_results, name, totals[name].shape[:2])
         for name in totals
         if not name.startswith("coverage-")
     }
     aa = {name: _rates(rejections[f"aa-{name}"], stages) for name in KINDS}
     coverage = {}
     for name in totals:
-        if name.startswith("coverage-") and f"{name}.tea_tasting.low" in said.values:
-            low, high = (said.values[f"{name}.tea_tasting.{end}"] for end in ("low", "high"))
-            held = int(((low <= 0.1) & (high >= 0.1)).sum())
-            coverage[name.removeprefix("coverage-")] = rate(held, runs)
+        if name.startswith("coverage-") and f"{name}.tea_tasting.low" in peer_results.values:
+            low, high = (
+                peer_results.values[f"{name}.tea_tasting.{end}"] for end in ("low", "high")
+            )
+            covered_count = int(((low <= 0.1) & (high >= 0.1)).sum())
+            coverage[name.removeprefix("coverage-")] = share_with_interval(covered_count, runs)
     return {
         "runs": runs,
-        "versions": said.versions,
-        "missing": said.missing,
+        "versions": peer_results.versions,
+        "missing": peer_results.missing,
         "aa": aa,
         "power": _rates(rejections["power"], stages),
         "coverage": {"tea_tasting": coverage},
@@ -123,10 +128,10 @@ def measure_peers(runs: int, seed: int, stages: int, effect: float) -> dict[str,
 
 
 def _rejections(
-    said: PeerFigures, name: str, shape: tuple[int, ...]
+    peer_results: PeerResults, name: str, shape: tuple[int, ...]
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Return whether each method rejects, shape (runs, stages); of the peers that are there."""
-    values, rejections = said.values, {}
+    values, rejections = peer_results.values, {}
     if (p := values.get(f"{name}.tea_tasting.p")) is not None:
         rejections["tea_tasting"] = p < ALPHA
         if (bound := values.get(f"{name}.confseq.bound")) is not None:
@@ -142,8 +147,8 @@ def _rates(rejections: dict[str, npt.NDArray[np.bool_]], stages: int) -> dict[st
     """Return the share of runs that reject at the end alone, and at any stage."""
     return {
         method: {
-            "1": rate(int(rejected[:, -1].sum()), len(rejected)),
-            str(stages): rate(int(rejected.any(axis=1).sum()), len(rejected)),
+            "1": share_with_interval(int(rejected[:, -1].sum()), len(rejected)),
+            str(stages): share_with_interval(int(rejected.any(axis=1).sum()), len(rejected)),
         }
         for method, rejected in rejections.items()
     }

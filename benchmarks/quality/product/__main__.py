@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.product.report import how_run, make_report, print_report
+from benchmarks.quality.product.report import describe_provenance, make_report, print_report
 from benchmarks.quality.product.run import Run, run_cut
 from benchmarks.quality.product.sets import SETS
 from benchmarks.quality.running import SEED, make_parser, require_data_set
@@ -50,7 +50,9 @@ def main() -> None:
         if unknown := [cut for cut in arguments.cut if cut not in cuts]:
             parser.error(f"{arguments.set} has the cuts {', '.join(cuts)}, not {unknown[0]}")
     with tempfile.TemporaryDirectory(prefix="tailorbird-product-") as scratch:
-        result = measure(arguments, arguments.keep or Path(scratch)) | how_run(_command(arguments))
+        result = measure(arguments, arguments.keep or Path(scratch)) | describe_provenance(
+            _command(arguments)
+        )
     print(json.dumps(result, indent=1)) if arguments.json else print_report(result)
 
 

@@ -18,10 +18,17 @@ from benchmarks.quality.product.sets import DataSet
 from tailorbird.events import DAY, HOUR
 
 SIZE = 20
-WINDOWS = {"clicked_1h": HOUR, "clicked_24h": DAY, "clicked_7d": 7 * DAY, "clicked_ever": 1 << 60}
+WINDOW_BY_BASELINE = {
+    "clicked_1h": HOUR,
+    "clicked_24h": DAY,
+    "clicked_7d": 7 * DAY,
+    "clicked_ever": 1 << 60,
+}
 POPULAR_US = 28 * DAY  # of `own_items_and_popular`
-ALPHA = 0.5  # below 1, so that popularity never outweighs one more time that the person had an item
-SAMPLE, NEIGHBOURS = 1_000, 500
+POPULARITY_WEIGHT = (
+    0.5  # below 1, so that popularity never outweighs one more time that the person had an item
+)
+SESSION_SAMPLE, NEIGHBOURS = 1_000, 500
 CONTEXT_MAX = 50
 DESCRIPTIONS = {
     "clicked_1h": "most events of the last hour, ties by longer windows",
@@ -30,11 +37,11 @@ DESCRIPTIONS = {
     "clicked_ever": "most events",
     "clicked_1h_context": "most events of the last hour with the same referrer, then of all",
     "co_occurrence": "most sessions with the last item; of a basket, with any of the last one",
-    "vsknn": f"V-SkNN, {NEIGHBOURS} neighbours of the {SAMPLE:,} newest sessions with an item",
+    "vsknn": f"V-SkNN, {NEIGHBOURS} neighbours of the {SESSION_SAMPLE:,} newest sessions with an item",
     "vsknn_and_popular": "the same, filled with `clicked_24h` where it is short",
     "stan": f"STAN, {NEIGHBOURS} neighbours, as the publishers of Globo.com's sessions tuned it",
     "own_items": "the person's own items by count, newest first among equals",
-    "own_items_and_popular": f"own count + {ALPHA} · the item's share of 28 days",
+    "own_items_and_popular": f"own count + {POPULARITY_WEIGHT} · the item's share of 28 days",
 }
 
 
@@ -49,16 +56,24 @@ def find_rows(log: Log, questions: Questions, hide: bool) -> tuple[Rows, Queries
         log.session[counted_rows],
         log.item[counted_rows],
     )
-    sessions = int(log.session.max(initial=0)) + 1
-    by_person = group(person, len(log.people))
-    by_item, by_session = group(item, len(log.items)), group(session, sessions)
-    sizes = (len(log.items), sessions)
+    session_count = int(log.session.max(initial=0)) + 1
+    by_person = build_postings(person, len(log.people))
+    by_item, by_session = (
+        build_postings(item, len(log.items)),
+        build_postings(session, session_count),
+    )
+    sizes = (len(log.items), session_count)
     rows = Rows(log.ts[counted_rows], item, session, *sizes, *by_person, *by_item, *by_session)
-    before, asker = np.searchsorted(counted_rows, questions.at).astype(np.int64), questions.asker
-    return rows, Queries(before, questions.now, log.person[asker], log.session[asker], hide)
+    row_counts_before, asker = (
+        np.searchsorted(counted_rows, questions.at).astype(np.int64),
+        questions.asker,
+    )
+    return rows, Queries(
+        row_counts_before, questions.now, log.person[asker], log.session[asker], hide
+    )
 
 
-def group(codes: Ints, size: int) -> tuple[Ints, Ints]:
+def build_postings(codes: Ints, size: int) -> tuple[Ints, Ints]:
     """Return starts and rows of the postings by code; rows with the code -1 are in none."""
     order = np.argsort(codes, kind="stable").astype(np.int64)
     rows = order[np.searchsorted(codes[order], 0) :]
@@ -78,18 +93,18 @@ def run_baselines(data_set: DataSet, log: Log, questions: Questions) -> tuple[Li
             data_set, log, questions, lists["clicked_1h"]
         )
     lists["co_occurrence"] = list_co_occurring(rows, queries, recent_context)
-    lists["vsknn"] = list_session_neighbours(rows, queries, context, VSKNN)
+    lists["vsknn"] = list_session_neighbours(rows, queries, context, VSKNN_RECIPE)
     if data_set.stan:
-        lists["stan"] = list_session_neighbours(rows, queries, context, STAN)
+        lists["stan"] = list_session_neighbours(rows, queries, context, STAN_RECIPE)
     lists["vsknn_and_popular"] = fill_lists(lists["vsknn"], lists["clicked_24h"])
     return lists | list_own_items(rows, queries), time.perf_counter() - started
 
 
 def list_popular_items(rows: Rows, queries: Queries) -> Lists:
     """List the most popular items of each window."""
-    out = np.full((len(WINDOWS), len(queries.at), SIZE), -1, np.int64)
-    kernels.list_popular(queries, rows, np.array(list(WINDOWS.values()), np.int64), out)
-    return dict(zip(WINDOWS, out, strict=True))
+    out = np.full((len(WINDOW_BY_BASELINE), len(queries.at), SIZE), -1, np.int64)
+    kernels.list_popular(queries, rows, np.array(list(WINDOW_BY_BASELINE.values()), np.int64), out)
+    return dict(zip(WINDOW_BY_BASELINE, out, strict=True))
 
 
 def list_popular_in_context(
@@ -118,9 +133,9 @@ def list_popular_in_context(
 
 def list_own_items(rows: Rows, queries: Queries) -> Lists:
     """List the person's own items, alone and with popular ones behind."""
-    alone, both = _empty(queries), _empty(queries)
-    kernels.list_own(queries, rows, POPULAR_US, ALPHA, alone, both)
-    return {"own_items": alone, "own_items_and_popular": both}
+    own_lists, own_and_popular_lists = _empty_lists(queries), _empty_lists(queries)
+    kernels.list_own(queries, rows, POPULAR_US, POPULARITY_WEIGHT, own_lists, own_and_popular_lists)
+    return {"own_items": own_lists, "own_items_and_popular": own_and_popular_lists}
 
 
 def find_contexts(rows: Rows, queries: Queries) -> Ints:
@@ -138,26 +153,28 @@ def last_rows(contexts: Ints) -> Ints:
 
 def list_co_occurring(rows: Rows, queries: Queries, contexts: Ints) -> Ints:
     """List the items that most sessions hold together with an item of the context."""
-    out = _empty(queries)
+    out = _empty_lists(queries)
     kernels.list_co_occurrence(queries, rows, contexts, out)
     return out
 
 
 def list_session_neighbours(rows: Rows, queries: Queries, contexts: Ints, recipe: Recipe) -> Ints:
     """List the items of the nearest sessions."""
-    out = _empty(queries)
+    out = _empty_lists(queries)
     list_neighbours(queries, rows, contexts, recipe, out)
     return out
 
 
-def vsknn(k: int, sample: int) -> Recipe:
+def vsknn_recipe(k: int, sample: int) -> Recipe:
     """Return V-SkNN (Ludewig and Jannach, UMUAI 2018): weights place ÷ length and 1 ÷ steps."""
     length, place = _length_and_place()
     decay = 1.0 / np.arange(1, CONTEXT_MAX + 1)
     return Recipe(k, sample, place / np.maximum(length, 1), decay, math.inf, math.inf)
 
 
-def stan(k: int, sample: int, position: float, recency_us: float, closeness: float) -> Recipe:
+def stan_recipe(
+    k: int, sample: int, position: float, recency_us: float, closeness: float
+) -> Recipe:
     """Return STAN (Garg et al., SIGIR 2019), whose λ1, λ2, λ3 are the last three."""
     length, place = _length_and_place()
     weight = np.exp(np.minimum(place - length, 0) / position)
@@ -168,8 +185,8 @@ def _length_and_place() -> tuple[Ints, Ints]:
     return np.arange(CONTEXT_MAX + 1)[:, None], np.arange(1, CONTEXT_MAX + 1)[None, :]
 
 
-VSKNN = vsknn(NEIGHBOURS, SAMPLE)
-STAN = stan(NEIGHBOURS, 500, 0.6725, 100.0 * DAY, 0.6725)
+VSKNN_RECIPE = vsknn_recipe(NEIGHBOURS, SESSION_SAMPLE)
+STAN_RECIPE = stan_recipe(NEIGHBOURS, 500, 0.6725, 100.0 * DAY, 0.6725)
 
 
 def fill_lists(lists: Ints, extra: Ints) -> Ints:
@@ -178,10 +195,10 @@ def fill_lists(lists: Ints, extra: Ints) -> Ints:
     for row in np.flatnonzero((lists < 0).any(axis=1)).tolist():
         listed = lists[row][lists[row] >= 0]
         rest = extra[row][(extra[row] >= 0) & ~np.isin(extra[row], listed)]
-        both = np.concatenate([listed, rest])[: lists.shape[1]]
-        out[row, : len(both)] = both
+        filled = np.concatenate([listed, rest])[: lists.shape[1]]
+        out[row, : len(filled)] = filled
     return out
 
 
-def _empty(queries: Queries) -> Ints:
+def _empty_lists(queries: Queries) -> Ints:
     return np.full((len(queries.at), SIZE), -1, np.int64)

@@ -21,40 +21,43 @@ from tailorbird.events import HOUR
 
 Floats = npt.NDArray[np.float64]
 
-K = 10
+TOP_K = 10
 OURS = "tailorbird"
-MEANS = ("ndcg_10", "ndcg_20", "hr_20", "mrr", "candidate_recall")
+MEAN_METRICS = ("ndcg_10", "ndcg_20", "hr_20", "mrr", "candidate_recall")
 REPLICATES, COVERAGE_REPLICATES = 1_000, 200
-EARLY, LATE = (0, 3), (20, 24)  # hours of the test part whose ratios to the best are compared
+EARLY_HOURS, LATE_HOURS = (
+    (0, 3),
+    (20, 24),
+)  # hours of the test part whose ratios to the best are compared
 _DISCOUNT = 1 / np.log2(np.arange(2, SIZE + 2))
 
 
 @dataclass(frozen=True)
-class Judged:
+class ListMetrics:
     """Figures of every question of one cut; `values`: entry → figure → shape (questions,).
 
     Attributes:
         person: the person of each question.
         hour: of the test part, from 0.
         ipw_ideal: the ideal of `ipw`, which is among the figures.
-        top: entry → top tens, shape (questions, K), of each seed.
-        chosen: codes of the items of the test part.
+        top_lists: entry → top tens, shape (questions, K), of each seed.
+        test_items: codes of the items of the test part.
     """
 
     person: Texts
     hour: Ints
     ipw_ideal: Floats
     values: dict[str, dict[str, Floats]]
-    top: dict[str, list[Ints]]
-    chosen: Ints
+    top_lists: dict[str, list[Ints]]
+    test_items: Ints
 
 
-def judge(
+def compute_list_metrics(
     log: Log,
     questions: Questions,
     lists: Mapping[str, Sequence[Ints]],
     candidate_recalls: Sequence[Floats] = (),
-) -> Judged:
+) -> ListMetrics:
     """Compare lists with what was chosen; an entry with lists of several seeds gets their means.
 
     `found` is the candidate recall of ours, of each seed.
@@ -62,45 +65,54 @@ def judge(
     weight = item_weights(log)
     values = {}
     for name, each in lists.items():
-        by_seed = [score(lists_of_seed, questions, weight) for lists_of_seed in each]
+        by_seed = [score_lists(lists_of_seed, questions, weight) for lists_of_seed in each]
         values[name] = {
             f: np.mean([lists_of_seed[f] for lists_of_seed in by_seed], axis=0) for f in by_seed[0]
         }
     if candidate_recalls:
         values[OURS]["candidate_recall"] = np.mean(candidate_recalls, axis=0)
-    test = np.arange(log.test_from, len(log))
-    chosen = np.unique(log.item[test[log.valid[test] & (log.item[test] >= 0)]])
+    test_rows = np.arange(log.test_from, len(log))
+    chosen_items = np.unique(log.item[test_rows[log.valid[test_rows] & (log.item[test_rows] >= 0)]])
     hour = (questions.now + 1 - log.cut.at) // HOUR
-    top = {name: [lists_of_seed[:, :K] for lists_of_seed in each] for name, each in lists.items()}
+    top = {
+        name: [lists_of_seed[:, :TOP_K] for lists_of_seed in each] for name, each in lists.items()
+    }
     ideal = ideal_ipw(questions, weight)
-    return Judged(log.people[log.person[questions.asker]], hour, ideal, values, top, chosen)
+    return ListMetrics(
+        person=log.people[log.person[questions.asker]],
+        hour=hour,
+        ipw_ideal=ideal,
+        values=values,
+        top_lists=top,
+        test_items=chosen_items,
+    )
 
 
 def item_weights(log: Log) -> Floats:
     """Return 1 ÷ (rows of each item in the training part + 1)."""
-    train = np.arange(log.test_from)
-    counted = log.item[train[log.valid[train] & (log.item[train] >= 0)]]
-    return 1 / (np.bincount(counted, minlength=len(log.items)) + 1.0)
+    train_rows = np.arange(log.test_from)
+    counted_items = log.item[train_rows[log.valid[train_rows] & (log.item[train_rows] >= 0)]]
+    return 1 / (np.bincount(counted_items, minlength=len(log.items)) + 1.0)
 
 
-def score(lists: Ints, questions: Questions, weight: Floats) -> dict[str, Floats]:
+def score_lists(lists: Ints, questions: Questions, weight: Floats) -> dict[str, Floats]:
     """Return the figures of each question's list."""
-    hit = hits(lists, questions).astype(np.float64)
-    size = np.diff(questions.offsets)
+    is_hit = find_hits(lists, questions).astype(np.float64)
+    truth_size = np.diff(questions.offsets)
     ideal = np.concatenate(([0.0], np.cumsum(_DISCOUNT)))
-    any_hit = hit.max(axis=1)
-    first = hit.argmax(axis=1) + 1
-    gain = hit[:, :K] * weight[np.clip(lists[:, :K], 0, len(weight) - 1)]
+    any_hit = is_hit.max(axis=1)
+    first_hit_position = is_hit.argmax(axis=1) + 1
+    gain = is_hit[:, :TOP_K] * weight[np.clip(lists[:, :TOP_K], 0, len(weight) - 1)]
     return {
-        "ndcg_10": (hit[:, :K] @ _DISCOUNT[:K]) / ideal[np.minimum(size, K)],
-        "ndcg_20": (hit @ _DISCOUNT) / ideal[np.minimum(size, SIZE)],
+        "ndcg_10": (is_hit[:, :TOP_K] @ _DISCOUNT[:TOP_K]) / ideal[np.minimum(truth_size, TOP_K)],
+        "ndcg_20": (is_hit @ _DISCOUNT) / ideal[np.minimum(truth_size, SIZE)],
         "hr_20": any_hit,
-        "mrr": any_hit / first,
-        "ipw": gain @ _DISCOUNT[:K],
+        "mrr": any_hit / first_hit_position,
+        "ipw": gain @ _DISCOUNT[:TOP_K],
     }
 
 
-def hits(lists: Ints, questions: Questions) -> npt.NDArray[np.bool_]:
+def find_hits(lists: Ints, questions: Questions) -> npt.NDArray[np.bool_]:
     """Return which places of the lists hold an item of the truth."""
     stride = int(max(lists.max(initial=0), questions.truth.max(initial=0))) + 1
     number = np.arange(len(questions))
@@ -115,7 +127,7 @@ def ideal_ipw(questions: Questions, weight: Floats) -> Floats:
     gain = weight[questions.truth]
     order = np.lexsort((-gain, number))
     position = np.arange(len(order)) - questions.offsets[number[order]]
-    is_top = position < K
+    is_top = position < TOP_K
     gain = gain[order][is_top] * _DISCOUNT[position[is_top]]
     return np.bincount(number[order][is_top], gain, len(questions)).astype(np.float64)
 
@@ -141,18 +153,20 @@ class Resampling:
         """Return the sum over questions in each replicate."""
         return (self.weights @ np.bincount(self.person, values).astype(np.float32)).astype(float)
 
-    def ratio(self, over: Floats, under: Floats) -> tuple[float, Floats]:
+    def ratio(self, numerator: Floats, denominator: Floats) -> tuple[float, Floats]:
         """Return Σ over ÷ Σ under, and the same in each replicate."""
-        total = self.sums(under)  # 0 where a replicate has nobody
-        draws = np.divide(self.sums(over), total, out=np.full(len(total), np.nan), where=total > 0)
-        return over.sum() / under.sum(), draws
+        total = self.sums(denominator)  # 0 where a replicate has nobody
+        draws = np.divide(
+            self.sums(numerator), total, out=np.full(len(total), np.nan), where=total > 0
+        )
+        return numerator.sum() / denominator.sum(), draws
 
     def mean(self, values: Floats) -> tuple[float, Floats]:
         """Return the mean over questions, and the same in each replicate."""
         return self.ratio(values, np.ones(len(values)))
 
     def coverage(self, top: Ints, chosen: Ints) -> tuple[float, Floats]:
-        """Return the share of `chosen` that is listed for anybody, and draws centred on it.
+        """Return the share of `test_items` that is listed for anybody, and draws centred on it.
 
         A replicate lacks a third of the people and so covers less: draws are moved by that bias.
         """
@@ -167,52 +181,58 @@ class Resampling:
         return value, np.clip(draws - draws.mean() + value, 0.0, 1.0)
 
 
-def figures(parts: Sequence[Judged]) -> dict[str, Any]:
+def pool_metrics(parts: Sequence[ListMetrics]) -> dict[str, Any]:
     """Return `results`, `gains` and the best baseline, pooled over the questions of all cuts."""
     resampling = Resampling.of(np.concatenate([part.person for part in parts]))
     names = list(parts[0].values)
-    results = {name: _entry_figures(parts, resampling, name) for name in names}
+    results = {name: _entry_metrics(parts, resampling, name) for name in names}
     gains: dict[str, dict[str, float]] = {}
     for name in names:
         if name != OURS:
-            draws = resampling.mean(pooled(parts, OURS, "ndcg_10") - pooled(parts, name, "ndcg_10"))
-            gains[name] = interval("ndcg_10", *draws)
+            draws = resampling.mean(
+                pool_values(parts, OURS, "ndcg_10") - pool_values(parts, name, "ndcg_10")
+            )
+            gains[name] = with_interval("ndcg_10", *draws)
     best = max(gains, key=lambda name: results[name]["ndcg_10"])
     return {"results": results, "gains": gains, "best_baseline": best}
 
 
-def pooled(parts: Sequence[Judged], entry: str, figure: str) -> Floats:
+def pool_values(parts: Sequence[ListMetrics], entry: str, figure: str) -> Floats:
     """Return a figure of all questions of all cuts."""
     return np.concatenate([part.values[entry][figure] for part in parts])
 
 
-def _entry_figures(parts: Sequence[Judged], resampling: Resampling, name: str) -> dict[str, float]:
+def _entry_metrics(
+    parts: Sequence[ListMetrics], resampling: Resampling, name: str
+) -> dict[str, float]:
     figures_of_entry: dict[str, float] = {}
-    for figure in MEANS:
+    for figure in MEAN_METRICS:
         if figure in parts[0].values[name]:
-            figures_of_entry |= interval(figure, *resampling.mean(pooled(parts, name, figure)))
+            figures_of_entry |= with_interval(
+                figure, *resampling.mean(pool_values(parts, name, figure))
+            )
     ideal = np.concatenate([part.ipw_ideal for part in parts])
-    figures_of_entry |= interval(
-        "ndcg_10_ipw", *resampling.ratio(pooled(parts, name, "ipw"), ideal)
+    figures_of_entry |= with_interval(
+        "ndcg_10_ipw", *resampling.ratio(pool_values(parts, name, "ipw"), ideal)
     )
     coverages = [
-        Resampling.of(part.person).coverage(top, part.chosen)
+        Resampling.of(part.person).coverage(top, part.test_items)
         for part in parts
-        for top in part.top[name]
+        for top in part.top_lists[name]
     ]
     value, draws = (
         np.mean([coverage[0] for coverage in coverages]),
         np.mean([coverage[1] for coverage in coverages], axis=0),
     )
-    return figures_of_entry | interval("coverage_10", float(value), draws)
+    return figures_of_entry | with_interval("coverage_10", float(value), draws)
 
 
-def by_hour(parts: Sequence[Judged], best: str) -> dict[str, Any]:
+def metrics_by_hour(parts: Sequence[ListMetrics], best: str) -> dict[str, Any]:
     """Return NDCG by hour of the test part, and how ours over the best baseline ends and begins."""
     resampling = Resampling.of(np.concatenate([part.person for part in parts]))
     hour = np.concatenate([part.hour for part in parts])
-    ours, baseline = pooled(parts, OURS, "ndcg_10"), pooled(parts, best, "ndcg_10")
-    early, late = (((hour >= low) & (hour < high)) for low, high in (EARLY, LATE))
+    ours, baseline = pool_values(parts, OURS, "ndcg_10"), pool_values(parts, best, "ndcg_10")
+    early, late = (((hour >= low) & (hour < high)) for low, high in (EARLY_HOURS, LATE_HOURS))
     end, end_draws = resampling.ratio(ours * late, baseline * late)
     start, start_draws = resampling.ratio(ours * early, baseline * early)
     figures_by_hour = [
@@ -223,14 +243,14 @@ def by_hour(parts: Sequence[Judged], best: str) -> dict[str, Any]:
     ]
     return {
         "baseline": best,
-        **interval("early", start, start_draws),
-        **interval("late", end, end_draws),
-        **interval("late_over_early", end / start, end_draws / start_draws),
+        **with_interval("early", start, start_draws),
+        **with_interval("late", end, end_draws),
+        **with_interval("late_over_early", end / start, end_draws / start_draws),
         "hours": figures_by_hour,
     }
 
 
-def interval(name: str, value: float, draws: Floats) -> dict[str, float]:
+def with_interval(name: str, value: float, draws: Floats) -> dict[str, float]:
     """Return a figure with the 95 % interval of its draws."""
     low, high = np.quantile(draws[np.isfinite(draws)], (0.025, 0.975))
     return {

@@ -16,8 +16,8 @@ from tailorbird.events import HOUR, MINUTE
 Ints = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.str_]
 
-CLICKS_MAX = 20  # of a session whose last item is asked for
-GAP_US = 30 * MINUTE  # a pause that ends a session where the data name none
+SESSION_CLICKS_MAX = 20  # of a session whose last item is asked for
+SESSION_GAP_US = 30 * MINUTE  # a pause that ends a session where the data name none
 QUESTIONS_SEED = 0
 
 
@@ -116,7 +116,18 @@ def make_log(data_set: DataSet, rows: pa.Table, cut: Cut) -> Log:
     valid = np.ones(len(rows), bool) if data_set.valid is None else data_set.valid(rows)
     test_from = int(np.searchsorted(ts, cut.at))
     context = _contexts(rows, data_set.context) if data_set.context else None
-    return Log(ts, person, session, item, valid, people, items, test_from, cut, context)
+    return Log(
+        ts=ts,
+        person=person,
+        session=session,
+        item=item,
+        valid=valid,
+        people=people,
+        items=items,
+        test_from=test_from,
+        cut=cut,
+        context=context,
+    )
 
 
 def _contexts(rows: pa.Table, names: Sequence[str]) -> Ints:
@@ -135,13 +146,13 @@ def _encode(column: pa.ChunkedArray) -> tuple[Ints, Texts]:
 
 
 def split_sessions(person: Ints, ts: Ints) -> Ints:
-    """Return the session of each row: a run of a person's rows without a pause of `GAP_US`."""
+    """Return the session of each row: a run of a person's rows without a pause of `SESSION_GAP_US`."""
     order = np.lexsort((np.arange(len(ts)), person))
-    begins = np.ones(len(ts), bool)
+    is_session_start = np.ones(len(ts), bool)
     is_same_person = person[order][1:] == person[order][:-1]
-    begins[1:] = ~is_same_person | (np.diff(ts[order]) >= GAP_US)
+    is_session_start[1:] = ~is_same_person | (np.diff(ts[order]) >= SESSION_GAP_US)
     session = np.empty(len(ts), np.int64)
-    session[order] = np.cumsum(begins) - 1
+    session[order] = np.cumsum(is_session_start) - 1
     return session
 
 
@@ -159,46 +170,49 @@ def draw_questions(data_set: DataSet, log: Log, max_questions: int) -> Questions
 
 def _session_questions(log: Log, is_candidate: Mask, max_questions: int) -> Questions:
     """Return questions about all items of sessions that begin in the test part."""
-    session, first = np.unique(log.session, return_index=True)
-    new_sessions = session[(session >= 0) & (first >= log.test_from)]
+    session, first_rows = np.unique(log.session, return_index=True)
+    new_sessions = session[(session >= 0) & (first_rows >= log.test_from)]
     rows = np.flatnonzero(is_candidate & np.isin(log.session, new_sessions))
     target_sessions, row_index = np.unique(log.session[rows], return_index=True)
-    begin = first[np.searchsorted(session, target_sessions)]
-    chosen = np.argsort(begin, kind="stable")[
+    begin_rows = first_rows[np.searchsorted(session, target_sessions)]
+    chosen_sessions = np.argsort(begin_rows, kind="stable")[
         _sample(np.arange(len(target_sessions)), max_questions)
     ]
     pairs = np.unique(np.stack([log.session[rows], log.item[rows]]), axis=1)
     low, high = (
-        np.searchsorted(pairs[0], target_sessions[chosen], side=side) for side in ("left", "right")
+        np.searchsorted(pairs[0], target_sessions[chosen_sessions], side=side)
+        for side in ("left", "right")
     )
     offsets = np.concatenate(([0], np.cumsum(high - low)))
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - low, high - low)
-    at, asker = begin[chosen], rows[row_index[chosen]]
-    return Questions(at, just_before(log, at), asker, offsets, pairs[1][within])
+    pair_index = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - low, high - low)
+    at, asker = begin_rows[chosen_sessions], rows[row_index[chosen_sessions]]
+    return Questions(at, just_before(log, at), asker, offsets, pairs[1][pair_index])
 
 
 def _last_item_questions(log: Log, max_questions: int) -> Questions:
     """Return questions about sessions' last items, as many of each hour that sessions begin in."""
     order = np.lexsort((np.arange(len(log)), log.session))
     session, first, size = np.unique(log.session[order], return_index=True, return_counts=True)
-    last = order[first + np.minimum(size, CLICKS_MAX) - 1]
-    asker = order[first + np.maximum(np.minimum(size, CLICKS_MAX) - 2, 0)]
+    last_rows = order[first + np.minimum(size, SESSION_CLICKS_MAX) - 1]
+    asker = order[first + np.maximum(np.minimum(size, SESSION_CLICKS_MAX) - 2, 0)]
     chosen_sessions = np.flatnonzero((session >= 0) & (size >= 2) & (order[first] >= log.test_from))
     hour = log.ts[order[first[chosen_sessions]]] // HOUR
     per_hour = max_questions // max(1, len(np.unique(hour)))
-    chosen = [_sample(chosen_sessions[hour == at], per_hour, at) for at in np.unique(hour).tolist()]
-    session_rows = np.concatenate(chosen) if chosen else chosen_sessions
+    sampled_sessions = [
+        _sample(chosen_sessions[hour == at], per_hour, at) for at in np.unique(hour).tolist()
+    ]
+    session_rows = np.concatenate(sampled_sessions) if sampled_sessions else chosen_sessions
     session_rows = session_rows[np.argsort(asker[session_rows], kind="stable")]
-    asker, truth = asker[session_rows], log.item[last[session_rows]]
+    asker, truth = asker[session_rows], log.item[last_rows[session_rows]]
     return Questions(asker + 1, log.ts[asker] + 1, asker, np.arange(len(session_rows) + 1), truth)
 
 
-def _sample(places: Ints, max_questions: int, part: int = 0) -> Ints:
+def _sample(positions: Ints, max_questions: int, part: int = 0) -> Ints:
     """Return at most `most` of some ascending positions, still ascending."""
-    if len(places) <= max_questions:
-        return places
+    if len(positions) <= max_questions:
+        return positions
     rng = np.random.default_rng((QUESTIONS_SEED, part) if part else QUESTIONS_SEED)
-    return np.sort(rng.choice(places, max_questions, replace=False))
+    return np.sort(rng.choice(positions, max_questions, replace=False))
 
 
 def write_files(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-NAME = "site"
+PROJECT_NAME = "site"
 
 
 def make_project(
@@ -26,14 +26,14 @@ def make_project(
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    root = folder / NAME
+    root = folder / PROJECT_NAME
     source = [] if files is None else ["--from", str(files)]
     init_report = run_command(["tailorbird", "init", str(root), *source, "--json"])
     steps = [shlex.split(step) for step in init_report["report"]["next"]]
     reports = {"init": init_report}
     train_step = next(train_step for train_step, step in enumerate(steps) if "train" in step)
     for step in steps[:train_step]:
-        name = _verb(step)
+        name = _command_name(step)
         if name == "simulate" and simulate is not None:
             simulate(Path(step[-1]))
         else:
@@ -41,18 +41,23 @@ def make_project(
     return {"steps": reports, "train": steps[train_step], "root": str(root)}
 
 
-def train(made: dict[str, Any], root: Path, seed: int, extra: Sequence[str] = ()) -> dict[str, Any]:
+def train(
+    project_facts: dict[str, Any], root: Path, seed: int, extra: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train in a copy of the project at `root`, by `init`'s step without its budget, with a seed.
 
     A training that fails has `failed`, its message: what serves then is what served before it.
     """
-    step = [root.as_posix() if part == made["root"] else part for part in made["train"]]
+    step = [
+        root.as_posix() if part == project_facts["root"] else part
+        for part in project_facts["train"]
+    ]
     if "--budget" in step:
         del step[step.index("--budget") : step.index("--budget") + 2]
     return run_command([*step, "--seed", str(seed), "--json", *extra], may_fail=True)
 
 
-def _verb(step: Sequence[str]) -> str:
+def _command_name(step: Sequence[str]) -> str:
     """Return the command's name of a step, such as `import` of `tailorbird -C site import …`."""
     return step[3] if step[1] == "-C" else step[1]
 

@@ -20,10 +20,10 @@ from rich.progress import track
 
 from benchmarks.quality.product.log import Ints, Log, Questions
 from tailorbird.config import Project, open_project
-from tailorbird.events import HOUR, MINUTE, Context, Event, Receipt, SimulatedClock, check
+from tailorbird.events import HOUR, MINUTE, Context, Event, Receipt, SimulatedClock, check_body
 from tailorbird.events.adapters import FORMATS, AdapterOptions, digest_files, find_files
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 
@@ -34,7 +34,7 @@ BATCH_US = 15 * MINUTE  # events come in at most so late
 BODY_ROWS = 10_000
 UNKNOWN = 1 << 40  # an item that no row of the log names
 
-Timed = Callable[[str], AbstractContextManager[None]]
+StageTimer = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Stream:
 
 
 @dataclass
-class Served:
+class ServedLists:
     """Served lists and their counts.
 
     Attributes:
@@ -88,7 +88,7 @@ def read_stream(project: Project, mapping: Path, folder: Path, now: int) -> Stre
     stream = Stream([], [])
     receipt = Receipt(now, encoding="ndjson")
     for batch in adapter(digest_files(find_files(folder, patterns), lambda _: None), options):
-        accepted, _ = check(b"\n".join(batch.lines), receipt, project.plan)
+        accepted, _ = check_body(b"\n".join(batch.lines), receipt, project.plan)
         events = {each.row: each.event for each in accepted}
         for row, line in enumerate(batch.lines):
             stream.events.append(events.get(row))
@@ -96,10 +96,12 @@ def read_stream(project: Project, mapping: Path, folder: Path, now: int) -> Stre
     return stream
 
 
-def replay(root: Path, stream: Stream, log: Log, questions: Questions, seed: int) -> Served:
+def replay(root: Path, stream: Stream, log: Log, questions: Questions, seed: int) -> ServedLists:
     """Deliver the test part to a trained project and ask every question; changes the project."""
     shape = (len(questions), SIZE)
-    served = Served(np.full(shape, -1, np.int64), np.zeros(shape[0]), np.zeros(shape[0], np.int64))
+    served = ServedLists(
+        np.full(shape, -1, np.int64), np.zeros(shape[0]), np.zeros(shape[0], np.int64)
+    )
     codes = {item: code for code, item in enumerate(log.items.tolist())}
     with Site(root, stream, log, served.timed, seed) as site:
         for number in track(range(shape[0]), "replay", console=Console(stderr=True)):
@@ -107,9 +109,9 @@ def replay(root: Path, stream: Stream, log: Log, questions: Questions, seed: int
             site.advance(int(questions.at[number]), int(questions.now[number]))
             query = site.query(asker)
             with served.timed("candidates"):
-                candidates = site.parts.pipeline.candidates(query)[:CANDIDATES_MAX]
+                candidates = site.server.pipeline.candidates(query)[:CANDIDATES_MAX]
             with served.timed("answer"):
-                answer = site.parts.pipeline.answer(query)
+                answer = site.server.pipeline.answer(query)
             truth = questions.truth[questions.offsets[number] : questions.offsets[number + 1]]
             served.candidate_recall[number] = np.isin(log.items[truth], candidates).mean()
             served.candidates[number] = len(candidates)
@@ -128,33 +130,33 @@ class Site:
         seed: of exploration and request ids.
     """
 
-    def __init__(self, root: Path, stream: Stream, log: Log, timed: Timed, seed: int) -> None:
-        self._stream, self._log, self._timed = stream, log, timed
-        self._delivered = log.test_from
-        self._newest = 0
+    def __init__(self, root: Path, stream: Stream, log: Log, timed: StageTimer, seed: int) -> None:
+        self._stream, self._log, self._time_stage = stream, log, timed
+        self._delivered_rows = log.test_from
+        self._newest_ts = 0
         self._clock = SimulatedClock(log.cut.at)
-        self._next_lake = log.cut.at + LAKE_EVERY
+        self._next_lake_ts = log.cut.at + LAKE_EVERY
         project = open_project(root)
-        self._roles = Roles(project, self._clock)
+        self._roles = InProcessRoles(project, self._clock)
         self._collector = EventCollector(
             project.paths.stream, "live", project.plan, self._clock, pseudonyms=project.pseudonyms()
         )
-        self.parts = InProcessServer(project, self._clock, collector=None, seed=seed)
+        self.server = InProcessServer(project, self._clock, collector=None, seed=seed)
         self._slot = project.settings.train.slot
 
     def advance(self, at: int, now: int) -> None:
         """Deliver every row before position `at`, then move the clock to `now`."""
         ts = self._log.ts
-        while self._delivered < at:
-            span = np.searchsorted(ts[:at], ts[self._delivered] + BATCH_US, side="right")
-            self._deliver(min(int(span), self._delivered + BODY_ROWS))
+        while self._delivered_rows < at:
+            batch_end = np.searchsorted(ts[:at], ts[self._delivered_rows] + BATCH_US, side="right")
+            self._deliver(min(int(batch_end), self._delivered_rows + BODY_ROWS))
         self._move_to(
-            max(now, self._newest + 1)
+            max(now, self._newest_ts + 1)
         )  # days without a time of day have rows at one time
-        with self._timed("route and apply"):
+        with self._time_stage("route and apply"):
             self._roles.candidates.publish()  # as its role does each second
-        with self._timed("look"):
-            self.parts.refresh()
+        with self._time_stage("look"):
+            self.server.refresh()
 
     def query(self, asker: int) -> RecommendQuery:
         """Return the request of whoever the row at position `asker` is of."""
@@ -172,32 +174,32 @@ class Site:
     def _deliver(self, end: int) -> None:
         """Send the rows up to position `end`, and apply them."""
         first = self._log.test_from
-        rows = self._stream.lines[self._delivered - first : end - first]
+        rows = self._stream.lines[self._delivered_rows - first : end - first]
         lines = [line for line in rows if line is not None]
         times = [
             event.ts
-            for event in self._stream.events[self._delivered - first : end - first]
+            for event in self._stream.events[self._delivered_rows - first : end - first]
             if event is not None
         ]
-        self._newest = max([self._newest, *(ts for ts in times if isinstance(ts, int))])
-        self._move_to(max(int(self._log.ts[end - 1]), self._newest))
-        self._delivered = end
+        self._newest_ts = max([self._newest_ts, *(ts for ts in times if isinstance(ts, int))])
+        self._move_to(max(int(self._log.ts[end - 1]), self._newest_ts))
+        self._delivered_rows = end
         if not lines:
             return
-        with self._timed("collect"):
+        with self._time_stage("collect"):
             decisions = self._collector.submit(b"\n".join(lines), "ndjson")
-        if refused := next((each for each in decisions if not each.accepted), None):
-            raise SystemExit(f"the collector refused an event: {refused.code}: {refused.message}")
-        with self._timed("route and apply"):
-            taken = 0
-            while taken < len(lines):
-                taken += self._roles.step()
+        if refusal := next((each for each in decisions if not each.accepted), None):
+            raise SystemExit(f"the collector refused an event: {refusal.code}: {refusal.message}")
+        with self._time_stage("route and apply"):
+            routed_count = 0
+            while routed_count < len(lines):
+                routed_count += self._roles.step()
 
-    def _move_to(self, moment: int) -> None:
-        self._clock.advance_to(max(self._clock.now(), moment))
-        if self._clock.now() >= self._next_lake:
-            self._next_lake = self._clock.now() + LAKE_EVERY
-            with self._timed("lake"):
+    def _move_to(self, ts: int) -> None:
+        self._clock.advance_to(max(self._clock.now(), ts))
+        if self._clock.now() >= self._next_lake_ts:
+            self._next_lake_ts = self._clock.now() + LAKE_EVERY
+            with self._time_stage("lake"):
                 self._roles.lake.step()
 
     def __enter__(self) -> "Site":
@@ -205,5 +207,5 @@ class Site:
 
     def __exit__(self, *_: object) -> None:
         self._collector.close()
-        self.parts.close()
+        self.server.close()
         self._roles.close()

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.quality.over_seeds import mean_over
 from benchmarks.quality.pages.product_page import cell
 from benchmarks.quality.product.baselines import DESCRIPTIONS
-from benchmarks.quality.product.figures import OURS, by_hour, figures
+from benchmarks.quality.product.figures import OURS, metrics_by_hour, pool_metrics
 from benchmarks.quality.product.replay import BATCH_US, CANDIDATES_MAX
 from benchmarks.quality.product.run import CutResult, Run
 from benchmarks.quality.running import environment
@@ -34,7 +34,7 @@ QUICK = "`train` was given --quick, which `init` does not print."
 def make_report(run: Run, cuts: Sequence[CutResult]) -> dict[str, Any]:
     """Return the result of all cuts as one object for JSON."""
     parts = [cut.judged for cut in cuts]
-    pooled_figures = figures(parts)
+    pooled_figures = pool_metrics(parts)
     reported = [training for cut in cuts for training in cut.trained.values()]
     results_by_entry = pooled_figures["results"]
     results = {OURS: results_by_entry[OURS], "report": _mean_report(reported)} | results_by_entry
@@ -49,45 +49,52 @@ def make_report(run: Run, cuts: Sequence[CutResult]) -> dict[str, Any]:
         "results": results,
         "gains": pooled_figures["gains"],
         "best_baseline": pooled_figures["best_baseline"],
-        "report_gains": report_gains(reported, pooled_figures["gains"]),
-        **({"by_hour": by_hour(parts, pooled_figures["best_baseline"])} if data_set.hourly else {}),
+        "report_gains": compare_reported_gains(reported, pooled_figures["gains"]),
+        **(
+            {"by_hour": metrics_by_hour(parts, pooled_figures["best_baseline"])}
+            if data_set.hourly
+            else {}
+        ),
         "baselines": DESCRIPTIONS,
         "cuts": {cut.name: _describe_cut(cut) for cut in cuts},
     }
 
 
-REPORT_NAMES = {
+REPORT_NAME_BY_BASELINE = {
     "clicked_1h": "popular:1h",
     "clicked_24h": "popular:24h",
     "clicked_7d": "popular:7d",
 }
 
 
-def report_gains(
+def compare_reported_gains(
     trainings: Sequence[Mapping[str, Any]], served: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
     """Return the gains that `train` reported over shared baselines, beside the served gains."""
     gains = {}
-    for name, report_name in REPORT_NAMES.items():
+    for name, report_name in REPORT_NAME_BY_BASELINE.items():
         differences = [
             training_["report"]["differences"] for training_ in trainings if "report" in training_
         ]
-        claims = [
+        reported_values = [
             training_[report_name]["ndcg_10"]
             for training_ in differences
             if report_name in training_
         ]
-        if claims and name in served:
-            claimed, gained = sum(claims) / len(claims), served[name]["ndcg_10"]
+        if reported_values and name in served:
+            reported_gain, served_gain = (
+                sum(reported_values) / len(reported_values),
+                served[name]["ndcg_10"],
+            )
             gains[name] = {
-                "report": round(claimed, 6),
-                "served": gained,
-                "report_minus_served": round(claimed - gained, 6),
+                "report": round(reported_gain, 6),
+                "served": served_gain,
+                "report_minus_served": round(reported_gain - served_gain, 6),
             }
     return gains
 
 
-def how_run(command: str) -> dict[str, Any]:
+def describe_provenance(command: str) -> dict[str, Any]:
     """Return provenance of a result: the command, the source's revision, and the machine."""
     return {"command": command, "revision": _revision(), "environment": environment()}
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from benchmarks.quality.product import project
 from benchmarks.quality.product.baselines import run_baselines
-from benchmarks.quality.product.figures import OURS, Judged, judge
+from benchmarks.quality.product.figures import OURS, ListMetrics, compute_list_metrics
 from benchmarks.quality.product.log import (
     Log,
     Questions,
@@ -20,7 +20,7 @@ from benchmarks.quality.product.log import (
     read_rows,
     write_files,
 )
-from benchmarks.quality.product.replay import Served, read_stream, replay
+from benchmarks.quality.product.replay import ServedLists, read_stream, replay
 from benchmarks.quality.product.sets import DataSet
 from tailorbird.config import open_project
 
@@ -59,7 +59,7 @@ class CutResult:
     name: str
     log: Log
     questions: Questions
-    judged: Judged
+    judged: ListMetrics
     imported: Mapping[str, Any]
     trained: Mapping[int, Mapping[str, Any]]
     replayed: Mapping[int, Mapping[str, Any]]
@@ -81,22 +81,24 @@ def run_cut(run: Run, cut_name: str) -> CutResult:
         return project.make_project(folder / "imported", folder / "train")
 
     imported = project.load_or_make(folder / "imported.json", import_all)
-    lists = load_or_make_arrays(
+    lists = load_or_compute_arrays(
         folder / f"{run.response_name('baselines')}.npz",
-        lambda: _baselines(data_set, log, questions),
+        lambda: _run_baselines(data_set, log, questions),
     )
-    trained, replayed, served = {}, {}, []
+    training_by_seed, replay_by_seed, served_by_seed = {}, {}, []
     for seed in run.seeds:
-        trained[seed] = _train_seed(run, folder, imported, seed)
-        arrays = load_or_make_arrays(
+        training_by_seed[seed] = _train_seed(run, folder, imported, seed)
+        arrays = load_or_compute_arrays(
             folder / f"{run.response_name(f'served-{run.training_name(seed)}')}.npz",
             lambda seed=seed: _serve_seed(run, folder, log, questions, seed),
         )
-        served.append(arrays)
-        replayed[seed] = replay_report(arrays)
-    by_entry = {name: [arrays_] for name, arrays_ in lists.items() if name != "seconds"}
-    ours = {OURS: [arrays_["lists"] for arrays_ in served]}
-    judged = judge(log, questions, ours | by_entry, [arrays_["found"] for arrays_ in served])
+        served_by_seed.append(arrays)
+        replay_by_seed[seed] = replay_report(arrays)
+    baseline_lists = {name: [arrays_] for name, arrays_ in lists.items() if name != "seconds"}
+    our_lists = {OURS: [arrays_["lists"] for arrays_ in served_by_seed]}
+    judged = compute_list_metrics(
+        log, questions, our_lists | baseline_lists, [arrays_["found"] for arrays_ in served_by_seed]
+    )
     _save_questions(
         folder / f"{run.response_name('questions')}{'-quick' if run.quick else ''}.npz",
         log,
@@ -104,10 +106,19 @@ def run_cut(run: Run, cut_name: str) -> CutResult:
         judged,
     )
     seconds = {"baselines": float(lists["seconds"])}
-    return CutResult(cut_name, log, questions, judged, imported, trained, replayed, seconds)
+    return CutResult(
+        name=cut_name,
+        log=log,
+        questions=questions,
+        judged=judged,
+        imported=imported,
+        trained=training_by_seed,
+        replayed=replay_by_seed,
+        seconds=seconds,
+    )
 
 
-def _baselines(data_set: DataSet, log: Log, questions: Questions) -> Arrays:
+def _run_baselines(data_set: DataSet, log: Log, questions: Questions) -> Arrays:
     lists, seconds = run_baselines(data_set, log, questions)
     return {**lists, "seconds": np.array(seconds)}
 
@@ -115,7 +126,7 @@ def _baselines(data_set: DataSet, log: Log, questions: Questions) -> Arrays:
 def _train_seed(run: Run, folder: Path, imported: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train in a copy of the imported project."""
     name = run.training_name(seed)
-    root = folder / f"seed-{name}" / project.NAME
+    root = folder / f"seed-{name}" / project.PROJECT_NAME
 
     def make() -> dict[str, Any]:
         project.copy_project(Path(imported["root"]), root)
@@ -127,8 +138,10 @@ def _train_seed(run: Run, folder: Path, imported: dict[str, Any], seed: int) -> 
 def _serve_seed(run: Run, folder: Path, log: Log, questions: Questions, seed: int) -> Arrays:
     """Replay in a copy of the trained project, which is thrown away."""
     with tempfile.TemporaryDirectory(prefix="tailorbird-replay-") as scratch:
-        root = Path(scratch) / project.NAME
-        project.copy_project(folder / f"seed-{run.training_name(seed)}" / project.NAME, root)
+        root = Path(scratch) / project.PROJECT_NAME
+        project.copy_project(
+            folder / f"seed-{run.training_name(seed)}" / project.PROJECT_NAME, root
+        )
         stream = read_stream(
             open_project(root), root / "mapping.toml", folder / "test", log.cut.end
         )
@@ -136,7 +149,7 @@ def _serve_seed(run: Run, folder: Path, log: Log, questions: Questions, seed: in
     return served_arrays(served, stream.refused)
 
 
-def served_arrays(served: Served, refused: int) -> Arrays:
+def served_arrays(served: ServedLists, refused: int) -> Arrays:
     """Return the served lists and counts as arrays, to be kept."""
     counts, seconds = sorted(served.counts.items()), sorted(served.seconds.items())
     return {
@@ -165,7 +178,7 @@ def replay_report(arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def _save_questions(path: Path, log: Log, questions: Questions, judged: Judged) -> None:
+def _save_questions(path: Path, log: Log, questions: Questions, judged: ListMetrics) -> None:
     """Keep the figures of each question, from which figures over several cuts can be made."""
     arrays: dict[str, Any] = {
         f"{entry}.{figure}": values
@@ -176,7 +189,7 @@ def _save_questions(path: Path, log: Log, questions: Questions, judged: Judged) 
     _save(path, {**facts, **arrays})
 
 
-def load_or_make_arrays(path: Path, make: Callable[[], Arrays]) -> Arrays:
+def load_or_compute_arrays(path: Path, make: Callable[[], Arrays]) -> Arrays:
     """Return the arrays that `make` returns, read from the file at `path` if it exists."""
     if not path.exists():
         _save(path, make())

@@ -106,35 +106,35 @@ def _globo_day(month: int, day: int) -> Callable[[int, int], Cut]:
     return lambda low, high: Cut(at - 4 * DAY, at, at + DAY)
 
 
-def _last_weeks(weeks: int, skip: int = 0) -> Callable[[int, int], Cut]:
-    """Return a cut whose test part has `weeks` and ends `skip` weeks before the last event."""
+def _last_weeks(weeks: int, skip_weeks: int = 0) -> Callable[[int, int], Cut]:
+    """Return a cut whose test part has `weeks` and ends `skip_weeks` weeks before the last event."""
 
     def cut(low: int, high: int) -> Cut:
-        end = high + 1 - skip * 7 * DAY
+        end = high + 1 - skip_weeks * 7 * DAY
         return Cut(low, end - weeks * 7 * DAY, end)
 
     return cut
 
 
-def _last_share(share: float, skip: float = 0.0) -> Callable[[int, int], Cut]:
-    """Return a cut whose test part is a share of the time and ends `skip` of it before the end."""
+def _last_share(share: float, skip_share: float = 0.0) -> Callable[[int, int], Cut]:
+    """Return a cut whose test part is a share of the time and ends `skip_share` of it before the end."""
 
     def cut(low: int, high: int) -> Cut:
         span = high - low
-        end = high + 1 - round(skip * span)
+        end = high + 1 - round(skip_share * span)
         at = end - round(share * span)
-        return Cut(low, at // DAY * DAY, end if not skip else end // DAY * DAY)
+        return Cut(low, at // DAY * DAY, end if not skip_share else end // DAY * DAY)
 
     return cut
 
 
 def _is_product_sale(table: pa.Table) -> Mask:
     """Return which lines of Online Retail are sales of products: no returns, fees, corrections."""
-    sold = pc.and_(pc.greater(table["quantity"], 0), pc.greater(table["unit_price"], 0))
-    product = pc.match_substring_regex(table["stock_code"].cast(pa.string()), r"^\d{5}")
-    billed = pc.invert(pc.match_substring_regex(table["invoice"].cast(pa.string()), "^[CA]"))
-    every = pc.and_(pc.and_(sold, product), billed)
-    return pc.fill_null(every, False).to_numpy()
+    is_sale = pc.and_(pc.greater(table["quantity"], 0), pc.greater(table["unit_price"], 0))
+    is_product = pc.match_substring_regex(table["stock_code"].cast(pa.string()), r"^\d{5}")
+    is_invoice = pc.invert(pc.match_substring_regex(table["invoice"].cast(pa.string()), "^[CA]"))
+    is_product_sale = pc.and_(pc.and_(is_sale, is_product), is_invoice)
+    return pc.fill_null(is_product_sale, False).to_numpy()
 
 
 GLOBO = DataSet(
@@ -176,7 +176,7 @@ JOURNEY = DataSet(
     person="household_id",
     session="basket_id",
     item="product_id",
-    cuts={"dev": _last_weeks(8, skip=8), "test": _last_weeks(8)},
+    cuts={"dev": _last_weeks(8, skip_weeks=8), "test": _last_weeks(8)},
     small=Small(every=16, questions=400),
     profiles=("products.parquet", "demographics.parquet"),
     truth="session",
@@ -196,7 +196,7 @@ RETAIL = DataSet(
     person="customer_id",
     session="invoice",
     item="stock_code",
-    cuts={"dev": _last_weeks(8, skip=8), "test": _last_weeks(8)},
+    cuts={"dev": _last_weeks(8, skip_weeks=8), "test": _last_weeks(8)},
     small=Small(every=8, questions=400),
     truth="session",
     valid=_is_product_sale,
@@ -216,7 +216,7 @@ ESHOP = DataSet(
     person="session_id",
     session="session_id",
     item="item_id",
-    cuts={"dev": _last_share(0.12, skip=0.12), "test": _last_share(0.12)},
+    cuts={"dev": _last_share(0.12, skip_share=0.12), "test": _last_share(0.12)},
     small=Small(every=4),
     protocol=(
         "The file has dates and no time of day, so all events of a day share one time. A question "
@@ -234,7 +234,7 @@ MOVIELENS = DataSet(
     person="user_id",
     session=None,
     item="movie_id",
-    cuts={"dev": _last_share(0.12, skip=0.12), "test": _last_share(0.12)},
+    cuts={"dev": _last_share(0.12, skip_share=0.12), "test": _last_share(0.12)},
     small=Small(every=4),
     profiles=("movies.parquet",),
     dated={"tags.parquet": "ts"},

@@ -18,11 +18,16 @@ import numpy as np
 from benchmarks.quality import learnable
 from benchmarks.quality.product import project
 from benchmarks.quality.product.baselines import find_rows, list_own_items, list_popular_items
-from benchmarks.quality.product.figures import OURS, Floats, Resampling, interval
+from benchmarks.quality.product.figures import OURS, Floats, Resampling, with_interval
 from benchmarks.quality.product.log import Ints, Log, Questions
 from benchmarks.quality.product.replay import Stream, replay
 from benchmarks.quality.product.report import training_report
-from benchmarks.quality.product.run import Arrays, load_or_make_arrays, replay_report, served_arrays
+from benchmarks.quality.product.run import (
+    Arrays,
+    load_or_compute_arrays,
+    replay_report,
+    served_arrays,
+)
 from benchmarks.quality.product.sets import Cut
 from benchmarks.quality.true_reward import (
     DAYS,
@@ -34,7 +39,7 @@ from benchmarks.quality.true_reward import (
     oracle_scores,
     true_rewards,
 )
-from tailorbird.events import DAY, Event, Receipt, RoutePlan, check
+from tailorbird.events import DAY, Event, Receipt, RoutePlan, check_body
 from tailorbird.simulator import Site
 
 POPULAR, ORACLE, LEARNER = "clicked_7d", "oracle", "learner"
@@ -47,7 +52,7 @@ PROTOCOL = [
     "`share_of_oracle`: of the gain over `clicked_7d` of who knows all. `share_of_learner`: of who "
     "knows all but the person, and infers that from a log as long as ours, though not the same.",
 ]
-WEIGHTS = {"click": REWARD.click, "purchase": REWARD.purchase}
+REWARD_WEIGHTS = {"click": REWARD.click, "purchase": REWARD.purchase}
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,10 @@ class Prepared:
 
     def root(self, seed: int, *, quick: bool = False) -> Path:
         """Return the folder of the project that is trained with a seed."""
-        return self.folder / f"seed-{_name(seed, quick)}" / project.NAME
+        return self.folder / f"seed-{_training_name(seed, quick)}" / project.PROJECT_NAME
 
 
-def _name(seed: int, quick: bool) -> str:
+def _training_name(seed: int, quick: bool) -> str:
     """Return the name under which a training is kept."""
     return f"{seed}-quick" if quick else str(seed)
 
@@ -119,11 +124,11 @@ def run_simulated(
     trained, served = {}, {}
     for seed in seeds:
         trained[seed] = train_once(prepared, seed, quick=quick)
-        served[seed] = load_or_make_arrays(
-            folder / f"served-{_name(seed, quick)}.npz",
+        served[seed] = load_or_compute_arrays(
+            folder / f"served-{_training_name(seed, quick)}.npz",
             partial(serve, prepared.root(seed, quick=quick), prepared.stream, log, questions, seed),
         )
-    rewards = load_or_make_arrays(
+    rewards = load_or_compute_arrays(
         folder / "rewards.npz", lambda: compute_rewards(world, log, questions)
     )
     comparison = compare(world, log, questions, served, rewards)
@@ -135,9 +140,16 @@ def run_simulated(
         "quick": quick,
         "protocol": PROTOCOL,
         **comparison,
-        "knowing": learnable.KNOWING,
+        "knowing": learnable.KNOWLEDGE_BY_METHOD,
         "cuts": {
-            "test": _describe_run(world, log, questions, prepared.project_facts, trained, served)
+            "test": _describe_run(
+                world=world,
+                log=log,
+                questions=questions,
+                project_facts=prepared.project_facts,
+                trained=trained,
+                served=served,
+            )
         },
     }
 
@@ -159,13 +171,20 @@ def prepare(folder: Path, world: World) -> Prepared:
     project_facts = project.load_or_make(
         folder / "imported.json", lambda: project.make_project(folder / "imported", None, write)
     )
-    return Prepared(folder, log, stream, history, questions, project_facts)
+    return Prepared(
+        folder=folder,
+        log=log,
+        stream=stream,
+        history=history,
+        questions=questions,
+        project_facts=project_facts,
+    )
 
 
 def train_once(prepared: Prepared, seed: int, *, quick: bool) -> dict[str, Any]:
     """Train with a seed, unless that is kept already; return the command's report."""
     return project.load_or_make(
-        prepared.folder / f"trained-{_name(seed, quick)}.json",
+        prepared.folder / f"trained-{_training_name(seed, quick)}.json",
         lambda: train(prepared.project_facts, prepared.root(seed, quick=quick), seed, quick),
     )
 
@@ -214,7 +233,7 @@ def read_history(world: World) -> tuple[Log, Stream, list[bytes]]:
             fields = {k: v for k, v in json.loads(arrival.body).items() if k != "received_at"}
             line = json.dumps(fields).encode()
             receipt = Receipt(arrival.received_at, encoding="ndjson")
-            if event.type != "answer" and not check(line, receipt, RoutePlan())[0]:
+            if event.type != "answer" and not check_body(line, receipt, RoutePlan())[0]:
                 continue  # dirt too
             stream.lines.append(None if event.type == "answer" else line)
             stream.events.append(event)
@@ -266,29 +285,33 @@ def compute_rewards(world: World, log: Log, questions: Questions) -> dict[str, F
     """Return the true reward of each question's list by baselines, oracle and learners."""
     rows, queries = find_rows(log, questions, hide=False)
     baseline_rewards = {
-        name: true_reward(world, log, questions, lists)
-        for name, lists in {
+        name: true_reward(world, log, questions, candidate_lists)
+        for name, candidate_lists in {
             **list_popular_items(rows, queries),
             **list_own_items(rows, queries),
         }.items()
     }
     user, day = log.person[questions.asker], _days(world, questions)
-    lists = [world.site.items.available(float(t)) for t in day]
-    offsets = np.concatenate(([0], np.cumsum([len(each) for each in lists]))).astype(np.int64)
-    item = np.concatenate(lists)
+    candidate_lists = [world.site.items.list_available(float(t)) for t in day]
+    offsets = np.concatenate(([0], np.cumsum([len(each) for each in candidate_lists]))).astype(
+        np.int64
+    )
+    item = np.concatenate(candidate_lists)
     scores = oracle_scores(world.site, user, item, day, offsets)
-    scores = {ORACLE: scores[ORACLE]} | learners(world, user, day, lists)
+    scores = {ORACLE: scores[ORACLE]} | score_learners(world, user, day, candidate_lists)
     rewards = {
-        name: true_rewards(world.site, user, item, day, offsets, each)
+        name: true_rewards(
+            site=world.site, user=user, item=item, day=day, offsets=offsets, score=each
+        )
         for name, each in scores.items()
     }
     return baseline_rewards | rewards
 
 
-def learners(world: World, user: Ints, day: Floats, lists: list[Ints]) -> dict[str, Floats]:
+def score_learners(world: World, user: Ints, day: Floats, lists: list[Ints]) -> dict[str, Floats]:
     """Return scores that know all but the person, without and with a log as long as ours."""
     views, searches, _, _ = learnable.simulate_days(world.site, world.days + world.live)
-    knowing = {
+    taste_by_learner = {
         "kind": learnable.unknown_taste(world.site, user),
         LEARNER: learnable.infer_taste(world.site, views, searches, user, day),
     }
@@ -302,7 +325,7 @@ def learners(world: World, user: Ints, day: Floats, lists: list[Ints]) -> dict[s
                 for row, items in enumerate(lists)
             ]
         )
-        for name, taste in knowing.items()
+        for name, taste in taste_by_learner.items()
     }
 
 
@@ -314,7 +337,7 @@ def true_reward(world: World, log: Log, questions: Questions, lists: Ints) -> Fl
     """Return the true expected reward of each list's first items."""
     shown = [log.items[row[row >= 0]].tolist() for row in np.asarray(lists)[:, : REWARD.size]]
     users = log.person[questions.asker].tolist()
-    return world.site.truth.expected(users, shown, questions.now.tolist()).reward(WEIGHTS)
+    return world.site.truth.expected(users, shown, questions.now.tolist()).reward(REWARD_WEIGHTS)
 
 
 def compare(
@@ -325,27 +348,33 @@ def compare(
     reference_rewards: Arrays,
 ) -> dict[str, Any]:
     """Return true rewards, and shares of what oracle and learner gain over `clicked_7d`."""
-    by_seed = [true_reward(world, log, questions, each["lists"]) for each in served.values()]
-    in_arm = np.mean([each["arms"] == "model" for each in served.values()], axis=0) > 0.5
-    rewards = {OURS: np.mean(by_seed, axis=0), **reference_rewards}
+    rewards_by_seed = [
+        true_reward(world, log, questions, each["lists"]) for each in served.values()
+    ]
+    is_in_arm = np.mean([each["arms"] == "model" for each in served.values()], axis=0) > 0.5
+    rewards = {OURS: np.mean(rewards_by_seed, axis=0), **reference_rewards}
     resampling = Resampling.of(log.people[log.person[questions.asker]])
-    results = {name: _shares(resampling, each, rewards) for name, each in rewards.items()}
-    if in_arm.any():  # arms are by person, so that their people are others
-        part = Resampling.of(log.people[log.person[questions.asker[in_arm]]])
-        rewards_in_arm = {name: each[in_arm] for name, each in rewards.items()}
-        results[f"{OURS}_in_arm_model"] = _shares(part, rewards_in_arm[OURS], rewards_in_arm)
+    results = {
+        name: _reward_and_shares(resampling, each, rewards) for name, each in rewards.items()
+    }
+    if is_in_arm.any():  # arms are by person, so that their people are others
+        part = Resampling.of(log.people[log.person[questions.asker[is_in_arm]]])
+        rewards_in_arm = {name: each[is_in_arm] for name, each in rewards.items()}
+        results[f"{OURS}_in_arm_model"] = _reward_and_shares(
+            part, rewards_in_arm[OURS], rewards_in_arm
+        )
     gains = {
-        name: interval("reward", *resampling.mean(rewards[OURS] - each))
+        name: with_interval("reward", *resampling.mean(rewards[OURS] - each))
         for name, each in reference_rewards.items()
     }
     return {"results": results, "gains": gains}
 
 
-def _shares(
+def _reward_and_shares(
     resampling: Resampling, rewards_of_entry: Floats, rewards: Mapping[str, Floats]
 ) -> dict[str, float]:
-    figures = interval("reward", *resampling.mean(rewards_of_entry))
+    figures = with_interval("reward", *resampling.mean(rewards_of_entry))
     for best in (ORACLE, LEARNER):
         gain, possible_gain = rewards_of_entry - rewards[POPULAR], rewards[best] - rewards[POPULAR]
-        figures |= interval(f"share_of_{best}", *resampling.ratio(gain, possible_gain))
+        figures |= with_interval(f"share_of_{best}", *resampling.ratio(gain, possible_gain))
     return figures

@@ -8,7 +8,7 @@ pace       leave CPU and disk to the roles          topics    what topics keep f
 
 from typing import TYPE_CHECKING
 
-from tailorbird.lazy_names import lazy_names
+from tailorbird.lazy_names import make_lazy_getattr
 
 if TYPE_CHECKING:
     from tailorbird.backup.create import BackupReport, create_backup
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tailorbird.backup.storage import BackupStorage, open_backup_storage
 
 # A server recognises a copy, and must not load the lake.
-__getattr__ = lazy_names(
+__getattr__ = make_lazy_getattr(
     __name__,
     {
         "tailorbird.backup.create": ("BackupReport", "create_backup"),

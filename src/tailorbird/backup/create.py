@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.backup.manifest import (
-    DATA,
-    LAKE,
-    PROJECT,
+    DATA_PART,
+    LAKE_PART,
+    PROJECT_PART,
     LogSpan,
     Manifest,
     StoredFile,
@@ -38,7 +38,7 @@ from tailorbird.config import Project
 from tailorbird.config.erasures import hold_off_erasures
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Clock, to_iso
-from tailorbird.events.suppression import FOLDER, JOURNAL, SuppressionList
+from tailorbird.events.suppression import ERASURE_FOLDER, JOURNAL_FILE, SuppressionList
 from tailorbird.file_lock import FileLock
 from tailorbird.pages.notebook import text_html
 from tailorbird.version import __version__
@@ -47,7 +47,7 @@ Progress = Callable[[str, int, int | None], None]
 PART_BYTES = 1 << 20  # A changed page of a log costs a part of this size in the next backup.
 _ATTEMPTS = 5
 _SCRATCH_PREFIX = "backup-"  # Folders below `run`; an erasure deletes them too.
-_THREADS = 4
+_THREAD_COUNT = 4
 _PARTS_AT_ONCE = 16
 _DECLARATION_SUFFIXES = (".py", ".toml", ".json")
 # Below `data`: what no other file of the backup can bring back.
@@ -55,7 +55,7 @@ _DATA_PATTERNS = (
     "pseudonyms.json",
     "project-id",
     "clock.json",
-    f"{FOLDER}/**/*",
+    f"{ERASURE_FOLDER}/**/*",
     "state/applied.json",
     "state/*/features.json",
     "registry/**/*",
@@ -63,8 +63,8 @@ _DATA_PATTERNS = (
     "stream/*.count",
     "stream/*.damaged-*",
 )
-_NOT_COPIED = (JOURNAL, "lock")
-_VERSION = re.compile(r"v\d{4,}")
+_NOT_COPIED = (JOURNAL_FILE, "lock")
+_VERSION_NAME = re.compile(r"v\d{4,}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,10 +146,10 @@ def create_backup(
             ):  # A killed backup left its logs.
                 shutil.rmtree(leftover_folder, ignore_errors=True)
             report = _back_up_with_retries(project, backup_storage, clock, progress)
-            pruned = backup_storage.prune(keep) if keep else 0
+            pruned_count = backup_storage.prune(keep) if keep else 0
         finally:
             lock.release()
-    return replace(report, pruned=pruned)
+    return replace(report, pruned=pruned_count)
 
 
 def _require_own(project: Project, backup_storage: BackupStorage) -> None:
@@ -163,7 +163,7 @@ def _require_own(project: Project, backup_storage: BackupStorage) -> None:
             where=str(backup_storage.storage),
             fix="name a folder on another disk, or a bucket",
         )
-    newest = backup_storage.newest()
+    newest = backup_storage.newest_manifest()
     name = project.settings.project.name
     if newest is not None and newest.project != name:
         raise UsageError(
@@ -181,18 +181,19 @@ def _back_up_with_retries(
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _Backup(project, backup_storage, clock, progress).run()
+            return _BackupAttempt(project, backup_storage, clock, progress).run()
         except (SnapshotMovedError, FileNotFoundError) as error:
             if attempt == _ATTEMPTS:
                 raise StorageError(
                     f"the project changed faster than it could be read: {error}",
                     where=str(project.paths.data),
-                    fix="raise lake.history, which keeps replaced files, or back up at a quiet time",
+                    fix="raise lake.history, which keeps replaced files, "
+                    "or back up at a quiet time",
                 ) from error
     raise AssertionError("unreachable")
 
 
-class _Backup:
+class _BackupAttempt:
     """One attempt."""
 
     def __init__(
@@ -206,38 +207,42 @@ class _Backup:
 
     def run(self) -> BackupReport:
         paths = self._project.paths
-        written_before = self._backup_storage.written_bytes
-        lake = read_lake(paths.lake)
+        written_bytes_before = self._backup_storage.written_bytes
+        lake_snapshot = read_lake(paths.lake)
         erased_count = len(SuppressionList.load(paths.data))
         with tempfile.TemporaryDirectory(dir=paths.run, prefix=_SCRATCH_PREFIX) as name:
             scratch = Path(name)
             taken_at = self._clock.now()
-            retain_topic_rows(self._project, lake, taken_at, complete=False)
+            retain_topic_rows(self._project, lake_snapshot, taken_at, complete=False)
             with open_log_snapshots(self._project.stream.folder) as logs:
-                require_connected(lake, logs)
+                require_connected(lake_snapshot, logs)
                 log_spans = self._copy_logs(logs, scratch)
-            self._add_lake(lake)
+            self._add_lake(lake_snapshot)
             for path in sorted(scratch.iterdir()):
-                self._add_log(f"{DATA}/stream/{path.name}", path)
-        self._add_files(_project_files(self._project), self._project.root, PROJECT)
-        self._add_files(_data_files(paths.data), paths.data, DATA)
-        manifest = self._build_manifest(taken_at, lake, log_spans, erased_count)
-        self._backup_storage.add(manifest)
-        retain_topic_rows(self._project, lake, taken_at, complete=True)
+                self._add_log(f"{DATA_PART}/stream/{path.name}", path)
+        self._add_files(_project_files(self._project), self._project.root, PROJECT_PART)
+        self._add_files(_data_files(paths.data), paths.data, DATA_PART)
+        manifest = self._build_manifest(taken_at, lake_snapshot, log_spans, erased_count)
+        self._backup_storage.add_manifest(manifest)
+        retain_topic_rows(self._project, lake_snapshot, taken_at, complete=True)
         return BackupReport(
             uri=str(self._backup_storage.storage),
             name=manifest.name,
             taken_at=taken_at,
             files=len(manifest.files),
             size_bytes=manifest.size_bytes,
-            written_bytes=self._backup_storage.written_bytes - written_before,
+            written_bytes=self._backup_storage.written_bytes - written_bytes_before,
             seconds=time.monotonic() - self._started_at,
             log_rows={stem: span.end - span.start for stem, span in log_spans.items()},
             cluster=manifest.cluster,
         )
 
     def _build_manifest(
-        self, taken_at: int, lake: LakeSnapshot, log_spans: dict[str, LogSpan], erased_count: int
+        self,
+        taken_at: int,
+        lake_snapshot: LakeSnapshot,
+        log_spans: dict[str, LogSpan],
+        erased_count: int,
     ) -> Manifest:
         project = self._project
         return Manifest(
@@ -250,62 +255,70 @@ class _Backup:
             data=str(project.paths.data),
             host=socket.gethostname(),
             cluster=project.settings.stream.url,
-            lake=lake.versions,
-            archived=lake.archived,
-            routed=dict(lake.positions.routed),
+            lake=lake_snapshot.versions,
+            archived=lake_snapshot.archive_ends,
+            routed=dict(lake_snapshot.positions.routed),
             logs=log_spans,
             erased=erased_count,
             files=self._files,
         )
 
-    def _count(self, stage: str, size: int, total: int | None) -> None:
+    def _report_progress(self, stage: str, size: int, total: int | None) -> None:
         self._done_bytes[stage] = self._done_bytes.get(stage, 0) + size
         self._progress(stage, self._done_bytes[stage], total)
 
     def _copy_logs(self, logs: list[OpenLog], scratch: Path) -> dict[str, LogSpan]:
         """Copy the logs to a local folder, in which no reader holds them up."""
-        size = sum(log.path.stat().st_size for log in logs)
+        logs_bytes = sum(log.path.stat().st_size for log in logs)
         free_bytes = shutil.disk_usage(scratch).free
-        if free_bytes < size:
+        if free_bytes < logs_bytes:
             raise StorageError(
-                f"a copy of the logs needs {size:,} bytes, and {free_bytes:,} are free",
+                f"a copy of the logs needs {logs_bytes:,} bytes, and {free_bytes:,} are free",
                 where=str(scratch.parent),
                 fix="free some space; the copy is deleted after the backup",
             )
         for log in logs:
-            log.copy_to(scratch / log.path.name, lambda done: self._count("copy logs", done, size))
+            log.copy_to(
+                scratch / log.path.name,
+                lambda done: self._report_progress("copy logs", done, logs_bytes),
+            )
         return {log.path.stem: log.span for log in logs}
 
-    def _add_lake(self, lake: LakeSnapshot) -> None:
-        path, total = self._project.paths.lake, len(lake.files)
+    def _add_lake(self, lake_snapshot: LakeSnapshot) -> None:
+        lake_path, total = self._project.paths.lake, len(lake_snapshot.files)
         sizes: dict[str, int] = {}
 
-        def add(item: tuple[str, str]) -> None:
-            name, checksum = item
-            file = path / name
-            self._backup_storage.put_known(checksum, file.read_bytes, str(file))
+        def store_file(name_and_checksum: tuple[str, str]) -> None:
+            name, checksum = name_and_checksum
+            file = lake_path / name
+            self._backup_storage.put_known_blob(checksum, file.read_bytes, str(file))
             sizes[name] = file.stat().st_size
 
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(pace_calls(add), lake.files.items()):
-                self._count("lake files", 1, total)
+        with ThreadPoolExecutor(_THREAD_COUNT) as pool:
+            for _ in pool.map(pace_calls(store_file), lake_snapshot.files.items()):
+                self._report_progress("lake files", 1, total)
         self._files += [
-            StoredFile(f"{LAKE}/{name}", sizes[name], (checksum,))
-            for name, checksum in lake.files.items()
+            StoredFile(f"{LAKE_PART}/{name}", sizes[name], (checksum,))
+            for name, checksum in lake_snapshot.files.items()
         ]
-        for contents, grows in ((lake.replaced_files, False), (lake.growing_files, True)):
+        for contents, grows in (
+            (lake_snapshot.replaced_files, False),
+            (lake_snapshot.growing_files, True),
+        ):
             for name, content in contents.items():
-                parts = tuple(self._backup_storage.put(part) for part in _split(content))
-                self._files.append(StoredFile(f"{LAKE}/{name}", len(content), parts, grows=grows))
+                parts = tuple(self._backup_storage.put_blob(part) for part in _split_parts(content))
+                self._files.append(
+                    StoredFile(f"{LAKE_PART}/{name}", len(content), parts, grows=grows)
+                )
 
     def _add_log(self, name: str, path: Path) -> None:
         """Add a log in parts, of which those that did not change are there already."""
-        size, names = path.stat().st_size, []
-        with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
+        size, part_names = path.stat().st_size, []
+        with path.open("rb") as file, ThreadPoolExecutor(_THREAD_COUNT) as pool:
             while parts := [part for _ in range(_PARTS_AT_ONCE) if (part := file.read(PART_BYTES))]:
-                names += pool.map(pace_calls(self._backup_storage.put), parts)
-                self._count("store logs", sum(map(len, parts)), None)
-        self._files.append(StoredFile(name, size, tuple(names)))
+                part_names += pool.map(pace_calls(self._backup_storage.put_blob), parts)
+                self._report_progress("store logs", sum(map(len, parts)), None)
+        self._files.append(StoredFile(name, size, tuple(part_names)))
 
     def _add_files(self, paths: Iterable[Path], root: Path, prefix: str) -> None:
         for path in paths:
@@ -313,12 +326,12 @@ class _Backup:
                 content, mode = path.read_bytes(), path.stat().st_mode & 0o777
             except FileNotFoundError:  # It was deleted since the folder was listed.
                 continue
-            parts = tuple(self._backup_storage.put(part) for part in _split(content))
+            parts = tuple(self._backup_storage.put_blob(part) for part in _split_parts(content))
             name = f"{prefix}/{path.relative_to(root).as_posix()}"
             self._files.append(StoredFile(name, len(content), parts, mode))
 
 
-def _split(content: bytes) -> Iterator[bytes]:
+def _split_parts(content: bytes) -> Iterator[bytes]:
     for start in range(0, len(content), PART_BYTES):
         yield content[start : start + PART_BYTES]
 
@@ -354,7 +367,7 @@ def _is_unfinished(parts: Sequence[str]) -> bool:
 
     Those within a version are its own.
     """
-    is_of_version = any(_VERSION.fullmatch(part) for part in parts[:-1])
+    is_of_version = any(_VERSION_NAME.fullmatch(part) for part in parts[:-1])
     outer_parts = parts[:-1] if is_of_version else parts
     return any(part.startswith(".") for part in outer_parts)
 
@@ -362,9 +375,9 @@ def _is_unfinished(parts: Sequence[str]) -> bool:
 def _read_git_commit(root: Path) -> str:
     """Return the commit of the project's folder, or "" outside Git."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True
         )
     except OSError:
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return completed.stdout.strip() if completed.returncode == 0 else ""

@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from tailorbird.config import Project
 from tailorbird.events import Clock
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
-from tailorbird.events.suppression import FOLDER, MARK_FILE, SuppressionList
+from tailorbird.events.suppression import ERASED_COUNT_FILE, ERASURE_FOLDER, SuppressionList
 from tailorbird.lake import Lake
 from tailorbird.lake.files import durable
 from tailorbird.privacy import Receipt, erase
 
 Progress = Callable[[str, int, int | None], None]
 # Table, column, kind on the suppression list, and prefix of the id as `privacy.people` takes it.
-_IDS = (
+_ID_COLUMNS = (
     ("events", "user_id", "u", ""),
     ("events", "anonymous_id", "a", ANONYMOUS_PREFIX),
     ("answers", "user_id", "u", ""),
@@ -29,27 +29,33 @@ _IDS = (
 )
 
 
-def find_erased_since(lake: Lake, older: SuppressionList, newer: SuppressionList) -> list[str]:
+def find_erased_since(
+    lake: Lake, older_list: SuppressionList, newer_list: SuppressionList
+) -> list[str]:
     """Return the ids in the lake that are on the newer list, and not on the older one."""
     ids: set[str] = set()
-    for table, column, kind, prefix in _IDS:
+    for table, column, kind, prefix in _ID_COLUMNS:
         if not lake.exists(table):
             continue
         ids_in_lake: set[str] = set()
         for batch in lake.batches(table, [column]):
             ids_in_lake.update(pc.unique(batch.column(0)).drop_null().to_pylist())
-        ids |= {f"{prefix}{id_}" for id_ in ids_in_lake if _is_newer(kind, id_, older, newer)}
+        ids |= {
+            f"{prefix}{id_}" for id_ in ids_in_lake if _is_newer(kind, id_, older_list, newer_list)
+        }
     return sorted(ids)
 
 
-def _is_newer(kind: str, id_: str, older: SuppressionList, newer: SuppressionList) -> bool:
-    erased_at = newer.erased_at(kind, id_)
-    return erased_at is not None and erased_at > (older.erased_at(kind, id_) or 0)
+def _is_newer(
+    kind: str, id_: str, older_list: SuppressionList, newer_list: SuppressionList
+) -> bool:
+    erased_at = newer_list.get_erased_at(kind, id_)
+    return erased_at is not None and erased_at > (older_list.get_erased_at(kind, id_) or 0)
 
 
 def erase_again(
     project: Project,
-    install_newer: Callable[[], None],
+    install_newer_list: Callable[[], None],
     clock: Clock,
     *,
     drain: Callable[[Project, Clock, Progress], object],
@@ -58,21 +64,21 @@ def erase_again(
     """Erase whom the newer list has, in a project that was just restored.
 
     Args:
-        install_newer: writes the newer suppression list and the receipts.
+        install_newer_list: writes the newer suppression list and the receipts.
         drain: brings all rows of the logs into the lake.
     Returns:
         The receipt, or None if nobody on the newer list is in the restored data.
     """
     data = project.paths.data
-    older = SuppressionList.load(data)
+    older_list = SuppressionList.load(data)
     drain(project, clock, progress)
-    install_newer()
-    newer = SuppressionList.load(data)
-    durable.replace(project.paths.lake / MARK_FILE, newer.mark())
-    ids = find_erased_since(Lake(project.paths.lake), older, newer)
+    install_newer_list()
+    newer_list = SuppressionList.load(data)
+    durable.replace(project.paths.lake / ERASED_COUNT_FILE, newer_list.encode_count())
+    ids = find_erased_since(Lake(project.paths.lake), older_list, newer_list)
     return erase(project, ids, clock, progress=progress) if ids else None
 
 
 def is_erasure_file(path: str) -> bool:
     """Return whether a path below the data folder belongs to the suppression list or receipts."""
-    return Path(path).parts[0] == FOLDER
+    return Path(path).parts[0] == ERASURE_FOLDER

@@ -9,8 +9,12 @@ from tailorbird.events import to_iso
 from tailorbird.lake.delta.versions import TableVersion
 from tailorbird.stream.released import decode_with_checksum, encode_with_checksum
 
-FORMAT = 1
-PROJECT, DATA, LAKE = "project", "data", "lake"  # first part of a path: below which folder it is
+MANIFEST_FORMAT = 1
+PROJECT_PART, DATA_PART, LAKE_PART = (
+    "project",
+    "data",
+    "lake",
+)  # first part of a path: below which folder it is
 
 
 class StoredFile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,7 +62,7 @@ class Manifest(
         erased: number of ids on the suppression list.
     """
 
-    format: int = FORMAT
+    format: int = MANIFEST_FORMAT
     name: str
     project: str
     taken_at: int
@@ -112,6 +116,10 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         ) from error
     for file in manifest.files:
         top_folder, *path_below = PurePosixPath(file.path).parts
-        if top_folder not in (PROJECT, DATA, LAKE) or not path_below or ".." in path_below:
+        if (
+            top_folder not in (PROJECT_PART, DATA_PART, LAKE_PART)
+            or not path_below
+            or ".." in path_below
+        ):
             raise DamageError(f"names a file outside the project: {file.path}", where=where)
     return manifest

@@ -18,12 +18,12 @@ from tailorbird.config import Project
 from tailorbird.config.roles import read_roles
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.stream import open_reader, raw_logs, response_logs, sqlite
-from tailorbird.stream.lag import waiting_rows
+from tailorbird.stream.lag import unloaded_rows_by_log
 from tailorbird.stream.locked import router_positions
 from tailorbird.stream.partitions import routed_path
-from tailorbird.stream.released import ReleasedPositions, read_released
+from tailorbird.stream.released import ReleasedPositions, read_released_positions
 
-FILE = "origin.json"
+ORIGIN_FILE = "origin.json"
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -62,7 +62,8 @@ class CopyReport:
         lines = [f"This project is a plain copy of {self.copied_from}, taken {when}."]
         if (rows := sum(self.waiting.values())) and not self.missing:
             lines.append(
-                f"{rows:,} rows of its logs are not in its lake yet. `tailorbird up` brings them in."
+                f"{rows:,} rows of its logs are not in its lake yet. "
+                "`tailorbird up` brings them in."
             )
         lines += [f"{log}: {description}" for log, description in self.missing.items()]
         if self.missing:
@@ -76,34 +77,34 @@ def record_origin(project: Project) -> CopyReport | None:
     Raises:
         DamageError: the project is a copy whose logs are behind its lake or its router.
     """
-    data, run = project.paths.data, project.paths.run
+    data_folder, run_folder = project.paths.data, project.paths.run
     report = inspect_copy(project)
     if report is not None and report.missing:
         fix = "tailorbird restore URI FOLDER, or copy the original again while no role runs"
         if "routed" not in report.missing:  # Its positions would be given to other rows.
             fix += (
-                f"; to go on with a copy that lost these rows, delete {run / FILE}: `up` then "
-                "sets the short logs aside"
+                "; to go on with a copy that lost these rows, delete "
+                f"{run_folder / ORIGIN_FILE}: `up` then sets the short logs aside"
             )
-        raise DamageError(str(report), where=str(data), fix=fix)
-    before = read_origin(run)
-    inode = data.stat().st_ino
-    if before is None or before.inode != inode:
+        raise DamageError(str(report), where=str(data_folder), fix=fix)
+    recorded_origin = read_origin(run_folder)
+    inode = data_folder.stat().st_ino
+    if recorded_origin is None or recorded_origin.inode != inode:
         origin = Origin(
             id=secrets.token_hex(8),
-            path=str(data),
+            path=str(data_folder),
             inode=inode,
             copied_from=report.copied_from if report else "",
             was_running=bool(report and report.was_running),
         )
-        atomic_write(run / FILE, msgspec.json.encode(origin))
+        atomic_write(run_folder / ORIGIN_FILE, msgspec.json.encode(origin))
     return report
 
 
-def read_origin(run: Path) -> Origin | None:
+def read_origin(run_folder: Path) -> Origin | None:
     """Return the record, or None without a readable one."""
     try:
-        return msgspec.json.decode((run / FILE).read_bytes(), type=Origin)
+        return msgspec.json.decode((run_folder / ORIGIN_FILE).read_bytes(), type=Origin)
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -120,55 +121,58 @@ def inspect_copy(project: Project) -> CopyReport | None:
         copied_from, was_running = origin.copied_from, origin.was_running
     else:
         copied_from, was_running = origin.path, _has_open_writers(paths.run, project)
-    released = read_released(paths.lake)
+    lake_positions = read_released_positions(paths.lake)
     waiting, missing = (
-        waiting_rows(released, project.stream),
-        _describe_missing_rows(project, released),
+        unloaded_rows_by_log(lake_positions, project.stream),
+        _describe_missing_rows(project, lake_positions),
     )
     return CopyReport(copied_from, was_running, waiting, missing)
 
 
-def _has_open_writers(run: Path, project: Project) -> bool:
+def _has_open_writers(run_folder: Path, project: Project) -> bool:
     """Return whether roles had not ended when this was copied: they leave their traces."""
     logs = project.stream.folder.glob("*.db")
-    return bool(read_roles(run)) or any(sqlite.wal_bytes(path) for path in logs)
+    return bool(read_roles(run_folder)) or any(sqlite.wal_bytes(path) for path in logs)
 
 
-def _describe_missing_rows(project: Project, released: ReleasedPositions) -> dict[str, str]:
+def _describe_missing_rows(project: Project, lake_positions: ReleasedPositions) -> dict[str, str]:
     """Describe, for each log that ends before what was read of it, which rows it lacks."""
-    folder = project.stream.folder
-    logs = {
-        path.stem: path for path in (*raw_logs(folder).values(), *response_logs(folder).values())
+    log_folder = project.stream.folder
+    path_by_log = {
+        path.stem: path
+        for path in (*raw_logs(log_folder).values(), *response_logs(log_folder).values())
     }
-    if routed_path(folder).exists():
-        logs["routed"] = routed_path(folder)
-    missing: dict[str, str] = {}
-    needed = _needed_ends(project, released)
-    for log, end in sorted(needed.items()):
-        if log not in logs:
+    if routed_path(log_folder).exists():
+        path_by_log["routed"] = routed_path(log_folder)
+    missing_by_log: dict[str, str] = {}
+    needed_ends = _needed_ends(project, lake_positions)
+    for log, end in sorted(needed_ends.items()):
+        if log not in path_by_log:
             if not project.settings.stream.url:
-                missing[log] = f"the log is missing, and was read up to row {end:,}"
+                missing_by_log[log] = f"the log is missing, and was read up to row {end:,}"
             continue
         try:
-            with open_reader(logs[log]) as reader:
-                rows = end - reader.end()
+            with open_reader(path_by_log[log]) as reader:
+                missing_rows = end - reader.end()
         except (DamageError, StorageError) as error:
-            missing[log] = error.message
+            missing_by_log[log] = error.message
             continue
-        if rows > 0:
-            missing[log] = f"lacks {rows:,} rows that were acknowledged and read up to row {end:,}"
-    return missing
+        if missing_rows > 0:
+            missing_by_log[log] = (
+                f"lacks {missing_rows:,} rows that were acknowledged and read up to row {end:,}"
+            )
+    return missing_by_log
 
 
-def _needed_ends(project: Project, released: ReleasedPositions) -> dict[str, int]:
+def _needed_ends(project: Project, lake_positions: ReleasedPositions) -> dict[str, int]:
     """Return how far router and lake have read each log, by its name."""
-    ends: dict[str, int] = dict(released.archive)
-    for positions in (*router_positions(project.stream), released.routed):
+    end_by_log: dict[str, int] = dict(lake_positions.archive)
+    for positions in (*router_positions(project.stream), lake_positions.routed):
         for producer, position in positions.items():
             log = f"raw-{producer}"
-            ends[log] = max(position, ends.get(log, 0))
-    for positions in released.tables.values():
+            end_by_log[log] = max(position, end_by_log.get(log, 0))
+    for positions in lake_positions.tables.values():
         for log, position in positions.items():
             if log == "routed" or log.startswith("answers-"):
-                ends[log] = max(position, ends.get(log, 0))
-    return ends
+                end_by_log[log] = max(position, end_by_log.get(log, 0))
+    return end_by_log

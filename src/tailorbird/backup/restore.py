@@ -13,20 +13,20 @@ from typing import Any
 import msgspec
 
 from tailorbird.backup.erased import Progress, erase_again, is_erasure_file
-from tailorbird.backup.manifest import DATA, LAKE, PROJECT, Manifest, StoredFile
+from tailorbird.backup.manifest import DATA_PART, LAKE_PART, PROJECT_PART, Manifest, StoredFile
 from tailorbird.backup.origin import record_origin
 from tailorbird.backup.storage import BackupStorage
 from tailorbird.backup.topics import deleted_rows
-from tailorbird.config import FILE, Paths, Project, load_settings, open_project, paths_of
+from tailorbird.config import SETTINGS_FILE, Paths, Project, load_settings, open_project, paths_of
 from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.lake.files import durable
-from tailorbird.lake.files.append_only import open_tail
+from tailorbird.lake.files.append_only import open_append_only
 from tailorbird.pages.notebook import text_html
 from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import open_reader, raw_logs
 
-_THREADS = 4
+_THREAD_COUNT = 4
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,10 +84,10 @@ class RestoreReport:
     _repr_html_ = text_html
 
     def _describe_lost(self) -> list[str]:
-        ends = ", ".join(
+        end_texts = ", ".join(
             f"{log} row {end:,}" for log, end in self.log_ends.items() if log.startswith("raw-")
         )
-        ends_text = f"Logs end at {ends}." if ends else "There are no logs in it."
+        ends_text = f"Logs end at {end_texts}." if end_texts else "There are no logs in it."
         if self.acknowledged_after is None:
             return [f"{ends_text} The original is not here, so what came later is not known."]
         lost_rows = {log: rows for log, rows in self.acknowledged_after.items() if rows}
@@ -95,10 +95,12 @@ class RestoreReport:
             return [f"{ends_text} The original acknowledged nothing after it."]
         events = sum(rows for log, rows in lost_rows.items() if log.startswith("raw-"))
         other_rows = sum(lost_rows.values()) - events
-        text = f"{ends_text} The original acknowledged {_count(events, 'event')} after it"
-        logged = f", and logged {_count(other_rows, 'response')}" if other_rows else ""
+        text = f"{ends_text} The original acknowledged {_format_count(events, 'event')} after it"
+        responses_text = (
+            f", and logged {_format_count(other_rows, 'response')}" if other_rows else ""
+        )
         rows = ", ".join(f"{log} {count:,}" for log, count in lost_rows.items())
-        return [f"{text}{logged}: {rows}."]
+        return [f"{text}{responses_text}: {rows}."]
 
     def _describe_topics(self) -> list[str]:
         lines = [
@@ -148,7 +150,7 @@ def restore_backup(
     manifest = backup_storage.manifest_at(at)
     newest = manifest if at is None else backup_storage.manifest_at(None)
     started = time.monotonic()
-    paths = _Files(backup_storage, manifest, folder, progress).write()
+    paths = _FileWriter(backup_storage, manifest, folder, progress).write()
     os.sync()
     seconds = time.monotonic() - started
     project = open_project(folder)
@@ -158,12 +160,16 @@ def restore_backup(
     receipt = None
     if _erasure_files(newest) != _erasure_files(manifest):
 
-        def install_newer() -> None:
+        def install_newer_list() -> None:
             for file in _erasure_files(newest):
                 _write_file(backup_storage, file, paths.data / _path_below(file))
 
         receipt = erase_again(
-            open_project(folder, applied=True), install_newer, clock, drain=drain, progress=progress
+            open_project(folder, use_applied=True),
+            install_newer_list,
+            clock,
+            drain=drain,
+            progress=progress,
         )
     return RestoreReport(
         uri=str(backup_storage.storage),
@@ -190,7 +196,7 @@ def _erasure_files(manifest: Manifest) -> list[StoredFile]:
     return [
         file
         for file in manifest.files
-        if file.path.startswith(f"{DATA}/") and is_erasure_file(_path_below(file))
+        if file.path.startswith(f"{DATA_PART}/") and is_erasure_file(_path_below(file))
     ]
 
 
@@ -199,7 +205,7 @@ def _path_below(file: StoredFile) -> str:
     return file.path.partition("/")[2]
 
 
-class _Files:
+class _FileWriter:
     """Writes the files of a backup."""
 
     def __init__(
@@ -212,8 +218,10 @@ class _Files:
         """Write all files; the settings come last, so that a part of a project is none."""
         folder = self._folder
         files = self._manifest.files
-        settings_file = next(file for file in files if file.path == f"{PROJECT}/{FILE}")
-        draft_file = folder / f"{FILE}.restoring"
+        settings_file = next(
+            file for file in files if file.path == f"{PROJECT_PART}/{SETTINGS_FILE}"
+        )
+        draft_file = folder / f"{SETTINGS_FILE}.restoring"
         _write_file(self._backup_storage, settings_file, draft_file)
         settings, _ = load_settings(draft_file)
         paths = paths_of(folder, settings)
@@ -224,12 +232,12 @@ class _Files:
             draft_file.unlink()
             raise
         target_folders: dict[str, StoragePath] = {
-            PROJECT: folder,
-            DATA: paths.data,
-            LAKE: paths.lake,
+            PROJECT_PART: folder,
+            DATA_PART: paths.data,
+            LAKE_PART: paths.lake,
         }
         self._write_all([file for file in files if file != settings_file], target_folders)
-        draft_file.rename(folder / FILE)
+        draft_file.rename(folder / SETTINGS_FILE)
         return paths
 
     def _write_all(
@@ -241,12 +249,12 @@ class _Files:
             target = target_folders[file.path.partition("/")[0]] / _path_below(file)
             if file.grows:
                 durable.make_folder(target.parent)
-                open_tail(target).replace(b"".join(self._backup_storage.read(file)))
+                open_append_only(target).replace(b"".join(self._backup_storage.read_file(file)))
             else:
                 _write_file(self._backup_storage, file, target)
             return file.size
 
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(_THREAD_COUNT) as pool:
             for size in pool.map(write, files):
                 self._done_bytes += size
                 self._progress("restore", self._done_bytes, total)
@@ -256,16 +264,16 @@ def _write_file(backup_storage: BackupStorage, file: StoredFile, target: Storage
     """Write a file part by part; what is in memory is one part of a log, or one file of the
     lake.
     """
-    if file.path.startswith(f"{LAKE}/"):
+    if file.path.startswith(f"{LAKE_PART}/"):
         durable.make_folder(target.parent)
-        target.write_bytes(b"".join(backup_storage.read(file)))
+        target.write_bytes(b"".join(backup_storage.read_file(file)))
         return
     local_path = Path(str(target))
     local_path.parent.mkdir(parents=True, exist_ok=True)
     with open(
         os.open(local_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, file.mode or 0o644), "wb"
     ) as out:
-        for part in backup_storage.read(file):
+        for part in backup_storage.read_file(file):
             out.write(part)
 
 
@@ -279,25 +287,25 @@ def _require_empty(target: StoragePath, what: str, *, variable: str = "") -> Non
     raise UsageError(f"{what} is not empty", where=str(target), fix=fix)
 
 
-def _acknowledged_after(manifest: Manifest, restored: Paths) -> dict[str, int] | None:
+def _acknowledged_after(manifest: Manifest, restored_paths: Paths) -> dict[str, int] | None:
     """Return what the original acknowledged after the backup, if it is on this machine."""
     original = Path(manifest.data)
     if (
         manifest.host != socket.gethostname()
-        or original == restored.data
+        or original == restored_paths.data
         or not (original / "stream").is_dir()
     ):
         return None
-    rows: dict[str, int] = {}
+    rows_by_log: dict[str, int] = {}
     for path in raw_logs(original / "stream").values():
         try:
             with open_reader(path) as reader:
                 span = manifest.logs.get(path.stem)
-                rows[path.stem] = reader.end() - (span.end if span else reader.start())
+                rows_by_log[path.stem] = reader.end() - (span.end if span else reader.start())
         except TailorbirdError:  # A log that is damaged may be why this is restored.
             return None
-    return rows
+    return rows_by_log
 
 
-def _count(number: int, noun: str) -> str:
+def _format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -20,12 +20,12 @@ import apsw
 
 from tailorbird.backup.manifest import LogSpan
 from tailorbird.errors import DamageError, NotReadyError
-from tailorbird.events.suppression import MARK_FILE
+from tailorbird.events.suppression import ERASED_COUNT_FILE
 from tailorbird.lake.delta.commits import commit_path
 from tailorbird.lake.delta.recovery import ledger_is_lost
 from tailorbird.lake.delta.versions import TableVersion, version_at
 from tailorbird.lake.files import swap
-from tailorbird.lake.files.append_only import open_tail
+from tailorbird.lake.files.append_only import open_append_only
 from tailorbird.lake.files.archive import Archive
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.tables import TABLES
@@ -33,11 +33,11 @@ from tailorbird.lake.write.etl import ROUTED_TABLES
 from tailorbird.lake.write.positions import Positions, load_positions, lost_ledger_fix
 from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import raw_logs, response_logs, routed_path, scores_path, sqlite
-from tailorbird.stream.reading import last_block, log_row
+from tailorbird.stream.reading import read_last_end, read_log_row
 from tailorbird.stream.released import POSITIONS_FILE
 
-_PAGES = 2_048  # copied between two calls of progress
-_REPLACED_FILES = (MARK_FILE, "pseudonyms.json")
+_PAGES_PER_STEP = 2_048  # copied between two calls of progress
+_REPLACED_FILES = (ERASED_COUNT_FILE, "pseudonyms.json")
 
 
 class SnapshotMovedError(Exception):
@@ -51,7 +51,7 @@ class LakeSnapshot:
     Attributes:
         positions: how far the lake has read each log.
         versions: version of each table.
-        archived: end of each raw log in the archive.
+        archive_ends: end of each raw log in the archive.
         files: path below the lake → SHA-256 of each file that never changes.
         replaced_files: path → content of files that are replaced.
         growing_files: path → content of files that grow.
@@ -59,7 +59,7 @@ class LakeSnapshot:
 
     positions: Positions = field(default_factory=Positions)
     versions: dict[str, TableVersion] = field(default_factory=dict)
-    archived: dict[str, int] = field(default_factory=dict)
+    archive_ends: dict[str, int] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     replaced_files: dict[str, bytes] = field(default_factory=dict)
     growing_files: dict[str, bytes] = field(default_factory=dict)
@@ -104,36 +104,43 @@ def read_lake(lake: StoragePath) -> LakeSnapshot:
         files |= _table_files(lake, table, ledger)
         versions |= version_at(lake, table, max(commits))
     archive_ends = {f"raw-{name}": end for name, end in archive.positions().items()}
-    return LakeSnapshot(positions, versions, archive_ends, files, replaced_files, growing_files)
+    return LakeSnapshot(
+        positions=positions,
+        versions=versions,
+        archive_ends=archive_ends,
+        files=files,
+        replaced_files=replaced_files,
+        growing_files=growing_files,
+    )
 
 
 def _read_replaced_files(lake: StoragePath) -> dict[str, bytes]:
-    contents: dict[str, bytes] = {}
+    content_by_name: dict[str, bytes] = {}
     for name in (POSITIONS_FILE, *_REPLACED_FILES):
         try:
-            contents[name] = (lake / name).read_bytes()
+            content_by_name[name] = (lake / name).read_bytes()
         except FileNotFoundError:
             continue
-    return contents
+    return content_by_name
 
 
 def _read_first_lines(path: StoragePath, count: int) -> bytes:
     """Return the first lines of a file that may have grown meanwhile."""
-    lines = open_tail(path).data.split(b"\n")[:count]
+    lines = open_append_only(path).data.split(b"\n")[:count]
     return b"".join(line + b"\n" for line in lines)
 
 
 def _table_files(lake: StoragePath, table: str, ledger: Ledger) -> dict[str, str]:
     """Return the files of a table: its rows, and the log from its beginning on."""
-    begin = ledger.log_begin(table)
+    first_version = ledger.first_log_version(table)
     files = {f"{table}/{file.path}": file.sha256 for file in ledger.files(table).values()}
     for version, line in ledger.commits(table).items():
-        if version >= begin:
+        if version >= first_version:
             name = commit_path(lake / table, version).name
             files[f"{table}/_delta_log/{name}"] = line.commit_sha256
     for version, line in ledger.checkpoints(table).items():
         name = line.files[0].path
-        if version >= begin and (lake / table / "_delta_log" / name).exists():
+        if version >= first_version and (lake / table / "_delta_log" / name).exists():
             files[f"{table}/_delta_log/{name}"] = line.files[0].sha256
     return files
 
@@ -149,26 +156,28 @@ class OpenLog:
 
     def copy_to(self, target: Path, progress: Callable[[int], None]) -> None:
         """Copy the file by SQLite's backup API."""
-        copy = apsw.Connection(str(target))
+        target_connection = apsw.Connection(str(target))
         try:
             with sqlite.translate_errors(self.path):
-                copy.execute("PRAGMA synchronous = 0")  # A power cut ends the backup anyway.
-                backup = copy.backup("main", self.connection, "main")
+                target_connection.execute(
+                    "PRAGMA synchronous = 0"
+                )  # A power cut ends the backup anyway.
+                backup = target_connection.backup("main", self.connection, "main")
                 try:
                     self._copy_pages(backup, progress)
                 finally:
                     backup.finish()
         finally:
-            copy.close()
+            target_connection.close()
 
     def _copy_pages(self, backup: apsw.Backup, progress: Callable[[int], None]) -> None:
         page_bytes = self.connection.execute("PRAGMA page_size").get
         remaining_pages: int | None = None
         while not backup.done:
-            backup.step(_PAGES)
-            before = backup.page_count if remaining_pages is None else remaining_pages
+            backup.step(_PAGES_PER_STEP)
+            pages_before = backup.page_count if remaining_pages is None else remaining_pages
             remaining_pages = backup.remaining
-            progress((before - remaining_pages) * page_bytes)
+            progress((pages_before - remaining_pages) * page_bytes)
 
 
 @contextmanager
@@ -194,27 +203,29 @@ def _open_log_snapshot(path: Path, stack: ExitStack) -> list[OpenLog]:
     with sqlite.translate_errors(path):
         connection.execute("BEGIN")
         try:
-            _, partition, start, _, _, end = log_row(connection)
-            end = max(end, last_block(connection)[0])
+            log_row = read_log_row(connection)
+            partition, start = log_row.partition, log_row.first
+            end = max(log_row.end_min, read_last_end(connection).end)
         except apsw.SQLError:  # Its writer has just created the file, and acknowledged nothing.
             return []
     return [OpenLog(path, connection, partition, LogSpan(start, end))]
 
 
-def require_connected(lake: LakeSnapshot, logs: list[OpenLog]) -> None:
+def require_connected(lake_snapshot: LakeSnapshot, logs: list[OpenLog]) -> None:
     """Raise SnapshotMovedError if rows lie in neither the lake nor a log."""
     for log in logs:
         stem = log.path.stem
         if stem == "scores":
             continue
         if stem == "routed":
-            tables = lake.positions.tables
+            tables = lake_snapshot.positions.tables
             reached_row = min(tables.get(table, {}).get(stem, 0) for table in ROUTED_TABLES)
         elif stem.startswith("answers-"):
-            reached_row = lake.positions.tables.get("answers", {}).get(stem, 0)
+            reached_row = lake_snapshot.positions.tables.get("answers", {}).get(stem, 0)
         else:
             reached_row = min(
-                lake.archived.get(stem, 0), lake.positions.routed.get(log.partition, 0)
+                lake_snapshot.archive_ends.get(stem, 0),
+                lake_snapshot.positions.routed.get(log.partition, 0),
             )
         if log.span.start > reached_row and log.span.start > _read_origin(log):
             raise SnapshotMovedError(f"{log.path} was pruned up to {log.span.start:,}")
@@ -222,4 +233,4 @@ def require_connected(lake: LakeSnapshot, logs: list[OpenLog]) -> None:
 
 def _read_origin(log: OpenLog) -> int:
     """Return where a log began when it was made, which is not always 0."""
-    return log_row(log.connection)[4]
+    return read_log_row(log.connection).origin

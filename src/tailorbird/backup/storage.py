@@ -19,7 +19,7 @@ from tailorbird.events import to_iso
 from tailorbird.lake.files import durable
 from tailorbird.storage_paths import StoragePath, open_storage
 
-_BLOBS, _SNAPSHOTS = "blobs", "snapshots"
+_BLOBS_FOLDER, _MANIFESTS_FOLDER = "blobs", "snapshots"
 
 
 def open_backup_storage(uri: str) -> "BackupStorage":
@@ -34,33 +34,33 @@ class BackupStorage:
         self.storage = storage
         self.written_bytes = 0
         self._lock = threading.Lock()
-        self._present: set[str] | None = None
+        self._present_blobs: set[str] | None = None
 
     def _blob_path(self, name: str) -> StoragePath:
-        return self.storage / _BLOBS / name[:2] / name
+        return self.storage / _BLOBS_FOLDER / name[:2] / name
 
     def _claim_blob(self, name: str) -> bool:
         """Return whether the caller has to write a blob."""
         with self._lock:
-            if self._present is None:
-                self._present = {blob.name for blob in self._stored_blobs()}
-            if name in self._present:
+            if self._present_blobs is None:
+                self._present_blobs = {blob.name for blob in self._stored_blobs()}
+            if name in self._present_blobs:
                 return False
-            self._present.add(name)
+            self._present_blobs.add(name)
             return True
 
     def _stored_blobs(self) -> Iterator[StoragePath]:
-        blobs: Iterator[StoragePath] = iter((self.storage / _BLOBS).rglob("*"))
+        blobs: Iterator[StoragePath] = iter((self.storage / _BLOBS_FOLDER).rglob("*"))
         yield from (blob for blob in blobs if len(blob.name) == 64)
 
-    def put(self, data: bytes) -> str:
+    def put_blob(self, data: bytes) -> str:
         """Write a blob unless it is there, and return its name."""
         name = hashlib.sha256(data).hexdigest()
         if self._claim_blob(name):
             self._write(name, data)
         return name
 
-    def put_known(self, name: str, read: Callable[[], bytes], where: str) -> None:
+    def put_known_blob(self, name: str, read_content: Callable[[], bytes], where: str) -> None:
         """Write a blob whose checksum is known; its content is read only if it is not there.
 
         Raises:
@@ -68,7 +68,7 @@ class BackupStorage:
         """
         if not self._claim_blob(name):
             return
-        data = read()
+        data = read_content()
         if hashlib.sha256(data).hexdigest() != name:
             raise DamageError(
                 "does not match its checksum, so it was not backed up",
@@ -84,47 +84,47 @@ class BackupStorage:
         with self._lock:
             self.written_bytes += len(data)
 
-    def read(self, file: StoredFile) -> Iterator[bytes]:
+    def read_file(self, file: StoredFile) -> Iterator[bytes]:
         """Yield the content of a file, checked part by part.
 
         Raises:
             DamageError: a blob is missing or is not what was written; names it.
         """
         size = 0
-        for part in file.parts:
-            blob = self._blob_path(part)
+        for blob_name in file.parts:
+            blob = self._blob_path(blob_name)
             try:
                 data = blob.read_bytes()
             except FileNotFoundError:
                 raise _damage_error(file, "is missing", blob) from None
-            if hashlib.sha256(data).hexdigest() != part:
+            if hashlib.sha256(data).hexdigest() != blob_name:
                 raise _damage_error(file, "does not match its checksum", blob)
             size += len(data)
             yield data
         if size != file.size:
             raise DamageError(f"{file.path} has {size} bytes, expected {file.size}")
 
-    def add(self, manifest: Manifest) -> None:
+    def add_manifest(self, manifest: Manifest) -> None:
         """Write the manifest, which makes the backup exist."""
-        folder = self.storage / _SNAPSHOTS
+        folder = self.storage / _MANIFESTS_FOLDER
         durable.make_folder(folder)
         durable.replace(folder / manifest.name, encode_manifest(manifest))
 
-    def names(self) -> list[str]:
+    def backup_names(self) -> list[str]:
         """Return the names of all backups, the oldest first."""
-        folder = self.storage / _SNAPSHOTS
+        folder = self.storage / _MANIFESTS_FOLDER
         entries = folder.iterdir() if folder.is_dir() else ()
         return sorted(entry.name for entry in entries if entry.name.endswith("Z"))
 
-    def manifest(self, name: str) -> Manifest:
+    def read_manifest(self, name: str) -> Manifest:
         """Read the manifest of a backup. Raises DamageError."""
-        path = self.storage / _SNAPSHOTS / name
+        path = self.storage / _MANIFESTS_FOLDER / name
         return decode_manifest(path.read_bytes(), str(path))
 
-    def newest(self) -> Manifest | None:
+    def newest_manifest(self) -> Manifest | None:
         """Return the newest backup, or None without any. Raises DamageError."""
-        names = self.names()
-        return self.manifest(names[-1]) if names else None
+        names = self.backup_names()
+        return self.read_manifest(names[-1]) if names else None
 
     def manifest_at(self, at: int | None) -> Manifest:
         """Return the newest backup taken at this time or earlier, by default the newest.
@@ -133,20 +133,20 @@ class BackupStorage:
             NotReadyError: there is no backup.
             UsageError: all backups are later.
         """
-        names = self.names()
-        if not names:
+        backup_names = self.backup_names()
+        if not backup_names:
             raise NotReadyError(
                 "there is no backup here",
                 where=str(self.storage),
                 fix="tailorbird -C PROJECT backup URI makes one",
             )
         if at is None:
-            return self.manifest(names[-1])
-        for name in reversed(names):
-            manifest = self.manifest(name)
+            return self.read_manifest(backup_names[-1])
+        for name in reversed(backup_names):
+            manifest = self.read_manifest(name)
             if manifest.taken_at <= at:
                 return manifest
-        oldest = self.manifest(names[0])
+        oldest = self.read_manifest(backup_names[0])
         raise UsageError(
             f"no backup is from {to_iso(at)} or earlier",
             where=str(self.storage),
@@ -159,20 +159,20 @@ class BackupStorage:
         Returns:
             The number of deleted backups.
         """
-        names = self.names()
-        old, retained = names[:-keep], names[-keep:]
-        if not old:
+        names = self.backup_names()
+        old_names, retained_names = names[:-keep], names[-keep:]
+        if not old_names:
             return 0
         used_blobs: set[str] = set()
-        for name in retained:
-            used_blobs |= self.manifest(name).blobs
-        for name in old:
-            (self.storage / _SNAPSHOTS / name).unlink()
+        for name in retained_names:
+            used_blobs |= self.read_manifest(name).blobs
+        for name in old_names:
+            (self.storage / _MANIFESTS_FOLDER / name).unlink()
         for blob in list(self._stored_blobs()):
             if blob.name not in used_blobs:
                 with suppress(FileNotFoundError):
                     blob.unlink()
-        return len(old)
+        return len(old_names)
 
 
 def _damage_error(file: StoredFile, what: str, blob: StoragePath) -> DamageError:

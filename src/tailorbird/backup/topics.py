@@ -1,7 +1,7 @@
 """Topics keep what the newest backup lacks, so that a restored project can go on in them.
 
 A backup holds no topic. Servers and the lake role delete rows of topics behind the positions in
-`backed-up.json` beside `positions.json`, see `stream.released.read_prunable`.
+`backed-up.json` beside `positions.json`, see `stream.released.read_prunable_positions`.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from tailorbird.stream.released import (
 
 
 def retain_topic_rows(
-    project: Project, lake: LakeSnapshot, taken_at: int, *, complete: bool
+    project: Project, lake_snapshot: LakeSnapshot, taken_at: int, *, complete: bool
 ) -> None:
     """Let topics keep rows from the positions of a backup on.
 
@@ -32,19 +32,19 @@ def retain_topic_rows(
         SnapshotMovedError: rows after these positions were deleted meanwhile.
     """
     file = project.paths.lake / BACKUP_POSITIONS_FILE
-    if not project.settings.stream.url or POSITIONS_FILE not in lake.replaced_files:
+    if not project.settings.stream.url or POSITIONS_FILE not in lake_snapshot.replaced_files:
         return
     if complete or not file.exists():
         durable.replace(
             file,
             encode_with_checksum(
                 {
-                    **decode_with_checksum(lake.replaced_files[POSITIONS_FILE]),
+                    **decode_with_checksum(lake_snapshot.replaced_files[POSITIONS_FILE]),
                     "backed_up_at": taken_at,
                 }
             ),
         )
-    if not complete and (deleted_counts := deleted_rows(project, lake.archived)):
+    if not complete and (deleted_counts := deleted_rows(project, lake_snapshot.archive_ends)):
         raise SnapshotMovedError(f"topics were pruned: {', '.join(deleted_counts)}")
 
 

@@ -7,7 +7,7 @@ the driver over the lake is `candidates.replay`. A project's own sources are reg
 
 from typing import TYPE_CHECKING
 
-from tailorbird.lazy_names import lazy_names
+from tailorbird.lazy_names import make_lazy_getattr
 
 if TYPE_CHECKING:
     from tailorbird.candidates.contract import parse_source
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         rank_items,
     )
 
-__getattr__ = lazy_names(
+__getattr__ = make_lazy_getattr(
     __name__,
     {
         "tailorbird.candidates.contract": ("parse_source",),

@@ -19,8 +19,8 @@ from tailorbird.events.keys import hash64, hash64s
 Keys = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
 
-CONTEXT = tuple(name for name in SEGMENTS if name != CATEGORY_ATTRIBUTE)
-COLUMNS = (
+CONTEXT_FIELDS = tuple(name for name in SEGMENTS if name != CATEGORY_ATTRIBUTE)
+EVENT_COLUMNS = (
     "p",
     "type",
     "ts",
@@ -31,7 +31,7 @@ COLUMNS = (
     "counts",
     "timeless",
     "properties",
-    *CONTEXT,
+    *CONTEXT_FIELDS,
 )
 INTEREST, IMPRESSION, PROFILE = 0, 1, 2
 _HOST = re.compile(r"^[a-z]+://(?:www\.)?([^/?#]*).*$", re.IGNORECASE | re.DOTALL)
@@ -42,55 +42,57 @@ class EventBatch:
     """Events in log order, one row per item that they name; arrays of shape (n,).
 
     Attributes:
-        p: position of the event in the routed log, ascending.
+        log_position: position of the event in the routed log, ascending.
         ts: when it happened; of a timeless profile 0.
         kind: INTEREST (a person showed interest in the item), IMPRESSION or PROFILE.
-        person: key of the user; 0 if unknown. Only interests have one.
-        item: key of the item.
-        category: of a profile, the key of its category; 0 without one.
-        segments: context field → key of its value; 0 without one. Only interests have any.
-        ids: the items' ids.
-        end: the events of the log up to this position are in this batch or before it.
+        person_keys: key of the user; 0 if unknown. Only interests have one.
+        item_keys: key of the item.
+        category_keys: of a profile, the key of its category; 0 without one.
+        segment_keys: context field → key of its value; 0 without one. Only interests have any.
+        item_ids: the items' ids.
+        end_position: the events of the log up to this position are in this batch or before it.
     """
 
-    p: Int64s
+    log_position: Int64s
     ts: Int64s
     kind: npt.NDArray[np.uint8]
-    person: Keys
-    item: Keys
-    category: Keys
-    segments: Mapping[str, Keys]
-    ids: pa.Array
-    end: int
+    person_keys: Keys
+    item_keys: Keys
+    category_keys: Keys
+    segment_keys: Mapping[str, Keys]
+    item_ids: pa.Array
+    end_position: int
 
     def __len__(self) -> int:
-        return len(self.p)
+        return len(self.log_position)
 
-    def slice(self, low: int, high: int, end: int) -> "EventBatch":
-        """Return the rows from `low` to `high` as a batch that ends at a given position."""
-        rows = slice(low, high)
-        segments = {name: keys[rows] for name, keys in self.segments.items()}
+    def slice(self, start_row: int, stop_row: int, end_position: int) -> "EventBatch":
+        """Return the rows from `start_row` to `stop_row` as a batch up to `end_position`."""
+        rows = slice(start_row, stop_row)
+        segments = {name: keys[rows] for name, keys in self.segment_keys.items()}
         arrays = (
-            self.p[rows],
+            self.log_position[rows],
             self.ts[rows],
             self.kind[rows],
-            self.person[rows],
-            self.item[rows],
-            self.category[rows],
+            self.person_keys[rows],
+            self.item_keys[rows],
+            self.category_keys[rows],
         )
-        return EventBatch(*arrays, segments, self.ids.slice(low, high - low), end)
+        return EventBatch(
+            *arrays, segments, self.item_ids.slice(start_row, stop_row - start_row), end_position
+        )
 
 
-def to_event_batch(events: pa.Table, contract: Contract, end: int) -> EventBatch:
+def to_event_batch(events: pa.Table, contract: Contract, end_position: int) -> EventBatch:
     """Convert routed events to a batch.
 
     Args:
-        events: columns `COLUMNS` of `events.contract.schema.ROUTED`, in order of p. Those of bots,
-            and those that came too late to count, are left out.
-        end: position of the last event of the log that was looked at.
+        events: columns `EVENT_COLUMNS` of `events.contract.schema.ROUTED`, in order of p. Those of
+            bots, and those that came too late to count, are left out.
+        end_position: position of the last event of the log that was looked at.
     """
     table = events.select(
-        [name for name in COLUMNS if name in events.column_names]
+        [name for name in EVENT_COLUMNS if name in events.column_names]
     ).combine_chunks()
     event_types = pa.array([*contract.event_types, contract.shown, "item"], pa.string())
     is_counted = pc.and_(pc.is_in(table["type"], event_types), pc.fill_null(table["counts"], True))
@@ -100,42 +102,42 @@ def to_event_batch(events: pa.Table, contract: Contract, end: int) -> EventBatch
     kinds = _classify_events(table, contract)
     table, kind = _explode_items(table, kinds)
     is_interest = kind == INTEREST
-    segments = {
+    keys_by_segment = {
         name: np.where(
             is_interest, _hash_column(table[name], partial(_normalise_segment, name)), np.uint64(0)
         )
-        for name in CONTEXT
+        for name in CONTEXT_FIELDS
     }
     ts = np.where(pc.fill_null(table["timeless"], False).to_numpy(), 0, micros(table["ts"]))
-    person = np.where(is_interest, _hash_column(table["person"]), np.uint64(0))
-    ids = _to_one_array(table["item_id"])
+    person_keys = np.where(is_interest, _hash_column(table["person"]), np.uint64(0))
+    item_ids = _to_one_array(table["item_id"])
     return EventBatch(
-        table["p"].to_numpy(),
-        ts.astype(np.int64),
-        kind,
-        person,
-        _hash_column(ids),
-        _read_categories(table, kind),
-        segments,
-        ids,
-        end,
+        log_position=table["p"].to_numpy(),
+        ts=ts.astype(np.int64),
+        kind=kind,
+        person_keys=person_keys,
+        item_keys=_hash_column(item_ids),
+        category_keys=_read_categories(table, kind),
+        segment_keys=keys_by_segment,
+        item_ids=item_ids,
+        end_position=end_position,
     )
 
 
-def empty_batch(end: int) -> EventBatch:
+def empty_batch(end_position: int) -> EventBatch:
     """Return a batch without events, which only advances the position."""
     no_integers, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
-    segments = dict.fromkeys(CONTEXT, keys)
+    segments = dict.fromkeys(CONTEXT_FIELDS, keys)
     return EventBatch(
-        no_integers,
-        no_integers,
-        np.zeros(0, np.uint8),
-        keys,
-        keys,
-        keys,
-        segments,
-        pa.array([], pa.string()),
-        end,
+        log_position=no_integers,
+        ts=no_integers,
+        kind=np.zeros(0, np.uint8),
+        person_keys=keys,
+        item_keys=keys,
+        category_keys=keys,
+        segment_keys=segments,
+        item_ids=pa.array([], pa.string()),
+        end_position=end_position,
     )
 
 
@@ -143,7 +145,7 @@ def segment_keys(context: Mapping[str, str | None]) -> dict[str, int]:
     """Return the keys of the segments that a request is in, by context field."""
     return {
         name: hash64(_normalise_segment(name, value))
-        for name in CONTEXT
+        for name in CONTEXT_FIELDS
         if (value := context.get(name))
     }
 
@@ -170,15 +172,15 @@ def _explode_items(
     if "items" not in table.column_names or not lists_items.any():
         event_rows = np.flatnonzero(has_item)
         return table.take(pa.array(event_rows)), kind[event_rows]
-    lists = _to_one_array(table["items"])
+    item_lists = _to_one_array(table["items"])
     sizes = np.where(
         lists_items,
-        pc.fill_null(pc.list_value_length(lists), 0).to_numpy(),
+        pc.fill_null(pc.list_value_length(item_lists), 0).to_numpy(),
         has_item.astype(np.int64),
     ).astype(np.int64)
     event_rows = np.repeat(np.arange(table.num_rows), sizes)
     rows_per_item = table.take(pa.array(event_rows))
-    listed_ids = pc.list_flatten(lists.take(pa.array(np.flatnonzero(lists_items))))
+    listed_ids = pc.list_flatten(item_lists.take(pa.array(np.flatnonzero(lists_items))))
     ids = np.array(rows_per_item["item_id"].to_pylist(), object)
     ids[lists_items[event_rows]] = listed_ids.to_pylist()
     item_column = rows_per_item.schema.get_field_index("item_id")
@@ -187,14 +189,14 @@ def _explode_items(
     ), kind[event_rows]
 
 
-def _hash_column(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) -> Keys:
+def _hash_column(column: pa.Array | pa.ChunkedArray, transform: Callable[[str], str] = str) -> Keys:
     """Hash a column of texts, each distinct value once; 0 for null.
 
-    `text` transforms the values first.
+    `transform` transforms the values first.
     """
     dictionary = _to_one_array(column).dictionary_encode()
     keys = np.append(
-        hash64s([text(value) for value in dictionary.dictionary.to_pylist()]), np.uint64(0)
+        hash64s([transform(value) for value in dictionary.dictionary.to_pylist()]), np.uint64(0)
     )
     return keys[pc.fill_null(dictionary.indices, len(keys) - 1).to_numpy()]
 
@@ -206,10 +208,10 @@ def _normalise_segment(name: str, value: str) -> str:
 
 def _read_categories(table: pa.Table, kind: npt.NDArray[np.uint8]) -> Keys:
     categories = np.zeros(table.num_rows, np.uint64)
-    profiles = np.flatnonzero(kind == PROFILE)
-    if len(profiles) and "properties" in table.column_names:
-        texts: Sequence[str | None] = table["properties"].take(pa.array(profiles)).to_pylist()
-        categories[profiles] = [_category_key(text) for text in texts]
+    profile_rows = np.flatnonzero(kind == PROFILE)
+    if len(profile_rows) and "properties" in table.column_names:
+        texts: Sequence[str | None] = table["properties"].take(pa.array(profile_rows)).to_pylist()
+        categories[profile_rows] = [_category_key(text) for text in texts]
     return categories
 
 
@@ -222,4 +224,4 @@ def _category_key(text: str | None) -> int:
     )
 
 
-assert set(COLUMNS) <= set(ROUTED.names)
+assert set(EVENT_COLUMNS) <= set(ROUTED.names)

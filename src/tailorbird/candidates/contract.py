@@ -30,7 +30,7 @@ from tailorbird.errors import DeclarationError, UsageError, suggest_name
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SESSION_GAP, parse_duration
 
 VERSION = 1  # version of the folds; a change rebuilds all tables
-INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
+INTEREST_EVENT_TYPES = ("click", "view", "cart", "purchase", "rating", "like", "share")
 CATEGORY_ATTRIBUTE = "category"  # of items
 SEGMENTS = (CATEGORY_ATTRIBUTE, "country", "device", "referrer")
 
@@ -75,9 +75,9 @@ SOURCE_KINDS = {
 KIND_NAMES = tuple(SOURCE_KINDS)
 # Those that are read at the request's time.
 SERVED_KINDS = frozenset((*(kind.name for kind in SOURCE_KINDS.values() if kind.reads), OWN_KIND))
-POPULAR_WINDOW, TRENDING_WINDOW = 7 * DAY, HOUR  # defaults
-LAST_ITEMS, LAST_ITEMS_MAX = 5, 10  # number of a user's items, in `item_knn`
-WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 3_650 * DAY
+POPULAR_WINDOW_US, TRENDING_WINDOW_US = 7 * DAY, HOUR  # defaults
+DEFAULT_LAST_ITEMS, LAST_ITEMS_MAX = 5, 10  # number of a user's items, in `item_knn`
+WINDOW_MIN_US, WINDOW_MAX_US = 5 * MINUTE, 3_650 * DAY
 _LIST_NAME = re.compile(r"[\w.-]{1,60}")
 
 
@@ -90,7 +90,9 @@ class Board(msgspec.Struct, frozen=True, order=True):
     @property
     def name(self) -> str:
         """The name in columns and metrics, such as `popular_1h_device`."""
-        return f"popular_{window_text(self.window_us)}{f'_{self.segment}' if self.segment else ''}"
+        return (
+            f"popular_{format_window(self.window_us)}{f'_{self.segment}' if self.segment else ''}"
+        )
 
 
 class ItemKnn(msgspec.Struct, frozen=True):
@@ -143,7 +145,7 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
     boards: tuple[Board, ...]
     item_knn: ItemKnn | None = ItemKnn()
     session_knn: SessionKnn | None = None
-    event_types: tuple[str, ...] = INTERESTS
+    event_types: tuple[str, ...] = INTEREST_EVENT_TYPES
     shown: str = "impression"
     new_within_us: int = 14 * DAY
     items_max: int = 2_000_000
@@ -183,15 +185,15 @@ class Source:
 
     Attributes:
         board: of `popular` and `trending`.
-        last: of `item_knn`.
-        list: of `editorial`.
+        last_items: of `item_knn`.
+        list_name: of `editorial`.
     """
 
     name: str
     kind: str
     board: Board | None = None
-    last: int = 0
-    list: str = ""
+    last_items: int = 0
+    list_name: str = ""
 
     @property
     def column(self) -> str:
@@ -214,19 +216,19 @@ def parse_source(name: str) -> Source:
     if kind not in KIND_NAMES and own_source(name) is not None:
         return Source(name, OWN_KIND)
     if kind not in KIND_NAMES:
-        known_kinds = (*KIND_NAMES, *(project_source.name for project_source in own_sources()))
-        fix = suggest_name(kind, known_kinds, f"use one of {', '.join(known_kinds)}")
+        valid_kinds = (*KIND_NAMES, *(project_source.name for project_source in own_sources()))
+        fix = suggest_name(kind, valid_kinds, f"use one of {', '.join(valid_kinds)}")
         raise DeclarationError(f"unknown source {name!r}", fix=fix)
     if kind == "editorial":
         if len(parameters) != 1 or not _LIST_NAME.fullmatch(parameters[0]):
             raise DeclarationError(
                 f"{name!r} names no list", fix="name one of lists.toml: editorial:NAME"
             )
-        return Source(name, kind, list=parameters[0])
+        return Source(name, kind, list_name=parameters[0])
     if kind in ("popular", "trending"):
         return Source(name, kind, board=_parse_board(name, kind, parameters))
     if kind == "item_knn":
-        return Source(name, kind, last=_parse_last(name, parameters))
+        return Source(name, kind, last_items=_parse_last_items(name, parameters))
     if parameters:
         raise DeclarationError(
             f"{kind} takes nothing after it, got {name!r}", fix=f"write {kind!r}"
@@ -243,9 +245,9 @@ def table_group_of(source: Source) -> Group:
     return "" if reads == "request" else reads
 
 
-def _parse_last(name: str, parameters: list[str]) -> int:
+def _parse_last_items(name: str, parameters: list[str]) -> int:
     if not parameters:
-        return LAST_ITEMS
+        return DEFAULT_LAST_ITEMS
     if (
         len(parameters) > 1
         or not parameters[0].isdecimal()
@@ -259,15 +261,15 @@ def _parse_last(name: str, parameters: list[str]) -> int:
 
 
 def _parse_board(name: str, kind: str, parameters: list[str]) -> Board:
-    window = TRENDING_WINDOW if kind == "trending" else POPULAR_WINDOW
+    window_us = TRENDING_WINDOW_US if kind == "trending" else POPULAR_WINDOW_US
     if parameters and parameters[0] not in SEGMENTS:
         try:
-            window = parse_duration(parameters.pop(0))
+            window_us = parse_duration(parameters.pop(0))
         except UsageError as error:
             raise DeclarationError(
                 f"{name!r}: {error.message}", fix=f"such as popular:24h or popular:7d:{SEGMENTS[0]}"
             ) from None
-        if not WINDOW_MIN <= window <= WINDOW_MAX:
+        if not WINDOW_MIN_US <= window_us <= WINDOW_MAX_US:
             raise DeclarationError(
                 f"{name!r}: a window is from 5m to 3650d", fix="such as popular:24h"
             )
@@ -277,15 +279,15 @@ def _parse_board(name: str, kind: str, parameters: list[str]) -> Board:
             f"{name!r} names no segment",
             fix=f"use one of {', '.join(SEGMENTS)}, such as popular:7d:category",
         )
-    return Board(window, segment)
+    return Board(window_us, segment)
 
 
-def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contract:
+def build_contract(source_names: Iterable[str], *, shown: str = "impression") -> Contract:
     """Return the contract for the sources that a project's slots name.
 
     It holds what every project maintains, and whatever these sources need besides.
     """
-    parsed_sources = [parse_source(name) for name in sources]
+    parsed_sources = [parse_source(name) for name in source_names]
     project_sources = [
         one for source in parsed_sources if (one := own_source(source.name)) is not None
     ]
@@ -299,15 +301,15 @@ def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contrac
     boards |= {
         Board(board.window_us) for board in boards
     }  # The fallback where a segment is unknown or too small.
-    sessions = (
+    session_settings = (
         SessionKnn()
         if any(table_group_of(source) == "sessions" for source in parsed_sources)
         else None
     )
-    return Contract(tuple(sorted(boards)), session_knn=sessions, shown=shown)
+    return Contract(tuple(sorted(boards)), session_knn=session_settings, shown=shown)
 
 
-def window_text(window_us: int) -> str:
+def format_window(window_us: int) -> str:
     """Return a window as it is written in names: `1h`, `24h`, `7d`."""
     for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "m")):
         if window_us % unit == 0 and not (name == "d" and window_us == DAY):

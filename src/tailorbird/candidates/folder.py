@@ -17,7 +17,7 @@ from tailorbird.candidates.tables import TableReader
 from tailorbird.errors import DamageError, LockedError, NotReadyError
 from tailorbird.file_lock import FileLock
 from tailorbird.store import CopiedStore, CopyTarget, open_store
-from tailorbird.store.breaker import Breaker
+from tailorbird.store.breaker import CircuitBreaker
 
 CURRENT_FILE = "current.json"
 WRITER_LOCK = "role"  # of the tables of a contract
@@ -79,7 +79,7 @@ def open_tables(
     contract: Contract,
     *,
     copies: CopyTarget | None = None,
-    breaker: Breaker | None = None,
+    breaker: CircuitBreaker | None = None,
 ) -> TableReader:
     """Open the tables of a contract, on this machine or copied to a Valkey.
 

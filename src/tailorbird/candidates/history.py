@@ -11,12 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird.candidates.batch import COLUMNS
+from tailorbird.candidates.batch import EVENT_COLUMNS
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.events import Clock
 from tailorbird.lake import Lake
-from tailorbird.stream import Address, read_history_end, read_released
+from tailorbird.stream import Address, read_history_end, read_released_positions
 
 BATCH_ROWS = 500_000
 
@@ -27,7 +27,7 @@ class _Stopped(Exception):
 
 def lake_is_ahead(role: CandidatesRole, lake: Lake) -> bool:
     """Return whether the lake is ahead of the folds; until then a role that needs history waits."""
-    return read_released(lake.path).routed_position() > role.fold.position + 1
+    return read_released_positions(lake.path).routed_position() > role.fold.position + 1
 
 
 def build_from_lake(
@@ -44,15 +44,19 @@ def build_from_lake(
     Raises:
         DamageError: the lake does not have all that the log has deleted.
     """
-    end = read_history_end(lake.path, role.log_start())
+    end_position = read_history_end(lake.path, role.log_start())
     try:
-        role.build(lambda after: _read_events(lake, after, end, stop, progress), end - 1)
+        role.build(
+            lambda after: _read_events(lake, after, end_position, stop, progress), end_position - 1
+        )
     except _Stopped:
         return False
     return True
 
 
-def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: Clock) -> int:
+def rebuild_tables(
+    routed: Address, root: Path, contract: Contract, lake: Lake, clock: Clock
+) -> int:
     """Rebuild all tables of a contract from lake and log, as after an erasure.
 
     Returns the position of the new tables.
@@ -70,19 +74,25 @@ def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: 
 
 
 def _read_events(
-    lake: Lake, after: int, end: int, stop: threading.Event, progress: Callable[[int, int], None]
+    lake: Lake,
+    after_position: int,
+    end_position: int,
+    stop: threading.Event,
+    progress: Callable[[int, int], None],
 ) -> Iterator[pa.Table]:
-    for start in range(after + 1, end, BATCH_ROWS):
+    for start in range(after_position + 1, end_position, BATCH_ROWS):
         if stop.is_set():
             raise _Stopped
-        batch_end = min(start + BATCH_ROWS, end)
+        batch_end = min(start + BATCH_ROWS, end_position)
         rows = (
             lake.table(
-                "events", COLUMNS, where=(ds.field("p") >= start) & (ds.field("p") < batch_end)
+                "events",
+                EVENT_COLUMNS,
+                where=(ds.field("p") >= start) & (ds.field("p") < batch_end),
             )
             if lake.exists("events")
             else None
         )
         if rows is not None and rows.num_rows:
             yield rows.sort_by("p")
-        progress(batch_end - 1, end - 1)
+        progress(batch_end - 1, end_position - 1)

@@ -28,7 +28,9 @@ STEPS_PER_HALF_LIFE = 64  # weights are constant between two steps
 FRACTIONAL_POWERS: Floats = np.array(
     [round(2.0 ** (i / STEPS_PER_HALF_LIFE) * 2**40) / 2**40 for i in range(STEPS_PER_HALF_LIFE)]
 )
-PLACES_MAX = 256  # above the items of a session, so that number · PLACES_MAX + place is unique
+POSITIONS_MAX = (
+    256  # above the items of a session, so that number · POSITIONS_MAX + position is unique
+)
 RESCALE_HALVINGS = 512  # half-lives after which all weights are divided by 2**512, which is exact
 
 
@@ -98,71 +100,75 @@ def _add_weight(
     neighbour: int,
     weight: float,
     neighbours_max: int,
-    start: Int64s,
-    capacity: Int32s,
-    size: Int32s,
-    weight_sum: Floats,
-    items: Int32s,
-    weights: Floats,
+    row_starts: Int64s,
+    row_capacities: Int32s,
+    row_sizes: Int32s,
+    row_weight_sums: Floats,
+    neighbour_rows: Int32s,
+    neighbour_weights: Floats,
     pool_end: Int64s,
 ) -> int:
     """Add to the weight of a neighbour; return 1 if another one was evicted.
 
     `pool_end[0]` is the start of the unused part of the pool.
     """
-    weight_sum[row] += weight
-    row_start, count = start[row], size[row]
+    row_weight_sums[row] += weight
+    row_start, count = row_starts[row], row_sizes[row]
     for entry in range(row_start, row_start + count):
-        if items[entry] == neighbour:
-            weights[entry] += weight
+        if neighbour_rows[entry] == neighbour:
+            neighbour_weights[entry] += weight
             return 0
-    if count == capacity[row] and count < neighbours_max:
+    if count == row_capacities[row] and count < neighbours_max:
         new_capacity = min(max(4 * count, 8), neighbours_max)
         new_start = pool_end[0]
-        items[new_start : new_start + count] = items[row_start : row_start + count]
-        weights[new_start : new_start + count] = weights[row_start : row_start + count]
-        start[row], capacity[row] = new_start, new_capacity
+        neighbour_rows[new_start : new_start + count] = neighbour_rows[
+            row_start : row_start + count
+        ]
+        neighbour_weights[new_start : new_start + count] = neighbour_weights[
+            row_start : row_start + count
+        ]
+        row_starts[row], row_capacities[row] = new_start, new_capacity
         pool_end[0] += new_capacity
         row_start = new_start
-    if count < capacity[row]:
-        items[row_start + count], weights[row_start + count] = neighbour, weight
-        size[row] += 1
+    if count < row_capacities[row]:
+        neighbour_rows[row_start + count], neighbour_weights[row_start + count] = neighbour, weight
+        row_sizes[row] += 1
         return 0
     weakest = row_start
     for entry in range(row_start + 1, row_start + count):
         # Of equal ones the first in the row: an order that only the log decides.
-        if weights[entry] < weights[weakest]:
+        if neighbour_weights[entry] < neighbour_weights[weakest]:
             weakest = entry
-    items[weakest] = neighbour
-    weights[weakest] += weight
+    neighbour_rows[weakest] = neighbour
+    neighbour_weights[weakest] += weight
     return 1
 
 
 @compiled
 def count_cooccurrences(
-    person: Int64s,
-    item: Int64s,
+    user_rows: Int64s,
+    item_rows: Int64s,
     ts: Int64s,
-    newest: Int64s,
+    newest_ts: Int64s,
     first_event: int,
-    recent: Int32s,
-    recent_count: UInt8s,
+    recent_items: Int32s,
+    recent_counts: UInt8s,
     recent_ts: Int64s,
-    start: Int64s,
-    capacity: Int32s,
-    size: Int32s,
-    weight_sum: Floats,
-    items: Int32s,
-    weights: Floats,
+    row_starts: Int64s,
+    row_capacities: Int32s,
+    row_sizes: Int32s,
+    row_weight_sums: Floats,
+    neighbour_rows: Int32s,
+    neighbour_weights: Floats,
     pool_end: Int64s,
-    dirty: UInt8s,
+    is_changed: UInt8s,
     landmark: Int64s,
-    gap: int,
-    half_life: int,
+    gap_us: int,
+    half_life_us: int,
     backward: float,
     neighbours_max: int,
-    powers: Floats,
-    evicted: Int64s,
+    fractional_powers: Floats,
+    eviction_count: Int64s,
 ) -> int:
     """Count co-occurrences of events from `first_event` on.
 
@@ -170,181 +176,181 @@ def count_cooccurrences(
     pairs.
 
     Args:
-        newest: (n,): the largest ts of the log before or at each event.
-        recent: (people, distance): the last items of each person, oldest first, of which
-            `recent_count` are there.
+        newest_ts: (n,): the largest ts of the log before or at each event.
+        recent_items: (people, distance): the last items of each person, oldest first, of which
+            `recent_counts` are there.
         landmark: of forward decay: [time, whether it is set].
     """
-    distance = recent.shape[1]
-    for i in range(first_event, len(item)):
-        user, current_item, t = person[i], item[i], ts[i]
+    distance = recent_items.shape[1]
+    for i in range(first_event, len(item_rows)):
+        user, current_item, t = user_rows[i], item_rows[i], ts[i]
         if user < 0:
             continue
-        if pool_end[0] + 2 * distance * neighbours_max > len(items):
+        if pool_end[0] + 2 * distance * neighbours_max > len(neighbour_rows):
             return i
-        count = recent_count[user]
-        if count and (t - recent_ts[user] > gap or newest[i] - recent_ts[user] > gap):
+        count = recent_counts[user]
+        if count and (t - recent_ts[user] > gap_us or newest_ts[i] - recent_ts[user] > gap_us):
             count = 0
-        if count and recent[user, count - 1] == current_item:
-            recent_ts[user], recent_count[user] = t, count
+        if count and recent_items[user, count - 1] == current_item:
+            recent_ts[user], recent_counts[user] = t, count
             continue
         event_weight = 1.0
-        if half_life:
+        if half_life_us:
             if not landmark[1]:
                 landmark[0], landmark[1] = t, 1
-            decay_steps = (t - landmark[0]) * STEPS_PER_HALF_LIFE // half_life
+            decay_steps = (t - landmark[0]) * STEPS_PER_HALF_LIFE // half_life_us
             while decay_steps > RESCALE_HALVINGS * STEPS_PER_HALF_LIFE:
-                weights[: pool_end[0]] *= 2.0**-RESCALE_HALVINGS
-                weight_sum[:] *= 2.0**-RESCALE_HALVINGS
-                landmark[0] += RESCALE_HALVINGS * half_life
-                decay_steps = (t - landmark[0]) * STEPS_PER_HALF_LIFE // half_life
+                neighbour_weights[: pool_end[0]] *= 2.0**-RESCALE_HALVINGS
+                row_weight_sums[:] *= 2.0**-RESCALE_HALVINGS
+                landmark[0] += RESCALE_HALVINGS * half_life_us
+                decay_steps = (t - landmark[0]) * STEPS_PER_HALF_LIFE // half_life_us
             if decay_steps < -1000 * STEPS_PER_HALF_LIFE:
                 decay_steps = -1000 * STEPS_PER_HALF_LIFE
-            event_weight = powers[decay_steps % STEPS_PER_HALF_LIFE] * math.ldexp(
+            event_weight = fractional_powers[decay_steps % STEPS_PER_HALF_LIFE] * math.ldexp(
                 1.0, decay_steps // STEPS_PER_HALF_LIFE
             )
         for steps_back in range(1, count + 1):
-            earlier_item = recent[user, count - steps_back]
+            earlier_item = recent_items[user, count - steps_back]
             if earlier_item == current_item:
                 continue
-            evicted[0] += _add_weight(
+            eviction_count[0] += _add_weight(
                 earlier_item,
                 current_item,
                 event_weight / steps_back,
                 neighbours_max,
-                start,
-                capacity,
-                size,
-                weight_sum,
-                items,
-                weights,
+                row_starts,
+                row_capacities,
+                row_sizes,
+                row_weight_sums,
+                neighbour_rows,
+                neighbour_weights,
                 pool_end,
             )
-            dirty[earlier_item] = 1
+            is_changed[earlier_item] = 1
             if backward > 0.0:
-                evicted[0] += _add_weight(
+                eviction_count[0] += _add_weight(
                     current_item,
                     earlier_item,
                     backward * event_weight / steps_back,
                     neighbours_max,
-                    start,
-                    capacity,
-                    size,
-                    weight_sum,
-                    items,
-                    weights,
+                    row_starts,
+                    row_capacities,
+                    row_sizes,
+                    row_weight_sums,
+                    neighbour_rows,
+                    neighbour_weights,
                     pool_end,
                 )
-                dirty[current_item] = 1
+                is_changed[current_item] = 1
         if count == distance:
             for position in range(1, distance):
-                recent[user, position - 1] = recent[user, position]
+                recent_items[user, position - 1] = recent_items[user, position]
             count -= 1
-        recent[user, count] = current_item
-        recent_count[user] = count + 1
+        recent_items[user, count] = current_item
+        recent_counts[user] = count + 1
         recent_ts[user] = t
-    return len(item)
+    return len(item_rows)
 
 
 @compiled
 def add_to_sessions(
-    person: Int64s,
-    item: Int64s,
+    user_rows: Int64s,
+    item_rows: Int64s,
     ts: Int64s,
-    newest: Int64s,
+    newest_ts: Int64s,
     session_of_user: Int64s,
     session_user: Int64s,
-    last_ts: Int64s,
-    size: Int32s,
-    entries: Int32s,
+    session_last_ts: Int64s,
+    session_sizes: Int32s,
+    session_items: Int32s,
     sessions_started: Int64s,
-    gap: int,
+    gap_us: int,
 ) -> None:
     """Add events to the sessions of their users; a new session replaces the oldest one.
 
     Args:
         session_of_user: (users,): the slot of each user's session, −1 without one; another session
             may have taken it since.
-        session_user, last_ts, size: (ring,): each session's user, newest event and number of
-            entries; the user −1 is a free slot.
-        entries: (ring, length): items of each session, oldest first.
+        session_user, session_last_ts, session_sizes: (ring,): each session's user, newest event and
+            number of entries; the user −1 is a free slot.
+        session_items: (ring, length): items of each session, oldest first.
         sessions_started: [number of sessions begun so far].
     """
-    length = entries.shape[1]
-    for i in range(len(item)):
-        user, t = person[i], ts[i]
+    length = session_items.shape[1]
+    for i in range(len(item_rows)):
+        user, t = user_rows[i], ts[i]
         if user < 0:
             continue
         session = session_of_user[user]
         if (
             session < 0
             or session_user[session] != user
-            or t - last_ts[session] > gap
-            or newest[i] - last_ts[session] > gap
+            or t - session_last_ts[session] > gap_us
+            or newest_ts[i] - session_last_ts[session] > gap_us
         ):
             session = sessions_started[0] % len(session_user)
             sessions_started[0] += 1
-            session_user[session], size[session], last_ts[session] = user, 0, t
+            session_user[session], session_sizes[session], session_last_ts[session] = user, 0, t
             session_of_user[user] = session
-        count = size[session]
+        count = session_sizes[session]
         if count == length:
             for position in range(1, length):
-                entries[session, position - 1] = entries[session, position]
+                session_items[session, position - 1] = session_items[session, position]
             count -= 1
-        entries[session, count] = item[i]
-        size[session] = count + 1
-        last_ts[session] = max(last_ts[session], t)
+        session_items[session, count] = item_rows[i]
+        session_sizes[session] = count + 1
+        session_last_ts[session] = max(session_last_ts[session], t)
 
 
 @compiled
 def number_sessions(
-    order: Int64s,
-    size: Int32s,
-    entries: Int32s,
+    session_order: Int64s,
+    session_sizes: Int32s,
+    session_items: Int32s,
     last_ts: Int64s,
-    starts: Int64s,
-    ends: Int64s,
+    offsets: Int64s,
+    end_ts: Int64s,
     item_numbers: Int32s,
     positions: Int32s,
-    used: Int32s,
+    number_by_item: Int32s,
 ) -> tuple[int, int]:
     """Write the sessions with at least two items, each item at its last position.
 
     Returns the number of sessions and of distinct items.
 
     Args:
-        order: the sessions, in the order in which to number them.
-        starts, ends: (sessions + 1,), written: the start of each session's entries, and the time
+        session_order: the sessions, in the order in which to number them.
+        offsets, end_ts: (sessions + 1,), written: the start of each session's entries, and the time
             of its last event.
         item_numbers, positions: (entries,), written: items numbered by first appearance, and
             their positions.
-        used: (items,), zeros; written: 1 + the number of each item that occurs.
+        number_by_item: (items,), zeros; written: 1 + the number of each item that occurs.
     """
-    count, entries_written, item_count = 0, 0, 0
-    last_place = np.full(len(used), -1, np.int64)
-    for number in range(len(order)):
-        session = order[number]
-        length = size[session]
-        distinct = 0
+    session_count, entries_written, item_count = 0, 0, 0
+    last_position = np.full(len(number_by_item), -1, np.int64)
+    for number in range(len(session_order)):
+        session = session_order[number]
+        length = session_sizes[session]
+        distinct_count = 0
         for entry in range(length):
-            item = entries[session, entry]
-            if last_place[item] < number * PLACES_MAX:
-                distinct += 1
-            last_place[item] = number * PLACES_MAX + entry
-        if distinct < 2:
+            item = session_items[session, entry]
+            if last_position[item] < number * POSITIONS_MAX:
+                distinct_count += 1
+            last_position[item] = number * POSITIONS_MAX + entry
+        if distinct_count < 2:
             continue
-        starts[count], ends[count] = entries_written, last_ts[session]
+        offsets[session_count], end_ts[session_count] = entries_written, last_ts[session]
         for entry in range(length):
-            item = entries[session, entry]
-            if last_place[item] == number * PLACES_MAX + entry:
-                if not used[item]:
+            item = session_items[session, entry]
+            if last_position[item] == number * POSITIONS_MAX + entry:
+                if not number_by_item[item]:
                     item_count += 1
-                    used[item] = item_count
+                    number_by_item[item] = item_count
                 item_numbers[entries_written], positions[entries_written] = (
-                    used[item] - 1,
+                    number_by_item[item] - 1,
                     entry + 1,
                 )
                 entries_written += 1
-        count += 1
-    starts[count] = entries_written
-    return count, item_count
+        session_count += 1
+    offsets[session_count] = entries_written
+    return session_count, item_count

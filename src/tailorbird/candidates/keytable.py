@@ -24,7 +24,7 @@ class KeyTable:
     def __init__(self, keys: Keys | None = None) -> None:
         self.count = 0
         self._row_keys: Keys = np.zeros(_ROWS_MIN, np.uint64)
-        self._table: Int64s = np.full(2 * _ROWS_MIN, -1, np.int64)
+        self._slots: Int64s = np.full(2 * _ROWS_MIN, -1, np.int64)
         if keys is not None and len(keys):
             self.assign(keys)
 
@@ -38,47 +38,47 @@ class KeyTable:
         self._reserve(len(keys))
         rows = np.empty(len(keys), np.int64)
         self.count = assign_rows(
-            np.ascontiguousarray(keys), self._table, self._row_keys, self.count, rows
+            np.ascontiguousarray(keys), self._slots, self._row_keys, self.count, rows
         )
         return rows
 
     def find(self, keys: Keys) -> Int64s:
         """Return the row of each key, (n,); −1 for an unknown key."""
         rows = np.empty(len(keys), np.int64)
-        find_rows(np.ascontiguousarray(keys), self._table, self._row_keys, rows)
+        find_rows(np.ascontiguousarray(keys), self._slots, self._row_keys, rows)
         return rows
 
-    def retain(self, retained: npt.NDArray[np.bool_]) -> Int64s:
+    def retain(self, is_retained: npt.NDArray[np.bool_]) -> Int64s:
         """Drop all rows but the selected ones and renumber these in order.
 
         Returns the new row of each old one, −1 if it was dropped.
         """
-        retained_keys = self.keys[retained].copy()
+        retained_keys = self.keys[is_retained].copy()
         row_map = np.full(self.count, -1, np.int64)
-        row_map[retained] = np.arange(len(retained_keys))
+        row_map[is_retained] = np.arange(len(retained_keys))
         self.__init__(retained_keys)
         return row_map
 
-    def _reserve(self, extra: int) -> None:
-        needed = self.count + extra
-        if needed <= len(self._row_keys):
+    def _reserve(self, new_key_count: int) -> None:
+        needed_rows = self.count + new_key_count
+        if needed_rows <= len(self._row_keys):
             return
-        size = 1 << (needed - 1).bit_length()
-        row_keys = np.zeros(size, np.uint64)
+        capacity = 1 << (needed_rows - 1).bit_length()
+        row_keys = np.zeros(capacity, np.uint64)
         row_keys[: self.count] = self.keys
-        table = np.full(2 * size, -1, np.int64)
-        fill_table(table, row_keys, self.count)
-        self._row_keys, self._table = row_keys, table
+        slots = np.full(2 * capacity, -1, np.int64)
+        fill_table(slots, row_keys, self.count)
+        self._row_keys, self._slots = row_keys, slots
 
 
-def grow_array(array: npt.NDArray, rows: int, fill: float = 0) -> npt.NDArray:
+def grow_array(array: npt.NDArray, row_count: int, fill: float = 0) -> npt.NDArray:
     """Return an array with room for so many rows.
 
     This is the array itself, or a copy of twice the length whose new rows hold `fill`.
     """
-    if rows <= len(array):
+    if row_count <= len(array):
         return array
-    size = max(1 << (rows - 1).bit_length(), _ROWS_MIN)
-    larger = np.full((size, *array.shape[1:]), fill, array.dtype)
-    larger[: len(array)] = array
-    return larger
+    capacity = max(1 << (row_count - 1).bit_length(), _ROWS_MIN)
+    grown_array = np.full((capacity, *array.shape[1:]), fill, array.dtype)
+    grown_array[: len(array)] = array
+    return grown_array

@@ -17,12 +17,12 @@ Floats = npt.NDArray[np.float64]
 CANDIDATES_MAX = 500  # of a request, from all sources together
 
 
-def bound_limits(sources: Mapping[str, int]) -> dict[str, int]:
+def bound_limits(source_limits: Mapping[str, int]) -> dict[str, int]:
     """Scale the limits of a slot's sources so that they sum to at most `CANDIDATES_MAX`."""
-    total = sum(sources.values())
+    total = sum(source_limits.values())
     if total <= CANDIDATES_MAX:
-        return dict(sources)
-    return {name: limit * CANDIDATES_MAX // total for name, limit in sources.items()}
+        return dict(source_limits)
+    return {name: limit * CANDIDATES_MAX // total for name, limit in source_limits.items()}
 
 
 @dataclass(frozen=True)
@@ -31,53 +31,53 @@ class MergedItems:
 
     Attributes:
         rows: numbers of the items.
-        source: index into `names` of the first source that gave the item.
-        score: its score there; comparable within a source only.
-        names: the requested sources.
+        source_index: index into `source_names` of the first source that gave the item.
+        scores: its score there; comparable within a source only.
+        source_names: the requested sources.
     """
 
     rows: Rows
-    source: npt.NDArray[np.intp]
-    score: Floats
-    names: tuple[str, ...] = ()
+    source_index: npt.NDArray[np.intp]
+    scores: Floats
+    source_names: tuple[str, ...] = ()
 
     @property
     def contributed_counts(self) -> Mapping[str, int]:
         """The number of items that each source contributed first."""
         return dict(
             zip(
-                self.names,
-                np.bincount(self.source, minlength=len(self.names)).tolist(),
+                self.source_names,
+                np.bincount(self.source_index, minlength=len(self.source_names)).tolist(),
                 strict=True,
             )
         )
 
-    def source_names(self) -> list[str]:
-        return [self.names[code] for code in self.source.tolist()]
+    def item_source_names(self) -> list[str]:
+        return [self.source_names[code] for code in self.source_index.tolist()]
 
 
 class ListMerger:
     """A merger of candidate lists; call `add` in the slot's order.
 
     Args:
-        items: rows are below this.
+        item_count: rows are below this.
     """
 
-    def __init__(self, items: int) -> None:
-        self._is_merged = np.zeros(items, bool)
+    def __init__(self, item_count: int) -> None:
+        self._is_merged = np.zeros(item_count, bool)
         self._lists: list[tuple[str, Rows, Floats]] = []
         self._unused_limit = 0
-        self.size = 0
+        self.merged_count = 0
 
     def add(self, name: str, limit: int, rows: Rows, scores: Floats) -> None:
         """Add the next source's list: eligible rows, best first, each once."""
         self._unused_limit += limit
-        new = np.flatnonzero(~self._is_merged[rows])[: self._unused_limit]
-        rows = rows[new]
+        new_positions = np.flatnonzero(~self._is_merged[rows])[: self._unused_limit]
+        rows = rows[new_positions]
         self._is_merged[rows] = True
-        self._lists.append((name, rows, scores[new]))
-        self._unused_limit -= len(new)
-        self.size += len(new)
+        self._lists.append((name, rows, scores[new_positions]))
+        self._unused_limit -= len(new_positions)
+        self.merged_count += len(new_positions)
 
     def result(self) -> MergedItems:
         names = tuple(name for name, _, _ in self._lists)

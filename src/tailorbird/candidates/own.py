@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FILE = "sources.py"
 OWN_KIND = "own"
 Group = Literal["", "boards", "neighbours", "sessions"]
-GROUPS: tuple[Group, ...] = get_args(Group)
+TABLE_GROUPS: tuple[Group, ...] = get_args(Group)
 Query = Callable[["CandidateRequest", "CandidateTables"], Any]
 
 
@@ -103,8 +103,8 @@ def source(
     """
     if not name.isidentifier():
         raise DeclarationError(f"{name!r} is no name of a source", fix="such as category_hits")
-    if reads not in GROUPS:
-        fix = f"use one of {', '.join(GROUPS[1:])}"
+    if reads not in TABLE_GROUPS:
+        fix = f"use one of {', '.join(TABLE_GROUPS[1:])}"
         raise DeclarationError(f"source {name} reads {reads!r}", fix=fix)
     if boards and reads != "boards":
         raise DeclarationError(
@@ -119,7 +119,7 @@ class _SourceRegistry:
     file: Path | None = None
 
 
-_registered = _SourceRegistry({})
+_registry = _SourceRegistry({})
 
 
 def use_sources(file: Path | None, built_in: Collection[str] = ()) -> None:
@@ -140,24 +140,24 @@ def use_sources(file: Path | None, built_in: Collection[str] = ()) -> None:
             raise DeclarationError(f"two sources are named {value.name!r}", where=str(file))
         sources[value.name] = value
     register_sources(sources.values())
-    _registered.file = file
+    _registry.file = file
 
 
 def sources_file() -> Path | None:
     """Return the file that own sources come from."""
-    return _registered.file
+    return _registry.file
 
 
 def register_sources(sources: Iterable[OwnSource]) -> None:
     """Take these as the sources of the opened project, in place of earlier ones."""
-    _registered.sources = {own.name: own for own in sources}
+    _registry.sources = {own.name: own for own in sources}
 
 
 def own_source(name: str) -> OwnSource | None:
     """Return the source of the project with this name."""
-    return _registered.sources.get(name)
+    return _registry.sources.get(name)
 
 
 def own_sources() -> tuple[OwnSource, ...]:
     """Return all sources of the project."""
-    return tuple(_registered.sources.values())
+    return tuple(_registry.sources.values())

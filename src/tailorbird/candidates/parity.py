@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.candidates.batch import CONTEXT, segment_keys
+from tailorbird.candidates.batch import CONTEXT_FIELDS, segment_keys
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.protocol import GROUPS, CandidateRequest
 from tailorbird.candidates.query import source_of, table_group
@@ -26,7 +26,7 @@ LOGGED_COLUMNS = (
     "candidate_lists",
     "candidate_digests",
     "candidate_positions",
-    *CONTEXT,
+    *CONTEXT_FIELDS,
 )
 
 
@@ -70,7 +70,7 @@ def compare_lists(
     contract: Contract,
     events: pa.Table,
     responses: pa.Table,
-    recent: list[tuple[npt.NDArray[np.uint64], Int64s]],
+    recent_by_response: list[tuple[npt.NDArray[np.uint64], Int64s]],
     *,
     complete_until: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -79,15 +79,15 @@ def compare_lists(
 
     Args:
         contract: covers every source that a response read.
-        events: columns `batch.COLUMNS` of the lake's events, in order of p, from the beginning.
+        events: columns `batch.EVENT_COLUMNS` of the lake's events, in log order, all of them.
         responses: rows of the lake's `answers` with the columns `LOGGED_COLUMNS`.
-        recent: of each, keys and times of the person's newest items as they were logged, oldest
-            first.
+        recent_by_response: keys and times of the person's newest items as they were logged,
+            oldest first.
         complete_until: the position up to which the events are complete.
     """
     report = ListReport()
     columns = {name: responses[name].to_pylist() for name in LOGGED_COLUMNS}
-    compared_rows, requests, epochs = [], [], []
+    compared_rows, requests, epochs_by_response = [], [], []
     for row, (names, positions) in enumerate(
         zip(columns["candidate_lists"], columns["candidate_positions"], strict=True)
     ):
@@ -97,14 +97,14 @@ def compare_lists(
         if max(epoch_by_group.values()) > complete_until:
             report.pending += 1
             continue
-        keys, times = recent[row]
+        keys, times = recent_by_response[row]
         compared_rows.append(row)
         requests.append(
             CandidateRequest(
-                keys, times, segment_keys({name: columns[name][row] for name in CONTEXT})
+                keys, times, segment_keys({name: columns[name][row] for name in CONTEXT_FIELDS})
             )
         )
-        epochs.append(epoch_by_group)
+        epochs_by_response.append(epoch_by_group)
     sources = list(
         dict.fromkeys(
             name
@@ -115,7 +115,10 @@ def compare_lists(
     )
     replay = ReplayRequests(
         requests,
-        {group: np.array([epoch[group] for epoch in epochs], np.int64) for group in GROUPS},
+        {
+            group: np.array([epoch[group] for epoch in epochs_by_response], np.int64)
+            for group in GROUPS
+        },
     )
     for indices, lists in (
         replay_requests(contract, events, replay, sources, progress=progress)
@@ -125,19 +128,19 @@ def compare_lists(
         for index, request_lists in zip(indices.tolist(), lists, strict=True):
             row = compared_rows[index]
             report.responses += 1
-            logged = zip(
+            logged_lists = zip(
                 *(
                     columns[name][row]
                     for name in ("candidate_lists", "candidate_digests", "candidate_positions")
                 ),
                 strict=True,
             )
-            for name, digest, p in logged:
+            for name, digest, log_position in logged_lists:
                 if not is_source(name):
                     continue
                 report.lists += 1
                 if request_lists.get(name).digest != digest:
-                    report.add_unequal(UnequalList(columns["request_id"][row], name, p))
+                    report.add_unequal(UnequalList(columns["request_id"][row], name, log_position))
     return report
 
 
@@ -146,9 +149,9 @@ def _epochs_by_group(
 ) -> Mapping[str, int]:
     """Return the position of the tables that a response read, by group; 0 for an unread group."""
     epochs = dict.fromkeys(GROUPS, 0)
-    for name, p in zip(names, positions, strict=True):
+    for name, log_position in zip(names, positions, strict=True):
         if is_source(name) and (group := table_group(name)):
-            epochs[group] = max(epochs[group], p)
+            epochs[group] = max(epochs[group], log_position)
     return epochs
 
 

@@ -28,7 +28,7 @@ Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.intp]
 
-EVERYONE = 0  # the segment of all users, in place of the key of a value
+ALL_USERS = 0  # the segment of all users, in place of the key of a value
 NO_KEYS: Keys = np.zeros(0, np.uint64)
 NO_TIMES: Int64s = np.zeros(0, np.int64)
 
@@ -145,9 +145,9 @@ class Neighbours:
     keys: Keys
     weights: npt.NDArray[np.float32]
 
-    def list_for(self, item: int) -> RankedList:
+    def list_for(self, item_index: int) -> RankedList:
         """Return the neighbours of the item at a position, strongest first."""
-        entries = slice(self.offsets[item], self.offsets[item + 1])
+        entries = slice(self.offsets[item_index], self.offsets[item_index + 1])
         return RankedList(self.keys[entries], self.weights[entries].astype(np.float64))
 
 
@@ -175,7 +175,7 @@ class CandidateTables(Protocol):
         """The published state by group of tables."""
         ...
 
-    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
+    def leaderboard(self, board: Board, segment: int = ALL_USERS) -> BoardTable:
         """Return the items of a segment, by the key of its value; 0 is all users."""
         ...
 
@@ -206,7 +206,7 @@ class NoTables:
 
     epochs: Mapping[str, Epoch] = field(default_factory=dict)
 
-    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
+    def leaderboard(self, board: Board, segment: int = ALL_USERS) -> BoardTable:
         return BoardTable()
 
     def new_items(self) -> RankedList:
@@ -227,8 +227,8 @@ NO_TABLES = NoTables()
 
 def rank_items(keys: Keys, scores: Floats, limit: int) -> RankedList:
     """Return the items with a positive score, best first, ties by key, up to a limit."""
-    positive = np.flatnonzero(scores > 0)
-    order = positive[np.lexsort((keys[positive], -scores[positive]))[:limit]]
+    positive_rows = np.flatnonzero(scores > 0)
+    order = positive_rows[np.lexsort((keys[positive_rows], -scores[positive_rows]))[:limit]]
     return RankedList(keys[order], scores[order])
 
 

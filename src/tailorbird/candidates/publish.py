@@ -31,7 +31,7 @@ class Publisher:
     def __init__(self, store: Store, contract: Contract) -> None:
         self._store, self._contract = store, contract
         with store.snapshot() as snapshot:
-            published = tables.read_epoch(snapshot.get(tables.EPOCH))
+            published = tables.read_epoch(snapshot.get(tables.EPOCH_KEY))
         self.published = (
             published if published is not None and published.contract == contract.hash else None
         )
@@ -54,10 +54,10 @@ class Publisher:
     def available_groups(self, fold: CandidateFold) -> list[str]:
         """Return all groups of tables; none while the fold is behind the published state."""
         published = self.published
-        is_behind = published is not None and fold.position < max(
+        is_stale = published is not None and fold.position < max(
             group.position for group in published.groups.values()
         )
-        return [] if is_behind else list(GROUPS)
+        return [] if is_stale else list(GROUPS)
 
     def publish(
         self, fold: CandidateFold, groups: Sequence[str], now: int, *, is_newest: bool = True
@@ -87,7 +87,7 @@ class Publisher:
         if NEIGHBOURS in outdated_groups:
             records += _neighbour_records(fold, everything=previous_epoch is None)
         if SESSIONS in outdated_groups and fold.session_knn is not None:
-            parts = tables.session_records(fold.session_knn.table())
+            parts = tables.session_records(fold.session_knn.build_sessions())
             records, session_parts = [*records, *parts], len(parts)
         previous_groups = {} if previous_epoch is None else previous_epoch.groups
         current_as_of = {
@@ -102,17 +102,17 @@ class Publisher:
             else previous_groups[name]
             for name in GROUPS
         }
-        evicted = {
+        evicted_counts = {
             **fold.evicted_counts,
-            "neighbours": fold.item_knn.evicted if fold.item_knn is not None else 0,
+            "neighbours": fold.item_knn.eviction_count if fold.item_knn is not None else 0,
         }
         current_epoch = PublishedEpoch(
-            self._contract.hash, fold.contract.boards, group_epochs, session_parts, evicted
+            self._contract.hash, fold.contract.boards, group_epochs, session_parts, evicted_counts
         )
         if previous_epoch is not None and session_parts < previous_epoch.session_parts:
             deleted_keys += tables.session_keys(session_parts, previous_epoch.session_parts)
 
-        def change(transaction: Transaction) -> None:
+        def write_changes(transaction: Transaction) -> None:
             if previous_epoch is None:
                 transaction.delete_many(
                     [key for key, _ in transaction.scan(b"") if not key.startswith(b"\xff")]
@@ -120,20 +120,24 @@ class Publisher:
             transaction.delete_many(deleted_keys)
             transaction.put_many([*records, tables.epoch_record(current_epoch)])
 
-        self._store.write(change)
+        self._store.write(write_changes)
         self._published_at |= dict.fromkeys(groups, now)
         self.published = current_epoch
         return current_epoch
 
 
 def _board_records(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
-    numbers = {board: number for number, board in enumerate(fold.contract.boards)}
-    changed = fold.popularity.changed_slots()
-    for board, segment in fold.popularity.all_segments() if everything else changed:
-        yield tables.board_record(numbers[board], segment, fold.popularity.table(board, segment))
+    number_by_board = {board: number for number, board in enumerate(fold.contract.boards)}
+    changed_segments = fold.popularity.take_changed_segments()
+    for board, segment in fold.popularity.all_segments() if everything else changed_segments:
+        yield tables.board_record(
+            number_by_board[board], segment, fold.popularity.build_board(board, segment)
+        )
     yield tables.new_items_record(fold.new_items())
     rows = fold.changed_items(everything=everything)
-    yield from tables.facts_records(fold.items.keys[rows], fold.facts_of(rows), fold.ids_of(rows))
+    yield from tables.facts_records(
+        fold.item_table.keys[rows], fold.facts_of(rows), fold.ids_of(rows)
+    )
 
 
 def _neighbour_records(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
@@ -142,4 +146,6 @@ def _neighbour_records(fold: CandidateFold, *, everything: bool) -> Iterable[tup
     rows = fold.item_knn.take_all_rows() if everything else fold.item_knn.take_changed_rows()
     for start in range(0, len(rows), _CHUNK_ITEMS):
         chunk = rows[start : start + _CHUNK_ITEMS]
-        yield from tables.neighbour_records(fold.items.keys[chunk], fold.item_knn.table(chunk))
+        yield from tables.neighbour_records(
+            fold.item_table.keys[chunk], fold.item_knn.build_neighbours(chunk)
+        )

@@ -33,8 +33,8 @@ from tailorbird.candidates.session_knn.query import query_sessions
 Matrix = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
 
-WEEK = BASE_BOARDS[-1]
-_SOURCES: dict[str, Source] = {}
+WEEK_BOARD = BASE_BOARDS[-1]
+_SOURCE_BY_NAME: dict[str, Source] = {}
 
 
 def source_of(name: str) -> Source:
@@ -42,15 +42,15 @@ def source_of(name: str) -> Source:
 
     Raises DeclarationError.
     """
-    source = _SOURCES.get(name)
+    source = _SOURCE_BY_NAME.get(name)
     if source is None and own_source(name) is not None:  # another project may have no such source
         return parse_source(name)
     if source is None:
-        source = _SOURCES[name] = parse_source(name)
+        source = _SOURCE_BY_NAME[name] = parse_source(name)
     return source
 
 
-def live_sources(names: Iterable[str]) -> list[str]:
+def select_live_sources(names: Iterable[str]) -> list[str]:
     """Return the names of the sources read from published tables, in order."""
     return [name for name in names if source_of(name).kind in SERVED_KINDS]
 
@@ -69,48 +69,49 @@ class RequestLists:
     """The lists of one request, each computed once, before rules and limits.
 
     Args:
-        strict: raise if an own source fails; otherwise its list is empty and `failed` names it.
+        strict: raise if an own source fails; otherwise its list is empty and `failed_sources` names
+            it.
     """
 
     def __init__(
         self, tables: CandidateTables, request: CandidateRequest, *, strict: bool = True
     ) -> None:
         self.tables, self.request, self.strict = tables, request, strict
-        self.failed: list[str] = []
-        self.by_source: dict[str, RankedList] = {}
+        self.failed_sources: list[str] = []
+        self.list_by_source: dict[str, RankedList] = {}
 
     def get(self, name: str) -> RankedList:
         """Return the list of a live source by its name."""
-        ranked_list = self.by_source.get(name)
+        ranked_list = self.list_by_source.get(name)
         if ranked_list is None:
-            ranked_list = self.by_source[name] = self._query(source_of(name))
+            ranked_list = self.list_by_source[name] = self._query(source_of(name))
         return ranked_list
 
     @cached_property
-    def neighbours(self) -> tuple[Keys, Neighbours]:
+    def recent_neighbours(self) -> tuple[Keys, Neighbours]:
         """The user's last items, newest first, and the neighbours of each."""
         recent = self.request.recent[::-1][:RECENT_MAX]
         return recent, self.tables.neighbours(recent)
 
     def neighbours_of(self, keys: Keys) -> Neighbours:
         """Return the neighbours of some items."""
-        recent, neighbours = self.neighbours
+        recent, neighbours = self.recent_neighbours
         return neighbours if np.array_equal(recent, keys) else self.tables.neighbours(keys)
 
-    def board_counts(self) -> RankedList:
+    def weekly_board(self) -> RankedList:
         """Return the most popular items of the week by their counts."""
-        return self.tables.leaderboard(WEEK).items
+        return self.tables.leaderboard(WEEK_BOARD).items
 
-    def shares(self, keys: Keys) -> npt.NDArray[np.float64]:
+    def traffic_shares(self, keys: Keys) -> npt.NDArray[np.float64]:
         """Return each item's share of the week's traffic, (n,); 0 for items beyond the table."""
-        return self.tables.leaderboard(WEEK).shares.scores_of(keys)
+        return self.tables.leaderboard(WEEK_BOARD).shares.scores_of(keys)
 
-    def popularity(self, keys: Keys) -> npt.NDArray[np.float64]:
+    def popularity_percentiles(self, keys: Keys) -> npt.NDArray[np.float64]:
         """Return the share of the week's leaderboard that is less popular, (n,) in [0, 1].
 
         It is 0 for items that are not on it.
         """
-        board = self.board_counts()
+        board = self.weekly_board()
         rank = board.ranks(keys)
         return np.where(rank >= 0, 1.0 - rank / max(len(board), 1), 0.0)
 
@@ -121,7 +122,7 @@ class RequestLists:
             return query_popular(self.tables, self.request, source.board)
         if source.kind == "item_knn":
             return (
-                score_neighbours(*self.neighbours, source.last)
+                score_neighbours(*self.recent_neighbours, source.last_items)
                 if len(self.request.recent)
                 else EMPTY_LIST
             )
@@ -142,7 +143,7 @@ class RequestLists:
             if self.strict:
                 raise
             log.warning("%s", error)
-            self.failed.append(name)
+            self.failed_sources.append(name)
             return EMPTY_LIST
 
 

@@ -46,7 +46,7 @@ class UserContext:
 
 @dataclass
 class _Session:
-    last: int = 0
+    last_ts: int = 0
     items: list[int] = field(default_factory=list)
 
 
@@ -80,7 +80,7 @@ class ReferenceTables:
         hop = -(-board.window_us // TILES)
         counts = Counter[int]()
         for event, category in self._interests:
-            value = (
+            segment_value = (
                 0
                 if not board.segment
                 else category
@@ -88,7 +88,7 @@ class ReferenceTables:
                 else event.segments.get(board.segment, 0)
             )
             if event.ts // hop >= self.t // hop - TILES and (
-                not board.segment or (value and value == segment)
+                not board.segment or (segment_value and segment_value == segment)
             ):
                 counts[event.item] += 1
         return counts
@@ -99,8 +99,10 @@ class ReferenceTables:
         Ties are broken by the count in the field's longest window, then by key.
         """
         counts = self.counts(board, segment)
-        longest = max(other for other in self.contract.boards if other.segment == board.segment)
-        longest_counts = self.counts(longest, segment)
+        longest_board = max(
+            other for other in self.contract.boards if other.segment == board.segment
+        )
+        longest_counts = self.counts(longest_board, segment)
         order = sorted(
             counts.items(), key=lambda pair: (-pair[1], -longest_counts[pair[0]], pair[0])
         )
@@ -117,14 +119,16 @@ class ReferenceTables:
         return [(item, count / max(total, 1)) for item, count in counted_items]
 
     def _popular_in_categories(self, user: UserContext, board: Board) -> ScoredItems:
-        weights = defaultdict(float)
+        weight_by_category = defaultdict(float)
         for age, item in enumerate(user.recent[::-1][:CATEGORY_RECENT]):
             if self.category.get(item):
-                weights[self.category[item]] += 0.95**age
+                weight_by_category[self.category[item]] += 0.95**age
         scores = defaultdict(float)
-        for value in sorted(weights, key=lambda value: (-weights[value], value))[:CATEGORIES_MAX]:
-            for rank, (item, _) in enumerate(self.leaderboard(board, value)[0], 1):
-                scores[item] += weights[value] / rank
+        for category in sorted(
+            weight_by_category, key=lambda category: (-weight_by_category[category], category)
+        )[:CATEGORIES_MAX]:
+            for rank, (item, _) in enumerate(self.leaderboard(board, category)[0], 1):
+                scores[item] += weight_by_category[category] / rank
         return rank_scores(scores, LIST_SIZE)
 
     # Items and users
@@ -145,23 +149,25 @@ class ReferenceTables:
             return [
                 (item, 1 - max(self.t - self.first_seen[item], 0) / max_age_us) for item in order
             ]
-        bound = {
+        bound_by_item = {
             item: (self.clicks[item] + 1) / (self.shown[item] + 2)
             + math.sqrt(math.log(1 + total) / (self.shown[item] + 1))
             for item in new_items
         }
-        order = sorted(new_items, key=lambda item: (-bound[item], -self.first_seen[item], item))[
-            :LIST_SIZE
-        ]
-        return [(item, bound[item]) for item in order]
+        order = sorted(
+            new_items, key=lambda item: (-bound_by_item[item], -self.first_seen[item], item)
+        )[:LIST_SIZE]
+        return [(item, bound_by_item[item]) for item in order]
 
     def repeat(self, user: UserContext) -> ScoredItems:
         """List the user's past items, most frequent first, ties by recency."""
         counts = Counter(item for item in user.recent if item)
-        last = {item: position for position, item in enumerate(user.recent)}
+        last_position = {item: position for position, item in enumerate(user.recent)}
         return [
             (item, float(counts[item]))
-            for item in sorted(counts, key=lambda item: (-counts[item], -last[item]))[:LIST_SIZE]
+            for item in sorted(counts, key=lambda item: (-counts[item], -last_position[item]))[
+                :LIST_SIZE
+            ]
         ]
 
     def neighbours(self) -> dict[int, dict[int, float]]:
@@ -172,54 +178,60 @@ class ReferenceTables:
         settings = self.contract.item_knn
         assert settings is not None
         assert not settings.half_life_us, "the reference knows no decay"
-        rows: dict[int, dict[int, float]] = defaultdict(dict)
-        totals: dict[int, float] = defaultdict(float)
+        weights_by_item: dict[int, dict[int, float]] = defaultdict(dict)
+        total_by_item: dict[int, float] = defaultdict(float)
 
         def add(item: int, other: int, weight: float) -> None:
-            row = rows[item]
-            totals[item] += weight
+            row = weights_by_item[item]
+            total_by_item[item] += weight
             if other not in row and len(row) >= settings.neighbours:
-                position = min(
+                weakest_position = min(
                     range(len(row)), key=list(row.values()).__getitem__
                 )  # of equal ones the first
-                least = list(row)[position]
-                rows[item] = {(other if key == least else key): value for key, value in row.items()}
-                row = rows[item]
+                weakest_neighbour = list(row)[weakest_position]
+                weights_by_item[item] = {
+                    (other if key == weakest_neighbour else key): value
+                    for key, value in row.items()
+                }
+                row = weights_by_item[item]
             row[other] = row.get(other, 0.0) + weight
 
-        sequences: dict[int, list[int]] = {}
-        previous_ts: dict[int, int] = {}
-        newest = 0
+        sequence_by_person: dict[int, list[int]] = {}
+        previous_ts_by_person: dict[int, int] = {}
+        newest_ts = 0
         for event in self.events:
-            newest = max(newest, event.ts)
+            newest_ts = max(newest_ts, event.ts)
             if event.kind != "interest" or not event.person:
                 continue
-            sequence = sequences.get(event.person, [])
-            if sequence and max(event.ts, newest) - previous_ts[event.person] > settings.gap_us:
+            sequence = sequence_by_person.get(event.person, [])
+            if (
+                sequence
+                and max(event.ts, newest_ts) - previous_ts_by_person[event.person] > settings.gap_us
+            ):
                 sequence = []
-            previous_ts[event.person] = event.ts
+            previous_ts_by_person[event.person] = event.ts
             if sequence and sequence[-1] == event.item:
-                sequences[event.person] = sequence
+                sequence_by_person[event.person] = sequence
                 continue
             for steps_back, other in enumerate(reversed(sequence), 1):
                 if other != event.item:
                     add(other, event.item, 1.0 / steps_back)
                     add(event.item, other, settings.backward / steps_back)
-            sequences[event.person] = [*sequence, event.item][-settings.distance :]
+            sequence_by_person[event.person] = [*sequence, event.item][-settings.distance :]
         return {
             item: {
-                other: float(np.float32(weight / (totals[item] + DAMPING)))
+                other: float(np.float32(weight / (total_by_item[item] + DAMPING)))
                 for other, weight in row.items()
             }
-            for item, row in rows.items()
+            for item, row in weights_by_item.items()
         }
 
     def item_knn(self, user: UserContext, last: int) -> ScoredItems:
         """List the neighbours of the user's last items."""
-        rows, scores = self.neighbours(), defaultdict(float)
+        weights_by_item, scores = self.neighbours(), defaultdict(float)
         recent = user.recent[::-1][:RECENT_MAX]
         for age, item in enumerate(recent):
-            for other, value in rows.get(item, {}).items():
+            for other, value in weights_by_item.get(item, {}).items():
                 scores[other] += value * (1 - 1 / last) ** age
         return rank_scores(
             {item: score for item, score in scores.items() if item not in recent}, 1_000
@@ -230,30 +242,32 @@ class ReferenceTables:
         settings = self.contract.session_knn
         assert settings is not None
         sessions: list[_Session] = []
-        current: dict[int, _Session] = {}
-        newest = 0
+        session_by_person: dict[int, _Session] = {}
+        newest_ts = 0
         for event in self.events:
-            newest = max(newest, event.ts)
+            newest_ts = max(newest_ts, event.ts)
             if event.kind != "interest" or not event.person:
                 continue
-            session = current.get(event.person)
+            session = session_by_person.get(event.person)
             if (
                 session is None
-                or max(event.ts, newest) - session.last > settings.gap_us
+                or max(event.ts, newest_ts) - session.last_ts > settings.gap_us
                 or not any(session is other for other in sessions[-settings.sessions_max :])
             ):
-                session = current[event.person] = _Session()
+                session = session_by_person[event.person] = _Session()
                 sessions.append(session)
-            session.last, session.items = (
-                max(session.last, event.ts),
+            session.last_ts, session.items = (
+                max(session.last_ts, event.ts),
                 [*session.items, event.item][-settings.length :],
             )
-        retained = sessions[-settings.sessions_max :]
-        since = max((session.last for session in retained), default=0) - settings.within_us
+        newest_sessions = sessions[-settings.sessions_max :]
+        last_ts_min = (
+            max((session.last_ts for session in newest_sessions), default=0) - settings.within_us
+        )
         eligible = [
-            (session.last, session.items)
-            for session in retained
-            if len(set(session.items)) >= 2 and session.last >= since
+            (session.last_ts, session.items)
+            for session in newest_sessions
+            if len(set(session.items)) >= 2 and session.last_ts >= last_ts_min
         ]
         return sorted(eligible, key=lambda session: session[0])
 

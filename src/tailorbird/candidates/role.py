@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from tailorbird import faults
 from tailorbird.atomic_write import sync_folder
-from tailorbird.candidates.batch import COLUMNS, EventBatch, empty_batch, to_event_batch
+from tailorbird.candidates.batch import EVENT_COLUMNS, EventBatch, empty_batch, to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.folder import WRITER_LOCK, copy_name, folder_of, set_current_contract
@@ -40,15 +40,17 @@ from tailorbird.stream import Address, LogReader, StoredBlock, open_reader
 log = logging.getLogger(__name__)
 
 ROWS_MAX = 20_000
-ROW_BYTES = 300  # approximate size of an event in a block
+ROW_BYTES_ESTIMATE = 300  # approximate size of an event in a block
 POLL_S = 0.02
-SNAPSHOT_US = MINUTE
+SNAPSHOT_INTERVAL_US = MINUTE
 SNAPSHOT_ROWS = 2_000_000  # that make a snapshot sooner
 _READ_OPTIONS = pa.ipc.IpcReadOptions(
-    included_fields=[ROUTED.get_field_index(name) for name in COLUMNS]
+    included_fields=[ROUTED.get_field_index(name) for name in EVENT_COLUMNS]
 )  # the rest stays packed
 
-History = Callable[[int], Iterable[pa.Table]]  # Given a p, returns all later events in order of p.
+HistoryReader = Callable[
+    [int], Iterable[pa.Table]
+]  # Given a p, returns all later events in order of p.
 
 
 class CandidatesRole:
@@ -77,7 +79,7 @@ class CandidatesRole:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._folder / WRITER_LOCK)
         try:
-            self._store = _store(self._folder, contract, copies)
+            self._store = _open_writable_store(self._folder, contract, copies)
         except BaseException:
             self._lock.release()
             raise
@@ -97,13 +99,13 @@ class CandidatesRole:
         reader = self._open_reader()
         return 0 if reader is None else reader.start()
 
-    def build(self, history: History, p: int) -> None:
-        """Apply events of the lake up to `p`, then continue in the log after it."""
-        for table in history(self.fold.position):
+    def build(self, read_history: HistoryReader, end_position: int) -> None:
+        """Apply events of the lake up to `end_position`, then continue in the log after it."""
+        for table in read_history(self.fold.position):
             if len(table):
                 self.fold.update(to_event_batch(table, self.contract, pc.max(table["p"]).as_py()))
                 self._save_if_due()
-        self.fold.update(empty_batch(p))
+        self.fold.update(empty_batch(end_position))
         self.save_snapshot()
 
     def step(self, rows_max: int = ROWS_MAX) -> int:
@@ -116,19 +118,19 @@ class CandidatesRole:
         if reader is None or self.needs_history():
             return 0
         rows_applied, position = 0, self.fold.position + 1
-        for stored in reader.read(position, bytes_max=ROW_BYTES * rows_max):
-            rows_applied += stored.end - 1 - self.fold.position
-            self.fold.update(self._read_batch(stored))
+        for stored_block in reader.read(position, bytes_max=ROW_BYTES_ESTIMATE * rows_max):
+            rows_applied += stored_block.end - 1 - self.fold.position
+            self.fold.update(self._read_batch(stored_block))
         return rows_applied
 
-    def _read_batch(self, stored: StoredBlock) -> EventBatch:
-        end = stored.end - 1
-        if stored.block.kind != "events" or not stored.block.payload:
-            return empty_batch(end)
-        with pa.ipc.open_stream(stored.block.payload, options=_READ_OPTIONS) as stream:
-            table = number_rows(stream.read_all(), stored.offset)
+    def _read_batch(self, stored_block: StoredBlock) -> EventBatch:
+        end_position = stored_block.end - 1
+        if stored_block.block.kind != "events" or not stored_block.block.payload:
+            return empty_batch(end_position)
+        with pa.ipc.open_stream(stored_block.block.payload, options=_READ_OPTIONS) as stream:
+            table = number_rows(stream.read_all(), stored_block.offset)
         return to_event_batch(
-            table.filter(pc.greater(table["p"], self.fold.position)), self.contract, end
+            table.filter(pc.greater(table["p"], self.fold.position)), self.contract, end_position
         )
 
     # Publishing
@@ -138,8 +140,8 @@ class CandidatesRole:
 
         Then servers may read this contract.
         """
-        now, lag = self._clock.now(), self._count_unapplied()
-        if lag > ROWS_MAX and self._publisher.published is None:
+        now, unapplied_count = self._clock.now(), self._count_unapplied()
+        if unapplied_count > ROWS_MAX and self._publisher.published is None:
             # Tables without most of the log are no better than those of the previous contract.
             return False
         groups = (
@@ -150,7 +152,7 @@ class CandidatesRole:
         if not groups:
             return False
         faults.at("candidates.before_publish")
-        self._publisher.publish(self.fold, groups, now, is_newest=lag <= ROWS_MAX)
+        self._publisher.publish(self.fold, groups, now, is_newest=unapplied_count <= ROWS_MAX)
         faults.at("candidates.after_publish")
         set_current_contract(self._root, self.contract)
         return True
@@ -189,7 +191,8 @@ class CandidatesRole:
     def _save_if_due(self) -> None:
         new_positions = self.fold.position - self._saved_position
         if new_positions and (
-            self._clock.now() - self._saved_at >= SNAPSHOT_US or new_positions >= SNAPSHOT_ROWS
+            self._clock.now() - self._saved_at >= SNAPSHOT_INTERVAL_US
+            or new_positions >= SNAPSHOT_ROWS
         ):
             self.save_snapshot()
 
@@ -216,7 +219,7 @@ class CandidatesRole:
         has_more = True
         while not stop.is_set() and not self.needs_history():
             reader = self._open_reader()
-            if has_more or (reader is not None and reader.changed()):
+            if has_more or (reader is not None and reader.has_changed()):
                 has_more = self.step() > 0
             else:
                 stop.wait(POLL_S)
@@ -246,7 +249,7 @@ class CandidatesRole:
         return self._reader
 
 
-def _store(folder: Path, contract: Contract, copies: CopyTarget | None) -> Store:
+def _open_writable_store(folder: Path, contract: Contract, copies: CopyTarget | None) -> Store:
     try:
         store = open_store(folder, create=True)
     except DamageError:

@@ -22,9 +22,9 @@ import numpy as np
 
 from tailorbird.candidates.contract import Board, Contract
 from tailorbird.candidates.protocol import (
+    ALL_USERS,
     BOARDS,
     EMPTY_LIST,
-    EVERYONE,
     SESSIONS,
     BoardTable,
     Epoch,
@@ -37,7 +37,7 @@ from tailorbird.candidates.session_knn.sessions import Sessions
 from tailorbird.errors import DamageError
 from tailorbird.store.protocol import Snapshot
 
-PART_BYTES = 1 << 20
+SESSION_PART_BYTES = 1 << 20
 _FACTS = struct.Struct("<qQ")
 _LIST_HEADER = struct.Struct("<qI")
 
@@ -76,21 +76,21 @@ class PublishedEpoch(msgspec.Struct, frozen=True, rename={"session_parts": "sess
     evicted_counts: dict[str, int] = {}
 
 
-EPOCH = b"e"  # key of the record
+EPOCH_KEY = b"e"  # key of the record
 
 
 # Encoding
 
 
 def epoch_record(published: PublishedEpoch) -> tuple[bytes, bytes]:
-    return EPOCH, msgspec.json.encode(published)
+    return EPOCH_KEY, msgspec.json.encode(published)
 
 
-def board_record(number: int, segment: int, table: BoardTable) -> tuple[bytes, bytes]:
+def board_record(board_number: int, segment: int, table: BoardTable) -> tuple[bytes, bytes]:
     items = table.items
-    return _board_key(number, segment), _LIST_HEADER.pack(table.total, len(items)) + _to_bytes(
-        items.keys, "<u8"
-    ) + _to_bytes(items.scores, "<i8")
+    return _board_key(board_number, segment), _LIST_HEADER.pack(
+        table.total, len(items)
+    ) + _to_bytes(items.keys, "<u8") + _to_bytes(items.scores, "<i8")
 
 
 def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
@@ -102,13 +102,13 @@ def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
 def neighbour_records(keys: Keys, neighbours: Neighbours) -> Iterator[tuple[bytes, bytes]]:
     """Yield a record for each item of `keys`."""
     data, weights = _to_bytes(neighbours.keys, "<u8"), _to_bytes(neighbours.weights, "<f4")
-    for record_key, low, high in zip(
+    for record_key, start, stop in zip(
         _item_keys(b"k", keys),
         neighbours.offsets[:-1].tolist(),
         neighbours.offsets[1:].tolist(),
         strict=True,
     ):
-        yield record_key, data[8 * low : 8 * high] + weights[4 * low : 4 * high]
+        yield record_key, data[8 * start : 8 * stop] + weights[4 * start : 4 * stop]
 
 
 def item_record_keys(keys: Keys) -> list[bytes]:
@@ -128,38 +128,38 @@ def facts_records(
 def session_records(table: Sessions) -> list[tuple[bytes, bytes]]:
     """Return the parts of the session table, in order."""
     arrays = (
-        (table.keys, "<u8"),
-        (table.starts, "<i8"),
-        (table.item, "<i4"),
-        (table.position, "<i4"),
-        (table.age_weight, "<f8"),
+        (table.item_keys, "<u8"),
+        (table.offsets, "<i8"),
+        (table.item_index, "<i4"),
+        (table.positions, "<i4"),
+        (table.age_weights, "<f8"),
     )
     body = struct.pack("<q", table.gap_us)
     for array, dtype in arrays:
         data = _to_bytes(array, dtype)
         body += struct.pack("<q", len(data)) + data
-    starts = range(0, len(body), PART_BYTES)
+    starts = range(0, len(body), SESSION_PART_BYTES)
     return [
-        (_session_key(number), body[start : start + PART_BYTES])
+        (_session_key(number), body[start : start + SESSION_PART_BYTES])
         for number, start in enumerate(starts)
     ]
 
 
-def session_keys(low: int, high: int) -> list[bytes]:
+def session_keys(first_part: int, end_part: int) -> list[bytes]:
     """Return the keys of the parts of a session table to delete."""
-    return [_session_key(number) for number in range(low, high)]
+    return [_session_key(number) for number in range(first_part, end_part)]
 
 
-def _session_key(number: int) -> bytes:
-    return b"s" + struct.pack(">I", number)
+def _session_key(part_number: int) -> bytes:
+    return b"s" + struct.pack(">I", part_number)
 
 
 def _to_bytes(array: np.ndarray, dtype: str) -> bytes:
     return np.ascontiguousarray(array).astype(dtype).tobytes()
 
 
-def _board_key(number: int, segment: int) -> bytes:
-    return b"b" + struct.pack(">HQ", number, segment)
+def _board_key(board_number: int, segment: int) -> bytes:
+    return b"b" + struct.pack(">HQ", board_number, segment)
 
 
 def _item_keys(prefix: bytes, keys: Keys) -> list[bytes]:
@@ -182,15 +182,29 @@ class CachedBoard(NamedTuple):
     table: BoardTable
 
 
+class CachedNewItems(NamedTuple):
+    """The decoded new items, with the bytes that they were decoded from."""
+
+    data: bytes
+    items: RankedList
+
+
+class CachedSessions(NamedTuple):
+    """The decoded session table, and its epoch."""
+
+    epoch: Epoch
+    table: Sessions
+
+
 @dataclass
-class _Decoded:
+class _DecodedTables:
     """A cache of tables decoded from the newest epochs."""
 
-    epoch: bytes = b""
+    epoch_record: bytes = b""
     published: PublishedEpoch | None = None
     boards: dict[tuple[Board, int], CachedBoard] = field(default_factory=dict)
-    new_items: tuple[bytes, RankedList] | None = None
-    sessions: tuple[Epoch, Sessions] | None = None
+    new_items: CachedNewItems | None = None
+    sessions: CachedSessions | None = None
 
 
 class Readable(Protocol):
@@ -211,7 +225,7 @@ class TableReader:
 
     def __init__(self, store: Readable, contract: Contract) -> None:
         self._store, self.contract = store, contract
-        self._decoded = _Decoded()
+        self._decoded = _DecodedTables()
 
     @contextmanager
     def tables(self) -> Iterator["PublishedTables"]:
@@ -237,16 +251,16 @@ class TableReader:
     def close(self) -> None:
         self._store.close()
 
-    def _decoded_for(self, snapshot: Snapshot) -> _Decoded:
-        epoch = snapshot.get(EPOCH) or b""
+    def _decoded_for(self, snapshot: Snapshot) -> _DecodedTables:
+        record = snapshot.get(EPOCH_KEY) or b""
         decoded = self._decoded
-        if decoded.epoch == epoch:
+        if decoded.epoch_record == record:
             return decoded
-        updated = _Decoded(
-            epoch, read_epoch(epoch), dict(decoded.boards), decoded.new_items, decoded.sessions
+        new_decoded = _DecodedTables(
+            record, read_epoch(record), dict(decoded.boards), decoded.new_items, decoded.sessions
         )
-        self._decoded = updated
-        return updated
+        self._decoded = new_decoded
+        return new_decoded
 
 
 def read_epoch(data: bytes | None) -> PublishedEpoch | None:
@@ -266,7 +280,7 @@ def read_epoch(data: bytes | None) -> PublishedEpoch | None:
 class PublishedTables:
     """The tables of one snapshot. Implements `protocol.CandidateTables`."""
 
-    def __init__(self, snapshot: Snapshot, decoded: _Decoded) -> None:
+    def __init__(self, snapshot: Snapshot, decoded: _DecodedTables) -> None:
         self._snapshot, self._decoded = snapshot, decoded
         self.published = decoded.published
 
@@ -276,17 +290,17 @@ class PublishedTables:
         epochs = {name: Epoch(group.position, group.ts) for name, group in groups.items()}
         # The session table in use is the one decoded last, which may be older than the newest.
         return epochs | (
-            {SESSIONS: self._decoded.sessions[0]} if self._decoded.sessions is not None else {}
+            {SESSIONS: self._decoded.sessions.epoch} if self._decoded.sessions is not None else {}
         )
 
-    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
+    def leaderboard(self, board: Board, segment: int = ALL_USERS) -> BoardTable:
         if self.published is None or board not in self.published.boards:
             return BoardTable()
         position = self.published.groups[BOARDS].position
         cached = self._decoded.boards.get((board, segment))
         if cached is None or cached.position != position:
-            number = self.published.boards.index(board)
-            data = self._snapshot.get(_board_key(number, segment)) or b""
+            board_number = self.published.boards.index(board)
+            data = self._snapshot.get(_board_key(board_number, segment)) or b""
             # Most boards do not change between epochs, so decoded ones are reused.
             if cached is None or cached.data != data:
                 table = _decode_board(data)
@@ -299,13 +313,15 @@ class PublishedTables:
         data = self._snapshot.get(b"n")
         if data is None:
             return EMPTY_LIST
-        if self._decoded.new_items is None or self._decoded.new_items[0] != data:
+        if self._decoded.new_items is None or self._decoded.new_items.data != data:
             _, count = _LIST_HEADER.unpack_from(data)
-            self._decoded.new_items = data, RankedList(*_decode_list(data, count, "<f8"))
-        return self._decoded.new_items[1]
+            self._decoded.new_items = CachedNewItems(
+                data, RankedList(*_decode_list(data, count, "<f8"))
+            )
+        return self._decoded.new_items.items
 
     def neighbours(self, keys: Keys) -> Neighbours:
-        data, sizes = self._snapshot.get_sized(_item_keys(b"k", keys))
+        data, sizes = self._snapshot.get_many_with_sizes(_item_keys(b"k", keys))
         ends = np.cumsum(sizes)
         counts = np.array(sizes, np.int64) // 12
         key_parts, weights = [np.zeros(0, np.uint64)], [np.zeros(0, np.float32)]
@@ -319,7 +335,7 @@ class PublishedTables:
     def sessions(self) -> Sessions | None:
         if self._decoded.sessions is None:
             self.renew_sessions()
-        return self._decoded.sessions[1] if self._decoded.sessions is not None else None
+        return self._decoded.sessions.table if self._decoded.sessions is not None else None
 
     def renew_sessions(self) -> None:
         """Decode the session table if it differs from the cached one."""
@@ -330,17 +346,17 @@ class PublishedTables:
         ):
             return
         group, cached = self.published.groups[SESSIONS], self._decoded.sessions
-        if cached is None or cached[0].position != group.position:
+        if cached is None or cached.epoch.position != group.position:
             parts = [
                 self._snapshot.get(_session_key(number)) or b""
                 for number in range(self.published.session_parts)
             ]
             table = _decode_sessions(b"".join(parts))
-            table.prepare()
-            self._decoded.sessions = Epoch(group.position, group.ts), table
+            table.precompute()
+            self._decoded.sessions = CachedSessions(Epoch(group.position, group.ts), table)
 
     def facts(self, keys: Keys) -> ItemFacts:
-        data, sizes = self._snapshot.get_sized(_item_keys(b"i", keys))
+        data, sizes = self._snapshot.get_many_with_sizes(_item_keys(b"i", keys))
         first_seen, category = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
         begin = 0
         for index, size in enumerate(sizes):
@@ -370,4 +386,11 @@ def _decode_sessions(data: bytes) -> Sessions:
         arrays.append(np.frombuffer(data, dtype, size // np.dtype(dtype).itemsize, start + 8))
         start += 8 + size
     item_keys, starts, items, position, age_weight = arrays
-    return Sessions(item_keys, starts, items, position, age_weight, gap_us)
+    return Sessions(
+        item_keys=item_keys,
+        offsets=starts,
+        item_index=items,
+        positions=position,
+        age_weights=age_weight,
+        gap_us=gap_us,
+    )

@@ -36,7 +36,7 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     from tailorbird.config import open_project
     from tailorbird.platform.diagnostics.daily_checks import check_day
 
-    result = check_day(open_project(), day, out=out, has_alert=alert)
+    result = check_day(open_project(), day, out=out, should_alert=alert)
     if json:
         print_json(result.to_dict())
     else:
@@ -46,5 +46,5 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
         ]
         report = result.report
         print_table(f"{report.day}, {report.rows:,} events", ["check", "", "finding"], rows)
-        console().print(f"{result.alert_result}\n{result.page}".strip())
+        console().print(f"{result.alert_result}\n{result.page_path}".strip())
     raise SystemExit(0 if result.is_sound else 1)

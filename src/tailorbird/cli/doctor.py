@@ -23,8 +23,8 @@ def doctor(*, json: Json = False) -> None:
     else:
         rows = [finding[:3] for finding in diagnosis.findings]
         print_table("", ["what", "state", "found"], rows)
-        todo = [(what, fix) for what, _, _, fix in diagnosis.findings if fix]
+        todo = [(subject, fix) for subject, _, _, fix in diagnosis.findings if fix]
         console().print("\nNothing to do." if not todo else "\nWhat to do:")
-        for what, fix in todo:
-            console().print(f"  {what}: {fix}")
+        for subject, fix in todo:
+            console().print(f"  {subject}: {fix}")
     raise SystemExit(1 if diagnosis.is_broken else 0)

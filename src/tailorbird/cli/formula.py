@@ -72,7 +72,7 @@ def set(
     why: Why,
     by: By = "",
 ) -> None:
-    """Change the formula formula of a slot, without a new model or a restart.
+    """Change the value formula of a slot, without a new model or a restart.
 
     Servers apply it within a second. Each answer logs the formula that ordered it. A head that the
     champion does not predict is refused.

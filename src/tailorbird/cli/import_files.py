@@ -10,8 +10,8 @@ from tailorbird.cli.output import (
     console,
     print_json,
     print_note,
+    print_routed_counts,
     progress_bars,
-    tell_routed,
     this_command,
 )
 from tailorbird.errors import UsageError
@@ -63,7 +63,7 @@ def import_files(
         also route the events and load the lake here; not needed while `up` is running
     """
     if guess is not None:
-        _guess(guess, json)
+        _propose_mapping(guess, json)
         return
     if not format_ or path is None:
         raise UsageError("expected FORMAT and PATH", fix="tailorbird import --help shows examples")
@@ -79,7 +79,7 @@ def import_files(
         result = run_import(
             project, path, format_, mapping=mapping, slot=slot, route=route, progress=progress
         )
-    report, routed = result.report, result.routed
+    report, count_by_decision = result.report, result.count_by_decision
     if json:
         summary = {
             "rows": report.rows,
@@ -93,16 +93,16 @@ def import_files(
                 "format": format_,
                 "left_out": dict(report.left_out),
                 "examples": report.examples,
-                "routed": routed,
+                "routed": count_by_decision,
             }
         )
     else:
-        _print_report(report, routed, path, route)
+        _print_report(report, count_by_decision, path, route)
     require_accepted(result, path)
 
 
 def _print_report(
-    report: "ImportReport", routed: dict[str, int] | None, path: Path, route: bool
+    report: "ImportReport", count_by_decision: dict[str, int] | None, path: Path, route: bool
 ) -> None:
     out = console()
     if report.is_repeated:
@@ -130,10 +130,10 @@ def _print_report(
         for example in report.examples:
             out.print(f"  {example}")
     if route:
-        tell_routed(routed, "import")
+        print_routed_counts(count_by_decision, "import")
 
 
-def _guess(path: Path, json: bool) -> None:
+def _propose_mapping(path: Path, json: bool) -> None:
     import msgspec
 
     from tailorbird.events import SystemClock
@@ -151,37 +151,41 @@ def _guess(path: Path, json: bool) -> None:
             print_json({"format": recognised_format})
         else:
             console(stderr=True).print(
-                f"{path}: this is {recognised_format}, which needs no mapping: {this_command()} import "
+                f"{path}: this is {recognised_format}, which needs no mapping: {this_command()} "
+                "import "
                 f"{recognised_format} {path}"
             )
         return
     files = find_files(path, FORMATS["mapping"].patterns)
-    guesses, left_out = guess_files(files)
-    toml = "\n".join(guess.toml for guess in guesses)
+    guesses, reason_by_file = guess_files(files)
+    mapping_toml = "\n".join(guess.toml for guess in guesses)
     trial = try_mapping(
-        toml, files, SystemClock().now(), [name for guess in guesses for name in guess.types]
+        mapping_toml,
+        files,
+        SystemClock().now(),
+        [name for guess in guesses for name in guess.types],
     )
-    columns = [
+    column_rows = [
         (guess.file.name, column.column, column.role or "left out", column.why)
         for guess in guesses
         for column in guess.columns
     ]
-    columns += [(file.name, "", "left out", why) for file, why in left_out.items()]
+    column_rows += [(file.name, "", "left out", why) for file, why in reason_by_file.items()]
     if json:
         rows = [msgspec.json.decode(row) for row in trial.sample_events]
         print_json(
             {
-                "mapping": toml,
-                "columns": columns,
+                "mapping": mapping_toml,
+                "columns": column_rows,
                 "rows": rows,
                 "tried": trial.rows,
                 "refused": trial.refused,
             }
         )
         return
-    print(toml)
+    print(mapping_toml)
     out = console(stderr=True)
-    for name, column, role, why in columns:
+    for name, column, role, why in column_rows:
         out.print(f"# {name}: {column:<20} → {role:<28} {why}", style="dim")
     out.print(f"# The first {len(trial.sample_events)} rows, as they would be read:", style="dim")
     for row in trial.sample_events:

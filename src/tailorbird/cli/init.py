@@ -44,7 +44,7 @@ def init(
     ts_format:
         format of times as in strptime, needed if day and month are ambiguous: %d/%m/%Y
     """
-    from tailorbird.events.guess.trial import SHARE_MAX
+    from tailorbird.events.guess.trial import REFUSED_SHARE_MAX
     from tailorbird.platform.create import check_folder, create_project
 
     folder = _project_folder(folder)
@@ -52,19 +52,19 @@ def init(
     proposal = _propose(from_, columns, ts_format) if from_ is not None else None
     if proposal is not None and proposal.trial.warning:
         console(stderr=True).print(proposal.trial.warning, style="yellow")
-    created = create_project(folder, proposal)
-    tried_count, refused_count, user, format_ = (
+    created_project = create_project(folder, proposal)
+    tried_count, refused_count, example_user, format_ = (
         (proposal.trial.rows, proposal.trial.refused, proposal.user, proposal.format)
         if proposal is not None
         else (0, 0, "", "")
     )
     reasons = proposal.reasons if proposal is not None else []
-    steps = _next_steps(folder, from_, format_, user)
+    next_commands = _next_commands(folder, from_, format_, example_user)
     if json:
         summary = {
             "project": str(folder),
-            "files": list(created.files),
-            "next": steps,
+            "files": list(created_project.files),
+            "next": next_commands,
             "tried": tried_count,
             "refused": refused_count,
         }
@@ -73,21 +73,22 @@ def init(
     if reasons:
         print_table("What the data proposes", ["column or feature", "taken as", "why"], reasons)
     out = console()
-    out.print(f"Made {folder} with {', '.join(created.files)}.")
+    out.print(f"Made {folder} with {', '.join(created_project.files)}.")
     if reasons:
         out.print(
             "Read these files now, before you import: each choice has its reason, and is "
             "meant to be edited."
         )
-    if tried_count and refused_count / tried_count > SHARE_MAX:
+    if tried_count and refused_count / tried_count > REFUSED_SHARE_MAX:
         out.print(
-            f"Of the rows tried, {refused_count / tried_count:.0%} would be refused, as said above: mend "
+            f"Of the rows tried, {refused_count / tried_count:.0%} would be refused, as said "
+            "above: mend "
             "that first, or go on without them.",
             style="yellow",
         )
     out.print("\nNext:")
-    for step in steps:
-        out.print(f"  {step}")
+    for next_command in next_commands:
+        out.print(f"  {next_command}")
 
 
 def _propose(data: Path, columns: str, ts_format: str) -> "Proposal":
@@ -95,9 +96,9 @@ def _propose(data: Path, columns: str, ts_format: str) -> "Proposal":
     from tailorbird.events.guess import AskError
     from tailorbird.platform.create import propose_from
 
-    names = tuple(name.strip() for name in columns.split(",")) if columns else ()
+    column_names = tuple(name.strip() for name in columns.split(",")) if columns else ()
     try:
-        return propose_from(data, names, ts_format)
+        return propose_from(data, column_names, ts_format)
     except AskError as error:
         if not sys.stdin.isatty():
             raise
@@ -114,14 +115,14 @@ def _project_folder(folder: Path | None) -> Path:
     return Path(project, *([] if folder is None else [folder]))
 
 
-def _next_steps(folder: Path, data: Path | None, format_: str, user: str) -> list[str]:
+def _next_commands(folder: Path, data: Path | None, format_: str, example_user: str) -> list[str]:
     command = f"tailorbird -C {shlex.quote(str(folder))}"
     if data is None:
-        events = shlex.quote(str(folder / "history.jsonl"))
+        events_file = shlex.quote(str(folder / "history.jsonl"))
         return [
             f"{command} check",
-            f"{command} simulate --days 28 --out {events}",
-            f"{command} import tailorbird {events}",
+            f"{command} simulate --days 28 --out {events_file}",
+            f"{command} import tailorbird {events_file}",
             f"{command} train",
             f"{command} recommend --user u000001",
             f"{command} up",
@@ -133,6 +134,6 @@ def _next_steps(folder: Path, data: Path | None, format_: str, user: str) -> lis
         f"{command} check",
         f"{command} import {format_} {shlex.quote(str(data))}{mapping_option}",
         f"{command} train --budget 2m",
-        f"{command} recommend{f' --user {shlex.quote(user)}' if user else ''}",
+        f"{command} recommend{f' --user {shlex.quote(example_user)}' if example_user else ''}",
         f"{command} up",
     ]

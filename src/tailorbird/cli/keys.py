@@ -64,28 +64,32 @@ def create(
     from tailorbird.events import to_iso
     from tailorbird.platform.keys import KeysView, describe_key
 
-    key = KeysView().create(
+    created_key = KeysView().create(
         name,
         scopes=scope or (),
         origins=origin or (),
         identify=identify,
-        limits=_limits(limit) if limit else None,
+        limits=_parse_limits(limit) if limit else None,
         expires=expires,
         replaces=replaces,
         keep=keep,
     )
     if json:
-        print_json({"key": key.token, **describe_key(key.record)})
+        print_json({"key": created_key.token, **describe_key(created_key.record)})
         return
     out = console()
     out.print(
-        f"Key {key.record.id} ({name}), may {' and '.join(key.record.scopes)}. It is shown this "
+        f"Key {created_key.record.id} ({name}), may {' and '.join(created_key.record.scopes)}. It "
+        "is shown this "
         "once:\n"
     )
-    print(key.token)
+    print(created_key.token)
     out.print("\nClients send it as the header  Authorization: Bearer KEY")
-    if key.old is not None:
-        out.print(f"Key {key.old.id} holds until {to_iso(key.old_until)[:16]} UTC.")
+    if created_key.replaced_key is not None:
+        out.print(
+            f"Key {created_key.replaced_key.id} holds until "
+            f"{to_iso(created_key.replaced_valid_until)[:16]} UTC."
+        )
 
 
 def list_(*, json: Json = False) -> None:
@@ -132,15 +136,17 @@ def revoke(key: str, *, json: Json = False) -> None:
     console().print(f"Key {record.id} ({record.name}) is refused from now on.")
 
 
-def _limits(texts: list[str] | None) -> "Limits":
+def _parse_limits(options: list[str] | None) -> "Limits":
     import msgspec
 
     from tailorbird.errors import UsageError
     from tailorbird.serving.auth.keyfile import Limits
 
-    pairs = {name: value for name, _, value in (word.partition("=") for word in texts or ())}
+    text_by_limit = {
+        name: value for name, _, value in (option.partition("=") for option in options or ())
+    }
     try:
-        return msgspec.convert(pairs, Limits, strict=False)
+        return msgspec.convert(text_by_limit, Limits, strict=False)
     except msgspec.ValidationError as error:
         limit_names = ", ".join(Limits.__struct_fields__)
         raise UsageError(
@@ -166,8 +172,8 @@ def pseudonym(user: str, *, anonymous: bool = False, json: Json = False) -> None
     """
     from tailorbird.platform.keys import KeysView
 
-    pseudonymised = KeysView().pseudonym(user, is_anonymous=anonymous)
+    hashed_id = KeysView().pseudonym(user, is_anonymous=anonymous)
     if json:
-        print_json({"pseudonym": pseudonymised})
+        print_json({"pseudonym": hashed_id})
         return
-    print(pseudonymised)
+    print(hashed_id)

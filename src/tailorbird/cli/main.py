@@ -28,7 +28,7 @@ one above it), `--debug` shows tracebacks.
 """
 
 # Command → module in this package. The function is named after the command.
-_TOP_COMMANDS = {
+_MODULE_BY_COMMAND = {
     "init": "init",
     "import": "import_files",
     "check": "check",
@@ -132,9 +132,9 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 # Commands whose function cannot bear their name: a keyword, or a built-in.
-_FUNCTIONS = {"import": "import_files", "list": "list_", "export-user": "export_user"}
+_FUNCTION_BY_COMMAND = {"import": "import_files", "list": "list_", "export-user": "export_user"}
 
-_EXCLUDES_ERASURE = (
+_COMMANDS_EXCLUDING_ERASURE = (
     "train",
     "tune",
     "validate",
@@ -165,45 +165,47 @@ def build_app() -> App:
         help_format="markdown",
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # `run` reports what an interrupted command leaves.
-        default_parameter=Parameter(show_default=_shown_default),
+        default_parameter=Parameter(show_default=_format_default),
     )
-    for name, module in _TOP_COMMANDS.items():
-        app.command(_exclude_erasure(name, _load(module, name)), name=name, version_flags=())
+    for name, module in _MODULE_BY_COMMAND.items():
+        app.command(
+            _exclude_erasure(name, _load_command(module, name)), name=name, version_flags=()
+        )
     for name, (text, commands) in _GROUPS.items():
         # --version belongs to the app; a command without a version must not show it.
         group = App(name=name, help=text, version_flags=())
         for command, module in commands.items():
-            function = _exclude_erasure(f"{name} {command}", _load(module, command))
+            function = _exclude_erasure(f"{name} {command}", _load_command(module, command))
             group.command(function, name=command, version_flags=())
         app.command(group)
     return app
 
 
-def _shown_default(default: object) -> object:
+def _format_default(default: object) -> object:
     """Return a default as help shows it; None if the option's text describes it."""
     return None if default in ("", None, False) else default
 
 
-def _load(module: str, command: str) -> Callable[..., object]:
-    function = _FUNCTIONS.get(command, command)
+def _load_command(module: str, command: str) -> Callable[..., object]:
+    function = _FUNCTION_BY_COMMAND.get(command, command)
     return getattr(import_module(f"tailorbird.cli.{module}"), function)
 
 
 def _exclude_erasure(name: str, command: Callable[..., object]) -> Callable[..., object]:
     """Return the command, wrapped to keep erasures from running if it is a role or stores reads."""
     is_role = name.startswith("run ")
-    if name not in _EXCLUDES_ERASURE and not is_role:
+    if name not in _COMMANDS_EXCLUDING_ERASURE and not is_role:
         return command
 
     @wraps(command)
-    def guarded(*args: object, **options: object) -> object:
+    def run_guarded(*args: object, **options: object) -> object:
         from tailorbird.config import data_folder
         from tailorbird.config.erasures import hold_off_erasures
 
         with hold_off_erasures(data_folder(), create=is_role):
             return command(*args, **options)
 
-    return guarded
+    return run_guarded
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -226,8 +228,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
             raise
         _print_error(str(error))
         status = error.exit_status
-    except SystemExit as end:
-        status = end.code
+    except SystemExit as exit_request:
+        status = exit_request.code
     except KeyboardInterrupt:
         if any(tuple(words[: len(command)]) == command for command in _RESUMABLE_COMMANDS):
             _print_stderr("stopped; completed work is kept: run the same command again to continue")
@@ -241,10 +243,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
             raise
         _print_error(message)
         status = 1
-    code = status if isinstance(status, int) else 0
+    exit_code = status if isinstance(status, int) else 0
     if arguments is None and {"deltalake", "duckdb"} & sys.modules.keys():
-        exit_process(code)
-    raise SystemExit(code)
+        exit_process(exit_code)
+    raise SystemExit(exit_code)
 
 
 def _pop_global_options(words: list[str]) -> bool:
@@ -264,7 +266,7 @@ def _pop_global_options(words: list[str]) -> bool:
 
 def _help_command(words: list[str]) -> str:
     """Return the command that prints the help for these arguments."""
-    command = words[:1] if words[:1] and words[0] in {**_TOP_COMMANDS, **_GROUPS} else []
+    command = words[:1] if words[:1] and words[0] in {**_MODULE_BY_COMMAND, **_GROUPS} else []
     command += [
         word for word in words[1:2] if command and word in _GROUPS.get(command[0], ("", {}))[1]
     ]

@@ -66,7 +66,7 @@ def figures(
         _print_churn(churn, since or "180d", as_of, is_json=json)
         return
     from tailorbird.config import open_project
-    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.platform.clocks import clock_as_of
     from tailorbird.platform.monitoring import DEFAULT_METRICS, read_figures
 
     project = open_project()
@@ -80,23 +80,27 @@ def figures(
     from tailorbird.events import to_iso
 
     headings = {"latency_ms_p95": "p95 ms", "conversion_estimated_share": "estimated"}
-    names = [
+    titles = [
         headings.get(name, name.removesuffix("_rate").replace("_s", " s").replace("_e", " e"))
         for name in DEFAULT_METRICS
     ]
     rows = [
-        (to_iso(row.start)[:16], row.group, *(_cell(row, name) for name in DEFAULT_METRICS))
+        (
+            to_iso(row.start)[:16],
+            row.group,
+            *(_format_figure(row, name) for name in DEFAULT_METRICS),
+        )
         for row in result.rows
     ]
-    print_table("", ["start (UTC)", by or "group", *names], rows, right=names)
+    print_table("", ["start (UTC)", by or "group", *titles], rows, numeric_columns=titles)
     if plot is not None:
         console().print(f"Plot: {plot}")
 
 
 def _refuse_with_churn(**options: object) -> None:
-    if given := ", ".join(f"--{name}" for name, value in options.items() if value):
+    if given_options := ", ".join(f"--{name}" for name, value in options.items() if value):
         raise UsageError(
-            f"{given} cannot stand beside --churn",
+            f"{given_options} cannot stand beside --churn",
             where="monitor figures --churn",
             fix="leave them out; --since, --as-of and --json work",
         )
@@ -105,8 +109,8 @@ def _refuse_with_churn(**options: object) -> None:
 def _print_churn(name: str, since: str, as_of: str, *, is_json: bool) -> None:
     from tailorbird.config import open_project
     from tailorbird.events import parse_duration
+    from tailorbird.platform.clocks import clock_as_of
     from tailorbird.platform.models.churn_figures import read_churn_figures
-    from tailorbird.platform.moment import clock_as_of
 
     project = open_project()
     clock = clock_as_of(as_of, project, allow_lateness=False)
@@ -133,7 +137,7 @@ def status(*, as_of: str = "", json: Json = False) -> None:
         end of the 24 hours, ISO 8601; by default now, or the end of an imported log
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.platform.clocks import clock_as_of
     from tailorbird.platform.monitoring import read_status
 
     project = open_project()
@@ -168,8 +172,8 @@ def drift(
         end of the period, ISO 8601; by default now, or the end of an imported log
     """
     from tailorbird.config import open_project
+    from tailorbird.platform.clocks import clock_as_of
     from tailorbird.platform.drift import find_drift
-    from tailorbird.platform.moment import clock_as_of
 
     project = open_project()
     clock = clock_as_of(as_of, project, allow_lateness=False)
@@ -179,16 +183,23 @@ def drift(
         return
     rows = [
         (row.since, row.until or "goes on", row.cause, row.evidence, row.runbook)
-        for row in result.rows
+        for row in result.episodes
     ]
     print_table(result.header, ["since", "until", "likely cause", "evidence", "runbook"], rows)
-    if result.shifts:
-        shifts = [
-            (name, shift.now, None if math.isnan(shift.then) else shift.then, shift.is_skew)
-            for name, shift in list(result.shifts.items())[:SHIFTS_SHOWN]
+    if result.shift_by_signal:
+        shift_rows = [
+            (
+                name,
+                shift.current_distance,
+                None if math.isnan(shift.training_distance) else shift.training_distance,
+                shift.is_skew,
+            )
+            for name, shift in list(result.shift_by_signal.items())[:SHIFTS_SHOWN]
         ]
         headings = ["signal", "distance now", "in the time of the training", "skew"]
-        print_table("Furthest from the training", headings, shifts, right=headings[1:3])
+        print_table(
+            "Furthest from the training", headings, shift_rows, numeric_columns=headings[1:3]
+        )
 
 
 def decide(slot: str = "", *, as_of: str = "", json: Json = False) -> None:
@@ -209,7 +220,7 @@ def decide(slot: str = "", *, as_of: str = "", json: Json = False) -> None:
     import msgspec
 
     from tailorbird.config import open_project
-    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.platform.clocks import clock_as_of
     from tailorbird.platform.runtime.falls import read_decisions
 
     project = open_project()
@@ -217,7 +228,7 @@ def decide(slot: str = "", *, as_of: str = "", json: Json = False) -> None:
     if json:
         print_json({"decisions": msgspec.to_builtins(decisions)})
         return
-    rows = [(each.slot, each.action, each.reason) for each in decisions]
+    rows = [(decision.slot, decision.action, decision.reason) for decision in decisions]
     print_table("", ["slot", "decision", "reason"], rows)
 
 
@@ -241,8 +252,8 @@ def approve(*, why: Why = "", by: By = "", churn: str = "") -> None:
 
     project = open_project()
     author = by or getpass.getuser()
-    step, version = approve_step(project, project.clock(), by=author, why=why, churn=churn)
-    console().print(f"{step} {version}: done")
+    action, version = approve_step(project, project.clock(), by=author, why=why, churn=churn)
+    console().print(f"{action} {version}: done")
 
 
 def notify(*, test: bool = False, json: Json = False) -> None:
@@ -260,23 +271,23 @@ def notify(*, test: bool = False, json: Json = False) -> None:
     import msgspec
 
     from tailorbird.config import open_project
-    from tailorbird.platform.notify import read_receivers, send_test
+    from tailorbird.platform.notify import read_receivers, send_test_messages
 
     project = open_project()
-    receivers = send_test(project, project.clock()) if test else read_receivers(project)
+    receivers = send_test_messages(project, project.clock()) if test else read_receivers(project)
     if json:
         print_json({"receivers": msgspec.to_builtins(receivers)})
     else:
-        accepted = "accepted the test message" if test else "-"
+        success_text = "accepted the test message" if test else "-"
         rows = [
-            (receiver.receiver, receiver.failing_since, receiver.error or accepted)
+            (receiver.receiver, receiver.failing_since, receiver.error or success_text)
             for receiver in receivers
         ]
         print_table("", ["receiver", "fails since", "why"], rows)
-    failing = [receiver.receiver for receiver in receivers if receiver.error]
-    if test and failing:
+    failing_receivers = [receiver.receiver for receiver in receivers if receiver.error]
+    if test and failing_receivers:
         raise NotReadyError(
-            f"{', '.join(failing)} did not accept the test message",
+            f"{', '.join(failing_receivers)} did not accept the test message",
             where="notify.urls",
             fix="correct the URL, or start what it names",
         )
@@ -322,7 +333,7 @@ def silence(
         console().print("nothing is silenced")
 
 
-def _cell(row: "Figures", name: str) -> object:
+def _format_figure(row: "Figures", name: str) -> object:
     value = getattr(row, name)
     if isinstance(value, float) and math.isnan(value):
         return None

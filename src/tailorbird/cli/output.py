@@ -89,22 +89,24 @@ def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
-    right: Sequence[str] = (),
+    numeric_columns: Sequence[str] = (),
 ) -> None:
-    """Print a table; columns named in `right` hold numbers."""
+    """Print a table; columns named in `numeric_columns` hold numbers."""
     table = Table(
         title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False
     )
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column in numeric_columns else "left", overflow="fold"
+        )
     for row in rows:
-        table.add_row(*(Text(show(value)) for value in row))
+        table.add_row(*(Text(format_cell(value)) for value in row))
     if not table.row_count:
         table.add_row("none")
     console().print(table)
 
 
-def show(value: object) -> str:
+def format_cell(value: object) -> str:
     """Format a table cell: numbers with separators, None as "", and control characters escaped."""
     if value is None:
         return ""
@@ -160,27 +162,28 @@ def progress_bars(*, quiet: bool = False) -> Iterator[ReportProgress]:
         disable=quiet,
         transient=False,
     )
-    tasks: dict[str, TaskID] = {}
+    task_by_stage: dict[str, TaskID] = {}
 
     def report(stage: str, done: int, total: int | None) -> None:
-        if stage not in tasks:
-            for earlier in tasks.values():
-                task = bars.tasks[earlier]
-                bars.update(earlier, total=task.completed)
-            tasks[stage] = bars.add_task(stage, total=total)
-        bars.update(tasks[stage], completed=done, total=total)
+        if stage not in task_by_stage:
+            for earlier_task in task_by_stage.values():
+                task = bars.tasks[earlier_task]
+                bars.update(earlier_task, total=task.completed)
+            task_by_stage[stage] = bars.add_task(stage, total=total)
+        bars.update(task_by_stage[stage], completed=done, total=total)
 
     with bars:
         yield report
 
 
-def tell_routed(routed: dict[str, int] | None, command: str) -> None:
+def print_routed_counts(count_by_decision: dict[str, int] | None, command: str) -> None:
     """Print the counts of `drain`; None means that another process held the lock."""
     out = console()
-    if routed is not None:
+    if count_by_decision is not None:
         counts = (
-            f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, "
-            f"{routed['quarantined']:,} to quarantine"
+            f"{count_by_decision['accepted']:,} events, {count_by_decision['duplicates']:,} "
+            "repeats, "
+            f"{count_by_decision['quarantined']:,} to quarantine"
         )
         out.print(f"Routed {counts}; all in the lake.")
         return

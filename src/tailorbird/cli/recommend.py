@@ -55,11 +55,11 @@ def recommend(
     """
     from tailorbird.config import open_project
     from tailorbird.platform.answering import answer as answer_in_process
-    from tailorbird.platform.answering import request_body, require_items
+    from tailorbird.platform.answering import build_request_body, require_items
     from tailorbird.platform.results import Slate
     from tailorbird.serving.messages import RecommendResponse
 
-    project = open_project(applied=True)
+    project = open_project(use_applied=True)
     if url and as_of:
         raise UsageError(
             "a server answers as of its own clock", where="--as-of", fix="leave --url out"
@@ -67,7 +67,7 @@ def recommend(
     url = url or ("" if as_of else next(running_servers(project.paths.run), ""))
     options = {"slot": slot, "user_id": user, "query": query, "size": size, "explain": explain}
     if url:
-        body = request_body(project, **options)
+        body = build_request_body(project, **options)
         path = "/v1/search" if query else "/v1/recommend"
         response = _post(url, path, body, project.settings.serve.read_keys)
         slate = Slate(msgspec.convert(response, RecommendResponse))
@@ -75,28 +75,27 @@ def recommend(
     else:
         slate = answer_in_process(project, **options, as_of=as_of)
         response = msgspec.to_builtins(slate.response)
-    answer, note = response, slate.note
     if json:
-        print_json(answer)
+        print_json(response)
         return
-    if note:
-        console().print(note)
-    rows = [_row(item) for item in answer["items"]]
+    if slate.note:
+        console().print(slate.note)
+    rows = [_item_row(item) for item in response["items"]]
     print_table(
         "",
         ["", "item", "title", "score", "reason", "propensity"],
         rows,
-        right=["", "score", "propensity"],
+        numeric_columns=["", "score", "propensity"],
     )
-    degraded = f", degraded: {', '.join(answer['degraded'])}" if answer["degraded"] else ""
+    degraded_note = f", degraded: {', '.join(response['degraded'])}" if response["degraded"] else ""
     console().print(
-        f"model {answer['model']}, arm {answer['arm'] or 'none'}, request "
-        f"{answer['request_id']}{degraded}"
+        f"model {response['model']}, arm {response['arm'] or 'none'}, request "
+        f"{response['request_id']}{degraded_note}"
     )
     if not query:
-        _print_notes(project, answer, user)
+        _print_notes(project, response, user)
     if explain:
-        _print_explanations(answer)
+        _print_explanations(response)
 
 
 def _print_notes(project: "Project", response: dict, user: str) -> None:
@@ -106,7 +105,7 @@ def _print_notes(project: "Project", response: dict, user: str) -> None:
 
     registry = Registry(project.paths.registry, clock=project.clock())
     baseline = registry.info(response["model"]).baseline
-    models = [info.version for info in registry.versions() if info.heads]
+    model_versions = [info.version for info in registry.versions() if info.heads]
     typed_response = msgspec.convert(response, RecommendResponse)
     is_known = bool(user) and _has_events(project, user)
     for line in explain_response(
@@ -115,7 +114,7 @@ def _print_notes(project: "Project", response: dict, user: str) -> None:
         has_history=is_known,
         baseline=baseline,
         command=this_command(),
-        refused_version=max(models, default=""),
+        refused_version=max(model_versions, default=""),
     ):
         console().print(f"  {line}")
 
@@ -128,19 +127,20 @@ def _has_events(project: "Project", user: str) -> bool:
     if not lake.exists("events"):
         return True
     pseudonyms = project.pseudonyms(record_key=False)
-    person = (user if pseudonyms is None else pseudonyms.user_id(user)).replace("'", "''")
-    return bool(lake.sql(f"SELECT 1 FROM events WHERE user_id = '{person}' LIMIT 1").num_rows)
+    quoted_user_id = (user if pseudonyms is None else pseudonyms.user_id(user)).replace("'", "''")
+    query = f"SELECT 1 FROM events WHERE user_id = '{quoted_user_id}' LIMIT 1"
+    return bool(lake.sql(query).num_rows)
 
 
 def _print_explanations(response: dict) -> None:
     for item in response["items"][:3]:
         explanation = item.get("explanation") or {}
         contributions = explanation.get("contributions", {})
-        features = [
+        feature_rows = [
             (name, value, contributions.get(name, ""))
             for name, value in explanation.get("features", {}).items()
         ]
-        computed = [
+        computed_rows = [
             (name, "", value)
             for name, value in contributions.items()
             if name not in explanation.get("features", {})
@@ -148,12 +148,12 @@ def _print_explanations(response: dict) -> None:
         print_table(
             f"\n{item['item_id']}",
             ["column", "read", "moves the value"],
-            [*features, *computed],
-            right=["read", "moves the value"],
+            [*feature_rows, *computed_rows],
+            numeric_columns=["read", "moves the value"],
         )
 
 
-def _row(item: dict) -> tuple[object, ...]:
+def _item_row(item: dict) -> tuple[object, ...]:
     title = (item.get("attributes") or {}).get("title", "")
     return (
         item["position"],
@@ -184,11 +184,11 @@ def _post(url: str, path: str, body: dict, keys: list[str]) -> dict:
 
 def _to_usage_error(error: urllib.error.HTTPError, where: str) -> UsageError:
     try:
-        fault = msgspec.json.decode(error.read(), type=dict[str, str])
+        error_body = msgspec.json.decode(error.read(), type=dict[str, str])
     except msgspec.MsgspecError:
         return UsageError(f"refused with status {error.code}", where=where)
     return UsageError(
-        fault.get("message", "refused"),
-        where=f"{where} {fault.get('path', '')}".strip(),
-        fix=fault.get("fix", ""),
+        error_body.get("message", "refused"),
+        where=f"{where} {error_body.get('path', '')}".strip(),
+        fix=error_body.get("fix", ""),
     )

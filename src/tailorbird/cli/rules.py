@@ -22,23 +22,23 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
         number of logged requests to answer again, the newest first
     """
     from tailorbird.config import open_project
-    from tailorbird.platform.models.rule_costs import TITLES, cost_cells, rule_costs
+    from tailorbird.platform.models.rule_costs import COLUMN_TITLES, format_cost_row, rule_costs
 
-    project = open_project(applied=True)
+    project = open_project(use_applied=True)
     with progress_bars(quiet=json) as progress:
         result = rule_costs(project, slot, requests=requests, progress=progress)
     if json:
         print_json(result.to_dict())
         return
     print_table(
-        f"Slot {result.slot}, {result.requests:,} requests answered again",
-        TITLES,
-        [cost_cells(cost) for cost in result.costs],
-        right=TITLES[1:],
+        f"Slot {result.slot}, {result.request_count:,} requests answered again",
+        COLUMN_TITLES,
+        [format_cost_row(cost) for cost in result.costs],
+        numeric_columns=COLUMN_TITLES[1:],
     )
     out = console()
     out.print(
         "The cost of a rule is the expected value of an answer without it minus that with "
         "it, with the present features of people."
     )
-    out.print(f"Page: {result.page}")
+    out.print(f"Page: {result.page_path}")

@@ -30,7 +30,7 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
     from tailorbird.platform.models.score_log import open_scores
 
     position = start
-    with open_scores(open_project(applied=True)) as feed, suppress(KeyboardInterrupt):
+    with open_scores(open_project(use_applied=True)) as feed, suppress(KeyboardInterrupt):
         while True:
             for page in feed.iterate_from(position):
                 for score in page.scores:

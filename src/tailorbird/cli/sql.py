@@ -10,7 +10,7 @@ import msgspec
 from tailorbird.cli.output import Json, print_json, print_table
 
 # Text that a spreadsheet would run as a formula (OWASP, CSV injection), except a plain number.
-_FORMULA = re.compile(r"[=+\-@\t\r](?![0-9.,]*([eE][+-]?[0-9]+)?\Z)|[=@\t\r]")
+_SPREADSHEET_FORMULA = re.compile(r"[=+\-@\t\r](?![0-9.,]*([eE][+-]?[0-9]+)?\Z)|[=@\t\r]")
 
 
 def sql(
@@ -66,8 +66,8 @@ def sql(
                 [to_cell(value) for value in row.values()] for row in batch.to_pylist()
             )
     else:
-        shown = table.slice(0, rows).to_pylist()
-        print_table("", table.column_names, [list(row.values()) for row in shown])
+        printed_rows = table.slice(0, rows).to_pylist()
+        print_table("", table.column_names, [list(row.values()) for row in printed_rows])
         if table.num_rows > rows:
             print(f"… {table.num_rows - rows:,} more rows (--rows {table.num_rows})")
 
@@ -84,4 +84,4 @@ def _to_cell(value: object) -> object:
 def _to_safe_cell(value: object) -> object:
     """Return a value for a CSV cell that a spreadsheet does not run as a formula."""
     cell = _to_cell(value)
-    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+    return f"'{cell}" if isinstance(cell, str) and _SPREADSHEET_FORMULA.match(cell) else cell

@@ -5,7 +5,7 @@
         client.track("click", user_id="42", item_id="i93", request_id=answer.request_id)
 
 Both retry safely: an event has its `event_id` before it is first sent, so it counts once however
-often it is sent. `parameters` has the types of parameters, `talking` sends and retries, `patience`
+often it is sent. `parameters` has the types of parameters, `transport` sends and retries, `retries`
 decides when, and `outbox` batches tracked events and keeps on a disk what could not be sent.
 """
 

@@ -74,16 +74,18 @@ class AsyncClient:
         )
         self._clock, self._timeout_s, self._batch_max = clock or SystemClock(), timeout_s, batch_max
         self._outbox = Outbox(
-            self._send_waiting,
+            self._send_waiting_events,
             batch_max=batch_max,
             gather_s=gather_s,
             queue_max=queue_max,
             spool=spool,
         )
-        self._closed = False
+        self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"AsyncClient({', '.join(self._transport.urls)}; {self.waiting} events waiting)"
+        return (
+            f"AsyncClient({', '.join(self._transport.urls)}; {self.waiting_count} events waiting)"
+        )
 
     _repr_html_ = text_html
 
@@ -94,14 +96,14 @@ class AsyncClient:
         await self.close()
 
     @property
-    def waiting(self) -> int:
+    def waiting_count(self) -> int:
         """The number of tracked events that no server has taken yet."""
         return len(self._outbox)
 
     @property
-    def retried(self) -> int:
+    def retry_count(self) -> int:
         """The number of requests that were retried."""
-        return self._transport.retried
+        return self._transport.retry_count
 
     async def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> RecommendResponse:
         """Recommend items for a slot of the site.
@@ -112,19 +114,21 @@ class AsyncClient:
             UsageError: the query is invalid, and was not sent.
             ClosedError: the client is closed.
         """
-        return await self._query("/v1/recommend", _convert(RecommendQuery, {"slot": slot, **query}))
+        return await self._query(
+            "/v1/recommend", _to_query(RecommendQuery, {"slot": slot, **query})
+        )
 
     async def rank(
         self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]
     ) -> RecommendResponse:
         """Order the caller's own items for a person. Raises as `recommend`."""
         return await self._query(
-            "/v1/rank", _convert(RankQuery, {"slot": slot, "items": list(items), **query})
+            "/v1/rank", _to_query(RankQuery, {"slot": slot, "items": list(items), **query})
         )
 
     async def search(self, text: str, **query: Unpack[SearchOptions]) -> RecommendResponse:
         """Find items by words, ordered for a person. Raises as `recommend`."""
-        return await self._query("/v1/search", _convert(SearchQuery, {"query": text, **query}))
+        return await self._query("/v1/search", _to_query(SearchQuery, {"query": text, **query}))
 
     async def churn(
         self, user_id: str, model: str = "churn", *, explain: bool = False
@@ -197,15 +201,15 @@ class AsyncClient:
         Events are lost only without both a server and a spool. A second call does nothing. Calls
         from then on, and those that still wait for an answer, raise ClosedError.
         """
-        if self._closed:
+        if self._is_closed:
             return 0
-        self._closed = True
+        self._is_closed = True
         lost_events = await self._outbox.close(timeout_s)
         await self._transport.close()
         return lost_events
 
     def _require_open(self) -> None:
-        if self._closed:
+        if self._is_closed:
             raise ClosedError
 
     async def _request(
@@ -223,19 +227,19 @@ class AsyncClient:
         fields = {"event_id": uuid4().hex, "ts": self._clock.now(), **event}
         return _encode_json(fields, "an event", str(event.get("type", "")))
 
-    async def _send_waiting(self, events: Sequence[bytes]) -> Receipts:
+    async def _send_waiting_events(self, events: Sequence[bytes]) -> Receipts:
         return await self._send_encoded(events, has_backoff=True)
 
     async def _send_encoded(
         self, events: Sequence[bytes], *, has_backoff: bool = False
     ) -> Receipts:
         decisions: list[EventDecision] = []
-        accepted = 0
+        accepted_count = 0
         for batch in _split_batches(events, self._batch_max):
             receipts = await self._send_batch(batch, has_backoff)
             decisions += receipts.events
-            accepted += receipts.accepted
-        return Receipts(accepted, len(decisions) - accepted, decisions)
+            accepted_count += receipts.accepted
+        return Receipts(accepted_count, len(decisions) - accepted_count, decisions)
 
     async def _send_batch(self, batch: Sequence[bytes], has_backoff: bool) -> Receipts:
         reply = await self._transport.request(
@@ -269,7 +273,7 @@ class AsyncClient:
         )
 
 
-def _encode_json(document: Any, what: str, where: str) -> bytes:
+def _encode_json(document: Any, description: str, where: str) -> bytes:
     """Encode a document as JSON. Raise UsageError if that is impossible.
 
     That includes a text with half a surrogate pair, as Python decodes "\\ud83d" from JSON.
@@ -277,37 +281,41 @@ def _encode_json(document: Any, what: str, where: str) -> bytes:
     try:
         return _encode(document)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise UsageError(f"{what} cannot be written as JSON: {error}", where=where) from None
+        raise UsageError(f"{description} cannot be written as JSON: {error}", where=where) from None
 
 
-def _convert(kind: type[T], fields: dict[str, Any]) -> T:
+def _to_query(query_type: type[T], fields: dict[str, Any]) -> T:
     try:
         return msgspec.convert(
             {name: value for name, value in fields.items() if value is not None},
-            kind,
+            query_type,
             from_attributes=True,
         )
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `")
-        raise UsageError(text[:1].lower() + text[1:], where=path.rstrip("`") or "query") from None
+        message, _, path = str(error).partition(" - at `")
+        raise UsageError(
+            message[:1].lower() + message[1:], where=path.rstrip("`") or "query"
+        ) from None
 
 
-def _decode(reply: Reply, kind: type[T]) -> T:
+def _decode(reply: Reply, message_type: type[T]) -> T:
     if reply.status != 200:
         raise to_refused_error(reply)
     try:
-        return msgspec.json.decode(reply.body, type=kind)
+        return msgspec.json.decode(reply.body, type=message_type)
     except msgspec.MsgspecError:
         raise to_refused_error(Reply(reply.status, b"")) from None
 
 
 def _split_batches(events: Sequence[bytes], batch_max: int) -> list[list[bytes]]:
     batches: list[list[bytes]] = [[]]
-    size = 0
+    batch_bytes = 0
     for event in events:
-        if batches[-1] and (len(batches[-1]) >= batch_max or size + len(event) > BODY_BYTES_MAX):
+        if batches[-1] and (
+            len(batches[-1]) >= batch_max or batch_bytes + len(event) > BODY_BYTES_MAX
+        ):
             batches.append([])
-            size = 0
+            batch_bytes = 0
         batches[-1].append(event)
-        size += len(event) + 1
+        batch_bytes += len(event) + 1
     return [batch for batch in batches if batch]

@@ -25,7 +25,7 @@ class Client:
     """
 
     def __init__(self, urls: str | Sequence[str], **settings: Unpack[ClientSettings]) -> None:
-        self._process, self._lock, self._closed = os.getpid(), threading.Lock(), False
+        self._process_id, self._lock, self._is_closed = os.getpid(), threading.Lock(), False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="tailorbird-client", daemon=True
@@ -34,7 +34,7 @@ class Client:
         try:
             self._client = self._run(_create_client(urls, settings))
         except BaseException:
-            self._stop()
+            self._stop_loop()
             raise
 
     def __repr__(self) -> str:
@@ -49,14 +49,14 @@ class Client:
         self.close()
 
     @property
-    def waiting(self) -> int:
+    def waiting_count(self) -> int:
         """The number of tracked events that no server has taken yet."""
-        return self._client.waiting
+        return self._client.waiting_count
 
     @property
-    def retried(self) -> int:
+    def retry_count(self) -> int:
         """The number of requests that were retried."""
-        return self._client.retried
+        return self._client.retry_count
 
     def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> RecommendResponse:
         """Recommend items for a slot, see `AsyncClient.recommend`."""
@@ -100,21 +100,21 @@ class Client:
     def close(self, timeout_s: float = 5.0) -> int:
         """Send what waits, spool the rest and close, see `AsyncClient.close`."""
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return 0
-            self._closed = True
+            self._is_closed = True
         try:
             return self._submit(self._client.close(timeout_s)).result()
         finally:
-            self._stop()
+            self._stop_loop()
 
     def _require_open(self) -> None:
-        if os.getpid() != self._process:
+        if os.getpid() != self._process_id:
             raise UsageError(
                 "the client was made before a fork, and its thread stayed behind",
                 fix="make one in each process",
             )
-        if self._closed:
+        if self._is_closed:
             raise ClosedError
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -133,7 +133,7 @@ class Client:
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def _stop(self) -> None:
+    def _stop_loop(self) -> None:
         self._submit(_cancel_tasks()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

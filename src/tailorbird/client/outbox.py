@@ -70,7 +70,7 @@ class Outbox:
             queue_max,
             gather_s,
         )
-        self._spool, self._rng, self._number = spool, rng or random.Random(), count()
+        self._spool_folder, self._rng, self._file_numbers = spool, rng or random.Random(), count()
         self._waiting_events: deque[bytes] = deque()
         self._loop = asyncio.get_running_loop()
         self._wake_event, self._idle_event = asyncio.Event(), asyncio.Event()
@@ -86,7 +86,7 @@ class Outbox:
                     fix=fix_for_os_error(error, "name a folder that can be written"),
                 ) from None
         self.accepted = self.refused = self.lost = 0
-        self._task = self._loop.create_task(self._run())
+        self._sender_task = self._loop.create_task(self._run())
         self._wake_event.set()  # an earlier process may have left something in the spool
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class Outbox:
         return len(self._waiting_events) + self._count_spooled()
 
     def _count_spooled(self) -> int:
-        paths = self._spool.glob("*.ndjson") if self._spool is not None else ()
+        paths = self._spool_folder.glob("*.ndjson") if self._spool_folder is not None else ()
         return sum(path.read_bytes().count(b"\n") for path in paths)
 
     def add(self, event: bytes) -> None:
@@ -124,9 +124,9 @@ class Outbox:
         """Send what waits, spool the rest, and return the number of lost events."""
         self._is_closing = True
         await self.flush(timeout_s)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._spool_waiting()
+        self._sender_task.cancel()
+        await asyncio.gather(self._sender_task, return_exceptions=True)
+        self._spool_waiting_events()
         return len(self._waiting_events) + self.lost
 
     async def _run(self) -> None:
@@ -137,11 +137,11 @@ class Outbox:
                 await asyncio.sleep(self._gather_s)
             try:
                 await self._send_spooled()
-                await self._send_waiting()
+                await self._send_waiting_events()
             except Exception as error:  # after any error the events are kept and retried
                 attempt_count += 1
                 self._log_failure(error, attempt_count)
-                self._spool_waiting()
+                self._spool_waiting_events()
                 await asyncio.sleep(backoff_s(attempt_count, self._rng))
                 continue
             if attempt_count:
@@ -158,17 +158,17 @@ class Outbox:
         elif attempt_count == 1:
             log.warning("events wait, since no server takes them: %s %s", error.code, error.message)
 
-    async def _send_waiting(self) -> None:
+    async def _send_waiting_events(self) -> None:
         while self._waiting_events:
             batch = [
                 self._waiting_events[index]
                 for index in range(min(self._batch_max, len(self._waiting_events)))
             ]
-            await self._deliver(batch)
+            await self._deliver_batch(batch)
             for _ in batch:
                 self._waiting_events.popleft()
 
-    async def _deliver(self, batch: Sequence[bytes]) -> None:
+    async def _deliver_batch(self, batch: Sequence[bytes]) -> None:
         """Send a batch, in halves where it is too large for the server.
 
         Raises what `send` raises: then none of it counts as decided.
@@ -181,10 +181,10 @@ class Outbox:
             if len(batch) == 1:
                 self.refused += 1
                 log.error("an event is larger than the server takes: %s", error.message)
-                self._set_aside(batch[0])
+                self._store_refused_event(batch[0])
                 return
             for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                await self._deliver(half)
+                await self._deliver_batch(half)
             return
         self.accepted += receipts.accepted
         self.refused += receipts.refused
@@ -194,20 +194,23 @@ class Outbox:
             log.warning("events were refused: %s (they are in the server's quarantine)", code)
 
     async def _send_spooled(self) -> None:
-        for path in sorted(self._spool.glob("*.ndjson")) if self._spool is not None else ():
-            lines = path.read_bytes().splitlines()
-            for start in range(0, len(lines), self._batch_max):
-                await self._deliver(lines[start : start + self._batch_max])
+        for path in (
+            sorted(self._spool_folder.glob("*.ndjson")) if self._spool_folder is not None else ()
+        ):
+            events = path.read_bytes().splitlines()
+            for start in range(0, len(events), self._batch_max):
+                await self._deliver_batch(events[start : start + self._batch_max])
             path.unlink(missing_ok=True)
 
-    def _spool_waiting(self) -> None:
+    def _spool_waiting_events(self) -> None:
         """Move what waits into the spool, if it can be written; else keep it in memory."""
-        if not self._waiting_events or self._spool is None:
+        if not self._waiting_events or self._spool_folder is None:
             return
         events = list(self._waiting_events)
         try:
             atomic_write(
-                self._spool / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.ndjson",
+                self._spool_folder
+                / f"{time.time_ns():020d}-{os.getpid()}-{next(self._file_numbers)}.ndjson",
                 b"\n".join(events) + b"\n",
             )
         except OSError as error:
@@ -216,14 +219,14 @@ class Outbox:
         for _ in events:
             self._waiting_events.popleft()
 
-    def _set_aside(self, event: bytes) -> None:
+    def _store_refused_event(self, event: bytes) -> None:
         """Move an event that no server will take to the spool, or count it as lost."""
-        if self._spool is None:
+        if self._spool_folder is None:
             self.lost += 1
             return
         atomic_write(
-            self._spool
+            self._spool_folder
             / "refused"
-            / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.json",
+            / f"{time.time_ns():020d}-{os.getpid()}-{next(self._file_numbers)}.json",
             event,
         )

@@ -40,38 +40,42 @@ class Throttle:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._seconds: deque[list[float]] = deque()  # [second, requests, accepted]
-        self._requests = self._accepted = 0.0
+        self._counts_by_second: deque[list[float]] = deque()  # [second, requests, accepted]
+        self._request_count = self._accepted_count = 0.0
 
     def allow(self, now: float) -> bool:
         """Return whether to send at all; a rejected request counts as not accepted."""
         self._expire(now)
-        if self._requests < REQUESTS_MIN:
+        if self._request_count < REQUESTS_MIN:
             return True
-        refuse = max(0.0, (self._requests - OVERLOAD_RATIO * self._accepted) / (self._requests + 1))
-        if self._rng.random() >= refuse:
+        refusal_probability = max(
+            0.0,
+            (self._request_count - OVERLOAD_RATIO * self._accepted_count)
+            / (self._request_count + 1),
+        )
+        if self._rng.random() >= refusal_probability:
             return True
         self.record(False, now)
         return False
 
-    def record(self, accepted: bool, now: float) -> None:
+    def record(self, is_accepted: bool, now: float) -> None:
         """Record the outcome of a request.
 
         Every answer counts as accepted unless it says "too much" or "out of order".
         """
         second = float(int(now))
-        if not self._seconds or self._seconds[-1][0] != second:
-            self._seconds.append([second, 0.0, 0.0])
-        self._seconds[-1][1] += 1
-        self._seconds[-1][2] += accepted
-        self._requests += 1
-        self._accepted += accepted
+        if not self._counts_by_second or self._counts_by_second[-1][0] != second:
+            self._counts_by_second.append([second, 0.0, 0.0])
+        self._counts_by_second[-1][1] += 1
+        self._counts_by_second[-1][2] += is_accepted
+        self._request_count += 1
+        self._accepted_count += is_accepted
 
     def _expire(self, now: float) -> None:
-        while self._seconds and self._seconds[0][0] < now - WINDOW_S:
-            _, requests, accepted = self._seconds.popleft()
-            self._requests -= requests
-            self._accepted -= accepted
+        while self._counts_by_second and self._counts_by_second[0][0] < now - WINDOW_S:
+            _, request_count, accepted_count = self._counts_by_second.popleft()
+            self._request_count -= request_count
+            self._accepted_count -= accepted_count
 
 
 def backoff_s(attempt: int, rng: random.Random) -> float:

@@ -96,7 +96,7 @@ class Transport:
         self._headers = {"content-type": "application/json"} | (
             {"authorization": f"Bearer {key}"} if key else {}
         )
-        self._timeout_s, self._attempts, self._rng = (
+        self._timeout_s, self._attempts_max, self._rng = (
             timeout_s,
             max(1, attempts),
             rng or random.Random(),
@@ -104,10 +104,10 @@ class Transport:
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
         self._server_index = 0
-        self._down_until: dict[str, float] = {}
-        self.budget, self.throttle = RetryBudget(), Throttle(self._rng)
-        self.retried = 0
-        self.closed = False
+        self._down_until_by_url: dict[str, float] = {}
+        self.retry_budget, self.throttle = RetryBudget(), Throttle(self._rng)
+        self.retry_count = 0
+        self.is_closed = False
 
     async def request(
         self,
@@ -122,12 +122,10 @@ class Transport:
 
         Args:
             has_backoff: the caller has a backoff of its own and retries until there is an answer,
-                so that the throttle does not
-            apply.
+                so that the throttle does not apply.
         Raises:
             UnreachableError: no server answered within the deadline, or the throttle rejected the
-                request because too few are
-            answered.
+                request because too few are answered.
             ClosedError: `close` was called before the answer came.
         """
         deadline = time.monotonic() + self._timeout_s
@@ -136,22 +134,27 @@ class Transport:
                 "given up without asking: too few requests are answered at the moment",
                 fix="ask again later",
             )
-        self.budget.earn()
+        self.retry_budget.earn()
         attempt, reason = 0, ""
         while True:
             attempt += 1
             remaining_s = deadline - time.monotonic()
             # The last attempt has all remaining time; earlier ones must leave some.
-            timeout_s = remaining_s if attempt == self._attempts else remaining_s * 0.6
-            server_index = self._server_index = self._next_server()
+            timeout_s = remaining_s if attempt == self._attempts_max else remaining_s * 0.6
+            server_index = self._server_index = self._next_server_index()
             url = self.urls[server_index % len(self.urls)]
-            reply, reason, wait_s = await self._attempt(
-                method, url, path, body, query, max(0.001, timeout_s)
+            reply, reason, wait_s = await self._try_server(
+                method=method,
+                url=url,
+                path=path,
+                body=body,
+                query=query,
+                timeout_s=max(0.001, timeout_s),
             )
             self.throttle.record(reply is not None, time.monotonic())
             if reply is not None:
                 return reply
-            if self.closed:
+            if self.is_closed:
                 raise ClosedError
             if (
                 self._server_index == server_index
@@ -166,36 +169,36 @@ class Transport:
                     wait_s or 0.0,
                     0.0 if len(self.urls) > attempt else backoff_s(attempt, self._rng),
                 )
-                may_retry = attempt < self._attempts and self.budget.spend()
+                may_retry = attempt < self._attempts_max and self.retry_budget.spend()
             if has_backoff or not may_retry or time.monotonic() + wait_s >= deadline:
                 raise UnreachableError(f"no answer from {url}: {reason} ({attempt} tries)")
-            self.retried += 1
+            self.retry_count += 1
             await asyncio.sleep(wait_s)
 
-    def _next_server(self) -> int:
+    def _next_server_index(self) -> int:
         """Return the index of the next server in turn that accepted its last connection."""
         now = time.monotonic()
-        turn = range(self._server_index, self._server_index + len(self.urls))
+        server_indexes = range(self._server_index, self._server_index + len(self.urls))
         return next(
             (
                 index
-                for index in turn
-                if self._down_until.get(self.urls[index % len(self.urls)], 0.0) <= now
+                for index in server_indexes
+                if self._down_until_by_url.get(self.urls[index % len(self.urls)], 0.0) <= now
             ),
             self._server_index,
         )
 
     def _any_server_up(self) -> bool:
         now = time.monotonic()
-        return any(self._down_until.get(url, 0.0) <= now for url in self.urls)
+        return any(self._down_until_by_url.get(url, 0.0) <= now for url in self.urls)
 
     async def close(self) -> None:
-        self.closed = True
+        self.is_closed = True
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    async def _attempt(
+    async def _try_server(
         self,
         method: str,
         url: str,
@@ -208,7 +211,7 @@ class Transport:
 
         The wait is None if the server could not be connected.
         """
-        if self.closed:
+        if self.is_closed:
             raise ClosedError
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
@@ -225,7 +228,7 @@ class Transport:
         except TimeoutError:
             return None, "it took too long", 0.0
         except aiohttp.ClientConnectorError as error:
-            self._down_until[url] = time.monotonic() + UNREACHABLE_S
+            self._down_until_by_url[url] = time.monotonic() + UNREACHABLE_S
             return None, f"{type(error).__name__}: {error}", None
         except aiohttp.ClientError as error:
             return None, f"{type(error).__name__}: {error}", 0.0

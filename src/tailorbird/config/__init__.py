@@ -1,14 +1,20 @@
 """Settings with their sources, and projects with their loaded declarations."""
 
 from tailorbird.config.paths import Paths, paths_of
-from tailorbird.config.project import FILE, Project, data_folder, find_project, open_project
-from tailorbird.config.settings import Origin, Settings, load_settings
+from tailorbird.config.project import (
+    SETTINGS_FILE,
+    Project,
+    data_folder,
+    find_project,
+    open_project,
+)
+from tailorbird.config.settings import Settings, SettingWithSource, load_settings
 
 __all__ = [
-    "FILE",
-    "Origin",
+    "SETTINGS_FILE",
     "Paths",
     "Project",
+    "SettingWithSource",
     "Settings",
     "data_folder",
     "find_project",

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Iterable
 
-from tailorbird.candidates.contract import Contract, contract_of
+from tailorbird.candidates.contract import Contract, build_contract
 from tailorbird.candidates.folder import current_contract
-from tailorbird.candidates.query import live_sources
+from tailorbird.candidates.query import select_live_sources
 from tailorbird.config.project import Project
 from tailorbird.config.schemas import served_versions
 from tailorbird.errors import TailorbirdError
@@ -27,7 +27,9 @@ def exposure_event(project: Project) -> str:
 def slots_contract(project: Project, extra_sources: Iterable[str] = ()) -> Contract:
     """Return the contract of the sources that slots name, and of extra ones."""
     names = [name for slot in project.slots.values() for name in (*slot.sources, *slot.columns)]
-    return contract_of(live_sources([*names, *extra_sources]), shown=exposure_event(project))
+    return build_contract(
+        select_live_sources([*names, *extra_sources]), shown=exposure_event(project)
+    )
 
 
 def required_contract(project: Project) -> Contract:

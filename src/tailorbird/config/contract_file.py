@@ -25,7 +25,7 @@ import msgspec
 
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import parse_duration
-from tailorbird.events.contract.envelope import NUMBERS, Event
+from tailorbird.events.contract.envelope import NUMBER_BOUNDS, Event
 from tailorbird.events.contract.fields import Bounds, annotations_of
 from tailorbird.events.contract.rules import KINDS, Rule, find_violation
 
@@ -189,12 +189,12 @@ def _parse_rule(type_: str, name: str, content: dict[str, Any], file: Path) -> R
     if invalid_values := [
         value
         for value in one_of
-        if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float))
+        if name in NUMBER_BOUNDS and (isinstance(value, bool) or not isinstance(value, int | float))
     ]:
         raise ConfigError(
             f"{name} is a number everywhere in Tailorbird, and one_of has {invalid_values[0]!r}",
             where=where,
         )
-    if name in NUMBERS and kind in ("text", "boolean"):
+    if name in NUMBER_BOUNDS and kind in ("text", "boolean"):
         raise ConfigError(f"{name} is a number everywhere in Tailorbird", where=where)
     return Rule(name, content.get("required", False), kind, low, high, tuple(one_of))

@@ -16,7 +16,7 @@ from tailorbird.errors import ConfigError, StorageError, fix_for_os_error
 from tailorbird.store import CopyTarget
 
 FILE = "project-id"
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 def copy_target_of(settings: Settings, data: Path) -> CopyTarget | None:
@@ -35,7 +35,7 @@ def copy_target_of(settings: Settings, data: Path) -> CopyTarget | None:
 def _project_id(settings: Settings, data: Path) -> str:
     prefix = settings.store.prefix
     if prefix:
-        if not _ID.match(prefix):
+        if not _ID_PATTERN.match(prefix):
             raise ConfigError(
                 f"keys cannot begin with {prefix!r}",
                 where="store.prefix",
@@ -60,7 +60,7 @@ def _project_id(settings: Settings, data: Path) -> str:
         project_id = file.read_text().strip()
     except (OSError, UnicodeDecodeError):
         project_id = ""
-    if not _ID.match(project_id):
+    if not _ID_PATTERN.match(project_id):
         fix = (
             "set store.prefix, or put the file back: it says what this project's keys in the "
             "Valkey begin with"
@@ -72,13 +72,13 @@ def _project_id(settings: Settings, data: Path) -> str:
 def _create_id(file: Path) -> None:
     """Write a random id; of several processes, the first one decides."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary_file = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with draft.open("wb") as out:
+        with temporary_file.open("wb") as out:
             out.write(secrets.token_hex(5).encode() + b"\n")
             out.flush()
             os.fsync(out.fileno())
         with suppress(FileExistsError):
-            os.link(draft, file)
+            os.link(temporary_file, file)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary_file.unlink(missing_ok=True)

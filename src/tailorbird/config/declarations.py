@@ -18,7 +18,7 @@ EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 T = TypeVar("T")
 
 
-def _find_declared(file: Path, *kinds: type[T]) -> list[T]:
+def _load_declared(file: Path, *kinds: type[T]) -> list[T]:
     """Return the objects of some kinds that a file declares by name or in a list, each once."""
     objects = (
         element
@@ -35,16 +35,16 @@ def load_slots(file: Path) -> dict[str, Slot]:
     Raises:
         DeclarationError: the file is missing, does not run, or gives two slots the same name.
     """
-    slots: dict[str, Slot] = {}
-    for slot in _find_declared(file, Slot):
-        if slot.name in slots:
+    slot_by_name: dict[str, Slot] = {}
+    for slot in _load_declared(file, Slot):
+        if slot.name in slot_by_name:
             raise DeclarationError(f"two slots are named {slot.name!r}", where=str(file))
-        slots[slot.name] = slot
-    if not slots:
+        slot_by_name[slot.name] = slot
+    if not slot_by_name:
         raise DeclarationError(
             "declares no Slot", where=str(file), fix="tailorbird init writes an example"
         )
-    return slots
+    return slot_by_name
 
 
 def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Churn]:
@@ -56,9 +56,9 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
         DeclarationError: the file does not run, repeats a name, or uses an event type that does
             not exist.
     """
-    models: dict[str, Churn] = {}
-    for churn in _find_declared(file, Churn) if file.exists() else ():
-        if churn.name in models:
+    model_by_name: dict[str, Churn] = {}
+    for churn in _load_declared(file, Churn) if file.exists() else ():
+        if churn.name in model_by_name:
             raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
         if unknown_types := [type_ for type_ in churn.types if type_ not in types]:
             fix = suggest_name(unknown_types[0], types, f"use some of {', '.join(types)}")
@@ -67,12 +67,12 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
                 where=str(file),
                 fix=fix,
             )
-        models[churn.name] = churn
-    return models
+        model_by_name[churn.name] = churn
+    return model_by_name
 
 
 def load_scores(
-    file: Path, types: Sequence[str], slots: Mapping[str, Slot], churn: Mapping[str, Churn]
+    file: Path, types: Sequence[str], slots: Mapping[str, Slot], churn_models: Mapping[str, Churn]
 ) -> dict[str, Score]:
     """Return the scores that scores.py declares, by name; none without the file.
 
@@ -80,19 +80,19 @@ def load_scores(
         DeclarationError: the file does not run, repeats a name, or uses an event type, a slot or a
             churn model that does not exist.
     """
-    scores_by_name: dict[str, Score] = {}
-    for score in _find_declared(file, ChurnScore, NextBest) if file.exists() else ():
-        if score.name in scores_by_name:
+    score_by_name: dict[str, Score] = {}
+    for score in _load_declared(file, ChurnScore, NextBest) if file.exists() else ():
+        if score.name in score_by_name:
             raise DeclarationError(
                 f"two are named {score.name!r}", where=str(file), fix="give one of them a name="
             )
-        reference, declared, kind = (
+        reference, declared_names, kind = (
             (score.slot, slots, "slot of slots.py")
             if isinstance(score, NextBest)
-            else (score.model, churn, "model of churn.py")
+            else (score.model, churn_models, "model of churn.py")
         )
         references = [
-            (reference, list(declared), kind),
+            (reference, list(declared_names), kind),
             *((type_, list(types), "event type") for type_ in score.on),
         ]
         for name, candidates, kind_name in references:
@@ -103,8 +103,8 @@ def load_scores(
                 raise DeclarationError(
                     f"{score.name}: {name!r} is no {kind_name}", where=str(file), fix=fix
                 )
-        scores_by_name[score.name] = score
-    return scores_by_name
+        score_by_name[score.name] = score
+    return score_by_name
 
 
 def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experiment]:
@@ -114,27 +114,27 @@ def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experim
         DeclarationError: the file does not run, repeats a name, or an experiment has no treatment,
             or names a slot or a policy that does not exist.
     """
-    experiments_by_name: dict[str, Experiment] = {}
-    for experiment in _find_declared(file, Experiment) if file.exists() else ():
-        if experiment.name in experiments_by_name:
+    experiment_by_name: dict[str, Experiment] = {}
+    for experiment in _load_declared(file, Experiment) if file.exists() else ():
+        if experiment.name in experiment_by_name:
             raise DeclarationError(
                 f"two are named {experiment.name!r}", where=str(file), fix="rename one"
             )
         _check_experiment(experiment, slots, str(file))
-        experiments_by_name[experiment.name] = experiment
-    return experiments_by_name
+        experiment_by_name[experiment.name] = experiment
+    return experiment_by_name
 
 
 def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: str) -> None:
-    where, names = f"{file}: experiment {experiment.name}", ", ".join(slots)
+    where, slot_names = f"{file}: experiment {experiment.name}", ", ".join(slots)
     for slot in (experiment.slot, *experiment.slots.values()):
         if slot not in slots:
             problem = f"{slot!r} is no slot of slots.py" if slot else "it names no slot"
-            raise DeclarationError(problem, where=where, fix=f"use one of {names}")
-    split = slots[experiment.slot].experiment
-    if split is not None:
+            raise DeclarationError(problem, where=where, fix=f"use one of {slot_names}")
+    permanent_split = slots[experiment.slot].experiment
+    if permanent_split is not None:
         raise DeclarationError(
-            f"slot {experiment.slot} has the permanent split {split.name}",
+            f"slot {experiment.slot} has the permanent split {permanent_split.name}",
             where=where,
             fix="remove experiment= from the slot",
         )
@@ -147,15 +147,15 @@ def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: s
             raise DeclarationError(
                 f"arm {arm!r} names no policy",
                 where=where,
-                fix=f"name it in policies= ({', '.join(ARM_POLICIES)}), slots= ({names}) or "
+                fix=f"name it in policies= ({', '.join(ARM_POLICIES)}), slots= ({slot_names}) or "
                 "versions=",
             )
-    _check_shape(experiment, where)
+    _check_servable(experiment, where)
     if experiment.is_interleaved:
         _check_interleaved(experiment, slots, where)
 
 
-def _check_shape(experiment: Experiment, where: str) -> None:
+def _check_servable(experiment: Experiment, where: str) -> None:
     """Refuse what would start, and then never be served or reported."""
     if not EXPERIMENT_NAME.fullmatch(experiment.name):
         raise DeclarationError(
@@ -193,7 +193,11 @@ def _check_interleaved(experiment: Experiment, slots: Mapping[str, Slot], where:
             raise DeclarationError(f"arm {arm!r} has no ranking to draft from", where=where)
     for name in {experiment.slot, *experiment.slots.values()}:
         slot = slots[name]
-        if slot.pins or slot.promotions or any(q.first or q.window for q in slot.all_quotas):
+        if (
+            slot.pins
+            or slot.promotions
+            or any(quota.first or quota.window for quota in slot.all_quotas)
+        ):
             raise DeclarationError(
                 f"slot {name} has pins, promotions or quotas of some positions, which a drafted "
                 "slate would break",

@@ -13,12 +13,12 @@ from tailorbird.atomic_write import finish_shredding, write_private
 from tailorbird.config.project import Project
 from tailorbird.errors import DamageError, LockedError, StorageError
 from tailorbird.events.suppression import (
-    FILE,
-    FOLDER,
-    JOURNAL,
-    KEY_FILE,
+    ERASURE_FOLDER,
+    JOURNAL_FILE,
     LAST_ERASURE_FILE,
-    require_finished,
+    SUPPRESSION_FILE,
+    SUPPRESSION_KEY_FILE,
+    require_finished_erasure,
 )
 from tailorbird.features.schemas import state_folders
 from tailorbird.features.state.key_partition import part_folders
@@ -37,29 +37,31 @@ def apply_remote_erasures(project: Project) -> bool:
         NotReadyError: an erasure is running or was interrupted.
         LockedError: a role runs here that started before the erasure.
     """
-    require_finished(project.paths.data)
-    finish_shredding(project.paths.data / FOLDER / JOURNAL)
-    topics = project.stream.topics
+    require_finished_erasure(project.paths.data)
+    finish_shredding(project.paths.data / ERASURE_FOLDER / JOURNAL_FILE)
+    topics = project.stream.kafka_logs
     if topics is None:
         return False
-    from tailorbird.router.routed_log.retention import FILE as ITEMS
+    from tailorbird.router.routed_log.retention import SUMMARY_FILE as ITEMS_FILE
     from tailorbird.stream.kafka import topic_reset
 
     erasure = topic_reset.last_erasure(topics.cluster)
     if erasure is None or erasure.number <= last_applied_erasure(project):
         return False
-    folder = project.paths.data / FOLDER
+    folder = project.paths.data / ERASURE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LAST_ERASURE_FILE)
     try:
-        for path in (*topics.index_paths(), topics.folder / ITEMS):
+        for path in (*topics.index_paths(), topics.folder / ITEMS_FILE):
             _discard_states(path, [path, Path(f"{path}-wal"), Path(f"{path}-shm")])
         for part in part_folders(project.paths.state):
             for schema in state_folders(part):
-                state = part / schema
-                _discard_states(state / "worker", [state / name for name in _STATE_FILES])
-        write_private(folder / KEY_FILE, erasure.key)
-        write_private(folder / FILE, erasure.stop)
+                state_folder = part / schema
+                _discard_states(
+                    state_folder / "worker", [state_folder / name for name in _STATE_FILES]
+                )
+        write_private(folder / SUPPRESSION_KEY_FILE, erasure.key)
+        write_private(folder / SUPPRESSION_FILE, erasure.suppression_list)
         write_private(folder / LAST_ERASURE_FILE, b"%d" % erasure.number)
     finally:
         lock.release()
@@ -94,7 +96,7 @@ def hold_off_erasures(data: Path, *, create: bool = False) -> Iterator[None]:
             fix="run it again when `tailorbird lake erase` has ended",
         ) from error
     try:
-        require_finished(data)
+        require_finished_erasure(data)
         yield
     finally:
         if lock is not None:
@@ -106,7 +108,7 @@ def last_applied_erasure(project: Project) -> int:
 
     Raises DamageError if the file with the number is unreadable.
     """
-    path = project.paths.data / FOLDER / LAST_ERASURE_FILE
+    path = project.paths.data / ERASURE_FOLDER / LAST_ERASURE_FILE
     try:
         return int(path.read_bytes())
     except FileNotFoundError:

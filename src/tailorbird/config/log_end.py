@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from tailorbird.config.project import Project
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.lake import Lake
-from tailorbird.stream.partitions import IMPORTS
+from tailorbird.stream.partitions import IMPORT_PRODUCER
 
 IDLE_US = 2 * DAY  # Since the newest event; a log that is idle for longer counts as ended.
 
-_NEWEST = """
+_NEWEST_EVENTS_SQL = """
 SELECT max(ts) AS ts, max(CASE WHEN type <> 'answer' THEN ts END) AS deed,
        max(CASE WHEN type <> 'answer' AND raw_partition <> '{imports}' THEN ts END) AS live
 FROM events WHERE NOT timeless
@@ -51,15 +51,15 @@ def end_of_log(project: Project) -> LogEnd:
     lake = Lake(project.paths.lake)
     if not lake.exists("events"):
         return LogEnd()
-    row = lake.sql(_NEWEST.format(imports=IMPORTS))
-    record, activity_ts, live_ts = (
+    row = lake.sql(_NEWEST_EVENTS_SQL.format(imports=IMPORT_PRODUCER))
+    record_end, activity_end, live_end = (
         0 if not row.column(name)[0].is_valid else row.column(name)[0].value + 1
         for name in ("ts", "deed", "live")
     )
-    return LogEnd(activity_ts, record, activity_ts > live_ts)
+    return LogEnd(activity_end, record_end, activity_end > live_end)
 
 
-def settle_clock(project: Project, machine: Clock, *, force_live: bool = False) -> str:
+def settle_clock(project: Project, machine_clock: Clock, *, force_live: bool = False) -> str:
     """Choose the clock of the roles that are about to start; return a notice if it is not today's.
 
     An imported log that ended long ago continues from its end, and time passes for it from then on.
@@ -69,20 +69,20 @@ def settle_clock(project: Project, machine: Clock, *, force_live: bool = False) 
     Args:
         force_live: follow the machine's clock from now on.
     """
-    clock = project.clock()
-    if force_live or clock.was_live:
-        was_behind = clock.behind
+    log_clock = project.clock()
+    if force_live or log_clock.was_live:
+        was_behind = log_clock.lag_us
         if force_live:
-            clock.go_live()
+            log_clock.go_live()
         return "all roles go by today's time from now on" if was_behind else ""
-    end, now = end_of_log(project), machine.now()
-    if not end.has_ended(now) or not (end.is_imported or clock.behind):
-        if not (clock.behind and end.activity_end):
+    log_end, now = end_of_log(project), machine_clock.now()
+    if not log_end.has_ended(now) or not (log_end.is_imported or log_clock.lag_us):
+        if not (log_clock.lag_us and log_end.activity_end):
             return ""
-        clock.go_live()
+        log_clock.go_live()
         return "the log has events of today: all roles go by today's time from now on"
-    clock.set_lag(now - end.record_end)
+    log_clock.set_lag(now - log_end.record_end)
     return (
-        f"{end.describe(now)}: all roles go on from there, until an event of today comes in; up "
+        f"{log_end.describe(now)}: all roles go on from there, until an event of today comes in; up "
         "--live goes by today"
     )

@@ -9,36 +9,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tailorbird.candidates.contract import KIND_NAMES
-from tailorbird.candidates.own import FILE as SOURCES
+from tailorbird.candidates.own import FILE as SOURCES_FILE
 from tailorbird.candidates.own import use_sources
-from tailorbird.config.contract_file import FILE as CONTRACT
+from tailorbird.config.contract_file import FILE as CONTRACT_FILE
 from tailorbird.config.contract_file import EventContract, load_contract
 from tailorbird.config.copying import copy_target_of
 from tailorbird.config.declarations import load_churn, load_experiments, load_scores, load_slots
 from tailorbird.config.paths import Paths, paths_of
 from tailorbird.config.pseudonyms import pseudonyms_of
-from tailorbird.config.settings import Origin, Settings, load_settings
+from tailorbird.config.settings import Settings, SettingWithSource, load_settings
 from tailorbird.config.streams import kafka_cluster
 from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError, suggest_name
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, parse_duration
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.events.suppression import FOLDER, LAST_ERASURE_FILE, SuppressionList
+from tailorbird.events.suppression import ERASURE_FOLDER, LAST_ERASURE_FILE, SuppressionList
 from tailorbird.experiments.assign import Experiment
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transform_checks import check_heads
 from tailorbird.ranking import Churn, Slot
-from tailorbird.ranking.own_models import FILE as MODELS
+from tailorbird.ranking.own_models import MODELS_FILE as MODELS_FILE
 from tailorbird.ranking.own_models import use_models_file
 from tailorbird.ranking.scores import Score
-from tailorbird.retrieval import MeaningSettings
+from tailorbird.retrieval import TextVectorSettings
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import reject_percent_escapes
 from tailorbird.store import CopyTarget
 from tailorbird.stream import Address, FileLogSet, LogSet
 
-FILE = "tailorbird.toml"
+SETTINGS_FILE = "tailorbird.toml"
 CHURN_FILE = "churn.py"
 SCORES_FILE = "scores.py"
 EXPERIMENTS_FILE = "experiments.py"
@@ -50,7 +50,7 @@ class Project:
 
     root: Path
     settings: Settings
-    origins: list[Origin]
+    setting_sources: list[SettingWithSource]
     features: FeatureSet
     slots: dict[str, Slot]
     plan: RoutePlan
@@ -74,17 +74,17 @@ class Project:
     @property
     def uses_network(self) -> bool:
         """Return whether logs, lake or store lie on other machines."""
-        is_lake_remote = storage_at(self.paths.lake).local is None
+        is_lake_remote = storage_at(self.paths.lake).local_path is None
         return is_lake_remote or self.copy_target() is not None or self.stream.is_remote
 
     @property
-    def meaning(self) -> MeaningSettings | None:
+    def meaning(self) -> TextVectorSettings | None:
         """The encoder settings for text vectors; None if search uses words alone."""
         search = self.settings.search
         if not search.encoder:
             return None
         cache = self.paths.data / "cache" / "text_vectors.arrow"
-        return MeaningSettings(self.root / search.encoder, search.weight, cache)
+        return TextVectorSettings(self.root / search.encoder, search.weight, cache)
 
     def clock(self) -> LogClock:
         """Return the clock of all roles and commands.
@@ -110,7 +110,10 @@ class Project:
         """Return the list of erased users, whose old events are dropped; raises DamageError."""
         suppression_list = SuppressionList.load(self.paths.data)
         # Without the file, the list comes from the cluster.
-        if not self.stream.is_remote or (self.paths.data / FOLDER / LAST_ERASURE_FILE).exists():
+        if (
+            not self.stream.is_remote
+            or (self.paths.data / ERASURE_FOLDER / LAST_ERASURE_FILE).exists()
+        ):
             suppression_list.require_complete(self.paths.lake, self.paths.data)
         return suppression_list
 
@@ -144,12 +147,12 @@ class Project:
         """
         if name not in self.churn:
             file = self.root / CHURN_FILE
-            declared_names = (
+            missing_model = (
                 f"{CHURN_FILE} declares no {name!r}; it declares "
                 f"{', '.join(self.churn) or 'nothing'}"
             )
             problem = (
-                declared_names
+                missing_model
                 if file.exists()
                 else f"there is no {CHURN_FILE} yet, which would declare {name!r}"
             )
@@ -194,19 +197,19 @@ def find_project(start: Path | None = None) -> Path:
         ConfigError: neither `start` nor a folder above has a tailorbird.toml.
     """
     configured_folder = os.environ.get("TAILORBIRD_PROJECT")
-    origin = (start or Path(configured_folder or ".")).resolve()
-    for folder in (origin, *origin.parents):
-        if (folder / FILE).is_file():
+    start_folder = (start or Path(configured_folder or ".")).resolve()
+    for folder in (start_folder, *start_folder.parents):
+        if (folder / SETTINGS_FILE).is_file():
             return folder
     fix = "tailorbird init DIR makes one; -C DIR names one"
-    raise ConfigError(f"no {FILE} in {origin} or any folder above it", fix=fix)
+    raise ConfigError(f"no {SETTINGS_FILE} in {start_folder} or any folder above it", fix=fix)
 
 
-def open_project(start: Path | None = None, *, applied: bool = False) -> Project:
+def open_project(start: Path | None = None, *, use_applied: bool = False) -> Project:
     """Load a project from its folder or any folder inside it; does not touch its data.
 
     Args:
-        applied: use the applied features (see `features.schemas`) if `features.py`
+        use_applied: use the applied features (see `features.schemas`) if `features.py`
             declares another schema or is invalid. Without applied features, or after an
             upgrade of the engine, `features.py` is used.
     Raises:
@@ -214,27 +217,27 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         DeclarationError: features.py or slots.py is invalid; names file and line.
     """
     root = find_project(start)
-    settings, origins = load_settings(root / FILE)
-    data = _data_folder(root, settings, origins)
+    settings, setting_sources = load_settings(root / SETTINGS_FILE)
+    data = _data_folder(root, settings, setting_sources)
     reject_percent_escapes(data)
     types = event_types(settings)
     features = (
         _load_applied_features(root, Paths(data).state, types)
-        if applied
+        if use_applied
         else load_features(root / "features.py", event_types=types)
     )
-    use_models_file(root / MODELS)
-    use_sources(root / SOURCES, KIND_NAMES)
+    use_models_file(root / MODELS_FILE)
+    use_sources(root / SOURCES_FILE, KIND_NAMES)
     slots = load_slots(root / "slots.py")
-    event_contract = load_contract(root / CONTRACT, types)
+    event_contract = load_contract(root / CONTRACT_FILE, types)
     churn = load_churn(root / CHURN_FILE, types)
-    if duplicates := sorted(churn.keys() & slots.keys()):
+    if shared_names := sorted(churn.keys() & slots.keys()):
         raise DeclarationError(
-            f"a slot is named {duplicates[0]!r} too",
+            f"a slot is named {shared_names[0]!r} too",
             where=str(root / CHURN_FILE),
             fix="name one of the two otherwise",
         )
-    if not applied:
+    if not use_applied:
         check_heads(
             features.transforms, (head for slot in slots.values() for head in slot.objective)
         )
@@ -242,31 +245,31 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         hint = suggest_name(settings.train.slot, slots, f"declared: {', '.join(slots)}")
         raise ConfigError(
             f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}",
-            where=str(root / FILE),
+            where=str(root / SETTINGS_FILE),
         )
     plan, paths = compile_plan(settings, features, slots, event_contract), paths_of(root, settings)
     scores = load_scores(root / SCORES_FILE, types, slots, churn)
     experiments = load_experiments(root / EXPERIMENTS_FILE, slots)
     return Project(
-        root,
-        settings,
-        origins,
-        features,
-        slots,
-        plan,
-        paths,
-        event_contract,
-        _open_log_set(settings, paths),
-        churn,
-        scores,
-        experiments,
+        root=root,
+        settings=settings,
+        setting_sources=setting_sources,
+        features=features,
+        slots=slots,
+        plan=plan,
+        paths=paths,
+        event_contract=event_contract,
+        stream=_open_log_set(settings, paths),
+        churn=churn,
+        scores=scores,
+        experiments=experiments,
     )
 
 
 def data_folder(start: Path | None = None) -> Path:
     """Return the data folder of a project without loading its declarations; raises ConfigError."""
     root = find_project(start)
-    return _data_folder(root, *load_settings(root / FILE))
+    return _data_folder(root, *load_settings(root / SETTINGS_FILE))
 
 
 def _open_log_set(settings: Settings, paths: Paths) -> LogSet:
@@ -280,27 +283,23 @@ def _open_log_set(settings: Settings, paths: Paths) -> LogSet:
 
 def _load_applied_features(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
     try:
-        applied_set = applied_features(state)
+        applied = applied_features(state)
     except (DeclarationError, NotReadyError):
-        applied_set = None
+        applied = None
     try:
         declared = load_features(root / "features.py", event_types=types)
     except DeclarationError:
-        if applied_set is None:
+        if applied is None:
             raise
-        return applied_set
+        return applied
     # The declared schema may have newer transforms, which training should use.
-    return (
-        declared
-        if applied_set is None or applied_set.schema_hash == declared.schema_hash
-        else applied_set
-    )
+    return declared if applied is None or applied.schema_hash == declared.schema_hash else applied
 
 
-def _data_folder(root: Path, settings: Settings, origins: list[Origin]) -> Path:
+def _data_folder(root: Path, settings: Settings, setting_sources: list[SettingWithSource]) -> Path:
     data = (root / settings.project.data).resolve()
     _require_usable_folder(
-        data, next(origin.source for origin in origins if origin.key == "project.data")
+        data, next(setting.source for setting in setting_sources if setting.key == "project.data")
     )
     return data
 

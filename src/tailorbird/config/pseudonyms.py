@@ -12,7 +12,7 @@ import msgspec
 
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import ConfigError, StorageError, fix_for_os_error
-from tailorbird.events.pseudonyms import SETTING, Pseudonyms
+from tailorbird.events.pseudonyms import KEY_SETTING, Pseudonyms
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import StoragePath
 
@@ -32,36 +32,38 @@ def pseudonyms_of(
         StorageError: the fingerprint cannot be written.
     """
     pseudonyms = Pseudonyms(key) if key else None
-    fingerprints = {file: _read_fingerprint(file) for file in (data / FILE, lake / FILE)}
-    recorded_in = next((file for file, fingerprint in fingerprints.items() if fingerprint), None)
-    damaged_file = next(
-        (file for file, fingerprint in fingerprints.items() if fingerprint is None), None
+    fingerprint_by_file = {file: _read_fingerprint(file) for file in (data / FILE, lake / FILE)}
+    recorded_file = next(
+        (file for file, fingerprint in fingerprint_by_file.items() if fingerprint), None
     )
-    if recorded_in is None and damaged_file is not None:
+    damaged_file = next(
+        (file for file, fingerprint in fingerprint_by_file.items() if fingerprint is None), None
+    )
+    if recorded_file is None and damaged_file is not None:
         fix = (
             "put it back from a copy: it says with which key the data was written; without one, "
             "delete it if you are sure of the key"
         )
         raise ConfigError("cannot be read", where=str(damaged_file), fix=fix)
     if pseudonyms is None:
-        if recorded_in is not None:
-            fix = f"set TAILORBIRD_{SETTING.upper().replace('.', '__')}"
+        if recorded_file is not None:
+            fix = f"set TAILORBIRD_{KEY_SETTING.upper().replace('.', '__')}"
             raise ConfigError(
-                f"this project's data holds pseudonyms ({recorded_in}), and no key for them is set",
-                where=SETTING,
+                f"this project's data holds pseudonyms ({recorded_file}), and no key for them is set",
+                where=KEY_SETTING,
                 fix=fix,
             )
         return None
-    for file, fingerprint in fingerprints.items():
-        if fingerprint and fingerprint != pseudonyms.fingerprint:
+    for file, fingerprint in fingerprint_by_file.items():
+        if fingerprint and fingerprint != pseudonyms.key_fingerprint:
             raise ConfigError(
                 f"is not the key that this project's data was written with ({file})",
-                where=SETTING,
+                where=KEY_SETTING,
                 fix="set that one",
             )
-    for file, fingerprint in fingerprints.items():
-        if record_key and fingerprint != pseudonyms.fingerprint:
-            _write_fingerprint(file, pseudonyms.fingerprint)
+    for file, fingerprint in fingerprint_by_file.items():
+        if record_key and fingerprint != pseudonyms.key_fingerprint:
+            _write_fingerprint(file, pseudonyms.key_fingerprint)
     return pseudonyms
 
 
@@ -82,7 +84,7 @@ def _read_fingerprint(file: StoragePath) -> str | None:
 
 def _write_fingerprint(file: StoragePath, fingerprint: str) -> None:
     content = msgspec.json.encode({"fingerprint": fingerprint}) + b"\n"
-    local_file = storage_at(file).local
+    local_file = storage_at(file).local_path
     if local_file is None:
         try:
             file.write_bytes(content)
@@ -90,14 +92,14 @@ def _write_fingerprint(file: StoragePath, fingerprint: str) -> None:
             return
         return
     # Roles that start together write at once.
-    draft = local_file.with_name(f".{local_file.name}.{os.getpid()}")
+    temporary_file = local_file.with_name(f".{local_file.name}.{os.getpid()}")
     try:
         local_file.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as out:
+        with temporary_file.open("wb") as out:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
-        draft.rename(local_file)
+        temporary_file.rename(local_file)
         sync_folder(local_file.parent)
     except OSError as error:
         raise StorageError(

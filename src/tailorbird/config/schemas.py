@@ -19,12 +19,12 @@ from tailorbird.config.project import Project, compile_plan
 from tailorbird.errors import DeclarationError, LockedError, NotReadyError, TailorbirdError
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.features import FeatureSet
-from tailorbird.features.codec import FILE, read_features
+from tailorbird.features.codec import FEATURES_FILE, read_features
 from tailorbird.features.online.read import read_copy_position
 from tailorbird.features.schemas import (
     APPLIED_FILE,
     applied_features,
-    apply,
+    apply_schema,
     load_declarations,
     read_applied,
 )
@@ -33,8 +33,8 @@ from tailorbird.features.state.progress import read_score_offset
 from tailorbird.features.state.state import Position, read_local_position
 from tailorbird.file_lock import FileLock
 from tailorbird.registry import Registry, read_experiments
-from tailorbird.registry.experiments import FILE as EXPERIMENTS
-from tailorbird.stream import Address, read_prunable
+from tailorbird.registry.experiments import EXPERIMENTS_FILE as EXPERIMENTS_FILE
+from tailorbird.stream import Address, read_prunable_positions
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -63,26 +63,24 @@ def apply_declared(project: Project, clock: Clock) -> SchemaDecision:
     Args:
         project: the project with the features of `features.py`.
     """
-    declared, state = project.features.schema_hash, read_applied(project.paths.state)
-    if declared == state.schema:
+    declared_schema, applied_state = project.features.schema_hash, read_applied(project.paths.state)
+    if declared_schema == applied_state.schema:
         # For the parts of a declaration that are not in the schema.
-        apply(project.paths.state, project.features, at=clock.now())
+        apply_schema(project.paths.state, project.features, at=clock.now())
         return SchemaDecision(project, "")
-    if declared in state.left:
+    if declared_schema in applied_state.reverted:
         notice = (
-            f"features.py declares schema {declared}, which was gone back from; schema "
-            f"{state.schema} stays applied. "
+            f"features.py declares schema {declared_schema}, which was gone back from; schema "
+            f"{applied_state.schema} stays applied. "
         )
         return SchemaDecision(
             with_applied_features(project),
             notice + "To apply it nevertheless: tailorbird features apply",
         )
-    apply(project.paths.state, project.features, at=clock.now())
-    if not state.schema:
+    apply_schema(project.paths.state, project.features, at=clock.now())
+    if not applied_state.schema:
         return SchemaDecision(project, "")
-    notice = (
-        f"features.py has changed: schema {declared} is applied and built beside {state.schema}; "
-    )
+    notice = f"features.py has changed: schema {declared_schema} is applied and built beside {applied_state.schema}; "
     return SchemaDecision(
         project,
         notice + "answers are read from the champion's until a model of the new one is promoted",
@@ -105,7 +103,7 @@ def with_applied_features(project: Project) -> Project:
     return replace(project, features=features)
 
 
-def describe_difference(project: Project) -> str:
+def describe_schema_difference(project: Project) -> str:
     """Return a warning if the applied schema is not that of `features.py`, otherwise "".
 
     Args:
@@ -130,7 +128,7 @@ def resolve_for_training(project: Project, clock: Clock) -> SchemaDecision:
         project: the project with the features of `features.py`.
     """
     return (
-        SchemaDecision(with_applied_features(project), describe_difference(project))
+        SchemaDecision(with_applied_features(project), describe_schema_difference(project))
         if is_running(project)
         else apply_declared(project, clock)
     )
@@ -152,16 +150,18 @@ def active_schemas(project: Project) -> list[FeatureSet]:
 
     A schema whose declarations cannot be loaded is logged and left out.
     """
-    newest = with_applied_features(project).features
-    schemas = {newest.schema_hash: newest}
+    applied = with_applied_features(project).features
+    schema_by_hash = {applied.schema_hash: applied}
     for registry, version in _served_versions(project):
         info = registry.info(version)
-        if info.schema_hash and info.schema_hash not in schemas:
+        if info.schema_hash and info.schema_hash not in schema_by_hash:
             try:
-                schemas[info.schema_hash] = _load_features(project, info.schema_hash, info.path)
+                schema_by_hash[info.schema_hash] = _load_features(
+                    project, info.schema_hash, info.path
+                )
             except (TailorbirdError, FileNotFoundError) as error:
                 log.warning("the features of %s are not kept up: %s", version, error)
-    return list(schemas.values())
+    return list(schema_by_hash.values())
 
 
 def _list_registries(project: Project) -> list[Path]:
@@ -170,19 +170,19 @@ def _list_registries(project: Project) -> list[Path]:
 
 def _served_versions(project: Project) -> list[tuple[Registry, str]]:
     """Return the versions that servers load, of the ranker and of each churn model."""
-    served_schemas = []
+    registry_versions = []
     for path in _list_registries(project):
         registry = Registry(path, clock=SystemClock())
-        served_schemas += [(registry, version) for version in served_versions(registry)]
-    return served_schemas
+        registry_versions += [(registry, version) for version in served_versions(registry)]
+    return registry_versions
 
 
 def served_versions(registry: Registry) -> list[str]:
     """Return the versions of a registry that servers load: of aliases, and of running arms."""
     aliases = registry.aliases()
-    arms = read_experiments(registry.path).served_versions
+    arm_versions = read_experiments(registry.path).served_versions
     named_versions = (aliases.version_named(name) for name in SERVED_ALIASES)
-    return list(dict.fromkeys([*filter(None, named_versions), *sorted(arms)]))
+    return list(dict.fromkeys([*filter(None, named_versions), *sorted(arm_versions)]))
 
 
 def champion_features(project: Project) -> FeatureSet:
@@ -190,27 +190,27 @@ def champion_features(project: Project) -> FeatureSet:
 
     They are the applied ones without a champion, or if its declarations are not here.
     """
-    newest = with_applied_features(project).features
+    applied = with_applied_features(project).features
     try:
         registry = Registry(project.paths.registry, clock=SystemClock())
         champion = registry.aliases().champion
         info = registry.info(champion) if champion else None
-        if info is None or info.schema_hash in ("", newest.schema_hash):
-            return newest
+        if info is None or info.schema_hash in ("", applied.schema_hash):
+            return applied
         return _load_features(project, info.schema_hash, info.path)
     except (TailorbirdError, FileNotFoundError) as error:
         log.warning("the features of the champion cannot be had: %s", error)
-        return newest
+        return applied
 
 
 def find_schema(project: Project, schema_hash: str) -> FeatureSet:
     """Return the declarations of an active or stored schema by its hash; raises NotReadyError."""
-    schemas = {
+    schema_by_hash = {
         features.schema_hash: features for features in (*active_schemas(project), project.features)
     }
     return (
-        schemas[schema_hash]
-        if schema_hash in schemas
+        schema_by_hash[schema_hash]
+        if schema_hash in schema_by_hash
         else load_declarations(project.paths.state, schema_hash)
     )
 
@@ -234,7 +234,7 @@ def releasable_offset(project: Project) -> int:
 
     Readers are the lake, the workers of active schemas, the score role and a restored backup.
     """
-    offsets = [read_prunable(project.paths.lake).routed_position()]
+    offsets = [read_prunable_positions(project.paths.lake).routed_position()]
     for features in active_schemas(project):
         offsets += required_offsets(project, features)  # A shuffle is always ahead of its workers.
     if project.scores:
@@ -274,12 +274,12 @@ def _required_offset(project: Project, features: FeatureSet, part: KeyPart) -> i
     try:
         position = read_local_position(project.paths.state, features, part)
     except NotReadyError:
-        copies = project.copy_target()
+        copy_target = project.copy_target()
         try:
             position = (
                 Position()
-                if copies is None
-                else read_copy_position(copies, features.schema_hash, part)
+                if copy_target is None
+                else read_copy_position(copy_target, features.schema_hash, part)
             )
         except TailorbirdError as error:
             log.warning(
@@ -289,7 +289,7 @@ def _required_offset(project: Project, features: FeatureSet, part: KeyPart) -> i
                 error,
             )
             position = Position()
-    return position.offset if position.ready else 0
+    return position.offset if position.is_ready else 0
 
 
 class ActiveSchemaWatch:
@@ -303,7 +303,7 @@ class ActiveSchemaWatch:
         files = (
             path / name
             for path in _list_registries(project)
-            for name in ("aliases.json", EXPERIMENTS)
+            for name in ("aliases.json", EXPERIMENTS_FILE)
         )
         self._files = (
             project.paths.state / APPLIED_FILE,
@@ -319,10 +319,10 @@ class ActiveSchemaWatch:
         return stamps != previous
 
 
-def _load_features(project: Project, schema: str, bundle: Path) -> FeatureSet:
+def _load_features(project: Project, schema_hash: str, bundle_folder: Path) -> FeatureSet:
     try:
-        return load_declarations(project.paths.state, schema)
+        return load_declarations(project.paths.state, schema_hash)
     except NotReadyError:
-        if project.features.schema_hash == schema:
+        if project.features.schema_hash == schema_hash:
             return project.features
-        return read_features(bundle / FILE, expect=schema)
+        return read_features(bundle_folder / FEATURES_FILE, expected_hash=schema_hash)

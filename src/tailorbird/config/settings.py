@@ -109,7 +109,7 @@ SECRET_SETTINGS = frozenset(
         "notify.urls",
     )
 )
-_DURATIONS = (
+_DURATION_SETTINGS = (
     "events.skew",
     "events.lateness",
     "events.dedup",
@@ -130,11 +130,11 @@ _DURATIONS = (
     "rollout.cooldown",
     "notify.repeat",
 )
-_OPTIONAL_DURATIONS = ("train.every",)
-_SCHEDULES = ("train.every",)  # a duration, or a cron expression
+_OPTIONAL_DURATION_SETTINGS = ("train.every",)
+_SCHEDULE_SETTINGS = ("train.every",)  # a duration, or a cron expression
 
 
-class Origin(msgspec.Struct, frozen=True):
+class SettingWithSource(msgspec.Struct, frozen=True):
     """A setting as `config show` prints it."""
 
     key: str
@@ -145,7 +145,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 def load_settings(
     file: Path, environ: Mapping[str, str] | None = None
-) -> tuple[Settings, list[Origin]]:
+) -> tuple[Settings, list[SettingWithSource]]:
     """Return the settings of a project and the source of each value.
 
     Raises:
@@ -153,32 +153,32 @@ def load_settings(
             the variable.
     """
     environ = os.environ if environ is None else environ
-    text = _read(file)
+    text = _read_settings_file(file)
     try:
-        tree = tomllib.loads(text)
+        settings_tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(file)) from None
-    lines = _line_numbers(text)
-    sources = {key: f"{file.name}:{line}" for key, line in lines.items()}
-    _check_keys(tree, file, lines)
-    _overlay_environment(tree, sources, environ)
-    if tree.get("rollout", {}).get("approval") in (EACH_STEP, [EACH_STEP]):
-        tree["rollout"]["approval"] = _values_of("rollout.approval")
+    line_by_key = _line_numbers(text)
+    source_by_key = {key: f"{file.name}:{line}" for key, line in line_by_key.items()}
+    _check_keys(settings_tree, file, line_by_key)
+    _overlay_environment(settings_tree, source_by_key, environ)
+    if settings_tree.get("rollout", {}).get("approval") in (EACH_STEP, [EACH_STEP]):
+        settings_tree["rollout"]["approval"] = _allowed_values("rollout.approval")
     try:
-        settings = msgspec.convert(tree, Settings, strict=False)
+        settings = msgspec.convert(settings_tree, Settings, strict=False)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         key = path.rstrip("`").partition("[")[0]
         raise ConfigError(
             f"{key}: {message[:1].lower()}{message[1:]}",
-            where=_locate_setting(key, file, sources),
-            fix=f"use {', '.join(values)}" if (values := _values_of(key)) else "",
+            where=_locate_setting(key, file, source_by_key),
+            fix=f"use {', '.join(values)}" if (values := _allowed_values(key)) else "",
         ) from None
-    _check_durations(settings, file, sources)
-    return settings, _list_origins(settings, sources)
+    _check_durations(settings, file, source_by_key)
+    return settings, _list_settings(settings, source_by_key)
 
 
-def _read(file: Path) -> str:
+def _read_settings_file(file: Path) -> str:
     try:
         return file.read_text()
     except FileNotFoundError:
@@ -206,40 +206,42 @@ def _line_numbers(text: str) -> dict[str, int]:
     return line_numbers
 
 
-def _section_keys() -> dict[str, list[str]]:
+def _allowed_keys_by_section() -> dict[str, list[str]]:
     return {
         section.name: [entry.name for entry in msgspec.structs.fields(section.type)]  # type: ignore[arg-type]
         for section in msgspec.structs.fields(Settings)
     }
 
 
-def _check_keys(tree: dict[str, Any], file: Path, lines: dict[str, int]) -> None:
-    allowed_keys = _section_keys()
-    for section, content in tree.items():
-        if section not in allowed_keys:
+def _check_keys(settings_tree: dict[str, Any], file: Path, line_by_key: dict[str, int]) -> None:
+    keys_by_section = _allowed_keys_by_section()
+    for section, content in settings_tree.items():
+        if section not in keys_by_section:
             raise _unknown_name(
-                "section", section, list(allowed_keys), f"{file}:{lines.get(section, 1)}"
+                "section", section, list(keys_by_section), f"{file}:{line_by_key.get(section, 1)}"
             )
         if not isinstance(content, dict):
             raise ConfigError(
-                f"expected a section [{section}]", where=f"{file}:{lines.get(section, 1)}"
+                f"expected a section [{section}]", where=f"{file}:{line_by_key.get(section, 1)}"
             )
         for key in content:
-            if key not in allowed_keys[section]:
+            if key not in keys_by_section[section]:
                 raise _unknown_name(
                     "key",
                     f"{section}.{key}",
-                    [f"{section}.{name}" for name in allowed_keys[section]],
-                    f"{file}:{lines.get(f'{section}.{key}', 1)}",
+                    [f"{section}.{name}" for name in keys_by_section[section]],
+                    f"{file}:{line_by_key.get(f'{section}.{key}', 1)}",
                 )
 
 
-def _values_of(path: str) -> list[str]:
+def _allowed_values(path: str) -> list[str]:
     """Return the values that a setting allows, or that each of its list does; [] for any."""
     section, _, key = path.partition(".")
     hint = get_type_hints(type(getattr(Settings(), section, None))).get(key)
-    values = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
-    return [str(value) for each in values for value in get_args(each)]
+    literals = [
+        hint_part for hint_part in (hint, *get_args(hint)) if get_origin(hint_part) is Literal
+    ]
+    return [str(value) for hint_part in literals for value in get_args(hint_part)]
 
 
 def _unknown_name(kind: str, name: str, names: list[str], where: str) -> ConfigError:
@@ -248,61 +250,61 @@ def _unknown_name(kind: str, name: str, names: list[str], where: str) -> ConfigE
 
 
 def _overlay_environment(
-    tree: dict[str, Any], sources: dict[str, str], environ: Mapping[str, str]
+    settings_tree: dict[str, Any], source_by_key: dict[str, str], environ: Mapping[str, str]
 ) -> None:
-    allowed_keys = _section_keys()
+    keys_by_section = _allowed_keys_by_section()
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable in NON_SETTING_VARIABLES:
             continue
         section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
-        if section not in allowed_keys or key not in allowed_keys[section]:
+        if section not in keys_by_section or key not in keys_by_section[section]:
             names = [
-                f"{ENV_PREFIX}{s}__{k}".upper() for s, keys in allowed_keys.items() for k in keys
+                f"{ENV_PREFIX}{s}__{k}".upper() for s, keys in keys_by_section.items() for k in keys
             ]
             raise _unknown_name("variable", variable, names, "environment")
         is_list = isinstance(getattr(getattr(Settings(), section), key), list)
-        tree.setdefault(section, {})[key] = (
+        settings_tree.setdefault(section, {})[key] = (
             [part.strip() for part in value.split(",") if part.strip()] if is_list else value
         )
-        sources[f"{section}.{key}"] = f"environment {variable}"
+        source_by_key[f"{section}.{key}"] = f"environment {variable}"
 
 
-def _check_durations(settings: Settings, file: Path, sources: dict[str, str]) -> None:
-    for path in _DURATIONS:
+def _check_durations(settings: Settings, file: Path, source_by_key: dict[str, str]) -> None:
+    for path in _DURATION_SETTINGS:
         section, _, key = path.partition(".")
         value = getattr(getattr(settings, section), key)
-        if not value and path in _OPTIONAL_DURATIONS:
+        if not value and path in _OPTIONAL_DURATION_SETTINGS:
             continue
         try:
-            (check_schedule if path in _SCHEDULES else parse_duration)(value)
+            (check_schedule if path in _SCHEDULE_SETTINGS else parse_duration)(value)
         except UsageError as error:
             raise ConfigError(
                 f"{path}: {error.message}",
-                where=_locate_setting(path, file, sources),
+                where=_locate_setting(path, file, source_by_key),
                 fix=error.fix,
             ) from None
 
 
-def _locate_setting(key: str, file: Path, sources: dict[str, str]) -> str:
-    source = sources.get(key, file.name)
+def _locate_setting(key: str, file: Path, source_by_key: dict[str, str]) -> str:
+    source = source_by_key.get(key, file.name)
     return source if source.startswith("environment") else str(file.parent / source)
 
 
-def _list_origins(settings: Settings, sources: dict[str, str]) -> list[Origin]:
-    rows = []
+def _list_settings(settings: Settings, source_by_key: dict[str, str]) -> list[SettingWithSource]:
+    settings_with_source = []
     for section in msgspec.structs.fields(Settings):
         for entry in msgspec.structs.fields(section.type):  # type: ignore[arg-type]
             key = f"{section.name}.{entry.name}"
             value = getattr(getattr(settings, section.name), entry.name)
-            rows.append(
-                Origin(
+            settings_with_source.append(
+                SettingWithSource(
                     key,
                     _redact_secret(value, key),
-                    sources.get(key, "default"),
+                    source_by_key.get(key, "default"),
                     _describe_setting(entry.type),
                 )
             )
-    return rows
+    return settings_with_source
 
 
 def _redact_secret(value: Any, key: str) -> Any:

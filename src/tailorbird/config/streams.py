@@ -37,14 +37,14 @@ def kafka_cluster(settings: Settings) -> "Cluster | None":
 
     protocol = f"{'SASL_' if section.sasl else ''}{'SSL' if section.tls else 'PLAINTEXT'}"
     options: dict[str, object] = {"security.protocol": protocol}
-    files = {
+    file_options = {
         "ssl.ca.location": section.ca_file,
         "ssl.certificate.location": section.cert_file,
         "ssl.key.location": section.key_file,
     }
     options |= {
         name: value
-        for name, value in {**files, "ssl.key.password": section.key_password}.items()
+        for name, value in {**file_options, "ssl.key.password": section.key_password}.items()
         if value
     }
     if section.sasl:

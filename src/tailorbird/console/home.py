@@ -16,7 +16,7 @@ from starlette.routing import Route
 from tailorbird.console.overview import Overview
 from tailorbird.console.pages import post_person, static_file
 from tailorbird.serving.auth.keyfile import ADMIN, OPEN, READ
-from tailorbird.serving.http.app import route
+from tailorbird.serving.http.app import create_route
 from tailorbird.serving.http.handling import (
     Handler,
     Service,
@@ -25,29 +25,36 @@ from tailorbird.serving.http.handling import (
     run_in_thread,
 )
 
-_FILES = ("style.css", "live.js", "home.js", "icon.svg")
+_STATIC_FILES = ("style.css", "live.js", "home.js", "icon.svg")
 # Reports contain their own styles and drawings, and no script.
-_REPORT_POLICY = (
+_REPORT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors "
     "'none'; base-uri 'none'; form-action 'none'"
 )
 
 
 def home_routes(
-    service: Service, read_overview: Callable[[Service], Overview], reports: Path
+    service: Service, read_overview: Callable[[Service], Overview], reports_folder: Path
 ) -> list[Route]:
     """Return the routes of the page, to be mounted beside those of the API.
 
     Args:
         read_overview: reads the state of the project, see `console.overview`.
-        reports: the folder of reports.
+        reports_folder: the folder of reports.
     """
     return [
-        route("/", "GET", static_file("home.html"), OPEN, service),
-        *(route(f"/console/{name}", "GET", static_file(name), OPEN, service) for name in _FILES),
-        route("/console/person", "POST", post_person, READ, service),
-        route("/console/overview", "GET", _make_overview_handler(read_overview), ADMIN, service),
-        route("/console/reports/{name}", "GET", _report(reports), ADMIN, service),
+        create_route("/", "GET", static_file("home.html"), OPEN, service),
+        *(
+            create_route(f"/console/{name}", "GET", static_file(name), OPEN, service)
+            for name in _STATIC_FILES
+        ),
+        create_route("/console/person", "POST", post_person, READ, service),
+        create_route(
+            "/console/overview", "GET", _make_overview_handler(read_overview), ADMIN, service
+        ),
+        create_route(
+            "/console/reports/{name}", "GET", _make_report_handler(reports_folder), ADMIN, service
+        ),
     ]
 
 
@@ -58,7 +65,7 @@ def _make_overview_handler(read_overview: Callable[[Service], Overview]) -> Hand
     return handler
 
 
-def _report(folder: Path) -> Handler:
+def _make_report_handler(folder: Path) -> Handler:
     async def handler(request: Request, service: Service) -> Response:
         name = request.path_params["name"]
         path = folder / name
@@ -67,7 +74,7 @@ def _report(folder: Path) -> Handler:
         return Response(
             path.read_bytes(),
             media_type="text/html",
-            headers={"content-security-policy": _REPORT_POLICY},
+            headers={"content-security-policy": _REPORT_SECURITY_POLICY},
         )
 
     return handler

@@ -9,7 +9,7 @@ import msgspec
 
 from tailorbird.config import Project
 from tailorbird.config.roles import read_roles
-from tailorbird.console.recent import RecentEvents, recent_events
+from tailorbird.console.recent import RecentEvents, read_recent_events
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import DAY, EVENT_TYPES, to_iso
 from tailorbird.registry import Registry, VersionInfo
@@ -20,7 +20,7 @@ from tailorbird.stream.lag import Lag
 from tailorbird.version import __version__
 
 VERSIONS_MAX = 20
-_OURS = "tailorbird"  # key of the evaluated model in a report's results
+_OWN_MODEL = "tailorbird"  # key of the evaluated model in a report's results
 
 
 class RoleRow(msgspec.Struct, frozen=True):
@@ -92,7 +92,7 @@ class Overview(msgspec.Struct, frozen=True):
     shop: bool
 
 
-def overview(project: Project, service: Service, *, shop: bool = False) -> Overview:
+def read_overview(project: Project, service: Service, *, shop: bool = False) -> Overview:
     """Read the state of the project: a few files, and the end of the log.
 
     Args:
@@ -101,7 +101,7 @@ def overview(project: Project, service: Service, *, shop: bool = False) -> Overv
     clock = project.clock()
     events, problem = RecentEvents(), ""
     try:
-        events = recent_events(project.routed)
+        events = read_recent_events(project.routed)
     except TailorbirdError as error:
         problem = str(error)
     reports = sorted(path.name for path in project.paths.reports.glob("*.html"))
@@ -112,8 +112,8 @@ def overview(project: Project, service: Service, *, shop: bool = False) -> Overv
         name=project.settings.project.name,
         version=__version__,
         now=clock.now(),
-        clock=_describe_clock(clock.now(), clock.behind),
-        missing=service.pipeline.missing(),
+        clock=_describe_clock(clock.now(), clock.lag_us),
+        missing=service.pipeline.missing_parts(),
         degraded=DEGRADED,
         roles=_list_roles(project.paths.run, service.lags(), clock.now()),
         events=events,
@@ -130,9 +130,9 @@ def _describe_clock(now: int, lag_us: int) -> str:
     if not lag_us:
         return ""
     days = lag_us // DAY
-    moment = to_iso(now)[:16].replace("T", " ")
+    time_text = to_iso(now)[:16].replace("T", " ")
     return (
-        f"The log ended long ago. Everything here goes on from its end: it is {moment} UTC, "
+        f"The log ended long ago. Everything here goes on from its end: it is {time_text} UTC, "
         f"{days:,} days back. "
         "The first event that the site dates today ends this, and so does tailorbird up --live."
     )
@@ -177,7 +177,7 @@ def _describe_model(info: VersionInfo, reports: list[str], newest_model: str) ->
     if not info.is_readable:
         kind = "its manifest is damaged"
     decision = "; ".join(str(line) for line in info.metrics.get("decision", ()))
-    ndcg = info.metrics.get("results", {}).get(_OURS, {}).get("ndcg_10")
+    ndcg = info.metrics.get("results", {}).get(_OWN_MODEL, {}).get("ndcg_10")
     report = f"{info.version}.html"
     about = (
         describe_baseline(info.version, info.baseline, newest_model, "tailorbird")
@@ -185,20 +185,20 @@ def _describe_model(info: VersionInfo, reports: list[str], newest_model: str) ->
         else ""
     )
     return ModelRow(
-        info.version,
-        list(info.aliases),
-        created,
-        kind,
-        decision,
-        ndcg,
-        report if report in reports else "",
-        about,
+        version=info.version,
+        aliases=list(info.aliases),
+        made=created,
+        kind=kind,
+        decision=decision,
+        ndcg_10=ndcg,
+        report=report if report in reports else "",
+        about=about,
     )
 
 
 def _describe_slot(project: Project, name: str) -> SlotRow:
     slot = project.slots[name]
-    deeds = [
+    event_types = [
         head for head in slot.objective if head in {*EVENT_TYPES, *project.settings.events.types}
     ]
-    return SlotRow(name, slot.size, deeds or ["click"])
+    return SlotRow(name, slot.size, event_types or ["click"])

@@ -10,7 +10,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import ROUTED
 from tailorbird.stream import Address, open_reader
 
-ROWS = 1_000  # newest rows that are counted by type
+ROWS_MAX = 1_000  # newest rows that are counted by type
 EVENTS_SHOWN = 20
 _RESPONSE_TYPE = "answer"
 _COLUMNS = ("type", "ts", "user_id", "anonymous_id", "item_id", "items", "query", "price")
@@ -49,7 +49,7 @@ class RecentEvents(msgspec.Struct, frozen=True):
     refused: int = 0
 
 
-def recent_events(routed: Address) -> RecentEvents:
+def read_recent_events(routed: Address) -> RecentEvents:
     """Read the end of the routed log; empty where there is none yet.
 
     Raises StorageError and DamageError as the log does.
@@ -60,24 +60,26 @@ def recent_events(routed: Address) -> RecentEvents:
         return RecentEvents()
     with closing(log):
         end = log.end()
-        position, tables, refused = max(log.start(), end - ROWS), [], 0
+        position, tables, refused_count = max(log.start(), end - ROWS_MAX), [], 0
         while position < end and (blocks := log.read(position)):
             for stored in blocks:
                 if stored.block.kind == "events":
                     with pa.ipc.open_stream(stored.block.payload) as reader:
                         tables.append(reader.read_all().select(_COLUMNS))
                 elif stored.block.kind == "quarantine":
-                    refused += stored.block.rows
+                    refused_count += stored.block.rows
             position = blocks[-1].end
     if not tables:
-        return RecentEvents(total=end, refused=refused)
+        return RecentEvents(total=end, refused=refused_count)
     rows = pa.concat_tables(tables).cast(pa.schema([ROUTED.field(name) for name in _COLUMNS]))
-    rows = rows.slice(max(0, len(rows) - ROWS))
-    types = Counter(rows.column("type").to_pylist())
+    rows = rows.slice(max(0, len(rows) - ROWS_MAX))
+    type_counts = Counter(rows.column("type").to_pylist())
     newest = [
         _to_recent_event(row) for row in reversed(rows.to_pylist()) if row["type"] != _RESPONSE_TYPE
     ]
-    return RecentEvents(end, len(rows), dict(types.most_common()), newest[:EVENTS_SHOWN], refused)
+    return RecentEvents(
+        end, len(rows), dict(type_counts.most_common()), newest[:EVENTS_SHOWN], refused_count
+    )
 
 
 def _to_recent_event(row: dict) -> RecentEvent:

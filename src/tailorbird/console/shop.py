@@ -13,7 +13,7 @@ from starlette.routing import Route
 from tailorbird.console.pages import static_file
 from tailorbird.serving.auth.keyfile import OPEN
 from tailorbird.serving.http.access import SECURITY_HEADERS
-from tailorbird.serving.http.app import route
+from tailorbird.serving.http.app import create_route
 from tailorbird.serving.http.handling import Service
 from tailorbird.simulator import item_picture
 
@@ -23,12 +23,12 @@ def shop_routes(service: Service, slot: str) -> list[Route]:
     `slot`.
     """
     return [
-        route("/shop", "GET", static_file("shop.html", slot=slot), OPEN, service),
+        create_route("/shop", "GET", static_file("shop.html", slot=slot), OPEN, service),
         *(
-            route(f"/shop/{name}", "GET", static_file(name), OPEN, service)
+            create_route(f"/shop/{name}", "GET", static_file(name), OPEN, service)
             for name in ("shop.js", "shop.css")
         ),
-        route("/shop/picture/{id}.svg", "GET", _get_picture, OPEN, service),
+        create_route("/shop/picture/{id}.svg", "GET", _get_picture, OPEN, service),
     ]
 
 

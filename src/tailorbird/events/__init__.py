@@ -13,9 +13,9 @@ from tailorbird.events.clock import (
     format_duration,
     parse_duration,
     to_iso,
-    to_minute,
+    to_iso_minute,
 )
-from tailorbird.events.contract.contract import check
+from tailorbird.events.contract.contract import check_body
 from tailorbird.events.contract.envelope import Context, Event, ResponseDetails
 from tailorbird.events.contract.plan import EVENT_TYPES, RoutePlan, SlotPlan
 from tailorbird.events.contract.schema import QUARANTINE, ROUTED, micros
@@ -27,7 +27,7 @@ from tailorbird.events.contract.verdict import (
     Receipt,
     Refusal,
 )
-from tailorbird.events.keys import combine, hash64, hash64s
+from tailorbird.events.keys import combine_keys, hash64, hash64s
 
 __all__ = [
     "BACKWARD_TOLERANCE",
@@ -53,13 +53,13 @@ __all__ = [
     "SimulatedClock",
     "SlotPlan",
     "SystemClock",
-    "check",
-    "combine",
+    "check_body",
+    "combine_keys",
     "format_duration",
     "hash64",
     "hash64s",
     "micros",
     "parse_duration",
     "to_iso",
-    "to_minute",
+    "to_iso_minute",
 ]

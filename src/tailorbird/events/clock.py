@@ -20,7 +20,9 @@ EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday; Monday is 0
 # The largest pause within a session, for features, candidates and visits; `SESSION_MS` of the
 # tracker is the same.
 SESSION_GAP = 30 * MINUTE
-ATTRIBUTION = 30 * MINUTE  # how long after an answer a click belongs to it, unless the slot says
+ATTRIBUTION_WINDOW = (
+    30 * MINUTE
+)  # how long after an answer a click belongs to it, unless the slot says
 BACKWARD_TOLERANCE = (
     2 * SECOND
     # A clock that steps back by less is held still; beyond that, it was ahead before.
@@ -44,14 +46,14 @@ class SystemClock:
     """
 
     def __init__(self) -> None:
-        self._newest = 0
+        self._latest = 0
 
     def now(self) -> int:
-        newest, now = (
-            self._newest,
+        latest, now = (
+            self._latest,
             time.time_ns() // 1_000,
         )  # in this order: a thread that is held up between sees no clock go back
-        self._newest = now = now if now < newest - BACKWARD_TOLERANCE else max(newest, now)
+        self._latest = now = now if now < latest - BACKWARD_TOLERANCE else max(latest, now)
         return now
 
 
@@ -64,25 +66,25 @@ class SimulatedClock:
     def now(self) -> int:
         return self._now
 
-    def advance_to(self, moment: int) -> None:
-        """Move to `moment`; raises ValueError if that is in this clock's past."""
-        if moment < self._now:
-            raise ValueError(f"a clock cannot go back from {self._now} to {moment}")
-        self._now = moment
+    def advance_to(self, ts: int) -> None:
+        """Move to `ts`; raises ValueError if that is in this clock's past."""
+        if ts < self._now:
+            raise ValueError(f"a clock cannot go back from {self._now} to {ts}")
+        self._now = ts
 
 
-def to_iso(moment: int) -> str:
+def to_iso(ts: int) -> str:
     """Format a time in microseconds as `2026-11-25T12:00:00.000000Z`, for reports and messages."""
-    return datetime.fromtimestamp(moment / SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(ts / SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def to_minute(moment: int) -> str:
+def to_iso_minute(ts: int) -> str:
     """Format a time in microseconds as `2026-11-25T12:00Z`, where a minute is exact enough."""
-    return f"{to_iso(moment)[:16]}Z"
+    return f"{to_iso(ts)[:16]}Z"
 
 
 DURATION_MAX = 36_500 * DAY  # Longer durations overflow 64-bit times.
-_UNITS = {"ms": 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+_UNIT_US = {"ms": 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 _DURATION = re.compile(r"(\d+)\s*(ms|s|m|h|d|w)\Z")
 
 
@@ -98,15 +100,15 @@ def parse_duration(text: str) -> int:
     match = _DURATION.match(text.strip())
     if match is None or int(match[1]) == 0:
         raise UsageError(f"expected a duration such as 30m, 6h or 7d, got {text!r}")
-    span = int(match[1]) * _UNITS[match[2]]
-    if span > DURATION_MAX:
+    duration_us = int(match[1]) * _UNIT_US[match[2]]
+    if duration_us > DURATION_MAX:
         raise UsageError(f"expected a duration of at most 100 years, got {text!r}")
-    return span
+    return duration_us
 
 
-def format_duration(span: int) -> str:
+def format_duration(duration_us: int) -> str:
     """Format a duration in its shortest exact form: `6h`, not `21600000000`."""
     for unit in ("w", "d", "h", "m", "s", "ms"):
-        if span % _UNITS[unit] == 0 and span:
-            return f"{span // _UNITS[unit]}{unit}"
-    return f"{span}us"
+        if duration_us % _UNIT_US[unit] == 0 and duration_us:
+            return f"{duration_us // _UNIT_US[unit]}{unit}"
+    return f"{duration_us}us"

@@ -7,18 +7,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from tailorbird.events.contract.envelope import ID
+from tailorbird.events.contract.envelope import ID_BOUNDS
 
-CONTEXT = ("page", "referrer", "user_agent")  # free-text fields of the context
-SITE_IDS = (
+CONTEXT_TEXT_FIELDS = ("page", "referrer", "user_agent")  # free-text fields of the context
+SITE_ID_FIELDS = (
     "event_id",
     "session_id",
     "request_id",
 )  # ids made by the site, possibly from a user's id
 EMBEDDED_ID_LENGTH_MIN = 6  # minimum length of ids searched within texts
 
-FIELD_NAME = "\0name"  # see `leaves`
-_PERSON_NAME = re.compile(
+FIELD_NAME = "\0name"  # see `iterate_leaves`
+_IDENTIFYING_NAME = re.compile(
     "user|anonymous|visitor|customer", re.IGNORECASE
 )  # names of identifying fields, native and foreign
 
@@ -32,51 +32,53 @@ def is_number(id_: str) -> bool:
 
 
 def redact(
-    value: object, mentions: MentionTest, is_name: Callable[[str], bool], name: str = ""
+    value: object, is_mention: MentionTest, is_mentioned_name: Callable[[str], bool], name: str = ""
 ) -> object:
     """Replace all values that mention a subject by null, and drop fields named after one."""
     if isinstance(value, list):
-        return [redact(element, mentions, is_name, name) for element in value]
+        return [redact(element, is_mention, is_mentioned_name, name) for element in value]
     if isinstance(value, dict):
         return {
-            name: redact(member, mentions, is_name, name)
+            name: redact(member, is_mention, is_mentioned_name, name)
             for name, member in value.items()
-            if not is_name(name)
+            if not is_mentioned_name(name)
         }
-    return None if mentions(name, value) else value
+    return None if is_mention(name, value) else value
 
 
 def redact_event(
-    event: Mapping[str, Any], mentions: MentionTest, is_name: Callable[[str], bool]
+    event: Mapping[str, Any], is_mention: MentionTest, is_mentioned_name: Callable[[str], bool]
 ) -> dict[str, Any]:
     """Return an accepted event without what it says about anyone but its own subject."""
     redacted = dict(event)
-    for part, names in (("context", CONTEXT), ("answer", ("query",))):
-        if isinstance(fields := event.get(part), dict):
-            redacted[part] = {
+    for section, text_fields in (("context", CONTEXT_TEXT_FIELDS), ("answer", ("query",))):
+        if isinstance(fields := event.get(section), dict):
+            redacted[section] = {
                 name: None
-                if name in names and isinstance(member, str) and mentions("", member)
+                if name in text_fields and isinstance(member, str) and is_mention("", member)
                 else member
                 for name, member in fields.items()
             }
     if "properties" in event:
-        redacted["properties"] = redact(event["properties"], mentions, is_name)
+        redacted["properties"] = redact(event["properties"], is_mention, is_mentioned_name)
     return redacted
 
 
-def texts_in(value: object) -> Iterable[str]:
+def iterate_texts(value: object) -> Iterable[str]:
     """Yield all texts in a JSON value, field names excluded."""
-    return (leaf for name, leaf in leaves(value) if isinstance(leaf, str) and name != FIELD_NAME)
+    return (
+        leaf for name, leaf in iterate_leaves(value) if isinstance(leaf, str) and name != FIELD_NAME
+    )
 
 
-def identifying_text(name: str, value: object) -> str | None:
+def get_id_text(name: str, value: object) -> str | None:
     """Return the text of a leaf that may be an id, or None."""
     if isinstance(value, str):
         return value
-    return as_text(value) if _PERSON_NAME.search(name) else None
+    return format_number_id(value) if _IDENTIFYING_NAME.search(name) else None
 
 
-def leaves(value: object) -> Iterator[tuple[str, object]]:
+def iterate_leaves(value: object) -> Iterator[tuple[str, object]]:
     """Yield each value of a JSON document with its field name, and each field name under `NAME`."""
     stack: list[tuple[str, object]] = [("", value)]
     while stack:
@@ -84,7 +86,7 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
         if isinstance(node, dict):
             stack.extend((FIELD_NAME, field) for field in node)
             stack.extend(
-                (name if _PERSON_NAME.search(name) else field, inner_value)
+                (name if _IDENTIFYING_NAME.search(name) else field, inner_value)
                 for field, inner_value in node.items()
             )
         elif isinstance(node, list):
@@ -93,9 +95,9 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
             yield name, node
 
 
-def as_text(value: object) -> str | None:
+def format_number_id(value: object) -> str | None:
     """Return a whole number as id text, or None for anything else."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     # No id is longer, and Python refuses to format more than 4,300 digits.
-    return str(value) if type(value) is int and abs(value) < 10**ID.high else None
+    return str(value) if type(value) is int and abs(value) < 10**ID_BOUNDS.high else None

@@ -5,7 +5,7 @@ key on every machine and in every version: these functions have fixed test vecto
 change. Two of a hundred million keys collide with probability 3e-4; of ten million, 3e-6.
 
     hash64(text)      = BLAKE2b(text in UTF-8, digest_size=8, person="tailorbird"), little endian
-    combine(a, b, …)  = h ← MIX(h ^ part) for each part in order, from h = 0x243F6A8885A308D3
+    combine_keys(a, b, …)  = h ← MIX(h ^ part) for each part in order, from h = 0x243F6A8885A308D3
     MIX               = the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014), a bijection
 """
 
@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 Keys = npt.NDArray[np.uint64]
 
-_START = np.uint64(0x243F6A8885A308D3)
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_COMBINE_SEED = np.uint64(0x243F6A8885A308D3)
+_MULTIPLIER_1, _MULTIPLIER_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def hash64(text: str) -> int:
@@ -40,16 +40,16 @@ def hash64s(texts: Iterable[str]) -> Keys:
     return np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False)
 
 
-def combine(*parts: Keys) -> Keys:
+def combine_keys(*part_keys: Keys) -> Keys:
     """Combine the keys of parts, in order, into the key of a composite entity; shapes broadcast."""
-    key = np.asarray(_START)
+    key = np.asarray(_COMBINE_SEED)
     with np.errstate(over="ignore"):
-        for part in parts:
-            key = _mix(key ^ np.asarray(part, np.uint64))
+        for part_key in part_keys:
+            key = _mix(key ^ np.asarray(part_key, np.uint64))
     return key
 
 
 def _mix(z: Keys) -> Keys:
-    z = (z ^ (z >> _30)) * _FIRST
-    z = (z ^ (z >> _27)) * _SECOND
-    return z ^ (z >> _31)
+    z = (z ^ (z >> _SHIFT_30)) * _MULTIPLIER_1
+    z = (z ^ (z >> _SHIFT_27)) * _MULTIPLIER_2
+    return z ^ (z >> _SHIFT_31)

@@ -12,7 +12,7 @@ from tailorbird.atomic_write import FileStamp, atomic_write, file_stamp
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock, SystemClock
 
-FILE = "clock.json"
+CLOCK_FILE = "clock.json"
 
 
 class LogClock:
@@ -24,37 +24,37 @@ class LogClock:
 
     Args:
         folder: the project's data folder.
-        machine: the clock that is set back.
+        machine_clock: the clock that is set back.
 
     Raises:
         DamageError: from `now`: the file holds something else.
     """
 
-    def __init__(self, folder: Path, machine: Clock | None = None) -> None:
-        self._file, self._machine = folder / FILE, machine or SystemClock()
+    def __init__(self, folder: Path, machine_clock: Clock | None = None) -> None:
+        self._file, self._machine_clock = folder / CLOCK_FILE, machine_clock or SystemClock()
         self._stamp: FileStamp | None = None
         self._lag_us = 0
 
     def now(self) -> int:
-        return self._machine.now() - self.behind
+        return self._machine_clock.now() - self.lag_us
 
     def machine_now(self) -> int:
         """Return the machine's own time."""
-        return self._machine.now()
+        return self._machine_clock.now()
 
     @property
-    def behind(self) -> int:
+    def lag_us(self) -> int:
         """The lag behind the machine's clock in microseconds; 0 where the project is live."""
         current_stamp = file_stamp(self._file)
         if current_stamp != self._stamp:
-            self._lag_us = 0 if current_stamp is None else self._read()
+            self._lag_us = 0 if current_stamp is None else self._read_lag()
             self._stamp = current_stamp
         return self._lag_us
 
     @property
     def was_live(self) -> bool:
         """True if the project went live once, after which an old log is only a pause."""
-        return self._file.exists() and not self._read()
+        return self._file.exists() and not self._read_lag()
 
     def set_lag(self, lag_us: int) -> None:
         """Set the lag of the log in microseconds."""
@@ -64,7 +64,7 @@ class LogClock:
         """Use the machine's time from now on."""
         atomic_write(self._file, json.dumps({"behind_us": 0}).encode())
 
-    def _read(self) -> int:
+    def _read_lag(self) -> int:
         try:
             return max(0, int(json.loads(self._file.read_bytes())["behind_us"]))
         except FileNotFoundError:

@@ -17,31 +17,37 @@ import pyarrow.compute as pc
 
 from tailorbird.events.contract.schema import micros
 
-COLUMNS = ("type", "user_id", "person", "ts", "p")  # columns of routed events that determine merges
+MERGE_COLUMNS = (
+    "type",
+    "user_id",
+    "person",
+    "ts",
+    "p",
+)  # columns of routed events that determine merges
 
 
 class Merge(NamedTuple):
-    """A statement that a user is `into` from `ts` on.
+    """A statement that a user is `merged_into` from `ts` on.
 
-    Among several, the newest by (ts, p) holds.
+    Among several, the newest by (ts, log_position) holds.
     """
 
     ts: int
-    p: int
-    into: str
+    log_position: int
+    merged_into: str
 
 
 def merge_rows(events: pa.Table) -> pa.Table:
     """Select the merges among routed events, ordered by (ts, p).
 
-    The last one of a user is the newest. The table needs `COLUMNS`.
+    The last one of a user is the newest. The table needs `MERGE_COLUMNS`.
     """
     is_complete = pc.and_(pc.is_valid(events["user_id"]), pc.is_valid(events["person"]))
     is_merge = pc.fill_null(pc.and_(pc.equal(events["type"], "merge"), is_complete), False)
     return events.filter(is_merge).sort_by([("ts", "ascending"), ("p", "ascending")])
 
 
-def merges_of(rows: pa.Table) -> list[tuple[str, Merge]]:
+def to_merges(rows: pa.Table) -> list[tuple[str, Merge]]:
     """Return the user and the merge of each of the `merge_rows`."""
     merges = map(
         Merge, micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["person"].to_pylist()
@@ -49,27 +55,27 @@ def merges_of(rows: pa.Table) -> list[tuple[str, Merge]]:
     return list(zip(rows["user_id"].to_pylist(), merges, strict=True))
 
 
-def survivor(user: str, merge_of: Callable[[str], Merge | None]) -> tuple[str, int]:
+def resolve_merged_user(user: str, get_merge: Callable[[str], Merge | None]) -> tuple[str, int]:
     """Return the user that `user` has become, and the newest time of the merges that say so.
 
     Without a merge this is the user itself and 0.
 
     Args:
-        merge_of: the merge of a user that holds at the time in question.
+        get_merge: the merge of a user that holds at the time in question.
     """
-    path: dict[str, Merge] = {}
-    while (merge := merge_of(user)) is not None:
-        path[user] = merge
-        if merge.into in path:
-            user = _newest_in_cycle(path, merge.into)
+    followed_merges: dict[str, Merge] = {}
+    while (merge := get_merge(user)) is not None:
+        followed_merges[user] = merge
+        if merge.merged_into in followed_merges:
+            user = _get_newest_in_cycle(followed_merges, merge.merged_into)
             break
-        user = merge.into
-    return user, max((merge.ts for merge in path.values()), default=0)
+        user = merge.merged_into
+    return user, max((merge.ts for merge in followed_merges.values()), default=0)
 
 
-def _newest_in_cycle(path: dict[str, Merge], start: str) -> str:
-    cycle, user = [path[start]], path[start].into
+def _get_newest_in_cycle(followed_merges: dict[str, Merge], start: str) -> str:
+    cycle, user = [followed_merges[start]], followed_merges[start].merged_into
     while user != start:
-        cycle.append(path[user])
-        user = path[user].into
-    return max(cycle).into
+        cycle.append(followed_merges[user])
+        user = followed_merges[user].merged_into
+    return max(cycle).merged_into

@@ -11,7 +11,7 @@ A pure function of the event, so a retried event reaches the same partition.
 import msgspec
 
 from tailorbird.events.contract.checked_batch import EventColumns
-from tailorbird.events.contract.codes import UNDECODABLE
+from tailorbird.events.contract.codes import DECODE_ERRORS
 from tailorbird.events.contract.contract import join_rows, split_body
 from tailorbird.events.contract.plan import SHARED_TYPES
 from tailorbird.events.contract.verdict import Receipt
@@ -29,8 +29,10 @@ class _PartitionFields(msgspec.Struct, frozen=True, gc=False):
 _decode = msgspec.json.Decoder(_PartitionFields).decode
 
 
-def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, count: int) -> int:
-    """Return the partition of an event, out of `count`.
+def partition_of(
+    type_: str, user_id: str | None, anonymous_id: str | None, partition_count: int
+) -> int:
+    """Return the partition of an event, out of `partition_count`.
 
     >>> partition_of("click", "u1", "a1", 4) == partition_of("identify", "u2", "a1", 4)
     True
@@ -40,16 +42,20 @@ def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, coun
     id_ = anonymous_id or user_id
     if id_ is None or type_ in SHARED_TYPES:
         return 0
-    return hash64(id_) % count
+    return hash64(id_) % partition_count
 
 
-def partition_rows(fields: EventColumns, number: int, count: int) -> list[int]:
-    """Return the rows of the events that belong to partition `number` of `count`."""
+def partition_rows(fields: EventColumns, partition: int, partition_count: int) -> list[int]:
+    """Return the rows of the events that belong to partition `partition` of `partition_count`."""
     subjects = enumerate(zip(fields.type, fields.user_id, fields.anonymous_id, strict=True))
-    return [row for row, subject in subjects if partition_of(*subject, count) == number]
+    return [
+        row for row, subject in subjects if partition_of(*subject, partition_count) == partition
+    ]
 
 
-def split_by_partition(body: bytes, receipt: Receipt, count: int) -> dict[int, tuple[bytes, int]]:
+def split_by_partition(
+    body: bytes, receipt: Receipt, partition_count: int
+) -> dict[int, tuple[bytes, int]]:
     """Split a body by partition, keeping the order of rows.
 
     Also return the row count of each part.
@@ -57,21 +63,21 @@ def split_by_partition(body: bytes, receipt: Receipt, count: int) -> dict[int, t
     A body whose rows all belong to one partition stays as received, byte for byte.
     """
     rows = split_body(body, receipt.encoding)
-    partitions = [_partition_of_row(row, count) for row in rows]
+    partitions = [_partition_of_row(row, partition_count) for row in rows]
     if len(set(partitions)) == 1:
         return {partitions[0]: (body, len(rows))}
-    parts: dict[int, list[bytes]] = {}
+    rows_by_partition: dict[int, list[bytes]] = {}
     for partition, row in zip(partitions, rows, strict=True):
-        parts.setdefault(partition, []).append(bytes(row))
+        rows_by_partition.setdefault(partition, []).append(bytes(row))
     return {
         partition: (join_rows(lines, body, receipt.encoding), len(lines))
-        for partition, lines in sorted(parts.items())
+        for partition, lines in sorted(rows_by_partition.items())
     }
 
 
-def _partition_of_row(row: bytes | memoryview, count: int) -> int:
+def _partition_of_row(row: bytes | memoryview, partition_count: int) -> int:
     try:
         event = _decode(row)
-    except UNDECODABLE:
+    except DECODE_ERRORS:
         return 0  # it will be refused
-    return partition_of(event.type, event.user_id, event.anonymous_id, count)
+    return partition_of(event.type, event.user_id, event.anonymous_id, partition_count)

@@ -26,12 +26,12 @@ import msgspec
 
 from tailorbird.errors import ConfigError
 from tailorbird.events.adapters.batch import ROW_ID_PREFIX
-from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation
+from tailorbird.events.contract.codes import DECODE_ERRORS, ContractViolation
 from tailorbird.events.contract.contract import parse_unread, split_body
 from tailorbird.events.contract.envelope import (
     ANONYMOUS_PREFIX,
-    COUNTRY,
-    ID,
+    COUNTRY_PATTERN,
+    ID_BOUNDS,
     Context,
     Event,
     ResponseDetails,
@@ -40,14 +40,18 @@ from tailorbird.events.contract.plan import EVENT_TYPES, MERGED_INTO
 from tailorbird.events.contract.times import to_micros
 
 KEY_LENGTH_MIN = 32
-SETTING = "events.pseudonym_key"
-_SUBJECTS = ("user_id", "anonymous_id")
-_PARTS: dict[str, type[msgspec.Struct]] = {"": Event, "context": Context, "answer": ResponseDetails}
-_TYPES = {
-    part: {field.name: field.type for field in msgspec.structs.fields(of)}
-    for part, of in _PARTS.items()
+KEY_SETTING = "events.pseudonym_key"
+_SUBJECT_FIELDS = ("user_id", "anonymous_id")
+_STRUCT_BY_SECTION: dict[str, type[msgspec.Struct]] = {
+    "": Event,
+    "context": Context,
+    "answer": ResponseDetails,
 }
-_EMPTY: dict[type, object] = {
+_TYPES_BY_SECTION = {
+    part: {field.name: field.type for field in msgspec.structs.fields(of)}
+    for part, of in _STRUCT_BY_SECTION.items()
+}
+_EMPTY_VALUES: dict[type, object] = {
     str: "",
     int: 0,
     float: 0.5,
@@ -56,13 +60,13 @@ _EMPTY: dict[type, object] = {
     dict: {},
     type(None): None,
 }
-_NO_JSON = b"{"
-_TIMES = ("ts", "sent_at", "received_at")
+_MALFORMED_JSON = b"{"
+_TIME_FIELDS = ("ts", "sent_at", "received_at")
 _TIME_BEYOND_MAX = 10**18  # microseconds, beyond any valid time
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_value = msgspec.json.Decoder().decode
-_event = msgspec.json.Decoder(Event).decode
-_encode = msgspec.json.Encoder().encode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_value = msgspec.json.Decoder().decode
+_decode_event = msgspec.json.Decoder(Event).decode
+_encode_json = msgspec.json.Encoder().encode
 
 
 class Pseudonyms:
@@ -80,11 +84,13 @@ class Pseudonyms:
                 "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one; keep "
                 "it outside the project"
             )
-            raise ConfigError(f"has fewer than {KEY_LENGTH_MIN} characters", where=SETTING, fix=fix)
+            raise ConfigError(
+                f"has fewer than {KEY_LENGTH_MIN} characters", where=KEY_SETTING, fix=fix
+            )
         self._key = blake2b(key.encode(), digest_size=32, person=b"tailorbird ids").digest()
 
     @property
-    def fingerprint(self) -> str:
+    def key_fingerprint(self) -> str:
         """A hash that identifies the key without revealing it."""
         return self._hash("fingerprint", "")
 
@@ -99,78 +105,84 @@ class Pseudonyms:
         body: bytes,
         encoding: str,
         *,
-        foreign: bool = False,
-        types: Collection[str] = EVENT_TYPES,
+        is_foreign: bool = False,
+        event_types: Collection[str] = EVENT_TYPES,
     ) -> bytes:
         """Pseudonymise a body of events; every row stays as valid or invalid as it was.
 
-        `foreign` rows come from an adapter, whose event ids are plain hashes of records that name
-        users, so these ids are hashed with the key as well. `types` are the event types that the
+        Foreign rows come from an adapter, whose event ids are plain hashes of records that name
+        users, so these ids are hashed with the key as well. `event_types` are those that the
         project declares.
         """
-        parts = [bytes(part) for part in split_body(body, encoding)]
-        rows = [self.pseudonymise_line(part, foreign=foreign, types=types) for part in parts]
+        raw_rows = [bytes(raw_row) for raw_row in split_body(body, encoding)]
+        rows = [
+            self.pseudonymise_line(raw_row, is_foreign=is_foreign, event_types=event_types)
+            for raw_row in raw_rows
+        ]
         if encoding == "ndjson":
             return b"\n".join(rows)
-        return (
-            rows[0] if parts == [body] else b"[" + b",".join(rows) + b"]"
-        )  # a body that cannot be split is one row
+        is_one_row = raw_rows == [body]  # or a body that cannot be split
+        return rows[0] if is_one_row else b"[" + b",".join(rows) + b"]"
 
     def pseudonymise_line(
-        self, raw: bytes, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES
+        self, raw: bytes, *, is_foreign: bool = False, event_types: Collection[str] = EVENT_TYPES
     ) -> bytes:
         """Pseudonymise one event in the wire format."""
-        unread = parse_unread(raw)
-        if unread is not None:
+        unread_record = parse_unread(raw)
+        if unread_record is not None:
             location, message = (
-                self._hash("place", unread.place),
-                unread.message.partition(", got ")[0],
+                self._hash("place", unread_record.place),
+                unread_record.message.partition(", got ")[0],
             )
-            return _encode(
+            return _encode_json(
                 {
                     "unread": msgspec.structs.replace(
-                        unread, place=location, message=message, record=None
+                        unread_record, place=location, message=message, record=None
                     )
                 }
             )
         try:
-            fields = _fields(raw)
-        except UNDECODABLE:
-            return _empty_of_same_kind(raw)
+            fields = _decode_fields(raw)
+        except DECODE_ERRORS:
+            return _encode_empty_of_same_kind(raw)
         if not _is_event(raw):
             fields = _drop_untyped_fields("", fields)
-        for name in _SUBJECTS:
+        for name in _SUBJECT_FIELDS:
             if name in fields:
-                fields[name] = msgspec.Raw(_encode(self._hash_subject(name, bytes(fields[name]))))
-        type_ = _read(bytes(fields.get("type", b"null")))
-        is_declared_type = isinstance(type_, str) and type_ in types
+                fields[name] = msgspec.Raw(
+                    _encode_json(self._hash_subject(name, bytes(fields[name])))
+                )
+        type_ = _read_value(bytes(fields.get("type", b"null")))
+        is_declared_type = isinstance(type_, str) and type_ in event_types
         if (
             type_ == "merge" or not is_declared_type
         ) and "properties" in fields:  # A refused merge is stored too.
             fields["properties"] = self._hash_merge_target(fields["properties"])
-        event_id = _read(bytes(fields.get("event_id", b"null")))
-        if isinstance(event_id, str) and (foreign or event_id.startswith(ROW_ID_PREFIX)):
+        event_id = _read_value(bytes(fields.get("event_id", b"null")))
+        if isinstance(event_id, str) and (is_foreign or event_id.startswith(ROW_ID_PREFIX)):
             prefix = ROW_ID_PREFIX if event_id.startswith(ROW_ID_PREFIX) else ""
-            fields["event_id"] = msgspec.Raw(_encode(prefix + self._hash("event_id", event_id)))
+            fields["event_id"] = msgspec.Raw(
+                _encode_json(prefix + self._hash("event_id", event_id))
+            )
         for name in ("context", "answer"):
             if name in fields:
                 fields[name] = msgspec.Raw(self._drop_unknown_fields(name, bytes(fields[name])))
-        for name in ("type", *_TIMES):
+        for name in ("type", *_TIME_FIELDS):
             if name in fields:
-                fields[name] = self._sanitise(name, fields[name], types)
-        return _encode(fields)
+                fields[name] = self._sanitise_value(name, fields[name], event_types)
+        return _encode_json(fields)
 
     def _drop_unknown_fields(self, name: str, raw: bytes) -> bytes:
         """Drop the fields that a part of the envelope does not declare."""
         try:
-            fields = _fields(raw)
-        except UNDECODABLE:
-            return _encode(_EMPTY[type(_read(raw))])
+            fields = _decode_fields(raw)
+        except DECODE_ERRORS:
+            return _encode_json(_EMPTY_VALUES[type(_read_value(raw))])
         typed_fields = _drop_untyped_fields(name, fields)
-        return _encode(
+        return _encode_json(
             typed_fields
             | {
-                field: self._sanitise(field, typed_fields[field])
+                field: self._sanitise_value(field, typed_fields[field])
                 for field in ("country",)
                 if field in typed_fields
             }
@@ -178,36 +190,38 @@ class Pseudonyms:
 
     def _hash_merge_target(self, raw: msgspec.Raw) -> msgspec.Raw:
         """Hash the user id among the properties of a merge."""
-        properties = _read(bytes(raw))
+        properties = _read_value(bytes(raw))
         if not isinstance(properties, dict) or MERGED_INTO not in properties:
             return raw
-        hashed_id = self._hash_subject("user_id", _encode(properties[MERGED_INTO]))
-        return msgspec.Raw(_encode(properties | {MERGED_INTO: hashed_id}))
+        hashed_id = self._hash_subject("user_id", _encode_json(properties[MERGED_INTO]))
+        return msgspec.Raw(_encode_json(properties | {MERGED_INTO: hashed_id}))
 
-    def _sanitise(self, name: str, raw: msgspec.Raw, types: Collection[str] = ()) -> msgspec.Raw:
+    def _sanitise_value(
+        self, name: str, raw: msgspec.Raw, event_types: Collection[str] = ()
+    ) -> msgspec.Raw:
         """Return a valid type, time or country unchanged.
 
         An invalid value is replaced by one that is refused for the same reason and reveals nothing.
         """
-        value = _read(bytes(raw))
-        if name in _TIMES:
+        value = _read_value(bytes(raw))
+        if name in _TIME_FIELDS:
             return (
                 raw
                 if not isinstance(value, int | str) or _is_time(value)
-                else msgspec.Raw(_encode(self._hide_time(name, value)))
+                else msgspec.Raw(_encode_json(self._hide_time(name, value)))
             )
         if not isinstance(value, str) or (
-            COUNTRY.holds(value) if name == "country" else value in types
+            COUNTRY_PATTERN.holds(value) if name == "country" else value in event_types
         ):
             return raw
-        return msgspec.Raw(_encode(self._hide(name, value)))
+        return msgspec.Raw(_encode_json(self._hide_text(name, value)))
 
     def _hide_time(self, name: str, value: int | str) -> int | str:
         if isinstance(value, str):
-            return self._hide(name, value)
+            return self._hide_text(name, value)
         return min(10 ** (len(str(value)) - 1), _TIME_BEYOND_MAX) if value > 0 else 0
 
-    def _hide(self, purpose: str, text: str) -> str:
+    def _hide_text(self, purpose: str, text: str) -> str:
         return f"hidden-{self._hash(purpose, text)}" if text else text
 
     def _hash_subject(self, name: str, raw: bytes) -> object:
@@ -215,14 +229,14 @@ class Pseudonyms:
 
         One that the contract refuses becomes one that is refused for the same reason.
         """
-        value = _read(raw)
+        value = _read_value(raw)
         if not isinstance(value, str) or not value:
-            return _EMPTY[type(value)]
+            return _EMPTY_VALUES[type(value)]
         hashed_id = self._hash(name, value)
         if "\x00" in value:
             return f"{hashed_id}\x00"
-        if len(value) > ID.high:
-            return hashed_id.ljust(ID.high + 1, "-")
+        if len(value) > ID_BOUNDS.high:
+            return hashed_id.ljust(ID_BOUNDS.high + 1, "-")
         return (
             f"{ANONYMOUS_PREFIX}{hashed_id}"
             if name == "user_id" and value.startswith(ANONYMOUS_PREFIX)
@@ -238,17 +252,17 @@ class Pseudonyms:
         ).hexdigest()
 
 
-def _read(raw: bytes) -> object:
+def _read_value(raw: bytes) -> object:
     try:
-        return _value(raw)
-    except UNDECODABLE:
+        return _decode_value(raw)
+    except DECODE_ERRORS:
         return []  # refused as a wrong type is
 
 
 def _is_event(raw: bytes) -> bool:
     try:
-        _event(raw)
-    except UNDECODABLE:
+        _decode_event(raw)
+    except DECODE_ERRORS:
         return False
     return True
 
@@ -261,32 +275,36 @@ def _is_time(value: int | str) -> bool:
     return True
 
 
-def _drop_untyped_fields(part: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+def _drop_untyped_fields(section: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     """Return the fields, with undeclared ones renamed and emptied, and mistyped values emptied."""
-    types, typed_fields = _TYPES[part], {}
+    types, typed_fields = _TYPES_BY_SECTION[section], {}
     for number, (name, raw) in enumerate(fields.items(), 1):
         if name not in types:
             typed_fields[f"unknown_{number}"] = msgspec.Raw(b"null")
-        elif name in _PARTS or name in _SUBJECTS or _is_of_type(types[name], bytes(raw)):
+        elif (
+            name in _STRUCT_BY_SECTION
+            or name in _SUBJECT_FIELDS
+            or _is_of_type(types[name], bytes(raw))
+        ):
             typed_fields[name] = raw
         else:
-            empty = _encode(_EMPTY[type(_read(bytes(raw)))])
+            empty = _encode_json(_EMPTY_VALUES[type(_read_value(bytes(raw)))])
             typed_fields[name] = msgspec.Raw(b"[0]" if _is_of_type(types[name], empty) else empty)
     return typed_fields
 
 
-def _is_of_type(declared: object, raw: bytes) -> bool:
+def _is_of_type(declared_type: object, raw: bytes) -> bool:
     try:
-        msgspec.json.decode(raw, type=declared)
-    except UNDECODABLE:
+        msgspec.json.decode(raw, type=declared_type)
+    except DECODE_ERRORS:
         return False
     return True
 
 
-def _empty_of_same_kind(raw: bytes) -> bytes:
+def _encode_empty_of_same_kind(raw: bytes) -> bytes:
     """Return an empty value of the same JSON kind."""
     try:
-        value = _value(raw)
-    except UNDECODABLE:
-        return _NO_JSON
-    return b"[]" if value == [] else _encode(_EMPTY[type(value)])
+        value = _decode_value(raw)
+    except DECODE_ERRORS:
+        return _MALFORMED_JSON
+    return b"[]" if value == [] else _encode_json(_EMPTY_VALUES[type(value)])

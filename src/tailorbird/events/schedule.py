@@ -20,7 +20,7 @@ def check_schedule(text: str) -> None:
         return
 
 
-def next_run(text: str, after: int) -> int:
+def next_run(text: str, after_ts: int) -> int:
     """Return when a schedule is due next after a time, microseconds.
 
     Raises:
@@ -31,7 +31,7 @@ def next_run(text: str, after: int) -> int:
     True
     """
     if len(text.split()) == 1:
-        return after + parse_duration(text)
+        return after_ts + parse_duration(text)
     try:
         from cronsim import CronSim, CronSimError
     except ImportError:
@@ -40,8 +40,8 @@ def next_run(text: str, after: int) -> int:
             fix="pip install 'tailorbird[train]'",
         ) from None
     try:
-        next_moment = next(CronSim(text, datetime.fromtimestamp(after / SECOND, UTC)))
+        next_time = next(CronSim(text, datetime.fromtimestamp(after_ts / SECOND, UTC)))
     except (CronSimError, StopIteration) as error:
         message = f"expected a cron expression of five fields, got {text!r}: {error}"
         raise UsageError(message.removesuffix(": "), fix=_EXAMPLE) from None
-    return int(next_moment.timestamp()) * SECOND
+    return int(next_time.timestamp()) * SECOND

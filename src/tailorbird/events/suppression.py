@@ -22,19 +22,19 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
-from tailorbird.events.contract.codes import UNDECODABLE
+from tailorbird.events.contract.codes import DECODE_ERRORS
 from tailorbird.events.contract.contract import ERASED_BODY, join_rows, parse_unread, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.contract.verdict import Receipt
-from tailorbird.events.free_text import as_text, texts_in
+from tailorbird.events.free_text import format_number_id, iterate_texts
 from tailorbird.storage_paths import StoragePath
 
-FOLDER = "erasure"  # below a project's data
-FILE, KEY_FILE = "suppression.json", "suppression.key"
-JOURNAL = "journal.json"  # of an erasure that is not finished
+ERASURE_FOLDER = "erasure"  # below a project's data
+SUPPRESSION_FILE, SUPPRESSION_KEY_FILE = "suppression.json", "suppression.key"
+JOURNAL_FILE = "journal.json"  # of an erasure that is not finished
 RENAMED_PREFIX = "erased-"  # what a hash in place of an id begins with
-RECEIPTS = "receipts"
-MARK_FILE = (
+RECEIPTS_FOLDER = "receipts"
+ERASED_COUNT_FILE = (
     "erasures.json"  # in the lake: how many ids are on the list, so that its loss is noticed
 )
 LAST_ERASURE_FILE = (
@@ -43,9 +43,9 @@ LAST_ERASURE_FILE = (
 
 _QUOTED_TEXT = re.compile(r'"([^"\\]{1,256})\\?"')
 _WORD = re.compile(r"[^\s\"',;:|{}\[\]\\]{1,256}")
-_RESTORE = (
-    f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK_FILE} of the "
-    "lake, and erase all these people again: until then"
+_RESTORE_FIX = (
+    f"restore data/{ERASURE_FOLDER} from a copy; without one, set it aside, delete "
+    f"{ERASED_COUNT_FILE} of the lake, and erase all these people again: until then"
     " what is old of them would be taken again"
 )
 Subject = tuple[
@@ -74,22 +74,24 @@ class _SuppressionFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults
     checksum: str = ""  # keyed, over the rest: neither the list nor its key changes unnoticed
 
 
-class _ErasureMarker(msgspec.Struct, forbid_unknown_fields=True):
+class _ErasedCount(msgspec.Struct, forbid_unknown_fields=True):
     people: int
     checksum: str  # so that a flipped bit is no other number
 
     @classmethod
-    def of(cls, people: int) -> "_ErasureMarker":
+    def of(cls, people: int) -> "_ErasedCount":
         return cls(people, blake2b(b"%d" % people, digest_size=8).hexdigest())
 
     @classmethod
-    def read(cls, content: bytes) -> "_ErasureMarker | None":
-        """Return the mark; None where it is damaged."""
+    def read(cls, content: bytes) -> "_ErasedCount | None":
+        """Return the count; None where it is damaged."""
         try:
-            mark = msgspec.json.decode(content, type=cls)
+            erased_count = msgspec.json.decode(content, type=cls)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        return mark if mark.checksum == cls.of(mark.people).checksum else None
+        return (
+            erased_count if erased_count.checksum == cls.of(erased_count.people).checksum else None
+        )
 
 
 _decode_row_subject = msgspec.json.Decoder(RowSubject).decode
@@ -108,33 +110,35 @@ class SuppressionList:
         Raises:
             DamageError: it is damaged, or was lost.
         """
-        folder = data / FOLDER
+        folder = data / ERASURE_FOLDER
         try:
             suppression_file = msgspec.json.decode(
-                (folder / FILE).read_bytes(), type=_SuppressionFile
+                (folder / SUPPRESSION_FILE).read_bytes(), type=_SuppressionFile
             )
-            key = (folder / KEY_FILE).read_bytes()
+            key = (folder / SUPPRESSION_KEY_FILE).read_bytes()
         except FileNotFoundError:
-            if (folder / FILE).exists():
+            if (folder / SUPPRESSION_FILE).exists():
                 raise DamageError(
                     "the key of the suppression list is missing",
-                    where=str(folder / KEY_FILE),
-                    fix=_RESTORE,
+                    where=str(folder / SUPPRESSION_KEY_FILE),
+                    fix=_RESTORE_FIX,
                 ) from None
-            if (folder / LAST_ERASURE_FILE).exists() or any((folder / RECEIPTS).glob("*.json")):
-                raise _lost_error(folder / FILE) from None
+            if (folder / LAST_ERASURE_FILE).exists() or any(
+                (folder / RECEIPTS_FOLDER).glob("*.json")
+            ):
+                raise _lost_error(folder / SUPPRESSION_FILE) from None
             return cls(b"")
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DamageError(
                 f"the suppression list cannot be read: {error}",
-                where=str(folder / FILE),
-                fix=_RESTORE,
+                where=str(folder / SUPPRESSION_FILE),
+                fix=_RESTORE_FIX,
             ) from error
         if suppression_file.checksum != _hash_list(suppression_file, key):
             raise DamageError(
                 "the suppression list, or its key, does not match its checksum",
-                where=str(folder / FILE),
-                fix=_RESTORE,
+                where=str(folder / SUPPRESSION_FILE),
+                fix=_RESTORE_FIX,
             )
         return cls(key, suppression_file)
 
@@ -144,22 +148,22 @@ class SuppressionList:
         Does nothing where the lake cannot be asked.
         """
         try:
-            mark = _ErasureMarker.read((lake / MARK_FILE).read_bytes())
+            erased_count = _ErasedCount.read((lake / ERASED_COUNT_FILE).read_bytes())
         except OSError:
             return
-        if mark is None:
+        if erased_count is None:
             raise DamageError(
                 "the lake's note of how many people were erased is damaged",
-                where=str(lake / MARK_FILE),
-                fix=f"if data/{FOLDER} is as new as the last erasure, delete this file: the next "
-                f"one writes it again; else {_RESTORE}",
+                where=str(lake / ERASED_COUNT_FILE),
+                fix=f"if data/{ERASURE_FOLDER} is as new as the last erasure, delete this file: "
+                f"the next one writes it again; else {_RESTORE_FIX}",
             )
-        if len(self) < mark.people:
-            raise _lost_error(data / FOLDER / FILE)
+        if len(self) < erased_count.people:
+            raise _lost_error(data / ERASURE_FOLDER / SUPPRESSION_FILE)
 
-    def mark(self) -> bytes:
+    def encode_count(self) -> bytes:
         """Return what the lake stores of this list: how many ids are on it."""
-        return msgspec.json.encode(_ErasureMarker.of(len(self)))
+        return msgspec.json.encode(_ErasedCount.of(len(self)))
 
     def __len__(self) -> int:
         return len(self._suppression_file.people)
@@ -169,26 +173,28 @@ class SuppressionList:
         text = "\0".join(parts).encode(errors="surrogatepass")
         return blake2b(text, digest_size=16, key=self._key, person=b"erased").hexdigest()
 
-    def with_people(
-        self, people: Iterable[Subject], at: int, shared: Iterable[Subject] = ()
+    def with_erased_subjects(
+        self, subjects: Iterable[Subject], erased_at: int, shared_devices: Iterable[Subject] = ()
     ) -> "SuppressionList":
-        """Return the list with these people on it; `shared` are devices that others used too."""
+        """Return the list with these people on it; others used the shared devices too."""
         key = self._key or os.urandom(32)
-        hashed = SuppressionList(key).hash
+        hash_subject = SuppressionList(key).hash
         suppression_file = _SuppressionFile(
-            self._suppression_file.people | {hashed(*person): at for person in people},
-            self._suppression_file.shared | {hashed(*subject): at for subject in shared},
+            self._suppression_file.people
+            | {hash_subject(*person): erased_at for person in subjects},
+            self._suppression_file.shared
+            | {hash_subject(*subject): erased_at for subject in shared_devices},
         )
         return SuppressionList(key, suppression_file)
 
-    def encoded(self) -> tuple[bytes, bytes]:
+    def encode(self) -> tuple[bytes, bytes]:
         """Return the list and its key, as the two files hold them."""
         suppression_file = msgspec.structs.replace(
             self._suppression_file, checksum=_hash_list(self._suppression_file, self._key)
         )
         return msgspec.json.encode(suppression_file, order="sorted"), self._key
 
-    def erased_at(self, kind: str, id_: str) -> int | None:
+    def get_erased_at(self, kind: str, id_: str) -> int | None:
         """Return when somebody was erased the last time, or None.
 
         Args:
@@ -196,45 +202,48 @@ class SuppressionList:
         """
         if not self._suppression_file.people and not self._suppression_file.shared:
             return None
-        hashed = self.hash(kind, id_)
-        at = self._suppression_file.people.get(hashed)
-        return self._suppression_file.shared.get(hashed) if at is None else at
+        subject_hash = self.hash(kind, id_)
+        at = self._suppression_file.people.get(subject_hash)
+        return self._suppression_file.shared.get(subject_hash) if at is None else at
 
     def has(self, kind: str, id_: str) -> bool:
         """Return whether somebody was erased."""
-        return self.erased_at(kind, id_) is not None
+        return self.get_erased_at(kind, id_) is not None
 
     def filter_body(self, body: bytes, receipt: Receipt) -> bytes:
         """Return the body with `ERASED_BODY` in place of each row that is dropped."""
         if not self._suppression_file.people and not self._suppression_file.shared:
             return body
-        parts = [bytes(part) for part in split_body(body, receipt.encoding)]
-        is_dropped = [self.drops(part, receipt) for part in parts]
-        if not any(is_dropped):
-            return body
-        rows = [ERASED_BODY if drop else part for part, drop in zip(parts, is_dropped, strict=True)]
-        return join_rows(rows, body, receipt.encoding)
+        raw_rows = [bytes(raw_row) for raw_row in split_body(body, receipt.encoding)]
+        rows = [
+            ERASED_BODY if self.is_dropped(raw_row, receipt) else raw_row for raw_row in raw_rows
+        ]
+        return body if rows == raw_rows else join_rows(rows, body, receipt.encoding)
 
     def filter_line(self, line: bytes, receipt: Receipt) -> bytes:
         """Return one event in the wire format, or `ERASED_BODY`."""
         return self.filter_body(line, msgspec.structs.replace(receipt, encoding="ndjson"))
 
-    def drops(self, part: bytes, receipt: Receipt) -> bool:
+    def is_dropped(self, raw_row: bytes, receipt: Receipt) -> bool:
         """Return whether a row is dropped."""
-        row = read_row_subject(part)
-        if row is None or parse_unread(part) is not None:
-            return any(self.has(kind, text) for text in _read_texts(part) for kind in ("u", "a"))
+        row = read_row_subject(raw_row)
+        if row is None or parse_unread(raw_row) is not None:
+            return any(
+                self.has(kind, text)
+                for text in _iterate_id_candidates(raw_row)
+                for kind in ("u", "a")
+            )
         if row.type == "merge" and isinstance(row.properties, dict):
-            into = _read_id(row.properties.get(MERGED_INTO))
-            if into is not None and self.has("u", into):
+            merged_into = _read_id(row.properties.get(MERGED_INTO))
+            if merged_into is not None and self.has("u", merged_into):
                 return True
-        if (user := _read_id(row.user_id)) is not None:
-            return self.has("u", user)
-        device = _read_id(row.anonymous_id)
-        erased_at = None if device is None else self.erased_at("a", device)
-        if device is None or erased_at is None:
+        if (user_id := _read_id(row.user_id)) is not None:
+            return self.has("u", user_id)
+        anonymous_id = _read_id(row.anonymous_id)
+        erased_at = None if anonymous_id is None else self.get_erased_at("a", anonymous_id)
+        if anonymous_id is None or erased_at is None:
             return False
-        is_shared = self.hash("a", device) in self._suppression_file.shared
+        is_shared = self.hash("a", anonymous_id) in self._suppression_file.shared
         return not is_shared or _read_time(row, receipt) < erased_at
 
 
@@ -249,13 +258,13 @@ def _lost_error(where: Path) -> DamageError:
     return DamageError(
         "people were erased here, and the list of them is missing, or older than the last erasure",
         where=str(where),
-        fix=_RESTORE,
+        fix=_RESTORE_FIX,
     )
 
 
-def require_finished(data: Path) -> None:
+def require_finished_erasure(data: Path) -> None:
     """Raise NotReadyError if an erasure was cut off."""
-    path = data / FOLDER / JOURNAL
+    path = data / ERASURE_FOLDER / JOURNAL_FILE
     if path.exists():
         raise NotReadyError(
             "an erasure was cut short",
@@ -264,11 +273,11 @@ def require_finished(data: Path) -> None:
         )
 
 
-def read_row_subject(part: bytes) -> RowSubject | None:
+def read_row_subject(raw_row: bytes) -> RowSubject | None:
     """Return whose a row says that it is; None for what is no JSON object."""
     try:
-        return _decode_row_subject(part)
-    except UNDECODABLE:
+        return _decode_row_subject(raw_row)
+    except DECODE_ERRORS:
         return None
 
 
@@ -282,16 +291,16 @@ def subject_of(
 
 
 def _read_id(value: object) -> str | None:
-    return (value or None) if isinstance(value, str) else as_text(value)
+    return (value or None) if isinstance(value, str) else format_number_id(value)
 
 
-def _read_texts(part: bytes) -> Iterator[str]:
+def _iterate_id_candidates(raw_row: bytes) -> Iterator[str]:
     """Yield what may be an id in a row that cannot be read."""
-    text = part.decode(errors="replace")
+    text = raw_row.decode(errors="replace")
     yield from (*_QUOTED_TEXT.findall(text), *_WORD.findall(text))
     try:
-        yield from texts_in(msgspec.json.decode(part))
-    except UNDECODABLE:
+        yield from iterate_texts(msgspec.json.decode(raw_row))
+    except DECODE_ERRORS:
         return
 
 

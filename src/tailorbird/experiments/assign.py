@@ -23,7 +23,7 @@ from tailorbird.pages.notebook import notebook_repr
 BUCKETS = 10_000
 UNITS = ("person", "session")
 EXPOSURES = ("answer", "impression")
-STOPPING = ("fixed", "group_sequential", "anytime")
+STOPPING_RULES = ("fixed", "group_sequential", "anytime")
 SPENDING_FUNCTIONS = ("obrien_fleming", "pocock")
 EXPERIMENT_KINDS = ("ab", "interleaving")
 SEGMENTS = ("device", "country", "referrer")  # columns of a response that a report can split by
@@ -151,7 +151,7 @@ class Experiment:
         for name, allowed in (
             ("unit", UNITS),
             ("exposure", EXPOSURES),
-            ("stopping", STOPPING),
+            ("stopping", STOPPING_RULES),
             ("spending", SPENDING_FUNCTIONS),
             ("kind", EXPERIMENT_KINDS),
         ):
@@ -257,52 +257,52 @@ class Enrolment:
     """The units that take part in a started experiment.
 
     Attributes:
-        first, size: its run of the layer's buckets.
+        first_bucket, bucket_count: its run of the layer's buckets.
         ramp: share of these units that take part so far; a larger one keeps them.
         versions: arm → version of the model that serves it, without aliases.
     """
 
     experiment: Experiment
-    first: int = 0
-    size: int = BUCKETS
+    first_bucket: int = 0
+    bucket_count: int = BUCKETS
     ramp: float = 1.0
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def assign(self, unit: str) -> str:
         """Return the arm of a unit, or "" if it takes no part."""
         experiment = self.experiment
-        bucket = _bucket(f"layer/{experiment.layer_name}", unit)
-        if not self.first <= bucket < self.first + self.size:
+        bucket = _hash_to_bucket(f"layer/{experiment.layer_name}", unit)
+        if not self.first_bucket <= bucket < self.first_bucket + self.bucket_count:
             return ""
-        if experiment.holdout and in_share(HOLDOUT_SALT, experiment.holdout, unit):
+        if experiment.holdout and is_in_share(HOLDOUT_SALT, experiment.holdout, unit):
             return ""
         salt = experiment.salt or experiment.name
-        if self.ramp < 1 and not in_share(f"ramp/{salt}", self.ramp, unit):
+        if self.ramp < 1 and not is_in_share(f"ramp/{salt}", self.ramp, unit):
             return ""
         return assign(experiment, unit)
 
 
 def assign(experiment: Experiment, person: str) -> str:
     """Return the arm of a person, or "" if the person is in no arm."""
-    bucket = _bucket(experiment.salt or experiment.name, person)
-    upper = 0.0
+    bucket = _hash_to_bucket(experiment.salt or experiment.name, person)
+    cumulative_share = 0.0
     for arm, share in experiment.arms.items():
-        upper += share
-        if bucket < round(upper * BUCKETS):
+        cumulative_share += share
+        if bucket < round(cumulative_share * BUCKETS):
             return arm
     return ""
 
 
-def in_share(salt: str, share: float, person: str) -> bool:
+def is_in_share(salt: str, share: float, person: str) -> bool:
     """Return whether a person is in the first `share` of all people.
 
     Larger shares contain smaller ones.
 
-    >>> sum(in_share("canary-v0002", 0.05, f"u{number}") for number in range(2_000))
+    >>> sum(is_in_share("canary-v0002", 0.05, f"u{number}") for number in range(2_000))
     104
     """
-    return _bucket(salt, person) < round(share * BUCKETS)
+    return _hash_to_bucket(salt, person) < round(share * BUCKETS)
 
 
-def _bucket(salt: str, person: str) -> int:
+def _hash_to_bucket(salt: str, person: str) -> int:
     return hash64(f"{salt}/{person}") % BUCKETS

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.clock import ATTRIBUTION
+from tailorbird.events.clock import ATTRIBUTION_WINDOW
 from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.outcomes import (
     CLICK,
@@ -35,7 +35,7 @@ Ints = npt.NDArray[np.int64]
 class Counts:
     """One row for each response, and for each item seen, clicked or bought; shapes (n,).
 
-    Rows are unordered. `person` and `arm` index `persons` and `arms`. `exposed` marks responses.
+    Rows are unordered. `person` and `arm` index `persons` and `arms`. `is_response` marks responses.
     """
 
     ts: Ints
@@ -43,30 +43,30 @@ class Counts:
     arm: Ints
     persons: list[str]
     arms: list[str]
-    exposed: npt.NDArray[np.bool_]
+    is_response: npt.NDArray[np.bool_]
     impressions: Floats
     clicks: Floats
     purchases: Floats
 
-    def select(self, rows: npt.NDArray[np.bool_] | Ints) -> "Counts":
+    def select(self, selection: npt.NDArray[np.bool_] | Ints) -> "Counts":
         """Return some rows, by mask or index; persons and arms keep their indices."""
-        columns = ("ts", "person", "arm", "exposed", "impressions", "clicks", "purchases")
+        row_columns = ("ts", "person", "arm", "is_response", "impressions", "clicks", "purchases")
         return Counts(
             persons=self.persons,
             arms=self.arms,
-            **{name: getattr(self, name)[rows] for name in columns},
+            **{name: getattr(self, name)[selection] for name in row_columns},
         )
 
-    def per_person(self, arm: int, measure: str) -> Floats:
+    def per_person(self, arm: int, count_name: str) -> Floats:
         """Return each person's total of a measure in an arm, shape (persons,)."""
         rows = self.arm == arm
         return np.bincount(
-            self.person[rows], weights=getattr(self, measure)[rows], minlength=len(self.persons)
+            self.person[rows], weights=getattr(self, count_name)[rows], minlength=len(self.persons)
         ).astype(np.float64)
 
     def exposed_persons(self, arm: int) -> npt.NDArray[np.bool_]:
         """Return who got a response or an impression in an arm, shape (persons,)."""
-        rows = (self.arm == arm) & (self.exposed | (self.impressions > 0))
+        rows = (self.arm == arm) & (self.is_response | (self.impressions > 0))
         is_exposed = np.zeros(len(self.persons), bool)
         is_exposed[self.person[rows]] = True
         return is_exposed
@@ -78,7 +78,7 @@ def count_events(
     *,
     experiment: str | None = None,
     denominator: str = "impression",
-    attribution: int = ATTRIBUTION,
+    attribution: int = ATTRIBUTION_WINDOW,
 ) -> Counts:
     """Count a slot's events.
 
@@ -92,32 +92,32 @@ def count_events(
     """
     outcomes = match_outcomes(events, slot, attribution)
     table, responses = outcomes.table, np.flatnonzero(outcomes.kind == RESPONSE)
-    row, response = (
-        np.concatenate([responses, outcomes.row]),
-        np.concatenate([responses, outcomes.response]),
+    event_row, response = (
+        np.concatenate([responses, outcomes.event_row]),
+        np.concatenate([responses, outcomes.response_row]),
     )
     if experiment is not None:
         in_experiment = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()[
             response
         ]
-        row, response = row[in_experiment], response[in_experiment]
-    kind = outcomes.kind[row]
-    size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
-    shown = (
-        (kind == IMPRESSION)
+        event_row, response = event_row[in_experiment], response[in_experiment]
+    event_kind = outcomes.kind[event_row]
+    response_size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
+    shown_items = (
+        (event_kind == IMPRESSION)
         if denominator == "impression"
-        else np.where(kind == RESPONSE, size[row], 0)
+        else np.where(event_kind == RESPONSE, response_size[event_row], 0)
     )
     person, persons = encode_values(table["person"])
     arm, arms = encode_values(pc.fill_null(table["arm"], ""))
     return Counts(
-        ts=micros(table["ts"])[row],
+        ts=micros(table["ts"])[event_row],
         person=person[response],
         arm=arm[response],
         persons=persons,
         arms=arms,
-        exposed=kind == RESPONSE,
-        impressions=shown.astype(np.float64),
-        clicks=(kind == CLICK).astype(np.float64),
-        purchases=(kind == PURCHASE).astype(np.float64),
+        is_response=event_kind == RESPONSE,
+        impressions=shown_items.astype(np.float64),
+        clicks=(event_kind == CLICK).astype(np.float64),
+        purchases=(event_kind == PURCHASE).astype(np.float64),
     )

@@ -34,8 +34,8 @@ def student_tail(t: float, freedom: float) -> float:
     """Return P(T > t) for Student's t distribution."""
     if math.isinf(freedom):
         return normal_tail(t)
-    half = 0.5 * _beta(freedom / 2.0, 0.5, freedom / (freedom + t * t))
-    return half if t >= 0 else 1.0 - half
+    upper_tail = 0.5 * _beta(freedom / 2.0, 0.5, freedom / (freedom + t * t))
+    return upper_tail if t >= 0 else 1.0 - upper_tail
 
 
 def student_quantile(probability: float, freedom: float) -> float:

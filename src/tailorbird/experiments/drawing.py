@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from tailorbird.experiments.report import Report
     from tailorbird.experiments.trial import TrialReport
 
-_WIDTH, _LEFT, _RIGHT, _ROW = 640, 150, 90, 44
+_WIDTH, _LEFT, _RIGHT, _ROW_HEIGHT = 640, 150, 90, 44
 _HEIGHT, _MARGIN, _BOTTOM = 260, 56, 34  # of plots with axes
 _GREY, _BLUE, _GREEN, _RED = "#6b7280", "#2563eb", "#15803d", "#b91c1c"
-_LINES = ("#2563eb", "#15803d", "#b45309", "#7c3aed")
+_LINE_COLOURS = ("#2563eb", "#15803d", "#b45309", "#7c3aed")
 
-_Row = tuple[str, float, float, float, str]  # name, value, low, high, colour
-_Panel = tuple[str, list[_Row], Callable[[float], str], float | None]
+_IntervalRow = tuple[str, float, float, float, str]  # name, value, low, high, colour
+_IntervalPanel = tuple[str, list[_IntervalRow], Callable[[float], str], float | None]
 
 
 def report_svg(report: "Report") -> str:
     """Draw each arm's clicks per item shown and each treatment's uplift, with intervals."""
     rates = [(f.arm, f.ctr, f.ctr_low, f.ctr_high, _BLUE) for f in report.arms]
     uplifts = [
-        (f"{c.arm} vs {c.control}", c.uplift, c.low, c.high, _colour(c.low, c.high))
+        (f"{c.arm} vs {c.control}", c.uplift, c.low, c.high, _effect_colour(c.low, c.high))
         for c in report.comparisons
     ]
     return _draw_intervals(
         report.verdict,
         [
-            ("clicks per item shown", rates, _percent, None),
-            (f"uplift, {report.level:.0%} interval", uplifts, _signed, 0.0),
+            ("clicks per item shown", rates, _format_percent, None),
+            (f"uplift, {report.level:.0%} interval", uplifts, _format_signed_percent, 0.0),
         ],
     )
 
@@ -46,31 +46,31 @@ def preferences_svg(report: "InterleavingReport") -> str:
             preference.share,
             preference.low,
             preference.high,
-            _colour(preference.low - 0.5, preference.high - 0.5),
+            _effect_colour(preference.low - 0.5, preference.high - 0.5),
         )
         for preference in report.preferences
         if preference.units
     ]
     title = f"share of {report.treatment}, {report.level:.0%} interval"
-    return _draw_intervals(report.verdict, [(title, rows, _percent, 0.5)])
+    return _draw_intervals(report.verdict, [(title, rows, _format_percent, 0.5)])
 
 
-def _draw_intervals(label: str, panels: Sequence[_Panel]) -> str:
+def _draw_intervals(label: str, panels: Sequence[_IntervalPanel]) -> str:
     """Draw rows of values with intervals, below the title of each panel."""
-    top, body = 30, []
+    top, elements = 30, []
     for title, rows, format_value, reference in panels:
-        body.append(f'<text x="{_LEFT}" y="{top}" font-weight="600">{escape(title)}</text>')
-        body.append(_rows(rows, top + 10, format_value, reference))
-        top += 10 + _ROW * len(rows) + 36
-    return _wrap_svg(body, label, top - 16)
+        elements.append(f'<text x="{_LEFT}" y="{top}" font-weight="600">{escape(title)}</text>')
+        elements.append(_draw_rows(rows, top + 10, format_value, reference))
+        top += 10 + _ROW_HEIGHT * len(rows) + 36
+    return _wrap_svg(elements, label, top - 16)
 
 
-def _wrap_svg(body: Sequence[str], label: str, height: int) -> str:
+def _wrap_svg(elements: Sequence[str], label: str, height: int) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'width="{_WIDTH}" height="{height}" role="img" aria-label="{escape(label, quote=True)}" '
         'font-family="system-ui, sans-serif" font-size="13" fill="currentColor">'
-        f"{''.join(body)}</svg>"
+        f"{''.join(elements)}</svg>"
     )
 
 
@@ -80,53 +80,59 @@ def stages_svg(report: "TrialReport", arm: str) -> str:
     Marks where it crossed the boundary, and by number what else changed.
     """
     stages = report.stages[arm]
-    limit = max(4.0, *(abs(stage.z) for stage in stages))
-    unit, length = ("day", DAY) if stages[-1].at - report.started_at >= DAY else ("minute", MINUTE)
-    times = [(stage.at - report.started_at) / length for stage in stages]
-    axis = _Axes((0.0, times[-1]), (-limit, limit), f"{arm}: standard errors from no effect")
-    body = [axis.frame(unit)]
+    z_limit = max(4.0, *(abs(stage.z) for stage in stages))
+    time_unit, time_unit_us = (
+        ("day", DAY) if stages[-1].at - report.started_at >= DAY else ("minute", MINUTE)
+    )
+    times = [(stage.at - report.started_at) / time_unit_us for stage in stages]
+    axes = _Axes((0.0, times[-1]), (-z_limit, z_limit), f"{arm}: standard errors from no effect")
+    elements = [axes.frame(time_unit)]
     for number, event in enumerate(report.timeline, 1):
-        time = (event.at - report.started_at) / length
+        time = (event.at - report.started_at) / time_unit_us
         if time <= times[-1]:
-            body.append(axis.mark(time, str(number), "#9ca3af"))
+            elements.append(axes.mark(time, str(number), "#9ca3af"))
     for sign in (1, -1):
         points = [
-            (time, sign * min(stage.bound, limit))
+            (time, sign * min(stage.bound, z_limit))
             for time, stage in zip(times, stages, strict=True)
             if math.isfinite(stage.bound)
         ]
-        body.append(axis.line(points, _RED, dash="5 4"))
-    body.append(
-        axis.line([(time, stage.z) for time, stage in zip(times, stages, strict=True)], "#2563eb")
+        elements.append(axes.line(points, _RED, dash="5 4"))
+    elements.append(
+        axes.line([(time, stage.z) for time, stage in zip(times, stages, strict=True)], "#2563eb")
     )
     crossing = report.find_crossing(arm)
-    for number, (time, each) in enumerate(zip(times, stages, strict=True)):
-        body.append(axis.dot(time, each.z, _GREEN if number == crossing else _BLUE))
+    for number, (time, stage) in enumerate(zip(times, stages, strict=True)):
+        elements.append(axes.dot(time, stage.z, _GREEN if number == crossing else _BLUE))
         if number == crossing:
-            body.append(axis.mark(time, f"crossed on {unit} {time:.3g}", _GREEN, beside=-each.z))
-    return axis.svg(body)
+            elements.append(
+                axes.mark(time, f"crossed on {time_unit} {time:.3g}", _GREEN, label_side=-stage.z)
+            )
+    return axes.svg(elements)
 
 
 def plan_svg(plan: "Plan") -> str:
     """Draw the detectable effect by days, for each stopping rule with CUPED."""
-    curves = {
+    effects_by_rule = {
         name.removesuffix(", CUPED"): values
         for name, values in plan.detectable_by_day.items()
         if name.endswith("CUPED")
     }
-    top = min(max(values[0] for values in curves.values()), 6 * plan.effect)
-    days = len(plan.days)
-    axis = _Axes((1.0, float(max(days, 2))), (0.0, top), "detectable effect by days, with CUPED")
-    body = [axis.frame()]
-    body.append(axis.line([(1, plan.effect), (days, plan.effect)], "#6b7280", dash="3 3"))
-    for number, (name, values) in enumerate(curves.items()):
-        colour = _LINES[number % len(_LINES)]
-        points = [(day, min(value, top)) for day, value in zip(plan.days, values, strict=True)]
-        body.append(axis.line(points, colour))
-        body.append(
+    y_max = min(max(values[0] for values in effects_by_rule.values()), 6 * plan.effect)
+    day_count = len(plan.days)
+    axes = _Axes(
+        (1.0, float(max(day_count, 2))), (0.0, y_max), "detectable effect by days, with CUPED"
+    )
+    elements = [axes.frame()]
+    elements.append(axes.line([(1, plan.effect), (day_count, plan.effect)], "#6b7280", dash="3 3"))
+    for number, (name, values) in enumerate(effects_by_rule.items()):
+        colour = _LINE_COLOURS[number % len(_LINE_COLOURS)]
+        points = [(day, min(value, y_max)) for day, value in zip(plan.days, values, strict=True)]
+        elements.append(axes.line(points, colour))
+        elements.append(
             f'<text x="{_WIDTH - 150}" y="{40 + 18 * number}" fill="{colour}">{escape(name)}</text>'
         )
-    return axis.svg(body)
+    return axes.svg(elements)
 
 
 class _Axes:
@@ -135,18 +141,18 @@ class _Axes:
     def __init__(self, x: tuple[float, float], y: tuple[float, float], title: str) -> None:
         self._x, self._y, self._title = x, y, title
 
-    def _at(self, x: float, y: float) -> tuple[float, float]:
+    def _to_pixels(self, x: float, y: float) -> tuple[float, float]:
         width, height = _WIDTH - _MARGIN - 10, _HEIGHT - _BOTTOM - 24
-        across = (x - self._x[0]) / (self._x[1] - self._x[0])
-        up = (y - self._y[0]) / (self._y[1] - self._y[0])
-        return round(_MARGIN + across * width, 1), round(24 + (1 - up) * height, 1)
+        x_fraction = (x - self._x[0]) / (self._x[1] - self._x[0])
+        y_fraction = (y - self._y[0]) / (self._y[1] - self._y[0])
+        return round(_MARGIN + x_fraction * width, 1), round(24 + (1 - y_fraction) * height, 1)
 
     def frame(self, unit: str = "day") -> str:
         (left, bottom), (right, top) = (
-            self._at(self._x[0], self._y[0]),
-            self._at(self._x[1], self._y[1]),
+            self._to_pixels(self._x[0], self._y[0]),
+            self._to_pixels(self._x[1], self._y[1]),
         )
-        parts = [
+        elements = [
             f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="currentColor"/>',
             f'<text x="{left}" y="14" font-weight="600">{escape(self._title)}</text>',
             f'<text x="{left - 6}" y="{top + 8}" text-anchor="end">{self._label(self._y[1])}</text>',
@@ -154,84 +160,96 @@ class _Axes:
             f'<text x="{right}" y="{bottom + 18}" text-anchor="end">{unit} {self._x[1]:.3g}</text>',
         ]
         if self._y[0] < 0 < self._y[1]:
-            y = self._at(self._x[0], 0.0)[1]
-            parts.append(f'<line x1="{left}" x2="{right}" y1="{y}" y2="{y}" stroke="#9ca3af"/>')
-        return "".join(parts)
+            y = self._to_pixels(self._x[0], 0.0)[1]
+            elements.append(f'<line x1="{left}" x2="{right}" y1="{y}" y2="{y}" stroke="#9ca3af"/>')
+        return "".join(elements)
 
     def _label(self, value: float) -> str:
         return f"{value:.1f}" if self._y[0] < 0 else f"{value:.1%}"
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, *, dash: str = "") -> str:
-        path = " ".join(f"{x},{y}" for x, y in (self._at(*point) for point in points))
+        path = " ".join(f"{x},{y}" for x, y in (self._to_pixels(*point) for point in points))
         style = f' stroke-dasharray="{dash}"' if dash else ""
         return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{style}/>'
 
     def dot(self, x: float, y: float, colour: str) -> str:
-        at = self._at(x, y)
-        return f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{colour}"/>'
+        centre_x, centre_y = self._to_pixels(x, y)
+        return f'<circle cx="{centre_x}" cy="{centre_y}" r="4" fill="{colour}"/>'
 
-    def mark(self, x: float, label: str, colour: str, *, beside: float = 0.0) -> str:
-        """Draw a vertical line with a label below it, or beside it at the end of a sign."""
-        (left, bottom), (_, top) = self._at(x, self._y[0]), self._at(x, self._y[1])
+    def mark(self, x: float, label: str, colour: str, *, label_side: float = 0.0) -> str:
+        """Draw a vertical line with a label below it.
+
+        With a `label_side` it stands beside the line: at the top if positive, at the bottom if
+        negative.
+        """
+        (left, bottom), (_, top) = self._to_pixels(x, self._y[0]), self._to_pixels(x, self._y[1])
         is_right = left > _WIDTH / 2
-        anchor, at = "middle", (left, bottom + 16)
-        if beside:
-            anchor = "end" if is_right else "start"
-            at = (left + (-5 if is_right else 5), top + 12 if beside > 0 else bottom - 6)
+        text_anchor, text_x, text_y = "middle", left, bottom + 16
+        if label_side:
+            text_anchor = "end" if is_right else "start"
+            text_x = left + (-5 if is_right else 5)
+            text_y = top + 12 if label_side > 0 else bottom - 6
         return (
             f'<line x1="{left}" x2="{left}" y1="{top}" y2="{bottom}" stroke="{colour}" '
-            f'stroke-dasharray="2 3"/><text x="{at[0]}" y="{at[1]}" text-anchor="{anchor}" '
+            f'stroke-dasharray="2 3"/><text x="{text_x}" y="{text_y}" text-anchor="{text_anchor}" '
             f'fill="{colour}">{escape(label)}</text>'
         )
 
-    def svg(self, body: Sequence[str]) -> str:
-        return _wrap_svg(body, self._title, _HEIGHT)
+    def svg(self, elements: Sequence[str]) -> str:
+        return _wrap_svg(elements, self._title, _HEIGHT)
 
 
-def _rows(
-    rows: list[_Row], top: float, format_value: Callable[[float], str], reference: float | None
+def _draw_rows(
+    rows: list[_IntervalRow],
+    top: float,
+    format_value: Callable[[float], str],
+    reference: float | None,
 ) -> str:
-    finite = [x for row in rows for x in row[1:4] if math.isfinite(x)] + (
+    finite_values = [x for row in rows for x in row[1:4] if math.isfinite(x)] + (
         [reference] if reference is not None else []
     )
-    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    low, high = (min(finite_values), max(finite_values)) if finite_values else (0.0, 1.0)
     margin = 0.08 * (high - low) or 0.01
 
-    def x(value: float) -> float:
+    def to_x(value: float) -> float:
         return round(
             _LEFT + (value - low + margin) / (high - low + 2 * margin) * (_WIDTH - _LEFT - _RIGHT),
             1,
         )
 
-    parts = []
+    elements = []
     if reference is not None:
-        bottom = top + _ROW * len(rows)
-        parts.append(
-            f'<line x1="{x(reference)}" x2="{x(reference)}" y1="{top}" y2="{bottom}" '
+        bottom = top + _ROW_HEIGHT * len(rows)
+        elements.append(
+            f'<line x1="{to_x(reference)}" x2="{to_x(reference)}" y1="{top}" y2="{bottom}" '
             f'stroke="{_GREY}" stroke-dasharray="3 3"/>'
         )
     for number, (name, value, lower, upper, colour) in enumerate(rows):
-        y = top + _ROW * number + _ROW / 2
-        parts.append(f'<text x="{_LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        y = top + _ROW_HEIGHT * number + _ROW_HEIGHT / 2
+        elements.append(
+            f'<text x="{_LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
+        )
         if not math.isfinite(value):
-            parts.append(f'<text x="{_LEFT}" y="{y + 4}" fill="{_GREY}">too little data</text>')
+            elements.append(f'<text x="{_LEFT}" y="{y + 4}" fill="{_GREY}">too little data</text>')
             continue
-        parts.append(
-            f'<line x1="{x(lower)}" x2="{x(upper)}" y1="{y}" y2="{y}" stroke="{colour}" '
+        elements.append(
+            f'<line x1="{to_x(lower)}" x2="{to_x(upper)}" y1="{y}" y2="{y}" stroke="{colour}" '
             'stroke-width="3" stroke-linecap="round"/>'
         )
-        parts.append(f'<circle cx="{x(value)}" cy="{y}" r="6" fill="{colour}"/>')
-        parts.append(f'<text x="{_WIDTH - _RIGHT + 12}" y="{y + 4}">{format_value(value)}</text>')
-    return "".join(parts)
+        elements.append(f'<circle cx="{to_x(value)}" cy="{y}" r="6" fill="{colour}"/>')
+        elements.append(
+            f'<text x="{_WIDTH - _RIGHT + 12}" y="{y + 4}">{format_value(value)}</text>'
+        )
+    return "".join(elements)
 
 
-def _colour(low: float, high: float) -> str:
+def _effect_colour(low: float, high: float) -> str:
     return _GREEN if low > 0 else _RED if high < 0 else _GREY
 
 
-def _percent(value: float) -> str:
+def _format_percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2%}"
 
 
-def _signed(value: float) -> str:
+def _format_signed_percent(value: float) -> str:
     return f"{value:+.1%}"

@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 from tailorbird.events.contract.schema import micros
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.anytime import confidence_sequence
-from tailorbird.experiments.analysis.multiple import holm
+from tailorbird.experiments.analysis.multiple import adjust_holm
 from tailorbird.experiments.assign import INTERLEAVED, Experiment
 from tailorbird.experiments.checks import Check
 from tailorbird.experiments.outcomes import (
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 EVENT_COLUMNS = (*COLUMNS, "session_id")
 RESPONSE_COLUMNS = ("request_id", "items", "teams")
 CREDITED_TYPES = {"click": CLICK, "purchase": PURCHASE}
-TUNED_FOR = 1_000  # units at which the anytime-valid interval is narrowest
+TUNED_FOR_UNITS = 1_000  # units at which the anytime-valid interval is narrowest
 POSITION_ALARM = 0.001  # p, adjusted over all positions
 MISSING_MAX = 0.02  # share of responses without teams
 
@@ -153,16 +153,17 @@ def interleaving_report(
     )
     is_fixed = experiment.stopping == "fixed"
     preferences = tuple(
-        _preference(credits, event, experiment.level, is_fixed=is_fixed) for event in CREDITED_TYPES
+        _estimate_preference(credits, event, experiment.level, is_fixed=is_fixed)
+        for event in CREDITED_TYPES
     )
     positions = balance_positions(credits.picks)
-    checks = _checks(credits, positions)
+    checks = _run_checks(credits, positions)
     open_state = run.open_state if is_fixed and not run.is_over else ""
     colour, verdict, advice = _conclude(experiment, preferences[0], checks, open_state)
     if state != "running":
         advice = f"It is {state}."
     return InterleavingReport(
-        **run.fields(),
+        **run.report_fields(),
         control=experiment.control_arm,
         treatment=experiment.treatments[0],
         responses=credits.responses,
@@ -187,12 +188,12 @@ def count_credits(
     """Credit the clicks and purchases of interleaved responses to the arms."""
     outcomes = match_outcomes(events, experiment.slot, attribution)
     table, ts = outcomes.table, micros(outcomes.table["ts"])
-    is_own = pc.and_(
+    is_drafted = pc.and_(
         pc.equal(table["experiment"], experiment.name), pc.equal(table["arm"], INTERLEAVED)
     )
-    is_response = pc.fill_null(is_own, False).to_numpy() & (outcomes.kind == RESPONSE)
+    is_response = pc.fill_null(is_drafted, False).to_numpy() & (outcomes.kind == RESPONSE)
     is_response &= (ts >= start) & (ts < stop)
-    unit, _ = encode_values(table["session_id" if experiment.unit == "session" else "person"])
+    unit_code, _ = encode_values(table["session_id" if experiment.unit == "session" else "person"])
 
     responses = responses.filter(
         pc.and_(
@@ -203,34 +204,47 @@ def count_credits(
     request_ids = responses["request_id"].combine_chunks()
     request_index = pc.index_in(table["request_id"], value_set=request_ids)
     response_index = pc.fill_null(request_index, -1).to_numpy().astype(np.int64)
-    team = _team_codes(responses, experiment)
-    parent = pc.list_parent_indices(responses["items"]).to_numpy().astype(np.int64)
-    item = pc.index_in(pc.list_flatten(responses["items"]), value_set=pa.array(outcomes.items))
-    keys = parent * len(outcomes.items) + item.to_numpy().astype(np.int64)
-    order = np.argsort(keys, kind="stable")
+    team_code = _team_codes(responses, experiment)
+    response_of_item = pc.list_parent_indices(responses["items"]).to_numpy().astype(np.int64)
+    item_code = pc.index_in(pc.list_flatten(responses["items"]), value_set=pa.array(outcomes.items))
+    response_item_keys = response_of_item * len(outcomes.items) + item_code.to_numpy().astype(
+        np.int64
+    )
+    order = np.argsort(response_item_keys, kind="stable")
 
-    responded_row = outcomes.response
-    is_credit = is_response[responded_row] & (ts[outcomes.row] < stop) & (unit[responded_row] >= 0)
-    is_credit &= np.isin(outcomes.kind[outcomes.row], list(CREDITED_TYPES.values()))
-    is_credit &= response_index[responded_row] >= 0
-    rows = np.flatnonzero(is_credit)
-    credit_keys = response_index[responded_row[rows]] * len(outcomes.items) + outcomes.item[rows]
-    at = order[np.searchsorted(keys[order], credit_keys)] if len(rows) else rows
-    rows, credited = rows[team[at] >= 0], team[at][team[at] >= 0]
+    response_row = outcomes.response_row
+    is_credit = (
+        is_response[response_row] & (ts[outcomes.event_row] < stop) & (unit_code[response_row] >= 0)
+    )
+    is_credit &= np.isin(outcomes.kind[outcomes.event_row], list(CREDITED_TYPES.values()))
+    is_credit &= response_index[response_row] >= 0
+    credit_rows = np.flatnonzero(is_credit)
+    credit_keys = (
+        response_index[response_row[credit_rows]] * len(outcomes.items) + outcomes.item[credit_rows]
+    )
+    credited_index = (
+        order[np.searchsorted(response_item_keys[order], credit_keys)]
+        if len(credit_rows)
+        else credit_rows
+    )
+    credit_rows, credited_team = (
+        credit_rows[team_code[credited_index] >= 0],
+        team_code[credited_index][team_code[credited_index] >= 0],
+    )
 
-    starts = np.searchsorted(parent, np.arange(len(responses)))
-    position = np.arange(len(parent)) - starts[parent]
-    in_team = team >= 0
-    picks = np.zeros((int(position[in_team].max(initial=-1)) + 1, 2), np.int64)
-    np.add.at(picks, (position[in_team], team[in_team]), 1)
+    first_item_index = np.searchsorted(response_of_item, np.arange(len(responses)))
+    position = np.arange(len(response_of_item)) - first_item_index[response_of_item]
+    has_team = team_code >= 0
+    picks = np.zeros((int(position[has_team].max(initial=-1)) + 1, 2), np.int64)
+    np.add.at(picks, (position[has_team], team_code[has_team]), 1)
     response_count = int(is_response.sum())
     return Credits(
-        unit[responded_row[rows]],
-        outcomes.kind[outcomes.row[rows]],
-        credited == 1,
-        picks,
-        response_count,
-        response_count - len(responses),
+        unit=unit_code[response_row[credit_rows]],
+        kind=outcomes.kind[outcomes.event_row[credit_rows]],
+        is_treatment=credited_team == 1,
+        picks=picks,
+        responses=response_count,
+        missing=response_count - len(responses),
     )
 
 
@@ -247,35 +261,41 @@ def estimate_share(control: npt.ArrayLike, treatment: npt.ArrayLike) -> estimate
     return estimates.ratio(wins, wins + np.asarray(control, np.float64))
 
 
-def _preference(credits: Credits, event: str, level: float, *, is_fixed: bool) -> Preference:
-    rows = credits.kind == CREDITED_TYPES[event]
-    units, unit = np.unique(credits.unit[rows], return_inverse=True)
-    is_treatment = credits.is_treatment[rows]
-    treatment = np.bincount(unit[is_treatment], minlength=len(units))
-    control = np.bincount(unit[~is_treatment], minlength=len(units))
+def _estimate_preference(
+    credits: Credits, event: str, level: float, *, is_fixed: bool
+) -> Preference:
+    is_event = credits.kind == CREDITED_TYPES[event]
+    units, unit_index = np.unique(credits.unit[is_event], return_inverse=True)
+    is_treatment = credits.is_treatment[is_event]
+    treatment = np.bincount(unit_index[is_treatment], minlength=len(units))
+    control = np.bincount(unit_index[~is_treatment], minlength=len(units))
     wins, losses = int((treatment > control).sum()), int((treatment < control).sum())
-    share = estimate_share(control, treatment)
+    share_estimate = estimate_share(control, treatment)
     low = high = math.nan
-    if share.variance > 0:
-        error, alpha = math.sqrt(share.variance), 1 - level
-        half = float(ndtri(1 - alpha / 2)) * error
-        low, high = share.value - half, share.value + half
+    if share_estimate.variance > 0:
+        error, alpha = math.sqrt(share_estimate.variance), 1 - level
+        half_width = float(ndtri(1 - alpha / 2)) * error
+        low, high = share_estimate.value - half_width, share_estimate.value + half_width
         if not is_fixed:
             low, high = confidence_sequence(
-                share.value, error, len(units), tuned_for=TUNED_FOR, alpha=alpha
+                share_estimate.value,
+                error,
+                len(units),
+                tuned_for_units=TUNED_FOR_UNITS,
+                alpha=alpha,
             )
         low, high = max(low, 0.0), min(high, 1.0)
     return Preference(
-        event,
-        int(control.sum()),
-        int(treatment.sum()),
-        len(units),
-        wins,
-        losses,
-        share.value,
-        low,
-        high,
-        float(binomtest(wins, wins + losses).pvalue) if wins + losses else math.nan,
+        event=event,
+        control=int(control.sum()),
+        treatment=int(treatment.sum()),
+        units=len(units),
+        wins=wins,
+        losses=losses,
+        share=share_estimate.value,
+        low=low,
+        high=high,
+        p=float(binomtest(wins, wins + losses).pvalue) if wins + losses else math.nan,
     )
 
 
@@ -285,50 +305,59 @@ def balance_positions(picks: Ints) -> tuple[PositionBalance, ...]:
     Args:
         picks: of control and treatment by position, shape (positions, 2).
     """
-    p = [binomtest(int(first), int(first + second)).pvalue for first, second in picks]
+    p = [
+        binomtest(int(control_picks), int(control_picks + treatment_picks)).pvalue
+        for control_picks, treatment_picks in picks
+    ]
     return tuple(
-        PositionBalance(position, int(first), int(second), float(adjusted))
-        for position, ((first, second), adjusted) in enumerate(zip(picks, holm(p), strict=True), 1)
+        PositionBalance(position, int(control_picks), int(treatment_picks), float(adjusted))
+        for position, ((control_picks, treatment_picks), adjusted) in enumerate(
+            zip(picks, adjust_holm(p), strict=True), 1
+        )
     )
 
 
-def _checks(credits: Credits, positions: tuple[PositionBalance, ...]) -> tuple[Check, ...]:
+def _run_checks(credits: Credits, positions: tuple[PositionBalance, ...]) -> tuple[Check, ...]:
     if not credits.responses:
         return ()
-    share = credits.missing / credits.responses
-    logs = f"{credits.missing:,} of {credits.responses:,} responses have no teams in the lake."
-    checks = [Check("logs", share <= MISSING_MAX, logs)]
+    missing_share = credits.missing / credits.responses
+    logs_reason = (
+        f"{credits.missing:,} of {credits.responses:,} responses have no teams in the lake."
+    )
+    checks = [Check("logs", missing_share <= MISSING_MAX, logs_reason)]
     if positions:
         worst_position = min(positions, key=lambda position: position.p)
-        text = f"position {worst_position.position} has {worst_position.control:,} : {worst_position.treatment:,} items"
+        worst_text = f"position {worst_position.position} has {worst_position.control:,} : {worst_position.treatment:,} items"
         passed = worst_position.p >= POSITION_ALARM
-        reason = f"At worst, {text}; p = {worst_position.p:.3g} (Holm)."
+        reason = f"At worst, {worst_text}; p = {worst_position.p:.3g} (Holm)."
         checks.append(Check("position balance", passed, reason))
     return tuple(checks)
 
 
 def _conclude(
-    experiment: Experiment, clicks: Preference, checks: tuple[Check, ...], open_state: str
+    experiment: Experiment, click_preference: Preference, checks: tuple[Check, ...], open_state: str
 ) -> tuple[str, str, str]:
     """Return colour, verdict and advice; `open_state` says why a fixed plan has no verdict."""
     name, control, treatment = experiment.name, experiment.control_arm, experiment.treatments[0]
     if failed := [check for check in checks if not check.passed]:
         verdict = f"Do not decide by this experiment: {failed[0].reason}"
         return "red", verdict, "Find the cause, and start a new one under another name."
-    if not math.isfinite(clicks.low):
-        verdict = f"Not decided yet: {clicks.units:,} units have clicked on a drafted item."
+    if not math.isfinite(click_preference.low):
+        verdict = (
+            f"Not decided yet: {click_preference.units:,} units have clicked on a drafted item."
+        )
         return "amber", verdict, f"Send traffic to the slot {experiment.slot}."
     figures = (
-        f"{clicks.share:.1%} of credited clicks went to {treatment} ({experiment.level:.0%} "
-        f"interval {clicks.low:.1%} to {clicks.high:.1%}; {clicks.units:,} units)"
+        f"{click_preference.share:.1%} of credited clicks went to {treatment} ({experiment.level:.0%} "
+        f"interval {click_preference.low:.1%} to {click_preference.high:.1%}; {click_preference.units:,} units)"
     )
     if open_state:
         advice = "Wait for the planned end. The interval is valid only then."
         return "amber", f"{open_state}: {figures}.", advice
-    if clicks.low <= 0.5 <= clicks.high:
+    if click_preference.low <= 0.5 <= click_preference.high:
         verdict = f"No preference between {treatment} and {control} is shown: {figures}."
         return "amber", verdict, "Let it run, or keep the control."
-    winner, loser = (treatment, control) if clicks.low > 0.5 else (control, treatment)
+    winner, loser = (treatment, control) if click_preference.low > 0.5 else (control, treatment)
     verdict = f"{winner} is preferred to {loser}: {figures}."
     advice = (
         f"tailorbird experiment stop {name} --why …, then: tailorbird experiment decide {name} "

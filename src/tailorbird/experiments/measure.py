@@ -9,7 +9,8 @@ from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.adjust import cuped
 from tailorbird.experiments.analysis.estimates import Effect, Estimate
 from tailorbird.experiments.metrics import Metric
-from tailorbird.experiments.units import MetricValues, UnitTable, history_values, metric_values
+from tailorbird.experiments.unit_values import MetricValues, history_values, metric_values
+from tailorbird.experiments.units import UnitTable
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -31,43 +32,47 @@ class Measurement:
 def measure(
     table: UnitTable,
     metric: Metric,
-    treatment: int,
+    treatment_index: int,
     until: int,
     *,
     is_adjusted: bool = True,
-    history: Floats | None = None,
+    history_covariates: Floats | None = None,
     unit_mask: Mask | None = None,
 ) -> Measurement:
     """Measure a treatment against the control by all that happened before a time.
 
     Args:
-        treatment: index into the table's arms; the control is 0.
-        history: `history_values` of the metric, for callers that measure it more than once.
+        treatment_index: index into the table's arms; the control is 0.
+        history_covariates: `history_values` of the metric, for callers that measure it more than once.
         unit_mask: restricts to some of the table's units, shape (units,).
     """
     values = metric_values(table, metric, until)
-    is_included = (values.arm == treatment) | (values.arm == 0)
+    is_included = (values.arm == treatment_index) | (values.arm == 0)
     if unit_mask is not None:
         is_included &= unit_mask[values.unit]
     y = None if values.y is None else values.y[is_included]
     values = MetricValues(
         values.unit[is_included], values.arm[is_included], values.x[is_included], y
     )
-    is_treated = values.arm == treatment
+    is_treated = values.arm == treatment_index
     if metric.kind == "quantile":
         treated, untreated = (
             estimates.quantile(values.x[mask], metric.quantile)
             for mask in (is_treated, ~is_treated)
         )
         return Measurement(treated, untreated, estimates.compare(treated, untreated))
-    units = unit_values(values, metric, is_treated)
-    ratio = 1.0
-    if is_adjusted and len(units):
-        covariates = history_values(table, metric) if history is None else history
-        adjusted = cuped(units, covariates[values.unit], values.arm)
-        units, ratio = adjusted.values, adjusted.variance_ratio
-    treated, untreated = (estimates.mean(units[mask]) for mask in (is_treated, ~is_treated))
-    return Measurement(treated, untreated, estimates.compare(treated, untreated), ratio)
+    values_by_unit = unit_values(values, metric, is_treated)
+    variance_ratio = 1.0
+    if is_adjusted and len(values_by_unit):
+        covariates = (
+            history_values(table, metric) if history_covariates is None else history_covariates
+        )
+        adjusted_values = cuped(values_by_unit, covariates[values.unit], values.arm)
+        values_by_unit, variance_ratio = adjusted_values.values, adjusted_values.variance_ratio
+    treated, untreated = (
+        estimates.mean(values_by_unit[mask]) for mask in (is_treated, ~is_treated)
+    )
+    return Measurement(treated, untreated, estimates.compare(treated, untreated), variance_ratio)
 
 
 def unit_values(values: MetricValues, metric: Metric, is_treated: Mask) -> Floats:
@@ -75,9 +80,9 @@ def unit_values(values: MetricValues, metric: Metric, is_treated: Mask) -> Float
     if values.y is None:
         x = values.x
         return estimates.winsorise(x, metric.winsorise) if metric.winsorise else x
-    result = np.zeros(len(values.x))
+    linearised = np.zeros(len(values.x))
     for mask in (is_treated, ~is_treated):
         x, y = values.x[mask], values.y[mask]
         if y.sum() > 0:
-            result[mask] = estimates.linearise(x, y)
-    return result
+            linearised[mask] = estimates.linearise(x, y)
+    return linearised

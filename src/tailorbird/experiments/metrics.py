@@ -20,7 +20,9 @@ KINDS = ("count", "conversion", "ratio", "mean", "quantile", "revenue", "return"
 EVENTS = ("answer", "impression", "click", "purchase", "view")
 VALUES = ("count", "revenue", "dwell_s")
 SCOPES = ("slot", "site")
-GUARDRAIL_TUNING = 10_000  # units at which the confidence sequences of guardrails are narrowest
+GUARDRAIL_TUNED_FOR_UNITS = (
+    10_000  # units at which the confidence sequences of guardrails are narrowest
+)
 
 
 @notebook_repr

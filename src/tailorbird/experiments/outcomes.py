@@ -46,16 +46,16 @@ class Outcomes:
         table: the events that may count, with all their columns: of people, in the slot, of one
             of its responses by request_id, or without a response.
         kind: shape (rows of the table,), an index into `KINDS`.
-        row: the event's row in the table.
-        response: the row of its response, or `row` if the response precedes the table.
+        event_row: the row of the event in the table.
+        response_row: the row of its response, or `event_row` if the response precedes the table.
         item: index into `items`.
         items: the items' ids.
     """
 
     table: pa.Table
     kind: Ints
-    row: Ints
-    response: Ints
+    event_row: Ints
+    response_row: Ints
     item: Ints
     items: list[str]
 
@@ -64,27 +64,39 @@ def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
     """Match events to a slot's responses in a table with `COLUMNS` at least, in any order."""
     table = _select_candidates(events, slot)
     kind = pc.index_in(table["type"], value_set=pa.array(KINDS)).to_numpy().astype(np.int64)
-    parent = pc.list_parent_indices(table["items"]).to_numpy().astype(np.int64)
+    list_row = pc.list_parent_indices(table["items"]).to_numpy().astype(np.int64)
     item_ids = pa.chunked_array(
         [*table["item_id"].chunks, *pc.list_flatten(table["items"]).chunks], pa.string()
     )
-    code, items = encode_values(item_ids)
-    single_item, listed_item = code[: table.num_rows], code[table.num_rows :]
+    item_code, items = encode_values(item_ids)
+    single_item, listed_item = item_code[: table.num_rows], item_code[table.num_rows :]
     single_rows = np.flatnonzero((kind != RESPONSE) & (single_item >= 0))
-    list_rows = np.flatnonzero((kind[parent] == IMPRESSION) & (single_item[parent] < 0))
+    list_entries = np.flatnonzero((kind[list_row] == IMPRESSION) & (single_item[list_row] < 0))
     row, item = (
-        np.concatenate([single_rows, parent[list_rows]]),
-        np.concatenate([single_item[single_rows], listed_item[list_rows]]),
+        np.concatenate([single_rows, list_row[list_entries]]),
+        np.concatenate([single_item[single_rows], listed_item[list_entries]]),
     )
-    response = _ResponseIndex(table, kind, parent, listed_item, len(items), attribution).match(
-        row, item
-    )
+    response = _ResponseIndex(
+        table=table,
+        kind=kind,
+        list_row=list_row,
+        listed_item=listed_item,
+        item_count=len(items),
+        attribution=attribution,
+    ).match(row, item)
     row, item, response = row[response >= 0], item[response >= 0], response[response >= 0]
-    request, _ = encode_values(table["request_id"])
-    key = (request[response] * len(items) + item) * len(KINDS) + kind[row]
-    order = np.lexsort((micros(table["ts"])[row], key))
-    first = order[np.diff(key[order], prepend=-1) != 0]
-    return Outcomes(table, kind, row[first], response[first], item[first], items)
+    request_code, _ = encode_values(table["request_id"])
+    outcome_key = (request_code[response] * len(items) + item) * len(KINDS) + kind[row]
+    order = np.lexsort((micros(table["ts"])[row], outcome_key))
+    first_outcome = order[np.diff(outcome_key[order], prepend=-1) != 0]
+    return Outcomes(
+        table=table,
+        kind=kind,
+        event_row=row[first_outcome],
+        response_row=response[first_outcome],
+        item=item[first_outcome],
+        items=items,
+    )
 
 
 def encode_values(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
@@ -118,19 +130,29 @@ class _ResponseIndex:
     """The items of a table's responses, to match events with."""
 
     def __init__(
-        self, table: pa.Table, kind: Ints, parent: Ints, listed: Ints, items: int, attribution: int
+        self,
+        table: pa.Table,
+        kind: Ints,
+        list_row: Ints,
+        listed_item: Ints,
+        item_count: int,
+        attribution: int,
     ) -> None:
-        self._kind, self._items, self._attribution = kind, items, attribution
+        self._kind, self._item_count, self._attribution_us = kind, item_count, attribution
         self._ts = micros(table["ts"])
         self._person, _ = encode_values(table["person"])
-        self._request, requests = encode_values(table["request_id"])
+        self._request_code, requests = encode_values(table["request_id"])
         self._has_position = pc.is_valid(table["position"]).to_numpy()
-        is_named_response = (kind == RESPONSE) & (self._request >= 0)
-        self._has_response = np.zeros(len(requests), bool)
-        self._has_response[self._request[is_named_response]] = True
-        self._row, self._item = parent[is_named_response[parent]], listed[is_named_response[parent]]
-        self._keys, self._first = np.unique(
-            self._request[self._row] * items + self._item, return_index=True
+        is_named_response = (kind == RESPONSE) & (self._request_code >= 0)
+        self._request_has_response = np.zeros(len(requests), bool)
+        self._request_has_response[self._request_code[is_named_response]] = True
+        self._response_row, self._response_item = (
+            list_row[is_named_response[list_row]],
+            listed_item[is_named_response[list_row]],
+        )
+        self._request_items, self._first_index = np.unique(
+            self._request_code[self._response_row] * item_count + self._response_item,
+            return_index=True,
         )
 
     def match(self, row: Ints, item: Ints) -> Ints:
@@ -139,9 +161,11 @@ class _ResponseIndex:
         It is the event's own row if the response precedes the table.
         """
         response = np.full(len(row), -1, np.int64)
-        has_request = self._request[row] >= 0
+        has_request = self._request_code[row] >= 0
         names_response = np.zeros(len(row), bool)
-        names_response[has_request] = self._has_response[self._request[row[has_request]]]
+        names_response[has_request] = self._request_has_response[
+            self._request_code[row[has_request]]
+        ]
         response[names_response] = self._match_by_request(row[names_response], item[names_response])
         response[~has_request] = self._match_by_person(row[~has_request], item[~has_request])
         is_trusted = (
@@ -153,13 +177,18 @@ class _ResponseIndex:
         return response
 
     def _match_by_request(self, row: Ints, item: Ints) -> Ints:
-        if not len(self._keys):
+        if not len(self._request_items):
             return np.full(len(row), -1, np.int64)
-        key = self._request[row] * self._items + item
-        position = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
-        response = self._row[self._first[position]]
+        request_item = self._request_code[row] * self._item_count + item
+        key_index = np.minimum(
+            np.searchsorted(self._request_items, request_item), len(self._request_items) - 1
+        )
+        response = self._response_row[self._first_index[key_index]]
         return np.where(
-            (self._keys[position] == key) & self._is_within_window(row, response), response, -1
+            (self._request_items[key_index] == request_item)
+            & self._is_within_window(row, response),
+            response,
+            -1,
         )
 
     def _match_by_person(self, row: Ints, item: Ints) -> Ints:
@@ -167,23 +196,27 @@ class _ResponseIndex:
 
         Sorted by person, item and time, it is the one that precedes the event.
         """
-        rows = np.concatenate([self._row, row])
-        pair = self._person[rows] * self._items + np.concatenate([self._item, item])
-        is_response = np.arange(len(rows)) < len(self._row)
-        order = np.lexsort(
-            (is_response, self._ts[rows], pair)
-        )  # at the same microsecond the event sorts first, as it cannot have followed
-        position = np.maximum.accumulate(np.where(is_response[order], np.arange(len(rows)), -1))
-        preceding = order[np.maximum(position, 0)]
-        is_match = (
-            (position >= 0)
-            & (pair[preceding] == pair[order])
-            & self._is_within_window(rows[order], rows[preceding])
+        rows = np.concatenate([self._response_row, row])
+        person_item = self._person[rows] * self._item_count + np.concatenate(
+            [self._response_item, item]
         )
-        matched = np.empty(len(rows), np.int64)
-        matched[order] = np.where(is_match, rows[preceding], -1)
-        return matched[len(self._row) :]
+        is_response = np.arange(len(rows)) < len(self._response_row)
+        order = np.lexsort(
+            (is_response, self._ts[rows], person_item)
+        )  # at the same microsecond the event sorts first, as it cannot have followed
+        last_response = np.maximum.accumulate(
+            np.where(is_response[order], np.arange(len(rows)), -1)
+        )
+        preceding_row = order[np.maximum(last_response, 0)]
+        is_match = (
+            (last_response >= 0)
+            & (person_item[preceding_row] == person_item[order])
+            & self._is_within_window(rows[order], rows[preceding_row])
+        )
+        response_by_row = np.empty(len(rows), np.int64)
+        response_by_row[order] = np.where(is_match, rows[preceding_row], -1)
+        return response_by_row[len(self._response_row) :]
 
     def _is_within_window(self, row: Ints, response: Ints) -> Bools:
         age = self._ts[row] - self._ts[response]
-        return (age >= 0) & (age < self._attribution)
+        return (age >= 0) & (age < self._attribution_us)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tailorbird import pages
 from tailorbird.events import to_iso
 from tailorbird.experiments.drawing import preferences_svg, report_svg, stages_svg
-from tailorbird.experiments.metrics import GUARDRAIL_TUNING
+from tailorbird.experiments.metrics import GUARDRAIL_TUNED_FOR_UNITS
 
 if TYPE_CHECKING:
     from tailorbird.experiments.interleaving import InterleavingReport
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 GUARDRAIL_NOTE = (
     "Intervals of guardrails are confidence sequences, valid on any day and narrowest at "
-    f"{GUARDRAIL_TUNING:,} units."
+    f"{GUARDRAIL_TUNED_FOR_UNITS:,} units."
 )
 
 

@@ -24,8 +24,9 @@ from tailorbird.experiments.analysis.sequential import complete_design, fixed_dr
 from tailorbird.experiments.assign import SPENDING_FUNCTIONS, Experiment
 from tailorbird.experiments.drawing import plan_svg
 from tailorbird.experiments.measure import unit_values
-from tailorbird.experiments.stages import planned_stages
-from tailorbird.experiments.units import UnitTable, history_values, load_units, metric_values
+from tailorbird.experiments.stages import planned_stage_count
+from tailorbird.experiments.unit_values import history_values, metric_values
+from tailorbird.experiments.units import UnitTable, load_units
 from tailorbird.experiments.views.tables import plan_frame, plot_plan
 
 if TYPE_CHECKING:
@@ -140,10 +141,10 @@ class _Growth:
     relative_variance: np.ndarray
 
     def units_after(self, day: float) -> float:
-        return _continue(self.units, day)
+        return _extrapolate(self.units, day)
 
     def variance_after(self, day: float) -> float:
-        return _continue(self.relative_variance, day)
+        return _extrapolate(self.relative_variance, day)
 
 
 def plan_experiment(
@@ -177,81 +178,101 @@ def plan_experiment(
             where=f"experiment {experiment.name}",
             fix="plan once the lake has a few days of its responses",
         )
-    full_days = max((now - int(table.first.min())) // DAY, 1)
+    full_days = max((now - int(table.first_exposure_ts.min())) // DAY, 1)
     if full_days + 1 < days:  # the first day is in part before the first response
         return plan_experiment(events, experiment, now=now, attribution=attribution, days=full_days)
-    duration = parse_duration(experiment.duration) / DAY
-    growth, mean = _observe(table, experiment, start, days)
-    ratio = _variance_ratio(events, experiment, now, attribution)
-    shares = [experiment.arms[arm] for arm in (experiment.control_arm, *experiment.treatments)]
-    part = experiment.share * (1 - experiment.holdout) * sum(shares)
-    scale = sum(shares) * (1 / shares[0] + 1 / min(shares[1:], default=shares[0]))
+    duration_days = parse_duration(experiment.duration) / DAY
+    growth, mean = _observe_growth(table, experiment, start, days)
+    variance_ratio = _variance_ratio(events, experiment, now, attribution)
+    arm_shares = [experiment.arms[arm] for arm in (experiment.control_arm, *experiment.treatments)]
+    enrolled_share = experiment.share * (1 - experiment.holdout) * sum(arm_shares)
+    variance_scale = sum(arm_shares) * (
+        1 / arm_shares[0] + 1 / min(arm_shares[1:], default=arm_shares[0])
+    )
     alpha = split_alpha(1 - experiment.level, len(experiment.treatments))
-    horizon = range(1, max(days, math.ceil(duration)) + 1)
-    rules, curves = [], {}
-    for name, drift, cost, expected in _rules(experiment, alpha):
+    horizon = range(1, max(days, math.ceil(duration_days)) + 1)
+    rules, detectable_by_rule = [], {}
+    for rule_name, drift, sample_ratio, expected_share in _stopping_rules(experiment, alpha):
         for is_adjusted in (False, True):
-            variance_share = ratio if is_adjusted else 1.0
+            variance_share = variance_ratio if is_adjusted else 1.0
 
             def detectable(
                 day: float, variance_share: float = variance_share, drift: float = drift
             ) -> float:
-                units = growth.units_after(day) * part
+                units = growth.units_after(day) * enrolled_share
                 return math.expm1(
-                    drift * math.sqrt(variance_share * growth.variance_after(day) * scale / units)
+                    drift
+                    * math.sqrt(
+                        variance_share * growth.variance_after(day) * variance_scale / units
+                    )
                 )
 
-            needed = _days_until(detectable, experiment.effect)
-            at = needed if math.isfinite(needed) else duration
-            log = math.log1p(experiment.effect)
-            units = variance_share * growth.variance_after(at) * scale * (drift / log) ** 2
-            rules.append(
-                RulePlan(name, is_adjusted, cost, expected, units, needed, detectable(duration))
+            needed_days = _days_until(detectable, experiment.effect)
+            units_day = needed_days if math.isfinite(needed_days) else duration_days
+            log_effect = math.log1p(experiment.effect)
+            units = (
+                variance_share
+                * growth.variance_after(units_day)
+                * variance_scale
+                * (drift / log_effect) ** 2
             )
-            label = f"{name}, CUPED" if is_adjusted else name
-            curves[label] = tuple(detectable(day) for day in horizon)
+            rules.append(
+                RulePlan(
+                    rule=rule_name,
+                    is_adjusted=is_adjusted,
+                    sample_ratio=sample_ratio,
+                    expected_share=expected_share,
+                    units=units,
+                    days=needed_days,
+                    detectable=detectable(duration_days),
+                )
+            )
+            rule_label = f"{rule_name}, CUPED" if is_adjusted else rule_name
+            detectable_by_rule[rule_label] = tuple(detectable(day) for day in horizon)
     return Plan(
-        experiment.name,
-        experiment.slot,
-        experiment.metric.name,
-        experiment.effect,
-        experiment.power,
-        experiment.level,
-        duration,
-        mean,
-        growth.variance_after(duration),
-        ratio,
-        growth.units_after(duration) * part,
-        days,
-        tuple(horizon),
-        tuple(growth.units_after(day) * part for day in horizon),
-        curves,
-        tuple(rules),
-        experiment.stopping,
-        _verdict(experiment, rules, duration),
+        experiment=experiment.name,
+        slot=experiment.slot,
+        metric=experiment.metric.name,
+        effect=experiment.effect,
+        power=experiment.power,
+        level=experiment.level,
+        duration_days=duration_days,
+        mean=mean,
+        relative_variance=growth.variance_after(duration_days),
+        variance_ratio=variance_ratio,
+        units_planned=growth.units_after(duration_days) * enrolled_share,
+        observed_days=days,
+        days=tuple(horizon),
+        units=tuple(growth.units_after(day) * enrolled_share for day in horizon),
+        detectable_by_day=detectable_by_rule,
+        rules=tuple(rules),
+        stopping=experiment.stopping,
+        verdict=_verdict(experiment, rules, duration_days),
     )
 
 
-def _observe(
+def _observe_growth(
     table: UnitTable, experiment: Experiment, start: int, days: int
 ) -> tuple[_Growth, float]:
-    units, variances, mean = [], [], math.nan
+    day_units, day_variances, mean = [], [], math.nan
     for day in range(1, days + 1):
         values = metric_values(table, experiment.metric, start + day * DAY)
         y = np.ones(len(values.x)) if values.y is None else values.y
-        per_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))
-        mean = float(per_unit.mean()) if len(per_unit) and y.sum() > 0 else math.nan
-        units.append(float(len(values.x)))
-        variances.append(float(per_unit.var() / mean**2) if mean > 0 else math.nan)
+        values_by_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))
+        mean = float(values_by_unit.mean()) if len(values_by_unit) and y.sum() > 0 else math.nan
+        day_units.append(float(len(values.x)))
+        day_variances.append(float(values_by_unit.var() / mean**2) if mean > 0 else math.nan)
     if not mean > 0:
         raise NotReadyError(
             f"nobody in the lake has {experiment.metric.name}",
             where=f"experiment {experiment.name}",
             fix="choose a metric that the slot's events have",
         )
-    variance = np.array(variances)
-    first = float(variance[np.isfinite(variance)][0])
-    return _Growth(np.array(units), np.where(np.isfinite(variance), variance, first)), mean
+    variance_by_day = np.array(day_variances)
+    first_variance = float(variance_by_day[np.isfinite(variance_by_day)][0])
+    return _Growth(
+        np.array(day_units), np.where(np.isfinite(variance_by_day), variance_by_day, first_variance)
+    ), mean
 
 
 def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribution: int) -> float:
@@ -259,13 +280,13 @@ def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribut
 
     The units' history precedes the window. If the lake is short, it is half of it.
     """
-    span = now - int(micros(events["ts"]).min())
+    log_span_us = now - int(micros(events["ts"]).min())
     table = load_units(
         events,
         experiment.slot,
         ("all",),
         experiment=None,
-        start=now - min(parse_duration(experiment.duration), span // 2),
+        start=now - min(parse_duration(experiment.duration), log_span_us // 2),
         stop=now,
         attribution=attribution,
         unit=experiment.unit,
@@ -273,21 +294,23 @@ def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribut
         exposure=experiment.exposure,
     )
     values = metric_values(table, experiment.metric, now)
-    per_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))
+    values_by_unit = unit_values(values, experiment.metric, np.ones(len(values.x), bool))
     covariates = history_values(table, experiment.metric)[values.unit]
-    return cuped(per_unit, covariates, np.zeros(len(per_unit))).variance_ratio
+    return cuped(values_by_unit, covariates, np.zeros(len(values_by_unit))).variance_ratio
 
 
-def _rules(experiment: Experiment, alpha: float) -> list[tuple[str, float, float, float]]:
+def _stopping_rules(experiment: Experiment, alpha: float) -> list[tuple[str, float, float, float]]:
     """Return the rules with their drift, sample over a fixed test's, and expected share of it."""
-    stages, power = planned_stages(experiment), experiment.power
+    stages, power = planned_stage_count(experiment), experiment.power
     designs = {
         spending: plan_design(stages, alpha=alpha, power=power, spending=spending)
         for spending in SPENDING_FUNCTIONS
     }
-    times = np.arange(1, max(stages, 14) + 1) / max(stages, 14)
-    bounds = anytime_bound(1e6 * times, tuned_for=1e6, alpha=alpha)
-    designs["anytime"] = complete_design(times, bounds, alpha=alpha, power=power, widest=4.0)
+    information_times = np.arange(1, max(stages, 14) + 1) / max(stages, 14)
+    bounds = anytime_bound(1e6 * information_times, tuned_for_units=1e6, alpha=alpha)
+    designs["anytime"] = complete_design(
+        information_times, bounds, alpha=alpha, power=power, drift_factor_max=4.0
+    )
     return [
         ("fixed", fixed_drift(alpha, power), 1.0, 1.0),
         *(
@@ -304,30 +327,32 @@ def _days_until(detectable: Callable[[float], float], effect: float) -> float:
     return math.nan
 
 
-def _continue(values: np.ndarray, day: float) -> float:
+def _extrapolate(values: np.ndarray, day: float) -> float:
     """Return the value of a day, by the growth of the second half of the days beyond them."""
     n = len(values)
     if day <= n:
         return float(np.interp(day, np.arange(1, n + 1), values))
-    middle = max(n // 2, 1)
-    if middle == n or not (values[middle - 1] > 0 and values[-1] > 0):
+    middle_day = max(n // 2, 1)
+    if middle_day == n or not (values[middle_day - 1] > 0 and values[-1] > 0):
         return float(values[-1] * day / n)
-    slope = math.log(values[-1] / values[middle - 1]) / math.log(n / middle)
+    slope = math.log(values[-1] / values[middle_day - 1]) / math.log(n / middle_day)
     return float(values[-1] * (day / n) ** slope)
 
 
-def _verdict(experiment: Experiment, rules: list[RulePlan], duration: float) -> str:
-    name = experiment.spending if experiment.stopping == "group_sequential" else experiment.stopping
-    chosen_rule = next(rule for rule in rules if rule.rule == name and rule.is_adjusted)
-    cost = f"{chosen_rule.sample_ratio:.3f} times the sample of a fixed test"
+def _verdict(experiment: Experiment, rules: list[RulePlan], duration_days: float) -> str:
+    rule_name = (
+        experiment.spending if experiment.stopping == "group_sequential" else experiment.stopping
+    )
+    chosen_rule = next(rule for rule in rules if rule.rule == rule_name and rule.is_adjusted)
+    sample_text = f"{chosen_rule.sample_ratio:.3f} times the sample of a fixed test"
     if math.isnan(chosen_rule.days):
         return (
-            f"An effect of {experiment.effect:+.1%} cannot be found within a year; {duration:g} "
-            f"days find {chosen_rule.detectable:+.1%}. The rule needs {cost}."
+            f"An effect of {experiment.effect:+.1%} cannot be found within a year; {duration_days:g} "
+            f"days find {chosen_rule.detectable:+.1%}. The rule needs {sample_text}."
         )
-    enough = "enough" if chosen_rule.days <= duration else "too short"
+    length_text = "enough" if chosen_rule.days <= duration_days else "too short"
     return (
-        f"{duration:g} days are {enough}: an effect of {experiment.effect:+.1%} needs "
-        f"{chosen_rule.units:,.0f} units, about {chosen_rule.days:.0f} days. The rule needs {cost}, and on "
+        f"{duration_days:g} days are {length_text}: an effect of {experiment.effect:+.1%} needs "
+        f"{chosen_rule.units:,.0f} units, about {chosen_rule.days:.0f} days. The rule needs {sample_text}, and on "
         f"average uses {chosen_rule.expected_share:.0%} of it."
     )

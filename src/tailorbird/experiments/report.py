@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.events.clock import ATTRIBUTION
+from tailorbird.events.clock import ATTRIBUTION_WINDOW
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.counts import COLUMNS, Counts, count_events
 from tailorbird.experiments.distributions import normal_quantile
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tailorbird.platform.frames import Frame
 
 SRM_ALARM = 0.001
-MULTIPLE_ALARM = 0.01  # share of persons in several arms above which the verdict warns
+SEVERAL_ARMS_ALARM = 0.01  # share of persons in several arms above which the verdict warns
 
 
 class EventSource(Protocol):
@@ -54,7 +54,7 @@ class EventSource(Protocol):
 
 
 @dataclass(frozen=True)
-class ArmFigures:
+class ArmMetrics:
     """Metrics of one arm.
 
     `ctr` is clicks per item shown; `conversion` is the share of users who bought an item that the
@@ -95,7 +95,7 @@ class Report:
     level: float
     ts_from: int | None
     ts_to: int | None
-    arms: tuple[ArmFigures, ...]  # the control first
+    arms: tuple[ArmMetrics, ...]  # the control first
     comparisons: tuple[Comparison, ...]
     srm_p: float
     multiple_exposures: int
@@ -150,17 +150,17 @@ def experiment_report(
     *,
     denominator: str = "impression",
     level: float = 0.95,
-    attribution: int = ATTRIBUTION,
+    attribution: int = ATTRIBUTION_WINDOW,
 ) -> Report:
     """Report on an experiment in a slot, over events with ts_from ≤ ts < ts_to (µs).
 
     Args:
         denominator, attribution: of the slot.
     """
-    read_from = (
+    read_from_ts = (
         None if ts_from is None else ts_from - attribution
     )  # includes the responses of the first clicks
-    events = lake.events(columns=COLUMNS, ts_from=read_from, ts_to=ts_to)
+    events = lake.events(columns=COLUMNS, ts_from=read_from_ts, ts_to=ts_to)
     return report_from_events(
         events,
         experiment,
@@ -182,140 +182,159 @@ def report_from_events(
     *,
     denominator: str = "impression",
     level: float = 0.95,
-    attribution: int = ATTRIBUTION,
+    attribution: int = ATTRIBUTION_WINDOW,
 ) -> Report:
     """Report from a table with the columns of the lake's `events`."""
     counts = count_events(
         events, slot, experiment=experiment.name, denominator=denominator, attribution=attribution
     )
-    counts = _within(counts, ts_from, ts_to)
-    names = [
+    counts = _select_period(counts, ts_from, ts_to)
+    arm_names = [
         experiment.control_arm,
         *(arm for arm in experiment.arms if arm != experiment.control_arm),
     ]
-    members = {name: _members(counts, name) for name in names}
-    in_several_arms = np.stack(list(members.values())).sum(axis=0) > 1
-    moments = {
-        name: _arm_moments(counts, name, mask & ~in_several_arms) for name, mask in members.items()
+    exposed_by_arm = {name: _exposed_mask(counts, name) for name in arm_names}
+    in_several_arms = np.stack(list(exposed_by_arm.values())).sum(axis=0) > 1
+    moments_by_arm = {
+        name: _arm_moments(counts, name, mask & ~in_several_arms)
+        for name, mask in exposed_by_arm.items()
     }
-    figures = tuple(
-        _arm_figures(counts, name, members[name] & ~in_several_arms, moments[name], level)
-        for name in names
+    arm_metrics = tuple(
+        _arm_metrics(
+            counts, name, exposed_by_arm[name] & ~in_several_arms, moments_by_arm[name], level
+        )
+        for name in arm_names
     )
-    corrected = 1 - (1 - level) / max(len(names) - 1, 1)
-    comparisons = tuple(_compare(name, names[0], moments, corrected) for name in names[1:])
+    corrected_level = 1 - (1 - level) / max(len(arm_names) - 1, 1)
+    comparisons = tuple(
+        _compare(name, arm_names[0], moments_by_arm, corrected_level) for name in arm_names[1:]
+    )
     srm_p = sample_ratio_p(
-        {name: int(mask.sum()) for name, mask in members.items()}, experiment.arms
+        {name: int(mask.sum()) for name, mask in exposed_by_arm.items()}, experiment.arms
     )
-    persons = int(np.logical_or.reduce(list(members.values())).sum())
-    verdict = _verdict(figures, comparisons, srm_p, int(in_several_arms.sum()), persons, level)
+    person_count = int(np.logical_or.reduce(list(exposed_by_arm.values())).sum())
+    verdict = _verdict(
+        arms=arm_metrics,
+        comparisons=comparisons,
+        srm_p=srm_p,
+        several_arms_count=int(in_several_arms.sum()),
+        person_count=person_count,
+        level=level,
+    )
     return Report(
-        experiment.name,
-        slot,
-        level,
-        ts_from,
-        ts_to,
-        figures,
-        comparisons,
-        srm_p,
-        int(in_several_arms.sum()),
-        persons,
-        verdict,
+        experiment=experiment.name,
+        slot=slot,
+        level=level,
+        ts_from=ts_from,
+        ts_to=ts_to,
+        arms=arm_metrics,
+        comparisons=comparisons,
+        srm_p=srm_p,
+        multiple_exposures=int(in_several_arms.sum()),
+        persons=person_count,
+        verdict=verdict,
     )
 
 
-def _within(counts: Counts, ts_from: int | None, ts_to: int | None) -> Counts:
-    rows = np.ones(len(counts.ts), bool)
+def _select_period(counts: Counts, ts_from: int | None, ts_to: int | None) -> Counts:
+    is_in_period = np.ones(len(counts.ts), bool)
     if ts_from is not None:
-        rows &= counts.ts >= ts_from
+        is_in_period &= counts.ts >= ts_from
     if ts_to is not None:
-        rows &= counts.ts < ts_to
-    return counts.select(rows)
+        is_in_period &= counts.ts < ts_to
+    return counts.select(is_in_period)
 
 
-def _members(counts: Counts, arm: str) -> npt.NDArray[np.bool_]:
+def _exposed_mask(counts: Counts, arm: str) -> npt.NDArray[np.bool_]:
     if arm not in counts.arms:
         return np.zeros(len(counts.persons), bool)
     return counts.exposed_persons(counts.arms.index(arm))
 
 
-def _per_person(counts: Counts, arm: str, measure: str) -> npt.NDArray[np.float64]:
+def _per_person(counts: Counts, arm: str, count_name: str) -> npt.NDArray[np.float64]:
     if arm not in counts.arms:
         return np.zeros(len(counts.persons))
-    return counts.per_person(counts.arms.index(arm), measure)
+    return counts.per_person(counts.arms.index(arm), count_name)
 
 
-def _arm_moments(counts: Counts, arm: str, mask: npt.NDArray[np.bool_]) -> Moments:
+def _arm_moments(counts: Counts, arm: str, is_in_arm: npt.NDArray[np.bool_]) -> Moments:
     return Moments.from_totals(
-        _per_person(counts, arm, "clicks")[mask], _per_person(counts, arm, "impressions")[mask]
+        _per_person(counts, arm, "clicks")[is_in_arm],
+        _per_person(counts, arm, "impressions")[is_in_arm],
     )
 
 
-def _arm_figures(
-    counts: Counts, arm: str, mask: npt.NDArray[np.bool_], sums: Moments, level: float
-) -> ArmFigures:
-    purchases = _per_person(counts, arm, "purchases")[mask]
+def _arm_metrics(
+    counts: Counts, arm: str, is_in_arm: npt.NDArray[np.bool_], moments: Moments, level: float
+) -> ArmMetrics:
+    purchases = _per_person(counts, arm, "purchases")[is_in_arm]
     half_width = (
         0.0
-        if math.isnan(sums.variance)
-        else normal_quantile(0.5 + level / 2) * math.sqrt(sums.variance)
+        if math.isnan(moments.variance)
+        else normal_quantile(0.5 + level / 2) * math.sqrt(moments.variance)
     )
-    return ArmFigures(
+    return ArmMetrics(
         arm=arm,
-        users=sums.users,
-        impressions=int(sums.y),
-        clicks=int(sums.x),
-        ctr=sums.ratio,
-        ctr_low=max(sums.ratio - half_width, 0.0),
-        ctr_high=sums.ratio + half_width,
+        users=moments.users,
+        impressions=int(moments.y),
+        clicks=int(moments.x),
+        ctr=moments.ratio,
+        ctr_low=max(moments.ratio - half_width, 0.0),
+        ctr_high=moments.ratio + half_width,
         purchases=int(purchases.sum()),
-        conversion=float((purchases > 0).mean()) if sums.users else math.nan,
+        conversion=float((purchases > 0).mean()) if moments.users else math.nan,
     )
 
 
-def _compare(arm: str, control: str, sums: dict[str, Moments], level: float) -> Comparison:
-    has_clicks = sums[arm].x > 0 and sums[control].x > 0
+def _compare(
+    arm: str, control: str, moments_by_arm: dict[str, Moments], level: float
+) -> Comparison:
+    has_clicks = moments_by_arm[arm].x > 0 and moments_by_arm[control].x > 0
     fixed_interval: Interval = (
-        relative_uplift(sums[arm], sums[control], level=level) if has_clicks else NO_ESTIMATE
+        relative_uplift(moments_by_arm[arm], moments_by_arm[control], level=level)
+        if has_clicks
+        else NO_ESTIMATE
     )
     always_valid_interval = (
-        always_valid_uplift(sums[arm], sums[control], level=level) if has_clicks else NO_ESTIMATE
+        always_valid_uplift(moments_by_arm[arm], moments_by_arm[control], level=level)
+        if has_clicks
+        else NO_ESTIMATE
     )
     return Comparison(
-        arm,
-        control,
-        fixed_interval.value,
-        fixed_interval.low,
-        fixed_interval.high,
-        fixed_interval.p,
-        always_valid_interval.low,
-        always_valid_interval.high,
+        arm=arm,
+        control=control,
+        uplift=fixed_interval.value,
+        low=fixed_interval.low,
+        high=fixed_interval.high,
+        p=fixed_interval.p,
+        always_low=always_valid_interval.low,
+        always_high=always_valid_interval.high,
     )
 
 
 def _verdict(
-    arms: tuple[ArmFigures, ...],
+    arms: tuple[ArmMetrics, ...],
     comparisons: tuple[Comparison, ...],
     srm_p: float,
-    several: int,
-    persons: int,
+    several_arms_count: int,
+    person_count: int,
     level: float,
 ) -> str:
-    if not persons:
+    if not person_count:
         return (
             "Nobody has been in this experiment yet: start it in slots.py and send traffic to "
             "the slot."
         )
-    users = " and ".join(f"{figures.users:,}" for figures in arms)
+    users = " and ".join(f"{metrics.users:,}" for metrics in arms)
     sentences = []
     if srm_p < SRM_ALARM:
         sentences.append(
             f"Do not trust this yet: the split of users ({users}) is not the declared one (p "
             f"= {srm_p:.2g})."
         )
-    if several > MULTIPLE_ALARM * persons:
+    if several_arms_count > SEVERAL_ARMS_ALARM * person_count:
         sentences.append(
-            f"{several:,} of {persons:,} persons were in more than one arm and are left out."
+            f"{several_arms_count:,} of {person_count:,} persons were in more than one arm and are left out."
         )
     for comparison in comparisons:
         if math.isnan(comparison.uplift):

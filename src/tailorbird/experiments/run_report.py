@@ -53,7 +53,7 @@ class Run:
         end = to_iso(self.planned_end)[:16]
         return f"Not decided yet ({days} of {self.experiment.duration} left, until {end})"
 
-    def fields(self) -> dict[str, Any]:
+    def report_fields(self) -> dict[str, Any]:
         """Return the fields of `RunReport` that follow from the declaration and the times."""
         names = ("slot", "hypothesis", "owner", "unit", "stopping", "level")
         return {

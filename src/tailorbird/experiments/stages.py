@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
@@ -11,7 +12,7 @@ from tailorbird.experiments.analysis.anytime import anytime_bound
 from tailorbird.experiments.analysis.estimates import Effect, to_uplift
 from tailorbird.experiments.analysis.sequential import (
     Z_MAX,
-    boundaries,
+    compute_boundaries,
     conditional_power,
     estimate_after_stopping,
     fixed_drift,
@@ -20,7 +21,8 @@ from tailorbird.experiments.analysis.sequential import (
 )
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.measure import Measurement, measure
-from tailorbird.experiments.units import UnitTable, history_values
+from tailorbird.experiments.unit_values import history_values
+from tailorbird.experiments.units import UnitTable
 
 UNITS_MIN = 100  # units of both arms before the first analysis
 STAGES_MAX = 200
@@ -57,7 +59,7 @@ class AnalysisPath:
             interval.
         is_conclusive: whether the rule allows a conclusion, and there is a difference.
         is_futile: whether the planned effect has become unlikely to be found.
-        last: the newest measurement.
+        newest_measurement: the newest measurement.
     """
 
     stages: tuple[Stage, ...]
@@ -67,7 +69,15 @@ class AnalysisPath:
     p: float
     is_conclusive: bool
     is_futile: bool
-    last: Measurement
+    newest_measurement: Measurement
+
+
+class _Look(NamedTuple):
+    """What was measured from the events before a time, microseconds."""
+
+    at: int
+    measurement: Measurement
+    effect: Effect
 
 
 def planned_information(experiment: Experiment, alpha: float) -> float:
@@ -75,7 +85,7 @@ def planned_information(experiment: Experiment, alpha: float) -> float:
     drift = fixed_drift(alpha, experiment.power)
     if experiment.stopping == "group_sequential":
         drift = plan_design(
-            planned_stages(experiment),
+            planned_stage_count(experiment),
             alpha=alpha,
             power=experiment.power,
             spending=experiment.spending,
@@ -83,7 +93,7 @@ def planned_information(experiment: Experiment, alpha: float) -> float:
     return (drift / math.log1p(experiment.effect)) ** 2
 
 
-def planned_stages(experiment: Experiment) -> int:
+def planned_stage_count(experiment: Experiment) -> int:
     """Return the number of analyses of the plan."""
     count = parse_duration(experiment.duration) // max(parse_duration(experiment.interval), 1)
     return int(min(max(count, 1), STAGES_MAX))
@@ -92,7 +102,7 @@ def planned_stages(experiment: Experiment) -> int:
 def analyse_stages(
     table: UnitTable,
     experiment: Experiment,
-    treatment: int,
+    treatment_index: int,
     alpha: float,
     started_at: int,
     until: int,
@@ -112,109 +122,137 @@ def analyse_stages(
     is_planned = not is_over and experiment.stopping == "group_sequential"
     if (not times or times[-1] < until) and not is_planned:
         times.append(until)  # a sequential plan analyses between two stages only at its end
-    measurements: list[tuple[int, Measurement, Effect]] = []
+    looks: list[_Look] = []
     history = history_values(table, experiment.metric)
     for at in times:
-        measurement = measure(table, experiment.metric, treatment, at, history=history)
+        measurement = measure(
+            table, experiment.metric, treatment_index, at, history_covariates=history
+        )
         effect = measurement.effect
         if effect is not None and effect.units >= UNITS_MIN:
-            measurements.append((at, measurement, effect))
-    if not measurements:
-        last = measure(table, experiment.metric, treatment, until, history=history)
-        return AnalysisPath((), math.nan, math.nan, math.nan, math.nan, False, False, last)
+            looks.append(_Look(at, measurement, effect))
+    if not looks:
+        newest_measurement = measure(
+            table, experiment.metric, treatment_index, until, history_covariates=history
+        )
+        return AnalysisPath(
+            stages=(),
+            uplift=math.nan,
+            low=math.nan,
+            high=math.nan,
+            p=math.nan,
+            is_conclusive=False,
+            is_futile=False,
+            newest_measurement=newest_measurement,
+        )
     if experiment.stopping == "group_sequential":
-        return _sequential_path(measurements, experiment, alpha, is_over=is_over)
-    return _single_look_path(measurements, experiment, alpha, is_over=is_over)
+        return _sequential_path(looks, experiment, alpha, is_over=is_over)
+    return _fixed_or_anytime_path(looks, experiment, alpha, is_over=is_over)
 
 
 def _sequential_path(
-    measurements: list[tuple[int, Measurement, Effect]],
-    experiment: Experiment,
-    alpha: float,
-    *,
-    is_over: bool,
+    looks: list[_Look], experiment: Experiment, alpha: float, *, is_over: bool
 ) -> AnalysisPath:
     planned = planned_information(experiment, alpha)
-    levels = np.array([effect.information for _, _, effect in measurements])
-    rows = select_stages(levels, planned=planned)
-    information = levels[rows]
-    bounds = boundaries(
+    information_levels = np.array([look.effect.information for look in looks])
+    stage_look_indexes = select_stages(information_levels, planned=planned)
+    information = information_levels[stage_look_indexes]
+    bounds = compute_boundaries(
         information, planned=planned, alpha=alpha, spending=experiment.spending, is_final=is_over
     )
-    effects = [measurements[row][2] for row in rows]
     stages = tuple(
-        _stage(measurements[row][0], effect, level / planned, bound)
-        for row, effect, level, bound in zip(
-            rows.tolist(), effects, information.tolist(), bounds.tolist(), strict=True
+        _stage(looks[look_index], look_information / planned, bound)
+        for look_index, look_information, bound in zip(
+            stage_look_indexes.tolist(), information.tolist(), bounds.tolist(), strict=True
         )
     )
-    crossed_stages = [number for number, stage in enumerate(stages) if abs(stage.z) >= stage.bound]
-    last = measurements[-1][1]
-    if not crossed_stages and not is_over:
+    crossed_indexes = [index for index, stage in enumerate(stages) if abs(stage.z) >= stage.bound]
+    newest_measurement = looks[-1].measurement
+    if not crossed_indexes and not is_over:
         newest = stages[-1]
-        power = conditional_power(
+        current_power = conditional_power(
             newest.z,
             newest.information,
             math.log1p(experiment.effect) * math.sqrt(planned),
             final_bound=float(ndtri(1 - alpha / 2)),
         )
         return AnalysisPath(
-            stages,
-            newest.uplift,
-            newest.low,
-            newest.high,
-            math.nan,
-            False,
-            power < FUTILITY_POWER,
-            last,
+            stages=stages,
+            uplift=newest.uplift,
+            low=newest.low,
+            high=newest.high,
+            p=math.nan,
+            is_conclusive=False,
+            is_futile=current_power < FUTILITY_POWER,
+            newest_measurement=newest_measurement,
         )
-    final = crossed_stages[0] if crossed_stages else len(stages) - 1
+    final_index = crossed_indexes[0] if crossed_indexes else len(stages) - 1
     estimate = estimate_after_stopping(
-        information[: final + 1], bounds[: final + 1], stages[final].z, alpha=alpha
+        information[: final_index + 1],
+        bounds[: final_index + 1],
+        stages[final_index].z,
+        alpha=alpha,
     )
     uplift, low, high = (to_uplift(x) for x in (estimate.value, estimate.low, estimate.high))
-    return AnalysisPath(stages, uplift, low, high, estimate.p, bool(crossed_stages), False, last)
+    return AnalysisPath(
+        stages=stages,
+        uplift=uplift,
+        low=low,
+        high=high,
+        p=estimate.p,
+        is_conclusive=bool(crossed_indexes),
+        is_futile=False,
+        newest_measurement=newest_measurement,
+    )
 
 
-def _single_look_path(
-    measurements: list[tuple[int, Measurement, Effect]],
-    experiment: Experiment,
-    alpha: float,
-    *,
-    is_over: bool,
+def _fixed_or_anytime_path(
+    looks: list[_Look], experiment: Experiment, alpha: float, *, is_over: bool
 ) -> AnalysisPath:
     """Return the path of a fixed plan, or of a confidence sequence."""
     planned = planned_information(experiment, alpha)
     is_anytime = experiment.stopping == "anytime"
     # The sequence is narrowest at the units that the plan needs, at today's variance.
-    effect = measurements[0][2]
-    tuned_for = max(effect.units * planned / effect.information, UNITS_MIN)
+    first_effect = looks[0].effect
+    tuned_for_units = max(first_effect.units * planned / first_effect.information, UNITS_MIN)
     stages = []
-    for at, _, each in measurements:
+    for look in looks:
         if is_anytime:
-            bound = float(anytime_bound(each.units, tuned_for=tuned_for, alpha=alpha))
+            bound = float(
+                anytime_bound(look.effect.units, tuned_for_units=tuned_for_units, alpha=alpha)
+            )
         else:
             bound = float(ndtri(1 - alpha / 2))
-        stages.append(_stage(at, each, each.information / planned, bound))
+        stages.append(_stage(look, look.effect.information / planned, bound))
     crossed_stages = [stage for stage in stages if abs(stage.z) >= stage.bound]
     newest = stages[-1]
     is_conclusive = (
         bool(crossed_stages) if is_anytime else is_over and abs(newest.z) >= newest.bound
     )
-    reported = crossed_stages[-1] if is_anytime and crossed_stages else newest
-    p = math.nan if is_anytime or not is_over else measurements[-1][2].p
+    reported_stage = crossed_stages[-1] if is_anytime and crossed_stages else newest
+    p = math.nan if is_anytime or not is_over else looks[-1].effect.p
     return AnalysisPath(
-        tuple(stages),
-        reported.uplift,
-        reported.low,
-        reported.high,
-        p,
-        is_conclusive,
-        False,
-        measurements[-1][1],
+        stages=tuple(stages),
+        uplift=reported_stage.uplift,
+        low=reported_stage.low,
+        high=reported_stage.high,
+        p=p,
+        is_conclusive=is_conclusive,
+        is_futile=False,
+        newest_measurement=looks[-1].measurement,
     )
 
 
-def _stage(at: int, effect: Effect, information: float, bound: float) -> Stage:
+def _stage(look: _Look, information: float, bound: float) -> Stage:
+    effect = look.effect
     low, high = effect.interval(bound if math.isfinite(bound) else Z_MAX)
-    return Stage(at, effect.units, information, effect.uplift, low, high, effect.z, bound)
+    return Stage(
+        at=look.at,
+        units=effect.units,
+        information=information,
+        uplift=effect.uplift,
+        low=low,
+        high=high,
+        z=effect.z,
+        bound=bound,
+    )

@@ -43,16 +43,23 @@ class Moments:
         """Return the moments of each user's totals, shape (users,); without y, of a mean."""
         x = np.asarray(x, np.float64)
         y = np.ones_like(x) if y is None else np.asarray(y, np.float64)
-        return cls(len(x), float(x.sum()), float(y.sum()), float(x @ x), float(x @ y), float(y @ y))
+        return cls(
+            users=len(x),
+            x=float(x.sum()),
+            y=float(y.sum()),
+            xx=float(x @ x),
+            xy=float(x @ y),
+            yy=float(y @ y),
+        )
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(
-            self.users + other.users,
-            self.x + other.x,
-            self.y + other.y,
-            self.xx + other.xx,
-            self.xy + other.xy,
-            self.yy + other.yy,
+            users=self.users + other.users,
+            x=self.x + other.x,
+            y=self.y + other.y,
+            xx=self.xx + other.xx,
+            xy=self.xy + other.xy,
+            yy=self.yy + other.yy,
         )
 
     @property
@@ -99,48 +106,51 @@ def difference(treatment: Moments, control: Moments, *, level: float = 0.95) -> 
     if not va + vb > 0:
         return NO_ESTIMATE
     freedom = _welch_freedom(va, treatment.users, vb, control.users)
-    return _interval(treatment.ratio - control.ratio, math.sqrt(va + vb), freedom, level)
+    return _student_interval(treatment.ratio - control.ratio, math.sqrt(va + vb), freedom, level)
 
 
 def relative_uplift(treatment: Moments, control: Moments, *, level: float = 0.95) -> Interval:
     """Return R_t / R_c − 1, as a fraction, with a fixed-sample interval.
 
-    >>> control, treatment = Moments.of([1, 0, 2, 1], [10, 8, 12, 10]), Moments.of([2, 1, 3, 1],
-    [10, 9, 11, 10])
-    >>> round(relative_uplift(treatment, control).value, 2) 0.75
+    >>> control = Moments.from_totals([1, 0, 2, 1], [10, 8, 12, 10])
+    >>> treatment = Moments.from_totals([2, 1, 3, 1], [10, 9, 11, 10])
+    >>> round(relative_uplift(treatment, control).value, 2)
+    0.75
     """
     va, vb = treatment.variance_of_log, control.variance_of_log
     if not va + vb > 0:
         return NO_ESTIMATE
     freedom = _welch_freedom(va, treatment.users, vb, control.users)
-    return _exponential(
-        _interval(math.log(treatment.ratio / control.ratio), math.sqrt(va + vb), freedom, level)
+    return _to_relative(
+        _student_interval(
+            math.log(treatment.ratio / control.ratio), math.sqrt(va + vb), freedom, level
+        )
     )
 
 
 def always_valid_uplift(
-    treatment: Moments, control: Moments, *, level: float = 0.95, tuned_for: int = 5_000
+    treatment: Moments, control: Moments, *, level: float = 0.95, tuned_for_units: int = 5_000
 ) -> Interval:
     """Return R_t / R_c − 1 with an interval that is valid at any stopping time.
 
-    A confidence sequence of the log ratio, see `analysis.anytime`: narrowest at `tuned_for` users,
-    about 1.3 to 1.6 times as wide as the fixed interval. It holds over users who arrive one after
+    A confidence sequence of the log ratio, see `analysis.anytime`: narrowest at `tuned_for_units`
+    users, about 1.3 to 1.6 times as wide as the fixed interval. It holds over users who arrive one after
     another with their whole outcome; if the same users keep clicking for weeks it is close, but not
     proven. `p` is NaN: use the interval.
     """
     va, vb = treatment.variance_of_log, control.variance_of_log
     if not va + vb > 0:
         return NO_ESTIMATE
-    estimate = math.log(treatment.ratio / control.ratio)
+    log_ratio = math.log(treatment.ratio / control.ratio)
     low, high = confidence_sequence(
-        estimate,
+        log_ratio,
         math.sqrt(va + vb),
         treatment.users + control.users,
-        tuned_for=tuned_for,
+        tuned_for_units=tuned_for_units,
         alpha=1 - level,
         burn_in=0,
     )
-    return _exponential(Interval(estimate, low, high, math.nan))
+    return _to_relative(Interval(log_ratio, low, high, math.nan))
 
 
 def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> float:
@@ -148,20 +158,23 @@ def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> flo
 
     Below 0.001 the split is broken.
     """
-    total, declared = sum(users.get(arm, 0) for arm in shares), sum(shares.values())
+    total, share_sum = sum(users.get(arm, 0) for arm in shares), sum(shares.values())
     if not total or len(shares) < 2:
         return math.nan
-    expected = {arm: total * share / declared for arm, share in shares.items()}
-    x = sum((users.get(arm, 0) - mean) ** 2 / mean for arm, mean in expected.items())
-    return chi_square_tail(x, len(shares) - 1)
+    expected = {arm: total * share / share_sum for arm, share in shares.items()}
+    statistic = sum((users.get(arm, 0) - mean) ** 2 / mean for arm, mean in expected.items())
+    return chi_square_tail(statistic, len(shares) - 1)
 
 
 def proportion_interval(hits: int, runs: int, *, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of a proportion."""
     z = student_quantile(1 - (1 - level) / 2, math.inf)
     p, z2 = hits / runs, z * z
-    centre, half = p + z2 / (2 * runs), z * math.sqrt(p * (1 - p) / runs + z2 / (4 * runs * runs))
-    low, high = (centre - half) / (1 + z2 / runs), (centre + half) / (1 + z2 / runs)
+    centre, half_width = (
+        p + z2 / (2 * runs),
+        z * math.sqrt(p * (1 - p) / runs + z2 / (4 * runs * runs)),
+    )
+    low, high = (centre - half_width) / (1 + z2 / runs), (centre + half_width) / (1 + z2 / runs)
     return (low if hits else 0.0), (
         high if hits < runs else 1.0
     )  # exact at the ends, despite rounding
@@ -171,14 +184,22 @@ def _welch_freedom(va: float, na: int, vb: float, nb: int) -> float:
     return (va + vb) ** 2 / (va * va / (na - 1) + vb * vb / (nb - 1))
 
 
-def _interval(estimate: float, error: float, freedom: float, level: float) -> Interval:
-    half = student_quantile(1 - (1 - level) / 2, freedom) * error
+def _student_interval(
+    estimate: float, standard_error: float, freedom: float, level: float
+) -> Interval:
+    half_width = student_quantile(1 - (1 - level) / 2, freedom) * standard_error
     return Interval(
-        estimate, estimate - half, estimate + half, 2 * student_tail(abs(estimate) / error, freedom)
+        estimate,
+        estimate - half_width,
+        estimate + half_width,
+        2 * student_tail(abs(estimate) / standard_error, freedom),
     )
 
 
-def _exponential(log: Interval) -> Interval:
+def _to_relative(log_interval: Interval) -> Interval:
     return Interval(
-        math.expm1(log.value), math.expm1(log.low), math.expm1(min(log.high, 700.0)), log.p
+        math.expm1(log_interval.value),
+        math.expm1(log_interval.low),
+        math.expm1(min(log_interval.high, 700.0)),
+        log_interval.p,
     )

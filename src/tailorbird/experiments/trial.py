@@ -17,15 +17,16 @@ import pyarrow as pa
 from tailorbird.events import parse_duration
 from tailorbird.experiments.analysis.anytime import confidence_sequence, split_alpha
 from tailorbird.experiments.analysis.estimates import to_uplift
-from tailorbird.experiments.analysis.multiple import holm
+from tailorbird.experiments.analysis.multiple import adjust_holm
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.checks import run_checks
 from tailorbird.experiments.measure import Measurement, measure
-from tailorbird.experiments.metrics import GUARDRAIL_TUNING, Metric
+from tailorbird.experiments.metrics import GUARDRAIL_TUNED_FOR_UNITS, Metric
 from tailorbird.experiments.page import trial_html
 from tailorbird.experiments.run_report import Run, RunReport
 from tailorbird.experiments.stages import AnalysisPath, Stage, analyse_stages
-from tailorbird.experiments.units import UnitTable, load_units, metric_values
+from tailorbird.experiments.unit_values import metric_values
+from tailorbird.experiments.units import UnitTable, load_units
 from tailorbird.experiments.verdict import MetricResult, conclude
 from tailorbird.experiments.views.effects import (
     DayView,
@@ -141,20 +142,31 @@ def trial_report(
         exposure=experiment.exposure,
     )
     alpha = split_alpha(1 - experiment.level, len(experiment.treatments))
-    paths = {
+    path_by_arm = {
         arm: analyse_stages(
-            table, experiment, number, alpha, started_at, run.until, is_over=run.is_over
+            table=table,
+            experiment=experiment,
+            treatment_index=treatment_index,
+            alpha=alpha,
+            started_at=started_at,
+            until=run.until,
+            is_over=run.is_over,
         )
-        for number, arm in enumerate(experiment.treatments, 1)
+        for treatment_index, arm in enumerate(experiment.treatments, 1)
     }
-    primary = _primary_results(table, experiment, paths, run.until)
-    guardrails = _guardrails(table, experiment, run.until)
+    primary = _primary_results(table, experiment, path_by_arm, run.until)
+    guardrails = _guardrail_results(table, experiment, run.until)
     checks = run_checks(table, experiment)
     conclusion = conclude(
-        run, units=len(table), paths=paths, primary=primary, guardrails=guardrails, checks=checks
+        run,
+        units=len(table),
+        path_by_arm=path_by_arm,
+        primary=primary,
+        guardrails=guardrails,
+        checks=checks,
     )
     return TrialReport(
-        **run.fields(),
+        **run.report_fields(),
         colour=conclusion.colour,
         verdict=conclusion.verdict,
         risk=conclusion.risk,
@@ -163,7 +175,7 @@ def trial_report(
         primary=primary,
         guardrails=guardrails,
         checks=checks,
-        stages={arm: path.stages for arm, path in paths.items()},
+        stages={arm: path.stages for arm, path in path_by_arm.items()},
         segments=segment_effects(table, experiment, run.until),
         views=day_effects(table, experiment, run.until),
         timeline=select_events(timeline, started_at + 1, run.until),
@@ -172,54 +184,71 @@ def trial_report(
 
 def _arm_totals(table: UnitTable, experiment: Experiment, until: int) -> tuple[ArmTotals, ...]:
     totals, values = [], metric_values(table, experiment.metric, until)
-    for number, arm in enumerate(table.arms):
-        rows = values.arm == number
-        x, y = values.x[rows], values.y[rows] if values.y is not None else None
+    for arm_index, arm in enumerate(table.arms):
+        is_in_arm = values.arm == arm_index
+        x, y = values.x[is_in_arm], values.y[is_in_arm] if values.y is not None else None
         denominator = float(y.sum()) if y is not None else float(len(x))
         totals.append(
             ArmTotals(
-                arm, int(rows.sum()), float(x.sum()) / denominator if denominator else math.nan
+                arm, int(is_in_arm.sum()), float(x.sum()) / denominator if denominator else math.nan
             )
         )
     return tuple(totals)
 
 
 def _primary_results(
-    table: UnitTable, experiment: Experiment, paths: dict[str, AnalysisPath], until: int
+    table: UnitTable, experiment: Experiment, path_by_arm: dict[str, AnalysisPath], until: int
 ) -> tuple[MetricResult, ...]:
-    p = holm([1.0 if math.isnan(path.p) else path.p for path in paths.values()])
+    adjusted_p = adjust_holm(
+        [1.0 if math.isnan(path.p) else path.p for path in path_by_arm.values()]
+    )
     return tuple(
-        _result(
-            experiment,
-            experiment.metric,
-            arm,
-            path.last,
-            (path.uplift, path.low, path.high),
-            math.nan if math.isnan(path.p) else float(adjusted),
+        _metric_result(
+            experiment=experiment,
+            metric=experiment.metric,
+            arm=arm,
+            measurement=path.newest_measurement,
+            interval=(path.uplift, path.low, path.high),
+            p=math.nan if math.isnan(path.p) else float(arm_p),
         )
-        for (arm, path), adjusted in zip(paths.items(), p, strict=True)
+        for (arm, path), arm_p in zip(path_by_arm.items(), adjusted_p, strict=True)
     )
 
 
-def _guardrails(table: UnitTable, experiment: Experiment, until: int) -> tuple[MetricResult, ...]:
+def _guardrail_results(
+    table: UnitTable, experiment: Experiment, until: int
+) -> tuple[MetricResult, ...]:
     """Return guardrails with confidence sequences, which may be read at any time."""
     results = []
-    count = len(experiment.guardrails) * len(experiment.treatments)
-    alpha = split_alpha(1 - experiment.level, count)
+    comparison_count = len(experiment.guardrails) * len(experiment.treatments)
+    alpha = split_alpha(1 - experiment.level, comparison_count)
     for metric in experiment.guardrails:
-        for number, arm in enumerate(experiment.treatments, 1):
-            measurement = measure(table, metric, number, until)
+        for treatment_index, arm in enumerate(experiment.treatments, 1):
+            measurement = measure(table, metric, treatment_index, until)
             interval = (math.nan, math.nan, math.nan)
             if (effect := measurement.effect) is not None:
                 low, high = confidence_sequence(
-                    effect.log, effect.error, effect.units, tuned_for=GUARDRAIL_TUNING, alpha=alpha
+                    effect.log_ratio,
+                    effect.standard_error,
+                    effect.units,
+                    tuned_for_units=GUARDRAIL_TUNED_FOR_UNITS,
+                    alpha=alpha,
                 )
                 interval = (effect.uplift, to_uplift(low), to_uplift(high))
-            results.append(_result(experiment, metric, arm, measurement, interval, math.nan))
+            results.append(
+                _metric_result(
+                    experiment=experiment,
+                    metric=metric,
+                    arm=arm,
+                    measurement=measurement,
+                    interval=interval,
+                    p=math.nan,
+                )
+            )
     return tuple(results)
 
 
-def _result(
+def _metric_result(
     experiment: Experiment,
     metric: Metric,
     arm: str,
@@ -229,15 +258,15 @@ def _result(
 ) -> MetricResult:
     uplift, low, high = interval
     return MetricResult(
-        metric.name,
-        arm,
-        experiment.control_arm,
-        measurement.treatment.value,
-        measurement.control.value,
-        uplift,
-        low,
-        high,
-        p,
-        measurement.variance_ratio,
-        high < 0 if metric.increase_is_good else low > 0,
+        metric=metric.name,
+        arm=arm,
+        control=experiment.control_arm,
+        value=measurement.treatment.value,
+        control_value=measurement.control.value,
+        uplift=uplift,
+        low=low,
+        high=high,
+        p=p,
+        variance_ratio=measurement.variance_ratio,
+        is_worse=high < 0 if metric.increase_is_good else low > 0,
     )

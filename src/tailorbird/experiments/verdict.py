@@ -77,7 +77,7 @@ def conclude(
     run: Run,
     *,
     units: int,
-    paths: Mapping[str, AnalysisPath],
+    path_by_arm: Mapping[str, AnalysisPath],
     primary: tuple[MetricResult, ...],
     guardrails: tuple[MetricResult, ...],
     checks: tuple[Check, ...],
@@ -89,88 +89,100 @@ def conclude(
         verdict = "No unit has been in this experiment yet."
         return Conclusion(AMBER, verdict, "Nothing is known.", _advise(run, advice))
     if failed := [check for check in checks if not check.passed]:
-        stop = "stop this experiment, " if run.state == "running" else ""
+        stop_clause = "stop this experiment, " if run.state == "running" else ""
         return Conclusion(
             RED,
             f"Do not decide by this experiment: {failed[0].reason}",
             "Every figure below may be wrong.",
-            _advise(run, f"Find the cause, {stop}and start a new one under another name."),
+            _advise(run, f"Find the cause, {stop_clause}and start a new one under another name."),
         )
-    arms = _sort_arms(paths, primary, guardrails, _sign(experiment.metric))
+    arms = _sort_arms(path_by_arm, primary, guardrails, _improvement_sign(experiment.metric))
     colour = RED if arms.harmful else GREEN if arms.won else AMBER
     risk = _describe_risk(run, primary, guardrails)
-    return Conclusion(colour, _describe(run, arms, primary), risk, _choose_advice(run, arms, paths))
+    return Conclusion(
+        colour, _describe_verdict(run, arms, primary), risk, _choose_advice(run, arms, path_by_arm)
+    )
 
 
 def _sort_arms(
-    paths: Mapping[str, AnalysisPath],
+    path_by_arm: Mapping[str, AnalysisPath],
     primary: tuple[MetricResult, ...],
     guardrails: tuple[MetricResult, ...],
     sign: int,
 ) -> _ArmsByOutcome:
-    def rank(result: MetricResult) -> float:
+    def signed_uplift(result: MetricResult) -> float:
         return sign * result.uplift if math.isfinite(result.uplift) else -math.inf
 
-    results = sorted(primary, key=rank, reverse=True)
-    crossed = [result for result in results if paths[result.arm].is_conclusive]
-    lost = tuple(result for result in crossed if rank(result) < 0)
-    worse = {result.arm: result for result in reversed(guardrails) if result.is_worse}
-    harmed = {
-        result.arm: worse[result.arm]
-        for result in results
-        if result.arm in worse and result not in lost
+    results = sorted(primary, key=signed_uplift, reverse=True)
+    crossed_results = [result for result in results if path_by_arm[result.arm].is_conclusive]
+    lost_results = tuple(result for result in crossed_results if signed_uplift(result) < 0)
+    harmed_guardrail_by_arm = {
+        result.arm: result for result in reversed(guardrails) if result.is_worse
     }
-    rest = [result for result in results if result not in lost and result.arm not in harmed]
+    harmed_arms = {
+        result.arm: harmed_guardrail_by_arm[result.arm]
+        for result in results
+        if result.arm in harmed_guardrail_by_arm and result not in lost_results
+    }
+    other_results = [
+        result for result in results if result not in lost_results and result.arm not in harmed_arms
+    ]
     return _ArmsByOutcome(
-        lost,
-        harmed,
-        tuple(result for result in rest if result in crossed),
-        tuple(result for result in rest if result not in crossed),
+        lost_results,
+        harmed_arms,
+        tuple(result for result in other_results if result in crossed_results),
+        tuple(result for result in other_results if result not in crossed_results),
     )
 
 
-def _describe(run: Run, arms: _ArmsByOutcome, primary: tuple[MetricResult, ...]) -> str:
+def _describe_verdict(run: Run, arms: _ArmsByOutcome, primary: tuple[MetricResult, ...]) -> str:
     """Return the verdict: each arm that is decided, or the best of those that are not."""
     level, control = run.experiment.level, run.experiment.control_arm
 
-    def figures(result: MetricResult) -> str:
+    def describe_result(result: MetricResult) -> str:
         if not math.isfinite(result.uplift):
             return "too little data for a first analysis"
         interval = f"{level:.0%} interval {format_interval(result.low, result.high)}"
         return f"{format_uplift(result.uplift)} {result.metric} ({interval})"
 
-    by_arm = {result.arm: result for result in primary}
-    parts = [f"{result.arm} is worse than {control}: {figures(result)}" for result in arms.lost]
+    result_by_arm = {result.arm: result for result in primary}
+    clauses = [
+        f"{result.arm} is worse than {control}: {describe_result(result)}" for result in arms.lost
+    ]
     for arm, guardrail in arms.harmed.items():
         harm = f"{arm} makes {guardrail.metric} worse: {format_uplift(guardrail.uplift)}"
-        parts.append(f"{harm}, though it has {figures(by_arm[arm])}")
-    parts += [f"{result.arm} beats {control}: {figures(result)}" for result in arms.won]
+        clauses.append(f"{harm}, though it has {describe_result(result_by_arm[arm])}")
+    clauses += [f"{result.arm} beats {control}: {describe_result(result)}" for result in arms.won]
     if arms.undecided and not arms.won:
         best = arms.undecided[0]
-        text = f"{run.open_state}: {best.arm} has {figures(best)}"
+        text = f"{run.open_state}: {best.arm} has {describe_result(best)}"
         if run.is_over:
-            text = f"No difference between {best.arm} and {control} is shown: {figures(best)}"
-        parts.append(text[0].lower() + text[1:] if parts else text)
-    return f"{'; '.join(parts)}."
+            text = (
+                f"No difference between {best.arm} and {control} is shown: {describe_result(best)}"
+            )
+        clauses.append(text[0].lower() + text[1:] if clauses else text)
+    return f"{'; '.join(clauses)}."
 
 
-def _choose_advice(run: Run, arms: _ArmsByOutcome, paths: Mapping[str, AnalysisPath]) -> str:
+def _choose_advice(run: Run, arms: _ArmsByOutcome, path_by_arm: Mapping[str, AnalysisPath]) -> str:
     experiment = run.experiment
     name, control = experiment.name, experiment.control_arm
-    stop = f"tailorbird experiment stop {name} --why …"
-    decide = f"tailorbird experiment decide {name}"
+    stop_command = f"tailorbird experiment stop {name} --why …"
+    decide_command = f"tailorbird experiment decide {name}"
     if arms.won:
-        chosen = tuple(result.arm for result in arms.won)
-        return _advise(run, f"{stop}, then: {decide} {chosen[0]}", *chosen)
+        winning_arms = tuple(result.arm for result in arms.won)
+        return _advise(
+            run, f"{stop_command}, then: {decide_command} {winning_arms[0]}", *winning_arms
+        )
     if arms.harmful and arms.undecided:
-        rest = ", ".join(result.arm for result in arms.undecided)
-        advice = f"Stop it: {stop}. Then start one without {', '.join(arms.harmful)}, for {rest}."
+        undecided_arms = ", ".join(result.arm for result in arms.undecided)
+        advice = f"Stop it: {stop_command}. Then start one without {', '.join(arms.harmful)}, for {undecided_arms}."
         return _advise(run, advice, control)
     if arms.harmful:
-        return _advise(run, f"{stop}, then: {decide} {control}", control)
+        return _advise(run, f"{stop_command}, then: {decide_command} {control}", control)
     if run.is_over:
         return _advise(run, f"Keep {control}; or plan a longer experiment.", control)
-    if all(paths[result.arm].is_futile for result in arms.undecided):
+    if all(path_by_arm[result.arm].is_futile for result in arms.undecided):
         advice = (
             "The planned effect is unlikely to be found any more. You may stop; going on costs no "
             "validity."
@@ -182,18 +194,18 @@ def _choose_advice(run: Run, arms: _ArmsByOutcome, paths: Mapping[str, AnalysisP
     return _advise(run, advice)
 
 
-def _advise(run: Run, running: str, *supported: str) -> str:
-    """Return the advice by state; `supported` are the arms that the rule allows to choose."""
+def _advise(run: Run, running_advice: str, *supported_arms: str) -> str:
+    """Return the advice by state; `supported_arms` are the arms that the rule allows to choose."""
     name = run.experiment.name
     if run.state == "running":
-        return running
+        return running_advice
     if run.state == "decided":
         text = f"Nothing: {run.decided_by or 'somebody'} decided for {run.decision or 'an arm'}."
-        if run.decision not in supported:
+        if run.decision not in supported_arms:
             text += " It is a person's decision: the stopping rule gives no verdict for this arm."
         return text
-    if supported:
-        return f"Decide: tailorbird experiment decide {name} {supported[0]} --why …"
+    if supported_arms:
+        return f"Decide: tailorbird experiment decide {name} {supported_arms[0]} --why …"
     return (
         "The stopping rule gives no verdict, so that a decision is yours: tailorbird experiment "
         f"decide {name} ARM --why …"
@@ -205,33 +217,36 @@ def _describe_risk(
 ) -> str:
     """Return the worst values of the intervals: of each arm, and of the guardrails."""
     metric = run.experiment.metric
-    bounds = [
+    clauses = [
         f"{result.arm} changes {metric.name} by {format_uplift(bound)}"
         for result in primary
-        if math.isfinite(bound := _worst(result, metric))
+        if math.isfinite(bound := _worst_bound(result, metric))
     ]
-    if not bounds:
+    if not clauses:
         return "There is too little data to bound what it may cost."
-    declared = {guardrail.name: guardrail for guardrail in run.experiment.guardrails}
-    worst = _find_worst((result, declared[result.metric]) for result in guardrails)
+    guardrail_by_name = {guardrail.name: guardrail for guardrail in run.experiment.guardrails}
+    worst = _find_worst((result, guardrail_by_name[result.metric]) for result in guardrails)
     if worst is not None:
         result, value = worst
         of_arm = f" of {result.arm}" if len(primary) > 1 else ""
-        bounds.append(f"{result.metric}{of_arm} by {format_uplift(value)}")
-    return f"In the worst case of the interval, {', and '.join(bounds)}."
+        clauses.append(f"{result.metric}{of_arm} by {format_uplift(value)}")
+    return f"In the worst case of the interval, {', and '.join(clauses)}."
 
 
 def _find_worst(
     results: Iterable[tuple[MetricResult, Metric]],
 ) -> tuple[MetricResult, float] | None:
-    bounds = [(result, _worst(result, metric), _sign(metric)) for result, metric in results]
+    bounds = [
+        (result, _worst_bound(result, metric), _improvement_sign(metric))
+        for result, metric in results
+    ]
     known = [entry for entry in bounds if math.isfinite(entry[1])]
     return min(known, key=lambda entry: entry[1] * entry[2])[:2] if known else None
 
 
-def _worst(result: MetricResult, metric: Metric) -> float:
+def _worst_bound(result: MetricResult, metric: Metric) -> float:
     return result.low if metric.increase_is_good else result.high
 
 
-def _sign(metric: Metric) -> int:
+def _improvement_sign(metric: Metric) -> int:
     return 1 if metric.increase_is_good else -1

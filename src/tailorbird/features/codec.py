@@ -28,13 +28,13 @@ from tailorbird.features import transforms
 from tailorbird.features.declare import declarations
 from tailorbird.features.declare.checks import event_kind
 from tailorbird.features.declare.declarations import (
-    Counted,
+    EventFeature,
     Feature,
-    How,
     LearnedTable,
     Ratio,
     SessionFeature,
     Similarity,
+    SimilarityHow,
     Window,
 )
 from tailorbird.features.declare.limits import (
@@ -49,11 +49,11 @@ from tailorbird.features.expr.expression import Expression, parse
 from tailorbird.features.expr.nodes import ExpressionError
 from tailorbird.features.featureset import ENGINE_VERSION, FeatureSet
 
-FILE = "features.json"
-FORMAT = 1
-BYTES_MAX = 64 << 20
+FEATURES_FILE = "features.json"
+FILE_FORMAT = 1
+FILE_BYTES_MAX = 64 << 20
 FEATURES_MAX = 10_000
-LENGTH_MAX = 1 << 20  # longest text or list in a declaration
+VALUE_LENGTH_MAX = 1 << 20  # longest text or list in a declaration
 
 
 class UnreadableError(ValueError):
@@ -63,7 +63,7 @@ class UnreadableError(ValueError):
 def encode_features(features: FeatureSet) -> bytes:
     """Encode the declarations of a set as JSON; equal declarations give equal bytes."""
     content = {
-        "format": FORMAT,
+        "format": FILE_FORMAT,
         "engine": ENGINE_VERSION,
         "schema_hash": features.schema_hash,
         "features": [_to_builtins(feature) for feature in features.features],
@@ -74,12 +74,12 @@ def encode_features(features: FeatureSet) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
 
 
-def decode_features(data: bytes, *, where: str, expect: str | None = None) -> FeatureSet:
+def decode_features(data: bytes, *, where: str, expected_hash: str | None = None) -> FeatureSet:
     """Decode the set that `encode_features` stored.
 
     Args:
         where: the file, for messages.
-        expect: the required schema hash.
+        expected_hash: the required schema hash.
     Raises:
         DamageError: the JSON is invalid, or the schema differs from the stated or required hash.
         DeclarationError: it was stored by an engine that makes other records of the same
@@ -88,9 +88,11 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
     try:
         content = _decode_header(data)
         if content["engine"] != ENGINE_VERSION:
-            engine = f"version {content['engine']} of the feature engine, this is {ENGINE_VERSION}"
+            engine_versions = (
+                f"version {content['engine']} of the feature engine, this is {ENGINE_VERSION}"
+            )
             raise DeclarationError(
-                f"schema {content['schema_hash']} was declared under {engine}",
+                f"schema {content['schema_hash']} was declared under {engine_versions}",
                 where=where,
                 fix="tailorbird features apply builds a new state; then train anew",
             )
@@ -126,7 +128,7 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
         ) from error
     for schema_hash, source in (
         (content["schema_hash"], "the file says"),
-        (expect, "it is kept as"),
+        (expected_hash, "it is kept as"),
     ):
         if schema_hash is not None and schema_hash != features.schema_hash:
             raise DamageError(
@@ -137,13 +139,13 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
     return features
 
 
-def kinds() -> dict[str, type]:
+def declaration_classes() -> dict[str, type]:
     """Return every dataclass that declarations are made of, by name."""
-    classes = vars(declarations) | vars(transforms)
+    module_values = vars(declarations) | vars(transforms)
     return {
-        name: kind
-        for name, kind in classes.items()
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        name: declared_class
+        for name, declared_class in module_values.items()
+        if isinstance(declared_class, type) and dataclasses.is_dataclass(declared_class)
     }
 
 
@@ -153,14 +155,14 @@ def short_location(location: str) -> str:
 
 
 def _decode_header(data: bytes) -> dict[str, Any]:
-    if len(data) > BYTES_MAX:
-        raise UnreadableError(f"more than {BYTES_MAX >> 20} MiB")
+    if len(data) > FILE_BYTES_MAX:
+        raise UnreadableError(f"more than {FILE_BYTES_MAX >> 20} MiB")
     try:
         content = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableError(str(error)) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UnreadableError(f"expected an object of format {FORMAT}")
+    if not isinstance(content, dict) or content.get("format") != FILE_FORMAT:
+        raise UnreadableError(f"expected an object of format {FILE_FORMAT}")
     for name, kind in (("engine", int), ("schema_hash", str), ("features", list)):
         if not isinstance(content.get(name), kind):
             raise UnreadableError(f"$.{name}: expected {kind.__name__}")
@@ -218,20 +220,20 @@ def _decode_object(value: Any, base: type, path: str) -> Any:
     if base is Expression:
         return _decode_expression(value, path)
     name = value.get("is")
-    kind = _kinds_by_name().get(name) if isinstance(name, str) else None
-    if kind is None or not issubclass(kind, base):
+    declared_class = _classes_by_name().get(name) if isinstance(name, str) else None
+    if declared_class is None or not issubclass(declared_class, base):
         raise UnreadableError(f"{path}: {name!r} is no kind of {base.__name__}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(declared_class)}
     if unknown := value.keys() - fields.keys() - {"is"}:
-        raise UnreadableError(f"{path}: a {kind.__name__} has no {min(unknown)!r}")
-    hints = _type_hints(kind)
+        raise UnreadableError(f"{path}: a {declared_class.__name__} has no {min(unknown)!r}")
+    hints = _type_hints(declared_class)
     decoded_fields = {
         name: _decode_value(value[name], hints[name], f"{path}.{name}")
         for name in fields
         if name in value
     }
     try:
-        instance = kind(**decoded_fields)
+        instance = declared_class(**decoded_fields)
     except TypeError as error:
         raise UnreadableError(f"{path}: {error}") from error
     _check_bounds(instance, path)
@@ -242,7 +244,7 @@ def _decode_value(value: Any, hint: Any, path: str) -> Any:
     """Decode `value` by its type hint: texts, numbers, tuples, literals, kinds, and unions."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return _one_of(value, typing.get_args(hint), path)
+        return _decode_union(value, typing.get_args(hint), path)
     if origin is tuple:
         return _decode_tuple(value, typing.get_args(hint), path)
     if origin is typing.Literal and value in typing.get_args(hint):
@@ -250,7 +252,7 @@ def _decode_value(value: Any, hint: Any, path: str) -> Any:
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint in (str, int, bool, type(None)):
-        if type(value) is not hint or (isinstance(value, str) and len(value) > LENGTH_MAX):
+        if type(value) is not hint or (isinstance(value, str) and len(value) > VALUE_LENGTH_MAX):
             raise UnreadableError(f"{path}: expected {hint.__name__}, got {type(value).__name__}")
         return value
     if isinstance(hint, type) and (hint is Expression or dataclasses.is_dataclass(hint)):
@@ -260,17 +262,19 @@ def _decode_value(value: Any, hint: Any, path: str) -> Any:
     )
 
 
-def _one_of(value: Any, hints: tuple[Any, ...], path: str) -> Any:
+def _decode_union(value: Any, hints: tuple[Any, ...], path: str) -> Any:
     problem = UnreadableError(f"{path}: fits no type that it may have")
-    order = (
+    type_order = (
         type(None),
         bool,
         str,
         int,
         float,
     )  # An integer stays one in a union with float; the last mismatch is reported.
-    exact = sorted(hints, key=lambda hint: order.index(hint) if hint in order else len(order))
-    for hint in exact:
+    ordered_hints = sorted(
+        hints, key=lambda hint: type_order.index(hint) if hint in type_order else len(type_order)
+    )
+    for hint in ordered_hints:
         try:
             return _decode_value(value, hint, path)
         except UnreadableError as error:
@@ -279,14 +283,14 @@ def _one_of(value: Any, hints: tuple[Any, ...], path: str) -> Any:
 
 
 def _decode_tuple(value: Any, hints: tuple[Any, ...], path: str) -> tuple[Any, ...]:
-    if not isinstance(value, list) or len(value) > LENGTH_MAX:
+    if not isinstance(value, list) or len(value) > VALUE_LENGTH_MAX:
         raise UnreadableError(f"{path}: expected a list")
     item_hints = [hints[0]] * len(value) if hints[1:] == (Ellipsis,) else list(hints)
     if len(item_hints) != len(value):
         raise UnreadableError(f"{path}: expected {len(item_hints)} values, got {len(value)}")
     return tuple(
-        _decode_value(one, hint, f"{path}[{index}]")
-        for index, (one, hint) in enumerate(zip(value, item_hints, strict=True))
+        _decode_value(item, hint, f"{path}[{index}]")
+        for index, (item, hint) in enumerate(zip(value, item_hints, strict=True))
     )
 
 
@@ -303,7 +307,7 @@ def _decode_expression(value: Mapping[str, Any], path: str) -> Expression:
         return declared if declared != "either" else stored_kinds.get(name, declared)
 
     try:
-        expression = parse(text, kind_of, expect="either" if yields == "text" else yields)
+        expression = parse(text, kind_of, expected_kind="either" if yields == "text" else yields)
     except ExpressionError as error:
         raise UnreadableError(f"{path}: {error}") from error
     if (expression.kind, expression.names) != (yields, names):
@@ -323,7 +327,9 @@ def _check_bounds(instance: object, path: str) -> None:
     ):
         raise UnreadableError(f"{path}: {instance.length} by {instance.hop} is no window")
     if isinstance(instance, Similarity):
-        is_valid = instance.table in get_args(LearnedTable) and instance.how in get_args(How)
+        is_valid = instance.table in get_args(LearnedTable) and instance.how in get_args(
+            SimilarityHow
+        )
         if not (is_valid and instance.length <= SIMILARITY_LENGTH_MAX and 0 < instance.decay <= 1):
             raise UnreadableError(f"{path}: is no similarity")
     length, precision = (
@@ -341,21 +347,21 @@ def _check_bounds(instance: object, path: str) -> None:
 def _event_types(declared: list[Any]) -> tuple[str, ...]:
     """Return the event types that the declarations name: those of the project at the time."""
 
-    def classes() -> Iterator[str]:
+    def declared_types() -> Iterator[str]:
         for feature in declared:
-            if isinstance(feature, Counted):
+            if isinstance(feature, EventFeature):
                 yield from feature.types
             if isinstance(feature, Ratio):
                 yield from feature.below
             if isinstance(feature, SessionFeature):
                 yield from feature.measured_types
 
-    return tuple(dict.fromkeys((*EVENT_TYPES, *classes())))
+    return tuple(dict.fromkeys((*EVENT_TYPES, *declared_types())))
 
 
 @cache
-def _kinds_by_name() -> Mapping[str, type]:
-    return kinds()
+def _classes_by_name() -> Mapping[str, type]:
+    return declaration_classes()
 
 
 @cache
@@ -363,6 +369,6 @@ def _type_hints(dataclass_type: type) -> dict[str, Any]:
     return typing.get_type_hints(dataclass_type)
 
 
-def read_features(path: Path, *, expect: str | None = None) -> FeatureSet:
+def read_features(path: Path, *, expected_hash: str | None = None) -> FeatureSet:
     """Read the set stored in a file. Raises DamageError, DeclarationError, or FileNotFoundError."""
-    return decode_features(path.read_bytes(), where=str(path), expect=expect)
+    return decode_features(path.read_bytes(), where=str(path), expected_hash=expected_hash)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from tailorbird.features.declare.declarations import (
     Age,
     Attribute,
-    Counted,
     Decayed,
     Derived,
     Distinct,
     Entity,
+    EventFeature,
     Extreme,
     Favourite,
     Feature,
@@ -37,10 +37,16 @@ from tailorbird.features.declare.declarations import (
     Variance,
     Window,
 )
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import LOOK_BACK_MAX
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.reference.counted import shared_by_item
-from tailorbird.features.reference.moments import Event, Moment, RoutedPositions, Row, make_moment
+from tailorbird.features.reference.event_features import counts_per_item
+from tailorbird.features.reference.point_in_time import (
+    Event,
+    LogPositions,
+    PointInTimeView,
+    Row,
+    make_view,
+)
 from tailorbird.features.reference.reference import Value, value_at
 from tailorbird.features.request import ReadRequest
 
@@ -52,8 +58,8 @@ class Explanation:
     Attributes:
         inputs: explanations of the columns that a derived column reads.
         entity_fields: the fields of its entity.
-        missing_fields: those fields that the request does not have, or whose profile is unknown: without
-            them the value is missing.
+        missing_fields: those fields that the request does not have, or whose profile is
+            unknown: without them the value is missing.
     """
 
     name: str
@@ -70,7 +76,7 @@ def explain(
     request: ReadRequest,
     item: str | None,
     t: int,
-    p: RoutedPositions,
+    log_position: LogPositions,
     events: Sequence[Event],
 ) -> Explanation:
     """Explain the value of a column for `request.person` (already resolved) and `item` at (t, p).
@@ -80,66 +86,72 @@ def explain(
     Raises:
         KeyError: no such column.
     """
-    return _explain(make_moment(features, request, item, t, p, events), name)
+    return _explain(
+        make_view(
+            features, request=request, item=item, t=t, log_position=log_position, events=events
+        ),
+        name,
+    )
 
 
-def _explain(moment_: Moment, name: str) -> Explanation:
-    feature = moment_.features.feature(name)
-    reads: tuple[Explanation, ...] = ()
+def _explain(view: PointInTimeView, name: str) -> Explanation:
+    feature = view.features.feature(name)
+    inputs: tuple[Explanation, ...] = ()
     if isinstance(feature, Derived):
         expression = next(
-            step.expression for step in moment_.features.layout.steps if step.name == name
+            step.expression for step in view.features.layout.steps if step.name == name
         )
         assert expression is not None
-        reads = tuple(_explain(moment_, column) for column, _ in expression.names)
-    rows = {id(row.event): row for row in _find_rows(moment_, feature)}
-    events = tuple(row.event for row in sorted(rows.values(), key=Row.order))
+        inputs = tuple(_explain(view, column) for column, _ in expression.names)
+    rows = {id(row.event): row for row in _find_rows(view, feature)}
+    events = tuple(row.event for row in sorted(rows.values(), key=Row.sort_key))
     entity = getattr(feature, "entity", None)
     fields = entity.fields if isinstance(entity, Entity) else ()
     return Explanation(
         name,
-        value_at(moment_, name),
-        events,
-        reads,
-        fields,
-        tuple(field for field in fields if moment_.key_field(field) is None),
+        value=value_at(view, name),
+        events=events,
+        inputs=inputs,
+        entity_fields=fields,
+        missing_fields=tuple(field for field in fields if view.key_field(field) is None),
     )
 
 
-def _find_rows(moment_: Moment, feature: Feature) -> list[Row]:
+def _find_rows(view: PointInTimeView, feature: Feature) -> list[Row]:
     if isinstance(feature, Attribute | Age | Match):
-        newest = moment_.profile_row(feature.entity.fields[0])
+        newest = view.profile_row(feature.entity.fields[0])
         return [] if newest is None else [newest]
     if isinstance(feature, SessionFeature):
         return (
             [
                 row
-                for row in moment_.session_rows(feature)
+                for row in view.session_rows(feature)
                 if row.event["type"] in feature.measured_types
             ]
-            if moment_.request.person
+            if view.request.person
             else []
         )
-    if not isinstance(feature, Counted) or None in moment_.key(feature.entity):
+    if not isinstance(feature, EventFeature) or None in view.key(feature.entity):
         return []
     if isinstance(feature, SequenceOf):
-        return moment_.last_rows(moment_.rows(feature, per_item=True), feature.length)
+        return view.last_rows(view.rows(feature, per_item=True), feature.length)
     if isinstance(feature, Favourite | Seen):
-        return moment_.last_rows(moment_.rows(feature, value=feature.of), feature.length)
+        return view.last_rows(view.rows(feature, value_expression=feature.of), feature.length)
     if isinstance(feature, GapMean):
-        return moment_.last_rows(moment_.rows(feature), feature.length)
+        return view.last_rows(view.rows(feature), feature.length)
     if isinstance(feature, TimeSinceFirst | First):
         return sorted(
-            moment_.rows(feature, value=feature.of if isinstance(feature, First) else None),
-            key=Row.order,
+            view.rows(feature, value_expression=feature.of if isinstance(feature, First) else None),
+            key=Row.sort_key,
         )[:1]
     if isinstance(feature, Last | TimeSince):
-        return moment_.last_rows(
-            moment_.rows(feature, value=feature.of if isinstance(feature, Last) else None), 1
+        return view.last_rows(
+            view.rows(feature, value_expression=feature.of if isinstance(feature, Last) else None),
+            1,
         )
     if isinstance(feature, Trend):
-        return moment_.within(moment_.rows(feature), feature.long)
-    window = getattr(feature, "window", Window(HORIZON, HORIZON))
+        return view.rows_in_window(view.rows(feature), feature.long)
+    window = getattr(feature, "window", Window(LOOK_BACK_MAX, LOOK_BACK_MAX))
     amount = (
         feature.amount.of
         if isinstance(feature, Total | Mean | Variance | Extreme | Decayed | Share)
@@ -149,29 +161,30 @@ def _find_rows(moment_: Moment, feature: Feature) -> list[Row]:
     amount = feature.of if isinstance(feature, Distinct | Quantile) else amount
     if isinstance(feature, Share):
         groups = [
-            about for about in (feature.entity, feature.group) if None not in moment_.key(about)
+            entity for entity in (feature.entity, feature.group) if None not in view.key(entity)
         ]
-        per_item = shared_by_item(feature)
+        per_item = counts_per_item(feature)
         return [
             row
-            for about in groups
-            for row in moment_.within(
-                moment_.rows(feature, entity=about, value=amount, per_item=per_item), window
+            for entity in groups
+            for row in view.rows_in_window(
+                view.rows(feature, entity=entity, value_expression=amount, per_item=per_item),
+                window,
             )
         ]
     if not isinstance(feature, Ratio):
-        return moment_.within(moment_.rows(feature, value=amount), window)
+        return view.rows_in_window(view.rows(feature, value_expression=amount), window)
     rated_entities = [feature.entity] + (
         [feature.prior] if isinstance(feature.prior, Entity) else []
     )
     pairs = [
-        (about, types)
-        for about in rated_entities
-        if None not in moment_.key(about)
+        (entity, types)
+        for entity in rated_entities
+        if None not in view.key(entity)
         for types in (feature.types, feature.below)
     ]
     return [
         row
-        for about, types in pairs
-        for row in moment_.within(moment_.rows(feature, types=types, entity=about), window)
+        for entity, types in pairs
+        for row in view.rows_in_window(view.rows(feature, types=types, entity=entity), window)
     ]

@@ -17,13 +17,13 @@ from pathlib import Path
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import MINUTE, SESSION_GAP
 from tailorbird.events.contract.plan import EVENT_TYPES
-from tailorbird.features.declare.checks import collecting
+from tailorbird.features.declare.checks import collect_features
 from tailorbird.features.declare.declarations import (
     Amount,
     Attribute,
-    Counted,
     Derived,
     Entity,
+    EventFeature,
     Feature,
     Ratio,
     Seen,
@@ -39,11 +39,11 @@ from tailorbird.features.layout.compile import compile_layout
 from tailorbird.features.layout.layout import Layout, RecordLane
 from tailorbird.features.layout.steps import attribute_lane
 from tailorbird.features.transform_checks import check_transforms
-from tailorbird.features.transforms import Transform, collecting_transforms
+from tailorbird.features.transforms import Transform, collect_transforms
 
 # Part of the schema hash: raise it when the same declarations lead to other records or other bits.
 ENGINE_VERSION = 2
-FIRST_SESSION_GAP = 30 * MINUTE  # Any other gap becomes part of the schema hash.
+ORIGINAL_SESSION_GAP = 30 * MINUTE  # Any other gap becomes part of the schema hash.
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class FeatureSet:
                 be computed; names the line.
         """
         _check_names(declarations)
-        _check_types(declarations, event_types)
+        _check_event_types(declarations, event_types)
         similarities = tuple(f for f in declarations if isinstance(f, Similarity))
         features = tuple(f for f in declarations if not isinstance(f, Similarity))
         check_similarities(similarities, features)
@@ -99,8 +99,8 @@ class FeatureSet:
             for f in features
             if isinstance(f, Derived)
         }
-        order = _derived_order(features, expressions)
-        layout = compile_layout(features, expressions, order)
+        derived_order = _order_derived(features, expressions)
+        layout = compile_layout(features, expressions, derived_order)
         kinds = {step.name: step.kind for step in layout.steps}
         check_transforms(
             transforms,
@@ -160,16 +160,14 @@ class FeatureSet:
             "features": [_schema_data(f) for f in self.features],
             "layout": _schema_data(self.layout),
         }
-        if SESSION_GAP != FIRST_SESSION_GAP:
+        if SESSION_GAP != ORIGINAL_SESSION_GAP:
             content["session_gap"] = SESSION_GAP
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return blake2b(text.encode(), digest_size=6, person=b"tb-schema").hexdigest()
 
     @cached_property
     def user_attributes(self) -> tuple[str, ...]:
-        """Profile attributes of users that declarations name; the router stores them with each
-        event.
-        """
+        """User attributes that declarations name; the router stores them with each event."""
         return self._profile_attributes("user")
 
     @cached_property
@@ -177,10 +175,8 @@ class FeatureSet:
         return self._profile_attributes("item")
 
     @cached_property
-    def composite_lanes(self) -> dict[tuple[int, int], RecordLane]:
-        """(entity, part) → the lane of the user's or item's record with this part of the entity's
-        key.
-        """
+    def key_part_lanes(self) -> dict[tuple[int, int], RecordLane]:
+        """(entity, part) → the lane of the user's or item's record that has this key part."""
         return {
             (entity.index, part): attribute_lane(self.layout, name)
             for entity in self.layout.entities
@@ -206,18 +202,18 @@ class FeatureSet:
         }
 
     def _profile_attributes(self, owner: str) -> tuple[str, ...]:
-        profiles = {
+        profile_fields = {
             f"{feature.entity.name}.{feature.attribute}"
             for feature in self.features
             if isinstance(feature, Attribute) and not feature.element
         }
-        return _attributes_of_owner(owner, self._event_fields | profiles)
+        return _attributes_of_owner(owner, self._event_fields | profile_fields)
 
     @cached_property
     def _event_fields(self) -> set[str]:
         fields = {name for entity in self.layout.entities for name in entity.entity.fields}
         for entity in self.layout.entities:
-            holders = (
+            event_accumulators = (
                 *entity.rings,
                 *entity.sketches,
                 *entity.lasts,
@@ -225,7 +221,7 @@ class FeatureSet:
                 *entity.first_values,
                 *entity.sequences,
             )
-            for source in (holder.source for holder in holders):
+            for source in (accumulator.source for accumulator in event_accumulators):
                 for expression in (
                     source.where,
                     source.value.of if isinstance(source.value, Amount) else source.value,
@@ -253,19 +249,19 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
         raise DeclarationError(
             "no such file", where=str(path), fix="tailorbird init makes a project with one"
         )
-    with collecting() as declared, collecting_transforms() as transforms:
+    with collect_features() as declared, collect_transforms() as transforms:
         try:
             runpy.run_path(str(path))
         except DeclarationError:
             raise
-        except SystemExit as end:  # Otherwise the command would exit silently.
-            line = _line_of(end, path)
-            message = f"ends the program ({end.code!r}) before all is declared"
+        except SystemExit as exit_error:  # Otherwise the command would exit silently.
+            line = _error_line(exit_error, path)
+            message = f"ends the program ({exit_error.code!r}) before all is declared"
             raise DeclarationError(
                 message, where=f"{path}:{line}" if line else str(path), fix="leave exit() away"
-            ) from end
+            ) from exit_error
         except Exception as error:
-            line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, path)
+            line = error.lineno if isinstance(error, SyntaxError) else _error_line(error, path)
             raise DeclarationError(
                 f"{type(error).__name__}: {error}", where=f"{path}:{line}" if line else str(path)
             ) from error
@@ -281,7 +277,7 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
     return FeatureSet.from_declarations(declared, event_types=event_types, transforms=transforms)
 
 
-def _line_of(error: BaseException, path: Path) -> int | None:
+def _error_line(error: BaseException, path: Path) -> int | None:
     return next(
         (
             f.lineno
@@ -303,10 +299,10 @@ def _check_names(declarations: Sequence[Feature]) -> None:
             )
 
 
-def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) -> None:
+def _check_event_types(declarations: Sequence[Feature], event_types: Sequence[str]) -> None:
     for feature in declarations:
         types: tuple[str, ...] = ()
-        if isinstance(feature, Counted):
+        if isinstance(feature, EventFeature):
             types = feature.types + (feature.below if isinstance(feature, Ratio) else ())
         elif isinstance(feature, SessionFeature):
             types = feature.measured_types
@@ -322,20 +318,22 @@ def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) ->
 def _parse_derived(
     feature: Derived, declarations: Sequence[Feature], similarities: Sequence[Similarity]
 ) -> Expression:
-    numeric = {
+    numeric_names = {
         f.name
         for f in declarations
         if getattr(f, "kind", "numeric") == "numeric" and not isinstance(f, SequenceOf)
     }
     try:
         expression = parse(
-            feature.text, lambda name: "number" if name in numeric else None, expect="number"
+            feature.text,
+            lambda name: "number" if name in numeric_names else None,
+            expected_kind="number",
         )
         check_computable(expression)
         return expression
     except ExpressionError as error:
         fix = (
-            f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}"
+            f"numeric columns: {', '.join(sorted(numeric_names - {feature.name}))}"
             if "no field" in error.message
             else error.fix
         )
@@ -349,7 +347,7 @@ def _parse_derived(
         ) from None
 
 
-def _derived_order(
+def _order_derived(
     declarations: Sequence[Feature], expressions: dict[str, Expression]
 ) -> tuple[str, ...]:
     """Return the derived columns, each after those that it reads."""
@@ -363,8 +361,8 @@ def _derived_order(
                 f"derived columns go in a circle: {cycle}", where=locations[name]
             )
         if name in expressions and name not in ordered:
-            for other, _ in expressions[name].names:
-                visit(other, (*path, name))
+            for read_column, _ in expressions[name].names:
+                visit(read_column, (*path, name))
             ordered[name] = None
 
     for name in expressions:

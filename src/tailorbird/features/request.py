@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-Lists = dict[str, list[list[int]]]  # sequences by name, as `Sequence.lists` has each
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Lists).decode
+SequenceLists = dict[str, list[list[int]]]  # sequences by name, as `Sequence.lists` has each
+_encode_lists = msgspec.msgpack.Encoder().encode
+_decode_lists = msgspec.msgpack.Decoder(SequenceLists).decode
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class ReadRequest:
         query: the search query, as typed.
         now: the clock, microseconds; the values are read at this time or later.
         position: the position at which items are scored, from 1.
-        given: fields of keys that are set instead of looked up, such as `item.category`, as text.
+        key_overrides: fields of keys that are set instead of looked up, such as
+            `item.category`, as text.
     """
 
     person: str | None = None
@@ -37,7 +38,7 @@ class ReadRequest:
     now: int = 0
     query: str | None = None
     position: int = 1
-    given: Mapping[str, str] = field(default_factory=dict)
+    key_overrides: Mapping[str, str] = field(default_factory=dict)
     user_id: str | None = None
 
 
@@ -54,24 +55,24 @@ class Sequence:
     ts: npt.NDArray[np.int64]
     values: dict[str, npt.NDArray] = field(default_factory=dict)
 
-    def lists(self) -> list[list[int]]:
+    def to_lists(self) -> list[list[int]]:
         """Return items, types, times and the bits of each further value, as logged and compared."""
         values = (value.view(np.uint64).tolist() for value in self.values.values())
         return [self.item.tolist(), self.type.tolist(), self.ts.tolist(), *values]
 
 
 # Key of the sequence that candidate sources read, in a response whose features read a newer one.
-CANDIDATES_READ = "candidates"
+CANDIDATES_KEY = "candidates"
 
 
-def pack_sequences(lists: Lists) -> bytes:
+def pack_sequences(lists: SequenceLists) -> bytes:
     """Encode sequences for a response's record."""
-    return _encode(lists)
+    return _encode_lists(lists)
 
 
-def unpack_sequences(packed: bytes | None) -> Lists:
+def unpack_sequences(packed: bytes | None) -> SequenceLists:
     """Decode `pack_sequences`; {} where nothing was logged. Raises msgspec.DecodeError."""
-    return _decode(packed) if packed else {}
+    return _decode_lists(packed) if packed else {}
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,12 @@ class Rows:
         categorical: hash64 of the text, shape (n, len(features.categorical)); 0 is missing.
         sequences: by name.
         t: values are those just before this time; the response's own `ts`.
-        commit, p: of the state that was read; the newest of all parts, where several workers keep
-            it.
-        positions: by part, the p that was read; empty where one worker keeps the state.
+        commit, log_position: of the state that was read; the newest of all parts, where several
+            workers keep it.
+        log_positions: by part, the p that was read; empty where one worker keeps the state.
         person: as resolved, `anon:…` for an unknown person, None without any id.
-        stale: rows whose reading record was out of date, so that the state was read; for metrics.
+        stale_rows: rows whose reading record was out of date, so that the state was read; for
+            metrics.
         published_at: when the copies that were read were last known to be up to date, in
             microseconds; 0 where it was the state itself.
     """
@@ -97,8 +99,8 @@ class Rows:
     sequences: dict[str, Sequence]
     t: int
     commit: int
-    p: int
+    log_position: int
     person: str | None = None
-    stale: int = 0
+    stale_rows: int = 0
     published_at: int = 0
-    positions: tuple[int, ...] = ()
+    log_positions: tuple[int, ...] = ()

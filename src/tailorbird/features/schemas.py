@@ -25,7 +25,7 @@ from tailorbird.errors import (
     StorageError,
     fix_for_os_error,
 )
-from tailorbird.features.codec import FILE, encode_features, read_features
+from tailorbird.features.codec import FEATURES_FILE, encode_features, read_features
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.state.key_partition import all_parts, part_folders
 from tailorbird.features.state.progress import SHUFFLE_FILE
@@ -36,29 +36,29 @@ _HISTORY_MAX = 50
 _HASH = re.compile(r"[0-9a-f]{12}")
 
 
-class Applied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SchemaHistory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of `applied.json`.
 
     Attributes:
         schema: the hash of the applied schema; "" before the first.
-        at: when it was applied, microseconds.
-        before: the hashes applied before it, newest last.
-        left: reverted hashes: a `features.py` that still declares one is not applied automatically.
+        applied_at: microseconds.
+        earlier: the hashes applied before it, newest last.
+        reverted: a `features.py` that still declares one of these is not applied automatically.
     """
 
     schema: str = ""
-    at: int = 0
-    before: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
+    applied_at: int = msgspec.field(default=0, name="at")
+    earlier: tuple[str, ...] = msgspec.field(default=(), name="before")
+    reverted: tuple[str, ...] = msgspec.field(default=(), name="left")
 
 
-def read_applied(state: Path) -> Applied:
+def read_applied(state: Path) -> SchemaHistory:
     """Read the applied schema; an empty one if there is none. Raises DamageError."""
     path = state / APPLIED_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Applied)
+        return msgspec.json.decode(path.read_bytes(), type=SchemaHistory)
     except FileNotFoundError:
-        return Applied()
+        return SchemaHistory()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamageError(
             f"cannot be read: {error}",
@@ -80,9 +80,9 @@ def load_declarations(state: Path, schema: str) -> FeatureSet:
         NotReadyError: they are not stored.
         DamageError, DeclarationError: as `codec.decode_features`.
     """
-    path = state / schema / FILE
+    path = state / schema / FEATURES_FILE
     try:
-        return read_features(path, expect=schema)
+        return read_features(path, expected_hash=schema)
     except FileNotFoundError:
         raise NotReadyError(
             f"the declarations of schema {schema} are not kept here", where=str(path)
@@ -96,13 +96,13 @@ def save_declarations(state: Path, features: FeatureSet, *, overwrite: bool = Fa
         overwrite: replace existing declarations: locations, descriptions and transforms are no part
             of the schema, and may have changed.
     """
-    path = state / features.schema_hash / FILE
+    path = state / features.schema_hash / FEATURES_FILE
     data = encode_features(features)
     if not path.exists() or (overwrite and path.read_bytes() != data):
-        _write(path, data)
+        _write_durably(path, data)
 
 
-def apply(state: Path, features: FeatureSet, *, at: int) -> bool:
+def apply_schema(state: Path, features: FeatureSet, *, at: int) -> bool:
     """Make this the applied schema, and return whether it was not yet.
 
     The worker that is started next builds its state.
@@ -110,14 +110,14 @@ def apply(state: Path, features: FeatureSet, *, at: int) -> bool:
     with _lock_applied(state):
         save_declarations(state, features, overwrite=True)
         applied = read_applied(state)
-        left_schemas = tuple(schema for schema in applied.left if schema != features.schema_hash)
-        if applied.schema == features.schema_hash and left_schemas == applied.left:
+        reverted = tuple(schema for schema in applied.reverted if schema != features.schema_hash)
+        if applied.schema == features.schema_hash and reverted == applied.reverted:
             return False
-        _write_applied(state, _with_schema(applied, features.schema_hash, at, left_schemas))
+        _write_applied(state, _with_schema(applied, features.schema_hash, at, reverted))
         return applied.schema != features.schema_hash
 
 
-def revert(state: Path, *, at: int) -> str:
+def revert_schema(state: Path, *, at: int) -> str:
     """Apply the schema before the applied one again, and return its hash.
 
     Raises:
@@ -125,12 +125,14 @@ def revert(state: Path, *, at: int) -> str:
     """
     with _lock_applied(state):
         applied = read_applied(state)
-        earlier = [
+        earlier_schemas = [
             schema
-            for schema in applied.before
-            if schema != applied.schema and schema not in applied.left
+            for schema in applied.earlier
+            if schema != applied.schema and schema not in applied.reverted
         ]
-        revertible = [schema for schema in earlier if (state / schema / FILE).exists()]
+        revertible = [
+            schema for schema in earlier_schemas if (state / schema / FEATURES_FILE).exists()
+        ]
         if not revertible:
             raise NotReadyError(
                 "no earlier schema is kept to go back to",
@@ -141,7 +143,7 @@ def revert(state: Path, *, at: int) -> str:
         _write_applied(
             state,
             _with_schema(
-                applied, revertible[-1], at, (*applied.left, applied.schema)[-_HISTORY_MAX:]
+                applied, revertible[-1], at, (*applied.reverted, applied.schema)[-_HISTORY_MAX:]
             ),
         )
         return revertible[-1]
@@ -158,7 +160,7 @@ def state_folders(state: Path) -> list[str]:
     )
 
 
-def prune(state: Path, retained: Collection[str], *, workers: int = 1) -> dict[str, int]:
+def prune_states(state: Path, retained: Collection[str], *, workers: int = 1) -> dict[str, int]:
     """Remove the states of schemas that are neither retained nor applied, and those of other
     partitions.
 
@@ -171,7 +173,9 @@ def prune(state: Path, retained: Collection[str], *, workers: int = 1) -> dict[s
             is_retained = schema in retained or schema == read_applied(state).schema
             if is_retained and folder in current_folders:
                 continue
-            size = _remove(folder / schema, declarations=not (is_retained and folder == state))
+            size = _remove_state(
+                folder / schema, with_declarations=not (is_retained and folder == state)
+            )
             if size:
                 removed[schema] = removed.get(schema, 0) + size
         if folder not in current_folders and folder != state and not any(folder.iterdir()):
@@ -179,7 +183,7 @@ def prune(state: Path, retained: Collection[str], *, workers: int = 1) -> dict[s
     return removed
 
 
-def _remove(folder: Path, *, declarations: bool) -> int:
+def _remove_state(folder: Path, *, with_declarations: bool) -> int:
     """Remove a state, optionally its declarations; return its bytes, 0 if it is locked."""
     try:
         lock = FileLock(folder / "worker")
@@ -189,12 +193,13 @@ def _remove(folder: Path, *, declarations: bool) -> int:
         files = [
             file
             for file in folder.iterdir()
-            if file.is_file() and (declarations or file.name not in (FILE, SHUFFLE_FILE))
+            if file.is_file()
+            and (with_declarations or file.name not in (FEATURES_FILE, SHUFFLE_FILE))
         ]
         size = sum(file.stat().st_size for file in files if file.suffix != ".lock")
         for file in files:
             file.unlink()
-        if declarations:
+        if with_declarations:
             folder.rmdir()
         return size
     except OSError as error:
@@ -203,15 +208,17 @@ def _remove(folder: Path, *, declarations: bool) -> int:
         lock.release()
 
 
-def _with_schema(applied: Applied, schema: str, at: int, left_schemas: tuple[str, ...]) -> Applied:
-    history = [earlier for earlier in applied.before if earlier != schema]
+def _with_schema(
+    applied: SchemaHistory, schema: str, at: int, reverted: tuple[str, ...]
+) -> SchemaHistory:
+    history = [other for other in applied.earlier if other != schema]
     if applied.schema and applied.schema != schema:
         history.append(applied.schema)
-    return Applied(schema, at, tuple(history[-_HISTORY_MAX:]), left_schemas)
+    return SchemaHistory(schema, at, tuple(history[-_HISTORY_MAX:]), reverted)
 
 
-def _write_applied(state: Path, applied: Applied) -> None:
-    _write(
+def _write_applied(state: Path, applied: SchemaHistory) -> None:
+    _write_durably(
         state / APPLIED_FILE, msgspec.json.format(msgspec.json.encode(applied), indent=1) + b"\n"
     )
 
@@ -231,7 +238,7 @@ def _lock_applied(state: Path) -> Iterator[None]:
         yield
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write_durably(path: Path, data: bytes) -> None:
     """Write atomically and durably."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:

@@ -3,31 +3,31 @@
 from collections.abc import Iterable, Sequence
 
 from tailorbird.errors import DeclarationError
-from tailorbird.features.declare.declarations import RESERVED
+from tailorbird.features.declare.declarations import RESERVED_COLUMNS
 from tailorbird.features.transform_steps import CODE, KEY, NUMBER, ImputeStep
 from tailorbird.features.transforms import Transform
 
 _KIND_OF_COLUMN = {"numeric": NUMBER, "categorical": KEY}
 
 
-def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> None:
+def check_transforms(transforms: Sequence[Transform], kind_by_column: dict[str, str]) -> None:
     """Check that each transform names a column, its steps fit together, and output names are
     unique.
 
     Args:
-        kinds: column → numeric, categorical or sequence.
+        kind_by_column: column → numeric, categorical or sequence.
     Raises:
         DeclarationError: names the line.
     """
-    transformed = {transform_.column for transform_ in transforms}
-    locations = dict.fromkeys(RESERVED, "") | {
-        name: "" for name in kinds if name not in transformed
+    transformed_columns = {transform_.column for transform_ in transforms}
+    location_by_name = dict.fromkeys(RESERVED_COLUMNS, "") | {
+        name: "" for name in kind_by_column if name not in transformed_columns
     }
     for transform in transforms:
-        kind = kinds.get(transform.column)
+        kind = kind_by_column.get(transform.column)
         if kind is None:
             suggestions = ", ".join(
-                sorted(name for name, kind in kinds.items() if kind in _KIND_OF_COLUMN)
+                sorted(name for name in kind_by_column if kind_by_column[name] in _KIND_OF_COLUMN)
             )
             raise DeclarationError(
                 f"transform: there is no column {transform.column!r}",
@@ -41,15 +41,19 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
             )
         _check_chain(transform, _KIND_OF_COLUMN[kind])
         for name in transform.outputs:
-            if name in locations:
-                reason = f", as at {locations[name]}" if locations[name] else ", as a feature is"
-                reason = ", as one of every model is" if name in RESERVED else reason
+            if name in location_by_name:
+                reason = (
+                    f", as at {location_by_name[name]}"
+                    if location_by_name[name]
+                    else ", as a feature is"
+                )
+                reason = ", as one of every model is" if name in RESERVED_COLUMNS else reason
                 raise DeclarationError(
                     f"transform: a column of the matrix is called {name}{reason}",
                     where=transform.location,
                     fix="give it a name=",
                 )
-            locations[name] = transform.location
+            location_by_name[name] = transform.location
 
 
 def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:

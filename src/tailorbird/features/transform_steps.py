@@ -7,7 +7,7 @@ NUMBER, KEY, CODE = "a number", "a category", "a code"
 
 FLOAT32_MAX = 3.4028234663852886e38  # largest float32
 
-How = Literal["mean", "median", "mode", "constant"]
+ImputeHow = Literal["mean", "median", "mode", "constant"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ImputeStep(Step):
 
 
 @dataclass(frozen=True)
-class Table(Step):
+class TableStep(Step):
     """A step that learns something for each frequent value; other values are unknown."""
 
     count_min: int
@@ -63,17 +63,17 @@ class Table(Step):
 
 
 @dataclass(frozen=True)
-class VocabularyStep(Table):
+class VocabularyStep(TableStep):
     output_kind = CODE
 
 
 @dataclass(frozen=True)
-class FrequencyStep(Table):
+class FrequencyStep(TableStep):
     pass
 
 
 @dataclass(frozen=True)
-class TargetStep(Table):
+class TargetStep(TableStep):
     head: str
     smoothing: float
 

@@ -23,7 +23,7 @@ from tailorbird.features.transform_steps import (
     ClipStep,
     FrequencyStep,
     HashingStep,
-    How,
+    ImputeHow,
     ImputeStep,
     LogStep,
     QuantileStep,
@@ -35,12 +35,12 @@ from tailorbird.features.transform_steps import (
 )
 
 CODES_MAX = (1 << 24) - 2  # float32 represents every integer up to here
-HASHED_MIN = 5  # training rows that a bucket needs for a code
-TABLE_MAX = 1_000_000
+BUCKET_ROWS_MIN = 5  # training rows that a bucket needs for a code
+TABLE_SIZE_MAX = 1_000_000
 BINS_MAX = 10_000
-HOW = get_args(How)
+IMPUTE_HOWS = get_args(ImputeHow)
 
-_collector: ContextVar["list[Transform] | None"] = ContextVar("transforms", default=None)
+_collected_transforms: ContextVar["list[Transform] | None"] = ContextVar("transforms", default=None)
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class Transform:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the matrix's columns that it gives."""
-        vectors = next((step for step in self.steps if isinstance(step, VectorsStep)), None)
+        vectors_step = next((step for step in self.steps if isinstance(step, VectorsStep)), None)
         own_outputs = (
-            tuple(f"{self.output}_{index}" for index in range(len(vectors.rows[0])))
-            if vectors
+            tuple(f"{self.output}_{index}" for index in range(len(vectors_step.rows[0])))
+            if vectors_step
             else (self.output,)
         )
         return (*own_outputs, f"{self.output}_missing") if self.indicator else own_outputs
@@ -108,15 +108,15 @@ def transform(column: str, *steps: Step, indicator: bool = False, name: str = ""
         name: of the column of the matrix; by default the feature's, or `category_target_click`,
             `category_frequency`, `category_hash`.
     """
-    _, index = check_name(column)
+    _, location = check_name(column)
     if name:
         check_name(name)
     if invalid_steps := [step for step in steps if not isinstance(step, Step)]:
         raise declaration_error(
             f"{column}: {invalid_steps[0]!r} is no step", fix="call it: log(), not log"
         )
-    transform_ = Transform(column, tuple(steps), bool(indicator), name, index)
-    declared = _collector.get()
+    transform_ = Transform(column, tuple(steps), bool(indicator), name, location)
+    declared = _collected_transforms.get()
     if declared is not None:
         declared.append(transform_)
     return transform_
@@ -141,22 +141,22 @@ def clip(
         low, high: constant bounds; by default quantiles of the training rows.
         quantiles: which ones.
     """
-    for border in (low, high):
-        if border is not None and not _is_finite(border):
-            raise declaration_error(f"clip: expected a number, got {border!r}")
+    for bound in (low, high):
+        if bound is not None and not _is_finite(bound):
+            raise declaration_error(f"clip: expected a number, got {bound!r}")
     if low is not None and high is not None and low > high:
         raise declaration_error(f"clip: expected low <= high, got {low:g} and {high:g}")
-    bounds = tuple(quantiles)
+    quantile_bounds = tuple(quantiles)
     if (
-        len(bounds) != 2
-        or not all(_is_finite(end) for end in bounds)
-        or not 0 <= bounds[0] < bounds[1] <= 1
+        len(quantile_bounds) != 2
+        or not all(_is_finite(quantile) for quantile in quantile_bounds)
+        or not 0 <= quantile_bounds[0] < quantile_bounds[1] <= 1
     ):
         raise declaration_error(f"clip: expected quantiles 0 <= low < high <= 1, got {quantiles!r}")
     return ClipStep(
         None if low is None else float(low),
         None if high is None else float(high),
-        (float(bounds[0]), float(bounds[1])),
+        (float(quantile_bounds[0]), float(quantile_bounds[1])),
     )
 
 
@@ -178,7 +178,7 @@ def ranks(bins: int = 100, *, normal: bool = False) -> QuantileStep:
     return QuantileStep(bins, bool(normal))
 
 
-def impute(how: How, value: float | str | None = None) -> ImputeStep:
+def impute(how: ImputeHow, value: float | str | None = None) -> ImputeStep:
     """Fill in missing values by the mean, median or mode of the training rows, or a constant.
 
     Args:
@@ -186,8 +186,8 @@ def impute(how: How, value: float | str | None = None) -> ImputeStep:
             a category: `mode` or `constant`.
         value: the constant: a number, or the text of a category.
     """
-    if how not in HOW:
-        raise declaration_error(f"impute: expected one of {', '.join(HOW)}, got {how!r}")
+    if how not in IMPUTE_HOWS:
+        raise declaration_error(f"impute: expected one of {', '.join(IMPUTE_HOWS)}, got {how!r}")
     if how != "constant" and value is not None:
         raise declaration_error(f"impute: {how} takes no value", fix='impute("constant", 0)')
     if how == "constant" and not (_is_finite(value) or (isinstance(value, str) and value)):
@@ -224,7 +224,7 @@ def hashing(buckets: int = 1_024) -> HashingStep:
 
 def frequency(*, count_min: int = 1, size_max: int = 100_000) -> FrequencyStep:
     """Replace a value by its share of the training rows; 0 if unknown, missing if missing."""
-    return FrequencyStep(*_check_sizes("frequency", count_min, size_max, TABLE_MAX))
+    return FrequencyStep(*_check_sizes("frequency", count_min, size_max, TABLE_SIZE_MAX))
 
 
 def target(
@@ -249,7 +249,7 @@ def target(
     if not _is_finite(smoothing) or smoothing < 0:
         raise declaration_error(f"target: expected smoothing >= 0, got {smoothing!r}")
     return TargetStep(
-        *_check_sizes("target", count_min, size_max, TABLE_MAX), head, float(smoothing)
+        *_check_sizes("target", count_min, size_max, TABLE_SIZE_MAX), head, float(smoothing)
     )
 
 
@@ -269,9 +269,9 @@ def vectors(table: dict[str, Sequence[float]], *, trained_until: int) -> Vectors
         raise declaration_error("vectors: expected at least one vector, and all of one length")
     if not all(_is_finite(number) for row in rows for number in row):
         raise declaration_error("vectors: expected finite numbers")
-    if len(rows) * len(rows[0]) > TABLE_MAX:
+    if len(rows) * len(rows[0]) > TABLE_SIZE_MAX:
         raise declaration_error(
-            f"vectors: {len(rows):,} of {len(rows[0])} numbers are more than {TABLE_MAX:,}",
+            f"vectors: {len(rows):,} of {len(rows[0])} numbers are more than {TABLE_SIZE_MAX:,}",
             fix="keep the frequent values",
         )
     if not isinstance(trained_until, int) or not 0 <= trained_until < 1 << 40:
@@ -282,14 +282,14 @@ def vectors(table: dict[str, Sequence[float]], *, trained_until: int) -> Vectors
 
 
 @contextmanager
-def collecting_transforms() -> Iterator[list[Transform]]:
+def collect_transforms() -> Iterator[list[Transform]]:
     """Collect, in order, every transform declared within the block."""
     declared: list[Transform] = []
-    token = _collector.set(declared)
+    token = _collected_transforms.set(declared)
     try:
         yield declared
     finally:
-        _collector.reset(token)
+        _collected_transforms.reset(token)
 
 
 def _check_sizes(call_name: str, count_min: int, size_max: int, limit: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ Read with `Lake`, write with `LakeRole` or its loop `run`, check with `verify`.
 """
 
 from tailorbird.lake.delta.versions import TableVersion, version_at, versions_of
-from tailorbird.lake.lake import Lake, span
+from tailorbird.lake.lake import Lake, time_filter
 from tailorbird.lake.verify import VerifyReport, verify
 from tailorbird.lake.write.positions import safe_positions
 from tailorbird.lake.write.process import run
@@ -18,7 +18,7 @@ __all__ = [
     "VerifyReport",
     "run",
     "safe_positions",
-    "span",
+    "time_filter",
     "verify",
     "version_at",
     "versions_of",

@@ -41,16 +41,17 @@ def content_differences(
     """
     for partition in archive.positions():
         files = [file for file in archive.files if file.partition == partition]
-        rows = [
+        differing_rows = [
             row
             for file_group in _group_files(files)
             for row in _group_differences(reader, archive, file_group, progress)
         ]
-        if rows:
-            shown = ", ".join(map(str, rows[:_SHOWN_MAX]))
+        if differing_rows:
+            shown = ", ".join(map(str, differing_rows[:_SHOWN_MAX]))
             yield (
                 f"raw rows of {partition}",
-                f"{len(rows)} are in the tables with another content than in the archive, "
+                f"{len(differing_rows)} are in the tables with another content than in the "
+                "archive, "
                 f"such as {shown}",
             )
 
@@ -76,22 +77,22 @@ def _group_differences(
     progress: Callable[[int], None],
 ) -> Iterator[int]:
     start, end = file_group[0].first, file_group[-1].end
-    where = (
+    rows_of_group = (
         (ds.field("raw_partition") == file_group[0].partition)
         & (ds.field("raw_offset") >= start)
         & (ds.field("raw_offset") < end)
     )
-    ids, bodies = np.full(end - start, None, object), np.full(end - start, None, object)
+    id_by_row, body_by_row = np.full(end - start, None, object), np.full(end - start, None, object)
     for table, column, target in (
-        ("events", "event_id", ids),
-        ("duplicates", "event_id", ids),
-        ("quarantine", "body", bodies),
+        ("events", "event_id", id_by_row),
+        ("duplicates", "event_id", id_by_row),
+        ("quarantine", "body", body_by_row),
     ):
-        _fill_rows(reader, table, column, where, start, target)
+        _fill_rows(reader, table, column, rows_of_group, start, target)
     for file in file_group:
-        for stored in archive.read(file):
-            if stored.block.kind == "body":
-                yield from _block_differences(stored, ids, bodies, start)
+        for stored_block in archive.read(file):
+            if stored_block.block.kind == "body":
+                yield from _block_differences(stored_block, id_by_row, body_by_row, start)
         progress(file.size)
 
 
@@ -110,14 +111,19 @@ def _fill_rows(
 
 
 def _block_differences(
-    stored: StoredBlock, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], start: int
+    stored_block: StoredBlock,
+    id_by_row: npt.NDArray[np.object_],
+    body_by_row: npt.NDArray[np.object_],
+    start: int,
 ) -> Iterator[int]:
-    raw_events = split_body(stored.block.payload, _decode_receipt(stored.block.receipt).encoding)
-    if len(raw_events) != stored.block.rows:
-        yield stored.offset
+    raw_events = split_body(
+        stored_block.block.payload, _decode_receipt(stored_block.block.receipt).encoding
+    )
+    if len(raw_events) != stored_block.block.rows:
+        yield stored_block.offset
         return
-    for row, raw_event in enumerate(raw_events, stored.offset):
-        id_, body = ids[row - start], refused[row - start]
+    for row, raw_event in enumerate(raw_events, stored_block.offset):
+        id_, body = id_by_row[row - start], body_by_row[row - start]
         if raw_event == ERASED_BODY or body == ERASED_BODY:
             continue
         if (id_ is not None and not _names_event(raw_event, id_)) or (

@@ -1,7 +1,7 @@
 """Read the lake: tables as Arrow, restricted to columns and a time span, and SQL. Never writes.
 
 It reads the current versions, or earlier ones (`lake.delta.versions`): `Lake(path,
-at=versions_of(path))` reads the same rows for ever.
+versions=versions_of(path))` reads the same rows for ever.
 
 Times are int64 microseconds; `ts_from` is inclusive, `ts_to` exclusive. Rows come in no particular
 order.
@@ -21,16 +21,16 @@ from deltalake import DeltaTable
 
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 from tailorbird.events.clock import DAY
-from tailorbird.events.contract.schema import ROUTED, TIME
+from tailorbird.events.contract.schema import ROUTED, TIME_TYPE
 from tailorbird.lake.delta.connection import delta_table
-from tailorbird.lake.delta.corruption import blamed_file, reading_errors
-from tailorbird.lake.delta.recovery import opening_errors
-from tailorbird.lake.delta.versions import TableVersion, rows_of, versions_of
+from tailorbird.lake.delta.corruption import find_corrupt_file_error, translate_read_errors
+from tailorbird.lake.delta.recovery import translate_open_errors
+from tailorbird.lake.delta.versions import TableVersion, version_filter, versions_of
 from tailorbird.lake.query import run_query
 from tailorbird.lake.tables import TABLES
 from tailorbird.storage_paths import StoragePath
 
-_EPOCH = date(1970, 1, 1)
+_EPOCH_DATE = date(1970, 1, 1)
 
 
 class Lake:
@@ -39,7 +39,7 @@ class Lake:
     Use one per thread.
 
     Args:
-        at: read these versions instead; other tables do not exist then.
+        versions: read these versions instead; other tables do not exist then.
 
     Raises:
         NotReadyError: there is no such table yet.
@@ -47,18 +47,22 @@ class Lake:
         DamageError: a file of the table is corrupt or missing; names it.
     """
 
-    def __init__(self, path: StoragePath, *, at: Mapping[str, TableVersion] | None = None) -> None:
+    def __init__(
+        self, path: StoragePath, *, versions: Mapping[str, TableVersion] | None = None
+    ) -> None:
         self.path = path
-        self.at = at
+        self.versions = versions
         self._tables_by_name: dict[str, DeltaTable] = {}
 
-    def pinned(self) -> "Lake":
+    def pin_versions(self) -> "Lake":
         """Return this lake at its current versions, or itself if it has fixed versions."""
-        return self if self.at is not None else Lake(self.path, at=versions_of(self.path))
+        return (
+            self if self.versions is not None else Lake(self.path, versions=versions_of(self.path))
+        )
 
     def exists(self, name: str) -> bool:
         """Return whether a table exists."""
-        if self.at is not None and name not in self.at:
+        if self.versions is not None and name not in self.versions:
             return False
         log = self.path / name / "_delta_log"
         return (log / f"{0:020d}.json").is_file() or _has_commit(log)
@@ -71,7 +75,7 @@ class Lake:
         """Return the number of rows of a table, from its log alone if read as of now."""
         return (
             self._open_table(name).count()
-            if self.at is None
+            if self.versions is None
             else self._count_rows(name, self._with_version_filter(name, None))
         )
 
@@ -79,21 +83,23 @@ class Lake:
         self, name: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
     ) -> pa.Table:
         """Return a table's rows, all columns by default."""
-        names = (
+        column_names = (
             list(columns) if columns is not None else TABLES[self._require_name(name)].schema.names
         )
-        unknown = [
+        unknown_columns = [
             column
-            for column in names
+            for column in column_names
             if column not in TABLES[self._require_name(name)].schema.names
         ]
-        if unknown:
+        if unknown_columns:
             raise UsageError(
-                f"table {name} has no column {unknown[0]!r}",
+                f"table {name} has no column {unknown_columns[0]!r}",
                 fix=f"its columns: {', '.join(TABLES[name].schema.names)}",
             )
         with self._open_dataset(name) as dataset:
-            return dataset.to_table(columns=names, filter=self._with_version_filter(name, where))
+            return dataset.to_table(
+                columns=column_names, filter=self._with_version_filter(name, where)
+            )
 
     def batches(
         self, name: str, columns: Sequence[str], where: ds.Expression | None = None
@@ -104,7 +110,7 @@ class Lake:
                 columns=list(columns), filter=self._with_version_filter(name, where)
             )
 
-    def rows(self, name: str, where: ds.Expression) -> int:
+    def count_matching(self, name: str, where: ds.Expression) -> int:
         """Return the number of rows that pass a filter, without loading them."""
         return self._count_rows(name, self._with_version_filter(name, where))
 
@@ -118,7 +124,9 @@ class Lake:
         `events.contract.schema.ROUTED`.
         """
         return self.table(
-            "events", columns if columns is not None else ROUTED.names, span("day", ts_from, ts_to)
+            "events",
+            columns if columns is not None else ROUTED.names,
+            time_filter("day", ts_from, ts_to),
         )
 
     def responses(
@@ -128,11 +136,11 @@ class Lake:
         ts_to: int | None = None,
     ) -> pa.Table:
         """Return the answers in [ts_from, ts_to)."""
-        return self.table("answers", columns, span(None, ts_from, ts_to))
+        return self.table("answers", columns, time_filter(None, ts_from, ts_to))
 
     def sql(self, query: str) -> pa.Table:
         """Run one SELECT, WITH, SHOW, DESCRIBE or EXPLAIN over the current tables."""
-        if self.at is not None:
+        if self.versions is not None:
             raise UsageError(
                 "SQL reads the lake as it is now",
                 fix="read a past version with `table`, or tailorbird lake events --at-version",
@@ -140,9 +148,9 @@ class Lake:
         tables = {name: self._open_table(name) for name in TABLES if self.exists(name)}
         if not tables:
             raise self._empty_lake_error()
-        return run_query(query, tables, self._blamed_file)
+        return run_query(query, tables, self._find_corrupt_file_error)
 
-    def files(self, name: str, version: int) -> dict[str, int]:
+    def row_counts_by_file(self, name: str, version: int) -> dict[str, int]:
         """Return the row counts of a table's data files at a version, by path below its folder."""
         delta = delta_table(self.path / self._require_name(name), version)
         actions = pa.table(delta.get_add_actions())
@@ -154,26 +162,34 @@ class Lake:
             )
         )
 
-    def newest_p(self) -> int:
+    def newest_log_position(self) -> int:
         """Return the last routed position in `events` by the ledger alone, or 0."""
-        versions = versions_of(self.path) if self.at is None else self.at
+        versions = versions_of(self.path) if self.versions is None else self.versions
         return (
             max(0, versions["events"].positions.get("routed", 0) - 1) if "events" in versions else 0
         )
 
-    def positions_by_day(self) -> dict[int, int]:
+    def last_position_by_day(self) -> dict[int, int]:
         """Return the last routed position of each day (since 1970) of events, by the log alone."""
-        files = pa.table(self._open_table("events").get_add_actions(flatten=True))
-        days, last = (files[name].to_pylist() for name in ("partition.day", "max.p"))
+        file_statistics = pa.table(self._open_table("events").get_add_actions(flatten=True))
+        days, last_positions = (
+            file_statistics[name].to_pylist() for name in ("partition.day", "max.p")
+        )
         positions: dict[int, int] = {}
-        for day, p in zip(((day - _EPOCH).days for day in days), last, strict=True):
-            positions[day] = max(p or 0, positions.get(day, 0))
+        for day, log_position in zip(
+            ((day - _EPOCH_DATE).days for day in days), last_positions, strict=True
+        ):
+            positions[day] = max(log_position or 0, positions.get(day, 0))
         return positions
 
-    def rows_of_days(self, days: Sequence[int], p: int, columns: Sequence[str]) -> pa.Table:
-        """Return the events of these days (since 1970) with a position below p."""
+    def events_of_days(
+        self, days: Sequence[int], end_position: int, columns: Sequence[str]
+    ) -> pa.Table:
+        """Return the events of these days (since 1970) with a position below `end_position`."""
         values = pa.array(list(days), pa.int32()).cast(pa.date32())
-        return self.table("events", columns, ds.field("day").isin(values) & (ds.field("p") < p))
+        return self.table(
+            "events", columns, ds.field("day").isin(values) & (ds.field("p") < end_position)
+        )
 
     def _require_name(self, name: str) -> str:
         if name not in TABLES:
@@ -183,9 +199,9 @@ class Lake:
     def _open_table(self, name: str) -> DeltaTable:
         if not self.exists(self._require_name(name)):
             raise self._empty_lake_error()
-        if self.at is not None and rows_of(name, self.at[name]) is None:
-            return self._table_at(name, self.at[name].version)
-        with opening_errors(self.path, name):
+        if self.versions is not None and version_filter(name, self.versions[name]) is None:
+            return self._table_at(name, self.versions[name].version)
+        with translate_open_errors(self.path, name):
             if name in self._tables_by_name:
                 self._tables_by_name[name].update_incremental()
             else:
@@ -208,13 +224,13 @@ class Lake:
     def _open_dataset(self, name: str) -> Iterator[ds.Dataset]:
         """Open a table's files for reading; an error within names the corrupt file."""
         table = self._open_table(name)
-        with reading_errors(self.path, name, lambda: _data_file_paths(table)):
+        with translate_read_errors(self.path, name, lambda: _data_file_paths(table)):
             yield table.to_pyarrow_dataset(schema=TABLES[name].schema)
 
-    def _blamed_file(self, message: str) -> TailorbirdError | None:
+    def _find_corrupt_file_error(self, message: str) -> TailorbirdError | None:
         """Return the error about the corrupt file that made a query fail, or None."""
         errors = (
-            blamed_file(self.path, name, _data_file_paths(table), message)
+            find_corrupt_file_error(self.path, name, _data_file_paths(table), message)
             for name, table in self._tables_by_name.items()
         )
         return next((error for error in errors if error is not None), None)
@@ -224,8 +240,16 @@ class Lake:
             return dataset.count_rows(filter=where)
 
     def _with_version_filter(self, name: str, where: ds.Expression | None) -> ds.Expression | None:
-        rows = rows_of(name, self.at[name]) if self.at is not None else None
-        return where if rows is None else rows if where is None else where & rows
+        filter_of_version = (
+            version_filter(name, self.versions[name]) if self.versions is not None else None
+        )
+        return (
+            where
+            if filter_of_version is None
+            else filter_of_version
+            if where is None
+            else where & filter_of_version
+        )
 
     def _empty_lake_error(self) -> NotReadyError:
         return NotReadyError(
@@ -244,24 +268,26 @@ def _has_commit(log: StoragePath) -> bool:
     return log.is_dir() and any(entry.name.endswith(".json") for entry in log.iterdir())
 
 
-def span(
-    day: str | None = "day", ts_from: int | None = None, ts_to: int | None = None
+def time_filter(
+    day_column: str | None = "day", ts_from: int | None = None, ts_to: int | None = None
 ) -> ds.Expression | None:
     """Return the filter for a span of `ts`, with the partition column so that files are skipped."""
-    parts: list[ds.Expression] = []
+    conditions: list[ds.Expression] = []
     if ts_from is not None:
-        parts.append(ds.field("ts") >= pa.scalar(ts_from, TIME))
-        if day is not None:
-            parts.append(
-                ds.field(day) >= pa.scalar(_EPOCH + timedelta(days=ts_from // DAY), pa.date32())
+        conditions.append(ds.field("ts") >= pa.scalar(ts_from, TIME_TYPE))
+        if day_column is not None:
+            conditions.append(
+                ds.field(day_column)
+                >= pa.scalar(_EPOCH_DATE + timedelta(days=ts_from // DAY), pa.date32())
             )
     if ts_to is not None:
-        parts.append(ds.field("ts") < pa.scalar(ts_to, TIME))
-        if day is not None:
-            parts.append(
-                ds.field(day) <= pa.scalar(_EPOCH + timedelta(days=(ts_to - 1) // DAY), pa.date32())
+        conditions.append(ds.field("ts") < pa.scalar(ts_to, TIME_TYPE))
+        if day_column is not None:
+            conditions.append(
+                ds.field(day_column)
+                <= pa.scalar(_EPOCH_DATE + timedelta(days=(ts_to - 1) // DAY), pa.date32())
             )
     where: ds.Expression | None = None
-    for part in parts:
-        where = part if where is None else where & part
+    for condition in conditions:
+        where = condition if where is None else where & condition
     return where

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from tailorbird.events.contract.schema import TIME, micros
+from tailorbird.events.contract.schema import TIME_TYPE, micros
 from tailorbird.lake.lake import Lake
 
 SLICE_ROWS = 10_000
@@ -34,23 +34,23 @@ class QuarantineFilter:
     path: str = ""
     since: int | None = None
 
-    def filter(self) -> ds.Expression | None:
+    def to_arrow_filter(self) -> ds.Expression | None:
         """Return the selection as an Arrow filter, or None for all rows."""
         conditions: list[ds.Expression] = []
         if self.reasons:
             conditions.append(ds.field("code").isin(list(self.reasons)))
         if self.path:
-            below = [
+            is_property, is_element = (
                 pc.starts_with(ds.field("path"), pattern=self.path + end) for end in (".", "[")
-            ]
-            conditions.append((ds.field("path") == self.path) | below[0] | below[1])
+            )
+            conditions.append((ds.field("path") == self.path) | is_property | is_element)
         if self.since is not None:
-            conditions.append(ds.field("received_at") >= pa.scalar(self.since, TIME))
+            conditions.append(ds.field("received_at") >= pa.scalar(self.since, TIME_TYPE))
         return _conjunction(conditions)
 
 
 @dataclass
-class Reason:
+class ReasonSummary:
     """A summary of the rows refused for one reason.
 
     Attributes:
@@ -68,13 +68,13 @@ class Reason:
 
 
 def summarize_reasons(
-    lake: Lake, selection: QuarantineFilter, replayed: frozenset[RowKey]
-) -> list[Reason]:
+    lake: Lake, selection: QuarantineFilter, replayed_keys: frozenset[RowKey]
+) -> list[ReasonSummary]:
     """Return the reasons among the selected rows, most frequent first."""
     table = lake.table(
-        "quarantine", ["code", "path", "received_at", *ROW_KEY_COLUMNS], selection.filter()
+        "quarantine", ["code", "path", "received_at", *ROW_KEY_COLUMNS], selection.to_arrow_filter()
     )
-    summaries: list[Reason] = []
+    summaries: list[ReasonSummary] = []
     for code in pc.unique(table.column("code")).to_pylist():
         rows = table.filter(pc.equal(table.column("code"), code))
         times = micros(rows.column("received_at"))
@@ -90,16 +90,20 @@ def summarize_reasons(
                 strict=True,
             )
         )
-        replayed_count = sum(row_key in replayed for row_key in row_keys(rows)) if replayed else 0
+        replayed_count = (
+            sum(row_key in replayed_keys for row_key in row_keys(rows)) if replayed_keys else 0
+        )
         summaries.append(
-            Reason(code, len(rows), replayed_count, int(times.min()), int(times.max()), paths)
+            ReasonSummary(
+                code, len(rows), replayed_count, int(times.min()), int(times.max()), paths
+            )
         )
     return sorted(summaries, key=lambda reason: (-reason.rows, reason.code))
 
 
 def read_samples(lake: Lake, selection: QuarantineFilter, limit: int) -> list[dict[str, Any]]:
     """Return at most `limit` of the selected rows, the newest first."""
-    table = lake.table("quarantine", where=selection.filter()).sort_by(
+    table = lake.table("quarantine", where=selection.to_arrow_filter()).sort_by(
         [("received_at", "descending"), ("raw_offset", "descending")]
     )
     return table.slice(0, max(0, limit)).to_pylist()
@@ -112,15 +116,17 @@ def read_slices(
 
     Rows of one body stay together.
     """
-    condition = selection.filter()
+    condition = selection.to_arrow_filter()
     table = lake.table("quarantine", ["received_at", "raw_offset"], condition)
     times, offsets = micros(table.column("received_at")), table.column("raw_offset").to_numpy()
     order = np.lexsort((offsets, times))[::rows_max]
-    starts = list(dict.fromkeys(zip(times[order].tolist(), offsets[order].tolist(), strict=True)))
-    for number, start in enumerate(starts):
+    slice_starts = list(
+        dict.fromkeys(zip(times[order].tolist(), offsets[order].tolist(), strict=True))
+    )
+    for number, start in enumerate(slice_starts):
         conditions = [part for part in (condition, _at_or_after(*start)) if part is not None]
-        if number + 1 < len(starts):
-            conditions.append(~_at_or_after(*starts[number + 1]))
+        if number + 1 < len(slice_starts):
+            conditions.append(~_at_or_after(*slice_starts[number + 1]))
         yield lake.table("quarantine", where=_conjunction(conditions)).sort_by(
             [(name, "ascending") for name in ("received_at", *ROW_KEY_COLUMNS)]
         )
@@ -128,15 +134,15 @@ def read_slices(
 
 def _at_or_after(received_at: int, offset: int) -> ds.Expression:
     """Return the filter for rows at this time and offset or later."""
-    moment = pa.scalar(received_at, TIME)
-    return (ds.field("received_at") > moment) | (
-        (ds.field("received_at") == moment) & (ds.field("raw_offset") >= offset)
+    received = pa.scalar(received_at, TIME_TYPE)
+    return (ds.field("received_at") > received) | (
+        (ds.field("received_at") == received) & (ds.field("raw_offset") >= offset)
     )
 
 
 def count_rows(lake: Lake, selection: QuarantineFilter) -> int:
     """Return the number of selected rows."""
-    return lake.table("quarantine", ["code"], selection.filter()).num_rows
+    return lake.table("quarantine", ["code"], selection.to_arrow_filter()).num_rows
 
 
 def row_keys(rows: pa.Table) -> list[RowKey]:

@@ -14,7 +14,7 @@ from deltalake import DeltaTable, QueryBuilder
 from tailorbird.errors import TailorbirdError, UsageError
 
 _READ_STATEMENTS = ("SELECT", "WITH", "SHOW", "DESCRIBE", "EXPLAIN")
-_WRITES = frozenset(
+_WRITE_KEYWORDS = frozenset(
     (
         "INSERT",
         "UPDATE",
@@ -36,7 +36,7 @@ _TOKEN = re.compile(
     r"""|(?P<word>[A-Za-z_][A-Za-z_0-9]*)|(?P<other>.)""",
     re.DOTALL,
 )
-_SETTINGS = {
+_ENGINE_SETTINGS = {
     "datafusion.catalog.information_schema": "true",
     # This optimisation skips files by the maximum of a column even if the query has another
     # aggregate of it, such as `max(CASE …)`, which then misses rows.
@@ -56,17 +56,17 @@ def check_query(query: str) -> str:
         tokens.pop()
     if not tokens:
         raise UsageError("the query is empty", fix=f'try "{_EXAMPLE}"')
-    if any(kind == "other" and text == ";" for kind, text in tokens):
+    if any(token_kind == "other" and text == ";" for token_kind, text in tokens):
         raise UsageError("expected one statement, got several", fix="run them one by one")
-    first_word = next((text.upper() for kind, text in tokens if text != "("), "")
+    first_word = next((text.upper() for token_kind, text in tokens if text != "("), "")
     if first_word not in _READ_STATEMENTS:
         raise UsageError(
             f"the lake can only be read here: expected one of {', '.join(_READ_STATEMENTS)}, got "
             f"{first_word[:40]}",
             fix=f'try "{_EXAMPLE}"',
         )
-    for kind, text in tokens:
-        if kind == "word" and text.upper() in _WRITES:
+    for token_kind, text in tokens:
+        if token_kind == "word" and text.upper() in _WRITE_KEYWORDS:
             raise UsageError(
                 f"the lake can only be read here, and the query says {text.upper()}",
                 fix=f'if that is a column, quote it: "{text}"',
@@ -77,32 +77,32 @@ def check_query(query: str) -> str:
 def run_query(
     query: str,
     tables: Mapping[str, DeltaTable],
-    find_blamed_file: Callable[[str], TailorbirdError | None],
+    find_corrupt_file_error: Callable[[str], TailorbirdError | None],
 ) -> pa.Table:
     """Run a query over these tables.
 
     Args:
-        find_blamed_file: return the error about the corrupt file behind a message of the engine, or
-            None.
+        find_corrupt_file_error: return the error about the corrupt file behind a message of the
+            engine, or None.
 
     Raises:
         UsageError: the query cannot be run.
         TailorbirdError: a file is corrupt.
     """
-    text = check_query(query)
-    if text.upper().split() == ["SHOW", "TABLES"]:  # ours only, not the engine's own
+    checked_query = check_query(query)
+    if checked_query.upper().split() == ["SHOW", "TABLES"]:  # ours only, not the engine's own
         return pa.table({"table_name": pa.array(sorted(tables), pa.string())})
-    engine = QueryBuilder(_SETTINGS)
+    engine = QueryBuilder(_ENGINE_SETTINGS)
     for name, table in tables.items():
         engine = engine.register(name, table)
     try:
-        stream = engine.execute(text)
+        result_stream = engine.execute(checked_query)
     except Exception as error:  # deltalake raises its own errors, ValueError and OSError alike
         raise _query_error(error) from error
     try:
-        return _with_arrow_types(pa.table(stream.read_all()))
+        return _with_arrow_types(pa.table(result_stream.read_all()))
     except Exception as error:
-        raise (find_blamed_file(str(error)) or _query_error(error)) from error
+        raise (find_corrupt_file_error(str(error)) or _query_error(error)) from error
 
 
 def _query_error(error: Exception) -> UsageError:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tailorbird.lake.files.archive import ArchiveFile
 
-_RAW = ["raw_partition", "raw_offset", "raw_row"]
+_RAW_ROW_COLUMNS = ["raw_partition", "raw_offset", "raw_row"]
 ROW_TABLES = ("events", "quarantine", "duplicates")
 
 
@@ -42,13 +42,15 @@ class TableReader(Protocol):
 
 
 def count_raw_rows(
-    reader: TableReader, archived: dict[str, list[ArchiveFile]], routed: dict[str, int]
+    reader: TableReader,
+    archived_files: dict[str, list[ArchiveFile]],
+    routed_positions: dict[str, int],
 ) -> Iterator[tuple[str, RowAccount, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Yield for each raw partition its account, the numbers of the rows in no table, and those of
     the rows in the tables more than once.
     """
     rows_by_table = {name: _raw_rows(reader, name) for name in ROW_TABLES}
-    for partition, files in archived.items():
+    for partition, files in archived_files.items():
         end = files[-1].end
         account = RowAccount(archived=sum(file.rows for file in files))
         count_by_row = np.zeros(
@@ -59,25 +61,25 @@ def count_raw_rows(
             rows = rows[rows < end]
             setattr(account, name, len(rows))
             count_by_row += np.bincount(rows, minlength=end)
-        frontier = min(routed.get(partition, 0), end)
-        account.pending = int(np.sum(count_by_row[frontier:] == 0))
-        missing, repeated = (
-            np.flatnonzero(count_by_row[:frontier] == 0),
+        routed_end = min(routed_positions.get(partition, 0), end)
+        account.pending = int(np.sum(count_by_row[routed_end:] == 0))
+        missing_rows, repeated_rows = (
+            np.flatnonzero(count_by_row[:routed_end] == 0),
             np.flatnonzero(count_by_row > 1),
         )
-        account.missing, account.repeated = len(missing), len(repeated)
-        yield partition, account, missing, repeated
+        account.missing, account.repeated = len(missing_rows), len(repeated_rows)
+        yield partition, account, missing_rows, repeated_rows
 
 
 def _raw_rows(reader: TableReader, name: str) -> dict[str, npt.NDArray[np.int64]]:
     """Return for each partition the numbers of the raw rows that a table holds."""
-    table = reader.table(name, _RAW)
+    table = reader.table(name, _RAW_ROW_COLUMNS)
     if len(table) == 0:
         return {}
     rows = table.column("raw_offset").to_numpy() + table.column("raw_row").to_numpy()
-    names = table.column("raw_partition").combine_chunks().dictionary_encode()
-    codes = names.indices.to_numpy()
+    partitions = table.column("raw_partition").combine_chunks().dictionary_encode()
+    codes = partitions.indices.to_numpy()
     return {
         str(partition): rows[codes == code]
-        for code, partition in enumerate(names.dictionary.to_pylist())
+        for code, partition in enumerate(partitions.dictionary.to_pylist())
     }

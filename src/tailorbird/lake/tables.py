@@ -21,14 +21,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tailorbird.events.contract.schema import QUARANTINE, ROUTED, TIME
+from tailorbird.events.contract.schema import QUARANTINE, ROUTED, TIME_TYPE
 
-DAY = pa.field("day", pa.date32())  # of `ts`, UTC; in the file's path, not in the file
+DAY_FIELD = pa.field("day", pa.date32())  # of `ts`, UTC; in the file's path, not in the file
 
 RESPONSES_SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
-        ("ts", TIME),  # t: when the features were read
+        ("ts", TIME_TYPE),  # t: when the features were read
         ("p", pa.int64()),  # the routed position that they counted
         ("commit", pa.int64()),  # the worker's number for it
         ("schema_hash", pa.string()),
@@ -100,19 +100,19 @@ RESPONSES_SCHEMA = pa.schema(
     ]
 )
 
-PROFILES = pa.schema(
+PROFILES_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("valid_from", TIME),
+        ("valid_from", TIME_TYPE),
         ("version", pa.string()),  # event_id of the profile event
         ("attributes", pa.string()),  # all its properties, as JSON with sorted keys
         ("timeless", pa.bool_()),
         ("p", pa.int64()),
-        ("received_at", TIME),
+        ("received_at", TIME_TYPE),
     ]
 )
 
-DUPLICATES = pa.schema(
+DUPLICATES_SCHEMA = pa.schema(
     [
         ("event_id", pa.string()),
         ("raw_partition", pa.string()),
@@ -127,7 +127,7 @@ DUPLICATES = pa.schema(
     ]
 )
 
-COMMITS = pa.schema(
+COMMITS_SCHEMA = pa.schema(
     [
         ("table", pa.string()),
         ("version", pa.int64()),
@@ -136,7 +136,7 @@ COMMITS = pa.schema(
             "positions",
             pa.string(),
         ),  # JSON: log → the position behind the last row that this commit holds
-        ("written_at", TIME),
+        ("written_at", TIME_TYPE),
     ]
 )
 
@@ -147,15 +147,15 @@ class TableSpec:
 
     name: str
     schema: pa.Schema
-    partition: str | None = None
-    statistics: tuple[str, ...] = ()
+    partition_column: str | None = None
+    statistics_columns: tuple[str, ...] = ()
     # The columns by which files are sorted if `lake.sort` is "person".
-    person: tuple[str, ...] = ()
+    person_columns: tuple[str, ...] = ()
 
     @property
     def file_schema(self) -> pa.Schema:
         """The columns of the Parquet files."""
-        return pa.schema([field for field in self.schema if field.name != self.partition])
+        return pa.schema([field for field in self.schema if field.name != self.partition_column])
 
 
 def align_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -172,17 +172,17 @@ def align_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 _SPECS = (
     TableSpec(
         "events",
-        ROUTED.append(DAY),
-        partition="day",
-        statistics=("p", "ts", "received_at", "raw_offset"),
-        person=("person", "ts", "p"),
+        ROUTED.append(DAY_FIELD),
+        partition_column="day",
+        statistics_columns=("p", "ts", "received_at", "raw_offset"),
+        person_columns=("person", "ts", "p"),
     ),
-    TableSpec("quarantine", QUARANTINE, statistics=("received_at", "raw_offset")),
-    TableSpec("duplicates", DUPLICATES, statistics=("raw_offset",)),
-    TableSpec("users", PROFILES, statistics=("p", "valid_from", "received_at")),
-    TableSpec("items", PROFILES, statistics=("p", "valid_from", "received_at")),
-    TableSpec("answers", RESPONSES_SCHEMA, statistics=("ts", "p", "commit", "offset")),
-    TableSpec("commits", COMMITS, statistics=("version", "written_at")),
+    TableSpec("quarantine", QUARANTINE, statistics_columns=("received_at", "raw_offset")),
+    TableSpec("duplicates", DUPLICATES_SCHEMA, statistics_columns=("raw_offset",)),
+    TableSpec("users", PROFILES_SCHEMA, statistics_columns=("p", "valid_from", "received_at")),
+    TableSpec("items", PROFILES_SCHEMA, statistics_columns=("p", "valid_from", "received_at")),
+    TableSpec("answers", RESPONSES_SCHEMA, statistics_columns=("ts", "p", "commit", "offset")),
+    TableSpec("commits", COMMITS_SCHEMA, statistics_columns=("version", "written_at")),
 )
 
 TABLES: dict[str, TableSpec] = {spec.name: spec for spec in _SPECS}

@@ -29,15 +29,15 @@ from tailorbird.lake.row_accounts import ROW_TABLES, RowAccount, count_raw_rows
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.positions import (
     Positions,
-    beyond_logs,
     load_positions,
     missing_ledger_error,
+    positions_beyond_logs,
     positions_lost,
 )
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import ReleasedPositions, Stream, log_set, open_reader
-from tailorbird.stream.lag import waiting_rows
+from tailorbird.stream.lag import unloaded_rows_by_log
 
 _SHOWN_MAX = 5
 
@@ -67,14 +67,14 @@ class VerifyReport:
     faults: list[Fault] = field(default_factory=list)
 
     @property
-    def clean(self) -> bool:
+    def is_clean(self) -> bool:
         """True if nothing is corrupt and every row is accounted for."""
         return not self.faults
 
     def __str__(self) -> str:
         conclusion = (
             "the lake is as it was written, and every row of it is accounted for"
-            if self.clean
+            if self.is_clean
             else f"{len(self.faults)} faults"
         )
         return f"{self.describe()}\n{conclusion}"
@@ -86,14 +86,15 @@ class VerifyReport:
             f"archived files read, {self.bytes:,} bytes"
         ]
         lines += [f"  {name:<12}{rows:>14,} rows" for name, rows in self.rows.items()]
-        for name, a in sorted(self.partitions.items()):
-            parts = (
-                f"{a.events:,} events + {a.quarantine:,} refused + {a.duplicates:,} repeats + "
-                f"{a.pending:,} not yet routed"
+        for name, account in sorted(self.partitions.items()):
+            counts_text = (
+                f"{account.events:,} events + {account.quarantine:,} refused + "
+                f"{account.duplicates:,} repeats + "
+                f"{account.pending:,} not yet routed"
             )
             lines.append(
-                f"  raw {name}: {a.archived:,} archived = {parts}"
-                + (f" + {a.missing:,} MISSING" if a.missing else "")
+                f"  raw {name}: {account.archived:,} archived = {counts_text}"
+                + (f" + {account.missing:,} MISSING" if account.missing else "")
             )
         if self.waiting:
             logs = ", ".join(f"{log} {rows:,}" for log, rows in self.waiting.items())
@@ -123,7 +124,7 @@ def verify(
     if not (lake / "ledger.jsonl").exists():
         raise missing_ledger_error(lake)
     report = VerifyReport()
-    local = storage_at(lake).local
+    local = storage_at(lake).local_path
     if local is not None and swap.is_unfinished(local):
         report.faults.append(
             Fault("rebuild", "a rebuild was cut short; tailorbird lake repair --yes completes it")
@@ -137,12 +138,12 @@ def verify(
         return report
     if stream is not None:
         released = ReleasedPositions(routed=positions.routed, tables=positions.tables)
-        report.waiting = waiting_rows(released, stream)
+        report.waiting = unloaded_rows_by_log(released, stream)
     if len(ledger.lines) < positions.ledger:
         report.faults.append(
             Fault("ledger.jsonl", f"has {len(ledger.lines)} lines, {positions.ledger} were written")
         )
-    for table, log, position, end in beyond_logs(positions, ends_of(stream)):
+    for table, log, position, end in positions_beyond_logs(positions, log_end_finder(stream)):
         report.faults.append(
             Fault(
                 "positions.json",
@@ -151,13 +152,13 @@ def verify(
             )
         )
     reader = Lake(lake)
-    readable = [
+    readable_tables = [
         name for name in TABLES if _check_table(lake, name, ledger, reader, report, report_bytes)
     ]
-    archived = _check_archive(lake, ledger, positions, report, report_bytes)
-    if set(ROW_TABLES) <= set(readable):
+    archived_files = _check_archive(lake, ledger, positions, report, report_bytes)
+    if set(ROW_TABLES) <= set(readable_tables):
         try:
-            _check_accounts(reader, archived, positions.routed, report)
+            _check_accounts(reader, archived_files, positions.routed, report)
         except (DamageError, StorageError) as error:  # a file of a commit without a ledger line
             report.faults.append(Fault("tables", f"cannot be read: {error.where}: {error.message}"))
         except Exception as error:  # deltalake raises what it likes
@@ -168,7 +169,7 @@ def verify(
                     "what a crash left when it starts",
                 )
             )
-    if deep and report.clean:
+    if deep and report.is_clean:
         report.faults += [
             Fault(where, fault)
             for where, fault in content_differences(reader, Archive(lake / "archive"), report_bytes)
@@ -195,9 +196,9 @@ def _check_table(
 ) -> bool:
     commits = ledger.commits(name)
     earlier_faults = len(report.faults)
-    begin = ledger.log_begin(name)
+    first_version = ledger.first_log_version(name)
     for version, line in sorted(commits.items()):
-        if version < begin:
+        if version < first_version:
             # These files are deleted. Delta reads the checkpoint that replaces them below.
             continue
         report.commits += 1
@@ -208,7 +209,7 @@ def _check_table(
             )
     for orphan in find_orphans(lake / name, commits):
         report.faults.append(
-            Fault(f"{name}/_delta_log/{orphan.file.name}", f"{orphan.what}; {orphan.remedy}")
+            Fault(f"{name}/_delta_log/{orphan.file.name}", f"{orphan.problem}; {orphan.remedy}")
         )
     for version, line in sorted(ledger.checkpoints(name).items()):
         path = lake / name / "_delta_log" / line.files[0].path
@@ -232,7 +233,7 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
     """Return whether Delta reads the ledger's files at the newest version in the ledger."""
     commits = ledger.commits(name)
     try:
-        files = reader.files(name, max(commits, default=0))
+        files = reader.row_counts_by_file(name, max(commits, default=0))
     except (
         Exception
     ) as error:  # deltalake raises what it likes; whatever it is, the table cannot be read
@@ -278,25 +279,25 @@ def _check_archive(
             report.faults.append(
                 Fault(f"archive/{file.file}", f"{fault} ({file.rows} rows of {file.partition})")
             )
-        earlier = partitions.setdefault(file.partition, [])
-        if earlier and file.first < earlier[-1].end:
+        earlier_files = partitions.setdefault(file.partition, [])
+        if earlier_files and file.first < earlier_files[-1].end:
             report.faults.append(
                 Fault(
                     f"archive/{file.file}",
-                    f"begins at row {file.first}, the file before ends at {earlier[-1].end}",
+                    f"begins at row {file.first}, the file before ends at {earlier_files[-1].end}",
                 )
             )
-        earlier.append(file)
+        earlier_files.append(file)
         report_bytes(file.size)
     for partition, start, end in archive.gaps():
         report.faults.append(Fault(f"archive/{partition}", describe_gap(start, end)))
-    ends = {f"raw-{partition}": files[-1].end for partition, files in partitions.items()}
+    end_by_log = {f"raw-{partition}": files[-1].end for partition, files in partitions.items()}
     for log, end in positions.archive.items():
-        if ends.get(log, 0) < end:
+        if end_by_log.get(log, 0) < end:
             report.faults.append(
                 Fault(
                     "archive/manifest.jsonl",
-                    f"ends at row {ends.get(log, 0)} of {log}, {end} were archived",
+                    f"ends at row {end_by_log.get(log, 0)} of {log}, {end} were archived",
                 )
             )
     return partitions
@@ -310,7 +311,7 @@ def describe_gap(start: int, end: int) -> str:
     )
 
 
-def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
+def log_end_finder(stream: "Stream | None") -> Callable[[str], int | None]:
     """Return a function that gives the end of a log that feeds the tables, by name, or None if it
     is not available.
     """
@@ -336,15 +337,20 @@ def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
 
 def _check_accounts(
     reader: Lake,
-    archived: dict[str, list[ArchiveFile]],
-    routed: dict[str, int],
+    archived_files: dict[str, list[ArchiveFile]],
+    routed_positions: dict[str, int],
     report: VerifyReport,
 ) -> None:
-    for partition, account, missing, repeated in count_raw_rows(reader, archived, routed):
+    for partition, account, missing_rows, repeated_rows in count_raw_rows(
+        reader, archived_files, routed_positions
+    ):
         report.partitions[partition] = account
-        for rows, place in ((missing, "in no table"), (repeated, "more than once in the tables")):
+        for rows, location in (
+            (missing_rows, "in no table"),
+            (repeated_rows, "more than once in the tables"),
+        ):
             if len(rows):
                 shown = ", ".join(map(str, rows[:_SHOWN_MAX].tolist()))
                 report.faults.append(
-                    Fault(f"raw rows of {partition}", f"{len(rows)} {place}, such as {shown}")
+                    Fault(f"raw rows of {partition}", f"{len(rows)} {location}, such as {shown}")
                 )

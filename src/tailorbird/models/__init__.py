@@ -7,7 +7,7 @@
 
 from typing import TYPE_CHECKING
 
-from tailorbird.lazy_names import lazy_names
+from tailorbird.lazy_names import make_lazy_getattr
 
 if TYPE_CHECKING:
     from tailorbird.models.architectures import GBDT, Logistic, NeuralNet
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailorbird.models.registration import register
     from tailorbird.models.space import Choices, Range
 
-__getattr__ = lazy_names(
+__getattr__ = make_lazy_getattr(
     __name__,
     {
         "tailorbird.models.architectures": ("GBDT", "Logistic", "NeuralNet"),

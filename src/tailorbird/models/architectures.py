@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.fitting import DEEP, Net, OnEpoch, fit_net
+from tailorbird.models.deep.fitting import NETS, NetModel, OnEpoch, fit_net
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.parameters import DEFAULTS
 from tailorbird.models.deep.rows import Rows
@@ -33,7 +33,7 @@ from tailorbird.models.estimator import (
     name_head_files,
 )
 from tailorbird.models.export import gbdt_to_onnx
-from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt, head_sample
+from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt, select_head_rows
 from tailorbird.models.logistic import FittedLogistic, fit_logistic, logistic_to_onnx
 from tailorbird.models.space import Choices, Range
 from tailorbird.pages.notebook import text_html
@@ -42,9 +42,9 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 HeadProgress = Callable[[str, int, int], None]
 
-ARCHITECTURES = ("gbdt", "logistic", *DEEP)
+ARCHITECTURES = ("gbdt", "logistic", *NETS)
 TREES_PER_EPOCH = 10  # trees of `gbdt` between two calls of `on_epoch`
-VALIDATION = 0.2
+VALIDATION_SHARE = 0.2
 
 
 def fit(
@@ -64,7 +64,7 @@ def fit(
     Args:
         parameters: overrides of the architecture's defaults; see above.
         layout: roles of the columns; `models.deep.layout.build_layout(encoder.names,
-            encoder.sizes)` for a matrix of numbers and codes.
+            encoder.code_counts)` for a matrix of numbers and codes.
         rows: in order of time.
         validation: later rows for early stopping; None splits off the newest fifth of `rows`.
         on_epoch: called after each epoch (of `gbdt`: every ten trees) with its number, from 1,
@@ -83,19 +83,19 @@ def fit(
             fix=f"use one of {', '.join(ARCHITECTURES)}",
         )
     if validation is None:
-        rows, validation = rows.split_newest(VALIDATION)
+        rows, validation = rows.split_newest(VALIDATION_SHARE)
     train, valid = EncodedRows(rows, layout), EncodedRows(validation, layout)
     if architecture == "gbdt":
         overrides: dict[str, Any] = {"seed": seed, **parameters}
-        by_head = None if progress is None else _sum_heads(rows.heads, progress)
-        return GBDT(on_epoch=on_epoch, progress=by_head, **overrides).fit(train, valid)
+        head_progress = None if progress is None else _sum_progress(rows.heads, progress)
+        return GBDT(on_epoch=on_epoch, progress=head_progress, **overrides).fit(train, valid)
     if architecture == "logistic":
         return Logistic(**parameters).fit(train, valid)
     options = NetOptions(on_epoch=on_epoch, progress=progress, checkpoint=checkpoint)
     return NeuralNet(architecture, seed=seed, options=options, **parameters).fit(train, valid)
 
 
-def _sum_heads(heads: tuple[str, ...], progress: Callable[[int, int], None]) -> HeadProgress:
+def _sum_progress(heads: tuple[str, ...], progress: Callable[[int, int], None]) -> HeadProgress:
     """Return a callback that counts the trees of all heads."""
     return lambda head, done, total: progress(heads.index(head) * total + done, len(heads) * total)
 
@@ -107,7 +107,7 @@ class GBDT:
         settings: all settings at once; by default those of `GbdtSettings`.
         on_epoch: called every ten trees, see `fit`.
         progress: called with (head, trees so far, total).
-        initial_boosters: head → booster to which trees are added; the others are grown from scratch.
+        initial_boosters: head → booster to which trees are added; others start from scratch.
         overrides: single settings, such as `leaves=31`.
     """
 
@@ -120,16 +120,17 @@ class GBDT:
         *,
         on_epoch: OnEpoch | None = None,
         progress: HeadProgress | None = None,
-        initial: Mapping[str, lightgbm.Booster] | None = None,
+        initial_boosters: Mapping[str, lightgbm.Booster] | None = None,
         **overrides: Any,
     ) -> None:
-        names = [field.name for field in fields(GbdtSettings)]
-        if unknown := [name for name in overrides if name not in names]:
+        known_names = [field.name for field in fields(GbdtSettings)]
+        if unknown := [name for name in overrides if name not in known_names]:
             raise UsageError(
-                f"gbdt has no parameter {unknown[0]!r}", fix=f"use one of {', '.join(names)}"
+                f"gbdt has no parameter {unknown[0]!r}", fix=f"use one of {', '.join(known_names)}"
             )
         self.settings = replace(settings or GbdtSettings(), **overrides)
-        self.on_epoch, self.progress, self.initial_boosters = on_epoch, progress, initial or {}
+        self.on_epoch, self.progress = on_epoch, progress
+        self.initial_boosters = initial_boosters or {}
 
     def fit(self, train: EncodedRows, valid: EncodedRows) -> "Forests":
         """Grow trees for each head, stopped early on `valid`.
@@ -137,25 +138,27 @@ class GBDT:
         Items of one request share the same return, so there is no order to learn for it. An amount
         is not a class.
         """
-        boosters: dict[str, Gbdt] = {}
-        objectives = {"return": "binary", "amount": "tweedie", "item": self.settings.objective}
-        for number, head in enumerate(train.heads):
-            reporter = _EpochReporter(self.on_epoch, number, self.settings.trees)
-            boosters[head] = fit_gbdt(
-                head_sample(train.rows, head),
-                head_sample(valid.rows, head),
+        booster_by_head: dict[str, Gbdt] = {}
+        item_objective = self.settings.objective
+        fixed_objectives = {"return": "binary", "amount": "tweedie"}
+        for head_index, head in enumerate(train.heads):
+            objective = fixed_objectives.get(train.kinds.get(head, "item"), item_objective)
+            reporter = _EpochReporter(self.on_epoch, head_index, self.settings.trees)
+            booster_by_head[head] = fit_gbdt(
+                select_head_rows(train.rows, head),
+                select_head_rows(valid.rows, head),
                 train.columns,
-                replace(self.settings, objective=objectives[train.kinds.get(head, "item")]),
+                replace(self.settings, objective=objective),
                 categorical=train.categorical,
-                progress=self._report(head),
+                progress=self._build_progress(head),
                 on_tree=None if self.on_epoch is None else reporter.on_tree,
-                initial=self.initial_boosters.get(head),
+                initial_booster=self.initial_boosters.get(head),
             )
-            if reporter.stopped:
+            if reporter.is_stopped:
                 break
-        return Forests(boosters, _mean_curves(boosters))
+        return Forests(booster_by_head, _mean_curves(booster_by_head))
 
-    def _report(self, head: str) -> Callable[[int, int], None] | None:
+    def _build_progress(self, head: str) -> Callable[[int, int], None] | None:
         progress = self.progress
         return None if progress is None else lambda done, total: progress(head, done, total)
 
@@ -198,18 +201,18 @@ class Logistic:
 
     def fit(self, train: EncodedRows, valid: EncodedRows) -> "Regressions":
         """Fit by maximum likelihood; codes are left out, as they have no linear meaning."""
-        models = {}
+        model_by_head = {}
         for head in train.heads:
-            sample = head_sample(train.rows, head)
-            models[head] = fit_logistic(
+            sample = select_head_rows(train.rows, head)
+            model_by_head[head] = fit_logistic(
                 sample.matrix,
                 sample.label,
                 train.columns,
                 weight=sample.weight,
-                ignore=(*train.categorical, *train.layout.net_only_columns),
+                ignored_columns=(*train.categorical, *train.layout.net_only_columns),
                 penalty=self.penalty,
             )
-        return Regressions(models)
+        return Regressions(model_by_head)
 
     @staticmethod
     def search_space() -> Dimensions:
@@ -258,12 +261,12 @@ class NeuralNet:
         options: NetOptions | None = None,
         **parameters: Any,
     ) -> None:
-        if name not in DEEP:
-            raise UsageError(f"there is no net {name!r}", fix=f"use one of {', '.join(DEEP)}")
+        if name not in NETS:
+            raise UsageError(f"there is no net {name!r}", fix=f"use one of {', '.join(NETS)}")
         self.name, self.seed, self.parameters = name, seed, parameters
         self.options = options or NetOptions()
 
-    def fit(self, train: EncodedRows, valid: EncodedRows) -> Net:
+    def fit(self, train: EncodedRows, valid: EncodedRows) -> NetModel:
         """Train until the validation loss stops falling."""
         options = self.options
         return fit_net(
@@ -285,8 +288,8 @@ class NeuralNet:
         return {**_NET_SPACE, **_EXTRA_SPACE.get(self.name, {})}
 
     def __repr__(self) -> str:
-        settings = describe_settings("", self.parameters)[1:-1]
-        return f"NeuralNet({', '.join(part for part in (repr(self.name), settings) if part)})"
+        settings_text = describe_settings("", self.parameters)[1:-1]
+        return f"NeuralNet({', '.join(part for part in (repr(self.name), settings_text) if part)})"
 
     _repr_html_ = text_html
 
@@ -310,7 +313,7 @@ _EXTRA_SPACE: Mapping[str, Dimensions] = {
 def default_settings(estimator: Estimator) -> dict[str, Any]:
     """Return the tunable settings of a built-in estimator with their defaults."""
     space = estimator.search_space()
-    if estimator.name in DEEP:
+    if estimator.name in NETS:
         defaults = asdict(DEFAULTS[estimator.name])
     else:
         defaults = asdict(GbdtSettings()) if estimator.name == "gbdt" else {"penalty": 1.0}
@@ -333,9 +336,7 @@ class Forests:
         return {head: booster.score(matrix) for head, booster in self.boosters.items()}
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        return name_head_files(
-            {head: gbdt_to_onnx(booster) for head, booster in self.boosters.items()}
-        )
+        return name_head_files({head: gbdt_to_onnx(gbdt) for head, gbdt in self.boosters.items()})
 
     __repr__ = describe_model
     _repr_html_ = text_html
@@ -375,25 +376,25 @@ class _EpochReporter:
     on_epoch: OnEpoch | None
     head_index: int
     trees: int
-    stopped: bool = False
+    is_stopped: bool = False
 
-    def on_tree(self, trees: int, figures: Mapping[str, float]) -> bool:
-        if self.on_epoch is None or trees % TREES_PER_EPOCH:
+    def on_tree(self, trees_done: int, metrics: Mapping[str, float]) -> bool:
+        if self.on_epoch is None or trees_done % TREES_PER_EPOCH:
             return False
-        epoch = (self.head_index * self.trees + trees) // TREES_PER_EPOCH
-        self.stopped = bool(self.on_epoch(epoch, figures))
-        return self.stopped
+        trees = self.head_index * self.trees + trees_done
+        self.is_stopped = bool(self.on_epoch(trees // TREES_PER_EPOCH, metrics))
+        return self.is_stopped
 
 
 def _mean_curves(boosters: Mapping[str, Gbdt]) -> dict[str, list[float]]:
     curves = {
-        f"{part}_{head}": list(series)
+        f"{part}_{head}": list(curve)
         for head, booster in boosters.items()
-        for part, series in booster.curve.items()
+        for part, curve in booster.curve.items()
     }
     for part in ("train", "validation"):
-        series = [curves[f"{part}_{head}"] for head in boosters if f"{part}_{head}" in curves]
-        if series:
-            shortest = min(map(len, series))
-            curves[part] = np.mean([curve[:shortest] for curve in series], axis=0).tolist()
+        head_curves = [curves[name] for head in boosters if (name := f"{part}_{head}") in curves]
+        if head_curves:
+            length = min(map(len, head_curves))
+            curves[part] = np.mean([curve[:length] for curve in head_curves], axis=0).tolist()
     return curves

@@ -56,20 +56,20 @@ class BgNbd:
     b: float
     log_likelihood: float
 
-    def alive(self, customers: Purchases) -> Floats:
+    def probability_alive(self, customers: Purchases) -> Floats:
         """Return P(still a customer), shape (n,); 1 without a repeat purchase."""
         return 1 / (1 + odds_of_having_left(*self._arguments(customers)))
 
-    def returning(self, customers: Purchases, span: float) -> Floats:
+    def probability_returning(self, customers: Purchases, span: float) -> Floats:
         """Return P(at least one purchase within `span` from now), shape (n,).
 
         The rate of a customer who is alive is gamma (r + x, alpha + T).
         """
         x, age = customers.repeats, customers.age
         p_none = ((self.alpha + age) / (self.alpha + age + span)) ** (self.r + x)
-        return self.alive(customers) * (1 - p_none)
+        return self.probability_alive(customers) * (1 - p_none)
 
-    def purchases(self, customers: Purchases, span: float) -> Floats:
+    def expected_purchases(self, customers: Purchases, span: float) -> Floats:
         """Return expected purchases within `span` from now, shape (n,)."""
         return expected(*self._arguments(customers), span)
 
@@ -86,26 +86,30 @@ def fit_bg_nbd(customers: Purchases) -> BgNbd:
     Raises:
         NotReadyError: too few customers, or none with a repeat purchase.
     """
-    logs, scale, likelihood = maximize_likelihood(
-        "BG/NBD", customers, _log_likelihoods, (np.zeros(4), np.log([0.5, 0.5, 1.5, 3.0])), distinct
+    log_parameters, time_unit, log_likelihood = maximize_likelihood(
+        "BG/NBD",
+        customers,
+        _log_likelihoods,
+        (np.zeros(4), np.log([0.5, 0.5, 1.5, 3.0])),
+        count_distinct,
     )
-    r, alpha, a, b = np.exp(logs).tolist()
-    return BgNbd(r, alpha * scale, a if a != 1 else a + 1e-9, b, likelihood)
+    r, alpha, a, b = np.exp(log_parameters).tolist()
+    return BgNbd(r, alpha * time_unit, a if a != 1 else a + 1e-9, b, log_likelihood)
 
 
 def maximize_likelihood(
     model: str,
     customers: Purchases,
     log_likelihoods: Callable[..., Floats],
-    starts: Sequence[Floats],
-    distinguish: Callable[[Purchases], tuple[Purchases, Floats]],
+    start_points: Sequence[Floats],
+    reduce_customers: Callable[[Purchases], tuple[Purchases, Floats]],
 ) -> tuple[Floats, float, float]:
     """Return the best logarithms of four parameters, the unit of time, and the log-likelihood.
 
     Args:
         log_likelihoods: of customers, shape (n,), given the four parameters.
-        starts: logarithms of parameters to search from, by L-BFGS-B.
-        distinguish: gives the distinct customers and their counts, or a sample of them.
+        start_points: logarithms of parameters to search from, by L-BFGS-B.
+        reduce_customers: gives the distinct customers and their counts, or a sample of them.
 
     Raises:
         NotReadyError: too few customers, or none with a repeat purchase.
@@ -114,28 +118,38 @@ def maximize_likelihood(
         raise NotReadyError(
             f"{model} needs at least {CUSTOMERS_MIN} customers and one repeat purchase"
         )
-    scale = float(np.mean(customers.age)) or 1.0  # scales times to about 1 whatever the unit
-    scaled = Purchases(customers.repeats, customers.recency / scale, customers.age / scale)
-    kinds, weight = distinguish(scaled)
+    time_unit = float(np.mean(customers.age)) or 1.0  # scales times to about 1 whatever the unit
+    scaled_customers = Purchases(
+        customers.repeats, customers.recency / time_unit, customers.age / time_unit
+    )
+    distinct_customers, customer_counts = reduce_customers(scaled_customers)
 
-    def loss(logs: Floats) -> float:
-        value = -float(weight @ log_likelihoods(kinds, *np.exp(logs))) / len(customers.age)
-        return value if np.isfinite(value) else 1e10
+    def loss(log_parameters: Floats) -> float:
+        mean_loss = -float(
+            customer_counts @ log_likelihoods(distinct_customers, *np.exp(log_parameters))
+        ) / len(customers.age)
+        return mean_loss if np.isfinite(mean_loss) else 1e10
 
     bounds = [(-12.0, 12.0)] * 4
     optimum = min(
-        (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts),
+        (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in start_points),
         key=lambda start: start.fun,
     )
-    repeats = float(customers.repeats.sum())
-    return optimum.x, scale, float(-optimum.fun * len(customers.age) - repeats * np.log(scale))
+    total_repeats = float(customers.repeats.sum())
+    return (
+        optimum.x,
+        time_unit,
+        float(-optimum.fun * len(customers.age) - total_repeats * np.log(time_unit)),
+    )
 
 
-def distinct(customers: Purchases) -> tuple[Purchases, Floats]:
+def count_distinct(customers: Purchases) -> tuple[Purchases, Floats]:
     """Return the distinct customers and their counts; times in days leave few of them."""
-    table = np.column_stack([customers.repeats, customers.recency, customers.age])
-    kinds, count = np.unique(table, axis=0, return_counts=True)
-    return Purchases(kinds[:, 0], kinds[:, 1], kinds[:, 2]), count.astype(np.float64)
+    customer_rows = np.column_stack([customers.repeats, customers.recency, customers.age])
+    distinct_rows, counts = np.unique(customer_rows, axis=0, return_counts=True)
+    return Purchases(distinct_rows[:, 0], distinct_rows[:, 1], distinct_rows[:, 2]), counts.astype(
+        np.float64
+    )
 
 
 def _log_likelihoods(customers: Purchases, r: float, alpha: float, a: float, b: float) -> Floats:
@@ -154,38 +168,47 @@ class ColumnBgNbd:
     Attributes:
         model: fitted with days as the unit of time.
         columns: names of the matrix's columns, in order.
-        recency, frequency, age: positions of seconds since the last purchase, purchases, and
-            seconds since the first.
+        recency_index, frequency_index, age_index: of the columns with seconds since the last
+            purchase, purchases, and seconds since the first.
         span: days.
-        lost: probability of customers whose last purchase has expired from the columns.
+        lost_probability: probability of customers whose last purchase has expired from the columns.
     """
 
     model: BgNbd
     columns: tuple[str, ...]
-    recency: int
-    frequency: int
-    age: int
+    recency_index: int
+    frequency_index: int
+    age_index: int
     span: float
-    lost: float
+    lost_probability: float
 
     def score(self, matrix: Matrix) -> Floats:
         """Return P(at least one purchase), shape (n,)."""
-        since, count, age = (
+        recency, frequency, age = (
             matrix[:, index].astype(np.float64)
-            for index in (self.recency, self.frequency, self.age)
+            for index in (self.recency_index, self.frequency_index, self.age_index)
         )
-        is_complete = np.isfinite(since) & np.isfinite(age) & np.isfinite(count)
-        since, count, age = (np.where(is_complete, column, 0.0) for column in (since, count, age))
+        is_complete = np.isfinite(recency) & np.isfinite(age) & np.isfinite(frequency)
+        recency, frequency, age = (
+            np.where(is_complete, column, 0.0) for column in (recency, frequency, age)
+        )
         customers = Purchases(
-            np.maximum(count - 1, 0),
-            np.maximum(age - since, 0) / SECONDS_PER_DAY,
+            np.maximum(frequency - 1, 0),
+            np.maximum(age - recency, 0) / SECONDS_PER_DAY,
             age / SECONDS_PER_DAY,
         )
-        return np.where(is_complete, self.model.returning(customers, self.span), self.lost)
+        return np.where(
+            is_complete,
+            self.model.probability_returning(customers, self.span),
+            self.lost_probability,
+        )
 
     def importance(self) -> dict[str, float]:
         """Return equal shares of the three columns."""
-        return {self.columns[index]: 1 / 3 for index in (self.recency, self.frequency, self.age)}
+        return {
+            self.columns[index]: 1 / 3
+            for index in (self.recency_index, self.frequency_index, self.age_index)
+        }
 
 
 def bg_nbd_to_onnx(column_model: ColumnBgNbd) -> bytes:
@@ -194,19 +217,19 @@ def bg_nbd_to_onnx(column_model: ColumnBgNbd) -> bytes:
     It computes in doubles, because with hundreds of purchases a float's rounding error is raised to
     that power.
     """
-    m = column_model.model
-    numbers = {
-        "r": m.r,
-        "alpha": m.alpha,
-        "a": m.a,
-        "b1": m.b - 1,
-        "span": m.alpha + column_model.span,
-        "lost": column_model.lost,
+    parameters = column_model.model
+    constants = {
+        "r": parameters.r,
+        "alpha": parameters.alpha,
+        "a": parameters.a,
+        "b1": parameters.b - 1,
+        "span": parameters.alpha + column_model.span,
+        "lost": column_model.lost_probability,
         "zero": 0.0,
         "one": 1.0,
         "day": SECONDS_PER_DAY,
     }
-    tensors = {name: np.array(value, np.float64) for name, value in numbers.items()}
+    tensors = {name: np.array(value, np.float64) for name, value in constants.items()}
     tensors |= {
         f"at_{name}": np.array(column_index, np.int64)
         for name, column_index in _column_indices(column_model)
@@ -280,7 +303,7 @@ def bg_nbd_to_onnx(column_model: ColumnBgNbd) -> bytes:
 
 def _column_indices(column_model: ColumnBgNbd) -> tuple[tuple[str, int], ...]:
     return (
-        ("since", column_model.recency),
-        ("frequency", column_model.frequency),
-        ("age", column_model.age),
+        ("since", column_model.recency_index),
+        ("frequency", column_model.frequency_index),
+        ("age", column_model.age_index),
     )

@@ -93,7 +93,9 @@ class EncodedRows:
     @property
     def categorical(self) -> tuple[str, ...]:
         """Names of the columns that hold codes."""
-        return tuple(self.layout.columns[column_index] for column_index in self.layout.codes)
+        return tuple(
+            self.layout.columns[column_index] for column_index in self.layout.code_cardinalities
+        )
 
     def __len__(self) -> int:
         return sum(self.blocks.sizes)
@@ -130,12 +132,14 @@ class Model(Protocol):
         ...
 
 
-def name_head_files(exported: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
+def name_head_files(
+    onnx_by_head: Mapping[str, bytes],
+) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
     """Return what `Model.export` does for one ONNX file a head."""
-    files = {head: f"model/{head}.onnx" for head in exported}
+    file_by_head = {head: f"model/{head}.onnx" for head in onnx_by_head}
     return (
-        {files[head]: data for head, data in exported.items()},
-        {head: HeadFile(file) for head, file in files.items()},
+        {file_by_head[head]: data for head, data in onnx_by_head.items()},
+        {head: HeadFile(file) for head, file in file_by_head.items()},
     )
 
 

@@ -37,19 +37,19 @@ _TREE_SIZES = re.compile(
 def gbdt_to_onnx(model: Gbdt) -> bytes:
     """Export the model as a self-contained ONNX file; the same model gives the same bytes."""
     # The converter exports all trees, so those after the best iteration are removed first.
-    text = model.booster.model_to_string(
+    model_text = model.booster.model_to_string(
         num_iteration=model.trees if model.booster.best_iteration > 0 else None
     )
-    text = _TREE_SIZES.sub("", _THRESHOLDS.sub(_round_thresholds_down, text))
-    booster = type(model.booster)(model_str=text)
+    model_text = _TREE_SIZES.sub("", _THRESHOLDS.sub(_round_thresholds_down, model_text))
+    booster = type(model.booster)(model_str=model_text)
     features = (INPUT, FloatTensorType([None, len(model.columns)]))
-    graph = convert_lightgbm(
+    onnx_model = convert_lightgbm(
         booster, name="head", initial_types=[features], zipmap=False, target_opset=OPSET
     )
-    _keep_one_output(graph, binary=model.settings.objective == "binary")
-    refuse_external(graph)
-    onnx.checker.check_model(graph)
-    return graph.SerializeToString(deterministic=True)
+    _keep_one_output(onnx_model, is_binary=model.settings.objective == "binary")
+    refuse_external(onnx_model)
+    onnx.checker.check_model(onnx_model)
+    return onnx_model.SerializeToString(deterministic=True)
 
 
 def _round_thresholds_down(line: re.Match[str]) -> str:
@@ -60,18 +60,18 @@ def _round_thresholds_down(line: re.Match[str]) -> str:
     float32 features x, x <= t is the same as x <= (t rounded down).
     """
     exact_thresholds = np.array(line[1].split(), np.float64)
-    nearest = exact_thresholds.astype(np.float32)
-    lower = np.where(
-        nearest.astype(np.float64) > exact_thresholds,
-        np.nextafter(nearest, np.float32(-np.inf)),
-        nearest,
+    nearest_thresholds = exact_thresholds.astype(np.float32)
+    lower_thresholds = np.where(
+        nearest_thresholds.astype(np.float64) > exact_thresholds,
+        np.nextafter(nearest_thresholds, np.float32(-np.inf)),
+        nearest_thresholds,
     )
-    return "threshold=" + " ".join(repr(float(value)) for value in lower)
+    return "threshold=" + " ".join(repr(float(value)) for value in lower_thresholds)
 
 
-def refuse_external(graph: onnx.ModelProto) -> None:
+def refuse_external(onnx_model: onnx.ModelProto) -> None:
     """Raise BundleError if any tensor of the model lies in another file."""
-    for tensor in graph.graph.initializer:
+    for tensor in onnx_model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             raise BundleError(
                 f"tensor {tensor.name!r} lies outside the model",
@@ -123,27 +123,31 @@ def compare_scores(
         BundleError: it exceeds TOLERANCE, relative to the score for unbounded scores.
     """
     difference = np.abs(model_scores - exported_scores) / np.maximum(1.0, np.abs(model_scores))
-    largest_difference = float(difference.max(initial=0.0))
-    if not largest_difference <= TOLERANCE:
+    max_difference = float(difference.max(initial=0.0))
+    if not max_difference <= TOLERANCE:
         raise BundleError(
-            f"the exported model differs from the trained one by {largest_difference:.2g} (at most "
+            f"the exported model differs from the trained one by {max_difference:.2g} (at most "
             f"{TOLERANCE:g} is allowed)"
         )
-    return largest_difference
+    return max_difference
 
 
-def _keep_one_output(model: onnx.ModelProto, *, binary: bool) -> None:
+def _keep_one_output(onnx_model: onnx.ModelProto, *, is_binary: bool) -> None:
     """Make `OUTPUT` of shape (n,) the only output, and drop nodes that only others need."""
-    graph = model.graph
-    source = (
-        next(o.name for o in graph.output if o.name != "label") if binary else graph.output[0].name
+    graph = onnx_model.graph
+    source_output = (
+        next(o.name for o in graph.output if o.name != "label")
+        if is_binary
+        else graph.output[0].name
     )
-    if binary:
+    if is_binary:
         graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "positive_class"))
-        graph.node.append(helper.make_node("Gather", [source, "positive_class"], [OUTPUT], axis=1))
+        graph.node.append(
+            helper.make_node("Gather", [source_output, "positive_class"], [OUTPUT], axis=1)
+        )
     else:
         graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "flat"))
-        graph.node.append(helper.make_node("Reshape", [source, "flat"], [OUTPUT]))
+        graph.node.append(helper.make_node("Reshape", [source_output, "flat"], [OUTPUT]))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None]))
     needed_names = {OUTPUT}

@@ -21,13 +21,13 @@ from tailorbird.models.deep.rows import Rows
 
 Matrix = npt.NDArray[np.float32]
 
-_METRICS = {
+_METRIC_BY_OBJECTIVE = {
     "binary": "binary_logloss",
     "lambdarank": "ndcg",
     "poisson": "poisson",
     "tweedie": "tweedie",
 }  # for early stopping
-OBJECTIVES = tuple(_METRICS)
+OBJECTIVES = tuple(_METRIC_BY_OBJECTIVE)
 AMOUNT_OBJECTIVES = ("poisson", "tweedie")  # their labels are numbers ≥ 0, not classes
 
 
@@ -48,8 +48,8 @@ class GbdtSettings:
         rate, l2: learning rate, penalty on leaf values.
         column_share, row_share: share of the columns, and of the rows, for each tree.
         set_split_positives: number of positives from which codes are split as sets; with fewer, as
-            ranges of codes, which are ordered by frequency. ONNX tests a set value by value: on a shop's baskets a
-            row took 0.4 ms with sets, and NDCG@10 was .231 (.235 with ranges).
+            ranges of codes, which are ordered by frequency. ONNX tests a set value by value: on a
+            shop's baskets a row took 0.4 ms with sets, and NDCG@10 was .231 (.235 with ranges).
         threads: 0 uses half the cores. LightGBM's threads spin while they wait: on cores in use by
             others, two were ten times slower than one. The number does not change the model
             (`deterministic`, `force_col_wise`).
@@ -76,7 +76,7 @@ class GbdtSettings:
                 f"unknown objective {self.objective!r}", fix=f"use one of {', '.join(OBJECTIVES)}"
             )
 
-    def sized(self, positives: int, rows: int) -> "GbdtSettings":
+    def resolve_sizes(self, positives: int, rows: int) -> "GbdtSettings":
         """Return the settings with data-dependent defaults filled in."""
         leaves = self.leaves or min(max(positives // 600, 5), 31)
         leaf_rows = self.leaf_rows or min(
@@ -161,26 +161,28 @@ class Gbdt:
 
     def importance(self) -> dict[str, float]:
         """Return each column's share of the total gain, largest first."""
-        gain = self.booster.feature_importance("gain", iteration=self.trees)
-        share = gain / max(gain.sum(), 1e-12)
-        return {self.columns[i]: float(share[i]) for i in np.argsort(-share, kind="stable")}
+        gains = self.booster.feature_importance("gain", iteration=self.trees)
+        gain_shares = gains / max(gains.sum(), 1e-12)
+        return {
+            self.columns[i]: float(gain_shares[i]) for i in np.argsort(-gain_shares, kind="stable")
+        }
 
 
-def head_sample(rows: Rows, head: str) -> Sample:
+def select_head_rows(rows: Rows, head: str) -> Sample:
     """Return the rows with a known label of a head, as boosters take them."""
-    label = np.asarray(rows.labels[head])
-    is_labelled = np.isfinite(label.astype(np.float32))
+    labels = np.asarray(rows.labels[head])
+    is_labelled = np.isfinite(labels.astype(np.float32))
     weight = None if rows.weight is None else np.asarray(rows.weight, np.float64)
     if is_labelled.all():
-        return Sample(rows.matrix, label, rows.lengths, weight)
+        return Sample(rows.matrix, labels, rows.lengths, weight)
     lengths = None
     if rows.lengths is not None:
-        request = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
-        lengths = np.bincount(request[is_labelled], minlength=len(rows.lengths))
+        request_index = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
+        lengths = np.bincount(request_index[is_labelled], minlength=len(rows.lengths))
         lengths = lengths[lengths > 0]
     return Sample(
         rows.matrix[is_labelled],
-        label[is_labelled],
+        labels[is_labelled],
         lengths,
         None if weight is None else weight[is_labelled],
     )
@@ -195,7 +197,7 @@ def fit_gbdt(
     categorical: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     on_tree: Callable[[int, Mapping[str, float]], bool] | None = None,
-    initial: lgb.Booster | None = None,
+    initial_booster: lgb.Booster | None = None,
 ) -> Gbdt:
     """Grow trees on `train` until `validation` stops improving.
 
@@ -205,7 +207,7 @@ def fit_gbdt(
         progress: called with (trees so far, maximum trees).
         on_tree: called with the number of trees and the metrics of `train` and `validation`;
             training stops if it returns True.
-        initial: a booster over the same columns, to which trees are added.
+        initial_booster: a booster over the same columns, to which trees are added.
 
     Raises:
         UsageError: the training part has only one class, or no column.
@@ -220,15 +222,15 @@ def fit_gbdt(
     if not columns:
         raise UsageError("no column is left to learn from", fix="leave fewer out")
     positives = int(np.count_nonzero(train.label > 0))
-    settings = settings.sized(positives, len(train.label))
+    settings = settings.resolve_sizes(positives, len(train.label))
     categorical = categorical if positives >= settings.set_split_positives else ()
     is_amount = settings.objective in AMOUNT_OBJECTIVES
-    data = _build_dataset(train, columns, categorical, is_amount=is_amount)
+    train_data = _build_dataset(train, columns, categorical, is_amount=is_amount)
     validation_data = _build_dataset(
-        validation, columns, categorical, is_amount=is_amount, reference=data
+        validation, columns, categorical, is_amount=is_amount, reference=train_data
     )
-    curve: dict[str, dict[str, list[float]]] = {}
-    callbacks = [lgb.record_evaluation(curve), lgb.log_evaluation(0)]
+    recorded_metrics: dict[str, dict[str, list[float]]] = {}
+    callbacks = [lgb.record_evaluation(recorded_metrics), lgb.log_evaluation(0)]
     can_stop_early = len(validation.label) > 0 and 0 < np.count_nonzero(validation.label > 0) < len(
         validation.label
     )
@@ -242,26 +244,26 @@ def fit_gbdt(
         callbacks.append(partial(_report_tree, on_tree))
     booster = lgb.train(
         _booster_parameters(settings),
-        data,
+        train_data,
         settings.trees,
-        valid_sets=[validation_data, data] if can_stop_early else [data],
+        valid_sets=[validation_data, train_data] if can_stop_early else [train_data],
         valid_names=["validation", "train"] if can_stop_early else ["train"],
-        init_model=initial,
+        init_model=initial_booster,
         callbacks=callbacks,
     )
     return Gbdt(
         booster,
         tuple(columns),
         settings,
-        {name: next(iter(series.values())) for name, series in curve.items()},
+        {name: next(iter(series.values())) for name, series in recorded_metrics.items()},
     )
 
 
 def _report_tree(
     on_tree: Callable[[int, Mapping[str, float]], bool], env: lgb.callback.CallbackEnv
 ) -> None:
-    figures = {part: value for part, _, value, *_ in env.evaluation_result_list or ()}
-    if on_tree(env.iteration + 1, figures):
+    metrics = {part: value for part, _, value, *_ in env.evaluation_result_list or ()}
+    if on_tree(env.iteration + 1, metrics):
         raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list or [])
 
 
@@ -291,7 +293,7 @@ def _build_dataset(
 def _booster_parameters(settings: GbdtSettings) -> dict[str, object]:
     return {
         "objective": settings.objective,
-        "metric": [_METRICS[settings.objective]],
+        "metric": [_METRIC_BY_OBJECTIVE[settings.objective]],
         "eval_at": [10],
         "num_leaves": settings.leaves,
         "min_data_in_leaf": settings.leaf_rows,

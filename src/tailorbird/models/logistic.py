@@ -21,7 +21,7 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 IR_VERSION = 8
-ITERATIONS = 500
+ITERATIONS_MAX = 500
 # bound of a standardised column, which limits extrapolation
 CLIP = 8.0
 
@@ -30,7 +30,8 @@ CLIP = 8.0
 class FittedLogistic:
     """A fitted regression.
 
-    p = 1 / (1 + exp(-(slopes · z + missing_slopes · missing + intercept))), with z clipped at ± `CLIP`.
+    p = 1 / (1 + exp(-(slopes · z + missing_slopes · missing + intercept))), with z clipped at ±
+    `CLIP`.
 
     Attributes:
         columns: names of the matrix's columns, in order.
@@ -46,19 +47,22 @@ class FittedLogistic:
 
     def score(self, matrix: Matrix) -> Floats:
         """Return the probability of each row, shape (n,)."""
-        z, missing = _design_matrix(matrix, self.centre, self.scale)
-        total = (
+        z, is_missing = _design_matrix(matrix, self.centre, self.scale)
+        logits = (
             z.astype(np.float64) @ self.slopes
-            + missing.astype(np.float64) @ self.missing_slopes
+            + is_missing.astype(np.float64) @ self.missing_slopes
             + self.intercept
         )
-        return 1.0 / (1.0 + np.exp(-total))
+        return 1.0 / (1.0 + np.exp(-logits))
 
     def importance(self) -> dict[str, float]:
         """Return each column's share of the absolute slopes, largest first."""
-        size = np.abs(self.slopes) + np.abs(self.missing_slopes)
-        share = size / max(float(size.sum()), 1e-12)
-        return {self.columns[i]: float(share[i]) for i in np.argsort(-share, kind="stable")}
+        slope_sizes = np.abs(self.slopes) + np.abs(self.missing_slopes)
+        slope_shares = slope_sizes / max(float(slope_sizes.sum()), 1e-12)
+        return {
+            self.columns[i]: float(slope_shares[i])
+            for i in np.argsort(-slope_shares, kind="stable")
+        }
 
 
 def fit_logistic(
@@ -67,15 +71,15 @@ def fit_logistic(
     columns: Sequence[str],
     *,
     weight: Floats | None = None,
-    ignore: Sequence[str] = (),
+    ignored_columns: Sequence[str] = (),
     penalty: float = 1.0,
 ) -> FittedLogistic:
     """Fit a regression with an L2 penalty by maximum likelihood.
 
     Args:
         label, weight: shape (n,); a label above 0 is positive, weights default to 1.
-        ignore: columns that are left out, such as codes, which have no linear meaning; their
-            slopes are 0.
+        ignored_columns: columns that are left out, such as codes, which have no linear meaning;
+            their slopes are 0.
         penalty: on squared slopes of standardised columns, summed over all rows.
     Raises:
         UsageError: there is only one class.
@@ -84,32 +88,33 @@ def fit_logistic(
         class_counts = f"{np.count_nonzero(label > 0)} positives of {len(label)} rows"
         raise UsageError(f"{class_counts}: nothing to tell apart", fix="take a longer history")
     row_weights = np.ones(len(matrix)) if weight is None else weight
-    logs = _signed_log(matrix)
-    is_present = np.isfinite(logs)
-    count = np.maximum(row_weights @ is_present, 1e-9)
-    finite_logs = np.where(is_present, logs, 0.0).astype(np.float64)
-    centre = row_weights @ finite_logs / count
+    signed_logs = _signed_log(matrix)
+    is_present = np.isfinite(signed_logs)
+    present_weights = np.maximum(row_weights @ is_present, 1e-9)
+    finite_logs = np.where(is_present, signed_logs, 0.0).astype(np.float64)
+    centre = row_weights @ finite_logs / present_weights
     scale = np.sqrt(
         np.maximum(
-            row_weights @ (np.where(is_present, finite_logs - centre, 0.0) ** 2) / count, 1e-12
+            row_weights @ (np.where(is_present, finite_logs - centre, 0.0) ** 2) / present_weights,
+            1e-12,
         )
     )
     scale[scale < 1e-5] = 1.0
     centre, scale = centre.astype(np.float32), scale.astype(np.float32)
-    z, missing = _design_matrix(matrix, centre, scale)
-    is_used = np.array([name not in ignore for name in columns])
-    has_missing = is_used & (missing.min(axis=0) != missing.max(axis=0))
-    design = np.concatenate([z[:, is_used], missing[:, has_missing]], axis=1).astype(np.float64)
-    fitted = LogisticRegression(C=1.0 / penalty, max_iter=ITERATIONS).fit(
+    z, is_missing = _design_matrix(matrix, centre, scale)
+    is_used = np.array([name not in ignored_columns for name in columns])
+    has_missing = is_used & (is_missing.min(axis=0) != is_missing.max(axis=0))
+    design = np.concatenate([z[:, is_used], is_missing[:, has_missing]], axis=1).astype(np.float64)
+    regression = LogisticRegression(C=1.0 / penalty, max_iter=ITERATIONS_MAX).fit(
         design, label > 0, sample_weight=row_weights
     )
     slopes, missing_slopes = np.zeros(len(columns), np.float32), np.zeros(len(columns), np.float32)
     slopes[is_used], missing_slopes[has_missing] = (
-        fitted.coef_[0, : is_used.sum()],
-        fitted.coef_[0, is_used.sum() :],
+        regression.coef_[0, : is_used.sum()],
+        regression.coef_[0, is_used.sum() :],
     )
     return FittedLogistic(
-        tuple(columns), centre, scale, slopes, missing_slopes, float(fitted.intercept_[0])
+        tuple(columns), centre, scale, slopes, missing_slopes, float(regression.intercept_[0])
     )
 
 
@@ -169,11 +174,11 @@ def logistic_to_onnx(model: FittedLogistic) -> bytes:
 
 def _design_matrix(matrix: Matrix, centre: Matrix, scale: Matrix) -> tuple[Matrix, Matrix]:
     """Return standardised columns, 0 if missing, and missing indicators; (n, columns) each."""
-    missing = np.isnan(matrix)
+    is_missing = np.isnan(matrix)
     z = np.clip(
-        np.where(missing, np.float32(0), (_signed_log(matrix) - centre) / scale), -CLIP, CLIP
+        np.where(is_missing, np.float32(0), (_signed_log(matrix) - centre) / scale), -CLIP, CLIP
     )
-    return z.astype(np.float32), missing.astype(np.float32)
+    return z.astype(np.float32), is_missing.astype(np.float32)
 
 
 def _signed_log(matrix: Matrix) -> Matrix:

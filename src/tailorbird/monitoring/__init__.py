@@ -2,16 +2,16 @@
 
 from tailorbird.monitoring.live import PeriodFigures, figures_by_period
 from tailorbird.monitoring.retrain import (
-    Decision,
     RetrainCriteria,
+    RetrainVerdict,
     decide_from_steps,
     decide_retrain,
 )
 
 __all__ = [
-    "Decision",
     "PeriodFigures",
     "RetrainCriteria",
+    "RetrainVerdict",
     "decide_from_steps",
     "decide_retrain",
     "figures_by_period",

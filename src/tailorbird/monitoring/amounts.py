@@ -13,11 +13,11 @@ import numpy as np
 
 from tailorbird.events import DAY, HOUR, format_duration, to_iso
 from tailorbird.monitoring.day import HISTORY_DAYS, Day
-from tailorbird.monitoring.verdict import NONE, Check, build_check
+from tailorbird.monitoring.verdict import NOT_JUDGED, Check, build_check
 
-HOUR_LOW, HOUR_HIGH = 0.5, 3.0
-DAY_LOW, DAY_HIGH = 0.5, 1.6
-YOUNG_LOW, YOUNG_HIGH = 0.3, 5.0  # limits of a day before a week of history
+HOUR_RATIO_MIN, HOUR_RATIO_MAX = 0.5, 3.0
+DAY_RATIO_MIN, DAY_RATIO_MAX = 0.5, 1.6
+YOUNG_RATIO_MIN, YOUNG_RATIO_MAX = 0.3, 5.0  # limits of a day before a week of history
 ROWS_MIN = 20  # fewer usual events are not judged
 DEVIANCE_MAX = 10.0  # deviance limit: a probability of e^−10, one hour in 20,000
 
@@ -40,27 +40,27 @@ def check_hours(day: Day) -> Check:
     )
     typical_burst = _median([profile.hour_burst for profile in day.earlier_days])
     for hour in range(24):
-        before = [profile.hours[hour] for profile in day.earlier_days]
-        typical_count = _median(before) if len(before) >= 3 else 0.0
+        earlier_counts = [profile.hour_counts[hour] for profile in day.earlier_days]
+        typical_count = _median(earlier_counts) if len(earlier_counts) >= 3 else 0.0
         if typical_count < ROWS_MIN or day.start + (hour + 1) * HOUR > day.until:
             continue
         judged_count += 1
-        count = day.profile.hours[hour]
+        count = day.profile.hour_counts[hour]
         worst_ratio = min(worst_ratio, count / typical_count)
-        expected = [
+        expected_counts = [
             typical_count,
-            *([day.week_ago.hours[hour]] if day.week_ago is not None else []),
+            *([day.week_ago.hour_counts[hour]] if day.week_ago is not None else []),
         ]
-        if _is_unusual(count, expected, HOUR_LOW, HOUR_HIGH, typical_burst):
+        if _is_unusual(count, expected_counts, HOUR_RATIO_MIN, HOUR_RATIO_MAX, typical_burst):
             problems.append(f"{hour:02}:00 has {count:,} events, {typical_count:,.0f} are usual")
     return build_check(
         "hours",
-        judged_count,
-        problems,
-        worst_ratio,
-        HOUR_LOW,
-        "every hour has about what is usual",
-        skip_reason,
+        judged_count=judged_count,
+        problems=problems,
+        value=worst_ratio,
+        limit=HOUR_RATIO_MIN,
+        ok_text="every hour has about what is usual",
+        skip_reason=skip_reason,
     )
 
 
@@ -69,23 +69,44 @@ def check_total(day: Day) -> Check:
 
     A day without any event fails as soon as an earlier day has some.
     """
-    rows, typical_count = day.profile.rows, _median([profile.rows for profile in day.earlier_days])
-    expected = [typical_count, *([day.week_ago.rows] if day.week_ago is not None else [])]
-    low, high = (DAY_LOW, DAY_HIGH) if day.week_ago is not None else (YOUNG_LOW, YOUNG_HIGH)
-    share = rows / typical_count if typical_count else 1.0
+    event_count, typical_count = (
+        day.profile.event_count,
+        _median([profile.event_count for profile in day.earlier_days]),
+    )
+    expected_counts = [
+        typical_count,
+        *([day.week_ago.event_count] if day.week_ago is not None else []),
+    ]
+    low, high = (
+        (DAY_RATIO_MIN, DAY_RATIO_MAX)
+        if day.week_ago is not None
+        else (YOUNG_RATIO_MIN, YOUNG_RATIO_MAX)
+    )
+    share = event_count / typical_count if typical_count else 1.0
     if day.until < day.start + 24 * HOUR:
-        return Check("total", NONE, share, low, "the day is not over")
-    if not rows and day.newest_before is not None:
+        return Check("total", NOT_JUDGED, share, low, "the day is not over")
+    if not event_count and day.newest_before is not None:
         context = (
             f"{typical_count:,.0f} are usual"
             if day.earlier_days
             else f"nor has any since {to_iso(day.newest_before * DAY)[:10]}"
         )
-        return build_check("total", 1, [f"the day has no event at all, {context}"], 0.0, low, "")
+        return build_check(
+            "total",
+            judged_count=1,
+            problems=[f"the day has no event at all, {context}"],
+            value=0.0,
+            limit=low,
+            ok_text="",
+        )
     is_judged = len(day.earlier_days) >= 3 and typical_count >= ROWS_MIN
     typical_burst = _median([profile.day_burst for profile in day.earlier_days])
-    unusual = is_judged and _is_unusual(rows, expected, low, high, typical_burst)
-    problems = [f"the day's events are {rows:,}, {typical_count:,.0f} are usual"] if unusual else []
+    is_unusual = is_judged and _is_unusual(event_count, expected_counts, low, high, typical_burst)
+    problems = (
+        [f"the day's events are {event_count:,}, {typical_count:,.0f} are usual"]
+        if is_unusual
+        else []
+    )
     skip_reason = (
         "no three days before to compare with"
         if len(day.earlier_days) < 3
@@ -93,12 +114,12 @@ def check_total(day: Day) -> Check:
     )
     return build_check(
         "total",
-        is_judged,
-        problems,
-        share,
-        low,
-        f"{rows:,} events, {typical_count:,.0f} are usual",
-        skip_reason,
+        judged_count=is_judged,
+        problems=problems,
+        value=share,
+        limit=low,
+        ok_text=f"{event_count:,} events, {typical_count:,.0f} are usual",
+        skip_reason=skip_reason,
     )
 
 
@@ -106,19 +127,20 @@ def check_volume(day: Day, expectations: DayExpectations) -> Check:
     """Check that a finished day has as many events of a type as declared."""
     is_over = day.until >= day.start + 24 * HOUR
     problems = [
-        f"{day.profile.types[type_]:,} events of type {type_}, at least {least:,} are declared"
-        for type_, least in expectations.daily_min.items()
-        if is_over and day.profile.types[type_] < least
+        f"{day.profile.type_counts[type_]:,} events of type {type_}, at least {count_min:,} are "
+        "declared"
+        for type_, count_min in expectations.daily_min.items()
+        if is_over and day.profile.type_counts[type_] < count_min
     ]
     skip_reason = "the day is not over" if expectations.daily_min else "contract.toml declares none"
     return build_check(
         "volume",
-        len(expectations.daily_min) * is_over,
-        problems,
-        len(problems),
-        0,
-        "as declared",
-        skip_reason,
+        judged_count=len(expectations.daily_min) * is_over,
+        problems=problems,
+        value=len(problems),
+        limit=0,
+        ok_text="as declared",
+        skip_reason=skip_reason,
     )
 
 
@@ -127,9 +149,9 @@ def check_freshness(day: Day, expectations: DayExpectations) -> Check:
     problems = []
     for type_, limit_us in expectations.fresh_within.items():
         newest_times = [
-            profile.newest[type_]
+            profile.newest_ts_by_type[type_]
             for profile in (day.profile, *day.earlier_days)
-            if type_ in profile.newest
+            if type_ in profile.newest_ts_by_type
         ]
         newest = max(newest_times, default=day.start - HISTORY_DAYS * DAY)
         if day.until - newest > limit_us:
@@ -137,27 +159,28 @@ def check_freshness(day: Day, expectations: DayExpectations) -> Check:
                 to_iso(newest) if newest_times else f"{HISTORY_DAYS} days before the day, or older"
             )
             problems.append(
-                f"the newest {type_} is of {newest_time}; one within {format_duration(limit_us)} is declared"
+                f"the newest {type_} is of {newest_time}; "
+                f"one within {format_duration(limit_us)} is declared"
             )
     return build_check(
         "freshness",
-        len(expectations.fresh_within),
-        problems,
-        len(problems),
-        0,
-        "as declared",
-        "contract.toml declares none",
+        judged_count=len(expectations.fresh_within),
+        problems=problems,
+        value=len(problems),
+        limit=0,
+        ok_text="as declared",
+        skip_reason="contract.toml declares none",
     )
 
 
 def _is_unusual(
-    count: int, expected: Sequence[float], low: float, high: float, typical_burst: float
+    count: int, expected_counts: Sequence[float], low: float, high: float, typical_burst: float
 ) -> bool:
     """Return whether a count is outside the limits of each expected count by more than chance."""
     return not any(
         low * value <= count <= high * value
         or _deviance(count, value) <= DEVIANCE_MAX * typical_burst
-        for value in expected
+        for value in expected_counts
     )
 
 

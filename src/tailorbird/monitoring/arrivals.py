@@ -5,7 +5,7 @@ import pyarrow as pa
 from tailorbird.events import DAY, HOUR
 from tailorbird.events.contract.schema import micros
 from tailorbird.lake import Lake
-from tailorbird.lake.lake import span
+from tailorbird.lake.lake import time_filter
 
 
 class Arrivals:
@@ -18,30 +18,30 @@ class Arrivals:
     """
 
     def __init__(self, lake: Lake) -> None:
-        self._lake, self._position_by_day = lake, lake.positions_by_day()
+        self._lake, self._position_by_day = lake, lake.last_position_by_day()
         self._hours_by_day: dict[int, dict[int, int]] = {}
         self.position = max(self._position_by_day.values(), default=0)
 
     def has_later(self, since: int, until: int, position: int) -> bool:
         """Return whether the hours in [since, until) have events after a position."""
         return any(
-            since <= hour < until and last > position
+            since <= hour < until and last_position > position
             for day in range(since // DAY, (until - 1) // DAY + 1)
             if self._position_by_day.get(day, 0) > position
-            for hour, last in self._hours_of(day).items()
+            for hour, last_position in self._positions_of_day(day).items()
         )
 
-    def _hours_of(self, day: int) -> dict[int, int]:
+    def _positions_of_day(self, day: int) -> dict[int, int]:
         """Return the last position of each hour of a day."""
         if day not in self._hours_by_day:
-            hours: dict[int, int] = {}
-            where = span("day", day * DAY, (day + 1) * DAY)
+            position_by_hour: dict[int, int] = {}
+            where = time_filter("day", day * DAY, (day + 1) * DAY)
             for batch in self._lake.batches("events", ["ts", "p"], where):
                 table = pa.table({"hour": micros(batch["ts"]) // HOUR * HOUR, "p": batch["p"]})
-                last = table.group_by("hour").aggregate([("p", "max")])
-                for hour, p in zip(
-                    *(last[name].to_pylist() for name in ("hour", "p_max")), strict=True
+                last_positions = table.group_by("hour").aggregate([("p", "max")])
+                for hour, log_position in zip(
+                    *(last_positions[name].to_pylist() for name in ("hour", "p_max")), strict=True
                 ):
-                    hours[hour] = max(p or 0, hours.get(hour, 0))
-            self._hours_by_day[day] = hours
+                    position_by_hour[hour] = max(log_position or 0, position_by_hour.get(hour, 0))
+            self._hours_by_day[day] = position_by_hour
         return self._hours_by_day[day]

@@ -7,9 +7,9 @@
 | latency | its 95th percentile exceeds the champion's by a factor |
 | clicks | fewer clicks per item seen than the champion, beyond an always-valid bound |
 
-It advances along `SHARES` when it has served `answers_min` responses, no guard-rail objects, and
-the same bound excludes a loss above `margin`. Each step is judged by its own data: evidence of an
-earlier step does not decide the next, and data at different shares must not be pooled. If people
+It advances along `CANARY_SHARES` when it has served `answers_min` responses, no guard-rail objects,
+and the same bound excludes a loss above `margin`. Each step is judged by its own data: evidence of
+an earlier step does not decide the next, and data at different shares must not be pooled. If people
 click more in the evening, and the canary had 1 % of the afternoon and half of the evening, it would
 be ahead for that alone. The bound is `experiments.statistics.always_valid_uplift`, corrected for
 all steps: a fixed-sample interval, checked every ten seconds, would end half of all canaries that
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.clock import ATTRIBUTION
+from tailorbird.events.clock import ATTRIBUTION_WINDOW
 from tailorbird.experiments.counts import COLUMNS, count_events
 from tailorbird.experiments.statistics import (
     NO_ESTIMATE,
@@ -33,8 +33,8 @@ from tailorbird.experiments.statistics import (
     proportion_interval,
 )
 
-SHARES = (0.01, 0.05, 0.2, 0.5)  # then everybody
-EVENTS = (*dict.fromkeys((*COLUMNS, "model")),)
+CANARY_SHARES = (0.01, 0.05, 0.2, 0.5)  # then everybody
+EVENT_COLUMNS = (*dict.fromkeys((*COLUMNS, "model")),)
 RESPONSE_COLUMNS = ("request_id", "slot", "model", "assigned_version", "failure", "latency_us")
 
 
@@ -98,29 +98,29 @@ def measure_version(
     responses: pa.Table,
     version: str,
     *,
-    denominators: dict[str, str],
-    attribution: dict[str, int],
+    denominator_by_slot: dict[str, str],
+    attribution_by_slot: dict[str, int],
 ) -> VersionFigures:
     """Return the metrics of the responses assigned to a version.
 
     Args:
-        events: with `EVENTS`, since the canary has its present share.
+        events: with `EVENT_COLUMNS`, since the canary has its present share.
         responses: with `RESPONSE_COLUMNS`, for the same time.
-        denominators, attribution: by slot.
+        denominator_by_slot, attribution_by_slot: by slot.
     """
     version_responses = responses.filter(
         pc.fill_null(pc.equal(responses["assigned_version"], version), False)
     )
-    failed = pc.fill_null(pc.not_equal(version_responses["model"], version), True)
+    is_failed = pc.fill_null(pc.not_equal(version_responses["model"], version), True)
     latency = version_responses["latency_us"].drop_null().to_numpy()
     clicks = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    by_model = events.drop_columns("arm").append_column("arm", events["model"])
+    events_by_model = events.drop_columns("arm").append_column("arm", events["model"])
     for slot in pc.unique(version_responses["slot"]).drop_null().to_pylist():
         counts = count_events(
-            by_model,
+            events_by_model,
             slot,
-            denominator=denominators.get(slot, "impression"),
-            attribution=attribution.get(slot, ATTRIBUTION),
+            denominator=denominator_by_slot.get(slot, "impression"),
+            attribution=attribution_by_slot.get(slot, ATTRIBUTION_WINDOW),
         )
         if version in counts.arms:
             arm = counts.arms.index(version)
@@ -128,85 +128,90 @@ def measure_version(
             clicks += Moments.from_totals(clicked[seen > 0], seen[seen > 0])
     return VersionFigures(
         version,
-        version_responses.num_rows,
-        int(pc.sum(failed).as_py() or 0),
-        int(
+        answers=version_responses.num_rows,
+        failed=int(pc.sum(is_failed).as_py() or 0),
+        not_finite=int(
             pc.sum(
                 pc.fill_null(pc.equal(version_responses["failure"], "not_finite"), False)
             ).as_py()
             or 0
         ),
-        float(np.quantile(latency, 0.95)) / 1_000 if latency.size else math.nan,
-        clicks,
+        latency_ms_p95=float(np.quantile(latency, 0.95)) / 1_000 if latency.size else math.nan,
+        clicks=clicks,
     )
 
 
 def decide_canary(
-    canary: VersionFigures, champion: VersionFigures, share: float, rails: GuardRails = GUARD_RAILS
+    canary: VersionFigures,
+    champion: VersionFigures,
+    share: float,
+    guard_rails: GuardRails = GUARD_RAILS,
 ) -> CanaryVerdict:
     """Decide on a canary that serves `share` of the people."""
-    level = 1.0 - (1.0 - rails.level) / len(SHARES)
+    level = 1.0 - (1.0 - guard_rails.level) / len(CANARY_SHARES)
     uplift = (
         always_valid_uplift(canary.clicks, champion.clicks, level=level)
         if _has_clicks(canary, champion)
         else NO_ESTIMATE
     )
 
-    def verdict(action: str, reason: str, new_share: float = share) -> CanaryVerdict:
-        return CanaryVerdict(action, reason, new_share, canary, champion, uplift)
+    def build_verdict(action: str, reason: str, new_share: float = share) -> CanaryVerdict:
+        return CanaryVerdict(
+            action, reason, share=new_share, canary=canary, champion=champion, uplift=uplift
+        )
 
     if canary.not_finite:
-        return verdict(
+        return build_verdict(
             "end", f"{canary.not_finite} of its answers had a score that is no finite number", 0.0
         )
-    if not canary.answers and champion.answers * share / (1.0 - share) > rails.answers_min:
+    if not canary.answers and champion.answers * share / (1.0 - share) > guard_rails.answers_min:
         reason = (
             f"none of {champion.answers:,} answers was its to give: servers refuse it, or wait "
             "for its features; their logs say why"
         )
-        return verdict("wait", reason)
-    if min(canary.answers, champion.answers) < rails.answers_min:
-        return verdict(
+        return build_verdict("wait", reason)
+    if min(canary.answers, champion.answers) < guard_rails.answers_min:
+        return build_verdict(
             "wait",
             f"{canary.answers:,} answers of the canary's at {share * 100:.3g}%; it is judged "
-            f"from {rails.answers_min:,} on",
+            f"from {guard_rails.answers_min:,} on",
         )
-    low, _ = proportion_interval(canary.failed, canary.answers, level=0.99)
-    _, high = proportion_interval(champion.failed, champion.answers, level=0.99)
-    if low > high + rails.errors:
-        return verdict(
+    canary_rate_low, _ = proportion_interval(canary.failed, canary.answers, level=0.99)
+    _, champion_rate_high = proportion_interval(champion.failed, champion.answers, level=0.99)
+    if canary_rate_low > champion_rate_high + guard_rails.errors:
+        return build_verdict(
             "end",
             f"it failed {canary.failed:,} of {canary.answers:,} answers, the champion "
             f"{champion.failed:,}",
             0.0,
         )
-    if canary.latency_ms_p95 > rails.latency * champion.latency_ms_p95:
+    if canary.latency_ms_p95 > guard_rails.latency * champion.latency_ms_p95:
         reason = (
             f"its answers take {canary.latency_ms_p95:.1f} ms at the 95th percentile, the "
             f"champion's {champion.latency_ms_p95:.1f}"
         )
-        return verdict("end", reason, 0.0)
+        return build_verdict("end", reason, 0.0)
     if uplift.high < 0:
-        return verdict(
+        return build_verdict(
             "end",
             f"clicks per item seen {uplift.value:+.1%} ({uplift.low:+.1%} to {uplift.high:+.1%})",
             0.0,
         )
-    if not uplift.low > -rails.margin:
+    if not uplift.low > -guard_rails.margin:
         reason = (
             "nothing is known of clicks yet"
             if math.isnan(uplift.low)
             else f"clicks {uplift.low:+.1%} to {uplift.high:+.1%}"
         )
-        return verdict(
-            "wait", f"{reason}; it goes on when a fall by {rails.margin:.0%} is excluded"
+        return build_verdict(
+            "wait", f"{reason}; it goes on when a fall by {guard_rails.margin:.0%} is excluded"
         )
-    next_share = next((step for step in SHARES if step > share + 1e-9), 1.0)
+    next_share = next((step for step in CANARY_SHARES if step > share + 1e-9), 1.0)
     reason = (
         f"clicks {uplift.low:+.1%} to {uplift.high:+.1%}, {canary.failed:,} of "
         f"{canary.answers:,} answers failed"
     )
-    return verdict("promote" if next_share == 1.0 else "advance", reason, next_share)
+    return build_verdict("promote" if next_share == 1.0 else "advance", reason, next_share)
 
 
 def _has_clicks(canary: VersionFigures, champion: VersionFigures) -> bool:

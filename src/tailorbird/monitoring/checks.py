@@ -24,22 +24,18 @@ from tailorbird.monitoring.amounts import (
 )
 from tailorbird.monitoring.day import Day, without_profiles
 from tailorbird.monitoring.usual import merge_profiles, stability_index, usual_shares
-from tailorbird.monitoring.verdict import NONE, Check, build_check
+from tailorbird.monitoring.verdict import NOT_JUDGED, Check, build_check
 
 REPEATS_MAX = 0.2
-REPEATED_ACTIONS_MAX, REPEATED_ACTIONS_ROWS = 0.2, 100
+REPEATED_ACTIONS_MAX, REPEATED_ACTIONS_ROWS_MIN = 0.2, 100
 LATE_MAX = 0.02
-NULLS_MAX, NULLS_ROWS = 0.15, 100  # largest change in the share of nulls
-PSI_MAX, PSI_ROWS = 0.25, 200  # the conventional limit of a shift
+NULLS_MAX, NULLS_ROWS_MIN = 0.15, 100  # largest change in the share of nulls
+PSI_MAX, PSI_ROWS_MIN = 0.25, 200  # the conventional limit of a shift
 ORPHANS_MAX, UNSEEN_MAX, CLICKS_MIN = 0.05, 0.2, 20
-SKEW_US, SKEW_MAX, SKEW_ROWS, SKEW_PEOPLE = (
-    2 * MINUTE,
-    0.1,
-    30,
-    5,
-)  # the clocks of a few people are no fault of the site
-BOTS_MAX, ONE_PERSON_MAX, ONE_PERSON_ROWS = 0.15, 0.05, 1_000
-REFUSED_MAX, REFUSED_ROWS = 0.05, 20
+SKEW_US, SKEW_MAX, SKEW_ROWS_MIN = 2 * MINUTE, 0.1, 30
+SKEW_PEOPLE_MIN = 5  # the clocks of a few people are no fault of the site
+BOTS_MAX, ONE_PERSON_MAX, ONE_PERSON_ROWS_MIN = 0.15, 0.05, 1_000
+REFUSED_MAX, REFUSED_ROWS_MIN = 0.05, 20
 
 
 def run_checks(
@@ -59,33 +55,32 @@ def check_duplicates(day: Day) -> Check:
 
     An event sent twice may have one id or two.
     """
-    duplicated_rows = (
-        day.events.num_rows - pc.count_distinct(_event_keys(day.events)).as_py()
-        if day.events.num_rows
-        else 0
-    )
-    repeated_rows = sum(day.repeated.values())
-    share = day.repeats / max(1, day.events.num_rows)
+    duplicated_rows = 0
+    if day.events.num_rows:
+        duplicated_rows = len(day.events) - pc.count_distinct(_event_keys(day.events)).as_py()
+    repeated_rows = sum(day.repeated_by_partition.values())
+    share = day.repeat_count / max(1, day.events.num_rows)
     problems = [f"{duplicated_rows:,} events stand twice in the table"] * bool(duplicated_rows) + [
         f"{repeated_rows:,} raw rows became more than one row"
     ] * bool(repeated_rows)
     if share > REPEATS_MAX:
         problems.append(
-            f"{day.repeats:,} events were sent again ({share:.0%}): a client retries too often"
+            f"{day.repeat_count:,} events were sent again ({share:.0%}): a client retries too often"
         )
-    checked, repeated_actions = _count_repeated_actions(day.events)
-    if checked >= REPEATED_ACTIONS_ROWS and repeated_actions > REPEATED_ACTIONS_MAX * checked:
+    action_count, repeated_actions = _count_repeated_actions(day.events)
+    repeated_share = repeated_actions / max(1, action_count)
+    if action_count >= REPEATED_ACTIONS_ROWS_MIN and repeated_share > REPEATED_ACTIONS_MAX:
         problems.append(
-            f"{repeated_actions / checked:.0%} of the events repeat another of that second, under an id "
+            f"{repeated_share:.0%} of the events repeat another of that second, under an id "
             "of their own: a client sends twice"
         )
     return build_check(
         "duplicates",
-        day.events.num_rows,
-        problems,
-        share,
-        REPEATS_MAX,
-        f"{day.repeats:,} repeats were dropped, none is left",
+        judged_count=day.events.num_rows,
+        problems=problems,
+        value=share,
+        limit=REPEATS_MAX,
+        ok_text=f"{day.repeat_count:,} repeats were dropped, none is left",
     )
 
 
@@ -93,16 +88,16 @@ def check_gaps(day: Day) -> Check:
     """Check that every raw row between the day's first and last is in a table."""
     problems = [
         f"{count:,} raw rows of {partition} are in no table; tailorbird lake verify"
-        for partition, count in day.missing.items()
+        for partition, count in day.missing_by_partition.items()
         if count
     ]
     return build_check(
         "gaps",
-        len(day.missing),
-        problems,
-        sum(day.missing.values()),
-        0,
-        "every raw row is accounted for",
+        judged_count=len(day.missing_by_partition),
+        problems=problems,
+        value=sum(day.missing_by_partition.values()),
+        limit=0,
+        ok_text="every raw row is accounted for",
     )
 
 
@@ -111,76 +106,82 @@ def check_late(day: Day) -> Check:
 
     Their day's report is already written.
     """
-    share = day.too_late / max(1, day.received)
-    problems = (
-        [
-            f"{day.too_late:,} events came too late to count in features ({share:.0%} of "
-            "what came in)"
-        ]
-        if share > LATE_MAX
-        else []
-    )
+    share = day.too_late_count / max(1, day.received_count)
+    problems = []
+    if share > LATE_MAX:
+        text = f"{day.too_late_count:,} events came too late to count in features"
+        problems = [f"{text} ({share:.0%} of what came in)"]
     return build_check(
-        "late", day.received, problems, share, LATE_MAX, f"{share:.1%} came too late to count"
+        "late",
+        judged_count=day.received_count,
+        problems=problems,
+        value=share,
+        limit=LATE_MAX,
+        ok_text=f"{share:.1%} came too late to count",
     )
 
 
 def check_nulls(day: Day) -> Check:
     """Check the share of null columns by event type against the days before."""
-    reference, problems, largest, checked = merge_profiles(day.earlier_days), [], 0.0, 0
+    reference, problems = merge_profiles(day.earlier_days), []
+    largest_change, checked_count = 0.0, 0
     if reference is not None:
-        for type_, rows in day.profile.types.items():
-            if min(rows, reference.types[type_]) < NULLS_ROWS:
+        for type_, rows in day.profile.type_counts.items():
+            if min(rows, reference.type_counts[type_]) < NULLS_ROWS_MIN:
                 continue
             for column in {
-                column for kind, column in (*day.profile.nulls, *reference.nulls) if kind == type_
+                column
+                for kind, column in (*day.profile.null_counts, *reference.null_counts)
+                if kind == type_
             }:
-                checked += 1
-                share = day.profile.nulls[type_, column] / rows
+                checked_count += 1
+                share = day.profile.null_counts[type_, column] / rows
                 day_counts = [
                     {
-                        "null": earlier_day.nulls[type_, column],
-                        "": earlier_day.types[type_] - earlier_day.nulls[type_, column],
+                        "null": earlier_day.null_counts[type_, column],
+                        "": earlier_day.type_counts[type_] - earlier_day.null_counts[type_, column],
                     }
                     for earlier_day in day.earlier_days
                 ]
-                usual = usual_shares(day_counts, NULLS_ROWS)["null"]
-                largest = max(largest, abs(share - usual))
-                if abs(share - usual) > NULLS_MAX:
+                usual_share = usual_shares(day_counts, NULLS_ROWS_MIN)["null"]
+                largest_change = max(largest_change, abs(share - usual_share))
+                if abs(share - usual_share) > NULLS_MAX:
                     problems.append(
-                        f"{share:.0%} of {type_} have no {column}, {usual:.0%} are usual"
+                        f"{share:.0%} of {type_} have no {column}, {usual_share:.0%} are usual"
                     )
     return build_check(
         "nulls",
-        checked,
-        sorted(problems),
-        largest,
-        NULLS_MAX,
-        "columns are as full as usual",
-        "no days before to compare with",
+        judged_count=checked_count,
+        problems=sorted(problems),
+        value=largest_change,
+        limit=NULLS_MAX,
+        ok_text="columns are as full as usual",
+        skip_reason="no days before to compare with",
     )
 
 
 def check_categories(day: Day) -> Check:
     """Check the distribution of categorical columns by population stability index."""
-    problems, largest, checked = [], 0.0, 0
-    for column, value_counts in day.profile.categories.items():
-        before = [profile.categories[column] for profile in day.earlier_days]
-        if min(sum(value_counts.values()), sum(sum(value.values()) for value in before)) < PSI_ROWS:
+    problems, largest_psi, checked_count = [], 0.0, 0
+    for column, value_counts in day.profile.category_counts.items():
+        earlier_counts = [profile.category_counts[column] for profile in day.earlier_days]
+        earlier_rows = sum(sum(counts.values()) for counts in earlier_counts)
+        if min(sum(value_counts.values()), earlier_rows) < PSI_ROWS_MIN:
             continue
-        checked += 1
-        index, most_shifted = stability_index(value_counts, usual_shares(before, PSI_ROWS))
-        largest = max(largest, index)
-        if index > PSI_MAX:
-            problems.append(f"{column} has shifted (PSI {index:.2f}), most of all {most_shifted}")
+        checked_count += 1
+        usual = usual_shares(earlier_counts, PSI_ROWS_MIN)
+        psi, most_shifted = stability_index(value_counts, usual)
+        largest_psi = max(largest_psi, psi)
+        if psi > PSI_MAX:
+            problems.append(f"{column} has shifted (PSI {psi:.2f}), most of all {most_shifted}")
     return build_check(
         "categories",
-        checked,
-        problems,
-        largest,
-        PSI_MAX,
-        "values are spread as usual",
-        "too few events to compare",
+        judged_count=checked_count,
+        problems=problems,
+        value=largest_psi,
+        limit=PSI_MAX,
+        ok_text="values are spread as usual",
+        skip_reason="too few events to compare",
     )
 
 
@@ -194,17 +195,15 @@ def check_orphans(day: Day) -> Check:
         pc.and_(pc.equal(day.events["type"], "click"), pc.is_valid(day.events["request_id"]))
     )
     if clicks.num_rows < CLICKS_MIN:
-        return Check("orphans", NONE, 0.0, ORPHANS_MAX, "hardly any click names an answer")
+        return Check("orphans", NOT_JUDGED, 0.0, ORPHANS_MAX, "hardly any click names an answer")
     has_answer = pc.is_in(
         clicks["request_id"], value_set=pa.array(sorted(day.answered_requests), pa.string())
     )
     share = 1 - (pc.sum(has_answer).as_py() or 0) / clicks.num_rows
     seen_pairs = _seen_items(day.events)
-    problems = (
-        [f"{share:.0%} of the clicks name an answer that is not in the lake"]
-        if share > ORPHANS_MAX
-        else []
-    )
+    problems = []
+    if share > ORPHANS_MAX:
+        problems = [f"{share:.0%} of the clicks name an answer that is not in the lake"]
     if problems and _is_mostly_in(
         clicks.filter(pc.invert(has_answer))["request_id"].to_pylist(),
         {request for request, _ in seen_pairs},
@@ -218,16 +217,16 @@ def check_orphans(day: Day) -> Check:
         pairs = list(
             zip(matched["request_id"].to_pylist(), matched["item_id"].to_pylist(), strict=True)
         )
-        unseen = sum(pair not in seen_pairs for pair in pairs) / max(1, len(pairs))
-        if unseen > UNSEEN_MAX:
-            problems.append(f"{unseen:.0%} of the clicks are on items without an impression")
+        unseen_share = sum(pair not in seen_pairs for pair in pairs) / max(1, len(pairs))
+        if unseen_share > UNSEEN_MAX:
+            problems.append(f"{unseen_share:.0%} of the clicks are on items without an impression")
     return build_check(
         "orphans",
-        clicks.num_rows,
-        problems,
-        share,
-        ORPHANS_MAX,
-        "clicks follow answers and impressions",
+        judged_count=clicks.num_rows,
+        problems=problems,
+        value=share,
+        limit=ORPHANS_MAX,
+        ok_text="clicks follow answers and impressions",
     )
 
 
@@ -238,76 +237,80 @@ def check_skew(day: Day) -> Check:
     """
     events = without_profiles(day.events)
     events = events.filter(pc.not_equal(events["type"], "answer"))
-    is_off = (
-        np.abs(
-            micros(events["received_at"])
-            - micros(pc.coalesce(events["sent_at"], events["received_at"]))
-        )
-        > SKEW_US
-    )
-    device = np.array([name or "without a device" for name in events["device"].to_pylist()], object)
-    person = np.array([name or "" for name in events["person"].to_pylist()], object)
-    problems, largest, checked = [], 0.0, pc.count(events["sent_at"]).as_py()
-    for name in sorted(set(device.tolist())):
-        device_is_off = is_off[device == name]
-        if len(device_is_off) < SKEW_ROWS:
+    sent_at = pc.coalesce(events["sent_at"], events["received_at"])
+    is_off = np.abs(micros(events["received_at"]) - micros(sent_at)) > SKEW_US
+    device_names = events["device"].to_pylist()
+    devices = np.array([name or "without a device" for name in device_names], object)
+    persons = np.array([name or "" for name in events["person"].to_pylist()], object)
+    problems, largest_share, checked_count = [], 0.0, pc.count(events["sent_at"]).as_py()
+    for name in sorted(set(devices.tolist())):
+        device_is_off = is_off[devices == name]
+        if len(device_is_off) < SKEW_ROWS_MIN:
             continue
-        largest = max(largest, float(device_is_off.mean()))
-        if (
-            device_is_off.mean() > SKEW_MAX
-            and len(set(person[device == name][device_is_off].tolist())) >= SKEW_PEOPLE
-        ):
+        largest_share = max(largest_share, float(device_is_off.mean()))
+        persons_off = set(persons[devices == name][device_is_off].tolist())
+        if device_is_off.mean() > SKEW_MAX and len(persons_off) >= SKEW_PEOPLE_MIN:
             problems.append(
                 f"the clocks of {device_is_off.mean():.0%} of the events of {name} are off by more "
                 f"than {format_duration(SKEW_US)}"
             )
-    ok_text = f"the clocks of at most {largest:.1%} of a device's events are off"
+    ok_text = f"the clocks of at most {largest_share:.1%} of a device's events are off"
     return build_check(
-        "skew", checked, problems, largest, SKEW_MAX, ok_text, "clients do not say when they send"
+        "skew",
+        judged_count=checked_count,
+        problems=problems,
+        value=largest_share,
+        limit=SKEW_MAX,
+        ok_text=ok_text,
+        skip_reason="clients do not say when they send",
     )
 
 
 def check_bots(day: Day) -> Check:
     """Check the share of known bots, and for people who are too active to be human."""
     rows, reference = day.events.num_rows, merge_profiles(day.earlier_days)
-    share = day.profile.bots / max(1, day.profile.rows)
-    usual = reference.bots / reference.rows if reference is not None and reference.rows else 0.0
-    problems = (
-        [f"{share:.0%} of the events are of bots, {usual:.0%} are usual"]
-        if share > usual + BOTS_MAX
-        else []
-    )
-    human = day.events.filter(pc.fill_null(pc.not_equal(day.events["agent"], "bot"), True))
-    person_counts = pc.value_counts(pc.drop_null(human["person"]))
+    share = day.profile.bot_count / max(1, day.profile.event_count)
+    usual_share, problems = 0.0, []
+    if reference is not None and reference.event_count:
+        usual_share = reference.bot_count / reference.event_count
+    if share > usual_share + BOTS_MAX:
+        problems = [f"{share:.0%} of the events are of bots, {usual_share:.0%} are usual"]
+    human_events = day.events.filter(pc.fill_null(pc.not_equal(day.events["agent"], "bot"), True))
+    person_counts = pc.value_counts(pc.drop_null(human_events["person"]))
     counts = person_counts.field("counts").to_numpy()
-    busy_people = int(np.sum(counts > max(ONE_PERSON_ROWS, ONE_PERSON_MAX * rows)))
+    busy_people = int(np.sum(counts > max(ONE_PERSON_ROWS_MIN, ONE_PERSON_MAX * rows)))
     if busy_people:
         problems.append(
             f"{busy_people:,} people made more than {ONE_PERSON_MAX:.0%} of all events each; they "
             "are not marked as bots"
         )
     return build_check(
-        "bots", rows, problems, share, usual + BOTS_MAX, f"{share:.1%} of the events are of bots"
+        "bots",
+        judged_count=rows,
+        problems=problems,
+        value=share,
+        limit=usual_share + BOTS_MAX,
+        ok_text=f"{share:.1%} of the events are of bots",
     )
 
 
 def check_refused(day: Day) -> Check:
     """Check the share of events that violated the contract."""
-    count = sum(day.refused.values())
-    share = count / max(1, count + day.accepted)
+    count = sum(day.refused_by_reason.values())
+    share = count / max(1, count + day.accepted_count)
     problems = []
-    if share > REFUSED_MAX and count >= REFUSED_ROWS:
+    if share > REFUSED_MAX and count >= REFUSED_ROWS_MIN:
         problems = [
             f"{rows:,} were refused: {code}"
-            for code, rows in sorted(day.refused.items(), key=lambda item: -item[1])
+            for code, rows in sorted(day.refused_by_reason.items(), key=lambda item: -item[1])
         ]
     return build_check(
         "refused",
-        count + day.accepted,
-        problems,
-        share,
-        REFUSED_MAX,
-        f"{count:,} events were refused ({share:.1%})",
+        judged_count=count + day.accepted_count,
+        problems=problems,
+        value=share,
+        limit=REFUSED_MAX,
+        ok_text=f"{count:,} events were refused ({share:.1%})",
     )
 
 
@@ -318,13 +321,13 @@ def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
     """
     problems: list[str] = []
     missing_properties: list[str] = []
-    for type_, names in expectations.unique.items():
+    for type_, property_names in expectations.unique.items():
         typed_events = day.events.filter(pc.equal(day.events["type"], type_))
         values: list[dict[str, Any]] = [
             msgspec.json.decode(text) if text else {}
             for text in typed_events["properties"].to_pylist()
         ]
-        for name in names:
+        for name in property_names:
             property_values = (
                 typed_events[name].to_pylist()
                 if name in PROPERTY_COLUMNS
@@ -337,16 +340,16 @@ def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
                 problems.append(f"{repeated_values:,} {type_} repeat a {name} of another")
             if not encoded_values:
                 missing_properties.append(f"no {type_} has a property {name}")
-    checked = sum(map(len, expectations.unique.values())) - len(missing_properties)
+    checked_count = sum(map(len, expectations.unique.values())) - len(missing_properties)
     skip_reason = "; ".join(missing_properties) or "contract.toml declares none"
     return build_check(
         "uniqueness",
-        checked,
-        problems,
-        len(problems),
-        0,
-        "; ".join(["as declared", *missing_properties]),
-        skip_reason,
+        judged_count=checked_count,
+        problems=problems,
+        value=len(problems),
+        limit=0,
+        ok_text="; ".join(["as declared", *missing_properties]),
+        skip_reason=skip_reason,
     )
 
 

@@ -22,8 +22,8 @@ from tailorbird.training.evaluation.bootstrap import Bootstrap
 from tailorbird.training.evaluation.metrics import log_losses
 from tailorbird.training.tasks.churn.evaluation import SortedScores
 
-BINS = 20  # of equal width, from 0 to 1
-REPLICATES = 200
+BIN_COUNT = 20  # of equal width, from 0 to 1
+REPLICATE_COUNT = 200
 PEOPLE_MIN = 100  # and as many of both outcomes as `OUTCOMES_MIN`, for the figures of a week
 OUTCOMES_MIN = 20
 FALL_Z = 3.0  # standard errors of a fall; chance alone reaches it in one week of 740
@@ -91,7 +91,7 @@ class ChurnRecord(msgspec.Struct, frozen=True):
     weeks: list[ChurnWeek] = []
     weeks_until: int = 0
 
-    def of_version(self, version: str) -> list[ChurnWeek]:
+    def weeks_of_version(self, version: str) -> list[ChurnWeek]:
         """Return the weeks in which a version was the champion."""
         return [week for week in self.weeks if week.version == version]
 
@@ -99,43 +99,45 @@ class ChurnRecord(msgspec.Struct, frozen=True):
 def read_record(folder: Path, name: str) -> ChurnRecord:
     """Return what is stored of a churn model in `data/monitoring`; empty without anything."""
     try:
-        return msgspec.json.decode(_file(folder, name).read_bytes(), type=ChurnRecord)
+        return msgspec.json.decode(_record_path(folder, name).read_bytes(), type=ChurnRecord)
     except (FileNotFoundError, msgspec.MsgspecError):
         return ChurnRecord()  # none yet, or by another version: it is computed again
 
 
 def store_record(folder: Path, name: str, record: ChurnRecord) -> None:
     """Replace what is stored of a churn model."""
-    path = _file(folder, name)
+    path = _record_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, msgspec.json.encode(record))
 
 
-def _file(folder: Path, name: str) -> Path:
+def _record_path(folder: Path, name: str) -> Path:
     return folder / "churn" / f"{name}.json"
 
 
 def count_scores(probability: Floats) -> list[int]:
     """Return how many scores are in each bin."""
-    return np.histogram(probability, BINS, (0.0, 1.0))[0].tolist()
+    return np.histogram(probability, BIN_COUNT, (0.0, 1.0))[0].tolist()
 
 
-def score_signal(name: str, days: Sequence[ChurnDay], first: int, hours: int) -> Signal | None:
+def score_signal(
+    name: str, days: Sequence[ChurnDay], first_hour: int, hour_count: int
+) -> Signal | None:
     """Return the scores as a signal for drift; None if no day is in the time.
 
     Each day counts in its first hour.
 
     Args:
-        first: the first hour, microseconds.
-        hours: their number.
+        first_hour: the first hour, microseconds.
+        hour_count: their number.
     """
-    counts = np.zeros((hours, BINS + 1))
-    for each in days:
-        if 0 <= (hour := (each.day - first) // HOUR) < hours:
-            counts[hour, 1:] = each.counts
+    counts = np.zeros((hour_count, BIN_COUNT + 1))
+    for churn_day in days:
+        if 0 <= (hour := (churn_day.day - first_hour) // HOUR) < hour_count:
+            counts[hour, 1:] = churn_day.counts
     if not counts.any():
         return None
-    bins = ("missing", *(f"{index / BINS:g}" for index in range(BINS)))
+    bins = ("missing", *(f"{index / BIN_COUNT:g}" for index in range(BIN_COUNT)))
     return Signal(f"{name} score", counts, False, "score", bins)
 
 
@@ -151,39 +153,39 @@ def measure_week(
     """Return the figures of a week, None with too few people.
 
     Args:
-        gone: 1 for people who left, 0 for others, NaN for unknown; shape (n,).
+        has_left: 1 for people who left, 0 for others, NaN for unknown; shape (n,).
         previous_probability: by the version before, of the same people.
     """
     is_known = np.isfinite(has_left)
-    probability, label = probability[is_known], has_left[is_known] > 0
-    leavers = int(label.sum())
-    if len(label) < PEOPLE_MIN or min(leavers, len(label) - leavers) < OUTCOMES_MIN:
+    probability, labels = probability[is_known], has_left[is_known] > 0
+    leavers = int(labels.sum())
+    if len(labels) < PEOPLE_MIN or min(leavers, len(labels) - leavers) < OUTCOMES_MIN:
         return None
-    bootstrap = Bootstrap(np.arange(len(label)), replicates=REPLICATES)
-    scores = SortedScores(probability, label)
-    auc = scores.ranking_metrics(np.ones(len(label)))[0]
-    draws = bootstrap.draw(lambda weight: [scores.ranking_metrics(weight)[0]])
+    bootstrap = Bootstrap(np.arange(len(labels)), replicates=REPLICATE_COUNT)
+    scores = SortedScores(probability, labels)
+    auc = scores.ranking_metrics(np.ones(len(labels)))[0]
+    auc_draws = bootstrap.resample_metrics(lambda weight: [scores.ranking_metrics(weight)[0]])
     gain = gain_se = 0.0
     if previous_probability is not None:
-        gains = log_losses(previous_probability[is_known], label) - log_losses(probability, label)
+        gains = log_losses(previous_probability[is_known], labels) - log_losses(probability, labels)
         gain, gain_se = float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))
     return ChurnWeek(
         week,
-        known_at,
-        version,
-        len(label),
-        float(auc),
-        float(np.nanstd(draws)),
-        float(np.mean((probability - label) ** 2)),
-        float(probability.mean()),
-        float(label.mean()),
-        previous if previous_probability is not None else "",
-        gain,
-        gain_se,
+        known_at=known_at,
+        version=version,
+        people=len(labels),
+        auc=float(auc),
+        auc_se=float(np.nanstd(auc_draws)),
+        brier=float(np.mean((probability - labels) ** 2)),
+        predicted=float(probability.mean()),
+        observed=float(labels.mean()),
+        previous=previous if previous_probability is not None else "",
+        gain=gain,
+        gain_se=gain_se,
     )
 
 
-def find_fall(week: ChurnWeek, auc: float, auc_se: float) -> str:
+def explain_fall(week: ChurnWeek, auc: float, auc_se: float) -> str:
     """Return why a champion is to be trained again, or "".
 
     Args:
@@ -199,7 +201,7 @@ def find_fall(week: ChurnWeek, auc: float, auc_se: float) -> str:
     return ""
 
 
-def find_worse(weeks: Sequence[ChurnWeek], previous: str, false_rollback: float) -> str:
+def explain_loss(weeks: Sequence[ChurnWeek], previous: str, false_rollback: float) -> str:
     """Return why a champion is worse than the version before it, or "".
 
     Args:

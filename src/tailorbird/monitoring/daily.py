@@ -38,7 +38,7 @@ ALERT_S = 15.0
 POLL_S = 60.0
 RETRY_S = 600.0  # until a failed alert is retried
 CATCH_UP_DAYS = 7
-_NAME = re.compile(r"\d{4}-\d\d-\d\d\.json\Z")
+_REPORT_NAME = re.compile(r"\d{4}-\d\d-\d\d\.json\Z")
 log = logging.getLogger(__name__)
 
 ExtraChecks = Callable[[int], Sequence[Check]]  # day → checks from outside this package
@@ -60,25 +60,25 @@ class DayReport(msgspec.Struct, frozen=True):
         return bool(self.rows or self.newest_before)
 
     @property
-    def failed(self) -> list[Check]:
+    def failed_checks(self) -> list[Check]:
         return [check for check in self.checks if check.status == FAILED]
 
 
-def run_day(
+def check_day(
     lake: Lake,
-    number: int,
+    day_number: int,
     now: int,
     expectations: DayExpectations,
-    extra_checks: ExtraChecks = lambda number: (),
+    extra_checks: ExtraChecks = lambda day_number: (),
 ) -> DayReport:
     """Check a day, given by its number since 1970. Raises NotReadyError without a lake."""
-    day = load_day(lake, number, now)
+    day = load_day(lake, day_number, now)
     newest = "" if day.newest_before is None else _day_name(day.newest_before)
     return DayReport(
         day.name,
         to_iso(now),
         day.events.num_rows,
-        run_checks(day, expectations, extra_checks(number)),
+        run_checks(day, expectations, extra_checks(day_number)),
         newest,
     )
 
@@ -96,7 +96,7 @@ def read_reports(folder: Path) -> list[DayReport]:
     """Return the stored reports, newest first; unreadable ones are skipped."""
     reports = []
     for path in sorted(folder.glob("*.json"), reverse=True) if folder.is_dir() else []:
-        if _NAME.match(path.name):
+        if _REPORT_NAME.match(path.name):
             try:
                 reports.append(msgspec.json.decode(path.read_bytes(), type=DayReport))
             except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -104,21 +104,23 @@ def read_reports(folder: Path) -> list[DayReport]:
     return reports
 
 
-def send_alert(target: str, report: DayReport) -> str:
+def send_alert(alert_target: str, report: DayReport) -> str:
     """Send an alert for a failed day; return why it failed, or "".
 
     There is nothing to send if no check failed.
     """
-    if not target or not report.failed:
+    if not alert_target or not report.failed_checks:
         return ""
     data = msgspec.json.encode(report)
     try:
-        if target.startswith(("http://", "https://")):
-            request = urllib.request.Request(target, data, {"content-type": "application/json"})
+        if alert_target.startswith(("http://", "https://")):
+            request = urllib.request.Request(
+                alert_target, data, {"content-type": "application/json"}
+            )
             with urllib.request.urlopen(request, timeout=ALERT_S):
                 return ""
         completed = subprocess.run(
-            shlex.split(target), input=data, capture_output=True, timeout=ALERT_S, check=False
+            shlex.split(alert_target), input=data, capture_output=True, timeout=ALERT_S, check=False
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         # The error's text may contain the address, which may be secret.
@@ -131,39 +133,42 @@ def send_alert(target: str, report: DayReport) -> str:
     )
 
 
-def days_due(folder: Path, now: int, after_us: int) -> list[int]:
-    """Return the last days, newest first, that ended `after_us` ago and lack a complete report."""
-    newest = (now - after_us) // DAY - 1
-    written_at = {report.day: report.at for report in read_reports(folder)}
+def find_due_days(folder: Path, now: int, delay_us: int) -> list[int]:
+    """Return the last days, newest first, that ended `delay_us` ago and lack a complete report."""
+    newest = (now - delay_us) // DAY - 1
+    written_at_by_day = {report.day: report.at for report in read_reports(folder)}
     return [
-        number
-        for number in range(newest, newest - CATCH_UP_DAYS, -1)
-        if written_at.get(_day_name(number), "") < to_iso((number + 1) * DAY + after_us)
+        day_number
+        for day_number in range(newest, newest - CATCH_UP_DAYS, -1)
+        if written_at_by_day.get(_day_name(day_number), "")
+        < to_iso((day_number + 1) * DAY + delay_us)
     ]
 
 
-def is_alert_due(folder: Path, report: DayReport, target: str) -> bool:
+def is_alert_due(folder: Path, report: DayReport, alert_target: str) -> bool:
     """Return whether the schedule still has to alert for a report made by hand."""
     earlier = next(
         (daily_report for daily_report in read_reports(folder) if daily_report.day == report.day),
         None,
     )
-    return bool(target and report.failed) and (earlier is None or earlier.has_unsent_alert)
+    return bool(alert_target and report.failed_checks) and (
+        earlier is None or earlier.has_unsent_alert
+    )
 
 
-def _day_name(number: int) -> str:
-    return to_iso(number * DAY)[:10]
+def _day_name(day_number: int) -> str:
+    return to_iso(day_number * DAY)[:10]
 
 
-def watch(
+def run_daily_checks(
     lake: StoragePath,
     folder: Path,
     clock: Clock,
     stop: threading.Event,
     *,
     expectations: DayExpectations,
-    after_us: int,
-    target: str,
+    delay_us: int,
+    alert_target: str,
     extra_checks: ExtraChecks,
     poll_s: float = POLL_S,
     retry_s: float = RETRY_S,
@@ -177,18 +182,18 @@ def watch(
     last_retry = 0.0
     while not stop.wait(poll_s):
         if time.monotonic() - last_retry >= retry_s:
-            _retry_alerts(folder, target, clock.now())
+            _retry_alerts(folder, alert_target, clock.now())
             last_retry = time.monotonic()
-        for number in days_due(folder, clock.now(), after_us):
+        for day_number in find_due_days(folder, clock.now(), delay_us):
             started = time.monotonic()
             try:
-                report = run_day(Lake(lake), number, clock.now(), expectations, extra_checks)
+                report = check_day(Lake(lake), day_number, clock.now(), expectations, extra_checks)
                 if report.has_content:
-                    due_alert = bool(target and report.failed)
+                    has_alert = bool(alert_target and report.failed_checks)
                     save_report(
-                        folder, msgspec.structs.replace(report, has_unsent_alert=due_alert)
+                        folder, msgspec.structs.replace(report, has_unsent_alert=has_alert)
                     )  # stored first, so that a crash leads to a retry
-                    if not _alert_and_log(target, report) and due_alert:
+                    if not _alert_and_log(alert_target, report) and has_alert:
                         save_report(folder, report)
             except NotReadyError:
                 break
@@ -198,21 +203,21 @@ def watch(
                 return
 
 
-def _retry_alerts(folder: Path, target: str, now: int) -> None:
+def _retry_alerts(folder: Path, alert_target: str, now: int) -> None:
     """Retry alerts of the last days; a day in progress alerts once it is complete."""
     for report in read_reports(folder):
         if not _day_name(now // DAY - CATCH_UP_DAYS) <= report.day < report.at[:10]:
             continue
-        if report.has_unsent_alert and not (error := send_alert(target, report)):
+        if report.has_unsent_alert and not (error := send_alert(alert_target, report)):
             log.info("the alert of %s went out", report.day)
             save_report(folder, msgspec.structs.replace(report, has_unsent_alert=False))
         elif report.has_unsent_alert:
             log.error("%s", error)
 
 
-def _alert_and_log(target: str, report: DayReport) -> str:
-    if error := send_alert(target, report):
+def _alert_and_log(alert_target: str, report: DayReport) -> str:
+    if error := send_alert(alert_target, report):
         log.error("%s", error)
-    for check in report.failed:
+    for check in report.failed_checks:
         log.error("check %s of %s failed: %s", check.name, report.day, check.explanation)
     return error

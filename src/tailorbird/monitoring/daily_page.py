@@ -10,20 +10,22 @@ if TYPE_CHECKING:
     from tailorbird.monitoring.daily import DayReport
 
 DAYS_SHOWN = 60
-_WORDS = {"ok": "fine", "failed": "failed", "none": "not judged"}
-_STATE_SYMBOLS = {"ok": "✓", "failed": "✗", "none": "·"}
+_STATUS_WORDS = {"ok": "fine", "failed": "failed", "none": "not judged"}
+_STATUS_SYMBOLS = {"ok": "✓", "failed": "✗", "none": "·"}
 
 
 def write_page(path: Path, reports: "Sequence[DayReport]") -> Path:
     """Write the page of reports, newest first, and return its path."""
-    shown = reports[:DAYS_SHOWN]
+    shown_reports = reports[:DAYS_SHOWN]
     return pages.write_page(
         path,
         "daily",
         "Daily checks",
         reports=reports,
-        days=[(report, {check.name: check for check in report.checks}) for report in shown],
-        names=list(dict.fromkeys(check.name for report in shown for check in report.checks)),
-        words=_WORDS,
-        signs=_STATE_SYMBOLS,
+        days=[(report, {check.name: check for check in report.checks}) for report in shown_reports],
+        names=list(
+            dict.fromkeys(check.name for report in shown_reports for check in report.checks)
+        ),
+        words=_STATUS_WORDS,
+        signs=_STATUS_SYMBOLS,
     )

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 
 from tailorbird.events import DAY, HOUR, micros
 from tailorbird.events.contract.envelope import PROPERTY_COLUMNS
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.lake import Lake
 
 HISTORY_DAYS = 7
@@ -32,7 +32,7 @@ NULLABLE_COLUMNS = (
     "query",
     "price",
 )
-COLUMNS = (
+EVENT_COLUMNS = (
     "p",
     "event_id",
     "type",
@@ -59,7 +59,7 @@ COLUMNS = (
     "raw_row",
 )
 RAW_POSITION_COLUMNS = ("raw_partition", "raw_offset", "raw_row")
-_EPOCH = date(1970, 1, 1)
+_EPOCH_DATE = date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -68,21 +68,21 @@ class DayProfile:
 
     Attributes:
         number: the day since 1970, UTC.
-        rows, hours, categories, bots: of people's events (`without_profiles`): their number, by
-            hour, by column and value, and of bots.
-        types, nulls, newest: of all events: by type, nulls by type and column, and the newest time
-            by type.
+        event_count, hour_counts, category_counts, bot_count: of people's events
+            (`without_profiles`): their number, by hour, by column and value, and of bots.
+        type_counts, null_counts, newest_ts_by_type: of all events: by type, nulls by type and
+            column, and the newest time by type.
         hour_burst, day_burst: mean burst size, the events of one person within an hour or the day.
     """
 
     number: int
-    rows: int
-    hours: tuple[int, ...]
-    types: Counter[str]
-    nulls: Counter[tuple[str, str]]
-    categories: dict[str, Counter[str]]
-    bots: int
-    newest: dict[str, int]
+    event_count: int
+    hour_counts: tuple[int, ...]
+    type_counts: Counter[str]
+    null_counts: Counter[tuple[str, str]]
+    category_counts: dict[str, Counter[str]]
+    bot_count: int
+    newest_ts_by_type: dict[str, int]
     hour_burst: float
     day_burst: float
 
@@ -97,7 +97,7 @@ class DayProfile:
                 events["type"].filter(pc.is_null(events[column]))
             ).items():
                 nulls[type_, column] = count
-        by_hour = _group_sizes(
+        person_hour_sizes = _group_sizes(
             activity.append_column("hour", pa.array(hour_of_event)), ["person", "hour"]
         )
         return cls(
@@ -106,12 +106,12 @@ class DayProfile:
             tuple(np.bincount(hour_of_event, minlength=24).tolist()),
             types,
             nulls,
-            categories={
+            category_counts={
                 column: Counter(_value_counts(activity[column])) for column in CATEGORY_COLUMNS
             },
-            bots=_value_counts(activity["agent"]).get("bot", 0),
-            newest=_newest_by_type(events),
-            hour_burst=_burst_size(by_hour),
+            bot_count=_value_counts(activity["agent"]).get("bot", 0),
+            newest_ts_by_type=_newest_by_type(events),
+            hour_burst=_burst_size(person_hour_sizes),
             day_burst=_burst_size(_group_sizes(activity, ["person"])),
         )
 
@@ -125,15 +125,16 @@ class Day:
         until: end of the available data, microseconds; checks of a day in progress stop there.
         earlier_days: profiles of the seven days before that have events of people, newest first.
         newest_before: the newest earlier day with events of people, however long ago.
-        received, too_late: events received on the day, and those too late to count in features.
+        received_count, too_late_count: events received on the day, and those too late to count in
+            features.
         answered_requests: request ids of responses of this day and the one before; without any,
             because another system serves them, of impressions.
-        repeats: repeats of the day's events that router or lake dropped.
-        refused: reason → rows refused on the day.
-        accepted: rows that arrived with these and were accepted; those of imports may be of other
-            days.
-        missing, repeated: by partition, raw rows between the day's first and last that are in no
-            table, or in more than one row.
+        repeat_count: repeats of the day's events that router or lake dropped.
+        refused_by_reason: reason → rows refused on the day.
+        accepted_count: rows that arrived with these and were accepted; those of imports may be of
+            other days.
+        missing_by_partition, repeated_by_partition: by partition, raw rows between the day's first
+            and last that are in no table, or in more than one row.
     """
 
     number: int
@@ -142,14 +143,14 @@ class Day:
     profile: DayProfile
     earlier_days: tuple[DayProfile, ...]
     newest_before: int | None = None
-    received: int = 0
-    too_late: int = 0
+    received_count: int = 0
+    too_late_count: int = 0
     answered_requests: frozenset[str] = frozenset()
-    repeats: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    accepted: int = 0
-    missing: dict[str, int] = field(default_factory=dict)
-    repeated: dict[str, int] = field(default_factory=dict)
+    repeat_count: int = 0
+    refused_by_reason: dict[str, int] = field(default_factory=dict)
+    accepted_count: int = 0
+    missing_by_partition: dict[str, int] = field(default_factory=dict)
+    repeated_by_partition: dict[str, int] = field(default_factory=dict)
 
     @property
     def start(self) -> int:
@@ -164,24 +165,24 @@ class Day:
 
     @property
     def name(self) -> str:
-        return (_EPOCH + timedelta(days=self.number)).isoformat()
+        return (_EPOCH_DATE + timedelta(days=self.number)).isoformat()
 
 
-def load_day(lake: Lake, number: int, now: int) -> Day:
+def load_day(lake: Lake, day_number: int, now: int) -> Day:
     """Read a day and the days that it is compared with. Raises NotReadyError without a lake."""
-    start, until = number * DAY, min((number + 1) * DAY, now)
-    events = _events(lake, number, list(COLUMNS))
-    events = events.filter(pc.less(events["ts"], pa.scalar(until, TIME)))
+    start, until = day_number * DAY, min((day_number + 1) * DAY, now)
+    events = _read_events(lake, day_number, list(EVENT_COLUMNS))
+    events = events.filter(pc.less(events["ts"], pa.scalar(until, TIME_TYPE)))
     profile_columns = list(
         dict.fromkeys(
             ("type", "ts", "agent", "person", "timeless", *CATEGORY_COLUMNS, *NULLABLE_COLUMNS)
         )
     )
     day_profiles = (
-        DayProfile.from_events(_events(lake, earlier_day, profile_columns), earlier_day)
-        for earlier_day in range(number - 1, number - 1 - HISTORY_DAYS, -1)
+        DayProfile.from_events(_read_events(lake, earlier_day, profile_columns), earlier_day)
+        for earlier_day in range(day_number - 1, day_number - 1 - HISTORY_DAYS, -1)
     )
-    earlier_days = tuple(profile for profile in day_profiles if profile.rows)
+    earlier_days = tuple(profile for profile in day_profiles if profile.event_count)
     names_request = (
         ds.field("type").isin(("answer", "impression")) & ds.field("request_id").is_valid()
     )
@@ -194,29 +195,29 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
     received = lake.table(
         "events", ["counts"], _between(start, until, "received_at") & ~ds.field("timeless")
     )["counts"]
-    missing, repeated = _count_unaccounted(lake, events, start)
+    missing_by_partition, repeated_by_partition = _count_unaccounted(lake, events, start)
     refused, accepted = _count_refused(lake, events, start)
     return Day(
-        number,
+        day_number,
         until,
         events,
-        DayProfile.from_events(events, number),
+        DayProfile.from_events(events, day_number),
         earlier_days,
         newest_before=earlier_days[0].number
         if earlier_days
-        else _newest_day(lake, number - HISTORY_DAYS),
-        received=len(received),
-        too_late=len(received) - int(pc.sum(received).as_py() or 0),
+        else _newest_day(lake, day_number - HISTORY_DAYS),
+        received_count=len(received),
+        too_late_count=len(received) - int(pc.sum(received).as_py() or 0),
         answered_requests=frozenset(
             (responses if responses.num_rows else responses_and_impressions)[
                 "request_id"
             ].to_pylist()
         ),
-        repeats=_count_repeats(lake, events),
-        refused=refused,
-        accepted=accepted,
-        missing=missing,
-        repeated=repeated,
+        repeat_count=_count_repeats(lake, events),
+        refused_by_reason=refused,
+        accepted_count=accepted,
+        missing_by_partition=missing_by_partition,
+        repeated_by_partition=repeated_by_partition,
     )
 
 
@@ -225,16 +226,20 @@ def without_profiles(events: pa.Table) -> pa.Table:
     return events.filter(pc.invert(pc.is_in(events["type"], value_set=pa.array(PROFILE_TYPES))))
 
 
-def _events(lake: Lake, number: int, columns: list[str]) -> pa.Table:
-    return lake.events(columns, number * DAY, (number + 1) * DAY).filter(~ds.field("timeless"))
+def _read_events(lake: Lake, day_number: int, columns: list[str]) -> pa.Table:
+    return lake.events(columns, day_number * DAY, (day_number + 1) * DAY).filter(
+        ~ds.field("timeless")
+    )
 
 
-def _is_on_day(number: int) -> ds.Expression:
-    return ds.field("day") == pa.scalar(_EPOCH + timedelta(days=number), pa.date32())
+def _is_on_day(day_number: int) -> ds.Expression:
+    return ds.field("day") == pa.scalar(_EPOCH_DATE + timedelta(days=day_number), pa.date32())
 
 
 def _between(start: int, end: int, column: str = "ts") -> ds.Expression:
-    return (ds.field(column) >= pa.scalar(start, TIME)) & (ds.field(column) < pa.scalar(end, TIME))
+    return (ds.field(column) >= pa.scalar(start, TIME_TYPE)) & (
+        ds.field(column) < pa.scalar(end, TIME_TYPE)
+    )
 
 
 def _count_repeats(lake: Lake, events: pa.Table) -> int:
@@ -255,21 +260,22 @@ def _count_refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, 
         ["code", "raw_partition", "raw_offset"],
         _between(start, start + DAY, "received_at"),
     )
-    last = pc.max(
+    last_offset = pc.max(
         rows["raw_offset"].filter(pc.equal(rows["raw_partition"], IMPORT_PARTITION))
     ).as_py()
-    if last is None:
+    if last_offset is None:
         return _value_counts(rows["code"]), events.num_rows
     # An imported event records when it happened, not when it was imported. An import ends with its
     # refused rows.
-    of_imports, offset = ds.field("raw_partition") == IMPORT_PARTITION, ds.field("raw_offset")
-    before = lake.table(
+    is_imported, offset = ds.field("raw_partition") == IMPORT_PARTITION, ds.field("raw_offset")
+    earlier_offsets = lake.table(
         "quarantine",
         ["raw_offset"],
-        of_imports & (ds.field("received_at") < pa.scalar(start, TIME)),
+        is_imported & (ds.field("received_at") < pa.scalar(start, TIME_TYPE)),
     )["raw_offset"]
-    imported_rows = lake.rows(
-        "events", of_imports & (offset > (pc.max(before).as_py() or -1)) & (offset <= last)
+    imported_rows = lake.count_matching(
+        "events",
+        is_imported & (offset > (pc.max(earlier_offsets).as_py() or -1)) & (offset <= last_offset),
     )
     return _value_counts(rows["code"]), events.filter(
         pc.not_equal(events["raw_partition"], IMPORT_PARTITION)
@@ -278,9 +284,9 @@ def _count_refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, 
 
 def _newest_day(lake: Lake, end: int) -> int | None:
     """Return the newest day before `end` with events of people."""
-    files = lake.files("events", lake.version("events"))
+    files = lake.row_counts_by_file("events", lake.version("events"))
     days = {
-        (date.fromisoformat(path.split("/")[0].removeprefix("day=")) - _EPOCH).days
+        (date.fromisoformat(path.split("/")[0].removeprefix("day=")) - _EPOCH_DATE).days
         for path in files
     }
     is_activity = ~ds.field("type").isin(PROFILE_TYPES) & ~ds.field("timeless")
@@ -288,7 +294,7 @@ def _newest_day(lake: Lake, end: int) -> int | None:
         (
             day
             for day in sorted(days, reverse=True)
-            if day < end and lake.rows("events", _is_on_day(day) & is_activity)
+            if day < end and lake.count_matching("events", _is_on_day(day) & is_activity)
         ),
         None,
     )
@@ -299,16 +305,16 @@ def _count_unaccounted(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Count raw rows of the day that are in no table, and in more than one, by partition."""
     received_rows = events.filter(_between(start, start + DAY, "received_at"))
-    missing, repeated = {}, {}
+    missing_by_partition, repeated_by_partition = {}, {}
     for partition in _value_counts(received_rows["raw_partition"]):
         rows = received_rows.filter(pc.equal(received_rows["raw_partition"], partition))
         row_numbers = _row_numbers(rows)
-        first, last = int(row_numbers.min()), int(row_numbers.max())
+        first_row, last_row = int(row_numbers.min()), int(row_numbers.max())
         batch_offset = int(rows["raw_offset"].to_numpy()[row_numbers.argmin()])
         is_in_range = (
             (ds.field("raw_partition") == partition)
             & (ds.field("raw_offset") >= batch_offset)
-            & (ds.field("raw_offset") <= last)
+            & (ds.field("raw_offset") <= last_row)
         )
         tables = [name for name in ("events", "quarantine", "duplicates") if lake.exists(name)]
         raw_numbers = np.concatenate(
@@ -318,14 +324,14 @@ def _count_unaccounted(
             ]
         )
         occurrences = np.bincount(
-            raw_numbers[(raw_numbers >= first) & (raw_numbers <= last)] - first,
-            minlength=last - first + 1,
+            raw_numbers[(raw_numbers >= first_row) & (raw_numbers <= last_row)] - first_row,
+            minlength=last_row - first_row + 1,
         )
-        missing[partition], repeated[partition] = (
+        missing_by_partition[partition], repeated_by_partition[partition] = (
             int(np.sum(occurrences == 0)),
             int(np.sum(occurrences > 1)),
         )
-    return missing, repeated
+    return missing_by_partition, repeated_by_partition
 
 
 def _row_numbers(rows: pa.Table) -> np.ndarray:

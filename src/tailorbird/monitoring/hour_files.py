@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from tailorbird.atomic_write import atomic_write
 from tailorbird.events import HOUR, to_iso
 
-POSITION = b"position"  # of the last event in the lake when an hour was computed
+POSITION_KEY = b"position"  # of the last event in the lake when an hour was computed
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +40,7 @@ class HourFiles:
                     tables[hour] = file.read(None if columns is None else list(columns))
         return tables
 
-    def notes(self, hour: int) -> dict[bytes, int] | None:
+    def read_notes(self, hour: int) -> dict[bytes, int] | None:
         """Return what was noted with an hour; None without a readable file."""
         try:
             metadata = pq.read_schema(self.path(hour)).metadata or {}
@@ -54,6 +54,8 @@ class HourFiles:
     def write(self, hour: int, table: pa.Table, notes: Mapping[bytes, int]) -> None:
         """Replace the file of an hour atomically."""
         buffer = io.BytesIO()
-        noted = table.replace_schema_metadata({name: str(each) for name, each in notes.items()})
-        pq.write_table(noted, buffer, compression="zstd")
+        table_with_notes = table.replace_schema_metadata(
+            {name: str(value) for name, value in notes.items()}
+        )
+        pq.write_table(table_with_notes, buffer, compression="zstd")
         atomic_write(self.path(hour), buffer.getvalue())

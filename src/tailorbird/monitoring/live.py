@@ -6,6 +6,7 @@ than chance.
 """
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.events import DAY
-from tailorbird.events.clock import ATTRIBUTION
+from tailorbird.events.clock import ATTRIBUTION_WINDOW
 from tailorbird.experiments.counts import Counts, count_events
 from tailorbird.experiments.outcomes import CLICK, IMPRESSION, match_outcomes
 from tailorbird.experiments.statistics import NO_ESTIMATE, Interval, Moments, relative_uplift
@@ -58,59 +59,59 @@ def figures_by_period(
     slot: str,
     *,
     baseline: str,
-    period: int = DAY,
+    period_us: int = DAY,
     experiment: str | None = None,
     denominator: str = "impression",
     level: float = 0.95,
-    attribution: int = ATTRIBUTION,
+    attribution: int = ATTRIBUTION_WINDOW,
 ) -> list[PeriodFigures]:
     """Return the metrics of a slot for each period with impressions, by time and arm.
 
     Args:
         events: with the columns of `experiments.counts.COLUMNS`, as in the lake's `events`.
         baseline: the arm that lifts are relative to.
-        period: microseconds; periods start at multiples of it since 1970.
+        period_us: microseconds; periods start at multiples of it since 1970.
         experiment, denominator, attribution: as in `experiments.counts.count_events`.
     """
     counts = count_events(
         events, slot, experiment=experiment, denominator=denominator, attribution=attribution
     )
     figures = []
-    for start, moments, purchases in sums_by_period(counts, period):
+    for start, moments, purchases in sums_by_period(counts, period_us):
         for arm, arm_moments in sorted(moments.items()):
             lift = _lift(arm_moments, moments.get(baseline)) if arm != baseline else NO_ESTIMATE
             figures.append(
                 PeriodFigures(
-                    start,
-                    arm,
-                    arm_moments.users,
-                    int(arm_moments.y),  # the denominator of the rate: impressions
-                    int(arm_moments.x),  # its numerator: clicks
-                    arm_moments.ratio,
-                    purchases[arm],
-                    lift.value,
-                    lift.low,
-                    lift.high,
+                    start=start,
+                    arm=arm,
+                    users=arm_moments.users,
+                    impressions=int(arm_moments.y),  # the denominator of the rate: impressions
+                    clicks=int(arm_moments.x),  # its numerator: clicks
+                    ctr=arm_moments.ratio,
+                    purchases=purchases[arm],
+                    lift=lift.value,
+                    lift_low=lift.low,
+                    lift_high=lift.high,
                 )
             )
     return figures
 
 
 def sums_by_period(
-    counts: Counts, period: int
+    counts: Counts, period_us: int
 ) -> Iterator[tuple[int, dict[str, Moments], dict[str, int]]]:
     """Yield each period with impressions: start, moments by arm, and purchases by arm."""
     if not len(counts.ts):
         return
-    period_numbers = counts.ts // period
+    period_numbers = counts.ts // period_us
     order = np.argsort(period_numbers, kind="stable")
     values, first = np.unique(period_numbers[order], return_index=True)
-    for value, rows in zip(values.tolist(), np.split(order, first[1:]), strict=True):
+    for period_number, rows in zip(values.tolist(), np.split(order, first[1:]), strict=True):
         period_counts = counts.select(rows)
         moments, purchases = {}, {}
-        for number, arm in enumerate(counts.arms):
-            seen = period_counts.per_person(number, "impressions")
-            clicks = period_counts.per_person(number, "clicks")
+        for arm_index, arm in enumerate(counts.arms):
+            seen = period_counts.per_person(arm_index, "impressions")
+            clicks = period_counts.per_person(arm_index, "clicks")
             is_seen = (
                 seen > 0
                 # Clicks without an impression in this period have no denominator, so they are
@@ -118,18 +119,18 @@ def sums_by_period(
             )
             if is_seen.any():
                 moments[arm] = Moments.from_totals(clicks[is_seen], seen[is_seen])
-                purchases[arm] = int(period_counts.per_person(number, "purchases").sum())
+                purchases[arm] = int(period_counts.per_person(arm_index, "purchases").sum())
         if moments:
-            yield value * period, moments, purchases
+            yield period_number * period_us, moments, purchases
 
 
-def calibration(
+def measure_calibration(
     events: pa.Table,
     responses: pa.Table,
     slot: str,
     *,
     head: str = "scores",
-    attribution: int = ATTRIBUTION,
+    attribution: int = ATTRIBUTION_WINDOW,
 ) -> list[Calibration]:
     """Compare logged scores, as click probabilities, with clicks on seen items, by arm.
 
@@ -141,35 +142,40 @@ def calibration(
         responses: with request_id, arm, items and the column named by `head`, one value an item.
         attribution: the slot's window.
     """
-    scores: dict[tuple[str, str], float] = {}
-    arms: dict[str, str] = {}
+    score_by_pair: dict[tuple[str, str], float] = {}
+    arm_by_request: dict[str, str] = {}
     for request, arm, items, values in zip(
         *(responses[name].to_pylist() for name in ("request_id", "arm", "items", head)), strict=True
     ):
-        arms[request] = arm or ""
-        scores.update(
+        arm_by_request[request] = arm or ""
+        score_by_pair.update(
             ((request, item), value) for item, value in zip(items or (), values or (), strict=False)
         )
     outcomes = match_outcomes(events, slot, attribution)
     requests = outcomes.table["request_id"].to_pylist()
-    seen: set[tuple[str, str]] = set()
-    clicked: set[tuple[str, str]] = set()
+    seen_pairs: set[tuple[str, str]] = set()
+    clicked_pairs: set[tuple[str, str]] = set()
     for row, response, item in zip(
-        outcomes.row.tolist(), outcomes.response.tolist(), outcomes.item.tolist(), strict=True
+        outcomes.event_row.tolist(),
+        outcomes.response_row.tolist(),
+        outcomes.item.tolist(),
+        strict=True,
     ):
         pair = (requests[response], outcomes.items[item])
-        if pair in scores and outcomes.kind[row] in (IMPRESSION, CLICK):
-            seen.add(pair)
+        if pair in score_by_pair and outcomes.kind[row] in (IMPRESSION, CLICK):
+            seen_pairs.add(pair)
             if outcomes.kind[row] == CLICK:
-                clicked.add(pair)
-    totals: dict[str, list[float]] = {}
-    for pair in sorted(seen):
-        total = totals.setdefault(arms[pair[0]], [0, 0.0, 0.0])
-        total[0] += 1
-        total[1] += scores[pair]
-        total[2] += pair in clicked
+                clicked_pairs.add(pair)
+    items, clicks = Counter[str](), Counter[str]()  # by arm
+    predicted: defaultdict[str, float] = defaultdict(float)
+    for request, item in sorted(seen_pairs):
+        arm = arm_by_request[request]
+        items[arm] += 1
+        predicted[arm] += score_by_pair[request, item]
+        clicks[arm] += (request, item) in clicked_pairs
     return [
-        Calibration(arm, int(total[0]), total[1], total[2]) for arm, total in sorted(totals.items())
+        Calibration(arm, count, predicted[arm], float(clicks[arm]))
+        for arm, count in sorted(items.items())
     ]
 
 

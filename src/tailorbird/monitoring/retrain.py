@@ -29,8 +29,8 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.errors import UsageError
-from tailorbird.events import HOUR, to_minute
-from tailorbird.events.clock import ATTRIBUTION
+from tailorbird.events import HOUR, to_iso_minute
+from tailorbird.events.clock import ATTRIBUTION_WINDOW
 from tailorbird.experiments.counts import Counts, count_events
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.live import sums_by_period
@@ -71,7 +71,7 @@ class RetrainCriteria:
     measure: str = "clicks"
 
     @property
-    def figure(self) -> str:
+    def metric_name(self) -> str:
         """The name of the figure that is judged."""
         if self.measure == "clicks":
             return "lift" if self.control else "ctr"
@@ -79,7 +79,7 @@ class RetrainCriteria:
 
 
 @dataclass(frozen=True)
-class Step:
+class LogRatioStep:
     """One period: log of (1 + lift), or of the rate without a control, and its variance."""
 
     start: int
@@ -88,19 +88,19 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Decision:
+class RetrainVerdict:
     """A decision on retraining, with the evidence.
 
-    `figure_before` and `figure_after` are the lift (or the click rate, without a control) over the
+    `value_before` and `value_after` are the lift (or the click rate, without a control) over the
     reference and since the estimated start of the fall; without a fall, over the whole watch.
     `statistic` is the maximum of F, to compare with `threshold`.
     """
 
-    retrain: bool
+    should_retrain: bool
     reason: str
-    figure: str  # "lift" or "ctr", "conversion lift" or "conversion", …
-    figure_before: float
-    figure_after: float
+    metric_name: str  # "lift" or "ctr", "conversion lift" or "conversion", …
+    value_before: float
+    value_after: float
     since: int | None  # start of the first period of the fall, microseconds
     decided_at: int | None  # start of the period that crossed the threshold
     statistic: float
@@ -117,8 +117,8 @@ def decide_retrain(
     reference_to: int,
     until: int | None = None,
     denominator: str = "impression",
-    attribution: int = ATTRIBUTION,
-) -> Decision:
+    attribution: int = ATTRIBUTION_WINDOW,
+) -> RetrainVerdict:
     """Judge the time after the reference window [reference_from, reference_to), up to `until`.
 
     `until` defaults to the newest event. The reference is the time just after the model went live.
@@ -148,31 +148,33 @@ def decide_retrain(
 
 
 def decide_from_steps(
-    reference: Sequence[Step], watched: Sequence[Step], criteria: RetrainCriteria
-) -> Decision:
+    reference: Sequence[LogRatioStep], watched: Sequence[LogRatioStep], criteria: RetrainCriteria
+) -> RetrainVerdict:
     """Judge steps that are already computed."""
-    figure = criteria.figure
+    metric_name = criteria.metric_name
     watched = watched[-criteria.periods_max :]
     if not reference or not watched:
-        missing = "reference window" if not reference else "time after the reference window"
-        counted = "clicks" if criteria.measure in ("clicks", "calibration") else "conversions"
-        reason = (
-            f"too few {counted} in the {missing}: at least {criteria.clicks_min} in each arm are "
-            "needed"
+        empty_window = "reference window" if not reference else "time after the reference window"
+        counted_outcomes = (
+            "clicks" if criteria.measure in ("clicks", "calibration") else "conversions"
         )
-        reference_value = _pooled_figure(reference, figure)
-        return Decision(
+        reason = (
+            f"too few {counted_outcomes} in the {empty_window}: at least {criteria.clicks_min} "
+            "in each arm are needed"
+        )
+        reference_value = _pooled_value(reference, metric_name)
+        return RetrainVerdict(
             False,
-            reason,
-            figure,
-            reference_value,
-            math.nan,
-            None,
-            None,
-            0.0,
-            math.inf,
-            len(watched),
-            criteria.false_alarm,
+            reason=reason,
+            metric_name=metric_name,
+            value_before=reference_value,
+            value_after=math.nan,
+            since=None,
+            decided_at=None,
+            statistic=0.0,
+            threshold=math.inf,
+            periods=len(watched),
+            false_alarm=criteria.false_alarm,
         )
     reference_value, reference_variance = _pool(reference)
     median_variance = float(np.median([step.variance for step in [*reference, *watched]]))
@@ -186,30 +188,30 @@ def decide_from_steps(
         statistic, fall_start = _scan(reference_value, reference_variance, watched[: index + 1])
         if statistic > highest_statistic:
             highest_statistic, fall_index = statistic, fall_start
-        large_enough = reference_value - _pool(watched[fall_start : index + 1])[0] >= -math.log1p(
-            -criteria.fall
-        )
-        if statistic > threshold and large_enough:
+        is_large_enough = reference_value - _pool(watched[fall_start : index + 1])[
+            0
+        ] >= -math.log1p(-criteria.fall)
+        if statistic > threshold and is_large_enough:
             alarm_index = index
             break
     steps_after = watched if alarm_index is None else watched[fall_index : alarm_index + 1]
-    figure_before, figure_after = (
-        _pooled_figure(reference, figure),
-        _pooled_figure(steps_after, figure),
+    value_before, value_after = (
+        _pooled_value(reference, metric_name),
+        _pooled_value(steps_after, metric_name),
     )
-    description = _describe(figure, criteria, figure_before, figure_after)
+    description = _describe(metric_name, criteria, value_before, value_after)
     if alarm_index is None:
         reason = f"{description}: within what chance allows"
     else:
         reason = (
-            f"{description}, from {to_minute(steps_after[0].start)} on: more than chance allows"
+            f"{description}, from {to_iso_minute(steps_after[0].start)} on: more than chance allows"
         )
-    return Decision(
-        retrain=alarm_index is not None,
+    return RetrainVerdict(
+        should_retrain=alarm_index is not None,
         reason=reason,
-        figure=figure,
-        figure_before=figure_before,
-        figure_after=figure_after,
+        metric_name=metric_name,
+        value_before=value_before,
+        value_after=value_after,
         since=None if alarm_index is None else steps_after[0].start,
         decided_at=None if alarm_index is None else watched[alarm_index].start,
         statistic=highest_statistic,
@@ -219,31 +221,36 @@ def decide_from_steps(
     )
 
 
-def build_steps(counts: Counts, criteria: RetrainCriteria) -> list[Step]:
+def build_steps(counts: Counts, criteria: RetrainCriteria) -> list[LogRatioStep]:
     """Return the steps of a time span: periods, merged until each arm has enough clicks.
 
     An incomplete last step is dropped.
     """
     arms = [criteria.arm, *([criteria.control] if criteria.control else [])]
-    steps: list[Step] = []
-    pending: dict[str, Moments] = {}
+    steps: list[LogRatioStep] = []
+    pending_moments: dict[str, Moments] = {}
     start: int | None = None
     for period_start, moments, _ in sums_by_period(counts, criteria.period):
         start = period_start if start is None else start
         for arm in arms:
             if arm in moments:
-                pending[arm] = pending[arm] + moments[arm] if arm in pending else moments[arm]
-        if any(arm not in pending or pending[arm].x < criteria.clicks_min for arm in arms):
+                pending_moments[arm] = (
+                    pending_moments[arm] + moments[arm] if arm in pending_moments else moments[arm]
+                )
+        if any(
+            arm not in pending_moments or pending_moments[arm].x < criteria.clicks_min
+            for arm in arms
+        ):
             continue
         value, variance = (
-            math.log(pending[criteria.arm].ratio),
-            pending[criteria.arm].variance_of_log,
+            math.log(pending_moments[criteria.arm].ratio),
+            pending_moments[criteria.arm].variance_of_log,
         )
         if criteria.control:
-            value -= math.log(pending[criteria.control].ratio)
-            variance += pending[criteria.control].variance_of_log
-        steps.append(Step(start, value, variance))
-        pending, start = {}, None
+            value -= math.log(pending_moments[criteria.control].ratio)
+            variance += pending_moments[criteria.control].variance_of_log
+        steps.append(LogRatioStep(start, value, variance))
+        pending_moments, start = {}, None
     return steps
 
 
@@ -259,7 +266,7 @@ def scan_threshold(reference_error: float, periods: int, false_alarm: float) -> 
     rng = np.random.default_rng(20_260_101)  # fixed, so that the result is deterministic
     reference = reference_error * rng.normal(size=_SIMULATIONS)
     sums = np.zeros((periods + 1, _SIMULATIONS))
-    highest = np.full(_SIMULATIONS, -np.inf)
+    highest_statistics = np.full(_SIMULATIONS, -np.inf)
     for step in range(1, periods + 1):
         sums[step] = sums[step - 1] + rng.normal(size=_SIMULATIONS)
         length = np.arange(step, 0, -1)[
@@ -268,12 +275,12 @@ def scan_threshold(reference_error: float, periods: int, false_alarm: float) -> 
         falls = (reference - (sums[step] - sums[:step]) / length) / np.sqrt(
             reference_error**2 + 1.0 / length
         )
-        np.maximum(highest, falls.max(axis=0), out=highest)
-    return float(np.quantile(highest, 1.0 - false_alarm))
+        np.maximum(highest_statistics, falls.max(axis=0), out=highest_statistics)
+    return float(np.quantile(highest_statistics, 1.0 - false_alarm))
 
 
 def _scan(
-    reference_value: float, reference_variance: float, watched: Sequence[Step]
+    reference_value: float, reference_variance: float, watched: Sequence[LogRatioStep]
 ) -> tuple[float, int]:
     """Return the statistic at the last step, and the first step of its run."""
     weights = np.array([1.0 / step.variance for step in reversed(watched)])
@@ -286,33 +293,38 @@ def _scan(
     return float(falls[steepest]), len(watched) - 1 - steepest
 
 
-def _pool(steps: Sequence[Step]) -> tuple[float, float]:
+def _pool(steps: Sequence[LogRatioStep]) -> tuple[float, float]:
     """Return the precision-weighted mean, and its variance."""
     weights = np.array([1.0 / step.variance for step in steps])
     values = np.array([step.value for step in steps])
     return float(weights @ values / weights.sum()), float(1.0 / weights.sum())
 
 
-def _pooled_figure(steps: Sequence[Step], figure: str) -> float:
+def _pooled_value(steps: Sequence[LogRatioStep], metric_name: str) -> float:
     if not steps:
         return math.nan
     pooled = _pool(steps)[0]
-    return math.expm1(pooled) if figure.endswith("lift") else math.exp(pooled)
+    return math.expm1(pooled) if metric_name.endswith("lift") else math.exp(pooled)
 
 
-_NOUNS = {
+_NOUN_BY_METRIC = {
     "ctr": "click rate",
     "revenue": "revenue per answer",
     "calibration": "clicks relative to the scores",
 }
 
 
-def _describe(figure: str, criteria: RetrainCriteria, before: float, after: float) -> str:
-    if figure.endswith("lift"):
+def _describe(
+    metric_name: str, criteria: RetrainCriteria, value_before: float, value_after: float
+) -> str:
+    if metric_name.endswith("lift"):
         return (
-            f"{figure} of {criteria.arm} over {criteria.control} {before:+.1%} in the reference, "
-            f"{after:+.1%} after"
+            f"{metric_name} of {criteria.arm} over {criteria.control} {value_before:+.1%} in the "
+            f"reference, {value_after:+.1%} after"
         )
     style = ".2f" if criteria.measure in ("revenue", "calibration") else ".2%"
-    noun = _NOUNS.get(figure, figure)
-    return f"{noun} of {criteria.arm} {before:{style}} in the reference, {after:{style}} after"
+    noun = _NOUN_BY_METRIC.get(metric_name, metric_name)
+    return (
+        f"{noun} of {criteria.arm} {value_before:{style}} in the reference, "
+        f"{value_after:{style}} after"
+    )

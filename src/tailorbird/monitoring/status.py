@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import DAY, to_iso, to_minute
+from tailorbird.events import DAY, to_iso, to_iso_minute
 from tailorbird.monitoring.daily import read_reports
-from tailorbird.monitoring.figures.report import Figures, rows_of, slot_delays, summarize
-from tailorbird.monitoring.versions import CHAMPION_CHANGES, Entry, Names, Versions
+from tailorbird.monitoring.figures.report import Figures, figures_to_json, slot_delays, summarize
+from tailorbird.monitoring.versions import CHAMPION_CHANGES, Aliases, AuditEntry, RegistryReader
 from tailorbird.pages.notebook import text_html
 
 DECISIONS_MAX = 4
@@ -36,7 +36,8 @@ class Status:
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird monitor status --json` prints."""
         today, before = (
-            rows_of([figures])[0] if figures else None for figures in (self.today, self.before)
+            figures_to_json([figures])[0] if figures else None
+            for figures in (self.today, self.before)
         )
         return {"at": to_iso(self.at), "lines": self.lines, "today": today, "before": before}
 
@@ -50,29 +51,32 @@ def build_status(
     cells: pa.Table,
     now: int,
     *,
-    registry: Versions,
-    checks: Path,
-    catalogue: int = 0,
+    registry: RegistryReader,
+    checks_folder: Path,
+    catalogue_size: int = 0,
     alarms: tuple[str, ...] = (),
     drift_note: str,
-    waiting: tuple[str, ...] = (),
-    churn: tuple[str, ...] = (),
-    decisions: Sequence[Entry] = (),
+    waiting_notes: tuple[str, ...] = (),
+    churn_notes: tuple[str, ...] = (),
+    churn_decisions: Sequence[AuditEntry] = (),
 ) -> Status:
     """Return the state from the cells of the last two days.
 
     Args:
         alarms: one sentence for each open alarm.
         drift_note: when drift was last looked for, or why that could not be.
-        waiting: one sentence for each training that cannot run, and step that waits for a person.
-        churn: one phrase for each churn model.
-        decisions: on churn models.
+        waiting_notes: one sentence for each training that cannot run, and step that waits for a
+            person.
+        churn_notes: one phrase for each churn model.
+        churn_decisions: on churn models.
     """
     delays = slot_delays(cells)
     minute = pc.field("minute")
 
     def summarize_day(day_cells: pa.Table, since: int) -> Figures | None:
-        rows = summarize(day_cells, since, since + DAY, catalogue=catalogue, delays=delays)
+        rows = summarize(
+            day_cells, since, since + DAY, catalogue_size=catalogue_size, delays=delays
+        )
         return rows[0] if rows else None
 
     today_cells = cells.filter(minute >= now - DAY)
@@ -82,44 +86,51 @@ def build_status(
         registry.audit(),
     )
     champion = summarize_day(today_cells.filter(pc.field("version") == aliases.champion), now - DAY)
-    before = summarize_day(cells.filter(minute < now - DAY), now - 2 * DAY)
+    previous_day = summarize_day(cells.filter(minute < now - DAY), now - 2 * DAY)
     lines = [
-        f"{to_minute(now)}, the last 24 hours against the 24 before",
-        *_traffic(today, before, champion),
-        _slots(today_cells, now, delays),
+        f"{to_iso_minute(now)}, the last 24 hours against the 24 before",
+        *_describe_traffic(today, previous_day, champion),
+        _describe_slots(today_cells, now, delays),
         "; ".join(
-            [_models(aliases, champion, _promoted_later(audit, aliases.champion, now)), *churn]
+            [
+                _describe_models(aliases, champion, _later_promotion(audit, aliases.champion, now)),
+                *churn_notes,
+            ]
         ),
-        _checks(checks),
-        *(["to do: " + "; ".join(waiting)] if waiting else []),
+        _describe_checks(checks_folder),
+        *(["to do: " + "; ".join(waiting_notes)] if waiting_notes else []),
         "alarms: " + "; ".join([*(alarms or ["none open"]), drift_note]),
-        _decisions([*audit, *decisions], now),
+        _describe_decisions([*audit, *churn_decisions], now),
     ]
-    return Status(now, tuple(lines), today, before)
+    return Status(now, tuple(lines), today, previous_day)
 
 
-def _traffic(today: Figures | None, before: Figures | None, champion: Figures | None) -> list[str]:
+def _describe_traffic(
+    today: Figures | None, previous_day: Figures | None, champion: Figures | None
+) -> list[str]:
     if today is None:
         return ["requests: none was served"]
     return [
-        f"requests: {today.requests:,}{_change(today, before, 'requests')}, "
-        f"p95 {_milliseconds(today.latency_ms_p95)}{_change(today, before, 'latency_ms_p95')}, "
+        f"requests: {today.requests:,}{_format_change(today, previous_day, 'requests')}, "
+        f"p95 {_format_milliseconds(today.latency_ms_p95)}"
+        f"{_format_change(today, previous_day, 'latency_ms_p95')}, "
         f"{today.error_rate:.2%} errors, {today.empty_rate:.2%} empty, "
         f"{today.degraded_rate:.2%} degraded",
-        f"clicks: CTR {_rate(today, 'ctr')}{_change(today, before, 'ctr')}"
+        f"clicks: CTR {_format_rate(today, 'ctr')}{_format_change(today, previous_day, 'ctr')}"
         f"{_expected_ctr(champion)}, calibration "
         f"{'unknown' if math.isnan(today.calibration) else format(today.calibration, '.2f')}",
-        f"purchases: conversion {_rate(today, 'conversion')}{_change(today, before, 'conversion')}"
+        f"purchases: conversion {_format_rate(today, 'conversion')}"
+        f"{_format_change(today, previous_day, 'conversion')}"
         f", {today.conversion_estimated_share:.0%} of it estimated, revenue {today.revenue:,.2f}"
-        f"{_change(today, before, 'revenue')}",
+        f"{_format_change(today, previous_day, 'revenue')}",
     ]
 
 
-def _slots(cells: pa.Table, now: int, delays: dict[str, Any]) -> str:
+def _describe_slots(cells: pa.Table, now: int, delays: dict[str, Any]) -> str:
     rows = summarize(cells, now - DAY, now, by="slot", delays=delays)
     busiest = sorted(rows, key=lambda row: -row.requests)[:4]
     return "slots: " + (
-        ", ".join(f"{row.group} {row.requests:,} at {_percent(row.ctr)}" for row in busiest)
+        ", ".join(f"{row.group} {row.requests:,} at {_format_percent(row.ctr)}" for row in busiest)
         or "none"
     )
 
@@ -127,20 +138,20 @@ def _slots(cells: pa.Table, now: int, delays: dict[str, Any]) -> str:
 def _expected_ctr(champion: Figures | None) -> str:
     if champion is None or math.isnan(champion.ctr_expected):
         return ""
-    return f", the champion's scores promise {_rate(champion, 'ctr_expected')}"
+    return f", the champion's scores promise {_format_rate(champion, 'ctr_expected')}"
 
 
-def _promoted_later(audit: Sequence[Entry], champion: str, now: int) -> str:
+def _later_promotion(audit: Sequence[AuditEntry], champion: str, now: int) -> str:
     """Return the time at which the champion was promoted if that is later than `now`."""
     promoted = [
         entry.at
         for entry in audit
         if entry.version == champion and entry.action in CHAMPION_CHANGES
     ]
-    return to_minute(promoted[-1]) if promoted and promoted[-1] > now else ""
+    return to_iso_minute(promoted[-1]) if promoted and promoted[-1] > now else ""
 
 
-def _models(aliases: Names, champion: Figures | None, promoted_later: str) -> str:
+def _describe_models(aliases: Aliases, champion: Figures | None, promoted_later: str) -> str:
     text = f"models: champion {aliases.champion or 'none'}"
     if promoted_later:
         return f"{text}, promoted later, {promoted_later}"
@@ -158,15 +169,15 @@ def _models(aliases: Names, champion: Figures | None, promoted_later: str) -> st
     return text
 
 
-def _checks(folder: Path) -> str:
+def _describe_checks(folder: Path) -> str:
     report = next(iter(read_reports(folder)), None)
     if report is None:
         return "data: no day was checked yet"
-    failed = ", ".join(check.name for check in report.failed)
+    failed = ", ".join(check.name for check in report.failed_checks)
     return f"data of {report.day}: " + (f"FAILED {failed}" if failed else "every check passed")
 
 
-def _decisions(audit: Sequence[Entry], now: int) -> str:
+def _describe_decisions(audit: Sequence[AuditEntry], now: int) -> str:
     # An entry without a version is the end of a shadow, beside the step that ended it.
     recent = [
         entry
@@ -181,15 +192,15 @@ def _decisions(audit: Sequence[Entry], now: int) -> str:
     return "decisions: " + ("; ".join(texts) or "none")
 
 
-def _percent(value: float) -> str:
+def _format_percent(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.2%}"
 
 
-def _milliseconds(value: float) -> str:
+def _format_milliseconds(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.1f} ms"
 
 
-def _rate(figures: Figures, name: str) -> str:
+def _format_rate(figures: Figures, name: str) -> str:
     """Return a rate with its interval."""
     low, high = getattr(figures, f"{name}_low"), getattr(figures, f"{name}_high")
     if math.isnan(low):
@@ -197,8 +208,8 @@ def _rate(figures: Figures, name: str) -> str:
     return f"{getattr(figures, name):.2%} ({low:.2%} to {high:.2%})"
 
 
-def _change(today: Figures, before: Figures | None, name: str) -> str:
-    old = getattr(before, name) if before is not None else 0.0
+def _format_change(today: Figures, previous_day: Figures | None, name: str) -> str:
+    old = getattr(previous_day, name) if previous_day is not None else 0.0
     new = getattr(today, name)
     if not old or math.isnan(old) or math.isnan(new):
         return ""

@@ -16,17 +16,17 @@ def merge_profiles(profiles: Sequence[DayProfile]) -> DayProfile | None:
     """Return the sum of the profiles; other fields are those of the newest."""
     if not profiles:
         return None
-    first = profiles[0]
+    newest = profiles[0]
     return replace(
-        first,
-        rows=sum(profile.rows for profile in profiles),
-        types=sum((profile.types for profile in profiles), Counter()),
-        nulls=sum((profile.nulls for profile in profiles), Counter()),
-        categories={
-            name: sum((profile.categories[name] for profile in profiles), Counter())
-            for name in first.categories
+        newest,
+        event_count=sum(profile.event_count for profile in profiles),
+        type_counts=sum((profile.type_counts for profile in profiles), Counter()),
+        null_counts=sum((profile.null_counts for profile in profiles), Counter()),
+        category_counts={
+            name: sum((profile.category_counts[name] for profile in profiles), Counter())
+            for name in newest.category_counts
         },
-        bots=sum(profile.bots for profile in profiles),
+        bot_count=sum(profile.bot_count for profile in profiles),
     )
 
 
@@ -37,10 +37,12 @@ def usual_shares(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, 
     for a week. With fewer than three such days, it is the share over all days.
     """
     values = {value for day in days for value in day}
-    large = [day for day in days if sum(day.values()) >= rows_min]
-    if len(large) >= DAYS_MIN:
+    large_days = [day for day in days if sum(day.values()) >= rows_min]
+    if len(large_days) >= DAYS_MIN:
         medians = {
-            value: float(np.median([entry.get(value, 0) / sum(entry.values()) for entry in large]))
+            value: float(
+                np.median([entry.get(value, 0) / sum(entry.values()) for entry in large_days])
+            )
             for value in values
         }
         if (total_share := sum(medians.values())) > 0:
@@ -49,19 +51,19 @@ def usual_shares(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, 
     return {value: sum(day.get(value, 0) for day in days) / rows for value in values}
 
 
-def stability_index(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple[float, str]:
+def stability_index(day_counts: Mapping[str, int], usual: Mapping[str, float]) -> tuple[float, str]:
     """Return the population stability index of a day, and the value that it comes from most."""
-    values = sorted({*now, *usual})
-    shares = [
+    values = sorted({*day_counts, *usual})
+    day_shares, expected_shares = (
         np.maximum(
             np.array([entry.get(value, 0) for value in values]) / sum(entry.values()), _SHARE_MIN
         )
-        for entry in (now, usual)
-    ]
-    terms = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])
-    largest_index = int(np.argmax(terms))
+        for entry in (day_counts, usual)
+    )
+    psi_terms = (day_shares - expected_shares) * np.log(day_shares / expected_shares)
+    largest_index = int(np.argmax(psi_terms))
     return (
-        float(terms.sum()),
-        f"{values[largest_index]}: {shares[0][largest_index]:.0%}, "
-        f"{shares[1][largest_index]:.0%} are usual",
+        float(psi_terms.sum()),
+        f"{values[largest_index]}: {day_shares[largest_index]:.0%}, "
+        f"{expected_shares[largest_index]:.0%} are usual",
     )

@@ -2,8 +2,8 @@
 
 import msgspec
 
-OK, FAILED, NONE = "ok", "failed", "none"
-_PROBLEMS_SHOWN = 5
+OK, FAILED, NOT_JUDGED = "ok", "failed", "none"
+_PROBLEMS_MAX = 5
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -35,11 +35,11 @@ def build_check(
     """Return a check: failed with problems, of which the first few are kept, ok, or not judged."""
     if problems:
         return Check(
-            name, FAILED, float(value), float(limit), problems[0], problems[:_PROBLEMS_SHOWN]
+            name, FAILED, float(value), float(limit), problems[0], problems[:_PROBLEMS_MAX]
         )
     return Check(
         name,
-        OK if judged_count else NONE,
+        OK if judged_count else NOT_JUDGED,
         float(value),
         float(limit),
         ok_text if judged_count else skip_reason,

@@ -6,7 +6,7 @@ from typing import Protocol
 CHAMPION_CHANGES = ("promote", "rollback")  # actions after which another version is the champion
 
 
-class Entry(Protocol):
+class AuditEntry(Protocol):
     """A line of the registry's audit log."""
 
     @property
@@ -21,7 +21,7 @@ class Entry(Protocol):
     def why(self) -> str: ...
 
 
-class Names(Protocol):
+class Aliases(Protocol):
     """The aliases of a registry."""
 
     @property
@@ -36,8 +36,8 @@ class Names(Protocol):
     def share(self) -> float: ...
 
 
-class Versions(Protocol):
+class RegistryReader(Protocol):
     """A registry."""
 
-    def aliases(self) -> Names: ...
-    def audit(self) -> Sequence[Entry]: ...
+    def aliases(self) -> Aliases: ...
+    def audit(self) -> Sequence[AuditEntry]: ...

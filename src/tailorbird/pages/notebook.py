@@ -39,26 +39,26 @@ def notebook_repr(cls: type[T]) -> type[T]:
 
 def fields_repr(value: Any) -> str:
     """Return the call that makes a dataclass, with the fields that differ from their defaults."""
-    arguments = ", ".join(f"{name}={field!r}" for name, field in _set_fields(value))
+    arguments = ", ".join(f"{name}={field!r}" for name, field in _changed_fields(value))
     return f"{type(value).__name__}({arguments})"
 
 
 def fields_html(value: Any) -> str:
     """Return the fields of a dataclass that differ from their defaults, as a table."""
-    rows = [(name, _shorten(repr(field))) for name, field in _set_fields(value)]
+    rows = [(name, _shorten(repr(field))) for name, field in _changed_fields(value)]
     return notebook_html([type(value).__name__], rows=rows)
 
 
-def _set_fields(value: Any) -> list[tuple[str, Any]]:
+def _changed_fields(value: Any) -> list[tuple[str, Any]]:
     fields: Iterable[Field] = value.__dataclass_fields__.values()
     return [
         (field.name, getattr(value, field.name))
         for field in fields
-        if field.repr and getattr(value, field.name) != _default(field)
+        if field.repr and getattr(value, field.name) != _default_value(field)
     ]
 
 
-def _default(field: Field) -> object:
+def _default_value(field: Field) -> object:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 

@@ -75,29 +75,31 @@ def create_project(folder: Path, proposal: Proposal | None = None) -> CreatedPro
     contents = {
         name: (files("tailorbird.platform") / "templates" / name).read_text() for name in FILES
     }
-    values: dict[str, object] = {"name": folder.resolve().name}
+    setting_by_key: dict[str, object] = {"name": folder.resolve().name}
     if proposal is not None:
         contents |= {"features.py": proposal.features, "slots.py": proposal.slots}
         if proposal.mapping:
             contents["mapping.toml"] = proposal.mapping
-        values |= {"types": proposal.types, "window": proposal.train_window}
-    for key, value in values.items():
+        setting_by_key |= {"types": proposal.types, "window": proposal.train_window}
+    for key, value in setting_by_key.items():
         contents["tailorbird.toml"] = _set_value(contents["tailorbird.toml"], key, value)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (data := folder / "data").exists():
-        data.mkdir(mode=0o700)  # Other accounts of this machine must not read personal data.
-    for file, text in {**contents, ".gitignore": _GITIGNORE}.items():
-        if not (folder / file).exists():
-            (folder / file).write_text(text)
+    if not (data_folder := folder / "data").exists():
+        data_folder.mkdir(mode=0o700)  # Other accounts of this machine must not read personal data.
+    for file_name, text in {**contents, ".gitignore": _GITIGNORE}.items():
+        if not (folder / file_name).exists():
+            (folder / file_name).write_text(text)
     return CreatedProject(folder, tuple(contents), proposal)
 
 
-def _set_value(text: str, key: str, value: object) -> str:
+def _set_value(toml_text: str, key: str, value: object) -> str:
     """Give a key of the template another value than the template's."""
     encoded_value = json.dumps(value, ensure_ascii=False)
-    text, count = re.subn(rf"(?m)^({key} = )\S+", lambda found: found[1] + encoded_value, text)
+    toml_text, count = re.subn(
+        rf"(?m)^({key} = )\S+", lambda match: match[1] + encoded_value, toml_text
+    )
     assert count == 1, f"{key} is in the template {count} times"
-    return text
+    return toml_text
 
 
 def restore(
@@ -118,14 +120,16 @@ def restore(
         DamageError: a file of the backup is missing or damaged; names it.
     """
     from tailorbird.backup import open_backup_storage, restore_backup
-    from tailorbird.platform.moment import parse_time
+    from tailorbird.platform.clocks import parse_time
     from tailorbird.platform.runtime.roles import drain
 
     return restore_backup(
         open_backup_storage(str(uri)),
         Path(folder),
         SystemClock(),
-        drain=lambda project, clock, report: drain(project, clock, progress=report),
+        drain=lambda project, clock, report_progress: drain(
+            project, clock, progress=report_progress
+        ),
         at=parse_time(at, "--at") if at else None,
         progress=progress,
     )

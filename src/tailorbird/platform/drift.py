@@ -1,9 +1,6 @@
-"""Episodes of drift of a project, against its own past or against what the champion learned from."""
+"""Episodes of drift of a project, against its own past or the training of the champion."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,12 +8,18 @@ import pyarrow.compute as pc
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_minute
+from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso_minute
 from tailorbird.lake import Lake
 from tailorbird.monitoring.churn import score_signal
 from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import OUTAGE, Change, name_cause_of_fall
-from tailorbird.monitoring.drift.detect import CLICKED, DAYS_MIN, LABEL, OUTAGE_DAYS_MIN, Floats
+from tailorbird.monitoring.drift.detect import (
+    CLICKED_BIN,
+    DAYS_MIN,
+    LABEL_KIND,
+    OUTAGE_DAYS_MIN,
+    Floats,
+)
 from tailorbird.monitoring.drift.judgement import (
     DriftRow,
     Judgement,
@@ -28,83 +31,20 @@ from tailorbird.monitoring.drift.training import TRAINING, Shift, compare_with_t
 from tailorbird.monitoring.figures import FigureStore
 from tailorbird.monitoring.figures.cells import SlotRule
 from tailorbird.monitoring.versions import CHAMPION_CHANGES
-from tailorbird.platform.frames import Frame
 from tailorbird.platform.models.churn_figures import refresh_safely
 from tailorbird.platform.models.training_histograms import (
     TrainingHistograms,
     read_training_histograms,
 )
+from tailorbird.platform.results import HISTORY, DriftResult
 from tailorbird.registry import AuditEntry, Registry
 from tailorbird.training.sketches import signed_bins
 
 HISTORY_DAYS = 56
 DEFAULT_SINCE = "7d"
-HISTORY = "history"
 SIGNALS_SHOWN = 5
-FALL = "fall"  # the action of the audit log
-RUNBOOKS = "docs/operate"
-
-
-@dataclass(frozen=True, repr=False)
-class DriftResult:
-    """Episodes of drift, the newest first.
-
-    Attributes:
-        against: `history`, or `training of` a version.
-        shifts: signal → its distance to the training, now and then; the largest first.
-    """
-
-    false_alarms: float
-    history_days: int
-    signals: int
-    rows: list[DriftRow]
-    against: str = HISTORY
-    shifts: dict[str, Shift] = field(default_factory=dict)
-
-    def to_frame(self) -> Frame:
-        """Return the episodes as a table."""
-        names = ["since", "until", "cause", "evidence", "runbook", "moved"]
-        return Frame.from_rows(
-            names,
-            [
-                (row.since, row.until, row.cause, row.evidence, row.runbook, ", ".join(row.moved))
-                for row in self.rows
-            ],
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `tailorbird monitor drift --json` prints."""
-        return {
-            "false_alarms_a_month": self.false_alarms,
-            "history_days": self.history_days,
-            "signals": self.signals,
-            "against": self.against,
-            "episodes": msgspec.to_builtins(self.rows),
-            "shifts": [
-                {
-                    "name": name,
-                    "now": None if math.isnan(shift.now) else shift.now,
-                    "then": None if math.isnan(shift.then) else shift.then,
-                    "is_skew": shift.is_skew,
-                }
-                for name, shift in self.shifts.items()
-            ],
-        }
-
-    @property
-    def header(self) -> str:
-        days = f"{self.history_days} days before"
-        against = days if self.against == HISTORY else f"the {self.against}, as {days} vary"
-        return (
-            f"{self.signals} signals against {against}; chance alone causes "
-            f"{self.false_alarms:g} episodes a month"
-        )
-
-    def __repr__(self) -> str:
-        return f"{self.header}\n{self.to_frame()!r}" if self.rows else f"{self.header}\nno episode"
-
-    def _repr_html_(self) -> str:
-        return self.to_frame().to_html(self.header)
+FALL_ACTION = "fall"  # the action of the audit log
+RUNBOOK_FOLDER = "docs/operate"
 
 
 def find_drift(
@@ -128,75 +68,94 @@ def find_drift(
         fix = f"use {HISTORY} or {TRAINING}"
         raise UsageError(f"cannot compare with {against!r}", where="against", fix=fix)
     if not is_live or (since, against) != (DEFAULT_SINCE, HISTORY):
-        return _find_drift(project, clock, since, against)[0]
+        return _detect_drift(project, clock, since, against)[0]
     folder, now = project.paths.monitoring, clock.now()
     try:
-        result, rows = _find_drift(project, clock, since, against)
+        result, drift_rows = _detect_drift(project, clock, since, against)
     except NotReadyError as error:
         store_judgement(folder, Judgement(now, obstacle=error.message))
         raise
-    store_judgement(folder, Judgement(now, rows))
+    store_judgement(folder, Judgement(now, drift_rows))
     return result
 
 
-def _find_drift(
+def _detect_drift(
     project: Project, clock: Clock, since: str, against: str
 ) -> tuple[DriftResult, list[DriftRow]]:
     """Return what moved, and the episodes in it without the falls in the audit log."""
     now, features, lake = clock.now(), project.features, Lake(project.paths.lake)
     store = _sketch_store(project)
     store.refresh(max(now - HISTORY_DAYS * DAY, _first_visit(lake, now)), now)
-    reference = read_training_histograms(project, clock) if against == TRAINING else None
-    if reference is None:
-        signals, start = store.read(now - HISTORY_DAYS * DAY, now)
-        signals += _churn_signals(project, clock, signals, start)
-        pairs = []
+    histograms = read_training_histograms(project, clock) if against == TRAINING else None
+    if histograms is None:
+        signals, start_us = store.read(now - HISTORY_DAYS * DAY, now)
+        signals += _churn_signals(project, clock, signals, start_us)
+        signals_with_training = []
     else:
-        pairs, start = store.read_with(
-            now - HISTORY_DAYS * DAY, now, reference.table, reference.slot
+        signals_with_training, start_us = store.read_with(
+            now - HISTORY_DAYS * DAY, now, histograms.table, histograms.slot
         )
-        pairs = reference.comparable(pairs, features)
-        signals = [signal for signal, _ in pairs]
-    hours = len(signals[0].counts) if signals else 0
-    history = _history_hours(hours, parse_duration(since) // HOUR)
-    if history < (OUTAGE_DAYS_MIN if reference is None else DAYS_MIN) * 24:
-        raise _short_history_error(project, hours, is_training=reference is not None)
-    rate = project.settings.monitoring.false_alarms
-    shifts: dict[str, Shift] = {}
-    if reference is None:
-        episodes = find_episodes(signals, history, false_alarms=rate)
+        signals_with_training = histograms.comparable_signals(signals_with_training, features)
+        signals = [signal for signal, _ in signals_with_training]
+    hour_count = len(signals[0].counts) if signals else 0
+    history_hours = _history_hours(hour_count, parse_duration(since) // HOUR)
+    if history_hours < (OUTAGE_DAYS_MIN if histograms is None else DAYS_MIN) * 24:
+        raise _short_history_error(project, hour_count, is_training=histograms is not None)
+    history_days = int(history_hours // 24)
+    false_alarms = project.settings.monitoring.false_alarms
+    shift_by_signal: dict[str, Shift] = {}
+    if histograms is None:
+        episodes = find_episodes(signals, history_hours, false_alarms_per_month=false_alarms)
     else:
-        if reference.is_logged and reference.slot in project.slots:
-            pairs.append(_click_signal(project, reference, start, now, len(signals[0].counts)))
-        training_hours = reference.hours(start)
-        episodes, shifts = compare_with_training(pairs, history, training_hours, false_alarms=rate)
-        signals = [signal for signal, _ in pairs]
-    changes, rows = _model_changes(project, clock), []
+        if histograms.is_logged and histograms.slot in project.slots:
+            signals_with_training.append(
+                _click_signal(project, histograms, start_us, now, len(signals[0].counts))
+            )
+        training_hours = histograms.hour_range(start_us)
+        episodes, shift_by_signal = compare_with_training(
+            signals_with_training,
+            history_hours,
+            training_hours,
+            false_alarms_per_month=false_alarms,
+        )
+        signals = [signal for signal, _ in signals_with_training]
+    model_changes, drift_rows = _model_changes(project, clock), []
     for episode in reversed(episodes):
-        cause = _skew_cause(episode, shifts) or name_cause(episode, signals, start, changes)
-        if history < DAYS_MIN * 24 and cause.name != OUTAGE:
+        cause = _skew_cause(episode, shift_by_signal) or name_cause(
+            episode, signals, start_us, model_changes
+        )
+        if history_hours < DAYS_MIN * 24 and cause.name != OUTAGE:
             continue  # so few days do not tell what is usual
-        rows.append(
+        drift_rows.append(
             DriftRow(
-                since=_hour(start, episode.start),
-                until="" if episode.is_open else _hour(start, episode.stop),
-                detected=_hour(start, episode.detected),
+                since=_format_hour(start_us, episode.start),
+                until="" if episode.is_open else _format_hour(start_us, episode.stop),
+                detected=_format_hour(start_us, episode.detected),
                 cause=cause.name,
                 evidence=cause.evidence,
-                runbook=f"{RUNBOOKS}/{cause.page}",
+                runbook=f"{RUNBOOK_FOLDER}/{cause.runbook_page}",
                 compared_with=episode.compared_with,
                 moved={signal.name: signal.distance for signal in episode.moved[:SIGNALS_SHOWN]},
             )
         )
-    if reference is None:
-        since_iso = to_minute(now - parse_duration(since))
+    if histograms is None:
+        since_iso = to_iso_minute(now - parse_duration(since))
         falls = [row for row in read_falls(project, clock) if (row.until or since_iso) >= since_iso]
-        all_rows = sorted([*falls, *rows], key=lambda row: row.since, reverse=True)
-        return DriftResult(rate, int(history // 24), len(signals), all_rows), rows
-    ordered_shifts = dict(sorted(shifts.items(), key=lambda pair: -np.nan_to_num(pair[1].now)))
-    name = f"{TRAINING} of {reference.version}"
-    rows = [msgspec.structs.replace(row, compared_with=name) for row in rows]
-    return DriftResult(rate, int(history // 24), len(signals), rows, name, ordered_shifts), rows
+        all_episodes = sorted([*falls, *drift_rows], key=lambda row: row.since, reverse=True)
+        return DriftResult(false_alarms, history_days, len(signals), all_episodes), drift_rows
+    ordered_shifts = dict(
+        sorted(shift_by_signal.items(), key=lambda pair: -np.nan_to_num(pair[1].current_distance))
+    )
+    comparison_name = f"{TRAINING} of {histograms.version}"
+    drift_rows = [msgspec.structs.replace(row, compared_with=comparison_name) for row in drift_rows]
+    return DriftResult(
+        false_alarms,
+        history_days,
+        len(signals),
+        drift_rows,
+        against=comparison_name,
+        shift_by_signal=ordered_shifts,
+    ), drift_rows
 
 
 def explain_fall(project: Project, clock: Clock, reference_from: int, since: int) -> Cause:
@@ -208,19 +167,19 @@ def explain_fall(project: Project, clock: Clock, reference_from: int, since: int
     """
     store, now = _sketch_store(project), clock.now()
     store.refresh(reference_from, now)
-    signals, first = store.read(reference_from, now)
+    signals, start_us = store.read(reference_from, now)
     return name_cause_of_fall(
-        signals, (since - first) // HOUR, first, _model_changes(project, clock)
+        signals, (since - start_us) // HOUR, start_us, _model_changes(project, clock)
     )
 
 
 def fall_details(since: int, reason: str, cause: Cause) -> dict[str, str]:
     """Return what the audit log has of a fall, for `read_falls`."""
     return {
-        "since": to_minute(since),
+        "since": to_iso_minute(since),
         "cause": cause.name,
         "evidence": f"{reason}; {cause.evidence}",
-        "runbook": f"{RUNBOOKS}/{cause.page}",
+        "runbook": f"{RUNBOOK_FOLDER}/{cause.runbook_page}",
     }
 
 
@@ -237,14 +196,15 @@ def read_falls(project: Project, clock: Clock) -> list[DriftRow]:
 def _falls_of(audit: Sequence[AuditEntry], now: int) -> list[DriftRow]:
     rows = []
     for index, entry in enumerate(audit):
-        if entry.action != FALL or not entry.details or entry.at > now:
+        if entry.action != FALL_ACTION or not entry.details or entry.at > now:
             continue
-        ends = [
+        takeover_times = [
             later.at
             for later in audit[index:]
             if later.action in CHAMPION_CHANGES and later.at <= now
         ]
-        times = {"until": to_minute(ends[0]) if ends else "", "detected": to_minute(entry.at)}
+        until = to_iso_minute(takeover_times[0]) if takeover_times else ""
+        times = {"until": until, "detected": to_iso_minute(entry.at)}
         row = {**entry.details, **times, "compared_with": "reference"}
         rows.append(msgspec.convert(row, DriftRow))
     return rows
@@ -263,11 +223,11 @@ def _sketch_store(project: Project) -> SketchStore:
 
 def _model_changes(project: Project, clock: Clock) -> list[Change]:
     """Return the changes of models in the audit logs."""
-    folders = {"": project.paths.registry}
-    folders |= {f"{name} ": project.paths.churn(name) for name in project.churn}
+    folder_by_prefix = {"": project.paths.registry}
+    folder_by_prefix |= {f"{name} ": project.paths.churn(name) for name in project.churn}
     return [
         Change(entry.at, f"{entry.by}: {entry.action} {prefix}{entry.version}")
-        for prefix, folder in folders.items()
+        for prefix, folder in folder_by_prefix.items()
         for entry in Registry(folder, clock=clock).audit()
         if entry.action in ("promote", "rollback", "canary", "end canary")
     ]
@@ -277,36 +237,38 @@ def _churn_signals(
     project: Project, clock: Clock, signals: Sequence[Signal], start: int
 ) -> list[Signal]:
     """Return the scores of each churn model by day, in the hours of other signals."""
-    hours = len(signals[0].counts) if signals else 0
-    records = {name: refresh_safely(project, clock, name) for name in project.churn if hours}
-    score_signals = [score_signal(name, each.days, start, hours) for name, each in records.items()]
+    hour_count = len(signals[0].counts) if signals else 0
+    score_signals = [
+        score_signal(name, refresh_safely(project, clock, name).days, start, hour_count)
+        for name in (project.churn if hour_count else ())
+    ]
     return [signal for signal in score_signals if signal is not None]
 
 
-def _short_history_error(project: Project, hours: int, *, is_training: bool) -> NotReadyError:
+def _short_history_error(project: Project, hour_count: int, *, is_training: bool) -> NotReadyError:
     where = str(project.paths.monitoring)
-    if is_training and not hours:
+    if is_training and not hour_count:
         return NotReadyError(
             "no response of the last weeks has logged features to compare with the training; "
             "imported ones have none",
             where=where,
             fix=f"let a server answer for {DAYS_MIN} days",
         )
-    needed = f"a comparison with the training needs {DAYS_MIN} days of responses"
+    requirement = f"a comparison with the training needs {DAYS_MIN} days of responses"
     if not is_training:
-        needed = f"drift needs {DAYS_MIN} days of history, and an outage {OUTAGE_DAYS_MIN}"
-    return NotReadyError(f"{needed}; there are {hours / 24:.1f}", where=where, fix="wait")
+        requirement = f"drift needs {DAYS_MIN} days of history, and an outage {OUTAGE_DAYS_MIN}"
+    return NotReadyError(f"{requirement}; there are {hour_count / 24:.1f}", where=where, fix="wait")
 
 
-def _history_hours(hours: int, recent: int) -> int:
+def _history_hours(hour_count: int, recent_hours: int) -> int:
     """Return the hours that the last ones are compared with; less are recent on a young site."""
-    if hours > DAYS_MIN * 24:
-        return max(hours - recent, DAYS_MIN * 24)
-    return OUTAGE_DAYS_MIN * 24 if hours > OUTAGE_DAYS_MIN * 24 else 0
+    if hour_count > DAYS_MIN * 24:
+        return max(hour_count - recent_hours, DAYS_MIN * 24)
+    return OUTAGE_DAYS_MIN * 24 if hour_count > OUTAGE_DAYS_MIN * 24 else 0
 
 
 def _click_signal(
-    project: Project, reference: TrainingHistograms, start: int, now: int, hours: int
+    project: Project, histograms: TrainingHistograms, start: int, now: int, hour_count: int
 ) -> tuple[Signal, Floats]:
     """Return clicks on seen items by hour, and in the training.
 
@@ -315,28 +277,38 @@ def _click_signal(
     store = figure_store(project)
     store.refresh(start, now)
     cells = store.read(start, now, ("minute", "slot", "seen", "clicks"))
-    until = now - parse_duration(project.slots[reference.slot].attribution)
-    cells = cells.filter((pc.field("slot") == reference.slot) & (pc.field("minute") < until))
-    hour = (cells["minute"].to_numpy() - start) // HOUR
-    counts = np.zeros((hours + 1, 3))
+    attributed_until = now - parse_duration(project.slots[histograms.slot].attribution)
+    cells = cells.filter(
+        (pc.field("slot") == histograms.slot) & (pc.field("minute") < attributed_until)
+    )
+    hour_indexes = (cells["minute"].to_numpy() - start) // HOUR
+    counts = np.zeros((hour_count + 1, 3))
     seen, clicks = cells["seen"].to_numpy(), cells["clicks"].to_numpy()
-    values = np.column_stack([np.zeros(len(hour)), np.maximum(seen - clicks, 0.0), clicks])
-    np.add.at(counts, np.clip(hour, 0, hours), values)
-    labels = reference.table.filter((pc.field("kind") == LABEL) & (pc.field("name") == "click"))
-    count_by_bin = dict(zip(labels["bin"].to_pylist(), labels["count"].to_pylist(), strict=True))
+    cell_counts = np.column_stack(
+        [np.zeros(len(hour_indexes)), np.maximum(seen - clicks, 0.0), clicks]
+    )
+    np.add.at(counts, np.clip(hour_indexes, 0, hour_count), cell_counts)
+    is_click_label = (pc.field("kind") == LABEL_KIND) & (pc.field("name") == "click")
+    label_counts = histograms.table.filter(is_click_label)
+    count_by_bin = dict(
+        zip(label_counts["bin"].to_pylist(), label_counts["count"].to_pylist(), strict=True)
+    )
     training_counts = [
         count_by_bin.get(str(bin_), 0.0) for bin_ in signed_bins(np.array([0.0, 1.0])).tolist()
     ]
-    signal = Signal("clicks", counts[:hours], True, LABEL, ("missing", "seen", CLICKED))
+    signal = Signal(
+        "clicks", counts[:hour_count], True, LABEL_KIND, ("missing", "seen", CLICKED_BIN)
+    )
     return signal, np.array([0.0, *training_counts])
 
 
-def _skew_cause(episode: Episode, shifts: dict[str, Shift]) -> Cause | None:
+def _skew_cause(episode: Episode, shift_by_signal: dict[str, Shift]) -> Cause | None:
     """Return training-serving skew if the strongest signal was apart already then."""
-    if not shifts or not (shift := shifts[episode.moved[0].name]).is_skew:
+    if not shift_by_signal or not (shift := shift_by_signal[episode.moved[0].name]).is_skew:
         return None
     evidence = (
-        f"{episode.moved[0].name} is {shift.now:.2f} from the training, and was {shift.then:.2f} "
+        f"{episode.moved[0].name} is {shift.current_distance:.2f} from the training, and was "
+        f"{shift.training_distance:.2f} "
         "from it already in the time that the model learned from"
     )
     return Cause("training-serving skew", evidence)
@@ -349,19 +321,19 @@ def read_episodes(project: Project, clock: Clock) -> list[DriftRow]:
 
 def read_open_episodes(project: Project, clock: Clock) -> list[DriftRow]:
     """Return the falls and the stored episodes that go on."""
-    now = to_minute(clock.now())
+    now = to_iso_minute(clock.now())
     return [row for row in read_episodes(project, clock) if row.is_open_at(now)]
 
 
 def _first_visit(lake: Lake, now: int) -> int:
     """Return the time of the first event of a person; `now` without any. Profiles may be older."""
-    of_people = "timeless IS NOT TRUE AND type NOT IN ('user', 'item')"
-    first = lake.sql(f"SELECT min(ts) AS ts FROM events WHERE {of_people}")["ts"]
-    return first.cast("int64")[0].as_py() or now
+    is_person_event = "timeless IS NOT TRUE AND type NOT IN ('user', 'item')"
+    earliest_ts = lake.sql(f"SELECT min(ts) AS ts FROM events WHERE {is_person_event}")["ts"]
+    return earliest_ts.cast("int64")[0].as_py() or now
 
 
-def _hour(start: int, hour: int) -> str:
-    return to_minute(start + hour * HOUR)
+def _format_hour(start_us: int, hour: int) -> str:
+    return to_iso_minute(start_us + hour * HOUR)
 
 
 def figure_store(project: Project) -> FigureStore:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tailorbird.config import Project as Declared
+from tailorbird.config import Project as DeclaredProject
 from tailorbird.config import open_project
 from tailorbird.platform.progress import Progress, no_progress
 
@@ -61,38 +61,38 @@ class ProjectFolder:
         check_folder(Path(folder))
         proposal = propose_from(Path(data), columns, ts_format) if data is not None else None
         project = cls(Path(folder).resolve())
-        project.created = create_project(Path(folder), proposal)
+        project.created_project = create_project(Path(folder), proposal)
         return project
 
-    created: "CreatedProject | None" = None
-    """The result of `create`: `created.proposal.reasons` explains the role of each column."""
+    created_project: "CreatedProject | None" = None
+    """The result of `create`; its `proposal.reasons` explains the role of each column."""
 
     @property
     def name(self) -> str:
         """The project's name."""
-        return self.declared.settings.project.name
+        return self.declarations.settings.project.name
 
     @property
-    def declared(self) -> Declared:
+    def declarations(self) -> DeclaredProject:
         """The current declarations of its files, validated."""
         return open_project(self.root)
 
     @property
     def slots(self) -> "dict[str, Slot]":
         """The slots of slots.py by name."""
-        return self.declared.slots
+        return self.declarations.slots
 
     def settings(self) -> "Frame":
         """Return each setting with its value and its source; secrets are stars."""
-        from tailorbird.config import FILE, load_settings
+        from tailorbird.config import SETTINGS_FILE, load_settings
         from tailorbird.platform.frames import Frame
 
-        _, origins = load_settings(self.root / FILE)
+        _, described_settings = load_settings(self.root / SETTINGS_FILE)
         return Frame.from_rows(
             ["setting", "value", "source", "description"],
             [
-                (origin.key, repr(origin.value), origin.source, origin.description)
-                for origin in origins
+                (setting.key, repr(setting.value), setting.source, setting.description)
+                for setting in described_settings
             ],
         )
 
@@ -105,7 +105,7 @@ class ProjectFolder:
         """
         from tailorbird.platform.diagnostics.declarations import check_declarations
 
-        return check_declarations(self.declared)
+        return check_declarations(self.declarations)
 
     def diagnose(self) -> "Diagnosis":
         """Say what is wrong with this machine and this project, and what to do."""
@@ -121,20 +121,20 @@ class ProjectFolder:
         """
         from tailorbird.platform.diagnostics.daily_checks import check_day
 
-        return check_day(self.declared, day)
+        return check_day(self.declarations, day)
 
-    def scores(self, *, start: int = 0) -> "Frame":
+    def scores(self, *, start_position: int = 0) -> "Frame":
         """Return the scores of the score role.
 
         Args:
-            start: position in the log of scores.
+            start_position: position in the log of scores.
 
         Raises:
             NotReadyError: nothing has been scored yet.
         """
         from tailorbird.platform.models.score_log import read_scores
 
-        return read_scores(open_project(self.root, applied=True), start)
+        return read_scores(open_project(self.root, use_applied=True), start_position)
 
     def backup(
         self, uri: str | Path, *, keep: int = 0, progress: Progress = no_progress
@@ -153,9 +153,11 @@ class ProjectFolder:
         from tailorbird.backup import create_backup, open_backup_storage
         from tailorbird.events import SystemClock
 
-        declared = open_project(self.root, applied=True)
+        declarations = open_project(self.root, use_applied=True)
         backup_storage = open_backup_storage(str(uri))
-        return create_backup(declared, backup_storage, SystemClock(), keep=keep, progress=progress)
+        return create_backup(
+            declarations, backup_storage, SystemClock(), keep=keep, progress=progress
+        )
 
     def __repr__(self) -> str:
         return f"Project({str(self.root)!r})"
@@ -163,6 +165,8 @@ class ProjectFolder:
     def _repr_html_(self) -> str:
         from tailorbird.pages.notebook import notebook_html
 
-        declared = self.declared
-        slots = ", ".join(declared.slots)
-        return notebook_html([f"{declared.settings.project.name} in {self.root}: slots {slots}"])
+        declarations = self.declarations
+        slots = ", ".join(declarations.slots)
+        return notebook_html(
+            [f"{declarations.settings.project.name} in {self.root}: slots {slots}"]
+        )

@@ -29,9 +29,9 @@ class Frame:
     @classmethod
     def from_rows(cls, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> "Frame":
         """Create a table from rows."""
-        values = list(rows)
+        all_rows = list(rows)
         return cls(
-            pa.table({name: [row[index] for row in values] for index, name in enumerate(columns)})
+            pa.table({name: [row[index] for row in all_rows] for index, name in enumerate(columns)})
         )
 
     def __len__(self) -> int:
@@ -70,11 +70,11 @@ class Frame:
         return self.arrow.to_pylist()
 
     def __repr__(self) -> str:
-        cells = [self.columns, *self._format_cells()]
-        widths = [max(len(row[index]) for row in cells) for index in range(len(self.columns))]
+        text_rows = [self.columns, *self._format_cells()]
+        widths = [max(len(row[index]) for row in text_rows) for index in range(len(self.columns))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in cells
+            for row in text_rows
         ]
         if len(self) > MAX_PRINTED_ROWS:
             lines.append(f"… {len(self):,} rows")
@@ -101,10 +101,13 @@ def figures_frame(results: Mapping[str, Mapping[str, float | None]]) -> Frame:
     `_low` and `_high` are the ends of 95 % intervals over people.
     """
     ranked_results = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
-    names = list(dict.fromkeys(name for _, figures in ranked_results for name in figures))
+    metric_names = list(dict.fromkeys(name for _, figures in ranked_results for name in figures))
     return Frame.from_rows(
-        ["model", *names],
-        [(model, *(figures.get(name) for name in names)) for model, figures in ranked_results],
+        ["model", *metric_names],
+        [
+            (model, *(figures.get(name) for name in metric_names))
+            for model, figures in ranked_results
+        ],
     )
 
 
@@ -118,21 +121,21 @@ def plot_figures(
     """
     from matplotlib.figure import Figure
 
-    values = {
+    value_and_interval_by_model = {
         model: (value, figures.get(f"{metric}_low"), figures.get(f"{metric}_high"))
         for model, figures in results.items()
         if (value := figures.get(metric)) is not None
     }
-    if not values:
+    if not value_and_interval_by_model:
         raise UsageError(f"no model has the metric {metric!r}", where="plot")
-    ranked_results = sorted(values.items(), key=lambda pair: pair[1][0])
-    figure = Figure(figsize=(7, 0.4 * len(ranked_results) + 1), layout="constrained")
+    ranked_values = sorted(value_and_interval_by_model.items(), key=lambda pair: pair[1][0])
+    figure = Figure(figsize=(7, 0.4 * len(ranked_values) + 1), layout="constrained")
     axes = figure.subplots()
-    for row, (_, (value, low, high)) in enumerate(ranked_results):
+    for row, (_, (value, low, high)) in enumerate(ranked_values):
         axes.plot(value, row, "o", color="tab:blue")
         if low is not None and high is not None:
             axes.plot([low, high], [row, row], color="tab:blue")
-    axes.set_yticks(range(len(ranked_results)), [model for model, _ in ranked_results])
+    axes.set_yticks(range(len(ranked_values)), [model for model, _ in ranked_values])
     axes.set_xlabel(f"{metric}, 95 % interval over people")
     return figure
 

@@ -25,21 +25,21 @@ class ImportResult:
     Attributes:
         format: format of the files, given or recognised.
         report: counts of rows, and of refused rows by reason.
-        routed: events by the router's decision; None if another process routes them.
+        count_by_decision: events by the router's decision; None if another process routes them.
     """
 
     format: str
     report: ImportReport
-    routed: dict[str, int] | None
+    count_by_decision: dict[str, int] | None
 
     _repr_html_ = text_html
 
     def __repr__(self) -> str:
         report = self.report
-        refused = sum(report.refused.values())
+        refused_count = sum(report.refused.values())
         return (
             f"{report.accepted:,} of {report.rows:,} rows from {len(report.files)} file(s) "
-            f"({self.format})" + (f", {refused:,} in quarantine" if refused else "")
+            f"({self.format})" + (f", {refused_count:,} in quarantine" if refused_count else "")
         )
 
 
@@ -81,16 +81,16 @@ def import_files(
             plan=project.plan,
             clock=SystemClock(),
             options=options,
-            progress=progress,
+            report_progress=progress,
             pseudonyms=project.pseudonyms(),
             suppression_list=project.suppression_list(),
             lake=project.paths.lake,
         )
         try:
-            routed = drain(project, SystemClock(), progress=progress) if route else None
+            count_by_decision = drain(project, SystemClock(), progress=progress) if route else None
         except LockedError:
-            routed = None
-    return ImportResult(format_, report, routed)
+            count_by_decision = None
+    return ImportResult(format_, report, count_by_decision)
 
 
 def detect_format(path: Path) -> str:

@@ -14,6 +14,7 @@ from tailorbird.config import Project
 from tailorbird.config.candidates import required_contract
 from tailorbird.events import Clock
 from tailorbird.ranking import Slot
+from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.experiments import DeclaredExperiments, LiveExperiments
@@ -21,12 +22,11 @@ from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.candidates import LiveTables
 from tailorbird.serving.models.catalogue import Catalogue
 from tailorbird.serving.models.rollout import Rollout
-from tailorbird.serving.models.schemas import Schemas
-from tailorbird.serving.pipeline.editorial import FILE as LISTS_FILE
-from tailorbird.serving.pipeline.editorial import LiveLists
+from tailorbird.serving.models.schemas import LiveFeatureProvider
+from tailorbird.serving.pipeline.editorial import LISTS_FILE, LiveEditorialLists
 from tailorbird.serving.pipeline.formulas import LiveFormulas
-from tailorbird.serving.pipeline.pipeline import Pipeline, load_bundle
-from tailorbird.serving.pipeline.protocols import Assignments, Bundles
+from tailorbird.serving.pipeline.pipeline import Pipeline
+from tailorbird.serving.pipeline.protocols import ArmAssigner, BundleSelector
 from tailorbird.store import CopyTarget
 
 
@@ -40,8 +40,8 @@ class InProcessServer:
         seed: seed of exploration and request ids; None draws one.
         pseudonymise: hash the user ids of requests, which come from outside; ids in our own
             logs are hashed already.
-        copies: a Valkey to read features from, as servers do; None reads the local state.
-        probe: tries each bundle in a child process first (see `serving.models.bundles`), for
+        copy_target: a Valkey to read features from, as servers do; None reads the local state.
+        probe_bundle: tries each bundle in a child process first (see `serving.models.bundles`), for
             processes that must survive a bundle that crashes its loader.
     """
 
@@ -53,37 +53,37 @@ class InProcessServer:
         collector: EventCollector | None,
         seed: int | None,
         pseudonymise: bool = True,
-        copies: CopyTarget | None = None,
-        probe: Callable[[Path], None] | None = None,
+        copy_target: CopyTarget | None = None,
+        probe_bundle: Callable[[Path], None] | None = None,
     ) -> None:
         self._clock, self._pseudonyms = clock, project.pseudonyms() if pseudonymise else None
-        self.schemas = Schemas(
-            project.paths.state, project.features, copies=copies, workers=project.workers
+        self.feature_provider = LiveFeatureProvider(
+            project.paths.state, project.features, copies=copy_target, workers=project.workers
         )
         registry = Registry(project.paths.registry, clock=clock)
         self._catalogue = Catalogue(project.routed)
-        self.tables = LiveTables(
+        self.candidate_tables = LiveTables(
             project.paths.candidates,
             clock,
-            copies=copies,
-            expected_contract=partial(required_contract, project),
-            log_end=lambda: self._catalogue.position,
+            copies=copy_target,
+            read_expected_contract=partial(required_contract, project),
+            read_log_end=lambda: self._catalogue.position,
         )
-        self.tables.tick()
-        self.bundles = Rollout(
+        self.candidate_tables.tick()
+        self.rollout = Rollout(
             registry,
-            lambda folder: self.schemas.complete(load_bundle(folder)),
+            lambda folder: self.feature_provider.attach_schema(Bundle.load(folder)),
             Metrics(),
-            self.schemas,
-            probe=probe,
-            tables=self.tables,
+            self.feature_provider,
+            probe=probe_bundle,
+            tables=self.candidate_tables,
         )
         self._formulas = LiveFormulas(registry, project.slots)
-        self._experiments = LiveExperiments(registry, project.slots, versions=self.bundles.arms)
-        self._lists = LiveLists(project.root / LISTS_FILE)
+        self._experiments = LiveExperiments(registry, project.slots, versions=self.rollout.arms)
+        self._editorial_lists = LiveEditorialLists(project.root / LISTS_FILE)
         self.refresh()
         self.pipeline = self._build_pipeline(
-            project.slots, collector, seed, self._experiments, self.bundles
+            project.slots, collector, seed, self._experiments, self.rollout
         )
 
     def pipeline_for(
@@ -96,7 +96,7 @@ class InProcessServer:
         Args:
             version: answers everybody, in place of the champion.
         """
-        bundles = self.bundles.pinned(version) if version else self.bundles
+        bundles = self.rollout.pin_version(version) if version else self.rollout
         return self._build_pipeline(slots, None, seed, DeclaredExperiments(), bundles)
 
     def _build_pipeline(
@@ -104,44 +104,44 @@ class InProcessServer:
         slots: Mapping[str, Slot],
         collector: EventCollector | None,
         seed: int | None,
-        experiments: Assignments,
-        bundles: Bundles,
+        arm_assigner: ArmAssigner,
+        bundle_selector: BundleSelector,
     ) -> Pipeline:
         return Pipeline(
             slots=slots,
-            bundles=bundles,
-            feature_provider=self.schemas,
-            catalogue=self._catalogue,
+            bundle_selector=bundle_selector,
+            feature_provider=self.feature_provider,
+            index_overlay=self._catalogue,
             response_log=collector,
             clock=self._clock,
             rng=np.random.default_rng(seed),
             pseudonyms=self._pseudonyms,
-            formulas=self._formulas,
-            experiments=experiments,
-            editorial_lists=self._lists,
-            tables=self.tables,
+            formula_provider=self._formulas,
+            arm_assigner=arm_assigner,
+            editorial_lists=self._editorial_lists,
+            table_provider=self.candidate_tables,
         )
 
     def refresh(self) -> None:
         """Load what is new: candidate tables, a promoted bundle, a formula, and items."""
-        self.tables.tick()
-        self.bundles.tick()
-        self._formulas.tick()
+        self.candidate_tables.tick()
+        self.rollout.tick()
+        self._formulas.reload_if_changed()
         self._experiments.refresh()
-        self._lists.tick()
+        self._editorial_lists.reload_if_changed()
         self._catalogue.refresh()
 
     def close(self) -> None:
-        self.schemas.close()
+        self.feature_provider.close()
         self._catalogue.stop()
-        self.tables.stop()
+        self.candidate_tables.stop()
 
 
 @contextmanager
 def open_pipeline(project: Project, clock: Clock, *, seed: int | None) -> Iterator[Pipeline]:
     """Open a pipeline that logs nothing, for the duration of the block."""
-    parts = InProcessServer(project, clock, collector=None, seed=seed)
+    server = InProcessServer(project, clock, collector=None, seed=seed)
     try:
-        yield parts.pipeline
+        yield server.pipeline
     finally:
-        parts.close()
+        server.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tailorbird.config import FILE, find_project, load_settings, paths_of
+from tailorbird.config import SETTINGS_FILE, find_project, load_settings, paths_of
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock, parse_duration, to_iso
 from tailorbird.pages.notebook import text_html
@@ -22,14 +22,14 @@ class CreatedKey:
     """A new access key. Only its hash is stored: `token` is not shown again.
 
     Attributes:
-        old: the record of the key that it replaces, or None.
-        old_until: time until which that key is valid, microseconds.
+        replaced_key: the record of the key that it replaces, or None.
+        replaced_valid_until: time until which that key is valid, microseconds.
     """
 
     token: str
     record: "KeyRecord"
-    old: "KeyRecord | None" = None
-    old_until: int = 0
+    replaced_key: "KeyRecord | None" = None
+    replaced_valid_until: int = 0
 
     def __repr__(self) -> str:
         return f"key {self.record.id} ({self.record.name}), may {' and '.join(self.record.scopes)}"
@@ -72,35 +72,42 @@ class KeysView:
         """
         from tailorbird.serving.auth.keyfile import NO_LIMITS, create_key, read_keys
 
-        file = self._file()
-        old = next((record for record in read_keys(file) if record.id == replaces), None)
-        now = SystemClock().now()
-        until = now + parse_duration(keep)
-        token, record = create_key(
-            file,
-            name,
-            scopes or (old.scopes if old else []),
-            now,
-            origins=origins or (old.origins if old else []),
-            limits=limits or (old.limits if old else NO_LIMITS),
-            identify=identify if identify is not None else bool(old and old.identify),
-            expires_at=now + parse_duration(expires) if expires else 0,
-            replaces=replaces,
-            keep_until=until,
+        keys_file = self._keys_file()
+        replaced_key = next(
+            (record for record in read_keys(keys_file) if record.id == replaces), None
         )
-        return CreatedKey(token, record, old, min(old.expires_at or until, until) if old else 0)
+        now = SystemClock().now()
+        replaced_valid_until = now + parse_duration(keep)
+        token, record = create_key(
+            keys_file,
+            name,
+            scopes or (replaced_key.scopes if replaced_key else []),
+            now,
+            origins=origins or (replaced_key.origins if replaced_key else []),
+            limits=limits or (replaced_key.limits if replaced_key else NO_LIMITS),
+            identify=identify
+            if identify is not None
+            else bool(replaced_key and replaced_key.identify),
+            expires_at=now + parse_duration(expires) if expires else 0,
+            replaced_key_id=replaces,
+            keep_until=replaced_valid_until,
+        )
+        if replaced_key is None:
+            return CreatedKey(token, record)
+        valid_until = min(replaced_key.expires_at or replaced_valid_until, replaced_valid_until)
+        return CreatedKey(token, record, replaced_key, valid_until)
 
     def records(self) -> "list[KeyRecord]":
         """Return the keys as stored, without their tokens."""
         from tailorbird.serving.auth.keyfile import read_keys
 
-        return read_keys(self._file())
+        return read_keys(self._keys_file())
 
     def list(self) -> Frame:
         """Return the keys with their permissions and expiry."""
         columns = ["id", "name", "scopes", "created", "expires", "origins", "identify"]
-        keys = [describe_key(record) for record in self.records()]
-        return Frame.from_rows(columns, [[key[name] for name in columns] for key in keys])
+        described_keys = [describe_key(record) for record in self.records()]
+        return Frame.from_rows(columns, [[key[name] for name in columns] for key in described_keys])
 
     def revoke(self, key_id: str) -> "KeyRecord":
         """Revoke a key: servers refuse it from the next request on.
@@ -115,7 +122,7 @@ class KeysView:
                 "expected the id of a key, not the key",
                 fix="the id is the 12 digits between the underscores",
             )
-        return revoke_key(self._file(), key_id)
+        return revoke_key(self._keys_file(), key_id)
 
     def pseudonym(self, user_id: str, *, is_anonymous: bool = False) -> str:
         """Return the pseudonym of an id, for SQL queries and for requests of users.
@@ -125,8 +132,8 @@ class KeysView:
         """
         from tailorbird.config.pseudonyms import pseudonyms_of
 
-        root = self._find()
-        settings, _ = load_settings(root / FILE)
+        root = self._find_root()
+        settings, _ = load_settings(root / SETTINGS_FILE)
         paths = paths_of(root, settings)
         pseudonyms = pseudonyms_of(
             settings.events.pseudonym_key, paths.data, paths.lake, record_key=False
@@ -135,13 +142,13 @@ class KeysView:
             raise UsageError("this project keeps ids as they come", where="events.pseudonym_key")
         return pseudonyms.anonymous_id(user_id) if is_anonymous else pseudonyms.user_id(user_id)
 
-    def _find(self) -> Path:
+    def _find_root(self) -> Path:
         return self._root or find_project()
 
-    def _file(self) -> Path:
+    def _keys_file(self) -> Path:
         """Return the project's keys file; needs only the settings to load."""
-        root = self._find()
-        settings, _ = load_settings(root / FILE)
+        root = self._find_root()
+        settings, _ = load_settings(root / SETTINGS_FILE)
         return root / settings.serve.keys_file
 
     def __repr__(self) -> str:

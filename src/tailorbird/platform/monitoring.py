@@ -7,30 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
-from tailorbird.events import DAY, HOUR, MINUTE, Clock, parse_duration, to_iso, to_minute
+from tailorbird.events import DAY, HOUR, MINUTE, Clock, parse_duration, to_iso, to_iso_minute
 from tailorbird.monitoring.figures import Figures, summarize
 from tailorbird.monitoring.figures.report import (
     DELAY_COLUMNS,
-    METRICS,
+    METRIC_NAMES,
     check_dimension,
-    rows_of,
+    figures_to_json,
     slot_delays,
 )
 from tailorbird.monitoring.figures.store import HISTORY_DAYS
 from tailorbird.monitoring.status import Status
 from tailorbird.pages.notebook import text_html
+from tailorbird.platform.clocks import clock_as_of
 from tailorbird.platform.diagnostics.status import catalogue_size, read_status
-from tailorbird.platform.drift import (
-    DEFAULT_SINCE,
-    HISTORY,
-    DriftResult,
-    figure_store,
-    find_drift,
-    read_open_episodes,
-)
+from tailorbird.platform.drift import DEFAULT_SINCE, figure_store, find_drift, read_open_episodes
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.models import churn_figures
-from tailorbird.platform.moment import clock_as_of
+from tailorbird.platform.results import HISTORY, DriftResult
 from tailorbird.registry import Registry
 
 if TYPE_CHECKING:
@@ -58,7 +52,7 @@ DEFAULT_METRICS = (
 )
 INTERVAL_ENDS = ("low", "high")  # of the interval of a figure
 DELAY_DAYS = 28  # of conversions whose delays are learned
-FIGURES_S = 60.0  # between computations of the figures
+FIGURES_INTERVAL_S = 60.0  # between computations of the figures
 log = logging.getLogger(__name__)
 
 
@@ -68,39 +62,43 @@ class FiguresResult:
 
     Attributes:
         since, until: the time that they cover, microseconds.
-        by: the dimension of the groups; "" for all together.
+        dimension: what the groups are of; "" for all together.
         rows: the figures.
     """
 
     since: int
     until: int
-    by: str
+    dimension: str
     rows: list[Figures]
 
     def to_frame(self) -> Frame:
         """Return all figures as a table."""
-        names = ["start", self.by or "group", *METRICS]
-        values = [
-            [to_iso(row.start)[:16], *list(each.values())[1:]] for row, each in self._figure_pairs()
+        column_names = ["start", self.dimension or "group", *METRIC_NAMES]
+        table_rows = [
+            [to_iso(row.start)[:16], *list(values_by_name.values())[1:]]
+            for row, values_by_name in self._rows_with_values()
         ]
-        return Frame.from_rows(names, values)
+        return Frame.from_rows(column_names, table_rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird monitor figures --json` prints."""
         return {
             "since": to_iso(self.since),
             "until": to_iso(self.until),
-            "by": self.by,
-            "figures": [each | {"start": to_iso(row.start)} for row, each in self._figure_pairs()],
+            "by": self.dimension,
+            "figures": [
+                values_by_name | {"start": to_iso(row.start)}
+                for row, values_by_name in self._rows_with_values()
+            ],
         }
 
     def plot(self, metric: str = "ctr") -> "Plot":
         """Draw one figure over time, a line for each group, with its 95 % interval."""
         from matplotlib.figure import Figure
 
-        if metric not in METRICS:
+        if metric not in METRIC_NAMES:
             raise UsageError(
-                f"there is no figure {metric!r}", where="plot", fix=f"use {', '.join(METRICS)}"
+                f"there is no figure {metric!r}", where="plot", fix=f"use {', '.join(METRIC_NAMES)}"
             )
         plot = Figure(figsize=(8, 4), layout="constrained")
         axes = plot.subplots()
@@ -110,26 +108,26 @@ class FiguresResult:
             (line,) = axes.plot(
                 hours, [getattr(row, metric) for row in group_rows], marker="o", label=group
             )
-            if f"{metric}_low" in METRICS:
+            if f"{metric}_low" in METRIC_NAMES:
                 low, high = (
                     [getattr(row, f"{metric}_{end}") for row in group_rows] for end in INTERVAL_ENDS
                 )
                 axes.fill_between(hours, low, high, alpha=0.2, color=line.get_color())
-        axes.set_xlabel(f"hours since {to_minute(self.since)}")
+        axes.set_xlabel(f"hours since {to_iso_minute(self.since)}")
         axes.set_ylabel(metric)
         axes.legend()
         return plot
 
-    def _figure_pairs(self) -> list[tuple[Figures, dict[str, Any]]]:
-        return list(zip(self.rows, rows_of(self.rows), strict=True))
+    def _rows_with_values(self) -> list[tuple[Figures, dict[str, Any]]]:
+        return list(zip(self.rows, figures_to_json(self.rows), strict=True))
 
     @property
     def _summary_frame(self) -> Frame:
-        shown = [[getattr(row, name) for name in DEFAULT_METRICS] for row in self.rows]
-        start = [[to_iso(row.start)[:16], row.group] for row in self.rows]
+        value_rows = [[getattr(row, name) for name in DEFAULT_METRICS] for row in self.rows]
+        label_rows = [[to_iso(row.start)[:16], row.group] for row in self.rows]
         return Frame.from_rows(
-            ["start", self.by or "group", *DEFAULT_METRICS],
-            [[*left, *right] for left, right in zip(start, shown, strict=True)],
+            ["start", self.dimension or "group", *DEFAULT_METRICS],
+            [[*left, *right] for left, right in zip(label_rows, value_rows, strict=True)],
         )
 
     def __repr__(self) -> str:
@@ -225,10 +223,10 @@ class MonitoringView:
         Raises:
             NotReadyError: there are none.
         """
-        from tailorbird.platform.notify import read_receivers, send_test
+        from tailorbird.platform.notify import read_receivers, send_test_messages
 
         project = open_project(self._root)
-        return send_test(project, project.clock()) if test else read_receivers(project)
+        return send_test_messages(project, project.clock()) if test else read_receivers(project)
 
     def silence(self, cause: str, duration: str) -> dict[str, str]:
         """Send no messages about a cause for a while; return what is silenced, and until when.
@@ -261,36 +259,38 @@ def read_figures(
     import pyarrow.compute as pc
 
     check_dimension(by)
-    length = parse_duration(window) if window else 0
-    if window and (not MINUTE <= length <= DAY or length % MINUTE):
+    window_us = parse_duration(window) if window else 0
+    if window and (not MINUTE <= window_us <= DAY or window_us % MINUTE):
         message = f"expected a window of whole minutes from 1m to 1d, got {window}"
         raise UsageError(message, where="window", fix="such as 1h")
-    start = now - parse_duration(since)
+    start_us = now - parse_duration(since)
     store = figure_store(project)
-    store.refresh(start, now)
-    cells = store.read(start, now)
+    store.refresh(start_us, now)
+    cells = store.read(start_us, now)
     delay_cells = store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
     if slot:
         if slot not in project.slots and slot not in pc.unique(cells["slot"]).to_pylist():
-            names = ", ".join(project.slots)
-            raise UsageError(f"there is no slot {slot!r}", where="slot", fix=f"use one of {names}")
+            slot_names = ", ".join(project.slots)
+            raise UsageError(
+                f"there is no slot {slot!r}", where="slot", fix=f"use one of {slot_names}"
+            )
         cells = cells.filter(pc.equal(cells["slot"], slot))
     if not cells.num_rows:
         raise NotReadyError(
-            f"no response in the {since} before {to_minute(now)}",
+            f"no response in the {since} before {to_iso_minute(now)}",
             where=slot or str(project.paths.lake),
             fix="name a longer time by since, or another end by as_of",
         )
     rows = summarize(
         cells,
-        start,
+        start_us,
         now,
         by=by,
-        window=length,
-        catalogue=catalogue_size(project),
+        window_us=window_us,
+        catalogue_size=catalogue_size(project),
         delays=slot_delays(delay_cells if delay_cells.num_rows else cells),
     )
-    return FiguresResult(start, now, by, rows)
+    return FiguresResult(start_us, now, by, rows)
 
 
 class FiguresTask:
@@ -298,38 +298,38 @@ class FiguresTask:
 
     def __init__(self, project: Project, clock: Clock) -> None:
         self._project, self._clock, self._store = project, clock, figure_store(project)
-        self._newest: list[tuple[str, Figures]] = []
+        self._last_hour_figures: list[tuple[str, Figures]] = []
         self._drift_hour = 0
 
-    def newest(self) -> list[tuple[str, Figures]]:
+    def last_hour_figures(self) -> list[tuple[str, Figures]]:
         """Return slot and figures of each version, of the last hour."""
-        return self._newest
+        return self._last_hour_figures
 
-    def causes(self) -> list[str]:
+    def open_drift_causes(self) -> list[str]:
         """Return the likely cause of each open episode of drift."""
         return [row.cause for row in read_open_episodes(self._project, self._clock)]
 
-    def actions(self) -> list[str]:
+    def recent_actions(self) -> list[str]:
         """Return what the trainer did with models in the last 24 hours."""
         from tailorbird.platform.rollout import AUTHORS
 
         registry, now = Registry(self._project.paths.registry, clock=self._clock), self._clock.now()
-        churn = churn_figures.churn_decisions(self._project, self._clock)
+        churn_entries = churn_figures.churn_decisions(self._project, self._clock)
         return [
             entry.action
-            for entry in (*registry.audit(), *churn)
+            for entry in (*registry.audit(), *churn_entries)
             if entry.at > now - DAY and entry.by in AUTHORS
         ]
 
-    def waiting(self) -> list[str]:
+    def waiting_actions(self) -> list[str]:
         """Return each step that waits for a person."""
         from tailorbird.platform.rollout import churn_waiting_steps, waiting_steps
 
         registry = Registry(self._project.paths.registry, clock=self._clock)
-        churn = churn_waiting_steps(self._project, self._clock)
-        return [each.step for each in (*waiting_steps(registry.audit()), *churn)]
+        churn_steps = churn_waiting_steps(self._project, self._clock)
+        return [step.action for step in (*waiting_steps(registry.audit()), *churn_steps)]
 
-    def overdue(self) -> list[str]:
+    def overdue_slots(self) -> list[str]:
         """Return the slots whose training is due and did not succeed."""
         from tailorbird.platform.runtime.overdue import read_overdue
 
@@ -342,16 +342,16 @@ class FiguresTask:
         now = self._clock.now()
         try:
             is_new_hour = now // HOUR != self._drift_hour
-            self._store.refresh(now - HISTORY_DAYS * DAY, now, with_late=is_new_hour)
+            self._store.refresh(now - HISTORY_DAYS * DAY, now, include_late=is_new_hour)
             cells = self._store.read(now - HOUR, now)
             delay_cells = self._store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
-            delays, catalogue = slot_delays(delay_cells), catalogue_size(self._project)
+            delays, item_count = slot_delays(delay_cells), catalogue_size(self._project)
         except TailorbirdError as error:
             log.info("figures: %s", error)
             return
         self._store.remove_before(now - HISTORY_DAYS * DAY)
         self._look_for_drift(now)
-        self._newest = [
+        self._last_hour_figures = [
             (slot, row)
             for slot in pc.unique(cells["slot"]).to_pylist()
             for row in summarize(
@@ -359,7 +359,7 @@ class FiguresTask:
                 now - HOUR,
                 now,
                 by="version",
-                catalogue=catalogue,
+                catalogue_size=item_count,
                 delays=delays,
             )
         ]
@@ -370,7 +370,7 @@ class FiguresTask:
             return
         self._drift_hour = now // HOUR
         try:
-            for row in find_drift(self._project, self._clock).rows:
+            for row in find_drift(self._project, self._clock).episodes:
                 if not row.until:
                     log.warning("drift since %s: %s, %s", row.since, row.cause, row.evidence)
         except TailorbirdError as error:

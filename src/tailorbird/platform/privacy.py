@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailorbird.privacy import Preview, Receipt
     from tailorbird.privacy.people import StoredId
 
-_ROUNDS = 4  # of bringing in what brokers show only once an erasure tries to begin
+_DRAIN_ROUNDS = 4  # of bringing in what brokers show only once an erasure tries to begin
 
 
 def run_erasure(
@@ -29,12 +29,12 @@ def run_erasure(
     """
     from tailorbird.privacy import erase
 
-    for round_number in range(_ROUNDS):
+    for round_number in range(_DRAIN_ROUNDS):
         _drain_logs(project, progress)
         try:
             return erase(project, stored_people, SystemClock(), progress=progress)
         except LagError:
-            if round_number == _ROUNDS - 1:
+            if round_number == _DRAIN_ROUNDS - 1:
                 raise
     raise AssertionError("the last round returns or raises")
 
@@ -44,7 +44,7 @@ def _drain_logs(project: Project, progress: Any) -> None:
     from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.platform.runtime.roles import drain
     from tailorbird.privacy import is_unfinished
-    from tailorbird.privacy.writers import NOT_ALONE, STOP
+    from tailorbird.privacy.writers import NOT_ALONE_MESSAGE, STOP_REMEDY
 
     if project.stream.is_remote:
         if is_unfinished(project.paths.data):
@@ -53,7 +53,7 @@ def _drain_logs(project: Project, progress: Any) -> None:
     try:
         drain(project, SystemClock(), progress=progress)
     except LockedError as error:
-        raise LockedError(NOT_ALONE, where=error.where, fix=STOP) from None
+        raise LockedError(NOT_ALONE_MESSAGE, where=error.where, fix=STOP_REMEDY) from None
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,35 +62,35 @@ class ErasureResult:
 
     Attributes:
         is_dry_run: True if nothing was changed.
-        details: the preview or the receipt, as the command prints it with `--json`.
+        preview_or_receipt: the preview or the receipt, as the command prints it with `--json`.
     """
 
     is_dry_run: bool
-    details: "Preview | Receipt"
+    preview_or_receipt: "Preview | Receipt"
 
     def to_frame(self) -> Frame:
         """Return the counts: events by type of a dry run, otherwise by place."""
         rows: list[tuple[str, str, int]] = []
         if self.is_dry_run:
-            rows = [("events", name, count) for name, count in self._events.items()]
+            rows = [("events", name, count) for name, count in self._count_by_event_type.items()]
         else:
-            for place, counts in self._counts.items():
+            for place, counts in self._counts_by_place.items():
                 rows += [(place, name, count) for name, count in counts.items()]
         return Frame.from_rows(["place", "what", "count"], rows)
 
     @property
-    def _events(self) -> dict[str, int]:
-        return getattr(self.details, "events", {})
+    def _count_by_event_type(self) -> dict[str, int]:
+        return getattr(self.preview_or_receipt, "events", {})
 
     @property
-    def _counts(self) -> dict[str, dict[str, int]]:
-        return getattr(self.details, "counts", {})
+    def _counts_by_place(self) -> dict[str, dict[str, int]]:
+        return getattr(self.preview_or_receipt, "counts", {})
 
     @property
     def _header(self) -> str:
         if self.is_dry_run:
             return "Would be erased. Nothing was changed: dry_run=False does it, for good."
-        return f"Erased. Receipt: {getattr(self.details, 'path', '')}"
+        return f"Erased. Receipt: {getattr(self.preview_or_receipt, 'path', '')}"
 
     def __repr__(self) -> str:
         return f"{self._header}\n{self.to_frame()!r}"
@@ -119,12 +119,12 @@ class PrivacyView:
             LockedError: a role of the project is running.
         """
         from tailorbird.privacy import forget_unbegun, is_unfinished, preview
-        from tailorbird.privacy.people import stored_ids
+        from tailorbird.privacy.people import to_stored_ids
 
         if isinstance(user_ids, str) or not user_ids:
             raise UsageError("expected a list of ids", where="erase", fix='erase(["42"])')
-        project = open_project(self._root, applied=True)
-        stored_people = stored_ids(list(user_ids), project.pseudonyms())
+        project = open_project(self._root, use_applied=True)
+        stored_people = to_stored_ids(list(user_ids), project.pseudonyms())
         if dry_run:
             return ErasureResult(True, preview(project, stored_people, SystemClock()))
         forget_unbegun(project)
@@ -139,11 +139,11 @@ class PrivacyView:
     def export(self, user_id: str) -> list[dict[str, Any]]:
         """Return all that is held about a person, each record with its source."""
         from tailorbird.privacy import export_person
-        from tailorbird.privacy.people import flatten_ids, stored_ids
+        from tailorbird.privacy.people import flatten_ids, to_stored_ids
 
-        project = open_project(self._root, applied=True)
-        ids = flatten_ids(stored_ids([user_id], project.pseudonyms()))
-        return list(export_person(project, ids, SystemClock()))
+        project = open_project(self._root, use_applied=True)
+        person_ids = flatten_ids(to_stored_ids([user_id], project.pseudonyms()))
+        return list(export_person(project, person_ids, SystemClock()))
 
     def __repr__(self) -> str:
         return f"PrivacyView({str(self._root)!r}): erase(user_ids), export(user_id)"

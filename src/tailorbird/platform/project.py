@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.config import Project as Declared
+from tailorbird.config import Project as DeclaredProject
 from tailorbird.config import open_project
 from tailorbird.platform.folder import ProjectFolder
 from tailorbird.platform.progress import Progress, no_progress
@@ -113,14 +113,19 @@ class Project(ProjectFolder):
         """
         from tailorbird.platform.imports import import_files, require_accepted
 
-        default = self.root / "mapping.toml"
-        if mapping is None and format in ("", "mapping") and default.is_file():
-            mapping = default
+        default_mapping = self.root / "mapping.toml"
+        if mapping is None and format in ("", "mapping") and default_mapping.is_file():
+            mapping = default_mapping
         if not format:
             format = "mapping" if mapping is not None else "auto"
-        file = Path(mapping) if mapping is not None else None
+        mapping_file = Path(mapping) if mapping is not None else None
         result = import_files(
-            self.declared, Path(path), format, mapping=file, slot=slot, progress=progress
+            self.declarations,
+            Path(path),
+            format,
+            mapping=mapping_file,
+            slot=slot,
+            progress=progress,
         )
         require_accepted(result, Path(path))
         return result
@@ -151,7 +156,7 @@ class Project(ProjectFolder):
 
         return TrainResult(
             train(
-                self.declared,
+                self.declarations,
                 name,
                 TrainOptions.of(options),
                 promote=promote,
@@ -179,7 +184,7 @@ class Project(ProjectFolder):
         from tailorbird.platform.training import evaluate
 
         return evaluate(
-            open_project(self.root, applied=True),
+            open_project(self.root, use_applied=True),
             versions,
             slot=slot,
             window=window,
@@ -211,7 +216,7 @@ class Project(ProjectFolder):
         from tailorbird.platform.training import backtest
 
         return backtest(
-            self.declared,
+            self.declarations,
             slot,
             TrainOptions.of(options),
             splits=splits,
@@ -231,35 +236,35 @@ class Project(ProjectFolder):
         quick: bool = False,
         seed: int = 7,
         as_of: str = "",
-        keep: bool = True,
+        save_settings: bool = True,
         progress: Progress = no_progress,
     ) -> "TuneReport":
         """Search for better settings than the defaults on several splits in time.
 
         Args:
             trials: number of trials per architecture.
-            keep: write the chosen settings to tuned.toml, which `train` reads.
+            save_settings: write the chosen settings to tuned.toml, which `train` reads.
         """
         from dataclasses import replace
 
         from tailorbird.config.schemas import resolve_for_training
         from tailorbird.events import SystemClock
         from tailorbird.platform.train_options import base_settings
-        from tailorbird.platform.training import keep_tuned, tune
+        from tailorbird.platform.training import save_tuned_settings, tune
         from tailorbird.training.tuning.settings import TuneSettings
 
-        declared = resolve_for_training(self.declared, SystemClock()).project
-        base = base_settings(declared, window=window, rows="auto", leave_out=(), quick=quick)
+        declarations = resolve_for_training(self.declarations, SystemClock()).project
+        base = base_settings(declarations, window=window, rows="auto", leave_out=(), quick=quick)
         settings = TuneSettings(
             train=replace(base, seed=seed),
-            names=tuple(architectures),
+            architecture_names=tuple(architectures),
             trials=trials,
             splits=splits,
             seed=seed,
         )
-        report = tune(declared, slot, settings, as_of=as_of, progress=progress)
-        if keep:
-            keep_tuned(declared, report)
+        report = tune(declarations, slot, settings, as_of=as_of, progress=progress)
+        if save_settings:
+            save_tuned_settings(declarations, report)
         return report
 
     def recommend(
@@ -288,7 +293,7 @@ class Project(ProjectFolder):
         from tailorbird.platform.answering import answer
 
         return answer(
-            open_project(self.root, applied=True),
+            open_project(self.root, use_applied=True),
             slot=slot,
             user_id=user_id,
             query=query,
@@ -297,18 +302,18 @@ class Project(ProjectFolder):
             explain=explain,
         )
 
-    def prepare_training(self, as_of: str = "") -> "tuple[Declared, Clock]":
-        """Return the declarations that training uses, and the clock of its moment.
+    def prepare_training(self, as_of: str = "") -> "tuple[DeclaredProject, Clock]":
+        """Return the declarations that training uses, and the clock that it goes by.
 
         Args:
             as_of: as for `train`.
         """
         from tailorbird.config.schemas import resolve_for_training
         from tailorbird.events import SystemClock
-        from tailorbird.platform.moment import clock_as_of
+        from tailorbird.platform.clocks import clock_as_of
 
-        declared = resolve_for_training(self.declared, SystemClock()).project
-        return declared, clock_as_of(as_of, declared, notify=lambda note: None)
+        declarations = resolve_for_training(self.declarations, SystemClock()).project
+        return declarations, clock_as_of(as_of, declarations, notify=lambda note: None)
 
     def score_churn(
         self, name: str = "churn", *, version: str = "champion", as_of: str = ""
@@ -325,7 +330,7 @@ class Project(ProjectFolder):
         """
         from tailorbird.platform.models.churn_scores import score_churn
 
-        project = open_project(self.root, applied=True)
+        project = open_project(self.root, use_applied=True)
         return score_churn(project, name, version=version, as_of=as_of)
 
     def rule_costs(self, slot: str = "", *, requests: int = 200) -> "RuleCosts":
@@ -337,7 +342,7 @@ class Project(ProjectFolder):
         """
         from tailorbird.platform.models.rule_costs import rule_costs
 
-        return rule_costs(open_project(self.root, applied=True), slot, requests=requests)
+        return rule_costs(open_project(self.root, use_applied=True), slot, requests=requests)
 
     @cached_property
     def experiments(self) -> "ExperimentView":
@@ -362,5 +367,5 @@ class Project(ProjectFolder):
         """
         from tailorbird.platform.runtime.local_server import run_server
 
-        with run_server(self.declared, train=train, timeout_s=timeout_s) as client:
+        with run_server(self.declarations, train=train, timeout_s=timeout_s) as client:
             yield client

@@ -1,19 +1,26 @@
 """Results of a project's calls, which print well in terminals and notebooks."""
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tailorbird.platform.frames import Frame, figures_frame, plot_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tailorbird.monitoring.drift.judgement import DriftRow
+    from tailorbird.monitoring.drift.training import Shift
     from tailorbird.serving.messages import RecommendResponse
     from tailorbird.training.evaluation.figures import Evaluation
     from tailorbird.training.settings import TrainReport
     from tailorbird.training.tasks.churn.report import ChurnReport
+
+HISTORY = "history"  # what episodes of drift are found against, unless it is a training
 
 
 def _to_text(lines: Iterable[str], frame: Frame) -> str:
@@ -46,7 +53,7 @@ class TrainResult:
         return self.report.decision.reason
 
     @property
-    def page(self) -> Path | None:
+    def page_path(self) -> Path | None:
         """The HTML report."""
         return self.report.page_path
 
@@ -82,13 +89,13 @@ class EvaluationResult:
     Attributes:
         slot: slot whose requests were evaluated.
         evaluation: all figures.
-        learned_until: version → end of its training data, ISO 8601.
+        training_end_by_version: version → end of its training data, ISO 8601.
         note: why another version than the champion was evaluated, otherwise "".
     """
 
     slot: str
     evaluation: "Evaluation"
-    learned_until: dict[str, str]
+    training_end_by_version: dict[str, str]
     note: str = ""
 
     @property
@@ -98,7 +105,7 @@ class EvaluationResult:
 
     @property
     def _header(self) -> str:
-        requests, people = self.evaluation.requests, self.evaluation.people
+        requests, people = self.evaluation.request_count, self.evaluation.user_count
         return f"slot {self.slot}: {requests:,} requests, {people:,} people"
 
     def to_frame(self) -> Frame:
@@ -119,8 +126,8 @@ class EvaluationResult:
         """Return what `tailorbird evaluate --json` prints."""
         return {
             "slot": self.slot,
-            "learned_until": self.learned_until,
-            "source": self.evaluation.about["source"],
+            "learned_until": self.training_end_by_version,
+            "source": self.evaluation.data_summary["source"],
             **self.evaluation.to_dict(),
         }
 
@@ -172,3 +179,68 @@ class Slate:
 
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(*self._header)
+
+
+@dataclass(frozen=True, repr=False)
+class DriftResult:
+    """Episodes of drift, the newest first.
+
+    Attributes:
+        against: `history`, or `training of` a version.
+        shift_by_signal: signal → its distance to the training, now and then; the largest first.
+    """
+
+    false_alarms_a_month: float
+    history_days: int
+    signal_count: int
+    episodes: "list[DriftRow]"
+    against: str = HISTORY
+    shift_by_signal: "dict[str, Shift]" = field(default_factory=dict)
+
+    def to_frame(self) -> Frame:
+        """Return the episodes as a table."""
+        names = ["since", "until", "cause", "evidence", "runbook", "moved"]
+        return Frame.from_rows(
+            names,
+            [
+                (row.since, row.until, row.cause, row.evidence, row.runbook, ", ".join(row.moved))
+                for row in self.episodes
+            ],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `tailorbird monitor drift --json` prints."""
+        return {
+            "false_alarms_a_month": self.false_alarms_a_month,
+            "history_days": self.history_days,
+            "signals": self.signal_count,
+            "against": self.against,
+            "episodes": msgspec.to_builtins(self.episodes),
+            "shifts": [
+                {
+                    "name": name,
+                    "now": None if math.isnan(shift.current_distance) else shift.current_distance,
+                    "then": None
+                    if math.isnan(shift.training_distance)
+                    else shift.training_distance,
+                    "is_skew": shift.is_skew,
+                }
+                for name, shift in self.shift_by_signal.items()
+            ],
+        }
+
+    @property
+    def header(self) -> str:
+        days = f"{self.history_days} days before"
+        against = days if self.against == HISTORY else f"the {self.against}, as {days} vary"
+        return (
+            f"{self.signal_count} signals against {against}; chance alone causes "
+            f"{self.false_alarms_a_month:g} episodes a month"
+        )
+
+    def __repr__(self) -> str:
+        episodes = repr(self.to_frame()) if self.episodes else "no episode"
+        return f"{self.header}\n{episodes}"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(self.header)

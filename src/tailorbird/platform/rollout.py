@@ -14,29 +14,29 @@ import pyarrow.compute as pc
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Clock, parse_duration, to_minute
-from tailorbird.experiments.outcomes import COLUMNS
+from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Clock, parse_duration, to_iso_minute
+from tailorbird.experiments.outcomes import COLUMNS as EVENT_COLUMNS
 from tailorbird.experiments.statistics import Moments
 from tailorbird.lake import Lake
-from tailorbird.monitoring.canary import SHARES
+from tailorbird.monitoring.canary import CANARY_SHARES
 from tailorbird.monitoring.decisions import (
     ChampionVerdict,
-    Limits,
-    Step,
+    RolloutLimits,
+    RolloutStep,
     judge_champion,
     judge_shadow,
     next_step,
 )
 from tailorbird.monitoring.decisions.chain import ROLLOUT_ACTIONS, cooling_until, last_step
 from tailorbird.monitoring.decisions.champion import (
-    HORIZON_US,
+    CLICK_HORIZON_US,
     WINDOW_US,
     ClickRate,
-    Service,
+    ServiceStats,
     dispersion_of,
 )
 from tailorbird.monitoring.decisions.clicks import NO_CLICKS, clicks_per_person
-from tailorbird.monitoring.decisions.shadow import COLUMNS as SHADOW_COLUMNS
+from tailorbird.monitoring.decisions.shadow import RESPONSE_COLUMNS as SHADOW_COLUMNS
 from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.platform.drift import figure_store
 from tailorbird.platform.models.churn_figures import churn_registry
@@ -46,22 +46,22 @@ from tailorbird.registry import AuditEntry, Registry
 
 ACTOR = "trainer"  # The author of these changes in the registry.
 AUTHORS = (ACTOR, CANARY)
-TICK_S = 5.0
-REFERENCE_US = 20 * MINUTE  # of the previous version, that a new champion is compared with
-COMPARE_US = HOUR  # after a promotion, in which clicks are compared with those before it
-LONG_RUN_US = 5 * MINUTE  # between comparisons with the holdout, which read everything since then
+ROLLOUT_INTERVAL_S = 5.0
+REFERENCE_WINDOW_US = 20 * MINUTE  # of the previous version, that a new champion is compared with
+CLICK_COMPARISON_US = HOUR  # after a promotion, in which clicks are compared with those before it
+LONG_RUN_INTERVAL_US = 5 * MINUTE  # between comparisons over all time since the promotion
 NEWEST_VERSIONS = 5  # versions among which one may be on its way
 SETTLED_US = 30 * SECOND  # after which no more rows of the time before a promotion arrive
 CLICKS_MIN = 2_000  # of an arm, below which no canary excludes a fall of a tenth
-RESPONSES = ("request_id", "ts", "person", "assigned_version", "failure", "items")
+RESPONSE_COLUMNS = ("request_id", "ts", "person", "assigned_version", "failure", "items")
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WaitingStep:
-    """A step of the ranker, or a churn model, that waits for a person since a time, microseconds."""
+    """A step of the ranker, or a churn model, that waits for a person; `since` is microseconds."""
 
-    step: str
+    action: str
     version: str
     since: int
     why: str
@@ -71,8 +71,8 @@ class WaitingStep:
         """Return a sentence for the status."""
         name, option = (f"{self.churn} ", f" --churn {self.churn}") if self.churn else ("", "")
         return (
-            f"{self.step.replace('_', ' ')} of {name}{self.version} waits for you since "
-            f'{to_minute(self.since)}: tailorbird monitor approve{option} --why "…"'
+            f"{self.action.replace('_', ' ')} of {name}{self.version} waits for you since "
+            f'{to_iso_minute(self.since)}: tailorbird monitor approve{option} --why "…"'
         )
 
 
@@ -99,22 +99,20 @@ def _roll_back_if_worse(project: Project, registry: Registry, now: int) -> bool:
     After an automatic roll-back there is no other for a while: if the previous version is bad too,
     the cause is not the model.
     """
-    names, audit = registry.aliases(), registry.audit()
-    changes = [
-        entry
-        for entry in audit
-        if entry.action in CHAMPION_CHANGES and entry.version == names.champion
-    ]
-    if not names.previous or not changes:
+    aliases, audit = registry.aliases(), registry.audit()
+    champion = aliases.champion
+    promotions = [e for e in audit if e.action in CHAMPION_CHANGES and e.version == champion]
+    if not aliases.previous or not promotions:
         return False
-    newest = changes[-1]
-    is_recent = now < newest.at + _rollout_limits(project).cooldown_us
-    if newest.action == "rollback" and newest.by in AUTHORS and is_recent:
+    newest_promotion = promotions[-1]
+    is_recent = now < newest_promotion.at + _rollout_limits(project).cooldown_us
+    if newest_promotion.action == "rollback" and newest_promotion.by in AUTHORS and is_recent:
         return False
-    verdict = watch_champion(project, registry, now, newest.at)
+    verdict = watch_champion(project, registry, now, newest_promotion.at)
     if verdict.action != "roll_back":
         return False
-    return _take_step(project, registry, "roll_back", names.champion, verdict.reason) == "roll_back"
+    action = _take_step(project, registry, "roll_back", champion, why=verdict.reason)
+    return action == "roll_back"
 
 
 def advance_rollout_safely(project: Project, clock: Clock) -> None:
@@ -141,18 +139,22 @@ def waiting_steps(audit: Sequence[AuditEntry], churn: str = "") -> list[WaitingS
     A step waits until its version takes another one, the champion changes, or a person changes
     models.
     """
-    waiting: dict[str, WaitingStep] = {}
+    step_by_action: dict[str, WaitingStep] = {}
     for entry in audit:
         if entry.action.startswith("propose "):
-            step = entry.action.removeprefix("propose ")
-            waiting[step] = WaitingStep(step, entry.version, entry.at, entry.why, churn)
+            action = entry.action.removeprefix("propose ")
+            waiting_step = WaitingStep(action, entry.version, entry.at, entry.why, churn)
+            step_by_action[action] = waiting_step
         elif entry.action in CHAMPION_CHANGES:
-            waiting.clear()
+            step_by_action.clear()
         elif entry.action in ROLLOUT_ACTIONS:
             is_own = entry.by in AUTHORS
-            for step in [s for s, w in waiting.items() if not is_own or w.version == entry.version]:
-                del waiting[step]
-    return sorted(waiting.values(), key=lambda each: (each.step != "roll_back", -each.since))
+            for action, step in list(step_by_action.items()):
+                if not is_own or step.version == entry.version:
+                    del step_by_action[action]
+    return sorted(
+        step_by_action.values(), key=lambda step: (step.action != "roll_back", -step.since)
+    )
 
 
 def churn_waiting_steps(project: Project, clock: Clock) -> list[WaitingStep]:
@@ -182,14 +184,14 @@ def approve(
         project.churn_model(churn)
     ranker = Registry(project.paths.registry, clock=clock)
     steps = [*waiting_steps(ranker.audit()), *churn_waiting_steps(project, clock)]
-    waiting = next((each for each in steps if churn in ("", each.churn)), None)
-    if waiting is None:
+    waiting_step = next((step for step in steps if churn in ("", step.churn)), None)
+    if waiting_step is None:
         raise NotReadyError("no step waits for a person", fix="tailorbird monitor status")
-    step, version = waiting.step, waiting.version
-    registry = churn_registry(project, clock, waiting.churn) if waiting.churn else ranker
-    registry.record(f"approve {step}", version, by=by, why=why)
-    _apply_step(project, registry, step, version, why=f"approved by {by}: {why}", now=clock.now())
-    return step, f"{waiting.churn} {version}".lstrip()
+    action, version = waiting_step.action, waiting_step.version
+    registry = churn_registry(project, clock, waiting_step.churn) if waiting_step.churn else ranker
+    registry.record(f"approve {action}", version, by=by, why=why)
+    _apply_step(project, registry, action, version, why=f"approved by {by}: {why}", now=clock.now())
+    return action, f"{waiting_step.churn} {version}".lstrip()
 
 
 def watch_champion(
@@ -198,105 +200,109 @@ def watch_champion(
     """Compare the champion with the previous version."""
     aliases, lake = registry.aliases(), Lake(project.paths.lake)
     window_from = max(promoted_at, now - WINDOW_US)
-    new_responses = lake.responses(RESPONSES, window_from, now)
-    compare_clicks = now - promoted_at < COMPARE_US
-    new_events = lake.events(COLUMNS, window_from, now) if compare_clicks else None
-    champion = _measure_service(project, new_responses, new_events, aliases.champion, now)
-    holdout = _measure_service(project, new_responses, None, aliases.previous, now)
-    before = _service_before(project, aliases.previous, promoted_at, now)
-    champion_all, holdout_all = _long_run(
+    new_responses = lake.responses(RESPONSE_COLUMNS, window_from, now)
+    compare_clicks = now - promoted_at < CLICK_COMPARISON_US
+    new_events = lake.events(EVENT_COLUMNS, window_from, now) if compare_clicks else None
+    champion_service = _measure_service(project, new_responses, new_events, aliases.champion, now)
+    holdout_service = _measure_service(project, new_responses, None, aliases.previous, now)
+    service_before = _service_before(project, aliases.previous, promoted_at, now)
+    champion_long_run, holdout_long_run = _read_long_runs(
         project, aliases.champion, aliases.previous, promoted_at, now
     )
     return judge_champion(
-        champion,
-        before,
-        holdout,
-        champion_long_run=champion_all,
-        holdout_long_run=holdout_all,
+        champion_service,
+        service_before,
+        holdout_service,
+        champion_long_run=champion_long_run,
+        holdout_long_run=holdout_long_run,
         compare_clicks=compare_clicks,
         false_rollback=project.settings.rollout.false_rollback,
     )
 
 
 LongRuns = tuple[ClickRate | None, ClickRate | None]
-_long_runs: dict[str, tuple[tuple[str, str, int], LongRuns]] = {}  # one for each project
-_services_before: dict[tuple[str, str, int], Service] = {}  # at most one for each project
+_long_runs_by_registry: dict[str, tuple[tuple[str, str, int], LongRuns]] = {}
+_service_before_by_registry: dict[str, tuple[tuple[str, int], ServiceStats]] = {}
 
 
-def _service_before(project: Project, version: str, promoted_at: int, now: int) -> Service:
+def _service_before(project: Project, version: str, promoted_at: int, now: int) -> ServiceStats:
     """Return the responses of a version before a promotion, read once they are complete."""
-    key = (str(project.paths.registry), version, promoted_at)
-    if key in _services_before:
-        return _services_before[key]
-    lake, start = Lake(project.paths.lake), promoted_at - REFERENCE_US
-    responses = lake.responses(RESPONSES, start, promoted_at)
-    events = lake.events(COLUMNS, start, promoted_at)
+    registry_path, promotion = str(project.paths.registry), (version, promoted_at)
+    if registry_path in _service_before_by_registry:
+        read_promotion, service = _service_before_by_registry[registry_path]
+        if read_promotion == promotion:
+            return service
+    lake, start = Lake(project.paths.lake), promoted_at - REFERENCE_WINDOW_US
+    responses = lake.responses(RESPONSE_COLUMNS, start, promoted_at)
+    events = lake.events(EVENT_COLUMNS, start, promoted_at)
     service = _measure_service(project, responses, events, version, promoted_at)
     if now > promoted_at + SETTLED_US:
-        for old in [cache_key for cache_key in _services_before if cache_key[0] == key[0]]:
-            del _services_before[old]
-        _services_before[key] = service
+        _service_before_by_registry[registry_path] = promotion, service
     return service
 
 
 def _measure_service(
     project: Project, responses: pa.Table, events: pa.Table | None, version: str, now: int
-) -> Service:
+) -> ServiceStats:
     version_responses = responses.filter(
         pc.fill_null(pc.equal(responses["assigned_version"], version), False)
     )
-    failure = version_responses["failure"]
+    failures = version_responses["failure"]
     failed_counts = {
-        name: int(pc.sum(pc.fill_null(pc.equal(failure, name), False)).as_py() or 0)
+        name: int(pc.sum(pc.fill_null(pc.equal(failures, name), False)).as_py() or 0)
         for name in ("error", "not_finite", "breaker_open")
     }
     is_empty = pc.equal(pc.fill_null(pc.list_value_length(version_responses["items"]), 0), 0)
-    has_answered = pc.is_null(failure)
+    has_answered = pc.is_null(failures)
     empty_count = int(pc.sum(pc.and_(is_empty, has_answered)).as_py() or 0)
     clicks = NO_CLICKS
     if events is not None:
         requests = version_responses.filter(
-            pc.less(pc.cast(version_responses["ts"], pa.int64()), now - HORIZON_US)
+            pc.less(pc.cast(version_responses["ts"], pa.int64()), now - CLICK_HORIZON_US)
         )["request_id"]
-        denominators = {name: slot.denominator for name, slot in project.slots.items()}
-        clicks = clicks_per_person(events, requests, denominators, HORIZON_US)
-    return Service(version_responses.num_rows, {**failed_counts, "empty": empty_count}, clicks)
+        denominator_by_slot = {name: slot.denominator for name, slot in project.slots.items()}
+        clicks = clicks_per_person(events, requests, denominator_by_slot, CLICK_HORIZON_US)
+    return ServiceStats(version_responses.num_rows, {**failed_counts, "empty": empty_count}, clicks)
 
 
-def _long_run(
+def _read_long_runs(
     project: Project, champion: str, previous: str, promoted_at: int, now: int
 ) -> LongRuns:
     """Return clicks of champion and holdout since the promotion, from the stored figures."""
-    key = str(project.paths.registry)
-    if key in _long_runs and _long_runs[key][0] == (champion, previous, now // LONG_RUN_US):
-        return _long_runs[key][1]
+    registry_path = str(project.paths.registry)
+    interval = (champion, previous, now // LONG_RUN_INTERVAL_US)
+    if registry_path in _long_runs_by_registry:
+        read_interval, long_runs = _long_runs_by_registry[registry_path]
+        if read_interval == interval:
+            return long_runs
     cells = figure_store(project).read(promoted_at, now, ("minute", "version", "clicks", "seen"))
-    runs = [
-        _run_of(cells.filter(pc.equal(cells["version"], name))) for name in (champion, previous)
-    ]
-    both = (runs[0], runs[1]) if min(run.clicks for run in runs) > 0 else (None, None)
-    _long_runs[key] = (champion, previous, now // LONG_RUN_US), both
-    return both
+    champion_rate = _click_rate_of(cells.filter(pc.equal(cells["version"], champion)))
+    previous_rate = _click_rate_of(cells.filter(pc.equal(cells["version"], previous)))
+    has_clicks = min(champion_rate.clicks, previous_rate.clicks) > 0
+    long_runs = (champion_rate, previous_rate) if has_clicks else (None, None)
+    _long_runs_by_registry[registry_path] = interval, long_runs
+    return long_runs
 
 
-def _run_of(cells: pa.Table) -> ClickRate:
+def _click_rate_of(cells: pa.Table) -> ClickRate:
     clicks, seen = cells["clicks"].to_numpy(), cells["seen"].to_numpy()
     is_seen = seen > 0
-    by_cell = Moments.from_totals(clicks[is_seen], seen[is_seen])
-    return ClickRate(float(clicks.sum()), float(seen.sum()), dispersion_of(by_cell))
+    cell_moments = Moments.from_totals(clicks[is_seen], seen[is_seen])
+    return ClickRate(float(clicks.sum()), float(seen.sum()), dispersion_of(cell_moments))
 
 
 def _start_rollout(project: Project, registry: Registry, now: int, version: str) -> str:
-    last = last_step(registry.audit(), version)
-    if last in ("canary", "promote"):
-        return _take_step(project, registry, last, version, "a step that was cut short", now)
-    share, why = first_share(project, now)
+    last_action = last_step(registry.audit(), version)
+    if last_action in ("canary", "promote"):
+        why = "a step that was cut short"
+        return _take_step(project, registry, last_action, version, why=why, now=now)
+    share, why = first_canary_share(project, now)
     if not registry.aliases().champion or not share:
-        return _take_step(project, registry, "promote", version, why, now)
-    return _take_step(project, registry, "shadow", version, "the gate accepted it", now)
+        return _take_step(project, registry, "promote", version, why=why, now=now)
+    return _take_step(project, registry, "shadow", version, why="the gate accepted it", now=now)
 
 
-def first_share(project: Project, now: int) -> tuple[float, str]:
+def first_canary_share(project: Project, now: int) -> tuple[float, str]:
     """Return the share that a canary starts with, and why it is none if it is 0."""
     cells = figure_store(project).read(now - DAY, now, ("minute", "requests", "clicks"))
     requests, clicks = pc.sum(cells["requests"]).as_py() or 0, pc.sum(cells["clicks"]).as_py() or 0
@@ -308,92 +314,87 @@ def first_share(project: Project, now: int) -> tuple[float, str]:
         )
         return 0.0, reason
     responses_needed = project.settings.canary.answers_min * 24.0
-    return next((share for share in SHARES if requests * share >= responses_needed), SHARES[-1]), ""
+    sufficient_shares = (share for share in CANARY_SHARES if requests * share >= responses_needed)
+    return next(sufficient_shares, CANARY_SHARES[-1]), ""
 
 
-def _judge_shadow(project: Project, registry: Registry, step: Step, now: int) -> str:
+def _judge_shadow(project: Project, registry: Registry, step: RolloutStep, now: int) -> str:
     responses = Lake(project.paths.lake).responses((*SHADOW_COLUMNS, "ts"), step.since)
     verdict = judge_shadow(
         responses,
         step.version,
         is_overdue=step.is_overdue,
         scored_min=project.settings.canary.answers_min,
-        latency=project.settings.canary.latency,
+        latency_factor=project.settings.canary.latency,
     )
     log.info("shadow %s: %s, %s", step.version, verdict.action, verdict.reason)
     if verdict.action == "wait":
         return "wait"
     if verdict.action == "pass":
-        return _take_step(project, registry, "canary", step.version, verdict.reason, now)
+        return _take_step(project, registry, "canary", step.version, why=verdict.reason, now=now)
     # In this order: a crash between leaves a shadow that is judged, and ended, once more.
     registry.record("reject", step.version, by=ACTOR, why=verdict.reason)
     registry.set_shadow("", by=ACTOR, why=verdict.reason)
     return "end"
 
 
-def _advance_canary(project: Project, registry: Registry, clock: Clock, step: Step) -> str:
+def _advance_canary(project: Project, registry: Registry, clock: Clock, step: RolloutStep) -> str:
     aliases = registry.aliases()
     if aliases.shadow == aliases.canary:
         registry.set_shadow("", by=ACTOR, why="it is a canary now")
     if aliases.automatic and step.is_overdue:
         limit = project.settings.rollout.limit
-        registry.end_canary(
-            by=ACTOR, why=f"inconclusive within {limit}; nothing is tried for a while"
-        )
+        why = f"inconclusive within {limit}; nothing is tried for a while"
+        registry.end_canary(by=ACTOR, why=why)
         return "end"
     may_promote = "promote" not in project.settings.rollout.approval
     action = advance_canary(project, clock, may_promote=may_promote)
     if action == "propose":
-        return _take_step(
-            project, registry, "promote", aliases.canary, "the canary passed every share"
-        )
+        why = "the canary passed every share"
+        return _take_step(project, registry, "promote", aliases.canary, why=why)
     return action
 
 
 def _take_step(
-    project: Project, registry: Registry, step: str, version: str, why: str, now: int = 0
+    project: Project, registry: Registry, action: str, version: str, *, why: str, now: int = 0
 ) -> str:
     """Take a step, or propose it once if it waits for a person."""
-    if step in project.settings.rollout.approval:
-        waiting = waiting_steps(registry.audit())
-        if (step, version) not in [(each.step, each.version) for each in waiting]:
-            registry.record(f"propose {step}", version, by=ACTOR, why=why)
-            log.warning("%s of %s waits for a person: %s", step, version, why)
+    if action in project.settings.rollout.approval:
+        proposed_steps = [(step.action, step.version) for step in waiting_steps(registry.audit())]
+        if (action, version) not in proposed_steps:
+            registry.record(f"propose {action}", version, by=ACTOR, why=why)
+            log.warning("%s of %s waits for a person: %s", action, version, why)
         return "propose"
-    _apply_step(project, registry, step, version, why=why, now=now)
-    log.warning("%s %s: %s", step, version, why)
-    return step
+    _apply_step(project, registry, action, version, why=why, now=now)
+    log.warning("%s %s: %s", action, version, why)
+    return action
 
 
 def _apply_step(
-    project: Project, registry: Registry, step: str, version: str, *, why: str, now: int
+    project: Project, registry: Registry, action: str, version: str, *, why: str, now: int
 ) -> None:
-    if step == "shadow":
+    if action == "shadow":
         registry.set_shadow(version, by=ACTOR, why=why)
-    elif step == "canary":
-        share = first_share(project, now)[0] if now else 0.0
-        registry.set_canary(version, share or SHARES[0], by=ACTOR, why=why)
+    elif action == "canary":
+        share = first_canary_share(project, now)[0] if now else 0.0
+        registry.set_canary(version, share or CANARY_SHARES[0], by=ACTOR, why=why)
         if registry.aliases().shadow == version:
             registry.set_shadow("", by=ACTOR, why="it is a canary now")
-    elif step == "promote":
+    elif action == "promote":
         registry.promote(version, by=ACTOR, why=why)
     elif registry.aliases().champion == version:
         registry.rollback(by=ACTOR, why=why)
 
 
-def _rollout_limits(project: Project) -> Limits:
+def _rollout_limits(project: Project) -> RolloutLimits:
     settings = project.settings.rollout
-    return Limits(parse_duration(settings.limit), parse_duration(settings.cooldown))
+    return RolloutLimits(parse_duration(settings.limit), parse_duration(settings.cooldown))
 
 
-def _next_step(project: Project, registry: Registry, now: int) -> Step:
-    newest = registry.newest(NEWEST_VERSIONS) if project.settings.rollout.staged else []
-    accepted_versions = [info.version for info in reversed(newest) if info.metrics.get("accepted")]
-    return next_step(
-        registry.aliases(),
-        registry.audit(),
-        accepted_versions,
-        now,
-        _rollout_limits(project),
-        authors=AUTHORS,
-    )
+def _next_step(project: Project, registry: Registry, now: int) -> RolloutStep:
+    newest_versions = registry.newest(NEWEST_VERSIONS) if project.settings.rollout.staged else []
+    accepted_versions = [
+        info.version for info in reversed(newest_versions) if info.metrics.get("accepted")
+    ]
+    aliases, audit, limits = registry.aliases(), registry.audit(), _rollout_limits(project)
+    return next_step(aliases, audit, accepted_versions, now, limits, authors=AUTHORS)

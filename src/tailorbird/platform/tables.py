@@ -10,7 +10,7 @@ import pyarrow as pa
 from tailorbird.config import open_project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import SystemClock, parse_duration
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.lake import Lake
 from tailorbird.pages.notebook import text_html
 from tailorbird.platform.frames import Frame
@@ -55,10 +55,10 @@ class LakeView:
             return Frame(lake.table(name, columns))
         if name not in ("events", "answers"):
             raise UsageError(f"{name} have no time", where="since", fix="leave since away")
-        end = lake.sql("SELECT max(ts) AS ts FROM events")["ts"].cast(pa.int64())[0].as_py()
-        start = (end or 0) - parse_duration(since)
-        read = lake.events if name == "events" else lake.responses
-        return Frame(read(columns, ts_from=start))
+        end_us = lake.sql("SELECT max(ts) AS ts FROM events")["ts"].cast(pa.int64())[0].as_py()
+        start_us = (end_us or 0) - parse_duration(since)
+        read_table = lake.events if name == "events" else lake.responses
+        return Frame(read_table(columns, ts_from=start_us))
 
     def sql(self, query: str) -> Frame:
         """Return the rows of one SELECT over all tables."""
@@ -216,7 +216,7 @@ class FeatureView:
         """
         from tailorbird.platform.features.parity import verify
 
-        return verify(open_project(self._root, applied=True), answers=answers, samples=samples)
+        return verify(open_project(self._root, use_applied=True), answers=answers, samples=samples)
 
     def plan(self, *, should_measure: bool = True) -> "SchemaPlan":
         """Return what a changed features.py would do; changes nothing.
@@ -237,13 +237,13 @@ class FeatureView:
         """
         from tailorbird.platform.features.schema_change import apply_change
 
-        return apply_change(open_project(self._root, applied=back), back=back, wait=wait)
+        return apply_change(open_project(self._root, use_applied=back), back=back, wait=wait)
 
     def prune(self) -> "PrunedStates":
         """Remove the states of schemas that are neither applied nor used by a champion."""
         from tailorbird.platform.features.schema_change import prune_states
 
-        return prune_states(open_project(self._root, applied=True))
+        return prune_states(open_project(self._root, use_applied=True))
 
     def republish(self) -> dict[str, dict[str, int]]:
         """Copy all records of the state to the Valkey of `store.url` again.
@@ -253,9 +253,9 @@ class FeatureView:
         """
         from tailorbird.platform.features.republish import republish
 
-        return republish(open_project(self._root, applied=True))
+        return republish(open_project(self._root, use_applied=True))
 
-    def historical(self, entity_table: Any, *, only: Sequence[str] | None = None) -> Frame:
+    def historical(self, entity_table: Any, *, feature_names: Sequence[str] | None = None) -> Frame:
         """Return the features of past requests, each value as it was known at that time.
 
         The values are bit-identical to those that a server read at that time. All events are held
@@ -264,7 +264,7 @@ class FeatureView:
         Args:
             entity_table: columns `user_id`, `item_id` and `ts` (a time, UTC where it names no
                 zone); an Arrow, pandas or Polars table, or a mapping of lists.
-            only: names of the features to compute; None computes all.
+            feature_names: names of the features to compute; None computes all.
 
         Returns:
             The entity table with a column for each feature: numbers as float32 (missing is null),
@@ -277,27 +277,27 @@ class FeatureView:
         from tailorbird.features.offline.bulk import Requests
         from tailorbird.features.offline.profile_join import JoinedEvents
 
-        project = open_project(self._root, applied=True)
+        project = open_project(self._root, use_applied=True)
         table = _as_arrow(entity_table)
-        lake = Lake(project.paths.lake).pinned()
+        lake = Lake(project.paths.lake).pin_versions()
         if not lake.exists("events"):
             raise NotReadyError("the lake is empty", fix="project.import_files(…) brings events in")
-        newest = lake.newest_p()
+        newest_log_position = lake.newest_log_position()
         requests = Requests(
-            table["ts"].cast(TIME).cast(pa.int64()).to_numpy(),
-            np.full(table.num_rows, newest),
+            table["ts"].cast(TIME_TYPE).cast(pa.int64()).to_numpy(),
+            np.full(table.num_rows, newest_log_position),
             table["user_id"],
             np.arange(table.num_rows),
             table["item_id"],
         )
         events = JoinedEvents(lake, project.features).table(event_columns(project.features))
-        rows = backfill(project.features, events, requests, only=only)
-        for column, name in enumerate(rows.numeric_names):
-            values = rows.numeric[:, column]
+        feature_rows = backfill(project.features, events, requests, only_columns=feature_names)
+        for index, name in enumerate(feature_rows.numeric_names):
+            values = feature_rows.numeric[:, index]
             table = table.append_column(name, pa.array(values, mask=np.isnan(values)))
-        for column, name in enumerate(rows.categorical_names):
-            keys = rows.categorical[:, column]
-            table = table.append_column(name, pa.array(keys, mask=keys == 0))
+        for index, name in enumerate(feature_rows.categorical_names):
+            hashes = feature_rows.categorical[:, index]
+            table = table.append_column(name, pa.array(hashes, mask=hashes == 0))
         return Frame(table)
 
     def online(self, user_id: str = "", item_ids: Sequence[str] = ()) -> Frame:
@@ -311,17 +311,17 @@ class FeatureView:
         from tailorbird.features import ReadRequest
         from tailorbird.features.online.read import Reader
 
-        project = open_project(self._root, applied=True)
-        items = list(item_ids) or [""]
+        project = open_project(self._root, use_applied=True)
+        requested_items = list(item_ids) or [""]
         request = ReadRequest(anonymous_id=None, user_id=user_id or None, now=SystemClock().now())
         reader = Reader(project.paths.state, project.features, workers=project.workers)
         try:
-            rows = reader.read(request, items)
+            feature_rows = reader.read(request, requested_items)
         finally:
             reader.close()
-        columns: dict[str, pa.Array] = {"item_id": pa.array(items, pa.string())}
-        for column, name in enumerate(project.features.numeric):
-            values = rows.numeric[:, column]
+        columns: dict[str, pa.Array] = {"item_id": pa.array(requested_items, pa.string())}
+        for index, name in enumerate(project.features.numeric):
+            values = feature_rows.numeric[:, index]
             columns[name] = pa.array(values, mask=np.isnan(values))
         return Frame(pa.table(columns))
 

@@ -14,11 +14,11 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.pages.notebook import notebook_repr
 from tailorbird.ranking import Slot
-from tailorbird.ranking.own_models import own_families
+from tailorbird.ranking.own_models import own_estimator_classes
 from tailorbird.training.settings import TrainSettings
 
-Rows = Literal["auto", "answers", "clicks"]
-Position = Literal["column", "weights", "none"]
+RowSource = Literal["auto", "answers", "clicks"]
+PositionHandling = Literal["column", "weights", "none"]
 Retrieval = Literal["", "auto", "tables", "sequence"]
 
 
@@ -37,7 +37,7 @@ class TrainOptions:
         requests: maximum number of requests to learn from; 0 takes all.
         rows: learn from logged answers, or from clicks with the candidates of that time.
         arm: learn from the answers of one EXPERIMENT:ARM alone; such a model is never promoted.
-        architecture: `gbdt`, `logistic`, `mlp`, `dcn`, `shared_names`, `mmoe`, `auto` or an estimator of
+        architecture: `gbdt`, `logistic`, `mlp`, `dcn`, `shared`, `mmoe`, `auto` or an estimator of
             models.py; "" takes the tuned one, or `gbdt` and the estimators of models.py beside it.
         retrieval: source of candidates; "" takes `train.retrieval`.
         incremental: continue from the weights of the last net, or from the champion's trees.
@@ -53,14 +53,14 @@ class TrainOptions:
     quick: bool = False
     budget: str = ""
     requests: int = DEFAULT_REQUESTS
-    rows: Rows = "auto"
+    rows: RowSource = "auto"
     arm: str = ""
     architecture: str = ""
     retrieval: Retrieval = ""
     incremental: bool = False
     parameters: Mapping[str, Any] | None = None
     processes: int = 1
-    position: Position = "column"
+    position: PositionHandling = "column"
     leave_out: Sequence[str] = ()
     untuned: bool = False
     seed: int = 7
@@ -85,9 +85,9 @@ class TrainOptions:
         )
         if self.budget:
             lake = Lake(project.paths.lake)
-            events = lake.count("events") if lake.exists("events") else 0
-            seconds = parse_span(self.budget, "--budget") / SECOND
-            settings = plan_budget(seconds, measure_speed(), events).apply(settings)
+            event_count = lake.count("events") if lake.exists("events") else 0
+            budget_s = parse_span(self.budget, "--budget") / SECOND
+            settings = plan_budget(budget_s, measure_speed(), event_count).apply(settings)
         check_settings(settings, bool(self.parameters))
         if not self.arm:
             return settings
@@ -102,7 +102,7 @@ class TrainOptions:
 
     def model_settings(self, project: Project, slot: Slot) -> TrainSettings:
         """Resolve the options that a training and a backtest share."""
-        from tailorbird.training.tuning.tuned import FILE, apply_tuned
+        from tailorbird.training.tuning.tuned import TUNED_FILE, apply_tuned
 
         architecture = self.architecture or "gbdt"
         settings = replace(
@@ -114,52 +114,55 @@ class TrainOptions:
                 quick=self.quick,
             ),
             architecture=architecture,
-            challengers=tuple(own_families()) if self.architecture in ("", "auto") else (),
-            parameters=checked_parameters(self.parameters or {}, architecture),
+            challengers=tuple(own_estimator_classes()) if self.architecture in ("", "auto") else (),
+            parameters=validate_parameters(self.parameters or {}, architecture),
             seed=self.seed,
         )
         if self.untuned:
             return settings
         return apply_tuned(
-            settings, slot.name, project.root / FILE, architecture_requested=bool(self.architecture)
+            settings,
+            slot.name,
+            project.root / TUNED_FILE,
+            architecture_requested=bool(self.architecture),
         )
 
     def slot_only_options(self) -> list[str]:
         """Return the given options that do not apply to a churn model."""
-        default = TrainOptions()
-        shared_names = ("quick", "leave_out", "seed")
+        defaults = TrainOptions()
+        shared_options = ("quick", "leave_out", "seed")
         return [
             name
             for name in self.__dataclass_fields__
-            if name not in shared_names and getattr(self, name) != getattr(default, name)
+            if name not in shared_options and getattr(self, name) != getattr(defaults, name)
         ]
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "TrainOptions":
         """Return options by their names; raises UsageError if one does not exist."""
-        names = list(cls.__dataclass_fields__)
+        option_names = list(cls.__dataclass_fields__)
         for name in options:
-            if name not in names:
-                fix = suggest_name(name, names, f"use one of {', '.join(names)}")
+            if name not in option_names:
+                fix = suggest_name(name, option_names, f"use one of {', '.join(option_names)}")
                 raise UsageError(f"there is no option {name!r}", where="train", fix=fix)
         return cls(**options)
 
 
 def base_settings(
-    project: Project, *, window: str, rows: Rows, leave_out: Sequence[str], quick: bool
+    project: Project, *, window: str, rows: RowSource, leave_out: Sequence[str], quick: bool
 ) -> TrainSettings:
     """Return the settings that training, tuning and backtests share."""
     return TrainSettings(
-        window_us=window_us(window, project),
+        window_us=parse_window(window, project),
         lateness_us=project.plan.lateness_us,
         quick=quick,
         rows=rows,
-        leave_out=checked_columns(leave_out, project.features),
+        leave_out=validate_columns(leave_out, project.features),
         meaning=project.meaning,
     )
 
 
-def window_us(text: str, project: Project, *, option: str = "--window") -> int:
+def parse_window(text: str, project: Project, *, option: str = "--window") -> int:
     """Return the window of an option, or the project's default, in microseconds."""
     return (
         parse_span(text, option)
@@ -176,7 +179,7 @@ def parse_span(text: str, option: str) -> int:
         raise UsageError(error.message, where=option) from None
 
 
-def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]:
+def validate_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]:
     """Return the columns of `--leave-out`; raises UsageError if one does not exist."""
     from tailorbird.features.declare.declarations import (
         CANDIDATE_COLUMN,
@@ -201,12 +204,12 @@ def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ..
     return tuple(names)
 
 
-def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+def validate_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """Return the parameters of an architecture; raises UsageError if it has no such parameter."""
     from tailorbird.models.deep.parameters import DEFAULTS, resolve_parameters
     from tailorbird.training.fit.estimator import build_estimator
 
-    if architecture in own_families() or architecture == "logistic":
+    if architecture in own_estimator_classes() or architecture == "logistic":
         build_estimator(architecture, parameters, TrainSettings())
     else:
         resolve_parameters(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
@@ -215,7 +218,7 @@ def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict
 
 def check_settings(settings: TrainSettings, has_parameters: bool) -> None:
     """Raise UsageError if options contradict each other."""
-    check_parameters(settings, has_parameters)
+    reject_parameters_of_trees(settings, has_parameters)
     if settings.requests < 0:
         raise UsageError(f"expected 0 or more, got {settings.requests}", where="--requests")
     if settings.processes < 1:
@@ -228,7 +231,7 @@ def check_settings(settings: TrainSettings, has_parameters: bool) -> None:
         )
 
 
-def check_parameters(settings: TrainSettings, has_parameters: bool) -> None:
+def reject_parameters_of_trees(settings: TrainSettings, has_parameters: bool) -> None:
     """Raise UsageError if parameters of neural networks are given to trees."""
     if has_parameters and settings.architecture == "gbdt":
         raise UsageError(

@@ -10,15 +10,15 @@ from tailorbird.config import Project
 from tailorbird.config.schemas import resolve_for_training
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import Clock, SystemClock, to_iso
-from tailorbird.platform.moment import clock_as_of
+from tailorbird.platform.clocks import clock_as_of
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.results import EvaluationResult
 from tailorbird.platform.train_options import (
-    Rows,
+    RowSource,
     TrainOptions,
-    check_parameters,
-    checked_columns,
-    window_us,
+    parse_window,
+    reject_parameters_of_trees,
+    validate_columns,
 )
 from tailorbird.ranking import Churn, Slot
 from tailorbird.registry import Registry
@@ -100,8 +100,8 @@ def train_slot(
     there is no champion.
 
     Args:
-        working_folder: folder that nets keep between trainings, see `training.pipeline.train`; None keeps
-            none.
+        working_folder: folder that nets keep between trainings, see `training.pipeline.train`;
+            None keeps none.
     """
     from tailorbird.training.baseline_bundle import ensure_champion
     from tailorbird.training.pipeline import train
@@ -121,10 +121,10 @@ def train_slot(
         slot,
         lake=paths.lake,
         registry=paths.registry,
-        reports=paths.reports,
+        reports_folder=paths.reports,
         clock=clock,
         settings=settings,
-        heads=[head for other in project.slots.values() for head in other.objective],
+        extra_heads=[head for other in project.slots.values() for head in other.objective],
         by=by,
         owner=owner,
         promote=promote,
@@ -149,8 +149,8 @@ def train_churn_model(
     from tailorbird.training.tasks.churn.training_rows import FitSettings
     from tailorbird.training.tasks.churn.vectors import TOWER_SETTINGS
 
-    if inapplicable := options.slot_only_options():
-        flags = [f"--{option.replace('_', '-')}" for option in inapplicable]
+    if inapplicable_options := options.slot_only_options():
+        flags = [f"--{option.replace('_', '-')}" for option in inapplicable_options]
         raise UsageError(
             f"{name} is a churn model, and {', '.join(flags)} {'are' if flags[1:] else 'is'} "
             "of a slot's",
@@ -159,8 +159,8 @@ def train_churn_model(
             "its window",
         )
     churn = project.churn[name]
-    excluded = checked_columns(options.leave_out, project.features)
-    churn = replace(churn, leave_out=(*churn.leave_out, *excluded))
+    excluded_columns = validate_columns(options.leave_out, project.features)
+    churn = replace(churn, leave_out=(*churn.leave_out, *excluded_columns))
     quick = options.quick
     settings = ChurnSettings(
         FitSettings(seed=options.seed),
@@ -198,7 +198,7 @@ def evaluate(
     slot: str = "",
     window: str = "",
     quick: bool = False,
-    rows: Rows = "auto",
+    rows: RowSource = "auto",
     as_of: str = "",
     progress: Progress = no_progress,
     notify: Notify = discard_note,
@@ -216,7 +216,7 @@ def evaluate(
     clock = clock_as_of(as_of, project, notify=notify)
     registry = Registry(project.paths.registry, clock=clock)
     selected_versions, note = _versions_to_evaluate(registry, versions)
-    learned_until = {
+    training_end_by_version = {
         version: to_iso(registry.verify(version).window.ts_to) for version in selected_versions
     }
     evaluation = evaluate_versions(
@@ -227,14 +227,14 @@ def evaluate(
         registry=project.paths.registry,
         clock=clock,
         settings=TrainSettings(
-            window_us=window_us(window, project),
+            window_us=parse_window(window, project),
             lateness_us=project.plan.lateness_us,
             quick=quick,
             rows=rows,
         ),
         progress=progress,
     )
-    return EvaluationResult(declaration.name, evaluation, learned_until, note)
+    return EvaluationResult(declaration.name, evaluation, training_end_by_version, note)
 
 
 def _versions_to_evaluate(registry: Registry, versions: Sequence[str]) -> tuple[list[str], str]:
@@ -242,25 +242,26 @@ def _versions_to_evaluate(registry: Registry, versions: Sequence[str]) -> tuple[
 
     A champion without a model is a baseline, so the newest model is evaluated instead.
     """
-    if not versions and registry.champion() is None:
-        names = ", ".join(info.version for info in registry.versions())
+    if not versions and registry.champion_folder() is None:
+        version_names = ", ".join(info.version for info in registry.versions())
         fix = (
-            f"tailorbird evaluate VERSION judges one of {names}"
-            if names
+            f"tailorbird evaluate VERSION judges one of {version_names}"
+            if version_names
             else "tailorbird train makes one"
         )
         raise NotReadyError("there is no champion to judge yet", where=str(registry.path), fix=fix)
     selected_versions = [registry.resolve(name).name for name in versions or ("champion",)]
     if versions or registry.info(selected_versions[0]).heads:
         return selected_versions, ""
-    models = [info.version for info in registry.versions() if info.heads]
-    if not models:
+    model_versions = [info.version for info in registry.versions() if info.heads]
+    if not model_versions:
         problem = f"{selected_versions[0]} has no model, and no other version has one"
         raise NotReadyError(problem, where=str(registry.path), fix="tailorbird train")
     return (
-        models[-1:],
-        f"{selected_versions[0]} answers, by a baseline that stands among the others. Judged is the "
-        f"newest model, {models[-1]}.",
+        model_versions[-1:],
+        f"{selected_versions[0]} answers, by a baseline that stands among the others. Judged is "
+        "the "
+        f"newest model, {model_versions[-1]}.",
     )
 
 
@@ -277,22 +278,22 @@ def tune(
 ) -> "TuneReport":
     """Search for better settings than the defaults on several splits in time.
 
-    Stores nothing; `keep_tuned` does.
+    Stores nothing; `save_tuned_settings` does.
 
     Args:
         project: the project that `resolve_for_training` returns.
         space: file with the search space; None takes tune.toml.
         resume: continue the last study.
     """
-    from tailorbird.training.tuning.architectures import find_architecture, tunable_names
+    from tailorbird.training.tuning.architectures import find_architecture, list_tunable_names
     from tailorbird.training.tuning.run import tune as run_study
-    from tailorbird.training.tuning.space import FILE, override_spaces
+    from tailorbird.training.tuning.space import SPACE_FILE, override_spaces
 
     if space is not None and not space.is_file():
         raise UsageError("no such file", where=f"--space {space}")
     spaces = override_spaces(
-        space or project.root / FILE,
-        {name: find_architecture(name).full_space() for name in tunable_names()},
+        space or project.root / SPACE_FILE,
+        {name: find_architecture(name).build_search_space() for name in list_tunable_names()},
     )
     declaration = project.slot(slot)
     return run_study(
@@ -308,18 +309,20 @@ def tune(
     )
 
 
-def keep_tuned(project: Project, report: "TuneReport") -> bool:
+def save_tuned_settings(project: Project, report: "TuneReport") -> bool:
     """Write the tuned settings to tuned.toml, and return whether there were any."""
-    from tailorbird.training.tuning.tuned import FILE, build_tuned, write_tuned
+    from tailorbird.training.tuning.tuned import TUNED_FILE, build_tuned, write_tuned
 
     if not report.settings:
         return False
     winner = report.choice.winner
-    gain = f"{winner.gain:+.4f} (spread {winner.spread:.4f}) over {report.choice.reference.name}"
+    gain_text = (
+        f"{winner.gain:+.4f} (spread {winner.spread:.4f}) over {report.choice.reference.name}"
+    )
     write_tuned(
-        project.root / FILE,
+        project.root / TUNED_FILE,
         report.slot,
-        build_tuned(winner.trial.architecture, report.settings, report.until, gain),
+        build_tuned(winner.trial.architecture, report.settings, report.until, gain_text),
     )
     return True
 
@@ -347,7 +350,7 @@ def backtest(
     import msgspec
 
     from tailorbird.training.backtests.run import ValidateSettings, validate
-    from tailorbird.training.tuning.tuned import FILE, read_tuned
+    from tailorbird.training.tuning.tuned import TUNED_FILE, read_tuned
 
     options = options or TrainOptions()
     project = resolve_for_training(project, SystemClock()).project
@@ -355,13 +358,15 @@ def backtest(
     settings = options.model_settings(project, declaration)
     tuned_architecture = ""
     if not options.untuned:
-        tuned = read_tuned(project.root / FILE).get(declaration.name)
+        tuned = read_tuned(project.root / TUNED_FILE).get(declaration.name)
         tuned_architecture = tuned.architecture if tuned and not settings.tuned else ""
-    check_parameters(settings, bool(options.parameters))
-    target = next(iter(declaration.objective))
-    signals = project.paths.reports / f"signals-{declaration.name}-{target}" / "signals.json"
+    reject_parameters_of_trees(settings, bool(options.parameters))
+    target_label = next(iter(declaration.objective))
+    signals_file = (
+        project.paths.reports / f"signals-{declaration.name}-{target_label}" / "signals.json"
+    )
     try:
-        saved_signals = msgspec.json.decode(signals.read_bytes())
+        saved_signals = msgspec.json.decode(signals_file.read_bytes())
     except (OSError, msgspec.DecodeError):  # Features were never ranked, or the file is truncated.
         saved_signals = None
     return validate(

@@ -7,8 +7,9 @@ writers    all files for one writer       journal     how far an erasure came
 export     all that is held               the suppression list is in `events.suppression`
 """
 
-from tailorbird.privacy.erasure import erase, find_not_begun, is_unfinished
+from tailorbird.privacy.erasure import erase, find_not_begun
 from tailorbird.privacy.export import export_person
+from tailorbird.privacy.journal import is_unfinished
 from tailorbird.privacy.people import People, find_people
 from tailorbird.privacy.receipt import Preview, Receipt, preview
 from tailorbird.privacy.search import Match, SearchReport, search_project

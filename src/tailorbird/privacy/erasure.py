@@ -23,70 +23,69 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from tailorbird import faults
-from tailorbird.candidates.history import rebuild
+from tailorbird.candidates.history import rebuild_tables
 from tailorbird.config import Project
 from tailorbird.config.candidates import required_contract
 from tailorbird.config.schemas import active_schemas, route_plan_for
 from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.events import Clock
-from tailorbird.events.suppression import FILE, FOLDER, KEY_FILE, MARK_FILE, SuppressionList
+from tailorbird.events.suppression import (
+    ERASED_COUNT_FILE,
+    ERASURE_FOLDER,
+    SUPPRESSION_FILE,
+    SUPPRESSION_KEY_FILE,
+    SuppressionList,
+)
 from tailorbird.features import FeatureSet, schemas
-from tailorbird.features.migration.erase import remake_state, sensitivity
+from tailorbird.features.migration.erase import compute_sensitivity, rebuild_state
 from tailorbird.features.state.key_partition import all_parts
 from tailorbird.lake import Lake
 from tailorbird.lake.files import durable
-from tailorbird.privacy.files import find_derived, find_scratch, local_roots
+from tailorbird.privacy.files import find_derived_files, find_scratch_files, local_roots
 from tailorbird.privacy.footprint import find_footprint
 from tailorbird.privacy.journal import (
     Journal,
     destroy_journal,
     journal_path,
     read_journal,
+    read_topic_specs,
     write_journal,
     write_private,
 )
 from tailorbird.privacy.mentions import Mentions, attribute_names
-from tailorbird.privacy.models import find_trained_on, intact_versions
+from tailorbird.privacy.models import find_trained_models, intact_versions
 from tailorbird.privacy.people import StoredId, count_people, find_people, find_unknown, flatten_ids
-from tailorbird.privacy.receipt import Receipt, next_receipt, write_receipt
+from tailorbird.privacy.receipt import Receipt, next_receipt_path, write_receipt
 from tailorbird.privacy.rewrite_archive import ArchiveRewriter
 from tailorbird.privacy.rewrite_copies import delete_copies
 from tailorbird.privacy.rewrite_events import EventRewriter
 from tailorbird.privacy.rewrite_models import has_mentions, remove_mentions
 from tailorbird.privacy.rewrite_tables import TableRewriter
 from tailorbird.privacy.search import Progress, SearchReport, is_below, search_project
-from tailorbird.privacy.writers import Writers, find_set_aside, open_writers
+from tailorbird.privacy.writers import ProjectWriters, find_set_aside, open_writers
 from tailorbird.registry import Registry
 from tailorbird.router.erasure.erase import ErasedCounts
 from tailorbird.router.erasure.erase import erase_from_file as erase_router
 from tailorbird.storage import storage_at
-from tailorbird.stream import read_released, sqlite
+from tailorbird.stream import read_released_positions, sqlite
 from tailorbird.stream.importer import erase_paths
-
-if TYPE_CHECKING:
-    from tailorbird.stream.kafka.topic_reset import TopicSpec
-
-
-def is_unfinished(data: Path) -> bool:
-    """Return whether an erasure was cut off."""
-    return journal_path(data).exists()
 
 
 def erase(
     project: Project,
-    stored: Sequence[StoredId],
+    stored_ids: Sequence[StoredId],
     clock: Clock,
     *,
     progress: Progress = lambda stage, done, total: None,
 ) -> Receipt:
     """Erase people, by the ids under which they are stored.
 
-    An erasure that was cut off is finished instead, and `stored` is not read: see `find_not_begun`.
+    An erasure that was cut off is finished instead of `stored_ids`: see `find_not_begun`.
 
     Raises:
         LockedError: a role is running.
@@ -101,26 +100,18 @@ def erase(
             fix="tailorbird import FORMAT PATH",
         )
     journal = read_journal(project.paths.data)
-    topics = None if journal is None else _topics_of(journal)
+    topics = None if journal is None else read_topic_specs(journal)
     with open_writers(project, clock, topics) as writers:
-        return _Erasure(project, writers, clock, progress, journal, stored).run()
+        return _Erasure(project, writers, clock, progress, journal, stored_ids).run()
 
 
-def find_not_begun(data: Path, stored: Sequence[StoredId]) -> list[StoredId]:
+def find_not_begun(data: Path, stored_ids: Sequence[StoredId]) -> list[StoredId]:
     """Return those of these people whom an erasure that was cut off is not about."""
     journal = read_journal(data)
     if journal is None:
-        return list(stored)
-    return [text for text in stored if not journal.people.persons.issuperset(flatten_ids([text]))]
-
-
-def _topics_of(journal: Journal) -> "list[TopicSpec]":
-    """Return how the topics of an erasure are made again."""
-    if not journal.topics:
-        return []
-    from tailorbird.stream.kafka.topic_reset import TopicSpec
-
-    return msgspec.convert(journal.topics, list[TopicSpec])
+        return list(stored_ids)
+    persons = journal.people.persons
+    return [entry for entry in stored_ids if not persons.issuperset(flatten_ids([entry]))]
 
 
 class _Erasure:
@@ -129,62 +120,62 @@ class _Erasure:
     def __init__(
         self,
         project: Project,
-        writers: Writers,
+        writers: ProjectWriters,
         clock: Clock,
         progress: Progress,
         journal: Journal | None,
-        stored: Sequence[StoredId],
+        stored_ids: Sequence[StoredId],
     ) -> None:
         self._project, self._writers, self._clock = project, writers, clock
         self._progress = progress
         self._data = project.paths.data
         self._features = active_schemas(project)
         self._plan = route_plan_for(project, self._features)
-        self._journal = journal or self._begin(stored)
+        self._journal = journal or self._begin_journal(stored_ids)
         self._people, self._footprint = self._journal.people, self._journal.footprint
         key = bytes.fromhex(self._journal.key)
         self._rewriter = EventRewriter(key, self._footprint.requests)
-        known = attribute_names(project.plan)
-        self._mentions = Mentions(self._people.ids, known, self._rewriter.hash_reference)
+        declared_names = attribute_names(project.plan)
+        self._mentions = Mentions(self._people.ids, declared_names, self._rewriter.hash_reference)
 
     def run(self) -> Receipt:
         """Run the steps that are not done yet."""
-        self._step("suppression", self._suppress)
-        self._step("archive", self._erase_archive)
-        self._step("tables", self._erase_tables)
-        self._step("history", self._delete_history)
-        self._step("router", self._erase_router)
-        self._step("logs", self._erase_logs)
-        self._step("copies", self._erase_copies)
+        self._run_step("suppression", self._suppress)
+        self._run_step("archive", self._erase_archive)
+        self._run_step("tables", self._erase_tables)
+        self._run_step("history", self._delete_history)
+        self._run_step("router", self._erase_router)
+        self._run_step("logs", self._erase_logs)
+        self._run_step("copies", self._erase_copies)
         for features in self._features:
-            self._step(f"state {features.schema_hash}", partial(self._state, features))
-        self._step("candidates", self._erase_candidates)
-        self._step("models", self._erase_models)
-        self._step("files", self._erase_files)
+            self._run_step(f"state {features.schema_hash}", partial(self._rebuild_state, features))
+        self._run_step("candidates", self._erase_candidates)
+        self._run_step("models", self._erase_models)
+        self._run_step("files", self._erase_files)
         return self._finish(self._search())
 
-    def _begin(self, stored: Sequence[StoredId]) -> Journal:
+    def _begin_journal(self, stored_ids: Sequence[StoredId]) -> Journal:
         lake = Lake(self._project.paths.lake)
-        people = find_people(lake, flatten_ids(stored))
+        people = find_people(lake, flatten_ids(stored_ids))
         self._progress("find events", 0, None)
-        users, devices = count_people(stored, people)
+        users, devices = count_people(stored_ids, people)
         journal = Journal(
             begun_at=self._clock.now(),
             people=people,
             key=secrets.token_bytes(32).hex(),
             footprint=find_footprint(lake, people, attribute_names(self._project.plan)),
-            unknown=find_unknown(lake, stored, SuppressionList.load(self._data)),
+            unknown=find_unknown(lake, stored_ids, SuppressionList.load(self._data)),
             counts={"people": {"users": users, "devices": devices, "shared": len(people.shared)}},
         )
         if self._writers.topics is not None:
             journal.topics = [
-                msgspec.to_builtins(topic) for topic in self._writers.topics.describe()
+                msgspec.to_builtins(topic) for topic in self._writers.topics.describe_topics()
             ]
         write_journal(self._data, journal)
         faults.at("erase.begun")
         return journal
 
-    def _step(self, name: str, run: Callable[[], dict[str, Any]]) -> None:
+    def _run_step(self, name: str, run: Callable[[], dict[str, Any]]) -> None:
         if name in self._journal.done:
             return
         counts = run()
@@ -197,22 +188,25 @@ class _Erasure:
     def _suppress(self) -> dict[str, Any]:
         shared = [("a", id_) for id_ in self._people.shared]
         own_subjects = [subject for subject in self._people.subjects if subject not in shared]
-        suppression_list = SuppressionList.load(self._data).with_people(
+        older_list = SuppressionList.load(self._data)
+        suppression_list = older_list.with_erased_subjects(
             own_subjects, self._journal.begun_at, shared
         )
-        suppression_bytes, key = suppression_list.encoded()
-        write_private(self._data / FOLDER / KEY_FILE, key)
+        suppression_bytes, key = suppression_list.encode()
+        write_private(self._data / ERASURE_FOLDER / SUPPRESSION_KEY_FILE, key)
         faults.at("erase.suppression_key")
-        write_private(self._data / FOLDER / FILE, suppression_bytes)
-        durable.replace(self._project.paths.lake / MARK_FILE, suppression_list.mark())
+        write_private(self._data / ERASURE_FOLDER / SUPPRESSION_FILE, suppression_bytes)
+        durable.replace(
+            self._project.paths.lake / ERASED_COUNT_FILE, suppression_list.encode_count()
+        )
         return {"events by type": self._footprint.types}
 
     def _erase_archive(self) -> dict[str, Any]:
         rewriter = ArchiveRewriter(
             self._people, self._footprint, self._rewriter, self._plan, self._mentions
         )
-        files, chain_before, chain_after = self._writers.lake.rewriting().bodies(
-            rewriter.change, self._make_counter("archive")
+        files, chain_before, chain_after = self._writers.lake.rewriter().rewrite_bodies(
+            rewriter.rewrite_block, self._make_counter("archive")
         )
         chain = {"chain before": chain_before, "chain after": chain_after}
         return {"archive": {"files": files, "rows": rewriter.rows, **chain}}
@@ -223,15 +217,15 @@ class _Erasure:
             self._footprint,
             self._rewriter,
             self._mentions,
-            sensitivity([*self._features, self._project.features]),
+            compute_sensitivity([*self._features, self._project.features]),
         )
-        files = self._writers.lake.rewriting().rows(
+        files = self._writers.lake.rewriter().rewrite_rows(
             rewriter.changes(), self._make_counter("tables")
         )
         return {"tables": {"files": sum(files.values()), **dict(rewriter.counts)}}
 
     def _delete_history(self) -> dict[str, Any]:
-        self._writers.lake.rewriting().delete_history()
+        self._writers.lake.rewriter().delete_history()
         for path in find_set_aside(self._project.paths.lake):
             path.unlink()
         return {}
@@ -239,43 +233,43 @@ class _Erasure:
     def _erase_router(self) -> dict[str, Any]:
         people, footprint = self._people, self._footprint
         erasure_arguments: dict[str, Any] = {
-            "users": people.users,
-            "visitors": people.devices,
-            "events": [event for event in footprint.events if event[1] in people.ids],
-            "requests": footprint.requests,
+            "user_ids": people.users,
+            "anonymous_ids": people.devices,
+            "event_keys": [event for event in footprint.events if event[1] in people.ids],
+            "request_ids": footprint.requests,
             "mentions": self._mentions,
         }
-        topics, routed = self._writers.topics, self._writers.routed
+        topics, routed_log = self._writers.topics, self._writers.routed_log
         erased_counts = [] if topics is None else topics.routed.erase(**erasure_arguments)
-        if routed is not None:
-            released_positions = read_released(self._project.paths.lake).routed_position()
-            erased_counts.append(erase_router(routed, released_positions, **erasure_arguments))
-        names = ErasedCounts.__struct_fields__
-        return {
-            "router": {
-                name: sum(getattr(counts, name) for counts in erased_counts) for name in names
-            }
+        if routed_log is not None:
+            released_positions = read_released_positions(self._project.paths.lake).routed_position()
+            erased_counts.append(erase_router(routed_log, released_positions, **erasure_arguments))
+        totals = {
+            name: sum(getattr(counts, name) for counts in erased_counts)
+            for name in ErasedCounts.__struct_fields__
         }
+        return {"router": totals}
 
     def _erase_logs(self) -> dict[str, Any]:
-        released_positions = read_released(self._project.paths.lake)
-        count = 0
-        for producer, log in self._writers.raw.items():
-            count += log.prune(released_positions.raw_position(producer))
+        released_positions = read_released_positions(self._project.paths.lake)
+        block_count = 0
+        for producer, log in self._writers.raw_logs.items():
+            block_count += log.prune(released_positions.raw_position(producer))
             erase_paths(log)
             log.shrink()
             faults.at("erase.raw_log")
         for producer, log in self._writers.response_logs.items():
-            count += log.prune(released_positions.responses_position(producer))
+            block_count += log.prune(released_positions.responses_position(producer))
             log.shrink()
-        if (scores := self._writers.scores) is not None:
-            count += scores.prune(scores.end())
+        if (scores := self._writers.score_log) is not None:
+            block_count += scores.prune(scores.end())
             scores.shrink()
         stream = self._project.paths.stream
         shutil.rmtree(stream / "import-runs", ignore_errors=True)
-        counts = {"blocks": count}
+        counts = {"blocks": block_count}
         if self._writers.topics is not None:
-            counts["topics"] = self._writers.topics.empty(_topics_of(self._journal), self._clock)
+            specs = read_topic_specs(self._journal)
+            counts["topics"] = self._writers.topics.empty_topics(specs, self._clock)
         for path in stream.rglob("*.db"):
             if sqlite.wal_bytes(path):
                 raise StorageError(
@@ -291,21 +285,23 @@ class _Erasure:
         if target is None:
             return {}
         parts = all_parts(self._project.workers)
-        names = {part.copies(feature.schema_hash) for feature in self._features for part in parts}
-        names |= {".".join(filter(None, state)) for state in self._writers.states}
+        names = {
+            part.copies_name(feature.schema_hash) for feature in self._features for part in parts
+        }
+        names |= {".".join(filter(None, state)) for state in self._writers.state_locks}
         return {"copies": {"records": delete_copies(target, names)}}
 
-    def _state(self, features: FeatureSet) -> dict[str, Any]:
+    def _rebuild_state(self, features: FeatureSet) -> dict[str, Any]:
         schema, paths, workers = features.schema_hash, self._project.paths, self._project.workers
         active_hashes = [feature.schema_hash for feature in self._features]
         parts = all_parts(workers)
         names = {part.name for part in parts}
-        for key in list(self._writers.states):
-            if key[0] not in active_hashes or key[0] == schema or key[1] not in names:
-                self._writers.states.pop(key).release()
-        schemas.prune(paths.state, active_hashes, workers=workers)
+        for locked_schema, locked_part in list(self._writers.state_locks):
+            if locked_schema not in (set(active_hashes) - {schema}) or locked_part not in names:
+                self._writers.state_locks.pop((locked_schema, locked_part)).release()
+        schemas.prune_states(paths.state, active_hashes, workers=workers)
         remake = partial(
-            remake_state,
+            rebuild_state,
             paths.state,
             features,
             paths.lake,
@@ -318,12 +314,12 @@ class _Erasure:
 
     def _erase_candidates(self) -> dict[str, Any]:
         root, contract = self._project.paths.candidates, required_contract(self._project)
-        while self._writers.candidates:
-            self._writers.candidates.pop().release()
+        while self._writers.candidate_locks:
+            self._writers.candidate_locks.pop().release()
         if not root.exists():
             return {}
         lake = Lake(self._project.paths.lake)
-        position = rebuild(self._project.routed, root, contract, lake, self._clock)
+        position = rebuild_tables(self._project.routed, root, contract, lake, self._clock)
         return {"candidates": {"position": position}}
 
     def _erase_models(self) -> dict[str, Any]:
@@ -349,11 +345,11 @@ class _Erasure:
     def _erase_files(self) -> dict[str, Any]:
         """Delete what commands made of their data; other files of the user's own stay."""
         lake = self._project.paths.lake
-        files = list(find_scratch(self._data, storage_at(lake).local))
+        files = list(find_scratch_files(self._data, storage_at(lake).local_path))
         for match in self._search().matches:
             path = Path(match.path)
             if is_below(match.path, local_roots(self._project)) and path.exists():
-                files += find_derived(path, self._project)
+                files += find_derived_files(path, self._project)
         count = 0
         for path in dict.fromkeys(files):
             if path.exists():
@@ -374,18 +370,18 @@ class _Erasure:
             begun_at=journal.begun_at,
             finished_at=self._clock.now(),
             counts=journal.counts,
-            bundles=find_trained_on(
+            bundles=find_trained_models(
                 self._project, footprint.first, footprint.last, journal.begun_at, self._clock
             ),
             searched=searched,
             unknown=journal.unknown,
             left=[match.path for match in searched.matches],
-            path=str(next_receipt(self._data)),
+            path=str(next_receipt_path(self._data)),
         )
         write_receipt(receipt)
         faults.at("erase.receipt")
         if self._writers.topics is not None:
-            self._writers.topics.publish(self._data, *suppression_list.encoded())
+            self._writers.topics.publish_suppression_list(self._data, *suppression_list.encode())
         destroy_journal(self._data)
         return receipt
 

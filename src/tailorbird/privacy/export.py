@@ -35,20 +35,20 @@ from tailorbird.lake import Lake
 from tailorbird.lake.quarantine import ROW_KEY_COLUMNS
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.positions import load_positions
-from tailorbird.privacy.footprint import REFERENCE_COLUMNS, TEXT_COLUMNS, find_refused
+from tailorbird.privacy.footprint import REFERENCE_COLUMNS, TEXT_COLUMNS, find_refused_rows
 from tailorbird.privacy.mentions import Mentions, attribute_names
-from tailorbird.privacy.people import Mask, People, find_people, is_any, one_of
+from tailorbird.privacy.people import Mask, People, find_people, isin_filter, isin_mask
 from tailorbird.serving.scores.log import ScoreFeed
-from tailorbird.stream import open_reader, read_released
+from tailorbird.stream import open_reader, read_released_positions
 
-_ITEMS_READ = 20  # of which the features are told, those touched last
+_FEATURE_ITEMS_MAX = 20  # of which the features are told, those touched last
 _MENTION_COLUMNS = {  # columns of others' rows that may name somebody: texts, JSON
     "items": (("version",), ("attributes",)),
     "users": (("version",), ("attributes",)),
     "events": ((*REFERENCE_COLUMNS, *TEXT_COLUMNS), ("properties", "user_profile")),
     "answers": (("request_id", "session_id", "query"), ()),
 }
-_receipt = msgspec.json.Decoder(Receipt).decode
+_decode_receipt = msgspec.json.Decoder(Receipt).decode
 
 Record = dict[str, Any]
 
@@ -71,12 +71,12 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
     }
     feature_sets = active_schemas(project)
     mentions = Mentions(people.ids, attribute_names(project.plan))
-    waiting = list(
+    waiting_rows = list(
         _read_waiting_rows(project, mentions)
     )  # first: the lake may take them in meanwhile
-    events = _read_rows(lake, "events", people.filter(), people.may_read)
-    responses = _read_rows(lake, "answers", people.filter(), people.may_read)
-    for row in _read_rows(lake, "users", one_of("id", people.users)):
+    events = _read_rows(lake, "events", people.row_filter(), people.exportable_mask)
+    responses = _read_rows(lake, "answers", people.row_filter(), people.exportable_mask)
+    for row in _read_rows(lake, "users", isin_filter("id", people.users)):
         yield {"source": "profile", **row}
     for row in events:
         yield {
@@ -87,26 +87,28 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
         yield {"source": "answer", **_with_features(row, feature_sets)}
     yield from _list_arms(responses)
     sessions = {row["session_id"] for row in events}
-    refused = set(find_refused(lake, mentions, sessions, {row["request_id"] for row in events}))
+    refused_keys = set(
+        find_refused_rows(lake, mentions, sessions, {row["request_id"] for row in events})
+    )
     for row in _read_rows(lake, "quarantine"):
-        if tuple(row[name] for name in ROW_KEY_COLUMNS) in refused and _may_read(
+        if tuple(row[name] for name in ROW_KEY_COLUMNS) in refused_keys and _is_exportable(
             row["body"], people
         ):
             yield {**row, "source": "refused"}
     for row in _read_rows(
-        lake, "duplicates", one_of("event_id", {event["event_id"] for event in events})
+        lake, "duplicates", isin_filter("event_id", {event["event_id"] for event in events})
     ):
         yield {"source": "repeat", **row}
     yield from _find_mentions(lake, people, mentions)
-    for producer, body in waiting:
-        if _may_read(body, people):
+    for producer, body in waiting_rows:
+        if _is_exportable(body, people):
             text = body.decode(errors="replace")
             yield {"source": "waiting", "producer": producer, "body": text}
     yield from _read_features(project, people, feature_sets, events, clock)
     yield from _read_scores(project, people)
-    suppressed = project.suppression_list()
+    suppression_list = project.suppression_list()
     for kind, id_ in people.subjects:
-        if (erased_at := suppressed.erased_at(kind, id_)) is not None:
+        if (erased_at := suppression_list.get_erased_at(kind, id_)) is not None:
             yield {"source": "erased", "id": id_, "at": to_iso(erased_at)}
 
 
@@ -129,7 +131,7 @@ def _to_plain(value: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _may_read(body: str | bytes, people: People) -> bool:
+def _is_exportable(body: str | bytes, people: People) -> bool:
     """Return whether a row as it came in names these people or nobody, and no other user."""
     row_subject = read_row_subject(body.encode() if isinstance(body, str) else body)
     if row_subject is None or row_subject.user_id is None:
@@ -160,27 +162,27 @@ def _name_values(names: Sequence[str], values: np.ndarray) -> Record:
 
 
 def _list_arms(responses: list[Record]) -> Iterator[Record]:
-    first_arm: dict[tuple[str, str], str] = {}
+    first_ts_by_arm: dict[tuple[str, str], str] = {}
     for row in sorted(responses, key=lambda row: row["ts"]):
         if row["experiment"]:
-            first_arm.setdefault((row["experiment"], row["arm"]), row["ts"])
-    for (experiment, arm), since in first_arm.items():
+            first_ts_by_arm.setdefault((row["experiment"], row["arm"]), row["ts"])
+    for (experiment, arm), since in first_ts_by_arm.items():
         yield {"source": "arm", "experiment": experiment, "arm": arm, "since": since}
 
 
 def _find_mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record]:
     """Yield what others wrote about them: items whole, of other rows the fields that name them."""
-    for table, (texts, json) in _MENTION_COLUMNS.items():
+    for table, (text_columns, json_columns) in _MENTION_COLUMNS.items():
         for batch in lake.batches(table, TABLES[table].schema.names) if lake.exists(table) else ():
             rows = pa.Table.from_batches([batch])
             if table == "users":
-                rows = rows.filter(pc.invert(is_any(rows["id"], people.users)))
+                rows = rows.filter(pc.invert(isin_mask(rows["id"], people.users)))
             elif table != "items":
-                rows = rows.filter(pc.invert(people.owns(rows)))
+                rows = rows.filter(pc.invert(people.owned_mask(rows)))
             if table == "events":  # of items, the table of items tells
                 rows = rows.filter(pc.not_equal(rows["type"], "item"))
-            masks = {name: mentions.in_column(rows[name]) for name in texts}
-            masks |= {name: mentions.in_json(rows[name]) for name in json}
+            masks = {name: mentions.column_mask(rows[name]) for name in text_columns}
+            masks |= {name: mentions.json_mask(rows[name]) for name in json_columns}
             for index in np.flatnonzero(np.logical_or.reduce(list(masks.values()))).tolist():
                 row = {
                     name: _to_plain(value)
@@ -189,7 +191,9 @@ def _find_mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[R
                 if table != "items":
                     fields = [name for name, mask in masks.items() if mask[index]]
                     row = {
-                        name: _mentioning_fields(row[name], mentions) if name in json else row[name]
+                        name: _mentioning_fields(row[name], mentions)
+                        if name in json_columns
+                        else row[name]
                         for name in (*{"type", "ts", "item_id"}.intersection(row), *fields)
                     }
                 yield {"source": "mention", "table": table, **row}
@@ -198,29 +202,32 @@ def _find_mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[R
 def _mentioning_fields(text: str, mentions: Mentions) -> Record:
     """Return the fields of a JSON object that name somebody."""
     pairs = msgspec.json.decode(text).items()
-    return {name: one for name, one in pairs if mentions.without({name: one}) != {name: one}}
+    return {name: value for name, value in pairs if mentions.redact({name: value}) != {name: value}}
 
 
 def _read_waiting_rows(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]]:
     """Yield the rows of raw logs that name them and are not yet in the lake, with their
     producer.
     """
-    released, routed = read_released(project.paths.lake), load_positions(project.paths.lake).routed
+    released_positions, routed_positions = (
+        read_released_positions(project.paths.lake),
+        load_positions(project.paths.lake).routed,
+    )
     for producer, address in project.stream.raw_logs().items():
         try:
             reader = open_reader(address)
         except NotReadyError:
             continue
         with reader:
-            position = max(released.raw_position(producer), reader.start())
+            position = max(released_positions.raw_position(producer), reader.start())
             while blocks := reader.read(position):
-                for stored in blocks:
-                    if stored.block.kind != "body":
+                for stored_block in blocks:
+                    if stored_block.block.kind != "body":
                         continue
-                    encoding = _receipt(stored.block.receipt).encoding
-                    rows = [bytes(row) for row in split_body(stored.block.payload, encoding)]
-                    for number, row in enumerate(rows, stored.offset):
-                        if number >= routed.get(producer, 0) and mentions.in_body(row):
+                    encoding = _decode_receipt(stored_block.block.receipt).encoding
+                    rows = [bytes(row) for row in split_body(stored_block.block.payload, encoding)]
+                    for number, row in enumerate(rows, stored_block.offset):
+                        if number >= routed_positions.get(producer, 0) and mentions.in_body(row):
                             yield producer, row
                 position = blocks[-1].end
 
@@ -232,8 +239,10 @@ def _read_features(
     events: list[Record],
     clock: Clock,
 ) -> Iterator[Record]:
-    newest = sorted(events, key=lambda row: row["ts"], reverse=True)
-    items = list(dict.fromkeys(row["item_id"] for row in newest if row["item_id"]))[:_ITEMS_READ]
+    newest_events = sorted(events, key=lambda row: row["ts"], reverse=True)
+    items = list(dict.fromkeys(row["item_id"] for row in newest_events if row["item_id"]))[
+        :_FEATURE_ITEMS_MAX
+    ]
     for features in feature_sets if items else ():
         reader = _open_reader(project, features)
         if reader is None:
@@ -242,9 +251,9 @@ def _read_features(
             for person in sorted(people.users) or sorted(people.persons):
                 rows = reader.read(ReadRequest(person=person, now=clock.now()), items).numeric
                 for item, row in zip(items, rows, strict=True):
-                    about = {"schema": features.schema_hash, "person": person, "item": item}
+                    feature_key = {"schema": features.schema_hash, "person": person, "item": item}
                     named_values = _name_values(reader.features.numeric, row)
-                    yield {"source": "feature", **about, **named_values}
+                    yield {"source": "feature", **feature_key, **named_values}
         finally:
             reader.close()
 
@@ -264,8 +273,8 @@ def _read_scores(project: Project, people: People) -> Iterator[Record]:
     try:
         for batch in feed.iterate_from(0):
             for score in batch.scores:
-                by_person = score.user_id is None and score.person in people.persons
-                if score.user_id in people.users or by_person:
+                is_by_person = score.user_id is None and score.person in people.persons
+                if score.user_id in people.users or is_by_person:
                     yield {"source": "score", **msgspec.to_builtins(score)}
     except NotReadyError:
         return  # nothing was scored yet

@@ -16,17 +16,17 @@ from tailorbird.events.suppression import read_row_subject, subject_of
 from tailorbird.lake import Lake
 from tailorbird.lake.quarantine import ROW_KEY_COLUMNS, row_keys
 from tailorbird.privacy.mentions import Mentions
-from tailorbird.privacy.people import People, is_any, one_of
+from tailorbird.privacy.people import People, isin_filter, isin_mask
 
 TEXT_COLUMNS = ("page", "referrer", "query", "answer_query")  # free text of an event
-JSON = ("properties", "user_profile", "item_profile")
+JSON_COLUMNS = ("properties", "user_profile", "item_profile")
 REFERENCE_COLUMNS = ("event_id", "session_id", "request_id", "user_version", "item_version")
-_EVENT = (
+_EVENT_COLUMNS = (
     *("event_id", "type", "ts", "user_id", "anonymous_id", "person", "session_id"),
     *("request_id", "item_id", "items", "raw_partition", "raw_offset", "raw_row"),
 )
 NEVER_TS = 1 << 62
-Place = tuple[str, int, int]  # partition, offset and row of a raw log
+RawRowKey = tuple[str, int, int]  # partition, offset and row of a raw log
 
 
 class Footprint(msgspec.Struct):
@@ -47,8 +47,8 @@ class Footprint(msgspec.Struct):
 
     events: list[tuple[str, str, str]] = []
     requests: list[str] = []
-    places: list[Place] = []
-    refused_rows: list[Place] = []
+    places: list[RawRowKey] = []
+    refused_rows: list[RawRowKey] = []
     users: list[str] = []
     items: list[str] = []
     mentioning_items: list[str] = []
@@ -59,13 +59,13 @@ class Footprint(msgspec.Struct):
     last: int = 0
 
 
-def find_footprint(lake: Lake, people: People, known: Collection[str]) -> Footprint:
-    """Find what people left in the lake; `known`: see `mentions.attribute_names`."""
-    footprint, mentions = Footprint(), Mentions(people.ids, known)
+def find_footprint(lake: Lake, people: People, declared_names: Collection[str]) -> Footprint:
+    """Find what people left in the lake; `declared_names`: see `mentions.attribute_names`."""
+    footprint, mentions = Footprint(), Mentions(people.ids, declared_names)
     sessions: set[str] = set()
     if lake.exists("events"):
-        rows = lake.table("events", list(_EVENT), people.filter())
-        owned_rows = rows.filter(people.owns(rows))
+        rows = lake.table("events", list(_EVENT_COLUMNS), people.row_filter())
+        owned_rows = rows.filter(people.owned_mask(rows))
         footprint.events = [
             (*subject_of(user, device), id_)
             for user, device, id_ in zip(
@@ -80,8 +80,8 @@ def find_footprint(lake: Lake, people: People, known: Collection[str]) -> Footpr
             footprint.first, footprint.last = int(times.min()), int(times.max())
         sessions = set(owned_rows["session_id"].drop_null().to_pylist())
         footprint.requests = _find_requests(lake, people, owned_rows)
-        _find_affected(lake, people, mentions, footprint)
-    footprint.refused_rows = find_refused(lake, mentions, sessions, footprint.requests)
+        _find_affected_entities(lake, people, mentions, footprint)
+    footprint.refused_rows = find_refused_rows(lake, mentions, sessions, footprint.requests)
     return footprint
 
 
@@ -90,85 +90,96 @@ def _find_requests(lake: Lake, people: People, owned_rows: pa.Table) -> list[str
     columns = ["request_id", "user_id", "anonymous_id", "person"]
     requests = set(owned_rows["request_id"].drop_null().to_pylist())
     if lake.exists("answers"):
-        rows = lake.table("answers", columns, one_of("request_id", requests) | people.filter())
-        owns = people.owns(rows)
-        requests -= set(rows.filter(pc.invert(owns))["request_id"].to_pylist())
-        requests |= set(rows.filter(owns)["request_id"].to_pylist())
+        rows = lake.table(
+            "answers", columns, isin_filter("request_id", requests) | people.row_filter()
+        )
+        is_owned = people.owned_mask(rows)
+        requests -= set(rows.filter(pc.invert(is_owned))["request_id"].to_pylist())
+        requests |= set(rows.filter(is_owned)["request_id"].to_pylist())
     return sorted(requests)
 
 
-def _find_affected(lake: Lake, people: People, mentions: Mentions, footprint: Footprint) -> None:
+def _find_affected_entities(
+    lake: Lake, people: People, mentions: Mentions, footprint: Footprint
+) -> None:
     """Find the users and items whose features change, by the rows that do."""
     users: set[str] = set()
     items: set[str] = set()
     for batch in lake.batches(
-        "events", [*dict.fromkeys((*_EVENT, *REFERENCE_COLUMNS, *TEXT_COLUMNS, *JSON))]
+        "events",
+        [*dict.fromkeys((*_EVENT_COLUMNS, *REFERENCE_COLUMNS, *TEXT_COLUMNS, *JSON_COLUMNS))],
     ):
         rows = pa.Table.from_batches([batch])
-        changes = changed_rows(rows, people, mentions, footprint.requests)
-        rows = rows.filter(changes)
+        is_changed = changed_mask(rows, people, mentions, footprint.requests)
+        rows = rows.filter(is_changed)
         footprint.since = min(footprint.since, *micros(rows["ts"]).tolist(), NEVER_TS)
         for name in ("user_id", "person"):
             users.update(rows[name].drop_null().to_pylist())
         items.update(rows["item_id"].drop_null().to_pylist())
         items.update(pc.list_flatten(rows["items"]).drop_null().to_pylist())
-    profiles = _find_profiles(lake, "user", mentions, footprint, people.users)
-    footprint.mentioning_items = sorted(_find_profiles(lake, "item", mentions, footprint))
-    footprint.users = sorted((users | profiles) - people.persons)
+    mentioning_users = _find_mentioning_profiles(lake, "user", mentions, footprint, people.users)
+    footprint.mentioning_items = sorted(
+        _find_mentioning_profiles(lake, "item", mentions, footprint)
+    )
+    footprint.users = sorted((users | mentioning_users) - people.persons)
     footprint.items = sorted(items)
 
 
-def _find_profiles(
-    lake: Lake, kind: str, mentions: Mentions, footprint: Footprint, own: Collection[str] = ()
+def _find_mentioning_profiles(
+    lake: Lake, kind: str, mentions: Mentions, footprint: Footprint, own_ids: Collection[str] = ()
 ) -> set[str]:
     """Return the users or items whose profile mentions the people, and note the attributes."""
     table, ids = f"{kind}s", set[str]()
     attributes = set(footprint.attributes)
     for batch in lake.batches(table, ["id", "attributes"]) if lake.exists(table) else ():
         rows = pa.Table.from_batches([batch])
-        rows = rows.filter(pa.array(mentions.in_json(rows["attributes"]), pa.bool_()))
-        for row in rows.filter(pc.invert(is_any(rows["id"], own))).to_pylist():
+        rows = rows.filter(pa.array(mentions.json_mask(rows["attributes"]), pa.bool_()))
+        for row in rows.filter(pc.invert(isin_mask(rows["id"], own_ids))).to_pylist():
             ids.add(row["id"])
             for name, value in msgspec.json.decode(row["attributes"]).items():
-                if mentions.without({name: value}) != {name: value}:
+                if mentions.redact({name: value}) != {name: value}:
                     attributes.add(f"{kind}.{name}")
     footprint.attributes = sorted(attributes)
     return ids
 
 
-def changed_rows(
+def changed_mask(
     rows: pa.Table, people: People, mentions: Mentions, requests: Collection[str]
 ) -> pa.Array:
     """Return which rows of `events` an erasure changes."""
-    changes = pc.or_(people.owns(rows), people.decided(rows))
-    changes = pc.or_(changes, is_any(rows["request_id"], requests))
+    is_changed = pc.or_(people.owned_mask(rows), people.attributed_mask(rows))
+    is_changed = pc.or_(is_changed, isin_mask(rows["request_id"], requests))
     for name in TEXT_COLUMNS:
-        changes = pc.or_(changes, pa.array(mentions.in_column(rows[name]), pa.bool_()))
-    for name in JSON:
-        changes = pc.or_(changes, pa.array(mentions.in_json(rows[name]), pa.bool_()))
+        is_changed = pc.or_(is_changed, pa.array(mentions.column_mask(rows[name]), pa.bool_()))
+    for name in JSON_COLUMNS:
+        is_changed = pc.or_(is_changed, pa.array(mentions.json_mask(rows[name]), pa.bool_()))
     for name in REFERENCE_COLUMNS:
-        changes = pc.or_(changes, is_any(rows[name], mentions.renamed_in(rows[name]).keys()))
-    return changes
+        is_changed = pc.or_(
+            is_changed, isin_mask(rows[name], mentions.find_renames(rows[name]).keys())
+        )
+    return is_changed
 
 
-def find_refused(
+def find_refused_rows(
     lake: Lake, mentions: Mentions, sessions: Collection[str], requests: Collection[str]
-) -> list[Place]:
+) -> list[RawRowKey]:
     """Return where refused rows stand that mention the people, or are nobody else's and of their
     sessions or requests.
     """
-    refused_rows: list[Place] = []
+    refused_rows: list[RawRowKey] = []
     for batch in (
         lake.batches("quarantine", ["body", *ROW_KEY_COLUMNS]) if lake.exists("quarantine") else ()
     ):
         rows = pa.Table.from_batches([batch])
         for row_key, body in zip(row_keys(rows), rows["body"].to_pylist(), strict=True):
-            row = read_row_subject(body)
-            is_unnamed = row is not None and not (row.user_id or row.anonymous_id)
-            of_theirs = row is not None and (
-                (isinstance(row.session_id, str) and row.session_id in sessions)
-                or (isinstance(row.request_id, str) and row.request_id in requests)
+            row_subject = read_row_subject(body)
+            is_unnamed = row_subject is not None and not (
+                row_subject.user_id or row_subject.anonymous_id
             )
-            if mentions.in_body(body) or (is_unnamed and of_theirs):
+            is_of_their_session = row_subject is not None and (
+                (isinstance(row_subject.session_id, str) and row_subject.session_id in sessions)
+                or (isinstance(row_subject.request_id, str) and row_subject.request_id in requests)
+            )
+            if mentions.in_body(body) or (is_unnamed and is_of_their_session):
                 refused_rows.append(row_key)
     return refused_rows

@@ -6,16 +6,19 @@ erased ids meanwhile. At the end it is overwritten and deleted, and the key with
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tailorbird import atomic_write
 from tailorbird.errors import DamageError
-from tailorbird.events.suppression import FOLDER, JOURNAL
+from tailorbird.events.suppression import ERASURE_FOLDER, JOURNAL_FILE
 from tailorbird.lake.files import durable
 from tailorbird.privacy.footprint import Footprint
 from tailorbird.privacy.people import People
+
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka.topic_reset import TopicSpec
 
 
 class Journal(msgspec.Struct, kw_only=True):
@@ -42,13 +45,27 @@ class Journal(msgspec.Struct, kw_only=True):
 
 def journal_path(data: Path) -> Path:
     """Return where the journal of a data folder is."""
-    return data / FOLDER / JOURNAL
+    return data / ERASURE_FOLDER / JOURNAL_FILE
+
+
+def is_unfinished(data: Path) -> bool:
+    """Return whether an erasure was cut off."""
+    return journal_path(data).exists()
+
+
+def read_topic_specs(journal: Journal) -> "list[TopicSpec]":
+    """Return how the topics of an erasure are made again."""
+    if not journal.topics:
+        return []
+    from tailorbird.stream.kafka.topic_reset import TopicSpec
+
+    return msgspec.convert(journal.topics, list[TopicSpec])
 
 
 def read_journal(data: Path) -> Journal | None:
     """Return the journal of an erasure that was cut off, if there is one. Raises DamageError."""
     path = journal_path(data)
-    with durable.disk_errors(path):
+    with durable.translate_disk_errors(path):
         atomic_write.finish_shredding(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Journal)
@@ -70,12 +87,12 @@ def write_journal(data: Path, journal: Journal) -> None:
 def write_private(path: Path, content: bytes) -> None:
     """Replace a file, durably, by one that only its owner can read."""
     durable.make_folder(path.parent)
-    with durable.disk_errors(path):
+    with durable.translate_disk_errors(path):
         atomic_write.write_private(path, content)
 
 
 def destroy_journal(data: Path) -> None:
     """Overwrite the journal and delete it."""
     path = journal_path(data)
-    with durable.disk_errors(path):
+    with durable.translate_disk_errors(path):
         atomic_write.shred(path)

@@ -17,9 +17,9 @@ import numpy as np
 from tailorbird.events.free_text import EMBEDDED_ID_LENGTH_MIN, is_number
 
 _TABLE_BITS = 22
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-_SAMPLE = 20_000  # strings whose ends are counted to find rare ones
-_WORD = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"_-")
+_HASH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_SAMPLE_SIZE = 20_000  # strings whose ends are counted to find rare ones
+_WORD_BYTES = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"_-")
 _ENCODED_BEFORE = re.compile(rb"%[0-9A-Fa-f]{2}\Z|\\[bfnrt]\Z|\\u[0-9A-Fa-f]{4}\Z")
 _NUMBER_BEFORE = re.compile(rb"[:,\[]\s?-?\Z|[0-9]\.\Z")  # of JSON, without quotes: a measure
 
@@ -28,9 +28,11 @@ def encoded_forms(text: str) -> set[bytes]:
     """Return the text as it is, as JSON escapes it and as URLs encode it."""
     raw = text.encode(errors="surrogatepass")
     escaped_text = json.dumps(text)[1:-1]
-    quoted = [quote(raw, safe=""), quote(raw), quote_plus(raw)]
-    lower = [re.sub("%..", lambda digits: digits[0].lower(), text) for text in quoted]
-    texts = [escaped_text, escaped_text.replace("/", "\\/"), *quoted, *lower]
+    quoted_forms = [quote(raw, safe=""), quote(raw), quote_plus(raw)]
+    lowercase_forms = [
+        re.sub("%..", lambda digits: digits[0].lower(), text) for text in quoted_forms
+    ]
+    texts = [escaped_text, escaped_text.replace("/", "\\/"), *quoted_forms, *lowercase_forms]
     return {raw, msgspec.json.encode(text)[1:-1], *(text.encode() for text in texts)}
 
 
@@ -47,40 +49,40 @@ class StringMatcher:
         self._strings = frozenset(
             needle for needle in strings if len(needle) >= EMBEDDED_ID_LENGTH_MIN
         )
-        self.longest = max(map(len, self._strings), default=0)
-        sample = list(self._strings)[:_SAMPLE]
-        prefix_counts = Counter(
+        self.length_max = max(map(len, self._strings), default=0)
+        sample = list(self._strings)[:_SAMPLE_SIZE]
+        end_counts = Counter(
             end
             for text in sample
             for end in (text[:EMBEDDED_ID_LENGTH_MIN], text[-EMBEDDED_ID_LENGTH_MIN:])
         )
-        self._places: dict[int, set[tuple[int, int]]] = {}
+        self._offsets_by_key: dict[int, set[tuple[int, int]]] = {}
         for needle in self._strings:
-            is_first = (
-                prefix_counts[needle[:EMBEDDED_ID_LENGTH_MIN]]
-                <= prefix_counts[needle[-EMBEDDED_ID_LENGTH_MIN:]]
+            uses_prefix = (
+                end_counts[needle[:EMBEDDED_ID_LENGTH_MIN]]
+                <= end_counts[needle[-EMBEDDED_ID_LENGTH_MIN:]]
             )
-            start = 0 if is_first else len(needle) - EMBEDDED_ID_LENGTH_MIN
+            start = 0 if uses_prefix else len(needle) - EMBEDDED_ID_LENGTH_MIN
             key = int.from_bytes(needle[start : start + EMBEDDED_ID_LENGTH_MIN], "little")
-            self._places.setdefault(key, set()).add((start, len(needle)))
-        self._keys = np.array(sorted(self._places), np.uint64)
-        self._table = np.zeros(1 << _TABLE_BITS if len(self._keys) else 0, bool)
+            self._offsets_by_key.setdefault(key, set()).add((start, len(needle)))
+        self._keys = np.array(sorted(self._offsets_by_key), np.uint64)
+        self._hash_table = np.zeros(1 << _TABLE_BITS if len(self._keys) else 0, bool)
         if len(self._keys):
-            self._table[_hash_slot(self._keys)] = True
+            self._hash_table[_hash_slot(self._keys)] = True
 
     def find(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield each place where a string stands, in order, with the string."""
         if len(data) < EMBEDDED_ID_LENGTH_MIN or not len(self._keys):
             return
         padded = data + bytes(8)
-        mask = np.uint64((1 << 8 * EMBEDDED_ID_LENGTH_MIN) - 1)
-        values = np.ndarray((len(data),), np.dtype("<u8"), padded, strides=(1,)) & mask
-        match_rows = np.flatnonzero(self._table[_hash_slot(values)])
-        match_rows = match_rows[np.isin(values[match_rows], self._keys)]
+        window_mask = np.uint64((1 << 8 * EMBEDDED_ID_LENGTH_MIN) - 1)
+        windows = np.ndarray((len(data),), np.dtype("<u8"), padded, strides=(1,)) & window_mask
+        positions = np.flatnonzero(self._hash_table[_hash_slot(windows)])
+        positions = positions[np.isin(windows[positions], self._keys)]
         matches: set[tuple[int, bytes]] = set()
-        for row, key in zip(match_rows.tolist(), values[match_rows].tolist(), strict=True):
-            for offset, length in self._places[key]:
-                start = row - offset
+        for position, key in zip(positions.tolist(), windows[positions].tolist(), strict=True):
+            for offset, length in self._offsets_by_key[key]:
+                start = position - offset
                 if start >= 0 and (text := data[start : start + length]) in self._strings:
                     matches.add((start, text))
         yield from sorted(matches)
@@ -88,7 +90,7 @@ class StringMatcher:
 
 def _hash_slot(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        return ((values * _MIX) >> np.uint64(64 - _TABLE_BITS)).astype(np.intp)
+        return ((values * _HASH_MULTIPLIER) >> np.uint64(64 - _TABLE_BITS)).astype(np.intp)
 
 
 class IdMatcher:
@@ -96,11 +98,13 @@ class IdMatcher:
 
     def __init__(self, ids: Collection[str]) -> None:
         long_ids = [id_ for id_ in ids if len(id_) >= EMBEDDED_ID_LENGTH_MIN]
-        self._numbers = frozenset(long_id.encode() for long_id in long_ids if is_number(long_id))
+        self._numeric_forms = frozenset(
+            long_id.encode() for long_id in long_ids if is_number(long_id)
+        )
         self._matcher = StringMatcher(
             {form for long_id in long_ids for form in encoded_forms(long_id)}
         )
-        self.longest = self._matcher.longest
+        self.length_max = self._matcher.length_max
 
     def find(self, data: bytes) -> list[tuple[int, int]]:
         """Return where ids stand, as (start, end)."""
@@ -113,10 +117,10 @@ class IdMatcher:
 
     def _is_measure(self, data: bytes, start: int, end: int, form: bytes) -> bool:
         """Return whether digits are a JSON number or part of a decimal, and not an id."""
-        if form not in self._numbers:
+        if form not in self._numeric_forms:
             return False
-        before = _NUMBER_BEFORE.search(data, max(0, start - 3), start) is not None
-        return before or (data[end : end + 1] == b"." and data[end + 1 : end + 2].isdigit())
+        follows_number = _NUMBER_BEFORE.search(data, max(0, start - 3), start) is not None
+        return follows_number or (data[end : end + 1] == b"." and data[end + 1 : end + 2].isdigit())
 
 
 def _stands_alone(data: bytes, start: int, end: int) -> bool:
@@ -130,7 +134,7 @@ def _stands_alone(data: bytes, start: int, end: int) -> bool:
 def _is_word(character: bytes) -> bool:
     """Return whether some bytes are one character of a word; lengths in binary files are not."""
     if len(character) < 2:
-        return bool(character) and character[0] in _WORD
+        return bool(character) and character[0] in _WORD_BYTES
     try:
         text = character.decode()
     except UnicodeDecodeError:

@@ -29,21 +29,21 @@ def intact_versions(root: Path, clock: Clock) -> Iterator[Path]:
                 yield info.path
 
 
-def find_trained_on(
-    project: Project, first: int, last: int, erased_at: int, clock: Clock
+def find_trained_models(
+    project: Project, first_ts: int, last_ts: int, erased_at: int, clock: Clock
 ) -> list[dict[str, object]]:
-    """Return the bundles whose training window holds a time between `first` and `last`."""
-    if not project.paths.registry.is_dir() or not last:
+    """Return the bundles whose training window holds a time between `first_ts` and `last_ts`."""
+    if not project.paths.registry.is_dir() or not last_ts:
         return []
     bundles: list[dict[str, object]] = []
     for prefix, folder in find_registries(project.paths.registry).items():
-        for info in Registry(folder, clock=clock).versions():
-            start, end = info.data_span
-            if start <= last and first < end:
-                aliases = list(info.aliases)
+        for version_info in Registry(folder, clock=clock).versions():
+            start, end = version_info.data_span
+            if start <= last_ts and first_ts < end:
+                aliases = list(version_info.aliases)
                 bundles.append(
                     {
-                        "version": f"{prefix}{info.version}",
+                        "version": f"{prefix}{version_info.version}",
                         "aliases": aliases,
                         "from": start,
                         "to": end,

@@ -19,14 +19,14 @@ import pyarrow.dataset as ds
 from tailorbird.errors import UsageError
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.contract.plan import INTO_ERASED
-from tailorbird.events.merges import COLUMNS, merge_rows, merges_of, survivor
+from tailorbird.events.merges import MERGE_COLUMNS, merge_rows, resolve_merged_user, to_merges
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake
 
 Mask = pa.ChunkedArray | pa.Array
 StoredId = str | tuple[str, ...]  # the id under which somebody is stored, or all of them
-_ERASED = "\0"  # a user whom nobody can be one with any more
+_ERASED_USER_PREFIX = "\0"  # a user whom nobody can be one with any more
 
 
 @dataclass(frozen=True)
@@ -59,48 +59,49 @@ class People:
         users = [("u", id_) for id_ in sorted(self.users)]
         return [*users, *(("a", id_) for id_ in sorted(self.devices))]
 
-    def owns(self, rows: pa.Table | pa.RecordBatch) -> Mask:
+    def owned_mask(self, rows: pa.Table | pa.RecordBatch) -> Mask:
         """Return which rows an erasure takes; needs `user_id`, `anonymous_id` and `person`."""
-        by_person = pc.and_(pc.is_null(rows.column("user_id")), self.decided(rows))
-        by_id = pc.or_(
-            is_any(rows.column("user_id"), self.users),
-            is_any(rows.column("anonymous_id"), self.devices),
+        owned_by_person = pc.and_(pc.is_null(rows.column("user_id")), self.attributed_mask(rows))
+        owned_by_id = pc.or_(
+            isin_mask(rows.column("user_id"), self.users),
+            isin_mask(rows.column("anonymous_id"), self.devices),
         )
-        return pc.or_(by_person, by_id)
+        return pc.or_(owned_by_person, owned_by_id)
 
-    def decided(self, rows: pa.Table | pa.RecordBatch) -> Mask:
+    def attributed_mask(self, rows: pa.Table | pa.RecordBatch) -> Mask:
         """Return which rows the router gave to these people; needs `person`."""
-        return is_any(rows.column("person"), self.persons)
+        return isin_mask(rows.column("person"), self.persons)
 
-    def may_read(self, rows: pa.Table | pa.RecordBatch) -> Mask:
+    def exportable_mask(self, rows: pa.Table | pa.RecordBatch) -> Mask:
         """Return which rows an export tells: not what another user did on a shared device."""
-        no_user = pc.is_null(rows.column("user_id"))
+        is_without_user = pc.is_null(rows.column("user_id"))
         return pc.or_(
-            is_any(rows.column("user_id"), self.users), pc.and_(no_user, self.decided(rows))
+            isin_mask(rows.column("user_id"), self.users),
+            pc.and_(is_without_user, self.attributed_mask(rows)),
         )
 
-    def filter(self) -> ds.Expression:
-        """Return a filter for rows that `owns` or `decided` may hold of."""
+    def row_filter(self) -> ds.Expression:
+        """Return a filter for rows that `owned_mask` or `attributed_mask` may hold of."""
         return (
-            one_of("person", self.persons)
-            | one_of("user_id", self.users)
-            | one_of("anonymous_id", self.devices)
+            isin_filter("person", self.persons)
+            | isin_filter("user_id", self.users)
+            | isin_filter("anonymous_id", self.devices)
         )
 
 
-def is_any(column: pa.ChunkedArray | pa.Array, values: Collection[str]) -> Mask:
+def isin_mask(column: pa.ChunkedArray | pa.Array, values: Collection[str]) -> Mask:
     """Return which values of a column are among these; false for nulls."""
     return pc.fill_null(pc.is_in(column, value_set=pa.array(sorted(values), pa.string())), False)
 
 
-def one_of(column: str, values: Collection[str]) -> ds.Expression:
-    """Return `is_any` as a filter."""
+def isin_filter(column: str, values: Collection[str]) -> ds.Expression:
+    """Return `isin_mask` as a filter."""
     return ds.field(column).isin(pa.array(sorted(values), pa.string()))
 
 
 def pseudonymise_ids(ids: Iterable[str], pseudonyms: Pseudonyms | None) -> list[str]:
     """Return the ids under which people are stored. Raises UsageError for an empty id."""
-    stored: list[str] = []
+    stored_ids: list[str] = []
     for subject in ids:
         is_visitor = subject.startswith(ANONYMOUS_PREFIX)
         id_ = subject.removeprefix(ANONYMOUS_PREFIX)
@@ -111,32 +112,36 @@ def pseudonymise_ids(ids: Iterable[str], pseudonyms: Pseudonyms | None) -> list[
             )
         if pseudonyms is not None:
             id_ = pseudonyms.anonymous_id(id_) if is_visitor else pseudonyms.user_id(id_)
-        stored.append(f"{ANONYMOUS_PREFIX}{id_}" if is_visitor else id_)
-    return stored
+        stored_ids.append(f"{ANONYMOUS_PREFIX}{id_}" if is_visitor else id_)
+    return stored_ids
 
 
-def stored_ids(ids: Sequence[str], pseudonyms: Pseudonyms | None) -> list[StoredId]:
+def to_stored_ids(ids: Sequence[str], pseudonyms: Pseudonyms | None) -> list[StoredId]:
     """Return for each of the people the ids under which they are stored.
 
     With pseudonyms these are two: texts of others, and what was written before there was a key,
     hold the plain id.
     """
-    stored = pseudonymise_ids(ids, pseudonyms)
-    return list(stored) if pseudonyms is None else list(zip(stored, ids, strict=True))
+    pseudonymised_ids = pseudonymise_ids(ids, pseudonyms)
+    return (
+        list(pseudonymised_ids)
+        if pseudonyms is None
+        else list(zip(pseudonymised_ids, ids, strict=True))
+    )
 
 
-def flatten_ids(stored: Iterable[StoredId]) -> list[str]:
+def flatten_ids(stored_ids: Iterable[StoredId]) -> list[str]:
     """Return all ids under which people are stored."""
     return [
         id_
-        for id_or_pair in stored
+        for id_or_pair in stored_ids
         for id_ in ((id_or_pair,) if isinstance(id_or_pair, str) else id_or_pair)
     ]
 
 
-def count_people(stored: Sequence[StoredId], people: People) -> tuple[int, int]:
+def count_people(stored_ids: Sequence[StoredId], people: People) -> tuple[int, int]:
     """Return how many users and how many devices these are, each counted under one id."""
-    plain_ids = {id_ for pair in stored if not isinstance(pair, str) for id_ in pair[1:]}
+    plain_ids = {id_ for pair in stored_ids if not isinstance(pair, str) for id_ in pair[1:]}
     devices = {id_.removeprefix(ANONYMOUS_PREFIX) for id_ in plain_ids}
     return len(people.users - plain_ids), len(people.devices - devices)
 
@@ -152,16 +157,22 @@ def find_people(lake: Lake, ids: Iterable[str]) -> People:
     columns = ["anonymous_id", "user_id"]
     has_device = ds.field("anonymous_id").is_valid()
     devices |= set(
-        lake.table("events", columns, one_of("user_id", users) & has_device)[
+        lake.table("events", columns, isin_filter("user_id", users) & has_device)[
             "anonymous_id"
         ].to_pylist()
     )
-    rows = lake.table("events", [*columns, "person"], one_of("anonymous_id", devices))
+    rows = lake.table("events", [*columns, "person"], isin_filter("anonymous_id", devices))
     persons = users | {f"{ANONYMOUS_PREFIX}{id_}" for id_ in devices}
-    by_user = pc.and_(pc.is_valid(rows["user_id"]), pc.invert(is_any(rows["user_id"], users)))
-    by_person = pc.and_(pc.is_valid(rows["person"]), pc.invert(is_any(rows["person"], persons)))
-    shared = rows.filter(pc.or_(by_user, by_person))["anonymous_id"].to_pylist()
-    return People(users, frozenset(devices), frozenset(shared))
+    is_of_another_user = pc.and_(
+        pc.is_valid(rows["user_id"]), pc.invert(isin_mask(rows["user_id"], users))
+    )
+    is_of_another_person = pc.and_(
+        pc.is_valid(rows["person"]), pc.invert(isin_mask(rows["person"], persons))
+    )
+    shared_devices = rows.filter(pc.or_(is_of_another_user, is_of_another_person))[
+        "anonymous_id"
+    ].to_pylist()
+    return People(users, frozenset(devices), frozenset(shared_devices))
 
 
 def _with_merged(lake: Lake, users: frozenset[str]) -> frozenset[str]:
@@ -169,33 +180,47 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> frozenset[str]:
 
     A user is one with all whom it was merged into if these are one by now.
     """
-    rows = merge_rows(lake.table("events", [*COLUMNS, "properties"], ds.field("type") == "merge"))
-    merges = merges_of(rows)
-    newest = dict(merges)
-    into: dict[str, set[str]] = {}
+    rows = merge_rows(
+        lake.table("events", [*MERGE_COLUMNS, "properties"], ds.field("type") == "merge")
+    )
+    merges = to_merges(rows)
+    newest_merge = dict(merges)
+    targets_by_user: dict[str, set[str]] = {}
     for (former_user, merge), properties in zip(
         merges, rows["properties"].to_pylist(), strict=True
     ):
         is_erased = msgspec.json.decode(properties or "{}").get(INTO_ERASED) is True
-        is_gone = is_erased and merge.into == former_user
-        into.setdefault(former_user, set()).add(f"{_ERASED}{merge.p}" if is_gone else merge.into)
-    known_users = {*into, *(user for value in into.values() for user in value)}
-    now = {user: survivor(user, newest.get)[0] for user in known_users}
-    groups = [
+        is_gone = is_erased and merge.merged_into == former_user
+        targets_by_user.setdefault(former_user, set()).add(
+            f"{_ERASED_USER_PREFIX}{merge.log_position}" if is_gone else merge.merged_into
+        )
+    known_users = {
+        *targets_by_user,
+        *(user for value in targets_by_user.values() for user in value),
+    }
+    survivor_by_user = {
+        user: resolve_merged_user(user, newest_merge.get)[0] for user in known_users
+    }
+    merged_groups = [
         {former_user, *value}
-        for former_user, value in into.items()
-        if {now[user] for user in (former_user, *value - {former_user})} == {now[former_user]}
+        for former_user, value in targets_by_user.items()
+        if {survivor_by_user[user] for user in (former_user, *value - {former_user})}
+        == {survivor_by_user[former_user]}
     ]
-    result = set(users)
-    while more := {user for group in groups if group & result for user in group - result}:
-        result |= more
-    return frozenset(result)
+    merged_users = set(users)
+    while added_users := {
+        user for group in merged_groups if group & merged_users for user in group - merged_users
+    }:
+        merged_users |= added_users
+    return frozenset(merged_users)
 
 
-def find_unknown(lake: Lake, stored: Sequence[StoredId], suppressed: SuppressionList) -> list[int]:
+def find_unknown(
+    lake: Lake, stored_ids: Sequence[StoredId], suppression_list: SuppressionList
+) -> list[int]:
     """Return which of these people, counted from 1, the project has nothing of: a typing error."""
-    ids = set(flatten_ids(stored))
-    known_users: set[str] = set()
+    ids = set(flatten_ids(stored_ids))
+    known_ids: set[str] = set()
     for table, column, prefix in (
         ("events", "user_id", ""),
         ("events", "anonymous_id", ANONYMOUS_PREFIX),
@@ -203,19 +228,23 @@ def find_unknown(lake: Lake, stored: Sequence[StoredId], suppressed: Suppression
         ("answers", "anonymous_id", ANONYMOUS_PREFIX),
         ("users", "id", ""),
     ):
-        wanted = {id_.removeprefix(prefix) for id_ in ids if id_.startswith(prefix)}
+        wanted_ids = {id_.removeprefix(prefix) for id_ in ids if id_.startswith(prefix)}
         for batch in (
-            lake.batches(table, [column], one_of(column, wanted)) if lake.exists(table) else ()
+            lake.batches(table, [column], isin_filter(column, wanted_ids))
+            if lake.exists(table)
+            else ()
         ):
             values = batch.column(0).drop_null().unique().to_pylist()
-            known_users.update(f"{prefix}{value}" for value in values)
+            known_ids.update(f"{prefix}{value}" for value in values)
 
-    def is_known(one: str) -> bool:
-        kind = "a" if one.startswith(ANONYMOUS_PREFIX) else "u"
-        return one in known_users or suppressed.has(kind, one.removeprefix(ANONYMOUS_PREFIX))
+    def is_known(stored_id: str) -> bool:
+        kind = "a" if stored_id.startswith(ANONYMOUS_PREFIX) else "u"
+        return stored_id in known_ids or suppression_list.has(
+            kind, stored_id.removeprefix(ANONYMOUS_PREFIX)
+        )
 
     return [
         number
-        for number, entry in enumerate(stored, 1)
+        for number, entry in enumerate(stored_ids, 1)
         if not any(map(is_known, flatten_ids([entry])))
     ]

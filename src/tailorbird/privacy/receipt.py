@@ -11,12 +11,12 @@ import msgspec
 
 from tailorbird.config import Project
 from tailorbird.events import Clock
-from tailorbird.events.suppression import FOLDER, RECEIPTS, SuppressionList
+from tailorbird.events.suppression import ERASURE_FOLDER, RECEIPTS_FOLDER, SuppressionList
 from tailorbird.lake import Lake
 from tailorbird.privacy.footprint import find_footprint
 from tailorbird.privacy.journal import write_private
 from tailorbird.privacy.mentions import attribute_names
-from tailorbird.privacy.models import find_trained_on
+from tailorbird.privacy.models import find_trained_models
 from tailorbird.privacy.people import StoredId, count_people, find_people, find_unknown, flatten_ids
 from tailorbird.privacy.search import SearchReport
 
@@ -67,32 +67,34 @@ class Receipt:
     path: str = ""
 
     @property
-    def clean(self) -> bool:
+    def is_clean(self) -> bool:
         """Whether the search found nothing."""
         return not self.searched.matches
 
 
-def preview(project: Project, stored: Sequence[StoredId], clock: Clock) -> Preview:
+def preview(project: Project, stored_ids: Sequence[StoredId], clock: Clock) -> Preview:
     """Return what an erasure would find; reads only, and may run beside the roles."""
     lake = Lake(project.paths.lake)
-    people = find_people(lake, flatten_ids(stored))
+    people = find_people(lake, flatten_ids(stored_ids))
     footprint = find_footprint(lake, people, attribute_names(project.plan))
     first_ts, last_ts = footprint.first, footprint.last
+    users, devices = count_people(stored_ids, people)
     return Preview(
-        *count_people(stored, people),
-        len(people.shared),
-        footprint.types,
-        len(footprint.refused_rows),
-        first_ts,
-        last_ts,
-        find_trained_on(project, first_ts, last_ts, clock.now(), clock),
-        find_unknown(lake, stored, SuppressionList.load(project.paths.data)),
+        users,
+        devices,
+        shared=len(people.shared),
+        events=footprint.types,
+        refused=len(footprint.refused_rows),
+        first=first_ts,
+        last=last_ts,
+        bundles=find_trained_models(project, first_ts, last_ts, clock.now(), clock),
+        unknown=find_unknown(lake, stored_ids, SuppressionList.load(project.paths.data)),
     )
 
 
-def next_receipt(data: Path) -> Path:
+def next_receipt_path(data: Path) -> Path:
     """Return the path of the next receipt."""
-    folder = data / FOLDER / RECEIPTS
+    folder = data / ERASURE_FOLDER / RECEIPTS_FOLDER
     numbers = (int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
     return folder / f"{1 + max(numbers, default=0):06d}.json"
 
@@ -109,15 +111,15 @@ def write_receipt(receipt: Receipt) -> None:
     write_private(Path(receipt.path), json.dumps(content, indent=1).encode() + b"\n")
 
 
-class _Counts(msgspec.Struct):
+class _ReceiptCounts(msgspec.Struct):
     counts: dict[str, dict[str, Any]]
 
 
 def count_erased_answers(data: Path) -> int:
     """Return how many logged answers were erased, by the receipts that can be read."""
     total = 0
-    for path in (data / FOLDER / RECEIPTS).glob("*.json"):
+    for path in (data / ERASURE_FOLDER / RECEIPTS_FOLDER).glob("*.json"):
         with suppress(OSError, msgspec.DecodeError):
-            receipt = msgspec.json.decode(path.read_bytes(), type=_Counts)
+            receipt = msgspec.json.decode(path.read_bytes(), type=_ReceiptCounts)
             total += receipt.counts.get("tables", {}).get("answers", 0)
     return total

@@ -8,19 +8,19 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events import Receipt, RoutePlan, check
+from tailorbird.events import Receipt, RoutePlan, check_body
 from tailorbird.events.contract.contract import ERASED_BODY, join_rows, split_body
 from tailorbird.events.contract.plan import MERGED_INTO
 from tailorbird.events.suppression import RowSubject, read_row_subject, subject_of
 from tailorbird.lake.files.archive import ArchiveFile
-from tailorbird.privacy.footprint import Footprint, Place
+from tailorbird.privacy.footprint import Footprint, RawRowKey
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import People
 from tailorbird.privacy.rewrite_events import EventRewriter
 from tailorbird.stream import Block, StoredBlock
 
 _decode = msgspec.json.Decoder().decode
-_receipt = msgspec.json.Decoder(Receipt).decode
+_decode_receipt = msgspec.json.Decoder(Receipt).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -39,20 +39,22 @@ class ArchiveRewriter:
         # What was accepted stays an event, also where the contract was tightened since.
         types = dict.fromkeys((*plan.event_types, *footprint.types))
         self._plan = msgspec.structs.replace(plan, rules={}, event_types=tuple(types))
-        self._places = frozenset(footprint.places)
+        self._owned_rows = frozenset(footprint.places)
         self._refused_rows = frozenset(footprint.refused_rows)
         self.rows = 0
 
-    def change(self, file: ArchiveFile, stored: StoredBlock) -> Block | None:
+    def rewrite_block(self, file: ArchiveFile, stored_block: StoredBlock) -> Block | None:
         """Return the block in another's place; None where it stays as it is."""
-        if stored.block.kind != "body":
+        if stored_block.block.kind != "body":
             return None
-        receipt, body = _receipt(stored.block.receipt), stored.block.payload
-        parts = [bytes(part) for part in split_body(body, receipt.encoding)]
+        receipt, body = _decode_receipt(stored_block.block.receipt), stored_block.block.payload
+        raw_rows = [bytes(raw_row) for raw_row in split_body(body, receipt.encoding)]
         may_mention = self._mentions.may_be_in(body)
         new_values = [
-            self._rewrite_row(part, (file.partition, stored.offset, row), receipt, may_mention)
-            for row, part in enumerate(parts)
+            self._rewrite_row(
+                raw_row, (file.partition, stored_block.offset, row), receipt, may_mention
+            )
+            for row, raw_row in enumerate(raw_rows)
         ]
         count = sum(value is not None for value in new_values)
         if not count:
@@ -60,25 +62,25 @@ class ArchiveRewriter:
         self.rows += count
         rows = [
             old_value if value is None else value
-            for old_value, value in zip(parts, new_values, strict=True)
+            for old_value, value in zip(raw_rows, new_values, strict=True)
         ]
         return msgspec.structs.replace(
-            stored.block, payload=join_rows(rows, body, receipt.encoding)
+            stored_block.block, payload=join_rows(rows, body, receipt.encoding)
         )
 
     def _rewrite_row(
-        self, part: bytes, place: Place, receipt: Receipt, may_mention: bool
+        self, raw_row: bytes, row_key: RawRowKey, receipt: Receipt, may_mention: bool
     ) -> bytes | None:
         """Return the new row; None where it stays."""
-        if place in self._refused_rows:
-            return None if part == ERASED_BODY else ERASED_BODY
-        subject = read_row_subject(part)
+        if row_key in self._refused_rows:
+            return None if raw_row == ERASED_BODY else ERASED_BODY
+        subject = read_row_subject(raw_row)
         if subject is None:
-            return ERASED_BODY if may_mention and self._mentions.in_body(part) else None
-        if self._is_owned(subject, place):
-            return self._rewrite_body(part, receipt)
-        old_value: Any = _decode(part)
-        new_value = self._mentions.of_another(old_value) if may_mention else old_value
+            return ERASED_BODY if may_mention and self._mentions.in_body(raw_row) else None
+        if self._is_owned(subject, row_key):
+            return self._rewrite_owned_row(raw_row, receipt)
+        old_value: Any = _decode(raw_row)
+        new_value = self._mentions.redact_event(old_value) if may_mention else old_value
         if isinstance(subject.request_id, str) and subject.request_id in self._rewriter.requests:
             new_value = new_value | {
                 "request_id": self._rewriter.rename_request(subject.request_id)
@@ -90,9 +92,9 @@ class ArchiveRewriter:
                 new_value = self._rewriter.rewrite_raw_merge(new_value)
         return None if new_value == old_value else _encode(new_value)
 
-    def _is_owned(self, subject: RowSubject, place: Place) -> bool:
+    def _is_owned(self, subject: RowSubject, row_key: RawRowKey) -> bool:
         return (
-            place in self._places
+            row_key in self._owned_rows
             or (isinstance(subject.user_id, str) and subject.user_id in self._people.users)
             or (
                 isinstance(subject.anonymous_id, str)
@@ -100,12 +102,14 @@ class ArchiveRewriter:
             )
         )
 
-    def _rewrite_body(self, part: bytes, receipt: Receipt) -> bytes:
+    def _rewrite_owned_row(self, raw_row: bytes, receipt: Receipt) -> bytes:
         receipt = msgspec.structs.replace(receipt, encoding="json")
-        accepted, _ = check(b"[" + part + b"]", receipt, self._plan)
+        accepted, _ = check_body(b"[" + raw_row + b"]", receipt, self._plan)
         if len(accepted) != 1:
             return ERASED_BODY
         event = accepted[0].event
-        subject = (*subject_of(event.user_id, event.anonymous_id), event.event_id)
-        new_value = self._rewriter.rewrite_raw_event(_decode(part), subject, accepted[0].ts)
-        return _encode(self._mentions.of_another(new_value) if event.type == "item" else new_value)
+        event_key = (*subject_of(event.user_id, event.anonymous_id), event.event_id)
+        new_value = self._rewriter.rewrite_raw_event(_decode(raw_row), event_key, accepted[0].ts)
+        return _encode(
+            self._mentions.redact_event(new_value) if event.type == "item" else new_value
+        )

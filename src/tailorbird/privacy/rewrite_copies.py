@@ -6,23 +6,23 @@ from collections.abc import Collection
 from tailorbird.errors import LockedError
 from tailorbird.store import WRITE_TIMEOUT_S, Copies, CopyTarget, open_copies
 
-_CLAIM_S = 12.0  # after which the claim of a worker that died has ended, see `store.published`
-_INTERVAL_S = 0.2
+_CLAIM_TIMEOUT_S = 12.0  # longer than the claim of a worker that died, see `store.published`
+_POLL_S = 0.2
 
 
-def delete_copies(target: CopyTarget, names: Collection[str]) -> int:
-    """Delete all records of a project, and those under `names`; return how many.
+def delete_copies(target: CopyTarget, schema_names: Collection[str]) -> int:
+    """Delete all records of a project, and those under `schema_names`; return how many.
 
     Raises:
         LockedError: a worker publishes. StorageError: the server cannot be reached, or refuses.
     """
-    deadline = time.monotonic() + _CLAIM_S
+    deadline = time.monotonic() + _CLAIM_TIMEOUT_S
     count = sum(
-        _delete(target.open(name, timeout_s=WRITE_TIMEOUT_S), target, name, deadline)
+        _delete_records(target.open(name, timeout_s=WRITE_TIMEOUT_S), target, name, deadline)
         for name in _copy_names(target)
     )
-    for name in names:
-        count += _delete(
+    for name in schema_names:
+        count += _delete_records(
             open_copies(target.url, name, timeout_s=WRITE_TIMEOUT_S, password=target.password),
             target,
             name,
@@ -31,7 +31,7 @@ def delete_copies(target: CopyTarget, names: Collection[str]) -> int:
     return count
 
 
-def _delete(copies: Copies, target: CopyTarget, name: str, deadline: float) -> int:
+def _delete_records(copies: Copies, target: CopyTarget, name: str, deadline: float) -> int:
     try:
         while copies.is_claimed():
             if time.monotonic() > deadline:
@@ -40,7 +40,7 @@ def _delete(copies: Copies, target: CopyTarget, name: str, deadline: float) -> i
                     where=f"the Valkey of project {target.project}",
                     fix="stop the workers of this project, on every machine",
                 )
-            time.sleep(_INTERVAL_S)
+            time.sleep(_POLL_S)
         return copies.wipe()
     finally:
         copies.close()
@@ -49,6 +49,6 @@ def _delete(copies: Copies, target: CopyTarget, name: str, deadline: float) -> i
 def _copy_names(target: CopyTarget) -> list[str]:
     copies = target.open("", timeout_s=WRITE_TIMEOUT_S)
     try:
-        return copies.names(target.project)
+        return copies.schema_names(target.project)
     finally:
         copies.close()

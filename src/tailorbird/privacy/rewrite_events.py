@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX, NUMBERS
+from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX, NUMBER_BOUNDS
 from tailorbird.events.contract.plan import INTO_ERASED, MERGED_INTO
 from tailorbird.events.suppression import RENAMED_PREFIX
 from tailorbird.privacy.footprint import TEXT_COLUMNS
@@ -27,7 +27,7 @@ _REMOVED_FIELDS = (
     *("ts_original", "sent_at"),
 )
 _TYPES_WITH_USER = ("user", "identify", "merge")
-Event = tuple[str, str, str]  # mark and id of the subject, event id
+EventKey = tuple[str, str, str]  # mark and id of the subject, event id
 
 
 class EventRewriter:
@@ -50,18 +50,18 @@ class EventRewriter:
         """Return the new id of another's event, session or request whose id holds an erased id."""
         return self.hash("thing", id_)
 
-    def rewrite_row(self, row: Mapping[str, Any], event: Event) -> dict[str, Any]:
+    def rewrite_row(self, row: Mapping[str, Any], event_key: EventKey) -> dict[str, Any]:
         """Return a row of `events`."""
-        new = (
+        new_row = (
             dict(row)
             | dict.fromkeys(_REMOVED_FIELDS)
-            | self._ids_of(row["type"], row["request_id"], event)
+            | self._replacement_ids(row["type"], row["request_id"], event_key)
         )
         if row["type"] == "item":  # nobody's, and the profile stays
-            return new | {"properties": row["properties"], "person": None}
-        new["person"] = new["user_id"] or f"{ANONYMOUS_PREFIX}{new['anonymous_id']}"
-        new["properties"] = "{}" if row["type"] == "user" else None
-        return new | (self.rewrite_merge_row(new) if row["type"] == "merge" else {})
+            return new_row | {"properties": row["properties"], "person": None}
+        new_row["person"] = new_row["user_id"] or f"{ANONYMOUS_PREFIX}{new_row['anonymous_id']}"
+        new_row["properties"] = "{}" if row["type"] == "user" else None
+        return new_row | (self.rewrite_merge_row(new_row) if row["type"] == "merge" else {})
 
     def rewrite_merge_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a merge into an erased user becomes: one of the user into itself."""
@@ -74,26 +74,28 @@ class EventRewriter:
         }
 
     def rewrite_raw_event(
-        self, event: Mapping[str, Any], subject: Event, ts: int
+        self, event: Mapping[str, Any], event_key: EventKey, ts: int
     ) -> dict[str, Any]:
         """Return an event as it came in and was accepted with the time `ts`."""
         retained_fields = ("type", "item_id", "items", "received_at")
-        new = {name: event[name] for name in retained_fields if event.get(name) is not None}
-        new |= {"timeless": True} if event.get("timeless") else {"ts": ts}
-        ids = self._ids_of(event["type"], event.get("request_id"), subject)
-        new |= {name: id_ for name, id_ in ids.items() if id_ is not None}
+        new_event = {name: event[name] for name in retained_fields if event.get(name) is not None}
+        new_event |= {"timeless": True} if event.get("timeless") else {"ts": ts}
+        ids = self._replacement_ids(event["type"], event.get("request_id"), event_key)
+        new_event |= {name: id_ for name, id_ in ids.items() if id_ is not None}
         properties = event.get("properties") or {}
         if event["type"] == "item":
-            return new | {"properties": properties}
+            return new_event | {"properties": properties}
         if event["type"] == "merge":
-            new["properties"] = {MERGED_INTO: new["user_id"], INTO_ERASED: True}
+            new_event["properties"] = {MERGED_INTO: new_event["user_id"], INTO_ERASED: True}
         elif event["type"] == "user":
-            new["properties"] = {}
-        elif numbers := {name: properties[name] for name in NUMBERS if name in properties}:
-            new["properties"] = numbers
+            new_event["properties"] = {}
+        elif numbers := {name: properties[name] for name in NUMBER_BOUNDS if name in properties}:
+            new_event["properties"] = numbers
         if (response := event.get("answer")) is not None:
-            new["answer"] = {name: value for name, value in response.items() if name != "query"}
-        return new
+            new_event["answer"] = {
+                name: value for name, value in response.items() if name != "query"
+            }
+        return new_event
 
     def rewrite_raw_merge(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return another's merge into an erased user, as `rewrite_merge_row`."""
@@ -107,16 +109,19 @@ class EventRewriter:
         """Return what stands in place of the event id of a repeat."""
         return self.hash("repeat", event_id, *map(str, position))
 
-    def _ids_of(self, type_: str, request_id: str | None, event: Event) -> dict[str, str | None]:
+    def _replacement_ids(
+        self, type_: str, request_id: str | None, event_key: EventKey
+    ) -> dict[str, str | None]:
         """Return the ids of an event; only where the contract asks for a user is there one."""
         if type_ == "item":
-            empty = ("user_id", "anonymous_id", "request_id")
-            return {"event_id": event[2], **dict.fromkeys(empty)}
-        key: tuple[str, ...] = event
+            absent_fields = ("user_id", "anonymous_id", "request_id")
+            _, _, event_id = event_key
+            return {"event_id": event_id, **dict.fromkeys(absent_fields)}
+        key: tuple[str, ...] = event_key
         if request_id is not None and request_id in self.requests:
             key = ("request", request_id)
         return {
-            "event_id": self.hash("event", *event),
+            "event_id": self.hash("event", *event_key),
             "request_id": self.rename_request(request_id),
             "user_id": self.hash("user", *key) if type_ in _TYPES_WITH_USER else None,
             "anonymous_id": None if type_ in ("user", "merge") else self.hash("who", *key),

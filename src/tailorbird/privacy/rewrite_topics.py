@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock
-from tailorbird.events.suppression import FOLDER, LAST_ERASURE_FILE
+from tailorbird.events.suppression import ERASURE_FOLDER, LAST_ERASURE_FILE
 from tailorbird.privacy.journal import journal_path, write_private
 from tailorbird.router.erasure.topics import RoutedTopics, lock_routed_topics
 from tailorbird.stream import Block, open_reader, open_writer
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaWriter
 
 # below `data/erasure`: the name under which this machine's erasure may have a marker in the cluster
-_MARKED_STEP = "marked"
+_MARKER_FILE = "marked"
 
 
 @dataclass
-class Topics:
-    """The writers of all topics of a project. `raw`, `response_logs`, `shuffled` (and scores): by the
-    topic's name, one for each partition.
+class TopicWriters:
+    """The writers of all topics of a project. `raw`, `response_logs`, `shuffled` (and scores): by
+    the topic's name, one for each partition.
     """
 
     stream: KafkaLogSet
@@ -43,56 +43,59 @@ class Topics:
     shuffled: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
 
     @property
-    def _all(self) -> "list[list[KafkaWriter]]":
+    def _all_writers(self) -> "list[list[KafkaWriter]]":
         return [
             writers
             for by_topic in (self.raw, self.response_logs, self.shuffled)
             for writers in by_topic.values()
         ]
 
-    def behind(self, released: ReleasedPositions) -> list[str]:
+    def logs_behind(self, released_positions: ReleasedPositions) -> list[str]:
         """Return the logs with rows that are not in the lake yet. Raises LagError."""
         raw = [
-            stored_block.partition
+            writer.partition
             for writers in self.raw.values()
-            for stored_block in writers
-            if stored_block.end() > released.raw_position(stored_block.partition)
+            for writer in writers
+            if writer.end() > released_positions.raw_position(writer.partition)
         ]
         responses = [
-            stored_block.partition
+            writer.partition
             for writers in self.response_logs.values()
-            for stored_block in writers
-            if stored_block.end() > released.responses_position(stored_block.partition)
+            for writer in writers
+            if writer.end() > released_positions.responses_position(writer.partition)
         ]
         return [
             *raw,
             *responses,
-            *(["routed"] if self.routed.end() > max(released.routed_position(), 1) else []),
+            *(
+                ["routed"]
+                if self.routed.end() > max(released_positions.routed_position(), 1)
+                else []
+            ),
         ]
 
-    def describe(self) -> list[TopicSpec]:
+    def describe_topics(self) -> list[TopicSpec]:
         """Return how all topics are made again."""
         own_topics = [
             topic_reset.describe_topic(
-                [stored_block.address for stored_block in writers],
-                [stored_block.end() for stored_block in writers],
+                [writer.address for writer in writers], [writer.end() for writer in writers]
             )
-            for writers in self._all
+            for writers in self._all_writers
         ]
         return [*own_topics, *self.routed.summarize_items()]
 
-    def empty(self, topics: list[TopicSpec], clock: Clock) -> int:
+    def empty_topics(self, topics: list[TopicSpec], clock: Clock) -> int:
         """Empty all topics and return their number; what was emptied before stays."""
-        for writers in self._all:
+        for writers in self._all_writers:
             for writer in writers:
                 writer.check_sole_writer()
                 writer.close()
-        for held in (self.raw, self.response_logs, self.shuffled):
-            held.clear()
+        for writers_by_topic in (self.raw, self.response_logs, self.shuffled):
+            writers_by_topic.clear()
         by_name = {topic.topic: topic for topic in topics}
         for name, spec in by_name.items():
             if name not in ("routed", "order", "index", "items"):
-                topic_reset.reset_topic(logs_of(self.stream, spec), spec)
+                topic_reset.reset_topic(partitions_of(self.stream, spec), spec)
                 faults.at("erase.topic")
         self.routed.reset(
             by_name["routed"],
@@ -103,14 +106,14 @@ class Topics:
         )
         return len(topics)
 
-    def publish(self, data: Path, suppressed: bytes, key: bytes) -> None:
+    def publish_suppression_list(self, data: Path, suppressed: bytes, key: bytes) -> None:
         """Give other machines the suppression list, and let them in again."""
         number = topic_reset.record_erasure(self.stream.cluster, suppressed, key).number
-        write_private(data / FOLDER / LAST_ERASURE_FILE, b"%d" % number)
-        release(self.stream.cluster, data)
+        write_private(data / ERASURE_FOLDER / LAST_ERASURE_FILE, b"%d" % number)
+        release_marker(self.stream.cluster, data)
 
     def close(self) -> None:
-        for writers in self._all:
+        for writers in self._all_writers:
             for writer in writers:
                 writer.close()
 
@@ -118,49 +121,49 @@ class Topics:
 @contextmanager
 def hold_topics(
     stream: KafkaLogSet, data: Path, topics: list[TopicSpec] | None
-) -> Iterator[Topics]:
+) -> Iterator[TopicWriters]:
     """Hold all topics; `topics` are those of an erasure that was cut off and may have deleted
     some.
     """
-    stream = KafkaLogSet(replace(stream.cluster, erasing=True), stream.folder)
+    stream = KafkaLogSet(replace(stream.cluster, is_erasing=True), stream.folder)
     erasure_token = _read_erasure_token(data) or marker.new_erasure_token()
     write_private(
-        data / FOLDER / _MARKED_STEP, erasure_token.encode()
+        data / ERASURE_FOLDER / _MARKER_FILE, erasure_token.encode()
     )  # first: a marker that nobody here knows of would keep all out
     try:
         marker.set_marker(stream.cluster, erasure_token)
     except NotReadyError:
-        (data / FOLDER / _MARKED_STEP).unlink(missing_ok=True)  # it is another's, and stays
+        (data / ERASURE_FOLDER / _MARKER_FILE).unlink(missing_ok=True)  # it is another's, and stays
         raise
     faults.at("erase.marked")
     try:
         for spec in topics or ():
-            topic_reset.create_topic(logs_of(stream, spec), spec)
+            topic_reset.create_topic(partitions_of(stream, spec), spec)
         with lock_routed_topics(stream) as routed:
-            held = Topics(stream, routed)
+            topic_writers = TopicWriters(stream, routed)
             try:
                 for log in stream.raw_topics():
-                    held.raw.setdefault(log.topic, []).append(
+                    topic_writers.raw.setdefault(log.topic, []).append(
                         open_writer(log, partition=log.partition)
                     )
                 for log in stream.shuffled_logs():
-                    held.shuffled.setdefault(log.topic, []).append(
+                    topic_writers.shuffled.setdefault(log.topic, []).append(
                         open_writer(log, partition=log.partition)
                     )
                 if stream.scores.name in topic_reset.list_topics(stream.cluster):
-                    held.shuffled[stream.scores.topic] = [
+                    topic_writers.shuffled[stream.scores.topic] = [
                         open_writer(stream.scores, partition="scores")
                     ]
                 for log in stream.response_logs().values():
-                    held.response_logs.setdefault(log.topic, []).append(
+                    topic_writers.response_logs.setdefault(log.topic, []).append(
                         open_writer(log, partition=log.partition)
                     )
-                yield held
+                yield topic_writers
             finally:
-                held.close()
+                topic_writers.close()
     except BaseException:
         if topics is None and not journal_path(data).exists():  # nothing was changed yet
-            release(stream.cluster, data)
+            release_marker(stream.cluster, data)
         raise
 
 
@@ -169,30 +172,30 @@ def release_unbegun(stream: KafkaLogSet, data: Path) -> bool:
 
     No erasure may be at work here. Return whether its marker stood; another machine's is left.
     """
-    return not journal_path(data).exists() and release(stream.cluster, data)
+    return not journal_path(data).exists() and release_marker(stream.cluster, data)
 
 
-def release(cluster: Cluster, data: Path) -> bool:
+def release_marker(cluster: Cluster, data: Path) -> bool:
     """Remove this machine's marker; return whether it stood."""
     erasure_token = _read_erasure_token(data)
     is_cleared = erasure_token is not None and marker.clear_marker(cluster, erasure_token)
-    (data / FOLDER / _MARKED_STEP).unlink(missing_ok=True)
+    (data / ERASURE_FOLDER / _MARKER_FILE).unlink(missing_ok=True)
     return is_cleared
 
 
 def _read_erasure_token(data: Path) -> str | None:
     """Return whose marker this machine's is; an empty file is anybody's."""
     try:
-        return (data / FOLDER / _MARKED_STEP).read_text() or marker.new_erasure_token()
+        return (data / ERASURE_FOLDER / _MARKER_FILE).read_text() or marker.new_erasure_token()
     except FileNotFoundError:
         return None
 
 
-def logs_of(stream: KafkaLogSet, spec: TopicSpec) -> list[KafkaLog]:
+def partitions_of(stream: KafkaLogSet, spec: TopicSpec) -> list[KafkaLog]:
     """Return the partitions of a topic."""
     count, kind, producer = len(spec.ends), *spec.topic.partition(".")[::2]
     if kind == "order":
-        return [stream.order(stream.folder)]
+        return [stream.order_log(stream.folder)]
     if kind == "items":
         return [stream.item_summary]
     if kind == "answers":
@@ -200,7 +203,7 @@ def logs_of(stream: KafkaLogSet, spec: TopicSpec) -> list[KafkaLog]:
     if kind == "scores":
         return [stream.scores]
     if kind == "raw":
-        return list(stream.raw_parts(producer))
+        return list(stream.raw_partitions(producer))
     if kind == "index":
         return list(stream.snapshots())
     if kind == SHUFFLED_PREFIX:
@@ -219,8 +222,8 @@ def read_topics(stream: KafkaLogSet) -> Iterator[tuple[str, Block]]:
                     f"{name}, partition {partition}, offset {offset}",
                     Block("", 1, b"\n".join((*headers.values(), value))),
                 )
-    routed = [
-        *(stream.share(number, stream.folder).routed for number in range(stream.count)),
+    routed_logs = [
+        *(stream.share(number, stream.folder).routed for number in range(stream.partition_count)),
         *stream.snapshots(),
         stream.item_summary,
     ]
@@ -229,13 +232,13 @@ def read_topics(stream: KafkaLogSet) -> Iterator[tuple[str, Block]]:
         *stream.response_logs().values(),
         *stream.shuffled_logs(),
         stream.scores,
-        *routed,
+        *routed_logs,
     ):
         with suppress(NotReadyError), open_reader(log) as reader:
             position, end = reader.start(), reader.end()
-            while position < end and (stored := reader.read(position)):
+            while position < end and (blocks := reader.read(position)):
                 yield from (
                     (f"{log.name}, row {stored_block.offset}", stored_block.block)
-                    for stored_block in stored
+                    for stored_block in blocks
                 )
-                position = stored[-1].end
+                position = blocks[-1].end

@@ -28,7 +28,7 @@ from tailorbird.config import Project
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.contract.plan import EVENT_TYPES
 from tailorbird.events.free_text import EMBEDDED_ID_LENGTH_MIN
-from tailorbird.events.tables.files import DAMAGED
+from tailorbird.events.tables.files import READ_ERRORS
 from tailorbird.lake import Lake
 from tailorbird.privacy.files import local_roots
 from tailorbird.privacy.matching import IdMatcher, StringMatcher
@@ -39,11 +39,11 @@ from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Block
 
 Progress = Callable[[str, int, int | None], None]
-_CHUNK = 32 << 20
-_ROWS = 10_000  # of a database that are searched at once
+_CHUNK_BYTES = 32 << 20
+_ROWS_PER_CHUNK = 10_000  # of a database that are searched at once
 _PACKED_DAMAGED = "packed, and damaged or encrypted: cannot be searched"
 _UNREADABLE = "not permitted to read: cannot be searched"
-_MAGIC = {
+_SUFFIX_BY_MAGIC = {
     b"PAR1": ".parquet",
     b"\x28\xb5\x2f\xfd": ".zst",
     b"\x1f\x8b": ".gz",
@@ -54,9 +54,10 @@ _MAGIC = {
     b"ARROW1": ".arrow",
     b"SQLite f": ".db",
 }
-_UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
-_IDS = {"user_id": "user_id", "anonymous_id": "anonymous_id", "person": "person", "id": "user_id"}
-_VALUES = ("type", "item_id", "device", "country", "slot", "experiment", "arm", "model")
+_UNPACKER_BY_SUFFIX = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
+_ID_FIELDS = ("user_id", "anonymous_id", "person")
+_ID_FIELD_BY_COLUMN = {"id": "user_id"} | {name: name for name in _ID_FIELDS}
+_VALUE_COLUMNS = ("type", "item_id", "device", "country", "slot", "experiment", "arm", "model")
 _ARROW_BLOCKS = ("events", "quarantine", "duplicates")
 _ZSTD_BLOCKS = ("index", "piece")  # the router's tables, see `router.routed_log.topic`
 
@@ -93,16 +94,16 @@ class Needles:
     def __init__(
         self, people: People, ambiguous: Collection[str] = (), longer: Collection[str] = ()
     ) -> None:
-        self.by_field = {
+        self.field_only_ids = {
             id_ for id_ in people.ids if len(id_) < EMBEDDED_ID_LENGTH_MIN or id_ in ambiguous
         }
-        self._ids = IdMatcher(people.ids - self.by_field)
-        named_ids = [("user_id", user) for user in people.users & self.by_field]
-        named_ids += [("anonymous_id", device) for device in people.devices & self.by_field]
+        self._ids = IdMatcher(people.ids - self.field_only_ids)
+        named_ids = [("user_id", user) for user in people.users & self.field_only_ids]
+        named_ids += [("anonymous_id", device) for device in people.devices & self.field_only_ids]
         named_ids += [
             ("person", person)
             for person in people.persons
-            if _strip_prefix(person) in self.by_field
+            if _strip_prefix(person) in self.field_only_ids
         ]
         self._fields = StringMatcher(
             {
@@ -112,7 +113,8 @@ class Needles:
             }
         )
         self._longer = sorted(value.encode(errors="surrogatepass") for value in longer)
-        self.longest = max(self._ids.longest, self._fields.longest) + 8  # and what is around it
+        longest = max(self._ids.length_max, self._fields.length_max)
+        self.length_max = longest + 8  # and what is around it
 
     def find(self, data: bytes | memoryview) -> list[int]:
         """Return where ids stand in some bytes."""
@@ -146,8 +148,8 @@ def search_project(
     progress: Progress = lambda stage, done, total: None,
 ) -> SearchReport:
     """Search all that a project has: its folder, its data, its lake, its topics."""
-    ambiguous, longer = _find_ambiguous(project, people)
-    needles = Needles(people, ambiguous, longer)
+    ambiguous, longer_ids = _find_ambiguous(project, people)
+    needles = Needles(people, ambiguous, longer_ids)
     done = 0
 
     def count(size: int) -> None:
@@ -156,26 +158,25 @@ def search_project(
         progress("search", done, None)
 
     report = search(roots_of(project), needles, skip=skip, on_read=count)
-    if (topics := project.stream.topics) is not None:
+    if (topics := project.stream.kafka_logs) is not None:
         from tailorbird.privacy.rewrite_topics import read_topics
 
         _search_blocks(read_topics(topics), needles, report, count)
-    if needles.by_field:
+    if needles.field_only_ids:
         report.limits.append(
-            f"{len(needles.by_field):,} ids have fewer than {EMBEDDED_ID_LENGTH_MIN} characters, or are also "
-            "an item's or another value's: they were looked for in fields that say who it was."
+            f"{len(needles.field_only_ids):,} ids have fewer than {EMBEDDED_ID_LENGTH_MIN} "
+            "characters, or are also an item's or another value's: they were looked for in fields "
+            "that say who it was."
         )
-    if longer:
-        report.limits.append(f"{len(longer):,} ids of others hold one of theirs, and stay.")
+    if longer_ids:
+        report.limits.append(f"{len(longer_ids):,} ids of others hold one of theirs, and stay.")
     return report
 
 
 def roots_of(project: Project) -> list[StoragePath]:
-    """Return where a project keeps things: on this machine, and its lake where that is
-    elsewhere.
-    """
+    """Return where a project keeps things: on this machine, and its lake if elsewhere."""
     lake, local = project.paths.lake, local_roots(project)
-    lake_folder = storage_at(lake).local
+    lake_folder = storage_at(lake).local_path
     is_local = lake_folder and any(folder in lake_folder.parents for folder in local)
     return [*local, *([] if is_local else [lake])]
 
@@ -184,22 +185,20 @@ def _find_ambiguous(project: Project, people: People) -> tuple[set[str], set[str
     """Return the ids that are also something else's, and values of others that hold an id."""
     lake, ids = Lake(project.paths.lake), people.ids
     ambiguous = set(ids & {*EVENT_TYPES, *attribute_names(project.plan)})
-    longer: set[str] = set()
+    longer_ids: set[str] = set()
     matcher = IdMatcher(ids)
-    columns = ["user_id", "anonymous_id", *_VALUES, "items"]
+    own_ids_by_column = {"user_id": people.users, "anonymous_id": people.devices}
+    columns = ["user_id", "anonymous_id", *_VALUE_COLUMNS, "items"]
     for batch in lake.batches("events", columns) if lake.exists("events") else ():
         for name in columns:
             column = batch.column(name)
-            flat = pc.list_flatten(column) if name == "items" else column
-            values = set(flat.drop_null().unique().to_pylist())
-            own_ids = {"user_id": people.users, "anonymous_id": people.devices}.get(
-                name, frozenset()
-            )
-            ambiguous |= values & (ids - own_ids)
-            longer |= {
+            flat_values = pc.list_flatten(column) if name == "items" else column
+            values = set(flat_values.drop_null().unique().to_pylist())
+            ambiguous |= values & (ids - own_ids_by_column.get(name, frozenset()))
+            longer_ids |= {
                 value for value in values - ids if matcher.find(value.encode(errors="replace"))
             }
-    return ambiguous, longer
+    return ambiguous, longer_ids
 
 
 def search(
@@ -211,14 +210,14 @@ def search(
 ) -> SearchReport:
     """Search all files below some folders, or objects below a prefix; `skip` some of them."""
     report = SearchReport()
-    paths = [(below, path) for below in roots for path in sorted(below.rglob("*"))]
+    paths = [(root, path) for root in roots for path in sorted(root.rglob("*"))]
     for root, path in paths:
         name = path.name.encode(errors="surrogateescape")
         count = len(needles.find(name))
         where, size = "its name" if count else "", 0
         if storage_at(path).is_regular_file() and path not in skip:
             report.files += 1
-            for label, data in _read_contents(path, needles.longest):
+            for label, data in _read_contents(path, needles.length_max):
                 size += len(data) if label == "the file" else 0
                 if label in (_PACKED_DAMAGED, _UNREADABLE):
                     count, where = count + 1, where or label
@@ -247,14 +246,14 @@ def _search_blocks(
     for where, block in messages:
         on_read(len(block.payload))
         report.bytes += len(block.payload)
-        for label, data in _of_block(block.kind, block.payload, block.receipt):
+        for label, data in _unpack_block(block.kind, block.payload, block.receipt):
             if offsets := needles.find(data):
                 report.matches.append(Match(where, len(offsets), label))
 
 
-def _of_block(kind: str, payload: bytes, receipt: bytes = b"") -> Iterator[tuple[str, bytes]]:
+def _unpack_block(kind: str, payload: bytes, receipt: bytes = b"") -> Iterator[tuple[str, bytes]]:
     if kind in _ARROW_BLOCKS:
-        yield from _read_columns(pa.ipc.open_stream(io.BytesIO(payload)).read_all())
+        yield from _column_texts(pa.ipc.open_stream(io.BytesIO(payload)).read_all())
     elif kind in _ZSTD_BLOCKS and receipt:
         size = int(receipt)
         yield "tables", pa.decompress(payload, decompressed_size=size, codec="zstd", asbytes=True)
@@ -275,7 +274,7 @@ def _read_contents(path: StoragePath, overlap: int) -> Iterator[tuple[str, bytes
     """Yield all that a file holds, in pieces: its bytes, then what is packed in it."""
     source: str | pa.BufferReader
     try:
-        if (local := storage_at(path).local) is None:
+        if (local := storage_at(path).local_path) is None:
             data = path.read_bytes()
             yield "the file", data
             source, suffix = pa.BufferReader(data), path.suffix
@@ -290,7 +289,7 @@ def _read_contents(path: StoragePath, overlap: int) -> Iterator[tuple[str, bytes
     try:
         yield from _unpack_file(suffix, source)
     except (
-        *(*DAMAGED, ValueError, lzma.LZMAError, zipfile.BadZipFile, apsw.Error),
+        *(*READ_ERRORS, ValueError, lzma.LZMAError, zipfile.BadZipFile, apsw.Error),
         RuntimeError,  # an encrypted zip file
     ):
         yield _PACKED_DAMAGED, b""
@@ -300,13 +299,15 @@ def _packing_suffix(path: Path) -> str:
     """Return how a file is packed, by what it begins with: a draft has another name."""
     with path.open("rb") as file:
         head = file.read(8)
-    return next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), "")
+    return next(
+        (suffix for magic, suffix in _SUFFIX_BY_MAGIC.items() if head.startswith(magic)), ""
+    )
 
 
 def _read_overlapping(path: Path, overlap: int) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
         overlapping_bytes = b""
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_CHUNK_BYTES):
             yield "the file", overlapping_bytes + chunk
             overlapping_bytes = (overlapping_bytes + chunk)[-overlap:]
 
@@ -315,7 +316,7 @@ def _unpack_file(suffix: str, source: "str | pa.BufferReader") -> Iterator[tuple
     if suffix == ".parquet":
         file = pq.ParquetFile(source)
         for group in range(file.num_row_groups):
-            yield from _read_columns(file.read_row_group(group))
+            yield from _column_texts(file.read_row_group(group))
     elif suffix in (".zst", ".lz4"):
         opened = source if isinstance(source, pa.BufferReader) else pa.OSFile(source)
         codec = "zstd" if suffix == ".zst" else "lz4"
@@ -323,10 +324,10 @@ def _unpack_file(suffix: str, source: "str | pa.BufferReader") -> Iterator[tuple
             yield "unpacked", stream.read()
     elif isinstance(source, pa.BufferReader):  # a lake in a bucket has nothing else that is packed
         return
-    elif suffix in _UNPACK:
-        yield "unpacked", _UNPACK[suffix](Path(source).read_bytes())
+    elif suffix in _UNPACKER_BY_SUFFIX:
+        yield "unpacked", _UNPACKER_BY_SUFFIX[suffix](Path(source).read_bytes())
     elif suffix == ".arrow":
-        yield from _read_columns(pa.ipc.open_file(pa.memory_map(source)).read_all())
+        yield from _column_texts(pa.ipc.open_file(pa.memory_map(source)).read_all())
     elif suffix == ".zip":  # .npz too
         with zipfile.ZipFile(source) as archive:
             for number, name in enumerate(archive.namelist()):
@@ -344,10 +345,10 @@ def _read_database(source: str) -> Iterator[tuple[str, bytes]]:
         for (table,) in names.fetchall():
             if table == "block":
                 for kind, payload in connection.execute("SELECT kind, payload FROM block"):
-                    yield from _of_block(kind, payload)
+                    yield from _unpack_block(kind, payload)
                 continue
             rows = connection.execute(f'SELECT * FROM "{table}"')
-            while row_chunk := list(islice(rows, _ROWS)):
+            while row_chunk := list(islice(rows, _ROWS_PER_CHUNK)):
                 cells = [
                     _to_bytes(value)
                     for row in row_chunk
@@ -363,7 +364,7 @@ def _to_bytes(text: str | bytes) -> bytes:
     return text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
 
 
-def _read_columns(table: pa.Table) -> Iterator[tuple[str, bytes]]:
+def _column_texts(table: pa.Table) -> Iterator[tuple[str, bytes]]:
     """Yield the texts and bytes of columns, a line each; of columns that say who, as a field."""
     for name in table.column_names:
         for column in _flatten_column(table[name].combine_chunks()):
@@ -371,10 +372,9 @@ def _read_columns(table: pa.Table) -> Iterator[tuple[str, bytes]]:
                 continue
             values = column.drop_null().unique().to_pylist()
             yield f"column {name}", b"\n".join(map(_to_bytes, values))
-            if name in _IDS:
-                fields = [
-                    _name_field(_IDS[name], value) for value in values if isinstance(value, str)
-                ]
+            if name in _ID_FIELD_BY_COLUMN:
+                texts = [value for value in values if isinstance(value, str)]
+                fields = [_name_field(_ID_FIELD_BY_COLUMN[name], text) for text in texts]
                 yield f"column {name}", b"\n".join(fields)
 
 

@@ -25,13 +25,19 @@ from tailorbird.events.guess import (
 )
 from tailorbird.events.guess.quoting import toml_string
 from tailorbird.proposal.adapter_facts import facts_from_adapter
-from tailorbird.proposal.facts import Reasons, facts_of, typical_user
-from tailorbird.proposal.features import features_text
-from tailorbird.proposal.slots import slots_text, train_window
+from tailorbird.proposal.facts import Reasons, choose_typical_user, derive_facts
+from tailorbird.proposal.features import render_features
+from tailorbird.proposal.slots import choose_train_window, render_slots
 
 _FILES_LISTED_MAX = 5
-_TABLES = (None, "mapping", "movielens")  # formats read by a mapping, whose columns are described
-_REFUSED_MAX = 0.5  # share of the rows that may be refused where a project is made all the same
+_MAPPED_FORMATS = (
+    None,
+    "mapping",
+    "movielens",
+)  # formats read by a mapping, whose columns are described
+_REFUSED_SHARE_MAX = (
+    0.5  # share of the rows that may be refused where a project is made all the same
+)
 
 
 @dataclass
@@ -68,19 +74,19 @@ def propose(data: Path, now: int, hints: MappingHints = NO_HINTS) -> Proposal:
         InputError: no file holds events that could be used.
         AskError: one answer is needed; see `MappingHints`.
     """
-    if (format_ := recognise_format(list_importable_files(data))) not in _TABLES:
+    if (format_ := recognise_format(list_importable_files(data))) not in _MAPPED_FORMATS:
         return _propose_from_adapter(str(format_), data, now)
     files = find_files(data, FORMATS["mapping"].patterns)
     reasons: Reasons = []
-    guesses, left_out = guess_files(files, hints)
-    reasons += [(file.name, "left out", why) for file, why in left_out.items()]
+    guesses, reason_by_left_out_file = guess_files(files, hints)
+    reasons += [(file.name, "left out", why) for file, why in reason_by_left_out_file.items()]
     reasons += [
         (f"{guess.file.name}: {column.column}", column.role or "left out", column.why)
         for guess in guesses
         for column in guess.columns
     ]
-    events = [guess for guess in guesses if guess.kind == "events"]
-    if not events:
+    event_sources = [guess for guess in guesses if guess.kind == "events"]
+    if not event_sources:
         raise InputError(
             "no file holds events (a user or a session, an item and a time): "
             f"{_describe_files(files, guesses, reasons)}",
@@ -88,58 +94,66 @@ def propose(data: Path, now: int, hints: MappingHints = NO_HINTS) -> Proposal:
             fix="rename the columns, as to user_id, item_id and timestamp, or write the mapping "
             "by hand: see docs/how-to/import.md",
         )
-    main = max(events, key=lambda guess: guess.file.stat().st_size)
-    same_layout = [guess for guess in events if _without_name(guess) == _without_name(main)]
-    other_files = {guess.file for guess in events} - {main.file}
-    chosen = [
-        main,
-        *(guess for guess in guesses if guess.kind != "events" and guess.file not in other_files),
+    main_source = max(event_sources, key=lambda guess: guess.file.stat().st_size)
+    same_layout_sources = [
+        guess
+        for guess in event_sources
+        if _toml_without_file(guess) == _toml_without_file(main_source)
+    ]
+    other_event_files = {guess.file for guess in event_sources} - {main_source.file}
+    chosen_sources = [
+        main_source,
+        *(
+            guess
+            for guess in guesses
+            if guess.kind != "events" and guess.file not in other_event_files
+        ),
     ]
     reasons += [
         (guess.file.name, "left out", "a second file of events; add its [[source]] by hand")
-        for guess in events
-        if guess not in same_layout
+        for guess in event_sources
+        if guess not in same_layout_sources
     ]
     mapping = (
         "# How the columns of the files become events and profiles; edit it, then import "
         "with --mapping.\n\n"
     )
-    mapping += "\n".join(guess.toml for guess in chosen)
-    if len(same_layout) > 1:
-        pattern = _name_pattern([guess.file.name for guess in same_layout])
+    mapping += "\n".join(guess.toml for guess in chosen_sources)
+    if len(same_layout_sources) > 1:
+        pattern = _name_pattern([guess.file.name for guess in same_layout_sources])
         mapping = mapping.replace(
-            f"file = {toml_string(main.file.name)}", f"file = {toml_string(pattern)}"
+            f"file = {toml_string(main_source.file.name)}", f"file = {toml_string(pattern)}"
         )
         reasons.append(
             (
                 pattern,
                 "events",
-                f"{len(same_layout)} files with the same columns; figures below are of "
-                f"{main.file.name}",
+                f"{len(same_layout_sources)} files with the same columns; figures below are of "
+                f"{main_source.file.name}",
             )
         )
-    facts = facts_of(main, chosen)
-    custom_types = [name for name in main.types if name not in EVENT_TYPES]
+    facts = derive_facts(main_source, chosen_sources)
+    custom_types = [name for name in main_source.types if name not in EVENT_TYPES]
     trial = try_mapping(mapping, files, now, custom_types)
-    if trial.share > _REFUSED_MAX:
+    if trial.refused_share > _REFUSED_SHARE_MAX:
         fix = "write the mapping by hand: docs/how-to/import.md"
         raise InputError(f"hardly a row could be used\n{trial.warning}", where=str(data), fix=fix)
     reasons += [
         (name, "event type", "not built in, so it is declared in tailorbird.toml")
         for name in custom_types
     ]
-    slots = slots_text(facts, reasons)
-    features = features_text(facts, reasons)
+    slots = render_slots(facts, reasons)
+    features = render_features(facts, reasons)
     return Proposal(
-        mapping,
-        features,
-        slots,
-        custom_types,
-        train_window(facts, reasons),
-        typical_user(_events_by_user(main)),
-        trial,
-        "mapping",
-        reasons,
+        mapping=mapping,
+        features=features,
+        slots=slots,
+        types=custom_types,
+        train_window=choose_train_window(facts, reasons),
+        user=choose_typical_user(_events_by_user(main_source)),
+        trial=trial,
+        format="mapping",
+        reasons=reasons,
     )
 
 
@@ -153,41 +167,41 @@ def _propose_from_adapter(format_: str, data: Path, now: int) -> Proposal:
         (name, "event type", "not built in, so it is declared in tailorbird.toml")
         for name in custom_types
     ]
-    slots, features = slots_text(facts, reasons), features_text(facts, reasons)
+    slots, features = render_slots(facts, reasons), render_features(facts, reasons)
     return Proposal(
-        "",
-        features,
-        slots,
-        custom_types,
-        train_window(facts, reasons),
-        user,
-        Trial(0, 0, [], []),
-        format_,
-        reasons,
+        mapping="",
+        features=features,
+        slots=slots,
+        types=custom_types,
+        train_window=choose_train_window(facts, reasons),
+        user=user,
+        trial=Trial(0, 0, [], []),
+        format=format_,
+        reasons=reasons,
     )
 
 
-def _events_by_user(main: SourceGuess) -> dict[str, int]:
+def _events_by_user(main_source: SourceGuess) -> dict[str, int]:
     """Count the events of each user in the sample."""
-    column = next((column.column for column in main.columns if column.role == "user_id"), "")
+    column = next((column.column for column in main_source.columns if column.role == "user_id"), "")
     if not column:
         return {}
-    counts = pc.value_counts(main.sample.column(column).drop_null()).to_pylist()
+    counts = pc.value_counts(main_source.sample.column(column).drop_null()).to_pylist()
     return {
         f"{user:.15g}" if isinstance(user, float) else str(user): count
         for user, count in (entry.values() for entry in counts)
     }
 
 
-def _without_name(guess: SourceGuess) -> str:
+def _toml_without_file(guess: SourceGuess) -> str:
     return guess.toml.replace(f"file = {toml_string(guess.file.name)}", "", 1)
 
 
 def _name_pattern(names: list[str]) -> str:
     """Return a pattern that matches names with a common prefix or suffix."""
-    begin = _common_prefix(names)
-    end = _common_prefix([name[len(begin) :][::-1] for name in names])[::-1]
-    return f"{begin}*{end}"
+    prefix = _common_prefix(names)
+    suffix = _common_prefix([name[len(prefix) :][::-1] for name in names])[::-1]
+    return f"{prefix}*{suffix}"
 
 
 def _common_prefix(names: list[str]) -> str:
@@ -198,14 +212,14 @@ def _common_prefix(names: list[str]) -> str:
 
 def _describe_files(files: list[Path], guesses: list[SourceGuess], reasons: Reasons) -> str:
     """Describe what each file was classified as, with its columns."""
-    taken = {
+    description_by_file = {
         guess.file.name: f"holds {guess.kind} by its columns "
         f"{', '.join(column.column for column in guess.columns if column.column)}"
         for guess in guesses
     }
-    left_out = {name: why for name, _, why in reasons}
+    reason_by_file = {name: why for name, _, why in reasons}
     descriptions = [
-        f"{file.name} {taken.get(file.name) or left_out.get(file.name, 'is left out')}"
+        f"{file.name} {description_by_file.get(file.name) or reason_by_file.get(file.name, 'is left out')}"
         for file in files[:_FILES_LISTED_MAX]
     ]
     return "; ".join(descriptions) + (

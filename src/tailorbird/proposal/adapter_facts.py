@@ -11,22 +11,22 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
+from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check_body
 from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
 from tailorbird.events.contract.verdict import Accepted
 from tailorbird.proposal.facts import (
-    CONTEXT,
+    CONTEXT_FIELDS,
     EXCLUDED_TYPES,
     Facts,
     attribute_fields,
-    kind_of_column,
-    primary_type,
-    typical_user,
+    choose_target_type,
+    choose_typical_user,
+    classify_column,
 )
-from tailorbird.proposal.statistics import LogStatistics, codes_of, statistics_of
+from tailorbird.proposal.statistics import LogStatistics, compute_statistics, encode_codes
 
 ROWS_MAX = 300_000  # of larger exports, the first ones
-_PROFILES = {"item": "items", "user": "users"}
+_PROFILE_OWNERS = {"item": "items", "user": "users"}
 
 
 class _TypeOnly(msgspec.Struct):
@@ -36,15 +36,15 @@ class _TypeOnly(msgspec.Struct):
 
 
 @dataclass
-class _Site:
+class _SiteTotals:
     """Aggregates over the events of a site."""
 
-    types: Counter[str] = field(default_factory=Counter)
-    people: Counter[str] = field(default_factory=Counter)
+    type_counts: Counter[str] = field(default_factory=Counter)
+    events_by_user: Counter[str] = field(default_factory=Counter)
     interactions: list[Accepted] = field(default_factory=list)
-    context: set[str] = field(default_factory=set)
-    properties: set[str] = field(default_factory=set)
-    profiles: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    context_fields: set[str] = field(default_factory=set)
+    property_names: set[str] = field(default_factory=set)
+    values_by_attribute: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
 
 
 def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[str], str]:
@@ -53,32 +53,34 @@ def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[
     Args:
         now: in microseconds.
     """
-    site = _Site()
+    totals = _SiteTotals()
     for accepted in islice(_read_accepted(format_, data, now), ROWS_MAX):
-        _add_event(site, accepted)
-    action_types = [name for name, _ in site.types.most_common() if name not in EXCLUDED_TYPES]
-    primary = primary_type(action_types)
+        _count_event(totals, accepted)
+    action_types = [
+        name for name, _ in totals.type_counts.most_common() if name not in EXCLUDED_TYPES
+    ]
+    target_type = choose_target_type(action_types)
     attribute_kinds = {
-        (owner, name): kind_of_column(name, _to_array(values))
-        for (owner, name), values in site.profiles.items()
+        (owner, name): classify_column(name, _to_array(values))
+        for (owner, name), values in totals.values_by_attribute.items()
     }
     facts = Facts(
-        type=primary,
-        types=tuple(action_types),
-        log=_compute_statistics(
-            [event for event in site.interactions if event.event.type == primary]
+        target_type=target_type,
+        action_types=tuple(action_types),
+        log_statistics=_compute_statistics(
+            [event for event in totals.interactions if event.event.type == target_type]
         ),
-        has_price="price" in site.properties,
-        has_quantity="quantity" in site.properties,
-        has_session=any(row.event.session_id for row in site.interactions[:1_000]),
-        has_search="search" in site.types,
-        context=tuple(name for name in CONTEXT if name in site.context),
+        has_price="price" in totals.property_names,
+        has_quantity="quantity" in totals.property_names,
+        has_session=any(row.event.session_id for row in totals.interactions[:1_000]),
+        has_search="search" in totals.type_counts,
+        context_fields=tuple(name for name in CONTEXT_FIELDS if name in totals.context_fields),
         **attribute_fields(attribute_kinds),
     )
     return (
         facts,
         [name for name in action_types if name not in EVENT_TYPES],
-        typical_user(site.people),
+        choose_typical_user(totals.events_by_user),
     )
 
 
@@ -89,53 +91,67 @@ def _read_accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
     for batch in read(
         dict.fromkeys(find_files(data, patterns), "0" * 64), AdapterOptions(root=str(data))
     ):
-        rows, refused = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
-        if any(refusal.code == "unknown_type" for refusal in refused):
-            plan = RoutePlan(event_types=(*EVENT_TYPES, *_unknown_types(batch.lines)))
-            rows, _ = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
-        yield from rows
+        accepted_events, refusals = check_body(
+            b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan
+        )
+        if any(refusal.code == "unknown_type" for refusal in refusals):
+            plan = RoutePlan(event_types=(*EVENT_TYPES, *_list_unknown_types(batch.lines)))
+            accepted_events, _ = check_body(
+                b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan
+            )
+        yield from accepted_events
 
 
-def _unknown_types(lines: list[bytes]) -> list[str]:
+def _list_unknown_types(lines: list[bytes]) -> list[str]:
     types = dict.fromkeys(msgspec.json.decode(line, type=_TypeOnly).type for line in lines)
     return [name for name in types if name and name not in EVENT_TYPES]
 
 
-def _add_event(site: _Site, row: Accepted) -> None:
-    event = row.event
-    if event.type in _PROFILES:
+def _count_event(totals: _SiteTotals, accepted: Accepted) -> None:
+    event = accepted.event
+    if event.type in _PROFILE_OWNERS:
         for name, value in (event.properties or {}).items():
-            values = site.profiles.setdefault((_PROFILES[event.type], name), [])
+            values = totals.values_by_attribute.setdefault((_PROFILE_OWNERS[event.type], name), [])
             if len(values) < 2_000:
                 values.append(value)
         return
-    site.types[event.type] += 1
-    site.interactions.append(row)
-    site.properties.update(event.properties or {})
+    totals.type_counts[event.type] += 1
+    totals.interactions.append(accepted)
+    totals.property_names.update(event.properties or {})
     if event.user_id:
-        site.people[event.user_id] += 1
+        totals.events_by_user[event.user_id] += 1
     if event.context is not None:
-        site.context.update(name for name in CONTEXT if getattr(event.context, name))
+        totals.context_fields.update(
+            name for name in CONTEXT_FIELDS if getattr(event.context, name)
+        )
 
 
 def _compute_statistics(interactions: list[Accepted]) -> LogStatistics:
-    usable = [
-        row
-        for row in interactions
-        if row.event.item_id and (row.event.user_id or row.event.anonymous_id)
+    usable_events = [
+        accepted
+        for accepted in interactions
+        if accepted.event.item_id and (accepted.event.user_id or accepted.event.anonymous_id)
     ]
-    if not usable:
+    if not usable_events:
         return LogStatistics()
-    users = codes_of(
+    user_codes = encode_codes(
         pa.chunked_array(
-            [[row.event.user_id or row.event.anonymous_id for row in usable]], pa.string()
+            [[accepted.event.user_id or accepted.event.anonymous_id for accepted in usable_events]],
+            pa.string(),
         )
     )
-    items = codes_of(pa.chunked_array([[row.event.item_id for row in usable]], pa.string()))
-    sessions = [row.event.session_id for row in usable]
-    session_codes = codes_of(pa.chunked_array([sessions], pa.string())) if all(sessions) else None
-    return statistics_of(
-        np.array([row.ts for row in usable], np.int64), users, items, session_codes
+    item_codes = encode_codes(
+        pa.chunked_array([[accepted.event.item_id for accepted in usable_events]], pa.string())
+    )
+    session_ids = [accepted.event.session_id for accepted in usable_events]
+    session_codes = (
+        encode_codes(pa.chunked_array([session_ids], pa.string())) if all(session_ids) else None
+    )
+    return compute_statistics(
+        np.array([accepted.ts for accepted in usable_events], np.int64),
+        user_codes,
+        item_codes,
+        session_codes,
     )
 
 

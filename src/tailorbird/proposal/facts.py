@@ -33,7 +33,7 @@ _CATEGORY_NAMES = (
     "color",
 )
 _LINE_TOTAL_NAMES = ("sales_value", "amount", "umsatz")  # prices that hold the quantity already
-CONTEXT = (
+CONTEXT_FIELDS = (
     "device",
     "country",
     "referrer",
@@ -46,41 +46,42 @@ class Facts:
     """Facts about a site's files.
 
     Attributes:
-        type: the event type that lists are made for; `types`: all that people do.
-        log: figures of the events of that type.
-        numeric, categorical, user_numeric, user_categorical: attributes of items and users.
+        target_type: the event type that lists are made for.
+        action_types: all that people do.
+        log_statistics: figures of the events of that type.
+        item_numeric, item_categorical, user_numeric, user_categorical: attributes of items and users.
         has_quantity: whether prices are of one piece, and events say how many.
-        category: the attribute of items that says what they are, "" without one.
+        category_attribute: the attribute of items that says what they are, "" without one.
     """
 
-    type: str
-    types: tuple[str, ...]
-    log: LogStatistics
+    target_type: str
+    action_types: tuple[str, ...]
+    log_statistics: LogStatistics
     has_price: bool
     has_quantity: bool
     has_session: bool
     has_search: bool
-    context: tuple[str, ...]
-    numeric: tuple[str, ...]
-    categorical: tuple[str, ...]
+    context_fields: tuple[str, ...]
+    item_numeric: tuple[str, ...]
+    item_categorical: tuple[str, ...]
     user_numeric: tuple[str, ...]
     user_categorical: tuple[str, ...]
-    category: str
+    category_attribute: str
 
     @property
     def has_repeats(self) -> bool:
         """True if users come back to items."""
-        return self.log.repeats >= REPEAT_SHARE_MIN
+        return self.log_statistics.repeat_share >= REPEAT_SHARE_MIN
 
     @property
     def is_fast_moving(self) -> bool:
         """True if demand changes within a day, as on a news site."""
-        return self.log.best_window <= DAY
+        return self.log_statistics.best_window <= DAY
 
 
-def facts_of(main_source: SourceGuess, sources: list[SourceGuess]) -> Facts:
+def derive_facts(main_source: SourceGuess, sources: list[SourceGuess]) -> Facts:
     """Derive the facts from the main file of events and the files of profiles."""
-    roles = {column.role: column.column for column in main_source.columns}
+    column_by_role = {column.role: column.column for column in main_source.columns}
     attribute_kinds: dict[
         tuple[str, str], str
     ] = {}  # (owner, attribute) → kind; several files may have one
@@ -89,31 +90,38 @@ def facts_of(main_source: SourceGuess, sources: list[SourceGuess]) -> Facts:
             continue
         for column in guess.columns:
             if column.role.startswith("properties."):
-                name = column.role.removeprefix("properties.")
+                attribute = column.role.removeprefix("properties.")
                 attribute_kinds.setdefault(
-                    (guess.kind, name),
-                    kind_of_column(column.column, guess.sample.column(column.column)),
+                    (guess.kind, attribute),
+                    classify_column(column.column, guess.sample.column(column.column)),
                 )
 
-    user_types = [name for name in main_source.types if name not in EXCLUDED_TYPES]
-    kind = primary_type(user_types)
+    user_types = [attribute for attribute in main_source.types if attribute not in EXCLUDED_TYPES]
+    target_type = choose_target_type(user_types)
     return Facts(
-        type=kind,
-        types=tuple(user_types),
-        log=measure_log(
-            main_source, [written for written, name in main_source.values.items() if name == kind]
+        target_type=target_type,
+        action_types=tuple(user_types),
+        log_statistics=measure_log(
+            main_source,
+            [
+                written
+                for written, attribute in main_source.values.items()
+                if attribute == target_type
+            ],
         ),
-        has_price="properties.price" in roles,
-        has_quantity="properties.quantity" in roles
-        and normalise_name(roles.get("properties.price", "")) not in _LINE_TOTAL_NAMES,
-        has_session="session_id" in roles,
+        has_price="properties.price" in column_by_role,
+        has_quantity="properties.quantity" in column_by_role
+        and normalise_name(column_by_role.get("properties.price", "")) not in _LINE_TOTAL_NAMES,
+        has_session="session_id" in column_by_role,
         has_search="search" in main_source.types,
-        context=tuple(name for name in CONTEXT if f"context.{name}" in roles),
+        context_fields=tuple(
+            attribute for attribute in CONTEXT_FIELDS if f"context.{attribute}" in column_by_role
+        ),
         **attribute_fields(attribute_kinds),
     )
 
 
-def primary_type(user_types: Sequence[str]) -> str:
+def choose_target_type(user_types: Sequence[str]) -> str:
     """Return the event type that recommendations optimise, from types ordered by frequency."""
     return next(
         (name for name in _PRIMARY_TYPES if name in user_types),
@@ -128,45 +136,45 @@ def attribute_fields(attribute_kinds: Mapping[tuple[str, str], str]) -> dict[str
         attribute_kinds: (`items` or `users`, attribute) → `numeric`, `categorical` or `other`.
     """
 
-    def names_of(of: str, kind: str) -> tuple[str, ...]:
+    def list_attributes(entity: str, kind: str) -> tuple[str, ...]:
         return tuple(
             name
             for (owner, name), attribute_kind in attribute_kinds.items()
-            if (owner, attribute_kind) == (of, kind)
+            if (owner, attribute_kind) == (entity, kind)
         )
 
-    categorical = names_of("items", "categorical")
+    categorical = list_attributes("items", "categorical")
     return {
-        "numeric": names_of("items", "numeric")[:6],
-        "categorical": categorical[:6],
-        "user_numeric": names_of("users", "numeric")[:6],
-        "user_categorical": names_of("users", "categorical")[:6],
-        "category": next(
+        "item_numeric": list_attributes("items", "numeric")[:6],
+        "item_categorical": categorical[:6],
+        "user_numeric": list_attributes("users", "numeric")[:6],
+        "user_categorical": list_attributes("users", "categorical")[:6],
+        "category_attribute": next(
             (name for name in _CATEGORY_NAMES if name in categorical),
             categorical[0] if categorical else "",
         ),
     }
 
 
-def kind_of_column(name: str, column: pa.Array) -> str:
+def classify_column(name: str, column: pa.Array) -> str:
     if pa.types.is_floating(column.type):
         return "numeric"
     if pa.types.is_list(column.type) or pa.types.is_nested(column.type):
         return "other"
-    distinct = pc.count_distinct(column).as_py()
+    distinct_count = pc.count_distinct(column).as_py()
     if name.lower().endswith("_id"):
         return "categorical"
-    if pa.types.is_integer(column.type) and distinct > 50:
+    if pa.types.is_integer(column.type) and distinct_count > 50:
         return "numeric"
-    if distinct > 20 and distinct > len(column) / 2:
+    if distinct_count > 20 and distinct_count > len(column) / 2:
         return "other"  # nearly each its own, such as a title: nothing to learn from as a category
-    return "categorical" if distinct <= 2_000 else "other"
+    return "categorical" if distinct_count <= 2_000 else "other"
 
 
-def typical_user(events: Mapping[str, int]) -> str:
+def choose_typical_user(events_by_user: Mapping[str, int]) -> str:
     """Return a user with more events than nine of ten, or "".
 
     The most active id may not be a person.
     """
-    people = sorted(events, key=lambda person: (events[person], person))
-    return people[len(people) * 9 // 10] if people else ""
+    users_by_activity = sorted(events_by_user, key=lambda person: (events_by_user[person], person))
+    return users_by_activity[len(users_by_activity) * 9 // 10] if users_by_activity else ""

@@ -23,8 +23,8 @@ Ints = npt.NDArray[np.int64]
 ROWS_MAX = 3_000_000  # larger files are sampled by user to about this many rows
 WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY, 1825 * DAY)
 _TIE_SHARE = 0.97  # of two windows that tell about as much, the longer moves less
-UNKNOWN_SPAN = 30.0  # days, of times that are text
-_PROBE_MOMENTS, _NEXT_EVENTS, _TOP_ITEMS = (
+UNKNOWN_SPAN_DAYS = 30.0  # days, of times that are text
+_PROBE_COUNT, _NEXT_EVENTS, _TOP_ITEMS = (
     60,
     200,
     20,
@@ -39,12 +39,12 @@ class LogStatistics:
     Attributes:
         events, people, items: how many there are; events may be of a sample of the people.
         span_days: the days that the events cover; 0 if unknown.
-        repeats: share of the events whose user had the item before.
-        session_events: events of a session, as a mean.
-        person_events: events of a person, exceeded by one of ten.
-        new_items: share of the events in the last fifth of the time about items that first occur in
+        repeat_share: share of the events whose user had the item before.
+        mean_session_events: events of a session.
+        person_events_p90: events of a person, exceeded by one of ten.
+        new_item_share: share of the events in the last fifth of the time about items that first occur in
             it.
-        window_shares: window → share of the next events about its twenty most popular items.
+        share_by_window: window → share of the next events about its twenty most popular items.
         visits_a_day: sessions of all people, per day.
     """
 
@@ -52,56 +52,61 @@ class LogStatistics:
     people: int = 0
     items: int = 0
     span_days: float = 0.0
-    repeats: float = 0.0
-    session_events: float = 1.0
-    person_events: int = 1
-    new_items: float = 0.0
-    window_shares: dict[int, float] | None = None
+    repeat_share: float = 0.0
+    mean_session_events: float = 1.0
+    person_events_p90: int = 1
+    new_item_share: float = 0.0
+    share_by_window: dict[int, float] | None = None
     visits_a_day: float = 0.0
 
     @property
     def best_window(self) -> int:
         """The window whose most popular items best predict the next events; a week by default."""
-        if not self.window_shares:
+        if not self.share_by_window:
             return 7 * DAY
-        best = max(self.window_shares.values())
+        best = max(self.share_by_window.values())
         return max(
-            window for window, share in self.window_shares.items() if share >= _TIE_SHARE * best
+            window for window, share in self.share_by_window.items() if share >= _TIE_SHARE * best
         )
 
 
-def measure_log(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
+def measure_log(guess: SourceGuess, counted_types: Sequence[str]) -> LogStatistics:
     """Measure a file of events.
 
     Args:
         guess: what its columns are.
-        values: the values of its type column that count; empty for all rows.
+        counted_types: the values of its type column that count; empty for all rows.
     """
-    roles = {
+    column_by_role = {
         column.role: column.column for column in guess.columns if column.column
     }  # without a time, rows count as of their import
-    person, item, session = (
-        roles.get("user_id") or roles.get("anonymous_id"),
-        roles.get("item_id"),
-        roles.get("session_id"),
+    person_column, item_column, session_column = (
+        column_by_role.get("user_id") or column_by_role.get("anonymous_id"),
+        column_by_role.get("item_id"),
+        column_by_role.get("session_id"),
     )
-    if "ts" not in roles or person is None or item is None:
+    if "ts" not in column_by_role or person_column is None or item_column is None:
         return LogStatistics()
-    ts, columns = _read_events(
+    ts, code_columns = _read_events(
         guess,
-        [roles["ts"], person, item, *([session] if session else [])],
-        roles.get("type"),
-        values,
+        [
+            column_by_role["ts"],
+            person_column,
+            item_column,
+            *([session_column] if session_column else []),
+        ],
+        column_by_role.get("type"),
+        counted_types,
     )
     if not len(ts):
-        return LogStatistics(span_days=UNKNOWN_SPAN)
-    users, items, *session_codes = columns
-    return statistics_of(
+        return LogStatistics(span_days=UNKNOWN_SPAN_DAYS)
+    users, items, *session_codes = code_columns
+    return compute_statistics(
         ts, users, items, session_codes[0] if session_codes else None, _sampling_interval(guess)
     )
 
 
-def statistics_of(
+def compute_statistics(
     ts: Ints, users: Ints, items: Ints, sessions: Ints | None, sample_every: int = 1
 ) -> LogStatistics:
     """Compute the statistics of events.
@@ -114,66 +119,79 @@ def statistics_of(
     order = np.argsort(ts, kind="stable")
     ts, users, items = ts[order], users[order], items[order]
     sessions = sessions[order] if sessions is not None else _split_sessions(ts, users)
-    span = (int(ts[-1]) - int(ts[0])) / DAY
+    span_days = (int(ts[-1]) - int(ts[0])) / DAY
     user_events = np.bincount(users)
     distinct_pairs = np.unique(users * (items.max() + 1) + items).size
-    visits = np.unique(sessions).size
+    visit_count = np.unique(sessions).size
     return LogStatistics(
         events=len(ts),
         people=int((user_events > 0).sum()),
         items=int(np.unique(items).size),
-        span_days=span,
-        repeats=1 - distinct_pairs / len(ts),
-        session_events=len(ts) / visits,
-        person_events=int(np.quantile(user_events[user_events > 0], 0.9)),
-        new_items=_new_items(ts, items),
-        window_shares=_window_shares(ts, items),
-        visits_a_day=visits * sample_every / max(span, 1.0),
+        span_days=span_days,
+        repeat_share=1 - distinct_pairs / len(ts),
+        mean_session_events=len(ts) / visit_count,
+        person_events_p90=int(np.quantile(user_events[user_events > 0], 0.9)),
+        new_item_share=_new_item_share(ts, items),
+        share_by_window=_measure_window_shares(ts, items),
+        visits_a_day=visit_count * sample_every / max(span_days, 1.0),
     )
 
 
 def _read_events(
-    guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str]
+    guess: SourceGuess,
+    column_names: list[str],
+    type_column: str | None,
+    counted_types: Sequence[str],
 ) -> tuple[Ints, list[Ints]]:
     """Return times and column codes for the events of a sample of users."""
     sample_every = _sampling_interval(guess)
-    rows = list(_read_sample(guess, names, type_, values, sample_every))
-    if not rows:
-        return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
-    table = pa.Table.from_batches(rows)
+    batches = list(_read_sample(guess, column_names, type_column, counted_types, sample_every))
+    if not batches:
+        return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in column_names[1:]]
+    table = pa.Table.from_batches(batches)
     ts = _to_micros(table.column(0), guess)
     if ts is None:
-        return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
+        return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in column_names[1:]]
     is_complete = pc.is_valid(ts)
-    for column in range(1, len(names)):
+    for column in range(1, len(column_names)):
         is_complete = pc.and_(is_complete, pc.is_valid(table.column(column)))
-    codes = [codes_of(table.column(column).filter(is_complete)) for column in range(1, len(names))]
+    codes = [
+        encode_codes(table.column(column).filter(is_complete))
+        for column in range(1, len(column_names))
+    ]
     return pc.filter(ts, is_complete).to_numpy().astype(np.int64), codes
 
 
 def _read_sample(
     guess: SourceGuess,
-    names: list[str],
-    type_: str | None,
-    values: Sequence[str],
+    column_names: list[str],
+    type_column: str | None,
+    counted_types: Sequence[str],
     sample_every: int,
 ) -> Iterator[pa.RecordBatch]:
-    selected = list(dict.fromkeys([*names, *([type_] if type_ else [])]))
+    selected_columns = list(dict.fromkeys([*column_names, *([type_column] if type_column else [])]))
     for batch in read_columns(
-        guess.file, selected, texts=frozenset(names[1:]), broken=[], form=guess.form
+        guess.file,
+        selected_columns,
+        text_columns=frozenset(column_names[1:]),
+        broken_rows=[],
+        table_spec=guess.table_spec,
     ):
-        if type_ and values:
-            batch = batch.filter(pc.is_in(batch.column(type_).cast(pa.string()), pa.array(values)))
+        if type_column and counted_types:
+            batch = batch.filter(
+                pc.is_in(batch.column(type_column).cast(pa.string()), pa.array(counted_types))
+            )
         if sample_every > 1:
-            people = batch.column(names[1]).cast(pa.string()).dictionary_encode()
-            pseudonyms = np.append(
+            people = batch.column(column_names[1]).cast(pa.string()).dictionary_encode()
+            is_sampled = np.append(
                 hash64s(people.dictionary.to_pylist()) % np.uint64(sample_every) == 0, False
             )
             batch = batch.filter(
-                pa.array(pseudonyms[pc.fill_null(people.indices, len(pseudonyms) - 1).to_numpy()])
+                pa.array(is_sampled[pc.fill_null(people.indices, len(is_sampled) - 1).to_numpy()])
             )
         yield pa.record_batch(
-            [batch.column(name) for name in names], [str(column) for column in range(len(names))]
+            [batch.column(name) for name in column_names],
+            [str(column) for column in range(len(column_names))],
         )
 
 
@@ -213,11 +231,11 @@ def _to_micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | 
     )
 
 
-def _to_epoch_micros(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp() * 1e6)
+def _to_epoch_micros(time: datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp() * 1e6)
 
 
-def codes_of(column: pa.ChunkedArray) -> Ints:
+def encode_codes(column: pa.ChunkedArray) -> Ints:
     """Encode values as codes in order of first appearance."""
     return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
@@ -232,7 +250,7 @@ def _split_sessions(ts: Ints, users: Ints) -> Ints:
     return sessions
 
 
-def _new_items(ts: Ints, items: Ints) -> float:
+def _new_item_share(ts: Ints, items: Ints) -> float:
     border_ts = int(ts[-1]) - (int(ts[-1]) - int(ts[0])) // 5
     border_row = int(np.searchsorted(ts, border_ts))
     late_items = items[border_row:]
@@ -243,21 +261,26 @@ def _new_items(ts: Ints, items: Ints) -> float:
     )
 
 
-def _window_shares(ts: Ints, items: Ints) -> dict[int, float]:
+def _measure_window_shares(ts: Ints, items: Ints) -> dict[int, float]:
     """Measure how well the top items of each window predict the next events."""
-    span, item_count = int(ts[-1] - ts[0]), int(items.max()) + 1
-    probe_ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBE_MOMENTS).astype(np.int64))
-    by_window: dict[int, float] = {}
+    span_us, item_count = int(ts[-1] - ts[0]), int(items.max()) + 1
+    probe_rows = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBE_COUNT).astype(np.int64))
+    share_by_window: dict[int, float] = {}
     for window in WINDOWS:
-        if by_window and window > 0.75 * span:
+        if share_by_window and window > 0.75 * span_us:
             break
         shares = []
-        for end in probe_ends.tolist():
-            begin = int(np.searchsorted(ts, ts[end] - window))
-            count = np.bincount(items[begin:end], minlength=item_count)
-            top = np.argsort(-count, kind="stable")[:_TOP_ITEMS]
+        for probe_row in probe_rows.tolist():
+            window_start = int(np.searchsorted(ts, ts[probe_row] - window))
+            item_counts = np.bincount(items[window_start:probe_row], minlength=item_count)
+            top_items = np.argsort(-item_counts, kind="stable")[:_TOP_ITEMS]
             shares.append(
-                float(np.isin(items[end : end + _NEXT_EVENTS], top[count[top] > 0]).mean())
+                float(
+                    np.isin(
+                        items[probe_row : probe_row + _NEXT_EVENTS],
+                        top_items[item_counts[top_items] > 0],
+                    ).mean()
+                )
             )
-        by_window[window] = float(np.mean(shares))
-    return by_window
+        share_by_window[window] = float(np.mean(shares))
+    return share_by_window

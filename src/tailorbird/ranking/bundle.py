@@ -32,11 +32,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from tailorbird.candidates.contract import contract_of
+from tailorbird.candidates.contract import build_contract
 from tailorbird.errors import BundleError, DamageError, DeclarationError
 from tailorbird.features import FeatureSet
-from tailorbird.features.codec import FILE as DECLARED
-from tailorbird.features.codec import decode_features, encode_features
+from tailorbird.features.codec import FEATURES_FILE, decode_features, encode_features
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.calibration import Calibration, Identity
 from tailorbird.ranking.encode.encoder import Encoder, Keys
@@ -49,18 +48,19 @@ from tailorbird.ranking.tower import Space, Tower, UserQuery
 from tailorbird.ranking.tower_net import read_tower
 from tailorbird.ranking.tree_shap import Trees
 from tailorbird.ranking.trees import read_trees, write_trees
-from tailorbird.registry import Columns, Head, Manifest, SealedBundle, Window, read_sealed, seal
+from tailorbird.registry import ColumnNames, Head, Manifest, SealedBundle
+from tailorbird.registry.manifest import TrainingWindow, read_sealed, seal
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import read_array, write_array
 from tailorbird.version import __version__
 
 Floats = npt.NDArray[np.float64]
 
-CARD = "card.md"
-CALIBRATION = "calibration.json"
-SKETCHES = "sketches.parquet"  # of bundles that a training wrote
+CARD_FILE = "card.md"
+CALIBRATION_FILE = "calibration.json"
+SKETCHES_FILE = "sketches.parquet"  # of bundles that a training wrote
 GOLDEN_ROWS = 32
-GOLDEN_RELATIVE, GOLDEN_ABSOLUTE = 1e-5, 1e-6
+GOLDEN_RTOL, GOLDEN_ATOL = 1e-5, 1e-6
 
 
 class NotFiniteError(BundleError):
@@ -97,11 +97,11 @@ class Bundle:
     tower: Tower | None = None
 
     @classmethod
-    def load(cls, path: Path, *, schema_hash: str | None) -> "Bundle":
+    def load(cls, path: Path, *, schema_hash: str | None = None) -> "Bundle":
         """Load, verify and warm up a bundle.
 
         Args:
-            path: its folder, such as `Registry.champion()`.
+            path: its folder, such as `Registry.champion_folder()`.
             schema_hash: of the feature set that its rows will come from; None to take any, for
                 looking at a bundle.
         Raises:
@@ -131,7 +131,7 @@ class Bundle:
             raise BundleError(message, where=str(path), fix=fix)
         try:
             encoder = read_encoder(bytes(files["encoder.json"]), where=str(path))
-            calibration = msgspec.json.decode(files[CALIBRATION], type=dict[str, Calibration])
+            calibration = msgspec.json.decode(files[CALIBRATION_FILE], type=dict[str, Calibration])
             models = {head.file: files[head.file] for head in manifest.heads}
             golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])
         except KeyError as error:
@@ -139,13 +139,15 @@ class Bundle:
         except (ValueError, msgspec.DecodeError) as error:
             raise BundleError(f"cannot be read: {error}", where=str(path)) from error
         try:
-            contract_of(manifest.sources)
+            build_contract(manifest.sources)
             if manifest.baseline:
                 Baseline.parse(manifest.baseline)
             features = None
-            if DECLARED in files:
+            if FEATURES_FILE in files:
                 features = decode_features(
-                    bytes(files[DECLARED]), where=f"{path}/{DECLARED}", expect=manifest.schema_hash
+                    bytes(files[FEATURES_FILE]),
+                    where=f"{path}/{FEATURES_FILE}",
+                    expected_hash=manifest.schema_hash,
                 )
         except (DamageError, DeclarationError) as error:
             raise BundleError(error.message, where=str(path), fix="tailorbird train") from error
@@ -158,7 +160,7 @@ class Bundle:
             for name, data in models.items()
         }
         trees = read_trees(files, manifest.heads, len(encoder.names), golden, where=str(path))
-        index, tower = Index.bare(()), None
+        index, tower = Index.from_ids(()), None
         if has_index:
             index = Index.load(sealed.folder("index"))
             tower = read_tower(
@@ -180,7 +182,7 @@ class Bundle:
         return self.manifest.schema_hash
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> ColumnNames:
         """The feature columns that it reads."""
         return self.manifest.columns
 
@@ -223,7 +225,7 @@ class Bundle:
         *,
         objective: Mapping[str, float] | None = None,
         user_query: UserQuery | None = None,
-        live: Matrix | None = None,
+        live_columns: Matrix | None = None,
     ) -> Scores:
         """Score one request's items.
 
@@ -233,13 +235,13 @@ class Bundle:
             objective: head → weight, as a slot has it; the manifest's formula by default.
             user_query: the user's query, if retrieval made it; recomputed if it is of another
                 sequence than the rows hold.
-            live: their columns of `encoder.live`; missing without them.
+            live_columns: their columns of `encoder.live_columns`; missing without them.
         Raises:
             NotFiniteError: the model gave something that is no number; serve with the previous
                 bundle.
         """
         matrix = self.encoder.encode_request(
-            rows, item_keys, self.index, self.space, user_query, live
+            rows, item_keys, self.index, self.space, user_query, live_columns
         )
         return self.score_matrix(matrix, objective=objective)
 
@@ -247,10 +249,10 @@ class Bundle:
         self, matrix: Matrix, *, objective: Mapping[str, float] | None = None
     ) -> Scores:
         """Score encoded rows of any number of requests, for evaluation and verification."""
-        raw = self.raw_scores(matrix)
+        raw_scores_by_head = self.raw_scores(matrix)
         heads = {
             name: self.calibration.get(name, Identity()).apply(column)
-            for name, column in raw.items()
+            for name, column in raw_scores_by_head.items()
         }
         return Scores(
             heads, compute_value(heads, objective or self.manifest.formula or {self.heads[0]: 1.0})
@@ -259,15 +261,15 @@ class Bundle:
     def raw_scores(self, matrix: Matrix) -> dict[str, Floats]:
         """Return the raw model outputs before calibration: target → (n,)."""
         forests = {head.file for head in self.manifest.heads if head.name in self.trees}
-        raw = run_heads(self.sessions, self.manifest.heads, matrix, forests)
-        for name, column in raw.items():
+        scores_by_head = run_heads(self.sessions, self.manifest.heads, matrix, forests)
+        for name, column in scores_by_head.items():
             if not np.isfinite(column).all():
                 raise NotFiniteError(
                     f"head {name} gave a value that is no finite number",
                     where=self.version,
                     fix="tailorbird models rollback",
                 )
-        return raw
+        return scores_by_head
 
     def _check_golden(self, matrix: Matrix, expected: Floats, *, where: str) -> None:
         if not self.heads:
@@ -284,9 +286,9 @@ class Bundle:
             raise BundleError("its golden rows have another shape than its model", where=where)
         if not matrix.shape[0]:
             raise BundleError("it has no golden rows", where=where)
-        raw = np.column_stack(list(self.raw_scores(matrix).values()))
-        if not np.allclose(raw, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE):
-            largest_difference = float(np.abs(raw - expected).max())
+        actual = np.column_stack(list(self.raw_scores(matrix).values()))
+        if not np.allclose(actual, expected, rtol=GOLDEN_RTOL, atol=GOLDEN_ATOL):
+            largest_difference = float(np.abs(actual - expected).max())
             raise BundleError(
                 f"its model answers its golden rows differently here, by up to {largest_difference:.2g}",
                 where=where,
@@ -307,14 +309,14 @@ def write_bundle(
     schema_hash: str = "",
     calibration: Mapping[str, Calibration] | None = None,
     formula: Mapping[str, float] | None = None,
-    window: Window | None = None,
+    window: TrainingWindow | None = None,
     metrics: Mapping[str, Any] | None = None,
     libraries: Mapping[str, str] | None = None,
     card: str = "",
     trees: Mapping[str, Trees] | None = None,
     tower: Mapping[str, bytes] | None = None,
     baseline: str = "",
-    extra: Mapping[str, bytes] | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a sealed bundle into a new folder, ready for `Registry.add`.
 
@@ -331,22 +333,22 @@ def write_bundle(
         tower: file → bytes, as `ranking.tower` has them; None without one.
         formula: head → weight, used where a slot declares no objective.
         baseline: sources joined by "+" that order items, of a bundle without heads.
-        extra: file → bytes of further files, such as `SKETCHES`.
+        extra_files: file → bytes of further files, such as `SKETCHES_FILE`.
     """
     calibration = dict(calibration or {})
     folder.mkdir(parents=True)
     tower_files = {f"{TOWER_FOLDER}/{name}": data for name, data in (tower or {}).items()}
-    for name, data in {**models, **tower_files, **(extra or {})}.items():
+    for name, data in {**models, **tower_files, **(extra_files or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     if index is not None:
         shutil.copytree(index, folder / "index")
     write_trees(folder, trees or {})
     if features is not None:
-        (folder / DECLARED).write_bytes(encode_features(features))
+        (folder / FEATURES_FILE).write_bytes(encode_features(features))
         schema_hash = features.schema_hash
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
-    (folder / CALIBRATION).write_bytes(msgspec.json.encode(calibration, order="sorted"))
+    (folder / CALIBRATION_FILE).write_bytes(msgspec.json.encode(calibration, order="sorted"))
     golden_count = _write_golden(folder, models, heads, golden)
     calibrated_heads = tuple(
         msgspec.structs.replace(head, calibration=calibration[head.name].name)
@@ -355,20 +357,20 @@ def write_bundle(
         for head in heads
     )
     if card:  # a copy of the manifest's card for readers of the folder
-        (folder / CARD).write_text(card, encoding="utf-8")
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
     manifest = Manifest(
         created_at=created_at,
         schema_hash=schema_hash,
         columns=encoder.columns,
         heads=calibrated_heads,
         formula=dict(formula or {}),
-        window=window or Window(),
+        window=window or TrainingWindow(),
         metrics=dict(metrics or {}),
         libraries={"onnxruntime": ort.__version__, "numpy": np.__version__, **(libraries or {})},
         golden_rows=golden_count,
         engine=__version__,
         index_as_of=0 if index is None else Index.open(index).as_of,
-        sources=(*encoder.live.sources, *(name for name in baseline.split("+") if name)),
+        sources=(*encoder.live_columns.sources, *(name for name in baseline.split("+") if name)),
         baseline=baseline,
         card=card,
     )
@@ -380,8 +382,8 @@ def _write_golden(
 ) -> int:
     """Write evenly chosen rows of a matrix with their raw scores, and return their number."""
     row_count = GOLDEN_ROWS if heads else 0
-    chosen = np.unique(np.linspace(0, len(matrix) - 1, row_count).astype(np.intp))
-    rows = np.ascontiguousarray(matrix[chosen], np.float32)
+    golden_positions = np.unique(np.linspace(0, len(matrix) - 1, row_count).astype(np.intp))
+    rows = np.ascontiguousarray(matrix[golden_positions], np.float32)
     raw_scores = np.zeros((0, 0))
     if heads:
         sessions = {

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 BLOCKS_MAX = 500  # of an isotonic table; each has two knots
 _SLOPE_MIN = 1e-7
-_EDGE = 1e-7  # distance of probabilities from 0 and 1 before the logarithm
+_PROBABILITY_MARGIN = 1e-7  # distance of probabilities from 0 and 1 before the logarithm
 
 
 class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
@@ -70,7 +70,7 @@ class Beta(msgspec.Struct, frozen=True, tag="beta"):
 
     def apply(self, raw: Floats) -> Floats:
         """Return probabilities (n,)."""
-        p = np.clip(raw, _EDGE, 1 - _EDGE)
+        p = np.clip(raw, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
         return _sigmoid(self.a * np.log(p) - self.b * np.log1p(-p) + self.c)
 
 
@@ -132,25 +132,25 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
     1].
     """
     weight = np.ones(raw.size) if weight is None else weight
-    x, position = np.unique(raw, return_inverse=True)
-    position_weights = np.bincount(position, weights=weight).astype(np.float64)
-    y = np.bincount(position, weights=weight * label) / position_weights
+    x, block_of_row = np.unique(raw, return_inverse=True)
+    position_weights = np.bincount(block_of_row, weights=weight).astype(np.float64)
+    y = np.bincount(block_of_row, weights=weight * label) / position_weights
     block_starts = _pool_blocks(y, position_weights)
     if block_starts.size > BLOCKS_MAX:  # neighbours become one: the mean stays right
         block_starts = block_starts[
             np.linspace(0, block_starts.size, BLOCKS_MAX, endpoint=False).astype(np.intp)
         ]
     total = np.add.reduceat(position_weights, block_starts)
-    level = np.maximum.accumulate(np.add.reduceat(position_weights * y, block_starts) / total)
+    levels = np.maximum.accumulate(np.add.reduceat(position_weights * y, block_starts) / total)
     low, high = 0.5 / (total + 1), (total + 0.5) / (total + 1)
-    if level.size > 1:
-        low[0], high[-1] = min(low[0], level[1]), max(high[-1], level[-2])
-    level = np.where(level <= 0, low, np.where(level >= 1, high, level))
+    if levels.size > 1:
+        low[0], high[-1] = min(low[0], levels[1]), max(high[-1], levels[-2])
+    levels = np.where(levels <= 0, low, np.where(levels >= 1, high, levels))
     block_start, block_stop = x[block_starts], x[np.append(block_starts[1:], x.size) - 1]
-    single = block_start == block_stop
+    is_single_value = block_start == block_stop
     knots = np.column_stack([block_start, block_stop]).ravel()
-    is_knot = ~np.column_stack([np.zeros(block_starts.size, bool), single]).ravel()
-    return Isotonic(knots[is_knot].tolist(), np.repeat(level, 2)[is_knot].tolist())
+    is_knot = ~np.column_stack([np.zeros(block_starts.size, bool), is_single_value]).ravel()
+    return Isotonic(knots[is_knot].tolist(), np.repeat(levels, 2)[is_knot].tolist())
 
 
 def _pool_blocks(y: Floats, position_weights: Floats) -> npt.NDArray[np.intp]:
@@ -161,17 +161,17 @@ def _pool_blocks(y: Floats, position_weights: Floats) -> npt.NDArray[np.intp]:
     block_starts: list[int] = []
     sums: list[float] = []
     block_weights: list[float] = []
-    for row, (value, share) in enumerate(zip(y.tolist(), position_weights.tolist(), strict=True)):
+    for row, (value, weight) in enumerate(zip(y.tolist(), position_weights.tolist(), strict=True)):
         block_starts.append(row)
-        sums.append(value * share)
-        block_weights.append(share)
+        sums.append(value * weight)
+        block_weights.append(weight)
         while (
             len(block_starts) > 1 and sums[-2] * block_weights[-1] >= sums[-1] * block_weights[-2]
         ):
             block_starts.pop()
-            value, share = sums.pop(), block_weights.pop()
+            value, weight = sums.pop(), block_weights.pop()
             sums[-1] += value
-            block_weights[-1] += share
+            block_weights[-1] += weight
     return np.array(block_starts, np.intp)
 
 
@@ -198,7 +198,7 @@ def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
 
     As its authors do, a slope below 0 is set to 0 and the rest fitted again.
     """
-    p = np.clip(raw, _EDGE, 1 - _EDGE)
+    p = np.clip(raw, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
     columns = [np.log(p), -np.log1p(-p)]
     used_columns = [0, 1]
     while used_columns:
@@ -244,8 +244,8 @@ def _fit_logistic(
     loss = _compute_loss(design @ coefficients, label, weight)
     for _ in range(steps):
         p = _sigmoid(design @ coefficients)
-        curve = weight * np.maximum(p * (1 - p), 1e-12)
-        hessian = (design * curve[:, None]).T @ design + 1e-6 * np.eye(len(coefficients))
+        curvature = weight * np.maximum(p * (1 - p), 1e-12)
+        hessian = (design * curvature[:, None]).T @ design + 1e-6 * np.eye(len(coefficients))
         step = np.linalg.solve(hessian, design.T @ (weight * (label - p)) - 1e-6 * coefficients)
         for _ in range(30):
             new_loss = _compute_loss(design @ (coefficients + step), label, weight)
@@ -267,5 +267,5 @@ def _sigmoid(z: Floats) -> Floats:
 
 
 def _logit(raw: Floats) -> Floats:
-    p = np.clip(raw, _EDGE, 1 - _EDGE)
+    p = np.clip(raw, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
     return np.log(p) - np.log1p(-p)

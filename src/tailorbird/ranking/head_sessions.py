@@ -10,7 +10,7 @@ from tailorbird.errors import BundleError
 from tailorbird.ranking.encode.rows import Matrix
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.ranking.own_models import SUFFIX as OWN_SUFFIX
-from tailorbird.ranking.own_models import open_own
+from tailorbird.ranking.own_models import open_own_model
 from tailorbird.registry import Head
 
 Floats = npt.NDArray[np.float64]
@@ -31,7 +31,7 @@ class Session(Protocol):
 def open_session(data: bytes, *, width: int, where: str) -> Session:
     """Open a model of `width` columns; raises BundleError if it is none."""
     if where.endswith(OWN_SUFFIX):
-        return open_own(data, where=where)
+        return open_own_model(data, model_path=where)
     session = start_session(data, where=where)
     inputs = session.get_inputs()
     shape = list(inputs[0].shape) if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
@@ -66,17 +66,17 @@ def _run_batch(
 ) -> dict[str, Floats]:
     if not len(matrix):
         return {head.name: np.zeros(0) for head in heads}
-    raw: dict[str, Floats] = {}
+    raw_by_head: dict[str, Floats] = {}
     for file, session in sessions.items():
         file_heads = [head for head in heads if head.file == file]
-        block = matrix if file in forests else _pad_rows(matrix)
+        input_rows = matrix if file in forests else _pad_rows(matrix)
         default_output = session.get_outputs()[-1].name
         output_names = list(dict.fromkeys(head.output or default_output for head in file_heads))
         try:
             outputs = dict(
                 zip(
                     output_names,
-                    session.run(output_names, {session.get_inputs()[0].name: block}),
+                    session.run(output_names, {session.get_inputs()[0].name: input_rows}),
                     strict=True,
                 )
             )
@@ -87,10 +87,10 @@ def _run_batch(
                 f"the model failed to run ({type(error).__name__})", where=file
             ) from error
         for head in file_heads:
-            raw[head.name] = _output_column(
-                np.asarray(outputs[head.output or default_output]), head, len(block)
+            raw_by_head[head.name] = _output_column(
+                np.asarray(outputs[head.output or default_output]), head, len(input_rows)
             )[: len(matrix)]
-    return {head.name: raw[head.name] for head in heads}
+    return {head.name: raw_by_head[head.name] for head in heads}
 
 
 def _pad_rows(matrix: Matrix) -> Matrix:

@@ -15,12 +15,13 @@ from tailorbird.errors import BundleError
 BYTES_MAX = 2 << 30
 NODES_MAX = 200_000
 DEPTH_MAX = 60
-DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
+STANDARD_DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
 
+# Wire types.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Message → field number → message. Field numbers are from onnx.proto of ONNX 1.20; those of 1.23
 # that are absent here hold no tensor.
-_CHILDREN: dict[str, dict[int, str]] = {
+_CHILD_MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
     "Graph": {1: "Node", 5: "Tensor", 15: "Sparse"},
@@ -31,9 +32,9 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "Tensor": {},
 }
 # Where a node, and a function that the model defines, keep their domain and name.
-_DOMAIN = {"Node": 7, "Function": 10}
-_NAME = {"Node": 4, "Function": 1}
-_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_DOMAIN_FIELD = {"Node": 7, "Function": 10}
+_NAME_FIELD = {"Node": 4, "Function": 1}
+_TENSOR_EXTERNAL_DATA_FIELD, _TENSOR_DATA_LOCATION_FIELD = 13, 14
 
 
 def check_onnx(data: bytes, *, where: str) -> None:
@@ -48,9 +49,9 @@ class _OnnxWalk:
     def __init__(self, data: bytes, where: str) -> None:
         self.data = data
         self.where = where
-        self.nodes = 0
-        self.used: set[tuple[bytes, bytes]] = set()  # (domain, operator)
-        self.defined: set[tuple[bytes, bytes]] = set()
+        self.node_count = 0
+        self.used_operators: set[tuple[bytes, bytes]] = set()  # (domain, operator)
+        self.defined_operators: set[tuple[bytes, bytes]] = set()
 
     def run(self) -> None:
         if not self.data or len(self.data) > BYTES_MAX:
@@ -61,44 +62,53 @@ class _OnnxWalk:
         if self.data[4:8] == b"ORTM":
             raise BundleError("is in ORT's own format, expected ONNX", where=self.where)
         self._check_message("Model", 0, len(self.data), 0)
-        if not self.nodes:
+        if not self.node_count:
             raise BundleError("is no ONNX model: it has no nodes", where=self.where)
-        if foreign := sorted(
-            operator for operator in self.used - self.defined if operator[0] not in DOMAINS
+        if foreign_operators := sorted(
+            operator
+            for operator in self.used_operators - self.defined_operators
+            if operator[0] not in STANDARD_DOMAINS
         ):
-            domain, name = (text.decode(errors="replace")[:60] for text in foreign[0])
+            domain, name = (text.decode(errors="replace")[:60] for text in foreign_operators[0])
             message = f"uses the operator {name!r} of the domain {domain!r}"
             raise BundleError(message, where=self.where, fix="export with standard operators only")
 
-    def _check_message(self, kind: str, start: int, end: int, depth: int) -> None:
+    def _check_message(self, message_type: str, start: int, end: int, depth: int) -> None:
         if depth > DEPTH_MAX:
             raise BundleError("is nested too deeply", where=self.where)
-        self.nodes += kind == "Node"
-        if self.nodes > NODES_MAX:
+        self.node_count += message_type == "Node"
+        if self.node_count > NODES_MAX:
             raise BundleError(f"has more than {NODES_MAX} nodes", where=self.where)
-        children, domain_at, name_at = _CHILDREN[kind], _DOMAIN.get(kind), _NAME.get(kind)
+        child_types, domain_field, name_field = (
+            _CHILD_MESSAGES[message_type],
+            _DOMAIN_FIELD.get(message_type),
+            _NAME_FIELD.get(message_type),
+        )
         domain, name = b"", b""
-        for number, wire, begin, stop in self._read_fields(start, end):
-            if kind == "Tensor" and (
-                number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and begin != 0)
+        for field_number, wire_type, begin_or_value, stop in self._read_fields(start, end):
+            if message_type == "Tensor" and (
+                field_number == _TENSOR_EXTERNAL_DATA_FIELD
+                or (field_number == _TENSOR_DATA_LOCATION_FIELD and begin_or_value != 0)
             ):
                 raise BundleError(
                     "keeps a tensor in another file",
                     where=self.where,
                     fix="save the model with its tensors inside",
                 )
-            if number in children:
-                if wire != _BYTES:
-                    raise ValueError(f"field {number} of {kind} has wire type {wire}")
-                self._check_message(children[number], begin, stop, depth + 1)
-            elif wire == _BYTES and number == domain_at:
-                domain = self.data[begin:stop]
-            elif wire == _BYTES and number == name_at:
-                name = self.data[begin:stop]
-        if kind == "Node":
-            self.used.add((domain, name))
-        elif kind == "Function":
-            self.defined.add((domain, name))
+            if field_number in child_types:
+                if wire_type != _BYTES:
+                    raise ValueError(
+                        f"field {field_number} of {message_type} has wire type {wire_type}"
+                    )
+                self._check_message(child_types[field_number], begin_or_value, stop, depth + 1)
+            elif wire_type == _BYTES and field_number == domain_field:
+                domain = self.data[begin_or_value:stop]
+            elif wire_type == _BYTES and field_number == name_field:
+                name = self.data[begin_or_value:stop]
+        if message_type == "Node":
+            self.used_operators.add((domain, name))
+        elif message_type == "Function":
+            self.defined_operators.add((domain, name))
 
     def _read_fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Yield (number, wire type, begin, end) of each field except plain floats.
@@ -112,23 +122,26 @@ class _OnnxWalk:
                 position += 1
             else:
                 tag, position = self._read_varint(position, end)
-            number, wire = tag >> 3, tag & 7
-            if number == 0:
+            field_number, wire_type = tag >> 3, tag & 7
+            if field_number == 0:
                 raise ValueError("field 0")
-            if wire in (_FIXED32, _FIXED64):  # Mostly thresholds of forests, which need no check.
-                position += 4 if wire == _FIXED32 else 8
-            elif wire == _VARINT:
+            if wire_type in (
+                _FIXED32,
+                _FIXED64,
+            ):  # Mostly thresholds of forests, which need no check.
+                position += 4 if wire_type == _FIXED32 else 8
+            elif wire_type == _VARINT:
                 value, position = self._read_varint(position, end)
-                yield number, wire, value, position
-            elif wire == _BYTES:
+                yield field_number, wire_type, value, position
+            elif wire_type == _BYTES:
                 length, start = self._read_varint(position, end)
                 position = start + length
                 if position <= end:
-                    yield number, wire, start, position
+                    yield field_number, wire_type, start, position
             else:
-                raise ValueError(f"wire type {wire}")
+                raise ValueError(f"wire type {wire_type}")
             if position > end:
-                raise ValueError(f"field {number} is longer than its message")
+                raise ValueError(f"field {field_number} is longer than its message")
 
     def _read_varint(self, position: int, end: int) -> tuple[int, int]:
         value = 0

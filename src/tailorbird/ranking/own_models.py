@@ -20,19 +20,19 @@ from tailorbird.project_file import run_file
 
 Matrix = npt.NDArray[np.float32]
 
-FILE, SUFFIX = "models.py", ".own"
-FEATURES = "features"
+MODELS_FILE, SUFFIX = "models.py", ".own"
+INPUT_NAME = "features"
 REQUIRED_METHODS = ("fit",)
-_NAME = "estimator_name"  # as `models.registration` sets it
+_NAME_ATTRIBUTE = "estimator_name"  # as `models.registration` sets it
 
 
 @dataclass
 class _ModelsFile:
-    """The `models.py` of the opened project, run when a family of it is first needed."""
+    """The `models.py` of the opened project, run when a class of it is first needed."""
 
     file: Path | None = None
     digest: str = ""
-    families: Mapping[str, type] | None = None
+    estimator_classes: Mapping[str, type] | None = None
 
 
 _models_file = _ModelsFile()
@@ -43,7 +43,7 @@ def use_models_file(file: Path | None) -> None:
     source = file.read_bytes() if file is not None and file.is_file() else b""
     digest = blake2b(source, digest_size=8).hexdigest() if source else ""
     if file != _models_file.file or digest != _models_file.digest:
-        _models_file.file, _models_file.digest, _models_file.families = file, digest, None
+        _models_file.file, _models_file.digest, _models_file.estimator_classes = file, digest, None
 
 
 def models_file() -> Path | None:
@@ -56,69 +56,73 @@ def code_digest() -> str:
     return _models_file.digest
 
 
-def own_families() -> Mapping[str, type]:
+def own_estimator_classes() -> Mapping[str, type]:
     """Return the estimator classes of the project by name.
 
     Raises:
         DeclarationError: the file does not run, repeats a name, or a class lacks a method; names
             file and line.
     """
-    if _models_file.families is None:
-        _models_file.families = (
-            _load(_models_file.file) if _models_file.digest and _models_file.file else {}
+    if _models_file.estimator_classes is None:
+        _models_file.estimator_classes = (
+            _load_estimator_classes(_models_file.file)
+            if _models_file.digest and _models_file.file
+            else {}
         )
-    return _models_file.families
+    return _models_file.estimator_classes
 
 
-def find_family(name: str) -> type:
+def find_estimator_class(name: str) -> type:
     """Return an estimator class by its name; raises UsageError if there is none."""
-    families = own_families()
-    if name not in families:
-        fix = suggest_name(name, families, f"declare it in {FILE}")
-        raise UsageError(f"{FILE} registers no estimator {name!r}", fix=fix)
-    return families[name]
+    estimator_classes = own_estimator_classes()
+    if name not in estimator_classes:
+        fix = suggest_name(name, estimator_classes, f"declare it in {MODELS_FILE}")
+        raise UsageError(f"{MODELS_FILE} registers no estimator {name!r}", fix=fix)
+    return estimator_classes[name]
 
 
-def _load(file: Path) -> dict[str, type]:
-    families: dict[str, type] = {}
+def _load_estimator_classes(file: Path) -> dict[str, type]:
+    estimator_classes: dict[str, type] = {}
     for value in run_file(file).values():
-        name = value.__dict__.get(_NAME) if isinstance(value, type) else None
+        name = value.__dict__.get(_NAME_ATTRIBUTE) if isinstance(value, type) else None
         if name is None:
             continue
-        if name in families and families[name] is not value:
+        if name in estimator_classes and estimator_classes[name] is not value:
             raise DeclarationError(f"two estimators are named {name!r}", where=str(file))
-        families[name] = _require_protocol(value, name, file)
-    return families
+        estimator_classes[name] = _require_protocol(value, name, file)
+    return estimator_classes
 
 
-def _require_protocol(family: type, name: str, file: Path) -> type:
-    where = f"{file}, class {family.__name__}"
+def _require_protocol(estimator_class: type, name: str, file: Path) -> type:
+    where = f"{file}, class {estimator_class.__name__}"
     if not isinstance(name, str) or not name.isidentifier():
         raise DeclarationError(f"{name!r} is no name", where=where, fix="such as recency")
     if missing := [
-        method for method in REQUIRED_METHODS if not callable(getattr(family, method, None))
+        method
+        for method in REQUIRED_METHODS
+        if not callable(getattr(estimator_class, method, None))
     ]:
         raise DeclarationError(f"has no method {missing[0]}", where=where, fix=f"add {missing[0]}")
-    if hasattr(family, "save") and not callable(getattr(family, "load", None)):
+    if hasattr(estimator_class, "save") and not callable(getattr(estimator_class, "load", None)):
         raise DeclarationError(
             "has a method save and no load", where=where, fix="add a static method load(data)"
         )
-    space = family.search_space() if hasattr(family, "search_space") else {}
-    defaults = default_settings(family)
+    space = estimator_class.search_space() if hasattr(estimator_class, "search_space") else {}
+    defaults = default_settings(estimator_class)
     if unknown := [setting for setting in space if setting not in defaults]:
         raise DeclarationError(
             f"search_space names {unknown[0]!r}, for which __init__ has no default",
             where=where,
             fix=f"write def __init__(self, *, {unknown[0]}=…)",
         )
-    return family
+    return estimator_class
 
 
-def default_settings(family: type) -> dict[str, Any]:
+def default_settings(estimator_class: type) -> dict[str, Any]:
     """Return the settings of a class with their defaults: the parameters of its `__init__`."""
     return {
         name: parameter.default
-        for name, parameter in inspect.signature(family).parameters.items()
+        for name, parameter in inspect.signature(estimator_class).parameters.items()
         if parameter.default is not parameter.empty
     }
 
@@ -192,7 +196,7 @@ class OwnSession:
     where: str
 
     def get_inputs(self) -> list[_TensorInfo]:
-        return [_TensorInfo(FEATURES, (None, None))]
+        return [_TensorInfo(INPUT_NAME, (None, None))]
 
     def get_outputs(self) -> list[_TensorInfo]:
         return [_TensorInfo("scores", (None, len(self.heads)))]
@@ -201,7 +205,7 @@ class OwnSession:
         self, output_names: list[str], input_feed: Mapping[str, Matrix]
     ) -> list[npt.NDArray[np.float64]]:
         """Return the scores of the heads, shape (n, heads)."""
-        matrix = input_feed[FEATURES]
+        matrix = input_feed[INPUT_NAME]
         scores = checked_scores(
             self.model.score(matrix), self.heads, len(matrix), where=self.where, finite=False
         )
@@ -213,22 +217,22 @@ def pack_model(heads: tuple[str, ...], data: bytes) -> bytes:
     return ",".join(heads).encode() + b"\n" + data
 
 
-def open_own(data: bytes, *, where: str) -> OwnSession:
+def open_own_model(data: bytes, *, model_path: str) -> OwnSession:
     """Load a saved model by the code of the project.
 
     Raises:
         BundleError: the project has no such estimator any more, or its `load` fails.
     """
-    name = where.rpartition("/")[2].removesuffix(SUFFIX)
-    heads, _, saved = data.partition(b"\n")
+    name = model_path.rpartition("/")[2].removesuffix(SUFFIX)
+    heads, _, model_bytes = data.partition(b"\n")
     try:
-        model = find_family(name).load(saved)  # type: ignore[attr-defined]
+        model = find_estimator_class(name).load(model_bytes)  # type: ignore[attr-defined]
     except (UsageError, DeclarationError) as error:
-        raise BundleError(error.message, where=error.where or where, fix=error.fix) from error
+        raise BundleError(error.message, where=error.where or model_path, fix=error.fix) from error
     except Exception as error:
         raise BundleError(
             f"load of {name} failed ({type(error).__name__}: {error})",
             where=f"{models_file()}",
             fix="mend load, or tailorbird models rollback",
         ) from error
-    return OwnSession(model, tuple(heads.decode().split(",")), where)
+    return OwnSession(model, tuple(heads.decode().split(",")), model_path)

@@ -30,7 +30,7 @@ PERIOD_PHRASES = (
 Rows = npt.NDArray[np.intp]
 _DECAY = 0.8  # decay of a recent item's weight, by age
 
-CODES = (
+REASON_CODES = (
     "promoted",
     "explore",
     "search",
@@ -54,7 +54,7 @@ _EVENT_PHRASES = {
     hash64("rating"): ("Because you rated {}", "You rated it"),
     hash64("share"): ("Because you shared {}", "You shared it"),
 }
-_RANK = {kind: rank for rank, kind in enumerate(_EVENT_PHRASES)}
+_EVENT_RANK = {kind: rank for rank, kind in enumerate(_EVENT_PHRASES)}
 _DEFAULT_PHRASES = ("Because you looked at {}", "You looked at it before")
 
 
@@ -72,7 +72,7 @@ class Reason:
     """The reason for an item.
 
     Attributes:
-        code: one of `CODES`.
+        code: one of `REASON_CODES`.
         text: the sentence for users.
         item_id: the item that led here, "" if none did.
     """
@@ -90,33 +90,33 @@ OTHER_REASON = Reason(
 
 def explain_items(
     index: Index,
-    rows: Rows,
+    index_rows: Rows,
     sources: Sequence[str],
     lists: RequestLists,
     *,
-    recent: RecentLike | None = None,
+    recent_events: RecentLike | None = None,
     query: str | None = None,
-    explored: Collection[int] = (),
-    otherwise: Reason = FOR_YOU,
+    explored_positions: Collection[int] = (),
+    default_reason: Reason = FOR_YOU,
 ) -> list[Reason]:
     """Return a reason for each shown item.
 
     Args:
-        rows: (k,): the shown items, best first.
+        index_rows: (k,): the shown items, best first.
         sources: the candidate source of each.
         lists: of the request.
-        recent: the person's recent sequence.
+        recent_events: the person's recent sequence.
         query: what was searched for.
-        explored: the positions of `exploration.Slate`.
-        otherwise: the reason of an item without any of these.
+        explored_positions: the positions of `exploration.Slate`.
+        default_reason: the reason of an item without any of these.
     """
-    anchors, types, is_related = _find_anchors(index, rows, lists, recent)
-    past_events = _past_events(index.keys[rows], recent)
+    anchors, anchor_types, is_related = _find_anchors(index, index_rows, lists, recent_events)
+    past_events = _past_events(index.keys[index_rows], recent_events)
     explanations: list[Reason] = []
-    for rank, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
+    for rank, (row, source) in enumerate(zip(index_rows.tolist(), sources, strict=True)):
         if source == "pinned":
             explanations.append(Reason("promoted", "A choice of the shop"))
-        elif rank + 1 in explored:
+        elif rank + 1 in explored_positions:
             explanations.append(Reason("explore", "Something different"))
         elif source == "search" and query:
             explanations.append(Reason("search", f"Matches “{query[:60]}”"))
@@ -127,14 +127,14 @@ def explain_items(
         elif source == "repeat":  # longer ago than the sequence reaches
             explanations.append(Reason("again", SOURCE_KINDS["repeat"].text))
         elif anchors[rank] >= 0:
-            text = _EVENT_PHRASES.get(types[rank], _DEFAULT_PHRASES)[0].format(
+            text = _EVENT_PHRASES.get(anchor_types[rank], _DEFAULT_PHRASES)[0].format(
                 index.title(int(anchors[rank]))
             )
             explanations.append(Reason("related", text, index.ids[anchors[rank]]))
         else:
             explanations.append(
-                _without_anchor(index, row, source, lists, is_related=bool(is_related[rank]))
-                or otherwise
+                _source_reason(index, row, source, lists, is_related=bool(is_related[rank]))
+                or default_reason
             )
     return explanations
 
@@ -146,15 +146,17 @@ def _past_events(keys: Keys, recent: RecentLike | None) -> list[int]:
     """
     if recent is None:
         return [0] * len(keys)
-    strongest: dict[int, int] = {}
+    strongest_by_item: dict[int, int] = {}
     for key, kind in zip(recent.item.tolist(), recent.type.tolist(), strict=True):
-        strongest[key] = min(
-            strongest.get(key, kind), kind, key=lambda candidate: _RANK.get(candidate, len(_RANK))
+        strongest_by_item[key] = min(
+            strongest_by_item.get(key, kind),
+            kind,
+            key=lambda candidate: _EVENT_RANK.get(candidate, len(_EVENT_RANK)),
         )
-    return [strongest.get(key, 0) for key in keys.tolist()]
+    return [strongest_by_item.get(key, 0) for key in keys.tolist()]
 
 
-def _without_anchor(
+def _source_reason(
     index: Index, row: int, source: str, lists: RequestLists, *, is_related: bool
 ) -> Reason | None:
     """Return the reason that the item's source gives.
@@ -162,25 +164,25 @@ def _without_anchor(
     `is_related` is whether it is related to an item that is no longer in the index.
     """
     category = index.category.text(row)
-    parsed = source_of(source) if source not in ("given", "pinned") else None
-    if parsed is None:
+    parsed_source = source_of(source) if source not in ("given", "pinned") else None
+    if parsed_source is None:
         return None
-    if parsed.board is None:
-        kind = SOURCE_KINDS[parsed.kind]
+    if parsed_source.board is None:
+        kind = SOURCE_KINDS[parsed_source.kind]
         if not kind.text or (kind.name == "item_knn" and not is_related):
             return None
         in_category = f" in {category}" if kind.name == "new_items" and category else ""
         return Reason(kind.reason, kind.text + in_category)
     period = next(
-        (words for limit_us, words in PERIOD_PHRASES if parsed.board.window_us <= limit_us),
+        (words for limit_us, words in PERIOD_PHRASES if parsed_source.board.window_us <= limit_us),
         "of all time",
     )
-    if parsed.board.segment == "category":
+    if parsed_source.board.segment == "category":
         return Reason(
             "popular_in_category",
             f"Popular in {category} {period}" if category else f"Popular {period}",
         )
-    if segment_board(lists.tables, lists.request, parsed.board) is not None:
+    if segment_board(lists.tables, lists.request, parsed_source.board) is not None:
         return Reason("popular_in_segment", f"Popular with visitors like you {period}")
     return Reason("popular", f"Popular {period}")
 
@@ -197,11 +199,17 @@ def _find_anchors(
         return np.full(rows.size, -1, np.intp), [0] * rows.size, np.zeros(rows.size, bool)
     newest = slice(-1, -RECENT_MAX - 1, -1)
     recent_rows, keys = index.find(recent.item[newest]), index.keys[rows]
-    neighbours, traffic_shares = lists.neighbours_of(recent.item[newest]), lists.shares(keys)
+    neighbours, traffic_shares = (
+        lists.neighbours_of(recent.item[newest]),
+        lists.traffic_shares(keys),
+    )
     attraction = np.zeros((recent_rows.size, rows.size))
     for age in range(recent_rows.size):
-        share = neighbours.list_for(age).scores_of(keys)
-        attraction[age] = np.where(share >= LIFT_MIN * traffic_shares, share, 0.0) * _DECAY**age
+        neighbour_scores = neighbours.list_for(age).scores_of(keys)
+        attraction[age] = (
+            np.where(neighbour_scores >= LIFT_MIN * traffic_shares, neighbour_scores, 0.0)
+            * _DECAY**age
+        )
     strongest_cause = np.argmax(attraction, axis=0)
     is_related = attraction[strongest_cause, np.arange(rows.size)] > 0
     return (

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 from tailorbird.candidates.contract import parse_source
 from tailorbird.errors import DeclarationError, TailorbirdError
-from tailorbird.events.clock import ATTRIBUTION, format_duration, parse_duration
-from tailorbird.events.contract.envelope import ITEMS
+from tailorbird.events.clock import ATTRIBUTION_WINDOW, format_duration, parse_duration
+from tailorbird.events.contract.envelope import ITEMS_BOUNDS
 from tailorbird.experiments.assign import Experiment
 from tailorbird.pages.notebook import notebook_repr
 from tailorbird.ranking.policy.formula import parse_formula, require_items, validate_weights
@@ -306,7 +306,7 @@ class Slot:
     explore: Explore | None = None
     experiment: Experiment | None = None
     denominator: str = "impression"
-    attribution: str = format_duration(ATTRIBUTION)
+    attribution: str = format_duration(ATTRIBUTION_WINDOW)
     formula: str = ""
     boosts: Sequence[Boost] = ()
     pins: Sequence[Pin] = ()
@@ -349,9 +349,9 @@ class Slot:
                 fix="use impression or answer",
             )
         require_items(self.objective, where=where)
-        if not 1 <= self.size <= ITEMS.high:  # an answer is an event too
+        if not 1 <= self.size <= ITEMS_BOUNDS.high:  # an answer is an event too
             raise DeclarationError(
-                f"expected a size from 1 to {ITEMS.high}, got {self.size}",
+                f"expected a size from 1 to {ITEMS_BOUNDS.high}, got {self.size}",
                 where=f"slot {self.name}",
             )
         if len({pin.position for pin in self.pins if not pin.when}) < sum(

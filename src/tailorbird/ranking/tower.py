@@ -1,9 +1,9 @@
 """User vectors and their similarity to items, shared by retrieval, ranking, churn and segments.
 
     space = bundle.space                 # None: the bundle has no tower
-    space.users(sequences, requests)     # float32 (requests, width), from each user's newest items
+    space.user_vectors(sequences, requests)     # float32 (requests, width), from each user's newest items
     space.query(sequence)                # a user's vector, and its product with every item
-    space.columns(…)                     # VECTOR_COLUMNS of candidates
+    space.vector_columns(…)                     # VECTOR_COLUMNS of candidates
 
 A tower is a network that maps the vectors of the newest items to the user vector. The index has the
 item vectors (`retrieval.vectors`). A user without items has the start vector. In a bundle:
@@ -34,8 +34,8 @@ from tailorbird.features.declare.declarations import VECTOR_NAMES
 from tailorbird.ranking.encode.computed import Keys, RaggedLike, Rows, Times
 from tailorbird.retrieval import Index, SearchResult
 from tailorbird.retrieval.inverted import ProbeResult
-from tailorbird.retrieval.sequences import PAD, START, recent_windows
-from tailorbird.retrieval.vectors import ItemVectors, largest_indices
+from tailorbird.retrieval.sequences import PAD_ROW, START_ROW, recent_windows
+from tailorbird.retrieval.vectors import ItemVectors, largest_indexes
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ VECTOR_COLUMNS = {
 }
 assert tuple(VECTOR_COLUMNS) == VECTOR_NAMES
 PROBE_FACTOR_MIN = 4  # minimum number of eligible items to probe, as a multiple of the limit
-_PEOPLE = 256  # users per matrix product with all items
+_USERS_PER_BATCH = 256  # users per matrix product with all items
 
 
 SKETCH_WIDTH = 8  # directions along which user vectors are recorded, for drift
@@ -126,9 +126,9 @@ class Tower:
     def encode_windows(self, vectors: ItemVectors, row: Times, gap: Times) -> Matrix:
         """Return user vectors (n, width) of windows of item rows (n, length)."""
         inputs = vectors.vectors[np.maximum(row, 0)]
-        inputs[row == PAD] = self.edges[0]
-        inputs[row == START] = self.edges[1]
-        return self.net(inputs, row != PAD, gap)
+        inputs[row == PAD_ROW] = self.edges[0]
+        inputs[row == START_ROW] = self.edges[1]
+        return self.net(inputs, row != PAD_ROW, gap)
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class UserQuery:
 
     item_vectors: ItemVectors
     sequence: SequenceLike | None
-    user: Matrix
+    user_vector: Matrix
     products: Matrix
-    total: float
+    log_sum: float
     probe: ProbeResult | None = None
 
     def scores_of(self, rows: Rows) -> Matrix:
@@ -154,7 +154,7 @@ class UserQuery:
         return np.einsum(
             "ij,ij->i",
             self.item_vectors.vectors[rows],
-            np.broadcast_to(self.user, (len(rows), self.user.size)),
+            np.broadcast_to(self.user_vector, (len(rows), self.user_vector.size)),
         )
 
     def matches(self, item_vectors: ItemVectors, sequence: SequenceLike | None) -> bool:
@@ -184,45 +184,58 @@ class Space:
         assert self.index.vectors is not None
         return self.index.vectors
 
-    def users(self, sequences: RaggedLike | None, requests: int) -> Matrix:
+    def user_vectors(self, sequences: RaggedLike | None, request_count: int) -> Matrix:
         """Return user vectors, (requests, width), by sequence."""
         plan = self.tower.plan
         offsets, item, ts = (
-            np.zeros(requests + 1, np.int64),
+            np.zeros(request_count + 1, np.int64),
             np.zeros(0, np.uint64),
             np.zeros(0, np.int64),
         )
         if sequences is not None and sequences.item.size:
-            size = np.minimum(np.diff(sequences.offsets), plan.length)
-            offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
-            newest = np.arange(offsets[-1]) + np.repeat(sequences.offsets[1:] - offsets[1:], size)
-            item, ts = sequences.item[newest], sequences.ts[newest]
-        row, gap = recent_windows(
+            window_sizes = np.minimum(np.diff(sequences.offsets), plan.length)
+            offsets = np.concatenate(([0], np.cumsum(window_sizes))).astype(np.int64)
+            newest_positions = np.arange(offsets[-1]) + np.repeat(
+                sequences.offsets[1:] - offsets[1:], window_sizes
+            )
+            item, ts = sequences.item[newest_positions], sequences.ts[newest_positions]
+        item_rows, gaps = recent_windows(
             offsets,
             np.where(item != 0, self.index.find(item), -1).astype(np.int64),
             ts,
             plan.length,
         )
-        parts = [
+        chunks = [
             self.tower.encode_windows(
-                self.vectors, row[start : start + _PEOPLE], gap[start : start + _PEOPLE]
+                self.vectors,
+                item_rows[start : start + _USERS_PER_BATCH],
+                gaps[start : start + _USERS_PER_BATCH],
             )
-            for start in range(0, requests, _PEOPLE)
+            for start in range(0, request_count, _USERS_PER_BATCH)
         ]
-        return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
+        return np.concatenate(chunks) if chunks else np.zeros((0, plan.width), np.float32)
 
     def query(self, sequence: SequenceLike | None) -> UserQuery:
         """Return a user's vector and its product with every item."""
-        user = self.users(None if sequence is None else _SingleRequest(sequence), 1)[0]
+        user_vector = self.user_vectors(None if sequence is None else _SingleRequest(sequence), 1)[
+            0
+        ]
         if self.vectors.inverted is not None:
-            probe = self.vectors.inverted.probe_lists(user, self.vectors.vectors)
+            probe = self.vectors.inverted.probe_lists(user_vector, self.vectors.vectors)
             return UserQuery(
-                self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe
+                self.vectors,
+                sequence,
+                user_vector,
+                np.zeros(0, np.float32),
+                probe.log_sum_exp,
+                probe,
             )
-        products = self.vectors.products(user)
-        return UserQuery(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
+        products = self.vectors.products(user_vector)
+        return UserQuery(
+            self.vectors, sequence, user_vector, products, float(_log_sum(products[None])[0])
+        )
 
-    def nearest(self, query: UserQuery, n: int) -> SearchResult:
+    def nearest(self, query: UserQuery, limit: int) -> SearchResult:
         """Return the nearest items that the index shows.
 
         Items of the sequence are left out unless users repeat items.
@@ -232,97 +245,103 @@ class Space:
             excluded_rows = self.index.find(query.sequence.item)
             excluded_rows = excluded_rows[excluded_rows >= 0]
         if query.probe is not None:
-            return self._nearest_inverted(query, query.probe, excluded_rows, n)
+            return self._nearest_inverted(query, query.probe, excluded_rows, limit)
         values = query.products
         if excluded_rows.size:
             values = values.copy()
             values[excluded_rows] = -np.inf
-        if self.index.shown is not None:
-            values = np.where(self.index.shown, values, -np.inf)
-        rows = largest_indices(values, n)
+        if self.index.visible is not None:
+            values = np.where(self.index.visible, values, -np.inf)
+        rows = largest_indexes(values, limit)
         rows = rows[np.isfinite(values[rows])]
-        return SearchResult(rows, values[rows].astype(np.float64) - query.total)
+        return SearchResult(rows, values[rows].astype(np.float64) - query.log_sum)
 
     def _nearest_inverted(
-        self, query: UserQuery, probe: ProbeResult, excluded_rows: Rows, n: int
+        self, query: UserQuery, probe: ProbeResult, excluded_rows: Rows, limit: int
     ) -> SearchResult:
         """Return the nearest items by an inverted file.
 
         It probes more lists where few of their items may be shown, and scans all items where those
         are few.
         """
-        shown = (
+        shown_mask = (
             np.ones(len(self.index), np.bool_)
-            if self.index.shown is None
-            else self.index.shown.copy()
+            if self.index.visible is None
+            else self.index.visible.copy()
         )
-        shown[excluded_rows] = False
-        visible_count, inverted = int(np.count_nonzero(shown)), self.vectors.inverted
+        shown_mask[excluded_rows] = False
+        visible_count, inverted = int(np.count_nonzero(shown_mask)), self.vectors.inverted
         assert inverted is not None
-        if visible_count <= max(probe.rows.size, PROBE_FACTOR_MIN * n):
-            rows = np.flatnonzero(shown)
-            products = self.vectors.vectors[rows] @ query.user
+        if visible_count <= max(probe.rows.size, PROBE_FACTOR_MIN * limit):
+            rows = np.flatnonzero(shown_mask)
+            products = self.vectors.vectors[rows] @ query.user_vector
         else:
             required_candidates = max(
-                PROBE_FACTOR_MIN * n, visible_count * inverted.measured.share / 2
+                PROBE_FACTOR_MIN * limit, visible_count * inverted.calibration.share / 2
             )
-            rows, products = _shown_items(probe, shown)
+            rows, products = _shown_items(probe, shown_mask)
             while (
                 rows.size < required_candidates
-                and (next_probe := inverted.further(probe, query.user)) is not None
+                and (next_probe := inverted.probe_more(probe, query.user_vector)) is not None
             ):
                 probe = next_probe
-                rows, products = _shown_items(probe, shown)
-        best = largest_indices(products, n)
-        return SearchResult(rows[best], products[best].astype(np.float64) - query.total)
+                rows, products = _shown_items(probe, shown_mask)
+        best = largest_indexes(products, limit)
+        return SearchResult(rows[best], products[best].astype(np.float64) - query.log_sum)
 
-    def columns(
+    def vector_columns(
         self,
         names: Sequence[str],
         item_keys: Keys,
-        request: Rows,
+        request_by_row: Rows,
         sequences: RaggedLike | None,
-        requests: int,
+        request_count: int,
         query: UserQuery | None = None,
     ) -> dict[str, Matrix]:
         """Return `VECTOR_COLUMNS` of rows, (n,) each; NaN for an item without a vector.
 
         Args:
-            asked: the query of a single request's user, if already computed.
+            query: the query of a single request's user, if already computed.
         """
-        row = self.index.find(item_keys)
-        known_rows = np.maximum(row, 0)
-        if requests == 1:
+        item_rows = self.index.find(item_keys)
+        known_rows = np.maximum(item_rows, 0)
+        if request_count == 1:
             query = self.query(sequences) if query is None else query
-            users, product = query.user[None], query.scores_of(known_rows)
-            total = np.full(1, query.total, np.float32)
+            user_vectors, products = query.user_vector[None], query.scores_of(known_rows)
+            log_sums = np.full(1, query.log_sum, np.float32)
         else:
-            users = self.users(sequences, requests)
-            product = np.einsum("ij,ij->i", self.vectors.vectors[known_rows], users[request])
-            total = (
-                self._totals(users) if "vector_score" in names else np.zeros(requests, np.float32)
+            user_vectors = self.user_vectors(sequences, request_count)
+            products = np.einsum(
+                "ij,ij->i", self.vectors.vectors[known_rows], user_vectors[request_by_row]
             )
-        columns = {"vector_score": product - total[request]}
+            log_sums = (
+                self._totals(user_vectors)
+                if "vector_score" in names
+                else np.zeros(request_count, np.float32)
+            )
+        columns = {"vector_score": products - log_sums[request_by_row]}
         if "vector_cosine" in names:
-            lengths = np.sqrt(np.einsum("ij,ij->i", users, users))
-            columns["vector_cosine"] = product / np.maximum(
-                lengths[request] * self.vectors.norms[known_rows], 1e-12
+            lengths = np.sqrt(np.einsum("ij,ij->i", user_vectors, user_vectors))
+            columns["vector_cosine"] = products / np.maximum(
+                lengths[request_by_row] * self.vectors.norms[known_rows], 1e-12
             )
-        return {name: np.where(row >= 0, columns[name], np.float32(np.nan)) for name in names}
+        return {name: np.where(item_rows >= 0, columns[name], np.float32(np.nan)) for name in names}
 
-    def _totals(self, users: Matrix) -> Matrix:
+    def _totals(self, user_vectors: Matrix) -> Matrix:
         if self.vectors.inverted is not None:  # as `query` computes them
-            search, all_ = self.vectors.inverted.probe_lists, self.vectors.vectors
-            return np.array([search(user, all_).total for user in users], np.float32)
-        parts = [
-            _log_sum(users[start : start + _PEOPLE] @ self.vectors.vectors.T)
-            for start in range(0, len(users), _PEOPLE)
+            probe_lists, item_vectors = self.vectors.inverted.probe_lists, self.vectors.vectors
+            return np.array(
+                [probe_lists(user, item_vectors).log_sum_exp for user in user_vectors], np.float32
+            )
+        chunks = [
+            _log_sum(user_vectors[start : start + _USERS_PER_BATCH] @ self.vectors.vectors.T)
+            for start in range(0, len(user_vectors), _USERS_PER_BATCH)
         ]
-        return np.concatenate(parts)
+        return np.concatenate(chunks)
 
 
-def _shown_items(probe: ProbeResult, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
-    is_shown = shown[probe.rows]
+def _shown_items(probe: ProbeResult, shown_mask: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
+    is_shown = shown_mask[probe.rows]
     return probe.rows[is_shown], probe.products[is_shown]
 
 
@@ -340,7 +359,7 @@ def add_sequence_source(sources: Mapping[str, int], share: float) -> dict[str, i
     }
 
 
-def no_columns(names: Sequence[str], rows: int) -> dict[str, Matrix]:
+def missing_vector_columns(names: Sequence[str], rows: int) -> dict[str, Matrix]:
     """Return `VECTOR_COLUMNS` without a tower: all missing."""
     return dict.fromkeys(names, np.full(rows, np.nan, np.float32))
 

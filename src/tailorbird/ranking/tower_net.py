@@ -13,7 +13,7 @@ from tailorbird.ranking.encode.computed import Times
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.ranking.tower import Matrix, Tower, TowerPlan
 from tailorbird.retrieval.arrays import read_array
-from tailorbird.retrieval.sequences import START
+from tailorbird.retrieval.sequences import START_ROW
 from tailorbird.retrieval.vectors import ItemVectors
 
 TOLERANCE = 1e-4  # between the trained tower, its export and a server
@@ -34,7 +34,7 @@ def read_tower(
         return None
     try:
         plan = msgspec.json.decode(files["plan.json"], type=TowerPlan)
-        edge_vectors, row, gap, user = (
+        edge_vectors, golden_rows, golden_gaps, golden_user_vectors = (
             read_array(files[f"{name}.npy"])
             for name in ("edges", "golden_row", "golden_gap", "golden_user")
         )
@@ -60,10 +60,10 @@ def read_tower(
         )
     tower = Tower(plan, edge_vectors, OnnxNet(session, plan.width, where))
     if (
-        row.shape != gap.shape
-        or row.shape[1:] != (plan.length,)
-        or row.dtype != np.int64
-        or gap.dtype != np.int64
+        golden_rows.shape != golden_gaps.shape
+        or golden_rows.shape[1:] != (plan.length,)
+        or golden_rows.dtype != np.int64
+        or golden_gaps.dtype != np.int64
     ):
         raise BundleError(
             "its golden windows have another shape than its tower",
@@ -71,14 +71,19 @@ def read_tower(
             fix="tailorbird train",
         )
     if (
-        row.min(initial=START) < START
-        or row.max(initial=START) >= len(vectors.vectors)
-        or gap.min(initial=0) < 0
+        golden_rows.min(initial=START_ROW) < START_ROW
+        or golden_rows.max(initial=START_ROW) >= len(vectors.vectors)
+        or golden_gaps.min(initial=0) < 0
     ):
         raise BundleError(
             "its golden windows name items that do not exist", where=where, fix="tailorbird train"
         )
-    if not np.allclose(tower.encode_windows(vectors, row, gap), user, rtol=0, atol=TOLERANCE):
+    if not np.allclose(
+        tower.encode_windows(vectors, golden_rows, golden_gaps),
+        golden_user_vectors,
+        rtol=0,
+        atol=TOLERANCE,
+    ):
         raise BundleError(
             "its tower answers its golden windows differently here",
             where=where,
@@ -96,28 +101,28 @@ class OnnxNet:
     where: str
 
     def __call__(self, vectors: Matrix, is_present: npt.NDArray[np.bool_], gap: Times) -> Matrix:
-        """Run the network.
+        """Run the network, and return user vectors (rows, width).
 
         Raises:
             BundleError: it returns anything but finite vectors.
         """
         try:
-            (vectors_,) = self.session.run(
+            (user_vectors,) = self.session.run(
                 None, {"vectors": vectors, "there": is_present, "gap": gap}
             )
         except Exception as error:  # as in `onnx_session`
             raise BundleError(
                 f"the tower failed to run ({type(error).__name__})", where=self.where
             ) from error
-        vectors_ = np.asarray(vectors_)
+        user_vectors = np.asarray(user_vectors)
         if (
-            vectors_.shape != (len(vectors), self.width)
-            or vectors_.dtype != np.float32
-            or not np.isfinite(vectors_).all()
+            user_vectors.shape != (len(vectors), self.width)
+            or user_vectors.dtype != np.float32
+            or not np.isfinite(user_vectors).all()
         ):
             raise BundleError(
                 "the tower gave something that is no vector",
                 where=self.where,
                 fix="tailorbird models rollback",
             )
-        return vectors_
+        return user_vectors

@@ -34,7 +34,9 @@ FOLDER, SUFFIX = "trees", ".msgpack"
 LEAF = -1
 CATEGORY_SET, MISSING_LEFT, NAN_MISSING, ZERO_MISSING = 1, 2, 4, 8  # bits of `kind`
 _ZERO = 1e-35  # LightGBM's kZeroThreshold: values that count as 0
-_ELEMENTS = 2_000_000  # rows × path elements × quadrature nodes at a time: some 16 MB a temporary
+_ELEMENTS_MAX = (
+    2_000_000  # rows × path elements × quadrature nodes at a time: some 16 MB a temporary
+)
 
 
 class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
@@ -89,13 +91,13 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
 
     @cached_property
     def _paths(self) -> "_Paths":
-        return _paths_of(self)
+        return _enumerate_paths(self)
 
     def raw_scores(self, matrix: npt.NDArray[np.floating]) -> Floats:
         """Return the raw score of each row, (n,), before the link."""
         paths = self._paths
-        reached = paths.reaches_leaf(_goes_left(self, paths, matrix))
-        return reached @ paths.leaf_value + paths.constant
+        reaches_leaf = paths.reaches_leaf(_goes_left(self, paths, matrix))
+        return reaches_leaf @ paths.leaf_value + paths.constant
 
     def contributions(self, matrix: npt.NDArray[np.floating]) -> tuple[Floats, float]:
         """Return the contributions to each row's raw score, (n, columns), and the base value.
@@ -104,9 +106,11 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         """
         paths = self._paths
         values = np.zeros((len(matrix), self.columns))
-        step = max(1, _ELEMENTS // max(1, paths.cover_share.size * paths.quadrature_nodes.size))
-        for start in range(0, len(matrix), step):
-            rows = slice(start, start + step)
+        rows_per_block = max(
+            1, _ELEMENTS_MAX // max(1, paths.cover_share.size * paths.quadrature_nodes.size)
+        )
+        for start in range(0, len(matrix), rows_per_block):
+            rows = slice(start, start + rows_per_block)
             values[rows] = paths.shapley(_goes_left(self, paths, matrix[rows]), self.columns)
         return values, paths.expected
 
@@ -133,7 +137,7 @@ class _Paths:
         leaf_starts: where a leaf's elements begin.
         leaf: of each element.
         cover_share: of each element, the share of training rows that go its way.
-        feature: of each element; `by_feature` sorts them, `feature_starts` says where each of
+        feature: of each element; `feature_order` sorts them, `feature_starts` says where each of
             `features` begins.
         leaf_value: (L,), of leaves below an inner root.
         constant: the sum of trees that are one leaf.
@@ -148,7 +152,7 @@ class _Paths:
     leaf_starts: Indices
     leaf: Indices
     cover_share: Floats
-    by_feature: Indices
+    feature_order: Indices
     features: Indices
     feature_starts: Indices
     leaf_value: Floats
@@ -157,26 +161,26 @@ class _Paths:
     quadrature_nodes: Floats
     quadrature_weights: Floats
 
-    def follows_path(self, lefts: Mask) -> Mask:
+    def follows_path(self, goes_left: Mask) -> Mask:
         """Return whether each row follows each element, (n, E)."""
-        steps = lefts[:, self.step_node] == self.step_left
+        steps = goes_left[:, self.step_node] == self.step_left
         return (
             np.logical_and.reduceat(steps, self.element_starts, axis=1)
             if self.cover_share.size
-            else np.zeros((len(lefts), 0), bool)
+            else np.zeros((len(goes_left), 0), bool)
         )
 
-    def reaches_leaf(self, lefts: Mask) -> Mask:
+    def reaches_leaf(self, goes_left: Mask) -> Mask:
         """Return whether each row ends in each leaf, (n, L)."""
         if not self.cover_share.size:
-            return np.zeros((len(lefts), 0), bool)
-        return np.logical_and.reduceat(self.follows_path(lefts), self.leaf_starts, axis=1)
+            return np.zeros((len(goes_left), 0), bool)
+        return np.logical_and.reduceat(self.follows_path(goes_left), self.leaf_starts, axis=1)
 
-    def shapley(self, lefts: Mask, columns: int) -> Floats:
-        contributions = np.zeros((len(lefts), columns))
+    def shapley(self, goes_left: Mask, columns: int) -> Floats:
+        contributions = np.zeros((len(goes_left), columns))
         if not self.cover_share.size:
             return contributions
-        follows = self.follows_path(lefts).astype(np.float64)
+        follows = self.follows_path(goes_left).astype(np.float64)
         factor = follows[:, :, None] * self.quadrature_nodes + self.cover_share[:, None] * (
             1.0 - self.quadrature_nodes
         )
@@ -187,7 +191,7 @@ class _Paths:
             * self.leaf_value[self.leaf]
         )
         contributions[:, self.features] = np.add.reduceat(
-            share[:, self.by_feature], self.feature_starts, axis=1
+            share[:, self.feature_order], self.feature_starts, axis=1
         )
         return contributions
 
@@ -197,30 +201,30 @@ def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) ->
     x = matrix[:, np.array(trees.feature, np.intp)[paths.nodes]].astype(np.float64)
     kind = np.array(trees.kind, np.int64)[paths.nodes]
     threshold = np.array(trees.threshold)[paths.nodes]
-    nan = np.isnan(x)
-    missing = (nan & (kind & NAN_MISSING > 0)) | (
-        (nan | (np.abs(x) <= _ZERO)) & (kind & ZERO_MISSING > 0)
+    is_nan = np.isnan(x)
+    is_missing = (is_nan & (kind & NAN_MISSING > 0)) | (
+        (is_nan | (np.abs(x) <= _ZERO)) & (kind & ZERO_MISSING > 0)
     )
-    goes_left = np.where(missing, kind & MISSING_LEFT > 0, np.where(nan, 0.0, x) <= threshold)
+    goes_left = np.where(is_missing, kind & MISSING_LEFT > 0, np.where(is_nan, 0.0, x) <= threshold)
     for node in np.flatnonzero(kind & CATEGORY_SET).tolist():
-        codes = np.where(nan[:, node] | (x[:, node] < 0), -1, np.nan_to_num(x[:, node])).astype(
+        codes = np.where(is_nan[:, node] | (x[:, node] < 0), -1, np.nan_to_num(x[:, node])).astype(
             np.int64
         )
         goes_left[:, node] = np.isin(codes, trees.sets[int(threshold[node])])
     return goes_left
 
 
-def _paths_of(trees: Trees) -> _Paths:
+def _enumerate_paths(trees: Trees) -> _Paths:
     feature, cover = trees.feature, np.array(trees.cover)
     nodes = np.array([node_id for node_id, column in enumerate(feature) if column >= 0], np.intp)
     node_index = {int(node_id): number for number, node_id in enumerate(nodes)}
     steps: list[tuple[int, bool]] = []
     element_starts: list[int] = []
     leaf_starts: list[int] = []
-    leaf: list[int] = []
-    z: list[float] = []
+    leaf_by_element: list[int] = []
+    cover_shares: list[float] = []
     element_features: list[int] = []
-    values: list[float] = []
+    leaf_values: list[float] = []
     constant = expected = 0.0
     for root in trees.roots:
         if feature[root] < 0:
@@ -238,20 +242,20 @@ def _paths_of(trees: Trees) -> _Paths:
                     )
                     stack.append((child, {**path, feature[node_id]: extended_path}))
                 continue
-            leaf_starts.append(len(z))
+            leaf_starts.append(len(cover_shares))
             for column, (share, path_steps) in path.items():
                 element_starts.append(len(steps))
                 steps += path_steps
-                z.append(share)
+                cover_shares.append(share)
                 element_features.append(column)
-                leaf.append(len(values))
-            values.append(trees.value[node_id])
+                leaf_by_element.append(len(leaf_values))
+            leaf_values.append(trees.value[node_id])
             expected += trees.value[node_id] * cover[node_id] / cover[root]
-    depth = max(np.diff([*leaf_starts, len(z)]), default=1)
+    depth = max(np.diff([*leaf_starts, len(cover_shares)]), default=1)
     x, weight = np.polynomial.legendre.leggauss(max(1, (int(depth) + 1) // 2))
-    by_feature = np.argsort(np.array(element_features, np.intp), kind="stable")
+    feature_order = np.argsort(np.array(element_features, np.intp), kind="stable")
     features, feature_starts = np.unique(
-        np.array(element_features, np.intp)[by_feature], return_index=True
+        np.array(element_features, np.intp)[feature_order], return_index=True
     )
     return _Paths(
         nodes=nodes,
@@ -259,12 +263,12 @@ def _paths_of(trees: Trees) -> _Paths:
         step_left=np.array([is_left for _, is_left in steps], bool),
         element_starts=np.array(element_starts, np.intp),
         leaf_starts=np.array(leaf_starts, np.intp),
-        leaf=np.array(leaf, np.intp),
-        cover_share=np.maximum(np.array(z), 1e-12),
-        by_feature=by_feature,
+        leaf=np.array(leaf_by_element, np.intp),
+        cover_share=np.maximum(np.array(cover_shares), 1e-12),
+        feature_order=feature_order,
         features=features,
         feature_starts=feature_starts,
-        leaf_value=np.array(values),
+        leaf_value=np.array(leaf_values),
         constant=constant,
         expected=constant + expected,
         quadrature_nodes=(x + 1.0) / 2.0,

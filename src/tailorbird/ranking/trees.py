@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import BundleError
 from tailorbird.ranking.encode.rows import Matrix
-from tailorbird.ranking.tree_shap import FOLDER as TREES
+from tailorbird.ranking.tree_shap import FOLDER as TREES_FOLDER
 from tailorbird.ranking.tree_shap import SUFFIX, Trees, decode_trees, encode_trees
 from tailorbird.registry import Head
 
@@ -19,11 +19,11 @@ TREES_TOLERANCE = (
 )
 
 
-def write_trees(folder: Path, trees: Mapping[str, Trees]) -> None:
+def write_trees(folder: Path, trees_by_head: Mapping[str, Trees]) -> None:
     """Write the files that `read_trees` reads."""
-    for head, forest in trees.items():
-        (folder / TREES).mkdir(exist_ok=True)
-        (folder / f"{TREES}/{head}{SUFFIX}").write_bytes(encode_trees(forest))
+    for head, trees in trees_by_head.items():
+        (folder / TREES_FOLDER).mkdir(exist_ok=True)
+        (folder / f"{TREES_FOLDER}/{head}{SUFFIX}").write_bytes(encode_trees(trees))
 
 
 def read_trees(
@@ -35,19 +35,19 @@ def read_trees(
     where: str,
 ) -> dict[str, Trees]:
     """Read the trees of a bundle, which must reproduce its golden rows."""
-    forests: dict[str, Trees] = {}
+    trees_by_head: dict[str, Trees] = {}
     for index, head in enumerate(heads):
-        name = f"{TREES}/{head.name}{SUFFIX}"
-        if name not in files:
+        path = f"{TREES_FOLDER}/{head.name}{SUFFIX}"
+        if path not in files:
             continue
-        trees = decode_trees(bytes(files[name]), where=f"{where}/{name}")
-        matrix, raw = golden
+        trees = decode_trees(bytes(files[path]), where=f"{where}/{path}")
+        golden_matrix, golden_scores = golden
         if (
             trees.columns != width
-            or raw.ndim != 2
-            or raw.shape[1] <= index
-            or matrix.ndim != 2
-            or matrix.shape[1] != width
+            or golden_scores.ndim != 2
+            or golden_scores.shape[1] <= index
+            or golden_matrix.ndim != 2
+            or golden_matrix.shape[1] != width
         ):
             raise BundleError(
                 "its trees were made for other columns than its model",
@@ -55,8 +55,8 @@ def read_trees(
                 fix="tailorbird train",
             )
         if not np.allclose(
-            trees.apply_link(trees.raw_scores(matrix)),
-            raw[:, index],
+            trees.apply_link(trees.raw_scores(golden_matrix)),
+            golden_scores[:, index],
             rtol=TREES_TOLERANCE,
             atol=TREES_TOLERANCE,
         ):
@@ -65,5 +65,5 @@ def read_trees(
                 where=where,
                 fix="tailorbird train",
             )
-        forests[head.name] = trees
-    return forests
+        trees_by_head[head.name] = trees
+    return trees_by_head

@@ -1,6 +1,6 @@
 """Versions of bundles, added atomically, promoted and rolled back by name, and verified."""
 
-from tailorbird.registry.aliases import NAMES, Aliases
+from tailorbird.registry.aliases import ALIAS_NAMES, Aliases
 from tailorbird.registry.audit_log import AuditEntry
 from tailorbird.registry.experiments import (
     ExperimentChange,
@@ -11,12 +11,12 @@ from tailorbird.registry.experiments import (
 from tailorbird.registry.formulas import FormulaChange, Formulas, read_formulas
 from tailorbird.registry.manifest import (
     MANIFEST,
-    Columns,
+    ColumnNames,
     FileEntry,
     Head,
     Manifest,
     SealedBundle,
-    Window,
+    TrainingWindow,
     read_sealed,
     seal,
 )
@@ -24,11 +24,11 @@ from tailorbird.registry.store import Registry
 from tailorbird.registry.versions import VersionInfo
 
 __all__ = [
+    "ALIAS_NAMES",
     "MANIFEST",
-    "NAMES",
     "Aliases",
     "AuditEntry",
-    "Columns",
+    "ColumnNames",
     "ExperimentChange",
     "Experiments",
     "FileEntry",
@@ -39,8 +39,8 @@ __all__ = [
     "Registry",
     "SealedBundle",
     "StartedExperiment",
+    "TrainingWindow",
     "VersionInfo",
-    "Window",
     "read_experiments",
     "read_formulas",
     "read_sealed",

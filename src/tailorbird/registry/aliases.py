@@ -3,7 +3,7 @@
 import msgspec
 
 HISTORY_MAX = 50
-NAMES = ("champion", "challenger", "previous", "canary", "shadow")
+ALIAS_NAMES = ("champion", "challenger", "previous", "canary", "shadow")
 
 
 class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,15 +28,15 @@ class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The champion before this one, to which a rollback returns."""
         return self.history[-1] if self.history else ""
 
-    def names_of(self, version: str) -> tuple[str, ...]:
+    def aliases_of(self, version: str) -> tuple[str, ...]:
         """Return the aliases of a version."""
-        return tuple(name for name in NAMES if self.version_named(name) == version)
+        return tuple(name for name in ALIAS_NAMES if self.version_named(name) == version)
 
     def version_named(self, name: str) -> str:
-        """Return the version of one of `NAMES`, or ""."""
+        """Return the version of one of `ALIAS_NAMES`, or ""."""
         return getattr(self, name)
 
-    def promoted(self, version: str) -> "Aliases":
+    def after_promotion(self, version: str) -> "Aliases":
         """Return the aliases after a promotion.
 
         A canary was compared with the old champion, so it ends with it.
@@ -49,6 +49,6 @@ class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "" if self.shadow == version else self.shadow,
         )
 
-    def rolled_back(self) -> "Aliases":
+    def after_rollback(self) -> "Aliases":
         """Return the aliases with the previous champion in its place again."""
         return Aliases(self.previous, self.challenger, self.history[:-1], self.shadow)

@@ -7,7 +7,7 @@ import msgspec
 
 from tailorbird.atomic_write import sync_folder
 
-_FILE = "audit.jsonl"
+_AUDIT_FILE = "audit.jsonl"
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
 def read_audit(folder: Path) -> list[AuditEntry]:
     """Return every change, oldest first, without a last line that a crash cut short."""
     try:
-        lines = (folder / _FILE).read_bytes().split(b"\n")
+        lines = (folder / _AUDIT_FILE).read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
     entries: list[AuditEntry] = []
@@ -48,8 +48,8 @@ def append_audit(folder: Path, entry: AuditEntry) -> None:
     A change that then fails is in the log; one that happened is never missing.
     """
     # A leading newline ends a line that a crash cut short, so that it cannot swallow this one.
-    with open(folder / _FILE, "ab") as file:
-        is_cut_short = file.tell() > 0 and not _ends_with_newline(folder / _FILE)
+    with open(folder / _AUDIT_FILE, "ab") as file:
+        is_cut_short = file.tell() > 0 and not _ends_with_newline(folder / _AUDIT_FILE)
         file.write((b"\n" if is_cut_short else b"") + msgspec.json.encode(entry) + b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -13,8 +13,8 @@ import msgspec
 from tailorbird.errors import UsageError
 from tailorbird.registry.json_files import read_json
 
-FILE = "experiments.json"
-BUCKETS = 10_000  # of a layer, see `experiments.assign`
+EXPERIMENTS_FILE = "experiments.json"
+BUCKET_COUNT = 10_000  # of a layer, see `experiments.assign`
 
 
 class ExperimentChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,7 +46,7 @@ class StartedExperiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     declaration: dict[str, Any]
     state: str = "running"
     first: int = 0
-    size: int = BUCKETS
+    size: int = BUCKET_COUNT
     ramp: float = 1.0
     versions: dict[str, str] = {}
     attribution: str = ""
@@ -98,35 +98,40 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             version for experiment in self.running() for version in experiment.versions.values()
         )
 
-    def start(self, new: StartedExperiment, *, by: str, why: str, at: int) -> "Experiments":
+    def start(
+        self, new_experiment: StartedExperiment, *, by: str, why: str, at: int
+    ) -> "Experiments":
         """Add a running experiment in free buckets of its layer.
 
         Raises:
             UsageError: the name was used, the layer has too few free buckets, or the slot runs an
                 experiment of another layer.
         """
-        where = f"experiment {new.name}"
-        if (existing := self.get(new.name)) is not None:
+        where = f"experiment {new_experiment.name}"
+        if (existing := self.get(new_experiment.name)) is not None:
             problem = f"it is {existing.state} already"
-            if existing.digest != new.digest and existing.state == "running":
+            if existing.digest != new_experiment.digest and existing.state == "running":
                 changed_fields = [
                     field
-                    for field, value in new.declaration.items()
+                    for field, value in new_experiment.declaration.items()
                     if msgspec.json.encode(existing.declaration.get(field))
                     != msgspec.json.encode(value)
                 ]
                 problem = f"its declaration changed while it runs: {', '.join(changed_fields)}"
             raise UsageError(problem, where=where, fix="declare a new one under another name")
-        for other_experiment in self.running(new.slot):
-            if other_experiment.layer != new.layer:
+        for other_experiment in self.running(new_experiment.slot):
+            if other_experiment.layer != new_experiment.layer:
                 raise UsageError(
-                    f"slot {new.slot} runs {other_experiment.name} in the layer {other_experiment.layer!r}",
+                    f"slot {new_experiment.slot} runs {other_experiment.name} in the layer "
+                    f"{other_experiment.layer!r}",
                     where=where,
                     fix=f"set layer={other_experiment.layer!r}, so that they share no units",
                 )
-        first_bucket = self._free_buckets(new)
-        _require_ramp(new.ramp, where)
-        started = msgspec.structs.replace(new, first=first_bucket, state="running", started_at=at)
+        first_bucket = self._free_buckets(new_experiment)
+        _require_ramp(new_experiment.ramp, where)
+        started = msgspec.structs.replace(
+            new_experiment, first=first_bucket, state="running", started_at=at
+        )
         return Experiments(
             (*self.experiments, _with_change(started, "start", by=by, why=why, at=at))
         )
@@ -167,30 +172,38 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         return experiment
 
-    def _free_buckets(self, new: StartedExperiment) -> int:
+    def _free_buckets(self, new_experiment: StartedExperiment) -> int:
         first_bucket = 0
         for other_experiment in sorted(
-            (experiment for experiment in self.running() if experiment.layer == new.layer),
+            (
+                experiment
+                for experiment in self.running()
+                if experiment.layer == new_experiment.layer
+            ),
             key=lambda experiment: experiment.first,
         ):
-            if other_experiment.first - first_bucket >= new.size:
+            if other_experiment.first - first_bucket >= new_experiment.size:
                 break
             first_bucket = other_experiment.first + other_experiment.size
-        if first_bucket + new.size > BUCKETS:
-            running = ", ".join(
-                experiment.name for experiment in self.running() if experiment.layer == new.layer
+        if first_bucket + new_experiment.size > BUCKET_COUNT:
+            running_names = ", ".join(
+                experiment.name
+                for experiment in self.running()
+                if experiment.layer == new_experiment.layer
             )
             raise UsageError(
-                f"layer {new.layer!r} has no {new.size / BUCKETS:.0%} free; it runs {running}",
-                where=f"experiment {new.name}",
+                f"layer {new_experiment.layer!r} has no "
+                f"{new_experiment.size / BUCKET_COUNT:.0%} free; it runs "
+                f"{running_names}",
+                where=f"experiment {new_experiment.name}",
                 fix="stop one of them, or set a smaller share",
             )
         return first_bucket
 
-    def _replace(self, new: StartedExperiment) -> "Experiments":
+    def _replace(self, changed: StartedExperiment) -> "Experiments":
         return Experiments(
             tuple(
-                new if experiment.name == new.name else experiment
+                changed if experiment.name == changed.name else experiment
                 for experiment in self.experiments
             )
         )
@@ -198,7 +211,7 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_experiments(root: Path) -> Experiments:
     """Return the experiments of a registry. Raises DamageError if the file is damaged."""
-    return read_json(root / FILE, Experiments, fix="restore it from a backup")
+    return read_json(root / EXPERIMENTS_FILE, Experiments, fix="restore it from a backup")
 
 
 def _with_change(
@@ -209,9 +222,9 @@ def _with_change(
 
 
 def _require_ramp(share: float, where: str) -> None:
-    if not 1 / BUCKETS <= share <= 1:
+    if not 1 / BUCKET_COUNT <= share <= 1:
         raise UsageError(
-            f"expected a ramp from {1 / BUCKETS:g} to 1, got {share:g}",
+            f"expected a ramp from {1 / BUCKET_COUNT:g} to 1, got {share:g}",
             where=where,
             fix="such as 0.1 for a tenth of its units",
         )

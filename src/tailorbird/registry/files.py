@@ -12,7 +12,7 @@ import msgspec
 from tailorbird import faults
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import StorageError
-from tailorbird.registry.manifest import DIGEST, MANIFEST, SealedBundle, encode_manifest
+from tailorbird.registry.manifest import DIGEST_FILE, MANIFEST, SealedBundle, encode_manifest
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def write_bundle(folder: Path, sealed: SealedBundle, version: str) -> str:
     data = encode_manifest(msgspec.structs.replace(sealed.manifest, version=version))
     digest = hashlib.sha256(data).hexdigest()
     _write_file(folder / MANIFEST, data)
-    _write_file(folder / DIGEST, f"{digest}\n".encode())
+    _write_file(folder / DIGEST_FILE, f"{digest}\n".encode())
     for synced_folder in folders:
         sync_folder(synced_folder)
     return digest

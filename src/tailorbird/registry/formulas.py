@@ -17,7 +17,7 @@ import msgspec
 
 from tailorbird.registry.json_files import read_json
 
-FILE = "formulas.json"
+FORMULAS_FILE = "formulas.json"
 
 
 class FormulaChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +45,7 @@ class Formulas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     changes: tuple[FormulaChange, ...] = ()
 
-    def in_force(self, slot: str) -> FormulaChange | None:
+    def current_change(self, slot: str) -> FormulaChange | None:
         """Return the change in force for a slot, or None if its own formula is."""
         newest = next((change for change in reversed(self.changes) if change.slot == slot), None)
         return newest if newest is not None and newest.text else None
@@ -58,4 +58,4 @@ class Formulas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_formulas(root: Path) -> Formulas:
     """Return the formulas of a registry. Raises DamageError if the file is damaged."""
     fix = "tailorbird formula set writes it anew, once removed"
-    return read_json(root / FILE, Formulas, fix=fix)
+    return read_json(root / FORMULAS_FILE, Formulas, fix=fix)

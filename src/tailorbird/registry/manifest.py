@@ -25,10 +25,10 @@ import msgspec
 from tailorbird.errors import BundleError, StorageError
 
 MANIFEST = "manifest.json"
-DIGEST = "manifest.sha256"
-BYTES_MAX = 8 << 30
-FILES_MAX = 10_000
-MAPPED, MAPPED_BYTES_MIN = (".npy", ".arrow"), 1 << 20
+DIGEST_FILE = "manifest.sha256"
+BUNDLE_BYTES_MAX = 8 << 30
+BUNDLE_FILES_MAX = 10_000
+MAPPED_SUFFIXES, MAPPED_BYTES_MIN = (".npy", ".arrow"), 1 << 20
 Content = bytes | memoryview
 _MANIFEST_BYTES_MAX = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}(/[A-Za-z0-9._-]{1,128}){0,7}")
@@ -41,7 +41,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: int
 
 
-class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ColumnNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names of the feature columns of a bundle, in the order of the feature set."""
 
     numeric: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: str = "none"
 
 
-class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TrainingWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The training window: `ts_from` <= t < `ts_to`, microseconds."""
 
     ts_from: int = 0
@@ -101,10 +101,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created_at: int
     schema_hash: str
     version: str = ""
-    columns: Columns = Columns()
+    columns: ColumnNames = ColumnNames()
     heads: tuple[Head, ...] = ()
     formula: dict[str, float] = {}
-    window: Window = Window()
+    window: TrainingWindow = TrainingWindow()
     metrics: dict[str, Any] = {}
     libraries: dict[str, str] = {}
     golden_rows: int = 0
@@ -145,7 +145,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     sealed = with_checksums(folder, manifest)
     data = encode_manifest(sealed)
     (folder / MANIFEST).write_bytes(data)
-    (folder / DIGEST).write_text(hashlib.sha256(data).hexdigest() + "\n")
+    (folder / DIGEST_FILE).write_text(hashlib.sha256(data).hexdigest() + "\n")
     return sealed
 
 
@@ -155,7 +155,7 @@ def with_checksums(folder: Path, manifest: Manifest) -> Manifest:
     for name in sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
     ):
-        if name in (MANIFEST, DIGEST):
+        if name in (MANIFEST, DIGEST_FILE):
             continue
         data = (folder / name).read_bytes()
         files[name] = FileEntry(hashlib.sha256(data).hexdigest(), len(data))
@@ -166,50 +166,55 @@ def read_sealed(folder: Path, *, maps_arrays: bool = False) -> SealedBundle:
     """Read a whole bundle and verify it against its manifest.
 
     Args:
-        maps_arrays: map large arrays (`MAPPED`) into memory instead of reading them, so that all
-            servers of a machine share their pages. Only for a bundle that nobody changes any more.
+        maps_arrays: map large arrays (`MAPPED_SUFFIXES`) into memory instead of reading them, so
+            that all servers of a machine share their pages. Only for a bundle that nobody changes
+            any more.
     Raises:
         BundleError: a file is missing, unexpected, changed, a link, or outside the folder; the
             message names it.
     """
     try:
-        root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder_descriptor = os.open(
+            folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
     except OSError as error:
         raise BundleError(
             f"cannot be opened as a folder: {error.strerror}", where=str(folder)
         ) from error
     try:
-        manifest, digest = _read_manifest(root, folder)
+        manifest, digest = _read_manifest(folder_descriptor, folder)
         _check_names(manifest, folder)
-        present_files = set(_walk(root, folder, ""))
+        present_files = set(_list_files(folder_descriptor, folder, ""))
         if missing := sorted(manifest.files.keys() - present_files):
             raise BundleError(
                 f"{missing[0]} is missing", where=str(folder), fix="add the bundle again"
             )
-        if extra := sorted(present_files - manifest.files.keys() - {MANIFEST, DIGEST}):
+        if extra := sorted(present_files - manifest.files.keys() - {MANIFEST, DIGEST_FILE}):
             raise BundleError(
                 f"{extra[0]} is not in the manifest",
                 where=str(folder),
                 fix="remove it, or add the bundle again",
             )
         files = {
-            name: _read_checked(root, folder, name, entry, maps_arrays=maps_arrays)
+            name: _read_checked(folder_descriptor, folder, name, entry, maps_arrays=maps_arrays)
             for name, entry in sorted(manifest.files.items())
         }
     except OSError as error:
         raise StorageError(f"cannot be read: {error.strerror}", where=str(folder)) from error
     finally:
-        os.close(root)
+        os.close(folder_descriptor)
     return SealedBundle(folder, manifest, digest, files)
 
 
-def _read_manifest(root: int, folder: Path) -> tuple[Manifest, str]:
-    data = _read(root, folder, MANIFEST, _MANIFEST_BYTES_MAX)
-    expected_digest = _read(root, folder, DIGEST, 100)
+def _read_manifest(folder_descriptor: int, folder: Path) -> tuple[Manifest, str]:
+    data = _read_file(folder_descriptor, folder, MANIFEST, _MANIFEST_BYTES_MAX)
+    expected_digest = _read_file(folder_descriptor, folder, DIGEST_FILE, 100)
     digest = hashlib.sha256(data).hexdigest()
     if bytes(expected_digest).strip() != digest.encode():
         raise BundleError(
-            f"{MANIFEST} does not match {DIGEST}", where=str(folder), fix="add the bundle again"
+            f"{MANIFEST} does not match {DIGEST_FILE}",
+            where=str(folder),
+            fix="add the bundle again",
         )
     try:
         return msgspec.json.decode(data, type=Manifest), digest
@@ -219,19 +224,19 @@ def _read_manifest(root: int, folder: Path) -> tuple[Manifest, str]:
 
 def _check_names(manifest: Manifest, folder: Path) -> None:
     if (
-        len(manifest.files) > FILES_MAX
-        or sum(entry.bytes for entry in manifest.files.values()) > BYTES_MAX
+        len(manifest.files) > BUNDLE_FILES_MAX
+        or sum(entry.bytes for entry in manifest.files.values()) > BUNDLE_BYTES_MAX
     ):
         raise BundleError(
             "the manifest names more files or bytes than a bundle may have", where=str(folder)
         )
     for name, entry in manifest.files.items():
-        parts = name.split("/")
+        path_parts = name.split("/")
         if (
             not _NAME.fullmatch(name)
-            or "." in parts
-            or ".." in parts
-            or name in (MANIFEST, DIGEST)
+            or "." in path_parts
+            or ".." in path_parts
+            or name in (MANIFEST, DIGEST_FILE)
             or entry.bytes < 0
         ):
             raise BundleError(
@@ -240,15 +245,15 @@ def _check_names(manifest: Manifest, folder: Path) -> None:
             )
 
 
-def _walk(root: int, folder: Path, prefix: str, depth: int = 0) -> Iterator[str]:
+def _list_files(folder_descriptor: int, folder: Path, prefix: str, depth: int = 0) -> Iterator[str]:
     """Yield names of everything below an open folder that is not a folder.
 
     Links are reported by their own name and never followed.
     """
     if depth > 8:
         raise BundleError(f"{prefix} lies deeper than a bundle may", where=str(folder))
-    for entry in sorted(os.listdir(root)):
-        status = os.stat(entry, dir_fd=root, follow_symlinks=False)
+    for entry in sorted(os.listdir(folder_descriptor)):
+        status = os.stat(entry, dir_fd=folder_descriptor, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode):
             raise BundleError(
                 f"{prefix}{entry} is a link",
@@ -259,18 +264,26 @@ def _walk(root: int, folder: Path, prefix: str, depth: int = 0) -> Iterator[str]
             yield f"{prefix}{entry}"
             continue
         child = os.open(
-            entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root
+            entry,
+            os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
+            dir_fd=folder_descriptor,
         )
         try:
-            yield from _walk(child, folder, f"{prefix}{entry}/", depth + 1)
+            yield from _list_files(child, folder, f"{prefix}{entry}/", depth + 1)
         finally:
             os.close(child)
 
 
 def _read_checked(
-    root: int, folder: Path, name: str, entry: FileEntry, *, maps_arrays: bool
+    folder_descriptor: int, folder: Path, name: str, entry: FileEntry, *, maps_arrays: bool
 ) -> Content:
-    data = _read(root, folder, name, entry.bytes, is_mapped=maps_arrays and name.endswith(MAPPED))
+    data = _read_file(
+        folder_descriptor,
+        folder,
+        name,
+        entry.bytes,
+        is_mapped=maps_arrays and name.endswith(MAPPED_SUFFIXES),
+    )
     if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
         raise BundleError(
             f"{name} does not match its checksum",
@@ -280,31 +293,31 @@ def _read_checked(
     return data
 
 
-def _read(
-    root: int, folder: Path, name: str, bytes_max: int, *, is_mapped: bool = False
+def _read_file(
+    folder_descriptor: int, folder: Path, name: str, bytes_max: int, *, is_mapped: bool = False
 ) -> Content:
     """Return the content of a plain file, opened step by step from the open folder.
 
     No part of its path can therefore be a link.
     """
-    *parents, last = name.split("/")
+    *parents, file_name = name.split("/")
     open_descriptors: list[int] = []
-    folder_descriptor = root
+    current_descriptor = folder_descriptor
     try:
         for part in parents:
-            folder_descriptor = os.open(
+            current_descriptor = os.open(
                 part,
                 os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
-                dir_fd=folder_descriptor,
+                dir_fd=current_descriptor,
             )
-            open_descriptors.append(folder_descriptor)
-        folder_descriptor = os.open(
-            last,
+            open_descriptors.append(current_descriptor)
+        current_descriptor = os.open(
+            file_name,
             os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-            dir_fd=folder_descriptor,
+            dir_fd=current_descriptor,
         )
-        open_descriptors.append(folder_descriptor)
-        status = os.fstat(folder_descriptor)
+        open_descriptors.append(current_descriptor)
+        status = os.fstat(current_descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise BundleError(f"{name} is not a plain file", where=str(folder))
         if status.st_nlink != 1:
@@ -314,8 +327,8 @@ def _read(
                 fix="copy the file instead of linking it",
             )
         if is_mapped and MAPPED_BYTES_MIN <= status.st_size <= bytes_max:
-            return memoryview(mmap.mmap(folder_descriptor, 0, access=mmap.ACCESS_READ))
-        with os.fdopen(os.dup(folder_descriptor), "rb") as file:
+            return memoryview(mmap.mmap(current_descriptor, 0, access=mmap.ACCESS_READ))
+        with os.fdopen(os.dup(current_descriptor), "rb") as file:
             data = file.read(bytes_max + 1)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -24,16 +24,16 @@ import msgspec
 from tailorbird import faults
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import BundleError, NotReadyError, UsageError
-from tailorbird.registry.aliases import NAMES, Aliases
+from tailorbird.registry.aliases import ALIAS_NAMES, Aliases
 from tailorbird.registry.audit_log import AuditEntry, append_audit, read_audit
-from tailorbird.registry.experiments import FILE as EXPERIMENTS
+from tailorbird.registry.experiments import EXPERIMENTS_FILE as EXPERIMENTS
 from tailorbird.registry.experiments import Experiments, read_experiments
 from tailorbird.registry.files import lock_for_change, replace_file, write_bundle
-from tailorbird.registry.formulas import FILE as FORMULAS
+from tailorbird.registry.formulas import FORMULAS_FILE as FORMULAS
 from tailorbird.registry.formulas import FormulaChange, read_formulas
 from tailorbird.registry.json_files import encode_json, read_json
 from tailorbird.registry.manifest import (
-    DIGEST,
+    DIGEST_FILE,
     MANIFEST,
     Manifest,
     encode_manifest,
@@ -42,7 +42,7 @@ from tailorbird.registry.manifest import (
 )
 from tailorbird.registry.versions import VersionInfo, read_version, version_number
 
-ALIASES = "aliases.json"
+ALIASES_FILE = "aliases.json"
 # the resolution of assignments, see `experiments.assign`; a smaller share would select no person
 SHARE_MIN = 0.0001
 
@@ -91,7 +91,7 @@ class Registry:
         """
         with lock_for_change(self.path):
             folder = self.path / version
-            for name in (MANIFEST, DIGEST):
+            for name in (MANIFEST, DIGEST_FILE):
                 (folder / f"{name}.new").unlink(missing_ok=True)  # left by a crashed attempt
             change(folder)
             manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
@@ -99,7 +99,7 @@ class Registry:
             digest = hashlib.sha256(data).hexdigest()
             self._append_audit(AuditEntry(self._clock.now(), "amend", version, by, why, digest))
             replace_file(self.path, f"{version}/{MANIFEST}", data)
-            replace_file(self.path, f"{version}/{DIGEST}", f"{digest}\n".encode())
+            replace_file(self.path, f"{version}/{DIGEST_FILE}", f"{digest}\n".encode())
             sync_folder(folder)
 
     def remove(self, version: str, *, by: str, why: str) -> None:
@@ -111,14 +111,14 @@ class Registry:
         """
         with lock_for_change(self.path):
             aliases = self.aliases()
-            names = (
-                *aliases.names_of(version),
+            uses = (
+                *aliases.aliases_of(version),
                 *(["an earlier champion"] if version in aliases.history else ()),
                 *(["the newest version"] if version == self._version_names()[-1] else ()),
             )
-            if names:
+            if uses:
                 raise UsageError(
-                    f"{version} is {', '.join(names)}", where=str(self.path), fix="keep it"
+                    f"{version} is {', '.join(uses)}", where=str(self.path), fix="keep it"
                 )
             self._append_audit(AuditEntry(self._clock.now(), "remove", version, by, why))
             leaving_folder = self.path / ".leaving"
@@ -135,7 +135,7 @@ class Registry:
             if aliases.champion == version:
                 return
             self._append_audit(AuditEntry(self._clock.now(), "promote", version, by, why))
-            self._write_aliases(aliases.promoted(version))
+            self._write_aliases(aliases.after_promotion(version))
 
     def set_shadow(self, version: str, *, by: str, why: str) -> None:
         """Make servers log the scores of a version, or stop that with ""."""
@@ -221,7 +221,7 @@ class Registry:
                     fix="look at it and try again",
                 )
             self._append_audit(AuditEntry(self._clock.now(), "rollback", previous, by, why))
-            self._write_aliases(aliases.rolled_back())
+            self._write_aliases(aliases.after_rollback())
         return previous
 
     def record(
@@ -274,27 +274,27 @@ class Registry:
             replace_file(self.path, EXPERIMENTS, encode_json(experiments))
         return experiments
 
-    def champion(self) -> Path | None:
+    def champion_folder(self) -> Path | None:
         """Return the folder of the live version, or None."""
-        return self._folder_of(self.aliases().champion)
+        return self._version_folder(self.aliases().champion)
 
     def folder_named(self, name: str) -> Path | None:
-        """Return the folder of the version with one of `NAMES`, or None."""
-        return self._folder_of(self.aliases().version_named(name))
+        """Return the folder of the version with one of `ALIAS_NAMES`, or None."""
+        return self._version_folder(self.aliases().version_named(name))
 
-    def challenger(self) -> Path | None:
+    def challenger_folder(self) -> Path | None:
         """Return the folder of the challenger, or None."""
-        return self._folder_of(self.aliases().challenger)
+        return self._version_folder(self.aliases().challenger)
 
-    def previous(self) -> Path | None:
+    def previous_folder(self) -> Path | None:
         """Return the folder of the previous champion, or None."""
-        return self._folder_of(self.aliases().previous)
+        return self._version_folder(self.aliases().previous)
 
     def resolve(self, name: str) -> Path:
         """Return the folder of a version or of an alias."""
         aliases = self.aliases()
-        version = aliases.version_named(name) if name in NAMES else name
-        folder = self._folder_of(version) if version_number(version) else None
+        version = aliases.version_named(name) if name in ALIAS_NAMES else name
+        folder = self._version_folder(version) if version_number(version) else None
         if folder is None or not folder.is_dir():
             raise UsageError(
                 f"there is no version {name!r}", where=str(self.path), fix="tailorbird models list"
@@ -303,7 +303,7 @@ class Registry:
 
     def aliases(self) -> Aliases:
         """Return the current aliases."""
-        return read_json(self.path / ALIASES, Aliases, fix="restore it from audit.jsonl")
+        return read_json(self.path / ALIASES_FILE, Aliases, fix="restore it from audit.jsonl")
 
     def versions(self) -> list[VersionInfo]:
         """Return all versions, oldest first."""
@@ -320,7 +320,7 @@ class Registry:
         return [
             read_version(self.path / name, aliases)
             for position, name in enumerate(names)
-            if position < limit or aliases.names_of(name)
+            if position < limit or aliases.aliases_of(name)
         ]
 
     def info(self, version: str) -> VersionInfo:
@@ -360,11 +360,11 @@ class Registry:
             key=version_number,
         )
 
-    def _folder_of(self, version: str) -> Path | None:
+    def _version_folder(self, version: str) -> Path | None:
         return self.path / version if version else None
 
     def _write_aliases(self, aliases: Aliases) -> None:
-        replace_file(self.path, ALIASES, encode_json(aliases))
+        replace_file(self.path, ALIASES_FILE, encode_json(aliases))
 
     def _append_audit(self, entry: AuditEntry) -> None:
         append_audit(self.path, entry)

@@ -43,17 +43,24 @@ def read_version(folder: Path, aliases: Aliases) -> VersionInfo:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return VersionInfo(
-            name, folder, 0, "", (), {"damaged": True}, aliases.names_of(name), is_readable=False
+            name,
+            folder,
+            created_at=0,
+            schema_hash="",
+            heads=(),
+            metrics={"damaged": True},
+            aliases=aliases.aliases_of(name),
+            is_readable=False,
         )
     heads = tuple(head.name for head in manifest.heads)
-    span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
+    data_span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
     fields = (
         manifest.created_at,
         manifest.schema_hash,
         heads,
         manifest.metrics,
-        aliases.names_of(name),
-        span,
+        aliases.aliases_of(name),
+        data_span,
     )
     return VersionInfo(
         name,

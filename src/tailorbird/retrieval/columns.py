@@ -35,12 +35,12 @@ class TextColumn:
     values: tuple[str, ...]
 
     @cached_property
-    def _code_of(self) -> dict[str, int]:
+    def _code_by_value(self) -> dict[str, int]:
         return {value: code for code, value in enumerate(self.values)}
 
     def code(self, value: str) -> int:
         """Return the code of a value; -2 if no item has it."""
-        return self._code_of.get(value, -2)
+        return self._code_by_value.get(value, -2)
 
     def text(self, row: int) -> str:
         """Return the text of an item; "" if missing."""
@@ -51,14 +51,14 @@ class TextColumn:
         """Return the column for some rows; the dictionary is shared."""
         selection = TextColumn(self.codes[rows], self.values)
         # Built once for the whole index and not once per request.
-        selection.__dict__["_code_of"] = self._code_of
+        selection.__dict__["_code_by_value"] = self._code_by_value
         return selection
 
 
 Column = Floats | TextColumn
 
 
-def column_of(values: Sequence[Any]) -> Column:
+def build_column(values: Sequence[Any]) -> Column:
     """Return a column from JSON values: numeric if nearly all of them are numbers or booleans.
 
     A text among numbers counts as missing. Otherwise one item with a stock of "n/a" would make
@@ -68,7 +68,7 @@ def column_of(values: Sequence[Any]) -> Column:
     number_count = sum(isinstance(value, (int, float)) for value in values)
     if number_count and number_count >= NUMERIC_SHARE_MIN * present_count:
         return np.array([_as_number(value) for value in values], np.float64)
-    return text_column(None if value is None else _as_text(value) for value in values)
+    return build_text_column(None if value is None else _as_text(value) for value in values)
 
 
 def _as_number(value: Any) -> float:
@@ -79,26 +79,26 @@ def _as_number(value: Any) -> float:
         return np.nan
 
 
-def text_column(texts: Iterable[str | None]) -> TextColumn:
+def build_text_column(texts: Iterable[str | None]) -> TextColumn:
     """Return a dictionary-encoded column, with codes in order of first appearance."""
-    code_of: dict[str, int] = {}
+    code_by_text: dict[str, int] = {}
     codes = np.array(
         [
-            -1 if text is None or text == "" else code_of.setdefault(text, len(code_of))
+            -1 if text is None or text == "" else code_by_text.setdefault(text, len(code_by_text))
             for text in texts
         ],
         np.int32,
     )
-    return TextColumn(codes, tuple(code_of))
+    return TextColumn(codes, tuple(code_by_text))
 
 
-def columns_of(profiles: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+def build_columns(profiles: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     """Return the attributes of profiles by name: all, or the most frequent `ATTRIBUTES_MAX`."""
-    names = select_names(profiles)
+    names = select_attribute_names(profiles)
     columns = {}
     for name in names:
         values = [profile.get(name) for profile in profiles]
-        column = columns[name] = column_of(values)
+        column = columns[name] = build_column(values)
         if not isinstance(column, TextColumn) and (
             text_count := sum(isinstance(value, (str, list, dict)) for value in values)
         ):
@@ -110,28 +110,30 @@ def columns_of(profiles: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     return columns
 
 
-def select_names(
-    profiles: Iterable[Mapping[str, Any]], known_names: Collection[str] = ()
+def select_attribute_names(
+    profiles: Iterable[Mapping[str, Any]], existing_names: Collection[str] = ()
 ) -> list[str]:
     """Return the sorted names of attributes that become columns.
 
     Existing columns come first, then the most frequent names until the limit. Dropped names are
     logged.
     """
-    counts = Counter(name for profile in profiles for name in profile if name not in known_names)
+    counts = Counter(name for profile in profiles for name in profile if name not in existing_names)
     new_names = sorted(counts, key=lambda name: (-counts[name], name))
-    free_columns = max(0, ATTRIBUTES_MAX - len(known_names))
-    if left_out := new_names[free_columns:]:
+    free_columns = max(0, ATTRIBUTES_MAX - len(existing_names))
+    if dropped_names := new_names[free_columns:]:
         summary = (
-            f"items have {len(known_names) + len(new_names)} attributes, and {ATTRIBUTES_MAX} "
+            f"items have {len(existing_names) + len(new_names)} attributes, and {ATTRIBUTES_MAX} "
             "are kept: "
-            f"{len(left_out)} that few have are left out"
+            f"{len(dropped_names)} that few have are left out"
         )
-        log.warning("%s, such as %s", summary, ", ".join(repr(name[:40]) for name in left_out[:3]))
-    return sorted([*known_names, *new_names[:free_columns]])
+        log.warning(
+            "%s, such as %s", summary, ", ".join(repr(name[:40]) for name in dropped_names[:3])
+        )
+    return sorted([*existing_names, *new_names[:free_columns]])
 
 
-def truths_in(profiles: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+def find_boolean_names(profiles: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """Return the attributes whose values are all true or false; columns store them as 1 and 0."""
     names: set[str] = set()
     other_names: set[str] = set()
@@ -164,45 +166,53 @@ def to_arrow(column: Column) -> pa.Array:
 
 
 def extend_column(
-    column: Column | None, length: int, values: Mapping[int, Any], total: int
+    column: Column | None, old_count: int, value_by_row: Mapping[int, Any], new_count: int
 ) -> Column:
-    """Return a copy of `column` for `total` items, with `values` set at their rows.
+    """Return a copy of `column` for `new_count` items, with `value_by_row` set at their rows.
 
-    `column` has `length` items; None is missing for all.
+    `column` has `old_count` items; None is missing for all.
     """
-    numeric = all(isinstance(value, (int, float)) for value in values.values() if value is not None)
+    is_numeric = all(
+        isinstance(value, (int, float)) for value in value_by_row.values() if value is not None
+    )
     if column is None:
         column = (
-            np.full(length, np.nan) if numeric else TextColumn(np.full(length, -1, np.int32), ())
+            np.full(old_count, np.nan)
+            if is_numeric
+            else TextColumn(np.full(old_count, -1, np.int32), ())
         )
     if isinstance(column, TextColumn):
-        code_of = column._code_of  # Shared with the old column until a value is new.
-        codes = np.concatenate([column.codes, np.full(total - length, -1, np.int32)])
-        for row, value in values.items():
+        code_by_text = column._code_by_value  # Shared with the old column until a value is new.
+        codes = np.concatenate([column.codes, np.full(new_count - old_count, -1, np.int32)])
+        for row, value in value_by_row.items():
             text = "" if value is None else _as_text(value)
-            if text and text not in code_of:
-                code_of = dict(code_of) if code_of is column._code_of else code_of
-                code_of[text] = len(code_of)
-            codes[row] = code_of[text] if text else -1
-        grown = TextColumn(codes, column.values if code_of is column._code_of else tuple(code_of))
-        grown.__dict__["_code_of"] = code_of
-        return grown
-    numbers = np.concatenate([column, np.full(total - length, np.nan)])
-    for row, value in values.items():
+            if text and text not in code_by_text:
+                code_by_text = (
+                    dict(code_by_text) if code_by_text is column._code_by_value else code_by_text
+                )
+                code_by_text[text] = len(code_by_text)
+            codes[row] = code_by_text[text] if text else -1
+        extended_column = TextColumn(
+            codes, column.values if code_by_text is column._code_by_value else tuple(code_by_text)
+        )
+        extended_column.__dict__["_code_by_value"] = code_by_text
+        return extended_column
+    numbers = np.concatenate([column, np.full(new_count - old_count, np.nan)])
+    for row, value in value_by_row.items():
         numbers[row] = _as_number(value)
     return numbers
 
 
 def rows_with_changed_text(
-    before: Mapping[str, Column], after: Mapping[str, Column], rows: npt.NDArray[np.intp]
+    old_columns: Mapping[str, Column], new_columns: Mapping[str, Column], rows: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.intp]:
-    """Return those of `rows` in which a text differs; `after` extends `before` by name."""
+    """Return those of `rows` in which a text differs between old and new columns."""
     has_changed = np.zeros(rows.size, bool)
-    for name, column in after.items():
+    for name, column in new_columns.items():
         if isinstance(column, TextColumn):
-            previous = before.get(name)
+            old_column = old_columns.get(name)
             has_changed |= column.codes[rows] != (
-                previous.codes[rows] if isinstance(previous, TextColumn) else -1
+                old_column.codes[rows] if isinstance(old_column, TextColumn) else -1
             )
     return rows[has_changed]
 

@@ -19,7 +19,7 @@ from tailorbird.errors import BundleError, UsageError
 
 Floats = npt.NDArray[np.float32]
 
-MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
+MODEL_FILE, TOKENIZER_FILE = "model.onnx", "tokenizer.json"
 TOKENS_MAX = 64  # A title and its category are shorter.
 BATCH_TEXTS = 64
 CACHED_TEXTS_MAX = 20_000  # vectors; 30 MB where they have 384 dimensions
@@ -57,19 +57,21 @@ class TextEncoder:
         except Exception as error:  # Both libraries raise exceptions of their own types.
             raise BundleError(
                 f"the text encoder cannot be loaded: {error}",
-                fix=f"export {MODEL} and {TOKENIZER} again, see docs/how-to/search.md",
+                fix=f"export {MODEL_FILE} and {TOKENIZER_FILE} again, see docs/how-to/search.md",
             ) from error
         self._tokenizer.enable_truncation(TOKENS_MAX)
         self._tokenizer.enable_padding()
-        self._inputs = {entry.name for entry in self._session.get_inputs()}
-        unexpected = self._inputs - {"input_ids", "attention_mask", "token_type_ids"}
-        if unexpected or "input_ids" not in self._inputs:
+        self._input_names = {entry.name for entry in self._session.get_inputs()}
+        unexpected_inputs = self._input_names - {"input_ids", "attention_mask", "token_type_ids"}
+        if unexpected_inputs or "input_ids" not in self._input_names:
             raise BundleError(
-                f"the text encoder has the inputs {sorted(self._inputs)}",
+                f"the text encoder has the inputs {sorted(self._input_names)}",
                 fix="export it with input_ids, attention_mask and, if needed, token_type_ids",
             )
-        names = [entry.name for entry in self._session.get_outputs()]
-        self._output = "sentence_embedding" if "sentence_embedding" in names else names[0]
+        output_names = [entry.name for entry in self._session.get_outputs()]
+        self._output_name = (
+            "sentence_embedding" if "sentence_embedding" in output_names else output_names[0]
+        )
         self.digest = blake2b(model + tokenizer, digest_size=8).hexdigest()
         self._cached_vectors: dict[str, Floats] = {}
 
@@ -77,7 +79,7 @@ class TextEncoder:
     def from_folder(cls, folder: Path) -> "TextEncoder":
         """Load the encoder of a folder."""
         files = {}
-        for name in (MODEL, TOKENIZER):
+        for name in (MODEL_FILE, TOKENIZER_FILE):
             try:
                 files[name] = (folder / name).read_bytes()
             except OSError as error:
@@ -86,20 +88,24 @@ class TextEncoder:
                     where=str(folder),
                     fix="set search.encoder to a folder with both files, see docs/how-to/search.md",
                 ) from error
-        return cls(files[MODEL], files[TOKENIZER])
+        return cls(files[MODEL_FILE], files[TOKENIZER_FILE])
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """Return the unit vector of each text, float32 (n, d); zeros for an empty text."""
         lengths = np.array([len(text) for text in texts])
-        order = np.argsort(lengths, kind="stable")  # Texts of similar length need little padding.
-        parts = [
-            self._encode_batch([texts[i] for i in order[start : start + BATCH_TEXTS].tolist()])
+        length_order = np.argsort(
+            lengths, kind="stable"
+        )  # Texts of similar length need little padding.
+        vector_batches = [
+            self._encode_batch(
+                [texts[i] for i in length_order[start : start + BATCH_TEXTS].tolist()]
+            )
             for start in range(0, len(texts), BATCH_TEXTS)
         ]
-        if not parts:
+        if not vector_batches:
             return np.zeros((0, 0), np.float32)
-        vectors = np.empty((len(texts), parts[0].shape[1]), np.float32)
-        vectors[order] = np.concatenate(parts)
+        vectors = np.empty((len(texts), vector_batches[0].shape[1]), np.float32)
+        vectors[length_order] = np.concatenate(vector_batches)
         vectors[lengths == 0] = 0.0
         return vectors
 
@@ -108,28 +114,28 @@ class TextEncoder:
 
         Meant for queries, and for items that came after the index was built. `texts` is not empty.
         """
-        vectors = {text: self._cached_vectors.get(text) for text in texts}
-        missing = [text for text, vector in vectors.items() if vector is None]
-        if missing:
-            encoded = dict(zip(missing, self.encode(missing), strict=True))
-            vectors |= encoded
-            if len(self._cached_vectors) + len(encoded) > CACHED_TEXTS_MAX:
+        vector_by_text = {text: self._cached_vectors.get(text) for text in texts}
+        missing_texts = [text for text, vector in vector_by_text.items() if vector is None]
+        if missing_texts:
+            new_vectors = dict(zip(missing_texts, self.encode(missing_texts), strict=True))
+            vector_by_text |= new_vectors
+            if len(self._cached_vectors) + len(new_vectors) > CACHED_TEXTS_MAX:
                 self._cached_vectors.clear()
-            self._cached_vectors.update(encoded)
-        return np.stack([vector for text in texts if (vector := vectors[text]) is not None])
+            self._cached_vectors.update(new_vectors)
+        return np.stack([vector for text in texts if (vector := vector_by_text[text]) is not None])
 
     def _encode_batch(self, texts: list[str]) -> Floats:
         encodings = self._tokenizer.encode_batch(texts)
-        mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
-        values = {
+        attention_mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
+        input_by_name = {
             "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
-            "attention_mask": mask,
+            "attention_mask": attention_mask,
             "token_type_ids": np.array([encoding.type_ids for encoding in encodings], np.int64),
         }
-        inputs = {name: values[name] for name in self._inputs}
-        output = np.asarray(self._session.run([self._output], inputs)[0], np.float32)
+        inputs = {name: input_by_name[name] for name in self._input_names}
+        output = np.asarray(self._session.run([self._output_name], inputs)[0], np.float32)
         if output.ndim == 3:
-            weights = mask[:, :, None].astype(np.float32)
+            weights = attention_mask[:, :, None].astype(np.float32)
             output = (output * weights).sum(1) / np.maximum(weights.sum(1), 1.0)
         norms = np.linalg.norm(output, axis=1, keepdims=True)
         return output / np.maximum(norms, 1e-9)
@@ -137,4 +143,6 @@ class TextEncoder:
 
 def load_encoder(files: Mapping[str, bytes | memoryview]) -> "TextEncoder":
     """Load an encoder from the files of an index, see `retrieval.index`."""
-    return TextEncoder(bytes(files[f"encoder/{MODEL}"]), bytes(files[f"encoder/{TOKENIZER}"]))
+    return TextEncoder(
+        bytes(files[f"encoder/{MODEL_FILE}"]), bytes(files[f"encoder/{TOKENIZER_FILE}"])
+    )

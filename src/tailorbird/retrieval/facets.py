@@ -8,7 +8,7 @@ import numpy as np
 from tailorbird.retrieval.columns import TextColumn
 from tailorbird.retrieval.index import Index, Rows
 
-VALUES_MAX = 30
+FACET_VALUES_MAX = 30
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Facet:
     """The distribution of one attribute over some items.
 
     Attributes:
-        counts: value → number of items, the most frequent first, at most `VALUES_MAX`; an
+        counts: value → number of items, the most frequent first, at most `FACET_VALUES_MAX`; an
             item with a list counts for each part. Empty if the attribute is numeric.
         missing: number of items without a value.
         low, high: range of a numeric attribute; None if it is not numeric or has no value.
@@ -28,7 +28,7 @@ class Facet:
     high: float | None = None
 
 
-def facet_of(index: Index, rows: Rows, name: str) -> Facet | None:
+def compute_facet(index: Index, rows: Rows, name: str) -> Facet | None:
     """Return the facet of the items at `rows`; None if the index has no such attribute."""
     column = index.attributes.get(name)
     if column is None:
@@ -44,9 +44,11 @@ def facet_of(index: Index, rows: Rows, name: str) -> Facet | None:
         return Facet({}, int(numbers.size - present_numbers.size), low, high)
     codes = column.codes[rows]
     present_numbers, counts = np.unique(codes[codes >= 0], return_counts=True)
-    parts: Counter[str] = Counter()
+    part_counts: Counter[str] = Counter()
     for code, count in zip(present_numbers.tolist(), counts.tolist(), strict=True):
         for part in dict.fromkeys(column.values[code].split("|")):
-            parts[part] += count
-    most_frequent = sorted(parts.items(), key=lambda entry: (-entry[1], entry[0]))[:VALUES_MAX]
+            part_counts[part] += count
+    most_frequent = sorted(part_counts.items(), key=lambda entry: (-entry[1], entry[0]))[
+        :FACET_VALUES_MAX
+    ]
     return Facet(dict(most_frequent), int((codes < 0).sum()))

@@ -1,9 +1,9 @@
 """The loaded item index: attributes, full text, vectors and clusters, addressed by row.
 
 A row is the number of an item within one `Index`. `find` maps ids and keys to rows. Queries return
-`Matches`: rows and scores, best first. An `Index` is immutable. `retrieval.overlay` derives a new
-one with items that appeared later. Interactions with items are not in it; they are read live, see
-`candidates`.
+`SearchResult`: rows and scores, best first. An `Index` is immutable. `retrieval.overlay` derives a
+new one with items that appeared later. Interactions with items are not in it; they are read live,
+see `candidates`.
 
     items.arrow    id, key, first_seen, and each attribute as `a:NAME`, marked if boolean
     text/          see `retrieval.text`
@@ -30,7 +30,7 @@ from tailorbird.errors import BundleError
 from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.clusters import Clusters
 from tailorbird.retrieval.columns import Column, TextColumn, from_arrow
-from tailorbird.retrieval.meaning import Meaning
+from tailorbird.retrieval.meaning import TextVectors
 from tailorbird.retrieval.synonyms import Phrase
 from tailorbird.retrieval.text import TextIndex
 from tailorbird.retrieval.vectors import ItemVectors
@@ -41,11 +41,11 @@ Times = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 FORMAT = 2
-TRUTH = b"truth"  # Marks a column of items.arrow that stores true and false as 1 and 0.
+BOOLEAN_MARK = b"truth"  # Marks a column of items.arrow that stores true and false as 1 and 0.
 RERANKED_MIN = 1_000  # Text matches that are also ordered by meaning.
 SEARCH_DEPTH_MAX = 10_000  # Text matches to examine at most if few of them are visible.
 # Orders that are computed once: they depend on the set of items, and on their categories.
-_ITEM_ORDERS, _CATEGORY_ORDERS = ("_key_order",), ("category",)
+_ITEM_ORDER_NAMES, _CATEGORY_ORDER_NAMES = ("_key_order",), ("category",)
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,21 +74,20 @@ NO_RESULT = SearchResult(np.zeros(0, np.intp), np.zeros(0))
 class Index:
     """Items as of one moment.
 
-        Attributes:
-            as_of: profiles are those before this time, microseconds.
-            ids: ids of the n items.
-            keys: uint64 (n,): `events.hash64` of the ids.
-            first_seen: int64 (n,): when the item appeared; 0 if it was there from the start.
-            attributes: name → column of length n.
-            boolean_names: names of boolean attributes.
-            p: position in the routed log of the newest profile that it was built from; 0 if
-    unknown.
-            text: full text, or None.
-            meaning: dense vectors of the texts, or None.
-            first_added_row: first row of the items that were added after the index was built.
-            visible: bool (n,): items that sources may return, see `restrict`; None is all.
-            vectors: vectors of the items, or None.
-            item_clusters: clusters of the items, or None.
+    Attributes:
+        as_of: profiles are those before this time, microseconds.
+        ids: ids of the n items.
+        keys: uint64 (n,): `events.hash64` of the ids.
+        first_seen: int64 (n,): when the item appeared; 0 if it was there from the start.
+        attributes: name → column of length n.
+        boolean_names: names of boolean attributes.
+        log_position: of the newest profile that it was built from; 0 if unknown.
+        text: full text, or None.
+        text_vectors: dense vectors of the texts, or None.
+        first_added_row: first row of the items that were added after the index was built.
+        visible: bool (n,): items that sources may return, see `restrict`; None is all.
+        vectors: vectors of the items, or None.
+        item_clusters: clusters of the items, or None.
     """
 
     as_of: int
@@ -98,12 +97,12 @@ class Index:
     attributes: Mapping[str, Column]
     text: TextIndex | None = None
     first_added_row: int = 0
-    shown: npt.NDArray[np.bool_] | None = None
+    visible: npt.NDArray[np.bool_] | None = None
     vectors: ItemVectors | None = None
     item_clusters: Clusters | None = None
-    truths: frozenset[str] = frozenset()
-    p: int = 0
-    meaning: Meaning | None = None
+    boolean_names: frozenset[str] = frozenset()
+    log_position: int = 0
+    text_vectors: TextVectors | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -122,15 +121,16 @@ class Index:
             table = pa.ipc.open_file(pa.BufferReader(files["items.arrow"])).read_all()
             # Without validation Arrow trusts offsets and codes, and reads beyond its buffers.
             table.validate(full=True)
-            texts = {
+            text_files = {
                 name.removeprefix("text/"): data
                 for name, data in files.items()
                 if name.startswith("text/")
             }
-            text = TextIndex.load(texts) if texts else None
-            if text is not None and text.built.documents != table.num_rows:
+            text = TextIndex.load(text_files) if text_files else None
+            if text is not None and text.base_index.document_count != table.num_rows:
                 raise ValueError(
-                    f"its texts are of {text.built.documents} items, and it has {table.num_rows}"
+                    f"its texts are of {text.base_index.document_count} items, "
+                    f"and it has {table.num_rows}"
                 )
             attributes = {
                 name[2:]: from_arrow(table[name])
@@ -144,20 +144,24 @@ class Index:
                 Clusters.read(files, table.num_rows),
             )
             boolean_names = frozenset(
-                field.name[2:] for field in table.schema if TRUTH in (field.metadata or {})
+                field.name[2:] for field in table.schema if BOOLEAN_MARK in (field.metadata or {})
             )
-            optional = {
+            optional_fields = {
                 "vectors": vectors,
                 "item_clusters": item_clusters,
-                "truths": boolean_names,
-                "p": meta.p,
-                "meaning": Meaning.read(files, table.num_rows) if text is not None else None,
+                "boolean_names": boolean_names,
+                "log_position": meta.p,
+                "text_vectors": TextVectors.read(files, table.num_rows)
+                if text is not None
+                else None,
             }
         except (KeyError, ValueError, OSError, pa.ArrowException, msgspec.DecodeError) as error:
             raise BundleError(
                 f"the index cannot be read: {error}", fix="tailorbird train"
             ) from error
-        index = cls(meta.as_of, ids, keys, first_seen, attributes, text, len(ids), **optional)
+        index = cls(
+            meta.as_of, ids, keys, first_seen, attributes, text, len(ids), **optional_fields
+        )
         index.prepare()
         return index
 
@@ -173,7 +177,7 @@ class Index:
         )
 
     @classmethod
-    def bare(cls, ids: Sequence[str], vectors: ItemVectors | None = None) -> "Index":
+    def from_ids(cls, ids: Sequence[str], vectors: ItemVectors | None = None) -> "Index":
         """Return an index of items without attributes, optionally with vectors."""
         keys = hash64s(ids) if len(ids) else np.zeros(0, np.uint64)
         return cls(
@@ -188,15 +192,15 @@ class Index:
             same_categories: whether its items are also in the same categories.
         """
         if previous is not None:
-            for name in (*_ITEM_ORDERS, *(_CATEGORY_ORDERS if same_categories else ())):
+            for name in (*_ITEM_ORDER_NAMES, *(_CATEGORY_ORDER_NAMES if same_categories else ())):
                 self.__dict__[name] = getattr(previous, name)
-        for name in (*_ITEM_ORDERS, *_CATEGORY_ORDERS):
+        for name in (*_ITEM_ORDER_NAMES, *_CATEGORY_ORDER_NAMES):
             getattr(self, name)
 
-    def only(self, visible: npt.NDArray[np.bool_]) -> "Index":
-        """Return the same items, of which sources return only `visible` ones (n,)."""
-        view = dataclasses.replace(self, shown=visible)
-        for name in (*_ITEM_ORDERS, *_CATEGORY_ORDERS):
+    def restrict(self, is_visible: npt.NDArray[np.bool_]) -> "Index":
+        """Return the same items, of which sources return only `is_visible` ones (n,)."""
+        view = dataclasses.replace(self, visible=is_visible)
+        for name in (*_ITEM_ORDER_NAMES, *_CATEGORY_ORDER_NAMES):
             view.__dict__[name] = getattr(self, name)
         return view
 
@@ -226,8 +230,8 @@ class Index:
         sorted_keys, order = self._key_order
         if not sorted_keys.size:
             return np.full(keys.shape, -1, np.intp)
-        at = np.minimum(np.searchsorted(sorted_keys, keys), sorted_keys.size - 1)
-        return np.where(sorted_keys[at] == keys, order[at], -1)
+        positions = np.minimum(np.searchsorted(sorted_keys, keys), sorted_keys.size - 1)
+        return np.where(sorted_keys[positions] == keys, order[positions], -1)
 
     def find_ids(self, ids: Sequence[str]) -> Rows:
         """Return the rows of items by id; -1 if unknown."""
@@ -239,21 +243,21 @@ class Index:
         text = column.text(row) if isinstance(column, TextColumn) else ""
         return text or self.ids[row]
 
-    def clusters(
-        self, recent: Rows, decay: Floats, counts: npt.NDArray[np.int64], n: int
+    def rank_by_clusters(
+        self, recent_rows: Rows, decay_weights: Floats, event_counts: npt.NDArray[np.int64], n: int
     ) -> SearchResult:
         """Return items of every cluster, with more from the clusters of a person's newest items.
 
         Args:
-            recent, decay: rows of the newest items, and the weight of each.
-            counts: popularity of each item, (n,).
+            recent_rows, decay_weights: rows of the newest items, and the weight of each.
+            event_counts: popularity of each item, (n,).
         """
         if self.item_clusters is None:
             return NO_RESULT
-        scores = self.item_clusters.scores(counts, recent, decay)
-        scores[recent] = 0.0
-        if self.shown is not None:
-            scores[~self.shown] = 0.0
+        scores = self.item_clusters.scores(event_counts, recent_rows, decay_weights)
+        scores[recent_rows] = 0.0
+        if self.visible is not None:
+            scores[~self.visible] = 0.0
         return _best_rows(np.arange(len(self)), scores, n)
 
     def search(self, text: str, n: int, synonyms: Sequence[Phrase] = ()) -> SearchResult:
@@ -268,19 +272,21 @@ class Index:
             BundleError: the text index is damaged, which its checksum did not detect. No query
                 causes this.
         """
-        if self.meaning is not None:
-            words = self._match_words(text, max(n, RERANKED_MIN), synonyms)
-            rows, scores = self.meaning.mix(text, words.rows, words.scores, self.shown)
+        if self.text_vectors is not None:
+            word_matches = self._match_words(text, max(n, RERANKED_MIN), synonyms)
+            rows, scores = self.text_vectors.combine_with_cosines(
+                text, word_matches.rows, word_matches.scores, self.visible
+            )
             return _best_rows(rows, scores, n)
         return self._match_words(text, n, synonyms)
 
     def _match_words(self, text: str, n: int, synonyms: Sequence[Phrase]) -> SearchResult:
-        if self.shown is None:
+        if self.visible is None:
             return self._match_all(text, n, synonyms)
         depth = n
         while True:  # Repeat until enough matches are visible or there are no more.
             matches = self._match_all(text, depth, synonyms)
-            visible_rows = np.flatnonzero(self.shown[matches.rows])[:n]
+            visible_rows = np.flatnonzero(self.visible[matches.rows])[:n]
             if visible_rows.size == n or matches.rows.size < depth or depth >= SEARCH_DEPTH_MAX:
                 return SearchResult(matches.rows[visible_rows], matches.scores[visible_rows])
             depth *= 4

@@ -10,9 +10,9 @@ Items whose vectors have similar directions share a list (`directions.spherical_
     reach of a list = user · mean of its vectors + 2 · |user| · their deviation by coordinate
 
 so that a long or wide list, which holds more than its mean suggests, comes earlier. The number of
-lists to probe is calibrated when the index is built: as many as find `RECALL` of the nearest
-`NEAREST` items of people that the tower knows. If that saves too little, as with vectors without
-structure, there is no inverted file, and all items are compared.
+lists to probe is calibrated when the index is built: as many as find `RECALL_MIN` of the nearest
+`NEAREST_COUNT` items of people that the tower knows. If that saves too little, as with vectors
+without structure, there is no inverted file, and all items are compared.
 
 `vector_score` needs log Σ exp over all items. It is exact over the probed lists. Each of the others
 counts as if its products were normally distributed: size · exp(user · mean + |user|² · variance ÷
@@ -33,11 +33,11 @@ from tailorbird.retrieval.directions import nearest_centroids, spherical_kmeans
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
 
-FILES = ("inverted_rows.npy", "inverted_begin.npy", "inverted.json")
-RECALL, NEAREST = 0.99, 100  # Share of so many nearest items that a new file must find.
+FILE_NAMES = ("inverted_rows.npy", "inverted_begin.npy", "inverted.json")
+RECALL_MIN, NEAREST_COUNT = 0.99, 100  # Share of so many nearest items that a new file must find.
 SAVINGS_MIN = 0.65  # Minimum share of the items that it must save comparing.
 SAMPLES_PER_LIST = 50  # Items per list to learn the centroids from.
-ROUNDS = 8
+KMEANS_ROUNDS = 8
 _DEVIATION_WEIGHT = 2.0
 
 
@@ -56,19 +56,20 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ProbeResult:
     """The items found near one person so far.
 
-    `rows` and `products` (m,) are the items and their scores, `order` the lists by reach, `lists`
-    the number of probed lists, and `total` log Σ exp of the products of all items.
+    `rows` and `products` (m,) are the items and their scores, `list_order` the lists by reach,
+    `probed_lists` the number of probed lists, and `log_sum_exp` log Σ exp of the products of all
+    items.
     """
 
     rows: Rows
     products: Matrix
-    order: Rows
-    lists: int
-    total: float
+    list_order: Rows
+    probed_lists: int
+    log_sum_exp: float
 
 
 @dataclass(frozen=True)
-class Inverted:
+class InvertedFile:
     """An inverted file with its vectors. Immutable.
 
     Attributes:
@@ -80,17 +81,19 @@ class Inverted:
 
     vectors: Matrix
     rows: npt.NDArray[np.int32]
-    begin: npt.NDArray[np.int64]
-    measured: Calibration
+    offsets: npt.NDArray[np.int64]
+    calibration: Calibration
     is_stale: npt.NDArray[np.bool_] | None = None
 
     @cached_property
-    def _moments(self) -> tuple[Matrix, Matrix]:
+    def _list_moments(self) -> tuple[Matrix, Matrix]:
         """Return the mean of each list, (k, width), and its deviation by coordinate, (k,)."""
-        sizes = np.maximum(np.diff(self.begin), 1)[:, None]
-        means = (_sum_lists(self.vectors, self.begin) / sizes).astype(np.float32)
+        sizes = np.maximum(np.diff(self.offsets), 1)[:, None]
+        means = (_sum_lists(self.vectors, self.offsets) / sizes).astype(np.float32)
         mean_squares = (
-            _sum_lists(np.einsum("ij,ij->i", self.vectors, self.vectors)[:, None], self.begin)[:, 0]
+            _sum_lists(np.einsum("ij,ij->i", self.vectors, self.vectors)[:, None], self.offsets)[
+                :, 0
+            ]
             / sizes[:, 0]
         )
         variances = np.maximum(mean_squares - np.einsum("ij,ij->i", means, means), 0.0)
@@ -100,80 +103,82 @@ class Inverted:
     def _stale_rows(self) -> Rows:
         return np.flatnonzero(self.is_stale) if self.is_stale is not None else np.zeros(0, np.intp)
 
-    def probe_lists(self, user: Matrix, all_vectors: Matrix) -> ProbeResult:
+    def probe_lists(self, user_vector: Matrix, all_vectors: Matrix) -> ProbeResult:
         """Probe as many lists as the calibration requires.
 
         Args:
             all_vectors: the current vectors of all items, for those that are compared in addition
                 to the lists.
         """
-        means, deviation = self._moments
-        means_products, length = means @ user, np.float32(np.linalg.norm(user))
-        order = np.argsort(
-            -(means_products + _DEVIATION_WEIGHT * length * deviation), kind="stable"
+        means, deviation = self._list_moments
+        mean_products, user_norm = means @ user_vector, np.float32(np.linalg.norm(user_vector))
+        list_order = np.argsort(
+            -(mean_products + _DEVIATION_WEIGHT * user_norm * deviation), kind="stable"
         )
-        rows, products = self._compare_lists(order[: self.measured.lists], user)
+        rows, products = self._compare_lists(list_order[: self.calibration.lists], user_vector)
         rows, products = (
             np.concatenate([rows, self._stale_rows]),
-            np.concatenate([products, all_vectors[self._stale_rows] @ user]),
+            np.concatenate([products, all_vectors[self._stale_rows] @ user_vector]),
         )
-        other_lists = order[self.measured.lists :]
-        sizes = np.diff(self.begin)[other_lists]
-        rest_log_sums = np.where(
+        other_lists = list_order[self.calibration.lists :]
+        sizes = np.diff(self.offsets)[other_lists]
+        other_log_sums = np.where(
             sizes > 0,
             np.log(np.maximum(sizes, 1))
-            + means_products[other_lists]
-            + (length * deviation[other_lists]) ** 2 / 2,
+            + mean_products[other_lists]
+            + (user_norm * deviation[other_lists]) ** 2 / 2,
             -np.inf,
         )
         maximum = max(
-            float(products.max(initial=-np.inf)), float(rest_log_sums.max(initial=-np.inf))
+            float(products.max(initial=-np.inf)), float(other_log_sums.max(initial=-np.inf))
         )
-        total = (
+        log_sum_exp = (
             maximum
             + float(
                 np.log(
                     np.exp(products - np.float32(maximum)).sum()
-                    + np.exp(rest_log_sums - maximum).sum()
+                    + np.exp(other_log_sums - maximum).sum()
                 )
             )
             if np.isfinite(maximum)
             else 0.0
         )
-        return ProbeResult(rows, products, order, self.measured.lists, total)
+        return ProbeResult(rows, products, list_order, self.calibration.lists, log_sum_exp)
 
-    def further(self, result: ProbeResult, user: Matrix) -> ProbeResult | None:
+    def probe_more(self, result: ProbeResult, user_vector: Matrix) -> ProbeResult | None:
         """Probe as many lists again; return None if all were probed."""
-        lists = result.order[result.lists : 2 * result.lists]
-        if not lists.size:
+        next_lists = result.list_order[result.probed_lists : 2 * result.probed_lists]
+        if not next_lists.size:
             return None
-        rows, products = self._compare_lists(lists, user)
+        rows, products = self._compare_lists(next_lists, user_vector)
         rows, products = (
             np.concatenate([result.rows, rows]),
             np.concatenate([result.products, products]),
         )
-        return replace(result, rows=rows, products=products, lists=result.lists + lists.size)
+        return replace(
+            result, rows=rows, products=products, probed_lists=result.probed_lists + next_lists.size
+        )
 
-    def extended(self, changed: Rows, total: int) -> "Inverted":
-        """Return the file for `total` rows, with changed rows and new ones at the end."""
-        is_stale = np.zeros(total, np.bool_)
+    def extended(self, changed_rows: Rows, item_count: int) -> "InvertedFile":
+        """Return the file for `item_count` rows, with changed rows and new ones at the end."""
+        is_stale = np.zeros(item_count, np.bool_)
         if self.is_stale is not None:
             is_stale[: self.is_stale.size] = self.is_stale
         is_stale[len(self.rows) :] = True
-        is_stale[changed] = True
+        is_stale[changed_rows] = True
         extended = replace(self, is_stale=is_stale)
-        extended.__dict__["_moments"] = self._moments
+        extended.__dict__["_list_moments"] = self._list_moments
         return extended
 
-    def _compare_lists(self, lists: Rows, user: Matrix) -> tuple[Rows, Matrix]:
+    def _compare_lists(self, lists: Rows, user_vector: Matrix) -> tuple[Rows, Matrix]:
         """Return the items of some lists and their products."""
-        starts, stops = self.begin[lists], self.begin[lists + 1]
+        starts, stops = self.offsets[lists], self.offsets[lists + 1]
         positions = np.concatenate([[0], np.cumsum(stops - starts)]).tolist()
         products, rows = np.empty(positions[-1], np.float32), np.empty(positions[-1], np.intp)
         for start, stop, low, high in zip(
             starts.tolist(), stops.tolist(), positions, positions[1:], strict=False
         ):
-            np.dot(self.vectors[start:stop], user, out=products[low:high])
+            np.dot(self.vectors[start:stop], user_vector, out=products[low:high])
             rows[low:high] = self.rows[start:stop]
         if self.is_stale is None:
             return rows, products
@@ -186,26 +191,28 @@ class Inverted:
         """Return file name → bytes; stale items are not stored."""
         return dict(
             zip(
-                FILES,
+                FILE_NAMES,
                 (
                     array_bytes(self.rows),
-                    array_bytes(self.begin),
-                    msgspec.json.encode(self.measured),
+                    array_bytes(self.offsets),
+                    msgspec.json.encode(self.calibration),
                 ),
                 strict=True,
             )
         )
 
     @classmethod
-    def read(cls, files: Mapping[str, bytes | memoryview], vectors: Matrix) -> "Inverted | None":
+    def read(
+        cls, files: Mapping[str, bytes | memoryview], vectors: Matrix
+    ) -> "InvertedFile | None":
         """Read the inverted file of an index; None if it has none.
 
         Raises ValueError, KeyError or DecodeError if the files are damaged.
         """
-        if not any(name in files for name in FILES):
+        if not any(name in files for name in FILE_NAMES):
             return None
-        rows, offsets = (read_array(files[name]) for name in FILES[:2])
-        calibration = msgspec.json.decode(files[FILES[2]], type=Calibration)
+        rows, offsets = (read_array(files[name]) for name in FILE_NAMES[:2])
+        calibration = msgspec.json.decode(files[FILE_NAMES[2]], type=Calibration)
         n = len(vectors)
         if (
             rows.dtype != np.int32
@@ -227,58 +234,62 @@ class Inverted:
         if not is_listed.all():
             raise ValueError("the lists of the inverted file leave items out")
         inverted = cls(vectors[rows], rows, offsets, calibration)
-        _ = inverted._moments
+        _ = inverted._list_moments
         return inverted
 
 
-def build_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted | None:
+def build_inverted(vectors: Matrix, user_vectors: Matrix, *, seed: int = 0) -> InvertedFile | None:
     """Build an inverted file; return None if it would save too little.
 
     Args:
         vectors: vectors of items, (n, width).
-        users: vectors of some people, (m, width), to calibrate the number of lists by.
+        user_vectors: vectors of some people, (m, width), to calibrate the number of lists by.
     """
     n = len(vectors)
-    k = int(2 * np.sqrt(n))
-    if k < 2 or not len(users):
+    list_count = int(2 * np.sqrt(n))
+    if list_count < 2 or not len(user_vectors):
         return None
     rng = np.random.default_rng(seed)
     sample = _unit_vectors(
-        vectors[np.sort(rng.choice(n, min(n, SAMPLES_PER_LIST * k), replace=False))]
+        vectors[np.sort(rng.choice(n, min(n, SAMPLES_PER_LIST * list_count), replace=False))]
     )
-    centroids = spherical_kmeans(sample, sample[rng.choice(len(sample), k, replace=False)], ROUNDS)
-    labels = nearest_centroids(_unit_vectors(vectors), centroids)
-    rows = np.argsort(labels, kind="stable").astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=k))]).astype(np.int64)
-    uncalibrated = Inverted(vectors[rows], rows, offsets, Calibration(1, 0.0, 0.0))
-    calibration = _calibrate_probes(uncalibrated, vectors, labels, users)
+    centroids = spherical_kmeans(
+        sample, sample[rng.choice(len(sample), list_count, replace=False)], KMEANS_ROUNDS
+    )
+    list_labels = nearest_centroids(_unit_vectors(vectors), centroids)
+    rows = np.argsort(list_labels, kind="stable").astype(np.int32)
+    offsets = np.concatenate(
+        [[0], np.cumsum(np.bincount(list_labels, minlength=list_count))]
+    ).astype(np.int64)
+    uncalibrated = InvertedFile(vectors[rows], rows, offsets, Calibration(1, 0.0, 0.0))
+    calibration = _calibrate_probes(uncalibrated, vectors, list_labels, user_vectors)
     return (
-        replace(uncalibrated, measured=calibration)
+        replace(uncalibrated, calibration=calibration)
         if calibration.share <= 1 - SAVINGS_MIN
         else None
     )
 
 
 def _calibrate_probes(
-    inverted: Inverted, vectors: Matrix, labels: Rows, users: Matrix
+    inverted: InvertedFile, vectors: Matrix, list_labels: Rows, user_vectors: Matrix
 ) -> Calibration:
     """Measure how many lists find enough of the nearest items of some people."""
-    sizes = np.diff(inverted.begin)
-    ranks, compared = [], []
-    for user in users:
-        order = inverted.probe_lists(user, vectors).order
-        rank = np.empty(order.size, np.intp)
-        rank[order] = np.arange(order.size)
-        products = vectors @ user
-        nearest = np.argpartition(-products, min(NEAREST, products.size) - 1)[:NEAREST]
-        ranks.append(rank[labels[nearest]])
-        compared.append(np.cumsum(sizes[order]))
-    lists = int(np.quantile(np.concatenate(ranks), RECALL, method="higher")) + 1
-    recall = float(np.mean(np.concatenate(ranks) < lists))
-    share = float(np.mean([shares_of_query[lists - 1] for shares_of_query in compared])) / max(
+    sizes = np.diff(inverted.offsets)
+    nearest_ranks, compared_counts = [], []
+    for user_vector in user_vectors:
+        list_order = inverted.probe_lists(user_vector, vectors).list_order
+        list_rank = np.empty(list_order.size, np.intp)
+        list_rank[list_order] = np.arange(list_order.size)
+        products = vectors @ user_vector
+        nearest = np.argpartition(-products, min(NEAREST_COUNT, products.size) - 1)[:NEAREST_COUNT]
+        nearest_ranks.append(list_rank[list_labels[nearest]])
+        compared_counts.append(np.cumsum(sizes[list_order]))
+    list_count = int(np.quantile(np.concatenate(nearest_ranks), RECALL_MIN, method="higher")) + 1
+    recall = float(np.mean(np.concatenate(nearest_ranks) < list_count))
+    share = float(np.mean([counts[list_count - 1] for counts in compared_counts])) / max(
         len(vectors), 1
     )
-    return Calibration(lists, round(recall, 4), round(share, 4))
+    return Calibration(list_count, round(recall, 4), round(share, 4))
 
 
 def _unit_vectors(vectors: Matrix) -> Matrix:

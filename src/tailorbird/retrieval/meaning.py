@@ -21,18 +21,18 @@ import pyarrow as pa
 from tailorbird.atomic_write import atomic_write
 from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.arrays import read_array
-from tailorbird.retrieval.encoder import MODEL, TOKENIZER, TextEncoder, load_encoder
+from tailorbird.retrieval.encoder import MODEL_FILE, TOKENIZER_FILE, TextEncoder, load_encoder
 
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 
 VECTORS, META = "text_vectors.npy", "meaning.json"
-NEAREST = 50  # Items to add to the BM25 matches.
+NEAREST_COUNT = 50  # Items to add to the BM25 matches.
 COSINE_MIN = 0.3  # Minimum cosine of an item that shares no word with the query.
 # Largest catalogue in which a query is compared with every item (20 ms for 200,000). In a larger
 # one only the order of the BM25 matches uses meaning.
-EXHAUSTIVE_MAX = 200_000
+COMPARED_ITEMS_MAX = 200_000
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,7 +42,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class MeaningSettings:
+class TextVectorSettings:
     """Settings of the text vectors of an index.
 
     Attributes:
@@ -57,7 +57,7 @@ class MeaningSettings:
 
 
 @dataclass(frozen=True)
-class Meaning:
+class TextVectors:
     """Dense vectors of the items of an index.
 
     Attributes:
@@ -71,7 +71,7 @@ class Meaning:
     weight: float
 
     @classmethod
-    def read(cls, files: Mapping[str, bytes | memoryview], n: int) -> "Meaning | None":
+    def read(cls, files: Mapping[str, bytes | memoryview], n: int) -> "TextVectors | None":
         """Read the vectors of an index of `n` items; None if it has none.
 
         Raises:
@@ -85,7 +85,7 @@ class Meaning:
         weight = msgspec.json.decode(files[META], type=Meta).weight
         return cls(load_encoder(files), vectors, weight)
 
-    def extended(self, rows: Rows, texts: Sequence[str], n: int) -> "Meaning":
+    def extended(self, rows: Rows, texts: Sequence[str], n: int) -> "TextVectors":
         """Return the vectors of `n` items, with those of `rows` encoded from new texts."""
         vectors = np.zeros((n, self.vectors.shape[1]), np.float32)
         vectors[: len(self.vectors)] = self.vectors
@@ -94,28 +94,32 @@ class Meaning:
             vectors[rows] = self.encoder.encode_cached(texts)
         return replace(self, vectors=vectors)
 
-    def mix(
-        self, query: str, rows: Rows, scores: Floats, visible: npt.NDArray[np.bool_] | None
+    def combine_with_cosines(
+        self, query: str, rows: Rows, scores: Floats, is_visible: npt.NDArray[np.bool_] | None
     ) -> tuple[Rows, Floats]:
         """Order BM25 matches by words and meaning, and add the nearest items.
 
         Args:
             query: as typed.
             rows, scores: BM25 matches, best first.
-            visible: bool (n,): items that may be added; None is all.
+            is_visible: bool (n,): items that may be added; None is all.
         """
-        vector = self.encoder.encode_cached([query])[0]
+        query_vector = self.encoder.encode_cached([query])[0]
         bm25_shares = scores / max(float(scores.max(initial=0.0)), 1e-9)
-        if len(self.vectors) > EXHAUSTIVE_MAX:
-            cosines = self.vectors[rows] @ vector
+        if len(self.vectors) > COMPARED_ITEMS_MAX:
+            cosines = self.vectors[rows] @ query_vector
             return rows, bm25_shares + self.weight * np.maximum(cosines, 0.0)
-        cosines = self.vectors @ vector
-        nearest = np.argpartition(-cosines, min(NEAREST, len(cosines) - 1))[:NEAREST]
-        nearest = nearest[(cosines[nearest] >= COSINE_MIN) & ~np.isin(nearest, rows)]
-        if visible is not None:
-            nearest = nearest[visible[nearest]]
-        all_rows = np.concatenate([rows, nearest])
-        shares = np.concatenate([bm25_shares, np.zeros(nearest.size)])
+        cosines = self.vectors @ query_vector
+        nearest_rows = np.argpartition(-cosines, min(NEAREST_COUNT, len(cosines) - 1))[
+            :NEAREST_COUNT
+        ]
+        nearest_rows = nearest_rows[
+            (cosines[nearest_rows] >= COSINE_MIN) & ~np.isin(nearest_rows, rows)
+        ]
+        if is_visible is not None:
+            nearest_rows = nearest_rows[is_visible[nearest_rows]]
+        all_rows = np.concatenate([rows, nearest_rows])
+        shares = np.concatenate([bm25_shares, np.zeros(nearest_rows.size)])
         return all_rows, shares + self.weight * np.maximum(cosines[all_rows], 0.0)
 
 
@@ -128,33 +132,37 @@ def texts_to_encode(documents: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def write_meaning(folder: Path, settings: MeaningSettings, texts: Sequence[str]) -> None:
+def write_text_vectors(folder: Path, settings: TextVectorSettings, texts: Sequence[str]) -> None:
     """Encode the items of an index; write their vectors and the encoder into its folder."""
     model = TextEncoder.from_folder(settings.encoder)
     vectors = _encode_cached(model, texts, settings.cache)
     np.save(folder / VECTORS, vectors, allow_pickle=False)
     (folder / META).write_bytes(msgspec.json.encode(Meta(settings.weight)))
     (folder / "encoder").mkdir()
-    for name in (MODEL, TOKENIZER):
+    for name in (MODEL_FILE, TOKENIZER_FILE):
         (folder / "encoder" / name).write_bytes((settings.encoder / name).read_bytes())
 
 
-def _encode_cached(model: TextEncoder, texts: Sequence[str], cache: Path | None) -> Vectors:
+def _encode_cached(model: TextEncoder, texts: Sequence[str], cache_path: Path | None) -> Vectors:
     """Return the vector of each text, (n, d); cached texts are not encoded again."""
-    keys = hash64s([f"{model.digest}\n{text}" for text in texts])
-    cached_keys, cached = _read_cache(cache)
-    cached_row_of = {key: row for row, key in enumerate(cached_keys.tolist())}
-    missing_rows = [row for row, key in enumerate(keys.tolist()) if key not in cached_row_of]
+    text_keys = hash64s([f"{model.digest}\n{text}" for text in texts])
+    cached_keys, cached_vectors = _read_cache(cache_path)
+    cached_row_by_key = {key: row for row, key in enumerate(cached_keys.tolist())}
+    missing_rows = [
+        row for row, key in enumerate(text_keys.tolist()) if key not in cached_row_by_key
+    ]
     if not missing_rows:
-        return cached[[cached_row_of[key] for key in keys.tolist()]]
+        return cached_vectors[[cached_row_by_key[key] for key in text_keys.tolist()]]
     new_vectors = model.encode([texts[row] for row in missing_rows])
     vectors = np.zeros((len(texts), new_vectors.shape[1]), np.float32)
     vectors[missing_rows] = new_vectors
-    hits = np.setdiff1d(np.arange(len(texts)), missing_rows)
-    if hits.size:
-        vectors[hits] = cached[[cached_row_of[key] for key in keys[hits].tolist()]]
-    if cache is not None:
-        _write_cache(cache, keys, vectors)
+    cached_rows = np.setdiff1d(np.arange(len(texts)), missing_rows)
+    if cached_rows.size:
+        vectors[cached_rows] = cached_vectors[
+            [cached_row_by_key[key] for key in text_keys[cached_rows].tolist()]
+        ]
+    if cache_path is not None:
+        _write_cache(cache_path, text_keys, vectors)
     return vectors
 
 

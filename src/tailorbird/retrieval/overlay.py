@@ -16,14 +16,15 @@ from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.columns import (
     Column,
     extend_column,
+    find_boolean_names,
     is_same_column,
     rows_with_changed_text,
-    select_names,
-    truths_in,
+    select_attribute_names,
 )
+from tailorbird.retrieval.documents import build_documents
 from tailorbird.retrieval.index import Index
-from tailorbird.retrieval.meaning import Meaning, texts_to_encode
-from tailorbird.retrieval.text import TextIndex, documents_of
+from tailorbird.retrieval.meaning import TextVectors, texts_to_encode
+from tailorbird.retrieval.text import TextIndex
 
 log = logging.getLogger(__name__)
 
@@ -41,22 +42,22 @@ class NewItem:
 class ItemVersion:
     """A version of an item's profile.
 
-    `attributes` is JSON, `valid_from` the start of the version, `recorded_at` when it became known,
-    and `p` its position in the routed log. `p` may be too large, because for rows deleted from the
-    log only the start of the log is known.
+    `attributes` is JSON, `valid_from` the start of the version, `known_since` when it became known,
+    and `log_position` its position in the routed log. It may be too large, because for rows deleted
+    from the log only the start of the log is known.
     """
 
     attributes: str
     valid_from: int
     known_since: int
-    p: int = field(compare=False)
+    log_position: int = field(compare=False)
 
     def is_later_than(self, index: Index) -> bool:
         """Return whether an index that contains the item was built without this version."""
         # Rows of a log that was imported afterwards are recorded later than an index of its end,
         # but have smaller positions.
         return self.known_since >= index.as_of and (
-            self.valid_from >= index.as_of or self.p > index.p
+            self.valid_from >= index.as_of or self.log_position > index.log_position
         )
 
     def to_new_item(self, item_id: str) -> NewItem:
@@ -64,82 +65,89 @@ class ItemVersion:
         return NewItem(item_id, attributes if isinstance(attributes, dict) else {}, self.valid_from)
 
 
-def update_newest(newest: dict[str, ItemVersion], item_id: str, version: ItemVersion) -> None:
+def update_newest(newest_by_id: dict[str, ItemVersion], item_id: str, version: ItemVersion) -> None:
     """Replace the newest version of an item unless the existing one is newer."""
-    current = newest.get(item_id)
+    current = newest_by_id.get(item_id)
     if current is None or (version.valid_from, version.known_since) >= (
         current.valid_from,
         current.known_since,
     ):
-        newest[item_id] = version
+        newest_by_id[item_id] = version
 
 
 def overlay_versions(
     index: Index,
-    newest: Mapping[str, ItemVersion],
-    unprofiled: Sequence[NewItem] = (),
+    newest_by_id: Mapping[str, ItemVersion],
+    items_without_profile: Sequence[NewItem] = (),
     *,
-    texts: bool = True,
+    with_texts: bool = True,
 ) -> Index:
     """Return an index with missing items and newer profiles; itself if there are none.
 
     Args:
-        unprofiled: items without a profile that the index lacks.
-        texts: whether to update the text index too.
+        items_without_profile: items without a profile that the index lacks.
+        with_texts: whether to update the text index too.
     """
-    rows = index.find_ids(list(newest)).tolist()
+    rows = index.find_ids(list(newest_by_id)).tolist()
     new_items = [
         version.to_new_item(item_id)
-        for (item_id, version), row in zip(newest.items(), rows, strict=True)
+        for (item_id, version), row in zip(newest_by_id.items(), rows, strict=True)
         if row < 0 or version.is_later_than(index)
     ]
-    new_items = [*(item for item in unprofiled if item.id not in newest), *new_items]
-    return with_items(index, new_items, texts=texts) if new_items else index
+    new_items = [
+        *(item for item in items_without_profile if item.id not in newest_by_id),
+        *new_items,
+    ]
+    return with_items(index, new_items, with_texts=with_texts) if new_items else index
 
 
-def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) -> Index:
+def with_items(index: Index, items: Sequence[NewItem], *, with_texts: bool = True) -> Index:
     """Return an index with items added, or with their attributes replaced.
 
     It takes some milliseconds at 100,000 items, so do not call it in a request.
 
     Args:
-        texts: whether to update the text index too.
+        with_texts: whether to update the text index too.
     """
     item_by_id = {item.id: item for item in items}
-    rows = dict(zip(item_by_id, index.find_ids(list(item_by_id)).tolist(), strict=True))
-    added = [item for item in item_by_id.values() if rows[item.id] < 0]
-    total = len(index) + len(added)
-    for offset, item in enumerate(added):
-        rows[item.id] = len(index) + offset
-    changed_rows = np.array(sorted(row for row in rows.values() if row < len(index)), np.intp)
+    row_by_id = dict(zip(item_by_id, index.find_ids(list(item_by_id)).tolist(), strict=True))
+    added_items = [item for item in item_by_id.values() if row_by_id[item.id] < 0]
+    item_count = len(index) + len(added_items)
+    for offset, item in enumerate(added_items):
+        row_by_id[item.id] = len(index) + offset
+    changed_rows = np.array(sorted(row for row in row_by_id.values() if row < len(index)), np.intp)
     attributes: dict[str, Column] = {}
-    for name in select_names((item.attributes for item in item_by_id.values()), index.attributes):
-        values = {rows[item.id]: item.attributes.get(name) for item in item_by_id.values()}
-        attributes[name] = extend_column(index.attributes.get(name), len(index), values, total)
+    for name in select_attribute_names(
+        (item.attributes for item in item_by_id.values()), index.attributes
+    ):
+        values = {row_by_id[item.id]: item.attributes.get(name) for item in item_by_id.values()}
+        attributes[name] = extend_column(index.attributes.get(name), len(index), values, item_count)
     old_attributes, item_clusters, vectors = index.attributes, index.item_clusters, index.vectors
     updated_index = replace(
         index,
-        ids=(*index.ids, *(item.id for item in added)),
-        keys=np.concatenate([index.keys, hash64s(item.id for item in added)]),
+        ids=(*index.ids, *(item.id for item in added_items)),
+        keys=np.concatenate([index.keys, hash64s(item.id for item in added_items)]),
         first_seen=np.concatenate(
-            [index.first_seen, np.array([item.first_seen for item in added], np.int64)]
+            [index.first_seen, np.array([item.first_seen for item in added_items], np.int64)]
         ),
         attributes=attributes,
-        truths=_boolean_names(index, item_by_id.values()),
-        shown=None,
-        item_clusters=item_clusters.extended(old_attributes, attributes, total)
+        boolean_names=_boolean_names(index, item_by_id.values()),
+        visible=None,
+        item_clusters=item_clusters.extended(old_attributes, attributes, item_count)
         if item_clusters is not None
         else None,
-        vectors=vectors.extended(old_attributes, attributes, changed_rows, total)
+        vectors=vectors.extended(old_attributes, attributes, changed_rows, item_count)
         if vectors is not None
         else None,
-        text=_update_texts(index, attributes, changed_rows, total) if texts else index.text,
-        meaning=_update_text_vectors(index, attributes, changed_rows, total)
-        if texts
-        else index.meaning,
+        text=_update_texts(index, attributes, changed_rows, item_count)
+        if with_texts
+        else index.text,
+        text_vectors=_update_text_vectors(index, attributes, changed_rows, item_count)
+        if with_texts
+        else index.text_vectors,
     )
     # Changed attributes such as a price do not affect these orders.
-    if not added and index.shown is None:
+    if not added_items and index.visible is None:
         updated_index.prepare(
             index,
             same_categories=is_same_column(
@@ -153,48 +161,56 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
 
 def _boolean_names(index: Index, items: Collection[NewItem]) -> frozenset[str]:
     """Return the attributes that stay boolean or are new and boolean."""
-    updated_values = {
+    updated_names = {
         name for item in items for name, value in item.attributes.items() if value is not None
     }
-    boolean = truths_in(item.attributes for item in items)
-    return (index.truths - updated_values) | {
-        name for name in boolean if name in index.truths or name not in index.attributes
+    updated_boolean_names = find_boolean_names(item.attributes for item in items)
+    return (index.boolean_names - updated_names) | {
+        name
+        for name in updated_boolean_names
+        if name in index.boolean_names or name not in index.attributes
     }
 
 
 def _update_text_vectors(
-    index: Index, attributes: Mapping[str, Column], changed_rows: npt.NDArray[np.intp], total: int
-) -> Meaning | None:
+    index: Index,
+    attributes: Mapping[str, Column],
+    changed_rows: npt.NDArray[np.intp],
+    item_count: int,
+) -> TextVectors | None:
     """Return the text vectors of an index, updated for items whose texts are new or changed."""
-    if index.meaning is None:
+    if index.text_vectors is None:
         return None
     rows = np.concatenate(
         [
             rows_with_changed_text(index.attributes, attributes, changed_rows),
-            np.arange(len(index), total),
+            np.arange(len(index), item_count),
         ]
     ).astype(np.intp)
-    texts = texts_to_encode(documents_of(attributes, rows)) if rows.size else []
-    return index.meaning.extended(rows, texts, total)
+    texts = texts_to_encode(build_documents(attributes, rows)) if rows.size else []
+    return index.text_vectors.extended(rows, texts, item_count)
 
 
 def _update_texts(
-    index: Index, attributes: Mapping[str, Column], changed_rows: npt.NDArray[np.intp], total: int
+    index: Index,
+    attributes: Mapping[str, Column],
+    changed_rows: npt.NDArray[np.intp],
+    item_count: int,
 ) -> TextIndex | None:
     """Return the text index, updated for items whose texts are new or changed."""
-    text = index.text if index.text is not None else TextIndex.empty()
+    text_index = index.text if index.text is not None else TextIndex.empty()
     updated_rows = np.concatenate(
         [
-            text.overlay_rows,
+            text_index.overlay_rows,
             rows_with_changed_text(index.attributes, attributes, changed_rows),
-            np.arange(len(index), total),
+            np.arange(len(index), item_count),
         ]
     )
     if not updated_rows.size:
         return index.text
     rows = np.unique(updated_rows)
     try:
-        return text.with_documents(rows, documents_of(attributes, rows))
+        return text_index.with_documents(rows, build_documents(attributes, rows))
     except (
         ValueError,
         OSError,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import tantivy
 
 WORD_LENGTHS = range(4, 21)  # Shorter words have too many variants.
-WORDS_MAX = 4  # Corrected words per query.
-VARIANTS_MAX = 3  # Corrections per word.
-RARE_MAX = 3  # A word in so many items may still be a typing error …
+CORRECTED_WORDS_MAX = 4  # Corrected words per query.
+CORRECTIONS_MAX = 3  # Corrections per word.
+RARE_ITEMS_MAX = 3  # A word in so many items may still be a typing error …
 FREQUENCY_RATIO = 50  # … if the correction is in so many times as many items.
 
 # Same as the tokenizer `en_stem` of the text index.
@@ -31,12 +31,12 @@ class Spelling:
     """The words of an index.
 
     Attributes:
-        counts: stem → number of items with it in a title, category or brand; letters only.
+        item_counts: stem → number of items with it in a title, category or brand; letters only.
         letters: letters that occur in these stems.
         count_elsewhere: returns the number of items with a stem in their other texts.
     """
 
-    counts: Mapping[str, int]
+    item_counts: Mapping[str, int]
     letters: str
     count_elsewhere: Callable[[str], int]
 
@@ -55,43 +55,43 @@ class Spelling:
         for stem, count in terms:
             if stem.isalpha():
                 merged_counts[stem] = max(
-                    count, merged_counts.get(stem) or self.counts.get(stem, 0)
+                    count, merged_counts.get(stem) or self.item_counts.get(stem, 0)
                 )
         return Spelling(
-            {**self.counts, **merged_counts},
+            {**self.item_counts, **merged_counts},
             "".join(sorted(set(self.letters).union(*merged_counts))),
             count_elsewhere,
         )
 
     def count_items(self, stem: str) -> int:
         """Return the number of items that contain a stem anywhere."""
-        return max(self.counts.get(stem, 0), self.count_elsewhere(stem))
+        return max(self.item_counts.get(stem, 0), self.count_elsewhere(stem))
 
 
 def suggest_corrections(words: Sequence[str], spelling: Spelling) -> list[str]:
     """Return likely corrections of query words, as stems in lower case."""
-    stems: dict[str, None] = {}
+    correction_stems: dict[str, None] = {}
     checked_words = 0
     for word in words:
         if len(word) not in WORD_LENGTHS or not word.isalpha():
             continue
         own_stem = _stem_word(word)
         item_count = spelling.count_items(own_stem)
-        if item_count > RARE_MAX or checked_words == WORDS_MAX:
+        if item_count > RARE_ITEMS_MAX or checked_words == CORRECTED_WORDS_MAX:
             continue
         checked_words += 1
-        variants = {
-            stem: spelling.counts.get(stem, 0)
+        count_by_variant = {
+            stem: spelling.item_counts.get(stem, 0)
             for stem in {_stem_word(edit) for edit in _edit_variants(word, spelling.letters)}
             - {own_stem}
         }
         count_min = max(1, FREQUENCY_RATIO * item_count)
-        nearest_stems = sorted(
-            (stem for stem, count in variants.items() if count >= count_min),
-            key=lambda stem: (-variants[stem], stem),
+        frequent_stems = sorted(
+            (stem for stem, count in count_by_variant.items() if count >= count_min),
+            key=lambda stem: (-count_by_variant[stem], stem),
         )
-        stems.update(dict.fromkeys(nearest_stems[:VARIANTS_MAX]))
-    return list(stems)
+        correction_stems.update(dict.fromkeys(frequent_stems[:CORRECTIONS_MAX]))
+    return list(correction_stems)
 
 
 def _stem_word(word: str) -> str:

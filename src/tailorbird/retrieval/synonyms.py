@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-WORDS_MAX = 4  # Maximum words of a phrase.
+PHRASE_WORDS_MAX = 4  # Maximum words of a phrase.
 
 Phrase = tuple[str, ...]
 
@@ -12,7 +12,7 @@ Phrase = tuple[str, ...]
 class Synonyms:
     """Phrases by their words, each with its synonyms."""
 
-    synonyms_of: Mapping[Phrase, tuple[Phrase, ...]]
+    synonyms_by_phrase: Mapping[Phrase, tuple[Phrase, ...]]
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[str]]) -> "Synonyms":
@@ -20,7 +20,7 @@ class Synonyms:
 
         Raises:
             ValueError: a group has fewer than two phrases, or a phrase has no word or more than
-                `WORDS_MAX`.
+                `PHRASE_WORDS_MAX`.
         """
         synonyms_by_phrase: dict[Phrase, dict[Phrase, None]] = {}
         for group in groups:
@@ -28,8 +28,8 @@ class Synonyms:
                 raise ValueError(f"{group!r} is no group of two phrases or more")
             phrases = [split_words(phrase) for phrase in group]
             for phrase, words in zip(group, phrases, strict=True):
-                if not 0 < len(words) <= WORDS_MAX:
-                    raise ValueError(f"{phrase!r} is no phrase of 1 to {WORDS_MAX} words")
+                if not 0 < len(words) <= PHRASE_WORDS_MAX:
+                    raise ValueError(f"{phrase!r} is no phrase of 1 to {PHRASE_WORDS_MAX} words")
                 synonyms_by_phrase.setdefault(words, {}).update(
                     (other, None) for other in phrases if other != words
                 )
@@ -37,19 +37,19 @@ class Synonyms:
 
     def phrases_for(self, query: str) -> list[Phrase]:
         """Return the synonyms of phrases in a query, each once, without those it contains."""
-        if not self.synonyms_of:
+        if not self.synonyms_by_phrase:
             return []
         words = split_words(query)
         contained_phrases = {
             words[start : start + length]
-            for length in range(1, WORDS_MAX + 1)
+            for length in range(1, PHRASE_WORDS_MAX + 1)
             for start in range(len(words) - length + 1)
         }
-        ordered = sorted(contained_phrases & self.synonyms_of.keys())
+        matching_phrases = sorted(contained_phrases & self.synonyms_by_phrase.keys())
         return [
             other
             for other in dict.fromkeys(
-                other for phrase in ordered for other in self.synonyms_of[phrase]
+                other for phrase in matching_phrases for other in self.synonyms_by_phrase[phrase]
             )
             if other not in contained_phrases
         ]

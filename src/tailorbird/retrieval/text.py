@@ -28,12 +28,12 @@ import numpy as np
 import numpy.typing as npt
 import tantivy
 
-from tailorbird.retrieval.columns import Column, TextColumn
+from tailorbird.retrieval.documents import ITEM_FIELDS
 from tailorbird.retrieval.spelling import Spelling, suggest_corrections
 from tailorbird.retrieval.synonyms import Phrase, split_words
 
 # Field and weight: a word in the title says more than one in the description.
-FIELDS = {"title": 3.0, "category": 2.0, "brand": 2.0, "text": 1.0}
+FIELD_WEIGHTS = {"title": 3.0, "category": 2.0, "brand": 2.0, "text": 1.0}
 QUERY_CHARACTERS_MAX = 256
 SYNONYM_WEIGHT = 0.8  # The typed words rank first.
 CORRECTION_WEIGHT = 0.6  # The typed words rank first.
@@ -41,7 +41,6 @@ CORRECTION_WEIGHT = 0.6  # The typed words rank first.
 FUZZY_LETTERS_MIN = 3
 _BUILD_HEAP_BYTES = 64_000_000
 _OVERLAY_HEAP_BYTES = 15_000_000
-_ITEM_FIELDS = ("title", "category", "brand")
 _MEMORY_FOLDER = (
     "/dev/shm"  # Tantivy syncs each file, which would compete with the logs for the disk.
 )
@@ -55,13 +54,13 @@ class BaseIndex:
     """The files of a built index, which stay open without a folder, and the newest overlay.
 
     Attributes:
-        documents: number of its items.
+        document_count: number of its items.
         spelling: words of these items.
         segments: segments as tantivy lists them.
     """
 
     def __init__(self, folder: Path | None, documents: int, spelling: Spelling) -> None:
-        self.documents, self.spelling = documents, spelling
+        self.document_count, self.spelling = documents, spelling
         self.segments: list[Any] = []
         self._descriptors: dict[str, int] = {}
         self._last_overlay: tuple[bytes, weakref.ref[TextIndex] | None] = b"", None
@@ -106,9 +105,9 @@ class TextIndex:
             follow those of the built index.
     """
 
-    index: tantivy.Index
+    tantivy_index: tantivy.Index
     spelling: Spelling
-    built: BaseIndex
+    base_index: BaseIndex
     overlay_rows: Rows = field(default_factory=lambda: np.zeros(0, np.intp))
 
     @classmethod
@@ -149,37 +148,45 @@ class TextIndex:
             documents: in the order of `rows`.
         """
         digest = blake2b(rows.tobytes() + msgspec.json.encode(documents)).digest()
-        overlay = self.built.cached_overlay(digest)
+        overlay = self.base_index.cached_overlay(digest)
         if overlay is None:  # Often only a price changed, and no text.
             try:
                 overlay = self._build_overlay(rows, documents, _MEMORY_FOLDER)
             except (ValueError, OSError):  # The memory file system is missing or full.
                 overlay = self._build_overlay(rows, documents, None)
-            self.built.cache_overlay(digest, overlay)
+            self.base_index.cache_overlay(digest, overlay)
         return overlay
 
     def _build_overlay(self, rows: Rows, documents: Documents, parent: str | None) -> "TextIndex":
         with _private_folder(parent) as folder, _panics_as_errors():
             index = overlay = _reload_manually(
-                tantivy.Index(self.index.schema, path=str(folder) if self.built.segments else None)
+                tantivy.Index(
+                    self.tantivy_index.schema,
+                    path=str(folder) if self.base_index.segments else None,
+                )
             )
-            _write(overlay, documents, heap=_OVERLAY_HEAP_BYTES, first=self.built.documents)
+            _add_documents(
+                overlay,
+                documents,
+                heap_bytes=_OVERLAY_HEAP_BYTES,
+                first_number=self.base_index.document_count,
+            )
             overlay.reload()
             overlay_searcher = overlay.searcher()
-            stems = [
+            field_stems = [
                 (name, stem)
-                for name in _ITEM_FIELDS
+                for name in ITEM_FIELDS
                 for stem, _ in overlay_searcher.terms_with_prefix(name, "")
             ]
-            if self.built.segments:
-                self.built.link_into(folder)
+            if self.base_index.segments:
+                self.base_index.link_into(folder)
                 index = _reload_manually(tantivy.Index.open(str(folder)))
             searcher = index.searcher()
-            counts = [(stem, searcher.doc_freq(name, stem)) for name, stem in stems]
+            counts = [(stem, searcher.doc_freq(name, stem)) for name, stem in field_stems]
             return TextIndex(
                 index,
-                self.built.spelling.with_terms(counts, _text_counter(searcher)),
-                self.built,
+                self.base_index.spelling.with_terms(counts, _text_counter(searcher)),
+                self.base_index,
                 rows,
             )
 
@@ -198,7 +205,7 @@ class TextIndex:
             synonyms: phrases that mean the same as typed ones, see `retrieval.synonyms`; they
                 have the weight `SYNONYM_WEIGHT`.
             corrected_stems: likely corrections, see `retrieval.spelling`; they have the weight
-                `CORRECTION_WEIGHT`. None calls `corrections`.
+                `CORRECTION_WEIGHT`. None calls `suggest_corrections`.
         """
         typed_words = split_words(query[:QUERY_CHARACTERS_MAX])
         words = " ".join(typed_words)
@@ -207,47 +214,50 @@ class TextIndex:
         if corrected_stems is None:
             with _panics_as_errors():
                 corrected_stems = suggest_corrections(typed_words, self.spelling)
-        exact = self._search(
+        exact_rows, exact_scores = self._search_words(
             words + "".join(f' "{" ".join(phrase)}"^{SYNONYM_WEIGHT}' for phrase in synonyms),
             limit,
             corrected_stems=corrected_stems,
         )
-        if exact[0].size >= min(limit, 3):
-            return exact
+        if exact_rows.size >= min(limit, 3):
+            return exact_rows, exact_scores
         long_words = " ".join(word for word in typed_words if len(word) >= FUZZY_LETTERS_MIN)
         if not long_words:
-            return exact
-        fuzzy = self._search(long_words, limit, fuzzy=True)
-        is_new = ~np.isin(fuzzy[0], exact[0])
+            return exact_rows, exact_scores
+        fuzzy_rows, fuzzy_scores = self._search_words(long_words, limit, fuzzy=True)
+        is_new = ~np.isin(fuzzy_rows, exact_rows)
         # A fuzzy match never ranks above an exact one; its scores are constants on another scale.
-        ceiling = (
-            0.5 * float(exact[1].min()) / max(float(fuzzy[1].max(initial=0.0)), 1e-9)
-            if exact[0].size
+        score_ceiling = (
+            0.5 * float(exact_scores.min()) / max(float(fuzzy_scores.max(initial=0.0)), 1e-9)
+            if exact_rows.size
             else 1.0
         )
-        rows = np.concatenate([exact[0], fuzzy[0][is_new]])[:limit]
-        return rows, np.concatenate([exact[1], fuzzy[1][is_new] * min(ceiling, 1.0)])[:limit]
+        rows = np.concatenate([exact_rows, fuzzy_rows[is_new]])[:limit]
+        return rows, np.concatenate([exact_scores, fuzzy_scores[is_new] * min(score_ceiling, 1.0)])[
+            :limit
+        ]
 
-    def _search(
+    def _search_words(
         self, words: str, limit: int, *, fuzzy: bool = False, corrected_stems: Sequence[str] = ()
     ) -> tuple[Rows, npt.NDArray[np.float64]]:
         # Words are in lower case, so that AND, OR and NOT are search words and not operators.
-        fuzzy_fields = dict.fromkeys(FIELDS, (False, 1, True)) if fuzzy else None
-        replaced_count = int(np.searchsorted(self.overlay_rows, self.built.documents))
+        fuzzy_fields = dict.fromkeys(FIELD_WEIGHTS, (False, 1, True)) if fuzzy else None
+        replaced_count = int(np.searchsorted(self.overlay_rows, self.base_index.document_count))
         # Fetch more than needed, as replaced documents are dropped, assuming that they match as
         # often as others.
         depth = limit + min(
-            replaced_count, 10 + 2 * limit * replaced_count // max(self.built.documents, 1)
+            replaced_count,
+            10 + 2 * limit * replaced_count // max(self.base_index.document_count, 1),
         )
         with _panics_as_errors():
-            text_query, _ = self.index.parse_query_lenient(
-                words, list(FIELDS), FIELDS, fuzzy_fields
+            text_query, _ = self.tantivy_index.parse_query_lenient(
+                words, list(FIELD_WEIGHTS), FIELD_WEIGHTS, fuzzy_fields
             )
             if corrected_stems:
                 text_query = tantivy.Query.boolean_query(
                     [(tantivy.Occur.Should, text_query), *self._correction_clauses(corrected_stems)]
                 )
-            searcher = self.index.searcher()
+            searcher = self.tantivy_index.searcher()
             while True:  # Repeat until enough matches are current documents or there are no more.
                 hits = searcher.search(text_query, depth, count=False).hits
                 rows = self._to_rows(
@@ -266,7 +276,7 @@ class TextIndex:
             raise ValueError("the text index names no row for a document")
         numbers, base_count, overlay_rows = (
             np.array(document_numbers, np.intp),
-            self.built.documents,
+            self.base_index.document_count,
             self.overlay_rows,
         )
         if numbers.size and not (
@@ -285,7 +295,7 @@ class TextIndex:
     def _correction_clauses(
         self, stems: Sequence[str]
     ) -> list[tuple[tantivy.Occur, tantivy.Query]]:
-        schema = self.index.schema
+        schema = self.tantivy_index.schema
         return [
             (
                 tantivy.Occur.Should,
@@ -294,7 +304,7 @@ class TextIndex:
                 ),
             )
             for stem in stems
-            for name, weight in FIELDS.items()
+            for name, weight in FIELD_WEIGHTS.items()
         ]
 
 
@@ -331,7 +341,7 @@ def _reload_manually(index: tantivy.Index) -> tantivy.Index:
 
 def _count_terms(searcher: tantivy.Searcher) -> list[tuple[str, int]]:
     """Return the stems of titles, categories and brands, with the number of items of each."""
-    return [term for name in _ITEM_FIELDS for term in searcher.terms_with_prefix(name, "")]
+    return [term for name in ITEM_FIELDS for term in searcher.terms_with_prefix(name, "")]
 
 
 def _text_counter(searcher: tantivy.Searcher) -> Callable[[str], int]:
@@ -342,53 +352,30 @@ def write_text_index(folder: Path, documents: Documents) -> None:
     """Build an index in a new folder from documents in the order of their rows."""
     folder.mkdir(parents=True)
     index = tantivy.Index(_build_schema(), path=str(folder))
-    _write(index, documents, heap=_BUILD_HEAP_BYTES)
+    _add_documents(index, documents, heap_bytes=_BUILD_HEAP_BYTES)
     del index
     for lock in folder.glob(".*.lock"):
         lock.unlink()
 
 
-def documents_of(
-    attributes: Mapping[str, Column], rows: npt.NDArray[np.intp]
-) -> dict[str, list[str]]:
-    """Return the texts of some items by field; all other attributes go into `text`."""
-    fields: dict[str, list[str]] = {
-        name: _read_texts(attributes.get(name), rows) for name in _ITEM_FIELDS
-    }
-    other_texts = [
-        _read_texts(column, rows)
-        for name, column in sorted(attributes.items())
-        if name not in _ITEM_FIELDS and isinstance(column, TextColumn)
-    ]
-    fields["text"] = (
-        [" ".join(filter(None, parts)) for parts in zip(*other_texts, strict=True)]
-        if other_texts
-        else [""] * rows.size
-    )
-    return fields
-
-
-def _read_texts(column: Column | None, rows: npt.NDArray[np.intp]) -> list[str]:
-    if not isinstance(column, TextColumn):
-        return [""] * rows.size
-    values = (*column.values, "")  # Code -1 selects the last value.
-    return [values[code].replace("|", " ") for code in column.codes[rows].tolist()]
-
-
 def _build_schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_unsigned_field("row", fast=True)
-    for name in FIELDS:
+    for name in FIELD_WEIGHTS:
         builder.add_text_field(name, tokenizer_name="en_stem")
     return builder.build()
 
 
-def _write(index: tantivy.Index, documents: Documents, *, heap: int, first: int = 0) -> None:
-    """Add documents, numbered from `first`."""
+def _add_documents(
+    index: tantivy.Index, documents: Documents, *, heap_bytes: int, first_number: int = 0
+) -> None:
+    """Add documents, numbered from `first_number`."""
     # With one thread, the same input gives the same segments.
-    writer = index.writer(heap_size=heap, num_threads=1)
-    fields = [name for name in FIELDS if name in documents]
-    for number, texts in enumerate(zip(*(documents[name] for name in fields), strict=True), first):
+    writer = index.writer(heap_size=heap_bytes, num_threads=1)
+    fields = [name for name in FIELD_WEIGHTS if name in documents]
+    for number, texts in enumerate(
+        zip(*(documents[name] for name in fields), strict=True), first_number
+    ):
         document = tantivy.Document()
         document.add_unsigned("row", number)  # A keyword argument would create a signed column.
         for name, text in zip(fields, texts, strict=True):

@@ -23,15 +23,15 @@ import numpy.typing as npt
 
 from tailorbird.retrieval.arrays import array_bytes, read_array
 from tailorbird.retrieval.columns import Column, TextColumn
-from tailorbird.retrieval.inverted import Inverted, build_inverted
-from tailorbird.retrieval.words import Words, is_listed
+from tailorbird.retrieval.inverted import InvertedFile, build_inverted
+from tailorbird.retrieval.words import Words, holds_lists
 
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
 Ints = npt.NDArray[np.int64]
 
-FILES = ("vectors.npy", "vectors_tokens.npy", "vectors_unknown.npy", "vectors.json")
-BUCKETS = 512  # Of each attribute.
+FILE_NAMES = ("vectors.npy", "vectors_tokens.npy", "vectors_unknown.npy", "vectors.json")
+BUCKETS_PER_ATTRIBUTE = 512  # Of each attribute.
 TITLE_TOKENS_MAX, VALUE_TOKENS_MAX = 8, 4  # Maximum tokens of a title, and of another attribute.
 ATTRIBUTES_MAX = 8
 INVERTED_ITEMS_MIN = (
@@ -39,7 +39,7 @@ INVERTED_ITEMS_MIN = (
 )
 # Minimum; a value that hardly two items share says nothing about a third.
 ITEMS_PER_VALUE_MIN = 2.0
-_BLOCK = 64  # Products per block, whose maximum is examined first.
+_BLOCK_SIZE = 64  # Products per block, whose maximum is examined first.
 
 
 class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,19 +63,21 @@ class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return np.concatenate(columns[1:] or columns, axis=1)
 
 
-def content_of(attributes: Mapping[str, Column]) -> Content:
+def build_content(attributes: Mapping[str, Column]) -> Content:
     """Return titles as words and other texts as values, as far as items share them."""
     parts = []
     for name, column in sorted(attributes.items()):
         if not isinstance(column, TextColumn) or not column.values:
             continue
-        is_list = is_listed(column)
+        is_list = holds_lists(column)
         if name == "title":
-            parts.append(Words(name, TITLE_TOKENS_MAX, BUCKETS, is_list))
+            parts.append(Words(name, TITLE_TOKENS_MAX, BUCKETS_PER_ATTRIBUTE, is_list))
         elif is_list or np.count_nonzero(column.codes >= 0) >= ITEMS_PER_VALUE_MIN * len(
             column.values
         ):
-            parts.append(Words(name, VALUE_TOKENS_MAX if is_list else 1, BUCKETS, listed=True))
+            parts.append(
+                Words(name, VALUE_TOKENS_MAX if is_list else 1, BUCKETS_PER_ATTRIBUTE, listed=True)
+            )
     return Content(tuple(parts[:ATTRIBUTES_MAX]))
 
 
@@ -85,16 +87,16 @@ class ItemVectors:
 
     Attributes:
         vectors: float32 (n, width).
-        tokens: float32 (content.size, width).
-        unknown: float32 (width,).
+        token_vectors: float32 (content.size, width).
+        unknown_vector: float32 (width,).
         inverted: inverted file for the nearest items; None compares all.
     """
 
     vectors: Matrix
-    tokens: Matrix
-    unknown: Matrix
+    token_vectors: Matrix
+    unknown_vector: Matrix
     content: Content
-    inverted: Inverted | None = None
+    inverted: InvertedFile | None = None
 
     @property
     def width(self) -> int:
@@ -105,61 +107,63 @@ class ItemVectors:
         """Return the lengths of the vectors, (n,)."""
         return np.sqrt(np.einsum("ij,ij->i", self.vectors, self.vectors))
 
-    def products(self, user: Matrix) -> Matrix:
+    def products(self, user_vector: Matrix) -> Matrix:
         """Return the product of each item with a person's vector, float32 (n,)."""
-        return self.vectors @ user
+        return self.vectors @ user_vector
 
-    def of_content(self, attributes: Mapping[str, Column], rows: Rows) -> Matrix:
+    def content_vectors(self, attributes: Mapping[str, Column], rows: Rows) -> Matrix:
         """Return the content part of the items' vectors, (n, width), by learned tokens."""
         tokens = self.content.tokens(attributes, rows)
         tokens = np.where(self._is_learned_token[tokens], tokens, 0)
-        count = np.maximum((tokens > 0).sum(axis=1, keepdims=True), 1).astype(np.float32)
-        return self.tokens[tokens].sum(axis=1) / count
+        token_count = np.maximum((tokens > 0).sum(axis=1, keepdims=True), 1).astype(np.float32)
+        return self.token_vectors[tokens].sum(axis=1) / token_count
 
     @cached_property
     def _is_learned_token(self) -> npt.NDArray[np.bool_]:
-        return np.any(self.tokens != 0, axis=1)
+        return np.any(self.token_vectors != 0, axis=1)
 
     def extended(
         self,
-        before: Mapping[str, Column],
-        attributes: Mapping[str, Column],
-        changed: Rows,
-        total: int,
+        old_attributes: Mapping[str, Column],
+        new_attributes: Mapping[str, Column],
+        changed_rows: Rows,
+        item_count: int,
     ) -> "ItemVectors":
-        """Return vectors of `total` rows, with new items at the end and changed rows updated."""
+        """Return vectors of `item_count` rows, with new items at the end and changes applied."""
         vectors = np.concatenate(
-            [self.vectors, np.empty((total - len(self.vectors), self.width), np.float32)]
+            [self.vectors, np.empty((item_count - len(self.vectors), self.width), np.float32)]
         )
-        new_rows = np.arange(len(self.vectors), total)
-        vectors[new_rows] = self.unknown + self.of_content(attributes, new_rows)
-        if changed.size:
-            vectors[changed] += self.of_content(attributes, changed) - self.of_content(
-                before, changed
-            )
-        inverted = self.inverted.extended(changed, total) if self.inverted is not None else None
+        new_rows = np.arange(len(self.vectors), item_count)
+        vectors[new_rows] = self.unknown_vector + self.content_vectors(new_attributes, new_rows)
+        if changed_rows.size:
+            vectors[changed_rows] += self.content_vectors(
+                new_attributes, changed_rows
+            ) - self.content_vectors(old_attributes, changed_rows)
+        inverted = (
+            self.inverted.extended(changed_rows, item_count) if self.inverted is not None else None
+        )
         extended = replace(self, vectors=vectors, inverted=inverted)
         extended.__dict__["_is_learned_token"] = self._is_learned_token
         return extended
 
-    def indexed(self, users: Matrix) -> "ItemVectors":
+    def with_inverted_file(self, user_vectors: Matrix) -> "ItemVectors":
         """Return it with an inverted file if there are `INVERTED_ITEMS_MIN` items and it helps.
 
-        `users` are vectors of some people to calibrate the file by.
+        `user_vectors` are vectors of some people to calibrate the file by.
         """
         if len(self.vectors) < INVERTED_ITEMS_MIN:
             return self
-        return replace(self, inverted=build_inverted(self.vectors, users))
+        return replace(self, inverted=build_inverted(self.vectors, user_vectors))
 
-    def check(self, rows: int) -> None:
+    def check_shapes(self, item_count: int) -> None:
         """Raise ValueError unless there is a finite vector for each item and for each token."""
-        shapes = (self.vectors.shape, self.tokens.shape, self.unknown.shape)
-        width = self.unknown.shape[0] if self.unknown.ndim == 1 else 0
-        if not width or shapes != ((rows, width), (self.content.size, width), (width,)):
+        shapes = (self.vectors.shape, self.token_vectors.shape, self.unknown_vector.shape)
+        width = self.unknown_vector.shape[0] if self.unknown_vector.ndim == 1 else 0
+        if not width or shapes != ((item_count, width), (self.content.size, width), (width,)):
             raise ValueError("the vectors of items have another shape than the items")
         if any(
             array.dtype != np.float32 or not np.isfinite(array).all()
-            for array in (self.vectors, self.tokens, self.unknown)
+            for array in (self.vectors, self.token_vectors, self.unknown_vector)
         ):
             raise ValueError("the vectors of items hold what is no finite float32")
 
@@ -171,42 +175,48 @@ class ItemVectors:
 
     def files(self) -> dict[str, bytes]:
         """Return file name → bytes."""
-        arrays = zip(FILES, (self.vectors, self.tokens, self.unknown), strict=False)
+        arrays = zip(
+            FILE_NAMES, (self.vectors, self.token_vectors, self.unknown_vector), strict=False
+        )
         contents = {name: array_bytes(np.asarray(array, np.float32)) for name, array in arrays}
         inverted_contents = self.inverted.files() if self.inverted is not None else {}
-        return contents | {FILES[-1]: msgspec.json.encode(self.content)} | inverted_contents
+        return contents | {FILE_NAMES[-1]: msgspec.json.encode(self.content)} | inverted_contents
 
     @classmethod
-    def read(cls, files: Mapping[str, bytes | memoryview], rows: int) -> "ItemVectors | None":
+    def read(cls, files: Mapping[str, bytes | memoryview], item_count: int) -> "ItemVectors | None":
         """Read the vectors of an index; None if it has none.
 
         Raises ValueError, KeyError or DecodeError if the files are damaged.
         """
-        if not any(name in files for name in FILES):
+        if not any(name in files for name in FILE_NAMES):
             return None
-        content = msgspec.json.decode(files[FILES[-1]], type=Content)
-        vectors, tokens, unknown = (read_array(files[name]) for name in FILES[:-1])
+        content = msgspec.json.decode(files[FILE_NAMES[-1]], type=Content)
+        vectors, tokens, unknown = (read_array(files[name]) for name in FILE_NAMES[:-1])
         item_vectors = cls(vectors, tokens, unknown, content)
-        item_vectors.check(rows)
-        item_vectors = replace(item_vectors, inverted=Inverted.read(files, item_vectors.vectors))
+        item_vectors.check_shapes(item_count)
+        item_vectors = replace(
+            item_vectors, inverted=InvertedFile.read(files, item_vectors.vectors)
+        )
         _ = item_vectors._is_learned_token, item_vectors.norms
         return item_vectors
 
 
-def largest_indices(values: Matrix, n: int) -> Rows:
-    """Return the indices of the `n` largest values, the largest first, ties by index; exact.
+def largest_indexes(values: Matrix, count: int) -> Rows:
+    """Return the indices of the `count` largest values, the largest first, ties by index; exact.
 
     The n-th largest of the maxima of blocks is not above the n-th largest of all, so that only what
     reaches it needs to be sorted.
     """
-    n = min(n, values.size)
-    if n <= 0:
+    count = min(count, values.size)
+    if count <= 0:
         return np.zeros(0, np.intp)
-    blocks = values.size // _BLOCK
-    if blocks > n:
-        maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
-        threshold = np.partition(maxima, blocks - n)[blocks - n]
+    block_count = values.size // _BLOCK_SIZE
+    if block_count > count:
+        block_maxima = (
+            values[: block_count * _BLOCK_SIZE].reshape(block_count, _BLOCK_SIZE).max(axis=1)
+        )
+        threshold = np.partition(block_maxima, block_count - count)[block_count - count]
     else:
-        threshold = np.partition(values, values.size - n)[values.size - n]
+        threshold = np.partition(values, values.size - count)[values.size - count]
     indices = np.flatnonzero(values >= threshold)
-    return indices[np.lexsort((indices, -values[indices]))[:n]]
+    return indices[np.lexsort((indices, -values[indices]))[:count]]

@@ -57,30 +57,35 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         column = attributes.get(self.attribute)
         if not isinstance(column, TextColumn) or not column.codes.size:
             return np.full((rows.size, self.width), MISSING, np.float32)
-        code = np.where(rows >= 0, column.codes[np.maximum(rows, 0)], -1)
-        return self._code_table(column.values)[code + 1]
+        value_index = np.where(rows >= 0, column.codes[np.maximum(rows, 0)], -1)
+        return self._code_table(column.values)[value_index + 1]
 
     def _code_table(self, values: tuple[str, ...]) -> Matrix:
         """Return codes by value, after a row for none.
 
         An index that grew has the old values first, so only the new ones are hashed.
         """
-        read_values, table = self.__dict__.get("_read", ((), np.zeros((1, self.width), np.float32)))
-        if read_values is values:
+        hashed_values, table = self.__dict__.get(
+            "_cached_table", ((), np.zeros((1, self.width), np.float32))
+        )
+        if hashed_values is values:
             return table
-        unchanged_count = len(read_values) if values[: len(read_values)] == read_values else 0
+        unchanged_count = len(hashed_values) if values[: len(hashed_values)] == hashed_values else 0
         new_codes = np.zeros((len(values) - unchanged_count, self.width), np.float32)
         for row, value in enumerate(values[unchanged_count:]):
-            words = self.cut(value)[: self.width]
+            words = self.split_value(value)[: self.width]
             if words:
                 new_codes[row, : len(words)] = 2 + (
                     hash64s(words) % np.uint64(self.buckets)
                 ).astype(np.float32)
         table = np.concatenate([table[: unchanged_count + 1], new_codes])
-        self.__dict__["_read"] = values, table  # One assignment, as several threads may run this.
+        self.__dict__["_cached_table"] = (
+            values,
+            table,
+        )  # One assignment, as several threads may run this.
         return table
 
-    def cut(self, value: str) -> list[str]:
+    def split_value(self, value: str) -> list[str]:
         """Return the words of a value, each once."""
         parts = (
             [part.strip() for part in value.split("|")]
@@ -96,6 +101,6 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         )
 
 
-def is_listed(column: TextColumn) -> bool:
+def holds_lists(column: TextColumn) -> bool:
     """Return whether the values of an attribute are lists."""
     return sum("|" in value for value in column.values) > LIST_SHARE_MIN * len(column.values)

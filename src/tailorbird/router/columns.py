@@ -29,7 +29,7 @@ DUPLICATES = pa.schema(
         ("first_row", pa.int32()),
     ]
 )
-_LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
+_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class RoutedReceipt(msgspec.Struct, frozen=True):
@@ -52,10 +52,10 @@ class RefusedRow(msgspec.Struct, frozen=True):
     offset: int
 
 
-def to_block(kind: str, batch: pa.RecordBatch, receipt: RoutedReceipt) -> Block:
+def encode_block(kind: str, batch: pa.RecordBatch, receipt: RoutedReceipt) -> Block:
     """Encode a batch as a block of the routed log."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema, options=_LZ4) as writer:
+    with pa.ipc.new_stream(sink, batch.schema, options=_IPC_OPTIONS) as writer:
         writer.write_batch(batch)
     return Block(kind, batch.num_rows, sink.getvalue().to_pybytes(), msgspec.json.encode(receipt))
 
@@ -68,7 +68,7 @@ class SharedProgress(msgspec.Struct, frozen=True):
     offsets: dict[str, int]
 
 
-def progress_block(partition: int, count: int, offsets: dict[str, int]) -> Block:
+def encode_progress(partition: int, count: int, offsets: dict[str, int]) -> Block:
     """Encode a block of kind "progress", which the lake reads."""
     return Block("progress", 1, msgspec.json.encode(SharedProgress(partition, count, offsets)))
 
@@ -78,7 +78,7 @@ def to_table(block: Block) -> pa.Table:
     return pa.ipc.open_stream(block.payload).read_all()
 
 
-def quarantine_batch(rows: Sequence[RefusedRow]) -> pa.RecordBatch:
+def build_quarantine_batch(rows: Sequence[RefusedRow]) -> pa.RecordBatch:
     """Convert refused rows to events.QUARANTINE."""
     columns = {
         "received_at": [row.received_at for row in rows],

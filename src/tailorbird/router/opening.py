@@ -28,13 +28,13 @@ def open_router(
     Raises:
         LockedError: a router runs on this machine.
     """
-    topics = log_set(stream).topics
-    if topics is None or topics.count == 1:
+    kafka_logs = log_set(stream).kafka_logs
+    if kafka_logs is None or kafka_logs.partition_count == 1:
         return Router(
             stream, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
         )
     from tailorbird.router.partitions.single_process import PartitionedRouter
 
     return PartitionedRouter(
-        topics, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
+        kafka_logs, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
     )

@@ -17,9 +17,9 @@ from tailorbird.stream import Stream
 
 POLL_S = 0.005
 ROWS_MAX = 20_000
-PRUNE_EVERY_S = 60.0
+PRUNE_INTERVAL_S = 60.0
 # always retained, about 60 MB: time for readers without a tracked position, such as servers
-KEEP_ROWS = 200_000
+RETAINED_ROWS = 200_000
 log = logging.getLogger(__name__)
 
 
@@ -29,18 +29,18 @@ def run_router(
     clock: Clock,
     stop: threading.Event,
     *,
-    released: Callable[[], int] | None = None,
-    keep_rows: int = KEEP_ROWS,
-    prune_every_s: float = PRUNE_EVERY_S,
+    read_released_position: Callable[[], int] | None = None,
+    retained_rows: int = RETAINED_ROWS,
+    prune_interval_s: float = PRUNE_INTERVAL_S,
     suppression_list: SuppressionList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Route the raw logs of `stream` until `stop` is set; a running step is finished first.
 
     Args:
-        released: returns the row before which neither lake nor workers need the routed log;
-            without it nothing is pruned.
-        keep_rows: number of newest rows that are kept in any case.
+        read_released_position: returns the row before which neither lake nor workers need the
+            routed log; without it nothing is pruned.
+        retained_rows: number of newest rows that are kept in any case.
         suppression_list, memory_bytes: see `Router`.
     Raises:
         LockedError, DamageError, StorageError: as `Router` and `Router.step`; whoever runs the role
@@ -49,15 +49,19 @@ def run_router(
     with Router(
         stream, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
     ) as router:
-        pruning = None if released is None else _Pruner(router, released, keep_rows, prune_every_s)
+        pruner = (
+            None
+            if read_released_position is None
+            else _Pruner(router, read_released_position, retained_rows, prune_interval_s)
+        )
         has_more = False
         while not stop.is_set():
-            if has_more or router.changed():
+            if has_more or router.has_changed():
                 has_more = router.step(ROWS_MAX).has_more
             else:
                 stop.wait(POLL_S)
-            if pruning is not None:
-                pruning.tick()
+            if pruner is not None:
+                pruner.tick()
 
 
 class _Pruner:
@@ -67,39 +71,43 @@ class _Pruner:
     """
 
     def __init__(
-        self, router: Router, released: Callable[[], int], keep_rows: int, every_s: float
+        self,
+        router: Router,
+        read_released_position: Callable[[], int],
+        retained_rows: int,
+        interval_s: float,
     ) -> None:
-        self._router, self._released, self._keep_rows, self._every_s = (
+        self._router, self._read_released_position, self._retained_rows, self._interval_s = (
             router,
-            released,
-            keep_rows,
-            every_s,
+            read_released_position,
+            retained_rows,
+            interval_s,
         )
         self._prune_before = 0
-        self._due = time.monotonic()
-        self._request: threading.Thread | None = None
-        self._released_row = 0
+        self._next_prune_at = time.monotonic()
+        self._read_thread: threading.Thread | None = None
+        self._released_position = 0
 
     def tick(self) -> None:
         if self._prune_before:
             if not self._router.prune_batch(self._prune_before):
                 self._prune_before = 0
-        elif self._request is not None:
-            if not self._request.is_alive():
-                self._request = None
+        elif self._read_thread is not None:
+            if not self._read_thread.is_alive():
+                self._read_thread = None
                 self._prune_before = max(
-                    0, min(self._released_row, self._router.end() - self._keep_rows)
+                    0, min(self._released_position, self._router.end() - self._retained_rows)
                 )
-        elif time.monotonic() >= self._due:
-            self._due = time.monotonic() + self._every_s
-            self._request = threading.Thread(
-                target=self._request_released, name="released", daemon=True
+        elif time.monotonic() >= self._next_prune_at:
+            self._next_prune_at = time.monotonic() + self._interval_s
+            self._read_thread = threading.Thread(
+                target=self._read_released, name="released", daemon=True
             )
-            self._request.start()
+            self._read_thread.start()
 
-    def _request_released(self) -> None:
+    def _read_released(self) -> None:
         try:
-            self._released_row = self._released()
+            self._released_position = self._read_released_position()
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
-            self._released_row = 0
+            self._released_position = 0

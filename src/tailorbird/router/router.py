@@ -21,19 +21,22 @@ from tailorbird.events.contract.columnwise import Contract
 from tailorbird.events.contract.contract import CONTRACT_VERSION
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.router.columns import (
-    DUPLICATES,
     RefusedRow,
     RoutedReceipt,
-    progress_block,
-    quarantine_batch,
-    to_block,
+    build_quarantine_batch,
+    encode_block,
+    encode_progress,
 )
 from tailorbird.router.decide.arrivals import Arrivals, ArrivalsBuilder, Body
 from tailorbird.router.decide.route import MEMORY_BYTES, RouterMemory, route
 from tailorbird.router.partitions.follow import ProfileFollower
 from tailorbird.router.partitions.merge import LogBatch, merge_by_receipt
 from tailorbird.router.routed_log import pruned
-from tailorbird.router.routed_log.tables import location_columns, newest_receipts, open_log
+from tailorbird.router.routed_log.tables import (
+    build_duplicates_batch,
+    find_newest_received_at,
+    open_log,
+)
 from tailorbird.stream import (
     HISTORICAL_PRODUCERS,
     Block,
@@ -77,7 +80,7 @@ class _Source(msgspec.Struct):
     id: int
     producer: str
     offset: int
-    newest: int
+    newest_received_at: int
     reader: LogReader | None = None
 
 
@@ -102,12 +105,12 @@ class Router:
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._share = share = log_set(stream).single_share()
-        self._number, self._count = share.number, share.count
-        self._plan, self._suppression_list, self._memory_bytes = (
-            plan,
-            suppression_list or SuppressionList(b""),
-            memory_bytes,
+        self._partition_number, self._partition_count = (
+            share.partition_number,
+            share.partition_count,
         )
+        self._plan, self._memory_bytes = plan, memory_bytes
+        self._suppression_list = suppression_list or SuppressionList(b"")
         self._clock, self._contract = clock, Contract(plan)
         self._receipt = RoutedReceipt(
             plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes)
@@ -115,8 +118,8 @@ class Router:
         self._sources: dict[str, _Source] = {}
         self._log = open_log(share)
         self._profile_follower: ProfileFollower | None = None
-        if share.topics is not None and share.number > 0:
-            self._profile_follower = ProfileFollower(share.topics, self._log.connection)
+        if share.kafka_logs is not None and share.partition_number > 0:
+            self._profile_follower = ProfileFollower(share.kafka_logs, self._log.connection)
         self._load()
 
     def _load(self) -> None:
@@ -152,39 +155,44 @@ class Router:
             raise
 
     def _step(self, rows_max: int) -> RouteReport:
-        rows_followed = (
+        followed_rows = (
             0 if self._profile_follower is None else self._profile_follower.follow(self._memory)
         )
-        arrivals, offsets, received_at = self._read(rows_max)
-        if not offsets:
-            if rows_followed:
+        arrivals, offset_by_producer, received_at = self._read(rows_max)
+        if not offset_by_producer:
+            if followed_rows:
                 self._save_profiles()
-            return RouteReport(positions=self.positions, has_more=rows_followed > 0)
+            return RouteReport(positions=self.positions, has_more=followed_rows > 0)
         faults.at("router.after_read")
         original_by_row = (
             {}
             if faults.is_disabled("router.dedup")
-            else self._memory.dedup_index.find_duplicates(arrivals.entries)
+            else self._memory.dedup_index.find_duplicates(arrivals.dedup_entries)
         )
-        first_p = self._log.end()
-        accepted = arrivals.without(list(original_by_row)) if original_by_row else arrivals
+        first_log_position = self._log.end()
+        accepted_events = (
+            arrivals.without_rows(list(original_by_row)) if original_by_row else arrivals
+        )
         with sqlite.translate_errors(Path(self._log.connection.filename)):
-            batch = route(accepted, self._memory, self._plan, first_p)
-        self._memory.dedup_index.add(accepted.entries)
-        refused, duplicates = arrivals.refused, self._to_duplicates(arrivals, original_by_row)
-        newest = newest_receipts(arrivals)
+            routed_batch = route(accepted_events, self._memory, self._plan, first_log_position)
+        self._memory.dedup_index.add(accepted_events.dedup_entries)
+        refused_rows, duplicates = (
+            arrivals.refused_rows,
+            build_duplicates_batch(arrivals, original_by_row),
+        )
+        newest_by_producer = find_newest_received_at(arrivals)
         with self._log.transaction() as connection:
             faults.at("router.before_append")
             self._log.append(
                 [
-                    *self._encode_blocks(batch, refused, duplicates, received_at),
-                    *self._progress_blocks(offsets),
+                    *self._encode_blocks(routed_batch, refused_rows, duplicates, received_at),
+                    *self._encode_progress_blocks(offset_by_producer),
                 ]
             )
             faults.at("router.after_append")
             self._memory.save(
                 connection,
-                newest,
+                newest_by_producer,
                 [
                     source.id
                     for source in self._sources.values()
@@ -194,25 +202,34 @@ class Router:
             if self._profile_follower is not None:
                 self._profile_follower.save(connection)
             faults.at("router.before_positions")
-            update = (
+            update_sql = (
                 "UPDATE raw_position SET offset = ?, newest = max(newest, ?) WHERE producer = ?"
             )
             connection.executemany(
-                update,
+                update_sql,
                 [
-                    (offset, newest.get(self._sources[name].id, 0), name)
-                    for name, offset in offsets.items()
+                    (offset, newest_by_producer.get(self._sources[name].id, 0), name)
+                    for name, offset in offset_by_producer.items()
                 ],
             )
             faults.at("router.before_commit")
         faults.at("router.after_commit")
-        for name, offset in offsets.items():
+        for name, offset in offset_by_producer.items():
             source = self._sources[name]
             source.offset = offset
-            source.newest = max(source.newest, newest.get(source.id, 0))
-        lag_us = max(0, self._clock.now() - max(newest.values(), default=self._clock.now()))
+            source.newest_received_at = max(
+                source.newest_received_at, newest_by_producer.get(source.id, 0)
+            )
+        lag_us = max(
+            0, self._clock.now() - max(newest_by_producer.values(), default=self._clock.now())
+        )
         return RouteReport(
-            batch.num_rows, duplicates.num_rows, len(refused), self.positions, lag_us, True
+            accepted=routed_batch.num_rows,
+            duplicates=duplicates.num_rows,
+            quarantined=len(refused_rows),
+            positions=self.positions,
+            lag_us=lag_us,
+            has_more=True,
         )
 
     def _save_profiles(self) -> None:
@@ -247,38 +264,42 @@ class Router:
         A summary of their items stays, see `router.routed_log.pruned`.
         """
         return self._log.prune_batch(
-            before, before_delete=partial(pruned.summarize_blocks, self._log.connection)
+            before, on_delete=partial(pruned.summarize_blocks, self._log.connection)
         )
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Return whether any raw log has grown since the last call; cheap enough to poll."""
-        if self._profile_follower is not None and self._profile_follower.changed():
+        if self._profile_follower is not None and self._profile_follower.has_changed():
             return True
         return any(
-            source.reader.changed() for source in self._find_sources() if source.reader is not None
+            source.reader.has_changed()
+            for source in self._find_sources()
+            if source.reader is not None
         )
 
     def _read(self, rows_max: int) -> tuple[Arrivals, dict[str, int], int]:
         """Return checked events in order of receipt, the new offset of each log, and the newest
         time of receipt.
         """
-        newest = 0
-        offsets: dict[str, int] = {}
+        newest_received_at = 0
+        offset_by_producer: dict[str, int] = {}
         bodies = merge_by_receipt(self._read_batches(rows_max))
-        numbers = {source.producer: source.id for source in self._sources.values()}
-        builder = ArrivalsBuilder(self._contract, numbers, (self._number, self._count))
+        producer_ids = {source.producer: source.id for source in self._sources.values()}
+        builder = ArrivalsBuilder(
+            self._contract, producer_ids, (self._partition_number, self._partition_count)
+        )
         for body in bodies:
-            producer, stored, receipt = body.producer, body.stored, body.receipt
-            offsets[producer] = stored.end
+            producer, stored_block, receipt = body.producer, body.stored_block, body.receipt
+            offset_by_producer[producer] = stored_block.end
             if receipt is None:
                 continue
-            newest = max(newest, receipt.received_at)
-            payload = self._suppression_list.filter_body(stored.block.payload, receipt)
+            newest_received_at = max(newest_received_at, receipt.received_at)
+            payload = self._suppression_list.filter_body(stored_block.block.payload, receipt)
             builder.add(
-                Body(payload, receipt, producer, stored.offset, stored.block.rows),
-                shared=producer in HISTORICAL_PRODUCERS,
+                Body(payload, receipt, producer, stored_block.offset, stored_block.block.rows),
+                is_shared=producer in HISTORICAL_PRODUCERS,
             )
-        return builder.build(), offsets, newest
+        return builder.build(), offset_by_producer, newest_received_at
 
     def _read_batches(self, rows_max: int) -> list[LogBatch]:
         """Read the next whole bodies of each raw log, about `rows_max` rows in all."""
@@ -288,19 +309,18 @@ class Router:
         initial_ends = [reader.end() for _, reader in readers]
         batches: list[LogBatch] = []
         rows_read = 0
-        for index, (source, reader) in enumerate(readers):
-            rows_left = max(
-                1, (rows_max - rows_read) // (len(readers) - index)
-            )  # logs further on get what earlier ones left
+        for log_index, (source, reader) in enumerate(readers):
+            # Later logs get what earlier ones left.
+            rows_left = max(1, (rows_max - rows_read) // (len(readers) - log_index))
             bodies: list[StoredBlock] = []
-            for stored in reader.read(source.offset, bytes_max=_BYTES_MAX // len(readers)):
-                bodies.append(stored)
-                rows_left -= stored.block.rows
+            for stored_block in reader.read(source.offset, bytes_max=_BYTES_MAX // len(readers)):
+                bodies.append(stored_block)
+                rows_left -= stored_block.block.rows
                 if rows_left <= 0:
                     break
-            rows_read += sum(stored.block.rows for stored in bodies)
+            rows_read += sum(stored_block.block.rows for stored_block in bodies)
             has_more = bool(bodies) and bodies[-1].end < reader.end()
-            batches.append(LogBatch(source.producer, bodies, initial_ends[index], has_more))
+            batches.append(LogBatch(source.producer, bodies, initial_ends[log_index], has_more))
         return batches
 
     def _find_sources(self) -> list[_Source]:
@@ -310,17 +330,17 @@ class Router:
         """
         addresses = self._share.raw_logs()
         for source in self._sources.values():
-            if (
-                source.reader is not None and source.producer not in addresses
-            ):  # its topic was deleted
+            if source.reader is not None and source.producer not in addresses:  # deleted topic
                 source.reader.close()
                 source.reader = None
         for producer, path in addresses.items():
             source = self._sources.get(producer)
             if source is None:
                 with self._log.transaction() as connection:
-                    insert = "INSERT INTO raw_position(producer, offset, newest) VALUES (?, 0, 0)"
-                    connection.execute(insert, (producer,))
+                    insert_sql = (
+                        "INSERT INTO raw_position(producer, offset, newest) VALUES (?, 0, 0)"
+                    )
+                    connection.execute(insert_sql, (producer,))
                     id_ = connection.last_insert_rowid()
                 source = self._sources[producer] = _Source(id_, producer, 0, 0)
             if source.reader is None:
@@ -330,54 +350,34 @@ class Router:
                     continue  # its writer is creating it
         return [source for _, source in sorted(self._sources.items()) if source.reader is not None]
 
-    def _to_duplicates(
-        self, arrivals: Arrivals, original_by_row: dict[int, tuple]
-    ) -> pa.RecordBatch:
-        # An event at the position that the index has for it was read again; it is no duplicate.
-        pairs = {
-            row: (original, arrivals.entries[row].item())
-            for row, original in sorted(original_by_row.items())
-        }
-        rows = {
-            row: original_and_own
-            for row, original_and_own in pairs.items()
-            if original_and_own[0][3:] != original_and_own[1][3:]
-        }
-        original_positions, own_positions = (
-            [original for original, _ in rows.values()],
-            [entry for _, entry in rows.values()],
-        )
-        columns = [
-            arrivals.columns["event_id"].take(pa.array(list(rows), pa.int64())),
-            *location_columns(own_positions, arrivals.producers),
-            *location_columns(original_positions, arrivals.producers),
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=DUPLICATES)
-
     def _encode_blocks(
         self,
-        batch: pa.RecordBatch,
-        refused: Sequence[RefusedRow],
+        routed_batch: pa.RecordBatch,
+        refused_rows: Sequence[RefusedRow],
         duplicates: pa.RecordBatch,
         received_at: int,
     ) -> list[Block]:
         receipt = msgspec.structs.replace(self._receipt, received_at=received_at)
         batches = (
-            ("events", batch),
-            ("quarantine", quarantine_batch(refused)),
+            ("events", routed_batch),
+            ("quarantine", build_quarantine_batch(refused_rows)),
             ("duplicates", duplicates),
         )
-        return [to_block(kind, rows, receipt) for kind, rows in batches if rows.num_rows]
+        return [encode_block(kind, rows, receipt) for kind, rows in batches if rows.num_rows]
 
-    def _progress_blocks(self, offsets: dict[str, int]) -> list[Block]:
+    def _encode_progress_blocks(self, offset_by_producer: dict[str, int]) -> list[Block]:
         """Return a block with the progress in the logs that all routers share.
 
         The rows do not tell it, since other routers have some of them.
         """
-        shared = {name: offset for name, offset in offsets.items() if name in HISTORICAL_PRODUCERS}
+        shared_offsets = {
+            name: offset
+            for name, offset in offset_by_producer.items()
+            if name in HISTORICAL_PRODUCERS
+        }
         return (
-            [progress_block(self._number, self._count, shared)]
-            if shared and self._count > 1
+            [encode_progress(self._partition_number, self._partition_count, shared_offsets)]
+            if shared_offsets and self._partition_count > 1
             else []
         )
 

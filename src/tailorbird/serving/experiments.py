@@ -17,11 +17,11 @@ from tailorbird.periodic import PeriodicTask
 from tailorbird.ranking import Slot
 from tailorbird.ranking.policy.condition import Condition, compile_condition
 from tailorbird.registry import Registry, StartedExperiment, read_experiments
-from tailorbird.registry.experiments import FILE
+from tailorbird.registry.experiments import EXPERIMENTS_FILE
 from tailorbird.serving.messages import QueryError
 
 POLL_S = 0.2
-Eligible = Callable[[Condition], bool]
+EligibilityCheck = Callable[[Condition], bool]
 log = logging.getLogger(__name__)
 
 
@@ -111,7 +111,7 @@ class DeclaredExperiments:
         person: str,
         session: str,
         forced_arm: str = "",
-        is_eligible: Eligible = _is_eligible,
+        is_eligible: EligibilityCheck = _is_eligible,
     ) -> Assignment:
         """Return the arm of a request; raises QueryError if a forced arm does not exist."""
         enrolment = None if slot.experiment is None else Enrolment(slot.experiment)
@@ -152,11 +152,13 @@ class LiveExperiments:
         self._registry, self._slots = registry, slots
         self._versions: ArmVersions = versions or _NoVersions()
         self._file_stamp: FileStamp | None = None
-        self._running: Sequence[_RunningExperiment] = ()
-        self._by_slot: Mapping[str, Sequence[_RunningExperiment]] = {}
-        self._loaded: frozenset[str] = frozenset()
-        self._permanent = DeclaredExperiments()
-        self.loop = PeriodicTask("experiments", self.tick, interval_s=poll_s, run_at_start=False)
+        self._running_experiments: Sequence[_RunningExperiment] = ()
+        self._experiments_by_slot: Mapping[str, Sequence[_RunningExperiment]] = {}
+        self._loaded_versions: frozenset[str] = frozenset()
+        self._permanent_splits = DeclaredExperiments()
+        self.periodic_task = PeriodicTask(
+            "experiments", self.tick, interval_s=poll_s, run_at_start=False
+        )
 
     def assign(
         self,
@@ -164,7 +166,7 @@ class LiveExperiments:
         person: str,
         session: str,
         forced_arm: str = "",
-        is_eligible: Eligible = _is_eligible,
+        is_eligible: EligibilityCheck = _is_eligible,
     ) -> Assignment:
         """Return the arm of a request; raises QueryError if a forced arm does not exist.
 
@@ -172,21 +174,29 @@ class LiveExperiments:
             is_eligible: whether a condition holds for the request.
         """
         if slot.experiment is not None:
-            return self._permanent.assign(slot, person, session, forced_arm)
-        running = self._by_slot.get(slot.name, ())
+            return self._permanent_splits.assign(slot, person, session, forced_arm)
+        running_experiments = self._experiments_by_slot.get(slot.name, ())
         if forced_arm:
-            return _force_arm(forced_arm, [enrolled.enrolment for enrolled in running], slot.name)
-        for enrolled in running:
-            experiment = enrolled.enrolment.experiment
-            arm = enrolled.enrolment.assign(session if experiment.unit == "session" else person)
-            if arm and (enrolled.condition is None or is_eligible(enrolled.condition)):
-                return Assignment.of(enrolled.enrolment, arm)
+            return _force_arm(
+                forced_arm,
+                [running_experiment.enrolment for running_experiment in running_experiments],
+                slot.name,
+            )
+        for running_experiment in running_experiments:
+            experiment = running_experiment.enrolment.experiment
+            arm = running_experiment.enrolment.assign(
+                session if experiment.unit == "session" else person
+            )
+            if arm and (
+                running_experiment.condition is None or is_eligible(running_experiment.condition)
+            ):
+                return Assignment.of(running_experiment.enrolment, arm)
         return _NO_ARM
 
     def start(self) -> None:
         """Load the running experiments, and follow changes."""
         self.refresh()
-        self.loop.start()
+        self.periodic_task.start()
 
     def refresh(self) -> bool:
         """Load the running experiments with their versions now; return whether any changed."""
@@ -196,85 +206,101 @@ class LiveExperiments:
 
     def stop(self) -> None:
         """Stop following changes."""
-        self.loop.stop()
+        self.periodic_task.stop()
 
     def tick(self) -> bool:
         """Follow the file and the loaded versions, and return whether anything changed."""
         has_changed = self._read_if_changed()
-        needed = frozenset[str]().union(*(running.versions for running in self._running))
+        needed_versions = frozenset[str]().union(
+            *(running.versions for running in self._running_experiments)
+        )
         if has_changed:
             # Experiments without versions begin at once, and those that ended release theirs.
-            self._loaded &= needed
+            self._loaded_versions &= needed_versions
             self._publish()
-        if needed - self._loaded or has_changed:
-            loaded = frozenset(self._versions.hold(needed))
-            if loaded != self._loaded:
-                self._loaded, has_changed = loaded, True
+        if needed_versions - self._loaded_versions or has_changed:
+            loaded_versions = frozenset(self._versions.hold(needed_versions))
+            if loaded_versions != self._loaded_versions:
+                self._loaded_versions, has_changed = loaded_versions, True
                 self._publish()
         return has_changed
 
     def _read_if_changed(self) -> bool:
-        stamp = file_stamp(self._registry.path / FILE)
+        stamp = file_stamp(self._registry.path / EXPERIMENTS_FILE)
         if stamp == self._file_stamp:
             return False
         self._file_stamp = stamp
         try:
-            started = read_experiments(self._registry.path).running()
+            started_experiments = read_experiments(self._registry.path).running()
         except TailorbirdError as error:
             log.error("the experiments cannot be read, those before go on: %s", error)
             return False
-        enrolled = (self._enrol(experiment) for experiment in started)
-        self._running = [run for run in enrolled if run is not None]
+        enrolled = (self._enrol(experiment) for experiment in started_experiments)
+        self._running_experiments = [
+            running_experiment for running_experiment in enrolled if running_experiment is not None
+        ]
         return True
 
     def _publish(self) -> None:
         """Swap in the experiments whose versions are loaded."""
-        by_slot: dict[str, list[_RunningExperiment]] = {}
-        for running in self._running:
-            if running.versions <= self._loaded:
-                by_slot.setdefault(running.enrolment.experiment.slot, []).append(running)
-        self._by_slot = by_slot
-        names = [run.enrolment.experiment.name for runs in by_slot.values() for run in runs]
+        experiments_by_slot: dict[str, list[_RunningExperiment]] = {}
+        for running in self._running_experiments:
+            if running.versions <= self._loaded_versions:
+                experiments_by_slot.setdefault(running.enrolment.experiment.slot, []).append(
+                    running
+                )
+        self._experiments_by_slot = experiments_by_slot
+        names = [
+            run.enrolment.experiment.name for runs in experiments_by_slot.values() for run in runs
+        ]
         log.info("experiments run: %s", ", ".join(names) or "none")
 
-    def _enrol(self, started: StartedExperiment) -> _RunningExperiment | None:
-        experiment = Experiment.from_dict(started.declaration)
-        missing = {started.slot, *experiment.slots.values()} - self._slots.keys()
-        if missing:
+    def _enrol(self, started_experiment: StartedExperiment) -> _RunningExperiment | None:
+        experiment = Experiment.from_dict(started_experiment.declaration)
+        missing_slots = {started_experiment.slot, *experiment.slots.values()} - self._slots.keys()
+        if missing_slots:
             log.error(
                 "experiment %s does not run here: there is no slot %s",
-                started.name,
-                ", ".join(sorted(missing)),
+                started_experiment.name,
+                ", ".join(sorted(missing_slots)),
             )
             return None
         condition = None
         if experiment.where:
             try:
-                condition = compile_condition(experiment.where, where=f"experiment {started.name}")
+                condition = compile_condition(
+                    experiment.where, where=f"experiment {started_experiment.name}"
+                )
             except TailorbirdError as error:
-                log.error("experiment %s does not run here: %s", started.name, error)
+                log.error("experiment %s does not run here: %s", started_experiment.name, error)
                 return None
         enrolment = Enrolment(
-            experiment, started.first, started.size, started.ramp, started.versions
+            experiment,
+            started_experiment.first,
+            started_experiment.size,
+            started_experiment.ramp,
+            started_experiment.versions,
         )
         return _RunningExperiment(enrolment, condition)
 
 
-def _force_arm(forced: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
+def _force_arm(forced_arm: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
     """Return the assignment to an arm given as ARM, or as EXPERIMENT:ARM where several have it."""
-    pairs = {
+    arm_by_name = {
         f"{enrolment.experiment.name}:{arm}": (enrolment, arm)
         for enrolment in enrolments
         for arm in enrolment.experiment.arms
     }
-    names = [name for name, (_, arm) in pairs.items() if forced in (arm, name)]
+    names = [name for name, (_, arm) in arm_by_name.items() if forced_arm in (arm, name)]
     if len(names) == 1:
-        enrolment, arm = pairs[names[0]]
+        enrolment, arm = arm_by_name[names[0]]
         return Assignment.of(enrolment, arm, is_forced=True)
     problem = f"runs {len(names)} arms" if names else "runs no arm"
     raise QueryError(
-        f"slot {slot} {problem} {forced[:60]!r}",
+        f"slot {slot} {problem} {forced_arm[:60]!r}",
         path="$.arm",
         code="unknown_arm",
-        fix=f"use one of {', '.join(names or pairs)}" if pairs else "start an experiment first",
+        fix=f"use one of {', '.join(names or arm_by_name)}"
+        if arm_by_name
+        else "start an experiment first",
     )

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tailorbird.features.parity.totals import ParityTotals
-from tailorbird.features.state.progress import Figures
+from tailorbird.features.state.progress import WorkerProgress
 
 
 class FeaturesCollector(Collector):
@@ -74,7 +74,7 @@ class WorkersCollector(Collector):
     not by sum.
     """
 
-    def __init__(self, figures: Callable[[], Iterable[Figures]]) -> None:
+    def __init__(self, figures: Callable[[], Iterable[WorkerProgress]]) -> None:
         self._figures = figures
 
     def collect(self) -> Iterable[Metric]:

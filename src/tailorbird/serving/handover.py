@@ -29,11 +29,13 @@ class HandoverSocket:
 
     Args:
         listener: the listening socket of this server.
-        metrics: returns the metrics of this process, encoded.
+        encode_metrics: returns the metrics of this process, encoded.
     """
 
-    def __init__(self, path: Path, listener: socket.socket, metrics: Callable[[], bytes]) -> None:
-        self._path, self._listener, self._metrics = path, listener, metrics
+    def __init__(
+        self, path: Path, listener: socket.socket, encode_metrics: Callable[[], bytes]
+    ) -> None:
+        self._path, self._listener, self._encode_metrics = path, listener, encode_metrics
         self._thread = threading.Thread(target=self._run, name="handover", daemon=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -79,7 +81,7 @@ class HandoverSocket:
         if request == _LISTENER_REQUEST:
             socket.send_fds(connection, [_LISTENER_REQUEST], [self._listener.fileno()])
         elif request == _METRICS_REQUEST:
-            connection.sendall(self._metrics())
+            connection.sendall(self._encode_metrics())
 
 
 def request_listener(run_folder: Path) -> socket.socket | None:

@@ -48,7 +48,7 @@ class AdmittedRequest:
     units: float
     cost_s: float
     wait_s: float  # without the correction
-    taken_at: float
+    admitted_at_s: float
 
 
 class Shedder:
@@ -58,8 +58,8 @@ class Shedder:
         threads: that answer.
         wait_s: how long a request may have to wait for one of them.
 
-    >>> moment = [0.0]
-    >>> shedder = Shedder(threads=1, wait_s=0.01, now=lambda: moment[0])
+    >>> now_s = [0.0]
+    >>> shedder = Shedder(threads=1, wait_s=0.01, read_clock_s=lambda: now_s[0])
     >>> tickets = [shedder.admit("answer") for _ in range(3)]
     >>> shedder.expected_wait_s()
     0.015
@@ -71,10 +71,14 @@ class Shedder:
     """
 
     def __init__(
-        self, threads: int, wait_s: float = WAIT_S, *, now: Callable[[], float] = time.monotonic
+        self,
+        threads: int,
+        wait_s: float = WAIT_S,
+        *,
+        read_clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._threads, self._wait_s, self._now = max(1, threads), wait_s, now
-        self._unit_s: dict[str, float] = {}
+        self._threads, self._wait_s, self._read_clock_s = max(1, threads), wait_s, read_clock_s
+        self._unit_s_by_kind: dict[str, float] = {}
         self._backlog_s, self._correction = 0.0, 1.0
         self._lock = threading.Lock()
         self.waiting = 0
@@ -109,34 +113,34 @@ class Shedder:
         `require_room`.
         """
         self.require_room(is_primary=is_primary)
-        cost_s = units * self._unit_s.get(kind, UNMEASURED_COST_S)
+        cost_s = units * self._unit_s_by_kind.get(kind, UNMEASURED_COST_S)
         with self._lock:
             wait_s = self._backlog_s / self._threads
             self._backlog_s += cost_s
             self.waiting += 1
-        return AdmittedRequest(kind, units, cost_s, wait_s, self._now())
+        return AdmittedRequest(kind, units, cost_s, wait_s, self._read_clock_s())
 
-    def start(self, ticket: AdmittedRequest) -> float:
+    def start(self, request: AdmittedRequest) -> float:
         """Start it in a thread, and return the seconds waited. Raise OverloadedError if that is too
         long.
         """
-        waited = self._now() - ticket.taken_at
-        ratio = (waited + _SHORT_S) / (ticket.wait_s + _SHORT_S)
+        waited_s = self._read_clock_s() - request.admitted_at_s
+        ratio = (waited_s + _SHORT_S) / (request.wait_s + _SHORT_S)
         with self._lock:
             self._correction += _SMOOTHING * (min(ratio, _CORRECTION_MAX) - self._correction)
             self._correction = max(1.0, self._correction)
-        if waited > 2 * self._wait_s:
+        if waited_s > 2 * self._wait_s:
             raise OverloadedError(self.record_refusal())
-        return waited
+        return waited_s
 
-    def finish(self, ticket: AdmittedRequest, seconds: float | None) -> None:
+    def finish(self, request: AdmittedRequest, seconds: float | None) -> None:
         """Record that it finished after so many seconds of work; None: it was not started."""
         with self._lock:
             self.waiting -= 1
-            self._backlog_s = max(0.0, self._backlog_s - ticket.cost_s) if self.waiting else 0.0
+            self._backlog_s = max(0.0, self._backlog_s - request.cost_s) if self.waiting else 0.0
             if seconds is not None:
-                previous_s = self._unit_s.get(ticket.kind, UNMEASURED_COST_S)
+                previous_s = self._unit_s_by_kind.get(request.kind, UNMEASURED_COST_S)
                 # A request that stalled, or that was the first and warmed things up, says little
                 # about the next one.
-                unit_s = min(seconds / max(ticket.units, 1e-9), _OUTLIER_RATIO * previous_s)
-                self._unit_s[ticket.kind] = previous_s + _SMOOTHING * (unit_s - previous_s)
+                unit_s = min(seconds / max(request.units, 1e-9), _OUTLIER_RATIO * previous_s)
+                self._unit_s_by_kind[request.kind] = previous_s + _SMOOTHING * (unit_s - previous_s)

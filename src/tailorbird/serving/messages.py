@@ -12,14 +12,14 @@ from msgspec import Meta
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Context
-from tailorbird.events.contract.envelope import ID, ITEMS
+from tailorbird.events.contract.envelope import ID_BOUNDS, ITEMS_BOUNDS
 from tailorbird.serving.auth.keys import KeyFigures
 
 T = TypeVar("T")
 
 SIZE_MAX = 200  # items of an answer
-Id = Annotated[str, ID.meta()]
-Ids = Annotated[list[Id], ITEMS.meta()]
+Id = Annotated[str, ID_BOUNDS.meta()]
+Ids = Annotated[list[Id], ITEMS_BOUNDS.meta()]
 Size = Annotated[int, Meta(ge=1, le=SIZE_MAX)]
 Attributes = Annotated[
     list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=50)

@@ -126,16 +126,16 @@ class HedgeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         hedge = self._hedge
         for name, text, value in (
-            ("tailorbird_store_reads", "Round trips to the Valkey that read.", hedge.reads),
+            ("tailorbird_store_reads", "Round trips to the Valkey that read.", hedge.read_count),
             (
                 "tailorbird_store_reads_hedged",
                 "Of these, how many took so long that they were sent a second time.",
-                hedge.hedged,
+                hedge.hedged_count,
             ),
             (
                 "tailorbird_store_hedges_won",
                 "Of these, how many the second read answered first.",
-                hedge.won,
+                hedge.won_count,
             ),
         ):
             yield CounterMetricFamily(name, text, value=value)
@@ -157,14 +157,14 @@ class RolloutCollector(Collector):
 
 
 class LimitsCollector:
-    def __init__(self, limited: Callable[[], dict[str, int]]) -> None:
-        self._limited = limited
+    def __init__(self, read_refusals_by_limit: Callable[[], dict[str, int]]) -> None:
+        self._read_refusals_by_limit = read_refusals_by_limit
 
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(
             "tailorbird_limited", "Requests refused for a limit's sake, by limit.", labels=["limit"]
         )
-        for limit, count in self._limited().items():
+        for limit, count in self._read_refusals_by_limit().items():
             family.add_metric([limit], count)
         yield family
 
@@ -203,7 +203,7 @@ class LagCollector(Collector):
                 (rows, lag.rows),
                 (blocks, lag.blocks),
                 (seconds, lag.seconds(now)),
-                (lost, lag.lost),
+                (lost, lag.lost_rows),
             ):
                 family.add_metric([lag.reader, lag.log], value)
         yield from (rows, blocks, seconds, lost)
@@ -214,20 +214,20 @@ class LagCollector(Collector):
 
 
 class ThreadsCollector(Collector):
-    def __init__(self, loops: Callable[[], Iterable[PeriodicTask]]) -> None:
-        self._loops = loops
+    def __init__(self, read_tasks: Callable[[], Iterable[PeriodicTask]]) -> None:
+        self._read_tasks = read_tasks
 
     def collect(self) -> Iterable[Metric]:
         text = "Unforeseen failures of a thread, which goes on; the log has each. Alarm on any."
         failures = CounterMetricFamily("tailorbird_thread_failures", text, labels=["thread"])
-        for loop in self._loops():
-            failures.add_metric([loop.name], loop.failures)
+        for task in self._read_tasks():
+            failures.add_metric([task.name], task.failure_count)
         yield failures
 
 
 class RoleCollector(Collector):
-    def __init__(self, role: str, stop: ProgressEvent) -> None:
-        self._role, self._stop = role, stop
+    def __init__(self, role: str, progress: ProgressEvent) -> None:
+        self._role, self._progress = role, progress
 
     def collect(self) -> Iterable[Metric]:
         labels = ["role"]
@@ -236,19 +236,19 @@ class RoleCollector(Collector):
         rounds = CounterMetricFamily(
             "tailorbird_role_rounds", "How often it came round.", labels=labels
         )
-        age.add_metric([self._role], self._stop.age_s())
-        rounds.add_metric([self._role], self._stop.rounds)
+        age.add_metric([self._role], self._progress.age_s())
+        rounds.add_metric([self._role], self._progress.rounds)
         yield from (age, rounds)
 
 
 def role_metrics(
-    role: str, stop: ProgressEvent, collectors: Iterable[Collector]
+    role: str, progress: ProgressEvent, collectors: Iterable[Collector]
 ) -> Callable[[], bytes]:
     """Return a renderer of the metrics of a role without HTTP: its heartbeat, and those of
     `collectors`.
     """
     registry = CollectorRegistry()
-    for collector in (RoleCollector(role, stop), *collectors):
+    for collector in (RoleCollector(role, progress), *collectors):
         registry.register(collector)
     return lambda: generate_latest(registry)
 
@@ -256,11 +256,11 @@ def role_metrics(
 class ScoresCollector(Collector):
     """Counters of the score role since its start."""
 
-    def __init__(self, figures: Callable[[], ScoreFigures]) -> None:
-        self._figures = figures
+    def __init__(self, read_figures: Callable[[], ScoreFigures]) -> None:
+        self._read_figures = read_figures
 
     def collect(self) -> Iterable[Metric]:
-        figures = self._figures()
+        figures = self._read_figures()
         rows = CounterMetricFamily(
             "tailorbird_score_rows", "Rows of the routed log that were looked at."
         )
@@ -273,18 +273,18 @@ class ScoresCollector(Collector):
             "People who were not scored, as no model answered.",
             labels=["name"],
         )
-        for family, counts in ((scores, figures.scores), (unscored, figures.unscored)):
+        for family, counts in ((scores, figures.scores), (unscored, figures.unscored_by_name)):
             for name, count in counts.items():
                 family.add_metric([name], count)
         yield from (rows, scores, unscored)
 
 
 class CollectorMetrics:
-    def __init__(self, figures: Callable[[], CollectorFigures]) -> None:
-        self._figures = figures
+    def __init__(self, read_figures: Callable[[], CollectorFigures]) -> None:
+        self._read_figures = read_figures
 
     def collect(self) -> Iterable[Metric]:
-        figures = self._figures()
+        figures = self._read_figures()
         refused = CounterMetricFamily(
             "tailorbird_events_refused", "Events refused, by code.", labels=["code"]
         )

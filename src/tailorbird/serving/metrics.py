@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tailorbird.features.parity.totals import ParityTotals
-from tailorbird.features.state.progress import Figures
+from tailorbird.features.state.progress import WorkerProgress
 from tailorbird.periodic import PeriodicTask
 from tailorbird.serving.collector.decisions import CollectorFigures
 from tailorbird.serving.families import encode_families, merge_families
@@ -118,14 +118,14 @@ class Metrics:
             counter = self._refusal_counters[route] = self._requests.labels(route, "503")
         counter.inc()
 
-    def stage(self, name: str, seconds: float) -> None:
+    def record_stage(self, name: str, seconds: float) -> None:
         self._stage.labels(name).observe(seconds)
 
-    def degraded(self, what: Iterable[str]) -> None:
+    def count_degraded(self, what: Iterable[str]) -> None:
         for name in what:
             self._degraded.labels(name).inc()
 
-    def fault(self, part: str) -> None:
+    def count_fault(self, part: str) -> None:
         """Count a part that failed while the answer was made without it."""
         self._faults.labels(part).inc()
 
@@ -137,9 +137,9 @@ class Metrics:
         """Export how much work waits, and how many requests were shed."""
         self.registry.register(SheddingCollector(shedder))
 
-    def watch_limits(self, limited: Callable[[], dict[str, int]]) -> None:
+    def watch_limits(self, read_refusals_by_limit: Callable[[], dict[str, int]]) -> None:
         """Export the refusals by limit."""
-        self.registry.register(LimitsCollector(limited))
+        self.registry.register(LimitsCollector(read_refusals_by_limit))
 
     def bundle_loaded(self, version: str) -> None:
         with self._lock:
@@ -175,17 +175,17 @@ class Metrics:
         """Export which bundles are loaded, and in which role."""
         self.registry.register(RolloutCollector(versions))
 
-    def watch_collector(self, figures: Callable[[], CollectorFigures]) -> None:
+    def watch_collector(self, read_figures: Callable[[], CollectorFigures]) -> None:
         """Export the figures of the event collector."""
-        self.registry.register(CollectorMetrics(figures))
+        self.registry.register(CollectorMetrics(read_figures))
 
     def watch_features(self, parity_totals: Callable[[], ParityTotals | None]) -> None:
         """Export the result of comparing served features with the lake."""
         self.project_registry.register(FeaturesCollector(parity_totals))
 
-    def watch_workers(self, figures: Callable[[], Iterable[Figures]]) -> None:
+    def watch_workers(self, read_figures: Callable[[], Iterable[WorkerProgress]]) -> None:
         """Export the figures of the feature workers."""
-        self.project_registry.register(WorkersCollector(figures))
+        self.project_registry.register(WorkersCollector(read_figures))
 
     def watch_copies(self, published_at: Callable[[], dict[str, int]]) -> None:
         """Export the age of the copies that features are read from."""
@@ -197,22 +197,22 @@ class Metrics:
         """Export the age of the tables that candidate sources read."""
         self.registry.register(CandidatesCollector(ages, sources))
 
-    def watch_threads(self, loops: Callable[[], Iterable[PeriodicTask]]) -> None:
+    def watch_threads(self, read_tasks: Callable[[], Iterable[PeriodicTask]]) -> None:
         """Export the unexpected failures of threads."""
-        self.registry.register(ThreadsCollector(loops))
+        self.registry.register(ThreadsCollector(read_tasks))
 
-    def watch_lag(self, lag: LagWatch, *, is_of_project: bool = True) -> None:
+    def watch_lag(self, lag_watch: LagWatch, *, is_of_project: bool = True) -> None:
         """Export the lag of the log readers: of all logs, or of those of this process alone."""
         registry = self.project_registry if is_of_project else self.registry
-        registry.register(LagCollector(lag))
+        registry.register(LagCollector(lag_watch))
 
     def watch_roles(self, roles: Callable[[], Iterable[RoleCounts]]) -> None:
         """Export how often `up` restarted each role."""
         self.project_registry.register(RolesCollector(roles))
 
-    def name_process(self, name: str, others: Callable[[], Iterable[bytes]]) -> None:
-        """Label what this process counts, and answer for `others`, which `encode` made."""
-        self._process, self._other_processes = name, others
+    def name_process(self, name: str, read_other_processes: Callable[[], Iterable[bytes]]) -> None:
+        """Label what this process counts, and answer for `read_other_processes`, which `encode` made."""
+        self._process, self._other_processes = name, read_other_processes
 
     def encode(self) -> bytes:
         """Return the metrics of this process alone for `text` of another one."""

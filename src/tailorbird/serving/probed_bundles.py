@@ -17,7 +17,7 @@ import onnxruntime
 from tailorbird.atomic_write import atomic_write, file_stamp
 from tailorbird.version import __version__
 
-FILE = "probed.json"
+RECORD_FILE = "probed.json"
 log = logging.getLogger(__name__)
 
 
@@ -25,20 +25,22 @@ class ProbedBundles:
     """Probes a bundle unless the same files passed with the same libraries before.
 
     Args:
-        run: folder of the record.
+        run_folder: folder of the record.
         probe: loads a folder in a child process, and raises BundleError.
     """
 
-    def __init__(self, run: Path, probe: Callable[[Path], None]) -> None:
-        self._path, self._probe = run / FILE, probe
+    def __init__(self, run_folder: Path, probe: Callable[[Path], None]) -> None:
+        self._path, self._probe = run_folder / RECORD_FILE, probe
 
     def __call__(self, folder: Path) -> None:
-        state = _state(folder)
-        if self._read().get(str(folder)) == state:
+        digest = _digest_files(folder)
+        if self._read().get(str(folder)) == digest:
             return
         self._probe(folder)
-        record = {name: figures for name, figures in self._read().items() if Path(name).is_dir()}
-        record[str(folder)] = state
+        record = {
+            path: file_digest for path, file_digest in self._read().items() if Path(path).is_dir()
+        }
+        record[str(folder)] = digest
         try:
             atomic_write(self._path, msgspec.json.encode(record))
         except OSError as error:
@@ -50,7 +52,7 @@ class ProbedBundles:
         return {}
 
 
-def _state(folder: Path) -> str:
+def _digest_files(folder: Path) -> str:
     """Return a digest of what decides whether a bundle can be loaded."""
     versions = (__version__, platform.python_version(), np.__version__, onnxruntime.__version__)
     try:

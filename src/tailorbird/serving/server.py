@@ -21,14 +21,14 @@ import numpy as np
 from starlette.routing import BaseRoute
 
 from tailorbird.candidates.contract import Contract
-from tailorbird.candidates.query import live_sources
+from tailorbird.candidates.query import select_live_sources
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.features import FeatureSet
 from tailorbird.features.parity.totals import read_parity_totals
-from tailorbird.features.state.progress import figures_by_schema, routed_log_offsets
+from tailorbird.features.state.progress import read_schemas_progress, routed_log_offsets
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
@@ -55,12 +55,12 @@ from tailorbird.serving.models.candidates import LiveTables
 from tailorbird.serving.models.catalogue import Catalogue
 from tailorbird.serving.models.churn import ChurnModels
 from tailorbird.serving.models.rollout import Rollout
-from tailorbird.serving.models.schemas import Schemas
+from tailorbird.serving.models.schemas import LiveFeatureProvider
 from tailorbird.serving.models.warm_up import WarmUp, wait_until_warm, warm_up_model
 from tailorbird.serving.pipeline.deadlines import Budgets
-from tailorbird.serving.pipeline.editorial import LiveLists
+from tailorbird.serving.pipeline.editorial import LiveEditorialLists
 from tailorbird.serving.pipeline.formulas import LiveFormulas
-from tailorbird.serving.pipeline.pipeline import STALE_US, Pipeline, load_bundle
+from tailorbird.serving.pipeline.pipeline import STALE_AFTER_US, Pipeline
 from tailorbird.serving.probed_bundles import ProbedBundles
 from tailorbird.serving.scores.log import ScoreFeed
 from tailorbird.serving.sockets import address_file, bind
@@ -146,7 +146,7 @@ class ServeOptions:
     keep_alive_s: float = KEEP_ALIVE_S
     routes: Callable[[Service], Sequence[BaseRoute]] | None = None
     copies: CopyTarget | None = None
-    stale_us: int = STALE_US
+    stale_us: int = STALE_AFTER_US
     workers: int = 1
     churn: Mapping[str, Path] = field(default_factory=dict)
     scores: "Address | None" = None
@@ -186,31 +186,27 @@ def run(
         LockedError: another process writes the log.
         StorageError: the log cannot be opened.
     """
-    keys = Keys(
-        options.write_keys,
-        options.read_keys,
-        options.admin_keys,
-        file=options.keys_file,
-        clock=clock,
-    )  # keys expire by the real time
+    secrets = options.write_keys, options.read_keys, options.admin_keys
+    keys = Keys(*secrets, file=options.keys_file, clock=clock)  # keys expire by the real time
     clock = clock or log_clock or SystemClock()
     require_safe_bind(options.host, keys)
-    open_this_collector = partial(
-        open_collector,
-        pseudonyms=options.pseudonyms,
-        suppression_list=options.suppression_list,
-        reserve_bytes=options.reserve_bytes,
-    )
     with ExitStack() as stack:
         collector = stack.enter_context(
-            open_this_collector(
-                options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock
+            open_collector(
+                options.stream,
+                options.plan,
+                clock,
+                pseudonyms=options.pseudonyms,
+                suppression_list=options.suppression_list,
+                reserve_bytes=options.reserve_bytes,
+                lake=options.lake,
+                log_clock=log_clock,
             )
         )
-        service, threads = _assemble(options, collector, keys, clock, stack)
-        for thread in threads:
-            thread.start()
-            stack.callback(thread.stop)
+        service, tasks = _build_service(options, collector, keys, clock, stack)
+        for task in tasks:
+            task.start()
+            stack.callback(task.stop)
         _tune_interpreter()
         if listener is not None:
             wait_until_warm(service.is_warming)
@@ -236,17 +232,18 @@ def run(
             "early_refusal": EarlyRefusal(service),
         }
         app = create_app(service, options.routes(service) if options.routes else ())
-        times = {"drain_s": options.drain_s, "keep_alive_s": options.keep_alive_s}
-        HttpServer(
+        server = HttpServer(
             app,
             drain=service.drain,
-            **times,
+            drain_s=options.drain_s,
+            keep_alive_s=options.keep_alive_s,
             protocol_attributes=protocol_attributes,
             stop_requested=stop,
-        ).run([listener])
+        )
+        server.run([listener])
 
 
-def _assemble(
+def _build_service(
     options: ServeOptions, collector: EventCollector, keys: Keys, clock: Clock, stack: ExitStack
 ) -> tuple[Service, list[BackgroundTask]]:
     """Create the service and its background tasks, to be started in this order.
@@ -254,22 +251,22 @@ def _assemble(
     `stack` closes what must be closed after they have ended.
     """
     metrics, lag_watch = _build_metrics(options, collector)
-    schemas = Schemas(
+    feature_provider = LiveFeatureProvider(
         options.state, options.features, copies=options.copies, workers=options.workers
     )
-    stack.callback(schemas.close)
-    metrics.watch_copies(schemas.published_at)
+    stack.callback(feature_provider.close)
+    metrics.watch_copies(feature_provider.published_at)
     catalogue = Catalogue(options.routed)
     tables = LiveTables(
-        options.candidates, clock, copies=options.copies, expected_contract=options.contract
+        options.candidates, clock, copies=options.copies, read_expected_contract=options.contract
     )
-    sources = live_sources(
+    sources = select_live_sources(
         dict.fromkeys(name for slot in options.slots.values() for name in slot.sources)
     )
     metrics.watch_candidates(tables.ages, sources)
 
-    def load(folder: Path) -> Bundle:
-        bundle = schemas.complete(load_bundle(folder))
+    def load_bundle(folder: Path) -> Bundle:
+        bundle = feature_provider.attach_schema(Bundle.load(folder))
         catalogue.overlay_for(bundle.index)  # so that the first request after the swap need not
         warm_up_model(bundle)
         return bundle
@@ -277,63 +274,63 @@ def _assemble(
     probe = ProbedBundles(options.run, probe_in_child) if options.probe else None
     registry = Registry(options.registry, clock=clock)
     rollout = Rollout(
-        registry, load, metrics, schemas, probe=probe, tables=tables, holdout=options.holdout
+        registry,
+        load_bundle,
+        metrics,
+        feature_provider,
+        probe=probe,
+        tables=tables,
+        holdout_share=options.holdout,
     )
     formulas = LiveFormulas(registry, options.slots)
     experiments = LiveExperiments(registry, options.slots, versions=rollout.arms)
-    editorial_lists = None if options.lists_file is None else LiveLists(options.lists_file)
+    editorial_lists = None if options.lists_file is None else LiveEditorialLists(options.lists_file)
     build_pipeline = partial(
         Pipeline,
         slots=options.slots,
-        bundles=rollout,
-        feature_provider=schemas,
-        catalogue=catalogue,
+        bundle_selector=rollout,
+        feature_provider=feature_provider,
+        index_overlay=catalogue,
         clock=clock,
         editorial_lists=editorial_lists,
-        tables=tables,
+        table_provider=tables,
     )
     pipeline = build_pipeline(
         response_log=collector,
         rng=np.random.default_rng(),
-        watcher=metrics,
+        metrics=metrics,
         pseudonyms=options.pseudonyms,
-        formulas=formulas,
-        experiments=experiments,
-        stale_us=options.stale_us,
+        formula_provider=formulas,
+        arm_assigner=experiments,
+        stale_after_us=options.stale_us,
         budgets=options.budgets,
     )
-    catalogue.warm_index = pipeline.prepare
+    catalogue.warm_index = pipeline.prepare_views
     metrics.watch_breakers(pipeline.breakers.states)
     metrics.watch_rollout(rollout.versions)
-    churn = ChurnModels(
-        options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe
+    churn_models = ChurnModels(
+        options.churn, feature_provider, clock, metrics, pseudonyms=options.pseudonyms, probe=probe
     )
-    warming = WarmUp(
+    warm_up = WarmUp(
         build_pipeline(response_log=None, rng=np.random.default_rng()), catalogue, options.slots
     )
-    service = _create_service(options, pipeline, collector, keys, metrics, churn, formulas)
-    service.is_warming = warming.is_warming
+    service = _create_service(options, pipeline, collector, keys, metrics, churn_models, formulas)
+    service.is_warming = warm_up.is_warming
     if lag_watch is not None:
         service.lags = lambda: lag_watch.lags
-    background = [
-        task
-        for task in (
-            Pruner(collector, options.lake) if options.lake is not None else None,
-            lag_watch,
-            editorial_lists,
-        )
-        if task is not None
+    pruner = None if options.lake is None else Pruner(collector, options.lake)
+    background_tasks = [task for task in (pruner, lag_watch, editorial_lists) if task is not None]
+    periodic_tasks = [
+        *rollout.periodic_tasks,
+        formulas.periodic_task,
+        experiments.periodic_task,
+        catalogue.periodic_task,
+        tables.periodic_task,
+        *(task.periodic_task for task in background_tasks),
     ]
-    loops = [
-        *rollout.loops,
-        formulas.loop,
-        experiments.loop,
-        catalogue.loop,
-        tables.loop,
-        *(task.loop for task in background),
-    ]
-    metrics.watch_threads(lambda: loops)
-    return service, [tables, rollout, formulas, experiments, churn, catalogue, *background, warming]
+    metrics.watch_threads(lambda: periodic_tasks)
+    registry_tasks = [tables, rollout, formulas, experiments, churn_models]
+    return service, [*registry_tasks, catalogue, *background_tasks, warm_up]
 
 
 def _create_service(
@@ -353,7 +350,7 @@ def _create_service(
         metrics,
         body_bytes_max=options.body_bytes_max,
         limiter=Limiter(options.limits),
-        requests=RequestLog(every=options.log_requests),
+        requests=RequestLog(log_all=options.log_requests),
         churn=churn,
         formulas=formulas,
         scores=None if options.scores is None else ScoreFeed(options.scores),
@@ -377,7 +374,7 @@ def _build_metrics(
     if options.roles is not None:
         metrics.watch_roles(options.roles)
     metrics.watch_features(partial(read_parity_totals, options.run))
-    metrics.watch_workers(partial(figures_by_schema, options.state, options.workers))
+    metrics.watch_workers(partial(read_schemas_progress, options.state, options.workers))
     if options.copies is not None and options.copies.hedge is not None:
         metrics.watch_hedge(options.copies.hedge)
     if options.lake is None:

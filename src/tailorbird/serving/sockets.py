@@ -23,7 +23,7 @@ from tailorbird.errors import StorageError, UsageError, fix_for_os_error
 PORTS_TRIED = 20
 BACKLOG = 2_048
 LISTENER_VARIABLE = "TAILORBIRD_LISTENER"  # descriptor that `up` hands to its servers
-_SYSTEMD_FIRST = 3
+_SYSTEMD_FIRST_DESCRIPTOR = 3
 
 
 def inherited_listener() -> socket.socket | None:
@@ -31,19 +31,19 @@ def inherited_listener() -> socket.socket | None:
 
     It is taken from the environment, so that child processes do not look for it.
     """
-    variable = os.environ.pop(LISTENER_VARIABLE, "")
-    if not variable:
-        count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
-        if not count or pid != str(os.getpid()):
+    descriptor_text = os.environ.pop(LISTENER_VARIABLE, "")
+    if not descriptor_text:
+        socket_count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
+        if not socket_count or pid != str(os.getpid()):
             return None
-        variable = str(_SYSTEMD_FIRST)
-        if count != "1":
+        descriptor_text = str(_SYSTEMD_FIRST_DESCRIPTOR)
+        if socket_count != "1":
             raise UsageError(
-                f"systemd passed {count} sockets, one is expected",
+                f"systemd passed {socket_count} sockets, one is expected",
                 where="LISTEN_FDS",
                 fix="keep one ListenStream in the socket unit",
             )
-    listener = socket.socket(fileno=int(variable))
+    listener = socket.socket(fileno=int(descriptor_text))
     listener.set_inheritable(False)
     return listener
 
@@ -57,11 +57,11 @@ def bind(host: str, port: int, *, is_explicit: bool) -> socket.socket:
     """
     ports = [port] if is_explicit or port == 0 else range(port, min(port + PORTS_TRIED, 65_536))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for number in ports:
+    for candidate_port in ports:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((host.strip("[]"), number))
+            listener.bind((host.strip("[]"), candidate_port))
             listener.listen(BACKLOG)
             listener.set_inheritable(False)
             return listener
@@ -69,7 +69,7 @@ def bind(host: str, port: int, *, is_explicit: bool) -> socket.socket:
             listener.close()
             if error.errno != errno.EADDRINUSE:
                 raise UsageError(
-                    f"cannot bind {host}:{number}: {error.strerror}", where="serve.host"
+                    f"cannot bind {host}:{candidate_port}: {error.strerror}", where="serve.host"
                 ) from None
     if len(ports) == 1:
         raise UsageError(

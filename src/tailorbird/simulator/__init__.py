@@ -9,14 +9,14 @@ from tailorbird.simulator.live import LiveTraffic, Outbox, Request
 from tailorbird.simulator.picture import item_picture
 from tailorbird.simulator.population import Population
 from tailorbird.simulator.site import Site
-from tailorbird.simulator.truth import Expected, Truth
+from tailorbird.simulator.truth import ExpectedCounts, Truth
 from tailorbird.simulator.wire import BOT, Arrival, DefectRates, InjectedCounts
 
 __all__ = [
     "BOT",
     "Arrival",
     "DefectRates",
-    "Expected",
+    "ExpectedCounts",
     "History",
     "HistoryFile",
     "InjectedCounts",

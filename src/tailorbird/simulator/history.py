@@ -47,18 +47,18 @@ class History:
         search_box: SearchBox,
         *,
         defects: DefectRates,
-        size: int,
+        list_size: int,
     ) -> None:
         self.population = new_population(taste.users)
-        self.requests = 0
+        self.request_count = 0
         self._rng = np.random.default_rng([seed, 3])
         self._start, self._days = start, days
         self._taste, self._search_box = taste, search_box
-        self._dirt = defects
-        self._policy = HousePolicy(search_box, taste.items.count, size)
+        self._defects = defects
+        self._policy = HousePolicy(search_box, taste.items.count, list_size)
         self._network = Network(seed, defects, "h", taste.users, server_fields=True)
         self._event_factory = EventFactory(taste.users, taste.items)
-        self._visits = 0
+        self._visit_count = 0
 
     @property
     def injected(self):
@@ -91,29 +91,29 @@ class History:
         """Return catalogue and accounts before the start, each with its time of validity."""
         arrivals: list[Arrival] = []
         items, users = self._taste.items, self._taste.users
-        for item in np.flatnonzero(items.arrival < 0).tolist():
+        for item in np.flatnonzero(items.arrival_day < 0).tolist():
             arrivals += self._network.send(
                 self._event_factory.item(
-                    item, self._to_micros(items.arrival[item]), items.arrival[item]
+                    item, self._to_micros(items.arrival_day[item]), items.arrival_day[item]
                 )
             )
-        for user in np.flatnonzero(users.member).tolist():
+        for user in np.flatnonzero(users.is_member).tolist():
             arrivals += self._network.send(
-                self._event_factory.user(user, self._to_micros(users.joined[user]))
+                self._event_factory.user(user, self._to_micros(users.joined_day[user]))
             )
         return arrivals
 
     def _simulate_day(self, day: int) -> list[Arrival]:
         rng, taste = self._rng, self._taste
         weekday = (self._start // DAY + day + EPOCH_WEEKDAY) % 7
-        available_items = taste.items.available(float(day))
+        available_items = taste.items.list_available(float(day))
         self._policy.open_day(available_items)
         visits = draw_visits(rng, taste.users, self.population, day, weekday)
         requests = draw_requests(rng, visits, taste, self._search_box, available_items)
-        slates = self._policy.choose(rng, requests)
+        slates = self._policy.draw_slates(rng, requests)
         outcome = draw_reactions(rng, taste, self._search_box, requests, slates.items)
         self._policy.learn(
-            slates.items[np.arange(slates.items.shape[1]) < outcome.seen[:, None]],
+            slates.items[np.arange(slates.items.shape[1]) < outcome.seen_count[:, None]],
             slates.items[outcome.click],
         )
         arrivals = catalogue_changes(self._network, self._event_factory, taste, self._start, day)
@@ -124,8 +124,8 @@ class History:
             requests.user, list_pleasures(taste, slates.items, outcome)
         )
         self.population.remove_leavers(rng, np.unique(visits.user))
-        self._visits += len(visits.user)
-        self.requests += len(requests.user)
+        self._visit_count += len(visits.user)
+        self.request_count += len(requests.user)
         return arrivals
 
     def _simulate_requests(
@@ -136,69 +136,87 @@ class History:
         It loops because each event is encoded separately.
         """
         event_factory, send = self._event_factory, self._network.send
-        ids, logged_in = event_factory.item_ids, self.population.logged_in.tolist()
+        item_ids, logged_in = event_factory.item_ids, self.population.logged_in.tolist()
         items, propensities = slates.items.tolist(), np.round(slates.propensity, 9).tolist()
-        seen_counts, counts = outcome.seen.tolist(), (slates.items >= 0).sum(axis=1).tolist()
-        clicks = [np.flatnonzero(row).tolist() for row in outcome.click]
+        seen_counts, list_lengths = (
+            outcome.seen_count.tolist(),
+            (slates.items >= 0).sum(axis=1).tolist(),
+        )
+        clicked_positions = [
+            np.flatnonzero(request_index).tolist() for request_index in outcome.click
+        ]
         times = (self._start + requests.day * DAY).astype(np.int64).tolist()
         arrivals: list[Arrival] = []
-        for row, (user, visit, ts, query) in enumerate(
+        for request_index, (user, visit, ts, query) in enumerate(
             zip(requests.user.tolist(), requests.visit.tolist(), times, requests.query, strict=True)
         ):
-            person = event_factory.person(user, logged_in[user])
-            base = {
+            person = event_factory.identity_fields(user, logged_in[user])
+            common_fields = {
                 **person,
-                "session_id": f"hs{self._visits + visit:x}",
+                "session_id": f"hs{self._visit_count + visit:x}",
                 "context": event_factory.contexts[user],
             }
             if query:
                 arrivals += send(
-                    {"type": "search", "ts": ts - 50_000, **base, "properties": {"query": query}},
+                    {
+                        "type": "search",
+                        "ts": ts - 50_000,
+                        **common_fields,
+                        "properties": {"query": query},
+                    },
                     user=user,
                 )
-            count = counts[row]
-            if not count:
+            list_length = list_lengths[request_index]
+            if not list_length:
                 continue
-            listed = [ids[item] for item in items[row][:count]]
-            base["request_id"] = f"hr{self.requests + row:x}"
+            listed_ids = [item_ids[item] for item in items[request_index][:list_length]]
+            common_fields["request_id"] = f"hr{self.request_count + request_index:x}"
             response = {
                 "slot": "search" if query else "home",
                 "model": MODEL,
-                "propensities": propensities[row][:count],
+                "propensities": propensities[request_index][:list_length],
             }
             if query:
                 response["query"] = query
             arrivals += send(
-                {"type": "answer", "ts": ts, **base, "items": listed, "answer": response}
+                {
+                    "type": "answer",
+                    "ts": ts,
+                    **common_fields,
+                    "items": listed_ids,
+                    "answer": response,
+                }
             )
             arrivals += send(
                 {
                     "type": "impression",
                     "ts": ts + 700_000,
-                    **base,
-                    "items": listed[: seen_counts[row]],
+                    **common_fields,
+                    "items": listed_ids[: seen_counts[request_index]],
                 },
                 user=user,
             )
-            for position in clicks[row]:
-                item = items[row][position]
+            for position in clicked_positions[request_index]:
+                item = items[request_index][position]
                 follow_up = events_after_click(
                     self._network,
                     ts,
                     position,
-                    dwell_s=float(outcome.dwell_s[row, position]),
-                    cart=bool(outcome.cart[row, position]),
-                    purchase=bool(outcome.purchase[row, position]),
-                    price=float(self._taste.items.price_at(item, requests.day[row])),
+                    dwell_s=float(outcome.dwell_s[request_index, position]),
+                    is_carted=bool(outcome.cart[request_index, position]),
+                    is_purchased=bool(outcome.purchase[request_index, position]),
+                    price=float(self._taste.items.price_at(item, requests.day[request_index])),
                 )
                 for event in follow_up:
-                    arrivals += send({**event, **base, "item_id": ids[item]}, user=user)
+                    arrivals += send(
+                        {**event, **common_fields, "item_id": item_ids[item]}, user=user
+                    )
         return arrivals
 
     def _simulate_registrations(self, visits: Visits, requests: Requests) -> list[Arrival]:
         """Return `identify` events and profiles of visitors who register, after their last list."""
-        last = np.zeros(len(visits.user))
-        np.maximum.at(last, requests.visit, requests.day)
+        last_request_day = np.zeros(len(visits.user))
+        np.maximum.at(last_request_day, requests.visit, requests.day)
         arrivals: list[Arrival] = []
         logged_in = self.population.logged_in
         for visit in np.flatnonzero(
@@ -208,23 +226,23 @@ class History:
             user = int(visits.user[visit])
             if not logged_in[user]:
                 logged_in[user] = True
-                ts = self._to_micros(last[visit]) + 240 * SECOND
+                ts = self._to_micros(last_request_day[visit]) + 240 * SECOND
                 arrivals += registration_events(
-                    self._network, self._event_factory, user, ts, f"hs{self._visits + visit:x}"
+                    self._network, self._event_factory, user, ts, f"hs{self._visit_count + visit:x}"
                 )
         return arrivals
 
     def _simulate_bot(self, day: int, available_items: Ints) -> list[Arrival]:
         arrivals: list[Arrival] = []
-        for when in (
-            np.sort(self._rng.uniform(0, DAY, self._rng.poisson(self._dirt.bot_views_per_day)))
+        for offset_us in (
+            np.sort(self._rng.uniform(0, DAY, self._rng.poisson(self._defects.bot_views_per_day)))
             .astype(np.int64)
             .tolist()
         ):
             item = self._event_factory.item_ids[int(self._rng.choice(available_items))]
-            kind = "click" if when % 3 == 0 else "view"
+            event_type = "click" if offset_us % 3 == 0 else "view"
             arrivals += self._network.send_bot(
-                {"type": kind, "ts": self._start + day * DAY + when, "item_id": item}
+                {"type": event_type, "ts": self._start + day * DAY + offset_us, "item_id": item}
             )
         return arrivals
 
@@ -238,8 +256,8 @@ def events_after_click(
     position: int,
     *,
     dwell_s: float,
-    cart: bool,
-    purchase: bool,
+    is_carted: bool,
+    is_purchased: bool,
     price: float,
 ) -> list[dict]:
     """Return the events of a click at a position (from 0), without person and item.
@@ -247,17 +265,17 @@ def events_after_click(
     `ts` is the time of the response.
     """
     click_ts = ts + int((1.5 + 1.2 * position + network.uniform(0.0, 3.0)) * SECOND)
-    dwell = int(dwell_s * 1_000)
+    dwell_ms = int(dwell_s * 1_000)
     events: list[dict] = [
         {"type": "click", "ts": click_ts},
-        {"type": "view", "ts": click_ts + dwell * 1_000, "properties": {"dwell_ms": dwell}},
+        {"type": "view", "ts": click_ts + dwell_ms * 1_000, "properties": {"dwell_ms": dwell_ms}},
     ]
-    if cart:
-        cart_ts = click_ts + dwell * 600
+    if is_carted:
+        cart_ts = click_ts + dwell_ms * 600
         events.append(
             {"type": "cart", "ts": cart_ts, "properties": {"price": price, "quantity": 1}}
         )
-        if purchase:
+        if is_purchased:
             purchase_ts = cart_ts + int(network.uniform(30, 400) * SECOND)
             events.append(
                 {
@@ -270,14 +288,14 @@ def events_after_click(
 
 
 def registration_events(
-    network: Network, event_factory: EventFactory, user: int, ts: int, session: str
+    network: Network, event_factory: EventFactory, user: int, ts: int, session_id: str
 ) -> list[Arrival]:
     """Return the events of a visitor who registers: `identify` and a profile."""
     event = {
         "type": "identify",
         "ts": ts,
-        **event_factory.person(user, True),
-        "session_id": session,
+        **event_factory.identity_fields(user, True),
+        "session_id": session_id,
         "context": event_factory.contexts[user],
     }
     return network.send(event) + network.send(event_factory.user(user, ts + 1))
@@ -289,23 +307,30 @@ def catalogue_changes(
     taste: Taste,
     start: int,
     day: int,
-    hour_from: int = 0,
-    hours: int = 24,
+    first_hour: int = 0,
+    hour_count: int = 24,
 ) -> list[Arrival]:
     """Return profiles of items that arrive, change price or stock, hour by hour."""
     items = taste.items
     arrivals: list[Arrival] = []
-    for hour in range(hour_from, hour_from + hours):
-        now = day + (hour + 1) / 24
-        arrived_items = np.flatnonzero((items.arrival > now - 1 / 24) & (items.arrival <= now))
-        existing_items = np.arange(np.searchsorted(items.arrival, now - 1 / 24, side="right"))
-        before, after = now - 1 / 24, now
+    for hour in range(first_hour, first_hour + hour_count):
+        hour_start, hour_end = day + (hour + 1) / 24 - 1 / 24, day + (hour + 1) / 24
+        arrived_items = np.flatnonzero(
+            (items.arrival_day > hour_start) & (items.arrival_day <= hour_end)
+        )
+        existing_items = np.arange(np.searchsorted(items.arrival_day, hour_start, side="right"))
         changed_items = existing_items[
-            (items.on_sale(existing_items, before) != items.on_sale(existing_items, after))
-            | (items.in_stock(existing_items, before) != items.in_stock(existing_items, after))
+            (
+                items.is_on_sale(existing_items, hour_start)
+                != items.is_on_sale(existing_items, hour_end)
+            )
+            | (
+                items.is_in_stock(existing_items, hour_start)
+                != items.is_in_stock(existing_items, hour_end)
+            )
         ]
         for item in np.concatenate([changed_items, arrived_items]).tolist():
             arrivals += network.send(
-                event_factory.item(item, start + day * DAY + (hour + 1) * HOUR, now)
+                event_factory.item(item, start + day * DAY + (hour + 1) * HOUR, hour_end)
             )
     return arrivals

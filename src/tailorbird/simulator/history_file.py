@@ -30,8 +30,8 @@ class HistoryFile:
     injected: InjectedCounts
 
     def __repr__(self) -> str:
-        first = datetime.fromtimestamp(self.start / 1e6, UTC).date()
-        return f"{self.lines:,} lines of {self.days} days from {first} on in {self.path}"
+        first_day = datetime.fromtimestamp(self.start / 1e6, UTC).date()
+        return f"{self.lines:,} lines of {self.days} days from {first_day} on in {self.path}"
 
     _repr_html_ = text_html
 
@@ -71,13 +71,13 @@ def write_history(
     site = Site(seed, users=users, items=items, start=start, days=days + 60)
     history = site.history(days, defects=DefectRates() if has_faults else DefectRates.none())
     out.parent.mkdir(parents=True, exist_ok=True)
-    lines = 0
-    unfinished = out.with_name(f"{out.name}.part")
-    with unfinished.open("wb") as file:
-        for lines, arrival in enumerate(history, 1):
+    line_count = 0
+    temporary_file = out.with_name(f"{out.name}.part")
+    with temporary_file.open("wb") as file:
+        for line_count, arrival in enumerate(history, 1):
             file.write(arrival.body + b"\n")
-            if lines % LINES_PER_REPORT == 0:
-                progress("simulate", lines, None)
-    progress("simulate", lines, lines)
-    unfinished.rename(out)
-    return HistoryFile(out, lines, days, start, history.injected)
+            if line_count % LINES_PER_REPORT == 0:
+                progress("simulate", line_count, None)
+    progress("simulate", line_count, line_count)
+    temporary_file.rename(out)
+    return HistoryFile(out, line_count, days, start, history.injected)

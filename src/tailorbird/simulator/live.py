@@ -2,8 +2,8 @@
 
     live = site.live(start, population)
     for request in live.requests(until):         # in order of time, over concurrent visits
-        shown = …                                # served in process or over HTTP
-        arrivals = live.respond(request, shown, request_id)    # events of the visitor's browser
+        shown_ids = …                            # served in process or over HTTP
+        arrivals = live.react(request, shown_ids, request_id)    # events of the visitor's browser
     arrivals = live.background(until)            # catalogue changes, the crawler
 
 An arrival's `received_at` is when it should reach the collector: keep arrivals in an `Outbox` and
@@ -43,9 +43,9 @@ from tailorbird.simulator.wire import (
     InjectedCounts,
     Network,
 )
-from tailorbird.simulator.world import COUNTRIES, DEVICES, UTC_OFFSETS_MIN
+from tailorbird.simulator.world import COUNTRIES, DEVICES, UTC_OFFSETS_MINUTES
 
-_STEP = 10 * MINUTE
+_VISIT_STEP_US = 10 * MINUTE
 _BOT_LISTS_A_DAY = 100
 
 
@@ -97,12 +97,12 @@ class Outbox:
         for arrival in arrivals:
             heapq.heappush(self._heap, arrival)
 
-    def due(self, now: int) -> list[Arrival]:
+    def pop_due(self, now: int) -> list[Arrival]:
         """Remove and return arrivals up to and including `now`."""
-        due = []
+        due_arrivals = []
         while self._heap and self._heap[0].received_at <= now:
-            due.append(heapq.heappop(self._heap))
-        return due
+            due_arrivals.append(heapq.heappop(self._heap))
+        return due_arrivals
 
 
 class LiveTraffic:
@@ -127,17 +127,17 @@ class LiveTraffic:
         self._rng = np.random.default_rng([seed, 4, start % (1 << 62)])
         self._rng_background = np.random.default_rng([seed, 5, start % (1 << 62)])
         self._site_start, self._taste, self._search_box = site_start, taste, search_box
-        self._drawn_until = start  # end of the drawn visits
+        self._visits_drawn_until = start  # end of the drawn visits
         self._background_until = start
         self._prefix = prefix
         self._network = Network(seed, defects, prefix, taste.users, server_fields=False)
         self._event_factory = EventFactory(taste.users, taste.items)
-        self._bots = _BOT_LISTS_A_DAY if defects.bot_views_per_day else 0
-        self._bot_views = defects.bot_views_per_day
-        self._due: list[
+        self._bot_lists_a_day = _BOT_LISTS_A_DAY if defects.bot_views_per_day else 0
+        self._bot_views_a_day = defects.bot_views_per_day
+        self._due_requests: list[
             tuple[int, int, int, str, int]
         ] = []  # (at, number, visitor, session, lists before)
-        self._number = 0
+        self._schedule_count = 0
 
     @property
     def injected(self) -> InjectedCounts:
@@ -147,52 +147,60 @@ class LiveTraffic:
     def requests(self, until: int) -> Iterator[Request]:
         """Yield the requests before `until`, in order of time. Call again to continue."""
         while True:
-            if self._due and self._due[0][0] < min(self._drawn_until, until):
-                yield self._request(*heapq.heappop(self._due))
-            elif self._drawn_until < until:
-                self._draw_visits(self._drawn_until, self._drawn_until + _STEP)
+            if self._due_requests and self._due_requests[0][0] < min(
+                self._visits_drawn_until, until
+            ):
+                yield self._build_request(*heapq.heappop(self._due_requests))
+            elif self._visits_drawn_until < until:
+                self._draw_visits(
+                    self._visits_drawn_until, self._visits_drawn_until + _VISIT_STEP_US
+                )
             else:
                 return
 
-    def respond(
-        self, request: Request, shown: Sequence[str], request_id: str, *, at: int | None = None
+    def react(
+        self, request: Request, shown_ids: Sequence[str], request_id: str, *, at: int | None = None
     ) -> list[Arrival]:
         """Return the events of the visitor's reaction to a list, and schedule the next request.
 
         Args:
             request: from `requests`.
-            shown: ids of the items shown, best first; may be empty.
+            shown_ids: ids of the items shown, best first; may be empty.
             request_id: of the response, which the browser sends along.
             at: time of the response, if not that of the request (microseconds).
         """
         ts = request.at if at is None else at
         if request.visitor < 0:
-            return self._crawl(request, shown, request_id, ts)
-        return self._react(request, shown, request_id, ts) + self._continue_or_leave(request, ts)
+            return self._react_as_crawler(request, shown_ids, request_id, ts)
+        return self._react(request, shown_ids, request_id, ts) + self._continue_or_leave(
+            request, ts
+        )
 
     def background(self, until: int) -> list[Arrival]:
         """Return catalogue changes and crawler views up to the last full hour before `until`."""
         arrivals: list[Arrival] = []
         while self._background_until + HOUR <= until:
-            now = self._background_until
-            hours = (now - self._site_start) // HOUR
+            hour_start = self._background_until
+            hours_since_start = (hour_start - self._site_start) // HOUR
             arrivals += catalogue_changes(
-                self._network,
-                self._event_factory,
-                self._taste,
-                self._site_start,
-                hours // 24,
-                hours % 24,
-                1,
+                network=self._network,
+                event_factory=self._event_factory,
+                taste=self._taste,
+                start=self._site_start,
+                day=hours_since_start // 24,
+                first_hour=hours_since_start % 24,
+                hour_count=1,
             )
-            available = self._taste.items.available(hours / 24)
+            available = self._taste.items.list_available(hours_since_start / 24)
             rng = self._rng_background
-            for when in (
-                rng.uniform(0, HOUR, rng.poisson(self._bot_views / 24)).astype(np.int64).tolist()
+            for offset_us in (
+                rng.uniform(0, HOUR, rng.poisson(self._bot_views_a_day / 24))
+                .astype(np.int64)
+                .tolist()
             ):
                 item = self._event_factory.item_ids[int(rng.choice(available))]
                 arrivals += self._network.send_bot(
-                    {"type": "view", "ts": now + when, "item_id": item}
+                    {"type": "view", "ts": hour_start + offset_us, "item_id": item}
                 )
             self._background_until += HOUR
         return sorted(arrivals)
@@ -200,38 +208,57 @@ class LiveTraffic:
     def _draw_visits(self, start: int, end: int) -> None:
         taste, rng = self._taste, self._rng
         users = taste.users
-        day, length = (start - self._site_start) / DAY, (end - start) / DAY
+        day, length_days = (start - self._site_start) / DAY, (end - start) / DAY
         rate = self.population.visit_rate(users, day, (start // DAY + EPOCH_WEEKDAY) % 7)
-        local_hour = ((start // MINUTE + np.asarray(UTC_OFFSETS_MIN)[users.country]) // 60) % 24
-        visits = rng.poisson(rate * HOUR_SHARE[local_hour] * 24 * length)
-        is_new = (users.joined > day) & (users.joined <= day + length) & ~self.population.has_left
-        for user in np.repeat(np.arange(users.count), np.maximum(visits, is_new)).tolist():
+        local_hour = ((start // MINUTE + np.asarray(UTC_OFFSETS_MINUTES)[users.country]) // 60) % 24
+        visit_counts = rng.poisson(rate * HOUR_SHARE[local_hour] * 24 * length_days)
+        is_new = (
+            (users.joined_day > day)
+            & (users.joined_day <= day + length_days)
+            & ~self.population.has_left
+        )
+        for user in np.repeat(np.arange(users.count), np.maximum(visit_counts, is_new)).tolist():
             self._schedule(int(rng.integers(start, end)), user, self._session_id(), 0)
-        for _ in range(int(rng.poisson(self._bots * length))):
+        for _ in range(int(rng.poisson(self._bot_lists_a_day * length_days))):
             self._schedule(int(rng.integers(start, end)), -1, self._session_id(), 0)
-        self._drawn_until = end
+        self._visits_drawn_until = end
 
     def _session_id(self) -> str:
-        return f"{self._prefix}s{self._number:x}"
+        return f"{self._prefix}s{self._schedule_count:x}"
 
-    def _schedule(self, at: int, visitor: int, session: str, lists: int) -> None:
-        self._number += 1
-        heapq.heappush(self._due, (at, self._number, visitor, session, lists))
+    def _schedule(self, at: int, visitor: int, session_id: str, lists_before: int) -> None:
+        self._schedule_count += 1
+        heapq.heappush(
+            self._due_requests, (at, self._schedule_count, visitor, session_id, lists_before)
+        )
 
-    def _request(self, at: int, number: int, visitor: int, session: str, lists: int) -> Request:
+    def _build_request(
+        self, at: int, number: int, visitor: int, session_id: str, lists_before: int
+    ) -> Request:
         if visitor < 0:
             return Request(
-                at, "home", None, None, BOT, session, "desktop", "US", 0, BOT_AGENT, -1, lists
+                at=at,
+                slot="home",
+                query=None,
+                user_id=None,
+                anonymous_id=BOT,
+                session_id=session_id,
+                device="desktop",
+                country="US",
+                utc_offset_min=0,
+                user_agent=BOT_AGENT,
+                visitor=-1,
+                lists_before=lists_before,
             )
         users, event_factory = self._taste.users, self._event_factory
         query = None
         if self._rng.random() < SEARCH_SHARE:
             day = (at - self._site_start) / DAY
-            candidates = self._taste.items.available(day)
+            candidates = self._taste.items.list_available(day)
             target_item = draw_target_items(
                 self._rng, self._taste, np.array([visitor]), np.array([day]), candidates
             )
-            query = self._search_box.draw(self._rng, int(target_item[0]))
+            query = self._search_box.draw_query(self._rng, int(target_item[0]))
         context = event_factory.contexts[visitor]
         return Request(
             at=at,
@@ -239,21 +266,21 @@ class LiveTraffic:
             query=query,
             user_id=event_factory.user_ids[visitor] if self.population.logged_in[visitor] else None,
             anonymous_id=event_factory.anonymous_ids[visitor],
-            session_id=session,
+            session_id=session_id,
             device=DEVICES[users.device[visitor]],
             country=COUNTRIES[users.country[visitor]],
             utc_offset_min=context["utc_offset_min"],
             user_agent=context["user_agent"],
             visitor=visitor,
-            lists_before=lists,
+            lists_before=lists_before,
         )
 
     def _react(
-        self, request: Request, shown: Sequence[str], request_id: str, ts: int
+        self, request: Request, shown_ids: Sequence[str], request_id: str, ts: int
     ) -> list[Arrival]:
         rng, user, send = self._rng, request.visitor, self._network.send
-        base = {
-            **self._event_factory.person(user, request.user_id is not None),
+        common_fields = {
+            **self._event_factory.identity_fields(user, request.user_id is not None),
             "session_id": request.session_id,
             "context": self._event_factory.contexts[user],
         }
@@ -262,47 +289,56 @@ class LiveTraffic:
             search = {
                 "type": "search",
                 "ts": request.at - 50_000,
-                **base,
+                **common_fields,
                 "properties": {"query": request.query},
             }
             arrivals += send(search, user=user)
-        if not shown:
+        if not shown_ids:
             self.population.update_satisfaction(np.array([user]), np.zeros(1))
             return arrivals
-        base["request_id"] = request_id
-        items = np.array([[int(item[1:]) for item in shown[: behaviour.POSITIONS_MAX]]])
+        common_fields["request_id"] = request_id
+        items = np.array([[int(item[1:]) for item in shown_ids[: behaviour.POSITIONS_MAX]]])
         user_index, day = np.array([user]), np.array([(ts - self._site_start) / DAY])
         relevance = self._search_box.relevance(request.query, items) if request.query else 0.0
-        chances = behaviour.list_probabilities(self._taste, user_index, items, day, relevance)
+        probabilities = behaviour.list_probabilities(self._taste, user_index, items, day, relevance)
         seen_count = int(
-            behaviour.draw_seen(rng, self._taste.users.device[user_index], items.shape[1])[0]
+            behaviour.draw_seen_count(rng, self._taste.users.device[user_index], items.shape[1])[0]
         )
         arrivals += send(
-            {"type": "impression", "ts": ts + 700_000, **base, "items": list(shown[:seen_count])},
+            {
+                "type": "impression",
+                "ts": ts + 700_000,
+                **common_fields,
+                "items": list(shown_ids[:seen_count]),
+            },
             user=user,
         )
-        positions = np.flatnonzero(rng.random(seen_count) < chances.click_if_seen[0, :seen_count])
+        positions = np.flatnonzero(
+            rng.random(seen_count) < probabilities.click_if_seen[0, :seen_count]
+        )
         purchase_count = 0
         for position in positions.tolist():
             item = items[0, position]
-            cart = rng.random() < chances.cart_if_clicked[0, position]
-            purchase = cart and rng.random() < behaviour.PURCHASE_GIVEN_CART
-            purchase_count += purchase
-            dwell = behaviour.dwell_seconds(
-                rng, chances.utility[0, position], self._taste.items.quality[item]
+            is_carted = rng.random() < probabilities.cart_if_clicked[0, position]
+            is_purchased = is_carted and rng.random() < behaviour.PURCHASE_GIVEN_CART
+            purchase_count += is_purchased
+            dwell_s = behaviour.draw_dwell_s(
+                rng, probabilities.utility[0, position], self._taste.items.quality[item]
             )
             price = float(self._taste.items.price_at(item, day[0]))
             follow_up = events_after_click(
                 self._network,
                 ts,
                 position,
-                dwell_s=float(dwell),
-                cart=bool(cart),
-                purchase=bool(purchase),
+                dwell_s=float(dwell_s),
+                is_carted=bool(is_carted),
+                is_purchased=bool(is_purchased),
                 price=price,
             )
             for event in follow_up:
-                arrivals += send({**event, **base, "item_id": shown[position]}, user=user)
+                arrivals += send(
+                    {**event, **common_fields, "item_id": shown_ids[position]}, user=user
+                )
         quality = self._taste.items.quality[items[0, positions]].sum()
         self.population.update_satisfaction(
             user_index,
@@ -315,9 +351,12 @@ class LiveTraffic:
     def _continue_or_leave(self, request: Request, ts: int) -> list[Arrival]:
         rng, user = self._rng, request.visitor
         if rng.random() < CONTINUE_PROBABILITY and request.lists_before + 1 < LISTS_MAX:
-            gap = (20.0 + rng.exponential(70.0)) * SECOND
+            gap_us = (20.0 + rng.exponential(70.0)) * SECOND
             self._schedule(
-                max(ts, request.at) + int(gap), user, request.session_id, request.lists_before + 1
+                max(ts, request.at) + int(gap_us),
+                user,
+                request.session_id,
+                request.lists_before + 1,
             )
             return []
         self.population.remove_leavers(rng, np.array([user]))
@@ -328,19 +367,29 @@ class LiveTraffic:
             self._network, self._event_factory, user, ts + 60 * SECOND, request.session_id
         )
 
-    def _crawl(
-        self, request: Request, shown: Sequence[str], request_id: str, ts: int
+    def _react_as_crawler(
+        self, request: Request, shown_ids: Sequence[str], request_id: str, ts: int
     ) -> list[Arrival]:
-        base = {"session_id": request.session_id, "request_id": request_id}
+        common_fields = {"session_id": request.session_id, "request_id": request_id}
         arrivals = (
             self._network.send_bot(
-                {"type": "impression", "ts": ts + 100_000, **base, "items": list(shown)}
+                {
+                    "type": "impression",
+                    "ts": ts + 100_000,
+                    **common_fields,
+                    "items": list(shown_ids),
+                }
             )
-            if shown
+            if shown_ids
             else []
         )
-        for position, item in enumerate(shown[:4]):
+        for position, item in enumerate(shown_ids[:4]):
             arrivals += self._network.send_bot(
-                {"type": "click", "ts": ts + (position + 2) * 100_000, **base, "item_id": item}
+                {
+                    "type": "click",
+                    "ts": ts + (position + 2) * 100_000,
+                    **common_fields,
+                    "item_id": item,
+                }
             )
         return arrivals

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.simulator.behaviour import PLEASURE_USUAL
+from tailorbird.simulator.behaviour import MEAN_PLEASURE
 from tailorbird.simulator.world import Floats, Ints, Users
 
-MEMORY = 0.9  # weight of earlier satisfaction, per list seen
+SATISFACTION_DECAY = 0.9  # weight of earlier satisfaction, per list seen
 VISIT_RATE_EFFECT = 1.5  # effect of satisfaction on the log rate of visits
 LEAVING_PROBABILITY = 0.01  # after a visit, at average satisfaction
 LEAVE_EFFECT = 6.0  # effect of satisfaction on its logarithm
 # Relative visits by local hour, and by day of the week from Monday.
-_HOURS = np.array(
+_VISITS_BY_HOUR = np.array(
     [2, 1, 1, 1, 1, 2, 4, 7, 8, 8, 8, 9, 11, 10, 8, 8, 9, 11, 14, 17, 19, 18, 12, 6],
     dtype=np.float64,
 )
-HOUR_SHARE = _HOURS / _HOURS.sum()
+HOUR_SHARE = _VISITS_BY_HOUR / _VISITS_BY_HOUR.sum()
 WEEKDAY_FACTOR = np.array([0.92, 0.90, 0.92, 0.96, 1.04, 1.15, 1.11])
 
 
@@ -43,7 +43,7 @@ class Population:
 
     def visit_rate(self, users: Users, day: float, weekday: int) -> Floats:
         """Return expected visits per day of each active user, shape (users,)."""
-        is_active = ~self.has_left & (users.joined <= day)
+        is_active = ~self.has_left & (users.joined_day <= day)
         rate = (
             users.visits_a_day
             * WEEKDAY_FACTOR[weekday]
@@ -57,25 +57,25 @@ class Population:
         user (n,), repeats allowed; pleasure (n,).
         """
         n = len(self.has_left)
-        lists = np.bincount(user, minlength=n)
-        has_lists = lists > 0
-        mean = (
-            np.bincount(user, weights=pleasure, minlength=n)[has_lists] / lists[has_lists]
-            - PLEASURE_USUAL
+        list_counts = np.bincount(user, minlength=n)
+        has_lists = list_counts > 0
+        excess_pleasure = (
+            np.bincount(user, weights=pleasure, minlength=n)[has_lists] / list_counts[has_lists]
+            - MEAN_PLEASURE
         )
-        decay = MEMORY ** lists[has_lists]
+        decay = SATISFACTION_DECAY ** list_counts[has_lists]
         self.satisfaction[has_lists] = np.clip(
-            decay * self.satisfaction[has_lists] + (1 - decay) * mean, -1.0, 1.0
+            decay * self.satisfaction[has_lists] + (1 - decay) * excess_pleasure, -1.0, 1.0
         )
 
     def remove_leavers(self, rng: np.random.Generator, user: Ints) -> None:
         """Let some visitors leave for good, more likely the dissatisfied; users are distinct."""
-        chance = LEAVING_PROBABILITY * np.exp(-LEAVE_EFFECT * self.satisfaction[user])
-        self.has_left[user[rng.random(len(user)) < chance]] = True
+        leaving_probability = LEAVING_PROBABILITY * np.exp(-LEAVE_EFFECT * self.satisfaction[user])
+        self.has_left[user[rng.random(len(user)) < leaving_probability]] = True
 
 
 def new_population(users: Users) -> Population:
     n = users.count
     return Population(
-        satisfaction=np.zeros(n), has_left=np.zeros(n, bool), logged_in=users.member.copy()
+        satisfaction=np.zeros(n), has_left=np.zeros(n, bool), logged_in=users.is_member.copy()
     )

@@ -15,7 +15,7 @@ from tailorbird.simulator.truth import Truth
 from tailorbird.simulator.wire import DefectRates
 from tailorbird.simulator.world import draw_items, draw_users
 
-START = 1_790_553_600_000_000 // DAY * DAY  # a midnight in September 2026
+DEFAULT_START = 1_790_553_600_000_000 // DAY * DAY  # a midnight in September 2026
 
 
 class Site:
@@ -42,7 +42,7 @@ class Site:
         *,
         users: int = 4_000,
         items: int = 1_500,
-        start: int = START,
+        start: int = DEFAULT_START,
         days: int = 120,
         new_users_per_day: float | None = None,
         new_items_per_day: float | None = None,
@@ -58,23 +58,32 @@ class Site:
         )
         self._list_size = list_size
         self.taste = Taste(self.users, self.items, [first_era(rng, self.users, self.items)], seed)
-        self.box = SearchBox(self.items)
-        self.truth = Truth(self.taste, self.box, start)
+        self.search_box = SearchBox(self.items)
+        self.truth = Truth(self.taste, self.search_box, start)
 
-    def shift(self, at: int, strength: float = 0.7) -> None:
+    def shift_tastes(self, at: int, strength: float = 0.7) -> None:
         """Change tastes from `at` on: strength 0 changes nothing, 1 replaces them.
 
         `at` must ascend.
         """
         rng = np.random.default_rng([self.seed, 2, len(self.taste.eras)])
-        last = self.taste.eras[-1]
+        last_era = self.taste.eras[-1]
         day = (at - self.start) / DAY
-        if day <= last.start or not 0 <= strength <= 1:
+        if day <= last_era.start or not 0 <= strength <= 1:
             raise ValueError(
                 f"expected a time after the last shift and a strength in [0, 1], got {at} "
                 f"and {strength}"
             )
-        self.taste.eras.append(next_era(rng, self.users, self.items, last, day, strength))
+        self.taste.eras.append(
+            next_era(
+                rng=rng,
+                users=self.users,
+                items=self.items,
+                previous=last_era,
+                start=day,
+                strength=strength,
+            )
+        )
 
     def history(self, days: int, *, defects: DefectRates | None = None) -> History:
         """Return days of traffic from the start under the house policy; iterate it once."""
@@ -83,9 +92,9 @@ class Site:
             self.start,
             days,
             self.taste,
-            self.box,
+            self.search_box,
             defects=defects or DefectRates(),
-            size=self._list_size,
+            list_size=self._list_size,
         )
 
     def live(
@@ -100,14 +109,14 @@ class Site:
 
         `prefix` keeps the ids of several live runs apart.
         """
-        state = new_population(self.users) if population is None else population.copy()
+        live_population = new_population(self.users) if population is None else population.copy()
         return LiveTraffic(
-            self.seed,
-            self.start,
-            start,
-            self.taste,
-            self.box,
-            state,
+            seed=self.seed,
+            site_start=self.start,
+            start=start,
+            taste=self.taste,
+            search_box=self.search_box,
+            population=live_population,
             defects=defects or DefectRates(),
             prefix=prefix,
         )

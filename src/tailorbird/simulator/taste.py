@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailorbird.events import combine
+from tailorbird.events import combine_keys
 from tailorbird.simulator.words import CATEGORY_WORDS
 from tailorbird.simulator.world import (
     AGE_GROUPS,
     COUNTRIES,
-    STYLES,
+    STYLE_DIMENSIONS,
     Day,
     Floats,
     Ints,
@@ -32,7 +32,7 @@ from tailorbird.simulator.world import (
 
 LEVEL = -3.5
 URGE_WEIGHT = 0.9
-URGES_A_DAY = 6  # the category changes every four hours
+URGE_WINDOWS_A_DAY = 6  # the category changes every four hours
 NOVELTY_DAYS = 7.0
 _CATEGORY_COUNT = len(CATEGORY_WORDS)
 
@@ -44,8 +44,8 @@ class Era:
     start: float
     base: Floats  # (items,)
     season: Floats  # (categories,)
-    group: Floats  # (countries, age groups, categories)
-    own: Floats  # (2, users, categories): the taste rotates through the two
+    group_taste: Floats  # (countries, age groups, categories)
+    own_taste: Floats  # (2, users, categories): the taste rotates through the two
     style: Floats  # (users, STYLES)
     thrift: float
     novelty: float
@@ -71,7 +71,7 @@ def next_era(
         # Dividing by the norm keeps the spread, and therefore the difficulty.
         return ((1 - share) * a + share * b) / np.hypot(1 - share, share)
 
-    def reverse(a: Floats, b: Floats) -> Floats:
+    def mix_opposite(a: Floats, b: Floats) -> Floats:
         opposite = 0.8 * b - 0.6 * a  # same spread as a, negatively correlated
         mixed = (1 - strength) * a + strength * opposite
         return mixed * (np.std(a) / np.std(mixed))
@@ -80,9 +80,9 @@ def next_era(
         start=start,
         base=mix(previous.base, new_era.base, common_strength),
         season=mix(previous.season, new_era.season, common_strength),
-        group=reverse(previous.group, new_era.group),
-        own=reverse(previous.own, new_era.own),
-        style=reverse(previous.style, new_era.style),
+        group_taste=mix_opposite(previous.group_taste, new_era.group_taste),
+        own_taste=mix_opposite(previous.own_taste, new_era.own_taste),
+        style=mix_opposite(previous.style, new_era.style),
         thrift=(1 - strength) * previous.thrift + strength * new_era.thrift,
         novelty=(1 - strength) * previous.novelty + strength * new_era.novelty,
     )
@@ -101,10 +101,10 @@ def _draw_era(
         start=start,
         base=base - np.euler_gamma * 0.19 + 0.08 * items.quality,
         season=0.12 * rng.normal(size=_CATEGORY_COUNT),
-        group=0.2 * rng.normal(size=(len(COUNTRIES), 1, _CATEGORY_COUNT))
+        group_taste=0.2 * rng.normal(size=(len(COUNTRIES), 1, _CATEGORY_COUNT))
         + 0.2 * rng.normal(size=(1, len(AGE_GROUPS), _CATEGORY_COUNT)),
-        own=0.45 * rng.normal(size=(2, users.count, _CATEGORY_COUNT)),
-        style=0.09 * rng.normal(size=(users.count, STYLES)),
+        own_taste=0.45 * rng.normal(size=(2, users.count, _CATEGORY_COUNT)),
+        style=0.09 * rng.normal(size=(users.count, STYLE_DIMENSIONS)),
         thrift=thrift,
         novelty=novelty,
     )
@@ -118,7 +118,7 @@ class Taste:
         self.items = items
         self.eras = eras
         self._seed = np.array(seed, np.uint64)
-        self._typical_log_price = np.log([shelf.price for shelf in CATEGORY_WORDS])
+        self._typical_log_price = np.log([words.price for words in CATEGORY_WORDS])
 
     def utility(self, user: Ints, items: Ints, day: Floats) -> Floats:
         """Return the log odds of a click on an examined item, (n, k).
@@ -131,9 +131,9 @@ class Taste:
         era_index = np.searchsorted([era.start for era in self.eras], day, side="right") - 1
         result = np.empty(items.shape)
         for number in np.unique(era_index):
-            rows = era_index == number
-            result[rows] = self._compute_utility(
-                self.eras[number], user[rows], items[rows], day[rows]
+            is_in_era = era_index == number
+            result[is_in_era] = self._compute_utility(
+                self.eras[number], user[is_in_era], items[is_in_era], day[is_in_era]
             )
         return result
 
@@ -150,53 +150,53 @@ class Taste:
             all_items, day
         )
 
-    def lasting(self, user: Ints, day: Floats, era: Era) -> Floats:
+    def lasting_taste(self, user: Ints, day: Floats, era: Era) -> Floats:
         """Return category tastes without the passing urge, shape (n, categories)."""
         users = self.users
         angle = (users.drift[user] * day)[:, None]
-        own = np.cos(angle) * era.own[0, user] + np.sin(angle) * era.own[1, user]
-        return own + era.group[users.country[user], users.age_group[user]]
+        own_taste = np.cos(angle) * era.own_taste[0, user] + np.sin(angle) * era.own_taste[1, user]
+        return own_taste + era.group_taste[users.country[user], users.age_group[user]]
 
-    def urge(self, user: Ints, day: Floats, lasting: Floats) -> Ints:
+    def urge_category(self, user: Ints, day: Floats, lasting_taste: Floats) -> Ints:
         """Return the category a user currently wants, more likely a preferred one, (n,)."""
-        window = np.floor(day * URGES_A_DAY).astype(np.int64).astype(np.uint64)
-        keys = combine(
+        urge_window = np.floor(day * URGE_WINDOWS_A_DAY).astype(np.int64).astype(np.uint64)
+        keys = combine_keys(
             self._seed,
             user.astype(np.uint64)[:, None],
-            window[:, None],
+            urge_window[:, None],
             np.arange(_CATEGORY_COUNT, dtype=np.uint64),
         )
-        uniform = ((keys >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
-        return np.argmax(1.5 * lasting - np.log(-np.log(uniform)), axis=1)
+        uniform_draw = ((keys >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
+        return np.argmax(1.5 * lasting_taste - np.log(-np.log(uniform_draw)), axis=1)
 
     def _compute_utility(self, era: Era, user: Ints, items: Ints, day: Floats) -> Floats:
-        lasting = self.lasting(user, day, era)
-        urge = self.urge(user, day, lasting)
+        lasting_taste = self.lasting_taste(user, day, era)
+        urge_category = self.urge_category(user, day, lasting_taste)
         category = self.items.category[items]
         day_column = day[:, None]
-        result = self._shared_taste(era, items, day_column)
-        result += np.take_along_axis(lasting, category, axis=1)
-        result += URGE_WEIGHT * (category == urge[:, None])
-        result += np.einsum("nd,nkd->nk", era.style[user], self.items.style[items])
-        result -= (
+        utility = self._shared_taste(era, items, day_column)
+        utility += np.take_along_axis(lasting_taste, category, axis=1)
+        utility += URGE_WEIGHT * (category == urge_category[:, None])
+        utility += np.einsum("nd,nkd->nk", era.style[user], self.items.style[items])
+        utility -= (
             era.thrift
             * self.users.price_sensitivity[user][:, None]
             * self._relative_price(items, day_column)
         )
-        return result
+        return utility
 
     def _shared_taste(self, era: Era, items: Ints, day: Day) -> Floats:
-        table = self.items
-        wave = table.wave_size[items] * np.sin(
-            2 * np.pi * day / table.wave_days[items] + table.wave_phase[items]
+        item_table = self.items
+        wave = item_table.wave_amplitude[items] * np.sin(
+            2 * np.pi * day / item_table.wave_period_days[items] + item_table.wave_phase[items]
         )
-        age = np.maximum(day - table.arrival[items], 0.0)
+        age_days = np.maximum(day - item_table.arrival_day[items], 0.0)
         return (
             LEVEL
             + era.base[items]
-            + era.season[table.category[items]]
+            + era.season[item_table.category[items]]
             + wave
-            + era.novelty * np.exp(-age / NOVELTY_DAYS)
+            + era.novelty * np.exp(-age_days / NOVELTY_DAYS)
         )
 
     def _relative_price(self, items: Ints, day: Day) -> Floats:

@@ -3,7 +3,7 @@
 It is the core of history and of simulated experiments. `simulator.live` handles one request at a
 time with external responses; both use `simulator.behaviour`.
 
-    draw_visits ─► draw_requests ─► policy ─► respond ─► Outcome ─► population
+    draw_visits ─► draw_requests ─► policy ─► draw_reactions ─► Outcome ─► population
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Visits:
 
     user: Ints
     start: Floats
-    lists: Ints
+    list_count: Ints
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Slates:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Reactions, (requests, k); `seen` (requests,) is the number of items seen."""
+    """Reactions, (requests, k); `seen_count` (requests,) is the number of items seen."""
 
-    seen: Ints
+    seen_count: Ints
     click: Bools
     cart: Bools
     purchase: Bools
@@ -70,12 +70,17 @@ def draw_visits(
     visit_counts = rng.poisson(population.visit_rate(users, float(day), weekday))
     user = np.repeat(np.arange(users.count), visit_counts)
     local_minute = rng.choice(24, len(user), p=HOUR_SHARE) * 60 + rng.uniform(0, 60, len(user))
-    start = day + np.mod(local_minute - users.offset_min(user), 1440.0) / 1440.0
-    new = np.flatnonzero((users.joined > day) & (users.joined < day + 1) & ~population.has_left)
-    user, start = np.concatenate([user, new]), np.concatenate([start, users.joined[new]])
+    start = day + np.mod(local_minute - users.utc_offset_minutes(user), 1440.0) / 1440.0
+    new_users = np.flatnonzero(
+        (users.joined_day > day) & (users.joined_day < day + 1) & ~population.has_left
+    )
+    user, start = (
+        np.concatenate([user, new_users]),
+        np.concatenate([start, users.joined_day[new_users]]),
+    )
     order = np.argsort(start, kind="stable")
-    lists = np.minimum(rng.geometric(1 - CONTINUE_PROBABILITY, len(user)), LISTS_MAX)
-    return Visits(user[order], start[order], lists)
+    list_count = np.minimum(rng.geometric(1 - CONTINUE_PROBABILITY, len(user)), LISTS_MAX)
+    return Visits(user[order], start[order], list_count)
 
 
 def draw_requests(
@@ -86,24 +91,26 @@ def draw_requests(
     candidates: Ints,
 ) -> Requests:
     """Draw the requests of a day's visits. Without a search box nobody searches."""
-    visit = np.repeat(np.arange(len(visits.user)), visits.lists)
-    gap = (20.0 + rng.exponential(70.0, len(visit))) / _SECONDS_A_DAY
-    total = np.cumsum(gap)
-    first_requests = np.cumsum(visits.lists) - visits.lists
-    since = total - total[np.repeat(first_requests, visits.lists)]
-    day = visits.start[visit] + since
+    visit = np.repeat(np.arange(len(visits.user)), visits.list_count)
+    gap_days = (20.0 + rng.exponential(70.0, len(visit))) / _SECONDS_A_DAY
+    cumulative_gap = np.cumsum(gap_days)
+    first_requests = np.cumsum(visits.list_count) - visits.list_count
+    since_first_request = (
+        cumulative_gap - cumulative_gap[np.repeat(first_requests, visits.list_count)]
+    )
+    day = visits.start[visit] + since_first_request
     order = np.argsort(day, kind="stable")
     visit, day = visit[order], day[order]
     user = visits.user[visit]
     query = [""] * len(visit)
     if search_box is not None:
-        searching = np.flatnonzero(rng.random(len(visit)) < SEARCH_SHARE)
+        search_rows = np.flatnonzero(rng.random(len(visit)) < SEARCH_SHARE)
         for row, item in zip(
-            searching,
-            draw_target_items(rng, taste, user[searching], day[searching], candidates),
+            search_rows,
+            draw_target_items(rng, taste, user[search_rows], day[search_rows], candidates),
             strict=True,
         ):
-            query[row] = search_box.draw(rng, int(item))
+            query[row] = search_box.draw_query(rng, int(item))
     return Requests(visit, user, day, query)
 
 
@@ -111,9 +118,11 @@ def draw_target_items(
     rng: np.random.Generator, taste: Taste, user: Ints, day: Floats, candidates: Ints
 ) -> Ints:
     """Draw the item each user has in mind for a search, more likely a preferred one, (n,)."""
-    sample = candidates[rng.integers(0, len(candidates), (len(user), 16))]
-    best = np.argmax(taste.utility(user, sample, day) + rng.gumbel(size=sample.shape), axis=1)
-    return sample[np.arange(len(user)), best]
+    sampled_items = candidates[rng.integers(0, len(candidates), (len(user), 16))]
+    best_index = np.argmax(
+        taste.utility(user, sampled_items, day) + rng.gumbel(size=sampled_items.shape), axis=1
+    )
+    return sampled_items[np.arange(len(user)), best_index]
 
 
 def draw_reactions(
@@ -130,19 +139,23 @@ def draw_reactions(
         for row, query in enumerate(requests.query):
             if query:
                 relevance[row] = search_box.relevance(query, items[row])
-    chances = behaviour.list_probabilities(taste, requests.user, items, requests.day, relevance)
-    is_seen = behaviour.draw_seen(rng, taste.users.device[requests.user], k)
-    is_seen = np.minimum(is_seen, (items >= 0).sum(axis=1))
-    click = behaviour.draw_bernoulli(rng, chances.click_if_seen) & (np.arange(k) < is_seen[:, None])
-    cart = click & behaviour.draw_bernoulli(rng, chances.cart_if_clicked)
-    purchase = cart & (rng.random((n, k)) < behaviour.PURCHASE_GIVEN_CART)
-    dwell = np.zeros((n, k))
-    rows, columns = np.nonzero(click)
-    clicked = items[rows, columns]
-    dwell[rows, columns] = behaviour.dwell_seconds(
-        rng, chances.utility[rows, columns], taste.items.quality[clicked]
+    probabilities = behaviour.list_probabilities(
+        taste, requests.user, items, requests.day, relevance
     )
-    return Outcome(is_seen, click, cart, purchase, dwell)
+    seen_count = behaviour.draw_seen_count(rng, taste.users.device[requests.user], k)
+    seen_count = np.minimum(seen_count, (items >= 0).sum(axis=1))
+    click = behaviour.draw_bernoulli(rng, probabilities.click_if_seen) & (
+        np.arange(k) < seen_count[:, None]
+    )
+    cart = click & behaviour.draw_bernoulli(rng, probabilities.cart_if_clicked)
+    purchase = cart & (rng.random((n, k)) < behaviour.PURCHASE_GIVEN_CART)
+    dwell_s = np.zeros((n, k))
+    rows, columns = np.nonzero(click)
+    clicked_items = items[rows, columns]
+    dwell_s[rows, columns] = behaviour.draw_dwell_s(
+        rng, probabilities.utility[rows, columns], taste.items.quality[clicked_items]
+    )
+    return Outcome(seen_count, click, cart, purchase, dwell_s)
 
 
 def list_pleasures(taste: Taste, items: Ints, outcome: Outcome) -> Floats:

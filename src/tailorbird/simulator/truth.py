@@ -15,18 +15,18 @@ from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.taste import Taste
 from tailorbird.simulator.world import Floats, Ints
 
-REWARD = {"click": 1.0, "purchase": 8.0}
+REWARD_WEIGHTS = {"click": 1.0, "purchase": 8.0}
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedCounts:
     """Expected counts for each of n lists, shape (n,)."""
 
     seen: Floats
     clicks: Floats
     purchases: Floats
 
-    def reward(self, weights: Mapping[str, float] = REWARD) -> Floats:
+    def reward(self, weights: Mapping[str, float] = REWARD_WEIGHTS) -> Floats:
         return (
             weights.get("click", 0.0) * self.clicks + weights.get("purchase", 0.0) * self.purchases
         )
@@ -44,26 +44,26 @@ class Truth:
         lists: Sequence[Sequence[str]],
         at: Sequence[int],
         queries: Sequence[str | None] | None = None,
-    ) -> Expected:
+    ) -> ExpectedCounts:
         """Return the expected counts of n lists: one user, list, time and optional query each.
 
         Lists may differ in length.
         """
         if not len(users):
-            return Expected(np.zeros(0), np.zeros(0), np.zeros(0))
+            return ExpectedCounts(np.zeros(0), np.zeros(0), np.zeros(0))
         items = _pad_lists(lists)
         relevance = np.zeros(items.shape)
         for row, query in enumerate(queries or ()):
             if query:
                 relevance[row] = self._search_box.relevance(query, items[row])
-        is_item = items >= 0
-        chances = behaviour.list_probabilities(
+        has_item = items >= 0
+        probabilities = behaviour.list_probabilities(
             self._taste, visitor_numbers(users), items, self._days(at), relevance
         )
-        return Expected(
-            (chances.seen * is_item).sum(axis=1),
-            (chances.click * is_item).sum(axis=1),
-            (chances.purchase * is_item).sum(axis=1),
+        return ExpectedCounts(
+            (probabilities.seen * has_item).sum(axis=1),
+            (probabilities.click * has_item).sum(axis=1),
+            (probabilities.purchase * has_item).sum(axis=1),
         )
 
     def expected_clicks(
@@ -83,7 +83,7 @@ class Truth:
         items: Sequence[str],
         at: int,
         query: str | None = None,
-        weights: Mapping[str, float] = REWARD,
+        weights: Mapping[str, float] = REWARD_WEIGHTS,
     ) -> float:
         return float(self.expected([user], [items], [at], [query]).reward(weights)[0])
 
@@ -96,25 +96,31 @@ class Truth:
         queries: Sequence[str | None] | None = None,
     ) -> float:
         """Return the true relative uplift in clicks per item seen between two policies' lists."""
-        a, b = (
+        treated, untreated = (
             self.expected(users, treatment, at, queries),
             self.expected(users, control, at, queries),
         )
-        return float((a.clicks.sum() / a.seen.sum()) / (b.clicks.sum() / b.seen.sum()) - 1.0)
+        return float(
+            (treated.clicks.sum() / treated.seen.sum())
+            / (untreated.clicks.sum() / untreated.seen.sum())
+            - 1.0
+        )
 
-    def best(self, user: str | int, at: int, size: int = 12, query: str | None = None) -> list[str]:
+    def best_list(
+        self, user: str | int, at: int, size: int = 12, query: str | None = None
+    ) -> list[str]:
         """Return the available list with the most expected clicks; no policy can do better."""
         day = (at - self._start) / DAY
-        available = self._taste.items.available(day)
+        available = self._taste.items.list_available(day)
         utility = self._taste.utility(visitor_numbers([user]), available, np.array([day]))[0]
         if query:
             utility = utility + self._search_box.relevance(query, available)
         return [f"i{item:05d}" for item in available[np.argsort(-utility)[:size]].tolist()]
 
-    def most_appealing(self, at: int, size: int = 12) -> list[str]:
+    def most_appealing_list(self, at: int, size: int = 12) -> list[str]:
         """Return the best list for all users, by the common part of their tastes."""
         day = (at - self._start) / DAY
-        available = self._taste.items.available(day)
+        available = self._taste.items.list_available(day)
         return [
             f"i{item:05d}"
             for item in available[np.argsort(-self._taste.appeal(day)[available])[:size]].tolist()

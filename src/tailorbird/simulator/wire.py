@@ -18,10 +18,10 @@ from tailorbird.events import HOUR, MINUTE, SECOND
 from tailorbird.simulator.words import BRANDS, CATEGORIES, COLOURS
 from tailorbird.simulator.world import (
     AGE_GROUPS,
-    AGENTS,
     COUNTRIES,
     DEVICES,
-    UTC_OFFSETS_MIN,
+    USER_AGENTS,
+    UTC_OFFSETS_MINUTES,
     Items,
     Users,
     anonymous_id,
@@ -45,7 +45,7 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True)
 class DefectRates:
-    """Rates of dirt in the traffic. `Dirt.none()` is clean.
+    """Rates of dirt in the traffic. `DefectRates.none()` is clean.
 
     Args:
         duplicates: share of client events sent again, up to six hours later.
@@ -95,33 +95,33 @@ class Network:
     ) -> None:
         self.injected = InjectedCounts()
         self._random = Random(f"{seed}/{prefix}/wire")
-        self._dirt = defects
+        self._defects = defects
         self._prefix = prefix
         self._server_fields = server_fields  # bodies carry received_at, as imports may
-        self._number = 0
-        clocks = Random(f"{seed}/clocks")
-        self._skew = [0] * users.count
+        self._event_count = 0
+        clock_random = Random(f"{seed}/clocks")
+        self._clock_skew_us = [0] * users.count
         for user in range(users.count):
-            if clocks.random() < defects.skewed_users:
-                self._skew[user] = int(
-                    clocks.choice((-1, 1)) * clocks.uniform(10 * MINUTE, 3 * HOUR)
+            if clock_random.random() < defects.skewed_users:
+                self._clock_skew_us[user] = int(
+                    clock_random.choice((-1, 1)) * clock_random.uniform(10 * MINUTE, 3 * HOUR)
                 )
 
     def send(self, event: dict, *, user: int = -1) -> list[Arrival]:
         """Return the arrivals of an event, which is modified; `event["ts"]` is its true time."""
-        self._number += 1
-        event["event_id"] = f"{self._prefix}{self._number:x}"
+        self._event_count += 1
+        event["event_id"] = f"{self._prefix}{self._event_count:x}"
         self.injected.events += 1
-        chance = self._random.random
+        draw_uniform = self._random.random
         if event["type"] not in CLIENT_TYPES or user < 0:
             return [self._encode_arrival(event, event["ts"] + 1_000)]
         sent_ts = event["ts"]
         received_ts = sent_ts + int(30_000 + 90_000 * self._random.expovariate(1.0))
-        defects, draw = self._dirt, chance()
+        defects, draw = self._defects, draw_uniform()
         arrivals: list[Arrival] = []
-        if self._skew[user]:
-            event["ts"] += self._skew[user]
-            event["sent_at"] = sent_ts + self._skew[user]
+        if self._clock_skew_us[user]:
+            event["ts"] += self._clock_skew_us[user]
+            event["sent_at"] = sent_ts + self._clock_skew_us[user]
             self.injected.skewed += 1
         elif draw < defects.late:
             received_ts = self._draw_late_arrival(sent_ts)
@@ -133,7 +133,7 @@ class Network:
                 )
             )
         arrivals.append(self._encode_arrival(event, received_ts))
-        if defects.malformed and chance() < defects.malformed:
+        if defects.malformed and draw_uniform() < defects.malformed:
             arrivals.append(self._make_malformed(event, received_ts + 5_000))
         return arrivals
 
@@ -160,9 +160,9 @@ class Network:
         return Arrival(received_ts, _encode(event))
 
     def _make_malformed(self, template: dict, received_ts: int) -> Arrival:
-        self._number += 1
-        event = {**template, "event_id": f"{self._prefix}{self._number:x}"}
-        code = self._random.choice(_CODES)
+        self._event_count += 1
+        event = {**template, "event_id": f"{self._prefix}{self._event_count:x}"}
+        code = self._random.choice(_REFUSAL_CODES)
         if self._server_fields:
             event["received_at"] = received_ts
         body = (
@@ -174,7 +174,7 @@ class Network:
         return Arrival(received_ts, body)
 
 
-_CODES = (
+_REFUSAL_CODES = (
     "malformed_json",
     "wrong_type",
     "missing",
@@ -216,12 +216,14 @@ class EventFactory:
         self.user_ids = [user_id(user) for user in range(users.count)]
         self.anonymous_ids = [anonymous_id(user) for user in range(users.count)]
         device, country = users.device.tolist(), users.country.tolist()
-        contexts = {
-            (d, c): _draw_context(d, c) for d in range(len(DEVICES)) for c in range(len(COUNTRIES))
+        context_by_pair = {
+            (device_index, country_index): _build_context(device_index, country_index)
+            for device_index in range(len(DEVICES))
+            for country_index in range(len(COUNTRIES))
         }
-        self.contexts = [contexts[pair] for pair in zip(device, country, strict=True)]
+        self.contexts = [context_by_pair[pair] for pair in zip(device, country, strict=True)]
 
-    def person(self, user: int, is_logged_in: bool) -> dict:
+    def identity_fields(self, user: int, is_logged_in: bool) -> dict:
         """Return the identity fields; a visitor who is not logged in has only an anonymous id."""
         if is_logged_in:
             return {"user_id": self.user_ids[user], "anonymous_id": self.anonymous_ids[user]}
@@ -241,8 +243,8 @@ class EventFactory:
                 "brand": BRANDS[items.brand[item]],
                 "colour": tuple(COLOURS)[items.colour[item]],
                 "price": float(items.price_at(item, day)),
-                "on_sale": bool(items.on_sale(item, day)),
-                "stock": 25 if items.in_stock(item, day) else 0,
+                "on_sale": bool(items.is_on_sale(item, day)),
+                "stock": 25 if items.is_in_stock(item, day) else 0,
             },
         }
 
@@ -255,12 +257,12 @@ class EventFactory:
         return {"type": "user", "ts": at, "user_id": self.user_ids[user], "properties": properties}
 
 
-def _draw_context(device: int, country: int) -> dict:
+def _build_context(device: int, country: int) -> dict:
     return {
         "device": DEVICES[device],
         "country": COUNTRIES[country],
-        "user_agent": AGENTS[DEVICES[device]],
-        "utc_offset_min": UTC_OFFSETS_MIN[country],
+        "user_agent": USER_AGENTS[DEVICES[device]],
+        "utc_offset_min": UTC_OFFSETS_MINUTES[country],
     }
 
 

@@ -19,7 +19,7 @@ class CategoryWords:
     sentence: str
 
 
-def _make_shelf(
+def _category_words(
     category: str, price: float, nouns: str, adjectives: str, materials: str, sentence: str
 ) -> CategoryWords:
     return CategoryWords(
@@ -33,7 +33,7 @@ def _make_shelf(
 
 
 CATEGORY_WORDS = (
-    _make_shelf(
+    _category_words(
         "coats",
         120,
         "rain coat, parka, trench coat, windbreaker, down jacket, field jacket, cape, overcoat",
@@ -41,7 +41,7 @@ CATEGORY_WORDS = (
         "waxed, wool, cotton, recycled, quilted, softshell",
         "Keeps wind and rain where they belong: outside.",
     ),
-    _make_shelf(
+    _category_words(
         "shoes",
         90,
         "boot, sneaker, loafer, sandal, running shoe, hiking boot, slipper, clog",
@@ -49,7 +49,7 @@ CATEGORY_WORDS = (
         "leather, suede, canvas, knit, rubber, felt",
         "Made for long days on foot.",
     ),
-    _make_shelf(
+    _category_words(
         "knitwear",
         70,
         "cardigan, jumper, turtleneck, vest, hoodie, pullover, poncho, sweater",
@@ -57,7 +57,7 @@ CATEGORY_WORDS = (
         "merino, alpaca, lambswool, mohair, cashmere, cotton",
         "Soft to the skin and made to be mended.",
     ),
-    _make_shelf(
+    _category_words(
         "bags",
         80,
         "backpack, tote, satchel, messenger bag, duffel, rucksack, pouch, weekender",
@@ -65,7 +65,7 @@ CATEGORY_WORDS = (
         "canvas, leather, nylon, waxed, linen, recycled",
         "Holds a day, or a weekend if you pack well.",
     ),
-    _make_shelf(
+    _category_words(
         "hats",
         30,
         "beanie, sun hat, cap, beret, bucket hat, headband, scarf, mittens",
@@ -73,7 +73,7 @@ CATEGORY_WORDS = (
         "wool, straw, cotton, fleece, linen, corduroy",
         "The small thing that makes the weather kind.",
     ),
-    _make_shelf(
+    _category_words(
         "lamps",
         75,
         "desk lamp, floor lamp, pendant, lantern, bedside lamp, wall light, reading lamp, "
@@ -82,7 +82,7 @@ CATEGORY_WORDS = (
         "brass, paper, glass, steel, ceramic, rattan",
         "A warm light that is easy on the eyes.",
     ),
-    _make_shelf(
+    _category_words(
         "chairs",
         160,
         "armchair, stool, rocking chair, bench, dining chair, deck chair, office chair, footstool",
@@ -90,7 +90,7 @@ CATEGORY_WORDS = (
         "oak, beech, birch, velvet, wicker, walnut",
         "Sits well for an hour and looks well for years.",
     ),
-    _make_shelf(
+    _category_words(
         "kitchen",
         40,
         "kettle, teapot, frying pan, saucepan, chopping board, mug, pepper mill, mixing bowl",
@@ -98,7 +98,7 @@ CATEGORY_WORDS = (
         "cast iron, enamel, stoneware, copper, bamboo, steel",
         "For cooks who use a thing every day.",
     ),
-    _make_shelf(
+    _category_words(
         "bedding",
         95,
         "duvet cover, pillow, blanket, quilt, fitted sheet, bedspread, mattress topper, throw",
@@ -106,7 +106,7 @@ CATEGORY_WORDS = (
         "linen, percale, flannel, down, jersey, bamboo",
         "Sleep comes sooner in it.",
     ),
-    _make_shelf(
+    _category_words(
         "garden",
         45,
         "watering can, trowel, planter, bird feeder, pruning shears, rake, hose, raised bed",
@@ -114,7 +114,7 @@ CATEGORY_WORDS = (
         "zinc, terracotta, cedar, steel, copper, willow",
         "Outlives most of what it plants.",
     ),
-    _make_shelf(
+    _category_words(
         "toys",
         35,
         "puzzle, building blocks, teddy bear, kite, train set, board game, spinning top, doll",
@@ -122,7 +122,7 @@ CATEGORY_WORDS = (
         "wooden, cardboard, plush, tin, cotton, bamboo",
         "Needs no batteries, only a child.",
     ),
-    _make_shelf(
+    _category_words(
         "stationery",
         20,
         "notebook, fountain pen, planner, pencil case, sketchbook, calendar, letter set, desk tray",

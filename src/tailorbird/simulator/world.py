@@ -18,14 +18,14 @@ Ints = npt.NDArray[np.int64]
 Day = Floats | np.float64 | float  # one time or many
 Item = Ints | int
 
-STYLES = 6  # dimensions of style, from brand and material
+STYLE_DIMENSIONS = 6  # dimensions of style, from brand and material
 DEVICES = ("phone", "desktop", "tablet")
 DEVICE_SHARES = (0.58, 0.34, 0.08)
 AGE_GROUPS = ("18-24", "25-34", "35-44", "45-54", "55+")
 COUNTRIES = ("NO", "SE", "DE", "FR", "GB", "US")
 COUNTRY_SHARES = (0.12, 0.15, 0.25, 0.16, 0.17, 0.15)
-UTC_OFFSETS_MIN = (60, 60, 60, 60, 0, -300)
-AGENTS = {
+UTC_OFFSETS_MINUTES = (60, 60, 60, 60, 0, -300)
+USER_AGENTS = {
     "phone": "Mozilla/5.0 (Linux; Android 16; Pixel 10) Mobile",
     "desktop": "Mozilla/5.0 (X11; Linux x86_64) Firefox/150.0",
     "tablet": "Mozilla/5.0 (iPad; CPU OS 26_0 like Mac OS X)",
@@ -42,15 +42,15 @@ class Items:
     brand: Ints
     colour: Ints
     price: Floats
-    arrival: Floats  # days since start, negative for earlier arrivals
+    arrival_day: Floats  # days since start, negative for earlier arrivals
     quality: Floats  # about N(0, 1)
-    style: Floats  # (items, STYLES)
-    wave_size: Floats  # amplitude of the appeal's wave
-    wave_days: Floats  # its period
+    style: Floats  # (items, STYLE_DIMENSIONS)
+    wave_amplitude: Floats  # amplitude of the appeal's wave
+    wave_period_days: Floats  # its period
     wave_phase: Floats
-    sale_days: Floats  # period of four-day price cuts; 0: never
+    sale_period_days: Floats  # period of four-day price cuts; 0: never
     sale_phase: Floats
-    sold_out_days: Floats  # period of two-day stock-outs; 0: never
+    sold_out_period_days: Floats  # period of two-day stock-outs; 0: never
     sold_out_phase: Floats
 
     @property
@@ -59,40 +59,40 @@ class Items:
 
     def price_at(self, item: Item, day: Day) -> Floats:
         """Return an item's price at a time, price cuts included; shapes broadcast."""
-        return np.round(self.price[item] * np.where(self.on_sale(item, day), 0.75, 1.0), 2)
+        return np.round(self.price[item] * np.where(self.is_on_sale(item, day), 0.75, 1.0), 2)
 
-    def on_sale(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
-        return _is_in_phase(self.sale_days[item], self.sale_phase[item], day, 4.0)
+    def is_on_sale(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
+        return _is_in_phase(self.sale_period_days[item], self.sale_phase[item], day, 4.0)
 
-    def in_stock(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
-        return ~_is_in_phase(self.sold_out_days[item], self.sold_out_phase[item], day, 2.0)
+    def is_in_stock(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
+        return ~_is_in_phase(self.sold_out_period_days[item], self.sold_out_phase[item], day, 2.0)
 
-    def available(self, day: float) -> Ints:
+    def list_available(self, day: float) -> Ints:
         """Return the items that have arrived and are in stock, shape (k,), ascending."""
-        arrived = np.arange(np.searchsorted(self.arrival, day, side="right"))
-        return arrived[self.in_stock(arrived, day)]
+        arrived = np.arange(np.searchsorted(self.arrival_day, day, side="right"))
+        return arrived[self.is_in_stock(arrived, day)]
 
 
 @dataclass(frozen=True)
 class Users:
     """All users, shape (users,). Hidden: all but device, country and age group."""
 
-    joined: Floats  # days since start, negative for earlier users
+    joined_day: Floats  # days since start, negative for earlier users
     device: Ints
     country: Ints
     age_group: Ints
-    member: npt.NDArray[np.bool_]  # has an account when first seen
+    is_member: npt.NDArray[np.bool_]  # has an account when first seen
     visits_a_day: Floats
     price_sensitivity: Floats  # about 1
     drift: Floats  # rotation of the taste, radians a day
 
     @property
     def count(self) -> int:
-        return len(self.joined)
+        return len(self.joined_day)
 
-    def offset_min(self, user: Ints) -> Ints:
+    def utc_offset_minutes(self, user: Ints) -> Ints:
         """Return minutes by which a user's local time is ahead of UTC."""
-        return np.asarray(UTC_OFFSETS_MIN)[self.country[user]]
+        return np.asarray(UTC_OFFSETS_MINUTES)[self.country[user]]
 
 
 def user_id(user: int) -> str:
@@ -107,27 +107,31 @@ def item_id(item: int) -> str:
     return f"i{item:05d}"
 
 
-def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: int) -> Items:
+def draw_items(
+    rng: np.random.Generator, initial_count: int, arrivals_per_day: float, days: int
+) -> Items:
     """Draw the initial catalogue and the arrivals of the following `days`."""
-    arrivals_later = round(per_day * days)
-    count = at_start + arrivals_later
-    before = -rng.exponential(60.0, at_start) - 0.5
-    arrival = np.sort(np.concatenate([before, rng.uniform(0, days, arrivals_later)]))
+    later_count = round(arrivals_per_day * days)
+    count = initial_count + later_count
+    earlier_arrivals = -rng.exponential(60.0, initial_count) - 0.5
+    arrival_days = np.sort(np.concatenate([earlier_arrivals, rng.uniform(0, days, later_count)]))
     category = rng.choice(len(CATEGORY_WORDS), count, p=_zipf_weights(len(CATEGORY_WORDS), 0.5))
     # A brand covers a few categories only, so brand and category are both informative.
     brand = (category * 3 + rng.integers(0, 9, count)) % len(BRANDS)
-    words = [rng.integers(0, n, count) for n in (8, 8, 6)]
+    noun, adjective, material = (rng.integers(0, n, count) for n in (8, 8, 6))
     colour = rng.integers(0, len(COLOURS), count)
-    titles, descriptions = _draw_texts(category, brand, colour, *words)
+    titles, descriptions = _draw_texts(category, brand, colour, noun, adjective, material)
     style = (
-        0.75 * rng.normal(size=(len(BRANDS), STYLES))[brand]
-        + 0.5 * rng.normal(size=(len(CATEGORY_WORDS), 6, STYLES))[category, words[2]]
-        + 0.35 * rng.normal(size=(count, STYLES))
+        0.75 * rng.normal(size=(len(BRANDS), STYLE_DIMENSIONS))[brand]
+        + 0.5 * rng.normal(size=(len(CATEGORY_WORDS), 6, STYLE_DIMENSIONS))[category, material]
+        + 0.35 * rng.normal(size=(count, STYLE_DIMENSIONS))
     )
-    level = np.exp(0.35 * rng.normal(size=len(BRANDS)))[brand] * np.exp(
+    price_level = np.exp(0.35 * rng.normal(size=len(BRANDS)))[brand] * np.exp(
         0.3 * rng.normal(size=count)
     )
-    price = np.round(np.array([shelf.price for shelf in CATEGORY_WORDS])[category] * level) - 0.05
+    price = (
+        np.round(np.array([shelf.price for shelf in CATEGORY_WORDS])[category] * price_level) - 0.05
+    )
     return Items(
         titles=titles,
         descriptions=descriptions,
@@ -135,33 +139,35 @@ def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: in
         brand=brand,
         colour=colour,
         price=np.maximum(price, 2.95),
-        arrival=arrival,
+        arrival_day=arrival_days,
         quality=rng.normal(size=count),
         style=style,
-        wave_size=rng.gamma(2.0, 0.06, count),
-        wave_days=rng.uniform(12, 60, count),
+        wave_amplitude=rng.gamma(2.0, 0.06, count),
+        wave_period_days=rng.uniform(12, 60, count),
         wave_phase=rng.uniform(0, 2 * np.pi, count),
-        sale_days=np.where(rng.random(count) < 0.3, rng.uniform(20, 60, count), 0.0),
+        sale_period_days=np.where(rng.random(count) < 0.3, rng.uniform(20, 60, count), 0.0),
         sale_phase=rng.uniform(0, 60, count),
-        sold_out_days=np.where(rng.random(count) < 0.2, rng.uniform(15, 50, count), 0.0),
+        sold_out_period_days=np.where(rng.random(count) < 0.2, rng.uniform(15, 50, count), 0.0),
         sold_out_phase=rng.uniform(0, 50, count),
     )
 
 
-def draw_users(rng: np.random.Generator, at_start: int, per_day: float, days: int) -> Users:
+def draw_users(
+    rng: np.random.Generator, initial_count: int, arrivals_per_day: float, days: int
+) -> Users:
     """Draw the initial users and those who join in the following `days`."""
-    arrivals_later = round(per_day * days)
-    count = at_start + arrivals_later
+    later_count = round(arrivals_per_day * days)
+    count = initial_count + later_count
     return Users(
-        joined=np.sort(
+        joined_day=np.sort(
             np.concatenate(
-                [-rng.exponential(120.0, at_start) - 0.01, rng.uniform(0, days, arrivals_later)]
+                [-rng.exponential(120.0, initial_count) - 0.01, rng.uniform(0, days, later_count)]
             )
         ),
         device=rng.choice(len(DEVICES), count, p=DEVICE_SHARES),
         country=rng.choice(len(COUNTRIES), count, p=COUNTRY_SHARES),
         age_group=rng.choice(len(AGE_GROUPS), count, p=(0.15, 0.28, 0.25, 0.18, 0.14)),
-        member=np.concatenate([rng.random(at_start) < 0.7, np.zeros(arrivals_later, bool)]),
+        is_member=np.concatenate([rng.random(initial_count) < 0.7, np.zeros(later_count, bool)]),
         visits_a_day=np.clip(rng.gamma(0.9, 0.45, count), 0.02, 4.0),
         price_sensitivity=rng.gamma(4.0, 0.25, count),
         drift=(np.pi / 2) / 90 * rng.uniform(0.3, 1.5, count),
@@ -174,9 +180,13 @@ def _draw_texts(
     titles, descriptions = [], []
     colours = tuple(COLOURS)
     for c, b, k, n, a, m in zip(category, brand, colour, noun, adjective, material, strict=True):
-        shelf = CATEGORY_WORDS[c]
-        titles.append(f"{shelf.adjectives[a]} {shelf.materials[m]} {shelf.nouns[n]}".capitalize())
-        descriptions.append(f"{titles[-1]} in {colours[k]}, by {BRANDS[b]}. {shelf.sentence}")
+        category_words = CATEGORY_WORDS[c]
+        titles.append(
+            f"{category_words.adjectives[a]} {category_words.materials[m]} {category_words.nouns[n]}".capitalize()
+        )
+        descriptions.append(
+            f"{titles[-1]} in {colours[k]}, by {BRANDS[b]}. {category_words.sentence}"
+        )
     return titles, descriptions
 
 

@@ -1,7 +1,7 @@
 """Records by key, many in one round trip and as of one commit; see `store.protocol`."""
 
 from tailorbird.store.copies import WRITE_TIMEOUT_S, CopiedStore, Copies
-from tailorbird.store.embedded import EmbeddedStore, inode, open_store
+from tailorbird.store.embedded import EmbeddedStore, open_store, read_inode
 from tailorbird.store.opening import CopyTarget, open_copies, server_address
 from tailorbird.store.protocol import Snapshot, Store, Transaction
 
@@ -14,8 +14,8 @@ __all__ = [
     "Snapshot",
     "Store",
     "Transaction",
-    "inode",
     "open_copies",
     "open_store",
+    "read_inode",
     "server_address",
 ]

@@ -12,11 +12,11 @@ FAILURES_MAX = 3  # consecutive; one late response is no outage
 OPEN_S = 1.0
 
 
-class Breaker:
+class CircuitBreaker:
     """A circuit breaker shared by all callers of a server; `open_count` counts its openings.
 
     >>> moment = [0.0]
-    >>> breaker = Breaker(failures=2, open_s=1.0, now=lambda: moment[0])
+    >>> breaker = CircuitBreaker(failures_max=2, open_s=1.0, monotonic=lambda: moment[0])
     >>> breaker.record_failure(), breaker.allow(), breaker.record_failure(), breaker.allow()
     (None, True, None, False)
     >>> moment[0] = 1.0
@@ -29,11 +29,11 @@ class Breaker:
     def __init__(
         self,
         *,
-        failures: int = FAILURES_MAX,
+        failures_max: int = FAILURES_MAX,
         open_s: float = OPEN_S,
-        now: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._failures, self._open_s, self._now = failures, open_s, now
+        self._failures_max, self._open_s, self._monotonic = failures_max, open_s, monotonic
         self._lock = threading.Lock()
         self._failure_count = 0
         self._retry_at = 0.0
@@ -42,16 +42,16 @@ class Breaker:
     @property
     def is_open(self) -> bool:
         """True while calls fail at once."""
-        return self._failure_count >= self._failures
+        return self._failure_count >= self._failures_max
 
     def allow(self) -> bool:
         """Return whether a call may be made now."""
         with self._lock:
-            if self._failure_count < self._failures:
+            if self._failure_count < self._failures_max:
                 return True
-            if self._now() < self._retry_at:
+            if self._monotonic() < self._retry_at:
                 return False
-            self._retry_at = self._now() + self._open_s
+            self._retry_at = self._monotonic() + self._open_s
             return True
 
     def record_success(self) -> None:
@@ -63,5 +63,5 @@ class Breaker:
         """Record a failed or late call."""
         with self._lock:
             self._failure_count += 1
-            self.open_count += self._failure_count == self._failures
-            self._retry_at = self._now() + self._open_s
+            self.open_count += self._failure_count == self._failures_max
+            self._retry_at = self._monotonic() + self._open_s

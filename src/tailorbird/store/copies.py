@@ -12,12 +12,12 @@ from typing import Protocol
 
 from tailorbird.errors import NotReadyError
 from tailorbird.store.protocol import SnapshotExpiredError
-from tailorbird.store.versions import Change, Head, version_at
+from tailorbird.store.versions import Change, CommitHead, version_at
 
 READ_TIMEOUT_S = 0.05
 WRITE_TIMEOUT_S = 5.0
-SNAPSHOT_S = 30.0  # lifetime of a snapshot; tombstones live longer
-CHUNK = 1_000  # records in one round trip
+SNAPSHOT_LIFETIME_S = 30.0  # lifetime of a snapshot; tombstones live longer
+CHUNK_RECORDS = 1_000  # records in one round trip
 
 
 class Copies(Protocol):
@@ -35,11 +35,11 @@ class Copies(Protocol):
 
     where: str
 
-    def head(self) -> Head | None:
+    def head(self) -> CommitHead | None:
         """Return the newest complete commit; None if there is none."""
         ...
 
-    def read(self, keys: Sequence[bytes], head: Head | None = None) -> list[bytes | None]:
+    def read(self, keys: Sequence[bytes], head: CommitHead | None = None) -> list[bytes | None]:
         """Return the stored versions of each key.
 
         With a `head`, a replica that has it may serve a hedged read.
@@ -50,11 +50,13 @@ class Copies(Protocol):
         """Return the sorted keys that begin with `prefix`. Slow, for tools only."""
         ...
 
-    def publish(self, changes: Sequence[Change], epoch: int, sequence: int, before: int) -> None:
+    def publish(
+        self, changes: Sequence[Change], epoch: int, sequence: int, previous_sequence: int
+    ) -> None:
         """Write records in chunks; readers see them after `set_head`."""
         ...
 
-    def set_head(self, head: Head) -> None: ...
+    def set_head(self, head: CommitHead) -> None: ...
 
     def drop_head(self) -> None:
         """Delete the head, so that readers see no records until there is one again."""
@@ -71,11 +73,13 @@ class Copies(Protocol):
         """
         ...
 
-    def prune(self, project: str, keep: Collection[str], *, unnamed: bool) -> dict[str, int]:
+    def prune(
+        self, project: str, kept_schemas: Collection[str], *, include_unnamed: bool
+    ) -> dict[str, int]:
         """Delete copies that are not kept by scanning the server's keys, see `CopyTarget.prune`."""
         ...
 
-    def names(self, project: str) -> list[str]:
+    def schema_names(self, project: str) -> list[str]:
         """Return the names with keys of a project: its schemas, or their parts."""
         ...
 
@@ -89,11 +93,11 @@ class Copies(Protocol):
         """Return whether a publisher has these records."""
         ...
 
-    def servers(self) -> tuple[str, ...]:
+    def server_ids(self) -> tuple[str, ...]:
         """Return the process id of each server, since a restarted one may have lost data."""
         ...
 
-    def check(self) -> None:
+    def check_eviction_policy(self) -> None:
         """Raise StorageError if a server silently evicts records when it is full."""
         ...
 
@@ -107,35 +111,35 @@ class CopiedSnapshot:
         SnapshotExpiredError: a record was written twice since the snapshot began; begin another.
     """
 
-    def __init__(self, copies: Copies, head: Head) -> None:
+    def __init__(self, copies: Copies, head: CommitHead) -> None:
         self._copies, self._head = copies, head
         self.published_at = head.at
-        self._deadline = time.monotonic() + SNAPSHOT_S
+        self._deadline = time.monotonic() + SNAPSHOT_LIFETIME_S
 
     def get(self, key: bytes) -> bytes | None:
-        return self._versions([key])[0]
+        return self._read_versions([key])[0]
 
     def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
         return b"".join(
-            [default if version is None else version for version in self._versions(keys)]
+            [default if version is None else version for version in self._read_versions(keys)]
         )
 
-    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
-        values = [version or b"" for version in self._versions(keys)]
+    def get_many_with_sizes(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+        values = [version or b"" for version in self._read_versions(keys)]
         return b"".join(values), [len(value) for value in values]
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Scan all keys of the server. Slow, for tools only."""
         keys = [key for key in self._copies.all_keys(prefix) if key > after]
-        for start in range(0, len(keys), CHUNK):
-            chunk = keys[start : start + CHUNK]
-            for key, value in zip(chunk, self._versions(chunk), strict=True):
+        for start in range(0, len(keys), CHUNK_RECORDS):
+            chunk = keys[start : start + CHUNK_RECORDS]
+            for key, value in zip(chunk, self._read_versions(chunk), strict=True):
                 if value is not None:
                     yield key, value
 
-    def _versions(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def _read_versions(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if time.monotonic() > self._deadline:
-            raise SnapshotExpiredError(f"a snapshot is good for {SNAPSHOT_S:g} s")
+            raise SnapshotExpiredError(f"a snapshot is good for {SNAPSHOT_LIFETIME_S:g} s")
         head = self._head
         return [
             None if stored is None else version_at(stored, head)

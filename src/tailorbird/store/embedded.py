@@ -33,21 +33,21 @@ class _Environment:
 
     def __init__(self, lmdb_environment: lmdb.Environment) -> None:
         self.lmdb = lmdb_environment
-        self.stores = 1
+        self.store_count = 1
         self._growth_condition = threading.Condition()
-        self._snapshots = 0
+        self._snapshot_count = 0
         self._is_growing = False
         self._checked_at = time.monotonic()
 
-    def enter(self) -> None:
+    def enter_snapshot(self) -> None:
         with self._growth_condition:
             while self._is_growing:
                 self._growth_condition.wait()
-            self._snapshots += 1
+            self._snapshot_count += 1
 
-    def leave(self) -> None:
+    def leave_snapshot(self) -> None:
         with self._growth_condition:
-            self._snapshots -= 1
+            self._snapshot_count -= 1
             if self._is_growing:
                 self._growth_condition.notify_all()
 
@@ -56,7 +56,7 @@ class _Environment:
         with self._growth_condition:
             self._is_growing = True
             try:
-                self._growth_condition.wait_for(lambda: self._snapshots == 0)
+                self._growth_condition.wait_for(lambda: self._snapshot_count == 0)
                 self.lmdb.set_mapsize(size)
             finally:
                 self._is_growing = False
@@ -77,7 +77,7 @@ _environments_lock = threading.Lock()
 class EmbeddedSnapshot:
     """A `store.Snapshot`, and with a writing transaction a `store.Transaction`."""
 
-    published_at = 0
+    published_at = 0  # this is the store itself, no copy
 
     def __init__(self, transaction: lmdb.Transaction) -> None:
         self._transaction = transaction
@@ -90,7 +90,7 @@ class EmbeddedSnapshot:
         get = self._transaction.get
         return b"".join([get(key, default) for key in keys])  # join copies out of the map
 
-    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+    def get_many_with_sizes(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
         get = self._transaction.get
         values = [get(key, b"") for key in keys]
         return b"".join(values), [len(value) for value in values]
@@ -119,20 +119,20 @@ class EmbeddedStore:
     def __init__(self, path: Path, environment: _Environment) -> None:
         self.path = path
         self._environment: _Environment | None = environment
-        self._key = (os.getpid(), os.path.realpath(path))
+        self._environment_key = (os.getpid(), os.path.realpath(path))
 
     @contextmanager
     def snapshot(self) -> Iterator[EmbeddedSnapshot]:
         environment = self._require_open()
-        environment.enter()
+        environment.enter_snapshot()
         try:
-            transaction = self._begin(environment)
+            transaction = self._begin_read(environment)
             try:
                 yield EmbeddedSnapshot(transaction)
             finally:
                 transaction.abort()
         finally:
-            environment.leave()
+            environment.leave_snapshot()
 
     def write(self, change: Callable[[Transaction], T]) -> T:
         environment = self._require_open()
@@ -167,15 +167,15 @@ class EmbeddedStore:
             return
         environment, self._environment = self._environment, None
         with _environments_lock:
-            environment.stores -= 1
-            if environment.stores == 0 and self._key[0] == os.getpid():
-                del _environments[self._key]
+            environment.store_count -= 1
+            if environment.store_count == 0 and self._environment_key[0] == os.getpid():
+                del _environments[self._environment_key]
                 environment.lmdb.close()
 
     def _require_open(self) -> _Environment:
         if self._environment is None:
             raise StorageError("the store is closed", where=str(self.path))
-        if self._key[0] != os.getpid():
+        if self._environment_key[0] != os.getpid():
             raise StorageError(
                 "the store was opened before a fork; open it in the new process",
                 where=str(self.path),
@@ -183,15 +183,15 @@ class EmbeddedStore:
         self._environment.check_readers()
         return self._environment
 
-    def _begin(self, environment: _Environment) -> lmdb.Transaction:
+    def _begin_read(self, environment: _Environment) -> lmdb.Transaction:
         try:
             return environment.lmdb.begin(buffers=True)
         except lmdb.MapResizedError:  # another process grew it
-            environment.leave()
+            environment.leave_snapshot()
             try:
                 environment.resize(0)
             finally:
-                environment.enter()
+                environment.enter_snapshot()
             return environment.lmdb.begin(buffers=True)
         except lmdb.ReadersFullError as error:
             environment.lmdb.reader_check()
@@ -208,7 +208,7 @@ class EmbeddedStore:
         environment.resize(size)
 
 
-def inode(path: Path) -> int:
+def read_inode(path: Path) -> int:
     """Return the inode of a store's file, 0 if there is none.
 
     It tells that the file was removed or replaced, which its open readers do not notice.
@@ -237,7 +237,7 @@ def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) 
     with _environments_lock:
         environment = _environments.get(key)
         if environment is not None:
-            environment.stores += 1
+            environment.store_count += 1
             return EmbeddedStore(path, environment)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -250,5 +250,5 @@ def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) 
             raise StorageError(
                 f"cannot open the store: {error}", where=str(path), fix=fix
             ) from error
-        opened = _environments[key] = _Environment(lmdb_environment)
-    return EmbeddedStore(path, opened)
+        new_environment = _environments[key] = _Environment(lmdb_environment)
+    return EmbeddedStore(path, new_environment)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SHARE = 0.05
+HEDGED_SHARE = 0.05
 QUANTILE = 0.95
 READS_MIN = 100  # reads before the quantile is known
 READS_MAX = 1_000
@@ -24,28 +24,28 @@ class Hedge:
     """Decides when to send a second request. One for each server, shared by all threads.
 
     Attributes:
-        reads, hedged, won: number of reads, of hedged reads, and of those that the second
-            response won.
+        read_count, hedged_count, won_count: number of reads, of hedged reads, and of those that the
+            second response won.
 
     >>> hedge = Hedge(share=0.125)
-    >>> hedge.wait_s() is None
+    >>> hedge.delay_s() is None
     True
-    >>> for _ in range(100): hedge.took(0.002)
-    >>> round(hedge.wait_s(), 4), [hedge.may() for _ in range(11)].count(True)
+    >>> for _ in range(100): hedge.record(0.002)
+    >>> round(hedge.delay_s(), 4), [hedge.try_hedge() for _ in range(11)].count(True)
     (0.002, 10)
     """
 
-    def __init__(self, share: float = SHARE) -> None:
+    def __init__(self, share: float = HEDGED_SHARE) -> None:
         self._share = share
         self._seconds: deque[float] = deque(maxlen=READS_MAX)
-        self._wait_s: float | None = None
+        self._delay_s: float | None = None
         self._hedge_credit = 0.0
         self._lock = threading.Lock()
-        self.reads = self.hedged = self.won = 0
+        self.read_count = self.hedged_count = self.won_count = 0
 
-    def wait_s(self) -> float | None:
+    def delay_s(self) -> float | None:
         """Return the delay before the second request; None while unknown."""
-        return self._wait_s
+        return self._delay_s
 
     def try_hedge(self) -> bool:
         """Return whether a second request may be sent now, and count it."""
@@ -53,18 +53,18 @@ class Hedge:
             if self._hedge_credit < 1:
                 return False
             self._hedge_credit -= 1
-            self.hedged += 1
+            self.hedged_count += 1
             return True
 
     def record(self, seconds: float, *, won: bool = False) -> None:
         """Record the duration of a read; `won` if the second request answered first."""
         with self._lock:
-            self.reads += 1
-            self.won += won
+            self.read_count += 1
+            self.won_count += won
             self._hedge_credit = min(CREDIT_MAX, self._hedge_credit + self._share)
             self._seconds.append(seconds)
-            if self.reads % REFRESH_READS == 0 and len(self._seconds) >= READS_MIN:
-                self._wait_s = max(
+            if self.read_count % REFRESH_READS == 0 and len(self._seconds) >= READS_MIN:
+                self._delay_s = max(
                     WAIT_MIN_S, sorted(self._seconds)[int(QUANTILE * len(self._seconds))]
                 )
 

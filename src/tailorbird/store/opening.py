@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tailorbird.errors import ConfigError
-from tailorbird.store.breaker import Breaker
+from tailorbird.store.breaker import CircuitBreaker
 from tailorbird.store.copies import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Copies
 from tailorbird.store.hedge import Hedge
 
@@ -47,7 +47,7 @@ class CopyTarget:
     read_timeout_s: float = READ_TIMEOUT_S
 
     def open(
-        self, schema: str, *, timeout_s: float | None = None, breaker: Breaker | None = None
+        self, schema: str, *, timeout_s: float | None = None, breaker: CircuitBreaker | None = None
     ) -> Copies:
         """Open the copies of one schema, by default for reading; see `open_copies`."""
         return open_copies(
@@ -60,20 +60,22 @@ class CopyTarget:
             replica=self.replica,
         )
 
-    def prune(self, keep: Collection[str], *, unnamed: bool = False) -> dict[str, int]:
+    def prune(
+        self, kept_schemas: Collection[str], *, include_unnamed: bool = False
+    ) -> dict[str, int]:
         """Delete the records of schemas that are neither kept nor being published.
 
         Returns the number of records by schema.
 
         Args:
-            unnamed: also delete records of any project whose keys do not name one, reported as
-                `tb:SCHEMA`.
+            include_unnamed: also delete records of any project whose keys do not name one, reported
+                as `tb:SCHEMA`.
         Raises:
             StorageError: the server cannot be reached, or refuses.
         """
         copies = self.open("", timeout_s=WRITE_TIMEOUT_S)
         try:
-            return copies.prune(self.project, keep, unnamed=unnamed)
+            return copies.prune(self.project, kept_schemas, include_unnamed=include_unnamed)
         finally:
             copies.close()
 
@@ -83,7 +85,7 @@ def open_copies(
     name: str,
     *,
     timeout_s: float = READ_TIMEOUT_S,
-    breaker: Breaker | None = None,
+    breaker: CircuitBreaker | None = None,
     password: str = "",
     hedge: Hedge | None = None,
     replica: str = "",

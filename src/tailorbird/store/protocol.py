@@ -36,7 +36,7 @@ class Snapshot(Protocol):
         """Return the concatenated values of the keys, with `default` for missing ones."""
         ...
 
-    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+    def get_many_with_sizes(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
         """Return the concatenated values of the keys and their lengths, 0 for missing ones."""
         ...
 

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from tailorbird import faults
 from tailorbird.errors import StorageError
-from tailorbird.store.copies import CHUNK, Copies
+from tailorbird.store.copies import CHUNK_RECORDS, Copies
 from tailorbird.store.protocol import Snapshot, Store, Transaction
 from tailorbird.store.recording import (
     COMMIT_KEY,
@@ -35,17 +35,17 @@ from tailorbird.store.recording import (
     pack_keys,
     unpack_keys,
 )
-from tailorbird.store.versions import Change, Head
+from tailorbird.store.versions import Change, CommitHead
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
 
-_STATE = struct.Struct("<2Q")  # epoch, sequence
+_STATE_FORMAT = struct.Struct("<2Q")  # epoch, sequence
 COMMITS_RETAINED = 1_000
-KEYS_MAX = 200_000  # of a commit, or pending; beyond it everything is copied
-OLD_BYTES_MAX = 64 << 20
+CHANGED_KEYS_MAX = 200_000  # of a commit, or pending; beyond it everything is copied
+OLD_VALUES_BYTES_MAX = 64 << 20
 CLAIM_MS = 10_000
 RETRY_S = 1.0
 RENEW_S = 1.0
@@ -71,19 +71,19 @@ class PublishStatus:
 
 @dataclass
 class _PendingChanges:
-    """Keys changed since the head, with old values as far as known; `copies_all` copies everything."""
+    """Keys changed since the head, and old values where known; `copies_all` copies everything."""
 
     old_values: dict[bytes, tuple[bool, bytes | None]]
     old_bytes: int = 0
     copies_all: bool = False
 
-    def add(self, key: bytes, has_old: bool, old: bytes | None) -> None:
+    def add(self, key: bytes, has_old: bool, old_value: bytes | None) -> None:
         if self.copies_all or key in self.old_values:
             return
-        has_old = has_old and self.old_bytes < OLD_BYTES_MAX
-        self.old_values[key] = has_old, old if has_old else None
-        self.old_bytes += len(old or b"") if has_old else 0
-        if len(self.old_values) > KEYS_MAX:
+        has_old = has_old and self.old_bytes < OLD_VALUES_BYTES_MAX
+        self.old_values[key] = has_old, old_value if has_old else None
+        self.old_bytes += len(old_value or b"") if has_old else 0
+        if len(self.old_values) > CHANGED_KEYS_MAX:
             self.old_values, self.copies_all = {}, True
 
 
@@ -91,7 +91,7 @@ class PublishedStore:
     """A `store.Store` that copies the local store.
 
     Args:
-        skip: prefixes of keys that are not copied.
+        skipped_prefixes: prefixes of keys that are not copied.
         now: wall clock in seconds, which readers compare with their own.
     """
 
@@ -100,16 +100,20 @@ class PublishedStore:
         local: Store,
         copies: Copies,
         *,
-        skip: tuple[bytes, ...] = (),
+        skipped_prefixes: tuple[bytes, ...] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._local, self._copies, self._skipped_prefixes = local, copies, (*skip, OWN_PREFIX)
+        self._local, self._copies, self._skipped_prefixes = (
+            local,
+            copies,
+            (*skipped_prefixes, OWN_PREFIX),
+        )
         self._commit_lock = threading.Lock()  # keeps commits and pending changes consistent
-        self._wake, self._stopping = threading.Event(), threading.Event()
-        self._settled_condition = threading.Condition()
+        self._wake_event, self._stop_requested = threading.Event(), threading.Event()
+        self._progress_condition = threading.Condition()
         self._token = os.urandom(8)
-        self._servers: tuple[str, ...] = ()
-        self._head: Head | None = None
+        self._server_ids: tuple[str, ...] = ()
+        self._head: CommitHead | None = None
         self._pending_changes = _PendingChanges({}, copies_all=True)
         self.problem = ""
         self._now = now
@@ -117,9 +121,9 @@ class PublishedStore:
         with local.snapshot() as snapshot:
             packed_state = snapshot.get(COMMIT_KEY)
         if packed_state is None:
-            packed_state = _STATE.pack(_new_epoch(), 0)
+            packed_state = _STATE_FORMAT.pack(_new_epoch(), 0)
             local.write(lambda transaction: transaction.put_many([(COMMIT_KEY, packed_state)]))
-        self._epoch, self._sequence = _STATE.unpack(packed_state)
+        self._epoch, self._sequence = _STATE_FORMAT.unpack(packed_state)
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self._thread.start()
 
@@ -136,10 +140,10 @@ class PublishedStore:
                 result = change(recording)
                 keys = list(recording.old_values)
                 sequence = self._sequence + 1
-                packed_keys = pack_keys(keys) if len(keys) <= KEYS_MAX else b"*"
+                packed_keys = pack_keys(keys) if len(keys) <= CHANGED_KEYS_MAX else b"*"
                 transaction.put_many(
                     [
-                        (COMMIT_KEY, _STATE.pack(self._epoch, sequence)),
+                        (COMMIT_KEY, _STATE_FORMAT.pack(self._epoch, sequence)),
                         (changed_key(sequence), packed_keys),
                     ]
                 )
@@ -154,7 +158,7 @@ class PublishedStore:
             self._sequence += 1
             for key, old in recording.old_values.items():
                 self._pending_changes.add(key, True, old)
-        self._wake.set()
+        self._wake_event.set()
         return result
 
     def commits_behind(self) -> int:
@@ -172,19 +176,19 @@ class PublishedStore:
 
     def wait_until_copied(self, timeout_s: float) -> bool:
         """Wait until the copies have everything written so far, and return whether they have."""
-        target = self._sequence
+        target_sequence = self._sequence
 
         def is_copied() -> bool:
             return (
                 self._head is not None
                 and self._head.epoch == self._epoch
-                and self._head.sequence >= target
+                and self._head.sequence >= target_sequence
                 and not self.problem
             )
 
-        with self._settled_condition:
-            self._wake.set()
-            return self._settled_condition.wait_for(is_copied, timeout_s)
+        with self._progress_condition:
+            self._wake_event.set()
+            return self._progress_condition.wait_for(is_copied, timeout_s)
 
     def republish(self, progress: Progress | None = None) -> int:
         """Copy everything again and return the number of records; `progress` gets it meanwhile.
@@ -194,14 +198,14 @@ class PublishedStore:
                 name.
         """
         self._stop()
-        self._claim()
+        self._renew_claim()
         with self._commit_lock:
             self._pending_changes = _PendingChanges({}, copies_all=True)
-        copied = self._copy_all(progress)
-        self._stopping.clear()
+        copied_count = self._copy_all(progress)
+        self._stop_requested.clear()
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self._thread.start()
-        return copied
+        return copied_count
 
     def close(self) -> None:
         self._stop()
@@ -213,20 +217,20 @@ class PublishedStore:
         self._local.close()
 
     def _stop(self) -> None:
-        self._stopping.set()
-        self._wake.set()
+        self._stop_requested.set()
+        self._wake_event.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._wake.wait(RENEW_S)
-            self._wake.clear()
-            if self._stopping.is_set():
+        while not self._stop_requested.is_set():
+            self._wake_event.wait(RENEW_S)
+            self._wake_event.clear()
+            if self._stop_requested.is_set():
                 return
             try:
-                self._claim()
+                self._renew_claim()
                 self._reconcile()
-                self._push()
+                self._push_changes()
                 self.problem = ""
             # A dead thread would leave copies that look current, so every error is retried.
             except Exception as error:
@@ -237,12 +241,12 @@ class PublishedStore:
                         exc_info=not isinstance(error, StorageError),
                     )
                 self.problem = str(error) or type(error).__name__
-                self._stopping.wait(RETRY_S)
-                self._wake.set()
-            with self._settled_condition:
-                self._settled_condition.notify_all()
+                self._stop_requested.wait(RETRY_S)
+                self._wake_event.set()
+            with self._progress_condition:
+                self._progress_condition.notify_all()
 
-    def _claim(self) -> None:
+    def _renew_claim(self) -> None:
         if not self._copies.claim(self._token, CLAIM_MS):
             raise StorageError(
                 "another process publishes under this name",
@@ -255,20 +259,25 @@ class PublishedStore:
 
         A restarted server may have lost some or all records.
         """
-        servers = self._copies.servers()
-        restarted = bool(self._servers) and servers != self._servers
-        if servers != self._servers:
-            self._copies.check()
+        server_ids = self._copies.server_ids()
+        has_restarted = bool(self._server_ids) and server_ids != self._server_ids
+        if server_ids != self._server_ids:
+            self._copies.check_eviction_policy()
         head = self._copies.head()
-        if restarted or head is None or head.epoch != self._epoch or head.sequence > self._sequence:
+        if (
+            has_restarted
+            or head is None
+            or head.epoch != self._epoch
+            or head.sequence > self._sequence
+        ):
             with self._commit_lock:
                 self._pending_changes, self._head = _PendingChanges({}, copies_all=True), None
         elif head != self._head:
             with self._commit_lock:
-                self._pending_changes, self._head = self._since(head.sequence), head
-        self._servers = servers
+                self._pending_changes, self._head = self._changes_since(head.sequence), head
+        self._server_ids = server_ids
 
-    def _since(self, sequence: int) -> _PendingChanges:
+    def _changes_since(self, sequence: int) -> _PendingChanges:
         """Return the keys changed by the commits after `sequence`, as recorded locally."""
         waiting_changes = _PendingChanges(
             {}, copies_all=sequence < self._sequence - COMMITS_RETAINED
@@ -282,12 +291,12 @@ class PublishedStore:
                     waiting_changes.add(key, False, None)
         return waiting_changes
 
-    def _push(self) -> None:
+    def _push_changes(self) -> None:
         if self._pending_changes.copies_all:
             self._copy_all(None)
             return
         started_at = self._now()
-        waiting_changes, sequence, changes = self._take()
+        waiting_changes, sequence, changes = self._take_pending()
         head = self._head
         if head is not None and sequence == head.sequence:
             if started_at - head.at / 1e6 >= RENEW_S:
@@ -310,7 +319,7 @@ class PublishedStore:
                 self._pending_changes.copies_all |= newer_changes.copies_all
             raise
 
-    def _take(self) -> tuple[_PendingChanges, int, list[Change]]:
+    def _take_pending(self) -> tuple[_PendingChanges, int, list[Change]]:
         """Take the pending changes; return them, their commit, and the records as of it."""
         with self._commit_lock:
             waiting_changes, self._pending_changes = self._pending_changes, _PendingChanges({})
@@ -319,8 +328,8 @@ class PublishedStore:
                     waiting_changes,
                     self._sequence,
                     [
-                        Change(key, snapshot.get(key), old[1], old[0])
-                        for key, old in waiting_changes.old_values.items()
+                        Change(key, snapshot.get(key), old, has_old)
+                        for key, (has_old, old) in waiting_changes.old_values.items()
                     ],
                 )
 
@@ -335,40 +344,40 @@ class PublishedStore:
         with self._commit_lock:
             self._local.write(
                 lambda transaction: transaction.put_many(
-                    [(COMMIT_KEY, _STATE.pack(epoch, self._sequence))]
+                    [(COMMIT_KEY, _STATE_FORMAT.pack(epoch, self._sequence))]
                 )
             )
             self._epoch, self._head, self._pending_changes = epoch, None, _PendingChanges({})
             sequence = self._sequence
-        copied, after = 0, b""
+        copied_count, last_key = 0, b""
         try:
-            while records := self._read_chunk(after):
-                after = records[-1][0]
+            while records := self._read_chunk(last_key):
+                last_key = records[-1][0]
                 changes = [
                     Change(key, value)
                     for key, value in records
                     if not key.startswith(self._skipped_prefixes)
                 ]
-                self._claim()
+                self._renew_claim()
                 self._copies.publish(changes, epoch, sequence, 0)
-                copied += len(changes)
+                copied_count += len(changes)
                 if progress is not None:
-                    progress(copied)
-            self._push()
+                    progress(copied_count)
+            self._push_changes()
         except BaseException:
             with self._commit_lock:
                 self._pending_changes = _PendingChanges({}, copies_all=True)
             raise
         self._copies.drop_other_epochs(epoch)
-        return copied
+        return copied_count
 
-    def _read_chunk(self, after: bytes) -> list[tuple[bytes, bytes]]:
+    def _read_chunk(self, after_key: bytes) -> list[tuple[bytes, bytes]]:
         with self._local.snapshot() as snapshot:
-            return list(islice(snapshot.scan(b"", after=after), CHUNK))
+            return list(islice(snapshot.scan(b"", after=after_key), CHUNK_RECORDS))
 
     def _set_head(self, sequence: int, at: float) -> None:
-        self._claim()
-        head = Head(self._epoch, sequence, int(at * 1e6))
+        self._renew_claim()
+        head = CommitHead(self._epoch, sequence, int(at * 1e6))
         self._copies.set_head(head)
         self._head = head
 

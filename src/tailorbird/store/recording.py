@@ -23,8 +23,8 @@ class PublicSnapshot:
     def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
         return self._snapshot.get_many(keys, default=default)
 
-    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
-        return self._snapshot.get_sized(keys)
+    def get_many_with_sizes(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+        return self._snapshot.get_many_with_sizes(keys)
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return (
@@ -37,24 +37,24 @@ class PublicSnapshot:
 class RecordingTransaction(PublicSnapshot):
     """A transaction that records the old values of the records it changes."""
 
-    def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
+    def __init__(self, transaction: Transaction, skipped_prefixes: tuple[bytes, ...]) -> None:
         super().__init__(transaction)
-        self._transaction, self._skip = transaction, skip
+        self._transaction, self._skipped_prefixes = transaction, skipped_prefixes
         self.old_values: dict[bytes, bytes | None] = {}
 
     def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        listed = list(records)
-        self._remember(key for key, _ in listed)
-        self._transaction.put_many(listed)
+        record_list = list(records)
+        self._record_old_values(key for key, _ in record_list)
+        self._transaction.put_many(record_list)
 
     def delete_many(self, keys: Iterable[bytes]) -> None:
-        listed = list(keys)
-        self._remember(listed)
-        self._transaction.delete_many(listed)
+        key_list = list(keys)
+        self._record_old_values(key_list)
+        self._transaction.delete_many(key_list)
 
-    def _remember(self, keys: Iterable[bytes]) -> None:
+    def _record_old_values(self, keys: Iterable[bytes]) -> None:
         for key in keys:
-            if key not in self.old_values and not key.startswith(self._skip):
+            if key not in self.old_values and not key.startswith(self._skipped_prefixes):
                 self.old_values[key] = self._transaction.get(key)
 
 

@@ -29,7 +29,7 @@ def count_records(folder: Path) -> int:
         lmdb.open(str(folder), readonly=True, lock=False) as environment,
         environment.begin(buffers=True) as transaction,
     ):
-        entries, count = transaction.stat()["entries"], 0
+        expected_count, count = transaction.stat()["entries"], 0
         with transaction.cursor() as cursor:
             for key, value in cursor:
                 count += 1
@@ -39,17 +39,17 @@ def count_records(folder: Path) -> int:
             environment.copyfd(
                 nowhere.fileno(), compact=True
             )  # also reads the list of free pages, as a writer does
-    if count != entries:
-        raise lmdb.CorruptedError(f"{entries} records are expected, {count} were found")
+    if count != expected_count:
+        raise lmdb.CorruptedError(f"{expected_count} records are expected, {count} were found")
     return count
 
 
 def _check_size(folder: Path, environment: lmdb.Environment) -> None:
     """Raise if the file ends before its last page, which would crash its readers."""
-    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    expected_bytes = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size = (folder / "data.mdb").stat().st_size
-    if size < expected:
-        raise lmdb.CorruptedError(f"the file has {size} bytes, its pages take {expected}")
+    if size < expected_bytes:
+        raise lmdb.CorruptedError(f"the file has {size} bytes, its pages take {expected_bytes}")
 
 
 if __name__ == "__main__":

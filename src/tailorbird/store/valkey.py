@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tailorbird.errors import ConfigError, StorageError
-from tailorbird.store.breaker import Breaker
-from tailorbird.store.copies import CHUNK
+from tailorbird.store.breaker import CircuitBreaker
+from tailorbird.store.copies import CHUNK_RECORDS
 from tailorbird.store.hedge import Hedge, HedgeRequest
 from tailorbird.store.versions import (
     Change,
-    Head,
+    CommitHead,
     decode_head,
     encode_head,
     encode_versions,
@@ -40,7 +40,7 @@ class Client(Protocol):
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 
     def read_hedged(
-        self, keys: Sequence[bytes], hedge: Hedge, second: HedgeRequest | None = None
+        self, keys: Sequence[bytes], hedge: Hedge, second_request: HedgeRequest | None = None
     ) -> list[bytes | None]:
         """Read with a second request if it takes long, see `store.hedge`."""
         ...
@@ -59,11 +59,11 @@ class Client(Protocol):
 
     def delete(self, keys: Sequence[bytes]) -> None: ...
 
-    def servers(self) -> tuple[str, ...]:
+    def server_ids(self) -> tuple[str, ...]:
         """Return the process id of each primary, since a restarted one may have lost data."""
         ...
 
-    def memory(self) -> Sequence[Mapping[str, Any]]:
+    def memory_info(self) -> Sequence[Mapping[str, Any]]:
         """Return the memory section of INFO of each primary."""
         ...
 
@@ -78,7 +78,7 @@ class ValkeyCopies:
         client: Client,
         name: str,
         where: str,
-        breaker: Breaker | None = None,
+        breaker: CircuitBreaker | None = None,
         hedge: Hedge | None = None,
         replica: Client | None = None,
     ) -> None:
@@ -86,19 +86,23 @@ class ValkeyCopies:
         self._hedge, self._replica = hedge, replica
         self._prefix = f"tb:{name}:".encode()
         self._head_key = self._prefix + b"@"
-        self._owner_key = self._prefix + b"+"
+        self._claim_key = self._prefix + b"+"
 
-    def head(self) -> Head | None:
-        with self._guarded():
+    def head(self) -> CommitHead | None:
+        with self._translate_errors():
             return decode_head(self._read_values([self._head_key], None)[0])
 
-    def publish(self, changes: Sequence[Change], epoch: int, sequence: int, before: int) -> None:
+    def publish(
+        self, changes: Sequence[Change], epoch: int, sequence: int, previous_sequence: int
+    ) -> None:
         """Write records in chunks; readers see them after `set_head`."""
-        with self._guarded():
-            for start in range(0, len(changes), CHUNK):
-                chunk = changes[start : start + CHUNK]
+        with self._translate_errors():
+            for start in range(0, len(changes), CHUNK_RECORDS):
+                chunk = changes[start : start + CHUNK_RECORDS]
                 records = {
-                    self.key(change.key): encode_versions(change, epoch, sequence, before)
+                    self.key(change.key): encode_versions(
+                        change, epoch, sequence, previous_sequence
+                    )
                     for change in chunk
                 }
                 lifetimes = {
@@ -106,19 +110,19 @@ class ValkeyCopies:
                 }
                 self._client.write(records, lifetimes)
 
-    def set_head(self, head: Head) -> None:
-        with self._guarded():
+    def set_head(self, head: CommitHead) -> None:
+        with self._translate_errors():
             self._client.write({self._head_key: encode_head(head)})
 
     def drop_head(self) -> None:
         """Delete the head, so that readers see no records until there is one again."""
-        with self._guarded():
+        with self._translate_errors():
             self._client.delete([self._head_key])
 
     def drop_other_epochs(self, epoch: int) -> int:
         """Delete the records of other epochs and return their number."""
         dropped_count = 0
-        with self._guarded():
+        with self._translate_errors():
             for keys in self._client.keys(self._prefix + b"."):
                 values = self._client.read(keys)
                 stale_keys = [
@@ -137,42 +141,46 @@ class ValkeyCopies:
         """
         self.drop_head()
         dropped_count = 0
-        with self._guarded():
+        with self._translate_errors():
             for keys in self._client.keys(self._prefix + b"."):
                 self._client.delete(keys)
                 dropped_count += len(keys)
         return dropped_count
 
-    def prune(self, project: str, keep: Collection[str], *, unnamed: bool) -> dict[str, int]:
+    def prune(
+        self, project: str, kept_schemas: Collection[str], *, include_unnamed: bool
+    ) -> dict[str, int]:
         """Delete copies that are not kept by scanning the server's keys, see `CopyTarget.prune`."""
-        deleted: dict[str, int] = {}
-        is_claimed: dict[bytes, bool] = {}
-        with self._guarded():
-            for keys in self._client.keys(b"tb:" if unnamed else f"tb:{project}:".encode()):
+        deleted_by_schema: dict[str, int] = {}
+        claimed_by_prefix: dict[bytes, bool] = {}
+        with self._translate_errors():
+            for keys in self._client.keys(b"tb:" if include_unnamed else f"tb:{project}:".encode()):
                 unclaimed_keys: list[bytes] = []
                 for key in keys:
                     schema, prefix = _schema_of(key, project.encode())
                     if (
                         schema is None
-                        or (not unnamed and schema.startswith("tb:"))
-                        or schema in keep
+                        or (not include_unnamed and schema.startswith("tb:"))
+                        or schema in kept_schemas
                     ):
                         continue
-                    if prefix not in is_claimed:
-                        is_claimed[prefix] = self._client.read([prefix + b"+"])[0] is not None
-                    if not is_claimed[prefix]:
+                    if prefix not in claimed_by_prefix:
+                        claimed_by_prefix[prefix] = (
+                            self._client.read([prefix + b"+"])[0] is not None
+                        )
+                    if not claimed_by_prefix[prefix]:
                         unclaimed_keys.append(key)
                         if key[len(prefix) :].startswith(b"."):
-                            deleted[schema] = deleted.get(schema, 0) + 1
+                            deleted_by_schema[schema] = deleted_by_schema.get(schema, 0) + 1
                         else:
-                            deleted.setdefault(schema, 0)
+                            deleted_by_schema.setdefault(schema, 0)
                 self._client.delete(unclaimed_keys)
-        return deleted
+        return deleted_by_schema
 
-    def names(self, project: str) -> list[str]:
+    def schema_names(self, project: str) -> list[str]:
         """Return the names with keys of a project: its schemas, or their parts."""
         prefix = f"tb:{project}:".encode()
-        with self._guarded():
+        with self._translate_errors():
             keys = [key for chunk in self._client.keys(prefix) for key in chunk]
         return sorted(
             {key[len(prefix) :].partition(b":")[0].decode(errors="replace") for key in keys}
@@ -180,48 +188,48 @@ class ValkeyCopies:
 
     def is_claimed(self) -> bool:
         """Return whether a publisher has these records."""
-        with self._guarded():
-            return self._client.read([self._owner_key])[0] is not None
+        with self._translate_errors():
+            return self._client.read([self._claim_key])[0] is not None
 
     def claim(self, token: bytes, lifetime_ms: int) -> bool:
-        with self._guarded():
-            return self._client.claim(self._owner_key, token, lifetime_ms)
+        with self._translate_errors():
+            return self._client.claim(self._claim_key, token, lifetime_ms)
 
     def release(self, token: bytes) -> None:
-        with self._guarded():
-            self._client.release(self._owner_key, token)
+        with self._translate_errors():
+            self._client.release(self._claim_key, token)
 
-    def servers(self) -> tuple[str, ...]:
-        with self._guarded():
-            return self._client.servers()
+    def server_ids(self) -> tuple[str, ...]:
+        with self._translate_errors():
+            return self._client.server_ids()
 
-    def check(self) -> None:
+    def check_eviction_policy(self) -> None:
         """Raise StorageError if a server silently evicts records when it is full."""
-        with self._guarded():
-            settings = self._client.memory()
-        for setting in settings:
-            policy = setting.get("maxmemory_policy", "noeviction")
-            if int(setting.get("maxmemory", 0)) and policy != "noeviction":
+        with self._translate_errors():
+            memory_infos = self._client.memory_info()
+        for info in memory_infos:
+            policy = info.get("maxmemory_policy", "noeviction")
+            if int(info.get("maxmemory", 0)) and policy != "noeviction":
                 message = f"maxmemory-policy is {policy}, which drops records in silence"
                 raise StorageError(message, where=self.where, fix="maxmemory-policy noeviction")
 
     def key(self, key: bytes) -> bytes:
         return self._prefix + b"." + key
 
-    def read(self, keys: Sequence[bytes], head: Head | None = None) -> list[bytes | None]:
+    def read(self, keys: Sequence[bytes], head: CommitHead | None = None) -> list[bytes | None]:
         """Return the stored versions of each key.
 
         With a `head`, a replica that has it may serve a hedged read.
         """
         values: list[bytes | None] = []
-        with self._guarded():
-            for start in range(0, len(keys), CHUNK):
+        with self._translate_errors():
+            for start in range(0, len(keys), CHUNK_RECORDS):
                 values += self._read_values(
-                    [self.key(key) for key in keys[start : start + CHUNK]], head
+                    [self.key(key) for key in keys[start : start + CHUNK_RECORDS]], head
                 )
         return values
 
-    def _read_values(self, keys: list[bytes], head: Head | None) -> list[bytes | None]:
+    def _read_values(self, keys: list[bytes], head: CommitHead | None) -> list[bytes | None]:
         if self._hedge is None:
             return self._client.read(keys)
         if self._replica is None or head is None:
@@ -246,7 +254,7 @@ class ValkeyCopies:
         )
 
     def all_keys(self, prefix: bytes) -> list[bytes]:
-        with self._guarded():
+        with self._translate_errors():
             length = len(self.key(b""))
             return sorted(
                 {key[length:] for keys in self._client.keys(self.key(prefix)) for key in keys}
@@ -258,7 +266,7 @@ class ValkeyCopies:
             self._replica.close()
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         import redis
 
         if self._breaker is not None and not self._breaker.allow():
@@ -305,7 +313,7 @@ def open_copies(
     where: str,
     *,
     timeout_s: float,
-    breaker: Breaker | None,
+    breaker: CircuitBreaker | None,
     password: str,
     hedge: Hedge | None,
     replica: str,

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from tailorbird.errors import ConfigError
 from tailorbird.store.hedge import Hedge, HedgeRequest
 
-_SCAN = 1_000
+_SCAN_PAGE_KEYS = 1_000
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _POLL_S = 0.0002  # alternating wait for one of two responses
 
@@ -24,53 +24,55 @@ class _Request:
     """One MGET on a connection of its own, which is closed if its response was not read."""
 
     def __init__(self, pool: Any, keys: Sequence[bytes]) -> None:
-        self._pool, self._keys, self._read = pool, keys, False
+        self._pool, self._keys, self._is_read = pool, keys, False
 
     def __enter__(self) -> "_Request":
         self._connection = self._pool.get_connection()
         try:
             self._connection.send_command("MGET", *self._keys)
         except BaseException:
-            self._leave()
+            self._release()
             raise
         return self
 
-    def answered(self, wait_s: float) -> bool:
+    def wait_for_response(self, wait_s: float) -> bool:
         """Return whether a response arrives within `wait_s` seconds."""
         return self._connection.can_read(max(0.0, wait_s))
 
-    def values(self) -> list[bytes | None]:
+    def read_values(self) -> list[bytes | None]:
         response = self._connection.read_response()
-        self._read = True
+        self._is_read = True
         return response
 
     def __exit__(self, *_: object) -> None:
-        self._leave()
+        self._release()
 
-    def _leave(self) -> None:
-        if not self._read:
+    def _release(self) -> None:
+        if not self._is_read:
             self._connection.disconnect()
         self._pool.release(self._connection)
 
 
 def _race_requests(
-    first_request: _Request, hedge: HedgeRequest, until: float
+    first_request: _Request, hedge: HedgeRequest, deadline: float
 ) -> list[bytes | None] | None:
     """Return the second request's values if they come first; None if the first is to be read."""
     with _Request(hedge.client.pool, hedge.keys) as second_request:
-        while time.monotonic() < until:
-            if first_request.answered(_POLL_S):
+        while time.monotonic() < deadline:
+            if first_request.wait_for_response(_POLL_S):
                 return None
-            if second_request.answered(_POLL_S):
-                return hedge.accepts(second_request.values())
+            if second_request.wait_for_response(_POLL_S):
+                return hedge.accepts(second_request.read_values())
     return None
 
 
 class ValkeyClient:
     """A `store.valkey.Client`."""
 
-    def __init__(self, make: Callable[[], Any], *, cluster: bool, timeout_s: float = 1.0) -> None:
-        self._make_client, self._cluster, self._timeout_s = make, cluster, timeout_s
+    def __init__(
+        self, make_client: Callable[[], Any], *, is_cluster: bool, timeout_s: float = 1.0
+    ) -> None:
+        self._make_client, self._is_cluster, self._timeout_s = make_client, is_cluster, timeout_s
 
     @cached_property
     def _client(self) -> Any:
@@ -84,39 +86,41 @@ class ValkeyClient:
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
             return []
-        return self._client.mget_nonatomic(keys) if self._cluster else self._client.mget(keys)
+        return self._client.mget_nonatomic(keys) if self._is_cluster else self._client.mget(keys)
 
     def read_hedged(
-        self, keys: Sequence[bytes], hedge: Hedge, second: HedgeRequest | None = None
+        self, keys: Sequence[bytes], hedge: Hedge, second_request: HedgeRequest | None = None
     ) -> list[bytes | None]:
-        """Read with a second request after a delay: over another connection, or as `second`.
+        """Read with a second request after a delay: `second_request`, or one of another connection.
 
         A cluster is not hedged.
         """
-        if self._cluster or not keys:
+        if self._is_cluster or not keys:
             return self.read(keys)
-        wait_s, started_at = hedge.wait_s(), time.monotonic()
+        wait_s, started_at = hedge.delay_s(), time.monotonic()
         with _Request(self.pool, keys) as first_request:
-            if wait_s is None or first_request.answered(wait_s) or not hedge.try_hedge():
-                values = first_request.values()
+            if wait_s is None or first_request.wait_for_response(wait_s) or not hedge.try_hedge():
+                values = first_request.read_values()
                 hedge.record(time.monotonic() - started_at)
                 return values
-            if second is None:
-                second = HedgeRequest(self, keys, lambda values: values)
+            if second_request is None:
+                second_request = HedgeRequest(self, keys, lambda values: values)
             try:
                 second_values = _race_requests(
-                    first_request, second, until=started_at + self._timeout_s
+                    first_request, second_request, deadline=started_at + self._timeout_s
                 )
             except (redis.exceptions.RedisError, OSError):
                 second_values = None  # the first request is still open
-            values = first_request.values() if second_values is None else second_values
+            values = first_request.read_values() if second_values is None else second_values
             hedge.record(time.monotonic() - started_at, won=second_values is not None)
             return values
 
     def write(
         self, records: Mapping[bytes, bytes], lifetimes_ms: Mapping[bytes, int] | None = None
     ) -> None:
-        with self._client.pipeline(**({} if self._cluster else {"transaction": False})) as pipeline:
+        with self._client.pipeline(
+            **({} if self._is_cluster else {"transaction": False})
+        ) as pipeline:
             for key, value in records.items():
                 pipeline.set(key, value, px=(lifetimes_ms or {}).get(key))
             pipeline.execute()
@@ -140,19 +144,19 @@ class ValkeyClient:
             )
             + b"*"
         )
-        page: list[bytes] = []
-        for key in self._client.scan_iter(match=pattern, count=_SCAN):
-            page.append(key)
-            if len(page) == _SCAN:
-                yield page
-                page = []
-        if page:
-            yield page
+        page_keys: list[bytes] = []
+        for key in self._client.scan_iter(match=pattern, count=_SCAN_PAGE_KEYS):
+            page_keys.append(key)
+            if len(page_keys) == _SCAN_PAGE_KEYS:
+                yield page_keys
+                page_keys = []
+        if page_keys:
+            yield page_keys
 
     def delete(self, keys: Sequence[bytes]) -> None:
         if not keys:
             return
-        if not self._cluster:
+        if not self._is_cluster:
             self._client.unlink(*keys)
             return
         with (
@@ -162,10 +166,10 @@ class ValkeyClient:
                 pipeline.execute_command("UNLINK", key)
             pipeline.execute()
 
-    def servers(self) -> tuple[str, ...]:
+    def server_ids(self) -> tuple[str, ...]:
         return tuple(sorted(info["run_id"] for info in self._info_by_primary("server")))
 
-    def memory(self) -> list[Mapping[str, Any]]:
+    def memory_info(self) -> list[Mapping[str, Any]]:
         """Return the memory section of INFO of each primary."""
         return self._info_by_primary("memory")
 
@@ -174,7 +178,7 @@ class ValkeyClient:
             self._client.close()
 
     def _info_by_primary(self, section: str) -> list[Mapping[str, Any]]:
-        if not self._cluster:
+        if not self._is_cluster:
             return [self._client.info(section)]
         return [
             self._client.get_redis_connection(node).info(section)
@@ -190,7 +194,7 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
     Raises:
         ConfigError: the URL is invalid, has an unknown option, or names a missing file.
     """
-    cluster = "+cluster" in url.partition("://")[0]
+    is_cluster = "+cluster" in url.partition("://")[0]
     base_url = (
         url.replace("+cluster", "", 1)
         .replace("valkeys://", "rediss://", 1)
@@ -211,14 +215,14 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
     _require_options(server_client.connection_pool)
-    if cluster:
+    if is_cluster:
         return ValkeyClient(
             lambda: RedisCluster.from_url(
                 base_url, retry=Retry(NoBackoff(), 1), **options, **password_option
             ),
-            cluster=True,
+            is_cluster=True,
         )
-    return ValkeyClient(lambda: server_client, cluster=False, timeout_s=timeout_s)
+    return ValkeyClient(lambda: server_client, is_cluster=False, timeout_s=timeout_s)
 
 
 def _require_options(pool: Any) -> None:

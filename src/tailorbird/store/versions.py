@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from tailorbird.errors import DamageError
 from tailorbird.store.protocol import SnapshotExpiredError
 
-_HEAD = struct.Struct("<3Q")
-_VERSIONS = struct.Struct("<3Q2i")
-_ABSENT, _UNKNOWN = -1, -2  # lengths: the record was absent; it is unknown
+_HEAD_FORMAT = struct.Struct("<3Q")
+_RECORD_FORMAT = struct.Struct("<3Q2i")
+_ABSENT_LENGTH, _UNKNOWN_LENGTH = -1, -2  # lengths: the record was absent; it is unknown
 
 
 @dataclass(frozen=True)
-class Head:
+class CommitHead:
     """The newest complete commit. Sequences of different epochs are not comparable.
 
     `at` is when it was last known to be newest, by the publisher's clock, in microseconds.
@@ -40,47 +40,65 @@ class Change:
     has_old: bool = False
 
 
-def encode_versions(change: Change, epoch: int, sequence: int, before: int) -> bytes:
+def encode_versions(change: Change, epoch: int, sequence: int, previous_sequence: int) -> bytes:
     """Encode the two versions of a record."""
-    new, old = change.new or b"", (change.old or b"") if change.has_old else b""
-    new_length = _ABSENT if change.new is None else len(new)
-    old_length = _UNKNOWN if not change.has_old else _ABSENT if change.old is None else len(old)
-    return _VERSIONS.pack(epoch, sequence, before, new_length, old_length) + new + old
+    new_value, old_value = change.new or b"", (change.old or b"") if change.has_old else b""
+    new_length = _ABSENT_LENGTH if change.new is None else len(new_value)
+    old_length = (
+        _UNKNOWN_LENGTH
+        if not change.has_old
+        else _ABSENT_LENGTH
+        if change.old is None
+        else len(old_value)
+    )
+    return (
+        _RECORD_FORMAT.pack(epoch, sequence, previous_sequence, new_length, old_length)
+        + new_value
+        + old_value
+    )
 
 
-def version_at(stored: bytes, head: Head) -> bytes | None:
+def version_at(record: bytes, head: CommitHead) -> bytes | None:
     """Return the record as of the head.
 
     Raises:
         SnapshotExpiredError: it is known only as of a later commit.
         DamageError: the bytes are no record of ours.
     """
-    if len(stored) < _VERSIONS.size:
+    if len(record) < _RECORD_FORMAT.size:
         raise DamageError(
-            f"a record of {len(stored)} bytes is none of ours",
+            f"a record of {len(record)} bytes is none of ours",
             fix="another program writes under these keys",
         )
-    epoch, sequence, before, new, old = _VERSIONS.unpack_from(stored)
-    start = _VERSIONS.size
-    if len(stored) != start + max(new, 0) + max(old, 0) or new < _ABSENT or old < _UNKNOWN:
+    epoch, sequence, previous_sequence, new_length, old_length = _RECORD_FORMAT.unpack_from(record)
+    start = _RECORD_FORMAT.size
+    if (
+        len(record) != start + max(new_length, 0) + max(old_length, 0)
+        or new_length < _ABSENT_LENGTH
+        or old_length < _UNKNOWN_LENGTH
+    ):
         raise DamageError("a record is cut short", fix="tailorbird run worker publishes it anew")
     if epoch == head.epoch and sequence <= head.sequence:
-        return None if new == _ABSENT else stored[start : start + new]
-    if epoch == head.epoch and old != _UNKNOWN and before <= head.sequence:
-        return None if old == _ABSENT else stored[start + max(new, 0) :]
+        return None if new_length == _ABSENT_LENGTH else record[start : start + new_length]
+    if epoch == head.epoch and old_length != _UNKNOWN_LENGTH and previous_sequence <= head.sequence:
+        return None if old_length == _ABSENT_LENGTH else record[start + max(new_length, 0) :]
     raise SnapshotExpiredError("the record was written again while it was read")
 
 
-def encode_head(head: Head) -> bytes:
+def encode_head(head: CommitHead) -> bytes:
     """Encode the head."""
-    return _HEAD.pack(head.epoch, head.sequence, head.at)
+    return _HEAD_FORMAT.pack(head.epoch, head.sequence, head.at)
 
 
-def decode_head(stored: bytes | None) -> Head | None:
+def decode_head(head_bytes: bytes | None) -> CommitHead | None:
     """Decode a stored head; None if it is absent or not one of ours."""
-    return None if stored is None or len(stored) != _HEAD.size else Head(*_HEAD.unpack(stored))
+    return (
+        None
+        if head_bytes is None or len(head_bytes) != _HEAD_FORMAT.size
+        else CommitHead(*_HEAD_FORMAT.unpack(head_bytes))
+    )
 
 
-def is_of_epoch(stored: bytes, epoch: int) -> bool:
+def is_of_epoch(record: bytes, epoch: int) -> bool:
     """Return whether a record was written under this epoch."""
-    return len(stored) >= 8 and int.from_bytes(stored[:8], "little") == epoch
+    return len(record) >= 8 and int.from_bytes(record[:8], "little") == epoch

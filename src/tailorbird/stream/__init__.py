@@ -15,32 +15,32 @@ from tailorbird.stream.log_set import (
 from tailorbird.stream.opening import open_reader, open_writer
 from tailorbird.stream.partitions import (
     HISTORICAL_PRODUCERS,
-    IMPORTS,
-    REPLAYS,
+    IMPORT_PRODUCER,
+    REPLAY_PRODUCER,
     Address,
     RawAddress,
     Stream,
+    damaged_tail_files,
     raw_logs,
     raw_path,
     response_log_path,
     response_logs,
     routed_path,
     scores_path,
-    set_aside_files,
 )
 from tailorbird.stream.protocol import Block, LogReader, LogWriter, RawWriter, StoredBlock
 from tailorbird.stream.reading import EmbeddedReader
 from tailorbird.stream.released import (
     ReleasedPositions,
     read_history_end,
-    read_prunable,
-    read_released,
+    read_prunable_positions,
+    read_released_positions,
 )
 
 __all__ = [
     "HISTORICAL_PRODUCERS",
-    "IMPORTS",
-    "REPLAYS",
+    "IMPORT_PRODUCER",
+    "REPLAY_PRODUCER",
     "Address",
     "Block",
     "EmbeddedReader",
@@ -57,6 +57,7 @@ __all__ = [
     "ReleasedPositions",
     "StoredBlock",
     "Stream",
+    "damaged_tail_files",
     "log_address",
     "log_set",
     "open_reader",
@@ -64,11 +65,10 @@ __all__ = [
     "raw_logs",
     "raw_path",
     "read_history_end",
-    "read_prunable",
-    "read_released",
+    "read_prunable_positions",
+    "read_released_positions",
     "response_log_path",
     "response_logs",
     "routed_path",
     "scores_path",
-    "set_aside_files",
 ]

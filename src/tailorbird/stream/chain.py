@@ -12,16 +12,16 @@ from zlib import crc32
 
 from tailorbird.stream.protocol import Block
 
-_HEAD = struct.Struct("<IqqII")
+_HEADER = struct.Struct("<IqqII")
 
 
-def origin_sum(partition: str) -> int:
-    """Return the sum before a log's first block."""
+def initial_checksum(partition: str) -> int:
+    """Return the checksum before a log's first block."""
     return crc32(partition.encode())
 
 
-def link(previous: int, offset: int, block: Block) -> int:
-    """Return the sum of `block` at `offset` after a block with the sum `previous`."""
+def block_checksum(previous_checksum: int, offset: int, block: Block) -> int:
+    """Return the sum of `block` at `offset` after a block with the sum `previous_checksum`."""
     kind = block.kind.encode()
-    head = _HEAD.pack(previous, offset, block.rows, len(kind), len(block.receipt))
-    return crc32(block.payload, crc32(block.receipt, crc32(kind, crc32(head))))
+    header = _HEADER.pack(previous_checksum, offset, block.rows, len(kind), len(block.receipt))
+    return crc32(block.payload, crc32(block.receipt, crc32(kind, crc32(header))))

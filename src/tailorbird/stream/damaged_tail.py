@@ -11,13 +11,13 @@ import msgspec
 
 from tailorbird.stream import sqlite
 from tailorbird.stream.reading import (
-    COLUMNS,
+    BLOCK_COLUMNS,
     damaged_block_error,
     decode_block,
-    head_row,
-    last_block,
-    log_row,
     lost_tail_error,
+    read_last_end,
+    read_log_row,
+    read_recorded_end,
 )
 
 log = logging.getLogger(__name__)
@@ -31,23 +31,23 @@ def find_damaged_tail(connection: apsw.Connection, path: Path) -> int | None:
         DamageError: an intact block follows a damaged one.
     """
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)
+        f"SELECT {BLOCK_COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)
     ).fetchall()
     if not rows:
         return None
     rows.reverse()
     if len(rows) > _TAIL_BLOCKS:
-        previous_crc = rows.pop(0)[3]
+        _, _, _, previous_crc, _, _ = rows.pop(0)
     else:
-        previous_crc = log_row(connection)[3]
+        previous_crc = read_log_row(connection).first_crc
     damaged_from: int | None = None
     for row in rows:
         is_intact = decode_block(row, previous_crc) is not None
-        previous_crc = row[3]
+        offset, _, _, previous_crc, _, _ = row
         if is_intact and damaged_from is not None:
             raise damaged_block_error(path, damaged_from)
         if not is_intact and damaged_from is None:
-            damaged_from = row[0]
+            damaged_from = offset
     return damaged_from
 
 
@@ -58,20 +58,20 @@ def cut_tail(connection: apsw.Connection, path: Path, offset: int) -> Path:
         The file beside the log.
     """
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)
+        f"SELECT {BLOCK_COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)
     ).fetchall()
-    head = head_row(connection)
-    end = (
-        head[0]
-        if head is not None
-        else rows[-1][0] + (rows[-1][2] if isinstance(rows[-1][2], int) else 1)
-    )
+    recorded = read_recorded_end(connection)
+    if recorded is not None:
+        end = recorded.end
+    else:
+        last_offset, _, last_rows, *_ = rows[-1]
+        end = last_offset + (last_rows if isinstance(last_rows, int) else 1)
     aside_path = path.with_name(f"{path.name}.damaged-{offset}")
     sqlite.write_synced(aside_path, msgspec.msgpack.encode(rows))
     with connection:
         connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
         connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
-        write_head(connection, *last_block(connection))
+        write_recorded_end(connection, *read_last_end(connection))
     log.critical(
         "%s: the blocks at %d to %d do not match their checksums, or are gone; what "
         "there is of them was moved to %s. They may hold "
@@ -84,11 +84,13 @@ def cut_tail(connection: apsw.Connection, path: Path, offset: int) -> Path:
     return aside_path
 
 
-def repair_head(connection: apsw.Connection, path: Path, damaged_tail: str) -> Path | None:
+def repair_recorded_end(
+    connection: apsw.Connection, path: Path, on_damaged_tail: str
+) -> Path | None:
     """Compare the last block with the record of it, and make the record right.
 
     Args:
-        damaged_tail: "stop" to raise if the log ends before its record.
+        on_damaged_tail: "stop" to raise if the log ends before its record.
 
     Returns:
         The file in which the end of the log was set aside, if any.
@@ -97,26 +99,26 @@ def repair_head(connection: apsw.Connection, path: Path, damaged_tail: str) -> P
         DamageError: the log ends before its record.
     """
     aside_path = None
-    end, crc = last_block(connection)
-    head = head_row(connection)
-    if head == (end, crc):
+    last = read_last_end(connection)
+    recorded = read_recorded_end(connection)
+    if recorded == last:
         return None
-    if head is not None and head[0] > end:
-        if damaged_tail == "stop":
-            raise lost_tail_error(path, end, head[0])
-        aside_path = cut_tail(connection, path, end)
-    elif head is not None:  # the chain is intact beyond it, so the record is stale
+    if recorded is not None and recorded.end > last.end:
+        if on_damaged_tail == "stop":
+            raise lost_tail_error(path, last.end, recorded.end)
+        aside_path = cut_tail(connection, path, last.end)
+    elif recorded is not None:  # the chain is intact beyond it, so the record is stale
         log.critical(
             "%s: the note of the last block was not what was written, the blocks are: "
             "look at the disk",
             path,
         )
     with connection:
-        write_head(connection, *last_block(connection))
+        write_recorded_end(connection, *read_last_end(connection))
     return aside_path
 
 
-def write_head(connection: apsw.Connection, end: int, crc: int) -> None:
+def write_recorded_end(connection: apsw.Connection, end: int, crc: int) -> None:
     """Record offset and checksum of the end of the log, within a transaction."""
     connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (end, crc))
 

@@ -27,23 +27,23 @@ from tailorbird.stream import chain, sqlite
 from tailorbird.stream.damaged_tail import (
     cut_tail,
     find_damaged_tail,
-    repair_head,
+    repair_recorded_end,
     set_lost_log_aside,
-    write_head,
+    write_recorded_end,
 )
 from tailorbird.stream.protocol import Block, StoredBlock
 from tailorbird.stream.reading import (
-    COLUMNS,
-    FORMAT,
-    TABLES,
+    BLOCK_COLUMNS,
+    FORMAT_VERSION,
+    TABLES_SQL,
     check_format,
     damaged_block_error,
-    last_block,
-    log_row,
+    read_last_end,
+    read_log_row,
 )
 
 log = logging.getLogger(__name__)
-_PRUNE_BLOCKS, _PRUNE_BYTES = (
+_PRUNE_BLOCKS_MAX, _PRUNE_BYTES_MAX = (
     256,
     64 << 20,
 )  # in one transaction, so that pruning never holds the file long
@@ -54,7 +54,7 @@ def open_writer(
     *,
     partition: str,
     first_position: int = 0,
-    damaged_tail: str = "set_aside",
+    on_damaged_tail: str = "set_aside",
     expected_end: int = 0,
 ) -> "EmbeddedWriter":
     """Open or create the log at `path` as its only writer.
@@ -62,7 +62,7 @@ def open_writer(
     Args:
         partition: name of the log, fixed at its creation.
         first_position: offset of the first row of a new log.
-        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and
+        on_damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and
             continues, "stop" raises DamageError.
         expected_end: highest position that a reader has read; a log that ends before it was lost,
             and a new one begins there, see `stream.locked`.
@@ -74,7 +74,7 @@ def open_writer(
     path = Path(path)
     lock = FileLock(path)
     try:
-        return EmbeddedWriter(path, lock, partition, first_position, damaged_tail, expected_end)
+        return EmbeddedWriter(path, lock, partition, first_position, on_damaged_tail, expected_end)
     except BaseException:
         lock.release()
         raise
@@ -86,8 +86,8 @@ class EmbeddedWriter:
     Attributes:
         connection: for tables of the writer's owner in the same file; change them only within
             `transaction()`.
-        set_aside: the files into which damaged last blocks, or a log that lost rows, were moved
-            when the log was opened.
+        damaged_tail_paths: the files into which damaged last blocks, or a log that lost rows, were
+            moved when the log was opened.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class EmbeddedWriter:
         lock: FileLock,
         partition: str,
         first_position: int,
-        damaged_tail: str,
+        on_damaged_tail: str,
         expected_end: int = 0,
     ) -> None:
         self.path = path
@@ -104,22 +104,24 @@ class EmbeddedWriter:
         self._failure = ""
         self._checkpoint_failed = self._must_recover_wal = False
         self._in_transaction = False
-        self.set_aside: list[Path] = []
+        self.damaged_tail_paths: list[Path] = []
         with sqlite.translate_errors(path):
             if expected_end > first_position and not path.exists():
                 note = msgspec.msgpack.encode([])
-                self.set_aside.append(set_lost_log_aside(path, first_position, expected_end, note))
+                self.damaged_tail_paths.append(
+                    set_lost_log_aside(path, first_position, expected_end, note)
+                )
                 first_position = expected_end
-            self._connect(partition, first_position, damaged_tail)
+            self._connect(partition, first_position, on_damaged_tail)
             if self._end < expected_end:
                 self._replace_lost_log(partition, expected_end)
 
-    def _connect(self, partition: str, first_position: int, damaged_tail: str) -> None:
+    def _connect(self, partition: str, first_position: int, on_damaged_tail: str) -> None:
         self.connection = sqlite.connect_writer(self.path)
         try:
             self._recover_wal()
             self._create_tables(partition, first_position)
-            self._open(partition, damaged_tail)
+            self._open(partition, on_damaged_tail)
         except BaseException:
             self.connection.close()
             raise
@@ -135,9 +137,9 @@ class EmbeddedWriter:
                 where=str(self.path),
                 fix="stop all roles, then start again",
             )
-        self.set_aside.append(set_lost_log_aside(self.path, self._end, expected_end))
-        for leftover in ("-wal", "-shm"):  # their content is in the file
-            self.path.with_name(self.path.name + leftover).unlink(missing_ok=True)
+        self.damaged_tail_paths.append(set_lost_log_aside(self.path, self._end, expected_end))
+        for suffix in ("-wal", "-shm"):  # their content is in the file
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         self._connect(partition, expected_end, "set_aside")
 
     def _recover_wal(self) -> None:
@@ -149,20 +151,21 @@ class EmbeddedWriter:
 
     def _create_tables(self, partition: str, first_position: int) -> None:
         with self.connection:
-            self.connection.execute(TABLES)
+            self.connection.execute(TABLES_SQL)
             row = (
-                FORMAT,
+                FORMAT_VERSION,
                 partition,
                 first_position,
-                chain.origin_sum(partition),
+                chain.initial_checksum(partition),
                 first_position,
                 first_position,
             )
             self.connection.execute("INSERT OR IGNORE INTO log VALUES (1, ?, ?, ?, ?, ?, ?)", row)
 
-    def _open(self, partition: str, damaged_tail: str) -> None:
-        format_, self.partition, *_ = log_row(self.connection)
-        check_format(self.path, format_)
+    def _open(self, partition: str, on_damaged_tail: str) -> None:
+        log_row = read_log_row(self.connection)
+        self.partition = log_row.partition
+        check_format(self.path, log_row.format)
         if self.partition != partition:
             raise InputError(
                 f"this is the log of {self.partition}, not of {partition}",
@@ -171,13 +174,15 @@ class EmbeddedWriter:
             )
         damaged_from = find_damaged_tail(self.connection, self.path)
         if damaged_from is not None:
-            if damaged_tail == "stop":
+            if on_damaged_tail == "stop":
                 raise damaged_block_error(self.path, damaged_from)
-            self.set_aside.append(cut_tail(self.connection, self.path, damaged_from))
-        if (aside := repair_head(self.connection, self.path, damaged_tail)) is not None:
-            self.set_aside.append(aside)
-        end, self._crc = last_block(self.connection)
-        self._end = max(end, log_row(self.connection)[5])
+            self.damaged_tail_paths.append(cut_tail(self.connection, self.path, damaged_from))
+        if (
+            damaged_path := repair_recorded_end(self.connection, self.path, on_damaged_tail)
+        ) is not None:
+            self.damaged_tail_paths.append(damaged_path)
+        end, self._crc = read_last_end(self.connection)
+        self._end = max(end, read_log_row(self.connection).end_min)
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
@@ -185,21 +190,21 @@ class EmbeddedWriter:
         self._check_usable()
         if self._checkpoint_failed:
             self._retry_checkpoint()
-        before = self._end, self._crc
+        previous_end = self._end, self._crc
         self._in_transaction = True
         try:
             with sqlite.translate_errors(self.path):
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield self.connection
         except BaseException:
-            self._end, self._crc = before
+            self._end, self._crc = previous_end
             self._roll_back()
             raise
         finally:
             self._in_transaction = False
-        self._commit(before)
+        self._commit(previous_end)
 
-    def _commit(self, before: tuple[int, int]) -> None:
+    def _commit(self, previous_end: tuple[int, int]) -> None:
         is_committed = False
         try:
             faults.at("stream.before_commit")
@@ -219,7 +224,7 @@ class EmbeddedWriter:
                 )
                 return
             if not is_committed:  # committed blocks keep their offsets
-                self._end, self._crc = before
+                self._end, self._crc = previous_end
                 self._roll_back()
             if is_committed or not _is_full(error):
                 self._failure = str(error) or type(error).__name__
@@ -268,16 +273,16 @@ class EmbeddedWriter:
         for block in blocks:
             if block.rows < 1:
                 raise ValueError(f"a block takes at least one position, got rows={block.rows}")
-            self._crc = chain.link(self._crc, self._end, block)
+            self._crc = chain.block_checksum(self._crc, self._end, block)
             rows.append(
                 (self._end, block.kind, block.rows, self._crc, block.receipt, block.payload)
             )
             self._end += block.rows
         with sqlite.translate_errors(self.path):
             self.connection.executemany(
-                f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
+                f"INSERT INTO block({BLOCK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
-            write_head(self.connection, self._end, self._crc)
+            write_recorded_end(self.connection, self._end, self._crc)
         faults.at("stream.after_append")
         return start
 
@@ -295,21 +300,21 @@ class EmbeddedWriter:
     def prune(self, before: int) -> int:
         """Prune blocks, see `LogWriter.prune`; later blocks reuse the space."""
         count = 0
-        while chunk := self.prune_batch(before):
-            count += chunk
+        while batch_count := self.prune_batch(before):
+            count += batch_count
         return count
 
-    def prune_partitions(self, before: Sequence[int]) -> int:
+    def prune_partitions(self, before_positions: Sequence[int]) -> int:
         """Prune the one partition, see `prune_batch`."""
-        return self.prune_batch(before[0])
+        return self.prune_batch(before_positions[0])
 
     def prune_batch(
-        self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None
+        self, before: int, *, on_delete: Callable[[list[StoredBlock]], None] | None = None
     ) -> int:
         """Prune some blocks in one transaction and return how many; 0 if none are left.
 
         Args:
-            before_delete: gets the blocks, unchecked, within the transaction; its writes are
+            on_delete: gets the blocks, unchecked, within the transaction; its writes are
                 committed with the deletion.
         """
         with self.transaction() as connection:
@@ -317,16 +322,17 @@ class EmbeddedWriter:
                 "SELECT offset, rows, crc, length(payload) FROM block WHERE offset + rows <= "
                 "? ORDER BY offset LIMIT ?"
             )
-            rows = connection.execute(select, (before, _PRUNE_BLOCKS)).fetchall()
-            sizes = list(accumulate(row[3] for row in rows))
-            rows = rows[: max(1, bisect_right(sizes, _PRUNE_BYTES))]
+            rows = connection.execute(select, (before, _PRUNE_BLOCKS_MAX)).fetchall()
+            cumulative_bytes = list(accumulate(payload_bytes for _, _, _, payload_bytes in rows))
+            rows = rows[: max(1, bisect_right(cumulative_bytes, _PRUNE_BYTES_MAX))]
             if rows:
                 offset, count, crc, _ = rows[-1]
-                if before_delete is not None:
+                if on_delete is not None:
                     deleted_rows = connection.execute(
-                        f"SELECT {COLUMNS} FROM block WHERE offset <= ? ORDER BY offset", (offset,)
+                        f"SELECT {BLOCK_COLUMNS} FROM block WHERE offset <= ? ORDER BY offset",
+                        (offset,),
                     )
-                    before_delete(
+                    on_delete(
                         [
                             StoredBlock(block_offset, Block(kind, row_count, payload, receipt))
                             for block_offset, kind, row_count, _, receipt, payload in deleted_rows

@@ -25,30 +25,29 @@ import msgspec
 
 from tailorbird import faults
 from tailorbird.errors import ConfigError, InputError, LockedError, UsageError
-from tailorbird.events import Clock, Receipt, RoutePlan, check
+from tailorbird.events import Clock, Receipt, RoutePlan, check_body
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
-from tailorbird.events.pseudonyms import SETTING, Pseudonyms
+from tailorbird.events.pseudonyms import KEY_SETTING, Pseudonyms
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.storage_paths import StoragePath
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.locked import read_expected_ends
-from tailorbird.stream.partitions import IMPORTS, raw_path
+from tailorbird.stream.partitions import IMPORT_PRODUCER, raw_path
 from tailorbird.stream.protocol import Block
 from tailorbird.stream.runs import ExternalSort, RefusedLines
 
-PRODUCER = IMPORTS
 RUN_ROWS = 1_000_000  # sorted in memory at once: about half a GB of typical events
 BODY_ROWS, BODY_BYTES = 2_000, 4 << 20
 COMMIT_BODIES, COMMIT_BYTES = 25, 64 << 20
 ROW_BYTES_MAX = 256 << 20  # bound of a block; no event comes near
-LOCK_S = 3.0  # time that an import waits for its log
-_EXAMPLES = 5
+LOCK_TIMEOUT_S = 3.0  # time that an import waits for its log
+_EXAMPLES_MAX = 5
 
-Progress = Callable[[str, int, int | None], None]
+ReportProgress = Callable[[str, int, int | None], None]
 
 # `path` is empty, since a file may be named after somebody and is identified by its content.
 # Earlier versions wrote it, see `erase_paths`.
-_IMPORTS = """
+_IMPORT_TABLE_SQL = """
 CREATE TABLE IF NOT EXISTS import(
     key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, began_at INTEGER NOT NULL,
     plan BLOB NOT NULL,
@@ -91,7 +90,7 @@ def import_files(
     plan: RoutePlan,
     clock: Clock,
     options: AdapterOptions | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    report_progress: ReportProgress = lambda stage, done, total: None,
     run_rows: int = RUN_ROWS,
     pseudonyms: Pseudonyms | None = None,
     suppression_list: SuppressionList | None = None,
@@ -115,65 +114,67 @@ def import_files(
     """
     if format_ not in FORMATS:
         raise UsageError(f"unknown format {format_!r}", fix=f"use one of {', '.join(FORMATS)}")
-    format_adapter = FORMATS[format_]
-    read, patterns = format_adapter.read, format_adapter.patterns
-    files = find_files(path, patterns)
-    size = sum(file.stat().st_size for file in files)
+    adapter = FORMATS[format_]
+    files = find_files(path, adapter.patterns)
+    total_bytes = sum(file.stat().st_size for file in files)
     digested_bytes = 0
 
     def report_digested(count: int) -> None:
         nonlocal digested_bytes
         digested_bytes += count
-        progress("checksums", digested_bytes, size)
+        report_progress("checksums", digested_bytes, total_bytes)
 
     options = options or AdapterOptions(root=str(path))
     digests = digest_files(files, report_digested)
     report = ImportReport([str(file) for file in files])
     writer = _open_log(stream, lake)
-    folder = stream / "import-runs"  # the writer's lock allows one import at a time
+    runs_folder = stream / "import-runs"  # the writer's lock allows one import at a time
     try:
-        report.set_aside = [str(aside) for aside in writer.set_aside]
-        pseudonym_key_id = "" if pseudonyms is None else pseudonyms.fingerprint
-        log = _Progress(
+        report.set_aside = [str(damaged_path) for damaged_path in writer.damaged_tail_paths]
+        pseudonym_key_id = "" if pseudonyms is None else pseudonyms.key_fingerprint
+        progress = _ImportProgress(
             writer,
-            _hash_import(format_, options, digests),
-            path,
-            format_,
-            clock.now(),
-            plan,
-            pseudonym_key_id,
+            key=_hash_import(format_, options, digests),
+            path=path,
+            format_=format_,
+            now=clock.now(),
+            plan=plan,
+            pseudonym_key_id=pseudonym_key_id,
         )
-        if log.is_finished:
+        if progress.is_finished:
             report.is_repeated = True
             return report
-        report.resumed_at = log.rows_done
-        shutil.rmtree(folder, ignore_errors=True)  # left by an import that died
-        runs, refused = ExternalSort(folder, run_rows), RefusedLines(folder)
-        receipt = Receipt(log.started_at, "import", "ndjson")
-        hide = None
+        report.resumed_at = progress.rows_done
+        shutil.rmtree(runs_folder, ignore_errors=True)  # left by an import that died
+        external_sort = ExternalSort(runs_folder, run_rows)
+        refused_lines = RefusedLines(runs_folder)
+        receipt = Receipt(progress.started_at, "import", "ndjson")
+        pseudonymise_line = None
         if pseudonyms is not None:
-            hide = partial(
-                pseudonyms.pseudonymise_line, foreign=format_ == "gorse", types=log.plan.event_types
+            pseudonymise_line = partial(
+                pseudonyms.pseudonymise_line,
+                is_foreign=format_ == "gorse",
+                event_types=progress.plan.event_types,
             )
-        collector = _Collector(
-            receipt,
-            log.plan,
-            hide,
-            log.is_ordered_by(pseudonym_key_id),
-            suppression_list if suppression_list else None,
-            runs,
-            refused,
-            report,
+        row_checker = _RowChecker(
+            receipt=receipt,
+            plan=progress.plan,
+            pseudonymise_line=pseudonymise_line,
+            is_ordered_by_pseudonyms=progress.is_ordered_by(pseudonym_key_id),
+            suppression_list=suppression_list or None,
+            external_sort=external_sort,
+            refused_lines=refused_lines,
+            report=report,
         )
-        for batch in read(digests, options):
-            collector.add(batch)
-            progress("read and check", report.rows, None)
+        for batch in adapter.read(digests, options):
+            row_checker.add(batch)
+            report_progress("read and check", report.rows, None)
         _require_rows(report, path)
-        _append(log, runs, refused, receipt, report.rows, progress)
-        log.finish(clock.now())
+        _append_rows(progress, external_sort, refused_lines, receipt, report.rows, report_progress)
+        progress.finish(clock.now())
         return report
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(runs_folder, ignore_errors=True)
         writer.close()
 
 
@@ -194,26 +195,22 @@ def _require_rows(report: ImportReport, path: Path) -> None:
 
 def erase_paths(log: EmbeddedWriter) -> None:
     """Erase the paths of imported files, which earlier versions kept and which may name people."""
+    select_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'import'"
     with log.transaction() as connection:
-        if (
-            connection.execute(
-                "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'import'"
-            ).fetchone()
-            is not None
-        ):
+        if connection.execute(select_table).fetchone() is not None:
             connection.execute("UPDATE import SET path = ''")
 
 
 def _open_log(stream: Path, lake: StoragePath | None) -> EmbeddedWriter:
     """Open the log of imports; wait while the lake role prunes it."""
-    path = raw_path(stream, PRODUCER)
-    deadline = time.monotonic() + LOCK_S
+    path = raw_path(stream, IMPORT_PRODUCER)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
             return open_writer(
                 path,
-                partition=PRODUCER,
-                expected_end=read_expected_ends(stream, PRODUCER, lake)[path.stem],
+                partition=IMPORT_PRODUCER,
+                expected_end=read_expected_ends(stream, IMPORT_PRODUCER, lake)[path.stem],
             )
         except LockedError:
             if time.monotonic() > deadline:
@@ -222,59 +219,62 @@ def _open_log(stream: Path, lake: StoragePath | None) -> EmbeddedWriter:
 
 
 def _hash_import(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str:
-    parts = (format_, options.slot, options.mapping, *sorted(digests.values()))
-    return sha256("\x00".join(parts).encode()).hexdigest()
+    identity_fields = (format_, options.slot, options.mapping, *sorted(digests.values()))
+    return sha256("\x00".join(identity_fields).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class _Collector:
-    """Checks batches and passes pseudonymised rows to `runs` or `refused`, without erased people.
+class _RowChecker:
+    """Checks batches and passes their pseudonymised rows on, without the rows of erased people.
 
     Attributes:
-        ordered_hidden: whether rows are ordered by their pseudonymised content. An import that
-            began without a pseudonym key keeps the order of the original content, since the order
-            must match the part that is done.
+        is_ordered_by_pseudonyms: whether rows are ordered by their pseudonymised content. An
+            import that began without a pseudonym key keeps the order of the original content,
+            since the order must match the part that is done.
     """
 
     receipt: Receipt
     plan: RoutePlan
-    hide_line: Callable[[bytes], bytes] | None
-    ordered_hidden: bool
+    pseudonymise_line: Callable[[bytes], bytes] | None
+    is_ordered_by_pseudonyms: bool
     suppression_list: SuppressionList | None
-    runs: ExternalSort
-    refused: RefusedLines
+    external_sort: ExternalSort
+    refused_lines: RefusedLines
     report: ImportReport
 
     def add(self, batch: Batch) -> None:
         _check_length(batch)
-        hidden_lines = batch.lines
-        if self.hide_line is not None:
-            hidden_lines = [self.hide_line(line) for line in batch.lines]
-        checked_lines = hidden_lines if self.ordered_hidden else batch.lines
-        accepted, refusals = check(b"\n".join(checked_lines), self.receipt, self.plan)
-        lines, suppression_list = hidden_lines, self.suppression_list
+        pseudonymised_lines = batch.lines
+        if self.pseudonymise_line is not None:
+            pseudonymised_lines = [self.pseudonymise_line(line) for line in batch.lines]
+        checked_lines = pseudonymised_lines if self.is_ordered_by_pseudonyms else batch.lines
+        accepted, refusals = check_body(b"\n".join(checked_lines), self.receipt, self.plan)
+        lines, suppression_list = pseudonymised_lines, self.suppression_list
         if suppression_list is not None:
-            lines = [suppression_list.filter_line(line, self.receipt) for line in hidden_lines]
+            lines = [suppression_list.filter_line(line, self.receipt) for line in lines]
         # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
-        times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]
-        self.runs.add(times, ids, [lines[row.row] for row in accepted], batch.file)
-        self.refused.add([lines[refusal.row] for refusal in refusals])
+        self.external_sort.add(
+            [row.ts for row in accepted],
+            [row.event.event_id for row in accepted],
+            [lines[row.row] for row in accepted],
+            batch.file,
+        )
+        self.refused_lines.add([lines[refusal.row] for refusal in refusals])
         if lines != checked_lines:  # as the router will see them
-            accepted, refusals = check(b"\n".join(lines), self.receipt, self.plan)
+            accepted, refusals = check_body(b"\n".join(lines), self.receipt, self.plan)
         report = self.report
         for refusal in refusals:
             report.refused[refusal.code] += 1
-            if len(report.examples) < _EXAMPLES:
-                report.examples.append(
-                    f"{batch.file}:{batch.numbers[refusal.row]}: {refusal.path}: {refusal.message}"
-                )
-        report.left_out.update(batch.left_out)
+            if len(report.examples) < _EXAMPLES_MAX:
+                line = f"{batch.file}:{batch.line_numbers[refusal.row]}"
+                report.examples.append(f"{line}: {refusal.path}: {refusal.message}")
+        report.left_out.update(batch.skipped_counts)
         report.rows += len(batch.lines)
         report.accepted += len(accepted)
 
 
 def _check_length(batch: Batch) -> None:
-    for number, line in zip(batch.numbers, batch.lines, strict=True):
+    for number, line in zip(batch.line_numbers, batch.lines, strict=True):
         if len(line) > ROW_BYTES_MAX:
             message = f"a row of {len(line):,} bytes, and {ROW_BYTES_MAX:,} can be kept"
             raise InputError(
@@ -284,38 +284,38 @@ def _check_length(batch: Batch) -> None:
             )
 
 
-def _append(
-    log: "_Progress",
-    runs: ExternalSort,
-    refused: RefusedLines,
+def _append_rows(
+    progress: "_ImportProgress",
+    external_sort: ExternalSort,
+    refused_lines: RefusedLines,
     receipt: Receipt,
-    rows: int,
-    progress: Progress,
+    total_rows: int,
+    report_progress: ReportProgress,
 ) -> None:
     pending_blocks: list[Block] = []
-    done = size = 0
-    encoded = msgspec.json.encode(receipt)
-    for lines in _read_bodies(runs, refused):
-        done += len(lines)
-        if done <= log.rows_done:
+    rows_read = pending_bytes = 0
+    encoded_receipt = msgspec.json.encode(receipt)
+    for lines in _read_bodies(external_sort, refused_lines):
+        rows_read += len(lines)
+        if rows_read <= progress.rows_done:
             continue
-        if done - len(lines) < log.rows_done:
-            lines = lines[log.rows_done - (done - len(lines)) :]
-        pending_blocks.append(Block("body", len(lines), b"\n".join(lines), encoded))
-        size += len(pending_blocks[-1].payload)
-        if len(pending_blocks) == COMMIT_BODIES or size >= COMMIT_BYTES:
-            log.append(pending_blocks, done)
-            pending_blocks, size = [], 0
-            progress("append", done, rows)
-    log.append(pending_blocks, done)
-    progress("append", done, rows)
+        if rows_read - len(lines) < progress.rows_done:
+            lines = lines[progress.rows_done - (rows_read - len(lines)) :]
+        pending_blocks.append(Block("body", len(lines), b"\n".join(lines), encoded_receipt))
+        pending_bytes += len(pending_blocks[-1].payload)
+        if len(pending_blocks) == COMMIT_BODIES or pending_bytes >= COMMIT_BYTES:
+            progress.append(pending_blocks, rows_read)
+            pending_blocks, pending_bytes = [], 0
+            report_progress("append", rows_read, total_rows)
+    progress.append(pending_blocks, rows_read)
+    report_progress("append", rows_read, total_rows)
 
 
-def _read_bodies(runs: ExternalSort, refused: RefusedLines) -> Iterator[list[bytes]]:
+def _read_bodies(external_sort: ExternalSort, refused_lines: RefusedLines) -> Iterator[list[bytes]]:
     """Yield all rows in order, in bodies that fit into a block."""
     body: list[bytes] = []
     size = 0
-    for line in chain(runs.lines(), refused):
+    for line in chain(external_sort.lines(), refused_lines):
         if body and (len(body) >= BODY_ROWS or size + len(line) > BODY_BYTES):
             yield body
             body, size = [], 0
@@ -325,7 +325,7 @@ def _read_bodies(runs: ExternalSort, refused: RefusedLines) -> Iterator[list[byt
         yield body
 
 
-class _Progress:
+class _ImportProgress:
     """Progress of an import, stored in the file that it appends to and committed with it."""
 
     def __init__(
@@ -336,21 +336,20 @@ class _Progress:
         format_: str,
         now: int,
         plan: RoutePlan,
-        hiding_key: str,
+        pseudonym_key_id: str,
     ) -> None:
         self._writer = writer
         self._key = key
         with writer.transaction() as connection:
-            connection.execute(_IMPORTS)
-            if "pseudonyms" not in [
-                name for _, name, *_ in connection.execute("PRAGMA table_info(import)")
-            ]:  # the table of an earlier version
+            connection.execute(_IMPORT_TABLE_SQL)
+            columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(import)")]
+            if "pseudonyms" not in columns:  # the table of an earlier version
                 connection.execute("ALTER TABLE import ADD COLUMN pseudonyms TEXT")
             # The imports of the lost rows are unknown. Files that are given again are read again,
             # and the router drops duplicates.
-            if writer.set_aside:
+            if writer.damaged_tail_paths:
                 connection.execute("DELETE FROM import")
-            row_values = (key, "", format_, now, msgspec.json.encode(plan), hiding_key)
+            row_values = (key, "", format_, now, msgspec.json.encode(plan), pseudonym_key_id)
             connection.execute(
                 "INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL, ?)", row_values
             )
@@ -359,27 +358,28 @@ class _Progress:
                 "import WHERE key = ?"
             )
             row: tuple[Any, ...] = next(iter(connection.execute(query, (key,))))
-        self.started_at: int = row[0]
-        self.plan = msgspec.json.decode(row[1], type=RoutePlan)
-        self.rows_done: int = row[2]
-        self.is_finished = bool(row[3])
-        self._hiding_key: str | None = row[4]
+        started_at, encoded_plan, rows_done, is_finished, stored_key_id = row
+        self.started_at: int = started_at
+        self.plan = msgspec.json.decode(encoded_plan, type=RoutePlan)
+        self.rows_done: int = rows_done
+        self.is_finished = bool(is_finished)
+        self._pseudonym_key_id: str | None = stored_key_id
         self._path = path
 
-    def is_ordered_by(self, hiding_key: str) -> bool:
+    def is_ordered_by(self, pseudonym_key_id: str) -> bool:
         """Return whether rows are ordered under this pseudonym key ("" is none), else under no key.
 
         Raises:
             ConfigError: they are ordered under another key.
         """
-        if self._hiding_key in (None, hiding_key):
+        if self._pseudonym_key_id in (None, pseudonym_key_id):
             return True
-        if self._hiding_key:
+        if self._pseudonym_key_id:
             message = (
                 f"the import of {self._path} was cut short, and began with another key of "
                 "pseudonyms"
             )
-            raise ConfigError(message, where=SETTING, fix="set that one until it is through")
+            raise ConfigError(message, where=KEY_SETTING, fix="set that one until it is through")
         return False
 
     def append(self, blocks: list[Block], rows_done: int) -> None:
@@ -392,8 +392,8 @@ class _Progress:
             )
         faults.at("import.after_commit")
 
-    def finish(self, moment: int) -> None:
+    def finish(self, finished_at: int) -> None:
         with self._writer.transaction() as connection:
             connection.execute(
-                "UPDATE import SET finished_at = ? WHERE key = ?", (moment, self._key)
+                "UPDATE import SET finished_at = ? WHERE key = ?", (finished_at, self._key)
             )

@@ -9,7 +9,7 @@ logs. So a reader that died shows its lag too. Nothing is written. Serve process
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -21,11 +21,11 @@ from tailorbird.stream.log_set import log_address, log_set
 from tailorbird.stream.opening import open_reader
 from tailorbird.stream.partitions import Address, Stream
 from tailorbird.stream.protocol import BacklogReader
-from tailorbird.stream.released import ReleasedPositions, try_read_released
+from tailorbird.stream.released import ReleasedPositions, try_read_released_positions
 
-EVERY_S = 10.0
-_ROUTED = "routed"
-_FIRST = 1  # first position of the routed log: nothing was read
+MEASUREMENT_INTERVAL_S = 10.0
+_ROUTED_LOG = "routed"
+_FIRST_ROUTED_POSITION = 1  # first position of the routed log: nothing was read
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +38,7 @@ class Lag(msgspec.Struct, frozen=True):
         log: name of the log's file without suffix.
         rows, blocks: number not yet read; a block of a topic is a message.
         waiting_since: time of receipt of the first of them in microseconds; 0 if unknown.
-        lost: number of rows read past the end of the log, which was lost or replaced.
+        lost_rows: number of rows read past the end of the log, which was lost or replaced.
     """
 
     reader: str
@@ -46,7 +46,7 @@ class Lag(msgspec.Struct, frozen=True):
     rows: int
     blocks: int
     waiting_since: int
-    lost: int = 0
+    lost_rows: int = 0
 
     def seconds(self, now: int) -> float:
         """Return how long the first unread row has been waiting at `now` (microseconds)."""
@@ -59,7 +59,7 @@ class _Receipt(msgspec.Struct, frozen=True):
     received_at: int = 0
 
 
-_receipt = msgspec.json.Decoder(_Receipt).decode
+_decode_receipt = msgspec.json.Decoder(_Receipt).decode
 
 
 class LagMeter:
@@ -76,14 +76,14 @@ class LagMeter:
         self,
         stream: Stream,
         lake: StoragePath,
-        reader_positions: Callable[[], Mapping[str, int]],
+        read_worker_positions: Callable[[], Mapping[str, int]],
         *,
         producer: str = "",
     ) -> None:
-        self._logs, self._lake, self._reported, self._producer = (
+        self._logs, self._lake, self._read_worker_positions, self._producer = (
             log_set(stream),
             lake,
-            reader_positions,
+            read_worker_positions,
             producer,
         )
         self._readers: dict[Address, BacklogReader] = {}
@@ -96,55 +96,55 @@ class LagMeter:
             StorageError, DamageError: a log or a position cannot be read.
         """
         lags: list[Lag] = []
-        routed = self._logs.routed
-        raw, responses = self._logs.measured_logs(self._producer)
+        routed_log = self._logs.routed
+        raw_logs, response_logs = self._logs.measured_logs(self._producer)
         routed_positions = _router_positions(self._logs)
         if routed_positions is not None:
             lags += [
-                Lag("router", stem, 0, 0, 0, routed_positions[name])
+                _lost_log_lag("router", stem, routed_positions[name])
                 for name, stem in self._logs.lost_raw_logs(routed_positions).items()
                 if routed_positions[name]
             ]
             lags += self._measure_logs(
                 "router",
-                ((name, address, routed_positions.get(name, 0)) for name, address in raw.items()),
+                ((address, routed_positions.get(name, 0)) for name, address in raw_logs.items()),
             )
-        lake = try_read_released(self._lake)
-        if lake is not None:
-            archived = (
-                (name, address, lake.archive.get(address.stem, 0)) for name, address in raw.items()
+        released = try_read_released_positions(self._lake)
+        if released is not None:
+            archive_positions = (
+                (address, released.archive.get(address.stem, 0)) for address in raw_logs.values()
             )
-            lags += self._measure_logs("lake", archived)
-            for address in responses.values():
-                position = lake.tables.get("answers", {}).get(address.stem, 0)
-                lags += self._measure_logs("lake", [(address.stem, address, position)])
-            table_positions = [logs[_ROUTED] for logs in lake.tables.values() if _ROUTED in logs]
-            lags += self._measure_logs("lake", [(_ROUTED, routed, min(table_positions, default=0))])
-        for reader, position in self._reported().items():
-            lags += self._measure_logs(reader, [(_ROUTED, routed, position)])
+            lags += self._measure_logs("lake", archive_positions)
+            for address in response_logs.values():
+                position = released.tables.get("answers", {}).get(address.stem, 0)
+                lags += self._measure_logs("lake", [(address, position)])
+            table_positions = [
+                logs[_ROUTED_LOG] for logs in released.tables.values() if _ROUTED_LOG in logs
+            ]
+            lags += self._measure_logs("lake", [(routed_log, min(table_positions, default=0))])
+        for reader, position in self._read_worker_positions().items():
+            lags += self._measure_logs(reader, [(routed_log, position)])
         return lags
 
     def _measure_logs(
-        self,
-        reader: str,
-        logs: "Iterator[tuple[str, Address, int]] | Sequence[tuple[str, Address, int]]",
+        self, reader: str, log_positions: "Iterable[tuple[Address, int]]"
     ) -> Iterator[Lag]:
-        for _, address, position in logs:
+        for address, position in log_positions:
             try:
                 log_reader = self._readers.get(address) or self._open(address)
             except NotReadyError:  # its writer is creating it, or it was lost
-                if position > _FIRST:
-                    yield Lag(reader, address.stem, 0, 0, 0, position)
+                if position > _FIRST_ROUTED_POSITION:
+                    yield _lost_log_lag(reader, address.stem, position)
                 continue
             self._readers[address] = log_reader
             backlog = log_reader.backlog_after(position)
             yield Lag(
                 reader,
                 address.stem,
-                backlog.rows,
-                backlog.blocks,
-                _first_received_at(backlog.receipts),
-                backlog.rows_past_end,
+                rows=backlog.rows,
+                blocks=backlog.blocks,
+                waiting_since=_first_received_at(backlog.receipts),
+                lost_rows=backlog.rows_past_end,
             )
 
     def _open(self, address: Address) -> BacklogReader:
@@ -174,17 +174,19 @@ class LagWatch:
         loop: the thread.
     """
 
-    def __init__(self, meter: LagMeter, *, every_s: float = EVERY_S) -> None:
+    def __init__(self, meter: LagMeter, *, interval_s: float = MEASUREMENT_INTERVAL_S) -> None:
         self._meter = meter
         self.lags: list[Lag] = []
         self.measured_at = 0.0
-        self.loop = PeriodicTask("lag", self._measure, interval_s=every_s, on_failure=meter.close)
+        self.periodic_task = PeriodicTask(
+            "lag", self._measure, interval_s=interval_s, on_failure=meter.close
+        )
 
     def start(self) -> None:
-        self.loop.start()
+        self.periodic_task.start()
 
     def stop(self) -> None:
-        self.loop.stop()
+        self.periodic_task.stop()
         self._meter.close()
 
     def _measure(self) -> None:
@@ -196,6 +198,10 @@ class LagWatch:
             self._meter.close()  # reopens a recreated topic or file
 
 
+def _lost_log_lag(reader: str, stem: str, position: int) -> Lag:
+    return Lag(reader, stem, rows=0, blocks=0, waiting_since=0, lost_rows=position)
+
+
 def _first_received_at(receipts: Sequence[bytes]) -> int:
     return next(filter(None, map(_received_at, receipts)), 0)
 
@@ -203,7 +209,7 @@ def _first_received_at(receipts: Sequence[bytes]) -> int:
 def _received_at(receipt: bytes) -> int:
     try:
         return (
-            _receipt(receipt).received_at if receipt else 0
+            _decode_receipt(receipt).received_at if receipt else 0
         )  # some blocks of the router have no receipt
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return 0
@@ -221,30 +227,30 @@ def _router_positions(stream: Stream) -> dict[str, int] | None:
     return slowest
 
 
-def waiting_rows(released_positions: ReleasedPositions, stream: Stream) -> dict[str, int]:
+def unloaded_rows_by_log(released_positions: ReleasedPositions, stream: Stream) -> dict[str, int]:
     """Return the rows of raw and response logs that are in no table yet, by log name.
 
     Logs without such rows, and those that cannot be read, are left out.
     """
-    backlog: dict[str, int] = {}
-    responses = released_positions.tables.get("answers", {})
-    logs_of = log_set(stream)
-    for kind, list_logs in (("raw", logs_of.raw_logs), ("answers", logs_of.response_logs)):
+    rows_by_log: dict[str, int] = {}
+    response_positions = released_positions.tables.get("answers", {})
+    logs = log_set(stream)
+    for kind, list_logs in (("raw", logs.raw_logs), ("answers", logs.response_logs)):
         try:
-            logs = list_logs()
+            addresses = list_logs()
         except StorageError:  # No broker answers.
             continue
-        for log in logs.values():
+        for address in addresses.values():
             try:
-                with open_reader(log) as reader:
-                    reached_row = (
+                with open_reader(address) as reader:
+                    read_position = (
                         released_positions.routed.get(reader.partition, 0)
                         if kind == "raw"
-                        else responses.get(log.stem, 0)
+                        else response_positions.get(address.stem, 0)
                     )
-                    rows = reader.end() - max(reached_row, reader.start())
+                    rows = reader.end() - max(read_position, reader.start())
             except (NotReadyError, StorageError):
                 continue
             if rows > 0:
-                backlog[log.stem] = rows
-    return backlog
+                rows_by_log[address.stem] = rows
+    return rows_by_log

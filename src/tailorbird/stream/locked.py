@@ -18,7 +18,7 @@ from tailorbird.stream import sqlite
 from tailorbird.stream.log_set import log_set
 from tailorbird.stream.opening import open_reader, open_writer
 from tailorbird.stream.partitions import Stream, raw_logs, response_logs
-from tailorbird.stream.released import try_read_released
+from tailorbird.stream.released import try_read_released_positions
 
 log = logging.getLogger(__name__)
 
@@ -61,20 +61,23 @@ def read_expected_ends(
             error,
         )
         positions_by_router = []
-    lake_has = None if lake is None else try_read_released(lake)
+    released = None if lake is None else try_read_released_positions(lake)
     logs = log_set(stream)
-    raw, responses = logs.raw_stems(producer), logs.response_log(producer).stem
-    expected_ends = dict.fromkeys([*raw, responses], 0)
-    for part in positions_by_router:
-        for stem, name in raw.items():
-            expected_ends[stem] = max(expected_ends[stem], part.get(name, 0))
-    if lake_has is not None:
-        for stem, name in raw.items():
+    names_by_stem, responses_stem = (
+        logs.raw_names_by_stem(producer),
+        logs.response_log(producer).stem,
+    )
+    expected_ends = dict.fromkeys([*names_by_stem, responses_stem], 0)
+    for raw_positions in positions_by_router:
+        for stem, name in names_by_stem.items():
+            expected_ends[stem] = max(expected_ends[stem], raw_positions.get(name, 0))
+    if released is not None:
+        for stem, name in names_by_stem.items():
             expected_ends[stem] = max(
-                expected_ends[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
+                expected_ends[stem], released.archive.get(stem, 0), released.routed.get(name, 0)
             )
-        expected_ends[responses] = max(
-            expected_ends[responses], lake_has.tables.get("answers", {}).get(responses, 0)
+        expected_ends[responses_stem] = max(
+            expected_ends[responses_stem], released.tables.get("answers", {}).get(responses_stem, 0)
         )
     return expected_ends
 
@@ -91,10 +94,12 @@ def set_short_logs_aside(stream: Stream, lake: StoragePath | None) -> list[Path]
     logs = log_set(stream)
     if logs.is_remote:
         return []
-    paths = [*raw_logs(logs.folder).items(), *response_logs(logs.folder).items()]
-    expected_ends = {producer: read_expected_ends(logs, producer, lake) for producer, _ in paths}
-    aside_paths: list[Path] = []
-    for producer, path in paths:
+    producer_paths = [*raw_logs(logs.folder).items(), *response_logs(logs.folder).items()]
+    expected_ends = {
+        producer: read_expected_ends(logs, producer, lake) for producer, _ in producer_paths
+    }
+    damaged_tail_paths: list[Path] = []
+    for producer, path in producer_paths:
         try:
             with open_reader(path) as reader:
                 is_short = reader.end() < expected_ends[producer][path.stem]
@@ -102,9 +107,9 @@ def set_short_logs_aside(stream: Stream, lake: StoragePath | None) -> list[Path]
                 with open_writer(
                     path, partition=producer, expected_ends=expected_ends[producer]
                 ) as writer:
-                    aside_paths += writer.set_aside
+                    damaged_tail_paths += writer.damaged_tail_paths
         except LockedError:
             continue  # Its writer set it aside, or does so now.
         except TailorbirdError as error:
             log.warning("not set aside: %s", error)
-    return aside_paths
+    return damaged_tail_paths

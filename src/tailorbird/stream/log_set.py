@@ -20,13 +20,13 @@ from tailorbird.stream.embedded import EmbeddedWriter
 from tailorbird.stream.partitions import (
     Address,
     RawAddress,
+    damaged_tail_files,
     raw_logs,
     raw_path,
     response_log_path,
     response_logs,
     routed_path,
     scores_path,
-    set_aside_files,
 )
 from tailorbird.stream.protocol import BacklogReader, LogReader, LogWriter, RawWriter
 from tailorbird.stream.reading import EmbeddedReader
@@ -48,13 +48,13 @@ class RawLogAddress(Protocol):
         *,
         partition: str,
         first_position: int,
-        damaged_tail: str,
+        on_damaged_tail: str,
         expected_ends: Mapping[str, int],
     ) -> RawWriter:
         """Open or create the log as its only writer, see `stream.opening.open_writer`."""
         ...
 
-    def set_aside_files(self) -> list[Path]:
+    def damaged_tail_files(self) -> list[Path]:
         """Return the files with damaged ends that were set aside; a topic has none."""
         ...
 
@@ -84,7 +84,7 @@ class LogAddress(RawLogAddress, Protocol):
         *,
         partition: str,
         first_position: int,
-        damaged_tail: str,
+        on_damaged_tail: str,
         expected_ends: Mapping[str, int],
     ) -> LogWriter: ...
 
@@ -104,17 +104,17 @@ class LogAddress(RawLogAddress, Protocol):
 
 
 class LogShare(Protocol):
-    """The logs of one router: partition `number` of `count`."""
+    """The logs of one router: partition `partition_number` of `partition_count`."""
 
     @property
-    def number(self) -> int: ...
+    def partition_number(self) -> int: ...
     @property
-    def count(self) -> int: ...
+    def partition_count(self) -> int: ...
     @property
     def folder(self) -> Path: ...
 
     @property
-    def topics(self) -> "KafkaPartition | None":
+    def kafka_logs(self) -> "KafkaPartition | None":
         """The partition with its topics; None if the logs are files."""
         ...
 
@@ -136,7 +136,7 @@ class LogSet(Protocol):
         ...
 
     @property
-    def count(self) -> int:
+    def partition_count(self) -> int:
         """The number of partitions, each with a router of its own."""
         ...
 
@@ -146,7 +146,7 @@ class LogSet(Protocol):
         ...
 
     @property
-    def topics(self) -> "KafkaLogSet | None":
+    def kafka_logs(self) -> "KafkaLogSet | None":
         """The set with all that only a cluster has; None if the logs are files."""
         ...
 
@@ -160,7 +160,7 @@ class LogSet(Protocol):
         """Return the address of the raw log of `producer`, for its writer."""
         ...
 
-    def raw_stems(self, producer: str) -> dict[str, str]:
+    def raw_names_by_stem(self, producer: str) -> dict[str, str]:
         """Return the names in the lake of the raw log of `producer`, by stem of each partition."""
         ...
 
@@ -238,19 +238,19 @@ class FileLog:
         *,
         partition: str,
         first_position: int,
-        damaged_tail: str,
+        on_damaged_tail: str,
         expected_ends: Mapping[str, int],
     ) -> EmbeddedWriter:
         return embedded.open_writer(
             self.path,
             partition=partition,
             first_position=first_position,
-            damaged_tail=damaged_tail,
+            on_damaged_tail=on_damaged_tail,
             expected_end=expected_ends.get(self.stem, 0),
         )
 
-    def set_aside_files(self) -> list[Path]:
-        return set_aside_files(self.path)
+    def damaged_tail_files(self) -> list[Path]:
+        return damaged_tail_files(self.path)
 
     def open_backlog(self, client: "BacklogClient | None") -> EmbeddedReader:
         return self.open_reader()
@@ -266,10 +266,10 @@ class FileLogSet:
     """The logs of a project as files in a folder. One router reads them all."""
 
     folder: Path
-    number: int = 0
-    count: int = 1
+    partition_number: int = 0
+    partition_count: int = 1
     is_remote: bool = False
-    topics: None = None
+    kafka_logs: None = None
 
     @property
     def routed(self) -> Path:
@@ -282,7 +282,7 @@ class FileLogSet:
     def raw(self, producer: str) -> Path:
         return raw_path(self.folder, producer)
 
-    def raw_stems(self, producer: str) -> dict[str, str]:
+    def raw_names_by_stem(self, producer: str) -> dict[str, str]:
         return {self.raw(producer).stem: producer}
 
     def response_log(self, producer: str) -> Path:

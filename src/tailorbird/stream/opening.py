@@ -34,7 +34,7 @@ def open_writer(
     *,
     partition: str,
     first_position: int = 0,
-    damaged_tail: str = "set_aside",
+    on_damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> EmbeddedWriter: ...
 @overload
@@ -43,7 +43,7 @@ def open_writer(
     *,
     partition: str,
     first_position: int = 0,
-    damaged_tail: str = "set_aside",
+    on_damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> "KafkaWriter": ...
 @overload
@@ -52,7 +52,7 @@ def open_writer(
     *,
     partition: str,
     first_position: int = 0,
-    damaged_tail: str = "set_aside",
+    on_damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> LogWriter: ...
 @overload
@@ -61,7 +61,7 @@ def open_writer(
     *,
     partition: str,
     first_position: int = 0,
-    damaged_tail: str = "set_aside",
+    on_damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> RawWriter: ...
 def open_writer(
@@ -69,7 +69,7 @@ def open_writer(
     *,
     partition: str,
     first_position: int = 0,
-    damaged_tail: str = "set_aside",
+    on_damaged_tail: str = "set_aside",
     expected_ends: ExpectedEnds = None,
 ) -> RawWriter:
     """Open or create a log as its only writer.
@@ -77,7 +77,7 @@ def open_writer(
     Args:
         partition: name of the log, fixed at its creation.
         first_position: offset of the first row of a new log.
-        damaged_tail: handling of a file's damaged last blocks, see `stream.embedded`.
+        on_damaged_tail: handling of a file's damaged last blocks, see `stream.embedded`.
         expected_ends: highest position that a reader has read, by the stem of the log, see
             `stream.locked`. A file that ends before is set aside; a topic is not written to.
     Raises:
@@ -88,6 +88,6 @@ def open_writer(
     return log_address(address).open_writer(
         partition=partition,
         first_position=first_position,
-        damaged_tail=damaged_tail,
+        on_damaged_tail=on_damaged_tail,
         expected_ends=expected_ends or {},
     )

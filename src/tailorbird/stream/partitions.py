@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tailorbird.errors import UsageError
 
-IMPORTS = "import"  # producer of imported files
-REPLAYS = "replay"  # producer of refused events that are sent again
+IMPORT_PRODUCER = "import"  # producer of imported files
+REPLAY_PRODUCER = "replay"  # producer of refused events that are sent again
 # Their events were received before, so the merge by time of receipt does not wait for them.
-HISTORICAL_PRODUCERS = (IMPORTS, REPLAYS)
+HISTORICAL_PRODUCERS = (IMPORT_PRODUCER, REPLAY_PRODUCER)
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog, KeyedLog, MergedLog
@@ -52,7 +52,7 @@ def response_logs(stream: Path) -> dict[str, Path]:
     return _list_logs(stream, "answers-")
 
 
-def set_aside_files(log: Path) -> list[Path]:
+def damaged_tail_files(log: Path) -> list[Path]:
     """Return the files with damaged ends of a log that were set aside, by offset."""
     return sorted(
         log.parent.glob(f"{log.name}.damaged-*"), key=lambda path: int(path.name.rpartition("-")[2])

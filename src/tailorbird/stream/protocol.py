@@ -91,7 +91,7 @@ class LogReader(BacklogReader, Protocol):
         """Return the first position that was not pruned."""
         ...
 
-    def pruned(self) -> bool:
+    def has_pruned_rows(self) -> bool:
         """Return whether rows before `start()` were pruned; false for a log that began there."""
         ...
 
@@ -99,7 +99,7 @@ class LogReader(BacklogReader, Protocol):
         """Return the position after the last durable row."""
         ...
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Return whether the writer has committed since the last call; true at first.
 
         Cheap enough to poll.
@@ -130,7 +130,7 @@ class RawWriter(Protocol):
         """Commit all appends as one when the block ends, and none if it raises."""
         ...
 
-    def prune_partitions(self, before: Sequence[int]) -> int:
+    def prune_partitions(self, before_positions: Sequence[int]) -> int:
         """Delete some blocks that end at or before the position of their partition.
 
         Returns how many were deleted.

@@ -8,6 +8,7 @@ end and sum. It reveals last blocks whose page the disk never wrote.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
@@ -15,7 +16,7 @@ from tailorbird.errors import DamageError, InputError, NotReadyError
 from tailorbird.stream import chain, sqlite
 from tailorbird.stream.protocol import BACKLOG_RECEIPTS, Backlog, Block, StoredBlock
 
-TABLES = """
+TABLES_SQL = """
 CREATE TABLE IF NOT EXISTS log(
     id INTEGER PRIMARY KEY CHECK (id = 1), format INTEGER NOT NULL, partition TEXT NOT NULL,
     first INTEGER NOT NULL,     -- where the log begins: behind the last block that was pruned
@@ -33,13 +34,31 @@ CREATE TABLE IF NOT EXISTS head(
     crc INTEGER NOT NULL        -- its sum
 ) STRICT;
 """
-FORMAT = 1
-COLUMNS = "offset, kind, rows, crc, receipt, payload"
+FORMAT_VERSION = 1
+BLOCK_COLUMNS = "offset, kind, rows, crc, receipt, payload"
 
 
 def open_reader(path: Path) -> "EmbeddedReader":
     """Open the log at `path` for reading. Raises NotReadyError if there is none yet."""
     return EmbeddedReader(Path(path))
+
+
+class LogRow(NamedTuple):
+    """The row of the table `log`."""
+
+    format: int
+    partition: str
+    first: int
+    first_crc: int
+    origin: int
+    end_min: int
+
+
+class LogEnd(NamedTuple):
+    """The position after a block's last row, and its checksum."""
+
+    end: int
+    crc: int
 
 
 class EmbeddedReader:
@@ -54,13 +73,14 @@ class EmbeddedReader:
 
     def _connect(self) -> None:
         path = self.path
-        self._version = -1
+        self._data_version = -1
         with sqlite.translate_errors(path):
-            self._file = _file_identity(path)
+            self._file_id = _get_file_id(path)
             self.connection = sqlite.connect_reader(path)
             try:
-                format_, self.partition, *_ = log_row(self.connection)
-                check_format(path, format_)
+                log_row = read_log_row(self.connection)
+                self.partition = log_row.partition
+                check_format(path, log_row.format)
             except apsw.SQLError:  # its writer has just created the file
                 self.connection.close()
                 raise NotReadyError(
@@ -73,14 +93,14 @@ class EmbeddedReader:
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[StoredBlock]:
         """Read blocks, see `LogReader.read`."""
         with self.snapshot():
-            _, _, first_position, previous, origin, _ = log_row(self.connection)
-            if start < first_position and first_position > origin:
+            log_row = read_log_row(self.connection)
+            if start < log_row.first and log_row.first > log_row.origin:
                 raise InputError(
-                    f"rows before {first_position} were pruned, asked for {start}",
+                    f"rows before {log_row.first} were pruned, asked for {start}",
                     where=str(self.path),
                     fix="read them from the lake, then go on here",
                 )
-            end = self._last_end()
+            end = self._read_checked_end()
             if start > end:
                 raise DamageError(
                     f"the log ends at {end}, but was read up to {start} before: rows were lost",
@@ -92,13 +112,13 @@ class EmbeddedReader:
                 (start,),
             )
             preceding_blocks = [_require_integers(row) for row in query.fetchall()]
-            if (
-                preceding_blocks and preceding_blocks[0][0] + preceding_blocks[0][1] > start
-            ):  # `start` lies within this block
-                start = preceding_blocks.pop(0)[0]
             if preceding_blocks:
-                previous = preceding_blocks[0][2]
-            blocks = self._read_checked(start, previous, bytes_max)
+                offset, rows, _ = preceding_blocks[0]
+                if offset + rows > start:  # `start` lies within this block
+                    start = offset
+                    del preceding_blocks[0]
+            previous_crc = preceding_blocks[0][2] if preceding_blocks else log_row.first_crc
+            blocks = self._read_checked(start, previous_crc, bytes_max)
         return blocks
 
     @contextmanager
@@ -114,80 +134,80 @@ class EmbeddedReader:
             finally:
                 self.connection.execute("COMMIT")
 
-    def _read_checked(self, start: int, previous: int, bytes_max: int) -> list[StoredBlock]:
+    def _read_checked(self, start: int, previous_crc: int, bytes_max: int) -> list[StoredBlock]:
         blocks: list[StoredBlock] = []
         for row in self.connection.execute(
-            f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)
+            f"SELECT {BLOCK_COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)
         ):
-            block = decode_block(row, previous)
+            block = decode_block(row, previous_crc)
             if block is None:
                 raise damaged_block_error(self.path, row[0])
             bytes_max -= len(block.payload)
             if blocks and bytes_max < 0:
                 break
-            previous = row[3]
+            previous_crc = row[3]
             blocks.append(StoredBlock(row[0], block))
         return blocks
 
-    def _last_end(self) -> int:
-        end, _ = last_block(self.connection)
-        head = head_row(self.connection)
-        if head is not None and head[0] > end:
-            raise lost_tail_error(self.path, end, head[0])
-        return max(log_row(self.connection)[5], end)
+    def _read_checked_end(self) -> int:
+        end, _ = read_last_end(self.connection)
+        recorded = read_recorded_end(self.connection)
+        if recorded is not None and recorded.end > end:
+            raise lost_tail_error(self.path, end, recorded.end)
+        return max(read_log_row(self.connection).end_min, end)
 
     def start(self) -> int:
         with sqlite.translate_errors(self.path):
-            return log_row(self.connection)[2]
+            return read_log_row(self.connection).first
 
-    def pruned(self) -> bool:
+    def has_pruned_rows(self) -> bool:
         with sqlite.translate_errors(self.path):
-            _, _, first_position, _, origin, _ = log_row(self.connection)
-        return first_position > origin
+            log_row = read_log_row(self.connection)
+        return log_row.first > log_row.origin
 
     def end(self) -> int:
         with self.snapshot():
-            end = self._last_end()
+            end = self._read_checked_end()
         return end
 
     def backlog_after(self, position: int) -> Backlog:
         with self.snapshot() as connection:
-            end = self._last_end()
-            blocks_below = connection.execute(
+            end = self._read_checked_end()
+            block_below = connection.execute(
                 "SELECT offset, rows FROM block WHERE offset <= ? ORDER BY offset DESC LIMIT 1",
                 (position,),
             ).get
-            first_block = (
+            first_offset = (
                 position
-                if blocks_below is None or sum(_require_integers(blocks_below)) <= position
-                else blocks_below[0]
+                if block_below is None or sum(_require_integers(block_below)) <= position
+                else block_below[0]
             )  # a block may hold the position
-            blocks = connection.execute(
-                "SELECT count(*) FROM block WHERE offset >= ?", (first_block,)
+            block_count = connection.execute(
+                "SELECT count(*) FROM block WHERE offset >= ?", (first_offset,)
             ).get
             receipts = connection.execute(
                 "SELECT receipt FROM block WHERE offset >= ? ORDER BY offset LIMIT ?",
-                (first_block, BACKLOG_RECEIPTS),
+                (first_offset, BACKLOG_RECEIPTS),
             )
-            rows = max(0, end - max(position, log_row(connection)[2]))
+            rows = max(0, end - max(position, read_log_row(connection).first))
             backlog = Backlog(
-                rows, blocks, tuple(receipt for (receipt,) in receipts), max(0, position - end)
+                rows, block_count, tuple(receipt for (receipt,) in receipts), max(0, position - end)
             )
         return backlog
 
     def _reopen_if_replaced(self) -> None:
         """Reopen the file where the writer replaced the log."""
-        current_file = _file_identity(self.path)
-        if current_file is not None and current_file != self._file:
+        current_file_id = _get_file_id(self.path)
+        if current_file_id is not None and current_file_id != self._file_id:
             self.connection.close()
             self._connect()
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         self._reopen_if_replaced()
         with sqlite.translate_errors(self.path):
             version = self.connection.execute("PRAGMA data_version").get
-        changed = version != self._version
-        self._version = version
+        changed = version != self._data_version
+        self._data_version = version
         return changed
 
     def close(self) -> None:
@@ -200,7 +220,7 @@ class EmbeddedReader:
         self.close()
 
 
-def _file_identity(path: Path) -> tuple[int, int] | None:
+def _get_file_id(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -218,10 +238,11 @@ def damaged_block_error(path: Path, offset: int) -> DamageError:
     )
 
 
-def lost_tail_error(path: Path, end: int, head: int) -> DamageError:
+def lost_tail_error(path: Path, end: int, recorded_end: int) -> DamageError:
     """Return the error for last blocks that are missing."""
     return DamageError(
-        f"the log ends at {end}, but was written up to {head}: the disk lost the rows between",
+        f"the log ends at {end}, but was written up to {recorded_end}: the disk lost the rows "
+        "between",
         where=str(path),
         fix="stop all roles, keep a copy of the file, look at the disk, and see what is left "
         "elsewhere: tailorbird lake verify",
@@ -230,16 +251,16 @@ def lost_tail_error(path: Path, end: int, head: int) -> DamageError:
 
 def check_format(path: Path, version: int) -> None:
     """Raise InputError if the file has another format version."""
-    if version != FORMAT:
+    if version != FORMAT_VERSION:
         raise InputError(
-            f"expected a log of format {FORMAT}, got {version}",
+            f"expected a log of format {FORMAT_VERSION}, got {version}",
             where=str(path),
             fix="use the version that wrote it",
         )
 
 
-def decode_block(row: tuple, previous: int) -> Block | None:
-    """Decode a row of `COLUMNS`; None if it does not match the chain after the sum `previous`.
+def decode_block(row: tuple, previous_crc: int) -> Block | None:
+    """Decode a row of `BLOCK_COLUMNS`; None if it does not follow the checksum `previous_crc`.
 
     Flipped bits may change even the types of values.
     """
@@ -251,42 +272,40 @@ def decode_block(row: tuple, previous: int) -> Block | None:
         and isinstance(payload, bytes)
     ):
         return None
-    if not isinstance(previous, int) or not 0 <= previous < 1 << 32:
+    if not isinstance(previous_crc, int) or not 0 <= previous_crc < 1 << 32:
         return None
     block = Block(kind, rows, payload, receipt)
-    return block if chain.link(previous, offset, block) == crc else None
+    return block if chain.block_checksum(previous_crc, offset, block) == crc else None
 
 
-def log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
-    """Return format, partition, first, first_crc, origin and end_min."""
-    row = sqlite.one_row(
+def read_log_row(connection: apsw.Connection) -> LogRow:
+    """Return the row of the table `log`."""
+    row = sqlite.read_one_row(
         connection, "SELECT format, partition, first, first_crc, origin, end_min FROM log"
     )
     if [type(value) for value in row] != [int, str, int, int, int, int]:
         raise apsw.CorruptError("the log's own row is damaged")
-    return row  # pyrefly: ignore  # its types were just checked
+    return LogRow(*row)
 
 
-def head_row(connection: apsw.Connection) -> tuple[int, int] | None:
+def read_recorded_end(connection: apsw.Connection) -> LogEnd | None:
     """Return the recorded end and sum of the last block; None in a log of an earlier version."""
     try:
         row = connection.execute("SELECT last, crc FROM head").fetchone()
     except apsw.SQLError:
         return None
-    return None if row is None else _number_pair(row)
+    return None if row is None else LogEnd(*_require_integers(row))
 
 
-def last_block(connection: apsw.Connection) -> tuple[int, int]:
+def read_last_end(connection: apsw.Connection) -> LogEnd:
     """Return the end and sum of the last existing block."""
     last = connection.execute(
         "SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1"
     ).fetchone()
-    return _number_pair(last) if last is not None else log_row(connection)[2:4]
-
-
-def _number_pair(row: tuple) -> tuple[int, int]:
-    first, second = _require_integers(row)
-    return first, second
+    if last is not None:
+        return LogEnd(*_require_integers(last))
+    log_row = read_log_row(connection)
+    return LogEnd(log_row.first, log_row.first_crc)
 
 
 def _require_integers(row: tuple) -> tuple[int, ...]:

@@ -23,8 +23,8 @@ from tailorbird.storage_paths import StoragePath, UnreachableError
 
 POSITIONS_FILE = "positions.json"
 BACKUP_POSITIONS_FILE = "backed-up.json"  # the same as of the newest backup, where logs are topics
-_HOLD_US = 7 * 86_400_000_000
-_CHECKSUM = "checksum"
+_BACKUP_HOLD_US = 7 * 86_400_000_000
+_CHECKSUM_KEY = "checksum"
 
 
 class ReleasedPositions(msgspec.Struct, frozen=True):
@@ -54,7 +54,7 @@ _R = TypeVar("_R", bound=ReleasedPositions)
 def encode_with_checksum(content: dict[str, Any]) -> bytes:
     """Encode the content of the file with its checksum."""
     return msgspec.json.format(
-        msgspec.json.encode({**content, _CHECKSUM: _compute_digest(content)}, order="sorted"),
+        msgspec.json.encode({**content, _CHECKSUM_KEY: _compute_digest(content)}, order="sorted"),
         indent=1,
     )
 
@@ -66,12 +66,12 @@ def decode_with_checksum(data: bytes) -> dict[str, Any]:
     {'ledger': 42}
     """
     content = msgspec.json.decode(data, type=dict[str, Any])
-    expected = content.pop(_CHECKSUM, None)
-    if expected is None and any(
+    expected_checksum = content.pop(_CHECKSUM_KEY, None)
+    if expected_checksum is None and any(
         isinstance(value, str) for value in content.values()
     ):  # a flipped bit in the name of the checksum
         raise ValueError("it has no checksum, and something that was one")
-    if expected is not None and expected != _compute_digest(content):
+    if expected_checksum is not None and expected_checksum != _compute_digest(content):
         raise ValueError("it does not match its checksum")
     return content
 
@@ -80,7 +80,7 @@ def _compute_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def try_read_released(lake: StoragePath) -> ReleasedPositions | None:
+def try_read_released_positions(lake: StoragePath) -> ReleasedPositions | None:
     """Return the released positions, or None where they are absent or unreadable."""
     try:
         return msgspec.convert(
@@ -94,7 +94,7 @@ class _BackedUpPositions(ReleasedPositions, frozen=True):
     backed_up_at: int = 0
 
 
-def read_prunable(lake: StoragePath) -> ReleasedPositions:
+def read_prunable_positions(lake: StoragePath) -> ReleasedPositions:
     """Return the positions before which nobody needs the logs, a restored backup included.
 
     A backup holds no topic, so rows stay that the newest one lacks, for up to a week.
@@ -102,15 +102,21 @@ def read_prunable(lake: StoragePath) -> ReleasedPositions:
     Raises:
         DamageError, StorageError: a file is damaged or cannot be read.
     """
-    released = read_released(lake)
-    backed_up = _read(lake / BACKUP_POSITIONS_FILE, _BackedUpPositions)
-    if backed_up is None or backed_up.backed_up_at < time.time() * 1e6 - _HOLD_US:
-        return released
+    released_positions = read_released_positions(lake)
+    backed_up_positions = _read_positions(lake / BACKUP_POSITIONS_FILE, _BackedUpPositions)
+    if (
+        backed_up_positions is None
+        or backed_up_positions.backed_up_at < time.time() * 1e6 - _BACKUP_HOLD_US
+    ):
+        return released_positions
     return ReleasedPositions(
-        safe={log: min(end, backed_up.safe.get(log, 0)) for log, end in released.safe.items()},
+        safe={
+            log: min(end, backed_up_positions.safe.get(log, 0))
+            for log, end in released_positions.safe.items()
+        },
         routed={
-            producer: min(end, backed_up.routed.get(producer, 0))
-            for producer, end in released.routed.items()
+            producer: min(end, backed_up_positions.routed.get(producer, 0))
+            for producer, end in released_positions.routed.items()
         },
     )
 
@@ -123,7 +129,7 @@ def read_history_end(lake: StoragePath, log_start: int) -> int:
         DamageError: the lake does not have all that the log, which begins at `log_start`, has
             deleted.
     """
-    end = read_released(lake).routed_position()
+    end = read_released_positions(lake).routed_position()
     if end < log_start:
         raise DamageError(
             f"the routed log begins at {log_start}, the lake has only what stood before {end}",
@@ -133,22 +139,22 @@ def read_history_end(lake: StoragePath, log_start: int) -> int:
     return end
 
 
-def read_released(lake: StoragePath) -> ReleasedPositions:
+def read_released_positions(lake: StoragePath) -> ReleasedPositions:
     """Return the released positions of a lake; empty if it has none yet.
 
     Raises:
         DamageError, StorageError: the file is damaged or cannot be read.
 
     >>> from pathlib import Path
-    >>> read_released(Path("no-such-lake")).raw("serve-1")
+    >>> read_released_positions(Path("no-such-lake")).raw_position("serve-1")
     0
     """
-    return _read(lake / POSITIONS_FILE, ReleasedPositions) or ReleasedPositions()
+    return _read_positions(lake / POSITIONS_FILE, ReleasedPositions) or ReleasedPositions()
 
 
-def _read(path: StoragePath, kind: type[_R]) -> _R | None:
+def _read_positions(path: StoragePath, positions_type: type[_R]) -> _R | None:
     try:
-        return msgspec.convert(decode_with_checksum(path.read_bytes()), kind)
+        return msgspec.convert(decode_with_checksum(path.read_bytes()), positions_type)
     except FileNotFoundError:
         return None
     except UnreachableError:

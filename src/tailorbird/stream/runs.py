@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from tailorbird.events.adapters.batch import ROW_ID_PREFIX
 from tailorbird.events.contract.contract import ERASED_BODY
 
-_RUN_BYTES, _REFUSED_BYTES = 1 << 30, 64 << 20  # held in memory
+_RUN_BYTES_MAX, _REFUSED_BYTES_MAX = 1 << 30, 64 << 20  # held in memory
 _SLICE_ROWS = 2_000
 
 
@@ -25,7 +25,7 @@ class RefusedLines:
     def add(self, lines: list[bytes]) -> None:
         self._lines += lines
         self._size += sum(map(len, lines))
-        if self._size >= _REFUSED_BYTES:
+        if self._size >= _REFUSED_BYTES_MAX:
             self._path.parent.mkdir(exist_ok=True)
             with self._path.open("ab") as file:
                 file.writelines(line + b"\n" for line in self._lines)
@@ -51,22 +51,22 @@ class ExternalSort:
         self._batches: list[pa.RecordBatch] = []
         self._rows = self._size = 0
         self._runs: list[pa.Table] = []
-        self._file, self._number = "", 0
+        self._current_file, self._file_number = "", 0
 
-    def add(self, ts: list[int], ids: list[str], lines: list[bytes], file: str) -> None:
-        self._number += file != self._file
-        self._file = file
-        files = pa.array([self._number] * len(ts), pa.int32())
+    def add(self, ts: list[int], event_ids: list[str], lines: list[bytes], file: str) -> None:
+        self._file_number += file != self._current_file
+        self._current_file = file
+        file_numbers = pa.array([self._file_number] * len(ts), pa.int32())
         arrays = [
             pa.array(ts, pa.int64()),
-            pa.array(ids, pa.string()),
-            files,
+            pa.array(event_ids, pa.string()),
+            file_numbers,
             pa.array(lines, pa.large_binary()),
         ]
         self._batches.append(pa.record_batch(arrays, names=["ts", "id", "file", "line"]))
         self._rows += len(ts)
         self._size += self._batches[-1].nbytes
-        if self._rows >= self._run_rows or self._size >= _RUN_BYTES:
+        if self._rows >= self._run_rows or self._size >= _RUN_BYTES_MAX:
             self._spill()
 
     def _spill(self) -> None:
@@ -89,21 +89,21 @@ class ExternalSort:
         if self._batches:
             runs.append(_sort(pa.Table.from_batches(self._batches)))
         if len(runs) == 1:
-            yield _disambiguate(runs[0])
+            yield _disambiguate_ids(runs[0])
             return
-        times = [run["ts"].to_numpy() for run in runs]
-        sorted_ts = np.sort(np.concatenate([np.zeros(0, np.int64), *times]))
+        ts_by_run = [run["ts"].to_numpy() for run in runs]
+        sorted_ts = np.sort(np.concatenate([np.zeros(0, np.int64), *ts_by_run]))
         step = max(1, max((len(run) for run in runs), default=0) // 2)
         slice_ends = [*np.unique(sorted_ts[step::step]), np.iinfo(np.int64).max]
         starts = [0] * len(runs)
-        for edge in slice_ends:
-            ends = [int(np.searchsorted(ts, edge, side="left")) for ts in times]
-            parts = [
+        for slice_end in slice_ends:
+            ends = [int(np.searchsorted(ts, slice_end, side="left")) for ts in ts_by_run]
+            run_slices = [
                 run.slice(start, end - start)
                 for run, start, end in zip(runs, starts, ends, strict=True)
             ]
-            if parts:
-                yield _disambiguate(_sort(pa.concat_tables(parts)))
+            if run_slices:
+                yield _disambiguate_ids(_sort(pa.concat_tables(run_slices)))
             starts = ends
 
 
@@ -111,22 +111,27 @@ def _sort(rows: pa.Table) -> pa.Table:
     return rows.sort_by([("ts", "ascending"), ("id", "ascending")])
 
 
-def _disambiguate(rows: pa.Table) -> pa.ChunkedArray:
+def _disambiguate_ids(rows: pa.Table) -> pa.ChunkedArray:
     """Return the lines of sorted rows, with distinct ids for equal rows of a file."""
     if len(rows) < 2:
         return rows["line"]
-    (ids, files), n = (rows[name].combine_chunks() for name in ("id", "file")), len(rows) - 1
-    is_repeat = pc.and_(pc.equal(ids[1:], ids[:n]), pc.equal(files[1:], files[:n]))
+    (ids, files), last_index = (
+        (rows[name].combine_chunks() for name in ("id", "file")),
+        len(rows) - 1,
+    )
+    is_repeat = pc.and_(
+        pc.equal(ids[1:], ids[:last_index]), pc.equal(files[1:], files[:last_index])
+    )
     is_repeat = pc.and_(is_repeat, pc.starts_with(ids[1:], ROW_ID_PREFIX))
     if not pc.any(is_repeat).as_py():
         return rows["line"]
     lines: list[bytes] = rows["line"].to_pylist()
-    number = 1
-    for row, repeats in enumerate(is_repeat.to_pylist(), 1):
-        number = number + 1 if repeats else 1
-        if repeats and lines[row] != ERASED_BODY:
-            fields = msgspec.json.decode(lines[row])
-            lines[row] = msgspec.json.encode(
-                {**fields, "event_id": f"{fields['event_id']}~{number}"}
+    occurrence = 1
+    for row_index, repeats_previous in enumerate(is_repeat.to_pylist(), 1):
+        occurrence = occurrence + 1 if repeats_previous else 1
+        if repeats_previous and lines[row_index] != ERASED_BODY:
+            fields = msgspec.json.decode(lines[row_index])
+            lines[row_index] = msgspec.json.encode(
+                {**fields, "event_id": f"{fields['event_id']}~{occurrence}"}
             )
     return pa.chunked_array([pa.array(lines, pa.large_binary())])

@@ -20,8 +20,8 @@ from tailorbird.errors import DamageError, NotReadyError, StorageError
 CHECKPOINT_BYTES = 8 << 20  # WAL size from which a commit is followed by a checkpoint
 WAL_BYTES_MAX = 256 << 20  # WAL size from which a checkpoint waits for readers
 _BUSY_MS = 5_000
-_CHUNK = 1 << 20
-_VERSION_MIN = (3, 51, 3)
+_COPY_CHUNK_BYTES = 1 << 20
+_SQLITE_VERSION_MIN = (3, 51, 3)
 
 
 def connect_writer(path: Path) -> apsw.Connection:
@@ -107,7 +107,7 @@ def _rewrite_synced(path: Path) -> None:
     """Rewrite a file in place and sync it. Concurrent readers see the same bytes."""
     with path.open("r+b", buffering=0) as file:
         offset = 0
-        while data := os.pread(file.fileno(), _CHUNK, offset):
+        while data := os.pread(file.fileno(), _COPY_CHUNK_BYTES, offset):
             offset += os.pwrite(file.fileno(), data, offset)
         os.fsync(file.fileno())
 
@@ -120,7 +120,7 @@ def wal_bytes(path: Path) -> int:
         return 0
 
 
-def one_row(connection: apsw.Connection, query: str) -> tuple:
+def read_one_row(connection: apsw.Connection, query: str) -> tuple:
     """Return the row of a query that must have one."""
     row = connection.execute(query).fetchone()
     if row is None:
@@ -192,7 +192,7 @@ def _as_sqlite_errors() -> Iterator[None]:
 
 
 def _check_version(path: Path) -> None:
-    if tuple(map(int, apsw.sqlite_lib_version().split("."))) < _VERSION_MIN:
+    if tuple(map(int, apsw.sqlite_lib_version().split("."))) < _SQLITE_VERSION_MIN:
         raise StorageError(
             f"SQLite {apsw.sqlite_lib_version()} may corrupt a log (fixed in 3.51.3)",
             where=str(path),

@@ -7,13 +7,13 @@ tb.training.train(shop, task="churn")
 
 from typing import TYPE_CHECKING
 
-from tailorbird.lazy_names import lazy_names
+from tailorbird.lazy_names import make_lazy_getattr
 
 if TYPE_CHECKING:
     from tailorbird.training.api import Dataset, SplitData, TestRequests
     from tailorbird.training.comparison import Comparison
 
-__getattr__ = lazy_names(
+__getattr__ = make_lazy_getattr(
     __name__,
     {
         "tailorbird.training.api": ("Dataset", "SplitData", "TestRequests", "evaluate"),

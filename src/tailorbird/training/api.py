@@ -25,18 +25,18 @@ from tailorbird.pages.notebook import notebook_html
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.comparison import Comparison, figure_name
+from tailorbird.training.comparison import Comparison, metric_key
 from tailorbird.training.dataset.dataset import Dataset as Requests
 from tailorbird.training.dataset.matrix import FeatureChunk
 from tailorbird.training.dataset.replay import select_live_columns
 from tailorbird.training.dataset.request_choice import RowSource
 from tailorbird.training.dataset.rows import TrainingData, load_training_data
 from tailorbird.training.dataset.split import Split
-from tailorbird.training.evaluation import metrics as figures
+from tailorbird.training.evaluation import metrics as metric_functions
 from tailorbird.training.evaluation.evaluate import Scorer, evaluate_scorers
 from tailorbird.training.fit.estimator import encode_parts
 from tailorbird.training.fit.export import export_model
-from tailorbird.training.fit.fit import FittedModel, calibrate, sample_rows
+from tailorbird.training.fit.fit import FittedModel, calibrate, sample_row_indexes
 from tailorbird.training.fit.heads import FitInputs
 from tailorbird.training.fit.inputs import PreparedInputs, SplitDatasets, prepare_inputs
 from tailorbird.training.fit.net_columns import build_layout
@@ -71,7 +71,7 @@ class Dataset:
     declarations: Any
     slot: Slot
     settings: TrainSettings
-    now: int
+    as_of: int
     training_data: TrainingData
 
     @classmethod
@@ -107,9 +107,9 @@ class Dataset:
             rows=rows,
             meaning=declarations.meaning,
             seed=seed,
-        ).resolve_quick()
+        ).with_quick_applied()
         slot_settings, now = declarations.slot(slot), clock.now()
-        lake = Lake(declarations.paths.lake).pinned()
+        lake = Lake(declarations.paths.lake).pin_versions()
         training_data = load_training_data(
             lake,
             declarations.features,
@@ -129,33 +129,53 @@ class Dataset:
             self.settings,
             self.declarations.features,
         )
-        split = split_requests(training_data.data, training_data, settings)
+        split = split_requests(training_data.dataset, training_data, settings)
         timer = StageTimer(lambda stage, done, total: None)
-        retrieval = build_retrieval(training_data, features, self.slot, split, settings, timer)
-        plan = CandidatePlan(
+        retrieval = build_retrieval(
+            training_data=training_data,
+            features=features,
+            slot=self.slot,
+            split=split,
+            settings=settings,
+            timer=timer,
+        )
+        candidate_plan = CandidatePlan(
             select_live_columns(features, self.slot),
             default_baselines(self.slot.sources),
             retrieval,
             self.slot,
         )
-        parts, dropped = build_split_datasets(
-            training_data, features, training_data.data, split, plan, settings, timer
+        datasets, dropped_count = build_split_datasets(
+            training_data=training_data,
+            features=features,
+            data=training_data.dataset,
+            split=split,
+            candidate_plan=candidate_plan,
+            settings=settings,
+            timer=timer,
         )
-        prepared = prepare_inputs(
-            training_data.events,
-            features,
-            parts,
-            retrieval.series,
-            self.slot.objective,
-            settings,
-            position=training_data.is_logged and self.slot.denominator == "answer",
-            label_window=training_data.label_window,
+        prepared_inputs = prepare_inputs(
+            events=training_data.events,
+            features=features,
+            datasets=datasets,
+            index_series=retrieval.index_series,
+            objective=self.slot.objective,
+            settings=settings,
+            with_positions=training_data.is_logged and self.slot.denominator == "answer",
+            label_window_us=training_data.label_window_us,
             progress=lambda stage, done, total: None,
         )
-        return SplitData(self, split, plan, parts, prepared, dropped)
+        return SplitData(
+            dataset=self,
+            split=split,
+            candidate_plan=candidate_plan,
+            datasets=datasets,
+            prepared_inputs=prepared_inputs,
+            dropped_count=dropped_count,
+        )
 
     def __len__(self) -> int:
-        return self.training_data.data.requests
+        return self.training_data.dataset.request_count
 
     def __repr__(self) -> str:
         note = self.training_data.source_note
@@ -171,15 +191,15 @@ class SplitData:
 
     Attributes:
         split: the borders.
-        dropped: training requests that were left out to limit time and memory.
+        dropped_count: training requests that were left out to limit time and memory.
     """
 
     dataset: Dataset
     split: Split
-    plan: CandidatePlan
-    parts: SplitDatasets
-    prepared: PreparedInputs
-    dropped: int = 0
+    candidate_plan: CandidatePlan
+    datasets: SplitDatasets
+    prepared_inputs: PreparedInputs
+    dropped_count: int = 0
 
     @cached_property
     def _encoded(self) -> tuple[EncodedRows, EncodedRows]:
@@ -188,7 +208,7 @@ class SplitData:
     @property
     def inputs(self) -> FitInputs:
         """Encoded rows of the heads that are chances; amounts are learned by `train` alone."""
-        inputs = self.prepared.inputs
+        inputs = self.prepared_inputs.fit_inputs
         return replace(
             inputs, heads=tuple(head for head in inputs.heads if not is_amount_head(head))
         )
@@ -208,12 +228,14 @@ class SplitData:
         """The requests to evaluate on."""
         return TestRequests(self)
 
-    def finish(self, model: Model) -> FittedModel:
+    def export_and_calibrate(self, model: Model) -> FittedModel:
         """Return a fitted model as a bundle needs it: exported, and calibrated on `valid`."""
         settings = self.dataset.settings
-        sample = sample_rows(len(self.inputs.validation_served), settings.seed)
-        prepared = replace(self.prepared, inputs=self.inputs)
-        return calibrate(prepared, export_model(model, self.inputs, settings, sample), sample)
+        parity_rows = sample_row_indexes(len(self.inputs.validation_served_matrix), settings.seed)
+        prepared_inputs = replace(self.prepared_inputs, fit_inputs=self.inputs)
+        return calibrate(
+            prepared_inputs, export_model(model, self.inputs, settings, parity_rows), parity_rows
+        )
 
     def __repr__(self) -> str:
         sizes = f"train {len(self.train):,} rows, valid {len(self.valid):,} rows"
@@ -235,14 +257,14 @@ class TestRequests:
     """The requests of the test part; candidates are read when something is evaluated on them."""
 
     __test__ = False  # no test of pytest
-    data: SplitData
+    split_data: SplitData
 
     @property
     def requests(self) -> Requests:
-        return self.data.parts.test
+        return self.split_data.datasets.test
 
     def __len__(self) -> int:
-        return self.requests.requests
+        return self.requests.request_count
 
     def __repr__(self) -> str:
         return f"TestRequests({len(self):,} requests)"
@@ -252,7 +274,7 @@ class TestRequests:
 
 
 @dataclass
-class _Probabilities:
+class _ProbabilityCollector:
     """Collects a model's probabilities and labels, for metrics of single rows."""
 
     scores: list[Floats] = field(default_factory=list)
@@ -261,7 +283,7 @@ class _Probabilities:
     def auc(self) -> float:
         score, label = np.concatenate(self.scores), np.concatenate(self.labels)
         is_labelled = np.isfinite(label.astype(np.float64))
-        return figures.auc(score[is_labelled], label[is_labelled] > 0)
+        return metric_functions.auc(score[is_labelled], label[is_labelled] > 0)
 
 
 def evaluate(
@@ -278,62 +300,65 @@ def evaluate(
     Raises:
         UsageError: there is no model, or no such metric.
     """
-    data = test.data
-    fitted = {
-        name: data.finish(as_model(name, model, data.train.heads))
+    split_data = test.split_data
+    fitted_models = {
+        name: split_data.export_and_calibrate(as_model(name, model, split_data.train.heads))
         for name, model in models.items()
         if not isinstance(model, BaselineModel)
     }
-    if not fitted:
+    if not fitted_models:
         raise UsageError("there is no model to evaluate", where="evaluate", fix="add one")
     baselines = [model.name for model in models.values() if isinstance(model, BaselineModel)]
-    dataset, plan = data.dataset, data.plan
-    head = data.train.heads[0]
-    probabilities = {name: _Probabilities() for name in fitted}
+    dataset, candidate_plan = split_data.dataset, split_data.candidate_plan
+    first_head = split_data.train.heads[0]
+    probabilities = {name: _ProbabilityCollector() for name in fitted_models}
     scorers = {
-        name: partial(_score, probabilities[name], head, _make_scorer(model, data))
-        for name, model in fitted.items()
+        name: partial(_score, probabilities[name], first_head, _make_scorer(model, split_data))
+        for name, model in fitted_models.items()
     }
     evaluation = evaluate_scorers(
-        dataset.training_data,
-        dataset.declarations.features,
-        data.parts.test,
-        plan.replay(
-            dataset.training_data, dataset.declarations.features, plan.live, baselines=baselines
+        training_data=dataset.training_data,
+        features=dataset.declarations.features,
+        test_data=split_data.datasets.test,
+        replay=candidate_plan.build_replay(
+            dataset.training_data,
+            dataset.declarations.features,
+            candidate_plan.live_columns,
+            baselines=baselines,
         ),
-        plan.sources,
-        scorers,
-        dataset.slot.objective,
-        as_of=data.split.validation_until,
+        source_limits=candidate_plan.source_limits,
+        scorers=scorers,
+        objective=dataset.slot.objective,
+        as_of=split_data.split.validation_until,
         seed=dataset.settings.seed,
     )
     aucs = {name: collector.auc() for name, collector in probabilities.items()}
-    metric_names = {"auc", *(name for figure in evaluation.figures.values() for name in figure)}
+    metric_names = {"auc", *(name for figure in evaluation.intervals.values() for name in figure)}
     for name in metrics:
-        if figure_name(name) not in metric_names:
+        if metric_key(name) not in metric_names:
             fix = f"use some of {', '.join(sorted(metric_names))}"
             raise UsageError(f"there is no metric {name!r}", where="metrics", fix=fix)
     return Comparison(
-        dataset.slot.name, evaluation, tuple(metrics), aucs, dict(models), test, fitted
+        dataset.slot.name, evaluation, tuple(metrics), aucs, dict(models), test, fitted_models
     )
 
 
-def _make_scorer(model: FittedModel, data: SplitData) -> Scorer:
+def _make_scorer(model: FittedModel, split_data: SplitData) -> Scorer:
     return partial(
         model.score,
-        index_series=data.plan.retrieval.series,
-        objective=data.dataset.slot.objective,
-        live_columns=data.plan.live,
+        index_series=split_data.candidate_plan.retrieval.index_series,
+        objective=split_data.dataset.slot.objective,
+        live_columns=split_data.candidate_plan.live_columns,
     )
 
 
 def _score(
-    probabilities: _Probabilities, head: str, scorer: Scorer, chunk: FeatureChunk
+    probabilities: _ProbabilityCollector, head: str, scorer: Scorer, chunk: FeatureChunk
 ) -> tuple[Mapping[str, Floats], Floats]:
-    heads, value = scorer(chunk)
-    probabilities.scores.append(heads[head])
-    probabilities.labels.append(chunk.part.labels[head])
-    return heads, value
+    probabilities_by_head, value = scorer(chunk)
+    probabilities.scores.append(probabilities_by_head[head])
+    probabilities.labels.append(chunk.data.labels[head])
+    return probabilities_by_head, value
 
 
 def as_model(name: str, model: Any, heads: tuple[str, ...]) -> Model:
@@ -348,5 +373,5 @@ def as_model(name: str, model: Any, heads: tuple[str, ...]) -> Model:
         raise UsageError(
             f"{type(model).__name__} has no method score", where=f"model {name!r}", fix="add it"
         )
-    registered = getattr(type(model), ESTIMATOR_NAME, name)
-    return OwnModel(registered, heads, model, f"model {name!r}, class {type(model).__name__}")
+    registered_name = getattr(type(model), ESTIMATOR_NAME, name)
+    return OwnModel(registered_name, heads, model, f"model {name!r}, class {type(model).__name__}")

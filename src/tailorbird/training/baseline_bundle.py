@@ -13,14 +13,14 @@ import pyarrow as pa
 from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import LOOK_BACK_MAX
 from tailorbird.lake import Lake
 from tailorbird.ranking.baseline import FALLBACK, default_baselines
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
-from tailorbird.retrieval import MeaningSettings
+from tailorbird.retrieval import TextVectorSettings
 from tailorbird.storage_paths import StoragePath
 from tailorbird.training.dataset.indexes import EVENT_COLUMNS, empty_items, write_index
 from tailorbird.training.dataset.matrix import bundle_columns
@@ -39,26 +39,26 @@ def ensure_champion(
     clock: Clock,
     by: str,
     owner: str = "",
-    meaning: MeaningSettings | None = None,
+    meaning: TextVectorSettings | None = None,
 ) -> str:
     """Return the champion's version; add and promote a popularity baseline if there is none.
 
     Raises:
         NotReadyError: there is no champion, and the lake has nothing to build an index from.
     """
-    store = Registry(registry, clock=clock)
-    champion = store.champion()
+    model_registry = Registry(registry, clock=clock)
+    champion = model_registry.champion_folder()
     if champion is not None:
         return champion.name
-    source, now = Lake(lake), clock.now()
-    if not source.exists("events"):
+    event_lake, now = Lake(lake), clock.now()
+    if not event_lake.exists("events"):
         raise NotReadyError(
             "the lake is empty", where=str(lake), fix="tailorbird import brings events in"
         )
-    events = source.events(columns=list(EVENT_COLUMNS), ts_from=now - HORIZON)
+    events = event_lake.events(columns=list(EVENT_COLUMNS), ts_from=now - LOOK_BACK_MAX)
     items = (
-        source.table("items", ["id", "valid_from", "attributes", "timeless", "p"])
-        if source.exists("items")
+        event_lake.table("items", ["id", "valid_from", "attributes", "timeless", "p"])
+        if event_lake.exists("items")
         else empty_items()
     )
     if not events.num_rows:
@@ -69,28 +69,28 @@ def ensure_champion(
     card = _render_card(
         FALLBACK,
         NO_CHAMPION_REASON,
-        f"{events.num_rows:,} events from {to_iso(now - HORIZON)} to {to_iso(now)}",
+        f"{events.num_rows:,} events from {to_iso(now - LOOK_BACK_MAX)} to {to_iso(now)}",
         quality_note,
         owner,
     )
-    version = _add_bundle(
-        store,
-        features,
-        events,
-        items,
-        FALLBACK,
-        now,
-        card,
+    version = _add_baseline_bundle(
+        model_registry=model_registry,
+        features=features,
+        events=events,
+        items=items,
+        baseline=FALLBACK,
+        now=now,
+        card=card,
         why=NO_CHAMPION_REASON,
         by=by,
         meaning=meaning,
     )
-    store.promote(version, by=by, why=NO_CHAMPION_REASON)
+    model_registry.promote(version, by=by, why=NO_CHAMPION_REASON)
     return version
 
 
 def serve_best_baseline(
-    store: Registry,
+    model_registry: Registry,
     evaluation: Evaluation,
     features: FeatureSet,
     slot: Slot,
@@ -99,13 +99,13 @@ def serve_best_baseline(
     *,
     by: str,
     owner: str,
-    meaning: MeaningSettings | None = None,
+    meaning: TextVectorSettings | None = None,
 ) -> str:
     """Promote the best evaluated baseline where no model serves.
 
     Return its version, or "" if that baseline serves already.
     """
-    champion = store.champion()
+    champion = model_registry.champion_folder()
     serving_baseline = ""
     if champion is not None:
         try:
@@ -115,48 +115,50 @@ def serve_best_baseline(
         if bundle.heads:
             return ""
         serving_baseline = bundle.baseline
-    candidates = {
-        name: evaluation.figures[name][PRIMARY_METRIC]
+    quality_by_baseline = {
+        name: evaluation.intervals[name][PRIMARY_METRIC]
         for name in default_baselines(slot.sources)
-        if name in evaluation.figures
+        if name in evaluation.intervals
     }
-    if not candidates:
+    if not quality_by_baseline:
         return ""
-    best = max(candidates, key=lambda name: candidates[name].value)
-    if best == serving_baseline:
+    best_baseline = max(quality_by_baseline, key=lambda name: quality_by_baseline[name].value)
+    if best_baseline == serving_baseline:
         return ""
     why = (
-        f"the gate refused the model, and nothing judged served: {best} was the best baseline, "
-        f"{PRIMARY_METRIC} {candidates[best]}"
+        f"the gate refused the model, and nothing judged served: {best_baseline} was the best "
+        "baseline, "
+        f"{PRIMARY_METRIC} {quality_by_baseline[best_baseline]}"
     )
     quality_note = (
-        f"{PRIMARY_METRIC} {candidates[best]} on {evaluation.requests:,} requests of the test part."
+        f"{PRIMARY_METRIC} {quality_by_baseline[best_baseline]} on "
+        f"{evaluation.request_count:,} requests of the test part."
     )
     card = _render_card(
-        best,
+        best_baseline,
         why,
         f"{training_data.events.num_rows:,} events until {to_iso(now)}",
         quality_note,
         owner,
     )
-    version = _add_bundle(
-        store,
-        features,
-        training_data.events,
-        training_data.items,
-        best,
-        now,
-        card,
+    version = _add_baseline_bundle(
+        model_registry=model_registry,
+        features=features,
+        events=training_data.events,
+        items=training_data.item_profiles,
+        baseline=best_baseline,
+        now=now,
+        card=card,
         why=why,
         by=by,
         meaning=meaning,
     )
-    store.promote(version, by=by, why=why)
+    model_registry.promote(version, by=by, why=why)
     return version
 
 
-def _add_bundle(
-    store: Registry,
+def _add_baseline_bundle(
+    model_registry: Registry,
     features: FeatureSet,
     events: pa.Table,
     items: pa.Table,
@@ -166,11 +168,11 @@ def _add_bundle(
     *,
     why: str,
     by: str,
-    meaning: MeaningSettings | None,
+    meaning: TextVectorSettings | None,
 ) -> str:
     columns = bundle_columns(features)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
-        write_index(Path(folder) / "index", events, items, now, meaning=meaning)
+        write_index(Path(folder) / "index", events, items, now, text_vector_settings=meaning)
         write_bundle(
             Path(folder) / "bundle",
             created_at=now,
@@ -183,18 +185,18 @@ def _add_bundle(
             card=card,
             baseline=baseline,
         )
-        return store.add(Path(folder) / "bundle", by=by, why=why)
+        return model_registry.add(Path(folder) / "bundle", by=by, why=why)
 
 
-def _render_card(baseline: str, why: str, data: str, quality_note: str, owner: str) -> str:
-    parts = [
+def _render_card(baseline: str, why: str, data_note: str, quality_note: str, owner: str) -> str:
+    paragraphs = [
         f"# A baseline: {baseline}",
         f"Made because {why}. Items are ordered by the scores of these sources, added up.",
         "## Owner",
         owner or NO_OWNER,
         "## Data",
-        f"{data}.",
+        f"{data_note}.",
         "## Figures",
         quality_note,
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(paragraphs) + "\n"

@@ -20,17 +20,17 @@ FULL_BUDGET_S = 600.0  # time that the default settings are made for
 _REQUESTS_PER_S, _TEST_REQUESTS_PER_S = 50.0, 15.0
 # Reading a longer log and looking requests up in its tables costs more: with two million events,
 # 0.6 as many requests fit.
-_EVENTS, _EVENTS_TWICE = 250_000, 2_600_000
+_EVENTS_WITHOUT_COST, _EVENTS_PER_DOUBLING = 250_000, 2_600_000
 _TREES_MIN, _TREES_MIN_S = 300, 120.0  # at two minutes and below
 _DEFAULTS = TrainSettings()
-_VECTORS_S = 480.0  # below this budget, no vectors are learned
-_STEPS = (
+_VECTORS_MIN_S = 480.0  # below this budget, no vectors are learned
+_SPEED_STEPS = (
     0.25,
     0.5,
     1.0,
 )  # speeds are rounded to these, so that a machine gives the same sizes twice
-_ROWS, _COLUMNS, _PROBE_TREES = 20_000, 60, 20
-_PROBE_S = 0.35  # duration of the probe on two idle cores of a 2024 server
+_PROBE_ROWS, _PROBE_COLUMNS, _PROBE_TREES = 20_000, 60, 20
+_PROBE_REFERENCE_S = 0.35  # duration of the probe on two idle cores of a 2024 server
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Budget:
         )
 
 
-def plan_budget(seconds: float, speed: float, events: int = 0) -> Budget:
+def plan_budget(seconds: float, speed: float, event_count: int = 0) -> Budget:
     """Plan the sizes that fit into a time on a machine of this speed.
 
     Args:
-        events: number of events in the log.
+        event_count: number of events in the log.
 
     Raises:
         UsageError: the time is less than half a minute.
@@ -93,18 +93,23 @@ def plan_budget(seconds: float, speed: float, events: int = 0) -> Budget:
         raise UsageError(
             f"expected at least {BUDGET_MIN_S:.0f}s, got {seconds:.0f}s", where="--budget"
         )
-    useful = min(seconds * speed, FULL_BUDGET_S)
-    share = useful / (1 + max(0, events - _EVENTS) / _EVENTS_TWICE)
+    effective_seconds = min(seconds * speed, FULL_BUDGET_S)
+    request_seconds = effective_seconds / (
+        1 + max(0, event_count - _EVENTS_WITHOUT_COST) / _EVENTS_PER_DOUBLING
+    )
     trees_max = _DEFAULTS.gbdt.trees
     trees = round(
         _TREES_MIN
         + (trees_max - _TREES_MIN)
-        * max(0.0, useful - _TREES_MIN_S)
+        * max(0.0, effective_seconds - _TREES_MIN_S)
         / (FULL_BUDGET_S - _TREES_MIN_S)
     )
     # Fewer trees learn as much at a higher rate.
     rate = round(trees_max * _DEFAULTS.gbdt.rate / trees, 4)
-    requests, test_requests = round(share * _REQUESTS_PER_S), round(share * _TEST_REQUESTS_PER_S)
+    requests, test_requests = (
+        round(request_seconds * _REQUESTS_PER_S),
+        round(request_seconds * _TEST_REQUESTS_PER_S),
+    )
     return Budget(
         seconds,
         speed,
@@ -112,7 +117,7 @@ def plan_budget(seconds: float, speed: float, events: int = 0) -> Budget:
         min(_DEFAULTS.test_requests, test_requests),
         trees,
         rate,
-        useful >= _VECTORS_S,
+        effective_seconds >= _VECTORS_MIN_S,
     )
 
 
@@ -121,19 +126,19 @@ def measure_speed() -> float:
 
     Takes less than a second on an idle machine.
     """
-    draw = np.random.default_rng(7)
-    matrix = draw.random((_ROWS, _COLUMNS), dtype=np.float32)
-    labels = (matrix[:, 0] + draw.random(_ROWS) > 1.2).astype(np.float32)
+    rng = np.random.default_rng(7)
+    matrix = rng.random((_PROBE_ROWS, _PROBE_COLUMNS), dtype=np.float32)
+    labels = (matrix[:, 0] + rng.random(_PROBE_ROWS) > 1.2).astype(np.float32)
     settings = {
         "objective": "binary",
         "num_leaves": 15,
-        "num_threads": GbdtSettings().sized(1, 1).threads,
+        "num_threads": GbdtSettings().resolve_sizes(1, 1).threads,
         "verbosity": -1,
         "seed": 7,
     }
-    data = lgb.Dataset(matrix, labels)
-    data.construct()
+    probe_dataset = lgb.Dataset(matrix, labels)
+    probe_dataset.construct()
     started = time.monotonic()
-    lgb.train(settings, data, num_boost_round=_PROBE_TREES)
-    speed = _PROBE_S / max(time.monotonic() - started, 1e-6)
-    return max((step for step in _STEPS if step <= speed * 1.2), default=_STEPS[0])
+    lgb.train(settings, probe_dataset, num_boost_round=_PROBE_TREES)
+    speed = _PROBE_REFERENCE_S / max(time.monotonic() - started, 1e-6)
+    return max((step for step in _SPEED_STEPS if step <= speed * 1.2), default=_SPEED_STEPS[0])

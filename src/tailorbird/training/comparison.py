@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figure_name(metric: str) -> str:
+def metric_key(metric: str) -> str:
     """Return the name of a metric in tables: `ndcg@10` is `ndcg_10`."""
     return metric.replace("@", "_")
 
@@ -25,8 +25,8 @@ class Comparison:
         metrics: those that are shown.
         aucs: model → AUC of the first head.
         models: what was evaluated, by name.
-        test: the requests.
-        fitted: the models with export and calibration, by name.
+        test_requests: the requests.
+        fitted_models: the models with export and calibration, by name.
     """
 
     slot: str
@@ -34,26 +34,26 @@ class Comparison:
     metrics: tuple[str, ...]
     aucs: Mapping[str, float]
     models: Mapping[str, Any] = field(default_factory=dict)
-    test: Any = None
-    fitted: Mapping[str, Any] = field(default_factory=dict)
+    test_requests: Any = None
+    fitted_models: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def results(self) -> dict[str, dict[str, float | None]]:
         """The shown figures by model, with the ends of their 95 % intervals."""
-        all_figures = self.evaluation.to_dict()["results"]
-        figure_names = [figure_name(metric) for metric in self.metrics if metric != "auc"]
+        metrics_by_model = self.evaluation.to_dict()["results"]
+        metric_keys = [metric_key(metric) for metric in self.metrics if metric != "auc"]
         results = {
             name: {
                 key: value
-                for metric in figure_names
-                for key, value in figures.items()
+                for metric in metric_keys
+                for key, value in metrics.items()
                 if key in (metric, f"{metric}_low", f"{metric}_high")
             }
-            for name, figures in all_figures.items()
+            for name, metrics in metrics_by_model.items()
         }
         if "auc" in self.metrics:
-            for name, figures in results.items():
-                figures["auc"] = self.aucs.get(name)
+            for name, metrics in results.items():
+                metrics["auc"] = self.aucs.get(name)
         return results
 
     def to_frame(self) -> Frame:
@@ -62,12 +62,12 @@ class Comparison:
 
     def plot(self, metric: str = "") -> "Figure":
         """Draw one metric of all models, by default the first, with 95 % intervals."""
-        return plot_figures(self.results, figure_name(metric or self.metrics[0]))
+        return plot_figures(self.results, metric_key(metric or self.metrics[0]))
 
     @property
     def _header(self) -> str:
-        requests, people = self.evaluation.requests, self.evaluation.people
-        return f"slot {self.slot}: {requests:,} requests, {people:,} people"
+        request_count, user_count = self.evaluation.request_count, self.evaluation.user_count
+        return f"slot {self.slot}: {request_count:,} requests, {user_count:,} people"
 
     def __repr__(self) -> str:
         return f"{self._header}\n{self.to_frame()!r}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tailorbird.training.evaluation.estimate import ChampionEstimate
-from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation, K
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, TOP_K, Evaluation
 from tailorbird.training.evaluation.gate import SUPERIORITY, Decision, Evidence, Rival
 from tailorbird.training.fit.fit import FittedModel
 from tailorbird.training.rivals import MODEL_NAME, Rivals
@@ -14,43 +14,49 @@ class Judgement:
     """The evaluation and its context, from which the gate decides."""
 
     evaluation: Evaluation
-    fitted: FittedModel
-    champion: str
+    fitted_model: FittedModel
+    champion_version: str
     champion_note: str
     rivals: Rivals
-    recipe: str
+    recipe_hash: str
     estimate: ChampionEstimate | None
 
     def evidence(self) -> Evidence:
         """Return what the gate weighs: the model against baselines, champion and anchor."""
         evaluation = self.evaluation
-        versions = set(self.rivals.bundles)
+        rival_versions = set(self.rivals.bundle_by_version)
         baselines = tuple(
-            self._to_rival(name) for name in evaluation.differences if name not in versions
+            self._to_rival(name) for name in evaluation.differences if name not in rival_versions
         )
         champion = (
-            self._to_rival(self.champion) if self.champion in evaluation.differences else None
-        )
-        anchor = (
-            self._to_rival(self.rivals.anchor)
-            if self.rivals.anchor in evaluation.differences
+            self._to_rival(self.champion_version)
+            if self.champion_version in evaluation.differences
             else None
         )
-        reference = self.champion or evaluation.best_baseline
-        coverage = f"coverage_{K}"
-        figures = evaluation.figures
+        anchor = (
+            self._to_rival(self.rivals.anchor_version)
+            if self.rivals.anchor_version in evaluation.differences
+            else None
+        )
+        reference_name = self.champion_version or evaluation.best_baseline
+        coverage_metric = f"coverage_{TOP_K}"
+        intervals = evaluation.intervals
         return Evidence(
-            PRIMARY_METRIC,
-            baselines,
-            champion,
-            anchor,
-            self._is_fresher(),
-            self.champion_note,
-            evaluation.people,
-            {head: figures.mean_ratio for head, figures in evaluation.heads.items()},
-            figures[MODEL_NAME][coverage].value,
-            figures[reference][coverage].value if reference in figures else 0.0,
-            self.fitted.leaks,
+            metric=PRIMARY_METRIC,
+            baselines=baselines,
+            champion=champion,
+            anchor=anchor,
+            has_same_recipe=self._has_same_recipe(),
+            champion_note=self.champion_note,
+            user_count=evaluation.user_count,
+            calibration_ratios={
+                head: intervals.mean_ratio for head, intervals in evaluation.head_metrics.items()
+            },
+            coverage=intervals[MODEL_NAME][coverage_metric].value,
+            coverage_reference=intervals[reference_name][coverage_metric].value
+            if reference_name in intervals
+            else 0.0,
+            leak_reasons=self.fitted_model.leak_reasons,
             estimate=self.estimate.summary if self.estimate is not None else "",
             is_estimated_worse=self.estimate is not None and self.estimate.is_worse,
         )
@@ -60,20 +66,23 @@ class Judgement:
 
         "" stands for this model itself.
         """
-        if decision.by == SUPERIORITY or self.champion not in self.rivals.bundles:
+        if (
+            decision.rule == SUPERIORITY
+            or self.champion_version not in self.rivals.bundle_by_version
+        ):
             return ""
-        return self.rivals.anchor or self.champion
+        return self.rivals.anchor_version or self.champion_version
 
-    def _is_fresher(self) -> bool:
-        bundle = self.rivals.bundles.get(self.champion)
+    def _has_same_recipe(self) -> bool:
+        bundle = self.rivals.bundle_by_version.get(self.champion_version)
         return (
             bundle is not None
-            and bundle.manifest.metrics.get("about", {}).get("recipe") == self.recipe
+            and bundle.manifest.metrics.get("about", {}).get("recipe") == self.recipe_hash
         )
 
     def _to_rival(self, name: str) -> Rival:
         return Rival(
             name,
             self.evaluation.differences[name],
-            self.evaluation.figures[name][PRIMARY_METRIC].value,
+            self.evaluation.intervals[name][PRIMARY_METRIC].value,
         )

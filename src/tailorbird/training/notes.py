@@ -20,50 +20,50 @@ from tailorbird.training.settings import TrainSettings
 from tailorbird.training.split_datasets import CandidatePlan
 
 
-def lake_provenance(lake: Lake, data: Dataset) -> dict[str, Any]:
+def lake_provenance(lake: Lake, dataset: Dataset) -> dict[str, Any]:
     """Return what the rows can be rebuilt from.
 
-    `Lake(path, at=versions.from_manifest(about["lake"]))` gives the same rows.
+    `Lake(path, versions=versions.from_manifest(about["lake"]))` gives the same rows.
     """
-    return {"lake": to_manifest(lake.at or {}), "rows_digest": data.digest()}
+    return {"lake": to_manifest(lake.versions or {}), "rows_digest": dataset.digest()}
 
 
 def describe_training(
     slot: Slot,
     training_data: TrainingData,
-    data: Dataset,
+    all_requests: Dataset,
     split: Split,
-    parts: SplitDatasets,
-    plan: CandidatePlan,
-    dropped: int,
+    datasets: SplitDatasets,
+    candidate_plan: CandidatePlan,
+    dropped_count: int,
     settings: TrainSettings,
     now: int,
 ) -> dict[str, Any]:
     """Return facts about the training for its report, as JSON."""
     borders = {
-        "from": parts.train.t[0],
+        "from": datasets.train.t[0],
         "train_until": split.train_until,
         "test_from": split.validation_until,
-        "test_to": data.t[-1],
+        "test_to": all_requests.t[-1],
     }
     return {
         "slot": slot.name,
         **({"arm": settings.arm} if settings.arm else {}),
         "objective": dict(slot.objective),
         "source": "logged answers" if training_data.is_logged else "what people chose",
-        "sources": plan.sources,
-        "live_columns": list(plan.live.names),
-        "scheme": dict(parts.train.scheme),
-        "window": {name: int(moment) for name, moment in borders.items()},
-        "window_text": {name: to_iso(int(moment)) for name, moment in borders.items()},
+        "sources": candidate_plan.source_limits,
+        "live_columns": list(candidate_plan.live_columns.names),
+        "scheme": dict(datasets.train.provenance),
+        "window": {name: int(ts) for name, ts in borders.items()},
+        "window_text": {name: to_iso(int(ts)) for name, ts in borders.items()},
         "requests": {
-            "train": parts.train.requests,
-            "validation": parts.validation.requests,
-            "test": parts.test.requests,
+            "train": datasets.train.request_count,
+            "validation": datasets.validation.request_count,
+            "test": datasets.test.request_count,
         },
         "dropped": {
-            "label window reaches over a border": split.dropped,
-            "above the limit": dropped,
+            "label window reaches over a border": split.dropped_count,
+            "above the limit": dropped_count,
         },
         "items_as_of": to_iso(now),
         "seed": settings.seed,
@@ -73,11 +73,11 @@ def describe_training(
 
 
 def other_slot_notes(
-    fitted: FittedModel, slot: Slot, registry: Registry, champion: str
+    fitted_model: FittedModel, slot: Slot, registry: Registry, champion: str
 ) -> list[str]:
     """Describe what other slots gain and lose by this model, which is evaluated on this slot."""
     notes = []
-    if gained_heads := [head for head in fitted.models if head not in slot.objective]:
+    if gained_heads := [head for head in fitted_model.model_by_head if head not in slot.objective]:
         notes.append(
             f"carries {', '.join(gained_heads)} for other slots, learned from the rows of slot "
             f"{slot.name}; the gate does not look at it"
@@ -85,7 +85,7 @@ def other_slot_notes(
     champion_heads = next(
         (info.heads for info in registry.versions() if info.version == champion), ()
     )
-    if lost_heads := [head for head in champion_heads if head not in fitted.models]:
+    if lost_heads := [head for head in champion_heads if head not in fitted_model.model_by_head]:
         notes.append(
             f"does not predict {', '.join(lost_heads)}, as the champion {champion} does: slots "
             "that ask for it would lose it"
@@ -96,16 +96,16 @@ def other_slot_notes(
 def comparison_notes(
     champion: str,
     champion_bundle: Bundle | None,
-    unjudged_reason: str,
-    test: Dataset,
+    unevaluated_reason: str,
+    test_data: Dataset,
     test_from: int,
 ) -> list[str]:
     """Describe caveats of the comparison with the champion."""
-    if unjudged_reason:
-        return [describe_unevaluated(champion, unjudged_reason)]
+    if unevaluated_reason:
+        return [describe_unevaluated(champion, unevaluated_reason)]
     if champion_bundle is None or champion_bundle.manifest.window.ts_to <= test_from:
         return []
-    share = float(np.mean(test.t < champion_bundle.manifest.window.ts_to))
+    share = float(np.mean(test_data.t < champion_bundle.manifest.window.ts_to))
     return [
         f"the champion {champion_bundle.version} learned from {share:.0%} of the test requests, "
         "so the comparison favours it"

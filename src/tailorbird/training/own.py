@@ -21,7 +21,7 @@ from tailorbird.ranking.own_models import (
     SUFFIX,
     checked_scores,
     default_settings,
-    find_family,
+    find_estimator_class,
     models_file,
     pack_model,
 )
@@ -42,9 +42,9 @@ class OwnEstimator:
     """
 
     def __init__(self, name: str, settings: Mapping[str, Any], *, seed: int = 7) -> None:
-        self.name, self._family = name, find_family(name)
-        self._where = f"{models_file()}, class {self._family.__name__}"
-        parameters = inspect.signature(self._family).parameters
+        self.name, self._estimator_class = name, find_estimator_class(name)
+        self._where = f"{models_file()}, class {self._estimator_class.__name__}"
+        parameters = inspect.signature(self._estimator_class).parameters
         if unknown := [setting for setting in settings if setting not in parameters]:
             fix = f"use one of {', '.join(parameters)}" if parameters else "it takes none"
             raise UsageError(f"{name} has no setting {unknown[0]!r}", where=self._where, fix=fix)
@@ -57,7 +57,7 @@ class OwnEstimator:
             UsageError: it fails, returns no model, or the model gives something else than a number
                 for each row.
         """
-        fitted = self._call("fit", lambda: self._family(**self.settings).fit(train, valid))
+        fitted = self._call("fit", lambda: self._estimator_class(**self.settings).fit(train, valid))
         if not callable(getattr(fitted, "score", None)):
             raise UsageError(
                 f"fit returned {type(fitted).__name__}, which has no method score",
@@ -76,12 +76,12 @@ class OwnEstimator:
 
     def search_space(self) -> Dimensions:
         """Return what `tune` may try; empty if the class has none."""
-        space = getattr(self._family, "search_space", None)
+        space = getattr(self._estimator_class, "search_space", None)
         return space() if space is not None else {}
 
     def defaults(self) -> dict[str, Any]:
         """Return the settings with their defaults."""
-        return default_settings(self._family)
+        return default_settings(self._estimator_class)
 
     def _call(self, method: str, work: Any) -> Any:
         try:
@@ -96,7 +96,7 @@ class OwnEstimator:
             ) from error
 
     def __repr__(self) -> str:
-        return describe_settings(self._family.__name__, self.settings)
+        return describe_settings(self._estimator_class.__name__, self.settings)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tailorbird.errors import BundleError
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.own_models import code_digest, own_families
+from tailorbird.ranking.own_models import code_digest, own_estimator_classes
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.dataset.indexes import IndexSeries
@@ -20,10 +20,10 @@ from tailorbird.training.dataset.split import Split
 from tailorbird.training.evaluation.estimate import ChampionEstimate, estimate_against_champion
 from tailorbird.training.evaluation.evaluate import (
     Scorer,
+    build_version_scorer,
     evaluate_scorers,
-    explain_mismatch,
+    explain_head_mismatch,
     merge_live_columns,
-    version_scorer,
 )
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.fit.fit import FittedModel
@@ -67,7 +67,7 @@ def recipe_hash(features: FeatureSet, slot: Slot, settings: TrainSettings) -> st
 
 def _own_recipe(settings: TrainSettings) -> dict[str, str]:
     """Return which code of the project takes part in a training, if any does."""
-    names = {*settings.challengers, settings.architecture} & set(own_families())
+    names = {*settings.challengers, settings.architecture} & set(own_estimator_classes())
     return {"models.py": f"{sorted(names)} {code_digest()}"} if names else {}
 
 
@@ -75,9 +75,9 @@ def _own_recipe(settings: TrainSettings) -> dict[str, str]:
 class Rivals:
     """Registry bundles to compare with: the champion, and the last winner by superiority."""
 
-    bundles: Mapping[str, Bundle]
-    champion: str = ""
-    anchor: str = ""
+    bundle_by_version: Mapping[str, Bundle]
+    champion_version: str = ""
+    anchor_version: str = ""
 
 
 def load_rivals(
@@ -87,14 +87,14 @@ def load_rivals(
         return Rivals({})
     anchor_version = str(champion.manifest.metrics.get("about", {}).get("anchor", ""))
     bundles = {champion.version: champion}
-    paths = {info.version: info.path for info in registry.versions()}
-    if anchor_version and anchor_version != champion.version and anchor_version in paths:
+    path_by_version = {info.version: info.path for info in registry.versions()}
+    if anchor_version and anchor_version != champion.version and anchor_version in path_by_version:
         try:
-            anchor = Bundle.load(paths[anchor_version], schema_hash=None)
+            anchor = Bundle.load(path_by_version[anchor_version], schema_hash=None)
         except BundleError:
             return Rivals(bundles, champion.version)
-        readable = anchor.features is not None or anchor.schema_hash == features.schema_hash
-        if readable and not explain_mismatch(anchor, slot):
+        is_readable = anchor.features is not None or anchor.schema_hash == features.schema_hash
+        if is_readable and not explain_head_mismatch(anchor, slot):
             return Rivals(bundles | {anchor_version: anchor}, champion.version, anchor_version)
     return Rivals(bundles, champion.version)
 
@@ -102,10 +102,10 @@ def load_rivals(
 def evaluate_rivals(
     training_data: TrainingData,
     features: FeatureSet,
-    parts: SplitDatasets,
-    plan: CandidatePlan,
+    datasets: SplitDatasets,
+    candidate_plan: CandidatePlan,
     index_series: IndexSeries,
-    fitted: FittedModel,
+    fitted_model: FittedModel,
     rivals: Rivals,
     slot: Slot,
     test_from: int,
@@ -114,29 +114,39 @@ def evaluate_rivals(
 ) -> Evaluation:
     """Evaluate the new model, its rivals and all baselines on the test part."""
     live_columns = merge_live_columns(
-        [plan.live, *(bundle.encoder.live for bundle in rivals.bundles.values())]
+        [
+            candidate_plan.live_columns,
+            *(bundle.encoder.live_columns for bundle in rivals.bundle_by_version.values()),
+        ]
     )
     scorers: dict[str, Scorer] = {
         MODEL_NAME: partial(
-            fitted.score,
+            fitted_model.score,
             index_series=index_series,
             objective=slot.objective,
             live_columns=live_columns,
         )
     }
-    for version, bundle in rivals.bundles.items():
-        scorers[version] = version_scorer(
-            bundle, index_series, slot.objective, live_columns, features, training_data.events
+    for version, bundle in rivals.bundle_by_version.items():
+        scorers[version] = build_version_scorer(
+            bundle=bundle,
+            index_series=index_series,
+            objective=slot.objective,
+            live_columns=live_columns,
+            features=features,
+            events=training_data.events,
         )
-    replay = plan.replay(training_data, features, live_columns, baselines=plan.baselines)
+    replay = candidate_plan.build_replay(
+        training_data, features, live_columns, baselines=candidate_plan.baselines
+    )
     return evaluate_scorers(
-        training_data,
-        features,
-        parts.test,
-        replay,
-        plan.sources,
-        scorers,
-        slot.objective,
+        training_data=training_data,
+        features=features,
+        test_data=datasets.test,
+        replay=replay,
+        source_limits=candidate_plan.source_limits,
+        scorers=scorers,
+        objective=slot.objective,
         as_of=test_from,
         seed=settings.seed,
         progress=timer.report,
@@ -148,39 +158,44 @@ def estimate_off_policy(
     training_data: TrainingData,
     features: FeatureSet,
     split: Split,
-    plan: CandidatePlan,
+    candidate_plan: CandidatePlan,
     index_series: IndexSeries,
-    fitted: FittedModel,
+    fitted_model: FittedModel,
     rivals: Rivals,
     slot: Slot,
     settings: TrainSettings,
     timer: StageTimer,
 ) -> ChampionEstimate | None:
     """Estimate from the log what the new model and the champion earn; None without a champion."""
-    champion = rivals.bundles.get(rivals.champion)
+    champion = rivals.bundle_by_version.get(rivals.champion_version)
     if champion is None or not training_data.is_logged:
         return None
-    live_columns = merge_live_columns([plan.live, champion.encoder.live])
+    live_columns = merge_live_columns([candidate_plan.live_columns, champion.encoder.live_columns])
     scorers: dict[str, Scorer] = {
         MODEL_NAME: partial(
-            fitted.score,
+            fitted_model.score,
             index_series=index_series,
             objective=slot.objective,
             live_columns=live_columns,
         ),
-        champion.version: version_scorer(
-            champion, index_series, slot.objective, live_columns, features, training_data.events
+        champion.version: build_version_scorer(
+            bundle=champion,
+            index_series=index_series,
+            objective=slot.objective,
+            live_columns=live_columns,
+            features=features,
+            events=training_data.events,
         ),
     }
     timer.report("off-policy", 0, 1)
     estimate = estimate_against_champion(
-        lake,
-        training_data,
-        features,
-        slot,
-        plan.replay(training_data, features, live_columns),
-        index_series,
-        scorers,
+        lake=lake,
+        training_data=training_data,
+        features=features,
+        slot=slot,
+        replay=candidate_plan.build_replay(training_data, features, live_columns),
+        index_series=index_series,
+        scorers=scorers,
         ts_from=max(split.validation_until, champion.manifest.window.ts_to),
         settings=settings,
     )
@@ -195,7 +210,7 @@ def load_champion(
 
     An index without a model is no champion.
     """
-    path = registry.champion()
+    path = registry.champion_folder()
     if path is None:
         return "", None, ""
     try:
@@ -206,5 +221,5 @@ def load_champion(
         return "", None, ""
     if bundle.schema_hash != features.schema_hash and bundle.features is None:
         return path.name, None, "has another schema, whose declarations it does not bring"
-    why = explain_mismatch(bundle, slot)
-    return path.name, None if why else bundle, why
+    mismatch = explain_head_mismatch(bundle, slot)
+    return path.name, None if mismatch else bundle, mismatch

@@ -8,12 +8,12 @@ from typing import Any, Literal
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.retrieval import MeaningSettings
+from tailorbird.retrieval import TextVectorSettings
 from tailorbird.training.dataset.clicks import SamplingScheme
 from tailorbird.training.dataset.request_choice import RowSettings, RowSource
 from tailorbird.training.evaluation.figures import Evaluation
 from tailorbird.training.evaluation.gate import Decision
-from tailorbird.training.fit.retrieval import Choice
+from tailorbird.training.fit.retrieval import RetrievalChoiceName
 from tailorbird.training.fit.towers import TowerSettings
 
 Progress = Callable[[str, int, int], None]
@@ -22,9 +22,9 @@ AUTO = "auto"
 CONTINUATION = "went on from the "  # begins the note of a training that continues a model
 # Begins the note of one that could not.
 NO_CONTINUATION = "trained from scratch, though --incremental was asked for: "
-Position = Literal["column", "weights", "none"]
+PositionUse = Literal["column", "weights", "none"]
 
-REQUESTS = 25_000
+DEFAULT_REQUESTS = 25_000
 QUICK_REQUESTS, QUICK_TEST_REQUESTS = 6_000, 2_000
 # Where logged responses are learned from, whose candidates are looked up request by request.
 QUICK_LOGGED_REQUESTS = 10_000
@@ -57,8 +57,8 @@ class TrainSettings:
         index_parts: number of item indexes over the training part.
         architecture: one of `models.architectures`, one of the project's own, or `auto`: a net if
             the validation part shows that it beats boosters.
-        challengers: the project's own estimators that `gbdt` and `auto` also fit; the one that beats
-            boosters most on the validation part is taken.
+        challengers: the project's own estimators that `gbdt` and `auto` also fit; the one that
+            beats boosters most on the validation part is taken.
         retrieval, tower: candidate retrieval, see `training.fit.retrieval`, and the size of the
             tower.
         position: use of logged positions: as a `column`, which serving sets to the first, where
@@ -92,7 +92,7 @@ class TrainSettings:
     rows: RowSource = "auto"
     arm: str = ""
     scheme: SamplingScheme | None = None
-    requests: int = REQUESTS
+    requests: int = DEFAULT_REQUESTS
     test_requests: int = 6_000
     validation_from: int = 0
     test_from: int = 0
@@ -100,9 +100,9 @@ class TrainSettings:
     gbdt: GbdtSettings = field(default_factory=GbdtSettings)
     architecture: str = "gbdt"
     challengers: tuple[str, ...] = ()
-    retrieval: Choice = "tables"
+    retrieval: RetrievalChoiceName = "tables"
     tower: TowerSettings = field(default_factory=TowerSettings)
-    position: Position = "column"
+    position: PositionUse = "column"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     processes: int = 1
     incremental: bool = False
@@ -116,31 +116,39 @@ class TrainSettings:
     seed: int = 7
     shuffle: bool = False
     budget: Mapping[str, Any] = field(default_factory=dict)
-    meaning: MeaningSettings | None = None
+    meaning: TextVectorSettings | None = None
     tuned: str = ""
     tuned_until: int = 0
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
 
-    def row_settings(self, now: int, heads: Sequence[str] = ()) -> RowSettings:
-        """Return which requests to learn from at a moment, with labels for extra heads."""
+    def row_settings(self, as_of: int, extra_heads: Sequence[str] = ()) -> RowSettings:
+        """Return which requests to learn from at `as_of`, with labels for extra heads."""
         return RowSettings(
-            now - self.window_us, now, self.lateness_us, self.rows, self.scheme, heads, self.arm
+            ts_from=as_of - self.window_us,
+            as_of=as_of,
+            lateness_us=self.lateness_us,
+            row_source=self.rows,
+            sampling_scheme=self.scheme,
+            extra_heads=extra_heads,
+            arm=self.arm,
         )
 
-    def resolve_quick(self) -> "TrainSettings":
+    def with_quick_applied(self) -> "TrainSettings":
         """Return the settings with `quick` resolved."""
         if not self.quick:
             return self
         gbdt = replace(
             self.gbdt, trees=min(self.gbdt.trees, 150), rate=max(self.gbdt.rate, 0.08), patience=15
         )
-        limits = (
-            min(self.requests or QUICK_REQUESTS, QUICK_REQUESTS),
-            min(self.test_requests or QUICK_TEST_REQUESTS, QUICK_TEST_REQUESTS),
+        return replace(
+            self,
+            requests=min(self.requests or QUICK_REQUESTS, QUICK_REQUESTS),
+            test_requests=min(self.test_requests or QUICK_TEST_REQUESTS, QUICK_TEST_REQUESTS),
+            index_parts=2,
+            gbdt=gbdt,
         )
-        return replace(self, requests=limits[0], test_requests=limits[1], index_parts=2, gbdt=gbdt)
 
 
 @dataclass(frozen=True)
@@ -153,10 +161,10 @@ class TrainReport:
         fallback_version: best evaluated baseline, promoted where the model was not and nothing
             served before; "" otherwise.
         champion: the previous champion, "" without one.
-        rows: rows of each part.
+        row_counts: rows of each part.
         heads: heads of the bundle: of the slot, then of other slots.
         notes: what was left out, and caveats of the figures.
-        seconds: stage → wall time.
+        stage_seconds: stage → wall time.
         page_path: page with tables and charts, if requested.
         serving_costs: with the page, cost and quality of everything evaluated, and whether it is
             on the front.
@@ -167,11 +175,11 @@ class TrainReport:
     champion: str
     decision: Decision
     evaluation: Evaluation
-    rows: dict[str, int]
+    row_counts: dict[str, int]
     heads: tuple[str, ...]
     notes: tuple[str, ...]
     about: dict[str, Any]
-    seconds: dict[str, float]
+    stage_seconds: dict[str, float]
     page_path: Path | None = None
     fallback_version: str = ""
     serving_costs: tuple[Mapping[str, Any], ...] = ()
@@ -182,7 +190,7 @@ class TrainReport:
         return any(note.startswith(CONTINUATION) for note in self.notes)
 
     @property
-    def not_incremental(self) -> str:
+    def not_incremental_reason(self) -> str:
         """Return why it went on from no earlier model although that was asked for, or ""."""
         reasons = [
             note.removeprefix(NO_CONTINUATION)
@@ -201,9 +209,9 @@ class TrainReport:
         outcome |= {"champion": self.champion, "instead": self.fallback_version}
         details = {
             "notes": list(self.notes),
-            "rows": self.rows,
+            "rows": self.row_counts,
             "about": self.about,
-            "seconds": self.seconds,
+            "seconds": self.stage_seconds,
         }
         return {
             **self.evaluation.to_dict(),

@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 _LARGEST_BIN = 241  # the bin of the largest number; its negative is that of the smallest
 _NUMBER_BINS = 2 * _LARGEST_BIN + 2  # and one for missing values
 
-Row = tuple[str, str, bool, str, float]
+HistogramRow = tuple[str, str, bool, str, float]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -55,23 +55,25 @@ class FeatureSketch:
     def count_chunks(self, chunks: Iterable[FeatureChunk]) -> Iterator[FeatureChunk]:
         """Yield the chunks, and count the rows of each."""
         for chunk in chunks:
-            rows, weights = one_row_per_request(chunk.part)
-            self._number_counts += _count(
+            rows, weights = select_row_per_request(chunk.data)
+            self._number_counts += _count_bins(
                 chunk.rows.numeric[rows], number_bin_columns, _NUMBER_BINS, weights
             )
             keys = chunk.rows.categorical[rows]
-            self._category_counts += _count(keys, category_bin_columns, CATEGORIES + 1, weights)
+            self._category_counts += _count_bins(
+                keys, category_bin_columns, CATEGORIES + 1, weights
+            )
             yield chunk
 
-    def rows(self) -> list[Row]:
+    def histogram_rows(self) -> list[HistogramRow]:
         """Return the histograms counted so far."""
         return [
-            *number_rows("feature", self._numeric, self._number_counts),
-            *category_rows("feature", self._categorical, self._category_counts),
+            *number_histogram_rows("feature", self._numeric, self._number_counts),
+            *category_histogram_rows("feature", self._categorical, self._category_counts),
         ]
 
 
-def one_row_per_request(dataset: Dataset) -> tuple[Ints, Floats]:
+def select_row_per_request(dataset: Dataset) -> tuple[Ints, Floats]:
     """Return one row of each request, and its weight.
 
     The row is the item shown first, or the first candidate of a drawn request.
@@ -83,16 +85,16 @@ def one_row_per_request(dataset: Dataset) -> tuple[Ints, Floats]:
     return rows, np.ones(len(rows))
 
 
-def label_rows(dataset: Dataset) -> list[Row]:
+def label_histogram_rows(dataset: Dataset) -> list[HistogramRow]:
     """Return the histogram of each label, of all rows."""
     names = list(dataset.labels)
     values = np.column_stack([dataset.labels[name].astype(np.float32) for name in names])
-    return number_rows(
-        "label", names, _count(values, number_bin_columns, _NUMBER_BINS, dataset.weight)
+    return number_histogram_rows(
+        "label", names, _count_bins(values, number_bin_columns, _NUMBER_BINS, dataset.weight)
     )
 
 
-def score_rows(dataset: Dataset, value: Floats) -> list[Row]:
+def score_histogram(dataset: Dataset, value: Floats) -> list[HistogramRow]:
     """Return the histogram of the best value of each request.
 
     Args:
@@ -100,7 +102,9 @@ def score_rows(dataset: Dataset, value: Floats) -> list[Row]:
     """
     starts = dataset.offsets[:-1][np.diff(dataset.offsets) > 0]
     best = np.maximum.reduceat(value, starts)[:, None] if len(starts) else np.zeros((0, 1))
-    return number_rows("score", ["score"], _count(best, number_bin_columns, _NUMBER_BINS))
+    return number_histogram_rows(
+        "score", ["score"], _count_bins(best, number_bin_columns, _NUMBER_BINS)
+    )
 
 
 def objective_value(
@@ -117,7 +121,7 @@ def objective_value(
     )
 
 
-def to_table(rows: Sequence[Row]) -> pa.Table:
+def to_table(rows: Sequence[HistogramRow]) -> pa.Table:
     """Return histograms as a table of `SCHEMA`."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
     return pa.table(
@@ -126,7 +130,7 @@ def to_table(rows: Sequence[Row]) -> pa.Table:
     )
 
 
-def to_bytes(rows: Sequence[Row]) -> bytes:
+def to_bytes(rows: Sequence[HistogramRow]) -> bytes:
     """Return histograms as a Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(to_table(rows), buffer, compression="zstd")
@@ -147,17 +151,17 @@ def number_from_bin(bin_position: float) -> float:
 
 
 def number_bin_columns(values: npt.NDArray[np.floating]) -> Ints:
-    """Return the bin column, as in `number_rows`, of each number; NaN and infinity are missing."""
-    is_known = np.isfinite(values)
-    return np.where(is_known, signed_bins(np.where(is_known, values, 0)) + _LARGEST_BIN + 1, 0)
+    """Return the bin column of each number; NaN and infinity are missing."""
+    is_finite = np.isfinite(values)
+    return np.where(is_finite, signed_bins(np.where(is_finite, values, 0)) + _LARGEST_BIN + 1, 0)
 
 
 def category_bin_columns(keys: npt.NDArray[np.uint64]) -> Ints:
-    """Return the bin column, as in `category_rows`, of each hash; 0 is missing."""
+    """Return the bin column, as in `category_histogram_rows`, of each hash; 0 is missing."""
     return np.where(keys == 0, 0, keys % np.uint64(CATEGORIES) + np.uint64(1)).astype(np.int64)
 
 
-def number_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
+def number_histogram_rows(kind: str, names: Sequence[str], counts: Floats) -> list[HistogramRow]:
     """Return rows of the counts of some columns, shape (columns, bins); empty bins are left out."""
     return [
         (names[column], kind, False, _number_label(bin_), float(counts[column, bin_]))
@@ -165,7 +169,7 @@ def number_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
     ]
 
 
-def category_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
+def category_histogram_rows(kind: str, names: Sequence[str], counts: Floats) -> list[HistogramRow]:
     """Return rows of the counts of some categories, shape (columns, CATEGORIES + 1)."""
     return [
         (names[column], kind, True, f"{bin_ - 1:02d}" if bin_ else MISSING, counts[column, bin_])
@@ -173,21 +177,27 @@ def category_rows(kind: str, names: Sequence[str], counts: Floats) -> list[Row]:
     ]
 
 
-def count_numbers(kind: str, names: Sequence[str], values: npt.NDArray[np.floating]) -> list[Row]:
+def count_numbers(
+    kind: str, names: Sequence[str], values: npt.NDArray[np.floating]
+) -> list[HistogramRow]:
     """Return the histograms of numbers, shape (rows, columns)."""
-    return number_rows(kind, names, _count(values, number_bin_columns, _NUMBER_BINS))
+    return number_histogram_rows(kind, names, _count_bins(values, number_bin_columns, _NUMBER_BINS))
 
 
-def count_categories(kind: str, names: Sequence[str], keys: npt.NDArray[np.uint64]) -> list[Row]:
+def count_categories(
+    kind: str, names: Sequence[str], keys: npt.NDArray[np.uint64]
+) -> list[HistogramRow]:
     """Return the histograms of hashed categories, shape (rows, columns)."""
-    return category_rows(kind, names, _count(keys, category_bin_columns, CATEGORIES + 1))
+    return category_histogram_rows(
+        kind, names, _count_bins(keys, category_bin_columns, CATEGORIES + 1)
+    )
 
 
 def _number_label(bin_: int) -> str:
     return str(bin_ - _LARGEST_BIN - 1) if bin_ else MISSING
 
 
-def _count(
+def _count_bins(
     values: npt.NDArray,
     to_columns: Callable[[npt.NDArray], Ints],
     width: int,

@@ -28,12 +28,12 @@ from tailorbird.training.stage_times import StageTimer
 class CandidatePlan:
     """Candidate retrieval, baselines and live columns, the same in all parts."""
 
-    live: LiveColumns
+    live_columns: LiveColumns
     baselines: Sequence[str]
     retrieval: RetrievalChoice
     slot: Slot
 
-    def replay(
+    def build_replay(
         self,
         training_data: TrainingData,
         features: FeatureSet,
@@ -45,16 +45,16 @@ class CandidatePlan:
             training_data.events_with_profiles,
             features,
             self.slot,
-            training_data.item_codes,
+            training_data.item_vocabulary,
             live_columns,
             baselines=baselines,
-            sources=self.sources,
+            source_limits=self.source_limits,
             retriever=self.retrieval.retriever(),
         )
 
     @property
-    def sources(self) -> dict[str, int]:
-        return self.retrieval.sources(self.slot)
+    def source_limits(self) -> dict[str, int]:
+        return self.retrieval.source_limits(self.slot)
 
 
 def build_retrieval(
@@ -65,35 +65,38 @@ def build_retrieval(
     settings: TrainSettings,
     timer: StageTimer,
     *,
-    kept_share: float | None = None,
+    champion_share: float | None = None,
 ) -> RetrievalChoice:
     """Build the indexes over time, with vectors if requested and better.
 
     Args:
-        kept_share: see `choose_retrieval`.
+        champion_share: see `choose_retrieval`.
     """
-    moments = index_moments(training_data.data, split, settings)
-    series = build_series(
-        training_data.events, training_data.items, moments, progress=partial(timer.report, "index")
+    as_of_times = index_times(training_data.dataset, split, settings)
+    index_series = build_series(
+        training_data.events,
+        training_data.item_profiles,
+        as_of_times,
+        progress=partial(timer.report, "index"),
     )
     return choose_retrieval(
-        training_data,
-        features,
-        slot,
-        series,
-        (split.train_until, split.validation_until),
-        settings.retrieval,
-        settings.tower,
-        validation=training_data.data.take(split.validation),
+        training_data=training_data,
+        features=features,
+        slot=slot,
+        index_series=index_series,
+        validation_from=split.train_until,
+        choice=settings.retrieval,
+        settings=settings.tower,
+        validation=training_data.dataset.take(split.validation),
         seed=settings.seed,
-        kept_share=kept_share,
+        champion_share=champion_share,
         progress=partial(timer.report, "vectors"),
     )
 
 
 def split_requests(data: Dataset, training_data: TrainingData, settings: TrainSettings) -> Split:
     """Split the requests at the given borders, or by shares."""
-    gap = training_data.label_window
+    gap = training_data.label_window_us
     if settings.test_from:
         return split_at(
             data.t, settings.validation_from or settings.test_from, settings.test_from, gap=gap
@@ -101,7 +104,7 @@ def split_requests(data: Dataset, training_data: TrainingData, settings: TrainSe
     return split_by_time(data.t, gap=gap)
 
 
-def index_moments(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
+def index_times(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
     """Return the times of indexes: over the training part, and both borders."""
     boundaries = np.linspace(0, len(split.train), settings.index_parts + 1).astype(int)[:-1]
     return [
@@ -116,7 +119,7 @@ def build_split_datasets(
     features: FeatureSet,
     data: Dataset,
     split: Split,
-    plan: CandidatePlan,
+    candidate_plan: CandidatePlan,
     settings: TrainSettings,
     timer: StageTimer,
 ) -> tuple[SplitDatasets, int]:
@@ -124,32 +127,39 @@ def build_split_datasets(
 
     The test part has no candidates yet.
     """
-    limit = settings.requests
+    train_limit = settings.requests
     if training_data.is_logged:  # as many rows as drawn requests would have
-        limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
-        limit = min(limit, QUICK_LOGGED_REQUESTS) if settings.quick else limit
-    train = thin_evenly(split.train, limit, settings.seed)
-    validation = thin_evenly(split.validation, settings.test_requests, settings.seed)
-    test = thin_evenly(split.test, settings.test_requests, settings.seed)
+        train_limit = (
+            train_limit
+            * (NEGATIVES + 1)
+            // max(round(data.row_count / max(data.request_count, 1)), 1)
+        )
+        train_limit = min(train_limit, QUICK_LOGGED_REQUESTS) if settings.quick else train_limit
+    train_indexes = thin_evenly(split.train, train_limit, settings.seed)
+    validation_indexes = thin_evenly(split.validation, settings.test_requests, settings.seed)
+    test_indexes = thin_evenly(split.test, settings.test_requests, settings.seed)
     replay, report_progress = (
-        plan.replay(training_data, features, plan.live),
+        candidate_plan.build_replay(training_data, features, candidate_plan.live_columns),
         partial(timer.report, "candidates"),
     )
-    combined = data.take(np.concatenate([train, validation]))
-    if training_data.sampling is None:
-        rows = replace(
-            combined, live=replay.read_live_columns(combined, progress=report_progress)[0]
+    combined_requests = data.take(np.concatenate([train_indexes, validation_indexes]))
+    if training_data.sampling_scheme is None:
+        combined_rows = replace(
+            combined_requests,
+            live_values=replay.read_live_columns(combined_requests, progress=report_progress)[0],
         )
     else:
-        rows = training_data.add_labels(
-            sample_negatives(combined, replay, training_data.sampling, NEGATIVES, report_progress)
+        combined_rows = training_data.add_extra_labels(
+            sample_negatives(
+                combined_requests, replay, training_data.sampling_scheme, NEGATIVES, report_progress
+            )
         )
-    train_count = int(np.searchsorted(rows.t, split.train_until))
+    train_request_count = int(np.searchsorted(combined_rows.t, split.train_until))
     train_rows, validation_rows = (
-        rows.take(np.arange(train_count)),
-        rows.take(np.arange(train_count, rows.requests)),
+        combined_rows.take(np.arange(train_request_count)),
+        combined_rows.take(np.arange(train_request_count, combined_rows.request_count)),
     )
-    if not train_rows.requests or not validation_rows.requests:
+    if not train_rows.request_count or not validation_rows.request_count:
         raise UsageError(
             "no request is left to learn from, or to watch", fix="train on a longer window"
         )
@@ -157,15 +167,17 @@ def build_split_datasets(
         train_rows.censor(split.train_until),
         validation_rows.censor(split.validation_until),
     )
-    return SplitDatasets(*censored_parts, data.take(test), plan.live), len(split.train) - len(train)
+    return SplitDatasets(
+        *censored_parts, data.take(test_indexes), candidate_plan.live_columns
+    ), len(split.train) - len(train_indexes)
 
 
-def sampling_notes(parts: SplitDatasets, dropped: int) -> list[str]:
+def sampling_notes(datasets: SplitDatasets, dropped_count: int) -> list[str]:
     """Describe how many requests were sampled to limit time and memory."""
-    if not dropped:
+    if not dropped_count:
         return []
-    learned = parts.train.requests
+    learned_count = datasets.train.request_count
     return [
-        f"learned from {learned:,} of {learned + dropped:,} requests, drawn evenly over the "
-        "time; --requests says how many"
+        f"learned from {learned_count:,} of {learned_count + dropped_count:,} requests, drawn "
+        "evenly over the time; --requests says how many"
     ]

@@ -9,11 +9,13 @@ class StageTimer:
     """Forwards progress, and records how long each stage took."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self._last = progress, time.monotonic()
-        self.seconds: dict[str, float] = {}
+        self._progress, self._last_report = progress, time.monotonic()
+        self.stage_seconds: dict[str, float] = {}
 
     def report(self, stage: str, done: int, total: int) -> None:
-        moment = time.monotonic()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + moment - self._last, 3)
-        self._last = moment
+        now = time.monotonic()
+        self.stage_seconds[stage] = round(
+            self.stage_seconds.get(stage, 0.0) + now - self._last_report, 3
+        )
+        self._last_report = now
         self._progress(stage, done, total)

@@ -15,9 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from tests.support.commands import environment, must, must_json, refused, tailorbird
+from tests.support.commands import assert_refused, environment, must, must_json, tailorbird
 from tests.support.roles import make_project
-from tests.support.shops.evolving_shop import change, item_events, promote, some_events
+from tests.support.shops.evolving_shop import (
+    change_features,
+    make_item_events,
+    make_visitor_events,
+    promote,
+)
 
 from tailorbird.cli.main import run
 from tailorbird.config import open_project
@@ -27,7 +32,7 @@ from tailorbird.features.schemas import read_applied, state_folders
 from tailorbird.features.state.state import open_state, read_position
 from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader
@@ -45,13 +50,13 @@ def made(tmp_path_factory) -> Path:
     promote(project, project.features, "old")
     with (
         EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as collector,
-        Roles(project, CLOCK) as roles,
+        InProcessRoles(project, CLOCK) as roles,
     ):
-        collector.submit(json.dumps(item_events()).encode())
+        collector.submit(json.dumps(make_item_events()).encode())
         roles.step()
         parts = InProcessServer(project, CLOCK, collector=collector, seed=1)
         for number in range(REQUEST_COUNT):
-            collector.submit(json.dumps(some_events(number)).encode())
+            collector.submit(json.dumps(make_visitor_events(number)).encode())
             answer = parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))
             assert answer.degraded == []
             roles.step()
@@ -83,7 +88,7 @@ def test_a_plan_without_a_change_has_status_0(project):
 
 
 def test_a_plan_lists_changes_and_costs(project):
-    changed = change(open_project(project))
+    changed = change_features(open_project(project))
     plan_json = plan(project, 2)
     assert plan_json["schema"] == changed.features.schema_hash
     changes = {one["name"]: one for one in plan_json["changes"]}
@@ -144,7 +149,7 @@ def test_a_plan_lists_changes_and_costs(project):
 def test_a_plan_of_a_broken_file_names_the_line(project):
     with open(project / "features.py", "a") as file:
         file.write('count("x", item, "klick", window="7d")\n')
-    refused(
+    assert_refused(
         tailorbird("-C", project, "features", "plan"),
         "features.py:",
         "'klick' is no event type",
@@ -153,7 +158,7 @@ def test_a_plan_of_a_broken_file_names_the_line(project):
 
 
 def position(project: Path):
-    opened = open_project(project, applied=True)
+    opened = open_project(project, use_applied=True)
     store = open_state(opened.paths.state, opened.features)
     with store.snapshot() as snapshot:
         read = read_position(snapshot)
@@ -163,8 +168,8 @@ def position(project: Path):
 
 def test_a_change_is_applied_without_up_resumed_rolled_back_and_pruned(project):
     state, old = project / "data" / "state", open_project(project).features.schema_hash
-    new = change(open_project(project)).features.schema_hash
-    refused(
+    new = change_features(open_project(project)).features.schema_hash
+    assert_refused(
         tailorbird("-C", project, "features", "apply"), "nobody can be asked", "--yes", status=2
     )
     assert read_applied(state).schema == old
@@ -180,7 +185,7 @@ def test_a_change_is_applied_without_up_resumed_rolled_back_and_pruned(project):
     summary = must_json("-C", project, "features", "apply", "--yes")
     assert (summary["schema"], summary["ready"]) == (new, True)
     with open_reader(project / "data" / "stream" / "routed.db") as log:
-        assert position(project).p == log.end() - 1
+        assert position(project).log_position == log.end() - 1
     assert must_json("-C", project, "features", "apply")["changed"] is False, "nothing to ask about"
     assert must_json("-C", project, "features", "prune")["removed"] == {}, (
         "the champion reads the old one"
@@ -194,7 +199,7 @@ def test_a_change_is_applied_without_up_resumed_rolled_back_and_pruned(project):
     removed = must_json("-C", project, "features", "prune")
     assert (list(removed["removed"]), removed["kept"]) == ([new], [old])
     assert state_folders(state) == [old]
-    refused(
+    assert_refused(
         tailorbird("-C", project, "features", "apply", "--back", "--yes"),
         "no earlier schema",
         status=1,
@@ -202,7 +207,7 @@ def test_a_change_is_applied_without_up_resumed_rolled_back_and_pruned(project):
 
 
 def test_train_uses_features_py_if_nothing_runs(project):
-    changed = change(open_project(project))
+    changed = change_features(open_project(project))
     # too few answers to learn from; what counts is what it would have learned from
     tailorbird("-C", project, "train", "--quick")
     assert read_applied(project / "data" / "state").schema == changed.features.schema_hash
@@ -281,7 +286,7 @@ def test_only_an_added_feature_is_computed_and_spans_are_respected(project, tmp_
     assert first.stat().st_mtime_ns == stamp
     groups = [pq.read_schema(file).names for file in (out / "columns").glob("*/rows-00000.parquet")]
     assert sorted(groups) == [["item_clicks_7d", "price"], ["user_clicks_7d"]]
-    refused(
+    assert_refused(
         tailorbird("-C", project, "features", "backfill", "--out", out, "--from", "2100-01-01"),
         "no answer was logged in that time",
         status=1,
@@ -375,7 +380,7 @@ def test_a_backfill_of_a_file_of_requests(project, tmp_path):
         "--out",
         tmp_path / "out",
     )
-    refused(wrong, "expected columns person, item and ts, found who", status=2)
+    assert_refused(wrong, "expected columns person, item and ts, found who", status=2)
     new = tailorbird(
         "-C",
         project,
@@ -386,17 +391,17 @@ def test_a_backfill_of_a_file_of_requests(project, tmp_path):
         "--out",
         tmp_path / "new",
     )
-    refused(new, "expected columns person, item and ts, found who", status=2)
+    assert_refused(new, "expected columns person, item and ts, found who", status=2)
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "out" / "columns.lock").exists()
     near = tailorbird(
         "-C", project, "features", "backfill", "--out", tmp_path / "out", "--only", "user_clicks"
     )
-    refused(near, "features.py declares no feature 'user_clicks'", "did you mean", status=2)
+    assert_refused(near, "features.py declares no feature 'user_clicks'", "did you mean", status=2)
     small = tailorbird(
         "-C", project, "features", "backfill", "--out", tmp_path / "out", "--memory", "lots"
     )
-    refused(small, "expected a size such as 2GB", status=2)
+    assert_refused(small, "expected a size such as 2GB", status=2)
 
 
 def test_a_folder_keeps_to_its_first_run_however_the_lake_grows_and_is_for_nothing_else(
@@ -430,21 +435,23 @@ def test_a_folder_keeps_to_its_first_run_however_the_lake_grows_and_is_for_nothi
     opened = open_project(project)
     with (
         EventCollector(opened.paths.stream, "serve-1", opened.plan, CLOCK) as collector,
-        Roles(opened, CLOCK) as roles,
+        InProcessRoles(opened, CLOCK) as roles,
     ):
-        collector.submit(json.dumps(some_events(1_000)).encode())
+        collector.submit(json.dumps(make_visitor_events(1_000)).encode())
         collector.close()
         roles.drain()
     lake = Lake(project / "data" / "lake")
-    assert lake.newest_p() == pc.max(lake.table("events", ["p"])["p"]).as_py() > first["p"]
+    assert (
+        lake.newest_log_position() == pc.max(lake.table("events", ["p"])["p"]).as_py() > first["p"]
+    )
     assert must_json(*command)["p"] == first["p"]
     assert part.stat().st_mtime_ns == stamp, "nothing was computed again"
     pq.write_table(table.slice(1), ask)
-    refused(tailorbird(*command), str(out), "other requests", status=2)
+    assert_refused(tailorbird(*command), str(out), "other requests", status=2)
     assert part.stat().st_mtime_ns == stamp
     state = project / "data" / "state"
     before = sorted(state.iterdir())
-    refused(
+    assert_refused(
         tailorbird("-C", project, "features", "backfill", "--out", state),
         str(state),
         "something else than a backfill",

@@ -6,18 +6,18 @@ import json
 import shutil
 
 import pytest
-from tests.support.commands import must, must_json, refused, tailorbird
-from tests.support.network.stores import needs_valkey, running
+from tests.support.commands import assert_refused, must, must_json, tailorbird
+from tests.support.network.stores import needs_valkey, start_server
 from tests.support.roles import make_project
-from tests.support.shops.evolving_shop import item_events, some_events
+from tests.support.shops.evolving_shop import make_item_events, make_visitor_events
 
 from tailorbird.config.copying import copy_target_of
-from tailorbird.config.project import FILE
+from tailorbird.config.project import SETTINGS_FILE
 from tailorbird.config.settings import load_settings
 from tailorbird.events import SystemClock
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.state.state import COMMITS, open_state
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.features.state.state import COMMIT_PREFIX, open_state
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.store import CopiedStore, CopyTarget, open_copies, open_store
 from tailorbird.store.published import PublishedStore
@@ -33,11 +33,11 @@ def project(tmp_path):
     clock = SystemClock()
     with (
         EventCollector(made.paths.stream, "serve-1", made.plan, clock) as collector,
-        Roles(made, clock) as roles,
+        InProcessRoles(made, clock) as roles,
     ):
-        collector.submit(json.dumps(item_events()).encode())
+        collector.submit(json.dumps(make_item_events()).encode())
         for number in range(20):
-            collector.submit(json.dumps(some_events(number)).encode())
+            collector.submit(json.dumps(make_visitor_events(number)).encode())
         roles.step()
         roles.drain()
     return made
@@ -48,19 +48,19 @@ def records(store):
         return {
             key: value
             for key, value in snapshot.scan(b"")
-            if not key.startswith((OWN_PREFIX, COMMITS))
+            if not key.startswith((OWN_PREFIX, COMMIT_PREFIX))
         }
 
 
 def copied(project, env):
-    settings, _ = load_settings(project.root / FILE, env)
+    settings, _ = load_settings(project.root / SETTINGS_FILE, env)
     at = copy_target_of(settings, project.paths.data)
     assert at is not None
     return records(CopiedStore(at.open(project.features.schema_hash, timeout_s=5)))
 
 
 def test_a_server_is_refilled_and_a_lost_state_is_rebuilt_first(project, tmp_path):
-    with running(tmp_path / "server") as server:
+    with start_server(tmp_path / "server") as server:
         env = {"TAILORBIRD_STORE__URL": server.url}
         counts = must_json("-C", project.root, "features", "republish", env=env)["schemas"][
             project.features.schema_hash
@@ -83,21 +83,21 @@ def test_a_server_is_refilled_and_a_lost_state_is_rebuilt_first(project, tmp_pat
 
 
 def test_without_a_url_and_with_a_running_worker_it_is_refused(project, tmp_path):
-    refused(
+    assert_refused(
         tailorbird("-C", project.root, "features", "republish"), "store.url", "valkey://host:6379"
     )
     with (
-        running(tmp_path / "server") as server,
+        start_server(tmp_path / "server") as server,
         FeatureWorker(project.routed, project.paths.state, project.features, clock=SystemClock()),
     ):
         done = tailorbird(
             "-C", project.root, "features", "republish", env={"TAILORBIRD_STORE__URL": server.url}
         )
-        refused(done, "is running", "stop it")
+        assert_refused(done, "is running", "stop it")
 
 
 def test_a_server_is_shared_by_projects_and_pruned_of_dead_schemas_alone(project, tmp_path):
-    with running(tmp_path / "server") as server:
+    with start_server(tmp_path / "server") as server:
         env = {"TAILORBIRD_STORE__URL": server.url}
         must("-C", project.root, "features", "republish", env=env)
         ours, schema = (
@@ -144,7 +144,7 @@ def count(server, name):
 
 def test_the_project_id_is_stored_or_set_and_no_password_is_shown(project):
     def id_of(env):
-        at = copy_target_of(load_settings(project.root / FILE, env)[0], project.paths.data)
+        at = copy_target_of(load_settings(project.root / SETTINGS_FILE, env)[0], project.paths.data)
         assert isinstance(at, CopyTarget)
         return at
 
@@ -157,7 +157,7 @@ def test_the_project_id_is_stored_or_set_and_no_password_is_shown(project):
     assert id_of(secret).password == "canary-word"
     assert "canary-word" not in repr(id_of(secret))
     assert "canary-word" not in must("-C", project.root, "config", "show", env=secret)
-    refused(
+    assert_refused(
         tailorbird(
             "-C", project.root, "features", "prune", env=url | {"TAILORBIRD_STORE__PREFIX": "a:b"}
         ),

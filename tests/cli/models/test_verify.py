@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
-from tests.support.commands import must, refused, tailorbird
+from tests.support.commands import assert_refused, must, tailorbird
 from tests.support.shops import serving_shop
 
 from tailorbird.config import open_project
@@ -22,7 +22,9 @@ def project(tmp_path: Path) -> Path:
     must("init", tmp_path / "shop")
     registry = Registry(open_project(tmp_path / "shop").paths.registry, clock=SystemClock())
     registry.promote(
-        registry.add(serving_shop.write(tmp_path / "bundle", serving_shop.feature_set())),
+        registry.add(
+            serving_shop.write_shop_bundle(tmp_path / "bundle", serving_shop.feature_set())
+        ),
         by="test",
         why="first",
     )
@@ -45,7 +47,7 @@ def logged(project: Path, count: int, model: str) -> None:
 
 def test_answers_of_removed_versions_are_not_compared(project: Path) -> None:
     logged(project, 3, "v0007")
-    refused(
+    assert_refused(
         tailorbird("-C", project, "models", "verify"),
         "the lake has no answer of a model of this registry",
     )
@@ -54,4 +56,4 @@ def test_answers_of_removed_versions_are_not_compared(project: Path) -> None:
 def test_answers_without_scores_are_named_as_the_reason_for_no_comparison(project: Path) -> None:
     logged(project, 1_300, "v0001")
     result = tailorbird("-C", project, "models", "verify", "--answers", 1_200)
-    refused(result, "650 answers do not say what a model made of each item")
+    assert_refused(result, "650 answers do not say what a model made of each item")

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.support.network.stores import needs_valkey, running
+from tests.support.network.stores import needs_valkey, start_server
 from tests.support.people import CLOCK, make_site
 
-from tailorbird.cli.roles.scoring import Models
+from tailorbird.cli.roles.scoring import ScoreModels
 from tailorbird.config import open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.features.online.worker import FeatureWorker
@@ -27,7 +27,7 @@ def test_a_model_that_ends_its_loader_does_not_end_the_role(
     site = make_site(tmp_path, canaries=1, others=3)
     (site.root / "scores.py").write_text(SCORES)
     monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.probe=kill")
-    models = Models(open_project(site.root), CLOCK)
+    models = ScoreModels(open_project(site.root), CLOCK)
     try:
         with pytest.raises(NotReadyError):
             models.next_best(RecommendQuery(slot="home", user_id="other-user-002"))
@@ -39,7 +39,7 @@ def test_a_model_that_ends_its_loader_does_not_end_the_role(
 @needs_valkey
 @pytest.mark.parametrize("same_machine", [False, True])
 def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, same_machine: bool) -> None:
-    with running(tmp_path / "valkey") as server:
+    with start_server(tmp_path / "valkey") as server:
         site = make_site(
             tmp_path,
             canaries=1,
@@ -58,10 +58,10 @@ def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, same_machi
             while worker.step().rows:
                 pass
             worker.republish()
-            position = worker.position.p
+            position = worker.position.log_position
         if not same_machine:
             shutil.rmtree(project.paths.state)
-        models = Models(project, CLOCK)
+        models = ScoreModels(project, CLOCK)
         try:
             models.refresh()
             assert models.reached() == position

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.adapters import events, refusals
+from tests.support.adapters import convert_events, read_refusals
 
 OURS = {"user_id": "u", "item_id": "i", "properties": {"dwell_ms": 5}}
 ENVELOPE = {
@@ -23,7 +23,7 @@ ENVELOPE = {
 
 def _convert(folder: Path, *envelopes: dict[str, Any]) -> list[dict[str, Any]]:
     (folder / "e.jsonl").write_text("\n".join(json.dumps(each) for each in envelopes))
-    return events("cloudevents", folder / "e.jsonl")
+    return convert_events("cloudevents", folder / "e.jsonl")
 
 
 def test_the_envelope_fills_in_what_our_event_leaves_out(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_data_in_anothers_shape_make_no_profile_login_or_merge_that_the_envelope
     tmp_path: Path, named: str, data: dict[str, Any]
 ) -> None:
     (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "type": named, "data": data}))
-    accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
+    accepted, refused = read_refusals("cloudevents", tmp_path / "e.jsonl")
     assert (accepted, [(code, path) for code, path, _, _ in refused]) == (
         0,
         [("unknown_kind", "$.type")],
@@ -104,7 +104,7 @@ def test_data_in_anothers_shape_make_no_profile_login_or_merge_that_the_envelope
 
 def test_data_of_another_type_than_the_envelope_is_refused(tmp_path: Path) -> None:
     (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "type": "shop.click", "data": TRACK}))
-    accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
+    accepted, refused = read_refusals("cloudevents", tmp_path / "e.jsonl")
     assert (accepted, [(code, path) for code, path, _, _ in refused]) == (
         0,
         [("unknown_kind", "$.type")],
@@ -132,7 +132,7 @@ def test_what_the_envelope_names_is_made(
 def test_a_batch_and_binary_data(tmp_path: Path) -> None:
     binary = {**ENVELOPE, "id": "B", "data_base64": b64encode(json.dumps(OURS).encode()).decode()}
     (tmp_path / "batch.json").write_text(json.dumps([{**ENVELOPE, "data": OURS}, binary], indent=1))
-    assert [one["event_id"] for one in events("cloudevents", tmp_path / "batch.json")] == [
+    assert [one["event_id"] for one in convert_events("cloudevents", tmp_path / "batch.json")] == [
         "/shop#A234-1234-1234",
         "/shop#B",
     ]
@@ -206,6 +206,6 @@ def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, change: dict[str, Any], code: str, path: str
 ) -> None:
     (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "data": OURS, **change}))
-    accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
+    accepted, refused = read_refusals("cloudevents", tmp_path / "e.jsonl")
     assert accepted == 0
     assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]

@@ -5,7 +5,7 @@ tried in `tests/first_hour`.
 from pathlib import Path
 
 import pytest
-from tests.support.adapters import events, refusals
+from tests.support.adapters import convert_events, read_refusals
 
 from tailorbird.errors import InputError
 
@@ -18,7 +18,7 @@ LINES = "order_id,product_id,add_to_cart_order,reordered\n"
 
 def test_a_row_of_mind_is_an_answer_an_impression_and_clicks(tmp_path: Path) -> None:
     (tmp_path / "behaviors.tsv").write_text(ROW + "\n")
-    answer, impression, click = events("mind", tmp_path, slot="front")
+    answer, impression, click = convert_events("mind", tmp_path, slot="front")
     about = {"ts": 1573808122000000, "user_id": "U7", "request_id": answer["event_id"]}
     assert {
         **about,
@@ -36,7 +36,7 @@ def test_a_row_of_mind_is_an_answer_an_impression_and_clicks(tmp_path: Path) -> 
 
 def test_an_unreadable_mind_row_is_quarantined_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "behaviors.tsv").write_text(f"{ROW}\n2\tU7\tyesterday\t\tN1-0\n3\tU7\n")
-    accepted, refused = refusals("mind", tmp_path)
+    accepted, refused = read_refusals("mind", tmp_path)
     assert accepted == 3
     assert [code for code, *_ in refused] == ["wrong_type", "wrong_type"]
 
@@ -48,10 +48,10 @@ def test_orders_of_instacart_follow_each_other_by_their_days(tmp_path: Path) -> 
     (tmp_path / "order_products__prior.csv").write_text(
         f"{LINES}4,9,1,0\n5,9,2,1\n6,8,1,0\n7,8,1,0\n"
     )
-    accepted, refused = refusals("instacart", tmp_path)
+    accepted, refused = read_refusals("instacart", tmp_path)
     assert (accepted, [path for _, path, *_ in refused]) == (3, ["$.order_id"])
     (tmp_path / "order_products__prior.csv").write_text(f"{LINES}4,9,1,0\n5,9,2,1\n6,8,1,0\n")
-    bought = events("instacart", tmp_path)
+    bought = convert_events("instacart", tmp_path)
     begin = 1_483_228_800_000_000
     day, hour, second = 86_400_000_000, 3_600_000_000, 1_000_000
     assert [
@@ -69,7 +69,7 @@ def test_products_of_instacart_get_the_names_of_aisle_and_department(tmp_path: P
     )
     (tmp_path / "aisles.csv").write_text("aisle_id,aisle\n2,milk and cream\n")
     (tmp_path / "departments.csv").write_text("department_id,department\n1,dairy\n")
-    (item,) = events("instacart", tmp_path)
+    (item,) = convert_events("instacart", tmp_path)
     assert item["item_id"] == "9"
     assert item["properties"] == {"title": "Milk", "category": "dairy", "aisle": "milk and cream"}
 
@@ -77,7 +77,7 @@ def test_products_of_instacart_get_the_names_of_aisle_and_department(tmp_path: P
 def test_missing_orders_raise(tmp_path: Path) -> None:
     (tmp_path / "order_products__prior.csv").write_text(f"{LINES}4,9,1,0\n")
     with pytest.raises(InputError, match=r"orders\.csv is missing"):
-        events("instacart", tmp_path)
+        convert_events("instacart", tmp_path)
 
 
 def test_unreadable_instacart_rows_are_quarantined(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_unreadable_instacart_rows_are_quarantined(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text(
         "product_id,product_name,aisle_id,department_id\n9,Milk,2,1\n8,Bread\n"
     )
-    accepted, refused = refusals("instacart", tmp_path)
+    accepted, refused = read_refusals("instacart", tmp_path)
     assert (accepted, [code for code, *_ in refused]) == (3, ["wrong_width", "wrong_width"])
     (tmp_path / "order_products__prior.csv").write_text(f"{LINES}4,9,1,0\nfour,8,1,0\n")
     with pytest.raises(InputError, match="order_id holds something that is no number"):
-        events("instacart", tmp_path)
+        convert_events("instacart", tmp_path)

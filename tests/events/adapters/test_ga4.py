@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.adapters import events, lines, refusals
+from tests.support.adapters import convert_events, convert_lines, read_refusals
 
 from tailorbird.errors import InputError
 
@@ -75,7 +75,7 @@ def _row(name: str, *params: dict[str, Any], **columns: Any) -> dict[str, Any]:
 
 def _convert(folder: Path, *rows: dict[str, Any]) -> list[dict[str, Any]]:
     (folder / "e.json").write_text("\n".join(json.dumps(row) for row in rows))
-    return events("ga4", folder / "e.json")
+    return convert_events("ga4", folder / "e.json")
 
 
 def test_a_complete_row(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_events_without_items_are_left_out(tmp_path: Path) -> None:
             for name in ("session_start", "scroll", "click", "user_engagement")
         )
     )
-    assert lines("ga4", tmp_path / "e.json") == []
+    assert convert_lines("ga4", tmp_path / "e.json") == []
 
 
 def test_parquet_is_read_alike(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_parquet_is_read_alike(tmp_path: Path) -> None:
     row["event_timestamp"] = int(row["event_timestamp"])
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "e.parquet")
     (by_json,) = _convert(tmp_path, row)
-    (by_parquet,) = events("ga4", tmp_path / "e.parquet")
+    (by_parquet,) = convert_events("ga4", tmp_path / "e.parquet")
     assert {**by_parquet, "event_id": ""} == {**by_json, "event_id": ""}
 
 
@@ -188,7 +188,7 @@ def test_a_table_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="expected the columns event_name and event_timestamp of the export, got a"
     ):
-        events("ga4", tmp_path / "e.parquet")
+        convert_events("ga4", tmp_path / "e.parquet")
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,6 @@ def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, change: dict[str, Any], code: str, path: str
 ) -> None:
     (tmp_path / "e.json").write_text(json.dumps({**_row("view_item", items=[TEE]), **change}))
-    accepted, refused = refusals("ga4", tmp_path / "e.json")
+    accepted, refused = read_refusals("ga4", tmp_path / "e.json")
     assert accepted == 0
     assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.support.adapters import NOW
 
 from tailorbird.errors import InputError
-from tailorbird.events import Receipt, RoutePlan, check
+from tailorbird.events import Receipt, RoutePlan, check_body
 from tailorbird.events.adapters import CONVERTERS, FORMATS, AdapterOptions
 from tailorbird.events.adapters.record import record_to_lines
-from tailorbird.events.adapters.webhook import WEBHOOKS, body_to_lines
+from tailorbird.events.adapters.webhook import WEBHOOK_CONVERTERS, body_to_lines
 
 FUZZ = settings(
     max_examples=60,
@@ -149,7 +149,7 @@ def _records(format_: str) -> st.SearchStrategy[Any]:
 
 def _accounted(line_list: list[bytes], receipt: Receipt) -> None:
     accepted, refused = (
-        check(b"\n".join(line_list), receipt, RoutePlan()) if line_list else ([], [])
+        check_body(b"\n".join(line_list), receipt, RoutePlan()) if line_list else ([], [])
     )
     assert len(accepted) + len(refused) == len(line_list)
     assert not any(b"\n" in line for line in line_list)
@@ -198,7 +198,7 @@ def _read_or_named(format_: str, file: Path) -> list[bytes]:
         return []
 
 
-@pytest.mark.parametrize("format_", WEBHOOKS)
+@pytest.mark.parametrize("format_", WEBHOOK_CONVERTERS)
 @FUZZ
 @given(data=st.data())
 def test_any_body_of_a_webhook(format_: str, data: st.DataObject) -> None:
@@ -236,8 +236,10 @@ def test_a_client_cannot_choose_the_reason() -> None:
     forged = (
         b'{"unread":{"format":"x","place":"x","code":"mine","path":"$","message":"m","record":1}}'
     )
-    _, (refusal,) = check(forged, Receipt(NOW), RoutePlan())
+    _, (refusal,) = check_body(forged, Receipt(NOW), RoutePlan())
     assert refusal.code == "unknown_field"
     for line in body_to_lines("segment", forged) + body_to_lines("cloudevents", forged):
-        _, (refusal,) = check(line, Receipt(NOW, "collector", "ndjson", "segment"), RoutePlan())
+        _, (refusal,) = check_body(
+            line, Receipt(NOW, "collector", "ndjson", "segment"), RoutePlan()
+        )
         assert refusal.code == "missing"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.adapters import events, refusals
+from tests.support.adapters import convert_events, read_refusals
 
 
 def _write(folder: Path, *records: Any, name: str = "data.jsonl") -> Path:
@@ -26,7 +26,7 @@ STAR = {"FeedbackType": "star", "UserId": "bob", "ItemId": "vuejs:vue", "Timesta
 
 
 def test_each_kind_of_record(tmp_path: Path) -> None:
-    user, item, star = events("gorse", _write(tmp_path, USER, ITEM, STAR))
+    user, item, star = convert_events("gorse", _write(tmp_path, USER, ITEM, STAR))
     assert user["properties"] == {"labels": ["male", "engineer"], "comment": "zhenghaoz"}
     assert user["timeless"] is True
     assert (item["item_id"], item["ts"]) == ("vuejs:vue", 1_645_660_800_000_000)
@@ -57,7 +57,7 @@ def test_each_kind_of_record(tmp_path: Path) -> None:
 def test_types_and_values_of_feedback(
     tmp_path: Path, change: dict[str, Any], type_: str, properties: Any
 ) -> None:
-    (event,) = events("gorse", _write(tmp_path, {**STAR, **change}))
+    (event,) = convert_events("gorse", _write(tmp_path, {**STAR, **change}))
     assert (event["type"], event.get("properties")) == (type_, properties)
 
 
@@ -65,13 +65,13 @@ def test_types_and_values_of_feedback(
     "time", ["2022-02-24 00:00:00.000000001 +0000 UTC", "2022-02-24 08:00:00 +0800 CST m=+0.01"]
 )
 def test_a_time_as_go_prints_it_is_the_same_time(tmp_path: Path, time: str) -> None:
-    (event,) = events("gorse", _write(tmp_path, {**STAR, "Timestamp": time}))
-    (same,) = events("gorse", _write(tmp_path, STAR))
+    (event,) = convert_events("gorse", _write(tmp_path, {**STAR, "Timestamp": time}))
+    (same,) = convert_events("gorse", _write(tmp_path, STAR))
     assert (event["ts"], event["event_id"]) == (same["ts"], same["event_id"])
 
 
 def test_an_item_without_a_time_is_timeless_and_a_hidden_one_is_flagged(tmp_path: Path) -> None:
-    (item,) = events(
+    (item,) = convert_events(
         "gorse",
         _write(
             tmp_path,
@@ -88,7 +88,10 @@ def test_an_item_without_a_time_is_timeless_and_a_hidden_one_is_flagged(tmp_path
 
 def test_a_list_is_read_like_lines(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text(json.dumps([USER, STAR], indent=2))
-    assert [one["type"] for one in events("gorse", tmp_path / "list.json")] == ["user", "like"]
+    assert [one["type"] for one in convert_events("gorse", tmp_path / "list.json")] == [
+        "user",
+        "like",
+    ]
 
 
 def test_unreadable_records_are_quarantined_with_the_reason(tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ def test_unreadable_records_are_quarantined_with_the_reason(tmp_path: Path) -> N
         7,
     )
     file.write_text(file.read_text() + "\nnot JSON\n")
-    accepted, refused = refusals("gorse", file)
+    accepted, refused = read_refusals("gorse", file)
     assert accepted == 0
     assert [(code, path) for code, path, _, _ in refused] == [
         ("bad_time", "$.Timestamp"),

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.adapters import lines, mapped, refusals
+from tests.support.adapters import convert_lines, convert_mapped, read_refusals
 
 from tailorbird.errors import InputError
 
@@ -22,7 +22,7 @@ CLICKS = '[[source]]\nfile = "c.*"\nts = "when"\nuser_id = "who"\nitem_id = "wha
 
 def _single_event(folder: Path, when: str, mapping: str = "", name: str = "c.csv") -> Any:
     (folder / name).write_text(f"who,what,when\nu,i,{when}\n")
-    return mapped(folder, CLICKS.replace('ts = "when"', f'ts = "when"\n{mapping}'))[0]["ts"]
+    return convert_mapped(folder, CLICKS.replace('ts = "when"', f'ts = "when"\n{mapping}'))[0]["ts"]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_received_at_is_parsed_like_ts(tmp_path: Path) -> None:
         'file = "users.csv"\nkind = "users"\nuser_id = "who"\nts = "since"\nts_zone = '
         '"Europe/Oslo"\nreceived_at = "exported"\n'
     )
-    dated, undated = mapped(tmp_path, f"[[source]]\n{source}")
+    dated, undated = convert_mapped(tmp_path, f"[[source]]\n{source}")
     assert (dated["ts"], dated["received_at"]) == (TS - 250_000, 1_793_530_800_000_000)
     assert "received_at" not in undated
 
@@ -66,7 +66,7 @@ def test_times_of_mixed_forms_are_each_read(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text(
         "who,what,when\nu,i,2017-07-14T02:40:00Z\nu,j,yesterday\nu,k,\n"
     )
-    converted = lines("mapping", tmp_path, mapping=CLICKS + 'ts_zone = "Europe/Oslo"\n')
+    converted = convert_lines("mapping", tmp_path, mapping=CLICKS + 'ts_zone = "Europe/Oslo"\n')
     assert b"2017-07-14T02:40:00+00:00" in converted[0]
     assert b'"ts":"yesterday"' in converted[1]  # for the contract to refuse
     assert b'"ts"' not in converted[2]
@@ -84,14 +84,14 @@ def test_times_of_mixed_forms_are_each_read(tmp_path: Path) -> None:
 )
 def test_times_of_parquet(tmp_path: Path, times: pa.Array) -> None:
     pq.write_table(pa.table({"who": [7], "what": ["i"], "when": times}), tmp_path / "c.parquet")
-    (event,) = mapped(tmp_path, CLICKS)
+    (event,) = convert_mapped(tmp_path, CLICKS)
     assert (event["ts"], event["user_id"]) == (TS, "7")
 
 
 def test_naive_times_of_parquet_are_in_the_mappings_zone(tmp_path: Path) -> None:
     times = pa.array([datetime(2017, 7, 14, 4, 40)], pa.timestamp("us"))
     pq.write_table(pa.table({"who": [7], "what": ["i"], "when": times}), tmp_path / "c.parquet")
-    assert mapped(tmp_path, CLICKS + 'ts_zone = "Europe/Oslo"\n')[0]["ts"] == TS - 250_000
+    assert convert_mapped(tmp_path, CLICKS + 'ts_zone = "Europe/Oslo"\n')[0]["ts"] == TS - 250_000
 
 
 def test_a_day_is_its_first_moment(tmp_path: Path) -> None:
@@ -99,12 +99,12 @@ def test_a_day_is_its_first_moment(tmp_path: Path) -> None:
         pa.table({"who": ["u"], "what": ["i"], "when": pa.array([date(2017, 7, 14)])}),
         tmp_path / "c.parquet",
     )
-    assert mapped(tmp_path, CLICKS)[0]["ts"] == 1_499_990_400_000_000
+    assert convert_mapped(tmp_path, CLICKS)[0]["ts"] == 1_499_990_400_000_000
 
 
 def test_ids_are_taken_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\n007,00012,1500000000\n8,1e3,1500000001\n")
-    converted = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n')
+    converted = convert_mapped(tmp_path, CLICKS + 'ts_unit = "s"\n')
     assert [(event["user_id"], event["item_id"]) for event in converted] == [
         ("007", "00012"),
         ("8", "1e3"),
@@ -113,7 +113,7 @@ def test_ids_are_taken_as_they_are_written(tmp_path: Path) -> None:
 
 def test_integers_written_as_fractions(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\n7.0,1,1500000000\n,2,1500000001\n")
-    first, second = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+    first, second = convert_lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     assert b'"user_id":"7"' in first
     assert b"user_id" not in second
 
@@ -130,7 +130,7 @@ def test_integer_columns_with_gaps_stay_integers(tmp_path: Path) -> None:
         ),
         tmp_path / "c.parquet",
     )
-    first, second = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+    first, second = convert_lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     assert b'"user_id":"7"' in first
     assert b"user_id" not in second
 
@@ -146,7 +146,7 @@ def test_types_from_a_column_context_and_properties(tmp_path: Path) -> None:
         '[source.context]\ndevice = "dev"\nutc_offset_min = '
         '"offset"\n[source.properties]\nprice = "paid"\nnote = "note"\n'
     )
-    (event,) = mapped(tmp_path, mapping)
+    (event,) = convert_mapped(tmp_path, mapping)
     assert (event["type"], event["context"]) == ("cart", {"device": "phone", "utc_offset_min": 120})
     assert event["properties"] == {"price": 9.5, "note": "two\nlines"}
 
@@ -155,7 +155,7 @@ def test_a_price_that_is_no_number_is_one_rows_and_not_the_columns(tmp_path: Pat
     rows = [f"u{number},i1,1500000000,{'free' if number == 5 else 0.5}" for number in range(20)]
     (tmp_path / "c.csv").write_text("\n".join(["who,what,when,paid", *rows]) + "\n")
     mapping = CLICKS + 'ts_unit = "s"\n[source.properties]\nprice = "paid"\n'
-    converted = lines("mapping", tmp_path, mapping=mapping, mapping_name="mapping.toml")
+    converted = convert_lines("mapping", tmp_path, mapping=mapping, mapping_name="mapping.toml")
     assert [json.loads(one)["properties"]["price"] for one in converted] == [
         "free" if number == 5 else 0.5 for number in range(20)
     ]
@@ -176,7 +176,7 @@ def test_values_that_json_has_no_word_for(tmp_path: Path) -> None:
     )
     pq.write_table(table, tmp_path / "c.parquet")
     names = "".join(f'{name} = "{name}"\n' for name in ("price", "day", "at", "none", "list"))
-    (event,) = mapped(tmp_path, CLICKS + f'ts_unit = "s"\n[source.properties]\n{names}')
+    (event,) = convert_mapped(tmp_path, CLICKS + f'ts_unit = "s"\n[source.properties]\n{names}')
     assert event["properties"] == {
         "price": 2.5,
         "day": "2020-01-02",
@@ -193,7 +193,7 @@ def test_profiles_are_timeless_without_a_time(tmp_path: Path) -> None:
         '"id"\n[source.properties]\ntitle = "title"\n'
         '[[source]]\nfile = "users.csv"\nkind = "users"\nuser_id = "id"\nts = "since"\n'
     )
-    item, user = mapped(tmp_path, mapping)
+    item, user = convert_mapped(tmp_path, mapping)
     assert (item["type"], item["timeless"], item["properties"]) == (
         "item",
         True,
@@ -205,7 +205,7 @@ def test_profiles_are_timeless_without_a_time(tmp_path: Path) -> None:
 def test_a_number_that_is_none_spoils_only_its_row(tmp_path: Path) -> None:
     rows = "".join(f"u,i,1500000000,{'cheap' if row == 70_000 else row}\n" for row in range(80_000))
     (tmp_path / "c.csv").write_text("who,what,when,price\n" + rows)
-    converted = lines(
+    converted = convert_lines(
         "mapping",
         tmp_path,
         mapping=CLICKS + 'ts_unit = "s"\n[source.properties]\nprice = "price"\n',
@@ -235,7 +235,8 @@ def test_an_unclosed_quote_spoils_only_its_own_row(
         delimiter.join(["who", "what", "when", "title"]) + "\n" + "\n".join(rows)
     )
     converted = [
-        json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+        json.loads(line)
+        for line in convert_lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     ]
     stray = [row for row in rows[:2] if row.count('"') % 2 or "pipe" in row]
     assert [one["unread"]["record"] for one in converted if "unread" in one] == stray
@@ -252,7 +253,7 @@ def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) ->
         "u4,i4,1500000000,t",
     ]
     (tmp_path / "c.csv").write_text('\n"who",what,when,"the\ntitle"\n' + "\r\n".join(rows) + "\r\n")
-    events = mapped(
+    events = convert_mapped(
         tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\ntitle = "the\\ntitle"\n'
     )
     assert [(one["user_id"], one["item_id"], one["properties"]["title"]) for one in events] == [
@@ -267,7 +268,7 @@ def test_rows_of_another_width_are_passed_on_unchanged(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text(
         "who,what,when\nu,i,1500000000\nu,i\nu,j,1500000001,extra\nu,k,1500000002\n"
     )
-    count, refused = refusals("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+    count, refused = read_refusals("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     assert count == 2
     assert [(code, path, unread["record"]) for code, path, _, unread in refused] == [
         ("wrong_width", "$", "u,i"),
@@ -286,7 +287,8 @@ def test_a_row_that_is_no_utf_8_spoils_only_itself(extra: bytes, tmp_path: Path)
         + b'u4,i4,10,"t\xff\n"\n'
     )
     converted = [
-        json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+        json.loads(line)
+        for line in convert_lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     ]
     assert [one["unread"]["record"] for one in converted if "unread" in one] == [
         "u2,i2,10,caf\\xe9",
@@ -307,14 +309,16 @@ def test_a_file_in_another_encoding_is_read(coding: str, tmp_path: Path) -> None
             coding
         )
     )
-    (event,) = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\nsize = "größe"\n')
+    (event,) = convert_mapped(
+        tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\nsize = "größe"\n'
+    )
     assert event["user_id"] == "Jürgen"
     assert event["properties"]["size"] == ("10 €" if coding == "cp1252" else 10)
 
 
 def test_two_sources_of_one_file_make_different_events(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\n")
-    first, second = mapped(
+    first, second = convert_mapped(
         tmp_path, CLICKS + 'ts_unit = "s"\n' + CLICKS + 'type = "view"\nts_unit = "s"\n'
     )
     assert first["event_id"] != second["event_id"]
@@ -322,7 +326,9 @@ def test_two_sources_of_one_file_make_different_events(tmp_path: Path) -> None:
 
 def test_the_same_file_gives_the_same_ids(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\n")
-    assert lines("mapping", tmp_path, mapping=CLICKS) == lines("mapping", tmp_path, mapping=CLICKS)
+    assert convert_lines("mapping", tmp_path, mapping=CLICKS) == convert_lines(
+        "mapping", tmp_path, mapping=CLICKS
+    )
 
 
 @pytest.mark.parametrize(
@@ -352,7 +358,7 @@ def test_the_same_file_gives_the_same_ids(tmp_path: Path) -> None:
 def test_a_mapping_that_cannot_be_used(tmp_path: Path, mapping: str, message: str) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\n")
     with pytest.raises(InputError, match=message):
-        lines("mapping", tmp_path, mapping=mapping, mapping_name="m.toml")
+        convert_lines("mapping", tmp_path, mapping=mapping, mapping_name="m.toml")
 
 
 def test_a_column_of_lists_is_no_id(tmp_path: Path) -> None:
@@ -360,10 +366,10 @@ def test_a_column_of_lists_is_no_id(tmp_path: Path) -> None:
         pa.table({"who": [["u"]], "what": ["i"], "when": [1500000000]}), tmp_path / "c.parquet"
     )
     with pytest.raises(InputError, match="cannot be used as the mapping says"):
-        lines("mapping", tmp_path, mapping=CLICKS)
+        convert_lines("mapping", tmp_path, mapping=CLICKS)
 
 
 def test_a_csv_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_bytes(b"")
     with pytest.raises(InputError, match=r"c\.csv"):
-        lines("mapping", tmp_path, mapping=CLICKS)
+        convert_lines("mapping", tmp_path, mapping=CLICKS)

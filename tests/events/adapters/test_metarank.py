@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.adapters import events, lines, refusals
+from tests.support.adapters import convert_events, convert_lines, read_refusals
 from tests.support.wire.metarank import CLICK, ITEM, RANKING, USER
 
 
@@ -15,7 +15,7 @@ def _write(folder: Path, *records: dict[str, Any]) -> Path:
 
 
 def test_each_kind_of_record(tmp_path: Path) -> None:
-    item, user, answer, impression, click = events(
+    item, user, answer, impression, click = convert_events(
         "metarank", _write(tmp_path, ITEM, USER, RANKING, CLICK), slot="front"
     )
     properties = {
@@ -80,7 +80,7 @@ def test_the_optional_fields_may_be_absent(tmp_path: Path) -> None:
         "item": "a",
         "ranking": "r1",
     }
-    answer, impression, clicked = events("metarank", _write(tmp_path, ranking, click))
+    answer, impression, clicked = convert_events("metarank", _write(tmp_path, ranking, click))
     # Nobody is named, so the ranking stands for the person: its clicks are then the same person's.
     assert answer["anonymous_id"] == impression["anonymous_id"] == clicked["anonymous_id"] == "r1"
     assert clicked["ts"] == 1599391467000500
@@ -95,7 +95,7 @@ def test_a_session_stands_for_a_person_without_a_user(tmp_path: Path) -> None:
         "type": "click",
         "item": "a",
     }
-    (event,) = events("metarank", _write(tmp_path, click))
+    (event,) = convert_events("metarank", _write(tmp_path, click))
     assert (event["anonymous_id"], event["ts"]) == ("s9", "2020-09-06T11:24:27Z")
 
 
@@ -107,7 +107,7 @@ def test_unreadable_records_are_quarantined_with_the_reason(tmp_path: Path) -> N
         b'{"event": "ranking", "id": "x", "timestamp": 1, "items": [{"id": 7}]}',
     ]
     (tmp_path / "events.json").write_bytes(b"\n".join(wrong))
-    accepted, refused = refusals("metarank", tmp_path)
+    accepted, refused = read_refusals("metarank", tmp_path)
     assert accepted == 0
     assert [(code, path) for code, path, _, _ in refused] == [
         ("missing", "$.id"),
@@ -124,5 +124,7 @@ def test_unreadable_records_are_quarantined_with_the_reason(tmp_path: Path) -> N
 
 
 def test_a_record_of_another_kind_keeps_its_name_for_the_contract_to_refuse(tmp_path: Path) -> None:
-    (line,) = lines("metarank", _write(tmp_path, {**CLICK, "event": "feedback", "type": None}))
+    (line,) = convert_lines(
+        "metarank", _write(tmp_path, {**CLICK, "event": "feedback", "type": None})
+    )
     assert json.loads(line)["type"] == "feedback"

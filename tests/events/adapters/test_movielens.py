@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.adapters import events, lines, refusals
+from tests.support.adapters import convert_events, convert_lines, read_refusals
 
 from tailorbird.errors import InputError
 
@@ -33,7 +33,7 @@ def test_100k(tmp_path: Path) -> None:
         f"242|{title}|01-Jan-1995||http://x|{flags}\n".encode("latin-1")
     )
     (tmp_path / "u.user").write_text("196|49|M|writer|55105\n")
-    rating, movie, user = _without_ids(events("movielens", tmp_path))
+    rating, movie, user = _without_ids(convert_events("movielens", tmp_path))
     properties = {
         "title": title,
         "genres": ["Comedy", "Romance"],
@@ -54,7 +54,9 @@ def test_1m(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text(f"196::242::3.5::{SECOND}\n")
     (tmp_path / "movies.dat").write_bytes("242::Amélie (2001)::Comedy|Romance\n".encode("latin-1"))
     (tmp_path / "users.dat").write_text("196::F::25::10::48067\n")
-    by_type = {event["type"]: event for event in _without_ids(events("movielens", tmp_path))}
+    by_type = {
+        event["type"]: event for event in _without_ids(convert_events("movielens", tmp_path))
+    }
     assert by_type["rating"] == RATING
     assert by_type["item"]["properties"] == {
         "title": "Amélie (2001)",
@@ -79,7 +81,7 @@ def test_20m_and_later(tmp_path: Path) -> None:
     )
     (tmp_path / "movies.csv").write_text(f"movieId,title,genres\n{titles}", encoding="utf-8")
     (tmp_path / "tags.csv").write_text("userId,movieId,tag,timestamp\n1,1,x,1\n")  # not read
-    first, second, rating = _without_ids(events("movielens", tmp_path))
+    first, second, rating = _without_ids(convert_events("movielens", tmp_path))
     assert first["properties"] == {
         "title": "American President, The (1995)",
         "genres": ["Comedy", "Drama"],
@@ -100,7 +102,7 @@ def test_parquet(tmp_path: Path) -> None:
         pa.table({"movie_id": [242], "title": ["X (1990)"], "genres": ["Drama"]}),
         tmp_path / "movies.parquet",
     )
-    movie, rating = _without_ids(events("movielens", tmp_path))
+    movie, rating = _without_ids(convert_events("movielens", tmp_path))
     assert rating == RATING
     assert movie["properties"]["year"] == 1990
 
@@ -108,7 +110,7 @@ def test_parquet(tmp_path: Path) -> None:
 def test_unreadable_rows_are_passed_on_unchanged(tmp_path: Path) -> None:
     rows = b'1,2,good,3\n1,2\n"a\nb",2,x,inf\n1,2,3.5,9,more\ncaf\xe9,2,3.5,9\n1,2,gut\xc3\xa9,3\n'
     (tmp_path / "ratings.csv").write_bytes(b"userId,movieId,rating,timestamp\n" + rows)
-    count, refused = refusals("movielens", tmp_path)
+    count, refused = read_refusals("movielens", tmp_path)
     assert count == 0
     assert [(code, unread["record"]) for code, _, _, unread in refused] == [
         ("wrong_type", ["1", "2", "good", "3"]),
@@ -131,7 +133,7 @@ def test_unreadable_rows_are_passed_on_unchanged(tmp_path: Path) -> None:
 )
 def test_an_unclosed_quote_spoils_only_its_own_row(rows: list[str], tmp_path: Path) -> None:
     (tmp_path / "movies.csv").write_text("\n".join(["movieId,title,genres", *rows]))
-    converted = [json.loads(line) for line in lines("movielens", tmp_path)]
+    converted = [json.loads(line) for line in convert_lines("movielens", tmp_path)]
     stray = next(row for row in rows if row[0] == "1")
     assert [one["unread"]["record"] for one in converted if "unread" in one] == [[stray]]
     assert [one["item_id"] for one in converted if "unread" not in one] == [
@@ -144,12 +146,12 @@ def test_files_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"expected ratings and movies of a MovieLens layout.*got clicks\.csv"
     ):
-        lines("movielens", tmp_path / "clicks.csv")
+        convert_lines("movielens", tmp_path / "clicks.csv")
     with pytest.raises(InputError, match=r"no file like u\.data"):
-        lines("movielens", tmp_path)
+        convert_lines("movielens", tmp_path)
 
 
 def test_parquet_without_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"user_id": [1]}), tmp_path / "ratings.parquet")
     with pytest.raises(InputError, match="missing movie_id, rating, ts"):
-        lines("movielens", tmp_path)
+        convert_lines("movielens", tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.events.adapters import test_ga4, test_snowplow
-from tests.support.adapters import lines
+from tests.support.adapters import convert_lines
 
 NAMES = ("Item", "user", "MERGE", "Identify", "answer")
 EVENT = {
@@ -80,7 +80,9 @@ def test_an_event_that_is_called_like_a_profile_is_something_that_was_done(
 ) -> None:
     file, form = FORMS[format_]
     (tmp_path / file).write_text(form(name))
-    converted: list[dict[str, Any]] = [json.loads(line) for line in lines(format_, tmp_path / file)]
+    converted: list[dict[str, Any]] = [
+        json.loads(line) for line in convert_lines(format_, tmp_path / file)
+    ]
     assert [one["type"].lower() for one in converted] == [f"{name.lower()}_event"]
 
 
@@ -96,7 +98,7 @@ def test_a_mapping_needs_an_explicit_translation_to_a_profile_type(tmp_path: Pat
 def _mapped(folder: Path, mapping: str) -> list[dict[str, Any]]:
     return [
         json.loads(line)
-        for line in lines("mapping", folder, mapping=mapping, mapping_name="mapping.toml")
+        for line in convert_lines("mapping", folder, mapping=mapping, mapping_name="mapping.toml")
     ]
 
 
@@ -116,6 +118,6 @@ def test_a_small_message_does_not_become_a_very_large_one(tmp_path: Path) -> Non
             **extra,
         }
         (tmp_path / "e.jsonl").write_text(json.dumps(message))
-        body = b"".join(lines("segment", tmp_path / "e.jsonl"))
+        body = b"".join(convert_lines("segment", tmp_path / "e.jsonl"))
         assert b"so many products with" in body
         assert len(body) < 3 * len(json.dumps(message))

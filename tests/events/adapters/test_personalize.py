@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.adapters import events, lines, refusals
+from tests.support.adapters import convert_events, convert_lines, read_refusals
 
 from tailorbird.errors import InputError
 
@@ -22,21 +22,21 @@ def test_blanks_around_separators_are_stripped(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(
         INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606,73 | 70 |,rec-1,mobile,\n"
     )
-    assert events("personalize", tmp_path)[0]["items"] == ["73", "70"]
+    assert convert_events("personalize", tmp_path)[0]["items"] == ["73", "70"]
 
 
 def test_an_item_that_an_impression_names_twice_was_shown_once(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(
         INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606,73|70|73,rec-1,mobile,\n"
     )
-    assert events("personalize", tmp_path)[0]["items"] == ["73", "70"]
+    assert convert_events("personalize", tmp_path)[0]["items"] == ["73", "70"]
 
 
 def test_a_time_in_milliseconds_is_quoted_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(
         INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606000,,,mobile,\n"
     )
-    ((code, _, message, _),) = refusals("personalize", tmp_path)[1]
+    ((code, _, message, _),) = read_refusals("personalize", tmp_path)[1]
     assert code == "bad_time"
     assert "expected seconds since 1970" in message
     assert "1586731606000" in message
@@ -44,7 +44,7 @@ def test_a_time_in_milliseconds_is_quoted_in_the_error(tmp_path: Path) -> None:
 
 def test_interactions_with_their_impressions(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(INTERACTIONS)
-    seen, first, repeated, second, bought, rated, watched = events("personalize", tmp_path)
+    seen, first, repeated, second, bought, rated, watched = convert_events("personalize", tmp_path)
     assert seen["type"] == "impression"
     assert (seen["items"], seen["request_id"], seen["event_id"]) == (
         ["73", "70", "17", "95", "96"],
@@ -68,9 +68,9 @@ def test_interactions_with_their_impressions(tmp_path: Path) -> None:
 
 def test_ids_follow_from_content_and_row(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(INTERACTIONS)
-    converted = events("personalize", tmp_path / "a.csv")
+    converted = convert_events("personalize", tmp_path / "a.csv")
     (tmp_path / "renamed.csv").write_text(INTERACTIONS)
-    assert events("personalize", tmp_path / "renamed.csv") == converted
+    assert convert_events("personalize", tmp_path / "renamed.csv") == converted
 
 
 def test_users_and_items(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_users_and_items(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text(
         "\ufeffITEM_ID,CREATION_TIMESTAMP,GENRES,PRICE,ZIP\n0001,1570003267,comedy|drama,7,0123\n2,,,,\n"
     )
-    item, bare, user, empty = events("personalize", tmp_path)
+    item, bare, user, empty = convert_events("personalize", tmp_path)
     assert (item["item_id"], item["ts"], "timeless" in item) == (
         "0001",
         1_570_003_267_000_000,
@@ -96,7 +96,7 @@ def test_users_and_items(tmp_path: Path) -> None:
 @pytest.mark.parametrize("unknown", ["0", "0.0", ""])
 def test_an_item_of_1970_has_no_time(tmp_path: Path, unknown: str) -> None:
     (tmp_path / "items.csv").write_text(f"ITEM_ID,CREATION_TIMESTAMP,GENRES\n1,{unknown},comedy\n")
-    (item,) = events("personalize", tmp_path)
+    (item,) = convert_events("personalize", tmp_path)
     assert (item["timeless"], item.get("ts"), item["properties"]) == (
         True,
         None,
@@ -108,7 +108,7 @@ def test_unreadable_rows_are_quarantined_with_the_reason(tmp_path: Path) -> None
     (tmp_path / "i.csv").write_bytes(
         b"USER_ID,ITEM_ID,TIMESTAMP\n1,2,yesterday\n,2,1586735164\n1,2\n1,2,1586735164,9\n1,\xff,1586735164\n1,\xc3\xa9,1586735164\n"
     )
-    accepted, refused = refusals("personalize", tmp_path)
+    accepted, refused = read_refusals("personalize", tmp_path)
     assert accepted == 1
     assert [(code, path) for code, path, _, _ in refused] == [
         ("bad_time", "$.TIMESTAMP"),
@@ -139,7 +139,7 @@ STRAY = {
 @pytest.mark.parametrize("rows", STRAY.values(), ids=STRAY)
 def test_an_unclosed_quote_spoils_only_its_own_row(rows: list[str], tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text("\n".join(["USER_ID,ITEM_ID,TIMESTAMP,TITLE", *rows]))
-    converted = [json.loads(line) for line in lines("personalize", tmp_path)]
+    converted = [json.loads(line) for line in convert_lines("personalize", tmp_path)]
     assert [one.get("user_id") for one in converted] == [
         None,
         *(row.split(",")[0] for row in rows[1:]),
@@ -153,7 +153,7 @@ def test_an_unclosed_quote_spoils_only_its_own_row(rows: list[str], tmp_path: Pa
 def test_a_row_too_long_to_parse_is_quarantined_unchanged(tmp_path: Path) -> None:
     row = f"1,{'a' * 200_000},10"
     (tmp_path / "i.csv").write_text(f"USER_ID,ITEM_ID,TIMESTAMP\n{row}\n2,b,20\n")
-    refused, read = (json.loads(line) for line in lines("personalize", tmp_path))
+    refused, read = (json.loads(line) for line in convert_lines("personalize", tmp_path))
     assert refused["unread"]["record"] == {"#row": row.split(",")}
     assert read["user_id"] == "2"
 
@@ -162,7 +162,7 @@ def test_a_text_of_several_lines_is_one_row(tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text(
         'ITEM_ID,TITLE,TEXT\n1,"of ""two""\nlines",more\n2,short,more\n'
     )
-    first, second = events("personalize", tmp_path)
+    first, second = convert_events("personalize", tmp_path)
     assert (first["properties"], second["item_id"]) == (
         {"title": 'of "two"\nlines', "text": "more"},
         "2",
@@ -181,4 +181,4 @@ def test_a_text_of_several_lines_is_one_row(tmp_path: Path) -> None:
 def test_a_file_of_something_else(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "i.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        events("personalize", tmp_path)
+        convert_events("personalize", tmp_path)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.adapters import NOW, events, lines, refusals
+from tests.support.adapters import NOW, convert_events, convert_lines, read_refusals
 
 from tailorbird.errors import UsageError
-from tailorbird.events import Accepted, Receipt, RoutePlan, check
+from tailorbird.events import Accepted, Receipt, RoutePlan, check_body
 from tailorbird.events.adapters.webhook import body_to_lines
 
 COMMON = {
@@ -63,7 +63,7 @@ def _convert(folder: Path, *messages: dict[str, Any]) -> list[dict[str, Any]]:
     (folder / "s.jsonl").write_text(
         "\n".join(json.dumps({**COMMON, **message}) for message in messages)
     )
-    return events("segment", folder / "s.jsonl")
+    return convert_events("segment", folder / "s.jsonl")
 
 
 def _track(event: str, **properties: Any) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def test_a_batch_is_its_messages(tmp_path: Path) -> None:
         "context": {"device": {"type": "ios"}, "userAgent": "theirs"},
     }
     (tmp_path / "s.jsonl").write_text(json.dumps(batch))
-    converted = events("segment", tmp_path / "s.jsonl")
+    converted = convert_events("segment", tmp_path / "s.jsonl")
     assert [(one["event_id"], one["type"]) for one in converted] == [
         (COMMON["messageId"], "view"),
         ("m2", "cart"),
@@ -238,8 +238,8 @@ def _stored(folder: Path, *messages: dict[str, Any]) -> list[Accepted]:
     (folder / "s.jsonl").write_text(
         "\n".join(json.dumps({**COMMON, **message}) for message in messages)
     )
-    accepted, refused = check(
-        b"\n".join(lines("segment", folder / "s.jsonl")),
+    accepted, refused = check_body(
+        b"\n".join(convert_lines("segment", folder / "s.jsonl")),
         Receipt(NOW, "import", "ndjson"),
         RoutePlan(),
     )
@@ -281,7 +281,7 @@ def test_what_was_done_is_believed_at_its_time_as_in_any_file(tmp_path: Path) ->
 def test_a_client_cannot_set_the_arrival_time_of_traits() -> None:
     message = {**COMMON, **TRAITS, "context": {}}
     for body in (message, [message], {"batch": [message], "receivedAt": "2001-01-01T00:00:00Z"}):
-        (_, profile), refused = check(
+        (_, profile), refused = check_body(
             b"\n".join(body_to_lines("segment", json.dumps(body).encode())),
             Receipt(NOW, "collector", "ndjson", "segment"),
             RoutePlan(),
@@ -340,12 +340,12 @@ def test_groups_and_empty_identifies_are_left_out(tmp_path: Path) -> None:
             for one in ({"type": "group", "groupId": "g"}, {"type": "identify", "userId": None})
         )
     )
-    assert lines("segment", tmp_path / "s.jsonl") == []
+    assert convert_lines("segment", tmp_path / "s.jsonl") == []
 
 
 def test_a_name_of_the_sites_own_is_a_type_to_declare(tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps({**COMMON, **_track("Video Played", title="x")}))
-    _, ((code, path, message, _),) = refusals("segment", tmp_path / "s.jsonl")
+    _, ((code, path, message, _),) = read_refusals("segment", tmp_path / "s.jsonl")
     assert (code, path) == ("unknown_type", "$.type")
     assert message.endswith('got "video_played"')
 
@@ -375,7 +375,7 @@ def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, change: dict[str, Any], code: str, path: str
 ) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps({**COMMON, **change}))
-    accepted, refused = refusals("segment", tmp_path / "s.jsonl")
+    accepted, refused = read_refusals("segment", tmp_path / "s.jsonl")
     assert accepted == 0
     assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]
     assert refused[0][3]["record"]["channel"] == "browser"
@@ -386,7 +386,7 @@ def test_a_small_message_does_not_become_a_very_large_one(tmp_path: Path) -> Non
         "Order Completed", note="x" * 5_000, products=[{"sku": str(n)} for n in range(900)]
     )
     (tmp_path / "s.jsonl").write_text(json.dumps({**COMMON, **order}))
-    assert [code for code, *_ in refusals("segment", tmp_path / "s.jsonl")[1]] == ["too_large"]
+    assert [code for code, *_ in read_refusals("segment", tmp_path / "s.jsonl")[1]] == ["too_large"]
 
 
 def test_batches_in_a_list_do_not_become_a_very_large_body() -> None:

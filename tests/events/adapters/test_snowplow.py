@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.adapters import events, lines, refusals
+from tests.support.adapters import convert_events, convert_lines, read_refusals
 
 from tailorbird.events.adapters import snowplow
 
@@ -97,11 +97,11 @@ def _action(type_: str, *entities: tuple[str, Any], **fields: Any) -> dict[str, 
 
 def _convert(folder: Path, *rows: str) -> list[dict[str, Any]]:
     (folder / "e.tsv").write_text("\n".join(rows))
-    return events("snowplow", folder / "e.tsv")
+    return convert_events("snowplow", folder / "e.tsv")
 
 
 def test_the_fields_are_those_of_the_format() -> None:
-    assert len(FIELDS) == len(set(FIELDS)) == snowplow.FIELDS
+    assert len(FIELDS) == len(set(FIELDS)) == snowplow.FIELD_COUNT
 
 
 def test_a_page_view(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_pings_and_totals_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "e.tsv").write_text(
         "\n".join([_line(event="page_ping"), _line(event="transaction"), _line(**link)])
     )
-    assert lines("snowplow", tmp_path / "e.tsv") == []
+    assert convert_lines("snowplow", tmp_path / "e.tsv") == []
 
 
 @pytest.mark.parametrize(
@@ -286,6 +286,6 @@ def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, row: str, code: str, path: str
 ) -> None:
     (tmp_path / "e.tsv").write_text(row)
-    accepted, refused = refusals("snowplow", tmp_path / "e.tsv")
+    accepted, refused = read_refusals("snowplow", tmp_path / "e.tsv")
     assert accepted == 0
     assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.adapters import NOW, mapped
+from tests.support.adapters import NOW, convert_mapped
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters import FORMATS, AdapterOptions
@@ -41,7 +41,7 @@ def test_each_column_is_taken_or_left_out_with_its_reason(tmp_path: Path) -> Non
 
 def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
     file = _csv(tmp_path, HEAD + "1500000000000,7,12,addtocart,2.5,NO,4,red\n")
-    (event,) = mapped(file, guess_sources(file)[0].toml)
+    (event,) = convert_mapped(file, guess_sources(file)[0].toml)
     del event["event_id"]
     assert event == {
         "type": "cart",
@@ -181,7 +181,7 @@ def test_rows_of_a_history_are_profiles_that_hold_each_from_its_time_on(tmp_path
         "user_id,plan,valid_from,valid_to,is_current\n7,free,2020-01-01,2020-05-01,0\n7,cancelled,2020-05-01,,1\n",
     )
     guess = guess_sources(file)[0]
-    first, second = mapped(file, guess.toml)
+    first, second = convert_mapped(file, guess.toml)
     assert first["ts"] < second["ts"]
     assert [one["properties"] for one in (first, second)] == [
         {"plan": "free"},
@@ -227,7 +227,7 @@ def test_a_table_of_users_gives_timeless_profiles_despite_a_sign_up_date(tmp_pat
         tmp_path,
         "user_id,plan,last_login,created_at\n7,cancelled,2026-01-02,2020-01-01\n8,free,2026-01-01,2020-01-02\n",
     )
-    event, _ = mapped(file, guess_sources(file)[0].toml)
+    event, _ = convert_mapped(file, guess_sources(file)[0].toml)
     assert (event["type"], event["user_id"], event["timeless"], "ts" in event) == (
         "user",
         "7",
@@ -273,7 +273,7 @@ def test_names_are_quoted_for_toml(tmp_path: Path) -> None:
         "back\\slash": [1],
     }
     pq.write_table(pa.table(columns), file)
-    (event,) = mapped(file, guess_sources(file)[0].toml)
+    (event,) = convert_mapped(file, guess_sources(file)[0].toml)
     assert set(event["properties"].values()) == {"L", 1}
 
 
@@ -315,7 +315,7 @@ def test_what_is_the_same_in_all_events_of_an_item_or_a_user_becomes_a_profile(
     assert 'title = "product_name"' in items.toml
     assert 'price = "price"' in items.toml
     assert 'plan = "plan"' in users.toml
-    converted = mapped(file, "\n".join(guess.toml for guess in (events, items, users)))
+    converted = convert_mapped(file, "\n".join(guess.toml for guess in (events, items, users)))
     assert [
         sum(one["type"] == kind for one in converted) for kind in ("click", "item", "user")
     ] == [120, 7, 9]

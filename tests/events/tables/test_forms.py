@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tailorbird.events.tables.columns import column_names, read_columns, read_sample
-from tailorbird.events.tables.forms import TableForm, has_header, sniff_delimiter
+from tailorbird.events.tables.columns import read_column_names, read_columns, read_sample
+from tailorbird.events.tables.forms import TableSpec, has_header, sniff_delimiter
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_the_delimiter_is_that_of_the_first_lines(
 )
 def test_a_first_line_with_values_is_no_header(text: str, header: bool, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
-    assert has_header(tmp_path / "t.csv", TableForm()) is header
+    assert has_header(tmp_path / "t.csv", TableSpec()) is header
 
 
 def test_numbers_with_decimal_commas_are_numbers_and_odd_ones_stay_text(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("price;name\n1.234,50;1,5 m\n-7;x\n")
-    (batch,) = read_columns(tmp_path / "t.csv", form=TableForm(";", ","))
+    (batch,) = read_columns(tmp_path / "t.csv", table_spec=TableSpec(";", ","))
     assert batch.to_pylist() == [{"price": 1234.5, "name": "1,5 m"}, {"price": -7.0, "name": "x"}]
 
 
@@ -73,8 +73,8 @@ def test_json_records_become_columns_and_lists_of_objects_rows(tmp_path: Path) -
         "\n".join([json.dumps(records[0]), "{broken", "3", json.dumps(records[1])])
     )
     broken: list[str] = []
-    (batch,) = read_columns(tmp_path / "t.jsonl", broken=broken)
-    assert column_names(tmp_path / "t.jsonl") == [
+    (batch,) = read_columns(tmp_path / "t.jsonl", broken_rows=broken)
+    assert read_column_names(tmp_path / "t.jsonl") == [
         "user.id",
         "user.age",
         "tags",
@@ -88,6 +88,6 @@ def test_json_records_become_columns_and_lists_of_objects_rows(tmp_path: Path) -
     ]
     assert broken == ["{broken", "3"]
     (texts,) = read_columns(
-        tmp_path / "t.jsonl", ["user.age"], texts=frozenset(["user.age"]), broken=[]
+        tmp_path / "t.jsonl", ["user.age"], text_columns=frozenset(["user.age"]), broken_rows=[]
     )
     assert texts.column(0) == pa.array(["7", "7", "8.5"])

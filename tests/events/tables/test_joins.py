@@ -11,8 +11,8 @@ import pytest
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.mapping.adapter import sample_lines
 from tailorbird.events.adapters.mapping.file import parse_mapping
-from tailorbird.events.tables.columns import column_names, read_columns, read_sample
-from tailorbird.events.tables.forms import Join, TableForm
+from tailorbird.events.tables.columns import read_column_names, read_columns, read_sample
+from tailorbird.events.tables.forms import Join, TableSpec
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def lines(tmp_path: Path) -> Path:
 
 
 def test_a_key_that_is_a_number_here_and_a_text_there(lines: Path) -> None:
-    form = TableForm(joins=(Join(lines.parent / "orders.parquet", "order_id"),))
-    assert column_names(lines, form) == ["order_id", "product", "who", "shop"]
-    (batch,) = read_columns(lines, ["product", "who"], form=form)
+    form = TableSpec(joins=(Join(lines.parent / "orders.parquet", "order_id"),))
+    assert read_column_names(lines, form) == ["order_id", "product", "who", "shop"]
+    (batch,) = read_columns(lines, ["product", "who"], table_spec=form)
     assert batch.to_pydict() == {
         "product": ["a", "b", "c", "d"],
         "who": ["y", "x", None, "y"],
@@ -41,7 +41,7 @@ def test_one_after_another(lines: Path) -> None:
         Join(lines.parent / "orders.parquet", "order_id"),
         Join(lines.parent / "shops.csv", "shop"),
     )
-    sample = read_sample(lines, TableForm(joins=joins), ["product", "city"])
+    sample = read_sample(lines, TableSpec(joins=joins), ["product", "city"])
     assert sample.column("city").to_pylist() == ["Oslo", "Bergen", None, "Oslo"]
 
 

@@ -9,7 +9,7 @@ def _rows(*batches: dict[str, list]) -> dict[str, list]:
     counter = MostFrequentValues("item", ["title", "price", "tags"])
     for batch in batches:
         counter.add(pa.RecordBatch.from_pydict(batch))
-    rows = counter.rows()
+    rows = counter.to_batch()
     assert rows is not None
     return rows.to_pydict()
 

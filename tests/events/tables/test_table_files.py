@@ -6,16 +6,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.support.adapters import lines
+from tests.support.adapters import convert_lines
 
 from tailorbird.errors import DamageError, InputError
 from tailorbird.events.adapters import FORMATS, digest_files, find_files
 from tailorbird.events.tables.files import (
-    bare_suffix,
     count_records,
     read_lines,
     read_records,
     split_records,
+    suffix_without_compression,
 )
 
 TEXT = b"one\n\n  two \nthree"
@@ -71,7 +71,7 @@ def test_lines_are_numbered_and_blank_ones_left_out(tmp_path: Path, ending: str)
     else:
         file.write_bytes(gzip.compress(TEXT) if ending == ".gz" else TEXT)
     assert list(read_lines(file)) == [(1, b"one"), (3, b"two"), (4, b"three")]
-    assert bare_suffix(file) == ".jsonl"
+    assert suffix_without_compression(file) == ".jsonl"
 
 
 @pytest.mark.parametrize("cut", [-12, 40])
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_decompressed_raises_in_every_format(
     packed[10] |= 0b110  # a kind of block that does not exist
     (tmp_path / name).write_bytes(packed)
     with pytest.raises(InputError, match=r"damaged|cannot be read"):
-        lines(
+        convert_lines(
             format_,
             tmp_path,
             mapping='[[source]]\nfile = "c.*"\nuser_id = "who"\nitem_id = "what"\n',

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from tailorbird.events.tables.times import detect_time_forms, parse_times
+from tailorbird.events.tables.times import detect_time_formats, parse_times
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ from tailorbird.events.tables.times import detect_time_forms, parse_times
     ],
 )
 def test_a_column_has_the_form_that_all_its_values_fit(texts: list[str], form: str) -> None:
-    time_forms = detect_time_forms(pa.array(texts))
+    time_forms = detect_time_formats(pa.array(texts))
     assert time_forms is not None
-    assert time_forms.forms == (form,)
+    assert time_forms.formats == (form,)
 
 
 @pytest.mark.parametrize(
@@ -40,17 +40,19 @@ def test_a_column_has_the_form_that_all_its_values_fit(texts: list[str], form: s
     ],
 )
 def test_what_is_no_time_has_no_form(texts: list[str | None]) -> None:
-    assert detect_time_forms(pa.array(texts, pa.string())) is None
+    assert detect_time_formats(pa.array(texts, pa.string())) is None
 
 
 def test_day_and_month_are_distinguished_by_a_value_or_the_row_order_or_not_at_all() -> None:
-    by_value = detect_time_forms(pa.array(["03/04/2025", "12/25/2025", "01/02/2025"]))
-    by_order = detect_time_forms(pa.array(["11/03/2025", "01/04/2025", "02/04/2025"]))
-    neither = detect_time_forms(pa.array(["03/04/2025", "02/01/2025", "01/02/2025", "05/05/2025"]))
+    by_value = detect_time_formats(pa.array(["03/04/2025", "12/25/2025", "01/02/2025"]))
+    by_order = detect_time_formats(pa.array(["11/03/2025", "01/04/2025", "02/04/2025"]))
+    neither = detect_time_formats(
+        pa.array(["03/04/2025", "02/01/2025", "01/02/2025", "05/05/2025"])
+    )
     assert None not in (by_value, by_order, neither)
-    assert by_value.forms == ("%m/%d/%Y",)
-    assert by_order.forms == ("%d/%m/%Y",)
-    assert set(neither.forms) == {"%d/%m/%Y", "%m/%d/%Y"}
+    assert by_value.formats == ("%m/%d/%Y",)
+    assert by_order.formats == ("%d/%m/%Y",)
+    assert set(neither.formats) == {"%d/%m/%Y", "%m/%d/%Y"}
     assert neither.example == "03/04/2025"
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from tailorbird.experiments.analysis import estimates
 from tailorbird.experiments.analysis.adjust import cuped
 from tailorbird.experiments.analysis.anytime import anytime_bound, confidence_sequence, split_alpha
-from tailorbird.experiments.analysis.multiple import holm
+from tailorbird.experiments.analysis.multiple import adjust_holm
 from tailorbird.experiments.analysis.sample_ratio import sample_ratio_log_factors, sample_ratio_p
 from tailorbird.experiments.analysis.segments import shrink_segments
 
@@ -18,17 +18,17 @@ def test_a_confidence_sequence_holds_at_every_look() -> None:
     rng = np.random.default_rng(1)
     n = np.arange(1, 4_001)
     walks = rng.normal(size=(1_000, len(n))).cumsum(axis=1) / np.sqrt(n)
-    ever = (np.abs(walks) > anytime_bound(n, tuned_for=2_000)).any(axis=1).mean()
+    ever = (np.abs(walks) > anytime_bound(n, tuned_for_units=2_000)).any(axis=1).mean()
     peeked = (np.abs(walks[:, 99:]) > 1.96).any(axis=1).mean()
     assert ever < 0.05 < 0.3 < peeked
 
 
 def test_a_confidence_sequence_concludes_nothing_before_its_burn_in() -> None:
-    assert confidence_sequence(1.0, 0.01, 99, tuned_for=1_000) == (-math.inf, math.inf)
-    low, high = confidence_sequence(1.0, 0.01, 1_000, tuned_for=1_000)
+    assert confidence_sequence(1.0, 0.01, 99, tuned_for_units=1_000) == (-math.inf, math.inf)
+    low, high = confidence_sequence(1.0, 0.01, 1_000, tuned_for_units=1_000)
     assert 0.96 < low < 0.98
     assert high - 1 == pytest.approx(1 - low)
-    widths = anytime_bound([100, 1_000, 10_000_000], tuned_for=1_000)
+    widths = anytime_bound([100, 1_000, 10_000_000], tuned_for_units=1_000)
     assert widths[1] < min(widths[0], widths[2])
     assert split_alpha(0.05, 5) == pytest.approx(0.01)
 
@@ -109,7 +109,9 @@ def test_an_effect_swaps_with_the_arms_and_is_absent_without_data() -> None:
 
 
 def test_holm_adjusts_for_several_arms() -> None:
-    assert holm([0.001, 0.04, 0.03, 0.8, 0.02]) == pytest.approx([0.005, 0.09, 0.09, 0.8, 0.08])
+    assert adjust_holm([0.001, 0.04, 0.03, 0.8, 0.02]) == pytest.approx(
+        [0.005, 0.09, 0.09, 0.8, 0.08]
+    )
 
 
 def test_a_wrong_split_is_found_and_a_right_one_never() -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from benchmarks.quality.parts.validity_peers import ALPHA, ask_peers, has_peers, sum_arms
+from benchmarks.quality.parts.validity_peers import ALPHA, has_peers, run_peers, sum_arms
 from benchmarks.quality.validity_sites import KINDS, Units
 
 from tailorbird.experiments.analysis import estimates
@@ -15,7 +15,7 @@ from tailorbird.experiments.statistics import Moments, difference, relative_upli
 pytestmark = pytest.mark.skipif(
     not has_peers(), reason="tea-tasting, gbstats and confseq are absent: make peers"
 )
-UNITS, TUNED_FOR = 3_000, 2_500
+UNITS, TUNED_FOR_UNITS = 3_000, 2_500
 
 
 def draw(name: str) -> tuple[Units, Units]:
@@ -28,7 +28,7 @@ def said():
     names = {"normal": "mean", "revenue": "mean", "clustered": "ratio", "cuped": "covariate"}
     counts = np.array([UNITS])
     totals = {name: sum_arms(draw(name), counts) for name in names}
-    return ask_peers(totals, names, tuned_for=TUNED_FOR)
+    return run_peers(totals, names, tuned_for_units=TUNED_FOR_UNITS)
 
 
 def figure(said, package: str, key: str) -> float:
@@ -96,10 +96,10 @@ def test_the_confidence_sequence_is_that_of_confseq(said) -> None:
 def bound_of_peers() -> float:
     """Return our bound with the peers' approximation of the best mixture."""
     log = -2 * math.log(ALPHA)
-    exact = float(anytime_bound(2 * UNITS, tuned_for=TUNED_FOR, alpha=ALPHA))
+    exact = float(anytime_bound(2 * UNITS, tuned_for_units=TUNED_FOR_UNITS, alpha=ALPHA))
     ours = best_mixture(ALPHA)
-    tuned_for = TUNED_FOR * ours / (log + math.log(1 + log))
-    result = float(anytime_bound(2 * UNITS, tuned_for=tuned_for, alpha=ALPHA))
+    tuned_for_units = TUNED_FOR_UNITS * ours / (log + math.log(1 + log))
+    result = float(anytime_bound(2 * UNITS, tuned_for_units=tuned_for_units, alpha=ALPHA))
     assert result == pytest.approx(exact, rel=2e-3)  # the approximation costs next to nothing
     return result
 

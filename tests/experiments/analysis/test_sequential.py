@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tailorbird.experiments.analysis.sequential import (
     SPENDING_FUNCTIONS,
-    boundaries,
+    compute_boundaries,
     conditional_power,
     estimate_after_stopping,
     exit_probabilities,
@@ -31,7 +31,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("spending", SPENDING_FUNCTIONS)
 def test_five_equal_looks_have_the_published_boundaries(spending: str) -> None:
-    bounds = boundaries(FIVE, planned=1.0, spending=spending)
+    bounds = compute_boundaries(FIVE, planned=1.0, spending=spending)
     assert bounds == pytest.approx(PUBLISHED[spending], abs=0.001)
 
 
@@ -46,17 +46,17 @@ def test_the_level_holds_for_unequal_late_and_extra_looks(
 ) -> None:
     information = np.cumsum(steps) * 100
     planned = float(information[-1] * overrun)
-    bounds = boundaries(information, planned=planned, spending=spending, is_final=True)
+    bounds = compute_boundaries(information, planned=planned, spending=spending, is_final=True)
     crossed = exit_probabilities(information, bounds, 0.0).total
     assert crossed == pytest.approx(0.05, abs=2e-4)
 
 
 def test_alpha_is_spent_once() -> None:
-    bounds = boundaries([0.5, 1.0, 1.2], planned=1.0)
+    bounds = compute_boundaries([0.5, 1.0, 1.2], planned=1.0)
     assert bounds[2] == 8.0  # nothing is left
     assert spent_alpha(1.0, 0.05) == pytest.approx(0.025)
     with pytest.raises(ValueError, match="ascending"):
-        boundaries([0.5, 0.5], planned=1.0)
+        compute_boundaries([0.5, 0.5], planned=1.0)
 
 
 def test_a_plan_has_its_power_and_costs_little_more_than_a_fixed_test() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tailorbird.errors import UsageError
-from tailorbird.experiments.off_policy.bounds import Reach, missing_reach
+from tailorbird.experiments.off_policy.bounds import IntervalExtension, interval_extension
 from tailorbird.experiments.off_policy.estimators import ESTIMATORS, clipped, dros, switch_dr
 from tailorbird.experiments.off_policy.evaluate import evaluate_policies, evaluate_policy
 from tailorbird.experiments.off_policy.sample import (
@@ -49,7 +49,7 @@ def test_values_by_hand(estimator: Callable, expected: float) -> None:
 
 def test_default_limits_are_large_enough_to_change_nothing_at_small_weights() -> None:
     sample = draw_sample(np.random.default_rng(0), 4_000)
-    assert sample.weight.max() < math.sqrt(sample.responses)
+    assert sample.weight.max() < math.sqrt(sample.response_count)
     assert ESTIMATORS["clipped"](sample).value == ESTIMATORS["ips"](sample).value
     assert ESTIMATORS["switch_dr"](sample).value == ESTIMATORS["dr"](sample).value
     assert ESTIMATORS["dros"](sample).value == pytest.approx(ESTIMATORS["dr"](sample).value, 0.02)
@@ -161,7 +161,9 @@ def draw_slates(rng: np.random.Generator, n: int, *, joint: bool) -> tuple[Polic
     target = slate_distribution(target_order, 2, None)
     slates = [draw_slate(order, 2, EXPLORE, rng, CANDIDATES) for _ in range(n)]
     items = np.array([slate.items for slate in slates])
-    logged = np.array([slate.joint if joint else slate.propensities for slate in slates])
+    logged = np.array(
+        [slate.joint_propensities if joint else slate.propensities for slate in slates]
+    )
     chosen = np.array([target.propensities(slate.items)[int(joint)] for slate in slates])
     rate = APPEAL[items] * EXAMINED
     predicted = 0.5 * EXAMINED * np.ones(items.shape)
@@ -246,7 +248,7 @@ def test_intervals_reach_for_choices_that_the_log_lacks_by_chance() -> None:
         covered = [value[name].low <= truth <= value[name].high for value in values]
         assert np.mean(covered) >= 0.9, name
     full = draw_sample(np.random.default_rng(0), 4_000)
-    assert missing_reach(full, ESTIMATORS["dr"](full)) == Reach(0.0, 0.0)
+    assert interval_extension(full, ESTIMATORS["dr"](full)) == IntervalExtension(0.0, 0.0)
 
 
 def test_a_few_heavy_weights_are_refused() -> None:

@@ -214,14 +214,14 @@ def _report(
     *,
     continued: bool,
 ) -> int:
-    wrong = [result for result in results if result.kind == "none" and not result.verdict.clean]
+    wrong = [result for result in results if result.kind == "none" and not result.verdict.is_clean]
     results = [result for result in results if result.kind != "none"]
     hit = [result for result in results if result.hit]
     kinds = {kind: [result for result in hit if result.kind == kind] for kind in trials.KINDS}
     kills = len(kinds["kill"]) + len(kinds["power"]) + sum(drill["kills"] for drill in drills)
     # A write that a disk swallowed cannot be restored. Only its detection counts, which is a
     # figure of its own.
-    wrong += [result for result in hit if not result.verdict.clean and result.kind != "lost"]
+    wrong += [result for result in hit if not result.verdict.is_clean and result.kind != "lost"]
     totals = {
         name: sum(getattr(result.verdict, name) for result in wrong)
         for name in ("lost", "doubled", "unequal")
@@ -310,7 +310,7 @@ def _mutants(root: Path, options: argparse.Namespace) -> int:
         result = trials.attempt(
             root, trials.trials_of("none", name, points_by_scene[name], 1)[0], root / "room"
         )
-        assert result.verdict.clean, (
+        assert result.verdict.is_clean, (
             f"scene {name} is not clean without a mutant: {result.verdict.notes}"
         )
     mutant_names = [

@@ -8,12 +8,12 @@ from pathlib import Path
 from tests.faults.chaos.injection import Tell
 from tests.faults.chaos.site import CLOCK, Site, Told
 from tests.support.names import ITEMS
-from tests.support.people import left_of
+from tests.support.people import find_in_files
 
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.suppression import RENAMED_PREFIX
 from tailorbird.lake import Lake
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase
 
 LEAVERS = ("leaver-number-1", "leaver-number-2")
@@ -30,7 +30,7 @@ def prepare(site: Site) -> None:
                 json.dumps({"event_id": f"{user}-bad", "type": "clack", "user_id": user}).encode()
             )
             collector.submit(json.dumps(_events(user)[:2]).encode())
-    with Roles(site.project, CLOCK) as roles:
+    with InProcessRoles(site.project, CLOCK) as roles:
         roles.drain()
     report = site.project.paths.reports / "page.html"
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def prepare(site: Site) -> None:
 
 def step(site: Site, tell: Tell) -> None:
     done = erase(site.project, LEAVERS, CLOCK)
-    tell(clean=done.clean)
+    tell(clean=done.is_clean)
 
 
 def finish(site: Site, told: Told) -> None:
@@ -50,10 +50,11 @@ def finish(site: Site, told: Told) -> None:
     that it is not done.
     """
     done = erase(site.project, LEAVERS, CLOCK)
-    wrong = [] if done.clean else ["the erasure found something that it left"]
-    told.named_by = "" if done.clean else "lake erase"
+    wrong = [] if done.is_clean else ["the erasure found something that it left"]
+    told.named_by = "" if done.is_clean else "lake erase"
     wrong += [
-        f"left of the erased: {where}" for where in left_of(site.folder / "shop", b"leaver-number")
+        f"left of the erased: {where}"
+        for where in find_in_files(site.folder / "shop", b"leaver-number")
     ]
     rows = Lake(site.project.paths.lake).events(["event_id", "person"])
     fresh = [id_ for id_ in rows["event_id"].to_pylist() if id_.startswith(RENAMED_PREFIX)]

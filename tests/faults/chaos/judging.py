@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tests.faults.chaos.site import CLOCK, Site, Told, body, submit
 from tests.support.names import ITEMS
-from tests.support.oracle import in_lake, unequal_state, wrong_persons
+from tests.support.oracle import count_lake_events, find_unequal_state, find_wrong_persons
 
 from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
@@ -31,7 +31,7 @@ from tailorbird.events import EVENT_TYPES
 from tailorbird.features import load_features
 from tailorbird.features.offline.backfill import Requests, backfill
 from tailorbird.lake import Lake, verify
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 
 
 def warm(events: Path) -> None:
@@ -41,7 +41,7 @@ def warm(events: Path) -> None:
         features = load_features(path, event_types=EVENT_TYPES)
     requests = Requests(
         t=np.full(2, int(pc.max(table["ts"].cast("int64")).as_py()) + 1),
-        p=np.full(2, len(table) + 1_000),
+        log_position=np.full(2, len(table) + 1_000),
         person=["u1", "u2"],
         session_id=[None] * 2,
         device=["phone"] * 2,
@@ -87,7 +87,7 @@ class Verdict:
     seconds: float = 0.0
 
     @property
-    def clean(self) -> bool:
+    def is_clean(self) -> bool:
         return not (self.lost or self.doubled or self.unequal)
 
 
@@ -100,7 +100,7 @@ def recover(site: Site, ledger: Told, bodies: int) -> None:
     if resent:
         with site.collector() as collector:
             ledger.take(submit(collector, ledger.seed, number) for number in resent)
-    with Roles(site.project, CLOCK) as roles:
+    with InProcessRoles(site.project, CLOCK) as roles:
         roles.drain()
 
 
@@ -123,7 +123,7 @@ def judge(site: Site, ledger: Told, bodies: int, prepare: Callable[[], None]) ->
 
 def count(project: Project, ledger: LedgerSets, verdict: Verdict) -> None:
     """Add the faults of a project that has processed everything to a verdict."""
-    counts_by_id = in_lake(project)
+    counts_by_id = count_lake_events(project)
     lake = Lake(project.paths.lake)
     quarantined = (
         b"\n".join(lake.table("quarantine")["body"].to_pylist())
@@ -159,8 +159,8 @@ def count_rest(project: Project, verdict: Verdict) -> None:
         verdict.named_by = "lake verify"
     if other_faults:
         return  # what is damaged is not read
-    persons = wrong_persons(project)
-    state = unequal_state(project)
+    persons = find_wrong_persons(project)
+    state = find_unequal_state(project)
     verdict.unequal += len(state) + len(persons)
     verdict.notes += state + persons[:5]
     if state and not verdict.named_by:

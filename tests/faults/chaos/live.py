@@ -23,10 +23,10 @@ from typing import Any
 from tests.faults.chaos import injection, overloaded, power
 from tests.faults.chaos.judging import LedgerSets, Verdict, count
 from tests.faults.chaos.site import CLOCK
-from tests.support.network.brokers import WHY_NOT, broker, on_kafka
-from tests.support.network.stores import BINARY, running
-from tests.support.oracle import Ledger, Load, in_lake
-from tests.support.overload import ROWS
+from tests.support.network.brokers import MISSING_REASON, broker, on_kafka
+from tests.support.network.stores import BINARY, start_server
+from tests.support.oracle import Ledger, Load, count_lake_events
+from tests.support.overload import ROWS_PER_BODY
 from tests.support.roles import Up, make_project, until
 
 from tailorbird.config import Project, open_project
@@ -69,7 +69,7 @@ def kafka_and_valkey(folder: Path, kills: int) -> dict[str, Any]:
     """Kill roles with logs in a broker and records in a Valkey, which is killed as well."""
     with ExitStack() as stack:
         servers = stack.enter_context(broker(folder))
-        valkey = stack.enter_context(running(folder / "valkey"))
+        valkey = stack.enter_context(start_server(folder / "valkey"))
         project = on_kafka(_make_project(folder / "shop"), servers)
         with (project.root / "tailorbird.toml").open("a") as file:
             file.write(f'\n[store]\nurl = "{valkey.url}"\n')
@@ -129,7 +129,7 @@ def _is_all_in_lake(project: Project, ledger: LedgerSets) -> bool:
     Runs in a child, since the parent of later forks must not open a lake.
     """
     outcome = injection.run(
-        lambda report: report(there=ledger.acked <= in_lake(project).keys()),
+        lambda report: report(there=ledger.acked <= count_lake_events(project).keys()),
         project.root / "asked.log",
     )
     return bool(outcome.reports) and outcome.reports[0]["there"]
@@ -298,7 +298,7 @@ def overload(folder: Path, kills: int) -> dict[str, Any]:
                 )
             )
             if not factor:
-                rate = phases[0].acked_per_s / ROWS
+                rate = phases[0].acked_per_s / ROWS_PER_BODY
                 usual_mb, usual_ms = (
                     overloaded.memory_mb(serve),
                     sorted(overloaded.measure_response_ms(up.port) for _ in range(50))[25],
@@ -356,7 +356,13 @@ def overload(folder: Path, kills: int) -> dict[str, Any]:
         f"{p99_ms:.0f} ms at p99, {closed:,} of them were closed"
     )
     result = _judge_in_child(
-        project, overloaded.count, ledger, 0, what, acked=ROWS * len(ledger.bodies), deadline_s=900
+        project,
+        overloaded.count,
+        ledger,
+        0,
+        what,
+        acked=ROWS_PER_BODY * len(ledger.bodies),
+        deadline_s=900,
     )
     result["notes"] = (
         notes + result["notes"] + missed
@@ -425,7 +431,7 @@ def _all_pids(up: Up) -> list[int]:
 
 
 def _no_kafka() -> str:
-    return WHY_NOT or (
+    return MISSING_REASON or (
         "" if BINARY else "no valkey-server here (Debian: apt-get install valkey-server)"
     )
 

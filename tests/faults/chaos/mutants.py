@@ -143,18 +143,18 @@ def _the_index_before_the_output() -> None:
 
 
 def _lateness_by_the_imports_clock() -> None:
-    original = columnwise.Contract.check
+    original = columnwise.Contract.check_bodies
 
     def check(self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]) -> CheckedBatch:
         checked = original(self, bodies)
-        of_import = [bodies[number][1].source == "import" for number in checked.bodies]
+        of_import = [bodies[number][1].source == "import" for number in checked.body_indexes]
         at = [
             CLOCK.now() if late else at
             for late, at in zip(of_import, checked.received_at, strict=True)
         ]
         return replace(checked, received_at=at)
 
-    columnwise.Contract.check = check  # pyrefly: ignore
+    columnwise.Contract.check_bodies = check  # pyrefly: ignore
 
 
 def _the_workers_position_outside_its_transaction() -> None:
@@ -187,7 +187,7 @@ def _the_workers_position_outside_its_transaction() -> None:
 
 def _no_fence() -> None:
     """Run two workers on one state, without a lock or commit number between them."""
-    FileLock.__init__ = lambda self, path, *, shared=False: setattr(self, "_file", -1)  # pyrefly: ignore
+    FileLock.__init__ = lambda self, path, *, shared=False: setattr(self, "_descriptor", -1)  # pyrefly: ignore
     step, second = worker.FeatureWorker.step, []
 
     class Any_:
@@ -209,8 +209,8 @@ def _no_fence() -> None:
 
 
 def _a_state_that_is_ready_before_it_is_built() -> None:
-    worker.replace = lambda position, **changes: replace(position, **{**changes, "ready": 1})
-    worker.Position = partial(worker.Position, ready=1)  # pyrefly: ignore
+    worker.replace = lambda position, **changes: replace(position, **{**changes, "is_ready": 1})
+    worker.Position = partial(worker.Position, is_ready=1)  # pyrefly: ignore
     original = worker.FeatureWorker.bootstrap
 
     def bootstrap(self: worker.FeatureWorker, history: Any, p: int) -> None:
@@ -276,7 +276,7 @@ def _small_files_deleted_before_the_large_one_counts() -> None:
     original = delta.DurableTable._commit
 
     def commit(self: delta.DurableTable, *arguments: Any, **options: Any) -> Any:
-        for path in options.get("removed") or []:
+        for path in options.get("removed_paths") or []:
             (self.path / path).unlink()
         return original(self, *arguments, **options)
 
@@ -284,14 +284,14 @@ def _small_files_deleted_before_the_large_one_counts() -> None:
 
 
 def _putting_files_together_drops_a_row() -> None:
-    original = delta.DurableTable._write
+    original = delta.DurableTable._write_rows
 
     def write(self: delta.DurableTable, rows: Any, now: int, **options: Any) -> Any:
         return original(
             self, rows if options.get("data_change", True) else rows.slice(1), now, **options
         )
 
-    delta.DurableTable._write = write  # pyrefly: ignore
+    delta.DurableTable._write_rows = write  # pyrefly: ignore
 
 
 def _a_batch_loses_its_last_body() -> None:
@@ -350,7 +350,7 @@ def attempt(root: Path, name: str, room: Path) -> dict[str, Any]:
         for trial in evenly(trials.trials_of(mutant.kind, scene, points, 1), TRIES):
             result = trials.attempt(root, trial, room, mutant.patch, mutant.judged)
             attempts += 1
-            if result.hit and not result.verdict.clean:
+            if result.hit and not result.verdict.is_clean:
                 description = (
                     result.verdict.notes[0] if result.verdict.notes else f"{result.verdict}"
                 )

@@ -20,8 +20,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 from tests.faults.chaos.judging import Verdict, count_rest
-from tests.support.overload import ROWS
-from tests.support.proc import cpu_s
+from tests.support.overload import ROWS_PER_BODY
+from tests.support.proc import read_cpu_s
 
 from tailorbird.config import Project
 from tailorbird.lake import Lake
@@ -93,14 +93,14 @@ def load(
         str(run),
     ]
     command += ["--seconds", str(seconds), "--rate", str(rate), "--ledger", str(file)]
-    before = cpu_s(serve) if serve else 0.0
+    before = read_cpu_s(serve) if serve else 0.0
     subprocess.run(command, check=True, timeout=seconds * 20 + 60, cwd=Path(__file__).parents[3])
-    cpu_used = cpu_s(serve) - before if serve else 0.0
+    cpu_used = read_cpu_s(serve) - before if serve else 0.0
     report = json.loads(file.read_text())
     ledger.bodies.update(f"t{run}-{number}" for number in report["acked"])
     ledger.unknown += report["unanswered"]
     bodies = sum(report["statuses"].values()) + report["unanswered"] + report["unsent"]
-    latencies, acked = sorted(report["latency_ms"]), len(report["acked"]) * ROWS
+    latencies, acked = sorted(report["latency_ms"]), len(report["acked"]) * ROWS_PER_BODY
     return Phase(
         name,
         rate or bodies / report["seconds"],
@@ -140,12 +140,14 @@ def count(project: Project, ledger: Ledger, verdict: Verdict) -> None:
             *(by_body[name].to_pylist() for name in _BY_BODY), strict=True
         )
     }
-    lost = sorted(body for body in ledger.bodies if counts_by_body.get(body, (0, 0))[1] != ROWS)
+    lost = sorted(
+        body for body in ledger.bodies if counts_by_body.get(body, (0, 0))[1] != ROWS_PER_BODY
+    )
     doubled = sorted(body for body, (rows, distinct) in counts_by_body.items() if rows != distinct)
     halves = sorted(
         body
         for body, (_, distinct) in counts_by_body.items()
-        if body not in ledger.bodies and distinct != ROWS
+        if body not in ledger.bodies and distinct != ROWS_PER_BODY
     )
     unexpected = (
         len(counts_by_body.keys() - ledger.bodies) - ledger.unknown

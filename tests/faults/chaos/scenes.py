@@ -26,7 +26,7 @@ from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.lake.delta import compaction, table
 from tailorbird.lake.write.log_pruning import prune_idle
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.router import Router
 from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.stream import sqlite
@@ -68,7 +68,7 @@ def _shrink_limits(checkpoints: bool = True) -> None:
     """Lower the limits, so that rare work happens in each step."""
     if checkpoints:
         sqlite.CHECKPOINT_BYTES = 0
-    table.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
+    table.CHECKPOINT_EVERY_COMMITS = compaction.SMALL_FILES_MIN = 2
 
 
 def _send(site: Site, first: int, end: int) -> None:
@@ -82,7 +82,7 @@ def _send(site: Site, first: int, end: int) -> None:
 
 def _settle(site: Site) -> None:
     _send(site, 0, BEFORE)
-    with Roles(site.project, CLOCK) as roles:
+    with InProcessRoles(site.project, CLOCK) as roles:
         roles.drain()
 
 
@@ -99,7 +99,7 @@ def _routed(site: Site) -> None:
 
 def _applied(site: Site) -> None:
     _routed(site)
-    with Roles(site.project, CLOCK) as roles:
+    with InProcessRoles(site.project, CLOCK) as roles:
         roles.step()
 
 
@@ -107,9 +107,9 @@ def _loaded(site: Site) -> None:
     _shrink_limits()
     _routed(site)
     with LakeRole(site.project.stream, site.project.paths.lake, clock=CLOCK) as role:
-        while not role.step(rows_max=8, flush=True).idle:
+        while not role.step(rows_max=8, flush=True).is_idle:
             pass
-    with Roles(site.project, CLOCK) as roles:
+    with InProcessRoles(site.project, CLOCK) as roles:
         roles.step()
 
 
@@ -140,20 +140,20 @@ def _worker(site: Site, report: Tell) -> None:
             pass
         worker.refresh()
         worker.sweep()
-        worker.publish_figures()
+        worker.publish_progress()
 
 
 def _lake(site: Site, report: Tell) -> None:
     project = site.project
     with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
-        while not role.step(rows_max=8, flush=True).idle:
+        while not role.step(rows_max=8, flush=True).is_idle:
             pass
 
 
 def _compaction(site: Site, report: Tell) -> None:
     project = site.project
     with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
-        while role.upkeep(everything=True):
+        while role.upkeep(include_unsettled=True):
             pass
         role.vacuum(keep_us=0)
         assert not role.vacuum(keep_us=0, dry_run=True), "what was to be deleted is still there"
@@ -166,7 +166,7 @@ def _load(site: Site, report: Tell) -> None:
         LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role,
         Router(project.stream, project.plan, clock=CLOCK) as router,
     ):
-        while not role.step(rows_max=8, flush=True).idle:
+        while not role.step(rows_max=8, flush=True).is_idle:
             report(step="loaded")
             router.prune(releasable_offset(project))
             prune_idle(project.paths.stream, project.paths.lake, CLOCK, idle_us=0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 from tests.support.names import ITEMS
-from tests.support.oracle import an_event
+from tests.support.oracle import make_random_event
 from tests.support.roles import make_project
 
 from tailorbird.config import Project, open_project
@@ -101,7 +101,7 @@ def make_site(folder: Path, seed: int) -> Site:
 def body(seed: int, number: int) -> list[dict[str, Any]]:
     """Return the client's `number`-th body: some events, now and then with an earlier one."""
     rng = random.Random(f"{seed}/{number}")
-    events = [an_event(rng, f"t{seed}-{number}-{n}") for n in range(rng.randint(2, 5))]
+    events = [make_random_event(rng, f"t{seed}-{number}-{n}") for n in range(rng.randint(2, 5))]
     items = {
         "event_id": f"t{seed}-{number}-a",
         "type": "click",
@@ -141,7 +141,7 @@ def body(seed: int, number: int) -> list[dict[str, Any]]:
 def body_of_its_own(seed: int, number: int) -> list[dict[str, Any]]:
     """Return a body without repeated events."""
     rng = random.Random(f"{seed}/{number}")
-    return [an_event(rng, f"t{seed}-{number}-{n}") for n in range(rng.randint(2, 5))]
+    return [make_random_event(rng, f"t{seed}-{number}-{n}") for n in range(rng.randint(2, 5))]
 
 
 def answer(seed: int, number: int) -> tuple[bytes, ResponseRecord]:

@@ -69,7 +69,7 @@ class Result:
     @property
     def silent(self) -> bool:
         """Return True if something is wrong and nothing reported it."""
-        return not self.verdict.clean and not self.verdict.told and not self.verdict.named_by
+        return not self.verdict.is_clean and not self.verdict.told and not self.verdict.named_by
 
 
 def scene_of(name: str) -> Scene:
@@ -237,7 +237,7 @@ def _judge(
         result.verdict = Verdict(
             unequal=1, notes=[f"the judge failed with status {outcome.status}: {outcome.error}"]
         )
-    if trial.kind == "lost" and alarms and not result.verdict.clean and outcome.reports:
+    if trial.kind == "lost" and alarms and not result.verdict.is_clean and outcome.reports:
         result.verdict.told = result.verdict.told or alarms[0]
     if trial.kind != "lost" and result.verdict.told:
         # Nobody should have to repair anything by hand after a crash or an error.

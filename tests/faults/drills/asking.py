@@ -38,7 +38,7 @@ class Tally:
         default_factory=list
     )  # codes joined by +, "" for none; "!" and the reason if there are no items
     models: Counter[str] = field(default_factory=Counter)
-    retried: int = 0
+    retry_count: int = 0
     clicks: list[str] = field(default_factory=list)  # that were tracked
     unsent: int = 0  # of those, not decided when it was over
 
@@ -82,9 +82,9 @@ async def send_requests(urls: list[str], requests: int, rate: float) -> Tally:
                 )
 
         await asyncio.gather(*(send() for _ in range(AT_ONCE)))
-        tally.retried = sum(client.retried for client in clients)
+        tally.retry_count = sum(client.retry_count for client in clients)
         await asyncio.gather(*(client.flush(SENT_S) for client in clients))
-        tally.unsent = sum(client.waiting for client in clients)
+        tally.unsent = sum(client.waiting_count for client in clients)
     return tally
 
 

@@ -41,12 +41,14 @@ def open_stream(data: Path, kafka: str) -> Stream:
     """Return the stream that servers write to."""
     if not kafka:
         return data / "stream"
-    from tests.support.network.brokers import OPTIONS
+    from tests.support.network.brokers import CLIENT_OPTIONS
 
     from tailorbird.stream.kafka import Cluster
     from tailorbird.stream.kafka.logs import KafkaLogSet
 
-    return KafkaLogSet(Cluster(kafka, "drill", options=OPTIONS, timeout_s=3), data / "stream")
+    return KafkaLogSet(
+        Cluster(kafka, "drill", options=CLIENT_OPTIONS, timeout_s=3), data / "stream"
+    )
 
 
 def main() -> None:

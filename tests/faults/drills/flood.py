@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
-from tests.support.proc import cpu_s
+from tests.support.proc import read_cpu_s
 
 CONNECTIONS = 800
 ADDRESSES = 4  # that they are from
@@ -166,10 +166,10 @@ async def _run_flood(host: str, port: int, options: argparse.Namespace) -> Tally
     flood = Flood(host, port, options.user_id)
     at_once, rate, seconds = options.at_once, options.rate, options.seconds
     await flood.open(CONNECTIONS if rate else at_once)
-    cpu_before = sum(map(cpu_s, options.pid))
+    cpu_before = sum(map(read_cpu_s, options.pid))
     await (flood.open_loop(rate, seconds) if rate else flood.closed_loop(at_once, seconds))
     await flood.end()
-    flood.tally.cpu_s = sum(map(cpu_s, options.pid)) - cpu_before
+    flood.tally.cpu_s = sum(map(read_cpu_s, options.pid)) - cpu_before
     flood.tally.status += [0] * flood.under_way
     flood.tally.began += [time.monotonic()] * flood.under_way
     flood.tally.ms += [GIVEN_UP_S * 1_000] * flood.under_way

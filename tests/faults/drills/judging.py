@@ -62,7 +62,7 @@ def judge(
         name,
         what,
         requests=due.size,
-        retried=tally["retried"],
+        retried=tally["retry_count"],
         faults=len(spans),
         events=len(tally["clicks"]),
     )

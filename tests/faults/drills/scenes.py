@@ -47,7 +47,7 @@ def model(folder: Path, requests: int) -> DrillResult:
         asking = Asking(site_, requests)
         while not asking.over():
             version = site_.registry.add(
-                serving_shop.write(folder / f"more-{len(spans)}", site_.features)
+                serving_shop.write_shop_bundle(folder / f"more-{len(spans)}", site_.features)
             )
             flip(site_.registry.path / version / "model" / "click.onnx", draw)
             pause(2, asking.over)
@@ -75,7 +75,7 @@ def scores(folder: Path, requests: int) -> DrillResult:
     spans: list[Span] = []
     with site(folder) as site_:
         asking = Asking(site_, requests)
-        version = site_.registry.add(serving_shop.write_not_finite(folder / "nan", site_.features))
+        version = site_.registry.add(serving_shop.write_nan_bundle(folder / "nan", site_.features))
         while not asking.over():
             pause(2, asking.over)
             with span(spans):
@@ -220,7 +220,9 @@ def swap(folder: Path, requests: int) -> DrillResult:
             "the champion before is not held ready",
         )
         asking = Asking(site_, requests)
-        version_ = site_.registry.add(serving_shop.write(folder / "fresh", site_.features))
+        version_ = site_.registry.add(
+            serving_shop.write_shop_bundle(folder / "fresh", site_.features)
+        )
         with span(spans):
             started = time.monotonic()
             site_.registry.promote(version_, by="drill", why="a version that no server has loaded")

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 from tests.faults.drills.child import Part, open_stream
 from tests.support import features as kit
-from tests.support.network.stores import Server as Valkey
+from tests.support.network.stores import ValkeyServer as Valkey
 from tests.support.roles import until
 from tests.support.shops import serving_shop, shop_plan
 
@@ -103,9 +103,11 @@ class Site:
         self.folder, self.kafka, self.features = folder, kafka, serving_shop.feature_set()
         folder.mkdir(parents=True, exist_ok=True)
         self.registry = Registry(folder / "registry", clock=SystemClock())
-        self.registry.add(serving_shop.write(folder / "dear", self.features))
+        self.registry.add(serving_shop.write_shop_bundle(folder / "dear", self.features))
         self.registry.add(
-            serving_shop.write(folder / "cheap", self.features, weights={"price": -0.05})
+            serving_shop.write_shop_bundle(
+                folder / "cheap", self.features, weights={"price": -0.05}
+            )
         )
         for version in ("v0001", "v0002"):
             self.registry.promote(version, by="drill", why="first")
@@ -228,14 +230,17 @@ class Site:
         draw = np.random.default_rng(3)
         events = [
             kit.event(
-                "item", now + n, item_id=f"i{n}", properties=json.dumps(serving_shop.profile(n))
+                "item",
+                now + n,
+                item_id=f"i{n}",
+                properties=json.dumps(serving_shop.item_profile(n)),
             )
-            for n in range(serving_shop.ITEMS)
+            for n in range(serving_shop.ITEM_COUNT)
         ]
         for n in range(2_000):
             person, item = (
                 f"u{int(draw.integers(200))}",
-                f"i{int(draw.integers(serving_shop.ITEMS))}",
+                f"i{int(draw.integers(serving_shop.ITEM_COUNT))}",
             )
             events.append(kit.event("click", now + SECOND + n, user_id=person, item_id=item))
         log.append([kit.routed(events)])

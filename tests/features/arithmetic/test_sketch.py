@@ -8,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events.keys import hash64s
-from tailorbird.features.arithmetic.sketch import estimate, registers_and_ranks, summarise_registers
+from tailorbird.features.arithmetic.sketch import (
+    estimate_distinct,
+    registers_and_ranks,
+    summarise_registers,
+)
 from tailorbird.features.offline.asof import Timeline
-from tailorbird.features.offline.asof_sketches import Unions
+from tailorbird.features.offline.asof_sketches import SketchTree
 
 
 def sketched(hashes: np.ndarray, precision: int) -> np.ndarray:
@@ -21,7 +25,9 @@ def sketched(hashes: np.ndarray, precision: int) -> np.ndarray:
 
 
 def distinct(texts: list[str], precision: int) -> float:
-    return estimate(*summarise_registers(sketched(hash64s(texts), precision)), precision)[0]
+    return estimate_distinct(*summarise_registers(sketched(hash64s(texts), precision)), precision)[
+        0
+    ]
 
 
 def test_a_register_is_the_first_bits_and_the_rank_the_index_of_the_next_set_bit():
@@ -34,8 +40,8 @@ def test_a_register_is_the_first_bits_and_the_rank_the_index_of_the_next_set_bit
 @pytest.mark.parametrize(("precision", "error"), [(4, 0.26), (6, 0.13), (8, 0.065)])
 @pytest.mark.parametrize("count", [0, 1, 3, 100, 20_000])
 def test_the_estimate_is_within_four_times_the_usual_error(precision, error, count):
-    estimate = distinct([f"value {number}" for number in range(count)] * 2, precision)
-    assert abs(estimate - count) <= max(4 * error * count, 0.5 if count <= 3 else 0)
+    estimate_distinct = distinct([f"value {number}" for number in range(count)] * 2, precision)
+    assert abs(estimate_distinct - count) <= max(4 * error * count, 0.5 if count <= 3 else 0)
 
 
 @settings(max_examples=15, deadline=None)
@@ -54,8 +60,8 @@ def test_a_union_contains_the_routed_events_of_its_window(seed, delay, precision
     )
     since = t - rng.integers(0, 600, q)
     timeline = Timeline(entity_keys, keys, ts, p)
-    empty, weight = Unions(timeline, hashes, chosen, precision).since(
-        timeline.at(entity_keys, t, p_limit), since
+    empty, weight = SketchTree(timeline, hashes, chosen, precision).since(
+        timeline.queries_at(entity_keys, t, p_limit), since
     )
     for row in range(q):
         counted = (

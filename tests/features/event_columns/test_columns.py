@@ -4,13 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tailorbird.events.keys import combine, hash64
+from tailorbird.events.keys import combine_keys, hash64
 from tailorbird.features import FeatureSet, count, entity, last, sequence, total
 from tailorbird.features.event_columns.columns import Frame, entity_key
 from tailorbird.features.event_columns.extracts import extract, extract_profiles
 from tailorbird.features.event_columns.fields import TextHashCache, text_keys
 from tailorbird.features.layout.sources import source_of
-from tailorbird.features.online.apply import HOT_KEYS_ONE, HotKeys
+from tailorbird.features.online.apply import HOT_KEYS_OF_ONE_ROW, HotKeys
 from tailorbird.features.state.tiles import NEVER_TS
 
 user, item, category = entity("user"), entity("item"), entity("item.category")
@@ -103,7 +103,7 @@ def test_keys_of_composites_differ_by_name_and_order(kit):
     ]
     assert keys[0] == 1
     assert len({int(key[0]) for key in keys}) == 5
-    assert keys[1] == combine(np.array(hash64("user+item"), np.uint64), one, other)
+    assert keys[1] == combine_keys(np.array(hash64("user+item"), np.uint64), one, other)
 
 
 def test_profiles_are_taken_with_their_attributes(kit):
@@ -185,18 +185,18 @@ def test_recurring_texts_have_the_same_keys_however_small_the_cache():
 
 
 def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
-    hot = HotKeys(HOT_KEYS_ONE)
+    hot = HotKeys(HOT_KEYS_OF_ONE_ROW)
     keys = np.array([1, 2, 3], np.uint64)
-    hot.note(keys, np.array([10, 20, NEVER_TS]))
-    hot.note(keys[:1], np.array([30]))
-    hot.note(keys[1:2], np.array([NEVER_TS]))
+    hot.record(keys, np.array([10, 20, NEVER_TS]))
+    hot.record(keys[:1], np.array([30]))
+    hot.record(keys[1:2], np.array([NEVER_TS]))
     assert hot.pop_due(20).tolist() == []
-    hot.note(keys[2:], np.array([25]))
+    hot.record(keys[2:], np.array([25]))
     assert hot.pop_due(30).tolist() == [1, 3]
     assert hot.pop_due(1_000).tolist() == []
-    many = np.arange(5 * HOT_KEYS_ONE, dtype=np.uint64)
+    many = np.arange(5 * HOT_KEYS_OF_ONE_ROW, dtype=np.uint64)
     for some in np.array_split(many, 7):
-        hot.note(some, some.astype(np.int64))
+        hot.record(some, some.astype(np.int64))
     assert (
-        hot.pop_due(10 * HOT_KEYS_ONE).tolist() == many[-HOT_KEYS_ONE:].tolist()
+        hot.pop_due(10 * HOT_KEYS_OF_ONE_ROW).tolist() == many[-HOT_KEYS_OF_ONE_ROW:].tolist()
     )  # those of longest ago are renewed when they are read

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tailorbird.events.keys import hash64
 from tailorbird.features.expr.expression import parse
 from tailorbird.features.expr.nodes import ExpressionError
-from tailorbird.features.expr.scalar import number, truth
+from tailorbird.features.expr.scalar import evaluate_number, evaluate_truth
 
 KINDS = {"a": "number", "b": "number", "word": "text", "other": "text", "item.x": "either"}
 numbers = st.one_of(
@@ -67,7 +67,7 @@ _test = st.recursive(
     rows=st.lists(st.tuples(numbers, numbers, numbers, words, words), min_size=1, max_size=5),
 )
 def test_columns_and_values_agree_in_every_bit(text, rows):
-    expression = parse(text, KINDS.get, expect="number")
+    expression = parse(text, KINDS.get, expected_kind="number")
     names = ("a", "b", "item.x", "word", "other")
     values = [dict(zip(names, row, strict=True)) for row in rows]
 
@@ -79,17 +79,17 @@ def test_columns_and_values_agree_in_every_bit(text, rows):
         return np.array([value[name] for value in values], np.float64)
 
     expected = np.array(
-        [number(expression, lambda name, kind, one=one: one[name]) for one in values]
+        [evaluate_number(expression, lambda name, kind, one=one: one[name]) for one in values]
     )
     np.testing.assert_array_equal(expression.numbers(column, len(values)), expected)
-    holds = [truth(expression, lambda name, kind, one=one: one[name]) for one in values]
+    holds = [evaluate_truth(expression, lambda name, kind, one=one: one[name]) for one in values]
     assert expression.truths(column, len(values)).tolist() == holds
 
 
 def test_what_is_missing_equals_nothing_but_none():
     def holds(text):
-        expression = parse(text, KINDS.get, expect="truth")
-        return truth(expression, lambda name, kind: None if kind == "text" else math.nan)
+        expression = parse(text, KINDS.get, expected_kind="truth")
+        return evaluate_truth(expression, lambda name, kind: None if kind == "text" else math.nan)
 
     assert holds("word != 'bot'")
     assert not holds("word == 'bot'")
@@ -109,25 +109,29 @@ def test_logarithms_and_exponentials_are_near_the_true_ones_and_equal_in_columns
     )
     names = {"log": math.log, "log1p": math.log1p, "exp": math.exp}
     for name, true in names.items():
-        expression = parse(f"{name}(a)", KINDS.get, expect="number")
+        expression = parse(f"{name}(a)", KINDS.get, expected_kind="number")
         values = expression.numbers(lambda name, kind: x, len(x))
-        one_by_one = [number(expression, lambda name, kind, one=one: one) for one in x]
+        one_by_one = [evaluate_number(expression, lambda name, kind, one=one: one) for one in x]
         np.testing.assert_array_equal(values, one_by_one)
         is_finite = np.isfinite(values)
         assert np.count_nonzero(is_finite) > 3_000
         np.testing.assert_allclose(
             values[is_finite], [true(one) for one in x[is_finite]], rtol=4e-15
         )
-    assert math.isnan(number(parse("log(a)", KINDS.get, expect="number"), lambda name, kind: 0.0))
+    assert math.isnan(
+        evaluate_number(parse("log(a)", KINDS.get, expected_kind="number"), lambda name, kind: 0.0)
+    )
 
 
 def test_division_by_zero_is_missing():
-    assert math.isnan(number(parse("1 / a", KINDS.get, expect="number"), lambda name, kind: 0.0))
+    assert math.isnan(
+        evaluate_number(parse("1 / a", KINDS.get, expected_kind="number"), lambda name, kind: 0.0)
+    )
 
 
 def test_an_attribute_is_what_it_is_compared_with():
-    assert parse("item.x == 'red'", KINDS.get, expect="truth").names == (("item.x", "text"),)
-    assert parse("item.x > 3", KINDS.get, expect="truth").names == (("item.x", "number"),)
+    assert parse("item.x == 'red'", KINDS.get, expected_kind="truth").names == (("item.x", "text"),)
+    assert parse("item.x > 3", KINDS.get, expected_kind="truth").names == (("item.x", "number"),)
 
 
 @pytest.mark.parametrize(
@@ -163,4 +167,4 @@ def test_an_attribute_is_what_it_is_compared_with():
 )
 def test_anything_outside_the_small_language_is_refused(text):
     with pytest.raises(ExpressionError):
-        parse(text, KINDS.get, expect="number")
+        parse(text, KINDS.get, expected_kind="number")

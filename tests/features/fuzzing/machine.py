@@ -23,9 +23,9 @@ from tests.support.drawn.events import event as routed_event
 from tailorbird.events.clock import DAY, HOUR, SECOND, SESSION_GAP
 from tailorbird.events.contract.schema import micros
 from tailorbird.features import ReadRequest
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import LOOK_BACK_MAX
 
-EDGES = (SECOND * 60, HOUR, DAY, SESSION_GAP, HORIZON, HORIZON)
+EDGES = (SECOND * 60, HOUR, DAY, SESSION_GAP, LOOK_BACK_MAX, LOOK_BACK_MAX)
 PEOPLE = (("u1", None), ("u2", None), (None, "a1"), (None, "a2"), (None, None))
 _odd = st.sampled_from([0, 0, 0, 1, -1, 1_234_567])
 # What a property may be, by the contract: a number of any size, text, a list, nothing; numbers that
@@ -70,7 +70,7 @@ def moments(unit: int) -> st.SearchStrategy[int]:
     """Times on tile edges of a unit, a microsecond beside them, and at the end of the horizon."""
     near = st.builds(lambda steps, off: BASE + steps * unit + off, st.integers(-13, 13), _odd)
     return st.integers(0, 9).flatmap(
-        lambda far: near.map(lambda ts: ts - HORIZON) if far == 0 else near
+        lambda far: near.map(lambda ts: ts - LOOK_BACK_MAX) if far == 0 else near
     )
 
 
@@ -271,7 +271,7 @@ class Site(RuleBasedStateMachine):
     @rule(data=st.data(), request=requests, back=st.integers(0, 5))
     def ask_of_the_past(self, data: st.DataObject, request: ReadRequest, back: int) -> None:
         """At any time, knowing less than there is by now."""
-        p = max(0, self.site.worker.position.p - back)
+        p = max(0, self.site.worker.position.log_position - back)
         self.site.past.append((self.site.features, self._timed(data, request), p))
 
     @rule(data=st.data(), request=requests)
@@ -301,7 +301,7 @@ class Site(RuleBasedStateMachine):
         if self.site.sweep():
             self.happened("entities expired")
 
-    @precondition(lambda self: self.site.worker.position.p > 0)
+    @precondition(lambda self: self.site.worker.position.log_position > 0)
     @rule(
         cut=st.sampled_from([1, 5, 1_000]),
         seed=st.integers(0, 99),
@@ -354,8 +354,8 @@ class Site(RuleBasedStateMachine):
                 self.world.past.append(
                     (
                         self.world.features,
-                        replace(at, now=at.now + HORIZON),
-                        self.world.worker.position.p,
+                        replace(at, now=at.now + LOOK_BACK_MAX),
+                        self.world.worker.position.log_position,
                     )
                 )
             different = self.world.differences([*self.last, *self._at_the_end()])

@@ -26,10 +26,10 @@ from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, SESSION_GAP
 from tailorbird.events.contract.schema import micros
 from tailorbird.features import ReadRequest, Rows
 from tailorbird.features.arithmetic import finish, runs
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import LOOK_BACK_MAX
 from tailorbird.features.event_columns.extracts import Extract
 from tailorbird.features.offline import asof, asof_runs, timelines
-from tailorbird.features.offline.events.frames import Frames
+from tailorbird.features.offline.events.frames import FrameCache
 from tailorbird.features.online import commit, read
 from tailorbird.features.online.active_read import ActiveRead, Keys
 from tailorbird.features.online.read import Reader
@@ -86,7 +86,7 @@ def around(far: int) -> Scene:
                     (
                         world.features,
                         ReadRequest("u1", now=BASE + far + late),
-                        world.worker.position.p,
+                        world.worker.position.log_position,
                     )
                 )
 
@@ -155,7 +155,7 @@ def swept(world: World) -> None:
     """Idle for longer than anything but first times looks back; then there again."""
     _come(world, _click(BASE))
     _come(world, _click(BASE + 1) | {"user_id": "u2", "person": "u2"})
-    for later in (HORIZON, HORIZON + 2 * DAY, HORIZON + 30 * DAY):
+    for later in (LOOK_BACK_MAX, LOOK_BACK_MAX + 2 * DAY, LOOK_BACK_MAX + 30 * DAY):
         _come(
             world,
             kit.event(
@@ -165,8 +165,8 @@ def swept(world: World) -> None:
         world.sweep()
         _read(world, BASE + later + 1)
         _read(world, BASE + later + DAY)
-    _come(world, _click(BASE + HORIZON + 30 * DAY + 2))
-    _read(world, BASE + HORIZON + 31 * DAY)
+    _come(world, _click(BASE + LOOK_BACK_MAX + 30 * DAY + 2))
+    _read(world, BASE + LOOK_BACK_MAX + 31 * DAY)
 
 
 def _a_tile_too_few(patch: pytest.MonkeyPatch) -> None:
@@ -175,9 +175,9 @@ def _a_tile_too_few(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_window_of_the_backfill_ends_a_microsecond_early(patch: pytest.MonkeyPatch) -> None:
-    sound = asof.Moments.window_sums
+    sound = asof.AsOfQueries.window_sums
     patch.setattr(
-        asof.Moments,
+        asof.AsOfQueries,
         "window_sums",
         lambda self, prefixes, windows, **more: sound(
             self, prefixes, [(hop, length - 1, of) for hop, length, of in windows], **more
@@ -199,17 +199,17 @@ def _late_events_are_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def _the_horizon_is_a_microsecond_longer(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(finish, "HORIZON", HORIZON + 1)
+    patch.setattr(finish, "LOOK_BACK_MAX", LOOK_BACK_MAX + 1)
 
 
 def _the_horizon_is_a_microsecond_shorter(patch: pytest.MonkeyPatch) -> None:
     """ts > where ts >= is meant."""
-    patch.setattr(finish, "HORIZON", HORIZON - 1)
+    patch.setattr(finish, "LOOK_BACK_MAX", LOOK_BACK_MAX - 1)
 
 
 def _the_backfills_horizon_is_a_microsecond_shorter(patch: pytest.MonkeyPatch) -> None:
     for module in (timelines, asof_runs):
-        patch.setattr(module, "HORIZON", HORIZON - 1)
+        patch.setattr(module, "LOOK_BACK_MAX", LOOK_BACK_MAX - 1)
 
 
 def _a_session_breaks_at_exactly_its_gap(patch: pytest.MonkeyPatch) -> None:
@@ -219,36 +219,42 @@ def _a_session_breaks_at_exactly_its_gap(patch: pytest.MonkeyPatch) -> None:
 
 def _the_backfill_counts_what_happens_at_t(patch: pytest.MonkeyPatch) -> None:
     """ts <= t where ts < t is meant."""
-    sound = asof.Timeline.at
-    patch.setattr(asof.Timeline, "at", lambda self, keys, t, p: sound(self, keys, t + 1, p))
+    sound = asof.Timeline.queries_at
+    patch.setattr(
+        asof.Timeline,
+        "queries_at",
+        lambda self, keys, t, log_position: sound(self, keys, t + 1, log_position),
+    )
 
 
 def _the_backfill_does_not_know_the_newest(patch: pytest.MonkeyPatch) -> None:
     """p < where p <= is meant."""
-    sound = asof.Timeline.at
-    patch.setattr(asof.Timeline, "at", lambda self, keys, t, p: sound(self, keys, t, p - 1))
+    sound = asof.Timeline.queries_at
+    patch.setattr(asof.Timeline, "queries_at", lambda self, keys, t, p: sound(self, keys, t, p - 1))
 
 
 def _the_backfill_knows_what_was_in_flight(patch: pytest.MonkeyPatch) -> None:
-    sound = asof.Timeline.at
-    patch.setattr(asof.Timeline, "at", lambda self, keys, t, p: sound(self, keys, t, p + 1_000_000))
+    sound = asof.Timeline.queries_at
+    patch.setattr(
+        asof.Timeline, "queries_at", lambda self, keys, t, p: sound(self, keys, t, p + 1_000_000)
+    )
 
 
 def _the_backfill_counts_what_does_not_count(patch: pytest.MonkeyPatch) -> None:
-    sound = Frames.__init__
+    sound = FrameCache.__init__
 
-    def init(self: Frames, events: pa.Table) -> None:
+    def init(self: FrameCache, events: pa.Table) -> None:
         place = events.column_names.index("counts")
         sound(self, events.set_column(place, "counts", pa.array([True] * len(events), pa.bool_())))
 
-    patch.setattr(Frames, "__init__", init)
+    patch.setattr(FrameCache, "__init__", init)
 
 
 def _the_last_identify_to_arrive_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
     patch.setattr(
         commit,
-        "newer_records",
+        "newer_alias_records",
         lambda transaction, aliases: [(key, one.encode()) for key, one in aliases.items()],
     )
 
@@ -260,7 +266,9 @@ def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
 
 def _a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
     """A tile's slot keeps what was in it a ring's length ago."""
-    patch.setattr(tiles.Tiles, "advance", lambda self, states, filled, old, new: None)
+    patch.setattr(
+        tiles.Tiles, "clear_expired", lambda self, states, filled, previous_ts, newest_ts: None
+    )
 
 
 def _what_is_too_old_for_a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
@@ -269,7 +277,7 @@ def _what_is_too_old_for_a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
     def update(
         self: rings.RingSums,
         states: rings.States,
-        new: rings.Int64s,
+        newest_ts: rings.Int64s,
         rows: rings.Rows,
         batch: Extract,
     ) -> None:
@@ -290,7 +298,11 @@ def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
         with store.snapshot() as snapshot:
             resolved = read.resolve_request([snapshot], request)
             moment = ActiveRead(
-                self._plan, snapshot, replace(request, person=resolved.person), keys, resolved.swept
+                self._plan,
+                snapshot,
+                replace(request, person=resolved.person),
+                keys,
+                resolved.swept_until,
             )
             return moment.read_rows([position], resolved.alias_ts)
 
@@ -304,7 +316,7 @@ def _a_sweep_deletes_first_times(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_sweep_runs_too_early(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(eviction, "retention_us", lambda layout: HORIZON - 3 * DAY)
+    patch.setattr(eviction, "retention_us", lambda layout: LOOK_BACK_MAX - 3 * DAY)
 
 
 @dataclass(frozen=True)
@@ -321,11 +333,11 @@ class Mutant:
 
 MUTANTS = (
     Mutant(_a_tile_too_few, around(70 * MINUTE - 1)),
-    Mutant(_a_window_of_the_backfill_ends_a_microsecond_early, around(HORIZON)),
+    Mutant(_a_window_of_the_backfill_ends_a_microsecond_early, around(LOOK_BACK_MAX)),
     Mutant(_late_events_are_lost, late),
-    Mutant(_the_horizon_is_a_microsecond_longer, around(HORIZON)),
-    Mutant(_the_horizon_is_a_microsecond_shorter, around(HORIZON)),
-    Mutant(_the_backfills_horizon_is_a_microsecond_shorter, around(HORIZON)),
+    Mutant(_the_horizon_is_a_microsecond_longer, around(LOOK_BACK_MAX)),
+    Mutant(_the_horizon_is_a_microsecond_shorter, around(LOOK_BACK_MAX)),
+    Mutant(_the_backfills_horizon_is_a_microsecond_shorter, around(LOOK_BACK_MAX)),
     Mutant(_a_session_breaks_at_exactly_its_gap, around(SESSION_GAP)),
     Mutant(_the_backfill_counts_what_happens_at_t, at_its_time),
     Mutant(_the_backfill_does_not_know_the_newest, late),

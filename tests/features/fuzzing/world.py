@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from tests.features.fuzzing import words
 from tests.support import features as kit
 from tests.support.drawn.events import ITEMS
-from tests.support.drawn.three_readings import SampledRead, differences
+from tests.support.drawn.three_readings import SampledRead, find_differences
 
 from tailorbird import faults
 from tailorbird.errors import StorageError
@@ -34,10 +34,17 @@ from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.reference import reference
-from tailorbird.features.reference.moments import routed_events
+from tailorbird.features.reference.point_in_time import routed_events
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
-from tailorbird.stream import Block, open_reader, open_writer, raw_path, read_released, routed_path
+from tailorbird.stream import (
+    Block,
+    open_reader,
+    open_writer,
+    raw_path,
+    read_released_positions,
+    routed_path,
+)
 
 BASE = 50 * 400 * DAY  # on the edge of tiles of a second to 400 days
 UNITS = (SECOND, 5 * SECOND, 50 * SECOND, 30 * MINUTE, HOUR, 14 * HOUR, DAY, 25 * DAY, 100 * DAY)
@@ -52,7 +59,7 @@ ROUTER_SITES = tuple(
 def crashing(site: str, hit: int) -> Iterator[None]:
     """Within the block the process would die at the `hit`-th arrival at `site`."""
     armed = {site: faults._Fault("raise", "", hit, hit)}
-    with mock.patch.object(faults, "_configured_faults", return_value=armed):
+    with mock.patch.object(faults, "_load_faults", return_value=armed):
         yield
 
 
@@ -195,7 +202,7 @@ class World:
         """
         events, p, rng = (
             self.attached(self.features).sort_by("p"),
-            self.worker.position.p,
+            self.worker.position.log_position,
             np.random.default_rng(seed),
         )
 
@@ -228,7 +235,7 @@ class World:
         if not lake.count("events"):
             return
         if prune and self.router is not None:
-            self.router.prune(read_released(lake.path).routed_position())
+            self.router.prune(read_released_positions(lake.path).routed_position())
         build_from_lake(self.worker, lake, threading.Event())
 
     def change(self, lines: Sequence[str]) -> None:
@@ -293,7 +300,7 @@ class World:
         for features in dict.fromkeys(one.schema_hash for one, _ in self.reads):
             own = [(one, read) for one, read in self.reads if one.schema_hash == features]
             attached = self.attached(own[0][0])
-            different += differences(own[0][0], attached, [read for _, read in own])
+            different += find_differences(own[0][0], attached, [read for _, read in own])
             past = [(request, p) for one, request, p in self.past if one.schema_hash == features]
             different += past_differences(own[0][0], attached, past)
         return different
@@ -304,7 +311,8 @@ class World:
             routed_path(self.stream), state, self.features, clock=self.clock
         ) as worker:
             worker.bootstrap(
-                lambda after: [self.attached(self.features).sort_by("p")], self.worker.position.p
+                lambda after: [self.attached(self.features).sort_by("p")],
+                self.worker.position.log_position,
             )
         reader = Reader(state, self.features)
         for request in requests:
@@ -362,7 +370,7 @@ def mistaken(read: SampledRead, events: pa.Table) -> list[str]:
         identifies = [
             (one["ts"], one["p"], one["user_id"])
             for one in routed_events(events.filter(pc.equal(events["type"], "identify")))
-            if one["anonymous_id"] == request.anonymous_id and one["p"] <= rows.p
+            if one["anonymous_id"] == request.anonymous_id and one["p"] <= rows.log_position
         ]
         expected = max(identifies)[2] if identifies else f"anon:{request.anonymous_id}"
     return (
@@ -392,7 +400,12 @@ def past_differences(
         features,
         events,
         Requests(
-            t=t, p=p, row_request=rows, row_item=list(ITEMS) * count, position=position, **texts
+            t=t,
+            log_position=p,
+            row_request=rows,
+            row_item=list(ITEMS) * count,
+            position=position,
+            **texts,
         ),
     )
     different, routed = [], routed_events(events)

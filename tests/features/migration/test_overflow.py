@@ -17,7 +17,7 @@ from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import HOUR, MINUTE, SECOND
 from tailorbird.features import FeatureSet, ReadRequest, entity, total, variance
 from tailorbird.features.declare import checks
-from tailorbird.features.declare.limits import EVENTS_MAX
+from tailorbird.features.declare.limits import SUMMED_EVENTS_MIN
 from tailorbird.features.migration.plan import INT64_MAX, compare_sets
 
 EVENTS_THAT_FIT = 4
@@ -35,7 +35,7 @@ LINES = (
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "EVENTS_MAX", EVENTS_THAT_FIT)
+    monkeypatch.setattr(checks, "SUMMED_EVENTS_MIN", EVENTS_THAT_FIT)
 
 
 def _purchases(user: str, prices: list[float]) -> list[dict]:
@@ -90,12 +90,16 @@ def test_sums_up_to_the_bound_are_exact_in_every_reading(prices, tmp_path):
 @pytest.mark.usefixtures("few")
 def test_the_proof_of_the_plan_is_of_as_many_as_fit_and_no_more():
     features = words.feature_set(LINES)
-    proofs = {proof.name: proof for proof in compare_sets(None, features).proofs}
+    proofs = {proof.name: proof for proof in compare_sets(None, features).overflow_bounds}
     assert set(proofs) == {"ever", "hour", "mean", "most", "fading", "part"}
     for proof in proofs.values():
-        assert proof.units_max == round(MAX / UNIT)
-        assert proof.events >= EVENTS_THAT_FIT
-        assert proof.events * proof.units_max <= INT64_MAX < (proof.events + 1) * proof.units_max
+        assert proof.largest_value_units == round(MAX / UNIT)
+        assert proof.additions_until_overflow >= EVENTS_THAT_FIT
+        assert (
+            proof.additions_until_overflow * proof.largest_value_units
+            <= INT64_MAX
+            < (proof.additions_until_overflow + 1) * proof.largest_value_units
+        )
 
 
 def test_what_does_not_hold_enough_events_is_refused_at_the_very_unit():
@@ -106,8 +110,8 @@ def test_what_does_not_hold_enough_events_is_refused_at_the_very_unit():
             variance("spread", user, "purchase", of="price", unit=1, max=2**31 - 1),
         ]
     )
-    for proof in compare_sets(None, fits).proofs:
-        assert proof.events >= EVENTS_MAX
+    for proof in compare_sets(None, fits).overflow_bounds:
+        assert proof.additions_until_overflow >= SUMMED_EVENTS_MIN
     with pytest.raises(DeclarationError, match="do not fit into 64 bits"):
         total("sum", user, "purchase", of="price", unit=1, max=2**33)
     with pytest.raises(DeclarationError, match="its square does not fit"):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.features.offline.asof import Timeline
-from tailorbird.features.offline.asof_peaks import Peaks
+from tailorbird.features.offline.asof_peaks import MaximumTree
 from tailorbird.features.offline.events.ragged import concatenate_ranges
 from tailorbird.features.offline.events.series import Series
 
@@ -32,14 +32,14 @@ def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, leng
         ts, t, since = ((times - 6) * (WIDE // 10) for times in (ts, t, since))
     index = np.arange(len(key))
     timeline = Timeline(
-        keys.astype(np.uint64), key.astype(np.uint64), ts, p, tie=lambda rows: (rows,)
+        keys.astype(np.uint64), key.astype(np.uint64), ts, p, tie_break=lambda rows: (rows,)
     )
-    at = timeline.at(keys.astype(np.uint64), t, p_limit)
+    at = timeline.queries_at(keys.astype(np.uint64), t, p_limit)
     since = np.minimum(since, t)
     prefixes = [timeline.prefix(value), timeline.prefix(chosen)]
     upper, lower = at.before().sums(prefixes), at.before(since).sums(prefixes)
     sums, counts = (at.to_input_order(high - low) for high, low in zip(upper, lower, strict=True))
-    peaks = Peaks(timeline, np.maximum(value, 0)).since(at, since)
+    peaks = MaximumTree(timeline, np.maximum(value, 0)).since(at, since)
     series = Series(timeline, np.flatnonzero(chosen.astype(bool)[timeline.order]))
     newest, recent = series.newest(at), series.newest(at, since)
     last, last_recent = series.last(at, length), series.last(at, length, since)
@@ -77,11 +77,11 @@ def test_one_crowded_entity_is_exact_however_late_its_events_are(arrival):
     p[np.argsort(ts + delay, kind="stable")] = np.arange(1, n + 1)
     value = rng.integers(-1000, 1000, n)
     t, p_limit, keys = rng.integers(0, 10_500, q), rng.integers(0, n + 1, q), np.ones(q, np.uint64)
-    timeline = Timeline(keys, np.ones(n, np.uint64), ts, p, tie=lambda rows: (rows,))
-    at = timeline.at(keys, t, p_limit)
+    timeline = Timeline(keys, np.ones(n, np.uint64), ts, p, tie_break=lambda rows: (rows,))
+    at = timeline.queries_at(keys, t, p_limit)
     prefixes = [timeline.prefix(value)]
     sums = at.to_input_order(at.before().sums(prefixes)[0] - at.before(t - 500).sums(prefixes)[0])
-    peaks = Peaks(timeline, value + 1000).since(at, t - 500)
+    peaks = MaximumTree(timeline, value + 1000).since(at, t - 500)
     chosen = value > 0
     series = Series(timeline, np.flatnonzero(chosen[timeline.order]))
     newest, last = series.newest(at), series.last(at, 20)
@@ -101,7 +101,11 @@ def test_equal_times_are_ordered_by_the_tie_break_alone():
     identity = np.array([5, 3, 9, 4])
     ones = np.ones(4, np.uint64)
     timeline = Timeline(
-        ones, ones, np.array([10, 10, 10, 20]), np.arange(4), tie=lambda rows: (identity[rows],)
+        ones,
+        ones,
+        np.array([10, 10, 10, 20]),
+        np.arange(4),
+        tie_break=lambda rows: (identity[rows],),
     )
     assert identity[timeline.order].tolist() == [3, 5, 9, 4]
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tailorbird.features.arithmetic.sketch import registers_and_ranks, summarise_registers
 from tailorbird.features.offline.asof import Timeline
-from tailorbird.features.offline.asof_peaks import Peaks
-from tailorbird.features.offline.asof_sketches import Unions
+from tailorbird.features.offline.asof_peaks import MaximumTree
+from tailorbird.features.offline.asof_sketches import SketchTree
 from tailorbird.features.offline.kernels.groups import KeyNumbering, group_entries
 from tailorbird.features.offline.kernels.windows import tile_of
 
@@ -53,7 +53,7 @@ def test_window_sums_and_decays_are_those_of_a_loop(events, moments, windows, in
     key, ts, p, value = columns(events, 4)
     keys, t, p_limit = columns(moments, 3)
     timeline = timeline_of(keys, key, ts, p)
-    at = timeline.at(keys.astype(np.uint64), t, p_limit)
+    at = timeline.queries_at(keys.astype(np.uint64), t, p_limit)
     ones = np.ones(len(key), np.int64)
     spans = [(hop, hop * tiles, which) for hop, tiles, which in windows]
     sums = at.window_sums(timeline.prefixes([value, ones]), spans, in_flight_max=in_flight_max)
@@ -86,9 +86,9 @@ def test_peaks_and_unions_are_those_of_a_loop(events, moments, seed):
     value, chosen = rng.integers(0, HUGE, len(key)), rng.random(len(key)) < 0.7
     hashes = rng.integers(0, 1 << 63, len(key)).astype(np.uint64) * np.uint64(2)
     timeline = timeline_of(keys, key, ts, p)
-    at = timeline.at(keys.astype(np.uint64), t, p_limit)
-    peaks = Peaks(timeline, value).since(at, t - 30)
-    empty, weight = Unions(timeline, hashes, chosen, 4).since(at, t - 30)
+    at = timeline.queries_at(keys.astype(np.uint64), t, p_limit)
+    peaks = MaximumTree(timeline, value).since(at, t - 30)
+    empty, weight = SketchTree(timeline, hashes, chosen, 4).since(at, t - 30)
     for row in range(len(keys)):
         inside = (key == keys[row]) & (ts < t[row]) & (p <= p_limit[row]) & (ts >= t[row] - 30)
         assert peaks[row] == value[inside].max(initial=0)
@@ -121,12 +121,12 @@ def test_a_single_crowded_entity(late):
     keys, t = np.ones(q, np.int64), rng.integers(0, 21_000, q)
     p_limit = np.clip(t * n // 20_000 + rng.integers(-900, 900, q), 0, n)
     timeline = timeline_of(keys, key, ts, p)
-    at = timeline.at(keys.astype(np.uint64), t, p_limit)
+    at = timeline.queries_at(keys.astype(np.uint64), t, p_limit)
     prefix = timeline.prefix(value)
     sums = at.window_sums(timeline.prefixes([value]), [(100, 700, 0), (1000, 12_000, 0)])
     faded = at.decayed_sums(prefix, 1000, WEIGHTS)
-    peaks = Peaks(timeline, value).since(at, t - 5_000)
-    summaries = Unions(timeline, hashes, np.ones(n, np.bool_), 6).since(at, t - 5_000)
+    peaks = MaximumTree(timeline, value).since(at, t - 5_000)
+    summaries = SketchTree(timeline, hashes, np.ones(n, np.bool_), 6).since(at, t - 5_000)
     for row in range(q):
         counted = (key == 1) & (ts < t[row]) & (p <= p_limit[row])
         assert sums[row, 0] == value[counted & (ts >= t[row] // 100 * 100 - 700)].sum()
@@ -146,7 +146,7 @@ def test_a_single_crowded_entity(late):
 def test_times_and_positions_at_the_ends_of_int64(extreme):
     key, keys = np.array([7, 7, 7], np.uint64), np.array([7, 7, 9], np.uint64)
     timeline = Timeline(keys, key, np.array([extreme, 0, 5]), np.array([1, extreme, 2]))
-    at = timeline.at(keys, np.array([HUGE, 1, HUGE]), np.array([HUGE, 2, HUGE]))
+    at = timeline.queries_at(keys, np.array([HUGE, 1, HUGE]), np.array([HUGE, 2, HUGE]))
     counts = at.to_input_order(
         at.before().sums([timeline.prefix(np.ones(3, np.int64))])[0] - timeline.starts[at.entity]
     )

@@ -4,8 +4,8 @@ all of them at once give.
 
 import numpy as np
 import pytest
-from tests.support.offline.crowd import crowd
-from tests.support.offline.shards import all_of, assert_same, tables
+from tests.support.offline.crowd import make_crowd
+from tests.support.offline.shards import assert_same, read_all_parts, slice_table
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features.offline.backfill import backfill
@@ -19,7 +19,7 @@ def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(
     kit, tmp_path, arrival
 ):
     features, rng, m = kit.every_kind(), np.random.default_rng(3), 60
-    rows = kit.table(crowd(kit, 11))
+    rows = kit.table(make_crowd(kit, 11))
     t = kit.T0 + rng.integers(0, 700, m) * SECOND
     lag = rng.integers(0, 9, m)
     p = np.full(m, len(rows))
@@ -35,7 +35,12 @@ def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(
             stretches.add((stage, of))
 
     folder = backfill_to(
-        features, tables(rows), requests, tmp_path, memory_bytes=rows.nbytes // 2, progress=progress
+        features,
+        slice_table(rows),
+        requests,
+        tmp_path,
+        memory_bytes=rows.nbytes // 2,
+        progress=progress,
     )
     assert {stage for stage, _ in stretches} >= {
         "stretches by everyone",
@@ -43,7 +48,7 @@ def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(
         "stretches by item",
     }
     assert max(of for _, of in stretches) > 8
-    assert_same(all_of(folder, features), requests, backfill(features, rows, requests))
+    assert_same(read_all_parts(folder, features), requests, backfill(features, rows, requests))
 
 
 def test_sums_of_tiles_are_those_of_what_was_added():
@@ -60,7 +65,7 @@ def test_sums_of_tiles_are_those_of_what_was_added():
     expected = [
         value[(key == one) & (tile >= place)].sum() for one, place in zip(keys, since, strict=True)
     ]
-    assert tiles.since(keys, since).tolist() == expected
-    assert tiles.at(keys, since).tolist() == [
+    assert tiles.sum_since(keys, since).tolist() == expected
+    assert tiles.sum_at(keys, since).tolist() == [
         value[(key == one) & (tile == at)].sum() for one, at in zip(keys, since, strict=True)
     ]

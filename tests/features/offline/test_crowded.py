@@ -8,7 +8,7 @@ compared in float32 bits as there.
 
 import numpy as np
 import pytest
-from tests.support.offline.crowd import ITEMS, SEEN, category, crowd, item, user
+from tests.support.offline.crowd import ITEMS, SEEN_TYPES, category, item, make_crowd, user
 
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import (
@@ -61,11 +61,11 @@ def windows() -> FeatureSet:
             minimum(
                 "cheapest", item, "purchase", of="price - 200", unit=0.01, max=1e6, window="1m"
             ),
-            distinct("reach", item, SEEN, of="user", precision=4, window="4m"),
-            distinct("reach_now", item, SEEN, of="user", precision=6, window="1m", hop="30s"),
-            distinct("reach_all", entity(), SEEN, of="user", precision=8, window="4m"),
-            trend("trend", item, SEEN, short="1m", long="4m"),
-            share("of_category", item, SEEN, within=category, window="2m"),
+            distinct("reach", item, SEEN_TYPES, of="user", precision=4, window="4m"),
+            distinct("reach_now", item, SEEN_TYPES, of="user", precision=6, window="1m", hop="30s"),
+            distinct("reach_all", entity(), SEEN_TYPES, of="user", precision=8, window="4m"),
+            trend("trend", item, SEEN_TYPES, short="1m", long="4m"),
+            share("of_category", item, SEEN_TYPES, within=category, window="2m"),
             share(
                 "spent_on",
                 entity("user", "item.category"),
@@ -74,16 +74,18 @@ def windows() -> FeatureSet:
                 **money,
                 window="4m",
             ),
-            decayed("fading", item, SEEN, half_life="15s"),
+            decayed("fading", item, SEEN_TYPES, half_life="15s"),
             decayed("money_fading", item, "purchase", half_life="1m", **money),
-            time_since_first("known_for", item, SEEN),
-            gap_mean("gap", user, SEEN, length=8),
-            gap_deviation("gap_spread", entity(), SEEN, length=128),
-            gap_max("gap_most", user, SEEN, length=64),
-            seen("seen_by_all", entity(), SEEN, of="item.category", length=128),
-            favourite("liked_by_all", entity(), SEEN, of="item.category", length=64),
-            sequence("last_of_all", entity(), SEEN, length=128, of=["price", "item.category"]),
-            count("in_a_month", item, SEEN, window="28d", hop="1d"),
+            time_since_first("known_for", item, SEEN_TYPES),
+            gap_mean("gap", user, SEEN_TYPES, length=8),
+            gap_deviation("gap_spread", entity(), SEEN_TYPES, length=128),
+            gap_max("gap_most", user, SEEN_TYPES, length=64),
+            seen("seen_by_all", entity(), SEEN_TYPES, of="item.category", length=128),
+            favourite("liked_by_all", entity(), SEEN_TYPES, of="item.category", length=64),
+            sequence(
+                "last_of_all", entity(), SEEN_TYPES, length=128, of=["price", "item.category"]
+            ),
+            count("in_a_month", item, SEEN_TYPES, window="28d", hop="1d"),
             maximum("dearest_ever", item, "purchase", **money, window="400d", hop="10d"),
             session_length("events"),
             session_depth("items"),
@@ -94,7 +96,7 @@ def windows() -> FeatureSet:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_read_of_crowded_entities_is_the_reference(kit, seed, tmp_path):
-    features, events, log = windows(), crowd(kit, seed), kit.Log(tmp_path)
+    features, events, log = windows(), make_crowd(kit, seed), kit.Log(tmp_path)
     different: list[str] = []
     with FeatureWorker(
         log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0)
@@ -121,7 +123,7 @@ def test_what_is_read_of_crowded_entities_is_the_reference(kit, seed, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_computed_of_a_past_with_many_events_in_flight_is_the_reference(kit, seed):
-    features, events, rng = windows(), crowd(kit, seed), np.random.default_rng(seed)
+    features, events, rng = windows(), make_crowd(kit, seed), np.random.default_rng(seed)
     t = kit.T0 + rng.integers(0, 700, 14) * SECOND
     # What has come by then, and what had come a little before.
     p = np.array([sum(event["ts"] < moment for event in events) for moment in t]) - rng.integers(

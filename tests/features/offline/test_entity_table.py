@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tailorbird.errors import UsageError
-from tailorbird.features.offline.entity_table import read_backfill_inputs, requests_of_file
+from tailorbird.features.offline.entity_table import read_backfill_inputs, read_requests_file
 
 NEWEST = 90
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -22,7 +22,7 @@ def read_requests(folder, **columns):
         **columns,
     }
     pq.write_table(pa.table(values), folder / "asked.parquet")
-    return requests_of_file(folder / "asked.parquet", NEWEST)
+    return read_requests_file(folder / "asked.parquet", NEWEST)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_optional_columns_are_read_and_p_defaults_to_the_newest(tmp_path):
         ["phone", None],
         ["17", None],
     )
-    assert (requests.p.tolist(), requests.query) == ([NEWEST, NEWEST], None)
-    assert read_requests(tmp_path, p=[0, NEWEST]).p.tolist() == [0, NEWEST]
+    assert (requests.log_position.tolist(), requests.query) == ([NEWEST, NEWEST], None)
+    assert read_requests(tmp_path, p=[0, NEWEST]).log_position.tolist() == [0, NEWEST]
     assert read_requests(tmp_path, local_hour=pa.nulls(2)).local_hour.to_pylist() == [None, None]
     assert read_requests(
         tmp_path, person=pa.array(["u1", "u1"]).dictionary_encode()
@@ -109,25 +109,25 @@ def test_columns_that_are_not_there_or_stand_twice_are_named(tmp_path):
     file = tmp_path / "asked.parquet"
     pq.write_table(pa.table({"who": ["u1"]}), file)
     with pytest.raises(UsageError, match="expected columns person, item and ts, found who"):
-        requests_of_file(file, NEWEST)
+        read_requests_file(file, NEWEST)
     twice = pa.Table.from_arrays(
         [pa.array(["u1"]), pa.array(["i1"]), pa.array(["i1"]), pa.array([MICROS])],
         ["person", "item", "item", "ts"],
     )
     pq.write_table(twice, file)
     with pytest.raises(UsageError, match="several columns of this name"):
-        requests_of_file(file, NEWEST)
+        read_requests_file(file, NEWEST)
 
 
 def test_a_file_or_a_folder_of_something_else_is_no_folder_of_a_backfill(tmp_path):
-    assert read_backfill_inputs(tmp_path / "new", lock="columns.lock") is None
+    assert read_backfill_inputs(tmp_path / "new", lock_name="columns.lock") is None
     (tmp_path / "columns.lock").touch()
     (tmp_path / ".backfill.json.12345").touch()
-    assert read_backfill_inputs(tmp_path, lock="columns.lock") is None, (
+    assert read_backfill_inputs(tmp_path, lock_name="columns.lock") is None, (
         "what a first run makes before all else"
     )
     (tmp_path / "notes").touch()
     with pytest.raises(UsageError, match="something else than a backfill: notes"):
-        read_backfill_inputs(tmp_path, lock="columns.lock")
+        read_backfill_inputs(tmp_path, lock_name="columns.lock")
     with pytest.raises(UsageError, match="is a file"):
-        read_backfill_inputs(tmp_path / "notes", lock="columns.lock")
+        read_backfill_inputs(tmp_path / "notes", lock_name="columns.lock")

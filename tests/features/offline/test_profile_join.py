@@ -17,8 +17,8 @@ from tailorbird.features.offline.backfill import Requests, backfill, event_colum
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.parity.recompute import unequal
-from tailorbird.features.reference.moments import routed_events
+from tailorbird.features.parity.recompute import find_unequal
+from tailorbird.features.reference.point_in_time import routed_events
 from tailorbird.features.state.state import open_state
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
@@ -201,9 +201,9 @@ def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_f
             list(JoinedEvents(site.lake(), FEATURES).batches(event_columns(FEATURES)))
         )
         rows, again = (backfill(FEATURES, one, requests(320)) for one in (events, pieces))
-        assert not unequal(rows.numeric, again.numeric).any()
+        assert not find_unequal(rows.numeric, again.numeric).any()
         values_by_site.append(rows)
-    assert not unequal(values_by_site[0].numeric, values_by_site[1].numeric).any()
+    assert not find_unequal(values_by_site[0].numeric, values_by_site[1].numeric).any()
     values = dict(zip(values_by_site[1].numeric_names, values_by_site[1].numeric.T, strict=True))
     assert [name for name, column in values.items() if not (column > 0).any()] == []
     routed = routed_events(JoinedEvents(sites[1].lake(), FEATURES).table())
@@ -216,18 +216,18 @@ def test_a_late_state_waits_for_the_lake_and_equals_one_declared_from_the_start(
     with always.worker() as worker:
         assert not worker.needs_history()
         catch_up(worker, always.lake())
-        assert (worker.position.p, worker.waits_for_lake) == (320, False)
+        assert (worker.position.log_position, worker.waits_for_lake) == (320, False)
     with late.worker() as worker:
         assert worker.needs_history(), "the log begins with events that lack brand and plan"
         catch_up(worker, late.lake())
-        assert (worker.position.p, worker.waits_for_lake) == (200, True), (
+        assert (worker.position.log_position, worker.waits_for_lake) == (200, True), (
             "what the lake has, and not what the log lacks"
         )
         assert not is_lake_ahead(worker, late.lake())
         worker.run(threading.Event())  # returns, to wait
         late.load()
         catch_up(worker, late.lake())
-        assert (worker.position.p, worker.waits_for_lake) == (320, False)
+        assert (worker.position.log_position, worker.waits_for_lake) == (320, False)
     assert late.records() == always.records()
     reads = []
     for site in sites:
@@ -235,11 +235,11 @@ def test_a_late_state_waits_for_the_lake_and_equals_one_declared_from_the_start(
         request = ReadRequest("u1", None, None, None, None, None, NOW + HOUR)
         reads.append(reader.read(request, [f"i{n}" for n in range(6)]).numeric)
         reader.close()
-    assert not unequal(*reads).any()
+    assert not find_unequal(*reads).any()
     rows = backfill(FEATURES, JoinedEvents(late.lake(), FEATURES).table(), requests(320)).numeric[
         6:12
     ]
-    assert not unequal(reads[1], rows).any()
+    assert not find_unequal(reads[1], rows).any()
 
 
 def test_after_the_change_the_log_is_enough(sites):
@@ -252,13 +252,13 @@ def test_after_the_change_the_log_is_enough(sites):
         assert not worker.needs_history()
         while worker.step().rows:
             pass
-        assert (worker.position.p, worker.waits_for_lake) == (320, False)
+        assert (worker.position.log_position, worker.waits_for_lake) == (320, False)
 
 
 def late_end(site):
-    from tailorbird.stream import read_released
+    from tailorbird.stream import read_released_positions
 
-    return read_released(site.lake_path).routed_position()
+    return read_released_positions(site.lake_path).routed_position()
 
 
 def test_a_version_that_the_lake_does_not_have_stays_as_stored(sites):

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from tests.support.offline.backfill import FEATURES, USER, events, requests
-from tests.support.offline.crowd import crowd
-from tests.support.offline.shards import all_of, assert_same, tables
+from tests.support.offline.backfill import FEATURES, USER, make_events, make_requests
+from tests.support.offline.crowd import make_crowd
+from tests.support.offline.shards import assert_same, read_all_parts, slice_table
 
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events.clock import SECOND
@@ -25,20 +25,24 @@ SMALL = 1 << 15  # cuts 90 rows into several parts
 
 @pytest.mark.parametrize("memory", [SMALL, 1 << 30])
 def test_the_parts_of_a_folder_are_the_backfill(tmp_path, memory):
-    requests_ = requests()
+    requests_ = make_requests()
     folder = backfill_to(
-        FEATURES, tables(events()), requests_, tmp_path / "out", memory_bytes=memory
+        FEATURES, slice_table(make_events()), requests_, tmp_path / "out", memory_bytes=memory
     )
-    parts = all_of(folder, FEATURES)
+    parts = read_all_parts(folder, FEATURES)
     assert (len(parts) > 1) == (memory == SMALL)
     assert parts[0].rows.numeric_names == FEATURES.numeric
-    assert_same(parts, requests_, backfill(FEATURES, events(), requests_))
+    assert_same(parts, requests_, backfill(FEATURES, make_events(), requests_))
 
 
 def test_a_dataset_of_files_is_read_like_tables(tmp_path):
-    ds.write_dataset(events(), tmp_path / "lake", format="parquet")
-    folder = backfill_to(FEATURES, ds.dataset(tmp_path / "lake"), requests(), tmp_path / "out")
-    assert_same(all_of(folder, FEATURES), requests(), backfill(FEATURES, events(), requests()))
+    ds.write_dataset(make_events(), tmp_path / "lake", format="parquet")
+    folder = backfill_to(FEATURES, ds.dataset(tmp_path / "lake"), make_requests(), tmp_path / "out")
+    assert_same(
+        read_all_parts(folder, FEATURES),
+        make_requests(),
+        backfill(FEATURES, make_events(), make_requests()),
+    )
 
 
 class Killed(Exception):
@@ -46,11 +50,11 @@ class Killed(Exception):
 
 
 def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
-    requests_, read = requests(), []
+    requests_, read = make_requests(), []
 
     def counted(columns):
         read.append(1)
-        return tables(events())(columns)
+        return slice_table(make_events())(columns)
 
     def until_the_second(stage, done, of):
         if stage == "parts" and done == 2:
@@ -61,7 +65,7 @@ def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
             FEATURES, counted, requests_, tmp_path, memory_bytes=SMALL, progress=until_the_second
         )
     with pytest.raises(NotReadyError, match="clicks was not backfilled to the end"):
-        all_of(tmp_path, FEATURES)
+        read_all_parts(tmp_path, FEATURES)
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*-0000[01].parquet")}
     assert len(finished) == 4
     (tmp_path / read_manifest(tmp_path).groups.popitem()[0] / "rows-00002.new").write_bytes(
@@ -69,7 +73,9 @@ def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
     )
     backfill_to(FEATURES, counted, requests_, tmp_path, memory_bytes=SMALL)
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
-    assert_same(all_of(tmp_path, FEATURES), requests_, backfill(FEATURES, events(), requests_))
+    assert_same(
+        read_all_parts(tmp_path, FEATURES), requests_, backfill(FEATURES, make_events(), requests_)
+    )
     read.clear()
     backfill_to(FEATURES, counted, requests_, tmp_path, memory_bytes=SMALL)
     assert read == []
@@ -78,24 +84,24 @@ def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
 @pytest.mark.slow
 def test_what_does_not_fit_into_memory_is_the_same_for_every_kind(kit, tmp_path):
     features, rng = kit.every_kind(), np.random.default_rng(3)
-    rows = kit.table(crowd(kit, 11))
+    rows = kit.table(make_crowd(kit, 11))
     m, per = 40, rng.integers(0, 4, 40)
     requests_ = kit.make_requests(
         kit.T0 + rng.integers(0, 700, m) * SECOND, rng.integers(0, len(rows), m), per
     )
-    folder = backfill_to(features, tables(rows), requests_, tmp_path, memory_bytes=1 << 14)
-    assert_same(all_of(folder, features), requests_, backfill(features, rows, requests_))
+    folder = backfill_to(features, slice_table(rows), requests_, tmp_path, memory_bytes=1 << 14)
+    assert_same(read_all_parts(folder, features), requests_, backfill(features, rows, requests_))
     assert not list(tmp_path.rglob("spill")), "what was spilled is removed at the end"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["shards by user", "shards by item", "shards by item.category"])
 def test_a_run_interrupted_among_shards_resumes(tmp_path, stage):
-    requests_, read = requests(), []
+    requests_, read = make_requests(), []
 
     def counted(columns):
         read.append(1)
-        return tables(events())(columns)
+        return slice_table(make_events())(columns)
 
     def until(now, done, of):
         if now == stage:
@@ -116,7 +122,9 @@ def test_a_run_interrupted_among_shards_resumes(tmp_path, stage):
     )
     assert len(read) == 1, "the events were cut before"
     assert stages[-1][:2] == ("parts", stages[-1][2])
-    assert_same(all_of(tmp_path, FEATURES), requests_, backfill(FEATURES, events(), requests_))
+    assert_same(
+        read_all_parts(tmp_path, FEATURES), requests_, backfill(FEATURES, make_events(), requests_)
+    )
 
 
 def test_another_memory_setting_drops_what_was_spilled(tmp_path):
@@ -126,18 +134,29 @@ def test_another_memory_setting_drops_what_was_spilled(tmp_path):
 
     with pytest.raises(Killed):
         backfill_to(
-            FEATURES, tables(events()), requests(), tmp_path, memory_bytes=SMALL, progress=until
+            FEATURES,
+            slice_table(make_events()),
+            make_requests(),
+            tmp_path,
+            memory_bytes=SMALL,
+            progress=until,
         )
-    backfill_to(FEATURES, tables(events()), requests(), tmp_path, memory_bytes=2 * SMALL)
-    assert_same(all_of(tmp_path, FEATURES), requests(), backfill(FEATURES, events(), requests()))
+    backfill_to(
+        FEATURES, slice_table(make_events()), make_requests(), tmp_path, memory_bytes=2 * SMALL
+    )
+    assert_same(
+        read_all_parts(tmp_path, FEATURES),
+        make_requests(),
+        backfill(FEATURES, make_events(), make_requests()),
+    )
 
 
 def many(rows):
-    rng, few = np.random.default_rng(5), requests()
+    rng, few = np.random.default_rng(5), make_requests()
     place = rng.integers(0, len(few.t), rows)
     return Requests(
         few.t[place],
-        few.p[place],
+        few.log_position[place],
         pa.array(few.person).take(pa.array(place)),
         np.arange(rows),
         ["i1", "i2", "i3"] * (rows // 3),
@@ -146,10 +165,10 @@ def many(rows):
 
 def test_many_requests_about_events_that_fit_are_answered_part_by_part_without_a_spill(tmp_path):
     requests_, stages = many(3_000), []
-    memory = 16 * events().nbytes
+    memory = 16 * make_events().nbytes
     folder = backfill_to(
         FEATURES,
-        tables(events()),
+        slice_table(make_events()),
         requests_,
         tmp_path,
         memory_bytes=memory,
@@ -157,7 +176,9 @@ def test_many_requests_about_events_that_fit_are_answered_part_by_part_without_a
     )
     assert {stage for stage, _, _ in stages} == {"parts"}
     assert len(stages) > 2
-    assert_same(all_of(folder, FEATURES), requests_, backfill(FEATURES, events(), requests_))
+    assert_same(
+        read_all_parts(folder, FEATURES), requests_, backfill(FEATURES, make_events(), requests_)
+    )
 
 
 @pytest.mark.slow
@@ -171,9 +192,14 @@ def test_a_piece_is_written_once_however_many_lanes_it_has(tmp_path):
                     {file.name: file.stat().st_size for file in tmp_path.rglob(f"spill/{kind}/*")}
                 )
 
-    memory = 2 * events().nbytes
+    memory = 2 * make_events().nbytes
     folder = backfill_to(
-        FEATURES, tables(events()), requests_, tmp_path, memory_bytes=memory, progress=inspect
+        FEATURES,
+        slice_table(make_events()),
+        requests_,
+        tmp_path,
+        memory_bytes=memory,
+        progress=inspect,
     )
     of_requests, of_rows, pieces = written
     assert 0 < len(of_requests) + len(of_rows) <= 2 * len(pieces), (
@@ -187,7 +213,9 @@ def test_a_piece_is_written_once_however_many_lanes_it_has(tmp_path):
     assert size < 8 * rows * (lanes + len(FEATURES.layout.steps) + len(entities)) + 40_000 * len(
         pieces
     ), "each number once"
-    assert_same(all_of(folder, FEATURES), requests_, backfill(FEATURES, events(), requests_))
+    assert_same(
+        read_all_parts(folder, FEATURES), requests_, backfill(FEATURES, make_events(), requests_)
+    )
 
 
 LARGE = """
@@ -282,8 +310,8 @@ def test_memory_is_bounded_by_the_setting(tmp_path, items):
 
 
 def test_one_feature_more_computes_that_one_alone(tmp_path):
-    requests_ = requests()
-    backfill_to(FEATURES, tables(events()), requests_, tmp_path)
+    requests_ = make_requests()
+    backfill_to(FEATURES, slice_table(make_events()), requests_, tmp_path)
     more = FeatureSet.from_declarations(
         [*FEATURES.features, count("carts", USER, "cart", window="1d")]
     )
@@ -291,35 +319,52 @@ def test_one_feature_more_computes_that_one_alone(tmp_path):
 
     def seen(columns):
         column_lists.append(columns)
-        return tables(events())(columns)
+        return slice_table(make_events())(columns)
 
     backfill_to(more, seen, requests_, tmp_path)
     assert all("item_profile" not in columns for columns in column_lists)
     groups = read_manifest(tmp_path).groups.values()
     assert sorted(len(group.columns) for group in groups) == [1, len(FEATURES.features)]
-    assert_same(all_of(tmp_path, more), requests_, backfill(more, events(), requests_))
+    assert_same(read_all_parts(tmp_path, more), requests_, backfill(more, make_events(), requests_))
 
 
 def test_a_changed_column_or_other_events_are_recomputed(tmp_path):
-    requests_ = requests()
-    backfill_to(FEATURES, tables(events()), requests_, tmp_path, only=["clicks"], version="1")
+    requests_ = make_requests()
+    backfill_to(
+        FEATURES,
+        slice_table(make_events()),
+        requests_,
+        tmp_path,
+        only_columns=["clicks"],
+        version="1",
+    )
     changed = FeatureSet.from_declarations([count("clicks", USER, "click", window="2d")])
     with pytest.raises(NotReadyError):
-        all_of(tmp_path, changed)
-    backfill_to(changed, tables(events()), requests_, tmp_path, version="1")
-    assert_same(all_of(tmp_path, changed), requests_, backfill(changed, events(), requests_))
-    backfill_to(changed, tables(events(seed=5)), requests_, tmp_path, version="2")
+        read_all_parts(tmp_path, changed)
+    backfill_to(changed, slice_table(make_events()), requests_, tmp_path, version="1")
+    assert_same(
+        read_all_parts(tmp_path, changed), requests_, backfill(changed, make_events(), requests_)
+    )
+    backfill_to(changed, slice_table(make_events(seed=5)), requests_, tmp_path, version="2")
     assert len(read_manifest(tmp_path).groups) == 1
-    assert_same(all_of(tmp_path, changed), requests_, backfill(changed, events(seed=5), requests_))
+    assert_same(
+        read_all_parts(tmp_path, changed),
+        requests_,
+        backfill(changed, make_events(seed=5), requests_),
+    )
 
 
 def test_requests_out_of_order_are_refused(tmp_path):
-    requests_ = requests()
+    requests_ = make_requests()
     turned = Requests(
-        requests_.t, requests_.p, requests_.person, requests_.row_request[::-1], requests_.row_item
+        requests_.t,
+        requests_.log_position,
+        requests_.person,
+        requests_.row_request[::-1],
+        requests_.row_item,
     )
     with pytest.raises(UsageError, match="rows are not in order of their requests"):
-        backfill_to(FEATURES, tables(events()), turned, tmp_path)
+        backfill_to(FEATURES, slice_table(make_events()), turned, tmp_path)
 
 
 def test_without_requests_there_is_an_empty_folder(tmp_path):
@@ -330,5 +375,5 @@ def test_without_requests_there_is_an_empty_folder(tmp_path):
         np.zeros(0, np.intp),
         [],
     )
-    backfill_to(FEATURES, tables(events()), none, tmp_path)
-    assert sum(part.rows.numeric.shape[0] for part in all_of(tmp_path, FEATURES)) == 0
+    backfill_to(FEATURES, slice_table(make_events()), none, tmp_path)
+    assert sum(part.rows.numeric.shape[0] for part in read_all_parts(tmp_path, FEATURES)) == 0

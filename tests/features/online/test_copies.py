@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.support.network.stores import needs_valkey, running
+from tests.support.network.stores import needs_valkey, start_server
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SECOND, SimulatedClock
@@ -15,9 +15,9 @@ from tailorbird.features import FeatureSet, ReadRequest, attribute, count, entit
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.key_partition import all_parts
-from tailorbird.features.state.progress import read_all_figures
+from tailorbird.features.state.progress import read_all_progress
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.models.schemas import Schemas
+from tailorbird.serving.models.schemas import LiveFeatureProvider
 from tailorbird.serving.models.state import StateReader
 from tailorbird.store import CopyTarget
 from tailorbird.store.breaker import FAILURES_MAX
@@ -82,11 +82,11 @@ def requests(now):
 
 
 def assert_equal(one, other):
-    assert (one.t, one.commit, one.p, one.positions, one.person) == (
+    assert (one.t, one.commit, one.log_position, one.log_positions, one.person) == (
         other.t,
         other.commit,
-        other.p,
-        other.positions,
+        other.log_position,
+        other.log_positions,
         other.person,
     )
     assert np.array_equal(one.numeric.view(np.uint32), other.numeric.view(np.uint32))
@@ -99,7 +99,7 @@ def test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired(
     kit, tmp_path, features, count
 ):
     rng, clock = np.random.default_rng(7), SimulatedClock(kit.T0)
-    with running(tmp_path / "server") as server:
+    with start_server(tmp_path / "server") as server:
         log, at = kit.Log(tmp_path), CopyTarget(server.url, "shop")
         workers = [
             FeatureWorker(log.path, tmp_path / "state", features, clock=clock, copies=at, part=part)
@@ -127,7 +127,7 @@ def test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired(
 
 
 def test_before_anything_was_published_there_are_no_features(tmp_path, features):
-    with running(tmp_path / "server") as server:
+    with start_server(tmp_path / "server") as server:
         remote = StateReader(
             tmp_path / "nowhere", features, copies=CopyTarget(server.url, "shop"), retry_s=0
         )
@@ -140,7 +140,7 @@ def test_before_anything_was_published_there_are_no_features(tmp_path, features)
 def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_own(
     kit, tmp_path, features
 ):
-    with running(tmp_path / "server") as server:
+    with start_server(tmp_path / "server") as server:
         log = kit.Log(tmp_path)
         log.append([kit.routed([kit.event("click", kit.T0, user_id="u0", item_id="i0")])])
         read = {}
@@ -166,8 +166,8 @@ def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_o
 
 def test_failures_add_up_over_schemas_and_reopened_readers(tmp_path, features):
     other = FeatureSet.from_declarations([count("clicks", item, "click", window="1h")])
-    with running(tmp_path / "server") as server:
-        schemas = Schemas(
+    with start_server(tmp_path / "server") as server:
+        schemas = LiveFeatureProvider(
             tmp_path / "nowhere", features, copies=CopyTarget(server.url, "shop"), retry_s=0
         )
         readers = [schemas._acquire(each).reader for each in (features, other)]
@@ -185,14 +185,14 @@ def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(
     kit, tmp_path, features
 ):
     metrics = Metrics()
-    metrics.watch_workers(lambda: read_all_figures(tmp_path / "state"))
-    with running(tmp_path / "server") as server:
+    metrics.watch_workers(lambda: read_all_progress(tmp_path / "state"))
+    with start_server(tmp_path / "server") as server:
         log, at = kit.Log(tmp_path), CopyTarget(server.url, "shop")
         with FeatureWorker(
             log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0), copies=at
         ) as worker:
             assert worker._store.wait_until_copied(30), worker._store.problem
-            worker.publish_figures()
+            worker.publish_progress()
             assert figure(metrics, "failing") == figure(metrics, "behind_rows") == 0
             assert figure(metrics, "age_seconds") < 30
             server.kill()
@@ -202,7 +202,7 @@ def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(
             while not worker._store.problem:
                 assert time.monotonic() < until
                 time.sleep(0.02)
-            worker.publish_figures()
+            worker.publish_progress()
             assert figure(metrics, "failing") == figure(metrics, "behind_commits") == 1
             assert figure(metrics, "behind_rows") > 1
         log.close()

@@ -74,7 +74,7 @@ def test_an_empty_state_reads_zeros_and_missing(running):
     assert np.isnan(rows.numeric[:, 2]).all()  # there is no category whose clicks could be counted
     assert rows.categorical.tolist() == [[0], [0]]
     assert len(rows.sequences["recent"].ts) == 0
-    assert (rows.commit, rows.p, rows.t) == (0, 0, running.kit.T0 + SECOND)
+    assert (rows.commit, rows.log_position, rows.t) == (0, 0, running.kit.T0 + SECOND)
 
 
 def test_a_request_without_a_person_has_no_value_of_a_person(running):
@@ -103,7 +103,7 @@ def test_a_person_alone_is_read_as_with_items_and_item_columns_are_missing(runni
     assert alone.numeric[0, 0] == with_items.numeric[0, 0] == 1
     assert np.isnan(alone.numeric[0, 1:]).all()
     assert alone.categorical.tolist() == [[0]]
-    assert alone.sequences["recent"].lists() == with_items.sequences["recent"].lists()
+    assert alone.sequences["recent"].to_lists() == with_items.sequences["recent"].to_lists()
     assert (alone.t, alone.commit, alone.person) == (
         with_items.t,
         with_items.commit,
@@ -177,14 +177,14 @@ def test_a_reading_record_that_has_run_out_is_finished_from_the_state(running):
     running.take(click(kit, kit.T0), click(kit, kit.T0 + 30 * SECOND))
     edge = kit.T0 + 65 * SECOND  # the tile of T0 is thirteen tiles back
     before, after = running.read(now=edge - 1), running.read(now=edge)
-    assert (before.numeric[0, 1], before.stale) == (2, 0)
-    assert (after.numeric[0, 1], after.stale) == (1, 1)
+    assert (before.numeric[0, 1], before.stale_rows) == (2, 0)
+    assert (after.numeric[0, 1], after.stale_rows) == (1, 1)
     running.clock.advance_to(edge)
     assert running.worker.refresh() == 1
     renewed = running.read(now=edge)
-    assert (renewed.numeric[0, 1], renewed.stale) == (1, 0)
+    assert (renewed.numeric[0, 1], renewed.stale_rows) == (1, 0)
     read_earlier = running.read(now=edge - 1)  # a reader whose clock is behind the worker's
-    assert (read_earlier.numeric[0, 1], read_earlier.stale) == (2, 1)
+    assert (read_earlier.numeric[0, 1], read_earlier.stale_rows) == (2, 1)
 
 
 def test_the_category_that_counts_is_the_items_own_at_that_time(running):
@@ -212,7 +212,7 @@ def test_each_commit_keeps_the_p_that_it_stands_for(running):
     running.log.append([[]])
     running.worker.step()
     running.take(click(kit, kit.T0 + 2))
-    assert (running.read().commit, running.read().p) == (3, 4)
+    assert (running.read().commit, running.read().log_position) == (3, 4)
     store = open_state(running.folder / "state", running.features)
     with store.snapshot() as snapshot:
         assert [(commit, p) for commit, p, _ in read_commits(snapshot)] == [(1, 2), (2, 3), (3, 4)]
@@ -238,7 +238,9 @@ def test_a_state_built_from_history_continues_in_the_log(running, kit, tmp_path)
     with FeatureWorker(
         running.log.path, tmp_path / "anew", running.features, clock=running.clock
     ) as worker:
-        worker.bootstrap(lambda after: [kit.table(clicks[:2]), kit.table(clicks[2:4])], p=4)
+        worker.bootstrap(
+            lambda after: [kit.table(clicks[:2]), kit.table(clicks[2:4])], log_position=4
+        )
         running.take(*clicks[4:])
         assert worker.step().rows == 2
         reader = Reader(tmp_path / "anew", running.features)
@@ -247,7 +249,7 @@ def test_a_state_built_from_history_continues_in_the_log(running, kit, tmp_path)
         reader.close()
     assert built.numeric.tobytes() == streamed.numeric.tobytes()
     assert built.sequences["recent"].ts.tolist() == streamed.sequences["recent"].ts.tolist()
-    assert (built.p, streamed.p) == (6, 6)
+    assert (built.log_position, streamed.log_position) == (6, 6)
 
 
 def test_an_interrupted_build_is_not_read_and_resumes(running, kit, tmp_path):
@@ -263,7 +265,7 @@ def test_an_interrupted_build_is_not_read_and_resumes(running, kit, tmp_path):
         running.log.path, tmp_path / "anew", running.features, clock=running.clock
     )
     with worker, pytest.raises(ZeroDivisionError):
-        worker.bootstrap(lambda after: history(after, True), p=4)
+        worker.bootstrap(lambda after: history(after, True), log_position=4)
     with FeatureWorker(
         running.log.path, tmp_path / "anew", running.features, clock=running.clock
     ) as worker:
@@ -272,7 +274,7 @@ def test_an_interrupted_build_is_not_read_and_resumes(running, kit, tmp_path):
             reader.read(ReadRequest(person="u1"), ["i1"])
         with pytest.raises(NotReadyError, match="cut short"):
             worker.step()
-        worker.bootstrap(lambda after: history(after, False), p=4)
+        worker.bootstrap(lambda after: history(after, False), log_position=4)
         assert reads == [0, 2], "the second time goes on behind what was committed"
         assert reader.read(ReadRequest(person="u1", now=kit.T0 + SECOND), ["i1"]).numeric[0, 0] == 4
         reader.close()
@@ -304,7 +306,7 @@ def test_a_running_worker_applies_new_events_and_stops_on_request(running):
     running.log.append([running.kit.routed([click(running.kit, running.kit.T0)])])
     patience = threading.Event()
     for _ in range(1000):
-        if running.reader.position().p == 1:
+        if running.reader.position().log_position == 1:
             break
         patience.wait(0.01)
     stop.set()

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from tests.support import features as kit_module
-from tests.support.offline.crowd import crowd
+from tests.support.offline.crowd import make_crowd
 
 from tailorbird.errors import LockedError
 from tailorbird.events.clock import SimulatedClock
-from tailorbird.features.online.receipts import LEFT_OUT, SELECTED, events_of
+from tailorbird.features.online.receipts import LAKE_ONLY, SELECTED, read_block_events
 from tailorbird.features.online.shuffle import Shuffle
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.state.key_partition import KeyPart
@@ -32,7 +32,7 @@ def logs(folder: Path) -> list[Path]:
 
 def make_log(kit, folder: Path, rows: int = 240) -> None:
     log = kit.Log(folder)
-    log.append([crowd(kit, 5)[start : start + 20] for start in range(0, rows, 20)])
+    log.append([make_crowd(kit, 5)[start : start + 20] for start in range(0, rows, 20)])
     log.close()
 
 
@@ -53,7 +53,7 @@ def written(folder: Path) -> list[list[tuple[int, str]]]:
             while blocks := reader.read(end):
                 for stored in blocks:
                     assert (stored.offset, stored.block.kind) == (end, SELECTED)
-                    table = events_of(stored, 0, path)
+                    table = read_block_events(stored, 0, path)
                     some = (
                         []
                         if table is None
@@ -94,7 +94,7 @@ def test_rows_deleted_from_the_log_are_marked_as_only_in_the_lake(kit, tmp_path)
     """
     features = kit.every_kind()
     make_log(kit, tmp_path)
-    with Shuffle(tmp_path / "routed.db", logs(tmp_path), features, first=101) as shuffle:
+    with Shuffle(tmp_path / "routed.db", logs(tmp_path), features, first_row=101) as shuffle:
         shuffle.step()
         assert shuffle.end() == 241
     part = KeyPart(0, COUNT)
@@ -105,27 +105,27 @@ def test_rows_deleted_from_the_log_are_marked_as_only_in_the_lake(kit, tmp_path)
         assert worker.waits_for_lake
         assert worker.needs_history(), "it begins at 1, the log at 101"
         history = [
-            kit.table([{**one, "p": row + 1} for row, one in enumerate(crowd(kit, 5)[:130])])
+            kit.table([{**one, "p": row + 1} for row, one in enumerate(make_crowd(kit, 5)[:130])])
         ]
         worker.bootstrap(lambda after: history, 130)
         assert worker.step().rows > 0, "from the middle of a block"
         assert not worker.needs_history()
-        assert worker.position.p == 240
+        assert worker.position.log_position == 240
     direct = tmp_path / "direct"
     with FeatureWorker(
         tmp_path / "routed.db", direct, features, clock=SimulatedClock(0), part=part
     ) as other:
-        assert other.step().p == worker.position.p
-        assert other.position.newest >= worker.position.newest
-    from tests.support.offline.parts import records
+        assert other.step().log_position == worker.position.log_position
+        assert other.position.newest_ts >= worker.position.newest_ts
+    from tests.support.offline.parts import read_records
 
-    assert records(direct, features, part) == records(tmp_path / "state", features, part)
+    assert read_records(direct, features, part) == read_records(tmp_path / "state", features, part)
 
 
 def test_a_hole_in_the_routed_log_is_passed_on(kit, tmp_path) -> None:
     features = kit.every_kind()
     log = kit.Log(tmp_path)
-    rows = crowd(kit, 5)
+    rows = make_crowd(kit, 5)
     log.append([rows[:20]])
     with Shuffle(tmp_path / "routed.db", logs(tmp_path), features) as shuffle:
         shuffle.step()
@@ -141,7 +141,7 @@ def test_a_hole_in_the_routed_log_is_passed_on(kit, tmp_path) -> None:
     for path in logs(tmp_path):
         with open_reader(path) as reader:
             kinds.append([(one.offset, one.block.kind) for one in reader.read(reader.start())])
-    assert kinds[1] == [(1, SELECTED), (21, LEFT_OUT), (41, SELECTED)]
+    assert kinds[1] == [(1, SELECTED), (21, LAKE_ONLY), (41, SELECTED)]
     assert kinds[2] == [(41, SELECTED)]
     with FeatureWorker(
         logs(tmp_path)[1],
@@ -150,7 +150,7 @@ def test_a_hole_in_the_routed_log_is_passed_on(kit, tmp_path) -> None:
         clock=SimulatedClock(0),
         part=KeyPart(1, COUNT),
     ) as worker:
-        assert worker.step().p == 20
+        assert worker.step().log_position == 20
         assert worker.step().rows == 0
         assert worker.waits_for_lake
         assert worker.needs_history()
@@ -161,7 +161,7 @@ def test_what_was_routed_before_an_attribute_was_declared_is_left_to_the_lake(
 ) -> None:
     features = kit.every_kind()
     log = kit.Log(tmp_path)
-    rows = crowd(kit, 5)
+    rows = make_crowd(kit, 5)
     log.append([rows[:20]])
     receipt = b'{"user_attributes":["plan"],"item_attributes":[],"received_at":5}'
     log._writer.append([Block("events", 20, kit.ipc(rows[20:40]), receipt)])
@@ -174,7 +174,7 @@ def test_what_was_routed_before_an_attribute_was_declared_is_left_to_the_lake(
     for path in logs(tmp_path):
         with open_reader(path) as reader:
             blocks = [(one.offset, one.block.rows, one.block.kind) for one in reader.read(1)]
-        assert blocks == [(1, 20, SELECTED), (21, 20, LEFT_OUT), (41, 20, SELECTED)]
+        assert blocks == [(1, 20, SELECTED), (21, 20, LAKE_ONLY), (41, 20, SELECTED)]
 
 
 def test_a_second_shuffle_is_refused(kit, tmp_path) -> None:

@@ -78,12 +78,12 @@ def test_every_value_read_is_the_reference_at_its_two_times(kit, data):
 
 def test_a_tile_too_few_is_noticed(kit, monkeypatch, tmp_path):
     monkeypatch.setenv("TAILORBIRD_FAULTS", "features.tile=cut")
-    faults._configured_faults.cache_clear()
+    faults._load_faults.cache_clear()
     try:
         different = differences_of_one_click_a_window_ago(kit, tmp_path)
     finally:
         monkeypatch.undo()
-        faults._configured_faults.cache_clear()
+        faults._load_faults.cache_clear()
     assert {"clicks_1m", "clicks_1m_30s"} <= {one.split()[0] for one in different}
     assert differences_of_one_click_a_window_ago(kit, tmp_path / "sound") == []
 
@@ -137,7 +137,7 @@ def test_a_worker_killed_at_any_point_resumes_without_a_trace(kit, site, tmp_pat
     request = kit.ReadRequest(person="u1", now=kit.T0 + 30 * SECOND)
     rows = reader.read(request, ["i1"])
     reader.close()
-    assert (rows.commit, rows.p) == (6, 30)
+    assert (rows.commit, rows.log_position) == (6, 30)
     assert kit.differences(features, rows, request, ["i1"], routed) == []
 
 

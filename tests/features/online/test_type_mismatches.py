@@ -9,7 +9,7 @@ import time
 
 import pytest
 from tests.support.drawn.events import ITEMS, START, Step
-from tests.support.drawn.three_readings import differences, stream
+from tests.support.drawn.three_readings import find_differences, play_stream
 
 from tailorbird.events.clock import SECOND
 from tailorbird.events.contract.schema import ROUTED
@@ -27,8 +27,8 @@ from tailorbird.features import (
     total,
 )
 from tailorbird.features.event_columns.columns import Frame
-from tailorbird.features.online.type_mismatches import MisfitCounter
-from tailorbird.features.state.progress import FILE, read_all_figures
+from tailorbird.features.online.type_mismatches import MismatchCounter
+from tailorbird.features.state.progress import PROGRESS_FILE, read_all_progress
 from tailorbird.serving.metrics import Metrics
 
 ODD = [float("nan"), float("inf"), -float("inf"), -3.5, 1e18, -1e18, 1.75e308, 5e-324, -0.0]
@@ -110,19 +110,19 @@ def test_the_readings_of_absurd_values_are_one(tmp_path, events):
             purchases()[:events], False, ReadRequest(person="u1", query="deep", now=START + SECOND)
         )
     ]
-    assert differences(features(), *stream(tmp_path, features(), script)) == []
+    assert find_differences(features(), *play_stream(tmp_path, features(), script)) == []
 
 
 def test_what_is_cut_off_or_cannot_be_read_is_counted_by_field(kit):
     frame = Frame(kit.table([one | {"p": place} for place, one in enumerate(purchases())]))
     assert frame.number("price")[: len(ODD)].tolist()[3:6] == [-3.5, 1e18, -1e18]
     assert (
-        frame.unreadable["price"] == 4
+        frame.unreadable_counts["price"] == 4
     )  # NaN, both infinities, and what is too large to calculate with
     frame.number("properties.depth")
     unreadable = [text for text in ODD_TEXTS if not _is_number(text)]
     assert (
-        frame.unreadable["properties.depth"] == len(unreadable) - 2
+        frame.unreadable_counts["properties.depth"] == len(unreadable) - 2
     )  # null and an empty list are not there at all
 
 
@@ -191,12 +191,12 @@ def test_what_a_property_of_changing_type_counts_as_is_one_rule_and_what_is_conv
         "ts": START + 50,
     }
     rows.append(profile | {"properties": '{"size":true}'})
-    reads = stream(
+    reads = play_stream(
         tmp_path / "one",
         features,
         [Step(rows, False, ReadRequest(person="u1", now=START + SECOND))],
     )
-    assert differences(features, *reads) == []
+    assert find_differences(features, *reads) == []
     log = kit.Log(tmp_path)
     log.append([[row | {"p": place} for place, row in enumerate(rows)]])
     with kit.FeatureWorker(
@@ -227,7 +227,7 @@ def test_the_events_of_a_build_are_counted_once_even_if_it_is_repeated(kit, tmp_
             tmp_path / "routed.db", tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
         ) as worker:
             worker.bootstrap(lambda start: [events.filter(events["p"].to_numpy() > start)], 6)
-        [figures] = read_all_figures(tmp_path / "state")
+        [figures] = read_all_progress(tmp_path / "state")
         assert (figures.capped, figures.rows) == (
             {"properties.depth": 3},
             6,
@@ -235,10 +235,10 @@ def test_the_events_of_a_build_are_counted_once_even_if_it_is_repeated(kit, tmp_
 
 
 def test_misfits_are_logged_once_a_minute(kit, caplog):
-    unfit = MisfitCounter()
+    unfit = MismatchCounter()
     frame = Frame(kit.table([]))
-    frame.capped["price * quantity"] = 2
-    frame.unreadable["item.price"] = 7
+    frame.capped_counts["price * quantity"] = 2
+    frame.unreadable_counts["item.price"] = 7
     with caplog.at_level(logging.WARNING):
         for now in (0.0, 30.0, 61.0):
             unfit.add(frame)
@@ -256,7 +256,7 @@ def test_a_workers_counters_are_exposed_and_survive_a_restart(kit, tmp_path):
         [total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)]
     )
     metrics = Metrics()
-    metrics.watch_workers(lambda: read_all_figures(tmp_path / "state"))
+    metrics.watch_workers(lambda: read_all_progress(tmp_path / "state"))
     assert b"tailorbird_worker" not in metrics.text()
     log, schema, exposed = kit.Log(tmp_path), depth.schema_hash, ""
     for start in (0, 10):
@@ -270,13 +270,13 @@ def test_a_workers_counters_are_exposed_and_survive_a_restart(kit, tmp_path):
             log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
         ) as worker:
             worker.step(rows_max=1)
-            worker.publish_figures()
+            worker.publish_progress()
             assert (
                 f'tailorbird_worker_behind_rows{{schema="{schema}"}} 3.0' in metrics.text().decode()
             )
             while worker.step().rows:
                 pass
-            worker.publish_figures()
+            worker.publish_progress()
         exposed = metrics.text().decode()
     log.close()
     for line in (
@@ -290,8 +290,8 @@ def test_a_workers_counters_are_exposed_and_survive_a_restart(kit, tmp_path):
     ):
         assert line in exposed
     assert f'tailorbird_state_bytes{{entity="user",schema="{schema}"}} 0.0' not in exposed
-    (tmp_path / "state" / schema / FILE).write_text('{"rows": "many"')
-    assert read_all_figures(tmp_path / "state") == []
+    (tmp_path / "state" / schema / PROGRESS_FILE).write_text('{"rows": "many"')
+    assert read_all_progress(tmp_path / "state") == []
 
 
 def test_a_running_worker_publishes_its_figures(kit, tmp_path):
@@ -305,7 +305,7 @@ def test_a_running_worker_publishes_its_figures(kit, tmp_path):
         thread.start()
         deadline = time.monotonic() + 30
         while figures is None and time.monotonic() < deadline:
-            figures = next(iter(read_all_figures(tmp_path / "state")), None)
+            figures = next(iter(read_all_progress(tmp_path / "state")), None)
             stop.wait(0.005)
         stop.set()
         thread.join()

@@ -69,7 +69,7 @@ def requests(kit):
     one = ["NO"] * 4
     return Requests(
         t=np.full(4, kit.T0 + 900 * SECOND),
-        p=np.full(4, 10_000),
+        log_position=np.full(4, 10_000),
         person=["u1", "u2", "u3", "u4"],
         session_id=[None] * 4,
         device=[None] * 4,
@@ -126,8 +126,8 @@ def test_what_exceeds_memory_is_computed_on_disk_and_is_equal(lake, requests, tm
         == expected.numeric.tobytes()
     )
     assert (
-        parts[0].rows.sequences["recent"].of(0).lists()
-        == expected.sequences["recent"].of(0).lists()
+        parts[0].rows.sequences["recent"].of(0).to_lists()
+        == expected.sequences["recent"].of(0).to_lists()
     )
     assert (tmp_path / "spill").exists()
     assert isinstance(read_required_events(lake, FEATURES, requests), pa.Table)

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tailorbird.cli.features.parity_output import explaining
+from tailorbird.cli.features.parity_output import explain_command
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import HOUR, SECOND
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.events.keys import hash64
 from tailorbird.features import FeatureSet, attribute, count, entity, sequence, time_since
-from tailorbird.features.parity.recompute import parity
+from tailorbird.features.parity.recompute import compute_parity
 from tailorbird.lake.tables import RESPONSES_SCHEMA
 
 START = 1_790_000_000 * SECOND
@@ -104,7 +104,7 @@ def answers(*rows):
 
 
 def test_responses_that_read_the_routed_events_are_equal():
-    report = parity(FEATURES, EVENTS, answers(FIRST, SECOND_ONE))
+    report = compute_parity(FEATURES, EVENTS, answers(FIRST, SECOND_ONE))
     assert (report.answers, report.compared, report.unequal) == (2, 2 * (6 + 3 + 1), 0)
     assert report.by_feature == {"clicks": 0, "since": 0, "category": 0, "recent": 0}
 
@@ -118,21 +118,21 @@ def test_an_answer_of_several_parts_is_recomputed_by_the_position_of_each():
     positions = [4] * 5
     positions[item] = 3
     mixed = SECOND_ONE | {"positions": positions, "numeric": [1.0, 3.0, *SECOND_ONE["numeric"][2:]]}
-    assert parity(FEATURES, EVENTS, answers(FIRST, mixed)).unequal == 0
-    report = parity(FEATURES, EVENTS, answers(mixed | {"positions": None}))
+    assert compute_parity(FEATURES, EVENTS, answers(FIRST, mixed)).unequal == 0
+    report = compute_parity(FEATURES, EVENTS, answers(mixed | {"positions": None}))
     assert report.by_feature == {"clicks": 1, "since": 0, "category": 0, "recent": 0}
-    wrong = parity(FEATURES, EVENTS, answers(mixed | {"numeric": SECOND_ONE["numeric"]})).examples[
-        0
-    ]
-    assert (wrong.logged, wrong.recomputed, wrong.positions) == (2.0, 1.0, tuple(positions))
-    assert explaining(wrong).endswith("".join(f" --known {p}" for p in positions))
+    wrong = compute_parity(
+        FEATURES, EVENTS, answers(mixed | {"numeric": SECOND_ONE["numeric"]})
+    ).examples[0]
+    assert (wrong.logged, wrong.recomputed, wrong.log_positions) == (2.0, 1.0, tuple(positions))
+    assert explain_command(wrong).endswith("".join(f" --known {p}" for p in positions))
 
 
 def test_a_single_bit_is_noticed_and_named():
     wrong = FIRST | {
         "numeric": [1.0, 4.0, 1.0, float(np.nextafter(np.float32(4), np.float32(5))), 0.0, 4.0]
     }
-    report = parity(FEATURES, EVENTS, answers(SECOND_ONE, wrong))
+    report = compute_parity(FEATURES, EVENTS, answers(SECOND_ONE, wrong))
     assert (report.unequal, report.by_feature["since"]) == (1, 1)
     (example,) = report.examples
     assert (example.feature, example.request_id, example.item, example.recomputed) == (
@@ -153,7 +153,7 @@ def test_a_single_bit_is_noticed_and_named():
     ],
 )
 def test_every_kind_of_value_is_compared(change, feature):
-    assert parity(FEATURES, EVENTS, answers(FIRST | change)).by_feature[feature] > 0
+    assert compute_parity(FEATURES, EVENTS, answers(FIRST | change)).by_feature[feature] > 0
 
 
 def test_missing_equals_missing():
@@ -162,7 +162,7 @@ def test_missing_equals_missing():
         "numeric": [1.0, np.nan, 1.0, np.nan, 0.0, np.nan],
         "sequences": {"recent": [[], [], []]},
     }
-    assert parity(FEATURES, EVENTS, answers(without_person)).unequal == 0
+    assert compute_parity(FEATURES, EVENTS, answers(without_person)).unequal == 0
 
 
 def test_answers_of_another_schema_without_features_or_ahead_of_the_lake_are_counted_apart():
@@ -171,17 +171,17 @@ def test_answers_of_another_schema_without_features_or_ahead_of_the_lake_are_cou
         FIRST | {"numeric": [], "categorical": []},
         FIRST | {"p": 6},
     )
-    report = parity(FEATURES, EVENTS, answers(other, degraded, ahead, FIRST))
+    report = compute_parity(FEATURES, EVENTS, answers(other, degraded, ahead, FIRST))
     assert (report.answers, report.skipped, report.pending, report.unequal) == (1, 2, 1, 0)
 
 
 def test_many_answers_are_compared_part_by_part(monkeypatch):
     monkeypatch.setattr("tailorbird.features.parity.recompute.ROWS_MAX", 7)
     wrong = SECOND_ONE | {"numeric": [9.0, 3.0, 1.0, 3.0, 0.0, 3.0]}
-    report = parity(FEATURES, EVENTS, answers(*[FIRST, SECOND_ONE, wrong] * 4))
+    report = compute_parity(FEATURES, EVENTS, answers(*[FIRST, SECOND_ONE, wrong] * 4))
     assert (report.answers, report.unequal, report.by_feature["clicks"]) == (12, 4, 4)
 
 
 def test_values_of_another_count_than_the_schema_requires_are_damage():
     with pytest.raises(DamageError, match="answer r1: expected 3 items × 2 numeric values, got 5"):
-        parity(FEATURES, EVENTS, answers(FIRST | {"numeric": [1.0] * 5}))
+        compute_parity(FEATURES, EVENTS, answers(FIRST | {"numeric": [1.0] * 5}))

@@ -23,14 +23,14 @@ from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.parity import watch
 from tailorbird.features.parity.sampled import (
-    compare,
+    compare_reads,
     draw_sample,
     read_sample,
     requests_of,
     required_events,
     unselective_columns,
 )
-from tailorbird.features.parity.totals import FILE, read_parity_totals
+from tailorbird.features.parity.totals import TOTALS_FILE, read_parity_totals
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.serving.metrics import Metrics
 from tailorbird.stream import Block, open_writer, response_log_path
@@ -104,14 +104,14 @@ class Shop:
         record = ResponseRecord(
             request_id=f"r{number}",
             ts=rows.t,
-            p=rows.p,
+            p=rows.log_position,
             commit=rows.commit,
             schema_hash=FEATURES.schema_hash,
             person=rows.person,
             items=items,
             numeric=numeric.ravel().tolist(),
             categorical=rows.categorical.ravel().tolist(),
-            sequences=msgspec.msgpack.encode({"recent": rows.sequences["recent"].lists()}),
+            sequences=msgspec.msgpack.encode({"recent": rows.sequences["recent"].to_lists()}),
         )
         self.answers.append([Block("answers", 1, encode_responses([record]))])
 
@@ -148,7 +148,7 @@ def sampled(shop: Shop, lake: Lake, reader: Reader):
     drawn = draw_sample(lake, 20, now=shop.now)
     reads = read_sample(reader, drawn.requests, drawn.items)
     requests = requests_of(reads)
-    return compare(
+    return compare_reads(
         FEATURES,
         reads,
         History(
@@ -190,7 +190,9 @@ def test_a_state_that_is_wrong_is_noticed_and_the_value_named(kit, shop, tmp_pat
     reader.close()
     assert report.by_feature["mine"] > 0
     assert report.by_feature["recent"] > 0
-    assert all(example.p == 63 and example.person.startswith("u") for example in report.examples)
+    assert all(
+        example.log_position == 63 and example.person.startswith("u") for example in report.examples
+    )
 
 
 def test_only_the_events_that_a_sample_can_depend_on_are_required(shop):
@@ -211,9 +213,9 @@ def test_only_the_events_that_a_sample_can_depend_on_are_required(shop):
         ].to_pylist()
     ) == set(drawn.items[0])
     assert (
-        lake.rows("events", required_events(alone, requests))
+        lake.count_matching("events", required_events(alone, requests))
         == filtered.num_rows
-        < lake.rows("events", required_events(FEATURES, requests))
+        < lake.count_matching("events", required_events(FEATURES, requests))
     )
 
 
@@ -229,13 +231,13 @@ def test_a_wrong_value_that_was_served_moves_the_metric(shop):
         shop.answer(number)
     shop.load()
     first = shop.compare()
-    assert (first.answers, first.differing, first.error) == (3, {}, "")
+    assert (first.answers, first.unequal_features, first.error) == (3, {}, "")
     assert b'tailorbird_features_compared_total{feature="mine"} 9.0' in metrics.text()
     assert b'tailorbird_features_unequal_total{feature="mine"} 0.0' in metrics.text()
     shop.answer(3, wrong=True)
     shop.load()
     second = shop.compare()
-    assert second.differing == {"mine": 1}
+    assert second.unequal_features == {"mine": 1}
     assert second.answers == 7, "the counters go on"
     assert second.examples[0].startswith("mine of u1 and i1 at t=")
     exposed = metrics.text()
@@ -258,7 +260,7 @@ def test_what_a_cap_dropped_moves_no_metric_of_what_is_wrong(shop):
     shop.answer(0)
     shop.load()
     totals = shop.compare()
-    assert (totals.answers, totals.error, totals.differing) == (1, "", {})
+    assert (totals.answers, totals.error, totals.unequal_features) == (1, "", {})
     assert (
         totals.dropped == 3 * 3 + 1
     )  # for three items what is counted of u1, since when, and twice it; and the sequence
@@ -280,10 +282,10 @@ def test_a_lake_that_is_too_large_leaves_out_what_does_not_fit(
     """All are 60 clicks and 3 profiles, of one person 15 clicks, of all three items everything; a
     category needs the profiles too.
     """
-    loaded, parity = [], watch.parity
+    loaded, parity = [], watch.compute_parity
     monkeypatch.setattr(
         watch,
-        "parity",
+        "compute_parity",
         lambda features, events, *rest, **how: [
             loaded.append(len(events)),
             parity(features, events, *rest, **how),
@@ -294,7 +296,7 @@ def test_a_lake_that_is_too_large_leaves_out_what_does_not_fit(
     totals = shop.compare(events_max)
     assert set(totals.left_out) == set(left_out)
     assert {name for name, count in totals.compared.items() if not count} == set(left_out)
-    assert totals.differing == {}
+    assert totals.unequal_features == {}
     assert all(0 < rows <= events_max for rows in loaded)
 
 
@@ -306,7 +308,7 @@ def test_what_fails_is_written_down_and_does_not_stop_anything(shop, monkeypatch
     def broken(*_: object, **__: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(watch, "parity", broken)
+    monkeypatch.setattr(watch, "compute_parity", broken)
     assert shop.compare().error == "the disk is gone"
     assert read_parity_totals(shop.folder / "run").answers == 1
     monkeypatch.undo()
@@ -315,5 +317,5 @@ def test_what_fails_is_written_down_and_does_not_stop_anything(shop, monkeypatch
 
 def test_a_file_that_cannot_be_read_is_no_file(tmp_path):
     assert read_parity_totals(tmp_path) is None
-    (tmp_path / FILE).write_text('{"schema_hash": 3')
+    (tmp_path / TOTALS_FILE).write_text('{"schema_hash": 3')
     assert read_parity_totals(tmp_path) is None

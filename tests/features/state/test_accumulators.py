@@ -12,7 +12,13 @@ from tailorbird.features import FeatureSet, count, entity, total
 from tailorbird.features.arithmetic.finish import recent_events
 from tailorbird.features.arithmetic.runs import Runs
 from tailorbird.features.event_columns.columns import Frame
-from tailorbird.features.layout.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM, Step
+from tailorbird.features.layout.layout import (
+    NEWEST_LANE,
+    NEXT_CHANGE_LANE,
+    READING_HEADER_LANES,
+    VALID_FROM_LANE,
+    Step,
+)
 from tailorbird.features.state.state import Records, StateBatch
 from tailorbird.features.state.tiles import NEVER_TS, FilledLanes
 
@@ -26,8 +32,11 @@ def absorbed(kit, records: Records, keys: np.ndarray, batches: list[list[dict]])
     sizes = np.zeros(len(keys), np.int64)
     for batch in batches:
         frame = Frame(kit.table(batch))
-        taken = [(accumulator, accumulator.take(frame)) for accumulator in records.accumulators]
-        new = states[:, NEWEST].copy()
+        taken = [
+            (accumulator, accumulator.extract_additions(frame))
+            for accumulator in records.accumulators
+        ]
+        new = states[:, NEWEST_LANE].copy()
         for _, added in taken:
             np.maximum.at(new, np.searchsorted(keys, added.key), added.ts)
         parts = [(one, np.searchsorted(keys, added.key), added) for one, added in taken]
@@ -37,7 +46,9 @@ def absorbed(kit, records: Records, keys: np.ndarray, batches: list[list[dict]])
 
 def all_keys(records: Records, frame: Frame) -> np.ndarray:
     return np.unique(
-        np.concatenate([accumulator.take(frame).key for accumulator in records.accumulators])
+        np.concatenate(
+            [accumulator.extract_additions(frame).key for accumulator in records.accumulators]
+        )
     )
 
 
@@ -65,17 +76,23 @@ def test_a_reading_record_is_what_the_state_gives_until_its_next_change_and_not_
         records = Records(layout)
         keys = all_keys(records, Frame(kit.table(events)))
         states = absorbed(kit, records, keys, [events])
-        readings = records.finish(states, states[:, NEWEST] + 1)
-        change, first = readings[:, NEXT_CHANGE], readings[:, VALID_FROM]
+        readings = records.compute_readings(states, states[:, NEWEST_LANE] + 1)
+        change, first = readings[:, NEXT_CHANGE_LANE], readings[:, VALID_FROM_LANE]
         some = data.draw(st.floats(0, 1))
         until = np.minimum(change, first + 10**13)
         between = first + ((until - 1 - first) * some).astype(np.int64)
-        same = records.finish(states, between)
-        np.testing.assert_array_equal(same[:, READING_HEADER:], readings[:, READING_HEADER:])
-        np.testing.assert_array_equal(same[:, NEXT_CHANGE], change)
+        same = records.compute_readings(states, between)
+        np.testing.assert_array_equal(
+            same[:, READING_HEADER_LANES:], readings[:, READING_HEADER_LANES:]
+        )
+        np.testing.assert_array_equal(same[:, NEXT_CHANGE_LANE], change)
         ends = change != NEVER_TS
-        after = records.finish(states[ends], change[ends])
-        assert (after[:, READING_HEADER:] != readings[ends][:, READING_HEADER:]).any(axis=1).all()
+        after = records.compute_readings(states[ends], change[ends])
+        assert (
+            (after[:, READING_HEADER_LANES:] != readings[ends][:, READING_HEADER_LANES:])
+            .any(axis=1)
+            .all()
+        )
 
 
 def test_a_late_event_older_than_the_ring_is_dropped_and_not_wrapped_into_a_newer_tile(kit):
@@ -89,11 +106,11 @@ def test_a_late_event_older_than_the_ring_is_dropped_and_not_wrapped_into_a_newe
     states = absorbed(
         kit, records, np.array([kit.key("i")], np.uint64), [[one] for one in kit.routed(clicks)]
     )
-    readings = records.finish(states, states[:, NEWEST] + 1)
+    readings = records.compute_readings(states, states[:, NEWEST_LANE] + 1)
     assert (
-        readings[0, READING_HEADER] == 2
+        readings[0, READING_HEADER_LANES] == 2
     )  # now and three hours ago, the oldest tile that still counts
-    assert readings[0, NEXT_CHANGE] == noon + HOUR
+    assert readings[0, NEXT_CHANGE_LANE] == noon + HOUR
 
 
 def test_a_sum_of_the_largest_values_does_not_overflow_and_what_is_larger_is_capped_and_counted(
@@ -108,9 +125,9 @@ def test_a_sum_of_the_largest_values_does_not_overflow_and_what_is_larger_is_cap
         for n, price in enumerate((1e9, 0.015, 0.025))
     ]
     frame = Frame(kit.table(kit.routed(buys)))
-    added = records.accumulators[0].take(frame)
+    added = records.accumulators[0].extract_additions(frame)
     assert added.value.tolist() == [100_000, 2, 2]  # half to even
-    assert frame.capped == {"price": 1}
+    assert frame.capped_counts == {"price": 1}
 
 
 @pytest.mark.parametrize("of_session", ["s1", None])

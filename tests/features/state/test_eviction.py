@@ -26,9 +26,9 @@ from tailorbird.features.offline.backfill import History
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.parity.recompute import Exemptions, ParityReport
-from tailorbird.features.parity.sampled import SampledRead, compare, read_sample, requests_of
+from tailorbird.features.parity.sampled import SampledRead, compare_reads, read_sample, requests_of
 from tailorbird.features.state.eviction import read_all_counts, retention_us
-from tailorbird.features.state.progress import read_figures
+from tailorbird.features.state.progress import read_worker_progress
 from tailorbird.features.state.state import all_records, open_state, state_folder
 
 user, item = entity("user"), entity("item")
@@ -236,7 +236,7 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
         )
         worker.step()
     log.close()
-    dropped = read_figures(state_folder(tmp_path / "state", features)).dropped
+    dropped = read_worker_progress(state_folder(tmp_path / "state", features)).dropped
     assert dropped == {"user": kit.T0 + 9 * MINUTE}
     reader = Reader(tmp_path / "state", features)
     requests = [ReadRequest(person=f"u{n}", now=clock.now() + SECOND) for n in range(30)]
@@ -246,8 +246,11 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
 
     def compared(reads: list[SampledRead]) -> ParityReport:
         requests = requests_of(reads)
-        return compare(
-            features, reads, history.rows(requests), excused=Exemptions(history, requests, dropped)
+        return compare_reads(
+            features,
+            reads,
+            history.rows(requests),
+            exemptions=Exemptions(history, requests, dropped),
         )
 
     report = compared(reads)
@@ -259,7 +262,9 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
         read.rows.numeric[0] += 5
     report = compared(reads)
     assert report.by_feature == {"clicks": 20, "shown": 30, "recent": 0, "more": 20}
-    assert compare(features, reads, history.rows(requests_of(reads))).by_feature["clicks"] == 30
+    assert (
+        compare_reads(features, reads, history.rows(requests_of(reads))).by_feature["clicks"] == 30
+    )
 
 
 def test_a_build_with_too_many_entities_is_brought_within_the_cap(kit, tmp_path):

@@ -14,13 +14,13 @@ from tailorbird.models.retrievers.transformer import SequenceTransformer
 from tailorbird.models.retrievers.transformer.batches import (
     NO_GAP,
     SequenceWindows,
-    gap_of,
-    inputs_of,
+    build_inputs,
+    gap_bucket,
 )
 
 torch = pytest.importorskip("torch", reason="needs the extra `deep`")
 
-from tailorbird.models.retrievers.transformer.learning import batch_loss  # noqa: E402
+from tailorbird.models.retrievers.transformer.learning import compute_batch_loss  # noqa: E402
 
 ITEMS = 12
 KINDS = (np.arange(ITEMS) % 3 + 1)[:, None]  # an item goes on to one of the next kind
@@ -69,12 +69,12 @@ def test_the_same_seed_gives_the_same_weights(model):
     again = SMALL.fit(log(), 10**12)
     np.testing.assert_array_equal(again.item_vectors, model.item_vectors)
     np.testing.assert_array_equal(
-        again.vectors(contexts_of([1, 2])), model.vectors(contexts_of([1, 2]))
+        again.user_vectors(contexts_of([1, 2])), model.user_vectors(contexts_of([1, 2]))
     )
 
 
 def test_one_vector_per_query_regardless_of_its_length(model):
-    vectors = model.vectors(contexts_of([], [1], [1] * 30, [ITEMS + 5, 1]))
+    vectors = model.user_vectors(contexts_of([], [1], [1] * 30, [ITEMS + 5, 1]))
     assert vectors.shape == (4, 16)
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
@@ -88,7 +88,7 @@ def test_one_vector_per_query_regardless_of_its_length(model):
 def test_no_position_sees_later_items(model):
     source, gap, _ = (
         torch.from_numpy(each)
-        for each in SequenceWindows.from_interactions(log()).batch(0, 0, 8, 6)
+        for each in SequenceWindows.from_interactions(log()).draw_batch(0, 0, 8, 6)
     )
     changed = source.clone()
     changed[:, 4:] = 1
@@ -103,7 +103,7 @@ def test_a_stretch_is_shifted_by_one_and_begins_with_the_start():
         np.array([0, 0, 0]), np.array([5, 6, 7]), np.array([0, 3, 10]) * SECOND, 1, ITEMS
     )
     stretches = SequenceWindows.from_interactions(seen)
-    batches = [stretches.batch(0, step, 4, 4) for step in range(8)]
+    batches = [stretches.draw_batch(0, step, 4, 4) for step in range(8)]
     rows = {
         tuple(map(tuple, (source, gap, target)))
         for batch in batches
@@ -112,12 +112,12 @@ def test_a_stretch_is_shifted_by_one_and_begins_with_the_start():
     none, start = NO_GAP, ITEMS + 1
     assert ((0, start, 6, 7), (none, none, none, 2), (0, 6, 7, 8)) in rows
     assert ((0, 0, 0, start), (none,) * 4, (0, 0, 0, 6)) in rows
-    query_source, query_gap = inputs_of(
+    query_source, query_gap = build_inputs(
         Contexts(np.array([99]), seen.item[:2], seen.ts[:2], np.array([0, 2])), ITEMS, 4
     )
     assert query_source.tolist() == [[0, start, 6, 7]]
     assert query_gap.tolist() == [[none, none, none, 2]]
-    assert gap_of(np.array([0, SECOND, -5, 1 << 62])).tolist() == [0, 1, 0, 31]
+    assert gap_bucket(np.array([0, SECOND, -5, 1 << 62])).tolist() == [0, 1, 0, 31]
 
 
 def test_queries_equal_training_windows_for_long_histories_too():
@@ -127,20 +127,20 @@ def test_queries_equal_training_windows_for_long_histories_too():
     seen = log(people=40, seed=5)
     stretches, length, longer = SequenceWindows.from_interactions(seen), 4, 0
     for step in range(20):
-        source, gap, _ = stretches.batch(1, step, 16, length)
+        source, gap, _ = stretches.draw_batch(1, step, 16, length)
         for row, last in enumerate(
             np.random.default_rng((1, step)).integers(0, len(stretches.item), 16)
         ):
-            before = slice(stretches.begin[last], last)
+            before = slice(stretches.sequence_start[last], last)
             past = Contexts(
                 stretches.ts[[last]],
                 stretches.item[before],
                 stretches.ts[before],
-                np.array([0, last - stretches.begin[last]]),
+                np.array([0, last - stretches.sequence_start[last]]),
             )
             longer += len(past.item) > length
             for context in (past, past.truncate(length)):
-                query_source, query_gap = inputs_of(context, ITEMS, length)
+                query_source, query_gap = build_inputs(context, ITEMS, length)
                 assert query_source[0].tolist() == source[row].tolist()
                 assert query_gap[0].tolist() == gap[row].tolist()
     assert longer > 20
@@ -167,10 +167,10 @@ def test_items_without_any_event_are_retrieved_by_content():
     model = recipe.fit(
         Interactions(people, item.ravel(), np.arange(720) * SECOND, 120, ITEMS), 10**12
     )
-    scores = model.vectors(contexts_of([0, 4], [1, 5], [2, 3])) @ model.item_vectors[9:].T
+    scores = model.user_vectors(contexts_of([0, 4], [1, 5], [2, 3])) @ model.item_vectors[9:].T
     assert scores.argmax(axis=1).tolist() == [2, 0, 1]
     scores = (
-        model.without_ids().vectors(contexts_of([0, 4], [1, 5], [2, 3]))
+        model.without_ids().user_vectors(contexts_of([0, 4], [1, 5], [2, 3]))
         @ model.without_ids().item_vectors[9:].T
     )
     assert scores.argmax(axis=1).tolist() == [2, 0, 1]
@@ -180,14 +180,14 @@ def test_few_items_are_all_negatives_without_sampling(model):
     """The loss is that of the softmax over all items that were met: here all but the last."""
     source, gap, target = (
         torch.from_numpy(each)
-        for each in SequenceWindows.from_interactions(log(items=ITEMS - 1)).batch(0, 0, 8, 6)
+        for each in SequenceWindows.from_interactions(log(items=ITEMS - 1)).draw_batch(0, 0, 8, 6)
     )
     share = torch.full((ITEMS,), 1 / (ITEMS - 1))
     share[-1] = 0
     recipe = replace(SMALL, negatives=ITEMS // 2, id_dropout=0.0)
     with torch.no_grad():
         losses = [
-            batch_loss(
+            compute_batch_loss(
                 model.net, recipe, source, gap, target, share, torch.Generator().manual_seed(seed)
             )
             for seed in (1, 2)
@@ -202,7 +202,7 @@ def test_few_items_are_all_negatives_without_sampling(model):
 def test_an_update_continues_from_the_weights(model):
     more = log(people=5, seed=3)
     updated = model.updated(
-        Interactions(more.person, more.item, more.ts + 10**9, more.people, ITEMS), 10**12
+        Interactions(more.person, more.item, more.ts + 10**9, more.person_count, ITEMS), 10**12
     )
     assert len(updated.losses) > len(model.losses)
     assert np.mean(updated.losses[len(model.losses) :][:10]) < np.mean(model.losses[:10])
@@ -221,8 +221,8 @@ def test_the_tower_as_onnx_gives_the_same_vectors(model):
         questions = contexts_of(
             *(rng.integers(0, ITEMS, rng.integers(0, 9)).tolist() for _ in range(rows))
         )
-        item, gap = inputs_of(questions.truncate(6), ITEMS, 6)
+        item, gap = build_inputs(questions.truncate(6), ITEMS, 6)
         (vectors,) = session.run(
             None, {"vectors": model.input_vectors[item], "there": item > 0, "gap": gap}
         )
-        np.testing.assert_allclose(vectors, model.vectors(questions), atol=1e-4)
+        np.testing.assert_allclose(vectors, model.user_vectors(questions), atol=1e-4)

@@ -110,7 +110,7 @@ def test_a_step_waits_for_a_person(shop, tmp_path):
     human = open_shop(tmp_path, approval=["shadow"])
     add_version(tmp_path, NOON)
     assert [advance(human, NOON + SECOND), advance(human, NOON + MINUTE)] == ["propose"] * 2
-    assert [each.step for each in waiting_steps(registry_at(tmp_path).audit())] == ["shadow"]
+    assert [each.action for each in waiting_steps(registry_at(tmp_path).audit())] == ["shadow"]
     assert registry_at(tmp_path).aliases().shadow == ""
     later = SimulatedClock(NOON + 3 * DAY)
     lines = read_status(human, later).lines
@@ -138,10 +138,10 @@ def test_a_rollback_that_waits_and_a_canary_that_waits_are_each_proposed_once(sh
     registry = registry_at(tmp_path)
     for step, version in (("roll_back", "v0001"), ("promote", "v0002")):
         registry.record(f"propose {step}", version, by="trainer", why="test")
-    steps = [(each.step, each.version) for each in waiting_steps(registry.audit())]
+    steps = [(each.action, each.version) for each in waiting_steps(registry.audit())]
     assert steps == [("roll_back", "v0001"), ("promote", "v0002")]
     registry.set_canary("v0002", 0.5, by="trainer", why="test")
-    assert [each.step for each in waiting_steps(registry.audit())] == ["roll_back"]
+    assert [each.action for each in waiting_steps(registry.audit())] == ["roll_back"]
     registry.set_canary("v0002", 0.2, by="ada", why="a person takes over")
     assert waiting_steps(registry.audit()) == []
 

@@ -7,11 +7,11 @@ import pytest
 from benchmarks.quality.monitoring.diagnosis import diagnose
 from benchmarks.quality.monitoring.incidents import draw_incident
 from benchmarks.quality.monitoring.sites import draw_site
-from tests.support.monitored import visit, write_events, write_visits
+from tests.support.monitored import make_visit, write_events, write_visits
 
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.lake import Lake
-from tailorbird.monitoring.drift import Episode, Moved, Signal, find_episodes, name_cause
+from tailorbird.monitoring.drift import Episode, MovedSignal, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import Change, name_cause_of_fall
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.training.sketches import signed_bins
@@ -112,7 +112,7 @@ def test_a_lost_field_is_named_with_its_share(tmp_path):
     for hour in range(9 * 24):
         for index in range(30):
             ts = MIDNIGHT + hour * HOUR + index * MINUTE
-            events, record = visit(f"{hour}-{index}", ts, clicks=(0,), person=f"p{index}")
+            events, record = make_visit(f"{hour}-{index}", ts, clicks=(0,), person=f"p{index}")
             is_lost = hour >= 8 * 24 and rng.random() < 0.6
             for event in events:
                 event["session_id"] = None if is_lost else f"s{index}"
@@ -127,7 +127,7 @@ def test_a_lost_field_is_named_with_its_share(tmp_path):
     (episode,) = find_episodes(signals, 8 * 24)
     assert episode.start >= 8 * 24
     cause = name_cause(episode, signals, first)
-    assert (cause.name, cause.page) == ("tracker lost a field", "lost-field.md")
+    assert (cause.name, cause.runbook_page) == ("tracker lost a field", "lost-field.md")
     assert ".session_id is missing in" in cause.evidence
 
 
@@ -162,7 +162,7 @@ def test_clicks_that_fall_alone_are_a_change_of_taste(tmp_path):
         for index in range(8):
             clicks = np.flatnonzero(rng.random(8) < rate).tolist()
             ts = MIDNIGHT + hour * HOUR + index * MINUTE
-            visits.append(visit(f"{hour}-{index}", ts, clicks=clicks, person=f"p{index}"))
+            visits.append(make_visit(f"{hour}-{index}", ts, clicks=clicks, person=f"p{index}"))
     write_visits(tmp_path / "lake", visits)
     store = SketchStore(tmp_path / "sketches", Lake(tmp_path / "lake"), [], "")
     now = MIDNIGHT + days * DAY + HOUR
@@ -170,14 +170,16 @@ def test_clicks_that_fall_alone_are_a_change_of_taste(tmp_path):
     signals, first = store.read(MIDNIGHT, now)
     (episode,) = find_episodes(signals, (days - 1) * 24)
     cause = name_cause(episode, signals, first)
-    assert (cause.name, cause.page) == ("change of taste", "taste.md")
+    assert (cause.name, cause.runbook_page) == ("change of taste", "taste.md")
     assert cause.evidence.startswith("19.5% of the seen items are clicked, 29.9% before")
     change = Change(MIDNIGHT + (days - 1) * DAY, "trainer: promote v0002")
     assert name_cause(episode, signals, first, [change]).name == "model change"
 
 
 def episode_of(*moved, compared_with="hour and weekday"):
-    return Episode(240, 264, 241, compared_with, True, tuple(Moved(*m, 0.2, 2.0) for m in moved))
+    return Episode(
+        240, 264, 241, compared_with, True, tuple(MovedSignal(*m, 0.2, 2.0) for m in moved)
+    )
 
 
 def two_phases(name, kind, before, during, bins):

@@ -39,10 +39,12 @@ def test_episodes_say_what_moved_since_the_training_and_what_was_apart_from_the_
     assert (episode.start, episode.is_open, episode.compared_with) == (HISTORY, True, "training")
     assert {one.name for one in episode.moved} == {"moved", "skewed"}, "scores open no episode"
     assert not shifts["moved"].is_skew
-    assert shifts["moved"].then < 0.03 < shifts["moved"].now
+    assert shifts["moved"].training_distance < 0.03 < shifts["moved"].current_distance
     assert shifts["skewed"].is_skew
-    assert shifts["skewed"].then == pytest.approx(shifts["skewed"].now, abs=0.03)
-    assert shifts["f0"].now < 0.03
+    assert shifts["skewed"].training_distance == pytest.approx(
+        shifts["skewed"].current_distance, abs=0.03
+    )
+    assert shifts["f0"].current_distance < 0.03
 
 
 def test_nothing_moved_is_no_episode():
@@ -57,5 +59,5 @@ def test_nothing_moved_is_no_episode():
 def test_what_was_not_served_in_the_time_of_the_training_is_unknown():
     rng = np.random.default_rng(0)
     _, shifts = compare_with_training([numbers(rng, "f", mean_now=1.0)], HISTORY, slice(0, 0))
-    assert math.isnan(shifts["f"].then)
+    assert math.isnan(shifts["f"].training_distance)
     assert not shifts["f"].is_skew

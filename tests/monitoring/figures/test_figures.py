@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from tests.support.monitored import visit, write_visits
+from tests.support.monitored import make_visit, write_visits
 
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND
@@ -14,8 +14,8 @@ from tailorbird.monitoring.figures import FigureStore, summarize
 from tailorbird.monitoring.figures.cells import SlotRule
 from tailorbird.monitoring.figures.delays import (
     BUCKETS,
-    bucket_of,
     correct_conversions,
+    delay_buckets,
     estimate_delays,
 )
 
@@ -28,11 +28,11 @@ def store(tmp_path):
     write_visits(
         lake,
         [
-            visit("yesterday", NOON - DAY, person="known"),
-            visit("a", NOON, person="known", clicks=(0, 1), bought_after=MINUTE),
-            visit("b", NOON + MINUTE, person="fresh", assigned_version="v0002"),
-            visit("c", NOON + 2 * MINUTE, person="other", failure="error"),
-            visit("d", NOON + HOUR, person="other", items=[]),
+            make_visit("yesterday", NOON - DAY, person="known"),
+            make_visit("a", NOON, person="known", clicks=(0, 1), bought_after=MINUTE),
+            make_visit("b", NOON + MINUTE, person="fresh", assigned_version="v0002"),
+            make_visit("c", NOON + 2 * MINUTE, person="other", failure="error"),
+            make_visit("d", NOON + HOUR, person="other", items=[]),
         ],
     )
     return FigureStore(tmp_path / "figures", Lake(lake), {"home": SlotRule()})
@@ -41,7 +41,7 @@ def store(tmp_path):
 def figures(store, **options):
     store.refresh(NOON - HOUR, NOON + 2 * HOUR)
     cells = store.read(NOON - HOUR, NOON + 2 * HOUR)
-    return summarize(cells, NOON - HOUR, NOON + 2 * HOUR, catalogue=16, **options)
+    return summarize(cells, NOON - HOUR, NOON + 2 * HOUR, catalogue_size=16, **options)
 
 
 def test_figures_count_responses_and_what_followed(store):
@@ -69,7 +69,7 @@ def test_figures_stand_by_version_visitor_and_hour(store):
     assert by_version == {"v0001": 3, "v0002": 1}
     by_visitor = {row.group: row.requests for row in figures(store, by="visitor")}
     assert by_visitor == {"returning": 1, "new": 3}
-    hours = figures(store, window=HOUR)
+    hours = figures(store, window_us=HOUR)
     assert [(row.start, row.requests) for row in hours] == [(NOON, 3), (NOON + HOUR, 1)]
     assert math.isnan(hours[1].ctr)
     with pytest.raises(UsageError, match="version"):
@@ -79,9 +79,9 @@ def test_figures_stand_by_version_visitor_and_hour(store):
 def test_hours_are_counted_again_when_the_lake_gets_older_responses(store, tmp_path):
     later = NOON + 9 * DAY
     assert store.refresh(NOON - HOUR, later) == 2
-    events, record = visit("late", NOON + MINUTE)
+    events, record = make_visit("late", NOON + MINUTE)
     write_visits(tmp_path / "lake", [([event | {"p": 1} for event in events], record)])
-    assert store.refresh(NOON - HOUR, later, with_late=False) == 0
+    assert store.refresh(NOON - HOUR, later, include_late=False) == 0
     assert store.refresh(NOON - HOUR, later) == 1
     assert store.refresh(NOON - HOUR, later) == 0
     (row,) = summarize(store.read(NOON, later), NOON, later)
@@ -109,7 +109,7 @@ def test_recent_conversions_are_corrected_by_the_delays_of_earlier_ones():
     for day, age in enumerate(ages):
         delays = rng.exponential(3 * DAY, 2_000).astype(np.int64)
         seen = delays[delays < age]
-        np.add.at(counts[day], bucket_of(seen), 1.0)
+        np.add.at(counts[day], delay_buckets(seen), 1.0)
         observed[day] = len(seen)
     delays = estimate_delays(counts, ages)
     newest = correct_conversions(observed[:1], np.array([40_000.0]), ages[:1], delays)

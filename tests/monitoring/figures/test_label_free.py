@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from benchmarks.quality.monitoring.label_free import draw_shift, exact_auc
 
-from tailorbird.monitoring.figures.label_free import UNKNOWN, codes_of, expect_performance
+from tailorbird.monitoring.figures.label_free import (
+    UNKNOWN_PERFORMANCE,
+    encode_seen,
+    expect_performance,
+)
 
 
 def performance(p, y):
-    return expect_performance(codes_of(p, y > 0), np.ones(len(p)), float(p.sum()))
+    return expect_performance(encode_seen(p, y > 0), np.ones(len(p)), float(p.sum()))
 
 
 def test_the_expected_auc_is_that_of_the_labels_though_people_changed():
@@ -35,5 +39,5 @@ def test_probabilities_that_promise_too_much_show_in_the_expected_ctr():
 
 def test_without_a_seen_item_nothing_is_known():
     none = np.zeros(0)
-    assert performance(none, none) is UNKNOWN
+    assert performance(none, none) is UNKNOWN_PERFORMANCE
     assert math.isnan(performance(np.array([0.2]), np.array([0.0])).auc_observed)

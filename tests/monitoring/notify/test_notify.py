@@ -18,14 +18,14 @@ from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock
 from tailorbird.monitoring.drift import causes as causes_module
 from tailorbird.monitoring.drift.causes import OUTAGE, TASTE
 from tailorbird.monitoring.drift.judgement import DriftRow, Judgement, store_judgement
-from tailorbird.monitoring.notify import KINDS
+from tailorbird.monitoring.notify import MESSAGE_KINDS
 from tailorbird.monitoring.notify.collector import NotifyCollector
 from tailorbird.platform.notify import (
     NotifyTask,
     collect_messages,
     describe_notify,
     read_receivers,
-    send_test,
+    send_test_messages,
     silence_cause,
 )
 from tailorbird.registry import Registry
@@ -66,7 +66,7 @@ def task_at(project, now: int) -> NotifyTask:
 
 def metrics_of(task: NotifyTask) -> str:
     registry = CollectorRegistry()
-    registry.register(NotifyCollector(task.counts, task.failing))
+    registry.register(NotifyCollector(task.message_counts, task.failing_by_receiver))
     return generate_latest(registry).decode()
 
 
@@ -103,8 +103,8 @@ def test_a_receiver_that_is_down_shows_and_gets_its_messages_later(shop):
         task = task_at(project, NOON)
         task.tick()
         assert len(bodies) == 2, "the others get theirs"
-        down, hung, unknown, up = task.failing()
-        assert task.failing() == {down: True, hung: True, unknown: True, up: False}
+        down, hung, unknown, up = task.failing_by_receiver()
+        assert task.failing_by_receiver() == {down: True, hung: True, unknown: True, up: False}
         sentences = describe_notify(project, NOON)
         assert [name in text for name, text in zip((down, hung, unknown), sentences, strict=True)]
         assert "12:00Z" in sentences[0]
@@ -117,7 +117,7 @@ def test_a_receiver_that_is_down_shows_and_gets_its_messages_later(shop):
             task = task_at(project, NOON + 6 * MINUTE)
             task.tick()
             assert len(late) == 2
-            assert not task.failing()[down]
+            assert not task.failing_by_receiver()[down]
 
 
 @pytest.mark.parametrize("url", ["foo", "foo://x"])
@@ -140,7 +140,13 @@ def test_the_name_of_a_receiver_has_no_secret(shop):
 
 def test_only_what_messages_are_about_can_be_silenced(shop):
     causes = Path(causes_module.__file__).read_text()
-    for cause in (*re.findall(r'Cause\(\s*"([a-z -]+)"', causes), OUTAGE, TASTE, *KINDS, "all"):
+    for cause in (
+        *re.findall(r'Cause\(\s*"([a-z -]+)"', causes),
+        OUTAGE,
+        TASTE,
+        *MESSAGE_KINDS,
+        "all",
+    ):
         silence_cause(project_of(shop), SimulatedClock(NOON), cause, "1h")
     with pytest.raises(UsageError, match="no message has the cause 'catalog'") as caught:
         silence_cause(project_of(shop), SimulatedClock(NOON), "catalog", "1h")
@@ -200,7 +206,7 @@ def test_slack_and_pagerduty_get_the_requests_that_they_document(tmp_path, monke
     project = project_of(
         tmp_path, f"slack://{token}/#shop", f"pagerduty://{key}@apikey/shop/models"
     )
-    assert [each.error for each in send_test(project, SimulatedClock(NOON))] == ["", ""]
+    assert [each.error for each in send_test_messages(project, SimulatedClock(NOON))] == ["", ""]
     slack, pager = sent
     assert slack.url == f"https://hooks.slack.com/services/{token}"
     assert "shop: a test message" in json.dumps(json.loads(slack.body or b""))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from tests.support.network.bucket import BUCKET, s3_server
 from tests.support.network.ports import free_port
-from tests.support.network.stores import needs_valkey, running
+from tests.support.network.stores import needs_valkey, start_server
 
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
-from tailorbird.platform.diagnostics.external import Finding, external_services
+from tailorbird.platform.diagnostics.external import Finding, check_external_services
 from tailorbird.platform.runtime.servers import running_servers
 
 
@@ -23,14 +23,14 @@ def findings_of(folder: Path, settings: str) -> dict[str, Finding]:
     if not root.exists():
         init(root, json=True)
     (root / "tailorbird.toml").write_text(settings)
-    findings = {row[0]: row for row in external_services(open_project(root))}
+    findings = {row[0]: row for row in check_external_services(open_project(root))}
     assert not any((root / "data").iterdir()), "nothing is changed by looking"
     return findings
 
 
 @needs_valkey
 def test_a_valkey_that_answers_one_that_does_not_and_one_that_evicts(tmp_path: Path) -> None:
-    with running(tmp_path / "valkey") as server:
+    with start_server(tmp_path / "valkey") as server:
         row = findings_of(tmp_path, f'[store]\nurl = "{server.url}"')["store.url"]
         assert row[1:] == ("ok", f"{server.url} answers", "")
         server.ask("CONFIG SET maxmemory 100mb")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.support.serving.app import Prompt
+from tests.support.serving.app import PromptPipeline
 
 from tailorbird.errors import UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SystemClock
@@ -47,7 +47,7 @@ def site(tmp_path_factory):
         for name, (token, _) in keys.items()
     }
     with EventCollector(folder / "stream", "serve-1", PLAN, SystemClock()) as collector:
-        service = Service(Prompt(), collector, Keys(file=file))
+        service = Service(PromptPipeline(), collector, Keys(file=file))
         app = create_app(service, gorse_routes(service, "home"))
         with TestClient(app, base_url="http://127.0.0.1") as client:
             yield client, headers

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.testclient import TestClient
-from tests.support.serving.app import CLICK, Prompt
+from tests.support.serving.app import CLICK, PromptPipeline
 
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import RoutePlan, SimulatedClock, SystemClock
@@ -74,7 +74,9 @@ def test_revoking_the_last_key_closes_a_server_and_losing_the_file_does_too(file
 
 def test_a_new_key_and_the_one_it_replaces_hold_side_by_side_until_the_old_one_ends(file, clock):
     old, record = create_key(file, "backend", ["read"], 1)
-    new, _ = create_key(file, "backend", ["read"], 1, replaces=record.id, keep_until=2_000_000)
+    new, _ = create_key(
+        file, "backend", ["read"], 1, replaced_key_id=record.id, keep_until=2_000_000
+    )
     keys = Keys(file=file, clock=clock)
     for token in (old, new):
         keys.require("read", f"Bearer {token}")
@@ -86,7 +88,7 @@ def test_a_new_key_and_the_one_it_replaces_hold_side_by_side_until_the_old_one_e
 
 def test_replacing_never_prolongs_a_key(file):
     _, record = create_key(file, "backend", ["read"], 1, expires_at=500)
-    create_key(file, "backend", ["read"], 1, replaces=record.id, keep_until=2_000)
+    create_key(file, "backend", ["read"], 1, replaced_key_id=record.id, keep_until=2_000)
     assert read_keys(file)[0].expires_at == 500
 
 
@@ -180,7 +182,7 @@ def test_a_public_bind_is_safe_with_a_file_of_keys(file, clock):
 @pytest.fixture
 def client(tmp_path, file, clock):
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
-        service = Service(Prompt(), collector, Keys(file=file, clock=clock))
+        service = Service(PromptPipeline(), collector, Keys(file=file, clock=clock))
         with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:
             yield client
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from backports import zstd
 from starlette.testclient import TestClient
-from tests.support.serving.app import CLICK, Prompt
+from tests.support.serving.app import CLICK, PromptPipeline
 
 from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SystemClock
@@ -68,7 +68,7 @@ def make(tmp_path, seconds):
         )
         open_collectors.append(collector)
         service = Service(
-            Prompt(), collector, Keys(file=file), limiter=Limiter(server, seconds), **more
+            PromptPipeline(), collector, Keys(file=file), limiter=Limiter(server, seconds), **more
         )
         headers = {"authorization": f"Bearer {token}", **({"origin": origins[0]} if page else {})}
         return TestClient(
@@ -634,7 +634,7 @@ def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monke
     with EventCollector(
         tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=queue
     ) as collector:
-        service = Service(Prompt(), collector, budget=Budget(bodies))
+        service = Service(PromptPipeline(), collector, budget=Budget(bodies))
         tracemalloc.start()
         try:
             answers = asyncio.run(send())

@@ -30,7 +30,13 @@ from tailorbird.serving.collector.decisions import (
 from tailorbird.serving.collector.naming import open_collector
 from tailorbird.serving.collector.pruning import Pruner
 from tailorbird.serving.metrics import Metrics
-from tailorbird.stream import open_reader, open_writer, raw_path, response_log_path, set_aside_files
+from tailorbird.stream import (
+    damaged_tail_files,
+    open_reader,
+    open_writer,
+    raw_path,
+    response_log_path,
+)
 
 NOW = 1_800_000_000_000_000
 
@@ -180,14 +186,14 @@ def test_a_producer_has_one_door_and_the_next_takes_the_next_name(tmp_path):
 
 def arm(monkeypatch, text: str) -> None:
     monkeypatch.setenv("TAILORBIRD_FAULTS", text)
-    faults._configured_faults.cache_clear()
+    faults._load_faults.cache_clear()
 
 
 @pytest.fixture
 def disarm(monkeypatch):
     yield
     monkeypatch.delenv("TAILORBIRD_FAULTS", raising=False)
-    faults._configured_faults.cache_clear()
+    faults._load_faults.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -305,7 +311,7 @@ def test_a_damaged_end_of_the_log_is_counted_until_somebody_took_it_away(tmp_pat
     assert [record.levelname for record in caplog.records] == ["CRITICAL"], (
         "told once, when it was found"
     )
-    set_aside_files(raw_path(tmp_path, "serve-1"))[0].unlink()
+    damaged_tail_files(raw_path(tmp_path, "serve-1"))[0].unlink()
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
         assert collector.figures().set_aside == 0
 

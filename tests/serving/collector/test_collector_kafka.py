@@ -9,7 +9,7 @@ import time
 import pytest
 from tests.support.network.brokers import needs_kafka
 from tests.support.roles import until
-from tests.support.serving.collector_topics import collector_on, ids, stream_on
+from tests.support.serving.collector_topics import make_collector, make_topic_stream, read_event_ids
 
 from tailorbird.errors import DamageError
 from tailorbird.serving.collector.decisions import BusyError, ClosedError
@@ -48,8 +48,8 @@ def submit_until_taken(collector, body):
 def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_back_by_itself(
     mock, tmp_path, partitions
 ):
-    stream = stream_on(mock, tmp_path, partitions=partitions)
-    with collector_on(stream) as collector:
+    stream = make_topic_stream(mock, tmp_path, partitions=partitions)
+    with make_collector(stream) as collector:
         assert collector.submit(click("e1"))[0].accepted
         mock.set_down(True)
         started_at = time.monotonic()
@@ -61,7 +61,7 @@ def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_bac
         assert not collector.figures().open
         mock.set_down(False)
         assert submit_until_taken(collector, click("e4"))[0].accepted
-    assert {"e1", "e4"} <= set(ids(stream)) <= {"e1", "e2", "e4"}
+    assert {"e1", "e4"} <= set(read_event_ids(stream)) <= {"e1", "e2", "e4"}
     assert collector.figures().accepted == 2
 
 
@@ -69,10 +69,10 @@ def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_bac
 def test_a_slow_broker_fills_the_queue_and_whoever_comes_then_is_told_at_once(mock, tmp_path):
     """The broker takes 1.5 s for an answer; meanwhile bodies wait up to the bound, and no more."""
     body = click("e" * 200)
-    stream = stream_on(
+    stream = make_topic_stream(
         mock, tmp_path, timeout_s=20
     )  # several answers long: they come one after the other
-    with collector_on(stream, queue_bytes_max=3 * len(body)) as collector:
+    with make_collector(stream, queue_bytes_max=3 * len(body)) as collector:
         collector.submit(click("e0"))
         mock.answer_after(1.5)
         outcomes = []
@@ -95,13 +95,13 @@ def test_a_slow_broker_fills_the_queue_and_whoever_comes_then_is_told_at_once(mo
         assert time.process_time() - before < 1.5  # it waits, it does not spin
         mock.answer_after(0)
     assert outcomes.count("busy") >= 4
-    assert outcomes.count("taken") == len(ids(stream)) - 1
+    assert outcomes.count("taken") == len(read_event_ids(stream)) - 1
 
 
 def test_of_two_doors_with_one_name_the_older_stays_closed_and_says_so(mock, tmp_path, caplog):
-    one = stream_on(mock, tmp_path / "one")
+    one = make_topic_stream(mock, tmp_path / "one")
     two = type(one)(one.cluster, tmp_path / "two")  # a machine that has the same name
-    with collector_on(one) as older, collector_on(two) as newer:
+    with make_collector(one) as older, make_collector(two) as newer:
         newer.submit(click("n0"))
         with pytest.raises(ClosedError, match="writes this log now"):
             older.submit(click("o0"))
@@ -113,26 +113,28 @@ def test_of_two_doors_with_one_name_the_older_stays_closed_and_says_so(mock, tmp
         assert (older.figures().open, newer.figures().open) == (False, True)
         assert newer.figures().failures == 0
     assert "Do two machines have the same name?" in caplog.text
-    assert ids(two) == sorted(f"n{each}" for each in range(number + 1))
+    assert read_event_ids(two) == sorted(f"n{each}" for each in range(number + 1))
 
 
 def test_a_topic_that_lost_what_the_lake_has_is_not_written_to(mock, tmp_path):
     """The broker came back without its disk, or is another: nothing may be acknowledged at places
     that were read already.
     """
-    stream, lake = stream_on(mock, tmp_path / "stream", partitions=2), tmp_path / "lake"
+    stream, lake = make_topic_stream(mock, tmp_path / "stream", partitions=2), tmp_path / "lake"
     lake.mkdir()
     (lake / POSITIONS_FILE).write_text(json.dumps({"archive": {"raw-s.0": 3}}))
     with pytest.raises(DamageError, match="ends at 0, but was read up to 3 before"):
-        collector_on(stream, lake=lake)
+        make_collector(stream, lake=lake)
     with LagMeter(stream, lake, dict) as meter:
-        assert {(lag.reader, lag.log): lag.lost for lag in meter.measure()}["lake", "raw-s.0"] == 3
+        assert {(lag.reader, lag.log): lag.lost_rows for lag in meter.measure()}[
+            "lake", "raw-s.0"
+        ] == 3
 
 
 def test_a_door_whose_topic_is_gone_stays_closed(mock, tmp_path):
-    stream, lake = stream_on(mock, tmp_path / "stream"), tmp_path / "lake"
+    stream, lake = make_topic_stream(mock, tmp_path / "stream"), tmp_path / "lake"
     lake.mkdir()
-    with collector_on(stream, lake=lake) as collector:
+    with make_collector(stream, lake=lake) as collector:
         collector.submit(click("e1"))
         (lake / POSITIONS_FILE).write_text(
             json.dumps({"archive": {"raw-s": 9}})

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.support.commands import must, must_json, refused, tailorbird
+from tests.support.commands import assert_refused, must, must_json, tailorbird
 from tests.support.serving.loop import Loop
 
 from tailorbird.events import DAY
@@ -183,11 +183,11 @@ def test_the_command_line_hides_them_too_and_goes_on_with_one_key_only(fresh):
         env=env,
     )
     assert "1" in recommended
-    refused(
+    assert_refused(
         tailorbird("-C", fresh, "import", "tailorbird", source), "no key for them is set", status=2
     )
     other = {"TAILORBIRD_EVENTS__PSEUDONYM_KEY": "another key of thirty-two chars.."}
-    refused(
+    assert_refused(
         tailorbird("-C", fresh, "run", "serve", "--port", "0", env=other, timeout=60),
         "is not the key",
         status=2,

@@ -15,11 +15,11 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["tailorbird.events"]):  # before anything else imports them
-    from tailorbird.events import Receipt, RoutePlan, check
+    from tailorbird.events import Receipt, RoutePlan, check_body
 
-from tests.support.serving.bodies import VALID
+from tests.support.serving.bodies import VALID_EVENTS
 
-from tailorbird.events.contract.codes import CODES
+from tailorbird.events.contract.codes import CODE_DESCRIPTIONS
 
 RECEIPTS = (
     Receipt(1_795_000_000_000_000),
@@ -32,13 +32,13 @@ _PATH = re.compile(r"\$")
 def decide(data: bytes) -> None:
     """The first byte says how the rest came in."""
     receipt, body = RECEIPTS[data[0] % len(RECEIPTS)] if data else RECEIPTS[0], data[1:]
-    accepted, refused = check(body, receipt, RoutePlan())
+    accepted, refused = check_body(body, receipt, RoutePlan())
     rows = sorted(each.row for each in (*accepted, *refused))
     assert rows == list(range(len(rows)))
     assert rows, "a body is at least one row"
-    assert {each.code for each in refused} <= CODES.keys()
+    assert {each.code for each in refused} <= CODE_DESCRIPTIONS.keys()
     assert all(_PATH.match(each.path) and each.message for each in refused)
-    assert check(body, receipt, RoutePlan()) == (accepted, refused)
+    assert check_body(body, receipt, RoutePlan()) == (accepted, refused)
 
 
 def main() -> None:
@@ -47,7 +47,11 @@ def main() -> None:
         folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(seeds)
         folder.mkdir(exist_ok=True)
         for number, body in enumerate(
-            (json.dumps(VALID), "\n".join(map(json.dumps, VALID)), *map(json.dumps, VALID))
+            (
+                json.dumps(VALID_EVENTS),
+                "\n".join(map(json.dumps, VALID_EVENTS)),
+                *map(json.dumps, VALID_EVENTS),
+            )
         ):
             (folder / f"valid-{number}").write_bytes(
                 b"\x00\x01"[number % 2 : number % 2 + 1] + body.encode()

@@ -11,7 +11,13 @@ from urllib.parse import unquote
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.support.serving.app import CLICK, Prompt, PromptChurn, PromptFormulas, PromptScores
+from tests.support.serving.app import (
+    CLICK,
+    PromptChurn,
+    PromptFormulas,
+    PromptPipeline,
+    PromptScores,
+)
 
 from tailorbird.errors import BundleError, ConfigError
 from tailorbird.events import RoutePlan, SystemClock
@@ -19,7 +25,7 @@ from tailorbird.serving.auth.keys import AccessError, Keys
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http import access
 from tailorbird.serving.http.access import Perimeter, require_safe_bind
-from tailorbird.serving.http.app import create_app, route
+from tailorbird.serving.http.app import create_app, create_route
 from tailorbird.serving.http.handling import Service
 from tailorbird.serving.http.routes import ROUTES
 from tailorbird.stream import open_reader, raw_path
@@ -31,7 +37,7 @@ READ_KEY = "read-key-0123456789"
 def service(tmp_path):
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
         yield Service(
-            Prompt(),
+            PromptPipeline(),
             collector,
             churn=PromptChurn(),
             formulas=PromptFormulas(),
@@ -95,7 +101,7 @@ def test_every_route_answers(client, path, method):
 
 
 def test_a_route_without_a_scope_is_not_built(service):
-    bare = route("/debug", "GET", ROUTES["/healthz", "GET"][0], "open", service)
+    bare = create_route("/debug", "GET", ROUTES["/healthz", "GET"][0], "open", service)
     del bare.endpoint.scope
     with pytest.raises(ValueError, match="declares no scope"):
         create_app(service, [bare])
@@ -264,7 +270,9 @@ def test_ids_with_a_slash_are_ids(service, monkeypatch, id_):
     item_ids = []
     monkeypatch.setattr(service.pipeline, "item", lambda item: item_ids.append(("item", item)))
     monkeypatch.setattr(
-        service.pipeline, "similar", lambda item, size, slot: item_ids.append(("similar", item))
+        service.pipeline,
+        "similar_items",
+        lambda item, size, slot: item_ids.append(("similar", item)),
     )
     monkeypatch.setattr(
         service.churn, "answer", lambda user, name, explain: item_ids.append(("churn", user))
@@ -295,7 +303,7 @@ def test_a_size_is_what_the_pipeline_is_asked_for(
 ):
     sizes = []
     monkeypatch.setattr(
-        service.pipeline, "similar", lambda item_id, size, slot: sizes.append((size, slot))
+        service.pipeline, "similar_items", lambda item_id, size, slot: sizes.append((size, slot))
     )
     client.get("/v1/items/i1/similar", params={"size": size})
     client.get("/v1/items/i1/similar", params={"size": size, "slot": "home"})
@@ -340,7 +348,7 @@ def test_too_many_waiting_requests_are_shed(service, monkeypatch):
     def slow(query):
         entered.release()
         release.wait(5)
-        return Prompt().answer(query)
+        return PromptPipeline().answer(query)
 
     service.pipeline.answer = slow
     with TestClient(create_app(service), base_url="http://localhost") as client:
@@ -458,7 +466,8 @@ def test_segments_key_is_that_of_basic_authorisation(tmp_path):
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
         keys = Keys(write=[READ_KEY])
         with TestClient(
-            create_app(Service(Prompt(), collector, keys=keys)), base_url="http://127.0.0.1:8642"
+            create_app(Service(PromptPipeline(), collector, keys=keys)),
+            base_url="http://127.0.0.1:8642",
         ) as client:
             body = {"batch": [TRACK]}
             assert client.post("/v1/batch", json=body).status_code == 401

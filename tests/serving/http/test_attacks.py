@@ -8,14 +8,14 @@ import time
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.support.commands import must, refused, tailorbird
-from tests.support.serving.app import CLICK, Prompt
+from tests.support.commands import assert_refused, must, tailorbird
+from tests.support.serving.app import CLICK, PromptPipeline
 
 from tailorbird.config import Settings
 from tailorbird.console.home import home_routes
 from tailorbird.console.shop import shop_routes
 from tailorbird.errors import ConfigError
-from tailorbird.events import ROUTED, Event, Receipt, RoutePlan, SystemClock, check
+from tailorbird.events import ROUTED, Event, Receipt, RoutePlan, SystemClock, check_body
 from tailorbird.serving.auth.keys import Keys
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.access import require_safe_bind
@@ -59,7 +59,7 @@ INVENTED = [
 @pytest.fixture
 def service(tmp_path):
     with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as collector:
-        yield Service(Prompt(), collector)
+        yield Service(PromptPipeline(), collector)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_nor_through_the_formats_of_others(client, tmp_path, kind):
         blocks = [stored.block for stored in reader.read(0)]
     for block in blocks:
         receipt = msgspec.json.decode(block.receipt, type=Receipt)
-        taken, left = check(block.payload, receipt, RoutePlan())
+        taken, left = check_body(block.payload, receipt, RoutePlan())
         assert all(
             each.event.answer is None
             and each.event.type != "answer"
@@ -254,7 +254,7 @@ def test_the_default_is_this_machine_and_a_public_start_without_a_key_is_refused
     assert Settings().serve.host == "127.0.0.1"
     fresh = tmp_path / "fresh"
     must("init", fresh)
-    refused(
+    assert_refused(
         tailorbird("-C", fresh, "run", "serve", "--host", "0.0.0.0", "--port", "0", timeout=60),
         "no key is set",
         "keys create",

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.support.serving.app import Prompt
+from tests.support.serving.app import PromptPipeline
 
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.events.contract.codes import CODES
+from tailorbird.events.contract.codes import CODE_DESCRIPTIONS
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
 from tailorbird.serving.auth.keyfile import create_key
@@ -46,19 +46,19 @@ OTHERS = {"not_allowed", "unknown_kind", "wrong_width"}
 
 
 def test_there_is_an_example_of_every_reason() -> None:
-    assert BAD.keys() == CODES.keys() - OTHERS
+    assert BAD.keys() == CODE_DESCRIPTIONS.keys() - OTHERS
 
 
 @pytest.mark.parametrize("code", BAD)
 def test_door_and_quarantine_name_the_same_reason(code: str, tmp_path: Path) -> None:
     body = BAD[code] if isinstance(BAD[code], bytes) else msgspec.json.encode(BAD[code])
     with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as collector:
-        service, headers = Service(Prompt(), collector), {}
+        service, headers = Service(PromptPipeline(), collector), {}
         if code == "browser_key":
             token, _ = create_key(
                 tmp_path / "keys.json", "page", ["write"], 1, origins=["https://shop.example"]
             )
-            service = Service(Prompt(), collector, Keys(file=tmp_path / "keys.json"))
+            service = Service(PromptPipeline(), collector, Keys(file=tmp_path / "keys.json"))
             headers = {"authorization": f"Bearer {token}", "origin": "https://shop.example"}
         with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:
             answer = client.post("/v1/events", content=body, headers=headers)

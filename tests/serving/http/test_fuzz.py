@@ -14,11 +14,11 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
-from tests.support.serving.bodies import VALID
+from tests.support.serving.bodies import VALID_EVENTS
 from tests.support.shops import serving_shop
 
-from tailorbird.events import Receipt, RoutePlan, SystemClock, check
-from tailorbird.events.contract.codes import CODES
+from tailorbird.events import Receipt, RoutePlan, SystemClock, check_body
+from tailorbird.events.contract.codes import CODE_DESCRIPTIONS
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
@@ -114,12 +114,12 @@ def client(stream, features, bundle):
     with EventCollector(stream, "serve-1", RoutePlan(), clock) as collector:
         pipeline = Pipeline(
             slots=serving_shop.slots(),
-            bundles=FixedBundle(bundle),
+            bundle_selector=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
             response_log=collector,
             clock=clock,
             rng=np.random.default_rng(0),
-            tables=serving_shop.Live(),
+            table_provider=serving_shop.LiveTables(),
         )
         with TestClient(
             create_app(Service(pipeline, collector)), base_url="http://localhost"
@@ -169,7 +169,9 @@ def damaged(draw) -> tuple[bytes, str]:
     """
     encoding = draw(st.sampled_from(["json", "ndjson"]))
     body = bytearray(
-        dump(VALID) if encoding == "json" else b"\n".join(dump(event) for event in VALID)
+        dump(VALID_EVENTS)
+        if encoding == "json"
+        else b"\n".join(dump(event) for event in VALID_EVENTS)
     )
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.integers(0, len(body) - 1))
@@ -188,12 +190,14 @@ def damaged(draw) -> tuple[bytes, str]:
 @given(damaged())
 def test_each_row_of_a_damaged_body_is_accepted_or_refused_for_a_reason(sent):
     body, encoding = sent
-    accepted, refused = check(body, Receipt(1_795_000_000_000_000, encoding=encoding), RoutePlan())
+    accepted, refused = check_body(
+        body, Receipt(1_795_000_000_000_000, encoding=encoding), RoutePlan()
+    )
     assert sorted(each.row for each in (*accepted, *refused)) == list(
         range(len(accepted) + len(refused))
     )
     assert accepted or refused
-    assert {refusal.code for refusal in refused} <= CODES.keys()
+    assert {refusal.code for refusal in refused} <= CODE_DESCRIPTIONS.keys()
     assert all(refusal.path.startswith("$") and refusal.message for refusal in refused)
 
 
@@ -276,7 +280,7 @@ def test_every_answer_in_the_log_keeps_the_contract(client, stream):
         blocks = [stored.block for stored in reader.read(0, bytes_max=1 << 30)]
     receipts = [msgspec.json.decode(block.receipt, type=Receipt) for block in blocks]
     answers = [
-        check(block.payload, receipt, RoutePlan())
+        check_body(block.payload, receipt, RoutePlan())
         for block, receipt in zip(blocks, receipts, strict=True)
         if receipt.source == "server"
     ]

@@ -40,12 +40,12 @@ class Site:
         self.collector = EventCollector(folder, "serve-1", RoutePlan(), SystemClock())
         pipeline = Pipeline(
             slots=with_hidden_rule(serving_shop.slots(), "home"),
-            bundles=FixedBundle(bundle),
+            bundle_selector=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features, None)),
             response_log=self.collector,
             clock=SystemClock(),
             rng=np.random.default_rng(1),
-            tables=serving_shop.Live(["popular:7d:category"]),
+            table_provider=serving_shop.LiveTables(["popular:7d:category"]),
         )
         self.service = Service(pipeline, self.collector, keys)
         app = create_app(self.service, gorse_routes(self.service, "home"))
@@ -337,7 +337,7 @@ def test_every_route_has_a_scope_and_a_read_key_cannot_write(make):
 
 
 def test_only_the_newest_answers_of_the_newest_people_are_remembered():
-    remembered = RecentResponses(people_max=2)
+    remembered = RecentResponses(users_max=2)
     for number in range(5):
         remembered.record("u", f"r{number}", ["i", f"i{number}"])
     assert (
@@ -508,7 +508,7 @@ def test_an_id_with_a_slash_is_not_taken_for_two(make, monkeypatch, path):
         item_ids.append(getattr(about, "user_id", about))
         raise NotReadyError("noted")
 
-    for name in ("item", "similar", "answer"):
+    for name in ("item", "similar_items", "answer"):
         monkeypatch.setattr(site.service.pipeline, name, note)
     site.client.get(f"/api/{path}")
     assert item_ids in (["i/4"], ["u/1"])
@@ -516,7 +516,7 @@ def test_an_id_with_a_slash_is_not_taken_for_two(make, monkeypatch, path):
 
 def test_hidden_items_are_recommended_by_no_route(make):
     site = make()
-    index = site.service.pipeline._opener.current()[1]
+    index = site.service.pipeline._opener.current_bundle_and_index()[1]
     hidden = [item for item in index.ids if int(item[1:]) % 2]
     index.attributes["is_hidden"] = np.array(
         [1.0 if item in hidden else np.nan for item in index.ids]

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from starlette.testclient import TestClient
-from tests.support.serving.app import Prompt
+from tests.support.serving.app import PromptPipeline
 
 from tailorbird.errors import BundleError
 from tailorbird.events import RoutePlan, SystemClock
@@ -15,7 +15,7 @@ from tailorbird.serving.auth.keys import Keys
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.http.app import create_app
 from tailorbird.serving.http.handling import Service
-from tailorbird.serving.http.logs import LINES_PER_S, LineFormatter, RequestLog
+from tailorbird.serving.http.logs import REFUSED_LINES_PER_S, LineFormatter, RequestLog
 
 
 @pytest.fixture(params=[True, False], ids=["json", "text"])
@@ -37,7 +37,7 @@ def written(request):
 @pytest.fixture
 def service(tmp_path):
     with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as collector:
-        yield Service(Prompt(), collector, requests=RequestLog(every=True))
+        yield Service(PromptPipeline(), collector, requests=RequestLog(log_all=True))
 
 
 def client_of(service: Service) -> TestClient:
@@ -85,14 +85,14 @@ def test_a_flood_of_refused_requests_does_not_fill_the_disk(service, written):
     client = client_of(service)
     for _ in range(100):
         client.get("/v1/items/i1")
-    assert 1 <= written.getvalue().count("/v1/items/{id}") <= LINES_PER_S + 40
+    assert 1 <= written.getvalue().count("/v1/items/{id}") <= REFUSED_LINES_PER_S + 40
 
 
 def test_nor_does_a_flood_of_those_that_are_refused_for_load(written):
     log = RequestLog()
     for _ in range(1_000):
         log.record("/v1/recommend", 503, 0.001, "")
-    assert 1 <= written.getvalue().count("/v1/recommend") <= LINES_PER_S + 40
+    assert 1 <= written.getvalue().count("/v1/recommend") <= REFUSED_LINES_PER_S + 40
     log.record("/v1/rank", 500, 0.001, "")
     assert written.getvalue().count("/v1/rank") == 1, "what failed is told each time"
 

@@ -5,7 +5,13 @@ written down apart from the code.
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.support.serving.app import CLICK, Prompt, PromptChurn, PromptFormulas, PromptScores
+from tests.support.serving.app import (
+    CLICK,
+    PromptChurn,
+    PromptFormulas,
+    PromptPipeline,
+    PromptScores,
+)
 
 from tailorbird.console.home import home_routes
 from tailorbird.console.shop import shop_routes
@@ -137,7 +143,7 @@ def site(tmp_path_factory):
     (folder / "v0001.html").write_text("<!doctype html>")
     with EventCollector(folder, "serve-1", RoutePlan(), SystemClock()) as collector:
         service = Service(
-            Prompt(),
+            PromptPipeline(),
             collector,
             Keys(read=[tokens["plain"]], file=file, clock=clock),
             churn=PromptChurn(),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from tests.support.roles import until
-from tests.support.serving.app import Prompt
+from tests.support.serving.app import PromptPipeline
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.collector.collector import EventCollector
@@ -38,7 +38,7 @@ def request(path: str, body: bytes = QUERY, more: bytes = b"") -> bytes:
     return head.encode() + more + b"\r\n" + body
 
 
-class Halting(Prompt):
+class Halting(PromptPipeline):
     """A pipeline that answers once it may."""
 
     def __init__(self, resume: threading.Event) -> None:
@@ -158,7 +158,9 @@ class Served:
 def served(tmp_path: Path) -> Iterator[Served]:
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
         service = Service(
-            Prompt(), collector, perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"]))
+            PromptPipeline(),
+            collector,
+            perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"])),
         )
         made = Served(service, EarlyRefusal(service))
         yield made
@@ -217,7 +219,7 @@ def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_ask
     tmp_path: Path,
 ) -> None:
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
-        service = Service(Prompt(), collector)
+        service = Service(PromptPipeline(), collector)
         served = Served(service, EarlyRefusal(service), keep_alive_s=1)
         served.heap()
         for _ in range(8):
@@ -240,7 +242,7 @@ LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 )
 def test_who_reads_no_answer_is_closed(tmp_path: Path, request_bytes: bytes) -> None:
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
-        service = Service(Prompt(), collector)
+        service = Service(PromptPipeline(), collector)
         served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.2)
         served.hang_up()
         with served.another() as peer:
@@ -257,7 +259,7 @@ def test_who_reads_no_answer_is_closed(tmp_path: Path, request_bytes: bytes) -> 
 @pytest.mark.slow
 def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
-        service = Service(Prompt(), collector)
+        service = Service(PromptPipeline(), collector)
         served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.5)
         with served.another() as peer:
             peer.sendall(LARGE * 9 + LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
@@ -275,7 +277,7 @@ def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
 def test_who_asks_on_and_reads_nothing_is_not_told_on_and_on(tmp_path: Path) -> None:
     """Unread refusals would accumulate in the server's memory."""
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
-        service = Service(Prompt(), collector)
+        service = Service(PromptPipeline(), collector)
         served = Served(service, EarlyRefusal(service))
         served.heap()
         with served.another() as peer:
@@ -294,7 +296,9 @@ COMPLETE = request("/v1/recommend")
 
 def test_a_burst_passes_as_far_as_there_is_room(tmp_path: Path) -> None:
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
-        service = Service(Prompt(), collector, threads=2, wait_s=100 * UNMEASURED_COST_S / 2)
+        service = Service(
+            PromptPipeline(), collector, threads=2, wait_s=100 * UNMEASURED_COST_S / 2
+        )
         early_refusal = EarlyRefusal(service)
 
         async def count_passed() -> tuple[int, int]:
@@ -343,7 +347,7 @@ def test_what_two_programs_might_read_differently_is_left_to_the_parser(
     tmp_path: Path, doubtful: bytes
 ) -> None:
     with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as collector:
-        service = Service(Prompt(), collector)
+        service = Service(PromptPipeline(), collector)
         while not service.shedder.is_full():
             service.shedder.admit("answer")
         early_refusal = EarlyRefusal(service)

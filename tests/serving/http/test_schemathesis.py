@@ -52,12 +52,12 @@ def schema(tmp_path_factory, features, bundle):
     ) as collector:
         pipeline = Pipeline(
             slots=serving_shop.slots(),
-            bundles=FixedBundle(bundle),
+            bundle_selector=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
             response_log=collector,
             clock=SystemClock(),
             rng=np.random.default_rng(0),
-            tables=serving_shop.Live(),
+            table_provider=serving_shop.LiveTables(),
         )
         service = Service(
             pipeline,

@@ -13,17 +13,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import numbers
-from tests.support.serving.rollout import Open, pipeline_of
+from tests.support.serving.pipeline import item_numbers
+from tests.support.serving.rollout import CaughtUpSchemas, make_pipeline
 from tests.support.shops import ranking_world, serving_shop
 
 from tailorbird.events import SystemClock
+from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Manifest, Registry, seal
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.models.bundles import probe_in_child
 from tailorbird.serving.models.rollout import Rollout
-from tailorbird.serving.pipeline.pipeline import load_bundle
 
 MODEL = Path("model") / "click.onnx"
 
@@ -41,13 +41,13 @@ class Site:
         self.metrics = Metrics()
         self.rollout = Rollout(
             self.registry,
-            lambda path: load_bundle(path, schema_hash=features.schema_hash),
+            lambda path: Bundle.load(path, schema_hash=features.schema_hash),
             self.metrics,
-            Open(),
+            CaughtUpSchemas(),
             probe=probe,
         )
         self.rollout.tick()
-        self.pipeline = pipeline_of(self.rollout, features)
+        self.pipeline = make_pipeline(self.rollout, features)
         self.before = self.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
         self.damaged = self.registry.path / "v0002"
 
@@ -73,10 +73,10 @@ class Site:
         nothing.
         """
         answer = self.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
-        assert (answer.model, answer.degraded, numbers(answer)) == (
+        assert (answer.model, answer.degraded, item_numbers(answer)) == (
             "v0001",
             [],
-            numbers(self.before),
+            item_numbers(self.before),
         )
         assert self.alarms() == 1
 
@@ -95,7 +95,7 @@ def resealed(folder: Path) -> None:
 
 def external(where: str) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
-        (folder / MODEL).write_bytes(ranking_world.linear_model(3, external=where))
+        (folder / MODEL).write_bytes(ranking_world.make_linear_model(3, external=where))
         resealed(folder)
 
     return damage
@@ -216,14 +216,14 @@ def test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone(
 def test_a_model_that_passes_its_golden_rows_and_gives_no_numbers_later_is_left_for_the_one_before(
     site, features, tmp_path
 ):
-    version = site.registry.add(serving_shop.write_not_finite(tmp_path / "nan", features))
+    version = site.registry.add(serving_shop.write_nan_bundle(tmp_path / "nan", features))
     site.registry.promote(version, by="test", why="its golden rows were fine")
     site.rollout.tick()
     answer = site.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
-    assert (answer.model, answer.degraded, numbers(answer)) == (
+    assert (answer.model, answer.degraded, item_numbers(answer)) == (
         "v0001",
         ["previous_model"],
-        numbers(site.before),
+        item_numbers(site.before),
     )
     site.registry.rollback(by="test", why="no numbers")
     site.rollout.tick()

@@ -3,19 +3,18 @@
 import time
 
 import pytest
-from tests.support.serving.bundles import Seen
+from tests.support.serving.bundles import LoadCounter
 
 from tailorbird.errors import BundleError
 from tailorbird.events import SystemClock
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.serving.models.bundles import BundleHolder, probe_in_child
-from tailorbird.serving.pipeline.pipeline import load_bundle
 
 
 @pytest.fixture
 def seen():
-    return Seen([])
+    return LoadCounter([])
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def registry(tmp_path, bundle_folder):
 
 @pytest.fixture
 def load(features):
-    return lambda folder: load_bundle(folder, schema_hash=features.schema_hash)
+    return lambda folder: Bundle.load(folder, schema_hash=features.schema_hash)
 
 
 def test_nothing_serves_before_the_first_promotion(registry, load, seen):

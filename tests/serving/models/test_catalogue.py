@@ -19,7 +19,7 @@ def test_requests_go_on_with_the_items_before_while_those_of_now_are_laid_over(t
     """Neither the overlay nor what `ready` computes of it is waited for by a request, with the
     champion's index or a canary's.
     """
-    champion, canary, forgotten = (Index.bare(["i1"]) for _ in range(3))
+    champion, canary, forgotten = (Index.from_ids(["i1"]) for _ in range(3))
     with Site(tmp_path) as site:
         site.item("i2")
         site.catalogue.refresh()
@@ -60,7 +60,7 @@ def test_a_price_that_changed_computes_no_order_anew(bundle):
     dearer = with_items(
         index, [NewItem("i3", {"price": 99.0, "category": index.category.text(row)}, 0)]
     )
-    view = dearer.only(np.arange(len(index)) % 2 == 0)
+    view = dearer.restrict(np.arange(len(index)) % 2 == 0)
     for name in ("_key_order", "category"):
         assert dearer.__dict__[name] is index.__dict__[name]
         assert view.__dict__[name] is index.__dict__[name]
@@ -74,7 +74,7 @@ def test_a_price_that_changed_computes_no_order_anew(bundle):
 
 
 def test_an_item_without_a_profile_is_known_by_what_people_do_and_a_profile_adds_to_it(tmp_path):
-    base, first_seen = Index.bare(["i1"]), SystemClock().now() - SECOND
+    base, first_seen = Index.from_ids(["i1"]), SystemClock().now() - SECOND
     with Site(tmp_path) as site:
         for item in ("i1", "bare", "bare"):
             site.click(item, ts=first_seen)
@@ -98,9 +98,9 @@ def test_a_profile_that_an_index_was_built_from_is_not_laid_over_it_however_late
     with Site(tmp_path) as site:
         site.item("i1", ts=end - 2 * SECOND)
         site.catalogue.refresh()
-        base = replace(Index.bare(["i1"]), as_of=end, p=site.catalogue.position - 1)
+        base = replace(Index.from_ids(["i1"]), as_of=end, log_position=site.catalogue.position - 1)
         assert site.catalogue.overlay_for(base) is base
-        unknown = replace(base, p=0)
+        unknown = replace(base, log_position=0)
         assert site.catalogue.overlay_for(unknown).attributes["price"][0] == 1.0, (
             "an index that does not say goes by the time"
         )

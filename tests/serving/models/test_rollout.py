@@ -5,20 +5,20 @@ once, and what a rollback takes.
 import time
 
 import pytest
-from tests.support.serving.bundles import Seen
+from tests.support.serving.bundles import LoadCounter
 from tests.support.serving.pipeline import ResponseRecorder
-from tests.support.serving.rollout import Open, pipeline_of
+from tests.support.serving.rollout import CaughtUpSchemas, make_pipeline
 from tests.support.shops import serving_shop
 
 from tailorbird.errors import BundleError, NotReadyError, UsageError
 from tailorbird.events import SystemClock
-from tailorbird.experiments.assign import Experiment, assign, in_share
+from tailorbird.experiments.assign import Experiment, assign, is_in_share
+from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry, StartedExperiment
 from tailorbird.serving.experiments import LiveExperiments
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.rollout import Rollout
 from tailorbird.serving.models.schemas import SingleSchema
-from tailorbird.serving.pipeline.pipeline import load_bundle
 from tailorbird.serving.pipeline.shadow import CHAMPION_TIMED_EVERY, ShadowScorer
 
 
@@ -26,7 +26,9 @@ from tailorbird.serving.pipeline.shadow import CHAMPION_TIMED_EVERY, ShadowScore
 def registry(tmp_path, features, bundle_folder):
     registry = Registry(tmp_path / "registry", clock=SystemClock())
     registry.add(bundle_folder)
-    registry.add(serving_shop.write(tmp_path / "cheap", features, weights={"price": -0.05}))
+    registry.add(
+        serving_shop.write_shop_bundle(tmp_path / "cheap", features, weights={"price": -0.05})
+    )
     registry.promote("v0001", by="test", why="first")
     return registry
 
@@ -40,9 +42,9 @@ def loads():
 def rollout(registry, loads):
     def load(folder):
         loads.append(folder.name)
-        return load_bundle(folder)
+        return Bundle.load(folder)
 
-    rollout = Rollout(registry, load, Seen([]), Open())
+    rollout = Rollout(registry, load, LoadCounter([]), CaughtUpSchemas())
     rollout.tick()
     return rollout
 
@@ -57,12 +59,12 @@ def models_of(pipeline, people: int = 200) -> dict[str, str]:
 def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_advanced(
     registry, rollout, features
 ):
-    pipeline = pipeline_of(rollout, features)
+    pipeline = make_pipeline(rollout, features)
     registry.set_canary("v0002", 0.2, by="test", why="try")
     rollout.tick()
     small = models_of(pipeline)
     assert {person for person, model in small.items() if model == "v0002"} == {
-        u for u in small if in_share("canary-v0002", 0.2, u)
+        u for u in small if is_in_share("canary-v0002", 0.2, u)
     }
     registry.set_canary("v0002", 0.5, by="test", why="more")
     rollout.tick()
@@ -93,7 +95,7 @@ def test_promoting_the_canary_and_rolling_back_load_nothing(registry, rollout, l
 
 def test_a_server_that_starts_loads_the_champion_before_too(registry, rollout, loads):
     registry.promote("v0002", by="test", why="second")
-    fresh = Rollout(registry, load_bundle, Seen([]), Open())
+    fresh = Rollout(registry, Bundle.load, LoadCounter([]), CaughtUpSchemas())
     fresh.tick()
     assert fresh.previous() is None, "the champion first"
     fresh.tick()
@@ -108,10 +110,10 @@ def test_a_server_that_starts_with_a_damaged_champion_says_that_the_one_before_a
     manifest.chmod(0o644)
     intact = manifest.read_bytes()
     manifest.write_bytes(b"{}")
-    fresh = Rollout(registry, load_bundle, Seen([]), Open())
+    fresh = Rollout(registry, Bundle.load, LoadCounter([]), CaughtUpSchemas())
     fresh.start()
     fresh.stop()
-    query, pipeline = RecommendQuery(slot="home", user_id="u1"), pipeline_of(fresh, features)
+    query, pipeline = RecommendQuery(slot="home", user_id="u1"), make_pipeline(fresh, features)
     answer = pipeline.answer(query)
     assert (answer.model, answer.degraded) == ("v0001", ["previous_model"])
     manifest.write_bytes(intact)
@@ -125,13 +127,13 @@ def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, 
     def load(folder):
         if folder.name == "v0002":
             raise BundleError("it is broken")
-        return load_bundle(folder)
+        return Bundle.load(folder)
 
-    seen = Seen([])
-    rollout = Rollout(registry, load, seen, Open())
+    seen = LoadCounter([])
+    rollout = Rollout(registry, load, seen, CaughtUpSchemas())
     registry.set_canary("v0002", 0.9, by="test", why="try")
     rollout.tick()
-    assert set(models_of(pipeline_of(rollout, features), 20).values()) == {"v0001"}
+    assert set(models_of(make_pipeline(rollout, features), 20).values()) == {"v0001"}
     assert seen.refused == 1
 
 
@@ -143,9 +145,13 @@ def test_a_champion_waits_for_the_candidate_tables_that_it_reads(registry, featu
             return set(sources) <= self.sources
 
     tables = Published()
-    rollout = Rollout(registry, load_bundle, Seen([]), Open(), tables=tables)
+    rollout = Rollout(registry, Bundle.load, LoadCounter([]), CaughtUpSchemas(), tables=tables)
     rollout.tick()
-    registry.add(serving_shop.write(tmp_path / "live", features, columns=["popular:24h", "stan"]))
+    registry.add(
+        serving_shop.write_shop_bundle(
+            tmp_path / "live", features, live_sources=["popular:24h", "stan"]
+        )
+    )
     registry.promote("v0003", by="test", why="reads sessions")
     rollout.tick()
     assert rollout.current().version == "v0001"
@@ -172,7 +178,7 @@ def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
 
 def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout, features):
     response_log = ResponseRecorder()
-    pipeline = pipeline_of(rollout, features, response_log)
+    pipeline = make_pipeline(rollout, features, response_log)
     query = RecommendQuery(slot="home", user_id="u1")
     before = pipeline.answer(query)
     registry.set_shadow("v0002", by="test", why="look")
@@ -210,37 +216,37 @@ def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bu
         def with_index(self, index):
             return self
 
-        def score(self, rows, keys, *, objective, live):
+        def score(self, rows, item_keys, *, objective, live_columns):
             self.calls += 1
             raise RuntimeError("no")
 
     failing = Failing()
     monkeypatch.setattr(rollout, "shadow", lambda: failing)
-    pipeline = pipeline_of(rollout, features)
+    pipeline = make_pipeline(rollout, features)
     degraded = [
         pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded for _ in range(6)
     ]
     assert degraded == [[]] * 6
     assert failing.calls == 3
-    shadows = ShadowScorer(SingleSchema(features, None), pipeline._watcher)
+    shadows = ShadowScorer(SingleSchema(features, None), pipeline._metrics)
     shadows._credit_s = -1.0
     assert not shadows._has_credit(0.1), "it has had its time"
     assert shadows._has_credit(10.0)
 
 
 def test_a_holdout_stays_with_the_previous_champion(registry, loads, features):
-    rollout = Rollout(registry, load_bundle, Seen([]), Open(), holdout=0.2)
+    rollout = Rollout(registry, Bundle.load, LoadCounter([]), CaughtUpSchemas(), holdout_share=0.2)
     registry.promote("v0002", by="test", why="better")
     for _ in range(2):  # the previous champion is loaded after the champion
         rollout.tick()
-    models = models_of(pipeline_of(rollout, features))
+    models = models_of(make_pipeline(rollout, features))
     held_out = {person for person, model in models.items() if model == "v0001"}
-    assert held_out == {u for u in models if in_share("holdout-v0002", 0.2, u)}
+    assert held_out == {u for u in models if is_in_share("holdout-v0002", 0.2, u)}
     assert held_out
     registry.rollback(by="test", why="worse")
     for _ in range(2):
         rollout.tick()
-    assert set(models_of(pipeline_of(rollout, features)).values()) == {"v0001"}
+    assert set(models_of(make_pipeline(rollout, features)).values()) == {"v0001"}
 
 
 ARMS = Experiment(
@@ -266,7 +272,7 @@ def start(registry) -> None:
 def test_an_arm_is_served_by_the_version_that_it_names(registry, rollout, features, loads):
     live = LiveExperiments(registry, serving_shop.slots(), versions=rollout.arms)
     response_log = ResponseRecorder()
-    pipeline = pipeline_of(rollout, features, response_log, live)
+    pipeline = make_pipeline(rollout, features, response_log, live)
     start(registry)
     live.refresh()
     models = models_of(pipeline, 40)
@@ -298,13 +304,13 @@ def test_an_experiment_waits_until_its_versions_are_loaded(registry, features):
     def load(folder):
         if folder.name in broken:
             raise BundleError("it is broken")
-        return load_bundle(folder)
+        return Bundle.load(folder)
 
-    rollout = Rollout(registry, load, Seen([]), Open())
+    rollout = Rollout(registry, load, LoadCounter([]), CaughtUpSchemas())
     rollout.arms._retry_s = 0.0
     rollout.tick()
     live = LiveExperiments(registry, serving_shop.slots(), versions=rollout.arms)
-    pipeline = pipeline_of(rollout, features, None, live)
+    pipeline = make_pipeline(rollout, features, None, live)
     start(registry)
     live.refresh()
     answers = [pipeline.answer(RecommendQuery(slot="home", user_id=f"u{n}")) for n in range(9)]

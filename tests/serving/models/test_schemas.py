@@ -14,12 +14,12 @@ from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, count, entity
 from tailorbird.features.online.worker import FeatureWorker
-from tailorbird.features.schemas import apply, save_declarations
+from tailorbird.features.schemas import apply_schema, save_declarations
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.router import Router
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.models.schemas import Schemas
+from tailorbird.serving.models.schemas import LiveFeatureProvider
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.stream import routed_path
 
@@ -38,7 +38,8 @@ def other(features) -> FeatureSet:
 @pytest.fixture(scope="session")
 def other_bundle(tmp_path_factory, other) -> Bundle:
     return Bundle.load(
-        serving_shop.write(tmp_path_factory.mktemp("other") / "bundle", other), schema_hash=None
+        serving_shop.write_shop_bundle(tmp_path_factory.mktemp("other") / "bundle", other),
+        schema_hash=None,
     )
 
 
@@ -82,7 +83,7 @@ def site(tmp_path):
 
 @pytest.fixture
 def schemas(site, features):
-    schemas = Schemas(site.state, features, retry_s=0)
+    schemas = LiveFeatureProvider(site.state, features, retry_s=0)
     yield schemas
     schemas.close()
 
@@ -92,10 +93,10 @@ def follow(worker: FeatureWorker) -> None:
         pass
 
 
-def p_of(schemas: Schemas, bundle: Bundle | None) -> int:
-    with schemas.access(bundle) as access:
+def p_of(schemas: LiveFeatureProvider, bundle: Bundle | None) -> int:
+    with schemas.open_features(bundle) as access:
         assert access.reader is not None
-        return access.reader.read(REQUEST, ["i1"]).p
+        return access.reader.read(REQUEST, ["i1"]).log_position
 
 
 def test_a_request_reads_with_the_schema_of_its_bundle(
@@ -105,7 +106,7 @@ def test_a_request_reads_with_the_schema_of_its_bundle(
     follow(site.worker(features))
     site.worker(other)
     assert (p_of(schemas, bundle), p_of(schemas, other_bundle)) == (1, 0)
-    with schemas.access(other_bundle) as access:
+    with schemas.open_features(other_bundle) as access:
         assert access.features.schema_hash == other.schema_hash
         assert access.user_columns == ((1, "user_clicks"),)
 
@@ -117,9 +118,9 @@ def test_a_state_is_closed_when_the_last_request_that_reads_it_leaves(
         follow(site.worker(each))
     schemas.set_serving(bundle)
     with ExitStack() as requests:
-        early = requests.enter_context(schemas.access(bundle))
+        early = requests.enter_context(schemas.open_features(bundle))
         schemas.set_serving(other_bundle)
-        late = requests.enter_context(schemas.access(other_bundle))
+        late = requests.enter_context(schemas.open_features(other_bundle))
         assert (
             early.reader.read(REQUEST, ["i1"]).numeric.shape
             == late.reader.read(REQUEST, ["i1"]).numeric.shape
@@ -151,28 +152,28 @@ def test_a_bundle_has_caught_up_when_its_state_is_as_far_as_the_one_that_serves(
 
 
 def test_without_a_bundle_the_applied_schema_is_read_once_it_has_caught_up(site, features, other):
-    schemas = Schemas(site.state, features, retry_s=0)
+    schemas = LiveFeatureProvider(site.state, features, retry_s=0)
     site.send(1)
     follow(site.worker(features))
-    apply(site.state, other, at=0)
-    with schemas.access(None) as access:
+    apply_schema(site.state, other, at=0)
+    with schemas.open_features(None) as access:
         assert access.features.schema_hash == features.schema_hash
     follow(site.worker(other))
     schemas._next_check_at = 0.0
-    with schemas.access(None) as access:
+    with schemas.open_features(None) as access:
         assert access.features.schema_hash == other.schema_hash
-        assert access.reader.read(REQUEST, ["i1"]).p == 1
+        assert access.reader.read(REQUEST, ["i1"]).log_position == 1
     schemas.close()
 
 
 def test_a_bundle_without_declarations_is_given_those_that_are_kept(
     site, schemas, features, other, bundle, other_bundle
 ):
-    assert schemas.complete(replace(bundle, features=None)).features == features
+    assert schemas.attach_schema(replace(bundle, features=None)).features == features
     with pytest.raises(BundleError, match="whose declarations are not here"):
-        schemas.complete(replace(other_bundle, features=None))
+        schemas.attach_schema(replace(other_bundle, features=None))
     save_declarations(site.state, other)
-    assert schemas.complete(replace(other_bundle, features=None)).features == other
+    assert schemas.attach_schema(replace(other_bundle, features=None)).features == other
 
 
 def test_declarations_that_are_not_the_manifests_are_refused(
@@ -215,13 +216,13 @@ def test_an_answer_logs_the_schema_that_it_read(
     for each in (bundle, other_bundle):
         pipeline = Pipeline(
             slots=serving_shop.slots(),
-            bundles=FixedBundle(each),
+            bundle_selector=FixedBundle(each),
             feature_provider=schemas,
             response_log=response_log,
             clock=site.clock,
             rng=np.random.default_rng(0),
-            tables=live,
+            table_provider=live,
         )
         assert pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded == []
-        assert pipeline.missing() == []
+        assert pipeline.missing_parts() == []
     assert response_log.schemas == [features.schema_hash, other.schema_hash]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import Broken, ResponseRecorder, numbers
+from tests.support.serving.pipeline import BrokenReader, ResponseRecorder, item_numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.batch import segment_keys
@@ -15,7 +15,7 @@ from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.candidates.query import RequestLists
 from tailorbird.events import Context, SimulatedClock
 from tailorbird.events.keys import hash64s
-from tailorbird.features.request import CANDIDATES_READ, unpack_sequences
+from tailorbird.features.request import CANDIDATES_KEY, unpack_sequences
 from tailorbird.ranking import Slot
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.schemas import SingleSchema
@@ -35,7 +35,7 @@ SLOT = Slot(
 
 @pytest.fixture(scope="module")
 def live():
-    return serving_shop.Live([BY_COUNTRY])
+    return serving_shop.LiveTables([BY_COUNTRY])
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def ask(features, bundle, live):
     def ask(country, *, slot=SLOT, answers=None, tables=live, reader=None, bundle=bundle):
         pipeline = Pipeline(
             slots={"home": slot},
-            bundles=FixedBundle(bundle),
+            bundle_selector=FixedBundle(bundle),
             feature_provider=SingleSchema(features, reader or serving_shop.FakeReader(features)),
             response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),
-            tables=tables,
+            table_provider=tables,
         )
         return pipeline.answer(
             RecommendQuery(slot="home", user_id="u1", context=Context(country=country))
@@ -83,9 +83,9 @@ def test_what_sources_read_is_logged_if_features_read_newer_events(ask, features
     ask("ES", answers=response_log, reader=Overtaken(features, {"u1": [(3, "click")]}))
     logged = unpack_sequences(response_log.records[0].sequences)
     assert logged["recent"][0] == hash64s(["i3", "i7"]).tolist()
-    assert logged[CANDIDATES_READ][0] == hash64s(["i3"]).tolist()
+    assert logged[CANDIDATES_KEY][0] == hash64s(["i3"]).tolist()
     ask("ES", answers=response_log)
-    assert CANDIDATES_READ not in unpack_sequences(response_log.records[1].sequences)
+    assert CANDIDATES_KEY not in unpack_sequences(response_log.records[1].sequences)
 
 
 def of(answer, source):
@@ -113,7 +113,12 @@ def test_an_unknown_country_gets_what_everybody_gets_and_is_told_so(ask):
     for answer in (
         ask("IS"),
         ask(None),
-        ask("ES", tables=serving_shop.Live([BY_COUNTRY], serving_shop.log(countries=False))),
+        ask(
+            "ES",
+            tables=serving_shop.LiveTables(
+                [BY_COUNTRY], serving_shop.make_routed_log(countries=False)
+            ),
+        ),
     ):
         assert of(answer, BY_COUNTRY) | of(answer, "popular") == {
             "i0",
@@ -135,8 +140,8 @@ def test_of_whom_nothing_is_known_the_countrys_favourites_come_first_where_they_
     baseline = replace(
         bundle, manifest=msgspec.structs.replace(bundle.manifest, heads=(), baseline=BY_COUNTRY)
     )
-    answer = ask("ES", bundle=baseline, reader=Broken())
-    assert (numbers(answer)[:5], answer.degraded) == ([5, 7, 9, 11, 15], ["features"])
+    answer = ask("ES", bundle=baseline, reader=BrokenReader())
+    assert (item_numbers(answer)[:5], answer.degraded) == ([5, 7, 9, 11, 15], ["features"])
 
 
 def test_a_country_in_small_letters_is_read_as_events_keep_it(ask, features):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.serving.pipeline import ResponseRecorder, numbers
+from tests.support.serving.pipeline import ResponseRecorder, item_numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.errors import NotReadyError
@@ -48,12 +48,12 @@ class Model:
     def with_index(self, index):
         return self
 
-    def score(self, rows, keys, *, objective, user_query=None, live=None):
+    def score(self, rows, keys, *, objective, user_query=None, live_columns=None):
         self.calls += 1
         if isinstance(self.gives, Exception):
             raise self.gives
         scores = self._bundle.score(
-            rows, keys, objective=objective, user_query=user_query, live=live
+            rows, keys, objective=objective, user_query=user_query, live_columns=live_columns
         )
         return (
             scores if self.gives is None else replace(scores, value=np.full(len(keys), self.gives))
@@ -67,13 +67,13 @@ def make(features, bundle, live):
     ) -> Pipeline:
         return Pipeline(
             slots=slots or serving_shop.slots(),
-            bundles=bundles or FixedBundle(bundle),
+            bundle_selector=bundles or FixedBundle(bundle),
             feature_provider=SingleSchema(features, reader or serving_shop.FakeReader(features)),
             response_log=response_log,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),
             budgets=budgets or Budgets(),
-            tables=tables,
+            table_provider=tables,
         )
 
     return make
@@ -85,13 +85,13 @@ def test_without_the_store_a_person_is_scored_by_what_was_read_last(make, featur
     before = pipeline.answer(QUERY)
     store.is_down = True
     after = pipeline.answer(QUERY)
-    assert numbers(after) == numbers(before)
+    assert item_numbers(after) == item_numbers(before)
     assert (after.degraded, after.model) == (["last_known"], before.model)
     assert response_log.records[1].numeric == [], (
         "features that no state has now are never logged as such"
     )
     stranger = pipeline.answer(RecommendQuery(slot="home"))
-    assert (stranger.degraded, numbers(stranger)) == (["features"], [0, 1, 2, 4, 5, 6])
+    assert (stranger.degraded, item_numbers(stranger)) == (["features"], [0, 1, 2, 4, 5, 6])
     store.is_down = False
     assert pipeline.answer(QUERY).degraded == []
 
@@ -99,7 +99,7 @@ def test_without_the_store_a_person_is_scored_by_what_was_read_last(make, featur
 def test_what_was_known_long_ago_is_not_used(features):
     moment = [0.0]
     cache, reader = (
-        StaleFeatureCache(people_max=2, now=lambda: moment[0]),
+        StaleFeatureCache(people_max=2, read_clock_s=lambda: moment[0]),
         serving_shop.FakeReader(features),
     )
     keys = np.arange(1, 4, dtype=np.uint64)
@@ -127,7 +127,10 @@ def test_what_was_known_long_ago_is_not_used(features):
 
 def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
     moment = [0.0]
-    cache, reader = StaleFeatureCache(now=lambda: moment[0]), serving_shop.FakeReader(features)
+    cache, reader = (
+        StaleFeatureCache(read_clock_s=lambda: moment[0]),
+        serving_shop.FakeReader(features),
+    )
     request, price = (
         serving_shop.ReadRequest(person="u1", now=serving_shop.NOW),
         features.numeric.index("price"),
@@ -150,7 +153,7 @@ def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
 def test_without_candidate_tables_the_newest_items_are_shown_and_none_is_called_popular(make):
     response_log = ResponseRecorder()
     pipeline = make(tables=None, response_log=response_log)
-    assert (numbers(answer := pipeline.answer(QUERY)), answer.degraded) == (
+    assert (item_numbers(answer := pipeline.answer(QUERY)), answer.degraded) == (
         [39, 38, 37, 36, 35, 34],
         ["candidates"],
     )
@@ -167,9 +170,11 @@ def test_without_candidate_tables_the_newest_items_are_shown_and_none_is_called_
 def test_old_candidate_tables_are_used_and_named(make):
     expected = make().answer(QUERY)
     for age_us, degraded in ((30 * SECOND, []), (31 * SECOND, ["stale_candidates"])):
-        answer = make(tables=serving_shop.Live(age_us=age_us)).answer(QUERY)
-        assert (numbers(answer), answer.degraded) == (numbers(expected), degraded)
-    searching = make(tables=serving_shop.Live(age_us=31 * SECOND)).search(SearchQuery(query="rain"))
+        answer = make(tables=serving_shop.LiveTables(age_us=age_us)).answer(QUERY)
+        assert (item_numbers(answer), answer.degraded) == (item_numbers(expected), degraded)
+    searching = make(tables=serving_shop.LiveTables(age_us=31 * SECOND)).search(
+        SearchQuery(query="rain")
+    )
     assert searching.degraded == [], "a search asks no tables"
 
 
@@ -193,7 +198,7 @@ def test_where_the_model_fails_the_version_before_answers(make, bundle, gives, f
     assert failing.calls == 3, "three failures in a row, then it is left alone for a second"
     before.gives = RuntimeError("this one too")
     nothing = pipeline.answer(QUERY)
-    assert (nothing.degraded, nothing.model, numbers(nothing)) == (
+    assert (nothing.degraded, nothing.model, item_numbers(nothing)) == (
         ["model"],
         "fallback",
         [0, 1, 2, 4, 5, 6],
@@ -204,7 +209,7 @@ def test_an_index_without_items_leaves_those_that_were_known(make, bundle):
     complete = FixedBundle(bundle)
     pipeline = make(bundles=(holder := Swapped(complete)))
     pipeline.answer(QUERY)
-    holder.now = FixedBundle(replace(bundle, index=Index.bare(())))
+    holder.now = FixedBundle(replace(bundle, index=Index.from_ids(())))
     answer = pipeline.answer(QUERY)
     assert answer.degraded == ["index"]
     assert len(answer.items) == 6
@@ -233,16 +238,16 @@ def test_sources_that_there_is_no_time_for_are_left_out(make):
 def test_no_more_candidates_are_scored_than_there_is_time_for(make):
     models = ModelBreakers(budget_s=0.1)
     assert models.rows_max("v1") == float("inf")
-    models.record_scored("v1", 1_000, 0.5)
+    models.record_scoring("v1", 1_000, 0.5)
     assert models.rows_max("v1") == pytest.approx(200)
-    models.record_scored("v2", 1_000, 50.0)
+    models.record_scoring("v2", 1_000, 50.0)
     assert models.rows_max("v2") == ROWS_MIN
     slots = {"home": Slot("home", size=3, sources={"popular": 40})}
     pipeline = make(slots=slots)
-    pipeline.breakers.models.record_scored(
+    pipeline.breakers.model_breakers.record_scoring(
         "", 1_000, 1e9
     )  # the bundle of these tests has no version
-    pipeline.breakers.models._budget_s = 1e-9
+    pipeline.breakers.model_breakers._budget_s = 1e-9
     assert (
         len(
             pipeline.rank(
@@ -284,7 +289,7 @@ def test_a_store_that_is_late_is_left_alone_and_asked_again(make, features):
 
 def test_questions_are_refused_by_what_waits_and_what_it_costs():
     moment = [0.0]
-    shedder = Shedder(threads=2, wait_s=0.1, now=lambda: moment[0])
+    shedder = Shedder(threads=2, wait_s=0.1, read_clock_s=lambda: moment[0])
     for kind, seconds in (("dear", 1.0), ("cheap", 0.001)):
         for _ in range(100):
             shedder.finish(shedder.admit(kind), seconds)

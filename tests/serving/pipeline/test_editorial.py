@@ -15,7 +15,7 @@ from tailorbird.events import SimulatedClock
 from tailorbird.ranking import Slot
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.schemas import SingleSchema
-from tailorbird.serving.pipeline.editorial import LiveLists, check_lists
+from tailorbird.serving.pipeline.editorial import LiveEditorialLists, check_lists
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 
@@ -35,7 +35,7 @@ def lists(tmp_path):
     path.write_text(
         'summer = ["nobody-knows-this", "i33", "i30", "i35", "i31", "i30", "i32", "i20"]'
     )
-    live = LiveLists(path, poll_s=0.01)
+    live = LiveEditorialLists(path, poll_s=0.01)
     live.start()
     yield path, live
     live.stop()
@@ -46,13 +46,13 @@ def ask(features, bundle, lists, live):
     def ask(slot=SLOT, answers=None):
         pipeline = Pipeline(
             slots={"home": slot},
-            bundles=FixedBundle(bundle),
+            bundle_selector=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
             response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),
             editorial_lists=lists[1],
-            tables=live,
+            table_provider=live,
         )
         return pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
 
@@ -96,22 +96,25 @@ def test_a_change_is_taken_in_while_it_serves_and_what_cannot_be_read_changes_no
 def test_a_file_that_is_being_written_is_not_taken_in_half_way(tmp_path):
     path = tmp_path / "lists.toml"
     path.write_text('summer = ["i1"]')
-    live = LiveLists(path)
-    before = live.keys["summer"].tolist()
+    live = LiveEditorialLists(path)
+    before = live.keys_by_list["summer"].tolist()
     assert len(before) == 1
     with path.open("w") as file:
-        assert not live.tick()
+        assert not live.reload_if_changed()
         file.write('summer = ["i1", "i2"]\nwinter = [')
         file.flush()
-        assert not live.tick()
+        assert not live.reload_if_changed()
         file.write('"i3"]\n')
-    assert not live.tick()
-    assert live.keys["summer"].tolist() == before, (
+    assert not live.reload_if_changed()
+    assert live.keys_by_list["summer"].tolist() == before, (
         "empty, then half of it, then all of it, each seen once"
     )
-    assert live.tick()
-    assert {name: keys.size for name, keys in live.keys.items()} == {"summer": 2, "winter": 1}
-    assert not live.tick()
+    assert live.reload_if_changed()
+    assert {name: keys.size for name, keys in live.keys_by_list.items()} == {
+        "summer": 2,
+        "winter": 1,
+    }
+    assert not live.reload_if_changed()
 
 
 def until(holds):

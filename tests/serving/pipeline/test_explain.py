@@ -14,7 +14,7 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.calibration import Isotonic
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
-from tailorbird.registry import Columns, Head
+from tailorbird.registry import ColumnNames, Head
 from tailorbird.serving.messages import RankQuery, RecommendQuery
 from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
@@ -27,9 +27,9 @@ FORMULA = {"click": 1.0, "purchase": 8.0}
 @pytest.fixture(scope="module")
 def fitted(features, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trees")
-    index = serving_shop.build(folder / "index")
+    index = serving_shop.build_shop_index(folder / "index")
     encoder = fit_encoder(
-        Columns(features.numeric, features.categorical, features.sequences),
+        ColumnNames(features.numeric, features.categorical, features.sequences),
         np.zeros((0, 2), np.uint64),
     )
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def written(fitted, features, name, **changes):
 def explained(folder, features):
     pipeline = Pipeline(
         slots={"home": Slot("home", objective=FORMULA, hide_seen=())},
-        bundles=FixedBundle(Bundle.load(folder, schema_hash=features.schema_hash)),
+        bundle_selector=FixedBundle(Bundle.load(folder, schema_hash=features.schema_hash)),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         response_log=None,
         clock=SimulatedClock(serving_shop.NOW),

@@ -36,12 +36,14 @@ def registry(tmp_path, bundle_folder):
 def pipeline_of(registry, features, response_log, formulas):
     return Pipeline(
         slots=SLOTS,
-        bundles=FixedBundle(Bundle.load(registry.champion(), schema_hash=features.schema_hash)),
+        bundle_selector=FixedBundle(
+            Bundle.load(registry.champion_folder(), schema_hash=features.schema_hash)
+        ),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         response_log=response_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),
-        formulas=formulas,
+        formula_provider=formulas,
     )
 
 
@@ -51,13 +53,13 @@ def test_a_formula_is_taken_while_requests_run_and_logged_with_each(registry, fe
     query = RecommendQuery(slot="home", user_id="u1", size=3)
     dear = [item.item_id for item in pipeline.answer(query).items]
     set_formula(registry, SLOTS["home"], "-1.0*click", by="ann", why="cheap first")
-    assert formulas.tick()
-    assert not formulas.tick()
+    assert formulas.reload_if_changed()
+    assert not formulas.reload_if_changed()
     cheap = [item.item_id for item in pipeline.answer(query).items]
     assert int(dear[0][1:]) > 30
     assert int(cheap[0][1:]) < 5
     set_formula(registry, SLOTS["home"], "", by="ann", why="enough")
-    formulas.tick()
+    formulas.reload_if_changed()
     assert [item.item_id for item in pipeline.answer(query).items] == dear
     assert [(record.formula, record.formula_version) for record in response_log.records] == [
         ("1.0*click", None),
@@ -78,15 +80,15 @@ def test_what_cannot_be_used_is_refused_or_left_aside(registry):
     assert read_formulas(registry.path).changes == ()
     set_formula(registry, SLOTS["home"], "3*click", by="ann", why="more")
     formulas = LiveFormulas(registry, SLOTS)
-    formulas.tick()
+    formulas.reload_if_changed()
     (registry.path / "formulas.json").write_text("{}{")
-    assert not formulas.tick()
+    assert not formulas.reload_if_changed()
     assert (
         formulas.formula_for(SLOTS["home"]).weights,
         formulas.formula_for(SLOTS["search"]).version,
     ) == ({"click": 3.0}, "")
     shutil.rmtree(registry.path)
-    formulas.tick()
+    formulas.reload_if_changed()
     assert formulas.formula_for(SLOTS["home"]).version == ""
 
 

@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 from tests.support import routed
-from tests.support.serving.pipeline import Broken, ResponseRecorder, numbers
+from tests.support.serving.pipeline import BrokenReader, ResponseRecorder, item_numbers
 from tests.support.shops import serving_shop
 
 from tailorbird.candidates.protocol import CandidateRequest, Epoch, NoTables
 from tailorbird.candidates.query import RequestLists
 from tailorbird.errors import DeclarationError, StorageError
-from tailorbird.events import Context, Receipt, RoutePlan, SimulatedClock, check, hash64s
+from tailorbird.events import Context, Receipt, RoutePlan, SimulatedClock, check_body, hash64s
 from tailorbird.experiments import Experiment, assign
 from tailorbird.features import Sequence
 from tailorbird.ranking import Explore, Slot
@@ -24,7 +24,7 @@ from tailorbird.retrieval import NewItem, with_items
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.models.candidates import FailSafeTables
 from tailorbird.serving.models.schemas import SingleSchema
-from tailorbird.serving.pipeline.pipeline import STALE_US, Pipeline
+from tailorbird.serving.pipeline.pipeline import STALE_AFTER_US, Pipeline
 from tailorbird.serving.pipeline.protocols import FixedBundle
 
 
@@ -47,14 +47,14 @@ def make(features, bundle, response_log, live):
     ) -> Pipeline:
         return Pipeline(
             slots=slots or serving_shop.slots(),
-            bundles=bundles or FixedBundle(bundle),
+            bundle_selector=bundles or FixedBundle(bundle),
             feature_provider=SingleSchema(
                 features, reader or serving_shop.FakeReader(features, recent)
             ),
             response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(seed),
-            tables=tables,
+            table_provider=tables,
         )
 
     return make
@@ -86,9 +86,9 @@ def test_categories_are_those_of_the_sequence_that_the_model_looks_at(make, feat
         features, {"u1": [(4, "click")]}
     )  # a coat was clicked on, a shoe seen, a hat hidden
     answer = make(
-        slots=slots, reader=reader, tables=serving_shop.Live(["popular:7d:category"])
+        slots=slots, reader=reader, tables=serving_shop.LiveTables(["popular:7d:category"])
     ).answer(RecommendQuery(slot="home", user_id="u1"))
-    assert {serving_shop.CATEGORIES[number % 4] for number in numbers(answer)} == {"coats"}
+    assert {serving_shop.CATEGORIES[number % 4] for number in item_numbers(answer)} == {"coats"}
 
 
 def test_what_was_bought_is_hidden_whichever_sequence_keeps_it(make, features):
@@ -100,7 +100,9 @@ def test_what_was_bought_is_hidden_whichever_sequence_keeps_it(make, features):
         Bought(features, {"u1": [(37, "click")]}),
     ):
         assert 39 not in (
-            shown := numbers(make(reader=reader).answer(RecommendQuery(slot="home", user_id="u1")))
+            shown := item_numbers(
+                make(reader=reader).answer(RecommendQuery(slot="home", user_id="u1"))
+            )
         )
         assert 38 in shown
         assert (37 in shown) == (reader.recent["u1"][0][1] == "click")
@@ -111,7 +113,7 @@ def test_the_model_orders_and_rules_leave_out(make):
     assert answer.degraded == []
     # The bundle likes dear items; the source of new items holds the newest, which are the dearest;
     # none of them is out of stock.
-    assert numbers(answer) == [39, 38, 37, 36, 35, 34]
+    assert item_numbers(answer) == [39, 38, 37, 36, 35, 34]
     assert [item.position for item in answer.items] == [1, 2, 3, 4, 5, 6]
     assert all(item.reason and item.reason_code and item.source for item in answer.items)
 
@@ -146,7 +148,7 @@ def test_candidate_tables_out_of_reach_take_the_sources_from_an_answer_and_not_t
 
 
 def test_a_slot_whose_sources_have_next_to_nothing_still_shows_a_whole_list(make):
-    one = serving_shop.Live(
+    one = serving_shop.LiveTables(
         ["popular:1h"],
         events=routed.table(
             routed.event("click", serving_shop.NOW - 1, "p1", serving_shop.item_id(3))
@@ -162,8 +164,8 @@ def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):
     query = RecommendQuery(
         slot="home", user_id="u1", filters={"category": ["shoes", "bags"]}, size=20
     )
-    assert numbers(pipeline.answer(query))[:3] == [38, 35, 34]
-    shown = numbers(pipeline.answer(msgspec.structs.replace(query, exclude=["i35", "nope"])))
+    assert item_numbers(pipeline.answer(query))[:3] == [38, 35, 34]
+    shown = item_numbers(pipeline.answer(msgspec.structs.replace(query, exclude=["i35", "nope"])))
     assert shown[:2] == [38, 34]
     assert 35 not in shown
     assert {number % 4 for number in shown} == {2, 3}
@@ -173,13 +175,13 @@ def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):
 
 def test_a_filter_by_number_and_by_an_unknown_attribute(make):
     pipeline = make()
-    assert numbers(
+    assert item_numbers(
         pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"price": 4}))
     ) == [4]
     some = pipeline.answer(
         RecommendQuery(slot="home", user_id="u1", filters={"price": {"min": 4, "max": 6}})
     )
-    assert sorted(numbers(some)) == [4, 5, 6]
+    assert sorted(item_numbers(some)) == [4, 5, 6]
     for wrong in (
         {"category": {"min": 1}},
         {"price": {"min": "4"}},
@@ -272,9 +274,9 @@ def test_rules_may_look_at_the_person(make):
         "home": Slot("home", rules=["item.price < 10 * user.user_clicks"], sources={"popular": 40})
     }
     pipeline = make(slots=slots, recent={"u1": [(1, "click")]})
-    assert set(numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1", size=40)))) == set(
-        range(10)
-    )
+    assert set(
+        item_numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1", size=40)))
+    ) == set(range(10))
 
 
 def test_what_is_logged_is_what_was_shown(make, response_log, features):
@@ -298,7 +300,7 @@ def test_what_is_logged_is_what_was_shown(make, response_log, features):
     )
     assert record.schema_hash == features.schema_hash
     numeric = np.array(record.numeric, np.float32).reshape(6, -1)
-    assert numeric[:, features.numeric.index("price")].tolist() == numbers(answer)
+    assert numeric[:, features.numeric.index("price")].tolist() == item_numbers(answer)
     assert len(record.categorical) == 6 * len(features.categorical)
     assert (record.device, record.country, record.local_hour) == (
         "phone",
@@ -306,7 +308,7 @@ def test_what_is_logged_is_what_was_shown(make, response_log, features):
         (serving_shop.NOW // 3_600_000_000 + 1) % 24,
     )
     assert list(msgspec.msgpack.decode(record.sequences)) == ["recent"]
-    accepted, refused = check(
+    accepted, refused = check_body(
         msgspec.json.encode(event), Receipt(serving_shop.NOW, "server"), RoutePlan()
     )
     assert (len(accepted), refused) == (1, [])
@@ -349,7 +351,7 @@ def test_a_bundle_without_a_model_orders_by_its_baseline(make, bundle):
         bundles=FixedBundle(baseline), recent={"u1": [(7, "click"), (38, "click"), (7, "click")]}
     )
     answer = pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
-    assert numbers(answer) == [7, 38, 0, 1, 2, 4]
+    assert item_numbers(answer) == [7, 38, 0, 1, 2, 4]
     assert (answer.degraded, answer.model) == ([], baseline.version)
     assert [item.reason_code for item in answer.items] == [
         "again",
@@ -375,7 +377,7 @@ def test_a_stranger_is_answered_and_logged_as_nobody_else(make, response_log):
     assert ids(first) == ids(second)
     assert response_log.events[0].anonymous_id != response_log.events[1].anonymous_id
     assert (
-        check(
+        check_body(
             msgspec.json.encode(response_log.events[0]),
             Receipt(serving_shop.NOW, "server"),
             RoutePlan(),
@@ -413,7 +415,7 @@ def test_arms_are_sticky_and_the_popular_one_orders_by_popularity(make, response
         user: assign(experiment, user) for user in answers
     }
     orders = {
-        arm: {tuple(numbers(answer)) for answer in answers.values() if answer.arm == arm}
+        arm: {tuple(item_numbers(answer)) for answer in answers.values() if answer.arm == arm}
         for arm in ("popular", "model")
     }
     assert orders == {"popular": {(0, 1, 2, 3, 4, 5)}, "model": {(39, 38, 37, 36, 35, 34)}}
@@ -437,7 +439,7 @@ def test_each_policy_answers_by_the_same_rules(make, policy):
             )
         }
     )
-    shown = numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1")))
+    shown = item_numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1")))
     assert len(set(shown)) == 30
     assert not {3, 13, 23, 33} & set(shown)
     order = {
@@ -516,7 +518,7 @@ def test_an_answer_without_a_model_never_says_that_it_was_picked_for_somebody(ma
     query = RankQuery(slot="home", user_id="u1", items=["i3", "unknown"])
     for pipeline, degraded in (
         (make(bundles=FixedBundle(None)), "model"),
-        (make(reader=Broken()), "features"),
+        (make(reader=BrokenReader()), "features"),
     ):
         answer = pipeline.rank(query)
         assert degraded in answer.degraded
@@ -531,8 +533,8 @@ def test_an_answer_without_a_model_never_says_that_it_was_picked_for_somebody(ma
 def test_search_finds_words_and_lifts_what_the_person_likes(make):
     answer = make().search(SearchQuery(query="rain", user_id="u1"))
     assert len(answer.items) == 5
-    assert all(number % 2 for number in numbers(answer))
-    assert numbers(answer)[0] > 20, "among equal hits the dearest, which the model likes"
+    assert all(number % 2 for number in item_numbers(answer))
+    assert item_numbers(answer)[0] > 20, "among equal hits the dearest, which the model likes"
     assert answer.items[0].reason_code == "search"
     nothing = make().search(SearchQuery(query='"(zzzz', user_id="u1"))
     assert nothing.items == []
@@ -547,8 +549,8 @@ def test_facets_count_all_hits_and_only_those_that_may_be_shown(make, response_l
     assert set(answer.facets) == {"category", "price"}
     rainy = [
         number
-        for number in range(serving_shop.ITEMS)
-        if number % 2 and serving_shop.profile(number)["stock"]
+        for number in range(serving_shop.ITEM_COUNT)
+        if number % 2 and serving_shop.item_profile(number)["stock"]
     ]
     assert answer.facets["category"].counts == Counter(
         serving_shop.CATEGORIES[number % 4] for number in rainy
@@ -583,19 +585,19 @@ def test_a_slot_knows_what_else_a_thing_is_called(make):
 
 def test_similar_items_and_an_items_attributes(make):
     pipeline = make()
-    similar = pipeline.similar("i5", 4)
+    similar = pipeline.similar_items("i5", 4)
     assert len(similar.items) == 4
     assert "i5" not in ids(similar)
-    assert pipeline.similar("nope", 4) is None
-    codes = {item.reason_code for item in pipeline.similar("i5", 39).items}
+    assert pipeline.similar_items("nope", 4) is None
+    codes = {item.reason_code for item in pipeline.similar_items("i5", 39).items}
     assert codes <= {
         "related",
         "popular",
     }  # it is the same for everybody, and does not say "picked for you"
-    allowed = make(slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6"])}).similar(
-        "i5", 39, "home"
-    )
-    assert {"i6", "i13"} <= set(ids(pipeline.similar("i5", 39)))
+    allowed = make(
+        slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6"])}
+    ).similar_items("i5", 39, "home")
+    assert {"i6", "i13"} <= set(ids(pipeline.similar_items("i5", 39)))
     assert not {"i6", "i13"} & set(ids(allowed))
     item = pipeline.item("i5")
     assert item is not None
@@ -611,7 +613,7 @@ def test_similar_items_and_an_items_attributes(make):
 @pytest.mark.parametrize("source", ["popular", "new_items"])
 @pytest.mark.parametrize("category", [None, "shoes"])
 def test_lists_for_everybody_heed_the_rules_and_lists_of_a_slot(make, source, category):
-    tables = serving_shop.Live(["popular:7d:category"])
+    tables = serving_shop.LiveTables(["popular:7d:category"])
     pipeline = make(
         slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6", "i22"])}, tables=tables
     )
@@ -648,8 +650,8 @@ def test_explain_tells_features_heads_and_contributions(make):
 
 
 def test_without_a_store_the_popular_items_are_shown(make, response_log):
-    answer = make(reader=Broken()).answer(RecommendQuery(slot="home", user_id="u1"))
-    assert numbers(answer) == [0, 1, 2, 4, 5, 6]
+    answer = make(reader=BrokenReader()).answer(RecommendQuery(slot="home", user_id="u1"))
+    assert item_numbers(answer) == [0, 1, 2, 4, 5, 6]
     assert answer.degraded == ["features"]
     assert response_log.records[0].degraded == ["features"]
     assert response_log.records[0].numeric == []
@@ -682,7 +684,7 @@ def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
             raise RuntimeError("segfault, nearly")
 
     answer = make(bundles=FixedBundle(Failing())).answer(RecommendQuery(slot="home", user_id="u1"))
-    assert numbers(answer) == [0, 1, 2, 4, 5, 6]
+    assert item_numbers(answer) == [0, 1, 2, 4, 5, 6]
     assert (answer.degraded, answer.model) == (["model"], "fallback")
 
 
@@ -706,7 +708,7 @@ def test_a_person_known_by_alias_is_the_person(make, response_log, features):
 
 def test_features_whose_copies_nobody_keeps_up_are_used_and_named(make, features):
     class Copied(serving_shop.FakeReader):
-        at = serving_shop.NOW - STALE_US
+        at = serving_shop.NOW - STALE_AFTER_US
 
         def read(self, request, items, item_keys=None):
             return replace(super().read(request, items, item_keys), published_at=self.at)

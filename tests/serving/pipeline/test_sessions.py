@@ -25,15 +25,15 @@ QUERY = RecommendQuery(slot="home", user_id="u1")
 
 @pytest.fixture(scope="module")
 def live():
-    return serving_shop.Live(SOURCES)
+    return serving_shop.LiveTables(SOURCES)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, features):
-    folder = serving_shop.write(
+    folder = serving_shop.write_shop_bundle(
         tmp_path_factory.mktemp("sessions") / "bundle",
         features,
-        columns=["session_knn"],
+        live_sources=["session_knn"],
         weights={"session_knn_score": 0.02},
     )
     return Bundle.load(folder, schema_hash=features.schema_hash)
@@ -44,12 +44,12 @@ def make(bundle, features, live):
     def make(reader, answers=None):
         return Pipeline(
             slots=SLOTS,
-            bundles=FixedBundle(bundle),
+            bundle_selector=FixedBundle(bundle),
             feature_provider=SingleSchema(features, reader),
             response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(0),
-            tables=live,
+            table_provider=live,
         )
 
     return make
@@ -82,7 +82,7 @@ def test_a_server_lists_and_scores_what_the_tables_say(make, bundle, features, l
         lists = RequestLists(tables, CandidateRequest(recent.item, recent.ts))
         listed = lists.get("session_knn")
         shown = hash64s(each.item_id for each in answer.items)
-        columns = bundle.encoder.live.matrix(lists, {"recent": recent}, shown)
+        columns = bundle.encoder.live_columns.matrix(lists, {"recent": recent}, shown)
     session_items = hash64s(each.item_id for each in answer.items if each.source == "session_knn")
     assert set(session_items.tolist()) == set(listed.keys[:5].tolist())
     assert answer.items[0].item_id == bundle.index.ids[bundle.index.find(listed.keys[:1])[0]]

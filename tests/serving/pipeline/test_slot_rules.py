@@ -22,7 +22,7 @@ from tailorbird.serving.pipeline.rule_costs import (
     ALL_RULES,
     VariantComparer,
     costs,
-    variants_without,
+    slot_without_each_rule,
 )
 from tailorbird.serving.pipeline.slot_rules import SlotRules
 
@@ -36,12 +36,12 @@ def ask(features, bundle, live):
     def ask(slot, *, recent=None, answers=None, seed=0, text="", **query):
         pipeline = Pipeline(
             slots={"home": slot},
-            bundles=FixedBundle(bundle),
+            bundle_selector=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features, recent)),
             response_log=answers,
             clock=SimulatedClock(serving_shop.NOW),
             rng=np.random.default_rng(seed),
-            tables=live,
+            table_provider=live,
         )
         if text:
             return pipeline.search(SearchQuery(slot="home", user_id="u1", query=text, **query))
@@ -100,9 +100,9 @@ def test_a_slot_that_leaves_nothing_for_this_person_says_so(ask, bundle):
         f"missing(user.avg_price) or {usual}",
         "user.avg_price > 3 or context.country == 'NO'",
     ]
-    assert SlotRules(replace(SLOT, rules=rules)).empty_for_strangers(bundle.index) == [usual], (
-        "in Norway the last one shows something"
-    )
+    assert SlotRules(replace(SLOT, rules=rules)).rules_unmet_by_strangers(bundle.index) == [
+        usual
+    ], "in Norway the last one shows something"
 
 
 def test_what_slots_show_is_computed_once_for_each_of_several_indexes(bundle):
@@ -111,13 +111,13 @@ def test_what_slots_show_is_computed_once_for_each_of_several_indexes(bundle):
     """
     slot_rules = SlotRules(replace(SLOT, rules=["item.stock > 0"]))
     champion, canary = bundle.index, replace(bundle.index, as_of=bundle.index.as_of + 1)
-    views = slot_rules.view(champion), slot_rules.view(canary)
+    views = slot_rules.public_view(champion), slot_rules.public_view(canary)
     assert views[0] is not views[1]
-    assert slot_rules.view(champion) is views[0]
-    assert slot_rules.view(canary) is views[1]
+    assert slot_rules.public_view(champion) is views[0]
+    assert slot_rules.public_view(canary) is views[1]
     later = replace(champion)
-    assert slot_rules.view(later) is not views[0]
-    assert slot_rules.view(canary) is views[1]
+    assert slot_rules.public_view(later) is not views[0]
+    assert slot_rules.public_view(canary) is views[1]
     assert len(slot_rules._views) == 2
 
 
@@ -241,12 +241,12 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     )
     pipeline = Pipeline(
         slots={"home": slot},
-        bundles=FixedBundle(bundle),
+        bundle_selector=FixedBundle(bundle),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         response_log=response_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(1),
-        tables=live,
+        table_provider=live,
     )
     for _ in range(draws):
         pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
@@ -275,12 +275,12 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     clock = SimulatedClock(serving_shop.NOW)
     pipeline = Pipeline(
         slots={"home": slot},
-        bundles=FixedBundle(bundle),
+        bundle_selector=FixedBundle(bundle),
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         response_log=None,
         clock=clock,
         rng=np.random.default_rng(1),
-        tables=live,
+        table_provider=live,
     )
     weigher = VariantComparer(slot, clock)
     outcomes = pipeline.compare_variants(RecommendQuery(slot="home", user_id="u1"), weigher)
@@ -306,7 +306,7 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
         0.0,
         0.0,
     )
-    assert variants_without(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {
+    assert slot_without_each_rule(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {
         "quota 2 of a category",
         "deny",
     }
@@ -320,12 +320,12 @@ def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bu
         clock, declared = SimulatedClock(serving_shop.NOW), replace(slot, experiment=experiment)
         pipeline = Pipeline(
             slots={"home": declared},
-            bundles=FixedBundle(bundle),
+            bundle_selector=FixedBundle(bundle),
             feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
             response_log=None,
             clock=clock,
             rng=np.random.default_rng(1),
-            tables=live,
+            table_provider=live,
         )
         all_outcomes.append(
             pipeline.compare_variants(

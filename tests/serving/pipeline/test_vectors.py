@@ -23,7 +23,7 @@ from tailorbird.ranking.tower import (
 from tailorbird.ranking.tower_net import TOLERANCE
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
-from tailorbird.retrieval.vectors import largest_indices
+from tailorbird.retrieval.vectors import largest_indexes
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
@@ -34,10 +34,10 @@ SLOTS = {"home": Slot("home", size=6, sources={"item_knn": 6, "popular": 6, "new
 
 @pytest.fixture(scope="module")
 def bundle_folder(tmp_path_factory, features):
-    return serving_shop.write(
+    return serving_shop.write_shop_bundle(
         tmp_path_factory.mktemp("vectors") / "bundle",
         features,
-        vectors=True,
+        with_tower=True,
         weights={"price": 0.05, "vector_score": 0.3},
     )
 
@@ -68,13 +68,13 @@ class Recorded(list):
 def make(bundle, features, reader, catalogue=None, response_log=None):
     return Pipeline(
         slots=SLOTS,
-        bundles=FixedBundle(bundle),
+        bundle_selector=FixedBundle(bundle),
         feature_provider=SingleSchema(features, reader),
         response_log=response_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),
-        catalogue=catalogue,
-        tables=serving_shop.Live(),
+        index_overlay=catalogue,
+        table_provider=serving_shop.LiveTables(),
     )
 
 
@@ -110,7 +110,7 @@ def test_the_record_of_an_answer_has_the_vector_for_drift(bundle, features):
     vectors = [record.user_vector for record in records]
     assert [len(vector) for vector in vectors] == [SKETCH_WIDTH, SKETCH_WIDTH]
     sequences = reader.read(ReadRequest(person="u1", now=serving_shop.NOW), ["i1"]).sequences
-    user = bundle.space.query(sequences["recent"]).user
+    user = bundle.space.query(sequences["recent"]).user_vector
     np.testing.assert_allclose(vectors[1], sketch_vector(user), atol=1e-6)
     assert vectors[0] != vectors[1]
     records.clear()
@@ -222,15 +222,17 @@ def test_a_tower_that_fails_is_done_without(bundle, features):
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("golden_user.npy", array_bytes(np.ones((2, serving_shop.WIDTH), np.float32))),
-        ("golden_row.npy", array_bytes(np.full((2, serving_shop.LENGTH), 10_000))),
+        ("golden_user.npy", array_bytes(np.ones((2, serving_shop.VECTOR_WIDTH), np.float32))),
+        ("golden_row.npy", array_bytes(np.full((2, serving_shop.WINDOW_LENGTH), 10_000))),
         ("edges.npy", array_bytes(np.zeros((2, 3), np.float32))),
         ("plan.json", b"{}"),
         ("user.onnx", b"none"),
     ],
 )
 def test_a_damaged_tower_is_refused(tmp_path, features, name, data):
-    folder = serving_shop.write(tmp_path / "bundle", features, vectors=True, damaged={name: data})
+    folder = serving_shop.write_shop_bundle(
+        tmp_path / "bundle", features, with_tower=True, damaged_files={name: data}
+    )
     with pytest.raises(BundleError):
         Bundle.load(folder, schema_hash=None)
 
@@ -247,6 +249,6 @@ def test_the_largest_are_the_largest(size):
     values = np.random.default_rng(size).integers(0, 50, size).astype(np.float32)  # many ties
     for n in (0, 1, 5, 100):
         assert (
-            largest_indices(values, n).tolist()
+            largest_indexes(values, n).tolist()
             == np.lexsort((np.arange(size), -values))[:n].tolist()
         )

@@ -62,10 +62,10 @@ HOME = Slot(
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, features):
     weights = {"price": 0.05, "age_days": 0.01, "popular_24h_score": 3.0, "item_knn_rank": 0.02}
-    folder = serving_shop.write(
+    folder = serving_shop.write_shop_bundle(
         tmp_path_factory.mktemp("live") / "bundle",
         features,
-        columns=["popular:24h", "item_knn"],
+        live_sources=["popular:24h", "item_knn"],
         weights=weights,
     )
     return Bundle.load(folder, schema_hash=features.schema_hash)
@@ -81,23 +81,23 @@ def logged(features, bundle):
 
 def answered(features, bundle, *items):
     response_log, later = ResponseRecorder(), with_items(bundle.index, items)
-    live = serving_shop.Live(
-        events=serving_shop.log(
+    live = serving_shop.LiveTables(
+        events=serving_shop.make_routed_log(
             event("click", serving_shop.NOW - HOUR, f"q{n}", one.id) for n, one in enumerate(items)
         )
     )
     overlay = type("Overlay", (), {"overlay_for": lambda self, index: later})()
     pipeline = Pipeline(
         slots={"home": HOME},
-        bundles=FixedBundle(bundle),
+        bundle_selector=FixedBundle(bundle),
         feature_provider=SingleSchema(
             features, serving_shop.FakeReader(features, {"u2": [(3, "click"), (5, "purchase")]})
         ),
         response_log=response_log,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),
-        catalogue=overlay,
-        tables=live,
+        index_overlay=overlay,
+        table_provider=live,
     )
     for user in ("u1", "u2"):
         pipeline.answer(RecommendQuery(slot="home", user_id=user))

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from tests.support.scored import DECLARED, NOW, ByRule, Routed, role
+from tests.support.scored import DECLARED_SCORES, NOW, RoutedLog, RuleModels, make_score_role
 
 from tailorbird.errors import DeclarationError, LockedError, NotReadyError
 from tailorbird.events import HOUR, SimulatedClock
@@ -19,7 +19,7 @@ from tailorbird.serving.scores.role import EVENTS_MAX
 
 @pytest.fixture
 def routed(tmp_path):
-    log = Routed(tmp_path)
+    log = RoutedLog(tmp_path)
     yield log
     log.close()
 
@@ -39,8 +39,8 @@ def scores(folder, start=0):
 
 def test_people_are_scored_as_their_events_arrive_and_not_too_often(routed, tmp_path):
     routed.append((1, "click", "old", 0))  # before the role was there: the past is not scored
-    models = ByRule()
-    with role(tmp_path, models) as scoring:
+    models = RuleModels()
+    with make_score_role(tmp_path, models) as scoring:
         drain(scoring)
         routed.append(
             (2, "click", "ann", 0),
@@ -67,18 +67,20 @@ def test_people_are_scored_as_their_events_arrive_and_not_too_often(routed, tmp_
         NOW,
         "v0001",
     )
-    assert scoring.figures.unscored == {"leaving": 1}
-    with role(tmp_path, models) as again:  # remembers who was scored lately, from the log
+    assert scoring.figures.unscored_by_name == {"leaving": 1}
+    with make_score_role(
+        tmp_path, models
+    ) as again:  # remembers who was scored lately, from the log
         routed.append((9, "click", "ann", 15), (10, "click", "bob", 30))
         drain(again)
     assert [score.p for score in scores(tmp_path)] == [2, 5, 6, 10]
 
 
 def test_a_risk_that_crosses_the_threshold_is_told_once_and_so_is_its_return(routed, tmp_path):
-    models, p = ByRule({"ann": 0.5, "bob": 0.9}), iter(range(1, 100))
+    models, p = RuleModels({"ann": 0.5, "bob": 0.9}), iter(range(1, 100))
     for risk in (0.5, 0.8, 0.9, 0.65, 0.71, 0.6, 0.2, 0.75):  # 0.63 is where it has come back
         models.risks["ann"] = risk
-        with role(
+        with make_score_role(
             tmp_path, models
         ) as scoring:  # opened anew each time: what is remembered is in the log
             scoring.step()
@@ -95,8 +97,8 @@ def test_a_risk_that_crosses_the_threshold_is_told_once_and_so_is_its_return(rou
 
 
 def test_the_state_is_waited_for(routed, tmp_path):
-    models, stop = ByRule(reached=0), threading.Event()
-    with role(tmp_path, models) as scoring:
+    models, stop = RuleModels(reached_position=0), threading.Event()
+    with make_score_role(tmp_path, models) as scoring:
         scoring.step()
         routed.append((1, "click", "ann", 0))
         stop.set()
@@ -109,7 +111,7 @@ def test_the_state_is_waited_for(routed, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("site", ["score.scored", "score.before_append", "score.after_append"])
 def test_killed_at_any_step_no_score_is_doubled_and_none_is_missing(routed, tmp_path, site):
-    with role(tmp_path, ByRule()) as scoring:
+    with make_score_role(tmp_path, RuleModels()) as scoring:
         scoring.step()
     for block in range(6):
         routed.append(
@@ -117,14 +119,14 @@ def test_killed_at_any_step_no_score_is_doubled_and_none_is_missing(routed, tmp_
         )
     for hit in (1, 2, 1):
         # one block a step, so that there is more than one step to die in
-        small = "import runpy, tailorbird.serving.scores.role as s; s.ROWS_BYTES = 1; "
+        small = "import runpy, tailorbird.serving.scores.role as s; s.BATCH_BYTES = 1; "
         code = small + "runpy.run_module('tests.support.scored', run_name='__main__')"
         env = {**os.environ, "TAILORBIRD_FAULTS": f"{site}=kill@{hit}"}
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, check=False
         )
         assert done.returncode == -9, done.stderr.decode()
-    with role(tmp_path, ByRule()) as scoring:
+    with make_score_role(tmp_path, RuleModels()) as scoring:
         drain(scoring)
     scored = [(score.p, score.person) for score in scores(tmp_path)]
     last: dict[str, int] = {}
@@ -141,7 +143,7 @@ def test_of_a_large_backlog_what_is_scored_is_appended_some_at_a_time(routed, tm
     """Else a role that is told to end, or killed, within the minutes that thousands take would
     begin them all again, each time.
     """
-    with role(tmp_path, ByRule()) as scoring:
+    with make_score_role(tmp_path, RuleModels()) as scoring:
         scoring.step()
         routed.append(
             *((n, "click" if n % 2 else "search", f"u{n}", 0) for n in range(1, 501))
@@ -159,7 +161,7 @@ def test_consumers_go_on_where_they_were_and_old_scores_go(routed, tmp_path):
     feed = ScoreFeed(tmp_path / "scores.db")
     with pytest.raises(NotReadyError):
         feed.read(0)
-    with role(tmp_path, ByRule(), clock=clock, keep_us=HOUR) as scoring:
+    with make_score_role(tmp_path, RuleModels(), clock=clock, keep_us=HOUR) as scoring:
         scoring.step()
         routed.append((1, "click", "ann", 0), (2, "click", "bob", 0))
         drain(scoring)
@@ -173,15 +175,15 @@ def test_consumers_go_on_where_they_were_and_old_scores_go(routed, tmp_path):
         assert scoring.prune() == 1
         first_page = feed.read(0)
         assert ([score.person for score in first_page.scores], first_page.begins) == (["cid"], 3)
-        with pytest.raises(LockedError), role(tmp_path, ByRule()) as second:
+        with pytest.raises(LockedError), make_score_role(tmp_path, RuleModels()) as second:
             second.step()
     feed.close()
 
 
 def test_no_risk_is_told_of_somebody_of_whom_nothing_is_known(routed, tmp_path):
-    models, feed = ByRule({"ann": 0.9, "new": 0.9}), ScoreFeed(tmp_path / "scores.db")
+    models, feed = RuleModels({"ann": 0.9, "new": 0.9}), ScoreFeed(tmp_path / "scores.db")
     models.strangers = {"new"}
-    with role(tmp_path, models) as scoring:
+    with make_score_role(tmp_path, models) as scoring:
         scoring.step()
         routed.append((1, "view", "new", 0), (2, "view", "ann", 0))
         drain(scoring)
@@ -200,11 +202,11 @@ def test_no_risk_is_told_of_somebody_of_whom_nothing_is_known(routed, tmp_path):
 
 def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tmp_path):
     models, clock, feed = (
-        ByRule({"ann": 0.9, "bob": 0.9}),
+        RuleModels({"ann": 0.9, "bob": 0.9}),
         SimulatedClock(NOW),
         ScoreFeed(tmp_path / "scores.db"),
     )
-    with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
+    with make_score_role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
         scoring.step()
         routed.append((1, "view", "ann", 0), (2, "view", "bob", 0))
         drain(scoring)
@@ -213,7 +215,7 @@ def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tm
     )
     for day in (1, 2, 3):
         clock.advance_to(NOW + day * 24 * HOUR)
-        with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
+        with make_score_role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
             scoring.step()
             assert scoring.prune() == 0, "it must be said again first"
             routed.append((2 + day, "view", "bob", 0))
@@ -228,7 +230,7 @@ def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tm
                 }[day]
             )
             assert scoring.prune() == 1
-    with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
+    with make_score_role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
         for p, person, risk in ((6, "ann", 0.95), (7, "ann", 0.1), (8, "bob", 0.9)):
             models.risks[person] = risk
             scoring.step()
@@ -243,11 +245,13 @@ def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tm
 
 def test_who_is_scored_more_seldom_than_scores_are_kept_is_remembered_as_long(routed, tmp_path):
     clock, declared = SimulatedClock(NOW), [NextBest("home", on=["click"], every="3d")]
-    with role(tmp_path, ByRule(), declared, clock=clock, keep_us=HOUR) as scoring:
+    with make_score_role(tmp_path, RuleModels(), declared, clock=clock, keep_us=HOUR) as scoring:
         scoring.step()
     for day in range(5):
         clock.advance_to(NOW + day * 24 * HOUR)
-        with role(tmp_path, ByRule(), declared, clock=clock, keep_us=HOUR) as scoring:
+        with make_score_role(
+            tmp_path, RuleModels(), declared, clock=clock, keep_us=HOUR
+        ) as scoring:
             scoring.step()
             scoring.prune()
             routed.append(
@@ -273,5 +277,5 @@ def test_what_cannot_be_declared_is_refused(wrong):
 
 
 def test_what_is_declared_stands():
-    assert [score.name for score in DECLARED] == ["home", "leaving"]
+    assert [score.name for score in DECLARED_SCORES] == ["home", "leaving"]
     assert ChurnScore(above=0.7).below == pytest.approx(0.63)

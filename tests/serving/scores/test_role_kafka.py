@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 from tests.support.features import ipc
-from tests.support.network.brokers import OPTIONS, started
-from tests.support.scored import DECLARED, NOW, ByRule, rows
+from tests.support.network.brokers import CLIENT_OPTIONS, yield_broker
+from tests.support.scored import DECLARED_SCORES, NOW, RuleModels, make_rows
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import HOUR, SimulatedClock
@@ -17,24 +17,31 @@ from tailorbird.stream import Block, open_writer
 from tailorbird.stream.kafka.cluster import Cluster
 from tailorbird.stream.kafka.logs import KafkaLogSet
 
-servers = pytest.fixture(scope="module")(started)
+servers = pytest.fixture(scope="module")(yield_broker)
 
 
 def test_scores_are_in_a_topic_once_whichever_role_writes_them(servers, tmp_path):
-    cluster = Cluster(servers, f"test-{uuid4().hex[:12]}", options=OPTIONS, timeout_s=10)
+    cluster = Cluster(servers, f"test-{uuid4().hex[:12]}", options=CLIENT_OPTIONS, timeout_s=10)
     here, there = (KafkaLogSet(cluster, tmp_path / name) for name in ("here", "there"))
 
     def role(stream):
         stream.folder.mkdir(exist_ok=True)
         return ScoreRole(
-            stream.routed, stream.scores, DECLARED, ByRule(), SimulatedClock(NOW), keep_us=HOUR
+            stream.routed,
+            stream.scores,
+            DECLARED_SCORES,
+            RuleModels(),
+            SimulatedClock(NOW),
+            keep_us=HOUR,
         )
 
     with open_writer(here.routed, partition="routed", first_position=1) as routed:
         first, second = role(here), role(there)
         first.step()
         for block in range(4):
-            some = rows(*((1 + block * 5 + n, "click", f"u{n}", block * 5 + n) for n in range(5)))
+            some = make_rows(
+                *((1 + block * 5 + n, "click", f"u{n}", block * 5 + n) for n in range(5))
+            )
             routed.append([Block("events", 5, ipc(some))])
             if block == 1:
                 assert first.step().scores > 0

@@ -51,15 +51,15 @@ def event(draw: Callable[..., Any], span: int) -> Any:
     """
     kind = draw(st.sampled_from([*TYPES, "item", "user", "identify"]))
     row = dict.fromkeys(ROUTED.names)
-    moment = START + draw(st.integers(0, 12)) * span // 12 + draw(st.sampled_from([0, 0, 1, -1]))
+    ts = START + draw(st.integers(0, 12)) * span // 12 + draw(st.sampled_from([0, 0, 1, -1]))
     user, anonymous = draw(
         st.sampled_from([("u1", None), ("u2", "a1"), (None, "a1"), (None, "a2")])
     )
     row |= {
         "event_id": draw(st.sampled_from("abcdefghijklmnop")),
         "type": kind,
-        "ts": moment,
-        "received_at": moment,
+        "ts": ts,
+        "received_at": ts,
         "counts": draw(st.integers(0, 9)) > 0,
     }
     row |= {"timeless": False, "raw_partition": "d1", "raw_offset": 0, "raw_row": 0}
@@ -71,7 +71,7 @@ def event(draw: Callable[..., Any], span: int) -> Any:
             "timeless": timeless,
             "counts": True,
         }
-        return row | {"ts": 0 if timeless else moment}
+        return row | {"ts": 0 if timeless else ts}
     if kind == "user":
         return row | {
             "user_id": "u1",
@@ -144,18 +144,18 @@ class Step:
 def _is_new(row: dict, seen: set[tuple[str, str]]) -> bool:
     """The router lets an id of one owner through once."""
     key = row["event_id"], row["user_id"] or row["anonymous_id"] or row["item_id"]
-    fresh = key not in seen
+    is_new = key not in seen
     seen.add(key)
-    return fresh
+    return is_new
 
 
 @st.composite
 def steps(draw: Callable[..., Any]) -> Any:
     span = draw(st.sampled_from([20 * SECOND, 50 * MINUTE, 30 * HOUR, 9 * DAY, 390 * DAY]))
-    drawn = []
-    seen: set[tuple[str, str]] = set()
+    drawn_steps = []
+    seen_ids: set[tuple[str, str]] = set()
     for _ in range(draw(st.integers(1, 4))):
-        events = [one for one in draw(st.lists(event(span), max_size=12)) if _is_new(one, seen)]
+        events = [one for one in draw(st.lists(event(span), max_size=12)) if _is_new(one, seen_ids)]
         now = START + draw(st.integers(-1, 14)) * span // 12 + draw(st.sampled_from([0, 1, -1]))
         person, anonymous = draw(
             st.sampled_from([("u1", None), ("u2", None), (None, "a1"), (None, "a2"), (None, None)])
@@ -171,8 +171,8 @@ def steps(draw: Callable[..., Any]) -> Any:
             now=now,
             position=draw(st.sampled_from([1, 1, 2])),
         )
-        drawn.append(Step(events, draw(st.booleans()), request))
-    return drawn
+        drawn_steps.append(Step(events, draw(st.booleans()), request))
+    return drawn_steps
 
 
 @dataclass(frozen=True)
@@ -193,26 +193,26 @@ def posts(draw: Callable[..., Any]) -> Any:
     login, profiles that come late.
     """
     span = draw(st.sampled_from([10 * MINUTE, 5 * HOUR, 3 * DAY]))
-    now, posted, sent = START, [], []
+    now, drawn_posts, sent_events = START, [], []
     for _ in range(draw(st.integers(1, 6))):
         now += draw(st.integers(0, 6)) * span // 6
         collector, skew = draw(
             st.sampled_from([("north", 0), ("south", -90 * SECOND), ("south", 45 * SECOND)])
         )
-        offset = draw(st.sampled_from([0, HOUR, -40 * DAY]))  # of the client's clock
+        client_offset = draw(st.sampled_from([0, HOUR, -40 * DAY]))  # of the client's clock
         body = []
         for _ in range(draw(st.integers(0, 5))):
-            if sent and draw(st.integers(0, 4)) == 0:
-                body.append(draw(st.sampled_from(sent)))
+            if sent_events and draw(st.integers(0, 4)) == 0:
+                body.append(draw(st.sampled_from(sent_events)))
                 continue
-            one = draw(sent_event(now, span)) | {
-                "event_id": f"e{len(sent)}",
-                "sent_at": now + offset,
+            sent_event = draw(client_event(now, span)) | {
+                "event_id": f"e{len(sent_events)}",
+                "sent_at": now + client_offset,
             }
-            if "ts" in one:
-                one["ts"] += offset
-            sent.append(one)
-            body.append(one)
+            if "ts" in sent_event:
+                sent_event["ts"] += client_offset
+            sent_events.append(sent_event)
+            body.append(sent_event)
         person, anonymous = draw(st.sampled_from([("u1", None), (None, "a1"), (None, "a2")]))
         request = ReadRequest(
             person=person,
@@ -220,46 +220,46 @@ def posts(draw: Callable[..., Any]) -> Any:
             session_id=draw(st.sampled_from([None, "s1"])),
             now=now,
         )
-        posted.append(
+        drawn_posts.append(
             Post(collector, now + skew, body, request if draw(st.integers(0, 3)) else None)
         )
-    return posted
+    return drawn_posts
 
 
 @st.composite
-def sent_event(draw: Callable[..., Any], now: int, span: int) -> Any:
-    kind = draw(
+def client_event(draw: Callable[..., Any], now: int, span: int) -> Any:
+    event_type = draw(
         st.sampled_from(
             ["click", "click", "impression", "purchase", "search", "item", "user", "identify"]
         )
     )
-    one: dict = {
-        "type": kind,
+    event: dict = {
+        "type": event_type,
         "ts": now - draw(st.sampled_from([0, 0, span // 12, span // 2, 2 * DAY])),
     }
-    if kind == "item":
-        one |= {"item_id": draw(st.sampled_from(ITEMS)), "properties": draw(PROFILE)}
+    if event_type == "item":
+        event |= {"item_id": draw(st.sampled_from(ITEMS)), "properties": draw(PROFILE)}
         if draw(st.booleans()):
-            one["timeless"] = True
-            del one["ts"]
-        return one
-    if kind == "user":
-        return one | {"user_id": "u1", "properties": draw(PROFILE)}
-    if kind == "identify":
-        return one | {"user_id": "u1", "anonymous_id": draw(st.sampled_from(["a1", "a2"]))}
-    one |= draw(
+            event["timeless"] = True
+            del event["ts"]
+        return event
+    if event_type == "user":
+        return event | {"user_id": "u1", "properties": draw(PROFILE)}
+    if event_type == "identify":
+        return event | {"user_id": "u1", "anonymous_id": draw(st.sampled_from(["a1", "a2"]))}
+    event |= draw(
         st.sampled_from(
             [{"user_id": "u1"}, {"anonymous_id": "a1"}, {"anonymous_id": "a2", "session_id": "s1"}]
         )
     )
-    if kind == "impression":
-        return one | {"items": draw(st.lists(st.sampled_from(ITEMS), max_size=3))}
-    if kind == "search":
-        return one | {"properties": {"query": "boots"}}
+    if event_type == "impression":
+        return event | {"items": draw(st.lists(st.sampled_from(ITEMS), max_size=3))}
+    if event_type == "search":
+        return event | {"properties": {"query": "boots"}}
     agent = draw(st.sampled_from(["Mozilla/5.0 (X11) Firefox/140", "Googlebot/2.1"]))
-    one |= {"item_id": draw(st.sampled_from(ITEMS)), "context": {"user_agent": agent}}
+    event |= {"item_id": draw(st.sampled_from(ITEMS)), "context": {"user_agent": agent}}
     return (
-        one | {"properties": {"price": draw(st.sampled_from([0.1, 19.99])), "quantity": 3}}
-        if kind == "purchase"
-        else one
+        event | {"properties": {"price": draw(st.sampled_from([0.1, 19.99])), "quantity": 3}}
+        if event_type == "purchase"
+        else event
     )

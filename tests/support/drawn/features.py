@@ -1,7 +1,7 @@
 """Declarations of every kind, as Hypothesis likes them; the events that they count are in
-`drawn_events`.
+`tests.support.drawn.events`.
 
-A new kind of feature is one more function here: `KINDS` has a maker for each, which gets `draw` and
+A new kind of feature is one more function here: `DRAW_BY_KIND` has a maker for each, which gets `draw` and
 a name.
 """
 
@@ -53,7 +53,7 @@ from tailorbird.features import (
 from tailorbird.features.declare.checks import determines
 
 USER, ITEM = entity("user"), entity("item")
-OF_REQUEST = (
+REQUEST_ENTITIES = (
     USER,
     entity("session"),
     entity("user.segment"),
@@ -62,7 +62,7 @@ OF_REQUEST = (
     entity("user", "weekday"),
 )
 ENTITIES = (
-    *OF_REQUEST,
+    *REQUEST_ENTITIES,
     ITEM,
     entity("item.category"),
     entity("user", "item.category"),
@@ -74,7 +74,9 @@ ENTITIES = (
     entity("item", "weekday"),
     entity("item", "position"),
 )
-RELATED = [(own, group) for own in ENTITIES for group in ENTITIES if determines(own, group)]
+ENTITY_AND_GROUP = [
+    (own, group) for own in ENTITIES for group in ENTITIES if determines(own, group)
+]
 TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
 FILTERS = (
     None,
@@ -95,7 +97,7 @@ NUMBERS = (
     "properties.depth",
     "weekday - local_hour",
 )
-FURTHER = (
+SEQUENCE_VALUES = (
     "dwell_ms",
     "price * quantity - 10",
     "item.category",
@@ -109,31 +111,36 @@ WINDOWS = (
     *(("28d", "1d"), ("84d", None), ("400d", "10d"), ("400d", "400d")),
 )
 
-one_type = st.sampled_from(TYPES)
-types = st.lists(one_type, min_size=1, max_size=3)
-about = st.sampled_from(ENTITIES)
-of_request = st.sampled_from(OF_REQUEST)
-where = st.sampled_from(FILTERS).map(lambda text: {"where": text})
-window = st.sampled_from(WINDOWS).map(lambda pair: {"window": pair[0], "hop": pair[1]})
-amount = st.fixed_dictionaries(
+event_type = st.sampled_from(TYPES)
+event_types = st.lists(event_type, min_size=1, max_size=3)
+any_entity = st.sampled_from(ENTITIES)
+request_entity = st.sampled_from(REQUEST_ENTITIES)
+filter_arguments = st.sampled_from(FILTERS).map(lambda text: {"where": text})
+window_arguments = st.sampled_from(WINDOWS).map(lambda pair: {"window": pair[0], "hop": pair[1]})
+amount_arguments = st.fixed_dictionaries(
     {
         "of": st.sampled_from(NUMBERS),
         "unit": st.sampled_from([0.01, 0.3, 1.0]),
         "max": st.sampled_from([10, 1e6]),
     }
 )
-maybe_amount = st.just({}) | amount
+optional_amount_arguments = st.just({}) | amount_arguments
 
 
-def _summed(kind: Any) -> Any:
+def _make_sum_drawer(kind: Any) -> Any:
     return lambda draw, name: kind(
-        name, draw(about), draw(types), **draw(amount), **draw(window), **draw(where)
+        name,
+        draw(any_entity),
+        draw(event_types),
+        **draw(amount_arguments),
+        **draw(window_arguments),
+        **draw(filter_arguments),
     )
 
 
 def _measure(draw: st.DrawFn, name: str) -> Feature:
     return draw(st.sampled_from([session_length, session_depth, session_duration]))(
-        name, draw(st.none() | types)
+        name, draw(st.none() | event_types)
     )
 
 
@@ -141,42 +148,71 @@ def _distinct(draw: st.DrawFn, name: str) -> Feature:
     of = draw(st.sampled_from(["item", "user", "query", "item.category"]))
     return distinct(
         name,
-        draw(about),
-        draw(types),
+        draw(any_entity),
+        draw(event_types),
         of=of,
         precision=draw(st.integers(4, 8)),
-        **draw(window),
-        **draw(where),
+        **draw(window_arguments),
+        **draw(filter_arguments),
     )
 
 
 def _ratio(draw: st.DrawFn, name: str) -> Feature:
-    own = draw(about)
-    smoothed = {
+    entity_ = draw(any_entity)
+    smoothing_arguments = {
         "prior": draw(
-            st.sampled_from([None, 0.1, *(group for one, group in RELATED if one == own)])
+            st.sampled_from(
+                [None, 0.1, *(group for one, group in ENTITY_AND_GROUP if one == entity_)]
+            )
         ),
         "weight": draw(st.sampled_from([0, 3, 20.5])),
     }
-    return ratio(name, own, draw(types), draw(types), **smoothed, **draw(window), **draw(where))
+    return ratio(
+        name,
+        entity_,
+        draw(event_types),
+        draw(event_types),
+        **smoothing_arguments,
+        **draw(window_arguments),
+        **draw(filter_arguments),
+    )
 
 
 def _trend(draw: st.DrawFn, name: str) -> Feature:
     short, long, hop = draw(st.sampled_from(TRENDS))
-    return trend(name, draw(about), draw(types), short=short, long=long, hop=hop, **draw(where))
+    return trend(
+        name,
+        draw(any_entity),
+        draw(event_types),
+        short=short,
+        long=long,
+        hop=hop,
+        **draw(filter_arguments),
+    )
 
 
 def _share(draw: st.DrawFn, name: str) -> Feature:
-    own, group = draw(st.sampled_from(RELATED))
+    entity_, group = draw(st.sampled_from(ENTITY_AND_GROUP))
     return share(
-        name, own, draw(types), within=group, **draw(maybe_amount), **draw(window), **draw(where)
+        name,
+        entity_,
+        draw(event_types),
+        within=group,
+        **draw(optional_amount_arguments),
+        **draw(window_arguments),
+        **draw(filter_arguments),
     )
 
 
 def _decayed(draw: st.DrawFn, name: str) -> Feature:
     half_life = draw(st.sampled_from(["15s", "1h", "3d", "50d"]))
     return decayed(
-        name, draw(about), draw(types), half_life=half_life, **draw(maybe_amount), **draw(where)
+        name,
+        draw(any_entity),
+        draw(event_types),
+        half_life=half_life,
+        **draw(optional_amount_arguments),
+        **draw(filter_arguments),
     )
 
 
@@ -191,23 +227,27 @@ LASTS = (
 
 def _last(draw: st.DrawFn, name: str) -> Feature:
     of, kind = draw(st.sampled_from(LASTS))
-    return last(name, draw(about), draw(types), of=of, kind=kind, **draw(where))
+    return last(
+        name, draw(any_entity), draw(event_types), of=of, kind=kind, **draw(filter_arguments)
+    )
 
 
 def _first(draw: st.DrawFn, name: str) -> Feature:
     of, kind = draw(st.sampled_from(LASTS))
-    return first(name, draw(about), draw(types), of=of, kind=kind, **draw(where))
+    return first(
+        name, draw(any_entity), draw(event_types), of=of, kind=kind, **draw(filter_arguments)
+    )
 
 
 def _sequence(draw: st.DrawFn, name: str) -> Feature:
-    further = draw(st.lists(st.sampled_from(FURTHER), max_size=3, unique=True))
+    further_values = draw(st.lists(st.sampled_from(SEQUENCE_VALUES), max_size=3, unique=True))
     return sequence(
         name,
-        draw(of_request),
-        draw(types),
+        draw(request_entity),
+        draw(event_types),
         length=draw(st.integers(1, 5) | st.sampled_from([64, 128])),
-        of=further,
-        **draw(where),
+        of=further_values,
+        **draw(filter_arguments),
     )
 
 
@@ -215,10 +255,10 @@ def _gap(draw: st.DrawFn, name: str) -> Feature:
     kind = draw(st.sampled_from([gap_mean, gap_min, gap_max, gap_deviation, gap_last]))
     return kind(
         name,
-        draw(of_request),
-        draw(types),
+        draw(request_entity),
+        draw(event_types),
         length=draw(st.integers(2, 6) | st.just(64)),
-        **draw(where),
+        **draw(filter_arguments),
     )
 
 
@@ -227,7 +267,9 @@ def _similarity(draw: st.DrawFn, name: str) -> tuple[Feature, ...]:
     its sequence disturb no other.
     """
     length = draw(st.sampled_from([1, 5, 64, 128]))
-    sequence_ = sequence(name, draw(of_request), draw(types), length=length, **draw(where))
+    sequence_ = sequence(
+        name, draw(request_entity), draw(event_types), length=length, **draw(filter_arguments)
+    )
     near = similarity(
         f"{name}_near", of=name, how=draw(st.sampled_from(["sum", "max"])), length=min(length, 64)
     )
@@ -238,11 +280,11 @@ def _favourite(draw: st.DrawFn, name: str) -> Feature:
     of = draw(st.sampled_from(["item", "item.category", "query", "device", "item.tags"]))
     return favourite(
         name,
-        draw(of_request),
-        draw(types),
+        draw(request_entity),
+        draw(event_types),
         of=of,
         length=draw(st.integers(1, 6) | st.just(64)),
-        **draw(where),
+        **draw(filter_arguments),
     )
 
 
@@ -250,11 +292,11 @@ def _seen(draw: st.DrawFn, name: str) -> Feature:
     of = draw(st.sampled_from(["item", "item.category", "item.tags"]))
     return seen(
         name,
-        draw(of_request),
-        draw(types),
+        draw(request_entity),
+        draw(event_types),
         of=of,
         length=draw(st.integers(1, 6) | st.just(128)),
-        **draw(where),
+        **draw(filter_arguments),
     )
 
 
@@ -262,7 +304,14 @@ def _quantile(draw: st.DrawFn, name: str) -> Feature:
     edges = draw(st.sampled_from([(0, 10), (-5, 0.005, 9.995, 10.0, 1e9), (1, 2, 3)]))
     q, of = draw(st.sampled_from([0.01, 0.5, 0.9])), draw(st.sampled_from(NUMBERS))
     return quantile(
-        name, draw(about), draw(types), of=of, edges=edges, q=q, **draw(window), **draw(where)
+        name,
+        draw(any_entity),
+        draw(event_types),
+        of=of,
+        edges=edges,
+        q=q,
+        **draw(window_arguments),
+        **draw(filter_arguments),
     )
 
 
@@ -309,23 +358,31 @@ def _context(draw: st.DrawFn, name: str) -> Feature:
     )
 
 
-KINDS: dict[str, Any] = {
+DRAW_BY_KIND: dict[str, Any] = {
     "count": lambda draw, name: count(
-        name, draw(about), draw(types), **draw(window), **draw(where)
+        name,
+        draw(any_entity),
+        draw(event_types),
+        **draw(window_arguments),
+        **draw(filter_arguments),
     ),
-    "total": _summed(total),
-    "mean": _summed(mean),
-    "variance": _summed(variance),
-    "minimum": _summed(minimum),
-    "maximum": _summed(maximum),
+    "total": _make_sum_drawer(total),
+    "mean": _make_sum_drawer(mean),
+    "variance": _make_sum_drawer(variance),
+    "minimum": _make_sum_drawer(minimum),
+    "maximum": _make_sum_drawer(maximum),
     "distinct": _distinct,
     "ratio": _ratio,
     "trend": _trend,
     "share": _share,
     "decayed": _decayed,
     "last": _last,
-    "since": lambda draw, name: time_since(name, draw(about), draw(types), **draw(where)),
-    "first": lambda draw, name: time_since_first(name, draw(about), draw(types), **draw(where)),
+    "since": lambda draw, name: time_since(
+        name, draw(any_entity), draw(event_types), **draw(filter_arguments)
+    ),
+    "first": lambda draw, name: time_since_first(
+        name, draw(any_entity), draw(event_types), **draw(filter_arguments)
+    ),
     "gap": _gap,
     "measure": _measure,
     "sequence": _sequence,
@@ -339,7 +396,7 @@ KINDS: dict[str, Any] = {
     "element": _element,
     "age": _age,
     "match": _match,
-    "session": lambda draw, name: session(name, draw(one_type)),
+    "session": lambda draw, name: session(name, draw(event_type)),
     "attribute": _attribute,
     "context": _context,
 }
@@ -351,11 +408,13 @@ def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
     them.
     """
     kinds = (
-        [kind] * 4 if kind else draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=7))
+        [kind] * 4
+        if kind
+        else draw(st.lists(st.sampled_from(list(DRAW_BY_KIND)), min_size=1, max_size=7))
     )
     features: list[Feature] = []
     for number, kind in enumerate(kinds):
-        declared = KINDS[kind](draw, f"f{number}")
+        declared = DRAW_BY_KIND[kind](draw, f"f{number}")
         features += declared if isinstance(declared, tuple) else [declared]
     numbers = [
         feature.name
@@ -364,13 +423,13 @@ def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
     ]
     if numbers:
         a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
-        roots = [
+        transforms = [
             f"sqrt({a} + 1) if {b} > 1 else {b}",
             f"log1p({a}) - log({b})",
             f"exp({a} / 1000) * {b}",
         ]
         features.append(
-            derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", *roots])))
+            derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", *transforms])))
         )
         features.append(derived("d2", f"max(d1, {a}) * 3"))
     return features

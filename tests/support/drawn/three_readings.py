@@ -19,7 +19,7 @@ from tailorbird.features.online.shuffle import Shuffle
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.features.parity.sampled import SampledRead, requests_of
 from tailorbird.features.reference import reference as plain
-from tailorbird.features.reference.moments import routed_events
+from tailorbird.features.reference.point_in_time import routed_events
 from tailorbird.features.state.key_partition import KeyPart
 from tailorbird.stream import Block, open_writer
 
@@ -28,15 +28,15 @@ def table(rows: Any) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ROUTED)
 
 
-def stream(
+def play_stream(
     folder: Path,
     features: FeatureSet,
-    script: list[Step],
+    steps: list[Step],
     workers: int = 1,
     *,
     shuffled: bool = False,
 ) -> tuple[pa.Table, list[SampledRead]]:
-    """Play the script through log, workers and reader: all events with their p, and what was read.
+    """Play the steps through log, workers and reader: all events with their p, and what was read.
 
     Several workers are never all as far as each other; `shuffled` has each read the log that a
     shuffle writes for it.
@@ -57,19 +57,19 @@ def stream(
         shuffle = stack.enter_context(Shuffle(routed, logs, features)) if shuffled else None
         running = [open_worker(number) for number in range(workers)]
         stack.callback(lambda: [worker.close() for worker in running])
-        for place, step in enumerate(script):
+        for step_number, step in enumerate(steps):
             if step.restart:
-                again = place % workers
-                running[again].close()
-                running[again] = open_worker(again)
+                restarted_worker = step_number % workers
+                running[restarted_worker].close()
+                running[restarted_worker] = open_worker(restarted_worker)
             rows = [row | {"p": log.end() + index} for index, row in enumerate(step.events)]
             all_rows += rows
             if rows:
-                log.append([Block("events", len(rows), payload(table(rows)))])
+                log.append([Block("events", len(rows), to_payload(table(rows)))])
             if shuffle is not None:
                 shuffle.step()
             for number, worker in enumerate(running):
-                if workers == 1 or (place + number) % workers:
+                if workers == 1 or (step_number + number) % workers:
                     worker.step()
             reader = Reader(folder / "state", features, workers=workers)
             reads.append(SampledRead(step.request, ITEMS, reader.read(step.request, list(ITEMS))))
@@ -77,80 +77,88 @@ def stream(
     return table(all_rows), reads
 
 
-def payload(events: pa.Table) -> bytes:
+def to_payload(events: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, events.schema) as writer:
         writer.write_table(events)
     return sink.getvalue().to_pybytes()
 
 
-def bits(value: float) -> int:
+def float_bits(value: float) -> int:
     number = np.float32(value)
     return 0x7FC00000 if np.isnan(number) else int(number.view(np.uint32))
 
 
-def _bits_of(value: int | float) -> int:
+def _value_bits(value: int | float) -> int:
     """A number of a sequence as its bits; what is no number is an int as it is."""
     return int(np.float64(value).view(np.uint64)) if isinstance(value, float) else value
 
 
-def _rows(columns: list[list[int]]) -> list[list[int]]:
+def _transpose(columns: list[list[int]]) -> list[list[int]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def differences(features: FeatureSet, events: pa.Table, reads: list[SampledRead]) -> list[str]:
+def find_differences(features: FeatureSet, events: pa.Table, reads: list[SampledRead]) -> list[str]:
     """Every value that is not the same in reference, backfill and stream."""
-    different = []
+    differences = []
     rows = backfill(features, events, requests_of(reads))
     routed = routed_events(events)
-    for index, one in enumerate(reads):
-        person = plain.ReadRequest(**{**vars(one.request), "person": one.rows.person})
-        for place, item in enumerate(ITEMS):
+    for request_index, sampled_read in enumerate(reads):
+        person = plain.ReadRequest(
+            **{**vars(sampled_read.request), "person": sampled_read.rows.person}
+        )
+        for item_index, item in enumerate(ITEMS):
 
             def expected(
-                name: str, person: str | None = person, item: str | None = item, one: Any = one
+                name: str,
+                person: str | None = person,
+                item: str | None = item,
+                sampled_read: Any = sampled_read,
             ) -> Any:
                 return plain.compute_value(
                     features,
                     name,
                     person,
                     item,
-                    one.rows.t,
-                    one.rows.positions or one.rows.p,
+                    sampled_read.rows.t,
+                    sampled_read.rows.log_positions or sampled_read.rows.log_position,
                     routed,
                 )
 
-            row = index * len(ITEMS) + place
+            row = request_index * len(ITEMS) + item_index
             for column, name in enumerate(features.numeric):
                 values = [
                     float(expected(name)),
                     rows.numeric[row, column],
-                    one.rows.numeric[place, column],
+                    sampled_read.rows.numeric[item_index, column],
                 ]
-                if len({bits(value) for value in values}) > 1:
-                    different.append(
-                        f"{name} of {item} in request {index}: reference, backfill, stream = "
+                if len({float_bits(value) for value in values}) > 1:
+                    differences.append(
+                        f"{name} of {item} in request {request_index}: reference, backfill, stream = "
                         f"{values}"
                     )
             for column, name in enumerate(features.categorical):
                 values = [
                     int(expected(name)),
                     int(rows.categorical[row, column]),
-                    int(one.rows.categorical[place, column]),
+                    int(sampled_read.rows.categorical[item_index, column]),
                 ]
                 if len(set(values)) > 1:
-                    different.append(
-                        f"{name} of {item} in request {index}: reference, backfill, stream = "
+                    differences.append(
+                        f"{name} of {item} in request {request_index}: reference, backfill, stream = "
                         f"{values}"
                     )
             for name in features.sequences:
-                own, read = rows.sequences[name].of(index).lists(), one.rows.sequences[name].lists()
+                backfilled_sequence, stream_sequence = (
+                    rows.sequences[name].of(request_index).to_lists(),
+                    sampled_read.rows.sequences[name].to_lists(),
+                )
                 values = [
-                    [[_bits_of(value) for value in row] for row in expected(name)],
-                    *map(_rows, (own, read)),
+                    [[_value_bits(value) for value in row] for row in expected(name)],
+                    *map(_transpose, (backfilled_sequence, stream_sequence)),
                 ]
                 if not values[0] == values[1] == values[2]:
-                    different.append(
-                        f"{name} in request {index}: reference, backfill, stream = {values}"
+                    differences.append(
+                        f"{name} in request {request_index}: reference, backfill, stream = {values}"
                     )
-    return different
+    return differences

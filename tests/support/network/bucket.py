@@ -21,7 +21,7 @@ from tailorbird.storage_paths import StoragePath
 
 BUCKET = "shop-lake"
 SECRET = "canary-7c0b2f4e9a31"
-_OURS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
+_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
 
 
 class Home:
@@ -46,9 +46,9 @@ def s3_server() -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    before = {name: os.environ.get(name) for name in _OURS}
+    environment_before = {name: os.environ.get(name) for name in _VARIABLES}
     os.environ.update(
-        zip(_OURS, (f"http://127.0.0.1:{port}", "writer", SECRET, "us-east-1"), strict=True)
+        zip(_VARIABLES, (f"http://127.0.0.1:{port}", "writer", SECRET, "us-east-1"), strict=True)
     )
     try:
         _make_bucket(port)
@@ -56,7 +56,7 @@ def s3_server() -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
-        for name, value in before.items():
+        for name, value in environment_before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -64,16 +64,18 @@ def s3_server() -> Iterator[str]:
 
 
 def _make_bucket(port: int) -> None:
-    until = time.monotonic() + 120
+    deadline = time.monotonic() + 120
     while True:
         try:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=writer/20260101/us-east-1/s3/x"}
-            connection.request("PUT", f"/{BUCKET}", headers=signed)
+            headers = {
+                "Authorization": "AWS4-HMAC-SHA256 Credential=writer/20260101/us-east-1/s3/x"
+            }
+            connection.request("PUT", f"/{BUCKET}", headers=headers)
             assert connection.getresponse().status == 200
             return
         except OSError:
-            assert time.monotonic() < until, "the S3 server does not start"
+            assert time.monotonic() < deadline, "the S3 server does not start"
             time.sleep(0.1)
 
 
@@ -92,7 +94,7 @@ class Proxy:
         self.unconditional = (
             False  # forwards writes without their conditions, as storage would that knows none
         )
-        self._paused: list[Callable[[], int]] = []
+        self._held_requests: list[Callable[[], int]] = []
         host = target.removeprefix("http://")
         proxy = self
 
@@ -117,7 +119,7 @@ class Proxy:
                     return connection.getresponse()
 
                 if proxy.hold(self.command, self.path):
-                    proxy._paused.append(lambda: send().status)
+                    proxy._held_requests.append(lambda: send().status)
                     self.cut()
                     return
                 response = send()
@@ -162,8 +164,8 @@ class Proxy:
 
     def release_paused(self) -> list[int]:
         """Send what was held; with which status each was answered."""
-        paused, self._paused = self._paused, []
-        return [send() for send in paused]
+        held_requests, self._held_requests = self._held_requests, []
+        return [send() for send in held_requests]
 
     def close(self) -> None:
         self._server.shutdown()

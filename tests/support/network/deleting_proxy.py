@@ -16,49 +16,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.support.network.brokers import NAMED, broker
+from tests.support.network.brokers import NAMED_BROKER, broker
 from tests.support.network.ports import free_port
 
 _FETCH, _LIST_OFFSETS, _API_VERSIONS, _DELETE_RECORDS = 1, 2, 18, 21
-_NEWEST = {_FETCH: 11, _LIST_OFFSETS: 5, _DELETE_RECORDS: 1}
+_VERSION_MAX_BY_API = {_FETCH: 11, _LIST_OFFSETS: 5, _DELETE_RECORDS: 1}
 _OUT_OF_RANGE = 1
 _EARLIEST = -2
 
-Lows = dict[tuple[str, int], int]
+LowOffsets = dict[tuple[str, int], int]
 
 
-class _Bytes:
+class _Fields:
     """Reads fields one after another, and can write over the one that comes next."""
 
-    def __init__(self, data: bytes | bytearray, at: int = 0) -> None:
-        self.data, self.at = data, at
+    def __init__(self, data: bytes | bytearray, offset: int = 0) -> None:
+        self.data, self.offset = data, offset
 
     def take(self, kind: str) -> int:
-        (value,) = struct.unpack_from(f">{kind}", self.data, self.at)
-        self.at += struct.calcsize(f">{kind}")
+        (value,) = struct.unpack_from(f">{kind}", self.data, self.offset)
+        self.offset += struct.calcsize(f">{kind}")
         return value
 
     def put(self, kind: str, value: int) -> None:
-        struct.pack_into(f">{kind}", self.data, self.at, value)  # type: ignore[arg-type]
+        struct.pack_into(f">{kind}", self.data, self.offset, value)  # type: ignore[arg-type]
 
     def text(self) -> str:
         length = self.take("h")
-        self.at += max(0, length)
-        return bytes(self.data[self.at - max(0, length) : self.at]).decode()
+        self.offset += max(0, length)
+        return bytes(self.data[self.offset - max(0, length) : self.offset]).decode()
 
     def skip(self, count: int) -> None:
-        self.at += count
+        self.offset += count
 
 
 @contextmanager
 def deleting_broker(folder: Path) -> Iterator[str]:
     """The address of a broker that deletes records: one that is named does by itself."""
-    if NAMED:
-        yield NAMED
+    if NAMED_BROKER:
+        yield NAMED_BROKER
         return
     listener = socket.create_server(("127.0.0.1", free_port()))
     port = listener.getsockname()[1]
-    with broker(folder, advertised=port) as servers:
+    with broker(folder, advertised_port=port) as servers:
         loop = asyncio.new_event_loop()
         proxy = _Proxy(int(servers.rpartition(":")[2]))
         server = loop.run_until_complete(asyncio.start_server(proxy.serve, sock=listener))
@@ -84,7 +84,7 @@ async def _end(server: asyncio.Server) -> None:
 class _Proxy:
     def __init__(self, target: int) -> None:
         self._target = target
-        self._lows: Lows = {}
+        self._low_offsets: LowOffsets = {}
 
     async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         # Asyncio does so where a socket names its protocol; without, the second of two answers
@@ -93,11 +93,11 @@ class _Proxy:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             server, requests = await asyncio.open_connection("127.0.0.1", self._target)
             pending: dict[int, tuple[int, int, object]] = {}
-            back = asyncio.ensure_future(self._answer(server, answers, pending))
+            answer_task = asyncio.ensure_future(self._answer(server, answers, pending))
             try:
                 while True:
-                    request = await _frame(client)
-                    fields = _Bytes(request)
+                    request = await _read_frame(client)
+                    fields = _Fields(request)
                     api, version, correlation = fields.take("h"), fields.take("h"), fields.take("i")
                     if api == _DELETE_RECORDS:
                         _send(answers, self._delete(fields, correlation))
@@ -105,11 +105,15 @@ class _Proxy:
                     partitions: object = None
                     if api in (_FETCH, _LIST_OFFSETS):
                         fields.text()
-                        partitions = _fetched(fields) if api == _FETCH else _listed(fields, version)
+                        partitions = (
+                            _read_fetch_offsets(fields)
+                            if api == _FETCH
+                            else _read_earliest_partitions(fields, version)
+                        )
                     pending[correlation] = api, version, partitions
                     _send(requests, request)
             finally:
-                back.cancel()
+                answer_task.cancel()
                 requests.close()
                 answers.close()
 
@@ -121,11 +125,11 @@ class _Proxy:
     ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                frame = bytearray(await _frame(server))
-                fields = _Bytes(frame)
+                frame = bytearray(await _read_frame(server))
+                fields = _Fields(frame)
                 api, version, partitions = pending.pop(fields.take("i"), (-1, 0, None))
                 if api == _API_VERSIONS:
-                    _narrow(fields, version)
+                    _limit_versions(fields, version)
                 elif api == _LIST_OFFSETS:
                     self._raise_earliest(fields, version, partitions)
                 elif api == _FETCH:
@@ -133,24 +137,26 @@ class _Proxy:
                 _send(answers, bytes(frame))
         answers.close()
 
-    def _delete(self, fields: _Bytes, correlation: int) -> bytes:
+    def _delete(self, fields: _Fields, correlation: int) -> bytes:
         fields.text()
-        out = struct.pack(">ii", correlation, 0)
-        topics = fields.take("i")
-        out += struct.pack(">i", topics)
-        for _ in range(topics):
+        response = struct.pack(">ii", correlation, 0)
+        topic_count = fields.take("i")
+        response += struct.pack(">i", topic_count)
+        for _ in range(topic_count):
             name = fields.text()
-            count = fields.take("i")
-            out += struct.pack(">h", len(name)) + name.encode() + struct.pack(">i", count)
-            for _ in range(count):
+            partition_count = fields.take("i")
+            response += (
+                struct.pack(">h", len(name)) + name.encode() + struct.pack(">i", partition_count)
+            )
+            for _ in range(partition_count):
                 partition, offset = fields.take("i"), fields.take("q")
-                low = self._lows[name, partition] = max(
-                    offset, self._lows.get((name, partition), 0)
+                low = self._low_offsets[name, partition] = max(
+                    offset, self._low_offsets.get((name, partition), 0)
                 )
-                out += struct.pack(">iqh", partition, low, 0)
-        return out
+                response += struct.pack(">iqh", partition, low, 0)
+        return response
 
-    def _raise_earliest(self, fields: _Bytes, version: int, partitions: object) -> None:
+    def _raise_earliest(self, fields: _Fields, version: int, partitions: object) -> None:
         assert isinstance(partitions, set)
         if version >= 2:
             fields.skip(4)
@@ -159,21 +165,21 @@ class _Proxy:
             for _ in range(fields.take("i")):
                 partition = fields.take("i")
                 fields.skip(2 + 8)
-                low = self._lows.get((name, partition), 0)
-                if (name, partition) in partitions and _Bytes(fields.data, fields.at).take(
+                low = self._low_offsets.get((name, partition), 0)
+                if (name, partition) in partitions and _Fields(fields.data, fields.offset).take(
                     "q"
                 ) < low:
                     fields.put("q", low)
                 fields.skip(8 + (4 if version >= 4 else 0))
 
-    def _refuse_deleted(self, fields: _Bytes, partitions: object) -> None:
+    def _refuse_deleted(self, fields: _Fields, partitions: object) -> None:
         assert isinstance(partitions, dict)
         fields.skip(4 + 2 + 4)
         for _ in range(fields.take("i")):
             name = fields.text()
             for _ in range(fields.take("i")):
                 partition = fields.take("i")
-                if partitions.get((name, partition), 1 << 60) < self._lows.get(
+                if partitions.get((name, partition), 1 << 60) < self._low_offsets.get(
                     (name, partition), 0
                 ):
                     fields.put("h", _OUT_OF_RANGE)
@@ -182,7 +188,7 @@ class _Proxy:
                 fields.skip(max(0, fields.take("i")))
 
 
-def _fetched(fields: _Bytes) -> dict[tuple[str, int], int]:
+def _read_fetch_offsets(fields: _Fields) -> dict[tuple[str, int], int]:
     """From which offset each partition is read."""
     fields.skip(4 * 4 + 1 + 8)
     offsets: dict[tuple[str, int], int] = {}
@@ -196,7 +202,7 @@ def _fetched(fields: _Bytes) -> dict[tuple[str, int], int]:
     return offsets
 
 
-def _listed(fields: _Bytes, version: int) -> set[tuple[str, int]]:
+def _read_earliest_partitions(fields: _Fields, version: int) -> set[tuple[str, int]]:
     """Of which partitions the beginning is asked for."""
     fields.skip(4 + (1 if version >= 2 else 0))
     partitions: set[tuple[str, int]] = set()
@@ -210,25 +216,27 @@ def _listed(fields: _Bytes, version: int) -> set[tuple[str, int]]:
     return partitions
 
 
-def _narrow(fields: _Bytes, version: int) -> None:
+def _limit_versions(fields: _Fields, version: int) -> None:
     """Let the client choose versions that are read here; of a compact array each entry is followed
     by a byte for tags.
     """
     if fields.take("h"):
         return
-    compact = version >= 3
-    count = fields.take("b") - 1 if compact else fields.take("i")
-    if compact and count < -1:  # a length of two bytes
+    is_compact = version >= 3
+    count = fields.take("b") - 1 if is_compact else fields.take("i")
+    if is_compact and count < -1:  # a length of two bytes
         count = (count + 1 & 0x7F | fields.take("b") << 7) - 1
     for _ in range(count):
         api = fields.take("h")
         fields.skip(2)
-        if api in _NEWEST:
-            fields.put("h", min(_NEWEST[api], _Bytes(fields.data, fields.at).take("h")))
-        fields.skip(2 + compact)
+        if api in _VERSION_MAX_BY_API:
+            fields.put(
+                "h", min(_VERSION_MAX_BY_API[api], _Fields(fields.data, fields.offset).take("h"))
+            )
+        fields.skip(2 + is_compact)
 
 
-async def _frame(reader: asyncio.StreamReader) -> bytes:
+async def _read_frame(reader: asyncio.StreamReader) -> bytes:
     (length,) = struct.unpack(">i", await reader.readexactly(4))
     return await reader.readexactly(length)
 

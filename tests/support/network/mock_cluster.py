@@ -47,13 +47,13 @@ class MockCluster:
             )
 
     def set_down(self, down: bool) -> None:
-        change = (
+        set_state = (
             self._library.rd_kafka_mock_broker_set_down
             if down
             else self._library.rd_kafka_mock_broker_set_up
         )
         for broker in (1, 2, 3):
-            change(self._cluster, ctypes.c_int32(broker))
+            set_state(self._cluster, ctypes.c_int32(broker))
 
     def close(self) -> None:
         self._library.rd_kafka_mock_cluster_destroy(self._cluster)

@@ -15,7 +15,7 @@ def free_port() -> int:
     too.
     """
     for port in _ports():
-        if _free(port) and _free(port + PORT_COUNT):
+        if _is_free(port) and _is_free(port + PORT_COUNT):
             return port
     raise AssertionError(f"no free port from {FIRST_PORT} to {FIRST_PORT + PORT_COUNT}")
 
@@ -28,7 +28,7 @@ def _ports() -> Iterator[int]:
     return (FIRST_PORT + (begin + n) % PORT_COUNT for n in range(PORT_COUNT))
 
 
-def _free(port: int) -> bool:
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))

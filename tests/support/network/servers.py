@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.support.serving.app import Prompt
+from tests.support.serving.app import PromptPipeline
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.auth.keys import Keys
@@ -46,8 +46,8 @@ class Trouble:
                 await app(scope, receive, send)
                 return
             self.requests += 1
-            what = self.next.pop(0) if self.next else ""
-            if what == "busy":
+            trouble = self.next.pop(0) if self.next else ""
+            if trouble == "busy":
                 await send(
                     {
                         "type": "http.response.start",
@@ -56,7 +56,7 @@ class Trouble:
                     }
                 )
                 await send({"type": "http.response.body", "body": b""})
-            elif what == "lost":
+            elif trouble == "lost":
                 await app(scope, receive, _discard)
                 await send(
                     {
@@ -67,17 +67,17 @@ class Trouble:
                 )
                 await send({"type": "http.response.body", "body": b"{", "more_body": True})
                 raise ConnectionError("as if the network had gone")
-            elif what in ("foreign", "moved"):
-                headers = [(b"location", b"/elsewhere")] if what == "moved" else []
+            elif trouble in ("foreign", "moved"):
+                headers = [(b"location", b"/elsewhere")] if trouble == "moved" else []
                 await send(
                     {
                         "type": "http.response.start",
-                        "status": 302 if what == "moved" else 200,
+                        "status": 302 if trouble == "moved" else 200,
                         "headers": headers,
                     }
                 )
                 await send({"type": "http.response.body", "body": b"{}"})
-            elif what == "silent":
+            elif trouble == "silent":
                 await asyncio.sleep(1)
             else:
                 await app(scope, receive, send)
@@ -90,7 +90,7 @@ async def _discard(message: Message) -> None:
 
 
 @dataclass
-class Served:
+class RunningServer:
     """A running server: its address, its trouble, and what its collector has taken."""
 
     url: str
@@ -124,17 +124,17 @@ def serving(
     producer: str = "serve-1",
     body_bytes_max: int = 1 << 20,
     gorse_slot: str = "",
-) -> Iterator[Served]:
+) -> Iterator[RunningServer]:
     """A server on a port of its own; `port` says which, to come back where another was,
     `gorse_slot`, what Gorse's clients are answered.
     """
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", port))
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     trouble = Trouble()
     with EventCollector(folder, producer, RoutePlan(), SystemClock()) as collector:
         service = Service(
-            Prompt(),
+            PromptPipeline(),
             collector,
             keys=keys or Keys(),
             perimeter=Perimeter(),
@@ -146,17 +146,17 @@ def serving(
         server = uvicorn.Server(
             uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
         )
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         deadline = time.monotonic() + 30
         while not server.started and time.monotonic() < deadline:
             time.sleep(0.005)
         assert server.started
         try:
-            yield Served(
-                f"http://127.0.0.1:{listening.getsockname()[1]}", trouble, folder, producer
+            yield RunningServer(
+                f"http://127.0.0.1:{listener.getsockname()[1]}", trouble, folder, producer
             )
         finally:
             server.should_exit = True
             thread.join(20)
-            listening.close()
+            listener.close()

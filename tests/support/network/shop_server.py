@@ -40,18 +40,18 @@ ARGUMENTS = [
 ]
 
 
-def chromium() -> str | None:
+def find_chromium() -> str | None:
     """The browser to use: TAILORBIRD_CHROMIUM, or Debian's."""
     return os.environ.get("TAILORBIRD_CHROMIUM") or shutil.which("chromium")
 
 
-def launch(playwright: Playwright) -> Browser:
+def launch_browser(playwright: Playwright) -> Browser:
     """A browser with a folder of its own that is thrown away."""
-    return playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+    return playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
 
 
 @contextmanager
-def browsing(url: str, faults: list[str], elsewhere: list[str], **context: Any) -> Iterator[Page]:
+def open_page(url: str, faults: list[str], elsewhere: list[str], **context: Any) -> Iterator[Page]:
     """A page of a browser of its own. Errors on its console go into `faults`, requests that leave
     the server into `elsewhere`.
     """
@@ -65,7 +65,7 @@ def browsing(url: str, faults: list[str], elsewhere: list[str], **context: Any) 
             elsewhere.append(request.url)
 
     with sync_playwright() as playwright:
-        browser = launch(playwright)
+        browser = launch_browser(playwright)
         page = browser.new_context(**{"viewport": WIDE, **context}).new_page()
         page.on("console", record_message)
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -75,13 +75,13 @@ def browsing(url: str, faults: list[str], elsewhere: list[str], **context: Any) 
 
 
 @contextmanager
-def watched(url: str, path: str = "/", *, provoked: str = "nothing") -> Iterator[Page]:
+def open_watched_page(url: str, path: str = "/", *, provoked: str = "nothing") -> Iterator[Page]:
     """A page of a server whose list is there; at the end: no error on its console but what was
     provoked, and no request elsewhere.
     """
     faults: list[str] = []
     elsewhere: list[str] = []
-    with browsing(url, faults, elsewhere) as page:
+    with open_page(url, faults, elsewhere) as page:
         page.goto(f"{url}{path}")
         expect(page.locator("#list > li")).to_have_count(12)
         yield page
@@ -89,7 +89,7 @@ def watched(url: str, path: str = "/", *, provoked: str = "nothing") -> Iterator
     assert not elsewhere
 
 
-def violations(page: Page) -> list[str]:
+def find_violations(page: Page) -> list[str]:
     """Return the accessibility violations that axe finds in the page now, with the first element of
     each.
     """
@@ -97,7 +97,7 @@ def violations(page: Page) -> list[str]:
     return [f"{each['id']}: {each['nodes'][0]['html']}" for each in axe_violations]
 
 
-def items_of(page: Page) -> list[str]:
+def shown_items(page: Page) -> list[str]:
     """The ids of the items that the page shows, in order."""
     return page.locator("#list > li").evaluate_all("rows => rows.map(row => row.dataset.item)")
 
@@ -121,13 +121,13 @@ def serving(project: Path, settings: dict[str, str] | None = None) -> Iterator[s
         command, env=environment(**(settings or {})), stdout=subprocess.DEVNULL
     )
     try:
-        yield _ready(project, process)
+        yield _wait_until_ready(project, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
 
 
-def _ready(project: Path, process: subprocess.Popen) -> str:
+def _wait_until_ready(project: Path, process: subprocess.Popen) -> str:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None

@@ -17,7 +17,7 @@ needs_valkey = pytest.mark.skipif(
 )
 
 
-class Server:
+class ValkeyServer:
     """A server in a folder of its own, that can be killed and started again on the same port."""
 
     def __init__(self, folder: Path, *arguments: str, cluster: bool = False) -> None:
@@ -53,10 +53,10 @@ class Server:
             options += ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([BINARY, *options], stdout=log, stderr=log)
-        self._wait("PING", b"PONG", b"NOAUTH")
+        self._wait_for_reply("PING", b"PONG", b"NOAUTH")
         if self._cluster:
             self.ask("CLUSTER ADDSLOTSRANGE 0 16383")
-            self._wait("CLUSTER INFO", b"cluster_state:ok")
+            self._wait_for_reply("CLUSTER INFO", b"cluster_state:ok")
 
     def ask(self, command: str) -> bytes:
         with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
@@ -68,8 +68,8 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def _wait(self, command: str, *expected: bytes) -> None:
-        until = time.monotonic() + 20
+    def _wait_for_reply(self, command: str, *expected: bytes) -> None:
+        deadline = time.monotonic() + 20
         while True:
             try:
                 answer = self.ask(command)
@@ -77,13 +77,13 @@ class Server:
                     return
             except OSError:
                 pass
-            assert time.monotonic() < until, (self.folder / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
             time.sleep(0.02)
 
 
 @contextmanager
-def running(folder: Path, *arguments: str, cluster: bool = False) -> Iterator[Server]:
-    server = Server(folder, *arguments, cluster=cluster)
+def start_server(folder: Path, *arguments: str, cluster: bool = False) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(folder, *arguments, cluster=cluster)
     try:
         yield server
     finally:

@@ -96,14 +96,14 @@ def tls_proxy(
     certificates: Certificates,
     *,
     password: str = "",
-    mutual: bool = False,
+    needs_client_certificate: bool = False,
 ) -> Iterator[None]:
     """Speak TLS for the broker on port `target`; with a `password`, user "shop" has to give it
     first.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.server, certificates.server.with_suffix(".key"))
-    if mutual:
+    if needs_client_certificate:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(certificates.authority)
 
@@ -138,33 +138,33 @@ def tls_proxy(
 def _authenticate(client: socket.socket, broker: socket.socket, password: str) -> bool:
     """Return whether the client sends the password; before it only asks for API versions."""
     while True:
-        frame = _frame(client)
+        frame = _read_frame(client)
         api, _, correlation = struct.unpack_from(">hhi", frame)
         if api == _API_VERSIONS:
-            broker.sendall(_framed(frame))
-            client.sendall(_framed(_frame(broker)))
+            broker.sendall(_add_length(frame))
+            client.sendall(_add_length(_read_frame(broker)))
         elif api == _HANDSHAKE:
-            client.sendall(_framed(struct.pack(">ihih", correlation, 0, 1, 5) + b"PLAIN"))
+            client.sendall(_add_length(struct.pack(">ihih", correlation, 0, 1, 5) + b"PLAIN"))
         elif api == _AUTHENTICATE:
-            right = frame.endswith(b"\0shop\0" + password.encode())
-            reply = b"" if right else b"wrong user or password"
+            is_right = frame.endswith(b"\0shop\0" + password.encode())
+            reply = b"" if is_right else b"wrong user or password"
             client.sendall(
-                _framed(
-                    struct.pack(">ihh", correlation, 0 if right else _REFUSED, len(reply))
+                _add_length(
+                    struct.pack(">ihh", correlation, 0 if is_right else _REFUSED, len(reply))
                     + reply
                     + struct.pack(">iq", 0, 0)
                 )
             )
-            return right
+            return is_right
         else:
             return False
 
 
-def _frame(source: socket.socket) -> bytes:
-    return _exactly(source, struct.unpack(">i", _exactly(source, 4))[0])
+def _read_frame(source: socket.socket) -> bytes:
+    return _receive_exactly(source, struct.unpack(">i", _receive_exactly(source, 4))[0])
 
 
-def _exactly(source: socket.socket, size: int) -> bytes:
+def _receive_exactly(source: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
         more = source.recv(size - len(data))
@@ -174,7 +174,7 @@ def _exactly(source: socket.socket, size: int) -> bytes:
     return data
 
 
-def _framed(data: bytes) -> bytes:
+def _add_length(data: bytes) -> bytes:
     return struct.pack(">i", len(data)) + data
 
 

@@ -43,7 +43,7 @@ FEATURES = FeatureSet.from_declarations(
 )
 
 
-def events(n: int = 200, seed: int = 0) -> pa.Table:
+def make_events(n: int = 200, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     rows = []
     for index in range(n):
@@ -53,13 +53,13 @@ def events(n: int = 200, seed: int = 0) -> pa.Table:
             "counts": True,
             "timeless": False,
         }
-        kind = ["click", "impression", "item", "cart"][rng.integers(4)]
+        event_type = ["click", "impression", "item", "cart"][rng.integers(4)]
         row |= {
-            "type": kind,
+            "type": event_type,
             "ts": START + int(rng.integers(0, 3 * DAY)),
             "item_id": f"i{rng.integers(4)}",
         }
-        if kind == "item":
+        if event_type == "item":
             rows.append(
                 row
                 | {"properties": f'{{"category":"c{rng.integers(2)}","price":{rng.integers(90)}}}'}
@@ -76,14 +76,16 @@ def events(n: int = 200, seed: int = 0) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ROUTED)
 
 
-def requests(m: int = 30, per: int = 3, seed: int = 1) -> Requests:
+def make_requests(request_count: int = 30, items_per_request: int = 3, seed: int = 1) -> Requests:
     rng = np.random.default_rng(seed)
     return Requests(
-        t=START + rng.integers(0, 3 * DAY, m),
-        p=rng.integers(0, 200, m),
-        person=[None if user == 3 else f"u{user}" for user in rng.integers(0, 4, m)],
-        session_id=[None if number == 3 else f"s{number}" for number in rng.integers(0, 4, m)],
-        device=["phone"] * m,
-        row_request=np.repeat(np.arange(m), per),
-        row_item=[f"i{item}" for item in rng.integers(0, 5, m * per)],
+        t=START + rng.integers(0, 3 * DAY, request_count),
+        log_position=rng.integers(0, 200, request_count),
+        person=[None if user == 3 else f"u{user}" for user in rng.integers(0, 4, request_count)],
+        session_id=[
+            None if number == 3 else f"s{number}" for number in rng.integers(0, 4, request_count)
+        ],
+        device=["phone"] * request_count,
+        row_request=np.repeat(np.arange(request_count), items_per_request),
+        row_item=[f"i{item}" for item in rng.integers(0, 5, request_count * items_per_request)],
     )

@@ -7,7 +7,7 @@ from tailorbird.features.state.key_partition import KeyPart
 from tailorbird.features.state.state import open_state
 
 
-def records(state: Path, features: FeatureSet, part: KeyPart) -> dict[bytes, bytes]:
+def read_records(state: Path, features: FeatureSet, part: KeyPart) -> dict[bytes, bytes]:
     """Return a state's records of entities and anonymous ids; reading records without the commit
     that it was written by.
     """

@@ -9,11 +9,11 @@ from tests.support.roles import make_project
 
 from tailorbird.config import Project, open_project
 from tailorbird.lake import Lake
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.serving.collector.collector import EventCollector
 
 
-def sent(folder: Path, events: list[dict], settings: str = "") -> Project:
+def make_project_with_events(folder: Path, events: list[dict], settings: str = "") -> Project:
     """A project that got these events."""
     root = make_project(folder / "shop").root
     if settings:
@@ -22,14 +22,14 @@ def sent(folder: Path, events: list[dict], settings: str = "") -> Project:
     with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
     ) as collector:
-        told = collector.submit(json.dumps(events).encode())
-        assert all(one.accepted for one in told), told
-    with Roles(project, CLOCK) as roles:
+        results = collector.submit(json.dumps(events).encode())
+        assert all(one.accepted for one in results), results
+    with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
     return project
 
 
-def click(
+def make_click(
     event_id: str, user: str | None = None, visitor: str | None = None, **more: object
 ) -> dict:
     event = {
@@ -43,5 +43,5 @@ def click(
     return {name: value for name, value in event.items() if value is not None}
 
 
-def people_of(project: Project) -> Counter:
+def count_events_by_person(project: Project) -> Counter:
     return Counter(Lake(project.paths.lake).events(["person"])["person"].to_pylist())

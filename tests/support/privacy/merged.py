@@ -1,7 +1,7 @@
 """Merges of people to erase."""
 
 
-def merge(event_id: str, user: str, into: str) -> dict:
+def make_merge(event_id: str, user: str, into: str) -> dict:
     return {
         "event_id": event_id,
         "type": "merge",

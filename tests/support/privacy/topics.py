@@ -6,32 +6,39 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.network.brokers import OPTIONS, WHY_NOT, broker
-from tests.support.people import CANARY, Site, in_topics, left_of, make_site
+from tests.support.network.brokers import CLIENT_OPTIONS, MISSING_REASON, broker
+from tests.support.people import CANARY, Site, find_in_files, make_site, read_all_topics
 
 
 @contextmanager
-def in_topics_of(folder: Path, partitions: int, *, canaries: int, others: int) -> Iterator[Site]:
+def make_topic_site(folder: Path, partitions: int, *, canaries: int, others: int) -> Iterator[Site]:
     """A site whose logs are topics of a broker; without one, the test is skipped."""
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
+    if MISSING_REASON:
+        pytest.skip(MISSING_REASON)
     with broker(folder) as servers:
         yield make_site(
-            folder, canaries=canaries, others=others, settings=on(servers, folder, partitions)
+            folder,
+            canaries=canaries,
+            others=others,
+            settings=topic_settings(servers, folder, partitions),
         )
 
 
-def on(servers: str, folder: Path, partitions: int) -> str:
-    client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
+def topic_settings(servers: str, folder: Path, partitions: int) -> str:
+    client = json.dumps([f"{name}={value}" for name, value in CLIENT_OPTIONS.items()])
     return (
         f'\n[stream]\nurl = "kafka://{servers}/{folder.name.lower()}"\nclient = '
         f"{client}\npartitions = {partitions}\n"
     )
 
 
-def left(site: Site) -> list[str]:
+def find_canaries(site: Site) -> list[str]:
     needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
     return [
-        *left_of(site.root, *needles),
-        *(where for where, data in in_topics(site.project) if any(one in data for one in needles)),
+        *find_in_files(site.root, *needles),
+        *(
+            where
+            for where, data in read_all_topics(site.project)
+            if any(one in data for one in needles)
+        ),
     ]

@@ -24,7 +24,11 @@ LIBRARIES = (
     "deltalake",
     "scipy.stats",
 )
-LEFT_OUT = ("tailorbird.__main__", "tailorbird.models.deep.", "tailorbird.models.retrievers.")
+EXCLUDED_PREFIXES = (
+    "tailorbird.__main__",
+    "tailorbird.models.deep.",
+    "tailorbird.models.retrievers.",
+)
 
 
 def load_modules() -> None:
@@ -32,7 +36,7 @@ def load_modules() -> None:
     for name in LIBRARIES:
         import_module(name)
     for module in walk_packages(tailorbird.__path__, "tailorbird."):
-        if not module.name.startswith(LEFT_OUT):
+        if not module.name.startswith(EXCLUDED_PREFIXES):
             import_module(module.name)
 
 

@@ -6,7 +6,7 @@ import shlex
 from cyclopts import App
 
 
-def parse(app: App, line: str) -> None:
+def assert_parses(app: App, line: str) -> None:
     """Assert that the command line would be understood; nothing is run."""
     words = _without_options(line)
     assert words[0] == "tailorbird"

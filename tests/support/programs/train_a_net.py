@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.nets import LAYOUT
 
-from tailorbird.models.deep.loop import Run
+from tailorbird.models.deep.loop import RunOptions
 from tailorbird.models.deep.model import DeepModel, fit_deep
 from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.models.deep.rows import PartRows
@@ -25,7 +25,7 @@ PARAMETERS = {
 
 def fit(folder: Path, checkpoint: Path | None, architecture: str = "dcn") -> DeepModel:
     rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
-    run = Run(checkpoint=checkpoint, checkpoint_steps=7)
+    run = RunOptions(checkpoint=checkpoint, checkpoint_steps=7)
     return fit_deep(
         architecture,
         resolve_parameters(architecture, PARAMETERS),
@@ -33,7 +33,7 @@ def fit(folder: Path, checkpoint: Path | None, architecture: str = "dcn") -> Dee
         rows,
         watched,
         seed=5,
-        run=run,
+        run_options=run,
     )
 
 

@@ -12,19 +12,19 @@ from tailorbird.models.deep.model import DeepModel
 from tailorbird.models.deep.parallel import fit_parallel
 from tailorbird.models.deep.rows import PartRows
 
-RUN = "processes"
+RUN_FOLDER = "processes"
 
 
-def fit(folder: Path, run: str = RUN, count: int = 2) -> DeepModel:
+def fit(folder: Path, run: str = RUN_FOLDER, count: int = 2) -> DeepModel:
     rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
     parameters = {**PARAMETERS, "epochs": 3, "shards": 2}
     return fit_parallel(
-        folder / run,
-        "mmoe",
-        parameters,
-        LAYOUT,
-        rows,
-        watched,
+        folder=folder / run,
+        architecture="mmoe",
+        parameters=parameters,
+        layout=LAYOUT,
+        rows=rows,
+        validation=watched,
         seed=3,
         processes=count,
         checkpoint_steps=7,

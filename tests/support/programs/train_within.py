@@ -20,13 +20,13 @@ LAYOUT = Layout(tuple(f"c{place}" for place in range(COLUMNS)), tuple(range(COLU
 PARAMETERS = {"hidden": [8], "epochs": 1, "batch": 8_192, "threads": 1, "rate": 1e-2}
 
 
-def piece(rows: int, seed: int) -> Rows:
+def make_rows(rows: int, seed: int) -> Rows:
     rng = np.random.default_rng(seed)
     matrix = rng.standard_normal((rows, COLUMNS), np.float32)
     return Rows(matrix, {"click": (matrix[:, 0] > rng.standard_normal(rows)).astype(np.float32)})
 
 
-def loaded(rows: PartRows) -> Rows:
+def load_all(rows: PartRows) -> Rows:
     """All of it in memory, in the same blocks."""
     blocks = [rows.block(place) for place in range(len(rows.sizes))]
     matrix, label = (
@@ -35,9 +35,9 @@ def loaded(rows: PartRows) -> Rows:
     return Rows(matrix, {"click": label[:, 0]}, block_rows=rows.sizes[0])
 
 
-def learn(rows: Blocks) -> DeepModel:
+def fit_net(rows: Blocks) -> DeepModel:
     return fit_deep(
-        "mlp", resolve_parameters("mlp", PARAMETERS), LAYOUT, rows, piece(2_000, 99), seed=3
+        "mlp", resolve_parameters("mlp", PARAMETERS), LAYOUT, rows, make_rows(2_000, 99), seed=3
     )
 
 
@@ -47,15 +47,15 @@ def digest(model: DeepModel) -> str:
     ).hexdigest()
 
 
-def allow_more(size: int) -> None:
+def allow_more(extra_bytes: int) -> None:
     """Let this process take so many bytes more than it has, files that it maps not counted."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    most = int(status["VmData"].split()[0]) * 1024 + size
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    bytes_max = int(status["VmData"].split()[0]) * 1024 + extra_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (bytes_max, bytes_max))
 
 
 if __name__ == "__main__":
-    learn(piece(10_000, 98))  # what torch takes once
+    fit_net(make_rows(10_000, 98))  # what torch takes once
     allow_more(int(sys.argv[2]))
     parts = PartRows.open(Path(sys.argv[1]))
-    sys.stdout.write(digest(learn(parts if sys.argv[3] == "files" else loaded(parts))))
+    sys.stdout.write(digest(fit_net(parts if sys.argv[3] == "files" else load_all(parts))))

@@ -5,7 +5,7 @@ from tests.support.router.stream import Stream
 NOW = 1_764_072_000_000_000
 
 
-def fill(stream: Stream) -> None:
+def post_mixed_events(stream: Stream) -> None:
     """Two producers with answers, clicks, profiles, identifies, repeats and rubbish."""
     for number in range(12):
         stream.post(

@@ -4,20 +4,20 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tests.support.network.brokers import OPTIONS
+from tests.support.network.brokers import CLIENT_OPTIONS
 from tests.support.router.stream import NOW, PLAN
 from tests.support.router.topics import Topics
 
 from tailorbird.events import SimulatedClock
 from tailorbird.router import Router, open_router
 
-COUNT = 3
+PARTITION_COUNT = 3
 
 
-PEOPLE = [f"v{number}" for number in range(8)]
+ANONYMOUS_IDS = [f"v{number}" for number in range(8)]
 
 
-class Parted(Topics):
+class PartitionedTopics(Topics):
     """A site whose topics have three partitions."""
 
     def __init__(self, folder: Path, servers: str, prefix: str) -> None:
@@ -26,22 +26,22 @@ class Parted(Topics):
         from tailorbird.stream.kafka.logs import KafkaLogSet
 
         self.stream = KafkaLogSet(
-            Cluster(servers, prefix, options=OPTIONS, partitions=COUNT), folder
+            Cluster(servers, prefix, options=CLIENT_OPTIONS, partitions=PARTITION_COUNT), folder
         )
 
     def router(self) -> Any:
         self.stream._listed_producers.clear()
         return open_router(self.stream, PLAN, clock=SimulatedClock(NOW))
 
-    def share(self, number: int) -> Any:
+    def share(self, partition: int) -> Any:
         """The router of one partition, on a machine of its own."""
         self.stream._listed_producers.clear()
         folder = self.folder / f"machine-{uuid4().hex[:6]}"
         folder.mkdir()
-        return Router(self.stream.share(number, folder), PLAN, clock=SimulatedClock(NOW))
+        return Router(self.stream.share(partition, folder), PLAN, clock=SimulatedClock(NOW))
 
 
-def profiles() -> list[dict[str, Any]]:
+def make_profile_events() -> list[dict[str, Any]]:
     """Return profiles that any event may refer to: items, users, and merges of u0 to u3."""
     items = [
         {
@@ -75,43 +75,43 @@ def profiles() -> list[dict[str, Any]]:
     return items + users + merges
 
 
-def traffic(number: int) -> list[tuple[dict[str, Any], str]]:
+def make_visitor_events(round_number: int) -> list[tuple[dict[str, Any], str]]:
     """Return events of some visitors: a response, identifies, clicks, a duplicate, invalid rows."""
     events = []
-    for index, anonymous_id in enumerate(PEOPLE):
+    for index, anonymous_id in enumerate(ANONYMOUS_IDS):
         visitor = {"anonymous_id": anonymous_id}
-        request = f"r{number}-{index}"
+        request_id = f"r{round_number}-{index}"
         answer = {
             "type": "answer",
-            "request_id": request,
+            "request_id": request_id,
             "items": ["i1", "i2"],
             "answer": {"slot": "s", "propensities": [1.0, 0.5]},
         }
         events += [
-            ({**visitor, **answer, "event_id": f"a{number}-{index}"}, "server"),
+            ({**visitor, **answer, "event_id": f"a{round_number}-{index}"}, "server"),
             (
                 {
                     **visitor,
-                    "event_id": f"n{number}-{index}",
+                    "event_id": f"n{round_number}-{index}",
                     "type": "identify",
-                    "user_id": f"u{(index + number) % 5}",
+                    "user_id": f"u{(index + round_number) % 5}",
                 },
                 "collector",
             ),
             (
                 {
                     **visitor,
-                    "event_id": f"c{number}-{index}",
+                    "event_id": f"c{round_number}-{index}",
                     "type": "click",
                     "item_id": "i2",
-                    "request_id": request,
+                    "request_id": request_id,
                 },
                 "collector",
             ),
             (
                 {
                     **visitor,
-                    "event_id": f"c{number // 2}-{index}",
+                    "event_id": f"c{round_number // 2}-{index}",
                     "type": "click",
                     "item_id": "i1",
                 },
@@ -119,7 +119,7 @@ def traffic(number: int) -> list[tuple[dict[str, Any], str]]:
             ),
             (
                 {
-                    "event_id": f"d{number}-{index}",
+                    "event_id": f"d{round_number}-{index}",
                     "type": "click",
                     "user_id": f"u{index % 5}",
                     "item_id": f"i{index % 5}",
@@ -131,8 +131,10 @@ def traffic(number: int) -> list[tuple[dict[str, Any], str]]:
     return events
 
 
-def post(site: Any, number: int) -> None:
+def post_round(site: Any, round_number: int) -> None:
     site.now += 1_000
-    events = traffic(number)
+    events = make_visitor_events(round_number)
     for source in ("server", "collector"):
-        site.post(*[event for event, of in events if of == source], source=source)
+        site.post(
+            *[event for event, event_source in events if event_source == source], source=source
+        )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.support.network.brokers import OPTIONS
+from tests.support.network.brokers import CLIENT_OPTIONS
 from tests.support.router.stream import NOW, PLAN, Stream
 
 from tailorbird.events import Receipt, SimulatedClock
@@ -21,7 +21,7 @@ class Topics(Stream):
         from tailorbird.stream.kafka.logs import KafkaLogSet
 
         folder.mkdir(exist_ok=True)
-        self.stream = KafkaLogSet(Cluster(servers, prefix, options=OPTIONS), folder)
+        self.stream = KafkaLogSet(Cluster(servers, prefix, options=CLIENT_OPTIONS), folder)
         self._writers = {}
 
     def _append(self, producer: str, rows: Any, body: bytes, receipt: Receipt) -> None:
@@ -42,5 +42,5 @@ class Topics(Stream):
             writer.close()
 
 
-def decided(stream: Stream) -> list[dict[str, Any]]:
+def events_without_position(stream: Stream) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "p"} for row in stream.events()]

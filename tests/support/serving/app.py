@@ -14,32 +14,44 @@ from tailorbird.serving.messages import (
 )
 from tailorbird.serving.scores.log import Scores
 
-SHOWN = ShownItem(
+SHOWN_ITEM = ShownItem(
     item_id="i1", position=1, score=0.5, reason="Popular", reason_code="popular", source="popular"
 )
 
 
-class Prompt:
+class PromptPipeline:
     """A pipeline that answers at once, so that what is tested is HTTP."""
 
     def answer(self, query: Any) -> RecommendResponse:
         if query.slot != "home":
             raise QueryError("there is no slot of that name", path="$.slot", code="unknown_slot")
         return RecommendResponse(
-            request_id="r1", slot=query.slot, items=[SHOWN], arm="", model="v0001", degraded=[], t=1
+            request_id="r1",
+            slot=query.slot,
+            items=[SHOWN_ITEM],
+            arm="",
+            model="v0001",
+            degraded=[],
+            t=1,
         )
 
     rank = answer
 
     def search(self, query: Any) -> RecommendResponse:
         return RecommendResponse(
-            request_id="r1", slot="search", items=[SHOWN], arm="", model="v0001", degraded=[], t=1
+            request_id="r1",
+            slot="search",
+            items=[SHOWN_ITEM],
+            arm="",
+            model="v0001",
+            degraded=[],
+            t=1,
         )
 
-    def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None:
+    def similar_items(self, item_id: str, size: int, slot: str = "") -> Similar | None:
         if item_id != "i1":
             return None
-        return Similar(item_id=item_id, items=[SHOWN][:size], model="v0001")
+        return Similar(item_id=item_id, items=[SHOWN_ITEM][:size], model="v0001")
 
     def item(self, item_id: str) -> Item | None:
         return Item(item_id=item_id, attributes={"title": "Rain coat"}) if item_id == "i1" else None
@@ -47,9 +59,9 @@ class Prompt:
     def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
     ) -> list[ShownItem]:
-        return [SHOWN][:size]
+        return [SHOWN_ITEM][:size]
 
-    def missing(self) -> list[str]:
+    def missing_parts(self) -> list[str]:
         return []
 
 

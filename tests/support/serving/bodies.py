@@ -1,6 +1,6 @@
 """Valid events."""
 
-VALID = [
+VALID_EVENTS = [
     {
         "event_id": "e1",
         "type": "click",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Seen:
+class LoadCounter:
     loaded: list[str]
     refused: int = 0
 

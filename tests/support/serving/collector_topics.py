@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.network.brokers import OPTIONS
+from tests.support.network.brokers import CLIENT_OPTIONS
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.collector.collector import EventCollector
@@ -13,23 +13,25 @@ from tailorbird.stream import open_reader
 PLAN = RoutePlan()
 
 
-def stream_on(mock: Any, folder: Path, *, partitions: int = 1, timeout_s: float = 3) -> Any:
+def make_topic_stream(mock: Any, folder: Path, *, partitions: int = 1, timeout_s: float = 3) -> Any:
     from tailorbird.stream.kafka import Cluster
     from tailorbird.stream.kafka.logs import KafkaLogSet
 
     for topic, count in (("raw.s", partitions), ("answers.s", 1)):
         mock.make_topic(f"shop.{topic}", count)
     return KafkaLogSet(
-        Cluster(mock.servers, "shop", options=OPTIONS, timeout_s=timeout_s, partitions=partitions),
+        Cluster(
+            mock.servers, "shop", options=CLIENT_OPTIONS, timeout_s=timeout_s, partitions=partitions
+        ),
         folder,
     )
 
 
-def collector_on(stream: Any, **settings: Any) -> EventCollector:
+def make_collector(stream: Any, **settings: Any) -> EventCollector:
     return EventCollector(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
 
 
-def ids(stream: Any) -> list[str]:
+def read_event_ids(stream: Any) -> list[str]:
     event_ids = []
     for address in stream.raw_logs().values():
         with open_reader(address) as reader:

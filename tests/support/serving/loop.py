@@ -44,21 +44,21 @@ class Loop:
         )
         self.reader = StateReader(folder / "state", features, retry_s=0)
         self.catalogue = Catalogue(routed_path(folder / "stream"))
-        self.live = serving_shop.Live()
+        self.live = serving_shop.LiveTables()
         self.pipeline = self.make_pipeline(bundle)
         self.sent = self.published = 0
 
     def make_pipeline(self, bundle: Any) -> Pipeline:
         return Pipeline(
             slots=serving_shop.slots(),
-            bundles=FixedBundle(bundle),
-            catalogue=self.catalogue,
+            bundle_selector=FixedBundle(bundle),
+            index_overlay=self.catalogue,
             feature_provider=SingleSchema(self.features, self.reader),
             response_log=self.collector,
             clock=self.clock,
             rng=np.random.default_rng(0),
             pseudonyms=self.pseudonyms,
-            tables=self.live,
+            table_provider=self.live,
         )
 
     def send(self, type_: str, **more) -> None:
@@ -77,7 +77,7 @@ class Loop:
         with open_reader(routed_path(self.folder / "stream")) as reader:
             for stored in reader.read(self.published):
                 if stored.block.kind == "events":
-                    self.live.follow(to_table(stored.block))
+                    self.live.append(to_table(stored.block))
                 self.published = stored.end
 
     def routed(self) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ class ResponseRecorder:
         return True
 
 
-class Broken:
+class BrokenReader:
     """A store that is gone."""
 
     def read(self, request: Any, items: Any, item_keys: Any = None) -> Any:
@@ -34,5 +34,5 @@ class Broken:
         raise NotReadyError("there is no state")
 
 
-def numbers(answer: Any) -> list[int]:
+def item_numbers(answer: Any) -> list[int]:
     return [int(item.item_id[1:]) for item in answer.items]

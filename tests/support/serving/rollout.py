@@ -10,7 +10,7 @@ from tailorbird.serving.models.schemas import SingleSchema
 from tailorbird.serving.pipeline.pipeline import Pipeline
 
 
-class Open:
+class CaughtUpSchemas:
     """Schemas whose states are all there; notes what is to be kept open."""
 
     def __init__(self) -> None:
@@ -25,16 +25,16 @@ class Open:
         self.kept_open[by] = set(schemas)
 
 
-def pipeline_of(
+def make_pipeline(
     rollout: Any, features: Any, response_log: Any = None, experiments: Any = None
 ) -> Any:
     return Pipeline(
         slots=serving_shop.slots(),
-        bundles=rollout,
+        bundle_selector=rollout,
         feature_provider=SingleSchema(features, serving_shop.FakeReader(features)),
         response_log=response_log,
-        experiments=experiments,
+        arm_assigner=experiments,
         clock=SimulatedClock(serving_shop.NOW),
         rng=np.random.default_rng(0),
-        tables=serving_shop.Live(),
+        table_provider=serving_shop.LiveTables(),
     )

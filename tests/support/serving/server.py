@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-CHILD = """
+CHILD_PROGRAM = """
 import json, os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
@@ -58,7 +58,7 @@ class Server:
         command = [
             sys.executable,
             "-c",
-            CHILD,
+            CHILD_PROGRAM,
             str(Path(__file__).parents[2]),
             str(data),
             "probe" if probe else "trust",
@@ -67,9 +67,9 @@ class Server:
             str(address_connections),
             json.dumps(more),
         ]
-        room = {**os.environ, "ROOM_FOR_BODIES": str(bodies_bytes_max)}
+        environment = {**os.environ, "ROOM_FOR_BODIES": str(bodies_bytes_max)}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=room
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         address = data / "run" / "serve-1.json"
         wait_for(lambda: address.exists() or self.process.poll() is not None, 30)

@@ -5,24 +5,24 @@ from collections.abc import Sequence
 
 from tailorbird.config import Project
 from tailorbird.events import SystemClock
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.serving.collector.collector import EventCollector
 
 CLOCK = SystemClock()
 
 
-def send(
+def collect_events(
     project: Project, events: Sequence[dict], *, route: bool = True, producer: str = "serve-1"
 ) -> None:
     """Accept events as a server does, and bring them into the lake unless `route` is false."""
     with EventCollector(project.stream, producer, project.plan, CLOCK) as collector:
         collector.submit(json.dumps(list(events)).encode())
     if route:
-        with Roles(project, CLOCK) as roles:
+        with InProcessRoles(project, CLOCK) as roles:
             roles.drain()
 
 
-def clicks(user_id: str, count: int, first: int = 0) -> list[dict]:
+def make_clicks(user_id: str, count: int, first: int = 0) -> list[dict]:
     return [
         {
             "event_id": f"{user_id}-{number}",

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 
-def copied(bucket: Any, folder: Path) -> Path:
-    for each in bucket.rglob("*"):
-        target = folder / str(each).removeprefix(str(bucket)).lstrip("/")
+def copy_bucket(bucket: Any, folder: Path) -> Path:
+    for path in bucket.rglob("*"):
+        target = folder / str(path).removeprefix(str(bucket)).lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(each.read_bytes())
+        target.write_bytes(path.read_bytes())
     return folder

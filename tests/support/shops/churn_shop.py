@@ -35,22 +35,22 @@ item_id = "item"
 """
 
 
-def purchases(file: Path, people: int = 600, days: int = 200) -> None:
+def write_purchases(file: Path, people: int = 600, days: int = 200) -> None:
     """Write purchases of people who buy again or leave; the last of them is today."""
-    first = time.time() / 86_400 - days
+    first_day = time.time() / 86_400 - days
     rng = np.random.default_rng(0)
     rows = []
     for number in range(people):
-        at, rate, churn_probability = (
+        day, rate, churn_probability = (
             rng.uniform(0, days / 2),
             rng.gamma(1.5, 0.05),
             rng.beta(1.0, 6.0),
         )
-        while at < days:
-            rows.append((f"u{number}", int((first + at) * 86_400_000_000)))
+        while day < days:
+            rows.append((f"u{number}", int((first_day + day) * 86_400_000_000)))
             if rng.random() < churn_probability:
                 break
-            at += rng.exponential(1 / max(rate, 1e-3)) + 1
+            day += rng.exponential(1 / max(rate, 1e-3)) + 1
     user, ts = zip(*sorted(rows, key=lambda row: row[1]), strict=True)
     pq.write_table(
         pa.table({"user": user, "item": ["i"] * len(ts), "ts": pa.array(ts, pa.timestamp("us"))}),

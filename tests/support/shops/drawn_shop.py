@@ -10,10 +10,12 @@ from tailorbird.events import DAY, HOUR, SystemClock
 from tailorbird.ranking import Explore
 from tailorbird.ranking.policy.slate_distribution import slate_distribution
 
-ITEMS, SIZE, RESPONSES = 8, 2, 2_500
-EXPLORE = Explore(method="plackett_luce", first=1, pool=ITEMS, temperature=1.0)
-APPEAL = np.linspace(0.1, 0.6, ITEMS)  # of item i: the logged order is the opposite one
-EXAMINED = np.array([1.0, 0.5])
+ITEM_COUNT, SLATE_SIZE, RESPONSE_COUNT = 8, 2, 2_500
+EXPLORE = Explore(method="plackett_luce", first=1, pool=ITEM_COUNT, temperature=1.0)
+APPEAL_BY_ITEM = np.linspace(
+    0.1, 0.6, ITEM_COUNT
+)  # of item i: the logged order is the opposite one
+EXAMINED_SHARE_BY_PLACE = np.array([1.0, 0.5])
 
 
 def make_drawn_shop(folder: Path) -> Project:
@@ -21,30 +23,39 @@ def make_drawn_shop(folder: Path) -> Project:
     rng = np.random.default_rng(3)
     now = SystemClock().now()
     start = now - 4 * DAY
-    lines: list[dict] = [
+    event_lines: list[dict] = [
         {"type": "item", "ts": start - DAY, "item_id": f"i{item}", "event_id": f"p{item}"}
         | {"properties": {"price": float(item)}}
-        for item in range(ITEMS)
+        for item in range(ITEM_COUNT)
     ]
-    distribution = slate_distribution(np.arange(ITEMS), SIZE, EXPLORE, np.linspace(1.0, 0.0, ITEMS))
-    times = np.sort(rng.integers(start, now - 30 * HOUR, RESPONSES))
+    distribution = slate_distribution(
+        np.arange(ITEM_COUNT), SLATE_SIZE, EXPLORE, np.linspace(1.0, 0.0, ITEM_COUNT)
+    )
+    times = np.sort(rng.integers(start, now - 30 * HOUR, RESPONSE_COUNT))
     for number, ts in enumerate(times.tolist()):
         slate = distribution.draw(rng)
         propensities, _ = distribution.propensities(slate)
-        base = {"user_id": f"u{rng.integers(500)}", "request_id": f"r{number}"}
+        request_fields = {"user_id": f"u{rng.integers(500)}", "request_id": f"r{number}"}
         answer = {"slot": "home", "model": "old", "propensities": propensities.tolist()}
         items = [f"i{item}" for item in slate.tolist()]
-        lines.append(
-            {"type": "answer", "ts": ts, **base, "items": items, "answer": answer}
+        event_lines.append(
+            {"type": "answer", "ts": ts, **request_fields, "items": items, "answer": answer}
             | {"event_id": f"a{number}"}
         )
-        lines += [
-            {"type": "click", "ts": ts + 1_000 + position, **base, "item_id": items[position]}
+        event_lines += [
+            {
+                "type": "click",
+                "ts": ts + 1_000 + position,
+                **request_fields,
+                "item_id": items[position],
+            }
             | {"event_id": f"c{number}-{position}"}
-            for position in np.flatnonzero(rng.random(SIZE) < APPEAL[slate] * EXAMINED).tolist()
+            for position in np.flatnonzero(
+                rng.random(SLATE_SIZE) < APPEAL_BY_ITEM[slate] * EXAMINED_SHARE_BY_PLACE
+            ).tolist()
         ]
     log = folder / "log.jsonl"
-    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in event_lines))
     project = Project.create(folder / "shop")
     project.import_files(log, "tailorbird")
     return project

@@ -30,7 +30,7 @@ retrieval = "tables"
 [rollout]
 approval = ["promote"]
 """
-QUICK = ChurnSettings(
+QUICK_SETTINGS = ChurnSettings(
     FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=6_000),
     cuts=3,
     grid_rows=12_000,
@@ -47,7 +47,7 @@ def write_leaving_shop(folder: Path) -> Project:
         (folder / name).write_text(text)
     (folder / "slots.py").write_text("from tailorbird.ranking import Slot\n\nhome = Slot('home')\n")
     project = open_project(folder)
-    rows = _purchases()
+    rows = _draw_purchases()
     columns = {name: [row.get(name) for row in rows] for name in ROUTED.names}
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, ROUTED) as writer:
@@ -69,27 +69,27 @@ def train_champion(project: Project) -> str:
         lake=project.paths.lake,
         registry=folder,
         clock=clock,
-        settings=QUICK,
+        settings=QUICK_SETTINGS,
         by="ada",
     )
     Registry(folder, clock=clock).promote(trained.version, by="ada", why="a champion")
     return trained.version
 
 
-def _purchases(people: int = 600, days: int = 440) -> list[Row]:
+def _draw_purchases(people: int = 600, days: int = 440) -> list[Row]:
     rng, rows = np.random.default_rng(0), []
     for number in range(people):
-        at, rate = float(rng.uniform(0, days * 0.9)), rng.gamma(1.5, 0.08) + 0.02
-        leaves = rng.beta(1, 9)
-        while at < days:
-            rows.append((BEGIN + int(at * DAY), f"u{number}"))
-            if rng.random() < (leaves if at < SHIFT_DAY else 0.5):
+        day, rate = float(rng.uniform(0, days * 0.9)), rng.gamma(1.5, 0.08) + 0.02
+        leaving_probability = rng.beta(1, 9)
+        while day < days:
+            rows.append((BEGIN + int(day * DAY), f"u{number}"))
+            if rng.random() < (leaving_probability if day < SHIFT_DAY else 0.5):
                 break
-            at += rng.exponential(1 / rate) + 1
+            day += rng.exponential(1 / rate) + 1
     return [
         {"type": "purchase", "ts": ts, "received_at": ts, "person": user, "user_id": user}
         | {"item_id": "i", "price": 2.0, "quantity": 1.0, "agent": "person", "counts": True}
-        | {"timeless": False, "p": place, "event_id": f"e{place}"}
-        | {"raw_partition": "collector", "raw_offset": place, "raw_row": 0}
-        for place, (ts, user) in enumerate(sorted(rows), 1)
+        | {"timeless": False, "p": log_position, "event_id": f"e{log_position}"}
+        | {"raw_partition": "collector", "raw_offset": log_position, "raw_row": 0}
+        for log_position, (ts, user) in enumerate(sorted(rows), 1)
     ]

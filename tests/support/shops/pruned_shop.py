@@ -10,11 +10,11 @@ from tailorbird.serving.collector.collector import EventCollector
 CLOCK = SystemClock()
 
 
-BODIES, ROWS = 12, 5
+BODY_COUNT, ROWS_PER_BODY = 12, 5
 
 
-def bodies(first: int) -> Iterator[list[dict[str, Any]]]:
-    for number in range(first, first + BODIES):
+def make_bodies(first: int) -> Iterator[list[dict[str, Any]]]:
+    for number in range(first, first + BODY_COUNT):
         profile = {
             "event_id": f"p{number}",
             "type": "item",
@@ -28,11 +28,11 @@ def bodies(first: int) -> Iterator[list[dict[str, Any]]]:
                 "user_id": f"u{row}",
                 "item_id": f"i{row}",
             }
-            for row in range(ROWS - 1)
+            for row in range(ROWS_PER_BODY - 1)
         ]
         yield json.dumps([profile, *clicks]).encode()
 
 
-def send(collector: EventCollector, first: int) -> None:
-    for body in bodies(first):
+def collect_bodies(collector: EventCollector, first: int) -> None:
+    for body in make_bodies(first):
         assert all(decision.accepted for decision in collector.submit(body))

@@ -12,27 +12,27 @@ import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 from tests.support import routed
 
-from tailorbird.candidates.batch import COLUMNS as LOGGED
+from tailorbird.candidates.batch import EVENT_COLUMNS as LOGGED_COLUMNS
 from tailorbird.candidates.batch import to_event_batch
-from tailorbird.candidates.contract import contract_of
+from tailorbird.candidates.contract import build_contract
 from tailorbird.candidates.fold import CandidateFold, FoldTables
 from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.candidates.query import RequestLists
 from tailorbird.events import DAY, hash64, hash64s
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.calibration import Platt
 from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.vocabulary import Vocabulary
-from tailorbird.registry import Columns, Head
+from tailorbird.registry import ColumnNames, Head
 from tailorbird.retrieval import Index, build_index
 
 T0 = 1_700_000_000_000_000
-COLUMNS = Columns(
+COLUMNS = ColumnNames(
     numeric=("clicks", "price"), categorical=("category", "device"), sequences=("recent",)
 )
-ITEMS = 40
+ITEM_COUNT = 40
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def keys_of(numbers: Iterable[int]) -> np.ndarray:
     return hash64s(item_id(number) for number in numbers)
 
 
-def times(micros: Any) -> pa.Array:
-    return pa.array(np.asarray(micros, np.int64), pa.int64()).cast(TIME)
+def to_timestamps(microseconds: Any) -> pa.Array:
+    return pa.array(np.asarray(microseconds, np.int64), pa.int64()).cast(TIME_TYPE)
 
 
-def items_table(n: int = ITEMS) -> pa.Table:
+def make_items_table(n: int = ITEM_COUNT) -> pa.Table:
     categories = ("coats", "hats", "shoes", "bags")
     profiles = [
         {
@@ -76,19 +76,21 @@ def items_table(n: int = ITEMS) -> pa.Table:
     return pa.table(
         {
             "id": [item_id(i) for i in range(n)],
-            "valid_from": times([T0 + i * 3_600_000_000 for i in range(n)]),
+            "valid_from": to_timestamps([T0 + i * 3_600_000_000 for i in range(n)]),
             "attributes": [json.dumps(profile) for profile in profiles],
             "timeless": [i % 10 == 0 for i in range(n)],
         }
     )
 
 
-def events_table(n: int = 3000, items: int = ITEMS, people: int = 60, seed: int = 0) -> pa.Table:
+def make_events_table(
+    n: int = 3000, items: int = ITEM_COUNT, people: int = 60, seed: int = 0
+) -> pa.Table:
     rng = np.random.default_rng(seed)
     return pa.table(
         {
             "type": rng.choice(["click", "view", "purchase", "impression"], n).tolist(),
-            "ts": times(T0 + rng.integers(0, 9 * DAY, n)),
+            "ts": to_timestamps(T0 + rng.integers(0, 9 * DAY, n)),
             "person": [f"u{i}" for i in rng.integers(0, people, n)],
             "item_id": [item_id(i) for i in np.minimum(rng.geometric(0.08, n) - 1, items - 1)],
             "agent": ["person"] * n,
@@ -98,7 +100,7 @@ def events_table(n: int = 3000, items: int = ITEMS, people: int = 60, seed: int 
 
 
 def make_index(folder: Path) -> Index:
-    build_index(folder, events_table(), items_table(), as_of=T0 + 9 * DAY)
+    build_index(folder, make_events_table(), make_items_table(), as_of=T0 + 9 * DAY)
     return Index.open(folder)
 
 
@@ -107,19 +109,19 @@ def make_tables(*sources) -> FoldTables:
     profiles = [
         routed.event("item", ts, None, item, properties=text, timeless=timeless)
         for item, ts, text, timeless in zip(
-            *(column.to_pylist() for column in items_table().columns), strict=True
+            *(column.to_pylist() for column in make_items_table().columns), strict=True
         )
     ]
     kind, ts, person, item = (
-        events_table().sort_by("ts")[name].to_pylist()
+        make_events_table().sort_by("ts")[name].to_pylist()
         for name in ("type", "ts", "person", "item_id")
     )
     events = [routed.event(*row) for row in zip(kind, ts, person, item, strict=True)]
-    contract = contract_of(["item_knn", *sources])
+    contract = build_contract(["item_knn", *sources])
     fold = CandidateFold(contract)
     fold.update(
         to_event_batch(
-            routed.table(*profiles, *events).select(list(LOGGED)),
+            routed.table(*profiles, *events).select(list(LOGGED_COLUMNS)),
             contract,
             len(profiles) + len(events),
         )
@@ -146,7 +148,9 @@ def make_encoder(**changes: Any) -> Encoder:
     return Encoder(COLUMNS, **(settings | changes))
 
 
-def linear_model(width: int, heads: int = 2, seed: int = 0, external: str | None = None) -> bytes:
+def make_linear_model(
+    width: int, heads: int = 2, seed: int = 0, external: str | None = None
+) -> bytes:
     """An ONNX model (n, width) → logits (n, heads), NaN as 0. `external`: a file name where its
     weights are said to lie.
     """
@@ -195,13 +199,13 @@ def make_bundle(folder: Path, **changes: Any) -> Any:
     index_folder = folder.parent / f"{folder.name}-index"
     index = make_index(index_folder)
     encoder = make_encoder()
-    numbers = list(range(ITEMS))
+    numbers = list(range(ITEM_COUNT))
     golden = encoder.encode_request(make_rows(numbers, recent=[1, 2, 3]), keys_of(numbers), index)
     settings = {
         "created_at": T0,
         "schema_hash": "abc123abc123",
         "encoder": encoder,
-        "models": {"model/all.onnx": linear_model(len(encoder.names))},
+        "models": {"model/all.onnx": make_linear_model(len(encoder.names))},
         "heads": [
             Head("click", "model/all.onnx", column=0),
             Head("purchase", "model/all.onnx", column=1),

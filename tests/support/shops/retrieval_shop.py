@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from tailorbird.events import DAY, HOUR
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.retrieval import Index, build_index
 
 T0 = 1_700_000_000_000_000
@@ -38,21 +38,21 @@ PROFILES = {
 FIRST_SEEN = {"coat": T0, "parka": T0 + DAY, "hat": None, "cap": T0 + 5 * DAY, "gift": T0 + 9 * DAY}
 
 
-def time(moments: list[int]) -> pa.Array:
-    return pa.array(moments, pa.int64()).cast(TIME)
+def to_timestamps(microseconds: list[int]) -> pa.Array:
+    return pa.array(microseconds, pa.int64()).cast(TIME_TYPE)
 
 
-def items(extra: Iterable[tuple[Any, ...]] = ()) -> pa.Table:
-    """`extra`: (id, valid_from, attributes) of later versions."""
+def make_items_table(later_versions: Iterable[tuple[Any, ...]] = ()) -> pa.Table:
+    """`later_versions`: (id, valid_from, attributes)."""
     rows = [
         (name, FIRST_SEEN[name] or 0, attributes, FIRST_SEEN[name] is None)
         for name, attributes in PROFILES.items()
     ]
-    rows += [(*each, False) for each in extra]
+    rows += [(*each, False) for each in later_versions]
     return pa.table(
         {
             "id": [row[0] for row in rows],
-            "valid_from": time([row[1] for row in rows]),
+            "valid_from": to_timestamps([row[1] for row in rows]),
             "attributes": [json.dumps(row[2]) for row in rows],
             "timeless": [row[3] for row in rows],
         }
@@ -73,12 +73,12 @@ EVENTS = [
 ]
 
 
-def events(rows: list[Any] = EVENTS) -> pa.Table:
+def make_events_table(rows: list[Any] = EVENTS) -> pa.Table:
     person, item, kind, hours, agent, counts = (list(column) for column in zip(*rows, strict=True))
     return pa.table(
         {
             "type": kind,
-            "ts": time([AS_OF - int(hour * HOUR) for hour in hours]),
+            "ts": to_timestamps([AS_OF - int(hour * HOUR) for hour in hours]),
             "person": person,
             "item_id": item,
             "agent": agent,
@@ -87,12 +87,17 @@ def events(rows: list[Any] = EVENTS) -> pa.Table:
     )
 
 
-def ids(index: Index, rows: Any) -> list[str]:
+def item_ids_at(index: Index, rows: Any) -> list[str]:
     return [index.ids[row] for row in rows.tolist()]
 
 
-def nothing() -> Index:
+def make_empty_index() -> Index:
     """An index without any item."""
     with tempfile.TemporaryDirectory() as folder:
-        build_index(Path(folder) / "index", events().slice(0, 0), items().slice(0, 0), as_of=AS_OF)
+        build_index(
+            Path(folder) / "index",
+            make_events_table().slice(0, 0),
+            make_items_table().slice(0, 0),
+            as_of=AS_OF,
+        )
         return Index.open(Path(folder) / "index")

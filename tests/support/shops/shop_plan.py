@@ -4,8 +4,8 @@ there.
 
 from collections.abc import Iterable
 
-from tailorbird.candidates.contract import Contract, contract_of
-from tailorbird.candidates.query import live_sources
+from tailorbird.candidates.contract import Contract, build_contract
+from tailorbird.candidates.query import select_live_sources
 from tailorbird.experiments.assign import Experiment
 from tailorbird.features import FeatureSet, attribute, context, count, entity, sequence
 from tailorbird.ranking import Explore, Slot
@@ -48,4 +48,4 @@ def slots(**home) -> dict[str, Slot]:
 def contract(sources: Iterable[str] = ()) -> Contract:
     """The candidate tables that the slots ask for, and further sources."""
     named = [name for slot in slots().values() for name in (*slot.sources, *slot.columns)]
-    return contract_of(live_sources([*named, *sources]))
+    return build_contract(select_live_sources([*named, *sources]))

@@ -6,7 +6,7 @@ from tailorbird.models.deep.checkpoint import copy_weights
 from tailorbird.models.deep.model import DeepModel
 
 
-def same_bits(one: DeepModel, other: DeepModel) -> bool:
+def have_same_bits(one: DeepModel, other: DeepModel) -> bool:
     one_weights, other_weights = copy_weights(one.net), copy_weights(other.net)
     return one_weights.keys() == other_weights.keys() and all(
         np.array_equal(one_weights[name], other_weights[name]) for name in one_weights

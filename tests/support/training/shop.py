@@ -40,10 +40,10 @@ class Shop:
     def open(cls, folder: Path, change: Callable[[Path], None] | None = None) -> "Shop":
         """Fill a folder, once a process if nothing of the history is changed."""
         if change is not None:
-            return _fill(folder, change)
-        made = _unchanged()
-        shutil.copytree(made.folder, folder, dirs_exist_ok=True)
-        clock = SimulatedClock(made.clock.now())
+            return _fill_folder(folder, change)
+        unchanged_shop = _make_unchanged_shop()
+        shutil.copytree(unchanged_shop.folder, folder, dirs_exist_ok=True)
+        clock = SimulatedClock(unchanged_shop.clock.now())
         return cls(folder, load_features(folder / "features.py"), folder / "lake", clock)
 
     def train(
@@ -60,7 +60,7 @@ class Shop:
         folders = {
             "lake": self.lake,
             "registry": self.folder / name,
-            "reports": self.folder / f"{name}-reports" if page else None,
+            "reports_folder": self.folder / f"{name}-reports" if page else None,
         }
         return train(
             self.features,
@@ -68,7 +68,7 @@ class Shop:
             **folders,
             clock=self.clock,
             settings=settings,
-            heads=heads,
+            extra_heads=heads,
             promote=promote,
         )
 
@@ -84,7 +84,7 @@ class Shop:
         )
 
 
-def _fill(folder: Path, change: Callable[[Path], None]) -> Shop:
+def _fill_folder(folder: Path, change: Callable[[Path], None]) -> Shop:
     (folder / "features.py").write_text(
         (files("tailorbird.platform") / "templates" / "features.py").read_text()
     )
@@ -111,7 +111,7 @@ def _fill(folder: Path, change: Callable[[Path], None]) -> Shop:
 
 
 @cache
-def _unchanged() -> Shop:
+def _make_unchanged_shop() -> Shop:
     folder = Path(mkdtemp(prefix="tailorbird-shop-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return _fill(folder, lambda history: None)
+    return _fill_folder(folder, lambda history: None)

@@ -20,12 +20,12 @@ ANSWER = {
 }
 
 
-def click(**fields: Any) -> dict[str, Any]:
+def make_click(**fields: Any) -> dict[str, Any]:
     event = CLICK | fields
     return {name: value for name, value in event.items() if value is not ...}
 
 
-def deep(levels: int) -> Any:
+def nest_lists(levels: int) -> Any:
     value = 1
     for _ in range(levels):
         value = [value]

@@ -30,7 +30,7 @@ from tailorbird.training.backtests.leaks import (
 from tailorbird.training.backtests.page import write_validation
 from tailorbird.training.backtests.report import ValidationReport, holm_adjust
 from tailorbird.training.backtests.run import MODEL_NAME, ValidateSettings, validate
-from tailorbird.training.backtests.variants import build_variants, column_groups
+from tailorbird.training.backtests.variants import build_variants, group_columns
 from tailorbird.training.dataset.matrix import iterate_features
 from tailorbird.training.dataset.rows import load_training_data
 from tailorbird.training.evaluation.bootstrap import Interval
@@ -84,7 +84,7 @@ def with_the_answer(column, share=1.0):
             numeric = piece.rows.numeric.copy()
             is_marked = rng.random(len(numeric)) < share
             place = piece.rows.numeric_names.index(column)
-            numeric[is_marked, place] = 10 * piece.part.labels["click"][is_marked] + rng.random(
+            numeric[is_marked, place] = 10 * piece.data.labels["click"][is_marked] + rng.random(
                 int(is_marked.sum())
             )
             yield replace(piece, rows=replace(piece.rows, numeric=numeric))
@@ -96,10 +96,10 @@ def test_every_origin_is_learned_from_its_past_and_judged_next_to_all_baselines(
     report: ValidationReport,
 ):
     evaluation = report.evaluation
-    assert {MODEL_NAME, "popular:1h", "popular:7d"} <= set(evaluation.figures)
+    assert {MODEL_NAME, "popular:1h", "popular:7d"} <= set(evaluation.intervals)
     origins = [name for name in evaluation.slices if name.startswith("from 20")]
     assert len(origins) == len(report.about["splits"]) == 2
-    assert sum(evaluation.slices[name][0] for name in origins) == evaluation.requests
+    assert sum(evaluation.slices[name][0] for name in origins) == evaluation.request_count
     for one in report.about["splits"]:
         assert one["learned_until"] <= one["judged_from"] < one["judged_to"]
     # the newest requests are judged too: nothing is chosen by these figures
@@ -135,12 +135,12 @@ def test_the_model_is_compared_with_itself_with_less_data_fewer_columns_and_unse
     assert kinds["unseen people"] == "people"
     assert kinds["columns that rank keeps"] == "columns"
     assert kinds["without columns of item"] == "columns"
-    assert set(report.curve) == {0.125, 0.25, 0.5, 1.0}
-    assert report.curve[1.0] == report.evaluation.figures[MODEL_NAME]["ndcg_10"]
+    assert set(report.learning_curve) == {0.125, 0.25, 0.5, 1.0}
+    assert report.learning_curve[1.0] == report.evaluation.intervals[MODEL_NAME]["ndcg_10"]
     for one in report.tests:
         assert one.gain.value == pytest.approx(
-            report.evaluation.figures[MODEL_NAME]["ndcg_10"].value
-            - report.evaluation.figures[one.competitor]["ndcg_10"].value
+            report.evaluation.intervals[MODEL_NAME]["ndcg_10"].value
+            - report.evaluation.intervals[one.competitor]["ndcg_10"].value
         )
         assert not one.p > one.p_adjusted
 
@@ -154,7 +154,7 @@ def test_column_groups_hold_every_column_once(shop, report: ValidationReport):
         "item_knn_score",
         "position",
     ]
-    groups = column_groups(names, shop.features)
+    groups = group_columns(names, shop.features)
     listed = [name for each in groups.values() for name in each]
     assert sorted(listed) == sorted(set(names) - {"position"})
     assert groups["columns of the index"] == ("age_days",)
@@ -171,8 +171,8 @@ def test_the_ranked_subset_is_tried_only_if_not_empty(shop, keep, tried):
 
 
 def test_the_gap_is_of_rows_that_stand_for_the_same(report: ValidationReport):
-    assert {one.head for one in report.gaps} == {"click", "purchase"}
-    for one in report.gaps:
+    assert {one.head for one in report.overfit_gaps} == {"click", "purchase"}
+    for one in report.overfit_gaps:
         if one.head == "click":
             assert 0.5 < one.auc[2] < one.auc[0] < 0.95
             assert max(one.log_loss) < 2 * min(
@@ -202,7 +202,7 @@ def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
     )
     assert "column price looks as if it knew the answer" in report.page_path.read_text()
     assert (
-        Registry(shop.folder / "planted", clock=shop.clock).champion().name
+        Registry(shop.folder / "planted", clock=shop.clock).champion_folder().name
         == report.fallback_version
     ), "a baseline serves"
 
@@ -210,19 +210,23 @@ def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
 def test_a_feature_computed_after_the_label_is_reported_by_name(shop, training_data, monkeypatch):
     assert not [
         one
-        for one in find_lookahead(training_data, training_data.data, shop.features)
+        for one in find_lookahead(training_data, training_data.dataset, shop.features)
         if one.severity == "leak"
     ]
 
     def late(data, features, events, **more):
         for piece in iterate_features(
-            replace(data, t=data.t + HOUR, p=data.p + (1 << 40)), features, events, **more
+            replace(data, t=data.t + HOUR, log_position=data.log_position + (1 << 40)),
+            features,
+            events,
+            **more,
         ):
-            yield replace(piece, part=data)
+            yield replace(piece, data=data)
 
     monkeypatch.setattr(leaks, "iterate_features", late)
     findings = {
-        one.subject: one for one in find_lookahead(training_data, training_data.data, shop.features)
+        one.subject: one
+        for one in find_lookahead(training_data, training_data.dataset, shop.features)
     }
     assert findings["item_clicks_1d"].severity == "leak"
     assert (
@@ -245,22 +249,22 @@ def test_a_feature_that_knows_what_arrived_late_is_reported_by_name(
         training_data,
         events=training_data.events.set_column(place, "p", pa.chunked_array([late_positions])),
     )
-    assert (ts < training_data.data.t.max()).any()
+    assert (ts < training_data.dataset.t.max()).any()
     assert not [
         one
-        for one in find_lookahead(changed, training_data.data, shop.features)
+        for one in find_lookahead(changed, training_data.dataset, shop.features)
         if one.severity == "leak"
     ]
 
     def late(data, features, events, **more):
         for piece in iterate_features(
-            replace(data, p=data.p + (1 << 41)), features, events, **more
+            replace(data, log_position=data.log_position + (1 << 41)), features, events, **more
         ):
-            yield replace(piece, part=data)
+            yield replace(piece, data=data)
 
     monkeypatch.setattr(leaks, "iterate_features", late)
     findings = {
-        one.subject: one for one in find_lookahead(changed, training_data.data, shop.features)
+        one.subject: one for one in find_lookahead(changed, training_data.dataset, shop.features)
     }
     assert findings["item_clicks_1d"].severity == "leak"
     assert "device" not in findings
@@ -274,7 +278,7 @@ def test_profiles_without_a_time_are_reported_with_the_columns_that_read_them(sh
         training_data, events=events.set_column(place, "timeless", pa.chunked_array(profile))
     )
     findings = {
-        one.subject: one for one in find_lookahead(changed, training_data.data, shop.features)
+        one.subject: one for one in find_lookahead(changed, training_data.dataset, shop.features)
     }
     assert {"price", "category"} <= set(findings)
     assert findings["price"].severity == "look"
@@ -343,12 +347,12 @@ def test_profiles_that_were_imported_dated_back_are_reported_where_a_column_read
 
 def test_profiles_of_items_that_are_dated_back_are_reported(training_data):
     assert find_backdated_items(training_data) == []
-    items = training_data.items
+    items = training_data.item_profiles
     later = pa.array(micros(items["valid_from"]) + 2 * DAY).cast(
         items.schema.field("received_at").type
     )
     changed = items.set_column(items.column_names.index("received_at"), "received_at", later)
-    (finding,) = find_backdated_items(replace(training_data, items=changed))
+    (finding,) = find_backdated_items(replace(training_data, item_profiles=changed))
     assert (finding.severity, finding.subject) == ("look", "items")
     assert (
         f"{items.num_rows:,} of {items.num_rows:,} profiles with a time came in over an hour "

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.support.commands import must, must_json, refused, small_shop, tailorbird
+from tests.support.commands import assert_refused, make_small_shop, must, must_json, tailorbird
 from tests.support.training.shop import HOME, Shop
 
 from tailorbird.errors import UsageError
@@ -17,8 +17,8 @@ from tailorbird.training.backtests.run import MODEL_NAME, ValidateSettings, vali
 from tailorbird.training.backtests.variants import (
     BOOSTED_TREES,
     ITEM_ID_COLUMNS,
-    SHARES,
-    column_groups,
+    TRAINING_SHARES,
+    group_columns,
     share_variant_name,
 )
 from tailorbird.training.settings import TrainSettings
@@ -72,7 +72,7 @@ def report(shop, stages):
 
 
 def ours(report: ValidationReport):
-    return report.evaluation.figures[MODEL_NAME]
+    return report.evaluation.intervals[MODEL_NAME]
 
 
 def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
@@ -85,19 +85,19 @@ def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
     assert ours(report) != ours(trees)
     # columns for nets change nothing of what trees learn, nor of how they are judged
     for name in ("ndcg_10", "recall_10", "mrr"):
-        assert report.evaluation.figures[BOOSTED_TREES][name] == ours(trees)[name]
+        assert report.evaluation.intervals[BOOSTED_TREES][name] == ours(trees)[name]
     (test,) = (one for one in report.tests if one.competitor == BOOSTED_TREES)
     assert test.kind == "architecture"
     assert test.gain.value == pytest.approx(
         ours(report)["ndcg_10"].value - ours(trees)["ndcg_10"].value
     )
     assert test.p <= test.p_adjusted
-    for one, other in zip(report.gaps, trees.gaps, strict=True):
+    for one, other in zip(report.overfit_gaps, trees.overfit_gaps, strict=True):
         assert (one.origin, one.head) == (other.origin, other.head)
         assert one.log_loss != other.log_loss
         assert max(one.log_loss) < 2 * min(one.log_loss) or one.head != "click"
-    assert {name: each.auc for name, each in report.evaluation.heads.items()} != {
-        name: each.auc for name, each in trees.evaluation.heads.items()
+    assert {name: each.auc for name, each in report.evaluation.head_metrics.items()} != {
+        name: each.auc for name, each in trees.evaluation.head_metrics.items()
     }
     page = write_validation(tmp_path, report)
     assert "Each origin's model (mlp)" in " ".join(page.read_text().split())
@@ -114,10 +114,10 @@ def test_a_net_is_compared_with_itself_in_all_the_ways_that_trees_are(report: Va
         == kinds[f"without {ITEM_ID_COLUMNS}"]
         == "columns"
     )
-    assert set(report.curve) == {*SHARES, 1.0}
-    assert report.curve[1.0] == ours(report)["ndcg_10"]
+    assert set(report.learning_curve) == {*TRAINING_SHARES, 1.0}
+    assert report.learning_curve[1.0] == ours(report)["ndcg_10"]
     other_names = [one.competitor for one in report.tests if one.kind != "baseline"]
-    different = {report.evaluation.figures[name]["ndcg_10"].value for name in other_names}
+    different = {report.evaluation.intervals[name]["ndcg_10"].value for name in other_names}
     assert len(different) == len(other_names), "each was fitted in another way"
     for name in ("long-tail items", "new items", "new users", "known users"):
         count, figures = report.evaluation.slices[name]
@@ -203,7 +203,7 @@ def test_columns_that_only_nets_see_have_groups_and_can_be_left_out(shop):
         2,
         {3: 9, 1: 5},
     )
-    groups = column_groups(columns, shop.features, layout)
+    groups = group_columns(columns, shop.features, layout)
     assert groups[ITEM_ID_COLUMNS] == ("item_code", "recent_item_1", "recent_gap_1")
     assert set(groups["columns of item"]) == {"price", "title_word_1", "title_word_2"}
     assert layout.net_only_columns == columns[3:]
@@ -218,14 +218,14 @@ def test_columns_that_only_nets_see_have_groups_and_can_be_left_out(shop):
     assert (
         layout_of_three.history,
         layout_of_three.bags,
-        layout_of_three.numbers,
-        layout_of_three.codes,
+        layout_of_three.numeric_indexes,
+        layout_of_three.code_cardinalities,
     ) == (None, (), (0, 2), {1: 5})
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return small_shop(tmp_path_factory.mktemp("cli") / "shop")
+    return make_small_shop(tmp_path_factory.mktemp("cli") / "shop")
 
 
 WORDS = ("validate", "--quick", "--splits", 1, "--no-variants", "--as-of", "latest")
@@ -271,4 +271,4 @@ def test_the_command_validates_what_train_would_train(project):
         (("--architecture", "mlp", "--parameters", '{"epoch": 1}'), "mlp has no parameter 'epoch'"),
     )
     for words, message in wrong:
-        refused(tailorbird("-C", project, *WORDS, *words), message, status=2)
+        assert_refused(tailorbird("-C", project, *WORDS, *words), message, status=2)

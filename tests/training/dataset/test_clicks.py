@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from tests.support import routed
 
-from tailorbird.candidates.batch import COLUMNS, segment_keys, to_event_batch
-from tailorbird.candidates.contract import contract_of
+from tailorbird.candidates.batch import EVENT_COLUMNS, segment_keys, to_event_batch
+from tailorbird.candidates.contract import build_contract
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.candidates.query import RequestLists, table_group
@@ -25,10 +25,11 @@ from tailorbird.training.dataset.clicks import (
     infer_scheme,
     sample_negatives,
 )
-from tailorbird.training.dataset.codes import Codes, encode_interactions
+from tailorbird.training.dataset.codes import IdVocabulary, encode_interactions
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.extra_labels import OutcomeIndex
-from tailorbird.training.dataset.replay import Replay, concat_slates, select_live_columns
+from tailorbird.training.dataset.replay import Replay, select_live_columns
+from tailorbird.training.dataset.slates import concat_slates
 
 FEATURES = FeatureSet.from_declarations(
     [sequence("recent", entity("user"), ["click", "purchase"], length=16)]
@@ -45,7 +46,7 @@ def draw_chunks(
     slot: Slot,
     **more: list[str],
 ) -> tuple[Dataset, Replay]:
-    people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
+    people, items = IdVocabulary.of(events["person"]), IdVocabulary.of(events["item_id"])
     replay = Replay(events, FEATURES, slot, items, select_live_columns(FEATURES, slot), **more)
     return draw_requests(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to), replay
 
@@ -79,12 +80,12 @@ def going_on(*clicks: dict) -> pa.Table:
 
 
 def lists(data: Dataset) -> list[list[str]]:
-    items = data.items.decode(data.item)
+    items = data.item_vocabulary.decode(data.item_codes)
     return [sorted(items[a:b]) for a, b in zip(data.offsets, data.offsets[1:], strict=False)]
 
 
 def truths(data: Dataset, type_: str = "click") -> list[list[str]]:
-    items = data.items.decode(data.item)
+    items = data.item_vocabulary.decode(data.item_codes)
     return [
         [items[row] for row in range(a, b) if data.labels[type_][row]]
         for a, b in zip(data.offsets, data.offsets[1:], strict=False)
@@ -92,7 +93,13 @@ def truths(data: Dataset, type_: str = "click") -> list[list[str]]:
 
 
 def missed(data: Dataset) -> list[tuple[int, str]]:
-    return list(zip(data.missed.request.tolist(), data.items.decode(data.missed.item), strict=True))
+    return list(
+        zip(
+            data.missed_positives.request_index.tolist(),
+            data.item_vocabulary.decode(data.missed_positives.item_codes),
+            strict=True,
+        )
+    )
 
 
 def test_a_request_stands_just_before_its_event_and_knows_the_log_up_to_the_last_tables() -> None:
@@ -107,7 +114,7 @@ def test_a_request_stands_just_before_its_event_and_knows_the_log_up_to_the_last
     assert lists(data) == [["x", "y"]]
     assert truths(data) == [["x"]]
     assert data.t.tolist() == [28 * HOUR + 10]
-    assert data.p.tolist() == [4]  # all but the request's own event
+    assert data.log_position.tolist() == [4]  # all but the request's own event
     assert missed(data) == []
 
 
@@ -173,18 +180,20 @@ def test_sampled_negatives_preserve_the_prior_and_prefer_popular_items() -> None
     )
     data, replay = draw_chunks(events, CLICK, 2 * HOUR, DAY, Slot("home", sources={"popular": 400}))
     full, some = sample_negatives(data, replay, CLICK, 0), sample_negatives(data, replay, CLICK, 7)
-    assert full.rows == 50 * 100
-    assert some.rows == pytest.approx(50 * 8, rel=0.1)
-    assert some.weight.sum() == pytest.approx(full.rows, rel=0.15)
+    assert full.row_count == 50 * 100
+    assert some.row_count == pytest.approx(50 * 8, rel=0.1)
+    assert some.weight.sum() == pytest.approx(full.row_count, rel=0.15)
     assert some.labels["click"].sum() == 50
     assert np.all(some.weight[some.labels["click"]] == 1)
     assert some.weight.min() >= 1
-    assert some.scheme["candidate_recall"] == 1
-    assert some.scheme["candidates_mean"] == 100
+    assert some.provenance["candidate_recall"] == 1
+    assert some.provenance["candidates_mean"] == 100
     sampled = np.array(
         [
             int(item[1:])
-            for item, label in zip(some.items.decode(some.item), some.labels["click"], strict=True)
+            for item, label in zip(
+                some.item_vocabulary.decode(some.item_codes), some.labels["click"], strict=True
+            )
             if not label
         ]
     )
@@ -238,14 +247,14 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
     slot, names = Slot("home", sources=SOURCES, hide_seen=()), list(SOURCES)
     data, replay = draw_chunks(lively, CLICK, 28 * HOUR, 28 * HOUR + 40 * MINUTE, slot)
     drawn = concat_datasets([each.data for each in draw_candidates(data, replay, CLICK)])[0]
-    contract, ts = contract_of(names), lively["ts"].cast(pa.int64()).to_numpy()
+    contract, ts = build_contract(names), lively["ts"].cast(pa.int64()).to_numpy()
     columns, different = replay.live_columns, set()
     folds: dict[int, CandidateFold] = {}
-    for number in range(drawn.requests):
+    for number in range(drawn.request_count):
         served = RequestLists(CandidateFold(contract).tables(), CandidateRequest())
         here = slice(drawn.offsets[number], drawn.offsets[number + 1])
         mine = lively["person"].to_numpy() == drawn.context["person"][number].as_py()
-        past = np.flatnonzero(mine & (np.arange(1, len(ts) + 1) <= drawn.p[number]))
+        past = np.flatnonzero(mine & (np.arange(1, len(ts) + 1) <= drawn.log_position[number]))
         keys = (
             hash64s(lively["item_id"].take(pa.array(past)).to_pylist())
             if len(past)
@@ -255,15 +264,17 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
         request = CandidateRequest(keys[-16:], ts[past][-16:], segment_keys(context))
         for group, every in EPOCH_INTERVAL_US.items():
             before = int(
-                np.searchsorted(ts, ts[drawn.p[number] - 1] // every * every)
+                np.searchsorted(ts, ts[drawn.log_position[number] - 1] // every * every)
             )  # what came before this minute began
             if before not in folds:
                 folds[before] = CandidateFold(contract)
                 folds[before].update(
-                    to_event_batch(lively.slice(0, before).select(list(COLUMNS)), contract, before)
+                    to_event_batch(
+                        lively.slice(0, before).select(list(EVENT_COLUMNS)), contract, before
+                    )
                 )
             of_group = RequestLists(folds[before].tables(), request)
-            served.by_source |= {
+            served.list_by_source |= {
                 name: of_group.get(name)
                 for name in columns.candidates.sources
                 if table_group(name) in (group, "")
@@ -274,11 +285,13 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
             fresh = [key for key in served.get(name).keys.tolist() if key not in listed][:owed]
             owed -= len(fresh)
             listed += fresh
-        assert drawn.items.keys[drawn.item[here]].tolist() == listed
-        expected = columns.candidates.matrix(served, drawn.items.keys[drawn.item[here]])
-        np.testing.assert_array_equal(drawn.live[here], expected)
+        assert drawn.item_vocabulary.keys[drawn.item_codes[here]].tolist() == listed
+        expected = columns.candidates.matrix(
+            served, drawn.item_vocabulary.keys[drawn.item_codes[here]]
+        )
+        np.testing.assert_array_equal(drawn.live_values[here], expected)
         different.add(tuple(listed))
-    assert drawn.requests > 15
+    assert drawn.request_count > 15
     assert len(different) > 10
 
 
@@ -294,8 +307,8 @@ def test_later_events_change_no_candidate_and_no_column(lively: pa.Table) -> Non
     for events in (lively, changed):
         data, replay = draw_chunks(events, CLICK, 14 * HOUR, border + 2 * MINUTE, slot)
         drawn = concat_datasets([each.data for each in draw_candidates(data, replay, CLICK)])[0]
-        early = drawn.take(np.flatnonzero(drawn.p < np.flatnonzero(late)[0] + 1))
-        runs.append((lists(early), early.live))
+        early = drawn.take(np.flatnonzero(drawn.log_position < np.flatnonzero(late)[0] + 1))
+        runs.append((lists(early), early.live_values))
     assert runs[0][0] == runs[1][0]
     np.testing.assert_array_equal(runs[0][1], runs[1][1])
     assert len(runs[0][0]) > 150
@@ -311,10 +324,10 @@ def test_baselines_show_lists_of_their_own(lively: pa.Table) -> None:
     slates = concat_slates([each.slates for each in drawn])
     assert list(slates) == ["popular:24h", "item_knn+popular:7d"]
     for slate in slates.values():
-        assert len(slate.offsets) == data.requests + 1
-        shown = {data.items.values[code].as_py() for code in slate.item.tolist()}
+        assert len(slate.offsets) == data.request_count + 1
+        shown = {data.item_vocabulary.values[code].as_py() for code in slate.item_codes.tolist()}
         assert len(shown) > 10
-    assert all(each.data.rows == 0 for each in drawn), (
+    assert all(each.data.row_count == 0 for each in drawn), (
         "what people had is all that the slot asks for, and is hidden"
     )
 
@@ -344,14 +357,18 @@ def test_extra_labels_are_of_what_the_person_did_with_the_item_soon_after() -> N
         e("purchase", 11 * HOUR + 1, "b", "x"),  # too late
     )
     data = draw(events, {"popular": 10}, 10 * HOUR, 11 * HOUR)
-    bought = OutcomeIndex(encode_interactions(events, data.people, data.items, ("purchase",)))
+    bought = OutcomeIndex(
+        encode_interactions(events, data.person_vocabulary, data.item_vocabulary, ("purchase",))
+    )
     assert lists(data) == [["x", "y"]]
-    named = data.items.decode(data.item)
+    named = data.item_vocabulary.decode(data.item_codes)
     assert [
         item for item, label in zip(named, bought.has_outcome(data, HOUR), strict=True) if label
     ] == ["y"]
     assert bought.has_outcome(data, HOUR + 1).all()
     assert not bought.has_outcome(data, 4).any()
-    shared = OutcomeIndex(encode_interactions(events, data.people, data.items, ("share",)))
+    shared = OutcomeIndex(
+        encode_interactions(events, data.person_vocabulary, data.item_vocabulary, ("share",))
+    )
     assert not len(shared)
     assert not shared.has_outcome(data, HOUR).any()

@@ -12,12 +12,21 @@ NOW = 1_000 * MINUTE
 
 def dataset(events, heads=("click", "purchase"), **more):
     return dataset_from_responses(
-        events, "home", heads, ts_from=0, **({"mature_before": NOW, "denominator": "answer"} | more)
+        events,
+        "home",
+        heads,
+        ts_from=0,
+        **({"complete_until": NOW, "denominator": "answer"} | more),
     )
 
 
 def labelled(data, head="click"):
-    rows = zip(data.request, data.items.decode(data.item), data.labels[head], strict=True)
+    rows = zip(
+        data.request_index,
+        data.item_vocabulary.decode(data.item_codes),
+        data.labels[head],
+        strict=True,
+    )
     return [(int(request), item) for request, item, hit in rows if hit]
 
 
@@ -46,7 +55,7 @@ def test_the_log_of_an_arm_has_the_answers_of_that_arm_alone(routed):
         e("click", 4 * MINUTE, "u1", "y", "r3"),
     )
     data = dataset(events, arm="e:new")
-    assert (data.requests, data.scheme["arm"]) == (1, "e:new")
+    assert (data.request_count, data.provenance["arm"]) == (1, "e:new")
     assert labelled(data) == [(0, "y")]
     with pytest.raises(NotReadyError, match="the arm e:other has no answer"):
         dataset(events, arm="e:other")
@@ -110,8 +119,8 @@ def test_only_seen_positions_are_rows_where_impressions_are_the_denominator(rout
         e("click", 3 * MINUTE, "u1", "w", "r1"),
     )
     data = dataset(events, denominator="impression")
-    assert data.requests == 2
-    assert data.items.decode(data.item) == ["x", "y", "w", "x"]
+    assert data.request_count == 2
+    assert data.item_vocabulary.decode(data.item_codes) == ["x", "y", "w", "x"]
     assert data.position.tolist() == [1, 2, 4, 1]
     assert labelled(data) == [(0, "w")]
 
@@ -132,7 +141,7 @@ def test_an_impression_of_another_slots_answer_shows_nothing_of_ours(routed):
         },
     )
     data = dataset(events, denominator="impression")
-    assert data.items.decode(data.item) == ["x"]
+    assert data.item_vocabulary.decode(data.item_codes) == ["x"]
 
 
 def test_an_outcome_without_a_name_belongs_to_the_last_answer_over_all_slots(routed):
@@ -146,7 +155,7 @@ def test_an_outcome_without_a_name_belongs_to_the_last_answer_over_all_slots(rou
     )
     assert labelled(dataset(events)) == [(0, "y")]
     cart = dataset_from_responses(
-        events, "cart", ["click"], ts_from=0, mature_before=NOW, denominator="answer"
+        events, "cart", ["click"], ts_from=0, complete_until=NOW, denominator="answer"
     )
     assert labelled(cart) == [(0, "x")]
 
@@ -158,8 +167,8 @@ def test_an_outcome_without_a_name_may_belong_to_an_answer_that_is_no_row_yet(ro
         a(20 * MINUTE, "u1", ["x"], "r2"),
         e("click", 25 * MINUTE, "u1", "x"),
     )
-    data = dataset(events, mature_before=40 * MINUTE)
-    assert data.requests == 1
+    data = dataset(events, complete_until=40 * MINUTE)
+    assert data.request_count == 1
     assert labelled(data) == []
 
 
@@ -172,7 +181,7 @@ def test_targets_of_other_slots_get_labels_and_make_no_rows(routed):
         e("cart", 3 * MINUTE, "u1", "y", "r1"),
     )
     data = dataset(events, denominator="impression", extra_heads=["cart"])
-    assert data.items.decode(data.item) == ["x"]
+    assert data.item_vocabulary.decode(data.item_codes) == ["x"]
     assert labelled(data, "cart") == [(0, "x")]
 
 
@@ -180,7 +189,7 @@ def test_immature_responses_are_left_out(routed):
     events = routed.table(
         routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(71 * MINUTE, "u1", ["x"], "r2")
     )
-    data = dataset(events, mature_before=100 * MINUTE)
+    data = dataset(events, complete_until=100 * MINUTE)
     assert data.t.tolist() == [1 * MINUTE]
 
 
@@ -189,7 +198,7 @@ def test_bots_are_no_readers(routed):
         routed.answer(1 * MINUTE, "u1", ["x"], "r1"),
         routed.answer(1 * MINUTE, "u2", ["x"], "r2", agent="bot"),
     )
-    assert dataset(events).requests == 1
+    assert dataset(events).request_count == 1
 
 
 def test_a_logged_answer_has_the_position_that_its_features_were_read_at(routed):
@@ -197,9 +206,9 @@ def test_a_logged_answer_has_the_position_that_its_features_were_read_at(routed)
         routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(2 * MINUTE, "u1", ["x"], "r2")
     )
     answers = pa.table({"request_id": ["r2"], "p": pa.array([7], pa.int64())})
-    assert dataset(events, responses=answers).p.tolist() == [1, 7]
+    assert dataset(events, response_log=answers).log_position.tolist() == [1, 7]
     by_part = answers.append_column("positions", pa.array([[7, 5]], pa.list_(pa.int64())))
-    assert dataset(events, responses=by_part).p.tolist() == [[1, 1], [7, 5]]
+    assert dataset(events, response_log=by_part).log_position.tolist() == [[1, 1], [7, 5]]
 
 
 def test_missing_responses_raise_with_a_fix(routed):
@@ -216,9 +225,9 @@ def test_taking_and_cutting_keep_rows_with_their_requests(routed):
     data = dataset(events)
     last = data.take(data.t.argsort()[::-1][:3])
     assert last.context["person"].to_pylist() == ["u8", "u7", "u6"]
-    assert last.items.decode(last.item) == ["x", "y", "z", "x", "y", "x"]
+    assert last.item_vocabulary.decode(last.item_codes) == ["x", "y", "z", "x", "y", "x"]
     parts = list(data.chunks(4))
-    assert sum(part.rows for part in parts) == data.rows
-    assert all(part.rows <= 4 for part in parts)
+    assert sum(part.row_count for part in parts) == data.row_count
+    assert all(part.row_count <= 4 for part in parts)
     assert [t for part in parts for t in part.t] == data.t.tolist()
     assert sum(part.labels["click"].sum() for part in parts) == 1

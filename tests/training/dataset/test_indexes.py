@@ -37,7 +37,7 @@ def profiles(*rows: tuple[str, int, float]) -> pa.Table:
 def test_a_row_is_given_the_newest_index_that_is_not_after_it():
     series = build_series(clicks("i2"), empty_items(), [4 * DAY, 2 * DAY, 2 * DAY])
     assert [index.as_of for index in series.indexes] == [2 * DAY, 4 * DAY]
-    assert series.positions_at(
+    assert series.index_numbers_at(
         np.array([2 * DAY - 1, 2 * DAY, 4 * DAY - 1, 4 * DAY, 9 * DAY])
     ).tolist() == [-1, 0, 0, 1, 1]
 

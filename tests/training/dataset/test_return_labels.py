@@ -15,7 +15,7 @@ from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.policy.targets import ReturnTarget, item_heads, parse_return
-from tailorbird.training.dataset.codes import Codes
+from tailorbird.training.dataset.codes import IdVocabulary
 from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.return_labels import PresenceIndex
 from tailorbird.training.fit.target_encoding import LabelledRows, rates_in_time
@@ -31,21 +31,21 @@ def dataset(events, head="return_7d", complete_until=COMPLETE_UNTIL):
         "home",
         ["click", head],
         ts_from=0,
-        mature_before=complete_until,
+        complete_until=complete_until,
         denominator="answer",
     )
 
 
 def by_request(data, head="return_7d"):
     labels = data.labels[head]
-    rows = [labels[data.request == request] for request in range(data.requests)]
+    rows = [labels[data.request_index == request] for request in range(data.request_count)]
     assert all(np.array_equal(each, each[:1].repeat(len(each)), equal_nan=True) for each in rows)
     return [None if np.isnan(each[0]) else bool(each[0]) for each in rows]
 
 
 def test_a_head_name_has_window_and_gap():
-    assert parse_return("return_7d") == ReturnTarget(gap=DAY, until=7 * DAY)
-    assert parse_return("return_2d_gap_12h") == ReturnTarget(gap=12 * HOUR, until=2 * DAY)
+    assert parse_return("return_7d") == ReturnTarget(gap_us=DAY, until_us=7 * DAY)
+    assert parse_return("return_2d_gap_12h") == ReturnTarget(gap_us=12 * HOUR, until_us=2 * DAY)
     assert parse_return("returned") is None
     assert item_heads(["return_7d", "dwell_30s", "click"]) == ["dwell_30s", "click"]
     with pytest.raises(DeclarationError, match="return_1d has nothing between its gap and its end"):
@@ -109,11 +109,11 @@ def test_returning_is_no_gain_and_shows_no_item_to_have_been_seen(routed):
         "home",
         ["click"],
         ts_from=0,
-        mature_before=COMPLETE_UNTIL,
+        complete_until=COMPLETE_UNTIL,
         denominator="impression",
         extra_heads=["return_7d"],
     )
-    assert data.items.decode(data.item) == ["x"]
+    assert data.item_vocabulary.decode(data.item_codes) == ["x"]
     assert data.labels["return_7d"].tolist() == [1.0]
     assert data.gain({"click": 1.0, "return_7d": 5.0}).tolist() == [0.0]
     assert (
@@ -133,7 +133,7 @@ def test_returning_is_no_gain_and_shows_no_item_to_have_been_seen(routed):
 )
 def test_labels_follow_the_definition(routed, there, gap, length, complete_until):
     events = routed.table(*(routed.event("view", ts, f"u{who}", "x") for who, ts in there))
-    people = Codes.of(
+    people = IdVocabulary.of(
         routed.table(*(routed.event("view", 0, f"u{who}", "x") for who in range(3)))["person"]
     )
     person, t = np.repeat(np.arange(3), 20), np.tile(np.arange(20), 3)
@@ -177,10 +177,13 @@ def test_it_is_an_ordinary_head(shop, architecture):
         "return_7d was left out: what it asks for is known 7 days later" in note
         for note in report.notes
     )
-    figures = report.evaluation.heads["return_1d_gap_2h"]
-    assert 0 < figures.positives < figures.rows < report.evaluation.heads["click"].rows, (
-        "the youngest rows are not judged"
-    )
+    figures = report.evaluation.head_metrics["return_1d_gap_2h"]
+    assert (
+        0
+        < figures.positive_count
+        < figures.row_count
+        < report.evaluation.head_metrics["click"].row_count
+    ), "the youngest rows are not judged"
     assert figures.auc.value > 0.55, "who comes often comes again"
     bundle = Bundle.load(
         shop.folder / f"return-{architecture}" / report.version,

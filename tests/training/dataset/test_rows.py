@@ -51,14 +51,14 @@ def load(features, *rows, routed, slot=HOME, ends=NOW - 1, **more):
         Lake(routed.table(*rows, *going_on)),
         features,
         slot,
-        RowSettings(**({"ts_from": 0, "now": NOW} | more)),
+        RowSettings(**({"ts_from": 0, "as_of": NOW} | more)),
     )
 
 
 def test_a_handful_of_answers_does_not_make_a_history_of_clicks_forgotten(routed, features):
     training_data = load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed)
     assert not training_data.is_logged
-    assert training_data.data.requests == 905
+    assert training_data.dataset.request_count == 905
     assert (
         "only 5 answers of slot 'home' have an outcome that is known by now, and "
         f"{RESPONSES_MIN} are needed" in training_data.source_note
@@ -77,7 +77,7 @@ def test_enough_responses_are_used_regardless_of_clicks(routed, features):
         features, *clicks(routed, 900), *answers(routed, RESPONSES_MIN), routed=routed
     )
     assert training_data.is_logged
-    assert training_data.data.requests == RESPONSES_MIN
+    assert training_data.dataset.request_count == RESPONSES_MIN
     assert training_data.source_note == (
         f"rows are logged answers: {RESPONSES_MIN} answers of slot 'home' have an outcome that "
         "is known by now"
@@ -105,18 +105,18 @@ def test_clicks_outside_the_window_are_none(routed, features):
 
 def test_one_may_choose(routed, features):
     rows = [*clicks(routed, 900), *answers(routed, 5)]
-    assert load(features, *rows, routed=routed, rows="answers").data.requests == 5
+    assert load(features, *rows, routed=routed, row_source="answers").dataset.request_count == 5
     many = [*clicks(routed, 10), *answers(routed, RESPONSES_MIN)]
-    assert not load(features, *many, routed=routed, rows="clicks").is_logged
+    assert not load(features, *many, routed=routed, row_source="clicks").is_logged
     with pytest.raises(NotReadyError, match="slot 'cart' has no answer"):
-        load(features, *rows, routed=routed, slot=Slot("cart"), rows="answers")
+        load(features, *rows, routed=routed, slot=Slot("cart"), row_source="answers")
 
 
 def test_choices_are_of_the_first_target_that_happened(routed, features):
     slot = Slot("cart", objective={"purchase": 5.0, "click": 1.0})
     training_data = load(features, *clicks(routed, 900), routed=routed, slot=slot)
     assert isinstance(training_data.events, pa.Table)
-    assert training_data.sampling.type == "click"
+    assert training_data.sampling_scheme.type == "click"
 
 
 def test_drawn_rows_have_labels_of_all_targets(routed, features):
@@ -128,10 +128,10 @@ def test_drawn_rows_have_labels_of_all_targets(routed, features):
     slot = Slot("cart", objective={"click": 1.0})
     alone = load(features, *rows, routed=routed, slot=slot)
     assert alone.heads == ("click",)
-    assert alone.label_window == 0
-    more = load(features, *rows, routed=routed, slot=slot, heads=("purchase", "click"))
+    assert alone.label_window_us == 0
+    more = load(features, *rows, routed=routed, slot=slot, extra_heads=("purchase", "click"))
     assert more.heads == ("click", "purchase")
-    assert more.label_window == 30 * MINUTE
+    assert more.label_window_us == 30 * MINUTE
 
 
 def test_outcomes_of_the_last_responses_are_unknown_at_the_end_of_the_log(routed, features):
@@ -142,12 +142,12 @@ def test_outcomes_of_the_last_responses_are_unknown_at_the_end_of_the_log(routed
     newest = rows[-1]["ts"]
     training_data = load(features, *rows, routed=routed, ends=0)
     assert training_data.complete_until == newest + 1
-    assert training_data.data.t.max() == max(
+    assert training_data.dataset.t.max() == max(
         row["ts"]
         for row in rows
         if row["type"] == "answer" and row["ts"] + 30 * MINUTE <= newest + 1
     )
-    assert load(features, *rows, routed=routed).data.requests == 400, (
+    assert load(features, *rows, routed=routed).dataset.request_count == 400, (
         "where the log went on, nothing came of the others"
     )
 
@@ -156,7 +156,7 @@ def test_no_one_churns_after_the_end_of_the_log(routed, features):
     slot = Slot("home", objective={"click": 1.0, "return_7d": 1.0}, denominator="answer")
     rows = answers(routed, 400)
     cut, complete = (
-        load(features, *rows, routed=routed, slot=slot, ends=ends).data.labels["return_7d"]
+        load(features, *rows, routed=routed, slot=slot, ends=ends).dataset.labels["return_7d"]
         for ends in (0, NOW - 1)
     )
     assert np.isnan(cut).all()
@@ -172,8 +172,8 @@ def test_drawn_requests_with_open_labels_are_left_out(routed, features):
     ]
     slot = Slot("cart", objective={"click": 1.0, "purchase": 5.0})
     training_data = load(features, *chosen, *bought, routed=routed, slot=slot, ends=0)
-    assert training_data.data.t.max() == 869 * MINUTE + 1
-    assert load(features, *chosen, routed=routed, ends=0).data.t.max() == 899 * MINUTE + 1, (
+    assert training_data.dataset.t.max() == 869 * MINUTE + 1
+    assert load(features, *chosen, routed=routed, ends=0).dataset.t.max() == 899 * MINUTE + 1, (
         "a choice itself is known at once"
     )
     with pytest.raises(
@@ -199,11 +199,11 @@ def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
         routed=routed,
         slot=slot,
         ends=now - 1,
-        now=now,
+        as_of=now,
         lateness_us=300 * MINUTE,
     )
     assert training_data.complete_until == 600 * MINUTE
-    assert training_data.data.t.max() == 569 * MINUTE + 1
+    assert training_data.dataset.t.max() == 569 * MINUTE + 1
 
 
 def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
@@ -230,25 +230,25 @@ def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
     first = [
         p for p, row in enumerate(rows, 1) if row["type"] == "click" and row["item_id"] != "other"
     ]
-    assert training_data.data.t.tolist() == [rows[p - 1]["ts"] + 1 for p in first]
-    assert training_data.data.p.tolist() == [p - 1 for p in first], (
+    assert training_data.dataset.t.tolist() == [rows[p - 1]["ts"] + 1 for p in first]
+    assert training_data.dataset.log_position.tolist() == [p - 1 for p in first], (
         "the look itself is not known yet"
     )
-    assert training_data.data.items.decode(training_data.data.item) == [
+    assert training_data.dataset.item_vocabulary.decode(training_data.dataset.item_codes) == [
         rows[p - 1]["item_id"] for p in first
     ]
-    assert training_data.data.context["session_id"].null_count == len(first), (
+    assert training_data.dataset.context["session_id"].null_count == len(first), (
         "as it was at the look"
     )
-    assert training_data.label_window == 30 * MINUTE, "the purchase is known that much later"
+    assert training_data.label_window_us == 30 * MINUTE, "the purchase is known that much later"
     as_before = load(
         features,
         *rows,
         routed=routed,
         slot=slot,
-        scheme=SamplingScheme(type="purchase", moves_before_visit=False),
+        sampling_scheme=SamplingScheme(type="purchase", moves_before_visit=False),
     )
-    assert (as_before.data.t - training_data.data.t == 20 * MINUTE).all()
+    assert (as_before.dataset.t - training_data.dataset.t == 20 * MINUTE).all()
     assert "looked at the very item" not in as_before.source_note
 
 
@@ -262,7 +262,7 @@ def test_a_simultaneous_view_is_not_part_of_the_visit(routed, features):
         features, *rows, routed=routed, slot=replace(HOME, objective={"purchase": 1.0})
     )
     assert "looked at the very item" not in training_data.source_note
-    assert training_data.data.p.tolist() == [
+    assert training_data.dataset.log_position.tolist() == [
         p - 1 for p, row in enumerate(rows, 1) if row["type"] == "purchase"
     ]
 
@@ -281,7 +281,7 @@ def test_a_choice_with_a_visit_before_the_attribution_window_is_dropped(routed, 
         "150 whose looks began longer before than the slot's attribution are left out"
         in training_data.source_note
     )
-    assert training_data.data.requests == 150
+    assert training_data.dataset.request_count == 150
     with pytest.raises(NotReadyError, match="longer before than the slot's attribution, 1m"):
         load(features, *views, *bought[::2], routed=routed, slot=replace(slot, attribution="1m"))
 
@@ -299,5 +299,5 @@ def test_requests_stay_if_most_choices_follow_no_visit(routed, features):
         features, *views, *later, routed=routed, slot=replace(HOME, objective={"purchase": 1.0})
     )
     assert "looked at the very item" not in apart.source_note
-    assert apart.data.t.tolist() == [row["ts"] + 1 for row in later]
-    assert apart.label_window == 0
+    assert apart.dataset.t.tolist() == [row["ts"] + 1 for row in later]
+    assert apart.label_window_us == 0

@@ -18,12 +18,14 @@ def test_no_part_knows_of_a_later_one(times, gap):
         return  # the gap swallowed a part
     assert t[split.train].max() + gap <= split.train_until <= t[split.validation].min()
     assert t[split.validation].max() + gap <= split.validation_until <= t[split.test].min()
-    assert len(split.train) + len(split.validation) + len(split.test) + split.dropped == len(t)
+    assert len(split.train) + len(split.validation) + len(split.test) + split.dropped_count == len(
+        t
+    )
     assert np.all(np.diff(t[split.test]) >= 0)
 
 
 def test_shares_match_the_arguments():
-    split = split_by_time(np.arange(1_000), validation=0.1, test=0.2)
+    split = split_by_time(np.arange(1_000), validation_share=0.1, test_share=0.2)
     assert (len(split.train), len(split.validation), len(split.test)) == (700, 100, 200)
 
 

@@ -100,7 +100,7 @@ def test_many_people_are_drawn_in_parts_with_the_same_result_each_time():
 def test_a_figure_of_weights_is_drawn_in_the_same_replicates():
     value = np.random.default_rng(7).random(200)
     bootstrap = Bootstrap(np.arange(200))
-    draws = bootstrap.draw(lambda weight: [weight @ value / weight.sum(), weight.max()])
+    draws = bootstrap.resample_metrics(lambda weight: [weight @ value / weight.sum(), weight.max()])
     assert draws.shape == (1_000, 2)
     mean, drawn = bootstrap.mean(value), bootstrap.interval(value.mean(), draws[:, 0])
     assert (drawn.low, drawn.high) == pytest.approx((mean.low, mean.high))

@@ -27,7 +27,7 @@ def test_a_positive_at_rank_two_of_three():
     assert metrics.reciprocal_rank(ranked) == pytest.approx([0.5])
     assert metrics.recall(ranked, 1).tolist() == [0.0]
     assert metrics.recall(ranked, 2).tolist() == [1.0]
-    assert ranked.top.tolist() == [[0, 1]]
+    assert ranked.top_rows.tolist() == [[0, 1]]
 
 
 def test_lists_of_any_length_and_without_a_positive():
@@ -40,8 +40,8 @@ def test_lists_of_any_length_and_without_a_positive():
     assert np.isnan(ndcg[1])
     assert np.isnan(ndcg[2])
     assert ndcg[3] == pytest.approx(1 / (1 + 1 / np.log2(3)))
-    assert ranked.positives.tolist() == [2, 0, 0, 2]
-    assert ranked.top.tolist() == [[0, 1, -1], [-1, -1, -1], [2, -1, -1], [6, 5, 4]]
+    assert ranked.positive_counts.tolist() == [2, 0, 0, 2]
+    assert ranked.top_rows.tolist() == [[0, 1, -1], [-1, -1, -1], [2, -1, -1], [6, 5, 4]]
 
 
 def test_ties_are_broken_without_regard_to_the_order_of_rows():
@@ -67,15 +67,15 @@ def test_ranking_equals_a_simple_loop(seed, k):
     score = rng.integers(0, 8, offsets[-1]).astype(float)
     label = rng.random(offsets[-1]) < 0.1
     ranked = metrics.rank_lists(score, label, offsets, k=k)
-    tie = metrics.tiebreak(np.arange(offsets[-1]))
+    tie = metrics.tiebreak_hash(np.arange(offsets[-1]))
     expected = []
     for r in range(len(lengths)):
         rows = np.arange(offsets[r], offsets[r + 1])
         order = sorted(rows, key=lambda row: (-score[row], tie[row]))
         expected += [(r, order.index(row) + 1) for row in order if label[row]]
         top = (order + [-1] * k)[:k]
-        assert ranked.top[r].tolist() == top
-    assert list(zip(ranked.request.tolist(), ranked.rank.tolist(), strict=True)) == expected
+        assert ranked.top_rows[r].tolist() == top
+    assert list(zip(ranked.list_index.tolist(), ranked.rank.tolist(), strict=True)) == expected
 
 
 def test_chunks_do_not_change_the_answer(monkeypatch):
@@ -83,10 +83,10 @@ def test_chunks_do_not_change_the_answer(monkeypatch):
     offsets = np.concatenate(([0], np.cumsum(rng.integers(0, 30, 200))))
     score, label = rng.random(offsets[-1]), rng.random(offsets[-1]) < 0.2
     unchunked = metrics.rank_lists(score, label, offsets)
-    monkeypatch.setattr(metrics, "CELLS_MAX", 50)
+    monkeypatch.setattr(metrics, "PADDED_CELLS_MAX", 50)
     parts = metrics.rank_lists(score, label, offsets)
     assert np.array_equal(unchunked.rank, parts.rank)
-    assert np.array_equal(unchunked.top, parts.top)
+    assert np.array_equal(unchunked.top_rows, parts.top_rows)
 
 
 def test_ndcg_agrees_with_scikit_learn():
@@ -129,23 +129,23 @@ def test_a_calibrated_model_has_no_debiased_error_and_a_shifted_one_has_its_shif
     label = rng.random(40_000) < p
     honest = measure_calibration(p, label)
     shifted = measure_calibration(p + 0.1, label)
-    assert 0 < honest.error < 0.01  # by chance alone
-    assert honest.debiased < 0.004
-    assert shifted.error == pytest.approx(0.1, abs=0.01)
-    assert shifted.debiased == pytest.approx(0.1, abs=0.01)
+    assert 0 < honest.ece < 0.01  # by chance alone
+    assert honest.debiased_error < 0.004
+    assert shifted.ece == pytest.approx(0.1, abs=0.01)
+    assert shifted.debiased_error == pytest.approx(0.1, abs=0.01)
 
 
 def test_calibration_of_one_constant_prediction():
     result = measure_calibration(np.full(10, 0.3), np.array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0]))
-    assert result.count.tolist()[0] == 10 or result.count.sum() == 10
-    assert result.error == pytest.approx(0.1)
+    assert result.counts.tolist()[0] == 10 or result.counts.sum() == 10
+    assert result.ece == pytest.approx(0.1)
 
 
 def test_coverage_and_novelty():
     score, label, offsets = lists(([3, 2, 1], [0, 0, 1]), ([3, 2, 1], [1, 0, 0]))
     item = np.array([0, 1, 2, 0, 3, 2])
     ranked = metrics.rank_lists(score, label, offsets, k=1)
-    assert metrics.coverage(ranked, item, catalogue=4) == 0.25
+    assert metrics.coverage(ranked, item, catalogue_size=4) == 0.25
     assert metrics.novelty(ranked, item, np.array([0.5, 0.25, 0.25, 0.0])).tolist() == [1.0, 1.0]
     both = metrics.rank_lists(score, label, offsets, k=2)
     assert metrics.novelty(both, item, np.array([0.5, 0.25, 0.25, 0.0])).tolist() == [
@@ -180,7 +180,7 @@ def test_items_missing_from_a_list_count_as_missed():
     score, label, offsets = lists(
         ([3, 2, 1], [0, 1, 0]), ([2, 1], [0, 0]), ([2, 1], [1, 0]), ([1.0], [0])
     )
-    ranked = metrics.rank_lists(score, label, offsets, missed=np.array([1, 1, 0, 0]))
+    ranked = metrics.rank_lists(score, label, offsets, missed_counts=np.array([1, 1, 0, 0]))
     second = 1 / np.log2(3)
     assert metrics.ndcg(ranked)[:3].tolist() == pytest.approx([second / (1 + second), 0.0, 1.0])
     assert metrics.recall(ranked)[:3].tolist() == [0.5, 0.0, 1.0]
@@ -191,6 +191,6 @@ def test_items_missing_from_a_list_count_as_missed():
         for figure in (metrics.ndcg, metrics.recall, metrics.reciprocal_rank)
     )
     worth = metrics.rank_lists(
-        score, 5.0 * label, offsets, missed=np.array([1, 0, 0, 0]), missed_gain=1.0
+        score, 5.0 * label, offsets, missed_counts=np.array([1, 0, 0, 0]), missed_gain=1.0
     )
     assert metrics.ndcg(worth)[0] == pytest.approx(5 * second / (5 + second))

@@ -6,7 +6,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tests.support.shops.drawn_shop import APPEAL, EXAMINED, RESPONSES, SIZE, make_drawn_shop
+from tests.support.shops.drawn_shop import (
+    APPEAL_BY_ITEM,
+    EXAMINED_SHARE_BY_PLACE,
+    RESPONSE_COUNT,
+    SLATE_SIZE,
+    make_drawn_shop,
+)
 
 from tailorbird import Project
 from tailorbird.errors import UsageError
@@ -30,7 +36,11 @@ from tailorbird.training.evaluation.off_policy import (
 from tailorbird.training.settings import TrainSettings
 
 SLOT = Slot(
-    "home", size=SIZE, sources={"popular": 50, "new_items": 50}, hide_seen=(), denominator="answer"
+    "home",
+    size=SLATE_SIZE,
+    sources={"popular": 50, "new_items": 50},
+    hide_seen=(),
+    denominator="answer",
 )
 
 
@@ -42,18 +52,20 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def training_data(shop: Project) -> TrainingData:
-    lake = Lake(shop.declared.paths.lake)
-    settings = RowSettings(0, SystemClock().now(), rows="answers")
-    return load_training_data(lake, shop.declared.features, SLOT, settings)
+    lake = Lake(shop.declarations.paths.lake)
+    settings = RowSettings(0, SystemClock().now(), row_source="answers")
+    return load_training_data(lake, shop.declarations.features, SLOT, settings)
 
 
 def scorer(appeal: Callable[[np.ndarray], np.ndarray]) -> Scorer:
     """Return a ranker by item; it predicts half of the true rate."""
 
     def score(piece: FeatureChunk) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        data: Dataset = piece.part
-        item = np.array([int(text[1:]) for text in data.items.values.to_pylist()])[data.item]
-        return {"click": 0.5 * APPEAL[item]}, appeal(item.astype(np.float64))
+        data: Dataset = piece.data
+        item = np.array([int(text[1:]) for text in data.item_vocabulary.values.to_pylist()])[
+            data.item_codes
+        ]
+        return {"click": 0.5 * APPEAL_BY_ITEM[item]}, appeal(item.astype(np.float64))
 
     return score
 
@@ -62,18 +74,18 @@ RANKERS = {"new": scorer(lambda item: item), "old": scorer(lambda item: -item)}
 
 
 def replay_of(shop: Project, training_data: TrainingData, slot: Slot = SLOT) -> Replay:
-    features = shop.declared.features
+    features = shop.declarations.features
     return Replay(
         training_data.events_with_profiles,
         features,
         slot,
-        training_data.item_codes,
+        training_data.item_vocabulary,
         NO_LIVE_COLUMNS,
     )
 
 
 def responses(shop: Project, training_data: TrainingData) -> Dataset:
-    lake = Lake(shop.declared.paths.lake)
+    lake = Lake(shop.declarations.paths.lake)
     return read_responses(lake, training_data, SLOT, "click", ts_from=0)
 
 
@@ -81,24 +93,27 @@ def test_the_estimate_covers_the_truth_of_both_rankers(
     shop: Project, training_data: TrainingData
 ) -> None:
     data = responses(shop, training_data)
-    assert data.requests > 0.95 * RESPONSES
-    series = build_series(training_data.events, training_data.items, [int(data.t[0])])
+    assert data.request_count > 0.95 * RESPONSE_COUNT
+    series = build_series(training_data.events, training_data.item_profiles, [int(data.t[0])])
     report = evaluate_off_policy(
         training_data,
-        shop.declared.features,
+        shop.declarations.features,
         SLOT,
         data,
         [PolicyGroup(SLOT, replay_of(shop, training_data), RANKERS)],
         series,
         "click",
     )
-    best, worst = APPEAL[[-1, -2]] @ EXAMINED, APPEAL[[0, 1]] @ EXAMINED
+    best, worst = (
+        APPEAL_BY_ITEM[[-1, -2]] @ EXAMINED_SHARE_BY_PLACE,
+        APPEAL_BY_ITEM[[0, 1]] @ EXAMINED_SHARE_BY_PLACE,
+    )
     evaluation = report.evaluation
     for value, truth in ((evaluation.new, best), (evaluation.old, worst)):
         estimate = value[report.headline]
         assert estimate.low - estimate.error < truth < estimate.high + estimate.error
     assert report.headline == "dr"
-    assert report.rebuilt > 0.95
+    assert report.rebuilt_share > 0.95
     assert evaluation.difference["dr"].low > 0
     assert not report.is_worse
     assert "one-step reward over logged contexts" in report.summary
@@ -108,8 +123,8 @@ def test_the_estimate_covers_the_truth_of_both_rankers(
 
 def test_a_worse_ranker_is_told_to_the_gate(shop: Project, training_data: TrainingData) -> None:
     data = responses(shop, training_data)
-    lake, features = Lake(shop.declared.paths.lake), shop.declared.features
-    series = build_series(training_data.events, training_data.items, [int(data.t[0])])
+    lake, features = Lake(shop.declarations.paths.lake), shop.declarations.features
+    series = build_series(training_data.events, training_data.item_profiles, [int(data.t[0])])
     worse = estimate_against_champion(
         lake,
         training_data,
@@ -141,9 +156,9 @@ def test_a_worse_ranker_is_told_to_the_gate(shop: Project, training_data: Traini
 def test_an_outcome_that_never_happened_is_refused(
     shop: Project, training_data: TrainingData
 ) -> None:
-    lake, features = Lake(shop.declared.paths.lake), shop.declared.features
+    lake, features = Lake(shop.declarations.paths.lake), shop.declarations.features
     data = read_responses(lake, training_data, SLOT, "clik", ts_from=0)
-    series = build_series(training_data.events, training_data.items, [int(data.t[0])])
+    series = build_series(training_data.events, training_data.item_profiles, [int(data.t[0])])
     groups = [PolicyGroup(SLOT, replay_of(shop, training_data), RANKERS)]
     with pytest.raises(UsageError, match="led to a 'clik'"):
         evaluate_off_policy(training_data, features, SLOT, data, groups, series, "clik")

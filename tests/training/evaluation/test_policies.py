@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from tests.support.commands import must, must_json
 from tests.support.shops import serving_shop
-from tests.support.shops.drawn_shop import APPEAL, EXAMINED, make_drawn_shop
+from tests.support.shops.drawn_shop import APPEAL_BY_ITEM, EXAMINED_SHARE_BY_PLACE, make_drawn_shop
 
 from tailorbird import Project
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
-from tailorbird.registry import Columns, Head, Registry
+from tailorbird.registry import ColumnNames, Head, Registry
 from tailorbird.training.evaluation.off_policy import OffPolicyReport
 
 SLOTS = """
@@ -33,8 +33,13 @@ rules = Experiment("rules", arms={"model": 0.5, "low": 0.25, "even": 0.25}, slot
 """
 pytestmark = pytest.mark.slow  # several estimates, and a plan
 
-BEST, CHEAP = (float(APPEAL[items] @ EXAMINED) for items in ([-1, -2], [3, 2]))
-WORST, EVEN = float(APPEAL[[0, 1]] @ EXAMINED), float(APPEAL.mean() * EXAMINED.sum())
+BEST, CHEAP = (
+    float(APPEAL_BY_ITEM[items] @ EXAMINED_SHARE_BY_PLACE) for items in ([-1, -2], [3, 2])
+)
+WORST, EVEN = (
+    float(APPEAL_BY_ITEM[[0, 1]] @ EXAMINED_SHARE_BY_PLACE),
+    float(APPEAL_BY_ITEM.mean() * EXAMINED_SHARE_BY_PLACE.sum()),
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +48,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
     shop = make_drawn_shop(tmp_path_factory.mktemp("policies"))
     (shop.root / "slots.py").write_text(SLOTS)
     (shop.root / "experiments.py").write_text(EXPERIMENTS)
-    project = shop.declared
+    project = shop.declarations
     features, index = project.features, shop.root / "index"
-    serving_shop.build(index)
-    columns = Columns(features.numeric, features.categorical, features.sequences)
+    serving_shop.build_shop_index(index)
+    columns = ColumnNames(features.numeric, features.categorical, features.sequences)
     encoder = fit_encoder(columns, np.zeros((0, len(columns.categorical)), np.uint64))
     slopes = {"click": 0.2, "purchase": -0.2}
     write_bundle(
@@ -55,7 +60,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
         features=features,
         encoder=encoder,
         models={
-            f"model/{head}.onnx": serving_shop.model(encoder.names, {"price": slope})
+            f"model/{head}.onnx": serving_shop.make_linear_model(encoder.names, {"price": slope})
             for head, slope in slopes.items()
         },
         heads=[Head(head, f"model/{head}.onnx") for head in slopes],

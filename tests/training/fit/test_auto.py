@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tailorbird.events import DAY, HOUR
-from tailorbird.training.dataset.codes import Codes
+from tailorbird.training.dataset.codes import IdVocabulary
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.evaluation.metrics import ndcg, rank_lists
 from tailorbird.training.fit.architecture import _validation_gain
@@ -41,7 +41,7 @@ def ground():
     chances = 1 / (1 + np.exp(-rng.normal((-1.5, -3.0), 1.2, (n, 2))))
     labels = {head: rng.random(n) < chances[:, place] for place, head in enumerate(WORTH)}
     t, each = np.sort(rng.integers(0, 10 * DAY, REQUESTS)), np.arange(REQUESTS)
-    codes = Codes(pa.array([f"i{k}" for k in range(REQUESTS)]))
+    codes = IdVocabulary(pa.array([f"i{k}" for k in range(REQUESTS)]))
     of_requests = (t, t, each, pa.table({"x": each}), np.arange(REQUESTS + 1) * LENGTH)
     validation = Dataset(
         *of_requests,
@@ -90,7 +90,9 @@ def test_orders_without_a_scale_are_calibrated_before_heads_are_added():
     assert abs(_validation_gain(here, net, trees).value) < 0.001
     gain, offsets = here.validation.gain(WORTH), here.validation.offsets
     added = [
-        sum(WORTH[head] * score for head, score in each.score(here.validation_served).items())
+        sum(
+            WORTH[head] * score for head, score in each.score(here.validation_served_matrix).items()
+        )
         for each in (net, trees)
     ]
     by_chances, by_orders = (np.nanmean(ndcg(rank_lists(value, gain, offsets))) for value in added)
@@ -100,6 +102,6 @@ def test_orders_without_a_scale_are_calibrated_before_heads_are_added():
 def test_a_more_informative_head_gains():
     here = ground()
     blind = made("gbdt", (8.0, 0.2))
-    blind.models["purchase"] = FixedScores(0, 0.2)
+    blind.model_by_head["purchase"] = FixedScores(0, 0.2)
     gain = _validation_gain(here, made("mmoe"), blind)
     assert gain.low > 0.01

@@ -21,16 +21,18 @@ def days(bend, *, drift=lambda day: 0.0, rows=4_000, count=5, seed=0):
 
 def test_a_model_that_is_right_is_left_alone():
     chosen = choose_calibration(*days(lambda z: z))
-    assert chosen.losses["none"] < min(chosen.losses["isotonic"], chosen.losses["platt"])
-    assert chosen.losses[chosen.calibration.name] == min(chosen.losses.values())
+    assert chosen.mean_losses["none"] < min(
+        chosen.mean_losses["isotonic"], chosen.mean_losses["platt"]
+    )
+    assert chosen.mean_losses[chosen.calibration.name] == min(chosen.mean_losses.values())
 
 
 def test_a_model_that_is_too_sure_is_softened():
     raw, label, day = days(lambda z: z / 3)
     chosen = choose_calibration(raw, label, day)
     assert chosen.calibration.name in ("temperature", "beta")
-    assert chosen.losses[chosen.calibration.name] < chosen.losses["none"] - 0.01
-    assert chosen.periods == 4
+    assert chosen.mean_losses[chosen.calibration.name] < chosen.mean_losses["none"] - 0.01
+    assert chosen.evaluated_periods == 4
 
 
 def test_a_table_that_only_fits_the_past_is_rejected():
@@ -41,8 +43,8 @@ def test_a_table_that_only_fits_the_past_is_rejected():
         *days(lambda z: z, drift=lambda day: 0.0 if day in (1, 2, 3, 4) else 2.5)
     )
     assert chosen.calibration.name == "none"
-    assert chosen.losses["none"] < min(
-        loss for name, loss in chosen.losses.items() if name != "none"
+    assert chosen.mean_losses["none"] < min(
+        loss for name, loss in chosen.mean_losses.items() if name != "none"
     )
 
 
@@ -50,7 +52,7 @@ def test_a_score_that_is_no_probability_always_gets_one():
     raw, label, day = days(lambda z: z)
     score = np.log(raw / (1 - raw)) * 5
     chosen = choose_calibration(score, label, day, is_probability=False)
-    assert set(chosen.losses) == {"platt", "isotonic"}
+    assert set(chosen.mean_losses) == {"platt", "isotonic"}
     assert abs(chosen.calibration.apply(score).mean() - label.mean()) < 0.01
 
 
@@ -75,16 +77,16 @@ def test_delayed_labels_do_not_confirm_overlapping_windows():
     """
     raw, label, day = days(lambda z: z / 3, count=10)
     t = day * DAY
-    assert choose_calibration(raw, label, day).periods == 9
+    assert choose_calibration(raw, label, day).evaluated_periods == 9
     chosen = choose_calibration(
         raw, label, assign_periods(t), label_period=assign_periods(t, 7 * DAY) + 1
     )
-    assert chosen.periods == 2, "the ninth and tenth day, by the first and the first two"
+    assert chosen.evaluated_periods == 2, "the ninth and tenth day, by the first and the first two"
     early = day < 8
     alone = choose_calibration(
         raw[early], label[early], day[early], label_period=assign_periods(t, 7 * DAY)[early] + 1
     )
-    assert (alone.calibration.name, alone.losses) == ("none", {})
+    assert (alone.calibration.name, alone.mean_losses) == ("none", {})
 
 
 def test_delayed_amounts_are_scaled_by_available_labels():
@@ -96,16 +98,16 @@ def test_delayed_amounts_are_scaled_by_available_labels():
     expected = rng.gamma(2.0, 2.0, day.size)
     amount = expected * np.where(day < 6, 1.0, 2.0)
     at_once = choose_scale(expected, amount, day)
-    assert (at_once.periods, at_once.calibration.name) == (14, "scale")
+    assert (at_once.evaluated_periods, at_once.calibration.name) == (14, "scale")
     later = choose_scale(expected, amount, day, label_period=day + 8)
-    assert later.periods == 7, "the ninth day to the fifteenth"
-    assert later.losses["scale"] > 1.5 * at_once.losses["scale"], (
+    assert later.evaluated_periods == 7, "the ninth day to the fifteenth"
+    assert later.mean_losses["scale"] > 1.5 * at_once.mean_losses["scale"], (
         "what the days before would have told was not known on any of them"
     )
     assert (
         choose_scale(
             expected[day < 8], amount[day < 8], day[day < 8], label_period=day[day < 8] + 8
-        ).periods
+        ).evaluated_periods
         == 0
     )
 

@@ -79,7 +79,9 @@ def naive(position, clicked):
 def test_examination_is_recovered_from_exploration(explores, answers, off):
     position, clicked, propensity, request = explored(explores, answers)
     np.testing.assert_allclose(
-        estimate_examination(position, clicked, propensity, request).chance, EXAMINED, atol=off
+        estimate_examination(position, clicked, propensity, request).chance_by_position,
+        EXAMINED,
+        atol=off,
     )
     if None not in explores:
         assert naive(position, clicked)[5] < 0.2, (
@@ -91,7 +93,9 @@ def test_examination_is_recovered_from_exploration(explores, answers, off):
 def test_pairs_are_recognised_among_seen_rows():
     position, clicked, propensity, request = explored([swap(1), swap(2)], 60_000, see=3)
     np.testing.assert_allclose(
-        estimate_examination(position, clicked, propensity, request).chance, EXAMINED, atol=0.06
+        estimate_examination(position, clicked, propensity, request).chance_by_position,
+        EXAMINED,
+        atol=0.06,
     )
 
 
@@ -104,7 +108,7 @@ def test_pairs_that_do_not_overlap_say_nothing_about_each_other():
     with pytest.raises(UsageError, match="on the first place was never drawn"):
         estimate_examination(*explored([swap(2)], 3_000))
     examined = estimate_examination(*explored([swap(1)], 6_000, size=2))
-    np.testing.assert_allclose(examined.chance, EXAMINED[:2], atol=0.06)
+    np.testing.assert_allclose(examined.chance_by_position, EXAMINED[:2], atol=0.06)
 
 
 @pytest.mark.slow
@@ -156,7 +160,7 @@ def test_answers_with_fewer_candidates_are_no_missing_items():
     examined = estimate_examination(
         *(np.concatenate(both) for both in zip(short, shifted, strict=True))
     )
-    np.testing.assert_allclose(examined.chance, EXAMINED, atol=0.07)
+    np.testing.assert_allclose(examined.chance_by_position, EXAMINED, atol=0.07)
 
 
 @pytest.mark.parametrize("pool", [1, 10])
@@ -187,7 +191,9 @@ def test_what_the_errors_ask_for_can_be_declared():
 def test_examination_is_separated_from_relevance() -> None:
     position, clicked, propensity, request = logged(200_000)
     np.testing.assert_allclose(
-        estimate_examination(position, clicked, propensity, request).chance, TRUE, atol=0.05
+        estimate_examination(position, clicked, propensity, request).chance_by_position,
+        TRUE,
+        atol=0.05,
     )
     raw = np.array([clicked[position == place].mean() for place in range(1, 5)])
     assert raw[3] / raw[0] < 0.1, "rates by place alone confuse the two"
@@ -196,7 +202,7 @@ def test_examination_is_separated_from_relevance() -> None:
 def test_weights_are_bounded_and_only_clicks_are_weighted() -> None:
     examined = estimate_examination(*logged(50_000))
     position = np.array([1, 4, 4, 99])
-    weights = click_weights(examined, position, np.array([1, 1, 0, 1]), cap=3.0)
+    weights = click_weights(examined, position, np.array([1, 1, 0, 1]), weight_max=3.0)
     np.testing.assert_allclose(weights, [1.0, 3.0, 1.0, 3.0])
     assert click_weights(examined, position, np.array([1, 1, 0, 1]))[1] == pytest.approx(
         1 / 0.2, rel=0.3
@@ -207,8 +213,8 @@ def test_a_place_that_hardly_anybody_clicked_is_as_the_one_before_it() -> None:
     position, clicked, propensity, request = logged(20_000)
     clicked[position == 4] = False
     examined = estimate_examination(position, clicked, propensity, request)
-    assert examined.chance[3] == examined.chance[2]
-    assert np.all(np.diff(examined.chance) <= 0)
+    assert examined.chance_by_position[3] == examined.chance_by_position[2]
+    assert np.all(np.diff(examined.chance_by_position) <= 0)
 
 
 def test_without_randomisation_there_is_nothing_to_learn_from() -> None:

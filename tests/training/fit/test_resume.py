@@ -67,17 +67,17 @@ def test_a_lock_is_released_at_exit(tmp_path):
 def test_a_resumed_run_keeps_its_results_and_start_time(tmp_path):
     first = UnfinishedRun(tmp_path / "run", {"seed": 7}, 100)
     assert not first.is_resumed
-    assert first.array("rows", lambda: np.arange(3)).tolist() == [0, 1, 2]
+    assert first.load_or_compute("rows", lambda: np.arange(3)).tolist() == [0, 1, 2]
     again = UnfinishedRun(tmp_path / "run", {"seed": 7}, 200)
     assert (again.is_resumed, again.started_at) == (True, 100)
-    assert again.array("rows", lambda: np.zeros(0)).tolist() == [0, 1, 2]
+    assert again.load_or_compute("rows", lambda: np.zeros(0)).tolist() == [0, 1, 2]
 
 
 def test_other_settings_start_a_new_run(tmp_path):
-    UnfinishedRun(tmp_path / "run", {"seed": 7}, 100).array("rows", lambda: np.arange(3))
+    UnfinishedRun(tmp_path / "run", {"seed": 7}, 100).load_or_compute("rows", lambda: np.arange(3))
     other = UnfinishedRun(tmp_path / "run", {"seed": 8}, 200)
     assert (other.is_resumed, other.started_at) == (False, 200)
-    assert other.array("rows", lambda: np.zeros(0)).tolist() == []
+    assert other.load_or_compute("rows", lambda: np.zeros(0)).tolist() == []
 
 
 def test_a_run_without_results_restarts_at_its_own_time(tmp_path):

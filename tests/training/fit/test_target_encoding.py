@@ -26,7 +26,7 @@ def fit(keys, t, label, *, window=0, smoothing=20.0, weight=None, **more):
     learned = fit_transforms(
         [transform("x", target("click", smoothing=smoothing, **more))], {"x": keys}, labelled
     )
-    return learned.outputs[0].steps[0], learned.in_time["x_target_click"]
+    return learned.outputs[0].steps[0], learned.encodings_in_time["x_target_click"]
 
 
 rows_strategy = st.lists(

@@ -14,16 +14,16 @@ from tests.support import routed
 from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.errors import BundleError, UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.features import FeatureSet, count, entity, sequence
 from tailorbird.ranking import Slot
 from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Space
 from tailorbird.ranking.tower_net import TOLERANCE, read_tower
 from tailorbird.retrieval import inverted, vectors
-from tailorbird.retrieval.vectors import content_of
+from tailorbird.retrieval.vectors import build_content
 from tailorbird.training.dataset.clicks import SamplingScheme, draw_requests
-from tailorbird.training.dataset.codes import Codes
+from tailorbird.training.dataset.codes import IdVocabulary
 from tailorbird.training.dataset.indexes import ITEM_SCHEMA, IndexSeries, build_series
 from tailorbird.training.fit import towers
 from tailorbird.training.fit.retrieval import choose_retrieval, make_retriever
@@ -53,7 +53,9 @@ def items():
         for number in range(KINDS * EACH)
     ]
     ids, never = [f"i{number}" for number in range(len(attributes))], [None] * len(attributes)
-    return pa.table([ids, pa.array(never, TIME), attributes, [True] * len(ids)], schema=ITEM_SCHEMA)
+    return pa.table(
+        [ids, pa.array(never, TIME_TYPE), attributes, [True] * len(ids)], schema=ITEM_SCHEMA
+    )
 
 
 def log(*, loyal, people=400, clicks=10, days=4):
@@ -73,14 +75,14 @@ def log(*, loyal, people=400, clicks=10, days=4):
 
 
 def make_training_data(events, codes=None):
-    codes_by_column = codes or Codes.of(
+    codes_by_column = codes or IdVocabulary.of(
         events["item_id"], items()["id"]
     )  # as in a log, which has the profiles too
     return SimpleNamespace(
         events=events,
         events_with_profiles=events,
-        people=Codes.of(events["person"]),
-        item_codes=codes_by_column,
+        person_vocabulary=IdVocabulary.of(events["person"]),
+        item_vocabulary=codes_by_column,
     )
 
 
@@ -88,14 +90,19 @@ def choose(events, choice, *, features=FEATURES, slot=SLOT, made=None):
     """Choose retrieval on the last of four days, with indexes and towers as of its start."""
     log, between = make_training_data(events), (T0 + 3 * DAY, T0 + 4 * DAY)
     validation = draw_requests(
-        events, log.people, log.item_codes, SamplingScheme(), ts_from=between[0], ts_to=between[1]
+        events,
+        log.person_vocabulary,
+        log.item_vocabulary,
+        SamplingScheme(),
+        ts_from=between[0],
+        ts_to=between[1],
     )
     return choose_retrieval(
         log,
         features,
         slot,
         made or series(events, 3),
-        between,
+        between[0],
         choice,
         SMALL,
         validation=validation,
@@ -117,7 +124,7 @@ def learner(events, index, settings=SMALL, codes=None):
         make_training_data(events, codes),
         "recent",
         ("click",),
-        content_of(index.attributes),
+        build_content(index.attributes),
         settings,
         0,
     )
@@ -127,7 +134,7 @@ def learner(events, index, settings=SMALL, codes=None):
 def learned(loyal):
     made = series(loyal, 3)
     one = learner(loyal, made.indexes[0])
-    return one, one.space(made.indexes[0], T0 + 3 * DAY)
+    return one, one.build_space(made.indexes[0], T0 + 3 * DAY)
 
 
 def session_query(*numbers):
@@ -153,19 +160,21 @@ def test_trained_exported_and_served_are_equal(learned, tmp_path):
         *(rng.integers(0, KINDS * EACH, rng.integers(1, 30)).tolist() for _ in range(300)),
     )
     requests = len(people.offsets) - 1
-    ours, exported = space.users(people, requests), served.users(people, requests)
+    ours, exported = space.user_vectors(people, requests), served.user_vectors(people, requests)
     np.testing.assert_allclose(ours, exported, atol=TOLERANCE)
     # a thing that it does not know is skipped
     np.testing.assert_array_equal(exported[1], exported[2])
     each = [
-        served.users(RaggedArrays(np.array([0, b - a]), people.item[a:b], people.ts[a:b]), 1)[0]
+        served.user_vectors(
+            RaggedArrays(np.array([0, b - a]), people.item[a:b], people.ts[a:b]), 1
+        )[0]
         for a, b in _ends(people)
     ]
     np.testing.assert_allclose(np.stack(each), exported, atol=TOLERANCE)
     request = np.repeat(np.arange(requests), 3).astype(np.intp)
     keys = hash64s(f"i{number}" for number in rng.integers(0, KINDS * EACH, len(request)))
     mine, other = (
-        way.columns(tuple(VECTOR_COLUMNS), keys, request, people, requests)
+        way.vector_columns(tuple(VECTOR_COLUMNS), keys, request, people, requests)
         for way in (space, served)
     )
     for name in VECTOR_COLUMNS:
@@ -200,7 +209,7 @@ def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(
         monkeypatch.setattr(module, "INVERTED_ITEMS_MIN", 1)
     monkeypatch.setattr(inverted, "SAVINGS_MIN", 0.0)  # of so few it spares hardly any
     made = one.add_inverted_file(space)
-    assert made.vectors.inverted.measured.recall >= 0.99
+    assert made.vectors.inverted.calibration.recall >= 0.99
     made.vectors.write(tmp_path)
     read = vectors.ItemVectors.read(
         {path.name: path.read_bytes() for path in tmp_path.iterdir()}, len(space.index)
@@ -230,13 +239,13 @@ def test_a_tower_ignores_later_events(loyal):
     changed = loyal.set_column(
         loyal.column_names.index("item_id"), "item_id", [_shuffled_after(loyal, T0 + 2 * DAY)]
     )
-    vectors, codes = [], Codes.of(loyal["item_id"])
+    vectors, codes = [], IdVocabulary.of(loyal["item_id"])
     for events in (loyal, changed):
         one = learner(events, made.indexes[0], replace(SMALL, steps_min=8, steps_max=8), codes)
         vectors.append(
             [
-                one.space(index, int(moment)).vectors.vectors
-                for moment, index in zip(made.moments, made.indexes, strict=True)
+                one.build_space(index, int(moment)).vectors.vectors
+                for moment, index in zip(made.as_of_times, made.indexes, strict=True)
             ]
         )
     for first, second in zip(*vectors, strict=True):
@@ -253,10 +262,10 @@ def test_the_steps_of_an_update_follow_the_data(loyal):
     settings = replace(SMALL, batch=8, steps_min=1, steps_max=1_000)
     one = learner(loyal, made.indexes[0], settings)
     steps = []
-    for moment, index in zip(made.moments.tolist(), made.indexes, strict=True):
-        one.space(index, moment)
+    for moment, index in zip(made.as_of_times.tolist(), made.indexes, strict=True):
+        one.build_space(index, moment)
         steps.append(len(one._model.losses))
-    counts = [one.count(moment) for moment in made.moments.tolist()]
+    counts = [one.count_interactions(moment) for moment in made.as_of_times.tolist()]
     assert counts[1] > 3 * counts[0]
     first, second = (
         int(settings.epochs * count / (settings.batch * settings.length)) for count in counts
@@ -276,22 +285,22 @@ def _shuffled_after(events, moment):
 def test_auto_chooses_vectors_if_recall_is_higher(loyal):
     choice = choose(loyal, "auto")
     assert choice.learner is not None
-    assert len(choice.series.spaces) == 1
-    figures = choice.figures
-    best = f"{choice.learner.share:.0%} by vectors"
+    assert len(choice.index_series.spaces) == 1
+    figures = choice.measurements
+    best = f"{choice.learner.vector_share:.0%} by vectors"
     assert figures[best]["recall"] > figures["tables"]["recall"] + 0.05
     assert figures[best]["candidates"] <= figures["tables"]["candidates"] == 45
     assert all(each["us"] > 0 for each in figures.values())
     assert "of the candidates come from vectors" in choice.summary
-    assert "sequence" in choice.sources(SLOT)
+    assert "sequence" in choice.source_limits(SLOT)
 
 
 def test_auto_leaves_vectors_where_nothing_follows_from_anything():
     choice = choose(log(loyal=False), "auto")
-    assert (choice.learner, choice.series.spaces) == (None, ())
+    assert (choice.learner, choice.index_series.spaces) == (None, ())
     assert "tables alone" in choice.summary
     assert choice.retriever() is None
-    assert choice.sources(SLOT) == dict(SLOT.sources)
+    assert choice.source_limits(SLOT) == dict(SLOT.sources)
 
 
 def test_unavailable_vectors_are_reported(loyal):

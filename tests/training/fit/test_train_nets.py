@@ -46,7 +46,7 @@ def trained(shop, registry, page=False, **changes):
         lake=shop.lake,
         registry=registry,
         clock=shop.clock,
-        reports=registry.parent if page else None,
+        reports_folder=registry.parent if page else None,
         settings=settings,
     )
 
@@ -67,7 +67,7 @@ def test_a_net_is_bundled_and_serves_as_trained(shop, tmp_path):
     page = report.page_path.read_text()
     assert "epochs kept" in page
     assert "newest items" in page
-    assert report.evaluation.heads["click"].auc.value > 0.5
+    assert report.evaluation.head_metrics["click"].auc.value > 0.5
     code = f"""import sys; from pathlib import Path; from tailorbird.ranking.bundle import Bundle
 Bundle.load(Path({str(tmp_path / "registry" / report.version)!r}), schema_hash=None)
 print('torch' in sys.modules)"""
@@ -91,7 +91,7 @@ def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeyp
         made[name] = (bundle / "model" / "shared.onnx").read_bytes(), report.evaluation.to_dict()
         notes = [note for note in report.notes if "lay in files" in note]
         assert bool(notes) == (name == "files")
-    assert report.rows["train"] > 2 * 2_000, "in several pieces"
+    assert report.row_counts["train"] > 2 * 2_000, "in several pieces"
     assert made["memory"] == made["files"]
 
 

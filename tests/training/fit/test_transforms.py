@@ -26,7 +26,7 @@ from tailorbird.features.transforms import (
 from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.encode.steps import Quantile
-from tailorbird.registry import Columns
+from tailorbird.registry import ColumnNames
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.fit.transforms import (
     find_preset,
@@ -36,7 +36,7 @@ from tailorbird.training.fit.transforms import (
     tree_preset,
 )
 
-COLUMNS = Columns(("price", "clicks"), ("category",), ("recent",))
+COLUMNS = ColumnNames(("price", "clicks"), ("category",), ("recent",))
 
 
 def nothing(n):
@@ -269,18 +269,18 @@ def test_an_infinite_value_moves_no_mean():
 
 
 def test_trees_take_everything_as_it_is():
-    made = plan_transforms(COLUMNS, (), tree_preset, position=True, leave_out=("price",))
+    made = plan_transforms(COLUMNS, (), tree_preset, with_position=True, leave_out=("price",))
     assert made.transforms == ()
-    assert made.hidden == ("price",)
+    assert made.hidden_columns == ("price",)
 
 
 def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_codes():
-    made = plan_transforms(COLUMNS, (), net_preset, position=True)
+    made = plan_transforms(COLUMNS, (), net_preset, with_position=True)
     by = {one.column: one for one in made.transforms}
     assert (
         set(by)
         == {"price", "clicks", "category", "position", *COMPUTED_COLUMNS}
-        == set(made.hidden)
+        == set(made.hidden_columns)
     )
     rng = np.random.default_rng(0)
     rows = {name: rng.lognormal(0, 3, 500).astype(np.float32) for name in by}
@@ -305,7 +305,7 @@ def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_cod
 def test_nets_on_another_scale():
     (price, *_), (again, *_) = (
         net_preset(COLUMNS, False),
-        net_preset(COLUMNS, False, scale=standardise()),
+        net_preset(COLUMNS, False, scale_step=standardise()),
     )
     assert price.steps[0] == ranks(100, normal=True)
     assert again.steps == (standardise(), impute("median"))
@@ -317,7 +317,7 @@ def test_leave_out_overrides_declarations_and_these_override_presets():
         COLUMNS,
         (transform("price", log()), transform("category", frequency())),
         net_preset,
-        position=False,
+        with_position=False,
         leave_out=("clicks",),
     )
     assert [one.steps for one in made.transforms if one.column == "price"] == [(log(),)]
@@ -329,7 +329,7 @@ def test_leave_out_overrides_declarations_and_these_override_presets():
         COLUMNS,
         (transform("category"), transform("category", frequency())),
         tree_preset,
-        position=False,
+        with_position=False,
         leave_out=("category_frequency",),
     )
     assert [one.output for one in left.transforms] == ["category"]

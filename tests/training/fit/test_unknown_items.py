@@ -59,7 +59,7 @@ class Shop:
 
     def with_codes(self, item, index):
         """The encoder as training makes it of the items of its rows."""
-        rows = SimpleNamespace(items=SimpleNamespace(keys=self.keys), item=item)
+        rows = SimpleNamespace(item_vocabulary=SimpleNamespace(keys=self.keys), item_codes=item)
         return add_net_columns(self.encoder, rows, SimpleNamespace(indexes=(index,)))
 
     def rows(self, encoder, index, item):

@@ -34,7 +34,7 @@ from tailorbird.training.selection.verdicts import (
     REQUESTS_MIN,
     Signal,
     assign_verdicts,
-    significant_at_fdr,
+    mark_significant_at_fdr,
 )
 from tailorbird.training.settings import TrainSettings
 
@@ -78,11 +78,11 @@ def with_planted_columns(ground):
 
     def more(rows, seed):
         rng = np.random.default_rng(seed)
-        n, request = len(rows.label), rows.request
+        n, request = len(rows.label), rows.request_index
         columns = [
             *rng.normal(size=(3, n)),
             rng.integers(0, 5, n),
-            rng.normal(size=rows.requests)[request],
+            rng.normal(size=rows.request_count)[request],
         ]
         telling = rng.normal(size=n) + 0.8 * rows.label
         columns += [telling, 2.0 * telling + 1.0]
@@ -98,8 +98,8 @@ def with_planted_columns(ground):
     }
     return replace(
         ground,
-        names=(
-            *ground.names,
+        column_names=(
+            *ground.column_names,
             *NOISE,
             "telling",
             "again",
@@ -119,7 +119,7 @@ def test_noise_is_called_null_and_left_out(report, signals):
             or abs(signals[name].importance.value) < 0.005
         )
         assert abs(signals[name].bits_z) < 4
-    assert set(NOISE) <= set(report.subset.remove)
+    assert set(NOISE) <= set(report.subset.removed_columns)
 
 
 def test_ordering_columns_carry_information(signals):
@@ -150,9 +150,9 @@ def test_a_column_that_knows_the_answer_is_called_a_leak_and_no_model_sees_it(re
         assert signals[name].verdict == "too good: leak?"
         assert "AUC of 1.000" in signals[name].why
         assert not np.isfinite(signals[name].importance.value)
-        assert name in report.subset.remove
+        assert name in report.subset.removed_columns
         assert any(name in note for note in report.notes)
-    assert report.subset.full.value < 0.95
+    assert report.subset.full_metric.value < 0.95
 
 
 def test_request_columns_are_distinguished_from_item_columns(signals):
@@ -170,9 +170,9 @@ def test_the_loss_is_measured_on_unseen_requests(report):
     assert parts["train"]["to"] <= parts["validation"]["from"] <= parts["selection"]["from"]
     assert parts["selection"]["to"] <= parts["test"]["from"]
     subset = report.subset
-    assert subset.loss.value == pytest.approx(subset.full.value - subset.subset.value)
+    assert subset.loss.value == pytest.approx(subset.full_metric.value - subset.subset_metric.value)
     assert subset.loss.low < subset.loss.value < subset.loss.high
-    assert {*subset.keep, *subset.remove} == {one.name for one in report.signals}
+    assert {*subset.kept_columns, *subset.removed_columns} == {one.name for one in report.signals}
     assert subset.about["request_bytes_subset"] < subset.about["request_bytes"]
     assert subset.about["read_us"] > 0
 
@@ -249,7 +249,7 @@ def test_shuffles_keep_values_where_they_belong():
 def test_bins_are_constant_and_know_what_is_missing():
     bins = learn_bins(np.array([1.0, 1, 1, 2, 3, np.nan]))
     assert bins.assign(np.array([np.nan, 0, 1, 2, 3, 9])).tolist() == [0, 1, 1, 2, 3, 3]
-    codes = learn_bins(np.array([0.0, 2, 2, 3, 3, 3, 7]), categorical=True, bins_max=3)
+    codes = learn_bins(np.array([0.0, 2, 2, 3, 3, 3, 7]), is_categorical=True, bins_max=3)
     assert codes.assign(np.array([0.0, 2, 3, 7, 50])).tolist() == [0, 2, 3, 1, 1]
     constant = learn_bins(np.full(9, 5.0))
     assert len(set(constant.assign(np.array([4.0, 5.0, 6.0])).tolist())) == 3
@@ -283,8 +283,8 @@ def test_clusters_see_through_monotone_changes_and_missing_values():
 
 def test_of_many_figures_few_are_beyond_chance():
     clear, border = Interval(0.010, 0.006, 0.014), Interval(0.010, 0.0001, 0.0199)
-    assert significant_at_fdr([clear, border]) == [True, True]
-    assert significant_at_fdr([clear, border, *[Interval(0.0, -0.01, 0.01)] * 20])[:2] == [
+    assert mark_significant_at_fdr([clear, border]) == [True, True]
+    assert mark_significant_at_fdr([clear, border, *[Interval(0.0, -0.01, 0.01)] * 20])[:2] == [
         True,
         False,
     ]

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.commands import environment, must_json, refused, small_shop, tailorbird
+from tests.support.commands import (
+    assert_refused,
+    environment,
+    make_small_shop,
+    must_json,
+    tailorbird,
+)
 from tests.support.training.shop import HOME, Shop
 
 from tailorbird.errors import ConfigError, LockedError, NotReadyError, UsageError
@@ -25,7 +31,7 @@ from tailorbird.models.space import Choices, Range
 from tailorbird.ranking import Slot
 from tailorbird.training.fit.resume import hold_exclusive
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.tuning.architectures import gbdt_defaults, select_architectures
+from tailorbird.training.tuning.architectures import select_architectures, tunable_gbdt_defaults
 from tailorbird.training.tuning.choose import select_finalists
 from tailorbird.training.tuning.fits import FitResult, FitSpec
 from tailorbird.training.tuning.page import write_tuning
@@ -41,7 +47,9 @@ SMALL = TrainSettings(quick=True, gbdt=GbdtSettings(trees=25))
 SETTINGS = TuneSettings(train=SMALL, trials=10, splits=2, seeds=2, finalists=2, judged=400)
 SPACE = {
     "gbdt": SearchSpace(
-        {"leaves": Range(3, 31, log=True), "rate": Range(0.001, 0.2, log=True)}, {}, gbdt_defaults()
+        {"leaves": Range(3, 31, log=True), "rate": Range(0.001, 0.2, log=True)},
+        {},
+        tunable_gbdt_defaults(),
     )
 }
 
@@ -78,7 +86,7 @@ def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report: TuneR
     trials = report.trials["gbdt"]
     assert len(trials) == 10
     assert trials[0].is_default
-    assert dict(trials[0].settings) == gbdt_defaults()
+    assert dict(trials[0].settings) == tunable_gbdt_defaults()
     assert not any(one.is_default for one in trials[1:])
     assert {one.state for one in trials} == {"complete", "pruned"}
     for one in trials:
@@ -102,9 +110,9 @@ def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_sp
     assert choice.reference in choice.finalists
     assert len(choice.finalists) == 3
     for one in choice.finalists:
-        assert one.quality.shape == (2, 2)
+        assert one.ndcg.shape == (2, 2)
         assert one.gain == pytest.approx(
-            float((one.quality - choice.reference.quality.mean(axis=1, keepdims=True)).mean())
+            float((one.ndcg - choice.reference.ndcg.mean(axis=1, keepdims=True)).mean())
         )
     best = max(
         (one for one in choice.finalists if one is not choice.reference), key=lambda one: one.score
@@ -123,7 +131,7 @@ def test_each_of_the_last_few_reports_how_it_does_for_the_long_tail(report: Tune
             <= fields["gain_long_tail"]
             <= fields["gain_long_tail_high"]
         )
-        assert one.long_tail.value != pytest.approx(float(one.quality.mean()), abs=1e-4), (
+        assert one.long_tail.value != pytest.approx(float(one.ndcg.mean()), abs=1e-4), (
             "most choices are of few items"
         )
         assert f"{one.long_tail.value:.4f}" in write_tuning(tmp_path, report, []).read_text()
@@ -237,9 +245,9 @@ def test_what_several_processes_were_at_when_they_were_killed_is_drawn_again_the
     with pytest.raises(KeyboardInterrupt):
         search(Fitted(killed=True)).run(budget, lambda trials, seconds: None)
     cut = search(Fitted(killed=False))
-    assert [one.is_default for one in cut.trials()] == [False]
+    assert [one.is_default for one in cut.list_trials()] == [False]
     cut.run(budget, lambda trials, seconds: None)
-    trials = cut.trials()
+    trials = cut.list_trials()
     assert [one.is_default for one in trials].count(True) == 1
     assert len({one.settings["rate"] for one in trials}) == len(trials) == 4, (
         "nothing was drawn twice"
@@ -257,7 +265,9 @@ def test_a_budget_of_time_ends_the_search_and_the_defaults_are_always_tried(shop
 
 def test_a_trial_that_cannot_be_fitted_is_reported_and_the_search_continues(shop, tmp_path):
     broken = {
-        "gbdt": SearchSpace({"objective": Choices(("nonsense", "binary"))}, {}, gbdt_defaults())
+        "gbdt": SearchSpace(
+            {"objective": Choices(("nonsense", "binary"))}, {}, tunable_gbdt_defaults()
+        )
     }
     report = tune(
         shop.features,
@@ -344,7 +354,7 @@ def test_the_page_has_history_importance_and_parallel_coordinates(report: TuneRe
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return small_shop(tmp_path_factory.mktemp("cli") / "shop")
+    return make_small_shop(tmp_path_factory.mktemp("cli") / "shop")
 
 
 WORDS = ("tune", "--quick", "--splits", 2, "--seeds", 1, "--trials", 6, "--as-of", "latest")
@@ -440,7 +450,13 @@ def test_what_was_chosen_is_read_as_it_was_written(tmp_path):
 def test_nets_are_tuned_next_to_trees_with_the_same_budget(shop, tmp_path):
     pytest.importorskip("torch")
     settings = replace(
-        SETTINGS, names=("gbdt", "dcn"), trials=2, seeds=1, splits=1, pruner="none", judged=200
+        SETTINGS,
+        architecture_names=("gbdt", "dcn"),
+        trials=2,
+        seeds=1,
+        splits=1,
+        pruner="none",
+        judged=200,
     )
     settings = replace(settings, train=replace(SMALL, requests=1_500))
     report = tune(
@@ -482,7 +498,7 @@ def test_two_tunings_of_one_slot_are_refused(shop, tmp_path):
 def test_a_wrong_use_is_reported(project, tmp_path):
     file = tmp_path / "space.toml"
     file.write_text("[gbdt]\n\nleafs = 3\n")
-    refused(
+    assert_refused(
         tailorbird("-C", project, "tune", "--space", file),
         "space.toml:3",
         "gbdt has no setting 'leafs'",
@@ -496,7 +512,7 @@ def test_a_wrong_use_is_reported(project, tmp_path):
         ("--window", "1x", 2, ("--window: expected a duration such as 30m",)),
         ("--as-of", "2020-01-01", 1, ("holds no event before 2020-01-01T00:00", "a later --as-of")),
     ):
-        refused(tailorbird("-C", project, "tune", option, value), *message, status=status)
+        assert_refused(tailorbird("-C", project, "tune", option, value), *message, status=status)
     with pytest.raises(UsageError, match="no architecture 'gbtd'"):
         select_architectures(("gbtd",))
     with pytest.raises(UsageError, match="at least 1, got 0"):
@@ -513,7 +529,7 @@ def test_a_file_overrides_the_dimensions_that_it_names(tmp_path: Path):
     space = override_spaces(file, SPACE)["gbdt"]
     assert set(space.dimensions) == {"rate", "objective", "l2"}
     assert space.fixed == {"leaves": 7}
-    assert space.clip(gbdt_defaults()) == {"rate": 0.03, "objective": "binary", "l2": 9.0}
+    assert space.clip(tunable_gbdt_defaults()) == {"rate": 0.03, "objective": "binary", "l2": 9.0}
     for text, message in (
         ("[trees]\nleaves = 3\n", "unknown architecture 'trees'"),
         ("[gbdt]\nleaves = 1.5\n", "expected a value like 0"),
@@ -536,7 +552,7 @@ class Worsening(Fitted):
     def submit(self, fit: FitSpec) -> "Future[FitResult]":
         self.submitted += 1
         later = self.submitted > 12  # four trials of three splits are whole by then
-        figure = (0.6, 0.5, 0.5)[fit.split] + later * (0.01, -0.15, 0.0)[fit.split]
+        figure = (0.6, 0.5, 0.5)[fit.split_index] + later * (0.01, -0.15, 0.0)[fit.split_index]
         done: Future[FitResult] = Future()
         done.set_result(FitResult(np.array([figure]), np.array([figure]), 1.0))
         return done
@@ -557,6 +573,6 @@ def test_a_trial_whose_mean_falls_below_the_median_is_pruned_despite_a_good_firs
         7,
     )
     search.run(Budget(trials=6, seconds=0.0), lambda trials, seconds: None)
-    assert [(each.state, len(each.split_scores)) for each in search.trials()] == [
+    assert [(each.state, len(each.split_scores)) for each in search.list_trials()] == [
         ("complete", 3)
     ] * 4 + [("pruned", 2)] * 2

@@ -34,14 +34,14 @@ DAMPING = 10.0
 ENTRY_MIN = 1e-6  # of a value: less is not published
 _POOL_ENTRIES_MIN = 1 << 16
 # Arrays of a snapshot, and their attributes.
-_BY_ROW = {
+_ROW_ARRAYS = {
     "start": "_start",
     "room": "_capacity",
     "size": "_size",
     "total": "_weight_sum",
     "at": "_newest_ts",
 }
-_BY_PERSON = {"recent": "_recent", "recent_count": "_recent_count", "recent_ts": "_recent_ts"}
+_PERSON_ARRAYS = {"recent": "_recent", "recent_count": "_recent_count", "recent_ts": "_recent_ts"}
 _OTHER_ARRAYS = {"landmark": "_landmark", "evicted": "_evicted", "dirty": "_dirty"}
 
 
@@ -49,11 +49,11 @@ class ItemKnnFold:
     """Rows of neighbours by item; `items` and the user rows are shared with the other folds.
 
     Attributes:
-        evicted: how many neighbours gave way to others.
+        eviction_count: how many neighbours gave way to others.
     """
 
-    def __init__(self, settings: ItemKnn, items: KeyTable) -> None:
-        self._settings, self._items = settings, items
+    def __init__(self, settings: ItemKnn, item_table: KeyTable) -> None:
+        self._settings, self._item_table = settings, item_table
         self._recent = np.zeros((0, settings.distance), np.int32)
         self._recent_count, self._recent_ts = np.zeros(0, np.uint8), np.zeros(0, np.int64)
         self._start, self._capacity, self._size = (
@@ -74,23 +74,25 @@ class ItemKnnFold:
         )
 
     @property
-    def evicted(self) -> int:
+    def eviction_count(self) -> int:
         return int(self._evicted[0])
 
-    def update(self, person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, people: int) -> None:
+    def update(
+        self, user_rows: Int64s, item_rows: Int64s, ts: Int64s, newest_ts: Int64s, person_count: int
+    ) -> None:
         """Apply interests in log order.
 
         The arrays hold user rows (−1: none), item rows, times, and the largest time of the log so
         far.
         """
-        self._reserve(people, self._items.count)
+        self._reserve(person_count, self._item_table.count)
         next_event = 0
         while True:
             next_event = count_cooccurrences(
-                person,
-                item,
+                user_rows,
+                item_rows,
                 ts,
-                newest,
+                newest_ts,
                 next_event,
                 self._recent,
                 self._recent_count,
@@ -111,42 +113,42 @@ class ItemKnnFold:
                 FRACTIONAL_POWERS,
                 self._evicted,
             )
-            if next_event == len(item):
+            if next_event == len(item_rows):
                 break
             self._compact()
-        has_user = person >= 0
-        np.maximum.at(self._newest_ts, item[has_user], ts[has_user])
+        has_user = user_rows >= 0
+        np.maximum.at(self._newest_ts, item_rows[has_user], ts[has_user])
 
-    def _reserve(self, people: int, items: int) -> None:
+    def _reserve(self, person_count: int, item_count: int) -> None:
         self._recent, self._recent_count = (
-            grow_array(self._recent, people),
-            grow_array(self._recent_count, people),
+            grow_array(self._recent, person_count),
+            grow_array(self._recent_count, person_count),
         )
-        self._recent_ts = grow_array(self._recent_ts, people)
+        self._recent_ts = grow_array(self._recent_ts, person_count)
         self._start, self._capacity, self._size = (
-            grow_array(self._start, items),
-            grow_array(self._capacity, items),
-            grow_array(self._size, items),
+            grow_array(self._start, item_count),
+            grow_array(self._capacity, item_count),
+            grow_array(self._size, item_count),
         )
         self._weight_sum, self._newest_ts, self._dirty = (
-            grow_array(self._weight_sum, items),
-            grow_array(self._newest_ts, items),
-            grow_array(self._dirty, items),
+            grow_array(self._weight_sum, item_count),
+            grow_array(self._newest_ts, item_count),
+            grow_array(self._dirty, item_count),
         )
 
     def _compact(self) -> None:
         """Compact the pool, and grow it where that is not enough."""
         entries, _ = expand_ranges(self._start, self._size.astype(np.int64))
-        needed = len(entries) + 2 * self._settings.distance * self._settings.neighbours
-        size = max(len(self._neighbour), 1 << (2 * needed).bit_length())
-        entry, weight = np.zeros(size, np.int32), np.zeros(size)
-        entry[: len(entries)], weight[: len(entries)] = (
+        needed_entries = len(entries) + 2 * self._settings.distance * self._settings.neighbours
+        capacity = max(len(self._neighbour), 1 << (2 * needed_entries).bit_length())
+        neighbour_pool, weight_pool = np.zeros(capacity, np.int32), np.zeros(capacity)
+        neighbour_pool[: len(entries)], weight_pool[: len(entries)] = (
             self._neighbour[entries],
             self._weight[entries],
         )
         self._start[:] = np.cumsum(self._size) - self._size
         self._capacity[:] = self._size
-        self._neighbour, self._weight, self._pool_end[0] = entry, weight, len(entries)
+        self._neighbour, self._weight, self._pool_end[0] = neighbour_pool, weight_pool, len(entries)
 
     def take_changed_rows(self) -> Int64s:
         """Return the rows of items that changed since the last call, and mark them unchanged."""
@@ -159,24 +161,27 @@ class ItemKnnFold:
         self._dirty[:] = 0
         return np.flatnonzero(self._size)
 
-    def table(self, rows: Int64s) -> Neighbours:
+    def build_neighbours(self, rows: Int64s) -> Neighbours:
         """Return the neighbours of item rows, strongest first, ties by key; −1 has none."""
         rows = np.where(rows < len(self._size), rows, -1)
-        row_or_0 = np.maximum(rows, 0)
-        size = (
-            np.where(rows >= 0, self._size[row_or_0], 0).astype(np.int64)
+        safe_rows = np.maximum(rows, 0)
+        entry_counts = (
+            np.where(rows >= 0, self._size[safe_rows], 0).astype(np.int64)
             if len(self._size)
             else np.zeros(len(rows), np.int64)
         )
         entries, row_index = expand_ranges(
-            self._start[row_or_0] if len(self._size) else np.zeros(len(rows), np.int64), size
+            self._start[safe_rows] if len(self._size) else np.zeros(len(rows), np.int64),
+            entry_counts,
         )
-        scale = self._scale_factors(row_or_0)
-        total = self._weight_sum[row_or_0] * scale if len(self._weight_sum) else np.zeros(len(rows))
-        values = (self._weight[entries] * scale[row_index] / (total[row_index] + DAMPING)).astype(
-            np.float32
+        scale = self._scale_factors(safe_rows)
+        weight_sums = (
+            self._weight_sum[safe_rows] * scale if len(self._weight_sum) else np.zeros(len(rows))
         )
-        keys = self._items.keys[self._neighbour[entries]]
+        values = (
+            self._weight[entries] * scale[row_index] / (weight_sums[row_index] + DAMPING)
+        ).astype(np.float32)
+        keys = self._item_table.keys[self._neighbour[entries]]
         order = np.lexsort((keys, -values, row_index))
         order = order[values[order] >= ENTRY_MIN]
         offsets = np.concatenate(
@@ -199,17 +204,17 @@ class ItemKnnFold:
             -(steps // STEPS_PER_HALF_LIFE).astype(np.int32),
         )
 
-    def renumber_people(self, row_map: Int64s, people: int) -> None:
+    def renumber_people(self, row_map: Int64s, person_count: int) -> None:
         """Renumber users: the new row of each old one, −1 to drop it."""
-        retained = np.flatnonzero(row_map >= 0)
-        retained = retained[retained < len(self._recent_ts)]
-        for attribute in _BY_PERSON.values():
+        retained_rows = np.flatnonzero(row_map >= 0)
+        retained_rows = retained_rows[retained_rows < len(self._recent_ts)]
+        for attribute in _PERSON_ARRAYS.values():
             array = getattr(self, attribute)
-            renumbered_array = np.zeros((people, *array.shape[1:]), array.dtype)
-            renumbered_array[row_map[retained]] = array[retained]
+            renumbered_array = np.zeros((person_count, *array.shape[1:]), array.dtype)
+            renumbered_array[row_map[retained_rows]] = array[retained_rows]
             setattr(self, attribute, renumbered_array)
 
-    def renumber_items(self, row_map: Int64s, items: int) -> None:
+    def renumber_items(self, row_map: Int64s, item_count: int) -> None:
         """Renumber items; entries that name a dropped item are dropped."""
         self._reserve(0, len(row_map))
         entries, row_of_entry = expand_ranges(self._start, self._size.astype(np.int64))
@@ -222,54 +227,60 @@ class ItemKnnFold:
             row_of_entry[is_retained],
             neighbours[is_retained],
         )
-        size = np.bincount(row_of_entry, minlength=len(self._size))
-        retained = np.flatnonzero(row_map >= 0)
+        entry_counts = np.bincount(row_of_entry, minlength=len(self._size))
+        retained_rows = np.flatnonzero(row_map >= 0)
         entries = entries[row_map[row_of_entry] >= 0]
         neighbours = neighbours[row_map[row_of_entry] >= 0]
         renumbered_arrays = {
-            attribute: np.zeros(items, getattr(self, attribute).dtype)
-            for attribute in _BY_ROW.values()
+            attribute: np.zeros(item_count, getattr(self, attribute).dtype)
+            for attribute in _ROW_ARRAYS.values()
         }
-        renumbered_arrays["_size"][:] = size[retained]
-        renumbered_arrays["_capacity"][:] = size[retained]
-        renumbered_arrays["_start"][:] = np.cumsum(size[retained]) - size[retained]
+        renumbered_arrays["_size"][:] = entry_counts[retained_rows]
+        renumbered_arrays["_capacity"][:] = entry_counts[retained_rows]
+        renumbered_arrays["_start"][:] = (
+            np.cumsum(entry_counts[retained_rows]) - entry_counts[retained_rows]
+        )
         renumbered_arrays["_weight_sum"][:], renumbered_arrays["_newest_ts"][:] = (
-            self._weight_sum[retained],
-            self._newest_ts[retained],
+            self._weight_sum[retained_rows],
+            self._newest_ts[retained_rows],
         )
-        dirty_items = self._dirty[retained].copy()
-        pool = (
-            np.zeros(max(len(self._neighbour), len(entries)), np.int32),
-            np.zeros(max(len(self._neighbour), len(entries))),
-        )
-        pool[0][: len(entries)], pool[1][: len(entries)] = neighbours, self._weight[entries]
+        is_changed = self._dirty[retained_rows].copy()
+        pool_size = max(len(self._neighbour), len(entries))
+        neighbour_pool, weight_pool = np.zeros(pool_size, np.int32), np.zeros(pool_size)
+        neighbour_pool[: len(entries)] = neighbours
+        weight_pool[: len(entries)] = self._weight[entries]
         for attribute, array in renumbered_arrays.items():
             setattr(self, attribute, array)
         self._dirty, self._neighbour, self._weight, self._pool_end[0] = (
-            dirty_items,
-            *pool,
+            is_changed,
+            neighbour_pool,
+            weight_pool,
             len(entries),
         )
-        self._drop_recent(row_map)
+        self._drop_recent_items(row_map)
 
-    def _drop_recent(self, row_map: Int64s) -> None:
+    def _drop_recent_items(self, row_map: Int64s) -> None:
         """Remove dropped items from the recent items of users."""
-        count = self._recent_count.astype(np.int64)
-        row = np.repeat(np.arange(len(count)), count)
-        position = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        item = row_map[self._recent[row, position]]
-        is_retained = item >= 0
-        counts = np.bincount(row[is_retained], minlength=len(count))
-        position = np.arange(int(is_retained.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        old_counts = self._recent_count.astype(np.int64)
+        person_rows = np.repeat(np.arange(len(old_counts)), old_counts)
+        position = np.arange(len(person_rows)) - np.repeat(
+            np.cumsum(old_counts) - old_counts, old_counts
+        )
+        item_rows = row_map[self._recent[person_rows, position]]
+        is_retained = item_rows >= 0
+        new_counts = np.bincount(person_rows[is_retained], minlength=len(old_counts))
+        position = np.arange(int(is_retained.sum())) - np.repeat(
+            np.cumsum(new_counts) - new_counts, new_counts
+        )
         self._recent = np.zeros_like(self._recent)
-        self._recent[row[is_retained], position] = item[is_retained]
-        self._recent_count = counts.astype(np.uint8)
+        self._recent[person_rows[is_retained], position] = item_rows[is_retained]
+        self._recent_count = new_counts.astype(np.uint8)
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
         self._compact()
         used_entries = int(self._pool_end[0])
-        names = _BY_PERSON | _BY_ROW | _OTHER_ARRAYS
+        names = _PERSON_ARRAYS | _ROW_ARRAYS | _OTHER_ARRAYS
         state = {name: getattr(self, attribute) for name, attribute in names.items()}
         return state | {
             "entry": self._neighbour[:used_entries],
@@ -277,7 +288,7 @@ class ItemKnnFold:
         }
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
-        for name, attribute in (_BY_PERSON | _BY_ROW | _OTHER_ARRAYS).items():
+        for name, attribute in (_PERSON_ARRAYS | _ROW_ARRAYS | _OTHER_ARRAYS).items():
             setattr(self, attribute, arrays[name].copy())
         used_entries = len(arrays["entry"])
         size = max(_POOL_ENTRIES_MIN, 1 << (2 * used_entries).bit_length())

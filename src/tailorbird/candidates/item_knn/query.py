@@ -17,17 +17,17 @@ RECENT_MAX = LAST_ITEMS_MAX
 LIST_MAX = 1_000
 
 
-def score_neighbours(recent: Keys, neighbours: Neighbours, last: int) -> RankedList:
+def score_neighbours(recent: Keys, neighbours: Neighbours, last_items: int) -> RankedList:
     """Sum the neighbours of a user's last items, newest first, leaving these items out."""
-    decay = 1.0 - 1.0 / last
-    entries = len(neighbours.keys) if decay else int(neighbours.offsets[1])
+    decay = 1.0 - 1.0 / last_items
+    entry_count = len(neighbours.keys) if decay else int(neighbours.offsets[1])
     _, age = expand_ranges(neighbours.offsets[:-1], np.diff(neighbours.offsets))
-    keys, index_of_entry = np.unique(neighbours.keys[:entries], return_inverse=True)
-    weights = neighbours.weights[:entries] * decay ** age[:entries]
-    scores = np.bincount(index_of_entry, weights=weights, minlength=len(keys)).astype(np.float64)
-    index = np.searchsorted(keys, recent)
-    index = index[index < len(keys)]
-    scores[index[np.isin(keys[index], recent)]] = 0.0
+    keys, key_index = np.unique(neighbours.keys[:entry_count], return_inverse=True)
+    weights = neighbours.weights[:entry_count] * decay ** age[:entry_count]
+    scores = np.bincount(key_index, weights=weights, minlength=len(keys)).astype(np.float64)
+    recent_index = np.searchsorted(keys, recent)
+    recent_index = recent_index[recent_index < len(keys)]
+    scores[recent_index[np.isin(keys[recent_index], recent)]] = 0.0
     return rank_items(keys, scores, LIST_MAX)
 
 

@@ -18,25 +18,31 @@ IMPRESSIONS_MAX = 1_000  # impressions after which other sources can judge an it
 
 
 def newest_items(
-    keys: Keys, first_seen: Int64s, clicks: Int64s, shown: Int64s, t: int, within_us: int
+    keys: Keys,
+    first_seen: Int64s,
+    click_counts: Int64s,
+    impression_counts: Int64s,
+    t: int,
+    within_us: int,
 ) -> RankedList:
     """Rank the items that were added within a time before t.
 
     Args:
-        keys, first_seen, clicks, shown: (n,): of all items; `first_seen` 0 is not known.
+        keys, first_seen, click_counts, impression_counts: (n,): of all items; `first_seen` 0 is not
+            known.
     """
     new_rows = np.flatnonzero(
-        (first_seen > t - within_us) & (first_seen > 0) & (shown < IMPRESSIONS_MAX)
+        (first_seen > t - within_us) & (first_seen > 0) & (impression_counts < IMPRESSIONS_MAX)
     )
     if not len(new_rows):
         return EMPTY_LIST
-    impressions_total = int(shown.sum())
+    impressions_total = int(impression_counts.sum())
     if not impressions_total:
         order = new_rows[np.lexsort((keys[new_rows], -first_seen[new_rows]))[:LIST_MAX]]
         age = np.maximum(t - first_seen[order], 0) / max(within_us, 1)
         return RankedList(keys[order], 1.0 - age)
-    bound = (clicks[new_rows] + 1) / (shown[new_rows] + 2) + np.sqrt(
-        np.log(1 + impressions_total) / (shown[new_rows] + 1)
+    upper_bounds = (click_counts[new_rows] + 1) / (impression_counts[new_rows] + 2) + np.sqrt(
+        np.log(1 + impressions_total) / (impression_counts[new_rows] + 1)
     )
-    order = np.lexsort((keys[new_rows], -first_seen[new_rows], -bound))[:LIST_MAX]
-    return RankedList(keys[new_rows[order]], bound[order])
+    order = np.lexsort((keys[new_rows], -first_seen[new_rows], -upper_bounds))[:LIST_MAX]
+    return RankedList(keys[new_rows[order]], upper_bounds[order])

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from tailorbird.candidates.contract import Board
 from tailorbird.candidates.keytable import KeyTable, grow_array
-from tailorbird.candidates.protocol import EVERYONE, BoardTable, Keys, RankedList
-from tailorbird.events.keys import combine
+from tailorbird.candidates.protocol import ALL_USERS, BoardTable, Keys, RankedList
+from tailorbird.events.keys import combine_keys
 
 Int64s = npt.NDArray[np.int64]
 
@@ -28,90 +28,94 @@ _CHUNKS_MAX = 64  # of a tile, before they are put together
 
 @dataclass
 class _Window:
-    """Counts of one window: `count` by slot, and the contribution of each tile."""
+    """Counts of one window: `counts` by slot, and the contribution of each tile."""
 
     window_us: int
-    count: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
-    tiles: dict[int, list[tuple[Int64s, Int64s]]] = field(default_factory=dict)
-    now: int = 0  # the newest tile
+    counts: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
+    chunks_by_tile: dict[int, list[tuple[Int64s, Int64s]]] = field(default_factory=dict)
+    newest_tile: int = 0  # the newest tile
 
     @property
-    def hop_us(self) -> int:
+    def tile_us(self) -> int:
         return -(-self.window_us // TILES)
 
-    def add(self, slot: Int64s, ts: Int64s, slots: int) -> Int64s:
+    def add(self, slot: Int64s, ts: Int64s, slot_count: int) -> Int64s:
         """Count events, and return the slots whose count changed."""
-        self.count = grow_array(self.count, slots)
-        tile = ts // self.hop_us
-        counted = tile >= self.now - TILES
-        tile, slot = tile[counted], slot[counted]
-        for number in np.unique(tile).tolist():
-            slots_, counts = np.unique(slot[tile == number], return_counts=True)
-            self.count[slots_] += counts
-            chunks = self.tiles.setdefault(number, [])
-            chunks.append((slots_, counts.astype(np.int64)))
+        self.counts = grow_array(self.counts, slot_count)
+        tiles = ts // self.tile_us
+        is_in_window = tiles >= self.newest_tile - TILES
+        tiles, slot = tiles[is_in_window], slot[is_in_window]
+        for tile_number in np.unique(tiles).tolist():
+            tile_slots, counts = np.unique(slot[tiles == tile_number], return_counts=True)
+            self.counts[tile_slots] += counts
+            chunks = self.chunks_by_tile.setdefault(tile_number, [])
+            chunks.append((tile_slots, counts.astype(np.int64)))
             if len(chunks) > _CHUNKS_MAX:
-                self.tiles[number] = [_sum_chunks(chunks)]
+                self.chunks_by_tile[tile_number] = [_sum_chunks(chunks)]
         return slot
 
     def advance(self, t: int) -> Int64s:
         """Drop the tiles that left the window by `t`, and return the slots whose count changed."""
-        self.now = max(self.now, t // self.hop_us)
-        expired = [tile for tile in self.tiles if tile < self.now - TILES]
+        self.newest_tile = max(self.newest_tile, t // self.tile_us)
+        expired_tiles = [tile for tile in self.chunks_by_tile if tile < self.newest_tile - TILES]
         changed_slots = [np.zeros(0, np.int64)]
-        for tile in expired:
-            for slot, counts in self.tiles.pop(tile):
-                self.count[slot] -= counts
+        for tile in expired_tiles:
+            for slot, counts in self.chunks_by_tile.pop(tile):
+                self.counts[slot] -= counts
                 changed_slots.append(slot)
         return np.concatenate(changed_slots)
 
-    def renumber(self, slot_map: Int64s, slots: int) -> None:
+    def renumber(self, slot_map: Int64s, slot_count: int) -> None:
         """Renumber slots: `slot_map` holds the new number of each old slot, −1 to drop it."""
-        count = np.zeros(slots, np.int64)
-        retained_slots = np.flatnonzero(slot_map[: len(self.count)] >= 0)
-        count[slot_map[retained_slots]] = self.count[retained_slots]
-        self.count = count
-        for tile, chunks in self.tiles.items():
+        new_counts = np.zeros(slot_count, np.int64)
+        retained_slots = np.flatnonzero(slot_map[: len(self.counts)] >= 0)
+        new_counts[slot_map[retained_slots]] = self.counts[retained_slots]
+        self.counts = new_counts
+        for tile, chunks in self.chunks_by_tile.items():
             slot, counts = _sum_chunks(chunks)
-            retained = slot_map[slot] >= 0
-            self.tiles[tile] = [(slot_map[slot[retained]], counts[retained])]
+            is_retained = slot_map[slot] >= 0
+            self.chunks_by_tile[tile] = [(slot_map[slot[is_retained]], counts[is_retained])]
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
-        parts = [(tile, *_sum_chunks(self.tiles[tile])) for tile in sorted(self.tiles)]
+        parts = [
+            (tile, *_sum_chunks(self.chunks_by_tile[tile])) for tile in sorted(self.chunks_by_tile)
+        ]
         tile = np.concatenate(
             [
                 np.zeros(0, np.int64),
-                *(np.full(len(slot), number, np.int64) for number, slot, _ in parts),
+                *(np.full(len(slot), tile_number, np.int64) for tile_number, slot, _ in parts),
             ]
         )
         slots = np.concatenate([np.zeros(0, np.int64), *(slot for _, slot, _ in parts)])
         counts = np.concatenate([np.zeros(0, np.int64), *(counts for _, _, counts in parts)])
         return {
-            "count": self.count,
+            "count": self.counts,
             "tile": tile,
             "slot": slots,
             "tile_counts": counts,
-            "now": np.array([self.now]),
+            "now": np.array([self.newest_tile]),
         }
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
-        self.count, self.now = arrays["count"].copy(), int(arrays["now"][0])
-        tile = arrays["tile"]
-        self.tiles = {}
-        for number in np.unique(tile).tolist():
-            in_tile = tile == number
-            self.tiles[number] = [(arrays["slot"][in_tile], arrays["tile_counts"][in_tile])]
+        self.counts, self.newest_tile = arrays["count"].copy(), int(arrays["now"][0])
+        tiles = arrays["tile"]
+        self.chunks_by_tile = {}
+        for tile_number in np.unique(tiles).tolist():
+            in_tile = tiles == tile_number
+            self.chunks_by_tile[tile_number] = [
+                (arrays["slot"][in_tile], arrays["tile_counts"][in_tile])
+            ]
 
 
 def _sum_chunks(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
     if len(chunks) == 1:
         return chunks[0]
-    slot, index_of_count = np.unique(
-        np.concatenate([slot for slot, _ in chunks]), return_inverse=True
+    slots, slot_index = np.unique(
+        np.concatenate([slots for slots, _ in chunks]), return_inverse=True
     )
-    return slot, np.bincount(
-        index_of_count, np.concatenate([counts for _, counts in chunks]), len(slot)
+    return slots, np.bincount(
+        slot_index, np.concatenate([counts for _, counts in chunks]), len(slots)
     ).astype(np.int64)
 
 
@@ -122,43 +126,45 @@ class PopularityFold:
     there.
     """
 
-    def __init__(self, boards: tuple[Board, ...], items: KeyTable) -> None:
-        self._items = items
-        self._fields = {
+    def __init__(self, boards: tuple[Board, ...], item_table: KeyTable) -> None:
+        self._item_table = item_table
+        self._pairs_by_segment = {
             name: _SegmentPairs(name) if name else None
             for name in dict.fromkeys(board.segment for board in boards)
         }
         self._windows = {board: _Window(board.window_us) for board in boards}
-        self._changed: dict[Board, list[Keys]] = {board: [] for board in boards}
+        self._changed_values_by_board: dict[Board, list[Keys]] = {board: [] for board in boards}
 
     @property
     def boards(self) -> tuple[Board, ...]:
         return tuple(self._windows)
 
-    def update(self, item: Int64s, ts: Int64s, segments: Mapping[str, Keys]) -> None:
+    def update(self, item_rows: Int64s, ts: Int64s, segment_keys: Mapping[str, Keys]) -> None:
         """Count interests: item rows, times, and the key of each segment's value (0: none)."""
-        if not len(item):
+        if not len(item_rows):
             return
-        for name, pairs in self._fields.items():
+        for name, pairs in self._pairs_by_segment.items():
             if pairs is None:
-                self._add(name, item, ts, self._items.count)
+                self._add(name, item_rows, ts, self._item_table.count)
                 continue
-            has_segment = np.flatnonzero(segments[name] != 0)
-            slot = pairs.slots(
-                segments[name][has_segment], item[has_segment], self._items.keys[item[has_segment]]
+            has_segment = np.flatnonzero(segment_keys[name] != 0)
+            pair_slots = pairs.assign_slots(
+                segment_keys[name][has_segment],
+                item_rows[has_segment],
+                self._item_table.keys[item_rows[has_segment]],
             )
-            self._add(name, slot, ts[has_segment], pairs.pairs.count)
+            self._add(name, pair_slots, ts[has_segment], pairs.pair_table.count)
 
-    def _add(self, name: str, slot: Int64s, ts: Int64s, slots: int) -> None:
+    def _add(self, segment: str, slot: Int64s, ts: Int64s, slot_count: int) -> None:
         for board, window in self._windows.items():
-            if board.segment == name:
-                self._mark_changed(board, window.add(slot, ts, slots))
+            if board.segment == segment:
+                self._mark_changed(board, window.add(slot, ts, slot_count))
 
     def _mark_changed(self, board: Board, slots: Int64s) -> None:
         if len(slots):
-            pairs = self._fields[board.segment]
-            self._changed[board].append(
-                np.zeros(1, np.uint64) if pairs is None else np.unique(pairs.value[slots])
+            pairs = self._pairs_by_segment[board.segment]
+            self._changed_values_by_board[board].append(
+                np.zeros(1, np.uint64) if pairs is None else np.unique(pairs.segment_values[slots])
             )
 
     def advance(self, t: int) -> None:
@@ -166,95 +172,109 @@ class PopularityFold:
         for board, window in self._windows.items():
             self._mark_changed(board, window.advance(t))
 
-    def changed_slots(self) -> list[tuple[Board, int]]:
+    def take_changed_segments(self) -> list[tuple[Board, int]]:
         """Return the boards and segments whose counts changed since the last call."""
-        changes = [
+        changed_segments = [
             (board, value)
             for board in self._windows
             for value in self._changed_segments(board).tolist()
         ]
-        self._changed = {board: [] for board in self._windows}
-        return changes
+        self._changed_values_by_board = {board: [] for board in self._windows}
+        return changed_segments
 
     def all_segments(self) -> list[tuple[Board, int]]:
         """Return all boards and segments."""
-        fields = {
-            name: [0] if pairs is None else np.unique(pairs.value[: pairs.pairs.count]).tolist()
-            for name, pairs in self._fields.items()
+        values_by_segment = {
+            name: [0]
+            if pairs is None
+            else np.unique(pairs.segment_values[: pairs.pair_table.count]).tolist()
+            for name, pairs in self._pairs_by_segment.items()
         }
-        return [(board, value) for board in self._windows for value in fields[board.segment]]
+        return [
+            (board, value) for board in self._windows for value in values_by_segment[board.segment]
+        ]
 
     def _changed_segments(self, board: Board) -> Keys:
-        return np.unique(np.concatenate([np.zeros(0, np.uint64), *self._changed[board]]))
-
-    def table(self, board: Board, segment: int = EVERYONE) -> BoardTable:
-        """Return a leaderboard, ordered by count, then count in the longest window, then key."""
-        window, pairs = self._windows[board], self._fields[board.segment]
-        if pairs is None:
-            slots, rows, limit = np.flatnonzero(window.count), None, BOARD_ITEMS_MAX
-        else:
-            slots, limit = pairs.slots_of(segment), SEGMENT_ITEMS_MAX
-            slots = slots[slots < len(window.count)]
-            slots = slots[window.count[slots] > 0]
-            rows = pairs.item[slots]
-        count = window.count[slots]
-        total = int(count.sum())
-        if len(count) > limit:  # Preselect all items that reach the count of the last one listed.
-            best_positions = np.flatnonzero(
-                count >= np.partition(count, len(count) - limit)[len(count) - limit]
-            )
-            slots, count, rows = (
-                slots[best_positions],
-                count[best_positions],
-                rows if rows is None else rows[best_positions],
-            )
-        longest = self._windows[
-            max(other for other in self._windows if other.segment == board.segment)
-        ].count
-        longest_counts = np.where(
-            slots < len(longest), longest[np.minimum(slots, max(len(longest) - 1, 0))], 0
+        return np.unique(
+            np.concatenate([np.zeros(0, np.uint64), *self._changed_values_by_board[board]])
         )
-        keys = self._items.keys[slots if rows is None else rows]
-        order = np.lexsort((keys, -longest_counts, -count))[:limit]
-        return BoardTable(RankedList(keys[order], count[order].astype(np.float64)), total)
 
-    def renumber_items(self, row_map: Int64s, items: int) -> None:
+    def build_board(self, board: Board, segment: int = ALL_USERS) -> BoardTable:
+        """Return a leaderboard, ordered by count, then count in the longest window, then key."""
+        window, pairs = self._windows[board], self._pairs_by_segment[board.segment]
+        if pairs is None:
+            slots, item_rows, limit = np.flatnonzero(window.counts), None, BOARD_ITEMS_MAX
+        else:
+            slots, limit = pairs.slots_of_value(segment), SEGMENT_ITEMS_MAX
+            slots = slots[slots < len(window.counts)]
+            slots = slots[window.counts[slots] > 0]
+            item_rows = pairs.item_rows[slots]
+        counts = window.counts[slots]
+        event_count = int(counts.sum())
+        if len(counts) > limit:  # Preselect all items that reach the count of the last one listed.
+            best_positions = np.flatnonzero(
+                counts >= np.partition(counts, len(counts) - limit)[len(counts) - limit]
+            )
+            slots, counts, item_rows = (
+                slots[best_positions],
+                counts[best_positions],
+                item_rows if item_rows is None else item_rows[best_positions],
+            )
+        longest_window_counts = self._windows[
+            max(other for other in self._windows if other.segment == board.segment)
+        ].counts
+        longest_counts = np.where(
+            slots < len(longest_window_counts),
+            longest_window_counts[np.minimum(slots, max(len(longest_window_counts) - 1, 0))],
+            0,
+        )
+        keys = self._item_table.keys[slots if item_rows is None else item_rows]
+        order = np.lexsort((keys, -longest_counts, -counts))[:limit]
+        return BoardTable(RankedList(keys[order], counts[order].astype(np.float64)), event_count)
+
+    def renumber_items(self, row_map: Int64s, item_count: int) -> None:
         """Renumber items: `row_map` holds the new row of each old one, −1 to drop it.
 
         Pairs with a count of zero are dropped too.
         """
         for board, window in self._windows.items():
-            pairs, counted = self._fields[board.segment], np.flatnonzero(window.count)
-            self._mark_changed(
-                board, counted[row_map[counted if pairs is None else pairs.item[counted]] < 0]
+            pairs, counted_slots = (
+                self._pairs_by_segment[board.segment],
+                np.flatnonzero(window.counts),
             )
-        for name, pairs in self._fields.items():
+            self._mark_changed(
+                board,
+                counted_slots[
+                    row_map[counted_slots if pairs is None else pairs.item_rows[counted_slots]] < 0
+                ],
+            )
+        for name, pairs in self._pairs_by_segment.items():
             windows = [window for board, window in self._windows.items() if board.segment == name]
             if pairs is None:
-                slots, count = row_map, items
+                slot_map, slot_count = row_map, item_count
             else:
-                is_live_pair = np.zeros(pairs.pairs.count, bool)
+                is_live_pair = np.zeros(pairs.pair_table.count, bool)
                 for window in windows:
-                    is_live_pair[np.flatnonzero(window.count[: len(is_live_pair)])] = True
-                slots, count = pairs.retain(
-                    is_live_pair & (row_map[pairs.item[: len(is_live_pair)]] >= 0), row_map
+                    is_live_pair[np.flatnonzero(window.counts[: len(is_live_pair)])] = True
+                slot_map, slot_count = pairs.retain(
+                    is_live_pair & (row_map[pairs.item_rows[: len(is_live_pair)]] >= 0), row_map
                 )
             for window in windows:
-                window.count = grow_array(window.count, len(slots))
-                window.renumber(slots, count)
+                window.counts = grow_array(window.counts, len(slot_map))
+                window.renumber(slot_map, slot_count)
 
     def arrays(self) -> dict[str, npt.NDArray]:
         state: dict[str, npt.NDArray] = {}
         for board, window in self._windows.items():
             state |= {f"{board.name}/{name}": array for name, array in window.arrays().items()}
             state[f"{board.name}/changed"] = self._changed_segments(board)
-        for name, pairs in self._fields.items():
+        for name, pairs in self._pairs_by_segment.items():
             if pairs is not None:
-                count = pairs.pairs.count
+                count = pairs.pair_table.count
                 state |= {
-                    f"{name}/pairs": pairs.pairs.keys,
-                    f"{name}/value": pairs.value[:count],
-                    f"{name}/item": pairs.item[:count],
+                    f"{name}/pairs": pairs.pair_table.keys,
+                    f"{name}/value": pairs.segment_values[:count],
+                    f"{name}/item": pairs.item_rows[:count],
                 }
         return state
 
@@ -266,8 +286,8 @@ class PopularityFold:
                     for name in ("count", "tile", "slot", "tile_counts", "now")
                 }
             )
-            self._changed[board] = [arrays[f"{board.name}/changed"]]
-        for name, pairs in self._fields.items():
+            self._changed_values_by_board[board] = [arrays[f"{board.name}/changed"]]
+        for name, pairs in self._pairs_by_segment.items():
             if pairs is not None:
                 pairs.restore(
                     arrays[f"{name}/pairs"], arrays[f"{name}/value"], arrays[f"{name}/item"]
@@ -281,46 +301,54 @@ class _SegmentPairs:
         self.name = name
         self.restore(np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
-    def restore(self, pairs: Keys, value: Keys, item: Int64s) -> None:
-        self.pairs = KeyTable(pairs)
-        self.value, self.item = value.copy(), item.copy()
+    def restore(self, pair_keys: Keys, value: Keys, item: Int64s) -> None:
+        self.pair_table = KeyTable(pair_keys)
+        self.segment_values, self.item_rows = value.copy(), item.copy()
         self._slots_by_value: dict[int, list[Int64s]] = {}
         self._grouped_pairs = 0
 
-    def slots(self, value: Keys, item: Int64s, key: Keys) -> Int64s:
+    def assign_slots(self, segment_values: Keys, item_rows: Int64s, item_keys: Keys) -> Int64s:
         """Return the slot of each pair, adding new pairs."""
-        slot = self.pairs.assign(combine(value, key))
-        self.value, self.item = (
-            grow_array(self.value, self.pairs.count),
-            grow_array(self.item, self.pairs.count),
+        slots = self.pair_table.assign(combine_keys(segment_values, item_keys))
+        self.segment_values, self.item_rows = (
+            grow_array(self.segment_values, self.pair_table.count),
+            grow_array(self.item_rows, self.pair_table.count),
         )
-        self.value[slot], self.item[slot] = value, item
-        return slot
+        self.segment_values[slots], self.item_rows[slots] = segment_values, item_rows
+        return slots
 
-    def slots_of(self, value: int) -> Int64s:
+    def slots_of_value(self, value: int) -> Int64s:
         """Return the slots of one value."""
-        count = self.pairs.count
+        count = self.pair_table.count
         if self._grouped_pairs < count:
             new_slots = np.arange(self._grouped_pairs, count)
-            order = new_slots[np.argsort(self.value[new_slots], kind="stable")]
-            values, value_starts = np.unique(self.value[order], return_index=True)
-            for value_, slots in zip(
+            order = new_slots[np.argsort(self.segment_values[new_slots], kind="stable")]
+            values, value_starts = np.unique(self.segment_values[order], return_index=True)
+            for grouped_value, slots in zip(
                 values.tolist(), np.split(order, value_starts[1:]), strict=True
             ):
-                self._slots_by_value.setdefault(value_, []).append(slots)
+                self._slots_by_value.setdefault(grouped_value, []).append(slots)
             self._grouped_pairs = count
-        parts = self._slots_by_value.get(value, [])
-        if len(parts) > 1:
-            parts = self._slots_by_value[value] = [np.concatenate(parts)]
-        return parts[0] if parts else np.zeros(0, np.int64)
+        slot_parts = self._slots_by_value.get(value, [])
+        if len(slot_parts) > 1:
+            slot_parts = self._slots_by_value[value] = [np.concatenate(slot_parts)]
+        return slot_parts[0] if slot_parts else np.zeros(0, np.int64)
 
-    def retain(self, retained: npt.NDArray[np.bool_], row_map: Int64s) -> tuple[Int64s, int]:
+    def retain(self, is_retained: npt.NDArray[np.bool_], row_map: Int64s) -> tuple[Int64s, int]:
         """Drop all pairs but the selected ones and renumber their items.
 
         Returns the new slot of each old one, and the number of slots.
         """
-        count = self.pairs.count
-        value, item = self.value[:count][retained], row_map[self.item[:count][retained]]
-        slots = self.pairs.retain(retained)
-        self.value, self.item, self._slots_by_value, self._grouped_pairs = value, item, {}, 0
-        return slots, self.pairs.count
+        count = self.pair_table.count
+        value, item = (
+            self.segment_values[:count][is_retained],
+            row_map[self.item_rows[:count][is_retained]],
+        )
+        slot_map = self.pair_table.retain(is_retained)
+        self.segment_values, self.item_rows, self._slots_by_value, self._grouped_pairs = (
+            value,
+            item,
+            {},
+            0,
+        )
+        return slot_map, self.pair_table.count

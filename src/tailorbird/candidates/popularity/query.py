@@ -50,13 +50,15 @@ def _popular_in_categories(
     if not has_category.any():
         return EMPTY_LIST
     category_keys, index_of_item = np.unique(categories[has_category], return_inverse=True)
-    weight = np.bincount(index_of_item, CATEGORY_DECAY ** np.flatnonzero(has_category))
-    top_categories = np.lexsort((category_keys, -weight))[:CATEGORIES_MAX]
-    parts = []
+    category_weights = np.bincount(index_of_item, CATEGORY_DECAY ** np.flatnonzero(has_category))
+    top_categories = np.lexsort((category_keys, -category_weights))[:CATEGORIES_MAX]
+    category_lists = []
     for index in top_categories.tolist():
         items = tables.leaderboard(board, int(category_keys[index])).items
-        parts.append(RankedList(items.keys, weight[index] / np.arange(1, len(items) + 1)))
-    listed_keys, scores = concatenate_lists(parts)
+        category_lists.append(
+            RankedList(items.keys, category_weights[index] / np.arange(1, len(items) + 1))
+        )
+    listed_keys, scores = concatenate_lists(category_lists)
     item_keys, index_of_item = np.unique(
         listed_keys, return_inverse=True
     )  # an item that changed its category is popular in both

@@ -12,6 +12,6 @@ def query_repeat(request: CandidateRequest) -> RankedList:
     keys = request.recent[request.recent != 0][::-1]
     if not len(keys):
         return EMPTY_LIST
-    distinct, first_index, count = np.unique(keys, return_index=True, return_counts=True)
-    order = np.lexsort((first_index, -count))[:LIST_MAX]
-    return RankedList(distinct[order], count[order].astype(np.float64))
+    distinct_keys, first_index, counts = np.unique(keys, return_index=True, return_counts=True)
+    order = np.lexsort((first_index, -counts))[:LIST_MAX]
+    return RankedList(distinct_keys[order], counts[order].astype(np.float64))

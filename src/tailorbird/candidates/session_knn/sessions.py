@@ -4,11 +4,12 @@ A session is a run of one user's events without a pause of more than `gap_us`, w
 items. A table numbers sessions by the time of their last event. It stores neither users nor times,
 only how much STAN discounts their age:
 
-    keys     uint64 (items,)     keys of the items that any session holds, ascending
-    starts   int64 (m + 1,)      session s has the entries starts[s]:starts[s + 1]
-    item     int32 (entries,)    positions in `keys`; an item once in a session, at its last place
-    place    int32 (entries,)    places, from 1
-    age_weight  float64 (m,)     exp(−(newest event of the table − last event of the session) / λ2)
+    item_keys    uint64 (items,)    keys of the items that any session holds, ascending
+    offsets      int64 (m + 1,)     session s has the entries offsets[s]:offsets[s + 1]
+    item_index   int32 (entries,)   indexes into `item_keys`; an item is in a session once, at its
+                                    last position
+    positions    int32 (entries,)   from 1
+    age_weights  float64 (m,)       exp(−(newest event of the table − last one of the session) / λ2)
 
 A context is the newest run of a user's sequence, split in the same way. Sums run in float64 in a
 fixed order, so the result is bit-identical for any number of simultaneous queries: a replay runs
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.ragged import expand_ranges
-from tailorbird.candidates.session_knn.similarity import CONTEXT_MAX, STAN, Search, VSkNN
+from tailorbird.candidates.session_knn.similarity import CONTEXT_MAX, STAN, SessionSearch, VSkNN
 
 Ints = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -37,8 +38,8 @@ Rows = npt.NDArray[np.intp]
 # in docs/results.md.
 DEFAULT_V_SKNN = VSkNN(k=500, sample=500, weighting="quadratic", weighting_score="quadratic")
 DEFAULT_STAN = STAN(k=500, sample=500)
-SEARCHES = {"session_knn": DEFAULT_V_SKNN.search(), "stan": DEFAULT_STAN.search()}
-_AT_ONCE = 200  # contexts per step, which bounds memory
+SEARCH_BY_SOURCE = {"session_knn": DEFAULT_V_SKNN.to_search(), "stan": DEFAULT_STAN.to_search()}
+_CONTEXTS_PER_STEP = 200  # contexts per step, which bounds memory
 
 
 @dataclass(frozen=True)
@@ -65,47 +66,47 @@ class Sessions:
     Immutable, and safe to query from several threads.
 
     Attributes:
-        keys, starts, item, position, age_weight: see the module.
+        item_keys, offsets, item_index, positions, age_weights: see the module.
         gap_us: a longer pause ends a run.
     """
 
-    keys: Keys
-    starts: Ints
-    item: Int32s
-    position: Int32s
-    age_weight: Floats
+    item_keys: Keys
+    offsets: Ints
+    item_index: Int32s
+    positions: Int32s
+    age_weights: Floats
     gap_us: int
-    _last: dict[str, tuple[bytes, SimilarItems]] = field(
+    _last_result_by_method: dict[str, tuple[bytes, SimilarItems]] = field(
         default_factory=dict, compare=False, repr=False
     )
 
     def __len__(self) -> int:
-        return len(self.age_weight)
+        return len(self.age_weights)
 
     @cached_property
     def postings(self) -> tuple[Ints, Int32s]:
         """The sessions that hold each item, ascending: list offsets, and the lists."""
-        lists = np.concatenate(
-            ([0], np.cumsum(np.bincount(self.item, minlength=len(self.keys))))
+        list_offsets = np.concatenate(
+            ([0], np.cumsum(np.bincount(self.item_index, minlength=len(self.item_keys))))
         ).astype(np.int64)
-        query_index = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
-        return lists, query_index[_argsort_stable(self.item, len(self.keys))]
+        session_index = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.offsets))
+        return list_offsets, session_index[_argsort_stable(self.item_index, len(self.item_keys))]
 
     @cached_property
-    def _searches(self) -> dict[str, tuple[Search, Floats, Floats]]:
+    def _searches(self) -> dict[str, tuple[SessionSearch, Floats, Floats]]:
         """The tables by source: search settings, idf factors, and decays by distance."""
         session_counts = np.diff(self.postings[0])
-        distances = np.arange(int(self.position.max(initial=0)) + 1)
+        distances = np.arange(int(self.positions.max(initial=0)) + 1)
         return {
             name: (
                 search,
                 search.idf_factors(session_counts, len(self)),
-                np.exp(-distances / search.closeness),
+                np.exp(-distances / search.position_scale),
             )
-            for name, search in SEARCHES.items()
+            for name, search in SEARCH_BY_SOURCE.items()
         }
 
-    def prepare(self) -> None:
+    def precompute(self) -> None:
         """Compute the tables that the first query would wait for."""
         assert self._searches is not None
 
@@ -119,119 +120,161 @@ class Sessions:
             ts: their times, microseconds; empty: each sequence is one run.
         """
         offsets, positions = newest_runs(offsets, ts, self.gap_us, CONTEXT_MAX)
-        rows = self._rows_of_keys(keys[positions])
+        item_rows = self._rows_of_keys(keys[positions])
         if len(offsets) > 2:
             parts = [
-                self._query(method, offsets[low : low + _AT_ONCE + 1], rows)
-                for low in range(0, len(offsets) - 1, _AT_ONCE)
+                self._query(
+                    method,
+                    offsets[first_context : first_context + _CONTEXTS_PER_STEP + 1],
+                    item_rows,
+                )
+                for first_context in range(0, len(offsets) - 1, _CONTEXTS_PER_STEP)
             ]
             sizes = np.concatenate([np.diff(part.offsets) for part in parts])
-            joined = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+            joined_offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
             return SimilarItems(
-                joined,
+                joined_offsets,
                 np.concatenate([part.keys for part in parts]),
                 np.concatenate([part.scores for part in parts]),
             )
-        cache_key = rows.tobytes()  # A request needs the same result for candidates and columns.
-        cached_query = self._last.get(method)
-        if cached_query is None or cached_query[0] != cache_key:
-            cached_query = self._last[method] = cache_key, self._query(method, offsets, rows)
-        return cached_query[1]
+        cache_key = (
+            item_rows.tobytes()
+        )  # A request needs the same result for candidates and columns.
+        cached_result = self._last_result_by_method.get(method)
+        if cached_result is None or cached_result[0] != cache_key:
+            cached_result = self._last_result_by_method[method] = (
+                cache_key,
+                self._query(method, offsets, item_rows),
+            )
+        return cached_result[1]
 
     def _rows_of_keys(self, keys: Keys) -> Ints:
-        if not len(self.keys):
+        if not len(self.item_keys):
             return np.full(len(keys), -1, np.int64)
-        rows = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where((self.keys[rows] == keys) & (keys != 0), rows, -1)
+        rows = np.minimum(np.searchsorted(self.item_keys, keys), len(self.item_keys) - 1)
+        return np.where((self.item_keys[rows] == keys) & (keys != 0), rows, -1)
 
-    def _query(self, method: str, offsets: Ints, rows: Ints) -> SimilarItems:
-        search, lift, distance_decay = self._searches[method]
+    def _query(self, method: str, offsets: Ints, item_rows: Ints) -> SimilarItems:
+        search, idf_factors, distance_decay = self._searches[method]
         offsets = np.asarray(offsets)
-        base = int(offsets[0])
-        offsets, rows = offsets - base, rows[base : int(offsets[-1])]
-        contexts, items = len(offsets) - 1, max(len(self.keys), 1)
-        context = _context_items(offsets, rows, search, items)
-        if not len(context.row) or not len(self):
+        first_entry = int(offsets[0])
+        offsets, item_rows = offsets - first_entry, item_rows[first_entry : int(offsets[-1])]
+        context_count, item_count = len(offsets) - 1, max(len(self.item_keys), 1)
+        context = _context_items(offsets, item_rows, search, item_count)
+        if not len(context.item_rows) or not len(self):
             return SimilarItems(
-                np.zeros(contexts + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0)
+                np.zeros(context_count + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0)
             )
-        query_index, session, scores = self._find_neighbours(context, search, contexts)
-        size = self.starts[session + 1] - self.starts[session]
-        entries, neighbour_of_entry = expand_ranges(self.starts[session], size)
-        item, scores = self.item[entries], scores[neighbour_of_entry]
-        bounds = np.concatenate(([0], np.cumsum(size)))
-        ends = bounds[np.searchsorted(query_index, np.arange(contexts + 1))]
-        is_own = _is_in_context(context, item, ends, items)
-        if math.isfinite(search.closeness):
-            anchor_place = np.maximum.reduceat(
-                np.where(is_own, self.position[entries], 0), bounds[:-1]
+        context_index, neighbour_sessions, scores = self._find_neighbours(
+            context, search, context_count
+        )
+        entry_counts = self.offsets[neighbour_sessions + 1] - self.offsets[neighbour_sessions]
+        entries, neighbour_of_entry = expand_ranges(self.offsets[neighbour_sessions], entry_counts)
+        entry_items, scores = self.item_index[entries], scores[neighbour_of_entry]
+        entry_offsets = np.concatenate(([0], np.cumsum(entry_counts)))
+        context_entry_ends = entry_offsets[
+            np.searchsorted(context_index, np.arange(context_count + 1))
+        ]
+        is_own = _is_in_context(context, entry_items, context_entry_ends, item_count)
+        if math.isfinite(search.position_scale):
+            anchor_position = np.maximum.reduceat(
+                np.where(is_own, self.positions[entries], 0), entry_offsets[:-1]
             )
             scores = (
                 scores
-                * distance_decay[np.abs(self.position[entries] - anchor_place[neighbour_of_entry])]
+                * distance_decay[
+                    np.abs(self.positions[entries] - anchor_position[neighbour_of_entry])
+                ]
             )
-        return self._sum_scores(item, np.where(is_own, 0.0, scores * lift[item]), ends)
+        return self._sum_scores(
+            entry_items,
+            np.where(is_own, 0.0, scores * idf_factors[entry_items]),
+            context_entry_ends,
+        )
 
-    def _sum_scores(self, item: Int32s, scores: Floats, ends: Ints) -> SimilarItems:
+    def _sum_scores(
+        self, entry_items: Int32s, scores: Floats, context_entry_ends: Ints
+    ) -> SimilarItems:
         """Sum each context's scores by item, in the order of the entries."""
         rows, sums = [], []
-        for low, high in pairwise(ends.tolist()):
+        for low, high in pairwise(context_entry_ends.tolist()):
             score_sums = np.bincount(
-                item[low:high], scores[low:high]
+                entry_items[low:high], scores[low:high]
             )  # by item: several times as fast as to sort them
             rows.append(np.flatnonzero(score_sums > 0))
             sums.append(score_sums[rows[-1]])
         offsets = np.concatenate(([0], np.cumsum([len(items) for items in rows]))).astype(np.int64)
         return SimilarItems(
-            offsets, self.keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64)
+            offsets, self.item_keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64)
         )
 
     def _find_neighbours(
-        self, context: "_ContextItems", search: Search, contexts: int
+        self, context: "_ContextItems", search: SessionSearch, context_count: int
     ) -> tuple[Ints, Ints, Floats]:
         """Find the nearest sessions of each context: context, session, and score of its items.
 
         They are ordered by recency, or by similarity where there are more than k.
         """
-        lists, posting_sessions = self.postings
-        low = np.maximum(
-            lists[context.row], lists[context.row + 1] - search.sample
+        list_offsets, posting_sessions = self.postings
+        list_starts = np.maximum(
+            list_offsets[context.item_rows], list_offsets[context.item_rows + 1] - search.sample
         )  # No older session can be among the newest `sample`.
-        postings, context_item = expand_ranges(low, lists[context.row + 1] - low)
-        count = max(len(self), 1)
-        key = context.owner[context_item] * count + (count - 1 - posting_sessions[postings])
-        distinct = _sort_distinct(key)
-        distinct = distinct[_rank_within_owner(distinct // count) < search.sample]
-        query_index, session = distinct // count, count - 1 - distinct % count
-        session_index = np.minimum(np.searchsorted(distinct, key), max(len(distinct) - 1, 0))
-        inside = distinct[session_index] == key if len(distinct) else np.zeros(len(key), bool)
-        session_index, context_item = session_index[inside], context_item[inside]
-        similarity = np.bincount(session_index, context.weight[context_item], len(distinct))
-        steps_back = np.zeros(len(distinct), np.int64)
+        postings, context_item = expand_ranges(
+            list_starts, list_offsets[context.item_rows + 1] - list_starts
+        )
+        session_count = max(len(self), 1)
+        pair_keys = context.context_index[context_item] * session_count + (
+            session_count - 1 - posting_sessions[postings]
+        )
+        distinct_pairs = _sort_distinct(pair_keys)
+        distinct_pairs = distinct_pairs[
+            _rank_within_context(distinct_pairs // session_count) < search.sample
+        ]
+        context_index, session_number = (
+            distinct_pairs // session_count,
+            session_count - 1 - distinct_pairs % session_count,
+        )
+        pair_index = np.minimum(
+            np.searchsorted(distinct_pairs, pair_keys), max(len(distinct_pairs) - 1, 0)
+        )
+        is_distinct_pair = (
+            distinct_pairs[pair_index] == pair_keys
+            if len(distinct_pairs)
+            else np.zeros(len(pair_keys), bool)
+        )
+        pair_index, context_item = pair_index[is_distinct_pair], context_item[is_distinct_pair]
+        similarity = np.bincount(pair_index, context.weights[context_item], len(distinct_pairs))
+        steps_back = np.zeros(len(distinct_pairs), np.int64)
         # Reversed, so that the newest item wins.
-        steps_back[session_index[::-1]] = context.steps_back[context_item[::-1]]
-        item_counts = np.bincount(context.owner, minlength=contexts)
-        if search.cosine:
-            norm = np.sqrt(
-                np.maximum(np.bincount(context.owner, context.weight**2, contexts), 1e-300)
+        steps_back[pair_index[::-1]] = context.steps_back[context_item[::-1]]
+        item_counts = np.bincount(context.context_index, minlength=context_count)
+        if search.uses_cosine:
+            context_norms = np.sqrt(
+                np.maximum(
+                    np.bincount(context.context_index, context.weights**2, context_count), 1e-300
+                )
             )
-            similarity = similarity / norm[query_index] / np.sqrt(np.diff(self.starts)[session])
+            similarity = (
+                similarity
+                / context_norms[context_index]
+                / np.sqrt(np.diff(self.offsets)[session_number])
+            )
         else:
-            similarity = similarity / item_counts[query_index]
-        if math.isfinite(search.recency):
-            similarity = similarity * self.age_weight[session]
-        exceeds_k = np.bincount(query_index, minlength=contexts) > search.k
-        order = np.lexsort((np.where(exceeds_k[query_index], -similarity, 0.0), query_index))
-        order = order[_rank_within_owner(query_index[order]) < search.k]
+            similarity = similarity / item_counts[context_index]
+        if math.isfinite(search.recency_us):
+            similarity = similarity * self.age_weights[session_number]
+        exceeds_k = np.bincount(context_index, minlength=context_count) > search.k
+        order = np.lexsort((np.where(exceeds_k[context_index], -similarity, 0.0), context_index))
+        order = order[_rank_within_context(context_index[order]) < search.k]
         return (
-            query_index[order],
-            session[order],
-            similarity[order] * search.decay[steps_back[order]],
+            context_index[order],
+            session_number[order],
+            similarity[order] * search.step_decay[steps_back[order]],
         )
 
 
-def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints, Rows]:
-    """Return the newest run of each sequence, at most `length` entries: offsets and positions.
+def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length_max: int) -> tuple[Ints, Rows]:
+    """Return the newest run of each sequence, at most `length_max` entries: offsets and positions.
 
     Args:
         offsets: (sequences + 1,).
@@ -244,7 +287,7 @@ def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints
         is_run_start[starts] = True
         run_start = np.maximum.accumulate(np.where(is_run_start, np.arange(len(is_run_start)), 0))
         starts = np.where(ends > starts, run_start[np.maximum(ends - 1, 0)], starts)
-    starts = np.maximum(starts, ends - length)
+    starts = np.maximum(starts, ends - length_max)
     positions, _ = expand_ranges(starts, ends - starts)
     return np.concatenate(([0], np.cumsum(ends - starts))).astype(np.int64), positions
 
@@ -253,48 +296,54 @@ def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints
 class _ContextItems:
     """Distinct indexed items of contexts, newest first: context, row, steps back, weight."""
 
-    owner: Ints
-    row: Rows
+    context_index: Ints
+    item_rows: Rows
     steps_back: Ints
-    weight: Floats
+    weights: Floats
 
 
 def _is_in_context(
-    context: _ContextItems, item: Int32s, ends: Ints, items: int
+    context: _ContextItems, entry_items: Int32s, context_entry_ends: Ints, item_count: int
 ) -> npt.NDArray[np.bool_]:
     """Return whether the item of each session entry is in the context it is compared with."""
-    in_context, is_there = np.zeros(len(item), bool), np.zeros(items, bool)
+    in_context, is_context_item = np.zeros(len(entry_items), bool), np.zeros(item_count, bool)
     for (entry_start, entry_stop), (context_start, context_stop) in zip(
-        pairwise(ends.tolist()),
-        pairwise(np.searchsorted(context.owner, np.arange(len(ends)))),
+        pairwise(context_entry_ends.tolist()),
+        pairwise(np.searchsorted(context.context_index, np.arange(len(context_entry_ends)))),
         strict=True,
     ):
-        rows = context.row[context_start:context_stop]
-        is_there[rows] = True
-        in_context[entry_start:entry_stop] = is_there[item[entry_start:entry_stop]]
-        is_there[rows] = False
+        rows = context.item_rows[context_start:context_stop]
+        is_context_item[rows] = True
+        in_context[entry_start:entry_stop] = is_context_item[entry_items[entry_start:entry_stop]]
+        is_context_item[rows] = False
     return in_context
 
 
-def _context_items(offsets: Ints, row: Rows, search: Search, items: int) -> _ContextItems:
-    size = np.diff(offsets)
-    positions, query_index = expand_ranges(offsets[:-1], size)
+def _context_items(
+    offsets: Ints, item_rows: Rows, search: SessionSearch, item_count: int
+) -> _ContextItems:
+    context_sizes = np.diff(offsets)
+    positions, context_index = expand_ranges(offsets[:-1], context_sizes)
     positions = (
-        offsets[query_index + 1] - 1 - (positions - offsets[query_index])
+        offsets[context_index + 1] - 1 - (positions - offsets[context_index])
     )  # the newest first
-    indexed_positions = np.flatnonzero((row[positions] >= 0) & (row[positions] < items))
-    _, newest = np.unique(
-        query_index[indexed_positions] * items + row[positions[indexed_positions]],
+    indexed_positions = np.flatnonzero(
+        (item_rows[positions] >= 0) & (item_rows[positions] < item_count)
+    )
+    _, newest_positions = np.unique(
+        context_index[indexed_positions] * item_count + item_rows[positions[indexed_positions]],
         return_index=True,
     )
-    indexed_positions = indexed_positions[np.sort(newest)]
-    positions, query_index = positions[indexed_positions], query_index[indexed_positions]
-    steps_back = offsets[query_index + 1] - 1 - positions
+    indexed_positions = indexed_positions[np.sort(newest_positions)]
+    positions, context_index = positions[indexed_positions], context_index[indexed_positions]
+    steps_back = offsets[context_index + 1] - 1 - positions
     return _ContextItems(
-        query_index,
-        row[positions],
+        context_index,
+        item_rows[positions],
         steps_back,
-        search.weight[size[query_index], size[query_index] - 1 - steps_back],
+        search.position_weights[
+            context_sizes[context_index], context_sizes[context_index] - 1 - steps_back
+        ],
     )
 
 
@@ -304,16 +353,16 @@ def _sort_distinct(key: Ints) -> Ints:
     return ordered[np.diff(ordered, prepend=-1) != 0]  # no key is negative
 
 
-def _argsort_stable(number: Int32s, below: int) -> Rows:
+def _argsort_stable(number: Int32s, number_limit: int) -> Rows:
     """Return `np.argsort(number, kind="stable")` of numbers from 0, a third of the time: NumPy
     sorts 16 bits by radix.
     """
     order = np.argsort((number & 0xFFFF).astype(np.uint16), kind="stable")
-    if below > 1 << 16:
+    if number_limit > 1 << 16:
         order = order[np.argsort((number >> 16).astype(np.uint16)[order], kind="stable")]
     return order
 
 
-def _rank_within_owner(query_index: Sequence[int] | Ints) -> Ints:
+def _rank_within_context(context_index: Sequence[int] | Ints) -> Ints:
     """Return the position of each entry among those of its owner, from 0; owners ascend."""
-    return np.arange(len(query_index)) - np.searchsorted(query_index, query_index)
+    return np.arange(len(context_index)) - np.searchsorted(context_index, context_index)

@@ -41,34 +41,34 @@ CONTEXT_MAX = 50
 
 
 @dataclass(frozen=True)
-class Search:
+class SessionSearch:
     """The common form of both methods.
 
     Attributes:
         k, sample: as in `VSkNN`.
-        weight: (length, place − 1): of an item of the context.
-        cosine: whether likeness is divided by both norms, else by the number of items of the
+        position_weights: (length, place − 1): of an item of the context.
+        uses_cosine: whether likeness is divided by both norms, else by the number of items of the
             context.
-        recency: λ2, microseconds; infinite where time does not count.
-        decay: (steps back − 1,): of the newest common item.
-        closeness: λ3, places; infinite where places do not count.
+        recency_us: λ2, microseconds; infinite where time does not count.
+        step_decay: (steps back − 1,): of the newest common item.
+        position_scale: λ3, places; infinite where places do not count.
         idf_weight: as in `VSkNN`.
     """
 
     k: int
     sample: int
-    weight: Floats
-    cosine: bool
-    recency: float
-    decay: Floats
-    closeness: float
+    position_weights: Floats
+    uses_cosine: bool
+    recency_us: float
+    step_decay: Floats
+    position_scale: float
     idf_weight: float = 0.0
 
-    def idf_factors(self, holders: Ints, sessions: int) -> Floats:
+    def idf_factors(self, session_counts: Ints, session_count: int) -> Floats:
         """Return factors that lift rare items, (items,), by the number of sessions with each."""
         if not self.idf_weight:
-            return np.ones(len(holders))
-        return 1 + self.idf_weight * np.log(max(sessions, 1) / np.maximum(holders, 1))
+            return np.ones(len(session_counts))
+        return 1 + self.idf_weight * np.log(max(session_count, 1) / np.maximum(session_counts, 1))
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class VSkNN:
     weighting_score: Weighting = "div"
     idf_weight: float = 0.0
 
-    def search(self) -> Search:
+    def to_search(self) -> SessionSearch:
         lengths = np.arange(CONTEXT_MAX + 1)[:, None]
         positions = np.arange(1, CONTEXT_MAX + 1)[None, :]
         weight = np.where(
@@ -98,8 +98,15 @@ class VSkNN:
             0.0,
         )
         decay = _step_decays(self.weighting_score, np.arange(1, CONTEXT_MAX + 1))
-        return Search(
-            self.k, self.sample, weight, False, math.inf, decay, math.inf, self.idf_weight
+        return SessionSearch(
+            k=self.k,
+            sample=self.sample,
+            position_weights=weight,
+            uses_cosine=False,
+            recency_us=math.inf,
+            step_decay=decay,
+            position_scale=math.inf,
+            idf_weight=self.idf_weight,
         )
 
 
@@ -120,20 +127,20 @@ class STAN:
     recency_us: float = 5.0 * DAY
     closeness: float = 2.05
 
-    def search(self) -> Search:
+    def to_search(self) -> SessionSearch:
         lengths = np.arange(CONTEXT_MAX + 1)[:, None]
         positions = np.arange(1, CONTEXT_MAX + 1)[None, :]
         weight = np.where(
             positions <= lengths, np.exp(np.minimum(positions - lengths, 0) / self.position), 0.0
         )
-        return Search(
-            self.k,
-            self.sample,
-            weight,
-            True,
-            float(self.recency_us),
-            np.ones(CONTEXT_MAX),
-            self.closeness,
+        return SessionSearch(
+            k=self.k,
+            sample=self.sample,
+            position_weights=weight,
+            uses_cosine=True,
+            recency_us=float(self.recency_us),
+            step_decay=np.ones(CONTEXT_MAX),
+            position_scale=self.closeness,
         )
 
 

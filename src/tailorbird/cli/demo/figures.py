@@ -30,8 +30,12 @@ class Figures:
         return dict(vars(self))
 
 
-def event_figures(
-    accepted: int, duplicates: int, quarantined: int, injected: list[InjectedCounts], answers: int
+def compare_event_counts(
+    accepted: int,
+    duplicates: int,
+    quarantined: int,
+    injected_counts: list[InjectedCounts],
+    answers: int,
 ) -> dict[str, Any]:
     """Compare the router's decisions with what the simulator sent and injected.
 
@@ -40,13 +44,18 @@ def event_figures(
     Args:
         answers: responses that the collector logged during live traffic; each is an event.
     """
-    expected = {
-        "accepted": sum(chunk.events for chunk in injected) + answers,
-        "duplicates": sum(chunk.duplicates for chunk in injected),
-        "quarantined": sum(chunk.malformed_total for chunk in injected),
+    expected_counts = {
+        "accepted": sum(counts.events for counts in injected_counts) + answers,
+        "duplicates": sum(counts.duplicates for counts in injected_counts),
+        "quarantined": sum(counts.malformed_total for counts in injected_counts),
     }
-    decided = {"accepted": accepted, "duplicates": duplicates, "quarantined": quarantined}
-    return {**decided, "expected": expected, "answers": answers, "found": decided == expected}
+    decision_counts = {"accepted": accepted, "duplicates": duplicates, "quarantined": quarantined}
+    return {
+        **decision_counts,
+        "expected": expected_counts,
+        "answers": answers,
+        "found": decision_counts == expected_counts,
+    }
 
 
 def print_figures(figures: Figures) -> None:
@@ -68,14 +77,14 @@ def print_figures(figures: Figures) -> None:
         )
     )
     rows += [
-        (f"offline {name}", _offline_figures(metrics)) for name, metrics in figures.offline.items()
+        (f"offline {name}", _format_offline(metrics)) for name, metrics in figures.offline.items()
     ]
-    for arm, values in online["arms"].items():
+    for arm, arm_figures in online["arms"].items():
         rows.append(
             (
                 f"online {arm}",
-                f"{values['users']:,} users, {values['impressions']:,} items seen, CTR "
-                f"{values['ctr']:.2%}",
+                f"{arm_figures['users']:,} users, {arm_figures['impressions']:,} items seen, CTR "
+                f"{arm_figures['ctr']:.2%}",
             )
         )
     rows.append(
@@ -86,20 +95,22 @@ def print_figures(figures: Figures) -> None:
             f" split p = {online['srm_p']:.3f}",
         )
     )
-    rows += [(name, _experiment(experiment)) for name, experiment in figures.experiments.items()]
+    rows += [
+        (name, _describe_experiment(experiment)) for name, experiment in figures.experiments.items()
+    ]
     if name := figures.drift.get("name"):
         rows.append(("fall", f"since {figures.drift['since'][:16]}Z, likely cause: {name}"))
     rows.append(("retrained", _retraining_summary(figures.retrained)))
     rows.append(("broken model", _broken_summary(figures.broken)))
-    rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))
+    rows.append(("latency", _format_latency(figures.latency_ms, "request → answer")))
     rows.append(
-        ("freshness", _milliseconds(figures.freshness_ms, "click accepted → changed answer"))
+        ("freshness", _format_latency(figures.freshness_ms, "click accepted → changed answer"))
     )
     rows.append(("first page", f"{figures.first_page_s:.1f} s after the start"))
     print_table("\nThe loop, as measured", ["", ""], rows)
 
 
-def _offline_figures(metrics: dict[str, Any]) -> str:
+def _format_offline(metrics: dict[str, Any]) -> str:
     metric_names = [name for name in ("ndcg_10", "auc") if metrics.get(name) is not None]
     return ", ".join(
         f"{name} {metrics[name]:.4f} ({metrics[name + '_low']:.4f} to "
@@ -108,13 +119,13 @@ def _offline_figures(metrics: dict[str, Any]) -> str:
     )
 
 
-def _experiment(result: dict[str, Any]) -> str:
+def _describe_experiment(result: dict[str, Any]) -> str:
     state = "stopped by its rule" if result["stopped"] else "runs on"
     days = f"{result['days']:.1f} of {result['planned_days']:.0f} days"
     if result["uplift"] is None:
         return f"{state} after {days}, too little data yet"
-    measured = f"{result['uplift']:+.1%} ({result['low']:+.1%} to {result['high']:+.1%})"
-    return f"{state} after {days}: measured {measured}, true {result['true_uplift']:+.1%}"
+    uplift_text = f"{result['uplift']:+.1%} ({result['low']:+.1%} to {result['high']:+.1%})"
+    return f"{state} after {days}: measured {uplift_text}, true {result['true_uplift']:+.1%}"
 
 
 def _retraining_summary(retrained: dict[str, Any]) -> str:
@@ -143,7 +154,7 @@ def _broken_summary(broken: dict[str, Any]) -> str:
     return f"{broken['broken']} rolled back to {broken['champion']} after {broken['after_min']} min"
 
 
-def _milliseconds(values: dict[str, float], label: str) -> str:
+def _format_latency(values: dict[str, float], label: str) -> str:
     return (
         f"{label}: median {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms ({values['n']:,} "
         "measured)"

@@ -12,7 +12,7 @@ import numpy as np
 from tailorbird.cli.output import ReportProgress
 from tailorbird.errors import NotReadyError
 
-WAIT_S = 10.0
+FRESHNESS_TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -23,14 +23,14 @@ class HttpFigures:
         latency_ms: time from sending a request to having read its response.
         freshness_ms: time from the acknowledgement of a click to having read the first response
             that it changed.
-        unchanged: clicks that changed no response within `WAIT_S` seconds.
-        failed: requests without status 200 and items.
+        unchanged_count: clicks that changed no response within `FRESHNESS_TIMEOUT_S` seconds.
+        failed_count: requests without status 200 and items.
     """
 
     latency_ms: list[float] = field(default_factory=list)
     freshness_ms: list[float] = field(default_factory=list)
-    unchanged: int = 0
-    failed: int = 0
+    unchanged_count: int = 0
+    failed_count: int = 0
 
     def summary(self, values: list[float]) -> dict[str, float]:
         p50, p99 = np.percentile(values, [50, 99]) if values else (float("nan"), float("nan"))
@@ -61,9 +61,9 @@ class Client:
         self._connection.close()
 
 
-def wait_until_ready(url: str, deadline_s: float) -> None:
-    """Wait until `/readyz` reports ready; raises NotReadyError after `deadline_s`."""
-    deadline = time.monotonic() + deadline_s
+def wait_until_ready(url: str, timeout_s: float) -> None:
+    """Wait until `/readyz` reports ready; raises NotReadyError after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         client = Client(url)
         try:
@@ -76,7 +76,7 @@ def wait_until_ready(url: str, deadline_s: float) -> None:
             client.close()
         time.sleep(0.05)
     raise NotReadyError(
-        f"the server was not ready within {deadline_s:.0f} s",
+        f"the server was not ready within {timeout_s:.0f} s",
         where=url,
         fix="look at data/run/up.log",
     )
@@ -89,22 +89,22 @@ def measure(
     figures = HttpFigures()
     client = Client(url)
     rng = np.random.default_rng(seed)
-    sent = 0
+    sent_count = 0
     try:
-        while sent < requests:
+        while sent_count < requests:
             user = users[int(rng.integers(len(users)))]
-            response = _recommend(client, user, f"http-{sent}", figures)
-            sent += 1
-            if response is not None and sent % 5 == 0 and response["items"]:
-                sent += _measure_freshness(
+            response = _recommend(client, user, f"http-{sent_count}", figures)
+            sent_count += 1
+            if response is not None and sent_count % 5 == 0 and response["items"]:
+                sent_count += _measure_freshness(
                     client,
                     user,
-                    f"http-{sent}",
+                    f"http-{sent_count}",
                     response,
                     int(rng.integers(len(response["items"]))),
                     figures,
                 )
-            progress("HTTP", min(sent, requests), requests)
+            progress("HTTP", min(sent_count, requests), requests)
     finally:
         client.close()
     return figures
@@ -119,7 +119,7 @@ def _recommend(
     )
     figures.latency_ms.append((time.perf_counter() - start) * 1e3)
     if status != 200 or not response["items"]:
-        figures.failed += 1
+        figures.failed_count += 1
         return None
     return response
 
@@ -128,35 +128,35 @@ def _measure_freshness(
     client: Client,
     user: str,
     session: str,
-    answer: dict[str, Any],
+    clicked_response: dict[str, Any],
     index: int,
     figures: HttpFigures,
 ) -> int:
     """Click an item and repeat the request until the response changes; return the request count."""
-    response_before = _recommend(client, user, session, figures)
+    first_response = _recommend(client, user, session, figures)
     click = {
-        "event_id": f"{answer['request_id']}-{index}",
+        "event_id": f"{clicked_response['request_id']}-{index}",
         "type": "click",
         "user_id": user,
         "session_id": session,
-        "item_id": answer["items"][index]["item_id"],
-        "request_id": answer["request_id"],
+        "item_id": clicked_response["items"][index]["item_id"],
+        "request_id": clicked_response["request_id"],
     }
     status, receipts = client.post("/v1/events", click)
-    accepted = time.perf_counter()
-    if status != 200 or receipts["accepted"] != 1 or response_before is None:
-        figures.failed += 1
+    accepted_at = time.perf_counter()
+    if status != 200 or receipts["accepted"] != 1 or first_response is None:
+        figures.failed_count += 1
         return 1
     request_count = 1
-    while time.perf_counter() - accepted < WAIT_S:
+    while time.perf_counter() - accepted_at < FRESHNESS_TIMEOUT_S:
         response = _recommend(client, user, session, figures)
         request_count += 1
         if response is not None and _items_and_scores(response) != _items_and_scores(
-            response_before
+            first_response
         ):
-            figures.freshness_ms.append((time.perf_counter() - accepted) * 1e3)
+            figures.freshness_ms.append((time.perf_counter() - accepted_at) * 1e3)
             return request_count
-    figures.unchanged += 1
+    figures.unchanged_count += 1
     return request_count
 
 

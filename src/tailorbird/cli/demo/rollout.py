@@ -14,12 +14,12 @@ import msgspec
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
 from tailorbird.cli.output import ReportProgress
 from tailorbird.config import Project
-from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, to_minute
+from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, to_iso_minute
 from tailorbird.experiments.statistics import Interval
 from tailorbird.platform.drift import figure_store
 from tailorbird.platform.rollout import advance_rollout
 from tailorbird.platform.runtime.canary import judge_canary
-from tailorbird.ranking.bundle import CALIBRATION
+from tailorbird.ranking.bundle import CALIBRATION_FILE
 from tailorbird.ranking.calibration import Isotonic
 from tailorbird.registry import AuditEntry, Registry, read_sealed, seal
 from tailorbird.simulator import Site
@@ -27,7 +27,7 @@ from tailorbird.simulator import Site
 ACTOR = "demo"
 ROLLOUT_MAX_US = 4 * DAY  # for shadow and canary together; each has `rollout.limit`
 DECISION_INTERVAL_US = 3 * HOUR  # between decisions
-ROLL_BACK_MAX_US = 2 * HOUR
+ROLL_BACK_MAX_US = 8 * HOUR  # few people come at night
 CHECK_INTERVAL_US = 3 * MINUTE  # between looks at a broken champion
 _REFUSAL_ACTIONS = ("end canary", "reject")
 
@@ -41,18 +41,18 @@ class ModelRollout:
         self._project, self._clock, self._traffic = project, clock, traffic
         self._progress = progress
         self.registry = Registry(project.paths.registry, clock=clock)
-        self._line_count = len(self.registry.audit())
+        self._printed_entries = len(self.registry.audit())
         self.canary_uplift: Interval | None = None
         self._paired_lists: PairedLists | None = None
 
     def new_audit_lines(self) -> list[str]:
         """Return the audit lines that were written since the last call."""
-        entries = self.registry.audit()[self._line_count :]
-        self._line_count += len(entries)
+        entries = self.registry.audit()[self._printed_entries :]
+        self._printed_entries += len(entries)
         return [_format_entry(entry) for entry in entries]
 
     def roll_out(self, version: str) -> bool:
-        """Advance the clock until the version is the champion or was refused; return whether it is."""
+        """Advance the clock until the version is the champion or refused; return whether it is."""
         now = self._clock.now()
         until = now + ROLLOUT_MAX_US
         figure_store(self._project).refresh(now - DAY, now)  # a canary needs so many clicks a day
@@ -93,12 +93,14 @@ class ModelRollout:
         self.canary_uplift = judge_canary(self._project, self.registry).uplift
 
     def break_and_roll_back(self) -> dict[str, Any]:
-        """Promote a broken copy of the champion past the gate; return what became of it."""
+        """Promote a broken copy of the newest model past the gate; return what became of it.
+
+        The champion may be a baseline, if the gate refused the model. It has nothing to break.
+        """
         champion_before = self.registry.aliases().champion
+        model = [info.version for info in self.registry.versions() if info.heads][-1]
         with tempfile.TemporaryDirectory(prefix="tailorbird-broken-") as folder:
-            broken_folder = _write_broken(
-                self.registry.resolve(champion_before), Path(folder) / "bundle"
-            )
+            broken_folder = _write_broken(self.registry.resolve(model), Path(folder) / "bundle")
             version = self.registry.add(broken_folder, by=ACTOR, why="broken on purpose")
         self.registry.promote(version, by=ACTOR, why="on purpose, past the gate")
         promoted_at = self._clock.now()
@@ -133,13 +135,13 @@ def _write_broken(source: Path, folder: Path) -> Path:
     """
     shutil.copytree(source, folder)
     manifest = read_sealed(folder).manifest
-    table = Isotonic([-1e308, 1e308], [-1e308, 1e308])
-    tables = {head.name: table for head in manifest.heads}
-    (folder / CALIBRATION).write_bytes(msgspec.json.encode(tables))
+    calibration = Isotonic([-1e308, 1e308], [-1e308, 1e308])
+    calibration_by_head = {head.name: calibration for head in manifest.heads}
+    (folder / CALIBRATION_FILE).write_bytes(msgspec.json.encode(calibration_by_head))
     seal(folder, manifest)
     return folder
 
 
 def _format_entry(entry: AuditEntry) -> str:
     version = entry.version or "none"
-    return f"{to_minute(entry.at)} {entry.by}: {entry.action} {version}, {entry.why}"
+    return f"{to_iso_minute(entry.at)} {entry.by}: {entry.action} {version}, {entry.why}"

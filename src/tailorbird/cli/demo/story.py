@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
-from tailorbird.cli.demo.figures import Figures, describe_canary, event_figures, say
+from tailorbird.cli.demo.figures import Figures, compare_event_counts, describe_canary, say
 from tailorbird.cli.demo.http import measure
 from tailorbird.cli.demo.rollout import ModelRollout
 from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
-from tailorbird.cli.demo.trials import CONCURRENT_EXPERIMENTS, MODEL, Trials
+from tailorbird.cli.demo.trials import CONCURRENT_EXPERIMENTS, MODEL, ConcurrentExperiments
 from tailorbird.cli.demo.world import (
     Shop,
     copy_project,
@@ -28,27 +29,26 @@ from tailorbird.cli.output import ReportProgress
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock, to_iso
-from tailorbird.experiments.counts import COLUMNS
+from tailorbird.experiments.counts import COLUMNS as EVENT_COLUMNS
 from tailorbird.experiments.report import experiment_report
 from tailorbird.features.offline.profile_join import JoinedEvents
-from tailorbird.features.parity.recompute import parity
+from tailorbird.features.parity.recompute import compute_parity
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, RetrainCriteria, decide_retrain, figures_by_period
+from tailorbird.monitoring import RetrainCriteria, RetrainVerdict, decide_retrain, figures_by_period
 from tailorbird.platform.monitoring import read_status
 from tailorbird.platform.rollout import ACTOR as TRAINER
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.platform.runtime.trainer import TrainOutcome, record_fall, train_once
 from tailorbird.simulator import History, Site
 from tailorbird.stream.importer import import_files
 
 SLOT = "home"
 # The description of each stage. Times are those of the full size on two idle cores.
-STAGES = {
+STAGE_DESCRIPTIONS = {
     "site": "A shop is generated: {items:,} items, {users:,} people, {history_days} days of "
     "history. A few seconds.",
     "import": "Its log is imported: each event is validated, counted in features, and loaded into "
-    "the "
-    "lake. 15 seconds.",
+    "the lake. 15 seconds.",
     "train": "A first model is trained on clicks and compared with baselines. 25 seconds.",
     "serve": "The shop opens: server, router, feature worker, candidates and lake, one "
     "process each. 6 seconds.",
@@ -62,11 +62,18 @@ STAGES = {
     "is summed up. A few seconds.",
     "settle": "Late events are counted.",
     "http": "{http_requests:,} requests to the open shop measure latency, and how soon a click "
-    "changes "
-    "a response. Half a minute.",
+    "changes a response. Half a minute.",
     "verify": "Events are compared with what was sent, and logged features with the lake. "
     "Half a minute.",
 }
+
+
+class EventCounts(NamedTuple):
+    """Events by the router's decision."""
+
+    accepted: int
+    duplicates: int
+    quarantined: int
 
 
 class Story:
@@ -97,13 +104,15 @@ class Story:
             now = SystemClock().now()
             clock = SimulatedClock(now // DAY * DAY)
             site = make_site(self.scale, self.seed, now)
-            history, path = write_history(site, self.scale, self.folder / "site", self.progress)
+            history, history_file = write_history(
+                site, self.scale, self.folder / "site", self.progress
+            )
         with self._stage("import"):
-            event_decisions = self._import(project, path, clock)
+            imported_counts = self._import(project, history_file, clock)
         with self._stage("train"):
             outcome = train_once(project, clock, SLOT, quick=True, progress=self.progress)
             self._print_training(outcome)
-            self.figures.offline = outcome.offline
+            self.figures.offline = outcome.results_by_model
         with self._stage("serve"):
             copy_project(project.root, self.folder / "shop")
             self.shop = Shop(self.folder / "shop", self.port)
@@ -116,58 +125,58 @@ class Story:
         finally:
             traffic.close()
         with self._stage("http"):
-            self._http(url, site)
+            self._measure_http(url, site)
         with self._stage("verify"):
-            self._verify(project, event_decisions, history, traffic)
+            self._verify(project, imported_counts, history, traffic)
         return self.figures
 
-    def _import(self, project: Project, path: Path, clock: SimulatedClock) -> tuple[int, int, int]:
+    def _import(self, project: Project, history_file: Path, clock: SimulatedClock) -> EventCounts:
         project.paths.stream.mkdir(parents=True)
         report = import_files(
             project.paths.stream,
             "tailorbird",
-            path,
+            history_file,
             plan=project.plan,
             clock=clock,
-            progress=self.progress,
+            report_progress=self.progress,
             pseudonyms=project.pseudonyms(),
         )
-        with Roles(project, clock) as roles:
+        with InProcessRoles(project, clock) as roles:
             roles.drain(self.progress, label="route, count, load")
-            event_decisions = roles.accepted, roles.duplicates, roles.quarantined
+            counts = EventCounts(roles.accepted, roles.duplicates, roles.quarantined)
         say(
-            f"  {report.rows:,} rows in: {event_decisions[0]:,} events, {event_decisions[1]:,} repeats, "
-            f"{event_decisions[2]:,} malformed in quarantine",
+            f"  {report.rows:,} rows in: {counts.accepted:,} events, "
+            f"{counts.duplicates:,} repeats, {counts.quarantined:,} malformed in quarantine",
             quiet=self.quiet,
         )
-        return event_decisions
+        return counts
 
     def _run_live_traffic(
         self, project: Project, site: Site, clock: SimulatedClock, traffic: Traffic
     ) -> None:
         live_from, paired_lists = clock.now(), traffic.pair_arms()
         with self._stage("trial"):
-            trials = Trials(project, clock, quiet=self.quiet)
-            trials.start()
+            concurrent_experiments = ConcurrentExperiments(project, clock, quiet=self.quiet)
+            concurrent_experiments.start()
             trial_end = live_from + self.scale.trial_days * DAY
             while clock.now() < trial_end:
-                until = min(clock.now() + trials.interval_us, trial_end)
+                until = min(clock.now() + concurrent_experiments.interval_us, trial_end)
                 traffic.run(until, paired_lists, self.progress, "trial: two experiments")
-                trials.analyse()
+                concurrent_experiments.analyse()
             shifted_at = clock.now()
-            self.figures.experiments = trials.figures(paired_lists, site)
-            self._report(project, site, paired_lists, live_from, shifted_at)
+            self.figures.experiments = concurrent_experiments.figures(paired_lists, site)
+            self._report_trial(project, site, paired_lists, live_from, shifted_at)
         with self._stage("shift"):
-            models = ModelRollout(project, clock, traffic, self.progress)
-            site.shift(shifted_at, self.scale.shift_strength)
+            model_rollout = ModelRollout(project, clock, traffic, self.progress)
+            site.shift_tastes(shifted_at, self.scale.shift_strength)
             decision = self._await_fall(project, clock, traffic, live_from, shifted_at)
             self._explain_fall(project, clock, decision, live_from)
-            self._print_lines(models)
+            self._print_audit_lines(model_rollout)
         with self._stage("retrain"):
-            self._retrain(project, site, clock, traffic, models, decision, shifted_at)
+            self._retrain(project, site, clock, traffic, model_rollout, decision, shifted_at)
         with self._stage("broken"):
-            self.figures.broken = models.break_and_roll_back()
-            self._print_lines(models)
+            self.figures.broken = model_rollout.break_and_roll_back()
+            self._print_audit_lines(model_rollout)
             self._print_last_day(project, clock)
         with self._stage("settle"):
             traffic.settle()
@@ -179,7 +188,7 @@ class Story:
         for line in self.figures.status:
             say(f"  {line}", quiet=self.quiet)
 
-    def _report(
+    def _report_trial(
         self, project: Project, site: Site, paired_lists: PairedLists, ts_from: int, ts_to: int
     ) -> None:
         experiment = project.experiments[CONCURRENT_EXPERIMENTS[0]]
@@ -202,7 +211,7 @@ class Story:
             "high": report.high,
             "srm_p": report.srm_p,
             "true_uplift": paired_lists.true_uplift(site, "popular", MODEL),
-            "judged_requests": len(paired_lists.at),
+            "judged_requests": len(paired_lists.request_times),
             "verdict": report.verdict,
         }
 
@@ -213,7 +222,7 @@ class Story:
         traffic: Traffic,
         live_from: int,
         shifted_at: int,
-    ) -> Decision:
+    ) -> RetrainVerdict:
         """Advance the clock and check the live metrics until they require a new model."""
         criteria = RetrainCriteria(slot=SLOT, arm=MODEL, control="popular")
         lake = Lake(project.paths.lake)
@@ -222,7 +231,7 @@ class Story:
             traffic.run(
                 min(clock.now() + 6 * HOUR, until), None, self.progress, "tastes have shifted"
             )
-            events = lake.events(COLUMNS, ts_from=live_from)
+            events = lake.events(EVENT_COLUMNS, ts_from=live_from)
             decision = decide_retrain(
                 events,
                 criteria,
@@ -230,12 +239,12 @@ class Story:
                 reference_to=shifted_at,
                 until=clock.now(),
             )
-            if decision.retrain or clock.now() >= until:
+            if decision.should_retrain or clock.now() >= until:
                 say(f"  monitoring: {decision.reason}", quiet=self.quiet)
                 return decision
 
     def _explain_fall(
-        self, project: Project, clock: SimulatedClock, decision: Decision, live_from: int
+        self, project: Project, clock: SimulatedClock, decision: RetrainVerdict, live_from: int
     ) -> None:
         """Log the fall with its likely cause, as the trainer does."""
         cause = record_fall(project, clock, decision, reference_from=live_from)
@@ -244,7 +253,8 @@ class Story:
         since = to_iso(decision.since or 0)
         self.figures.drift = {"since": since, "reason": decision.reason, **asdict(cause)}
         say(
-            f"  likely cause: {cause.name}, see docs/operate/{cause.page}; the audit log has it:",
+            f"  likely cause: {cause.name}, see docs/operate/{cause.runbook_page}; the audit "
+            f"log has it:",
             quiet=self.quiet,
         )
 
@@ -254,20 +264,20 @@ class Story:
         site: Site,
         clock: SimulatedClock,
         traffic: Traffic,
-        models: ModelRollout,
-        decision: Decision,
+        model_rollout: ModelRollout,
+        decision: RetrainVerdict,
         shifted_at: int,
     ) -> None:
         figures = self.figures.retrained
-        if not decision.retrain:
+        if not decision.should_retrain:
             figures.update(trigger="", reason=decision.reason)
             return
         assert decision.since is not None
-        outcome, attempt_count, accepted = None, 0, False
-        while attempt_count < self.scale.attempts and not accepted:
-            train_at = decision.since + int((self.scale.learn_days + attempt_count) * DAY)
-            if clock.now() < train_at:
-                traffic.run(train_at, None, self.progress, "tastes have shifted")
+        outcome, attempt_count, is_accepted = None, 0, False
+        while attempt_count < self.scale.attempts and not is_accepted:
+            training_time = decision.since + int((self.scale.learn_days + attempt_count) * DAY)
+            if clock.now() < training_time:
+                traffic.run(training_time, None, self.progress, "tastes have shifted")
             outcome = train_once(
                 project,
                 clock,
@@ -278,14 +288,14 @@ class Story:
                 by=TRAINER,
                 progress=self.progress,
             )
-            accepted = bool(models.registry.info(outcome.version).metrics.get("accepted"))
-            self._print_training(outcome, accepted)
+            is_accepted = bool(model_rollout.registry.info(outcome.version).metrics.get("accepted"))
+            self._print_training(outcome, is_accepted)
             attempt_count += 1
         assert outcome is not None
         trained_at = clock.now()
-        is_promoted = accepted and models.roll_out(outcome.version)
-        self._print_lines(models)
-        canary = models.compare(outcome.version, outcome.champion, site)
+        is_promoted = is_accepted and model_rollout.roll_out(outcome.version)
+        self._print_audit_lines(model_rollout)
+        canary = model_rollout.compare(outcome.version, outcome.champion, site)
         if canary:
             say(f"  {describe_canary(canary)}", quiet=self.quiet)
         decided_at, paired_lists = clock.now(), traffic.pair_arms()
@@ -299,7 +309,7 @@ class Story:
             gate=outcome.reason,
             canary=canary,
             figure="lift of model over popular",
-            figure_before=decision.figure_before,
+            figure_before=decision.value_before,
             figure_fallen=self._lift(project, shifted_at, trained_at),
             figure_after=self._lift(project, decided_at, clock.now()),
             true_after=paired_lists.true_uplift(site, "popular", MODEL),
@@ -307,11 +317,11 @@ class Story:
         )
 
     def _lift(self, project: Project, ts_from: int, ts_to: int) -> float:
-        events = Lake(project.paths.lake).events(COLUMNS, ts_from=ts_from, ts_to=ts_to)
-        figures = figures_by_period(events, SLOT, baseline="popular", period=1_000 * DAY)
+        events = Lake(project.paths.lake).events(EVENT_COLUMNS, ts_from=ts_from, ts_to=ts_to)
+        figures = figures_by_period(events, SLOT, baseline="popular", period_us=1_000 * DAY)
         return next((figure.lift for figure in figures if figure.arm == MODEL), float("nan"))
 
-    def _http(self, url: str, site: Site) -> None:
+    def _measure_http(self, url: str, site: Site) -> None:
         assert self.shop is not None
         if not self.shop.is_alive():
             raise NotReadyError(
@@ -324,37 +334,29 @@ class Story:
         self.figures.freshness_ms = http_figures.summary(http_figures.freshness_ms)
         self.figures.http = {
             "requests": len(http_figures.latency_ms),
-            "failed": http_figures.failed,
-            "unchanged": http_figures.unchanged,
+            "failed": http_figures.failed_count,
+            "unchanged": http_figures.unchanged_count,
         }
 
     def _verify(
-        self,
-        project: Project,
-        event_decisions: tuple[int, int, int],
-        history: History,
-        traffic: Traffic,
+        self, project: Project, imported_counts: EventCounts, history: History, traffic: Traffic
     ) -> None:
         """Compare event counts with the injected ones, and logged features with the lake."""
         roles = traffic.roles
-        totals = [
-            a + b
-            for a, b in zip(
-                event_decisions, (roles.accepted, roles.duplicates, roles.quarantined), strict=True
-            )
-        ]
-        self.figures.events = event_figures(
-            totals[0],
-            totals[1],
-            totals[2],
-            [history.injected, traffic.live.injected],
+        self.figures.events = compare_event_counts(
+            imported_counts.accepted + roles.accepted,
+            imported_counts.duplicates + roles.duplicates,
+            imported_counts.quarantined + roles.quarantined,
+            [history.injected, traffic.live_traffic.injected],
             traffic.response_count,
         )
         lake = Lake(project.paths.lake)
         responses = lake.table("answers")
         stride = max(1, responses.num_rows // self.scale.parity_responses)
         sample = responses.take(list(range(0, responses.num_rows, stride)))
-        report = parity(project.features, JoinedEvents(lake, project.features).table(), sample)
+        report = compute_parity(
+            project.features, JoinedEvents(lake, project.features).table(), sample
+        )
         self.figures.parity = {
             "answers": report.answers,
             "compared": report.compared,
@@ -362,24 +364,24 @@ class Story:
             "by_feature": {name: count for name, count in report.by_feature.items() if count},
         }
 
-    def _print_lines(self, models: ModelRollout) -> None:
-        for line in models.new_audit_lines():
+    def _print_audit_lines(self, model_rollout: ModelRollout) -> None:
+        for line in model_rollout.new_audit_lines():
             say(f"  {line}", quiet=self.quiet)
 
-    def _print_training(self, outcome: TrainOutcome, accepted: bool = False) -> None:
-        verdict = "passes the gate" if accepted else "is kept, not promoted"
-        verdict = "goes live" if outcome.promoted else verdict
+    def _print_training(self, outcome: TrainOutcome, is_accepted: bool = False) -> None:
+        verdict = "passes the gate" if is_accepted else "is kept, not promoted"
+        verdict = "goes live" if outcome.is_promoted else verdict
         say(
-            f"  {outcome.version} {verdict}: {outcome.reason}\n  report: {outcome.report}",
+            f"  {outcome.version} {verdict}: {outcome.reason}\n  report: {outcome.report_path}",
             quiet=self.quiet,
         )
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         start = time.monotonic()
-        description = STAGES[name].format(**asdict(self.scale))
+        description = STAGE_DESCRIPTIONS[name].format(**asdict(self.scale))
         say(
-            f"{len(self.figures.stages_s) + 1} of {len(STAGES)}  {description}",
+            f"{len(self.figures.stages_s) + 1} of {len(STAGE_DESCRIPTIONS)}  {description}",
             quiet=self.quiet,
             style="bold",
         )

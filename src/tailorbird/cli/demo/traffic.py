@@ -16,7 +16,7 @@ from tailorbird.config import Project
 from tailorbird.events import HOUR, Context, SimulatedClock
 from tailorbird.experiments import Experiment
 from tailorbird.platform.inprocess import InProcessServer
-from tailorbird.platform.runtime.roles import Roles
+from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.ranking import Slot
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery, RecommendResponse, SearchQuery
@@ -29,19 +29,21 @@ ARMS = ("model", "popular", "recent")
 
 @dataclass
 class PairedLists:
-    """Requests that were also answered by each pipeline without logging, to compare by the truth."""
+    """Requests that each pipeline answered too, without logging, to compare by the truth."""
 
-    pipelines: Mapping[str, Pipeline]
-    users: list[int] = field(default_factory=list)
-    at: list[int] = field(default_factory=list)
-    lists: dict[str, list[list[str]]] = field(default_factory=dict)
+    pipeline_by_arm: Mapping[str, Pipeline]
+    visitors: list[int] = field(default_factory=list)
+    request_times: list[int] = field(default_factory=list)
+    lists_by_arm: dict[str, list[list[str]]] = field(default_factory=dict)
 
     def true_uplift(self, site: Site, control: str, treatment: str) -> float:
         """Return the relative uplift in expected clicks of an arm, without sampling noise."""
-        lists = self.lists
-        if not self.users:
+        if not self.visitors:
             return float("nan")
-        return site.truth.uplift(self.users, lists[treatment], lists[control], self.at)
+        lists = self.lists_by_arm
+        return site.truth.uplift(
+            self.visitors, lists[treatment], lists[control], self.request_times
+        )
 
 
 class Traffic:
@@ -57,12 +59,12 @@ class Traffic:
         seed: int,
     ) -> None:
         self._project, self._site, self._clock, self._scale = project, site, clock, scale
-        self.roles = Roles(project, clock)
+        self.roles = InProcessRoles(project, clock)
         self._collector = EventCollector(
             project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
         )
         self.server = InProcessServer(project, clock, collector=self._collector, seed=seed)
-        self.live: LiveTraffic = site.live(clock.now(), population, prefix="l")
+        self.live_traffic: LiveTraffic = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
         self._seed = seed
         self.request_count = 0
@@ -72,11 +74,11 @@ class Traffic:
     def pair_arms(self) -> PairedLists:
         """Return a comparison, still empty, of what each arm would show to everybody."""
         project = self._project
-        pipelines = {}
+        pipeline_by_arm = {}
         for arm in ARMS:
             slots = {name: _with_policy(slot, arm) for name, slot in project.slots.items()}
-            pipelines[arm] = self.server.pipeline_for(slots, self._seed + 1)
-        return PairedLists(pipelines)
+            pipeline_by_arm[arm] = self.server.pipeline_for(slots, self._seed + 1)
+        return PairedLists(pipeline_by_arm)
 
     def pair_versions(self, champion: str, challenger: str) -> PairedLists:
         """Return a comparison, still empty, of two versions, each as the model of the slot."""
@@ -102,11 +104,11 @@ class Traffic:
             tick_end = min(clock.now() + self._scale.tick_us, until)
             self._deliver(clock.now())
             self.server.refresh()
-            for request in self.live.requests(tick_end):
+            for request in self.live_traffic.requests(tick_end):
                 clock.advance_to(max(clock.now(), request.at))
                 self._answer(request, paired_lists)
             clock.advance_to(tick_end)
-            self._outbox.add(self.live.background(tick_end))
+            self._outbox.add(self.live_traffic.background(tick_end))
             if tick_end >= next_lake_step_at:
                 self.roles.lake.step()
                 next_lake_step_at += 6 * HOUR
@@ -115,9 +117,9 @@ class Traffic:
         self.roles.drain()
 
     def _deliver(self, now: int) -> None:
-        due = self._outbox.due(now)
-        if due:
-            self._collector.submit(b"\n".join(arrival.body for arrival in due), "ndjson")
+        due_arrivals = self._outbox.pop_due(now)
+        if due_arrivals:
+            self._collector.submit(b"\n".join(arrival.body for arrival in due_arrivals), "ndjson")
         while self.roles.step():
             pass
 
@@ -129,14 +131,14 @@ class Traffic:
             and request.visitor >= 0
             and self.request_count % self._scale.truth_every == 0
         ):
-            paired_lists.users.append(request.visitor)
-            paired_lists.at.append(request.at)
-            for policy, pipeline in paired_lists.pipelines.items():
-                paired_lists.lists.setdefault(policy, []).append(
-                    _ids(pipeline.answer(_query(request)))
+            paired_lists.visitors.append(request.visitor)
+            paired_lists.request_times.append(request.at)
+            for policy, pipeline in paired_lists.pipeline_by_arm.items():
+                paired_lists.lists_by_arm.setdefault(policy, []).append(
+                    _item_ids(pipeline.answer(_query(request)))
                 )
         response = answer_request(self.server.pipeline, request)
-        self._outbox.add(self.live.respond(request, _ids(response), response.request_id))
+        self._outbox.add(self.live_traffic.react(request, _item_ids(response), response.request_id))
 
     def settle(self) -> None:
         """Deliver all pending events, however late, and drain."""
@@ -179,7 +181,7 @@ def _query(request: Request) -> RecommendQuery:
     )
 
 
-def _ids(response: RecommendResponse) -> list[str]:
+def _item_ids(response: RecommendResponse) -> list[str]:
     return [item.item_id for item in response.items]
 
 

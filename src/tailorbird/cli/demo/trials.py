@@ -18,9 +18,9 @@ from tailorbird.registry import read_experiments
 from tailorbird.simulator import Site
 
 CONCURRENT_EXPERIMENTS = ("home-model", "home-newest")
-HOLDBACK = "home-holdback"
+HOLDBACK_EXPERIMENT = "home-holdback"
 MODEL = "model"
-DECLARATIONS = '''"""The experiments of the demo."""
+EXPERIMENTS_PY = '''"""The experiments of the demo."""
 
 from tailorbird.experiments import Experiment
 
@@ -62,13 +62,13 @@ home_holdback = Experiment(
 '''
 
 
-class Trials:
+class ConcurrentExperiments:
     """Starts the experiments, reads them at each planned analysis, and stops those that crossed."""
 
     def __init__(self, project: Project, clock: SimulatedClock, *, quiet: bool) -> None:
         self._project, self._clock, self._quiet = project, clock, quiet
         self.interval_us = parse_duration(project.experiments[CONCURRENT_EXPERIMENTS[0]].interval)
-        self._reports: dict[str, TrialReport] = {}
+        self._report_by_experiment: dict[str, TrialReport] = {}
 
     def start(self) -> None:
         """Start both experiments."""
@@ -77,45 +77,49 @@ class Trials:
 
     def analyse(self) -> None:
         """Report on each running experiment, and stop it if its boundary is crossed."""
-        for name in self._running():
+        for name in self._running_names():
             report = report_experiment(self._project, name, as_of=to_iso(self._clock.now()))
             assert isinstance(report, TrialReport)
-            self._reports[name] = report
+            self._report_by_experiment[name] = report
             if is_crossed(report):
                 self._stop(name, report)
 
     def figures(self, paired_lists: PairedLists, site: Site) -> dict[str, Any]:
         """Return the state, effect and truth of each experiment, and print them."""
-        running, result = self._running(), {}
-        for name, report in self._reports.items():
-            truth = paired_lists.true_uplift(site, *pair_of(report))
-            best_effect = report.primary[0]
-            result[name] = {
-                "stopped": name not in running,
+        running_names, figures_by_experiment = self._running_names(), {}
+        for name, report in self._report_by_experiment.items():
+            true_uplift = paired_lists.true_uplift(site, *arms_of(report))
+            primary_effect = report.primary[0]
+            figures_by_experiment[name] = {
+                "stopped": name not in running_names,
                 "days": (report.until - report.started_at) / DAY,
                 "planned_days": (report.planned_end - report.started_at) / DAY,
                 "verdict": report.verdict,
-                "uplift": best_effect.uplift if math.isfinite(best_effect.uplift) else None,
-                "low": best_effect.low if math.isfinite(best_effect.low) else None,
-                "high": best_effect.high if math.isfinite(best_effect.high) else None,
-                "true_uplift": truth,
+                "uplift": primary_effect.uplift if math.isfinite(primary_effect.uplift) else None,
+                "low": primary_effect.low if math.isfinite(primary_effect.low) else None,
+                "high": primary_effect.high if math.isfinite(primary_effect.high) else None,
+                "true_uplift": true_uplift,
                 "stages": report.to_dict()["stages"],
             }
-            days = f"{result[name]['days']:.1f} of {result[name]['planned_days']:.0f} days"
-            state = "runs on" if name in running else "stopped"
+            figures = figures_by_experiment[name]
+            days = f"{figures['days']:.1f} of {figures['planned_days']:.0f} days"
+            state = "runs on" if name in running_names else "stopped"
             path = self._project.root.parent / f"{name}.html"
-            page = write_report(path, self._project.settings.project.name, report)
+            page_path = write_report(path, self._project.settings.project.name, report)
             say(
-                f"  {name} ({state} after {days}): {report.verdict} Truth: {truth:+.1%}. Report: "
-                f"{page}",
+                f"  {name} ({state} after {days}): {report.verdict} Truth: {true_uplift:+.1%}. "
+                "Report: "
+                f"{page_path}",
                 quiet=self._quiet,
             )
-        return result
+        return figures_by_experiment
 
-    def _running(self) -> list[str]:
-        running = read_experiments(self._project.paths.registry).running()
+    def _running_names(self) -> list[str]:
+        running_experiments = read_experiments(self._project.paths.registry).running()
         return [
-            experiment.name for experiment in running if experiment.name in CONCURRENT_EXPERIMENTS
+            experiment.name
+            for experiment in running_experiments
+            if experiment.name in CONCURRENT_EXPERIMENTS
         ]
 
     def _start(self, name: str) -> None:
@@ -124,7 +128,7 @@ class Trials:
 
     def _stop(self, name: str, report: TrialReport) -> None:
         options: dict[str, Any] = {"by": "demo", "why": report.verdict, "clock": self._clock}
-        control, treatment = pair_of(report)
+        control, treatment = arms_of(report)
         winner = treatment if report.primary[0].uplift > 0 else control
         change_experiment(self._project, "stop", name, **options)
         change_experiment(self._project, "decide", name, winner, **options)
@@ -137,16 +141,16 @@ class Trials:
                 quiet=self._quiet,
             )
         if name == CONCURRENT_EXPERIMENTS[0]:
-            self._start(HOLDBACK)
+            self._start(HOLDBACK_EXPERIMENT)
 
 
 def is_crossed(report: TrialReport) -> bool:
     """Return whether the data pass their checks and an analysis crossed its boundary."""
-    _, treatment = pair_of(report)
+    _, treatment = arms_of(report)
     is_sound = all(check.passed for check in report.checks)
     return is_sound and report.find_crossing(treatment) is not None
 
 
-def pair_of(report: TrialReport) -> tuple[str, str]:
+def arms_of(report: TrialReport) -> tuple[str, str]:
     """Return the control and the treatment of a report with two arms."""
     return report.primary[0].control, report.primary[0].arm

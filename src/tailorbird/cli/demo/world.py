@@ -13,7 +13,7 @@ import msgspec
 
 from tailorbird.cli.demo.http import wait_until_ready
 from tailorbird.cli.demo.scale import Scale
-from tailorbird.cli.demo.trials import DECLARATIONS
+from tailorbird.cli.demo.trials import EXPERIMENTS_PY
 from tailorbird.cli.output import ReportProgress
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
@@ -37,7 +37,7 @@ front = Slot(  # the demo's page
 """
 
 # So few visitors exclude a fall by a tenth in a week, and one by a fifth in a day.
-SMALL_SHOP = """
+SMALL_SHOP_SETTINGS = """
 [rollout]
 limit = "8d"
 
@@ -45,7 +45,7 @@ limit = "8d"
 answers_min = 200
 margin = 0.2
 """
-EXTRA_FILES = {"slots.py": FRONT_PAGE_SLOTS, "tailorbird.toml": SMALL_SHOP}
+EXTRA_TEXT_BY_FILE = {"slots.py": FRONT_PAGE_SLOTS, "tailorbird.toml": SMALL_SHOP_SETTINGS}
 
 
 def make_folder(folder: Path) -> None:
@@ -71,8 +71,8 @@ def make_project(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         text = (files("tailorbird.platform") / "templates" / name).read_text()
-        (folder / name).write_text(text + EXTRA_FILES.get(name, ""))
-    (folder / "experiments.py").write_text(DECLARATIONS)
+        (folder / name).write_text(text + EXTRA_TEXT_BY_FILE.get(name, ""))
+    (folder / "experiments.py").write_text(EXPERIMENTS_PY)
 
 
 def make_site(scale: Scale, seed: int, now: int) -> Site:
@@ -88,19 +88,19 @@ def write_history(
 ) -> tuple[History, Path]:
     """Write the site's history as JSON lines, with SHA256SUMS next to it."""
     folder.mkdir(parents=True)
-    path = folder / "history.jsonl"
+    history_file = folder / "history.jsonl"
     history = site.history(scale.history_days)
-    digest, lines = hashlib.sha256(), 0
-    with path.open("wb") as file:
-        for lines, arrival in enumerate(history, 1):
+    digest, line_count = hashlib.sha256(), 0
+    with history_file.open("wb") as file:
+        for line_count, arrival in enumerate(history, 1):
             line = arrival.body + b"\n"
             digest.update(line)
             file.write(line)
-            if lines % 5_000 == 0:
-                progress("history", lines, None)
-    progress("history", lines, lines)
-    (folder / "SHA256SUMS").write_text(f"{digest.hexdigest()}  {path.name}\n")
-    return history, path
+            if line_count % 5_000 == 0:
+                progress("history", line_count, None)
+    progress("history", line_count, line_count)
+    (folder / "SHA256SUMS").write_text(f"{digest.hexdigest()}  {history_file.name}\n")
+    return history, history_file
 
 
 def copy_project(source: Path, target: Path) -> None:
@@ -112,9 +112,9 @@ class Shop:
     """The shop's project served by real processes: `tailorbird up` with the demo page."""
 
     def __init__(self, project: Path, port: int | None) -> None:
-        self._run = project / "data" / "run"
-        self._run.mkdir(parents=True, exist_ok=True)
-        self._log = self._run / "up.log"
+        self._run_folder = project / "data" / "run"
+        self._run_folder.mkdir(parents=True, exist_ok=True)
+        self._log_file = self._run_folder / "up.log"
         command = [
             sys.executable,
             "-m",
@@ -127,7 +127,7 @@ class Shop:
         ]
         command += [] if port is None else ["--port", str(port)]
         environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
-        with self._log.open("wb") as log:
+        with self._log_file.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
                 stdout=log,
@@ -137,30 +137,30 @@ class Shop:
             )
         self.url = ""
 
-    def wait(self, deadline_s: float = 60.0) -> str:
+    def wait(self, timeout_s: float = 60.0) -> str:
         """Wait until the server responds with features and a model, and return its URL.
 
         Raises:
             NotReadyError: the server did not start; shows the last line of its log.
         """
-        deadline = time.monotonic() + deadline_s
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise NotReadyError(
-                    f"the shop ended at its start: {self._last_line()}", where=str(self._log)
+                    f"the shop ended at its start: {self._last_line()}", where=str(self._log_file)
                 )
-            for path in self._run.glob("serve*.json"):
+            for path in self._run_folder.glob("serve*.json"):
                 self.url = msgspec.json.decode(path.read_bytes())["url"]
                 wait_until_ready(self.url, deadline - time.monotonic())
                 return self.url
             time.sleep(0.05)
         raise NotReadyError(
-            f"the shop was not up within {deadline_s:.0f} s: {self._last_line()}",
-            where=str(self._log),
+            f"the shop was not up within {timeout_s:.0f} s: {self._last_line()}",
+            where=str(self._log_file),
         )
 
     def _last_line(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
+        lines = self._log_file.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "no output"
 
     def is_alive(self) -> bool:

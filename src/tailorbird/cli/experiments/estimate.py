@@ -19,9 +19,9 @@ def estimate(
     """Estimate what a policy would earn per answer, from the log, before it sees traffic.
 
     A policy is a bundle, a formula, another slot's settings (its rules, sources and so on), or an
-    arm. Replays logged answers and weighs them by how likely each policy would have shown the same. The
-    value is a one-step reward over logged contexts. Changes nothing. Without enough exploration in
-    the log there is no estimate, and the command says why.
+    arm. Replays logged answers and weighs them by how likely each policy would have shown the same.
+    The value is a one-step reward over logged contexts. Changes nothing. Without enough exploration
+    in the log there is no estimate, and the command says why.
 
     Example:  tailorbird -C shop experiment estimate --bundle v0007
 
@@ -74,8 +74,8 @@ def estimate(
         return
     console().print(report.summary, style="bold")
     evaluation = report.evaluation
-    for name, value in ((report.new, evaluation.new), (report.old, evaluation.old)):
-        console().print(f"{name}: {value.support}")
+    for name, policy_value in ((report.new, evaluation.new), (report.old, evaluation.old)):
+        console().print(f"{name}: {policy_value.support}")
     rows = [
         (name, str(evaluation.new[name]), str(evaluation.old[name]), str(difference))
         for name, difference in evaluation.difference.items()
@@ -83,9 +83,13 @@ def estimate(
     ]
     if rows:
         columns = ["", report.new, report.old, "difference"]
-        cells = [(name, *(cell.removeprefix(f"{name} ") for cell in row)) for name, *row in rows]
-        print_table("", columns, cells, right=columns[1:])
+        table_rows = [
+            (name, *(cell.removeprefix(f"{name} ") for cell in row)) for name, *row in rows
+        ]
+        print_table("", columns, table_rows, numeric_columns=columns[1:])
     console().print(f"logged answers earned {evaluation.new.logged:.4f} each")
-    console().print(f"{report.rebuilt:.1%} of the logged items are among the replayed candidates")
+    console().print(
+        f"{report.rebuilt_share:.1%} of the logged items are among the replayed candidates"
+    )
     for note in report.notes:
         console().print(note)

@@ -98,7 +98,7 @@ def _print_split(result: "Report") -> None:
         for arm in result.arms
     ]
     columns = ["arm", "users", "impressions", "clicks", "CTR", "purchases", "conversion"]
-    print_table("", columns, rows, right=columns[1:])
+    print_table("", columns, rows, numeric_columns=columns[1:])
     for comparison in result.comparisons:
         if math.isnan(comparison.uplift):
             console().print(f"{comparison.arm} over {comparison.control}: too little data yet")
@@ -129,7 +129,7 @@ def _print_trial(result: "TrialReport") -> None:
         "",
         ["arm", "units", "value"],
         [(arm.arm, f"{arm.units:,}", f"{arm.value:.4g}") for arm in result.arms],
-        right=["units", "value"],
+        numeric_columns=["units", "value"],
     )
     rows = [
         (
@@ -161,7 +161,7 @@ def _print_trial(result: "TrialReport") -> None:
             for number, stage in enumerate(stages, 1)
         ]
         columns = ["analysis", "units", "information", "uplift", "z", "boundary", ""]
-        print_table(f"{arm}, {result.stopping}", columns, rows, right=columns[:-1])
+        print_table(f"{arm}, {result.stopping}", columns, rows, numeric_columns=columns[:-1])
     _print_checks(result)
     for segment in result.segments:
         rows = [
@@ -210,13 +210,13 @@ def _print_interleaving(result: "InterleavingReport") -> None:
         if preference.units
     ]
     columns = ["credit", result.control, result.treatment, "units prefer", "share", "interval", "p"]
-    print_table(f"{result.responses:,} responses", columns, rows, right=columns[1:])
-    positions = [
+    print_table(f"{result.responses:,} responses", columns, rows, numeric_columns=columns[1:])
+    position_rows = [
         (position.position, f"{position.control:,}", f"{position.treatment:,}", f"{position.p:.3g}")
         for position in result.positions
     ]
     columns = ["position", result.control, result.treatment, "p"]
-    print_table("items picked", columns, positions, right=columns)
+    print_table("items picked", columns, position_rows, numeric_columns=columns)
     _print_checks(result)
     _print_notes(result)
 
@@ -227,10 +227,10 @@ def _print_conclusion(result: "RunReport") -> None:
 
 
 def _print_checks(result: "RunReport") -> None:
-    checks = [
+    check_rows = [
         (check.name, "ok" if check.passed else "FAILED", check.reason) for check in result.checks
     ]
-    print_table("", ["check", "result", "reason"], checks)
+    print_table("", ["check", "result", "reason"], check_rows)
 
 
 def _print_notes(result: "RunReport") -> None:

@@ -77,7 +77,7 @@ def plan(
         for rule in result.rules
     ]
     columns = ["rule", "CUPED", "sample / fixed", "used", "units", "days", "detectable"]
-    print_table("", columns, rows, right=columns[2:])
+    print_table("", columns, rows, numeric_columns=columns[2:])
     console().print(
         f"{result.metric}: mean {result.mean:.4g}; CUPED leaves {result.variance_ratio:.0%} of the "
         f"variance. Learnt from {result.observed_days} days of slot {result.slot}; what lies "
@@ -102,9 +102,10 @@ def _print_drawn_shares(result: "Plan") -> None:
     ]
     columns = ["arm", "drawn slates", "95 % interval", "effective sample", "not in the log", "cost"]
     title = f"Estimates from the log alone, after {result.duration_days:g} days"
-    print_table(title, columns, rows, right=columns[1:])
+    print_table(title, columns, rows, numeric_columns=columns[1:])
     console().print(
-        "Half the width of the interval of the difference, in shares of what the log earned, by ips "
+        "Half the width of the interval of the difference, in shares of what the log earned, by "
+        "ips "
         "for an arm as good as the control; dr is usually narrower. "
         'Explore(method="plackett_luce", first=1, share=…, temperature=0.3) draws slates. The cost '
         "is the share of its outcome that the model expects to lose."
@@ -128,12 +129,12 @@ def start(name: str, *, why: Why, ramp: float = 1.0, by: By = "") -> None:
     from tailorbird.config import open_project
     from tailorbird.platform.experiments.commands import start_experiment
 
-    started = start_experiment(open_project(), name, ramp=ramp, by=by, why=why)
-    for arm, version in started.versions.items():
+    started_experiment = start_experiment(open_project(), name, ramp=ramp, by=by, why=why)
+    for arm, version in started_experiment.versions.items():
         console().print(f"{version} serves the arm {arm}.")
     console().print(
-        f"{name} runs in slot {started.slot} with {ramp:.0%} of its units (declaration "
-        f"{started.digest[:12]}). Results:  tailorbird experiment report {name}"
+        f"{name} runs in slot {started_experiment.slot} with {ramp:.0%} of its units (declaration "
+        f"{started_experiment.digest[:12]}). Results:  tailorbird experiment report {name}"
     )
 
 
@@ -169,9 +170,10 @@ def stop(name: str, *, why: Why, by: By = "") -> None:
     from tailorbird.config import open_project
     from tailorbird.platform.experiments.commands import change_experiment
 
-    stopped = change_experiment(open_project(), "stop", name, by=by, why=why)
+    stopped_experiment = change_experiment(open_project(), "stop", name, by=by, why=why)
     console().print(
-        f"{name} is stopped; slot {stopped.slot} answers by its own policy. Then:  tailorbird "
+        f"{name} is stopped; slot {stopped_experiment.slot} answers by its own policy. Then:  "
+        "tailorbird "
         f"experiment decide {name} ARM --why …"
     )
 
@@ -191,11 +193,11 @@ def decide(name: str, arm: str, *, why: Why, by: By = "") -> None:
     from tailorbird.config import open_project
     from tailorbird.platform.experiments.commands import change_experiment
 
-    decided = change_experiment(open_project(), "decide", name, arm, by=by, why=why)
-    version = decided.versions.get(arm)
-    follow = (
+    decided_experiment = change_experiment(open_project(), "decide", name, arm, by=by, why=why)
+    version = decided_experiment.versions.get(arm)
+    next_step = (
         f"Now:  tailorbird models promote {version} --because {name}"
         if version
-        else f"Now make slot {decided.slot} of slots.py answer like it."
+        else f"Now make slot {decided_experiment.slot} of slots.py answer like it."
     )
-    console().print(f"{name}: {arm}. {follow}")
+    console().print(f"{name}: {arm}. {next_step}")

@@ -34,13 +34,18 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
     from tailorbird.config import open_project
     from tailorbird.platform.features.schema_change import plan_change
 
-    change = plan_change(open_project(), should_measure=measure)
-    parts = change.comparison, change.entity_counts, change.measured, change.retraining
+    schema_plan = plan_change(open_project(), should_measure=measure)
+    plan_parts = (
+        schema_plan.comparison,
+        schema_plan.entity_counts,
+        schema_plan.sample_measurements,
+        schema_plan.retraining_need,
+    )
     if json:
-        print_json(plan_to_dict(*parts))
+        print_json(plan_to_dict(*plan_parts))
     else:
-        print_plan(*parts)
-    raise SystemExit(0 if change.is_unchanged else EXIT_CHANGES)
+        print_plan(*plan_parts)
+    raise SystemExit(0 if schema_plan.is_unchanged else EXIT_CHANGES)
 
 
 def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Json = False) -> None:
@@ -69,43 +74,43 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     from tailorbird.features.migration.plan import compare_sets
     from tailorbird.platform.features.schema_change import (
         apply_change,
-        declared_schema,
-        load_applied,
-        retraining_need,
+        declared_schema_hash,
+        find_retraining_need,
+        load_applied_features,
     )
 
-    project = open_project(applied=back)
-    before = schemas.read_applied(project.paths.state).schema
+    project = open_project(use_applied=back)
+    previous_schema = schemas.read_applied(project.paths.state).schema
     if back:
-        _confirm(yes, f"Go back from schema {before or 'none'} to the one before it?")
-    elif project.features.schema_hash != before:
+        _confirm(yes, f"Go back from schema {previous_schema or 'none'} to the one before it?")
+    elif project.features.schema_hash != previous_schema:
         if not json:
-            print_changes(compare_sets(load_applied(project), project.features))
+            print_changes(compare_sets(load_applied_features(project), project.features))
         _confirm(yes, f"Apply schema {project.features.schema_hash}?")
     with progress_bars(quiet=json) as progress:
-        applied = apply_change(project, back=back, wait=wait, progress=progress)
+        applied_schema = apply_change(project, back=back, wait=wait, progress=progress)
     if json:
         print_json(
             {
-                "schema": applied.schema,
-                "before": before,
-                "changed": applied.schema != before,
+                "schema": applied_schema.schema,
+                "before": previous_schema,
+                "changed": applied_schema.schema != previous_schema,
                 "ready": wait,
-                "seconds": applied.duration_s,
+                "seconds": applied_schema.duration_s,
             }
         )
         return
     out = console()
-    if applied.position is not None:
+    if applied_schema.log_position is not None:
         out.print(
-            f"Schema {applied.schema} is applied, and its state knows everything up to "
-            f"row {applied.position:,} ({applied.duration_s} s)."
+            f"Schema {applied_schema.schema} is applied, and its state knows everything up to "
+            f"row {applied_schema.log_position:,} ({applied_schema.duration_s} s)."
         )
     else:
-        out.print(f"Schema {applied.schema} is applied; its state is being built.")
-    for line in describe_retraining(retraining_need(project, applied.schema)):
+        out.print(f"Schema {applied_schema.schema} is applied; its state is being built.")
+    for line in describe_retraining(find_retraining_need(project, applied_schema.schema)):
         out.print(line)
-    if back and declared_schema(project) != applied.schema:
+    if back and declared_schema_hash(project) != applied_schema.schema:
         out.print(
             "features.py still declares another schema; it stays unapplied until you apply it."
         )
@@ -128,31 +133,31 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
     from tailorbird.config import open_project
     from tailorbird.platform.features.schema_change import prune_states
 
-    result = prune_states(open_project(applied=True), unnamed=unnamed)
+    result = prune_states(open_project(use_applied=True), unnamed=unnamed)
     if json:
         print_json(
             {
-                "removed": result.removed,
-                "copies_removed": result.copies_removed,
-                "kept": result.retained,
+                "removed": result.bytes_by_removed_schema,
+                "copies_removed": result.copies_by_removed_schema,
+                "kept": result.retained_schemas,
             }
         )
         return
-    for schema, size in result.removed.items():
+    for schema, size in result.bytes_by_removed_schema.items():
         console().print(f"schema {schema}: removed, {format_bytes(size)}")
-    for schema, records in result.copies_removed.items():
+    for schema, record_count in result.copies_by_removed_schema.items():
         console().print(
-            f"schema {schema.removeprefix('tb:')}: {records:,} records removed from the Valkey"
+            f"schema {schema.removeprefix('tb:')}: {record_count:,} records removed from the Valkey"
         )
-    is_unchanged = not (result.removed or result.copies_removed)
+    is_unchanged = not (result.bytes_by_removed_schema or result.copies_by_removed_schema)
     console().print(
         f"{'Nothing to remove. ' if is_unchanged else ''}Kept: "
-        f"{', '.join(result.retained) or 'none'}"
+        f"{', '.join(result.retained_schemas) or 'none'}"
     )
 
 
-def _confirm(yes: bool, question: str) -> None:
-    if yes:
+def _confirm(is_confirmed: bool, question: str) -> None:
+    if is_confirmed:
         return
     if not sys.stdin.isatty():
         raise UsageError(

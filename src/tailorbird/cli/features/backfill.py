@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tailorbird.features.offline.backfill import Requests
     from tailorbird.lake import Lake
 
-    Tables = Callable[[Sequence[str]], Iterator[pa.Table]]
+    ReadTables = Callable[[Sequence[str]], Iterator[pa.Table]]
 
 # The subfolder of computed columns; complete ones are never computed again.
 WORK_FOLDER = "columns"
@@ -81,99 +81,104 @@ def backfill(
     from tailorbird.file_lock import FileLock
 
     project = open_project()
-    size = parse_size(memory)
+    memory_bytes = parse_size(memory)
     selected_columns = only or []
     _require_declared([feature.name for feature in project.features.features], selected_columns)
     if requests is not None and (from_ or to):
         raise UsageError(
             "--requests brings its own times", where="--from", fix="leave --from and --to away"
         )
-    read_backfill_inputs(out, lock=_LOCK)  # Checked before a file of ours is created there.
+    read_backfill_inputs(out, lock_name=_LOCK)  # Checked before a file of ours is created there.
     is_new = not out.exists()
     lock = FileLock(out / WORK_FOLDER)  # Two runs at a time would overwrite each other.
     try:
         try:
-            lake, requests_, ids = _open_requests(project, out, requests, from_, to)
+            lake, entity_requests, request_ids = _open_requests(project, out, requests, from_, to)
         except TailorbirdError:
-            _remove_if_empty(out, folder=is_new)
+            _remove_if_empty(out, is_new=is_new)
             raise
-        newest_p = int(requests_.p.max(initial=0))
-        events = partial(
-            JoinedEvents(lake, project.features).batches, where=ds.field("p") <= newest_p
+        newest_log_position = int(entity_requests.log_position.max(initial=0))
+        read_events = partial(
+            JoinedEvents(lake, project.features).batches, where=ds.field("p") <= newest_log_position
         )
         with progress_bars(quiet=json) as progress:
             backfill_to(
                 project.features,
-                events,
-                requests_,
+                read_events,
+                entity_requests,
                 out / WORK_FOLDER,
-                memory_bytes=size,
-                only=selected_columns or None,
-                version=_version(newest_p),
+                memory_bytes=memory_bytes,
+                only_columns=selected_columns or None,
+                version=_events_version(newest_log_position),
                 progress=progress,
             )
-            names, keys = _write_rows(out, definitions(project.features), requests_, ids)
+            columns, hashes = _write_rows(
+                out, definitions(project.features), entity_requests, request_ids
+            )
             progress("texts of categories", 0, None)
-            _write_texts(out, keys, requests_, events, project.features, names)
+            _write_texts(out, hashes, entity_requests, read_events, project.features, columns)
     finally:
         lock.release()
     if json:
         print_json(
             {
                 "folder": str(out),
-                "requests": len(requests_.t),
-                "rows": len(requests_.row_request),
-                "columns": names,
-                "p": newest_p,
+                "requests": len(entity_requests.t),
+                "rows": len(entity_requests.row_request),
+                "columns": columns,
+                "p": newest_log_position,
             }
         )
         return
     summary = (
-        f"{len(names)} features of {len(requests_.row_request):,} rows of "
-        f"{len(requests_.t):,} requests"
+        f"{len(columns)} features of {len(entity_requests.row_request):,} rows of "
+        f"{len(entity_requests.t):,} requests"
     )
     console().print(f"{summary} are in {out}/rows-*.parquet.")
 
 
-def _remove_if_empty(out: Path, *, folder: bool) -> None:
+def _remove_if_empty(out: Path, *, is_new: bool) -> None:
     """Remove the lock file from an otherwise empty folder, and the folder too if it was created."""
     if [path.name for path in out.iterdir()] == [_LOCK]:
         (out / _LOCK).unlink()
-        if folder:
+        if is_new:
             out.rmdir()
 
 
 def _open_requests(
-    project: "Project", out: Path, file: Path | None, since: str, to: str
+    project: "Project", out: Path, requests_file: Path | None, since: str, until: str
 ) -> "tuple[Lake, Requests, pa.Array | None]":
     """Return the lake as of the folder's first run, and the requests; record both then."""
     from tailorbird.features.offline.entity_table import (
         BackfillInputs,
         read_backfill_inputs,
-        requests_of_file,
+        read_requests_file,
         write_backfill_inputs,
     )
     from tailorbird.features.offline.partition.inputs import hash_inputs
     from tailorbird.lake import Lake
     from tailorbird.lake.delta.versions import from_manifest, to_manifest, versions_of
 
-    path = project.paths.lake
-    recorded_inputs = read_backfill_inputs(out, lock=_LOCK)
+    lake_path = project.paths.lake
+    recorded_inputs = read_backfill_inputs(out, lock_name=_LOCK)
     lake = Lake(
-        path,
-        at=versions_of(path) if recorded_inputs is None else from_manifest(recorded_inputs.lake),
+        lake_path,
+        versions=versions_of(lake_path)
+        if recorded_inputs is None
+        else from_manifest(recorded_inputs.lake),
     )
     if not lake.exists("events"):
         raise NotReadyError(
-            "the lake is empty", where=str(path), fix="tailorbird import brings events in"
+            "the lake is empty", where=str(lake_path), fix="tailorbird import brings events in"
         )
-    requests, ids = (
-        (requests_of_file(file, lake.newest_p()), None)
-        if file is not None
-        else _requests_of_responses(lake, since, to)
+    requests, request_ids = (
+        (read_requests_file(requests_file, lake.newest_log_position()), None)
+        if requests_file is not None
+        else _requests_of_responses(lake, since, until)
     )
     current_inputs = BackfillInputs(
-        hash_inputs(requests, _version(int(requests.p.max(initial=0)))), to_manifest(lake.at or {})
+        hash_inputs(requests, _events_version(int(requests.log_position.max(initial=0)))),
+        to_manifest(lake.versions or {}),
     )
     if recorded_inputs is None:
         write_backfill_inputs(out, current_inputs)
@@ -182,19 +187,21 @@ def _open_requests(
         raise UsageError(
             problem, where=str(out), fix="choose another folder for these, or remove this one"
         )
-    return lake, requests, ids
+    return lake, requests, request_ids
 
 
-def _version(newest_p: int) -> str:
+def _events_version(newest_log_position: int) -> str:
     """Return a name for the events, which later events do not change."""
-    return f"p{newest_p}"
+    return f"p{newest_log_position}"
 
 
-def _requests_of_responses(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array | None]":
+def _requests_of_responses(
+    lake: "Lake", since: str, until: str
+) -> "tuple[Requests, pa.Array | None]":
     import pyarrow.compute as pc
 
     from tailorbird.features.parity.recompute import requests_of
-    from tailorbird.platform.moment import parse_time
+    from tailorbird.platform.clocks import parse_time
 
     if not lake.exists("answers") or not lake.count("answers"):
         raise NotReadyError(
@@ -206,14 +213,14 @@ def _requests_of_responses(lake: "Lake", since: str, to: str) -> "tuple[Requests
     responses = lake.responses(
         columns,
         parse_time(since, "--from") if since else None,
-        parse_time(to, "--to") if to else None,
+        parse_time(until, "--to") if until else None,
     )
     # An answer can reach the lake before the events that it used.
-    has_events = pc.and_(
+    is_complete = pc.and_(
         pc.greater(pc.list_value_length(responses["items"]), 0),
-        pc.less_equal(responses["p"], lake.newest_p()),
+        pc.less_equal(responses["p"], lake.newest_log_position()),
     )
-    responses = responses.filter(has_events).sort_by(
+    responses = responses.filter(is_complete).sort_by(
         [("ts", "ascending"), ("request_id", "ascending")]
     )
     if not responses.num_rows:
@@ -226,7 +233,10 @@ def _requests_of_responses(lake: "Lake", since: str, to: str) -> "tuple[Requests
 
 
 def _write_rows(
-    out: Path, declared: "dict[str, str]", requests: "Requests", ids: "pa.Array | None"
+    out: Path,
+    definition_by_column: "dict[str, str]",
+    requests: "Requests",
+    request_ids: "pa.Array | None",
 ) -> "tuple[list[str], npt.NDArray[np.uint64]]":
     """Write rows and requests with the computed columns; return their columns and hashes."""
     import numpy as np
@@ -239,22 +249,22 @@ def _write_rows(
     manifest = read_manifest(out / WORK_FOLDER)
     available_columns = {
         name: definition
-        for name, definition in declared.items()
+        for name, definition in definition_by_column.items()
         if manifest.group_of(name, definition) is not None
     }
     times = pa.array(requests.t).cast(pa.timestamp("us", "UTC"))
     optional_columns = {
-        "request_id": ids,
+        "request_id": request_ids,
         "person": requests.person,
         "ts": times,
-        "p": pa.array(newest_positions(requests.p)),
+        "p": pa.array(newest_positions(requests.log_position)),
     }
     request_columns = {
         name: values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
         for name, values in optional_columns.items()
         if values is not None
     }
-    keys = np.zeros(0, np.uint64)
+    hashes = np.zeros(0, np.uint64)
     for number, part in enumerate(read_parts(out / WORK_FOLDER, available_columns)):
         part_requests = pa.table(
             {
@@ -272,14 +282,14 @@ def _write_rows(
         ):
             for column, name in enumerate(names):
                 rows = rows.append_column(name, pa.array(values[:, column].copy()))
-        keys = np.union1d(keys, part.rows.categorical)
+        hashes = np.union1d(hashes, part.rows.categorical)
         for name, sequence in part.rows.sequences.items():
-            key_arrays = [
+            hash_arrays = [
                 sequence.item,
                 sequence.type,
                 *(values for values in sequence.values.values() if values.dtype == np.uint64),
             ]
-            keys = np.union1d(keys, np.concatenate(key_arrays))
+            hashes = np.union1d(hashes, np.concatenate(hash_arrays))
             for column, values in (
                 ("item", sequence.item),
                 ("type", sequence.type),
@@ -289,48 +299,54 @@ def _write_rows(
                 lists = pa.LargeListArray.from_arrays(pa.array(sequence.offsets), pa.array(values))
                 part_requests = part_requests.append_column(f"{name}.{column}", lists)
         for kind, table in (("rows", rows), ("requests", part_requests)):
-            unfinished = out / f"{kind}-{number:05d}.new"
-            pq.write_table(table, unfinished)
-            unfinished.replace(unfinished.with_suffix(".parquet"))
+            temporary_file = out / f"{kind}-{number:05d}.new"
+            pq.write_table(table, temporary_file)
+            temporary_file.replace(temporary_file.with_suffix(".parquet"))
     for kind in ("rows", "requests"):  # Files of an earlier run with more requests.
         for file in out.glob(f"{kind}-*.parquet"):
-            if int(file.stem.partition("-")[2]) >= manifest.parts:
+            if int(file.stem.partition("-")[2]) >= manifest.part_count:
                 file.unlink()
-    return list(available_columns), keys
+    return list(available_columns), hashes
 
 
 def _write_texts(
     out: Path,
-    keys: "npt.NDArray[np.uint64]",
+    hashes: "npt.NDArray[np.uint64]",
     requests: "Requests",
-    events: "Tables",
+    read_events: "ReadTables",
     features: "FeatureSet",
-    names: list[str],
+    columns: list[str],
 ) -> None:
     """Write the text of each hash, reusing those of an earlier run."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tailorbird.features.offline.backfill import event_columns, subset
+    from tailorbird.features.offline.backfill import event_columns, subset_features
     from tailorbird.features.offline.dictionary import texts_by_hash
 
     file = out / "categories.parquet"
     text_columns = [
-        name for name in names if name in features.categorical or name in features.sequences
+        name for name in columns if name in features.categorical or name in features.sequences
     ]
     if not text_columns:
         return
     existing_tables = [pq.read_table(file)] if file.exists() else []
-    missing = np.setdiff1d(keys, existing_tables[0]["hash"].to_numpy()) if existing_tables else keys
-    texts = texts_by_hash(missing, requests, events(event_columns(subset(features, text_columns))))
-    unfinished = out / "categories.new"
-    pq.write_table(pa.concat_tables([*existing_tables, texts]).sort_by("hash"), unfinished)
-    unfinished.replace(file)
+    missing_hashes = (
+        np.setdiff1d(hashes, existing_tables[0]["hash"].to_numpy()) if existing_tables else hashes
+    )
+    text_table = texts_by_hash(
+        missing_hashes,
+        requests,
+        read_events(event_columns(subset_features(features, text_columns))),
+    )
+    temporary_file = out / "categories.new"
+    pq.write_table(pa.concat_tables([*existing_tables, text_table]).sort_by("hash"), temporary_file)
+    temporary_file.replace(file)
 
 
-def _require_declared(declared: Sequence[str], only: Sequence[str]) -> None:
-    for name in only:
-        if name not in declared:
-            fix = suggest_name(name, declared, f"{this_command()} features list")
+def _require_declared(declared_features: Sequence[str], requested_features: Sequence[str]) -> None:
+    for name in requested_features:
+        if name not in declared_features:
+            fix = suggest_name(name, declared_features, f"{this_command()} features list")
             raise UsageError(f"features.py declares no feature {name!r}", where="--only", fix=fix)

@@ -32,7 +32,7 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
     if bytes:
         _list_bytes(project, json)
         return
-    columns = [
+    column_rows = [
         (column.name, column.kind, column.entity, column.description) for column in features.columns
     ]
     if json:
@@ -40,11 +40,13 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
         print_json(
             {
                 "schema_hash": features.schema_hash,
-                "features": [dict(zip(keys, row, strict=True)) for row in columns],
+                "features": [dict(zip(keys, row, strict=True)) for row in column_rows],
             }
         )
         return
-    print_table(f"Schema {features.schema_hash}", ["feature", "kind", "of", "what it is"], columns)
+    print_table(
+        f"Schema {features.schema_hash}", ["feature", "kind", "of", "what it is"], column_rows
+    )
 
 
 def _list_bytes(project: "Project", json: bool) -> None:
@@ -52,25 +54,25 @@ def _list_bytes(project: "Project", json: bool) -> None:
     from tailorbird.features.state.key_partition import all_parts
     from tailorbird.features.state.state import count_aliases, open_state
 
-    parts, aliases, alias_bytes, disk_bytes = [], 0, 0, 0
+    counts_by_part, alias_count, alias_bytes, disk_bytes = [], 0, 0, 0
     for part in all_parts(project.workers):
-        store = open_state(project.paths.state, project.features, part)
+        state = open_state(project.paths.state, project.features, part)
         try:
-            with store.snapshot() as snapshot:
-                parts.append(read_all_counts(snapshot, project.features.layout))
+            with state.snapshot() as snapshot:
+                counts_by_part.append(read_all_counts(snapshot, project.features.layout))
                 count, size = count_aliases(snapshot)
-            aliases, alias_bytes, disk_bytes = (
-                aliases + count,
+            alias_count, alias_bytes, disk_bytes = (
+                alias_count + count,
                 alias_bytes + size,
-                disk_bytes + store.size_bytes(),
+                disk_bytes + state.size_bytes(),
             )
         finally:
-            store.close()
-    counts_by_entity = merge_entity_counts(parts)
+            state.close()
+    counts_by_entity = merge_entity_counts(counts_by_part)
     reading_bytes = {
         entry.entity.name: entry.reading_bytes for entry in project.features.layout.entities
     }
-    kinds = [
+    kind_rows = [
         {
             "entity": name,
             "entities": counts.entities,
@@ -88,8 +90,8 @@ def _list_bytes(project: "Project", json: bool) -> None:
                 "schema_hash": project.features.schema_hash,
                 "disk_bytes": disk_bytes,
                 "entities_max": project.settings.features.entities_max,
-                "kinds": kinds,
-                "aliases": {"count": aliases, "bytes": alias_bytes},
+                "kinds": kind_rows,
+                "aliases": {"count": alias_count, "bytes": alias_bytes},
             }
         )
         return
@@ -104,11 +106,13 @@ def _list_bytes(project: "Project", json: bool) -> None:
     ]
     rows = [
         tuple(cell if isinstance(cell, str) else f"{cell:,}" for cell in kind.values())
-        for kind in kinds
+        for kind in kind_rows
     ]
     print_table(
         f"Schema {project.features.schema_hash}: {disk_bytes:,} bytes on disk, free pages included",
         headings,
         rows,
     )
-    console().print(f"{aliases:,} anonymous ids are linked to a user, in {alias_bytes:,} bytes.")
+    console().print(
+        f"{alias_count:,} anonymous ids are linked to a user, in {alias_bytes:,} bytes."
+    )

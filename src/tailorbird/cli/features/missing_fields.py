@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tailorbird.features.explain import Explanation
 
 
-def print_missing_fields(explanation: "Explanation", about: Sequence[str]) -> None:
+def print_missing_fields(explanation: "Explanation", entity_texts: Sequence[str]) -> None:
     """Print why a value is missing for lack of a field, and how to pass the field."""
     for part in (explanation, *explanation.inputs):
         if part.value == part.value or not part.missing_fields:
@@ -21,7 +21,7 @@ def print_missing_fields(explanation: "Explanation", about: Sequence[str]) -> No
             console().print(f"{part.name} is missing: no profile says {', '.join(attributes)}")
         if fields:
             arguments = " ".join(
-                shlex.quote(text) for text in (*about, *(f"{name}:VALUE" for name in fields))
+                shlex.quote(text) for text in (*entity_texts, *(f"{name}:VALUE" for name in fields))
             )
             command = f"{this_command()} features show {arguments} --why {part.name}"
             console().print(

@@ -13,10 +13,10 @@ _EXAMPLES_MAX = 5
 
 
 def reports_to_dict(
-    reports: "dict[str, ParityReport]",
-    logged: "ParityReport",
-    sampled: "ParityReport",
-    unequal: dict[str, int],
+    report_by_schema: "dict[str, ParityReport]",
+    logged_report: "ParityReport",
+    state_report: "ParityReport",
+    unequal_by_feature: dict[str, int],
 ) -> dict:
     return {
         "schemas": {
@@ -25,76 +25,81 @@ def reports_to_dict(
                 "compared": report.compared,
                 "unequal": report.unequal,
             }
-            for schema, report in reports.items()
+            for schema, report in report_by_schema.items()
         },
-        "answers": logged.answers,
-        "skipped": logged.skipped,
-        "exempt": logged.exempt,
-        "pending": logged.pending,
-        "samples": sampled.answers,
-        "compared": logged.compared + sampled.compared,
-        "unequal": logged.unequal + sampled.unequal,
-        "dropped": logged.dropped + sampled.dropped,
-        "by_feature": unequal,
+        "answers": logged_report.answers,
+        "skipped": logged_report.skipped,
+        "exempt": logged_report.exempt,
+        "pending": logged_report.pending,
+        "samples": state_report.answers,
+        "compared": logged_report.compared + state_report.compared,
+        "unequal": logged_report.unequal + state_report.unequal,
+        "dropped": logged_report.dropped + state_report.dropped,
+        "by_feature": unequal_by_feature,
         "examples": [
-            {**vars(example), "explain": explaining(example)}
-            for example in (*logged.examples, *sampled.examples)[:_EXAMPLES_MAX]
+            {**vars(example), "explain": explain_command(example)}
+            for example in (*logged_report.examples, *state_report.examples)[:_EXAMPLES_MAX]
         ],
     }
 
 
 def print_reports(
-    reports: "dict[str, ParityReport]",
-    logged: "ParityReport",
-    sampled: "ParityReport",
-    unequal: dict[str, int],
-    reason: str,
+    report_by_schema: "dict[str, ParityReport]",
+    logged_report: "ParityReport",
+    state_report: "ParityReport",
+    unequal_by_feature: dict[str, int],
+    sampling_obstacle: str,
 ) -> None:
     out = console()
     out.print(
-        f"{logged.answers:,} answers, {logged.compared:,} values compared, "
-        f"{logged.unequal:,} unequal."
+        f"{logged_report.answers:,} answers, {logged_report.compared:,} values compared, "
+        f"{logged_report.unequal:,} unequal."
     )
-    if len(reports) > 1:
+    if len(report_by_schema) > 1:
         rows = [
             (schema, report.answers, report.compared, report.unequal)
-            for schema, report in reports.items()
+            for schema, report in report_by_schema.items()
         ]
         numbers = ["answers", "compared", "unequal"]
-        print_table("By schema", ["schema", *numbers], rows, right=numbers)
-    if logged.pending:
-        out.print(f"{logged.pending:,} answers wait for the lake.")
+        print_table("By schema", ["schema", *numbers], rows, numeric_columns=numbers)
+    if logged_report.pending:
+        out.print(f"{logged_report.pending:,} answers wait for the lake.")
     text = (
-        f"not compared: {reason}"
-        if reason
-        else f"{sampled.compared:,} values compared, {sampled.unequal:,} unequal."
+        f"not compared: {sampling_obstacle}"
+        if sampling_obstacle
+        else f"{state_report.compared:,} values compared, {state_report.unequal:,} unequal."
     )
-    out.print(f"{sampled.answers:,} people of the lake as the state has them now, {text}")
-    if dropped := logged.dropped + sampled.dropped:
+    out.print(f"{state_report.answers:,} people of the lake as the state has them now, {text}")
+    if dropped_count := logged_report.dropped + state_report.dropped:
         out.print(
-            f"{dropped:,} more differ, of entities that may have been dropped: there were "
+            f"{dropped_count:,} more differ, of entities that may have been dropped: there were "
             "more than entities_max."
         )
-    if not unequal:
+    if not unequal_by_feature:
         return
     print_table(
-        "Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"]
+        "Unequal, by feature",
+        ["feature", "values"],
+        list(unequal_by_feature.items()),
+        numeric_columns=["values"],
     )
-    for example in (*logged.examples, *sampled.examples)[:_EXAMPLES_MAX]:
+    for example in (*logged_report.examples, *state_report.examples)[:_EXAMPLES_MAX]:
         out.print(f"\n{example.feature}: read {example.logged}, the lake says {example.recomputed}")
-        out.print(f"  {explaining(example)}")
+        out.print(f"  {explain_command(example)}")
 
 
-def explaining(difference: "Difference") -> str:
+def explain_command(difference: "Difference") -> str:
     """Return the command that explains a value."""
     from tailorbird.events import to_iso
 
-    anonymous = difference.person.startswith("anon:")
+    is_anonymous = difference.person.startswith("anon:")
     entity = (
-        f"anonymous:{difference.person[5:]}" if anonymous else f"user:{difference.person or '-'}"
+        f"anonymous:{difference.person[5:]}" if is_anonymous else f"user:{difference.person or '-'}"
     )
     item = f" --item {shlex.quote(difference.item)}" if difference.item else ""
-    position_options = "".join(f" --known {p}" for p in difference.positions or (difference.p,))
+    position_options = "".join(
+        f" --known {p}" for p in difference.log_positions or (difference.log_position,)
+    )
     return (
         f"{this_command()} features show {shlex.quote(entity)}{item} --why "
         f"{difference.feature} --at "

@@ -24,13 +24,13 @@ def pseudonymise_entity(project: "Project", text: str) -> str:
     if not value or field not in ("user", "anonymous"):
         return text
     prefix = ANONYMOUS_PREFIX if field == "anonymous" else ""
-    (stored,) = pseudonymise_ids([f"{prefix}{value}"], project.pseudonyms())
-    return f"{field}:{stored.removeprefix(prefix)}"
+    (stored_id,) = pseudonymise_ids([f"{prefix}{value}"], project.pseudonyms())
+    return f"{field}:{stored_id.removeprefix(prefix)}"
 
 
 @dataclass(frozen=True)
 class PersonItemQuery:
-    """The entities to show: a person, an item or both, as of `t`.
+    """The entities to show: a person, an item or both, as of a time.
 
     Attributes:
         kind: `user`, `anonymous` or `item`.
@@ -42,7 +42,7 @@ class PersonItemQuery:
     kind: str
     person: str
     item: str
-    t: int
+    as_of: int
     positions: list[int] | None
     now: int
 
@@ -53,14 +53,14 @@ class PersonItemQuery:
         user, anonymous = (
             (self.person or None, None) if self.kind != "anonymous" else (None, self.person)
         )
-        return ReadRequest(anonymous_id=anonymous, user_id=user, now=self.t)
+        return ReadRequest(anonymous_id=anonymous, user_id=user, now=self.as_of)
 
     def title(self, person: str) -> str:
-        who = [] if self.kind == "item" else [person or "nobody"]
-        return " and ".join([*who, *([self.item] if self.item else [])])
+        entity_names = [] if self.kind == "item" else [person or "nobody"]
+        return " and ".join([*entity_names, *([self.item] if self.item else [])])
 
 
-def check_name(project: "Project", name: str) -> None:
+def require_feature(project: "Project", name: str) -> None:
     feature_of_similarity = {
         similarity.name: similarity.of for similarity in project.features.similarities
     }
@@ -69,33 +69,34 @@ def check_name(project: "Project", name: str) -> None:
         raise UsageError(
             problem,
             where="--why",
-            fix=f"--why {feature_of_similarity[name]} shows what it is made of; recommend --explain, what it did",
+            fix=f"--why {feature_of_similarity[name]} shows what it is made of; "
+            "recommend --explain, what it did",
         )
-    names = [feature.name for feature in project.features.features]
-    if name not in names:
+    feature_names = [feature.name for feature in project.features.features]
+    if name not in feature_names:
         raise UsageError(
             f"features.py declares no feature {name!r}",
-            fix=suggest_name(name, names, "tailorbird features list"),
+            fix=suggest_name(name, feature_names, "tailorbird features list"),
         )
 
 
 def entity_values(
-    project: "Project", query: PersonItemQuery, row: "np.ndarray"
+    project: "Project", query: PersonItemQuery, numeric_row: "np.ndarray"
 ) -> dict[str, float]:
     """Return the numeric features of the entity.
 
     Features of items are included only with an item, and those of an item alone only if no other
     entity takes part in them.
     """
-    columns = set()
+    column_names = set()
     for column in project.features.columns:
         is_item_field = [name.partition(".")[0] == "item" for name in column.entity.split("+")]
         if all(is_item_field) if query.kind == "item" else query.item or not any(is_item_field):
-            columns.add(column.name)
+            column_names.add(column.name)
     return {
         name: value
-        for name, value in zip(project.features.numeric, row.tolist(), strict=True)
-        if name in columns
+        for name, value in zip(project.features.numeric, numeric_row.tolist(), strict=True)
+        if name in column_names
     }
 
 
@@ -103,49 +104,49 @@ def resolve_positions(project: "Project", positions: list[int] | None) -> tuple[
     """Return the given positions, one per part or one for all; by default all that the lake has."""
     from tailorbird.lake import Lake
 
-    newest = Lake(project.paths.lake).newest_p()
-    if positions and max(positions) > newest:
+    newest_position = Lake(project.paths.lake).newest_log_position()
+    if positions and max(positions) > newest_position:
         raise NotReadyError(
-            f"the lake knows events up to {newest:,}, not {max(positions):,}",
+            f"the lake knows events up to {newest_position:,}, not {max(positions):,}",
             fix="wait a second, or tailorbird run lake",
         )
-    return tuple(positions) if positions else (newest,)
+    return tuple(positions) if positions else (newest_position,)
 
 
-def find_person(project: "Project", query: PersonItemQuery, p: int) -> str:
+def find_person(project: "Project", query: PersonItemQuery, log_position: int) -> str:
     if query.kind == "anonymous":
-        return resolve_anonymous(project, query.person, p)
-    return _merged_user(project, query.person, p) if query.person else ""
+        return resolve_anonymous(project, query.person, log_position)
+    return _merged_user(project, query.person, log_position) if query.person else ""
 
 
-def resolve_anonymous(project: "Project", anonymous: str, p: int) -> str:
-    """Return the user of an anonymous id, by the newest identify event and merges up to `p`."""
+def resolve_anonymous(project: "Project", anonymous: str, log_position: int) -> str:
+    """Return the user of an anonymous id, by its newest identify event and merges."""
     from tailorbird.lake import Lake
 
     query = (
         "SELECT user_id FROM events WHERE type = 'identify' AND anonymous_id = "
-        f"{_quote(anonymous)} AND p <= {p} "
+        f"{_quote(anonymous)} AND p <= {log_position} "
         "ORDER BY ts DESC, p DESC LIMIT 1"
     )
     matches = Lake(project.paths.lake).sql(query)
     return (
-        _merged_user(project, matches.column("user_id")[0].as_py(), p)
+        _merged_user(project, matches.column("user_id")[0].as_py(), log_position)
         if matches.num_rows
         else f"anon:{anonymous}"
     )
 
 
-def _merged_user(project: "Project", user: str, p: int) -> str:
-    """Return the user that a user was merged into, by the merges up to `p`."""
+def _merged_user(project: "Project", user: str, log_position: int) -> str:
+    """Return the user that a user was merged into, by the merges up to `log_position`."""
     import pyarrow.dataset as ds
 
-    from tailorbird.events.merges import COLUMNS, merge_rows, merges_of, survivor
+    from tailorbird.events.merges import MERGE_COLUMNS, merge_rows, resolve_merged_user, to_merges
     from tailorbird.lake import Lake
 
     merges = Lake(project.paths.lake).table(
-        "events", COLUMNS, (ds.field("type") == "merge") & (ds.field("p") <= p)
+        "events", MERGE_COLUMNS, (ds.field("type") == "merge") & (ds.field("p") <= log_position)
     )
-    return survivor(user, dict(merges_of(merge_rows(merges))).get)[0]
+    return resolve_merged_user(user, dict(to_merges(merge_rows(merges))).get)[0]
 
 
 def event_condition(query: PersonItemQuery, person: str) -> str:
@@ -168,8 +169,8 @@ def entities_without_events(project: "Project", query: PersonItemQuery, person: 
     lake = Lake(project.paths.lake)
     return [
         name
-        for name, where in conditions
-        if not lake.sql(f"SELECT 1 FROM events WHERE {where} LIMIT 1").num_rows
+        for name, condition in conditions
+        if not lake.sql(f"SELECT 1 FROM events WHERE {condition} LIMIT 1").num_rows
     ]
 
 
@@ -181,7 +182,12 @@ def print_without_events(names: list[str]) -> None:
 
 
 def newest_events(
-    project: "Project", where: str, count: int, *, before: int | None = None, p: int | None = None
+    project: "Project",
+    condition: str,
+    count: int,
+    *,
+    before: int | None = None,
+    log_position: int | None = None,
 ) -> list[dict]:
     from tailorbird.events import to_iso
     from tailorbird.lake import Lake
@@ -189,9 +195,10 @@ def newest_events(
     if count <= 0:
         return []
     if before is not None:
-        where += f" AND ts < TIMESTAMP '{to_iso(before)}' AND p <= {p}"
+        condition += f" AND ts < TIMESTAMP '{to_iso(before)}' AND p <= {log_position}"
     query = (
-        f"SELECT {EVENTS_SELECT} FROM events WHERE {where} ORDER BY ts DESC, event_id DESC LIMIT "
+        f"SELECT {EVENTS_SELECT} FROM events WHERE {condition} ORDER BY ts DESC, event_id DESC "
+        "LIMIT "
         f"{int(count)}"
     )
     return Lake(project.paths.lake).sql(query).to_pylist()

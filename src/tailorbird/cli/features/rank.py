@@ -13,7 +13,7 @@ from tailorbird.cli.output import (
     progress_bars,
     this_command,
 )
-from tailorbird.cli.training.train import Rows
+from tailorbird.cli.training.train import RowSource
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def rank(
     window: str = "",
     requests: int = 6_000,
     tolerance: float = 0.002,
-    rows: Rows = "auto",
+    rows: RowSource = "auto",
     seed: int = 7,
     as_of: str = "",
     out: Path | None = None,
@@ -95,12 +95,12 @@ def rank(
             seed=seed,
         )
     instructions = removal_instructions(report)
-    page, image = write_signals(folder, report, instructions)
+    page_path, image_path = write_signals(folder, report, instructions)
     if json:
-        print_json({**report.to_dict(), "report": str(page), "picture": str(image)})
+        print_json({**report.to_dict(), "report": str(page_path), "picture": str(image_path)})
         return
-    _print(report)
-    for line in ("", *instructions, "", f"Report: {page}", f"Picture: {image}"):
+    _print_report(report)
+    for line in ("", *instructions, "", f"Report: {page_path}", f"Picture: {image_path}"):
         console().print(line)
 
 
@@ -118,23 +118,25 @@ def _check_options(requests: int, tolerance: float) -> None:
 def removal_instructions(report: "SignalReport") -> list[str]:
     """Return the declarations to remove with their lines, and the command to train without them."""
     subset = report.subset
-    if not subset.remove:
+    if not subset.removed_columns:
         return ["No column is proposed for removal."]
-    locations = {signal.name: signal.location for signal in report.signals}
+    location_by_signal = {signal.name: signal.location for signal in report.signals}
     removable_names = subset.about["declarations_to_remove"]
     lines = [
         "To try it, with all declarations as they are:",
-        f"  {this_command()} train {report.about['slot']} --leave-out {','.join(subset.remove)}",
+        f"  {this_command()} train {report.about['slot']} --leave-out {','.join(subset.removed_columns)}",
     ]
     if removable_names:
         lines.append("To do without them altogether, remove from features.py:")
         lines += [
-            f"  {locations[name]}  {name}"
-            for name in sorted(removable_names, key=lambda name: _location_key(locations[name]))
+            f"  {location_by_signal[name]}  {name}"
+            for name in sorted(
+                removable_names, key=lambda name: _location_key(location_by_signal[name])
+            )
         ]
-    if needed := subset.about["declarations_that_others_need"]:
+    if needed_names := subset.about["declarations_that_others_need"]:
         lines.append(
-            f"Others are made from {', '.join(needed)}: leave these out of the model only."
+            f"Others are made from {', '.join(needed_names)}: leave these out of the model only."
         )
     return lines
 
@@ -144,13 +146,13 @@ def _location_key(location: str) -> tuple[str, int]:
     return (file, int(line)) if line.isdigit() else (location, 0)
 
 
-def _print(report: "SignalReport") -> None:
+def _print_report(report: "SignalReport") -> None:
     finite_values = [
         signal.importance.value
         for signal in report.signals
         if signal.importance.value == signal.importance.value
     ]
-    maximum = max([*finite_values, 1e-9])
+    importance_max = max([*finite_values, 1e-9])
     titles = [
         "column",
         "",
@@ -163,61 +165,64 @@ def _print(report: "SignalReport") -> None:
         "µs",
         "verdict",
     ]
-    table = []
+    table_rows = []
     for signal in report.signals:
-        value = signal.importance
-        is_known = value.value == value.value
-        share = max(value.value, 0.0) / maximum if is_known else 0.0
-        table.append(
+        importance = signal.importance
+        is_known = importance.value == importance.value
+        bar_share = max(importance.value, 0.0) / importance_max if is_known else 0.0
+        table_rows.append(
             (
                 signal.name + (" †" if signal.is_request_level else ""),
-                "█" * round(_BAR_WIDTH * share),
-                f"{value.value:+.4f} ({value.low:+.4f} – {value.high:+.4f})" if is_known else "",
+                "█" * round(_BAR_WIDTH * bar_share),
+                f"{importance.value:+.4f} ({importance.low:+.4f} – {importance.high:+.4f})"
+                if is_known
+                else "",
                 f"{signal.null_z:.1f}" if is_known else "",
                 f"{1000 * signal.bits:.2f}",
                 f"{signal.drift:.2f}{'!' if signal.is_unstable else ''}",
                 f"{signal.missing:.0%}",
                 signal.request_bytes,
                 f"{signal.finish_us:.1f}" if signal.finish_us == signal.finish_us else "",
-                _verdict(report.signals, signal),
+                _describe_verdict(report.signals, signal),
             )
         )
     print_table(
         f"Columns that predict {report.target} in slot {report.about['slot']}",
         titles,
-        table,
-        right=titles[3:-1],
+        table_rows,
+        numeric_columns=titles[3:-1],
     )
     subset, out = report.subset, console()
     out.print("† equal for all items of a request: it orders them only together with other columns")
     for note in report.notes:
         out.print(note)
     out.print(
-        f"\n{len(subset.keep)} of {len(report.signals)} columns are proposed to stay: "
-        f"{', '.join(subset.keep)}.\n"
+        f"\n{len(subset.kept_columns)} of {len(report.signals)} columns are proposed to stay: "
+        f"{', '.join(subset.kept_columns)}.\n"
         f"On {report.about['parts']['test']['with_something_to_find']:,} requests that had "
         "no say in the choice, NDCG@10 is "
-        f"{subset.subset} with them and {subset.full} with all: it loses {subset.loss}."
+        f"{subset.subset_metric} with them and {subset.full_metric} with all: it loses {subset.loss}."
     )
     if "read_us" in subset.about:
         from tailorbird.training.report.serving_cost import CANDIDATES_PER_REQUEST
 
-        costs = subset.about
+        cost_figures = subset.about
         out.print(
             f"A request for {CANDIDATES_PER_REQUEST} items reads "
-            f"{costs['request_bytes_subset']:,} bytes of records instead of "
-            f"{costs['request_bytes']:,}, "
-            f"in {costs['read_us_subset']:,.0f} µs instead of {costs['read_us']:,.0f}."
+            f"{cost_figures['request_bytes_subset']:,} bytes of records instead of "
+            f"{cost_figures['request_bytes']:,}, "
+            f"in {cost_figures['read_us_subset']:,.0f} µs instead of "
+            f"{cost_figures['read_us']:,.0f}."
         )
 
 
-def _verdict(signals: Sequence["Signal"], signal: "Signal") -> str:
-    same_cluster = [
+def _describe_verdict(signals: Sequence["Signal"], signal: "Signal") -> str:
+    cluster_names = [
         other.name
         for other in signals
         if signal.cluster and other.cluster == signal.cluster and other is not signal
     ]
-    verdict = signal.verdict + (f" (goes with {', '.join(same_cluster)})" if same_cluster else "")
+    verdict = signal.verdict + (f" (goes with {', '.join(cluster_names)})" if cluster_names else "")
     return (
         verdict
         if signal.kept == (signal.verdict == "signal")

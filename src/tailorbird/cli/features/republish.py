@@ -18,11 +18,11 @@ def republish(*, json: Json = False) -> None:
     from tailorbird.platform.features.republish import republish as republish_records
 
     with progress_bars(quiet=json) as progress:
-        done = republish_records(open_project(applied=True), progress)
+        counts_by_schema = republish_records(open_project(use_applied=True), progress)
     if json:
-        print_json({"schemas": done})
+        print_json({"schemas": counts_by_schema})
         return
-    for schema, counts in done.items():
+    for schema, counts in counts_by_schema.items():
         console().print(
             f"schema {schema}: {counts['records']:,} records, as of position {counts['p']:,}"
         )

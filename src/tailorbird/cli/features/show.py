@@ -6,7 +6,6 @@ from tailorbird.cli.features.missing_fields import print_missing_fields
 from tailorbird.cli.features.person_item import (
     EVENTS_SELECT,
     PersonItemQuery,
-    check_name,
     entities_without_events,
     entity_values,
     event_condition,
@@ -15,6 +14,7 @@ from tailorbird.cli.features.person_item import (
     none_if_missing,
     print_without_events,
     pseudonymise_entity,
+    require_feature,
     resolve_positions,
 )
 from tailorbird.cli.output import Json, console, print_json, print_table
@@ -79,7 +79,7 @@ def show(
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
-    from tailorbird.platform.moment import parse_time, response_clock
+    from tailorbird.platform.clocks import parse_time, response_clock
 
     if not about:
         raise UsageError(
@@ -106,39 +106,41 @@ def show(
             where="--known",
             fix="an answer's own is its p",
         )
-    project = open_project(applied=True)
+    project = open_project(use_applied=True)
     about = tuple(pseudonymise_entity(project, text) for text in about)
     if is_single_subject and kind != "item":
         name = about[0].partition(":")[2]
     clock, note = response_clock("", project, SystemClock())
-    t = parse_time(at, "--at") if at else clock.now()
+    as_of = parse_time(at, "--at") if at else clock.now()
     if note and not at and not json:
         console().print(note)
     if why:
-        check_name(project, why)
+        require_feature(project, why)
     if not is_single_subject:
         from tailorbird.cli.features.show_about import EntityQuery, explain_about, show_about
 
         query = EntityQuery(
-            about, t, resolve_positions(project, known), bool(at) or bool(known), events
+            about, as_of, resolve_positions(project, known), bool(at) or bool(known), events
         )
         explain_about(project, query, why, json) if why else show_about(project, query, json)
     elif why:
-        _explain(project, PersonItemQuery(kind, name, item, t, known, clock.now()), why, json)
+        _explain(project, PersonItemQuery(kind, name, item, as_of, known, clock.now()), why, json)
     elif at or known:
-        _show_then(project, PersonItemQuery(kind, name, item, t, known, clock.now()), events, json)
+        _show_past(
+            project, PersonItemQuery(kind, name, item, as_of, known, clock.now()), events, json
+        )
     else:
-        _show_now(project, PersonItemQuery(kind, name, item, t, None, t), events, json)
+        _show_current(project, PersonItemQuery(kind, name, item, as_of, None, as_of), events, json)
 
 
-def _show_now(project: "Project", query: PersonItemQuery, events: int, json: bool) -> None:
+def _show_current(project: "Project", query: PersonItemQuery, event_count: int, json: bool) -> None:
     from tailorbird.events import to_iso
 
-    rows = _read(project, query)
+    rows = _read_state(project, query)
     person = rows.person or ""
     values = entity_values(project, query, rows.numeric[0])
     present_values = {key: value for key, value in values.items() if value == value}
-    newest = newest_events(project, event_condition(query, person), events)
+    event_rows = newest_events(project, event_condition(query, person), event_count)
     without_events = entities_without_events(project, query, person)
     if json:
         print_json(
@@ -146,29 +148,29 @@ def _show_now(project: "Project", query: PersonItemQuery, events: int, json: boo
                 "person": person,
                 "t": rows.t,
                 "commit": rows.commit,
-                "p": rows.p,
+                "p": rows.log_position,
                 "features": present_values,
-                "events": newest,
+                "events": event_rows,
                 "unheard_of": without_events,
             }
         )
         return
     print_table(
-        f"{query.title(person)} at {to_iso(rows.t)}, known up to {rows.p:,}",
+        f"{query.title(person)} at {to_iso(rows.t)}, known up to {rows.log_position:,}",
         ["feature", "value"],
         list(present_values.items()),
-        right=["value"],
+        numeric_columns=["value"],
     )
-    missing = [key for key, value in values.items() if value != value]
-    if missing:
-        console().print(f"missing: {', '.join(missing)}")
+    missing_features = [key for key, value in values.items() if value != value]
+    if missing_features:
+        console().print(f"missing: {', '.join(missing_features)}")
     print_without_events(without_events)
     print_table(
-        "\nNewest events", EVENTS_SELECT.split(", "), [list(row.values()) for row in newest]
+        "\nNewest events", EVENTS_SELECT.split(", "), [list(row.values()) for row in event_rows]
     )
 
 
-def _show_then(project: "Project", query: PersonItemQuery, events: int, json: bool) -> None:
+def _show_past(project: "Project", query: PersonItemQuery, event_count: int, json: bool) -> None:
     """Show each feature as of the past, by the lake, next to the state's present value."""
     import numpy as np
 
@@ -180,76 +182,90 @@ def _show_then(project: "Project", query: PersonItemQuery, events: int, json: bo
     from tailorbird.lake import Lake
 
     lake, positions = Lake(project.paths.lake), resolve_positions(project, query.positions)
-    p = max(positions)
-    person = find_person(project, query, p)
+    log_position = max(positions)
+    person = find_person(project, query, log_position)
     requests = Requests(
-        np.array([query.t]),
+        np.array([query.as_of]),
         stack_positions([positions]),
         [person or None],
         np.zeros(1, np.intp),
         [query.item],
     )
     features = project.features
-    rows_then = backfill(
+    past_rows = backfill(
         features,
         JoinedEvents(lake, features).table(
             event_columns(features), required_events(features, requests)
         ),
         requests,
     )
-    values_then = entity_values(project, query, rows_then.numeric[0])
+    past_values = entity_values(project, query, past_rows.numeric[0])
     try:
-        values_now = entity_values(project, query, _read(project, query, now=True).numeric[0])
+        current_values = entity_values(
+            project, query, _read_state(project, query, now=True).numeric[0]
+        )
     except NotReadyError:  # There is no state yet, or it is being built.
-        values_now = {}
-    newest = newest_events(project, event_condition(query, person), events, before=query.t, p=p)
+        current_values = {}
+    event_rows = newest_events(
+        project,
+        event_condition(query, person),
+        event_count,
+        before=query.as_of,
+        log_position=log_position,
+    )
     without_events = entities_without_events(project, query, person)
     if json:
         present_values = {
             name: {key: value for key, value in values.items() if value == value}
-            for name, values in (("features", values_then), ("now", values_now))
+            for name, values in (("features", past_values), ("now", current_values))
         }
         print_json(
             {
                 "person": person,
-                "t": query.t,
-                "p": p,
+                "t": query.as_of,
+                "p": log_position,
                 **present_values,
-                "events": newest,
+                "events": event_rows,
                 "unheard_of": without_events,
             }
         )
         return
-    title = f"{query.title(person)} at {to_iso(query.t)} by the lake, known up to {p:,}"
+    title = (
+        f"{query.title(person)} at {to_iso(query.as_of)} by the lake, known up to {log_position:,}"
+    )
     rows = [
-        (name, none_if_missing(value), none_if_missing(values_now.get(name)))
-        for name, value in values_then.items()
+        (name, none_if_missing(value), none_if_missing(current_values.get(name)))
+        for name, value in past_values.items()
     ]
-    print_table(title, ["feature", "then", "now"], rows, right=["then", "now"])
+    print_table(title, ["feature", "then", "now"], rows, numeric_columns=["then", "now"])
     print_without_events(without_events)
     print_table(
-        "\nNewest events then", EVENTS_SELECT.split(", "), [list(row.values()) for row in newest]
+        "\nNewest events then",
+        EVENTS_SELECT.split(", "),
+        [list(row.values()) for row in event_rows],
     )
 
 
-def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) -> None:
+def _explain(project: "Project", query: PersonItemQuery, feature: str, json: bool) -> None:
     from tailorbird.events import to_iso
     from tailorbird.features import ReadRequest
     from tailorbird.features.explain import explain
     from tailorbird.features.offline.profile_join import JoinedEvents
-    from tailorbird.features.reference.moments import routed_events
-    from tailorbird.lake import Lake, span
+    from tailorbird.features.reference.point_in_time import routed_events
+    from tailorbird.lake import Lake, time_filter
 
     lake, positions = Lake(project.paths.lake), resolve_positions(project, query.positions)
-    p = max(positions)
-    person = find_person(project, query, p)
-    events = routed_events(JoinedEvents(lake, project.features).table(where=span(ts_to=query.t)))
+    log_position = max(positions)
+    person = find_person(project, query, log_position)
+    events = routed_events(
+        JoinedEvents(lake, project.features).table(where=time_filter(ts_to=query.as_of))
+    )
     explanation = explain(
         project.features,
-        name,
+        feature,
         ReadRequest(person=person or None),
         query.item or None,
-        query.t,
+        query.as_of,
         positions,
         events,
     )
@@ -258,9 +274,9 @@ def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) 
         print_json(
             {
                 "person": person,
-                "feature": name,
-                "t": query.t,
-                "p": p,
+                "feature": feature,
+                "t": query.as_of,
+                "p": log_position,
                 "value": explanation.value,
                 "lacks": explanation.missing_fields,
                 "events": rows,
@@ -269,11 +285,12 @@ def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) 
         return
     out = console()
     out.print(
-        f"{name} of {query.title(person)} at {to_iso(query.t)}, known up to {p:,}: "
+        f"{feature} of {query.title(person)} at {to_iso(query.as_of)}, known up to "
+        f"{log_position:,}: "
         f"{explanation.value}"
     )
-    for read in explanation.inputs:
-        out.print(f"  {read.name}: {read.value}")
+    for feature_input in explanation.inputs:
+        out.print(f"  {feature_input.name}: {feature_input.value}")
     entity_fields = {
         "user": f"{query.kind}:{query.person}" if query.person else "",
         "item": f"item:{query.item}" if query.item else "",
@@ -289,7 +306,7 @@ def _explain(project: "Project", query: PersonItemQuery, name: str, json: bool) 
     )
 
 
-def _read(project: "Project", query: PersonItemQuery, *, now: bool = False):
+def _read_state(project: "Project", query: PersonItemQuery, *, now: bool = False):
     from dataclasses import replace
 
     from tailorbird.features.online.read import Reader

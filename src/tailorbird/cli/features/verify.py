@@ -38,21 +38,34 @@ def verify(
 
     with progress_bars(quiet=json) as progress:
         result = verify_parity(
-            open_project(applied=True),
+            open_project(use_applied=True),
             answers=answers,
             samples=samples,
             memory_bytes=parse_size(memory),
             progress=progress,
             notify=print_note,
         )
-    logged, unequal = result.logged, result.unequal
+    logged_report, unequal_by_feature = result.logged_report, result.unequal_by_feature
     if json:
-        outcome = reports_to_dict(result.reports, logged, result.sampled, unequal)
-        lists, copied = lists_to_dict(result.lists), msgspec.to_builtins(result.copied)
-        print_json({**outcome, "erased": result.erased, "lists": lists, "copy": copied})
+        summary = reports_to_dict(
+            result.report_by_schema, logged_report, result.state_report, unequal_by_feature
+        )
+        lists, copy_summary = (
+            lists_to_dict(result.list_report),
+            msgspec.to_builtins(result.copy_report),
+        )
+        print_json(
+            {**summary, "erased": result.erased_responses, "lists": lists, "copy": copy_summary}
+        )
     else:
-        print_reports(result.reports, logged, result.sampled, unequal, result.reason)
-        print_lists(result.lists)
+        print_reports(
+            result.report_by_schema,
+            logged_report,
+            result.state_report,
+            unequal_by_feature,
+            result.sampling_obstacle,
+        )
+        print_lists(result.list_report)
         if note := result.erasure_note:
             console().print(f"{note[0].upper()}{note[1:]}.")
     raise SystemExit(0 if result.is_sound else 1)

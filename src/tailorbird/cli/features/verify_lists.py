@@ -19,14 +19,17 @@ def lists_to_dict(report: "ListReport") -> dict[str, Any]:
 def print_lists(report: "ListReport") -> None:
     """Print the report."""
     out = console()
-    unequal = sum(report.unequal.values())
+    unequal_count = sum(report.unequal.values())
     out.print(
         f"{report.lists:,} lists of candidates in {report.responses:,} answers compared, "
-        f"{unequal:,} unequal."
+        f"{unequal_count:,} unequal."
     )
     if report.unequal:
         print_table(
-            "Unequal, by source", ["source", "lists"], list(report.unequal.items()), right=["lists"]
+            "Unequal, by source",
+            ["source", "lists"],
+            list(report.unequal.items()),
+            numeric_columns=["lists"],
         )
     for example in report.examples[:_EXAMPLES_MAX]:
         out.print(f"  {example.source} of request {example.request_id}, tables at {example.p:,}")

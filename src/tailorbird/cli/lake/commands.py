@@ -9,7 +9,7 @@ from tailorbird.cli.output import Json, console, print_json, print_table, progre
 if TYPE_CHECKING:
     from tailorbird.lake.write.replay import ReplayReport
 
-_BODY_SHOWN = 160
+_BODY_CHARS_SHOWN = 160
 _PATHS_SHOWN = 3
 
 
@@ -125,7 +125,7 @@ def quarantine(
         "Refused, by reason",
         ["code", "rows", "replayed", "first", "last", "fields"],
         rows,
-        right=["rows", "replayed"],
+        numeric_columns=["rows", "replayed"],
     )
     if result.samples:
         print_table(
@@ -189,13 +189,13 @@ def replay(
     if json:
         print_json(result.to_dict())
     else:
-        _print_report(result.report, result.routed, dry_run, route)
+        _print_report(result.report, result.count_by_decision, dry_run, route)
 
 
 def _print_report(
-    report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, route: bool
+    report: "ReplayReport", count_by_decision: dict[str, int] | None, dry_run: bool, route: bool
 ) -> None:
-    from tailorbird.cli.output import tell_routed
+    from tailorbird.cli.output import print_routed_counts
 
     out = console()
     if report.replayed_before:
@@ -206,14 +206,14 @@ def _print_report(
             route
             and not dry_run
             and report.replayed_before
-            and (routed is None or any(routed.values()))
+            and (count_by_decision is None or any(count_by_decision.values()))
         ):
-            tell_routed(routed, "replay")
+            print_routed_counts(count_by_decision, "replay")
         return
     columns = ["accepted", "repeats", "left_out", "refused"]
     rows = [
-        (reason, *(outcomes.get(column, 0) for column in columns))
-        for reason, outcomes in sorted(report.by_reason.items())
+        (reason, *(count_by_outcome.get(column, 0) for column in columns))
+        for reason, count_by_outcome in sorted(report.by_reason.items())
     ]
     title = (
         f"{report.examined:,} rows, as they would be taken now"
@@ -224,7 +224,7 @@ def _print_report(
         title,
         ["refused for", "accepted", "in the lake already", "left out", "refused again"],
         rows,
-        right=["accepted", "in the lake already", "left out", "refused again"],
+        numeric_columns=["accepted", "in the lake already", "left out", "refused again"],
     )
     if report.refused:
         out.print(
@@ -235,8 +235,8 @@ def _print_report(
             out.print(f"  {example}")
     if dry_run:
         out.print("Nothing was sent.")
-    elif route and (routed is not None or report.sent):
-        tell_routed(routed, "replay")
+    elif route and (count_by_decision is not None or report.sent):
+        print_routed_counts(count_by_decision, "replay")
 
 
 def _format_paths(paths: dict[str, int]) -> str:
@@ -244,10 +244,10 @@ def _format_paths(paths: dict[str, int]) -> str:
     return ", ".join(names[:_PATHS_SHOWN]) + (", …" if len(names) > _PATHS_SHOWN else "")
 
 
-def _format_time(moment: int) -> str:
+def _format_time(time_us: int) -> str:
     from tailorbird.events import to_iso
 
-    return to_iso(moment)[:19] + "Z"
+    return to_iso(time_us)[:19] + "Z"
 
 
 def _format_record(body: bytes) -> str:
@@ -256,12 +256,12 @@ def _format_record(body: bytes) -> str:
 
     from tailorbird.events.contract.contract import parse_unread
 
-    unread = parse_unread(body)
+    unread_record = parse_unread(body)
     return (
         _decode_body(body)
-        if unread is None
-        else f"{unread.format}: {msgspec.json.encode(unread.record).decode()}"
-    )[:_BODY_SHOWN]
+        if unread_record is None
+        else f"{unread_record.format}: {msgspec.json.encode(unread_record.record).decode()}"
+    )[:_BODY_CHARS_SHOWN]
 
 
 def _decode_body(body: bytes) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tailorbird.privacy import Match, Preview, Receipt, SearchReport
     from tailorbird.privacy.people import StoredId
 
-_SHOWN_MAX = 10  # unknown ids
+_UNKNOWN_IDS_SHOWN = 10  # unknown ids
 
 
 def erase(
@@ -66,19 +66,21 @@ def erase(
     from tailorbird.events import SystemClock
     from tailorbird.privacy import find_not_begun, forget_unbegun, is_unfinished, preview
 
-    project, clock = open_project(applied=True), SystemClock()
+    project, clock = open_project(use_applied=True), SystemClock()
     if yes and forget_unbegun(project) and not json:
         console().print(
             "An erasure was cut short before it changed anything. Roles may start again; "
             "whoever was to be erased is not."
         )
-    unfinished = is_unfinished(project.paths.data)
-    stored = _stored(project, _read_ids(user, from_, required=not (yes and unfinished)))
+    has_unfinished = is_unfinished(project.paths.data)
+    stored_people = _to_stored_ids(
+        project, _read_ids(user, from_, is_required=not (yes and has_unfinished))
+    )
     if not yes:
-        _print_preview(preview(project, stored, clock), unfinished, json)
+        _print_preview(preview(project, stored_people, clock), has_unfinished, json)
         return
-    other_erasures = find_not_begun(project.paths.data, stored) if unfinished else []
-    receipts = [_erase(project, stored, quiet=json)]
+    other_erasures = find_not_begun(project.paths.data, stored_people) if has_unfinished else []
+    receipts = [_erase(project, stored_people, quiet=json)]
     if other_erasures:
         if not json:
             console().print(
@@ -87,16 +89,16 @@ def erase(
             )
         receipts.append(_erase(project, other_erasures, quiet=json))
     if json:
-        earlier = {"cut_short": _as_json(receipts[0])} if other_erasures else {}
-        print_json(_as_json(receipts[-1]) | earlier)
-    raise SystemExit(0 if all(receipt.clean for receipt in receipts) else 1)
+        earlier = {"cut_short": _receipt_to_dict(receipts[0])} if other_erasures else {}
+        print_json(_receipt_to_dict(receipts[-1]) | earlier)
+    raise SystemExit(0 if all(receipt.is_clean for receipt in receipts) else 1)
 
 
-def _erase(project: "Project", stored: "list[StoredId]", *, quiet: bool) -> "Receipt":
+def _erase(project: "Project", stored_people: "list[StoredId]", *, quiet: bool) -> "Receipt":
     from tailorbird.platform.privacy import run_erasure
 
     with progress_bars(quiet=quiet) as progress:
-        receipt = run_erasure(project, stored, progress)
+        receipt = run_erasure(project, stored_people, progress)
     if not quiet:
         _print_receipt(receipt, project)
     return receipt
@@ -123,12 +125,12 @@ def export_user(user: str, /, *, out: Path | None = None, json: Json = False) ->
     from tailorbird.privacy import export_person
     from tailorbird.privacy.export import write_export
 
-    project = open_project(applied=True)
+    project = open_project(use_applied=True)
     if out is not None and not out.parent.is_dir():
         raise UsageError(
             "no such folder", where=str(out.parent), fix="name a file in a folder that is there"
         )
-    records = export_person(project, _ids(project, user), SystemClock())
+    records = export_person(project, _read_flat_ids(project, user), SystemClock())
     if out is None:
         for record in records:
             sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
@@ -137,7 +139,9 @@ def export_user(user: str, /, *, out: Path | None = None, json: Json = False) ->
     if json:
         print_json({"out": str(out), "records": counts})
         return
-    print_table(f"Written to {out}", ["source", "records"], counts.items(), right=["records"])
+    print_table(
+        f"Written to {out}", ["source", "records"], counts.items(), numeric_columns=["records"]
+    )
 
 
 def print_search(user: str, json: bool) -> None:
@@ -148,35 +152,35 @@ def print_search(user: str, json: bool) -> None:
     from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
     from tailorbird.privacy import People, search_project
 
-    project = open_project(applied=True)
-    ids = _ids(project, user)
-    users = frozenset(id_ for id_ in ids if not id_.startswith(ANONYMOUS_PREFIX))
-    devices = frozenset(id_.removeprefix(ANONYMOUS_PREFIX) for id_ in {*ids} - users)
+    project = open_project(use_applied=True)
+    ids = _read_flat_ids(project, user)
+    user_ids = frozenset(id_ for id_ in ids if not id_.startswith(ANONYMOUS_PREFIX))
+    device_ids = frozenset(id_.removeprefix(ANONYMOUS_PREFIX) for id_ in {*ids} - user_ids)
     with progress_bars(quiet=json) as progress:
-        report = search_project(project, People(users, devices), progress=progress)
+        report = search_project(project, People(user_ids, device_ids), progress=progress)
     if json:
         print_json(msgspec.to_builtins(report))
     else:
-        _print_matches(report, project, erased=False)
+        _print_matches(report, project, is_after_erasure=False)
     raise SystemExit(1 if report.matches else 0)
 
 
-def _read_ids(user: str, file: Path | None, *, required: bool) -> list[str]:
-    if user and file is not None:
+def _read_ids(user: str, ids_file: Path | None, *, is_required: bool) -> list[str]:
+    if user and ids_file is not None:
         raise UsageError("expected a user or --from FILE, got both")
     ids = [user] if user else []
-    if user == STDIN or file == Path(STDIN):
-        ids = _lines(sys.stdin.read())
-    elif file is not None:
+    if user == STDIN or ids_file == Path(STDIN):
+        ids = _split_ids(sys.stdin.read())
+    elif ids_file is not None:
         try:
-            ids = _lines(file.read_text(encoding="utf-8"))
+            ids = _split_ids(ids_file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"cannot be read: {error}",
-                where=str(file),
+                where=str(ids_file),
                 fix="a text file in UTF-8, an id a line",
             ) from None
-    if required and not ids:
+    if is_required and not ids:
         raise UsageError(
             "expected the id of a user, or --from FILE with an id a line",
             fix=f"{this_command()} lake erase --help",
@@ -184,41 +188,41 @@ def _read_ids(user: str, file: Path | None, *, required: bool) -> list[str]:
     return ids
 
 
-def _stored(project: "Project", ids: list[str]) -> "list[StoredId]":
-    from tailorbird.privacy.people import stored_ids
+def _to_stored_ids(project: "Project", ids: list[str]) -> "list[StoredId]":
+    from tailorbird.privacy.people import to_stored_ids
 
-    return stored_ids(ids, project.pseudonyms())
+    return to_stored_ids(ids, project.pseudonyms())
 
 
-def _ids(project: "Project", user: str) -> list[str]:
+def _read_flat_ids(project: "Project", user: str) -> list[str]:
     from tailorbird.privacy.people import flatten_ids
 
-    return flatten_ids(_stored(project, _read_ids(user, None, required=True)))
+    return flatten_ids(_to_stored_ids(project, _read_ids(user, None, is_required=True)))
 
 
-def _lines(text: str) -> list[str]:
+def _split_ids(text: str) -> list[str]:
     """Return ids, one a line as an editor ends one, without blanks and a byte order mark."""
     lines = (line.strip(" \t\r") for line in text.removeprefix("\ufeff").split("\n"))
     return [line for line in lines if line]
 
 
-def _print_preview(found_data: "Preview", unfinished: bool, json: bool) -> None:
+def _print_preview(preview: "Preview", has_unfinished: bool, json: bool) -> None:
     import msgspec
 
     if json:
-        print_json({**msgspec.to_builtins(found_data), "unfinished": unfinished})
+        print_json({**msgspec.to_builtins(preview), "unfinished": has_unfinished})
         return
     out = console()
-    if unfinished:
+    if has_unfinished:
         out.print("An erasure was cut short; --yes brings it to its end before anything else.")
-    rows = sorted(found_data.events.items(), key=lambda item: -item[1])
-    print_table("Would be erased", ["type", "events"], rows, right=["events"])
+    rows = sorted(preview.events.items(), key=lambda item: -item[1])
+    print_table("Would be erased", ["type", "events"], rows, numeric_columns=["events"])
     out.print(
-        f"{found_data.users:,} users, {found_data.devices:,} devices, {found_data.shared:,} of them used by "
-        f"others too and erased whole, {found_data.refused:,} refused rows."
+        f"{preview.users:,} users, {preview.devices:,} devices, {preview.shared:,} of them used by "
+        f"others too and erased whole, {preview.refused:,} refused rows."
     )
-    _print_unknown(found_data.unknown)
-    _print_bundles(found_data.bundles)
+    _print_unknown(preview.unknown)
+    _print_bundles(preview.bundles)
     out.print("Nothing was changed. --yes does it, and cannot be undone.")
 
 
@@ -229,17 +233,20 @@ def _print_receipt(receipt: "Receipt", project: "Project") -> None:
     ]
     print_table("Erased", ["place", "what"], rows)
     _print_bundles(receipt.bundles)
-    _print_matches(receipt.searched, project, erased=True)
+    _print_matches(receipt.searched, project, is_after_erasure=True)
     _print_unknown(receipt.unknown)
     console().print(f"Receipt: {receipt.path}")
 
 
-def _print_unknown(unknown: list[int]) -> None:
-    if unknown:
-        more = ", …" if len(unknown) > _SHOWN_MAX else ""
-        numbers = ", ".join(f"{number:,}" for number in unknown[:_SHOWN_MAX]) + more
+def _print_unknown(unknown_numbers: list[int]) -> None:
+    if unknown_numbers:
+        ellipsis = ", …" if len(unknown_numbers) > _UNKNOWN_IDS_SHOWN else ""
+        numbers = (
+            ", ".join(f"{number:,}" for number in unknown_numbers[:_UNKNOWN_IDS_SHOWN]) + ellipsis
+        )
         console().print(
-            f"No event, answer or profile was found of {len(unknown):,} of the ids that were "
+            f"No event, answer or profile was found of {len(unknown_numbers):,} of the ids that "
+            "were "
             f"given (number {numbers}): are they written as the site writes them?"
         )
 
@@ -261,7 +268,7 @@ def _print_bundles(bundles: list[dict[str, Any]]) -> None:
         print_table(title, ["version", "name", "until", "what to do"], rows)
 
 
-def _print_matches(report: "SearchReport", project: "Project", *, erased: bool) -> None:
+def _print_matches(report: "SearchReport", project: "Project", *, is_after_erasure: bool) -> None:
     out = console()
     out.print(f"{report.files:,} files, {report.bytes:,} bytes searched.")
     for limit in report.limits:
@@ -269,50 +276,52 @@ def _print_matches(report: "SearchReport", project: "Project", *, erased: bool) 
     if not report.matches:
         out.print("Nothing of theirs is left.")
         return
-    own_matches, derived_matches, foreign_matches = _by_owner(report.matches, project)
-    for where, some in (
+    own_matches, derived_matches, foreign_matches = _group_by_owner(report.matches, project)
+    for owner, matches in (
         ("the project's own data", own_matches),
         ("what commands made of it", derived_matches),
         ("files of yours", foreign_matches),
     ):
-        if some:
-            rows = [(match.path, match.count, match.where) for match in some]
-            title = f"Still there, in {where}"
-            print_table(title, ["file", "times", "where"], rows, right=["times"])
+        if matches:
+            rows = [(match.path, match.count, match.where) for match in matches]
+            title = f"Still there, in {owner}"
+            print_table(title, ["file", "times", "where"], rows, numeric_columns=["times"])
     if own_matches:
         out.print("Do not delete files of the project's own data: they hold everybody's.")
     if own_matches or derived_matches:
         out.print(
             "This erasure did not take them out: please report it, with the places above."
-            if erased
+            if is_after_erasure
             else "`lake erase` of the same ids takes these out."
         )
     if foreign_matches:
         out.print("Files of your own are not changed: delete them, or take these people out.")
 
 
-def _by_owner(
+def _group_by_owner(
     matches: "Sequence[Match]", project: "Project"
 ) -> "tuple[list[Match], list[Match], list[Match]]":
     """Return matches in the project's data or its topics, in what commands made, in other files."""
-    from tailorbird.privacy.files import find_derived
+    from tailorbird.privacy.files import find_derived_files
     from tailorbird.privacy.search import is_below
 
-    data = [project.paths.data, project.paths.lake]
+    data_folders = [project.paths.data, project.paths.lake]
     own_matches: list[Match] = []
     derived_matches: list[Match] = []
     foreign_matches: list[Match] = []
     for match in matches:
-        if is_below(match.path, data) or not is_below(match.path, [project.root]):
+        if is_below(match.path, data_folders) or not is_below(match.path, [project.root]):
             own_matches.append(match)
         else:
             (
-                derived_matches if find_derived(Path(match.path), project) else foreign_matches
+                derived_matches
+                if find_derived_files(Path(match.path), project)
+                else foreign_matches
             ).append(match)
     return own_matches, derived_matches, foreign_matches
 
 
-def _as_json(receipt: "Receipt") -> dict[str, Any]:
+def _receipt_to_dict(receipt: "Receipt") -> dict[str, Any]:
     import msgspec
 
-    return {**msgspec.to_builtins(receipt), "clean": receipt.clean}
+    return {**msgspec.to_builtins(receipt), "clean": receipt.is_clean}

@@ -60,10 +60,10 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
 
 def _print_grouped(entries: Iterable[tuple[str, Sequence[str]]]) -> None:
     """Print one table for all entries with the same title."""
-    groups: dict[str, list[Sequence[str]]] = {}
+    rows_by_title: dict[str, list[Sequence[str]]] = {}
     for title, row in entries:
-        groups.setdefault(title, []).append(row)
-    for title, rows in groups.items():
+        rows_by_title.setdefault(title, []).append(row)
+    for title, rows in rows_by_title.items():
         print_table(title, ("file", "what"), rows[:_ROWS_MAX])
         if len(rows) > _ROWS_MAX:
             console().print(f"… and {len(rows) - _ROWS_MAX:,} more; --json names all")

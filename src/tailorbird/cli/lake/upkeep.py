@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
 
-_SHOWN = 20
+_ROWS_SHOWN = 20
 
 
 def compact(*, all_days: bool = False, json: Json = False) -> None:
@@ -25,12 +25,16 @@ def compact(*, all_days: bool = False, json: Json = False) -> None:
     from tailorbird.platform.lake.upkeep import compact as compact_files
 
     with progress_bars(quiet=json) as progress:
-        done = compact_files(open_project(), all_days=all_days, progress=progress)
+        compaction = compact_files(open_project(), all_days=all_days, progress=progress)
     if json:
-        print_json({"removed_files": done.removed_files, "commits": done.commits})
-    elif done.commits:
+        print_json(
+            {"removed_files": compaction.removed_file_count, "commits": compaction.commit_count}
+        )
+    elif compaction.commit_count:
         console().print(
-            f"{done.removed_files:,} files less, by {done.commits:,} commits. Old readers "
+            f"{compaction.removed_file_count:,} files less, by {compaction.commit_count:,} "
+            "commits. Old "
+            "readers "
             "still find theirs until lake vacuum."
         )
     else:
@@ -61,19 +65,19 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
     from tailorbird.platform.lake.upkeep import vacuum as delete_files
 
     with progress_bars(quiet=json) as progress:
-        deleted = delete_files(open_project(), keep=keep, dry_run=dry_run, progress=progress)
-    rows = {row.pop("table"): row for row in deleted.to_pylist()}
+        deleted_files = delete_files(open_project(), keep=keep, dry_run=dry_run, progress=progress)
+    counts_by_table = {row.pop("table"): row for row in deleted_files.to_pylist()}
     if json:
-        print_json({"dry_run": dry_run, "tables": rows})
+        print_json({"dry_run": dry_run, "tables": counts_by_table})
         return
-    if not rows:
+    if not counts_by_table:
         console().print("There is nothing to delete.")
         return
     print_table(
         "Would be deleted" if dry_run else "Deleted",
         ["table", "files", "log files", "bytes"],
-        [(name, *row.values()) for name, row in rows.items()],
-        right=["files", "log files", "bytes"],
+        [(name, *row.values()) for name, row in counts_by_table.items()],
+        numeric_columns=["files", "log files", "bytes"],
     )
 
 
@@ -103,19 +107,21 @@ def events(
     import pyarrow.parquet as pq
 
     from tailorbird.config import open_project
-    from tailorbird.lake.write.labels import made
+    from tailorbird.lake.write.labels import label_table
     from tailorbird.platform.lake.upkeep import read_version
 
     columns = None if out is not None else ("p", "ts", "type", "person", "item_id")
-    read = read_version(open_project(), version=at_version, bundle=bundle, columns=columns)
-    rows = read.rows
+    events_version = read_version(
+        open_project(), version=at_version, bundle=bundle, columns=columns
+    )
+    rows = events_version.rows
     if out is not None:
-        part = out.with_name(f"{out.name}.part")
-        pq.write_table(made(rows, "lake events"), part, compression="zstd")
-        part.replace(out)
+        temporary_file = out.with_name(f"{out.name}.part")
+        pq.write_table(label_table(rows, "lake events"), temporary_file, compression="zstd")
+        temporary_file.replace(out)
     summary = {
-        "version": read.version,
-        "positions": read.positions,
+        "version": events_version.version,
+        "positions": events_version.position_by_log,
         "rows": len(rows),
         "out": str(out) if out else None,
     }
@@ -126,10 +132,10 @@ def events(
     if out is not None:
         console().print(f"Written to {out}")
     else:
-        last = rows.slice(max(0, len(rows) - _SHOWN)).to_pylist()
+        last_rows = rows.slice(max(0, len(rows) - _ROWS_SHOWN)).to_pylist()
         print_table(
             "The last of them",
             list(rows.column_names),
-            [list(row.values()) for row in last],
-            right=["p"],
+            [list(row.values()) for row in last_rows],
+            numeric_columns=["p"],
         )

@@ -26,19 +26,20 @@ def list_(*, churn: ChurnOption = "", json: Json = False) -> None:
 
     Example:  tailorbird -C shop models list --churn churn
     """
-    versions = sorted(
-        open_registry(churn)[1].versions(), key=lambda info: info.version, reverse=True
-    )
+    _, registry = open_registry(churn)
+    versions = sorted(registry.versions(), key=lambda info: info.version, reverse=True)
     if json:
         print_json(
             {
                 "versions": [
                     {
-                        "version": v.version,
-                        "created_at": format_time(v.created_at) if v.is_readable else None,
-                        "aliases": list(v.aliases),
+                        "version": version_info.version,
+                        "created_at": format_time(version_info.created_at)
+                        if version_info.is_readable
+                        else None,
+                        "aliases": list(version_info.aliases),
                     }
-                    for v in versions
+                    for version_info in versions
                 ]
             }
         )
@@ -47,11 +48,13 @@ def list_(*, churn: ChurnOption = "", json: Json = False) -> None:
         raise NotReadyError("there is no version yet", fix="tailorbird train makes one")
     rows = [
         (
-            v.version,
-            format_time(v.created_at) if v.is_readable else "its manifest is damaged",
-            ", ".join(v.aliases),
+            version_info.version,
+            format_time(version_info.created_at)
+            if version_info.is_readable
+            else "its manifest is damaged",
+            ", ".join(version_info.aliases),
         )
-        for v in versions
+        for version_info in versions
     ]
     print_table("", ["version", "made", "is"], rows)
 
@@ -179,9 +182,9 @@ def audit(*, since: str = "", churn: ChurnOption = "", json: Json = False) -> No
     since:
         length of the most recent period; by default all of it
     """
-    from tailorbird.platform.models.registry import recent_audit
+    from tailorbird.platform.models.registry import read_recent_audit
 
-    frame = recent_audit(*open_registry(churn), since)
+    frame = read_recent_audit(*open_registry(churn), since)
     if json:
         print_json({"entries": frame.to_pylist()})
         return
@@ -191,8 +194,8 @@ def audit(*, since: str = "", churn: ChurnOption = "", json: Json = False) -> No
 def prune(*, dry_run: bool = False, json: Json = False) -> None:
     """Remove old versions, checkpoints and states by `registry.keep` and `registry.days`.
 
-    What an alias, a roll-back, a report or an undecided experiment refers to stays. The trainer does
-    the same by itself.
+    What an alias, a roll-back, a report or an undecided experiment refers to stays. The trainer
+    does the same by itself.
 
     Example:  tailorbird -C shop models prune --dry-run
 
@@ -204,7 +207,7 @@ def prune(*, dry_run: bool = False, json: Json = False) -> None:
     from tailorbird.config import open_project
     from tailorbird.platform.runtime.retention import prune_models
 
-    project = open_project(applied=True)
+    project = open_project(use_applied=True)
     result = prune_models(project, project.clock(), dry_run=dry_run)
     if json:
         print_json(result.to_dict())

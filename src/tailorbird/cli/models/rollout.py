@@ -116,16 +116,16 @@ def canary(
 def _print_canary(project: "Project", registry: "Registry", json: bool) -> None:
     from tailorbird.platform.models.canary import read_canary
 
-    state = read_canary(project, registry)
+    canary_state = read_canary(project, registry)
     if json:
-        print_json(state.to_dict())
+        print_json(canary_state.to_dict())
         return
-    out, verdict = console(), state.verdict
+    out, verdict = console(), canary_state.verdict
     out.print(
-        f"{verdict.canary.version} answers {state.share * 100:.3g}% of the people, "
+        f"{verdict.canary.version} answers {canary_state.share * 100:.3g}% of the people, "
         f"{verdict.champion.version} the others"
     )
-    for row in state.to_frame().to_pylist():
+    for row in canary_state.to_frame().to_pylist():
         out.print(
             f"{row['is']:>9} {row['version']}: {row['answers']:,} answers, {row['failed']:,} "
             f"failed, {row['latency_ms_p95']:.1f} ms at the 95th percentile, {row['ctr']:.2%} "

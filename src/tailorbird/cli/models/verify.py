@@ -42,13 +42,13 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
     if json:
         print_json(result.to_dict())
     else:
-        _print_reports(result.reports, all_loaded=not result.damaged)
+        _print_reports(result.report_by_version, are_all_loaded=not result.damaged_versions)
     raise SystemExit(0 if result.is_sound else 1)
 
 
-def _print_reports(reports: "dict[str, ScoreReport]", *, all_loaded: bool) -> None:
+def _print_reports(report_by_version: "dict[str, ScoreReport]", *, are_all_loaded: bool) -> None:
     out = console()
-    names = [
+    titles = [
         "version",
         "answers",
         "scores",
@@ -57,7 +57,7 @@ def _print_reports(reports: "dict[str, ScoreReport]", *, all_loaded: bool) -> No
         "of items that moved",
         "answers passed over",
     ]
-    counts = [
+    count_rows = [
         (
             name,
             *(
@@ -72,18 +72,18 @@ def _print_reports(reports: "dict[str, ScoreReport]", *, all_loaded: bool) -> No
                 )
             ),
         )
-        for name, report in reports.items()
+        for name, report in report_by_version.items()
     ]
-    print_table("", names, counts)
-    for name, report in reports.items():
+    print_table("", titles, count_rows)
+    for name, report in report_by_version.items():
         for example in report.examples[:_EXAMPLES_MAX]:
             out.print(
                 f"{name}, answer {example.request_id}, item {example.item}: logged "
                 f"{example.logged!r}, "
                 f"now {example.recomputed!r}"
             )
-    if not any(report.unequal for report in reports.values()):
-        if all_loaded:
+    if not any(report.unequal for report in report_by_version.values()):
+        if are_all_loaded:
             out.print("Every score that was compared is what the bundle says.", style="green")
         return
     out.print(

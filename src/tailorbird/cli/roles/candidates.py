@@ -27,40 +27,42 @@ def candidates(
     from tailorbird.config.candidates import maintained_contracts
     from tailorbird.config.erasures import apply_remote_erasures
 
-    stop = start_role()
-    project = open_project(applied=True)
+    stop_event = start_role()
+    project = open_project(use_applied=True)
     apply_remote_erasures(project)
-    contracts = {contract.hash: contract for contract in maintained_contracts(project)}
-    if contract and contract not in contracts:
+    contract_by_hash = {contract.hash: contract for contract in maintained_contracts(project)}
+    if contract and contract not in contract_by_hash:
         raise UsageError(
             f"no slot and no bundle asks for the tables {contract}",
             where="--contract",
-            fix=f"use {' or '.join(contracts)}",
+            fix=f"use {' or '.join(contract_by_hash)}",
         )
-    selected = contracts[contract] if contract else list(contracts.values())[-1]
+    selected_contract = (
+        contract_by_hash[contract] if contract else list(contract_by_hash.values())[-1]
+    )
     project.paths.candidates.mkdir(parents=True, exist_ok=True)
-    from_lake = False
+    was_built_from_lake = False
     with (
-        serve_probes("candidates", project, stop, host=health_host, port=health_port),
+        serve_probes("candidates", project, stop_event, host=health_host, port=health_port),
         CandidatesRole(
             project.routed,
             project.paths.candidates,
-            selected,
+            selected_contract,
             clock=project.clock(),
             copies=project.copy_target(),
         ) as role,
     ):
-        while not stop.is_set():
+        while not stop_event.is_set():
             if role.needs_history():
                 from tailorbird.candidates.history import build_from_lake, lake_is_ahead
                 from tailorbird.lake import Lake
 
-                from_lake, tables = True, Lake(project.paths.lake)
+                was_built_from_lake, lake = True, Lake(project.paths.lake)
                 # The topics were recreated, and the lake is not past the lost rows.
-                if not lake_is_ahead(role, tables):
-                    stop.wait(LAKE_POLL_S)
+                if not lake_is_ahead(role, lake):
+                    stop_event.wait(LAKE_POLL_S)
                     continue
-                build_from_lake(role, tables, stop)
-            role.run(stop)
-    if from_lake:
+                build_from_lake(role, lake, stop_event)
+            role.run(stop_event)
+    if was_built_from_lake:
         exit_process(0)

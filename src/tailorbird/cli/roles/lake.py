@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.roles.probes import serve_probes
-from tailorbird.cli.roles.start import recognise_copy, start_role
+from tailorbird.cli.roles.start import report_plain_copy, start_role
 from tailorbird.periodic import PeriodicTask, exit_process
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     from tailorbird.config.schemas import champion_features
     from tailorbird.events import parse_duration
     from tailorbird.features.parity import watch
-    from tailorbird.lake import run
+    from tailorbird.lake import run as run_lake
 
-    stop = start_role()
-    project = open_project(applied=True)
+    stop_event = start_role()
+    project = open_project(use_applied=True)
     apply_remote_erasures(project)
-    recognise_copy(project)
+    report_plain_copy(project)
     settings = project.settings.lake
-    every, rows, keep = (
+    commit_every_us, rows_max, keep_us = (
         parse_duration(settings.commit_every),
         settings.commit_rows,
         parse_duration(settings.history),
@@ -44,58 +44,58 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         project.paths.state,
         project.paths.run,
         project.clock(),
-        stop,
+        stop_event,
     )
     tasks = [
         PeriodicTask(
             "features",
-            partial(watch.run, *parity_arguments, workers=project.workers),
+            partial(watch.run_parity_watch, *parity_arguments, workers=project.workers),
             interval_s=60.0,
         ),
-        PeriodicTask("checks", partial(_check_days, project, stop), interval_s=60.0),
+        PeriodicTask("checks", partial(_check_days, project, stop_event), interval_s=60.0),
     ]
-    if (topics := project.stream.topics) is not None:
+    if (kafka_logs := project.stream.kafka_logs) is not None:
         from tailorbird.config.schemas import releasable_offset
-        from tailorbird.router.routed_log.retention import EVERY_S, Retention
+        from tailorbird.router.routed_log.retention import PRUNE_INTERVAL_S, Retention
 
         tasks.append(
             PeriodicTask(
                 "retention",
-                Retention(topics, partial(releasable_offset, project)).tick,
-                interval_s=EVERY_S,
+                Retention(kafka_logs, partial(releasable_offset, project)).tick,
+                interval_s=PRUNE_INTERVAL_S,
                 run_at_start=False,
             )
         )
     for task in tasks:
         task.start()
-    with serve_probes("lake", project, stop, host=health_host, port=health_port, tasks=tasks):
-        run(
+    with serve_probes("lake", project, stop_event, host=health_host, port=health_port, tasks=tasks):
+        run_lake(
             project.stream,
             project.paths.lake,
             project.clock(),
-            stop,
-            commit_every_us=every,
-            rows_max=rows,
-            keep_us=keep,
+            stop_event,
+            commit_every_us=commit_every_us,
+            rows_max=rows_max,
+            keep_us=keep_us,
             sort=settings.sort,
         )
     exit_process(0)
 
 
-def _check_days(project: "Project", stop: threading.Event) -> None:
+def _check_days(project: "Project", stop_event: threading.Event) -> None:
     """Check the data of a day once it is over."""
     from tailorbird.events import parse_duration
     from tailorbird.monitoring import daily
-    from tailorbird.platform.diagnostics.daily_checks import day_expectations, features_check
+    from tailorbird.platform.diagnostics.daily_checks import check_features, day_expectations
 
     settings, paths = project.settings.checks, project.paths
-    daily.watch(
+    daily.run_daily_checks(
         paths.lake,
         paths.checks,
         project.clock(),
-        stop,
+        stop_event,
         expectations=day_expectations(project),
-        after_us=parse_duration(settings.after),
-        target=settings.alert,
-        extra_checks=partial(features_check, project),
+        delay_us=parse_duration(settings.after),
+        alert_target=settings.alert,
+        extra_checks=partial(check_features, project),
     )

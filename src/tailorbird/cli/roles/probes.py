@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tailorbird.stream.lag import LagWatch
 
 # Longer than the longest step of each role; a training takes hours.
-STALLED_AFTER_S = {
+STALLED_AFTER_S_BY_ROLE = {
     "router": 600.0,
     "worker": 600.0,
     "shuffle": 600.0,
@@ -29,7 +29,7 @@ STALLED_AFTER_S = {
 def serve_probes(
     role: str,
     project: "Project",
-    stop: ProgressEvent,
+    stop_event: ProgressEvent,
     *,
     host: str,
     port: int,
@@ -52,17 +52,25 @@ def serve_probes(
 
     require_no_faults(host)
     with ExitStack() as stack:
-        figures, threads = extra_collectors(), list(tasks)
+        collectors, watched_tasks = extra_collectors(), list(tasks)
         if role == "lake":
-            watch = _lag_watch(project)
-            stack.callback(watch.stop)
-            watch.start()
-            figures.append(LagCollector(watch))
-            threads.append(watch.loop)
-        text = role_metrics(role, stop, [*figures, ThreadsCollector(lambda: threads)])
+            lag_watch = _lag_watch(project)
+            stack.callback(lag_watch.stop)
+            lag_watch.start()
+            collectors.append(LagCollector(lag_watch))
+            watched_tasks.append(lag_watch.periodic_task)
+        render_metrics = role_metrics(
+            role, stop_event, [*collectors, ThreadsCollector(lambda: watched_tasks)]
+        )
         stack.enter_context(
             serve_health(
-                Health(stop, stalled_after_s=STALLED_AFTER_S[role], metrics=text), host, port
+                Health(
+                    stop_event,
+                    stalled_after_s=STALLED_AFTER_S_BY_ROLE[role],
+                    metrics=render_metrics,
+                ),
+                host,
+                port,
             )
         )
         yield

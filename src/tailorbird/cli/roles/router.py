@@ -4,7 +4,7 @@ from functools import partial
 
 from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.roles.probes import serve_probes
-from tailorbird.cli.roles.start import recognise_copy, start_role
+from tailorbird.cli.roles.start import report_plain_copy, start_role
 
 
 def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
@@ -23,44 +23,44 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     from tailorbird.router.declarations import register_router
     from tailorbird.stream.locked import set_short_logs_aside
 
-    stop = start_role()
-    project = open_project(applied=True)
+    stop_event = start_role()
+    project = open_project(use_applied=True)
     apply_remote_erasures(project)
-    recognise_copy(project)
+    report_plain_copy(project)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
-    plan, memory = (
+    plan, memory_bytes = (
         route_plan_for(project, active_schemas(project)),
         project.settings.router.memory_mb << 20,
     )
-    if (topics := project.stream.topics) is not None and topics.count > 1:
+    if (topics := project.stream.kafka_logs) is not None and topics.partition_count > 1:
         from tailorbird.router.partitions.group import run_member
 
         session_s = parse_duration(project.settings.stream.session) / SECOND
         with (
             register_router(project.paths.run, plan),
-            serve_probes("router", project, stop, host=health_host, port=health_port),
+            serve_probes("router", project, stop_event, host=health_host, port=health_port),
         ):
             run_member(
                 topics,
                 plan,
                 project.clock(),
-                stop,
+                stop_event,
                 session_s=session_s,
                 suppression_list=project.suppression_list(),
-                memory_bytes=memory,
+                memory_bytes=memory_bytes,
             )
         return
     set_short_logs_aside(project.stream, project.paths.lake)
     with (
         register_router(project.paths.run, plan),
-        serve_probes("router", project, stop, host=health_host, port=health_port),
+        serve_probes("router", project, stop_event, host=health_host, port=health_port),
     ):
         run_router(
             project.stream,
             plan,
             project.clock(),
-            stop,
-            released=partial(releasable_offset, project),
+            stop_event,
+            read_released_position=partial(releasable_offset, project),
             suppression_list=project.suppression_list(),
-            memory_bytes=memory,
+            memory_bytes=memory_bytes,
         )

@@ -20,16 +20,16 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
 
     Example:  tailorbird -C shop run score
     """
-    from tailorbird.cli.roles.scoring import Models
+    from tailorbird.cli.roles.scoring import ScoreModels
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.events import parse_duration
-    from tailorbird.features.state.progress import Figures, write_score_figures
+    from tailorbird.features.state.progress import WorkerProgress, write_score_progress
     from tailorbird.serving.metric_collectors import ScoresCollector
     from tailorbird.serving.scores.role import ScoreRole
 
-    stop = start_role()
-    project = open_project(applied=True)
+    stop_event = start_role()
+    project = open_project(use_applied=True)
     apply_remote_erasures(project)
     if not project.scores:
         raise UsageError(
@@ -37,18 +37,18 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
             where=str(project.root),
             fix="see docs/how-to/scores.md",
         )
-    clock, keep = project.clock(), parse_duration(project.settings.score.keep)
+    clock, keep_us = project.clock(), parse_duration(project.settings.score.keep)
     project.paths.state.mkdir(parents=True, exist_ok=True)
 
     def record_position(position: int) -> None:
-        write_score_figures(
-            project.paths.state, Figures(schema_hash="", at=clock.now(), offset=position)
+        write_score_progress(
+            project.paths.state, WorkerProgress(schema_hash="", at=clock.now(), offset=position)
         )
 
-    models, declared = Models(project, clock), list(project.scores.values())
+    models, declared_scores = ScoreModels(project, clock), list(project.scores.values())
     try:
         with ScoreRole(
-            project.routed, project.stream.scores, declared, models, clock, keep_us=keep
+            project.routed, project.stream.scores, declared_scores, models, clock, keep_us=keep_us
         ) as role:
 
             def collectors() -> "list[Collector]":
@@ -57,11 +57,11 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
             with serve_probes(
                 "score",
                 project,
-                stop,
+                stop_event,
                 host=health_host,
                 port=health_port,
                 extra_collectors=collectors,
             ):
-                role.run(stop, report=record_position)
+                role.run(stop_event, report=record_position)
     finally:
         models.close()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tailorbird.serving.messages import ChurnResponse, RecommendQuery, RecommendResponse
 
 
-class Models:
+class ScoreModels:
     """The champions of a project with the features that a server reads."""
 
     def __init__(self, project: "Project", clock: "Clock") -> None:
@@ -23,28 +23,32 @@ class Models:
         from tailorbird.serving.models.churn import ChurnModels
         from tailorbird.store import WRITE_TIMEOUT_S
 
-        target = project.copy_target()
+        copy_target = project.copy_target()
         # Late scores are not computed at all, so a long timeout does no harm. Ids in the routed log
         # are pseudonyms already.
-        target = None if target is None else replace(target, read_timeout_s=WRITE_TIMEOUT_S)
+        copy_target = (
+            None if copy_target is None else replace(copy_target, read_timeout_s=WRITE_TIMEOUT_S)
+        )
         self._server = InProcessServer(
             project,
             clock,
             collector=None,
             seed=None,
             pseudonymise=False,
-            copies=target,
-            probe=probe_in_child,
+            copy_target=copy_target,
+            probe_bundle=probe_in_child,
         )
         slots = {
             score.slot: replace(project.slots[score.slot], explore=None, experiment=None)
             for score in _scores_of_kind(project, NextBest)
         }
         self._pipeline = self._server.pipeline_for(slots, None) if slots else None
-        self._names = sorted({score.model for score in _scores_of_kind(project, ChurnScore)})
-        registries = {name: project.paths.churn(name) for name in self._names}
+        self._churn_model_names = sorted(
+            {score.model for score in _scores_of_kind(project, ChurnScore)}
+        )
+        registry_by_model = {name: project.paths.churn(name) for name in self._churn_model_names}
         self._churn = ChurnModels(
-            registries, self._server.schemas, clock, Metrics(), probe=probe_in_child
+            registry_by_model, self._server.feature_provider, clock, Metrics(), probe=probe_in_child
         )
         self._churn.start()
 
@@ -54,7 +58,7 @@ class Models:
     def reached(self) -> int:
         positions = []
         for features in self._read_features():
-            with self._server.schemas.access_for(features) as reading:
+            with self._server.feature_provider.open_schema(features) as reading:
                 reader = reading.reader
                 try:
                     positions.append(reader.position() if reader is not None else 0)  # type: ignore[attr-defined]
@@ -79,13 +83,13 @@ class Models:
 
     def _read_features(self) -> "list[FeatureSet]":
         """Return the feature sets that scores are computed from."""
-        bundle = self._server.bundles.current() if self._pipeline is not None else None
-        found = [] if bundle is None or bundle.features is None else [bundle.features]
+        bundle = self._server.rollout.current() if self._pipeline is not None else None
+        ranker_features = [] if bundle is None or bundle.features is None else [bundle.features]
         return [
-            *found,
+            *ranker_features,
             *(
                 features
-                for name in self._names
+                for name in self._churn_model_names
                 if (features := self._churn.features(name)) is not None
             ),
         ]

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.roles.start import recognise_copy, start_role
+from tailorbird.cli.roles.start import report_plain_copy, start_role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,26 +30,26 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     shop:
         also serve the demo shop at /shop
     """
-    from tailorbird.cli.roles.serve_options import serve_options
+    from tailorbird.cli.roles.serve_options import build_serve_options
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.roles import read_roles
     from tailorbird.console.home import home_routes
-    from tailorbird.console.overview import overview
+    from tailorbird.console.overview import read_overview
     from tailorbird.platform.runtime.listeners import is_port_explicit
     from tailorbird.serving.http.access import require_origins
     from tailorbird.serving.http.logs import configure
-    from tailorbird.serving.server import run
+    from tailorbird.serving.server import run as run_server
     from tailorbird.serving.sockets import inherited_listener
 
     listener = inherited_listener()
     # Under `up` it outlives the supervisor, and the next one takes its place.
-    stop = start_role(outlives_up=listener is not None)
-    project = open_project(applied=True)
+    stop_event = start_role(outlives_up=listener is not None)
+    project = open_project(use_applied=True)
     apply_remote_erasures(project)
     settings = project.settings.serve
     configure(as_json=settings.log_format == "json")
-    recognise_copy(project)
+    report_plain_copy(project)
     require_origins(settings.allowed_origins)
     # In addition to the routes of the API.
     route_factories: list[Callable[[Service], Sequence[BaseRoute]]] = []
@@ -64,8 +64,8 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     route_factories.append(
         partial(
             home_routes,
-            read_overview=partial(overview, project, shop=shop),
-            reports=project.paths.reports,
+            read_overview=partial(read_overview, project, shop=shop),
+            reports_folder=project.paths.reports,
         )
     )
     if shop:
@@ -76,7 +76,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         route_factories.append(partial(shop_routes, slot=slot))
     project.paths.stream.mkdir(parents=True, exist_ok=True)
     options = replace(
-        serve_options(project),
+        build_serve_options(project),
         slots=slots,
         host=host or settings.host,
         port=settings.port if port is None else port,
@@ -85,4 +85,4 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         roles=partial(read_roles, project.paths.run),
         routes=lambda service: [route for factory in route_factories for route in factory(service)],
     )
-    run(options, stop=stop, log_clock=project.clock(), listener=listener)
+    run_server(options, stop=stop_event, log_clock=project.clock(), listener=listener)

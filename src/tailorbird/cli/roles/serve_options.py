@@ -8,13 +8,13 @@ from tailorbird.config.candidates import required_contract
 from tailorbird.events import SECOND, parse_duration
 from tailorbird.serving.auth.limits import ServerLimits
 from tailorbird.serving.auth.networks import Networks
-from tailorbird.serving.pipeline.editorial import FILE as LISTS_FILE
+from tailorbird.serving.pipeline.editorial import LISTS_FILE
 from tailorbird.serving.server import BUDGETS, ServeOptions
 from tailorbird.store import CopyTarget
 from tailorbird.store.hedge import Hedge
 
 
-def serve_options(project: Project) -> ServeOptions:
+def build_serve_options(project: Project) -> ServeOptions:
     """Return the server options without those of the command line: port and additional routes."""
     settings, paths = project.settings.serve, project.paths
     return ServeOptions(
@@ -73,5 +73,9 @@ def serve_options(project: Project) -> ServeOptions:
 
 def _copy_target(project: Project) -> CopyTarget | None:
     """Return where to read copies, with hedged reads if enabled; None without copies."""
-    target, share = project.copy_target(), project.settings.store.hedge
-    return target if target is None or not share else replace(target, hedge=Hedge(share))
+    copy_target, hedge_share = project.copy_target(), project.settings.store.hedge
+    return (
+        copy_target
+        if copy_target is None or not hedge_share
+        else replace(copy_target, hedge=Hedge(hedge_share))
+    )

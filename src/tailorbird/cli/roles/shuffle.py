@@ -26,12 +26,12 @@ def shuffle(
     """
     from tailorbird.config.schemas import required_offsets, shuffled_logs
     from tailorbird.features.online.shuffle import Shuffle
-    from tailorbird.stream import read_released
+    from tailorbird.stream import read_released_positions
 
-    stop = start_role()
+    stop_event = start_role()
     project, features = open_schema(schema)
-    logs = shuffled_logs(project, features)
-    if not logs:
+    worker_logs = shuffled_logs(project, features)
+    if not worker_logs:
         if project.workers == 1:
             raise UsageError(
                 "one worker has all entities: nothing to shuffle",
@@ -43,13 +43,13 @@ def shuffle(
             where="stream.url",
             fix="run the workers; they need no shuffle",
         )
-    first = read_released(project.paths.lake).routed_position()
+    first_position = read_released_positions(project.paths.lake).routed_position()
     with (
-        serve_probes("shuffle", project, stop, host=health_host, port=health_port),
-        Shuffle(project.routed, logs, features, first=first) as role,
+        serve_probes("shuffle", project, stop_event, host=health_host, port=health_port),
+        Shuffle(project.routed, worker_logs, features, first_row=first_position) as role,
     ):
         role.run(
-            stop,
+            stop_event,
             needed_from=partial(required_offsets, project, features),
             state=project.paths.state,
             clock=project.clock(),

@@ -29,7 +29,7 @@ def open_schema(schema: str) -> "tuple[Project, FeatureSet]":
     from tailorbird.events import SystemClock
 
     if schema:
-        project = open_project(applied=True)
+        project = open_project(use_applied=True)
         apply_remote_erasures(project)
         return project, find_schema(project, schema)
     decision = apply_declared(open_project(), SystemClock())
@@ -39,7 +39,7 @@ def open_schema(schema: str) -> "tuple[Project, FeatureSet]":
     return decision.project, decision.project.features
 
 
-def recognise_copy(project: "Project") -> None:
+def report_plain_copy(project: "Project") -> None:
     """Say that a project is a plain copy, or refuse it, as `up` does for its roles."""
     from tailorbird.backup import record_origin
 
@@ -57,6 +57,6 @@ def start_role(*, outlives_up: bool = False) -> ProgressEvent:
     logging.basicConfig(
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    stop = ProgressEvent()
-    stop.set_on_signals(signal.SIGTERM, signal.SIGINT)
-    return stop
+    stop_event = ProgressEvent()
+    stop_event.set_on_signals(signal.SIGTERM, signal.SIGINT)
+    return stop_event

@@ -17,21 +17,26 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
     from tailorbird.platform.notify import NotifyTask, check_receivers
     from tailorbird.platform.runtime.trainer import run_trainer
 
-    stop = start_role()
-    project = open_project(applied=True)
+    stop_event = start_role()
+    project = open_project(use_applied=True)
     check_receivers(project)
-    figures = FiguresTask(project, project.clock())
-    notify = NotifyTask(project, project.clock(), figures.newest)
+    figures_task = FiguresTask(project, project.clock())
+    notify_task = NotifyTask(project, project.clock(), figures_task.last_hour_figures)
     with serve_probes(
         "trainer",
         project,
-        stop,
+        stop_event,
         host=health_host,
         port=health_port,
         extra_collectors=lambda: [
-            FiguresCollector(figures.newest),
-            RolloutCollector(figures.causes, figures.actions, figures.waiting, figures.overdue),
-            NotifyCollector(notify.counts, notify.failing),
+            FiguresCollector(figures_task.last_hour_figures),
+            RolloutCollector(
+                figures_task.open_drift_causes,
+                figures_task.recent_actions,
+                figures_task.waiting_actions,
+                figures_task.overdue_slots,
+            ),
+            NotifyCollector(notify_task.message_counts, notify_task.failing_by_receiver),
         ],
     ):
-        run_trainer(project, project.clock(), stop, figures, notify)
+        run_trainer(project, project.clock(), stop_event, figures_task, notify_task)

@@ -82,42 +82,46 @@ def up(
     apply_remote_erasures(project)
     project.paths.run.mkdir(parents=True, exist_ok=True)
     report_line = partial(_print_line, as_json=project.settings.serve.log_format == "json")
-    if copied := record_origin(project):
-        report_line("up", str(copied))
+    if copy_note := record_origin(project):
+        report_line("up", str(copy_note))
     lock = UpLock(project.paths.run, project.root)
     if not lock.acquire() and not replace:
         raise lock.error()
     listener = open_listener(project, port)
     for warning in resource_warnings(project):
         report_line("up", warning)
-    servers = partial(_servers, project, listener, port=port, shop=shop)
-    watch = ActiveSchemaWatch(project)
+    build_servers = partial(_server_roles, project, listener, port=port, shop=shop)
+    schema_watch = ActiveSchemaWatch(project)
     announcer = _UrlAnnouncer(project.paths.run, report_line)
 
     def desired_roles() -> list[Role] | None:
         announcer.print_once()
-        return _desired_roles(project, servers(), train=train) if watch.has_changed() else None
+        return (
+            _desired_roles(project, build_servers(), train=train)
+            if schema_watch.has_changed()
+            else None
+        )
 
     try:
-        roles = _initial_roles(project, desired_roles, servers, report_line, live=live)
+        roles = _initial_roles(project, desired_roles, build_servers, report_line, live=live)
         supervisor = Supervisor(
             project.root,
             roles,
             report_line,
-            desired_roles,
-            partial(_write_roles, project.paths.run, report_line=report_line),
+            desired_roles=desired_roles,
+            on_change=partial(_write_roles, project.paths.run, report_line=report_line),
             take_over=None if lock.is_held else lock.take_over,
             on_reload=partial(_run_new_code, listener),
             on_ready=partial(notify, "READY=1"),
             on_tick=partial(notify, "WATCHDOG=1"),
         )
-        status = asyncio.run(supervisor.run())
+        exit_status = asyncio.run(supervisor.run())
     finally:
         if lock.is_held:
             clear_roles(project.paths.run)
         lock.release()
-    if status:
-        raise SystemExit(status)
+    if exit_status:
+        raise SystemExit(exit_status)
 
 
 def _run_new_code(listener: "socket.socket") -> "NoReturn":
@@ -132,7 +136,7 @@ def _run_new_code(listener: "socket.socket") -> "NoReturn":
     os.execv(sys.executable, [sys.executable, "-m", "tailorbird", *sys.argv[1:]])
 
 
-def _servers(
+def _server_roles(
     project: "Project", listener: "socket.socket", *, port: int | None, shop: bool
 ) -> "list[Role]":
     """Return the server processes, which share one listening socket."""
@@ -162,26 +166,35 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
 
     schemas = active_schemas(project)
     plan = route_plan_for(project, schemas)
-    attributes = ",".join([*plan.user_attributes, "", *plan.item_attributes])
-    workers = [
-        role for features in schemas for role in _workers(project, features, main_schema=schemas[0])
+    router_variant = ",".join([*plan.user_attributes, "", *plan.item_attributes])
+    worker_roles = [
+        role
+        for features in schemas
+        for role in _worker_roles(project, features, main_schema=schemas[0])
     ]
-    trainer = [Role("trainer", ["run", "trainer"])] if train else []
-    routers = [
-        Role("router" if not n else f"router {n + 1}", ["run", "router"], variant=attributes)
+    trainer_roles = [Role("trainer", ["run", "trainer"])] if train else []
+    router_roles = [
+        Role("router" if not n else f"router {n + 1}", ["run", "router"], variant=router_variant)
         for n in range(_router_count(project))
     ]
-    score = [Role("score", ["run", "score"])] if project.scores else []
+    score_roles = [Role("score", ["run", "score"])] if project.scores else []
     contracts = maintained_contracts(project)
-    candidates = [
+    candidate_roles = [
         Role(
             "candidates" if contract is contracts[-1] else f"candidates {contract.hash[:4]}",
             ["run", "candidates", "--contract", contract.hash],
         )
         for contract in contracts
     ]
-    lake = Role("lake", ["run", "lake"])
-    other_roles = [*routers, *workers, *candidates, lake, *score, *trainer]
+    lake_role = Role("lake", ["run", "lake"])
+    other_roles = [
+        *router_roles,
+        *worker_roles,
+        *candidate_roles,
+        lake_role,
+        *score_roles,
+        *trainer_roles,
+    ]
     for role in other_roles:
         role.hung_s = HUNG_REMOTE_S if project.uses_network else HUNG_S
     return [*servers, *other_roles]
@@ -190,7 +203,7 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
 def _initial_roles(
     project: "Project",
     desired_roles: "Callable[[], list[Role] | None]",
-    servers: "Callable[[], list[Role]]",
+    build_servers: "Callable[[], list[Role]]",
     report_line: "ReportLine",
     *,
     live: bool,
@@ -216,14 +229,14 @@ def _initial_roles(
             f"{error}\nonly `serve` is started, and answers without a model; the other roles "
             "follow once this is mended",
         )
-        return servers()
+        return build_servers()
 
 
 class _UrlAnnouncer:
     """Prints the URL of the page once a server responds."""
 
-    def __init__(self, run: "Path", report_line: "ReportLine") -> None:
-        self._run, self._report_line = run, report_line
+    def __init__(self, run_folder: "Path", report_line: "ReportLine") -> None:
+        self._run_folder, self._report_line = run_folder, report_line
         self._since_s, self._is_printed = time.time(), False
 
     def print_once(self) -> None:
@@ -231,7 +244,7 @@ class _UrlAnnouncer:
             return
         from tailorbird.platform.runtime.servers import server_addresses
 
-        url = next(server_addresses(self._run, since_s=self._since_s), "")
+        url = next(server_addresses(self._run_folder, since_s=self._since_s), "")
         if url:
             self._is_printed = True
             self._report_line(
@@ -251,29 +264,36 @@ def _print_line(role: str, line: str, *, as_json: bool) -> None:
         sys.stdout.write(msgspec.json.encode(fields).decode() + "\n")
     else:
         out = console()
-        for part in line.split("\n"):
+        for text_line in line.split("\n"):
             out.print(time_text, f"{role:<8}", style="bold", end=" ")
-            out.print(part)
+            out.print(text_line)
     sys.stdout.flush()
 
 
-def _write_roles(run: "Path", roles: "list[Role]", report_line: "ReportLine") -> None:
+def _write_roles(run_folder: "Path", roles: "list[Role]", report_line: "ReportLine") -> None:
     """Record the running roles for the page."""
     from tailorbird.config.roles import RoleState, write_roles
 
     try:
-        write_roles(
-            run,
-            [
-                RoleState(role.name, role.pid, role.since_s, role.restarts, role.hung, role.recent)
-                for role in roles
-            ],
-        )
+        states = [
+            RoleState(
+                role.name,
+                role.pid,
+                role.since_s,
+                restarts=role.restart_count,
+                hung=role.hang_count,
+                recent=role.recent_restarts,
+            )
+            for role in roles
+        ]
+        write_roles(run_folder, states)
     except OSError as error:
         report_line("up", f"the page cannot be told which roles run: {error}")
 
 
-def _workers(project: "Project", features: "FeatureSet", main_schema: "FeatureSet") -> "list[Role]":
+def _worker_roles(
+    project: "Project", features: "FeatureSet", main_schema: "FeatureSet"
+) -> "list[Role]":
     """Return the workers of a schema, and its shuffle if there is one.
 
     Roles of `main_schema` have short names.
@@ -281,24 +301,25 @@ def _workers(project: "Project", features: "FeatureSet", main_schema: "FeatureSe
     from tailorbird.config.schemas import shuffled_logs
     from tailorbird.platform.runtime.supervisor import Role
 
-    schema, schema_suffix = (
+    schema_arguments, schema_suffix = (
         ["--schema", features.schema_hash],
         [] if features is main_schema else [features.schema_hash[:4]],
     )
 
-    def role(name: str, number: str = "") -> Role:
-        part = ["--part", number] if number else []
+    def build_role(name: str, number: str = "") -> Role:
+        part_arguments = ["--part", number] if number else []
         return Role(
-            " ".join(filter(None, (name, number, *schema_suffix))), ["run", name, *schema, *part]
+            " ".join(filter(None, (name, number, *schema_suffix))),
+            ["run", name, *schema_arguments, *part_arguments],
         )
 
     if project.workers == 1:
-        return [role("worker")]
-    workers = [role("worker", str(number)) for number in range(project.workers)]
-    return [role("shuffle"), *workers] if shuffled_logs(project, features) else workers
+        return [build_role("worker")]
+    workers = [build_role("worker", str(number)) for number in range(project.workers)]
+    return [build_role("shuffle"), *workers] if shuffled_logs(project, features) else workers
 
 
 def _router_count(project: "Project") -> int:
     """Return the number of router processes to run here: one, unless they can share partitions."""
-    section = project.settings.stream
-    return min(section.routers, section.partitions)
+    stream_settings = project.settings.stream
+    return min(stream_settings.routers, stream_settings.partitions)

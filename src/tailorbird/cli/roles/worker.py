@@ -42,24 +42,24 @@ def worker(
     from tailorbird.features.online.worker import FeatureWorker
     from tailorbird.features.state.key_partition import KeyPart
 
-    stop = start_role()
+    stop_event = start_role()
     project, features = open_schema(schema)
     if part is None and project.workers > 1:
-        last = project.workers - 1
+        last_part = project.workers - 1
         raise UsageError(
             f"{project.workers} workers share the entities",
             where="--part",
-            fix=f"say which this one is: --part 0 to {last}",
+            fix=f"say which this one is: --part 0 to {last_part}",
         )
     key_part = KeyPart(part or 0, project.workers)
     paths, settings = project.paths, project.settings
-    entities_max, copies = settings.features.entities_max, project.copy_target()
+    entities_max, copy_target = settings.features.entities_max, project.copy_target()
     log_address = worker_log(project, features, key_part)
     with (
         serve_probes(
             "worker",
             project,
-            stop,
+            stop_event,
             host=health_host,
             port=health_port,
             extra_collectors=partial(_worker_collectors, project),
@@ -69,31 +69,31 @@ def worker(
             paths.state,
             features,
             clock=project.clock(),
-            copies=copies,
+            copies=copy_target,
             entities_max=entities_max,
             part=key_part,
         ) as worker,
     ):
         was_built_from_lake = False
-        while not stop.is_set():
+        while not stop_event.is_set():
             if worker.needs_history():
                 from tailorbird.features.migration.bootstrap import build_from_lake, is_lake_ahead
                 from tailorbird.lake import Lake
 
                 was_built_from_lake = True
-                reader = Lake(project.paths.lake)
+                lake = Lake(project.paths.lake)
                 # Events lack an attribute and will soon be in the lake.
-                if not is_lake_ahead(worker, reader):
-                    stop.wait(LAKE_POLL_S)
+                if not is_lake_ahead(worker, lake):
+                    stop_event.wait(LAKE_POLL_S)
                     continue
-                build_from_lake(worker, reader, stop)
-            worker.run(stop)
+                build_from_lake(worker, lake, stop_event)
+            worker.run(stop_event)
     if was_built_from_lake:
         exit_process(0)
 
 
 def _worker_collectors(project: "Project") -> "list[Collector]":
-    from tailorbird.features.state.progress import figures_by_schema
+    from tailorbird.features.state.progress import read_schemas_progress
     from tailorbird.serving.feature_metrics import WorkersCollector
 
-    return [WorkersCollector(partial(figures_by_schema, project.paths.state, project.workers))]
+    return [WorkersCollector(partial(read_schemas_progress, project.paths.state, project.workers))]

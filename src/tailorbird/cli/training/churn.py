@@ -41,10 +41,10 @@ def churn(
     from tailorbird.config import open_project
     from tailorbird.errors import UsageError
     from tailorbird.events import DAY, to_iso
-    from tailorbird.lake.write.labels import made
+    from tailorbird.lake.write.labels import label_table
     from tailorbird.platform.models.churn_scores import score_churn
 
-    project = open_project(applied=True)
+    project = open_project(use_applied=True)
     if not out.parent.is_dir():
         raise UsageError(
             f"there is no folder {out.parent}", where="--out", fix="make it, or name another file"
@@ -59,17 +59,17 @@ def churn(
             name,
             version=version,
             as_of=as_of,
-            reasons=reasons,
+            people_with_reasons=reasons,
             progress=progress,
             notify=print_note,
         )
     unfinished_file = out.with_name(f"{out.name}.part")
     try:
-        pq.write_table(made(result.table, "score churn"), unfinished_file)
+        pq.write_table(label_table(result.table, "score churn"), unfinished_file)
         unfinished_file.replace(out)
     finally:
         unfinished_file.unlink(missing_ok=True)
-    scores, people = result.scores, result.table.num_rows
+    scores, people_count = result.scores, result.table.num_rows
     if json:
         print_json({**result.to_dict(), "out": str(out)})
         return
@@ -90,9 +90,9 @@ def churn(
             "Worth contacting, by what churn.py says of cost and value",
             header,
             rows,
-            right=header[2:],
+            numeric_columns=header[2:],
         )
-    console().print(f"{result.version} scored {people:,} people into {out}")
+    console().print(f"{result.version} scored {people_count:,} people into {out}")
     if result.age_us > max(project.plan.lateness_us, DAY):
         days = result.age_us // DAY
         notice = (

@@ -1,7 +1,7 @@
 """`tailorbird evaluate`."""
 
 from tailorbird.cli.output import Json, console, print_json, print_note, progress_bars
-from tailorbird.cli.training.train import Rows
+from tailorbird.cli.training.train import RowSource
 
 
 def evaluate(
@@ -9,7 +9,7 @@ def evaluate(
     slot: str = "",
     window: str = "",
     quick: bool = False,
-    rows: Rows = "auto",
+    rows: RowSource = "auto",
     as_of: str = "",
     json: Json = False,
 ) -> None:
@@ -46,7 +46,7 @@ def evaluate(
 
     with progress_bars(quiet=json) as progress:
         outcome = run_evaluate(
-            open_project(applied=True),
+            open_project(use_applied=True),
             versions,
             slot=slot,
             window=window,
@@ -61,8 +61,9 @@ def evaluate(
         return
     evaluation = outcome.evaluation
     title = (
-        f"Slot {outcome.slot}: {evaluation.requests:,} requests, {evaluation.people:,} people, "
-        f"{evaluation.rows:,} rows of the newest part"
+        f"Slot {outcome.slot}: {evaluation.request_count:,} requests, "
+        f"{evaluation.user_count:,} people, "
+        f"{evaluation.row_count:,} rows of the newest part"
     )
     print_results(evaluation.to_dict()["results"], title)
     print_cold_start(evaluation)
@@ -70,8 +71,8 @@ def evaluate(
     out = console()
     if outcome.note:
         out.print(outcome.note)
-    for name, metrics in evaluation.amounts.items():
+    for name, metrics in evaluation.amount_metrics.items():
         out.print(f"{name}: {metrics.summary}")
-    out.print(evaluation.about["source"])
-    for version, learned_until in outcome.learned_until.items():
-        out.print(f"{version} learned from what came before {learned_until}")
+    out.print(evaluation.data_summary["source"])
+    for version, training_end in outcome.training_end_by_version.items():
+        out.print(f"{version} learned from what came before {training_end}")

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from tailorbird.training.tasks.churn.report import ChurnReport
 
 # Repeated from `platform.training`, which takes half a second to import.
-Rows = Literal["auto", "answers", "clicks"]
-Position = Literal["column", "weights", "none"]
+RowSource = Literal["auto", "answers", "clicks"]
+PositionHandling = Literal["column", "weights", "none"]
 Retrieval = Literal["", "auto", "tables", "sequence"]
 DEFAULT_REQUESTS = 25_000
-RANKING_FIGURES = ("ndcg_10", "recall_10", "mrr", "auc", "candidate_recall", "coverage_10")
-CHURN_FIGURES = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
+RANKING_METRICS = ("ndcg_10", "recall_10", "mrr", "auc", "candidate_recall", "coverage_10")
+CHURN_METRICS = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
 
 
 def train(
@@ -36,14 +36,14 @@ def train(
     budget: str = "",
     requests: int = DEFAULT_REQUESTS,
     promote: bool = True,
-    rows: Rows = "auto",
+    rows: RowSource = "auto",
     arm: str = "",
     architecture: str = "",
     retrieval: Retrieval = "",
     incremental: bool = False,
     parameters: str = "",
     processes: int = 1,
-    position: Position = "column",
+    position: PositionHandling = "column",
     leave_out: str = "",
     untuned: bool = False,
     seed: int = 7,
@@ -178,12 +178,12 @@ def train(
     if json:
         print_json(report.to_dict())
     elif isinstance(report, TrainReport):
-        _print(report)
+        _print_train_report(report)
     else:
         print_churn(report, name)
 
 
-def _print(report: "TrainReport") -> None:
+def _print_train_report(report: "TrainReport") -> None:
     """Print the result of a training, and the next step."""
     print_results(
         report.evaluation.to_dict()["results"],
@@ -213,7 +213,7 @@ def print_churn(report: "ChurnReport", name: str) -> None:
         figures["results"],
         f"At {figures['origins'][-1]['origin'][:10]}: {len(cut.churned):,} people, "
         f"{cut.churned.mean():.1%} gone",
-        CHURN_FIGURES,
+        CHURN_METRICS,
     )
     _print_outcome(report)
     if not report.promoted:
@@ -265,26 +265,28 @@ def print_long_tail(evaluation: "Evaluation") -> None:
         return
     baseline_text = f", {baseline} {figures[baseline]}" if baseline else ""
     console().print(
-        f"Long-tail items, {count:,} requests: {evaluation.model} "
-        f"{figures[evaluation.model]}{baseline_text}"
+        f"Long-tail items, {count:,} requests: {evaluation.model_name} "
+        f"{figures[evaluation.model_name]}{baseline_text}"
     )
 
 
 def print_cold_start(evaluation: "Evaluation") -> None:
     """Print NDCG@10 by the number of earlier events of the person, and of the chosen item."""
     baseline = evaluation.best_baseline
-    for entity, steps in evaluation.cold.items():
+    for entity, steps in evaluation.cold_start_curves.items():
         rows = [
             (
-                step.events,
-                f"{step.requests:,}",
-                str(step.figures[evaluation.model]),
-                str(step.figures[baseline]) if baseline else "",
+                step.step_label,
+                f"{step.request_count:,}",
+                str(step.intervals[evaluation.model_name]),
+                str(step.intervals[baseline]) if baseline else "",
             )
             for step in steps
         ]
-        columns = ["events before", "requests", evaluation.model, baseline or "–"]
-        print_table(f"Cold start, by events of {entity}", columns, rows, right=columns[1:])
+        columns = ["events before", "requests", evaluation.model_name, baseline or "–"]
+        print_table(
+            f"Cold start, by events of {entity}", columns, rows, numeric_columns=columns[1:]
+        )
 
 
 def parse_parameters(text: str) -> dict[str, object] | None:
@@ -305,14 +307,14 @@ def parse_parameters(text: str) -> dict[str, object] | None:
 def print_results(
     results: dict[str, dict[str, float | None]],
     title: str,
-    columns: Sequence[str] = RANKING_FIGURES,
+    metric_names: Sequence[str] = RANKING_METRICS,
 ) -> None:
     """Print the figures of a model and its baselines, best first, with 95 % intervals."""
-    available_columns = [
-        name for name in columns if any(name in figures for figures in results.values())
+    available_metrics = [
+        name for name in metric_names if any(name in figures for figures in results.values())
     ]
 
-    def cell(figures: dict[str, float | None], name: str) -> str:
+    def format_cell(figures: dict[str, float | None], name: str) -> str:
         value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
         if value is None:
             return ""
@@ -322,15 +324,16 @@ def print_results(
             else f"{value:.4f} ({low:.4f} – {high:.4f})"
         )
 
-    def rank(figures: dict[str, float | None]) -> float:
+    def sort_key(figures: dict[str, float | None]) -> float:
         # None if it is not finite, as with a baseline that overflows; such a row comes last.
-        if "log_loss" in columns:
+        if "log_loss" in metric_names:
             loss = figures.get("log_loss")
             return math.inf if loss is None else loss
         return -(figures.get("ndcg_10") or 0.0)
 
-    ranked = sorted(results.items(), key=lambda pair: rank(pair[1]))
+    ranked_results = sorted(results.items(), key=lambda pair: sort_key(pair[1]))
     rows = [
-        (name, *(cell(figures, column) for column in available_columns)) for name, figures in ranked
+        (name, *(format_cell(figures, metric_name) for metric_name in available_metrics))
+        for name, figures in ranked_results
     ]
-    print_table(title, ["", *available_columns], rows, right=available_columns)
+    print_table(title, ["", *available_metrics], rows, numeric_columns=available_metrics)

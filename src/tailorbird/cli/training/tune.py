@@ -13,7 +13,7 @@ from tailorbird.cli.output import (
     progress_bars,
     this_command,
 )
-from tailorbird.cli.training.train import Rows, split_names
+from tailorbird.cli.training.train import RowSource, split_names
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -37,7 +37,7 @@ def tune(
     architectures: str = "gbdt",
     space: Path | None = None,
     window: str = "",
-    rows: Rows = "auto",
+    rows: RowSource = "auto",
     leave_out: str = "",
     quick: bool = False,
     seed: int = 7,
@@ -125,7 +125,7 @@ def tune(
             ),
             seed=seed,
         ),
-        names=tuple(name.strip() for name in architectures.split(",") if name.strip()),
+        architecture_names=tuple(name.strip() for name in architectures.split(",") if name.strip()),
         trials=trials or (0 if time else 40),
         seconds=parse_span(time, "--time") / 1e6 if time else 0.0,
         sampler=sampler,
@@ -147,31 +147,31 @@ def tune(
             progress=progress,
             notify=print_note,
         )
-    next_steps = _keep(project, report)
-    page = write_tuning(project.paths.reports, report, next_steps)
+    next_steps = _save_tuned_settings(project, report)
+    page_path = write_tuning(project.paths.reports, report, next_steps)
     if json:
-        print_json({**report.to_dict(), "report": str(page), "next": next_steps})
+        print_json({**report.to_dict(), "report": str(page_path), "next": next_steps})
         return
-    _print(report)
-    for line in (*next_steps, f"Report: {page}"):
+    _print_report(report)
+    for line in (*next_steps, f"Report: {page_path}"):
         console().print(line)
 
 
-def _keep(project: "Project", report: "TuneReport") -> list[str]:
+def _save_tuned_settings(project: "Project", report: "TuneReport") -> list[str]:
     """Write the chosen settings where training reads them; return the next steps as lines."""
-    from tailorbird.platform.training import keep_tuned
-    from tailorbird.training.tuning.tuned import FILE, read_tuned
+    from tailorbird.platform.training import save_tuned_settings
+    from tailorbird.training.tuning.tuned import TUNED_FILE, read_tuned
 
-    path, command = project.root / FILE, this_command()
-    if not keep_tuned(project, report):
-        if report.slot not in read_tuned(path):
+    tuned_file, command = project.root / TUNED_FILE, this_command()
+    if not save_tuned_settings(project, report):
+        if report.slot not in read_tuned(tuned_file):
             return ["Nothing was written: training goes on with its defaults."]
         return [
-            f"{path} is as it was: it holds what an earlier tuning chose for {report.slot}; "
+            f"{tuned_file} is as it was: it holds what an earlier tuning chose for {report.slot}; "
             "remove its section to train with defaults."
         ]
     return [
-        f"Written to {path}. Training takes it, and judges it on the part that tuning did "
+        f"Written to {tuned_file}. Training takes it, and judges it on the part that tuning did "
         "not look at:",
         f"  {command} train {report.slot}",
         "To undo it, remove its section from that file. To train once without it:",
@@ -179,12 +179,12 @@ def _keep(project: "Project", report: "TuneReport") -> list[str]:
     ]
 
 
-def _print(report: "TuneReport") -> None:
-    header = ["", "ndcg_10", "gain", "spread", "gain − spread", "seconds of a fit"]
+def _print_report(report: "TuneReport") -> None:
+    titles = ["", "ndcg_10", "gain", "spread", "gain − spread", "seconds of a fit"]
     rows = [
         (
             finalist.name,
-            float(finalist.quality.mean()),
+            float(finalist.ndcg.mean()),
             f"{finalist.gain:+.4f}",
             finalist.spread,
             f"{finalist.score:+.4f}",
@@ -194,9 +194,9 @@ def _print(report: "TuneReport") -> None:
     ]
     print_table(
         f"Slot {report.slot}: the last few, on every split under every seed",
-        header,
+        titles,
         rows,
-        right=header[1:],
+        numeric_columns=titles[1:],
     )
     out = console()
     for name, trials in report.trials.items():

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.cli.output import Json, console, print_json, print_note, print_table, progress_bars
-from tailorbird.cli.training.train import Rows, parse_parameters, split_names
+from tailorbird.cli.training.train import RowSource, parse_parameters, split_names
 
 if TYPE_CHECKING:
     from tailorbird.training.backtests.report import ValidationReport
@@ -16,7 +16,7 @@ def validate(
     splits: int = 3,
     variants: bool = True,
     window: str = "",
-    rows: Rows = "auto",
+    rows: RowSource = "auto",
     architecture: str = "",
     parameters: str = "",
     leave_out: str = "",
@@ -108,17 +108,17 @@ def validate(
             progress=progress,
             notify=print_note,
         )
-    page = write_validation(project.paths.reports, report)
+    page_path = write_validation(project.paths.reports, report)
     if json:
-        print_json({**report.to_dict(), "report": str(page)})
+        print_json({**report.to_dict(), "report": str(page_path)})
     else:
-        _print(report)
-        console().print(f"Report: {page}")
+        _print_report(report)
+        console().print(f"Report: {page_path}")
     if strict and report.leaks:
         raise SystemExit(1)
 
 
-def _print(report: "ValidationReport") -> None:
+def _print_report(report: "ValidationReport") -> None:
     from tailorbird.training.backtests.page import best_baseline
     from tailorbird.training.backtests.run import MODEL_NAME
 
@@ -126,11 +126,11 @@ def _print(report: "ValidationReport") -> None:
     if report.substitution:
         out.print(f"{report.substitution}.\n")
     baseline = best_baseline(report)
-    title = (
+    slice_title = (
         f"Slot {report.slot}: NDCG@10 of {report.architecture} over "
-        f"{len(report.about['splits'])} origins, {evaluation.requests:,} requests"
+        f"{len(report.about['splits'])} origins, {evaluation.request_count:,} requests"
     )
-    table = [
+    slice_rows = [
         (
             name,
             count,
@@ -138,27 +138,34 @@ def _print(report: "ValidationReport") -> None:
             _format_interval(figures[baseline]) if baseline else "",
         )
         for name, (count, figures) in {
-            "all": (evaluation.requests, _primary(report)),
+            "all": (evaluation.request_count, _primary_figures(report)),
             **evaluation.slices,
         }.items()
     ]
     print_table(
-        title,
+        slice_title,
         ["", "requests", MODEL_NAME, baseline],
-        table,
-        right=["requests", MODEL_NAME, baseline],
+        slice_rows,
+        numeric_columns=["requests", MODEL_NAME, baseline],
     )
-    tests = [
+    test_rows = [
         (test.competitor, test.kind, _format_gain(test.gain), test.p_adjusted, test.verdict)
         for test in report.tests
     ]
-    header = ["against", "kind", "gain", "p, Holm", "verdict"]
-    print_table("\nPaired tests on the same requests", header, tests, right=["gain", "p, Holm"])
-    gaps = [(gap.origin, gap.head, *gap.auc, *gap.log_loss) for gap in report.gaps]
-    names = [
-        f"{figure} {part}" for figure in ("AUC", "loss") for part in ("train", "valid.", "test")
+    test_titles = ["against", "kind", "gain", "p, Holm", "verdict"]
+    print_table(
+        "\nPaired tests on the same requests",
+        test_titles,
+        test_rows,
+        numeric_columns=["gain", "p, Holm"],
+    )
+    gap_rows = [(gap.origin, gap.head, *gap.auc, *gap.log_loss) for gap in report.overfit_gaps]
+    gap_titles = [
+        f"{metric} {part}" for metric in ("AUC", "loss") for part in ("train", "valid.", "test")
     ]
-    print_table("\nOver-fit gap", ["origin", "head", *names], gaps, right=names)
+    print_table(
+        "\nOver-fit gap", ["origin", "head", *gap_titles], gap_rows, numeric_columns=gap_titles
+    )
     out.print("")
     for finding in report.findings:
         out.print(f"{finding.severity.upper()}  {finding.subject}: {finding.why}")
@@ -168,17 +175,17 @@ def _print(report: "ValidationReport") -> None:
         out.print(note)
 
 
-def _primary(report: "ValidationReport") -> dict[str, Any]:
+def _primary_figures(report: "ValidationReport") -> dict[str, Any]:
     from tailorbird.training.evaluation.figures import PRIMARY_METRIC
 
-    return {name: figures[PRIMARY_METRIC] for name, figures in report.evaluation.figures.items()}
+    return {name: figures[PRIMARY_METRIC] for name, figures in report.evaluation.intervals.items()}
 
 
-def _format_interval(figure: Any) -> str:
-    if figure.value != figure.value:
+def _format_interval(interval: Any) -> str:
+    if interval.value != interval.value:
         return ""
-    return f"{figure.value:.4f}" + (
-        f" ({figure.low:.4f} – {figure.high:.4f})" if figure.has_bounds else ""
+    return f"{interval.value:.4f}" + (
+        f" ({interval.low:.4f} – {interval.high:.4f})" if interval.has_bounds else ""
     )
 
 

@@ -28,15 +28,15 @@ class Batch:
     Attributes:
         file: the source file, for messages.
         lines: one JSON document an event.
-        numbers: for each, the line or row in the source, from 1.
-        left_out: kind of record → how many were left out, since they say nothing about people and
-            items.
+        line_numbers: for each, the line or row in the source, from 1.
+        skipped_counts: kind of record → how many were skipped, since they say nothing about
+            people and items.
     """
 
     file: str
     lines: list[bytes]
-    numbers: list[int]
-    left_out: dict[str, int] = field(default_factory=dict)
+    line_numbers: list[int]
+    skipped_counts: dict[str, int] = field(default_factory=dict)
 
 
 class Adapter(Protocol):
@@ -73,7 +73,7 @@ def encode_event(event: Event) -> bytes:
     return _encode(event)
 
 
-def row_id(format_: str, content: bytes) -> str:
+def derive_row_id(format_: str, content: bytes) -> str:
     """Derive the id of a row without one from its content.
 
     Equal rows have equal ids, whichever file they are in.
@@ -84,27 +84,27 @@ def row_id(format_: str, content: bytes) -> str:
 def with_content_id(format_: str, event: Event) -> Event:
     """Return the event with an id derived from the rest of its content."""
     return msgspec.structs.replace(
-        event, event_id=row_id(format_, _encode(msgspec.structs.replace(event, event_id="")))
+        event, event_id=derive_row_id(format_, _encode(msgspec.structs.replace(event, event_id="")))
     )
 
 
 def to_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:
     """Group numbered lines of one file into batches."""
     lines: list[bytes] = []
-    numbers: list[int] = []
-    size = 0
+    line_numbers: list[int] = []
+    pending_bytes = 0
     for number, line in rows:
         lines.append(line)
-        numbers.append(number)
-        size += len(line)
-        if len(lines) >= BATCH_ROWS or size >= BATCH_BYTES:
-            yield Batch(file, lines, numbers)
-            lines, numbers, size = [], [], 0
+        line_numbers.append(number)
+        pending_bytes += len(line)
+        if len(lines) >= BATCH_ROWS or pending_bytes >= BATCH_BYTES:
+            yield Batch(file, lines, line_numbers)
+            lines, line_numbers, pending_bytes = [], [], 0
     if lines:
-        yield Batch(file, lines, numbers)
+        yield Batch(file, lines, line_numbers)
 
 
-def _never_convert(*_: Any) -> bool:
+def _never(*_: Any) -> bool:
     return False
 
 
@@ -126,8 +126,8 @@ class FormatAdapter:
     read: Adapter
     patterns: tuple[str, ...]
     convert: "Convert | None" = None
-    is_table: Callable[[str, list[str]], bool] = _never_convert
-    is_record: Callable[[dict[str, Any]], bool] = _never_convert
-    is_text: Callable[[str, bytes], bool] = _never_convert
+    is_table: Callable[[str, list[str]], bool] = _never
+    is_record: Callable[[dict[str, Any]], bool] = _never
+    is_text: Callable[[str, bytes], bool] = _never
     has_csv: bool = False
     may_lack_suffix: bool = False

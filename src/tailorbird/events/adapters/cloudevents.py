@@ -30,26 +30,34 @@ import msgspec
 
 from tailorbird.events.adapters import ga4, gorse, segment
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
-from tailorbird.events.adapters.fields import as_record, required_text, slug, text_at, time_of_text
+from tailorbird.events.adapters.fields import (
+    as_record,
+    get_text,
+    parse_time_text,
+    require_text,
+    to_slug,
+)
 from tailorbird.events.adapters.record import (
     Convert,
     Record,
     UnreadableError,
+    convert_records,
     from_validation_error,
-    record_batches,
 )
-from tailorbird.events.contract.envelope import ID, Event
+from tailorbird.events.contract.envelope import ID_BOUNDS, Event
 from tailorbird.events.contract.plan import EVENT_TYPES, SHARED_TYPES
 from tailorbird.events.tables.files import read_records
 
 FORMAT = "cloudevents"
 PATTERNS = ("*.json", "*.jsonl", "*.ndjson")
 
-_SERVERS = ("received_at", "answer")
-_IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
-_HEADER = "ce-"
-_VERSION = re.compile(r"\.v\d+\Z")  # as the specification has it: com.example.click.v2
-_NAMED_ONLY = frozenset((*SHARED_TYPES, "identify"))  # types that only the envelope may name
+_SERVER_FIELDS = ("received_at", "answer")
+_ID_FIELDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
+_HEADER_PREFIX = "ce-"
+_VERSION_SUFFIX = re.compile(r"\.v\d+\Z")  # as the specification has it: com.example.click.v2
+_ENVELOPE_ONLY_TYPES = frozenset(
+    (*SHARED_TYPES, "identify")
+)  # types that only the envelope may name
 _TYPE_ALIASES = {
     "identify": ("identify", "user"),
     "alias": ("identify", "merge"),
@@ -59,12 +67,12 @@ _TYPE_ALIASES = {
 def read_cloudevents(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
-        yield from record_batches(FORMAT, str(file), read_records(file), digest, convert)
+        yield from convert_records(FORMAT, str(file), read_records(file), digest, convert)
 
 
-def is_binary(headers: Mapping[str, str]) -> bool:
+def is_binary_mode(headers: Mapping[str, str]) -> bool:
     """Return whether a request carries an event in binary mode; header names are in lower case."""
-    return f"{_HEADER}specversion" in headers and not headers.get(
+    return f"{_HEADER_PREFIX}specversion" in headers and not headers.get(
         "content-type", ""
     ).lower().startswith("application/cloudevents")
 
@@ -72,9 +80,9 @@ def is_binary(headers: Mapping[str, str]) -> bool:
 def to_structured_mode(headers: Mapping[str, str], body: bytes) -> bytes:
     """Convert an event in binary mode to the JSON format, from headers and body."""
     envelope: Record = {
-        name.removeprefix(_HEADER): _decode_attribute(value)
+        name.removeprefix(_HEADER_PREFIX): _decode_attribute(value)
         for name, value in headers.items()
-        if name.startswith(_HEADER)
+        if name.startswith(_HEADER_PREFIX)
     }
     if "content-type" in headers:
         envelope["datacontenttype"] = headers["content-type"]
@@ -97,8 +105,8 @@ def to_structured_mode(headers: Mapping[str, str], body: bytes) -> bytes:
 
 def _decode_attribute(header: str) -> str:
     """Decode an attribute from its header: percent-encoded, and quoted by some senders."""
-    quoted = len(header) > 1 and header[0] == header[-1] == '"'
-    text = header[1:-1].replace('\\"', '"').replace("\\\\", "\\") if quoted else header
+    is_quoted = len(header) > 1 and header[0] == header[-1] == '"'
+    text = header[1:-1].replace('\\"', '"').replace("\\\\", "\\") if is_quoted else header
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
@@ -108,21 +116,21 @@ def _decode_attribute(header: str) -> str:
 def convert(record: Any, location: str) -> list[Event]:
     """Convert one CloudEvent."""
     envelope = as_record(record)
-    version = required_text(envelope, "specversion")
+    version = require_text(envelope, "specversion")
     if version not in ("1.0", "0.3"):
         raise UnreadableError("unknown_kind", "$.specversion", f"expected 1.0, got {version[:20]}")
-    identity = f"{required_text(envelope, 'source')}#{required_text(envelope, 'id')}"
-    if len(identity) > ID.high - 12:
-        identity = sha256(identity.encode()).hexdigest()
+    envelope_id = f"{require_text(envelope, 'source')}#{require_text(envelope, 'id')}"
+    if len(envelope_id) > ID_BOUNDS.high - 12:
+        envelope_id = sha256(envelope_id.encode()).hexdigest()
     data, type_ = (
         _decode_data(envelope),
-        slug(_VERSION.sub("", required_text(envelope, "type")).rpartition(".")[2]),
+        to_slug(_VERSION_SUFFIX.sub("", require_text(envelope, "type")).rpartition(".")[2]),
     )
-    foreign_events = _convert_foreign(data)
+    convert_foreign = _find_foreign_converter(data)
     return (
-        _require_named_type(foreign_events(data, identity), type_)
-        if foreign_events is not None
-        else [_own_event(envelope, data, identity, type_)]
+        _require_named_type(convert_foreign(data, envelope_id), type_)
+        if convert_foreign is not None
+        else [_own_event(envelope, data, envelope_id, type_)]
     )
 
 
@@ -130,7 +138,9 @@ def _require_named_type(events: list[Event], type_: str) -> list[Event]:
     """Return the events, or raise if their type is not the one that the envelope names."""
     type_names = _TYPE_ALIASES.get(type_, (type_,))
     for event in events:
-        if event.type not in type_names and (type_ in EVENT_TYPES or event.type in _NAMED_ONLY):
+        if event.type not in type_names and (
+            type_ in EVENT_TYPES or event.type in _ENVELOPE_ONLY_TYPES
+        ):
             raise UnreadableError(
                 "unknown_kind",
                 "$.type",
@@ -139,7 +149,7 @@ def _require_named_type(events: list[Event], type_: str) -> list[Event]:
     return events
 
 
-def _convert_foreign(data: Record) -> Convert | None:
+def _find_foreign_converter(data: Record) -> Convert | None:
     if "messageId" in data and "type" in data:
         return segment.convert
     if "event_name" in data and "event_timestamp" in data:
@@ -154,13 +164,13 @@ def _decode_data(envelope: Record) -> Record:
     if "data_base64" in envelope:
         try:
             value = msgspec.json.decode(
-                b64decode(text_at(envelope, "data_base64") or "", validate=True)
+                b64decode(get_text(envelope, "data_base64") or "", validate=True)
             )
         except (binascii.Error, ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise UnreadableError(
                 "malformed_json", "$.data_base64", f"expected JSON in base64: {error}"
             ) from None
-    elif isinstance(value, str) and "json" not in (text_at(envelope, "datacontenttype") or "json"):
+    elif isinstance(value, str) and "json" not in (get_text(envelope, "datacontenttype") or "json"):
         try:  # JSON under another name, as some brokers pass it on
             value = msgspec.json.decode(value)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -168,16 +178,16 @@ def _decode_data(envelope: Record) -> Record:
     return as_record(value, "$.data")
 
 
-def _own_event(envelope: Record, data: Record, identity: str, type_: str) -> Event:
+def _own_event(envelope: Record, data: Record, envelope_id: str, type_: str) -> Event:
     fields = {name: value for name, value in data.items() if value is not None}
-    fields.setdefault("event_id", identity)
+    fields.setdefault("event_id", envelope_id)
     fields["type"] = type_
     if "ts" not in fields and not fields.get("timeless") and envelope.get("time"):
-        fields["ts"] = time_of_text(envelope["time"], "$.time")
-    for name in _IDS:
+        fields["ts"] = parse_time_text(envelope["time"], "$.time")
+    for name in _ID_FIELDS:
         if isinstance(fields.get(name), int | float):
-            fields[name] = required_text(fields, name, path="$.data")
-    for name in _SERVERS:
+            fields[name] = require_text(fields, name, path="$.data")
+    for name in _SERVER_FIELDS:
         if name in fields:
             raise UnreadableError(
                 "server_owned", f"$.data.{name}", "only the server sets it; leave it out"

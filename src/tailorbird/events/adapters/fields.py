@@ -10,15 +10,20 @@ from math import isfinite
 from typing import Any
 
 from tailorbird.events.adapters.record import Record, UnreadableError
-from tailorbird.events.contract.envelope import COUNTRY, TEXT, UTC_OFFSET_MIN, Context
+from tailorbird.events.contract.envelope import (
+    COUNTRY_PATTERN,
+    TEXT_BOUNDS,
+    UTC_OFFSET_BOUNDS,
+    Context,
+)
 from tailorbird.events.contract.plan import SERVER_TYPES, SHARED_TYPES
 from tailorbird.events.contract.rules import format_value
 
 _MICROS_MAX = 10**16  # in the year 2286
-_UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
+_UNIT_US = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 _ABSENT = (None, "")
 _RESERVED_TYPES = frozenset((*SHARED_TYPES, "identify", *SERVER_TYPES))
-_CODE = re.compile(
+_EXPONENT_CODE = re.compile(
     r"\d+[eE]\d+"
 )  # as article numbers and postcodes are; programs write exponents with a point or a sign
 
@@ -30,13 +35,13 @@ def as_record(value: Any, path: str = "$") -> Record:
     return value
 
 
-def record_at(record: Mapping[str, Any], name: str, path: str = "$") -> Record:
+def get_record(record: Mapping[str, Any], name: str, path: str = "$") -> Record:
     """Return the object in a field, or an empty one."""
     value = record.get(name)
     return {} if value in _ABSENT else as_record(value, f"{path}.{name}")
 
 
-def records_at(record: Mapping[str, Any], name: str, path: str = "$") -> list[Record]:
+def get_records(record: Mapping[str, Any], name: str, path: str = "$") -> list[Record]:
     """Return the list of objects in a field, or an empty list."""
     value = record.get(name)
     if value in _ABSENT:
@@ -48,7 +53,7 @@ def records_at(record: Mapping[str, Any], name: str, path: str = "$") -> list[Re
     return [as_record(element, f"{path}.{name}[{index}]") for index, element in enumerate(value)]
 
 
-def text_at(record: Mapping[str, Any], name: str, path: str = "$") -> str | None:
+def get_text(record: Mapping[str, Any], name: str, path: str = "$") -> str | None:
     """Return the text in a field, a whole number as its digits, or None."""
     value = record.get(name)
     if value in _ABSENT:
@@ -64,10 +69,10 @@ def text_at(record: Mapping[str, Any], name: str, path: str = "$") -> str | None
     )
 
 
-def required_text(record: Mapping[str, Any], *names: str, path: str = "$") -> str:
+def require_text(record: Mapping[str, Any], *names: str, path: str = "$") -> str:
     """Return the text of the first of these fields that has any."""
     for name in names:
-        value = text_at(record, name, path)
+        value = get_text(record, name, path)
         if value is not None:
             return value
     raise UnreadableError("missing", f"{path}.{names[0]}", f"expected {' or '.join(names)}")
@@ -91,7 +96,7 @@ def parse_csv_value(text: str) -> Any:
 
     `12E4` is a code, `1e-05` a number.
     """
-    if _CODE.fullmatch(text):
+    if _EXPONENT_CODE.fullmatch(text):
         return text
     number = parse_number(text)
     return (
@@ -101,7 +106,7 @@ def parse_csv_value(text: str) -> Any:
     )
 
 
-def time_since_1970(value: Any, path: str, unit: str) -> int:
+def parse_epoch_time(value: Any, path: str, unit: str) -> int:
     """Convert a number, or a number as text, in the given unit since 1970 to microseconds.
 
     `unit` is `seconds`, `milliseconds` or `microseconds`.
@@ -116,7 +121,7 @@ def time_since_1970(value: Any, path: str, unit: str) -> int:
         raise UnreadableError(
             "bad_time", path, f"expected {unit} since 1970, got {format_value(value)}"
         )
-    micros = int(number * _UNITS[unit])
+    micros = int(number * _UNIT_US[unit])
     if abs(micros) > _MICROS_MAX:
         raise UnreadableError(
             "bad_time",
@@ -126,7 +131,7 @@ def time_since_1970(value: Any, path: str, unit: str) -> int:
     return micros
 
 
-def time_of_text(value: Any, path: str) -> int:
+def parse_time_text(value: Any, path: str) -> int:
     """Convert a date and time to microseconds; UTC if it names no zone."""
     if not isinstance(value, str):
         raise UnreadableError(
@@ -135,9 +140,9 @@ def time_of_text(value: Any, path: str) -> int:
             f"expected a time such as 2026-11-25T12:00:00Z, got {format_value(value)}",
         )
     try:
-        moment = datetime.fromisoformat(value.strip())
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        parsed_time = datetime.fromisoformat(value.strip())
+        parsed_time = parsed_time if parsed_time.tzinfo else parsed_time.replace(tzinfo=UTC)
+        elapsed = parsed_time - datetime(1970, 1, 1, tzinfo=UTC)
     except (ValueError, OverflowError):
         raise UnreadableError(
             "bad_time",
@@ -147,7 +152,7 @@ def time_of_text(value: Any, path: str) -> int:
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
 
 
-def context_of(
+def build_context(
     *,
     device: Any = None,
     country: Any = None,
@@ -162,29 +167,29 @@ def context_of(
     plausible.
     """
     context = Context(
-        device=_cut(device),
-        country=country if isinstance(country, str) and COUNTRY.holds(country) else None,
-        page=_cut(page),
-        referrer=_cut(referrer),
-        user_agent=_cut(user_agent),
+        device=_truncate(device),
+        country=country if isinstance(country, str) and COUNTRY_PATTERN.holds(country) else None,
+        page=_truncate(page),
+        referrer=_truncate(referrer),
+        user_agent=_truncate(user_agent),
         utc_offset_min=utc_offset_min
-        if utc_offset_min is not None and UTC_OFFSET_MIN.holds(utc_offset_min)
+        if utc_offset_min is not None and UTC_OFFSET_BOUNDS.holds(utc_offset_min)
         else None,
     )
     return None if context == Context() else context
 
 
-def _cut(value: Any) -> str | None:
-    return value[: TEXT.high] if isinstance(value, str) and value else None
+def _truncate(value: Any) -> str | None:
+    return value[: TEXT_BOUNDS.high] if isinstance(value, str) and value else None
 
 
-def nonempty_fields(values: Mapping[str, Any], without: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the fields that are not empty, except those named."""
-    left_out = frozenset(without)
+def nonempty_fields(values: Mapping[str, Any], *, excluded: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the fields that are not empty, except the excluded."""
+    excluded_names = frozenset(excluded)
     return {
         name: value
         for name, value in values.items()
-        if name not in left_out and value is not None and value != ""
+        if name not in excluded_names and value is not None and value != ""
     }
 
 
@@ -197,7 +202,7 @@ def safe_event_type(name: str) -> str:
     return f"{name}_event" if name.lower() in _RESERVED_TYPES else name
 
 
-def slug(name: str) -> str:
+def to_slug(name: str) -> str:
     """Convert a name to an event type: `Video Played` becomes `video_played`."""
     words = "".join(letter if letter.isalnum() else " " for letter in name.lower()).split()
     return "_".join(words) or "unnamed"

@@ -9,7 +9,7 @@ Parquet.
     search, view_search_results      → search
     share                            → share
     page_view, screen_view           → view, without an item
-    session_start, scroll, … (`LEFT_OUT`) → left out and counted; `click` is an outbound link
+    session_start, scroll, … (`SKIPPED_EVENTS`) → left out and counted; `click` is an outbound link
     any other name, such as begin_checkout → a custom type, to be declared in `[events] types`
 
 `user_id` is the user, `user_pseudo_id` the visitor, both with `ga_session_id` the session. A
@@ -34,20 +34,25 @@ from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import (
     as_record,
-    context_of,
+    build_context,
+    get_record,
+    get_records,
+    get_text,
     nonempty_fields,
+    parse_epoch_time,
     parse_number,
-    record_at,
-    records_at,
-    required_text,
+    require_text,
     safe_event_type,
-    text_at,
-    time_since_1970,
 )
-from tailorbird.events.adapters.products import parse_numeric_properties, product_events
-from tailorbird.events.adapters.record import LeftOutError, Record, record_batches
+from tailorbird.events.adapters.products import build_product_events, parse_numeric_properties
+from tailorbird.events.adapters.record import Record, SkippedRecordError, convert_records
 from tailorbird.events.contract.envelope import Event
-from tailorbird.events.tables.files import NO_SUFFIX, bare_suffix, parquet_batches, read_records
+from tailorbird.events.tables.files import (
+    NO_SUFFIX_PATTERN,
+    read_parquet_batches,
+    read_records,
+    suffix_without_compression,
+)
 
 FORMAT = "ga4"
 PATTERNS = (
@@ -55,10 +60,10 @@ PATTERNS = (
     "*.jsonl",
     "*.ndjson",
     "*.parquet",
-    NO_SUFFIX,
+    NO_SUFFIX_PATTERN,
 )  # extracts have arbitrary names
 
-TYPES = {
+TYPE_BY_EVENT_NAME = {
     "view_item": "view",
     "view_item_list": "impression",
     "select_item": "click",
@@ -73,7 +78,7 @@ TYPES = {
     "page_view": "view",
     "screen_view": "view",
 }
-LEFT_OUT = frozenset(
+SKIPPED_EVENTS = frozenset(
     (
         "session_start",
         "first_visit",
@@ -99,7 +104,7 @@ LEFT_OUT = frozenset(
         "ad_click",
     )
 )
-_IDS = ("item_id", "item_name")
+_ITEM_ID_FIELDS = ("item_id", "item_name")
 _BATCH_POSITION_FIELDS = (
     "user_pseudo_id",
     "event_timestamp",
@@ -109,7 +114,7 @@ _BATCH_POSITION_FIELDS = (
     "batch_ordering_id",
     "batch_event_index",
 )
-_ENVELOPE_PARAMETERS = (
+_NON_PROPERTY_PARAMETERS = (
     "request_id",
     "ga_session_id",
     "ga_session_number",
@@ -118,7 +123,7 @@ _ENVELOPE_PARAMETERS = (
     "engagement_time_msec",
     "session_engaged",
 )
-_NOT_SET = ("(not set)", "(other)")
+_UNSET_VALUES = ("(not set)", "(other)")
 
 
 def read_ga4(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -127,72 +132,76 @@ def read_ga4(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]
     Raises InputError for a Parquet file that is not such an export.
     """
     for file, digest in files.items():
-        rows = _parquet_rows(file) if bare_suffix(file) == ".parquet" else read_records(file)
-        yield from record_batches(FORMAT, str(file), rows, digest, convert)
+        rows = (
+            _read_parquet_rows(file)
+            if suffix_without_compression(file) == ".parquet"
+            else read_records(file)
+        )
+        yield from convert_records(FORMAT, str(file), rows, digest, convert)
 
 
-def convert(record: Any, location: str) -> list[Event]:
+def convert(record: Any, row_id: str) -> list[Event]:
     """Convert one row."""
     row = as_record(record)
-    name = required_text(row, "event_name")
-    if name in LEFT_OUT:
-        raise LeftOutError(name)
-    type_ = TYPES.get(name) or safe_event_type(name)
+    name = require_text(row, "event_name")
+    if name in SKIPPED_EVENTS:
+        raise SkippedRecordError(name)
+    type_ = TYPE_BY_EVENT_NAME.get(name) or safe_event_type(name)
     parameters = _read_parameters(row)
     items = [_without_unset(item) for item in _read_elements(row, "items")]
     if not items and type_ == "share" and parameters.get("item_id") is not None:
         items = [{"item_id": parameters["item_id"]}]
     if name in ("page_view", "screen_view"):
         items = []
-    base = _convert_event(row, type_, parameters, location)
-    return product_events(base, items, _IDS, "$.items")
+    base_event = _convert_event(row, type_, parameters, row_id)
+    return build_product_events(base_event, items, _ITEM_ID_FIELDS, "$.items")
 
 
-def _convert_event(row: Record, type_: str, parameters: Record, location: str) -> Event:
+def _convert_event(row: Record, type_: str, parameters: Record, row_id: str) -> Event:
     properties = parse_numeric_properties(
-        nonempty_fields(parameters, ("search_term", "item_id", *_ENVELOPE_PARAMETERS))
+        nonempty_fields(parameters, excluded=("search_term", "item_id", *_NON_PROPERTY_PARAMETERS))
     )
     if (
         type_ == "search"
-        and (term := text_at(parameters, "search_term", "$.event_params")) is not None
+        and (term := get_text(parameters, "search_term", "$.event_params")) is not None
     ):
         properties["query"] = term
-    ecommerce = record_at(row, "ecommerce")
-    transaction = ecommerce.get("transaction_id")
-    if transaction not in (None, "", *_NOT_SET):
-        properties.setdefault("transaction_id", transaction)
-    visitor = text_at(row, "user_pseudo_id")
-    session = text_at(parameters, "ga_session_id", "$.event_params")
-    device, geo = record_at(row, "device"), record_at(row, "geo")
-    offset = parse_number(device.get("time_zone_offset_seconds"))
+    ecommerce = get_record(row, "ecommerce")
+    transaction_id = ecommerce.get("transaction_id")
+    if transaction_id not in (None, "", *_UNSET_VALUES):
+        properties.setdefault("transaction_id", transaction_id)
+    anonymous_id = get_text(row, "user_pseudo_id")
+    session_id = get_text(parameters, "ga_session_id", "$.event_params")
+    device, geo = get_record(row, "device"), get_record(row, "geo")
+    utc_offset_s = parse_number(device.get("time_zone_offset_seconds"))
     return Event(
-        event_id=_make_event_id(row, location),
+        event_id=_make_event_id(row, row_id),
         type=type_,
-        ts=time_since_1970(row.get("event_timestamp"), "$.event_timestamp", "microseconds"),
-        user_id=text_at(row, "user_id"),
-        anonymous_id=visitor,
-        session_id=None if session is None else f"{visitor or ''}.{session}",
-        request_id=text_at(parameters, "request_id", "$.event_params"),
-        context=context_of(
+        ts=parse_epoch_time(row.get("event_timestamp"), "$.event_timestamp", "microseconds"),
+        user_id=get_text(row, "user_id"),
+        anonymous_id=anonymous_id,
+        session_id=None if session_id is None else f"{anonymous_id or ''}.{session_id}",
+        request_id=get_text(parameters, "request_id", "$.event_params"),
+        context=build_context(
             device=device.get("category"),
             country=geo.get("country"),
             page=parameters.get("page_location"),
             referrer=parameters.get("page_referrer"),
-            utc_offset_min=int(offset) // 60
-            if isinstance(offset, int) and not isinstance(offset, bool)
+            utc_offset_min=int(utc_offset_s) // 60
+            if isinstance(utc_offset_s, int) and not isinstance(utc_offset_s, bool)
             else None,
         ),
         properties=properties or None,
     )
 
 
-def _make_event_id(row: Record, location: str) -> str:
+def _make_event_id(row: Record, row_id: str) -> str:
     """Return an id for a row, which has none of its own.
 
     Rows of newer exports are numbered within their batch.
     """
     if any(row.get(name) in (None, "") for name in _BATCH_POSITION_FIELDS):
-        return location
+        return row_id
     text = "\0".join(str(row[name]) for name in _BATCH_POSITION_FIELDS)
     return f"ga4:{sha256(text.encode()).hexdigest()[:32]}"
 
@@ -203,20 +212,20 @@ def _read_parameters(row: Record) -> Record:
     for index, entry in enumerate(_read_elements(row, "event_params")):
         value = entry.get("value")
         if isinstance(value, dict):
-            typed = [
-                (kind, value.get(kind))
-                for kind in ("string_value", "int_value", "float_value", "double_value")
+            typed_values = [
+                (value_field, value.get(value_field))
+                for value_field in ("string_value", "int_value", "float_value", "double_value")
             ]
             value = next(
                 (
-                    parse_number(value) if kind != "string_value" else value
-                    for kind, value in typed
+                    parse_number(value) if value_field != "string_value" else value
+                    for value_field, value in typed_values
                     if value is not None
                 ),
                 None,
             )
-        if value is not None and value not in _NOT_SET:
-            parameters[required_text(entry, "key", path=f"$.event_params[{index}]")] = value
+        if value is not None and value not in _UNSET_VALUES:
+            parameters[require_text(entry, "key", path=f"$.event_params[{index}]")] = value
     return parameters
 
 
@@ -227,14 +236,14 @@ def _read_elements(row: Record, name: str) -> list[Record]:
     """
     value = row.get(name)
     if isinstance(value, dict) and isinstance(value.get("list"), list):
-        wrapped = [
+        elements = [
             element.get("element", element.get("item", element))
             if isinstance(element, dict)
             else element
             for element in value["list"]
         ]
-        return records_at({name: wrapped}, name)
-    return records_at(row, name)
+        return get_records({name: elements}, name)
+    return get_records(row, name)
 
 
 def _without_unset(item: Record) -> Record:
@@ -242,11 +251,11 @@ def _without_unset(item: Record) -> Record:
     return {
         name: value
         for name, value in item.items()
-        if value not in (None, "", []) and value not in _NOT_SET
+        if value not in (None, "", []) and value not in _UNSET_VALUES
     }
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[int, bytes]]:
+def _read_parquet_rows(file: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         source = pq.ParquetFile(file)
@@ -258,7 +267,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, bytes]]:
                 fix="tailorbird import --guess PATH proposes a mapping for files with other "
                 "columns",
             )
-        for batch in parquet_batches(source, file, min(BATCH_ROWS, 2_000)):
+        for batch in read_parquet_batches(source, file, min(BATCH_ROWS, 2_000)):
             for row in batch.to_pylist():
                 number += 1
                 yield number, msgspec.json.encode(row, enc_hook=str)

@@ -28,26 +28,26 @@ from tailorbird.events.adapters.fields import (
     as_record,
     nonempty_fields,
     parse_number,
-    required_text,
+    parse_time_text,
+    require_text,
     safe_event_type,
-    slug,
-    time_of_text,
+    to_slug,
 )
-from tailorbird.events.adapters.record import Record, UnreadableError, record_batches
+from tailorbird.events.adapters.record import Record, UnreadableError, convert_records
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import read_records
 
 FORMAT = "gorse"
 PATTERNS = ("*.jsonl", "*.ndjson", "*.json")
 
-_TYPES = {
+_TYPE_BY_FEEDBACK = {
     "read": "view",
     "star": "like",
     "buy": "purchase",
     "add_to_cart": "cart",
     "rate": "rating",
 }
-_NO_TIME = "0001-01-01"  # Gorse's placeholder for a missing time
+_MISSING_TIME_PREFIX = "0001-01-01"  # Gorse's placeholder for a missing time
 _GO_TIME = re.compile(
     r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: \S+){0,2}"
 )  # a zone's name, `m=+0.01` of its clock
@@ -56,7 +56,7 @@ _GO_TIME = re.compile(
 def read_gorse(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
-        yield from record_batches(FORMAT, str(file), read_records(file), digest, convert)
+        yield from convert_records(FORMAT, str(file), read_records(file), digest, convert)
 
 
 def convert(record: Any, location: str) -> list[Event]:
@@ -78,15 +78,14 @@ def convert_feedback(fields: Record) -> Event:
 
     The same feedback at the same time always is the same event, from a file or by the API.
     """
-    identity = [required_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
-    event_id = (
-        f"gorse:{sha256(msgspec.json.encode([*identity, _parse_time(fields)])).hexdigest()[:32]}"
-    )
-    name = slug(required_text(fields, "FeedbackType"))
-    type_ = _TYPES.get(name) or safe_event_type(name)
+    identity_fields = [require_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
+    content = msgspec.json.encode([*identity_fields, _parse_time(fields)])
+    event_id = f"gorse:{sha256(content).hexdigest()[:32]}"
+    name = to_slug(require_text(fields, "FeedbackType"))
+    type_ = _TYPE_BY_FEEDBACK.get(name) or safe_event_type(name)
     properties = _read_properties(
         nonempty_fields(
-            fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated")
+            fields, excluded=("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated")
         )
     )
     value = parse_number(fields.get("Value"))
@@ -96,8 +95,8 @@ def convert_feedback(fields: Record) -> Event:
         event_id=event_id,
         type=type_,
         ts=_parse_time(fields),
-        user_id=required_text(fields, "UserId"),
-        item_id=required_text(fields, "ItemId"),
+        user_id=require_text(fields, "UserId"),
+        item_id=require_text(fields, "ItemId"),
         properties=properties or None,
     )
 
@@ -108,7 +107,7 @@ def convert_item(fields: Record, event_id: str) -> Event:
     `category` is its first category, since single-valued attributes are more useful.
     """
     properties = _read_properties(
-        nonempty_fields(fields, ("ItemId", "Timestamp", "Categories", "IsHidden"))
+        nonempty_fields(fields, excluded=("ItemId", "Timestamp", "Categories", "IsHidden"))
     )
     categories = fields.get("Categories")
     if categories:
@@ -118,7 +117,7 @@ def convert_item(fields: Record, event_id: str) -> Event:
     if _parse_hidden(fields.get("IsHidden")):
         properties["is_hidden"] = True
     ts = _parse_time(fields)
-    item_id = required_text(fields, "ItemId")
+    item_id = require_text(fields, "ItemId")
     return Event(
         event_id=event_id,
         type="item",
@@ -141,11 +140,11 @@ def _parse_hidden(value: Any) -> bool:
 
 def convert_user(fields: Record, event_id: str) -> Event:
     """Convert a user to a profile."""
-    properties = _read_properties(nonempty_fields(fields, ("UserId",)))
+    properties = _read_properties(nonempty_fields(fields, excluded=("UserId",)))
     return Event(
         event_id=event_id,
         type="user",
-        user_id=required_text(fields, "UserId"),
+        user_id=require_text(fields, "UserId"),
         timeless=True,
         properties=properties or None,
     )
@@ -154,27 +153,27 @@ def convert_user(fields: Record, event_id: str) -> Event:
 def _read_properties(fields: Record) -> dict[str, Any]:
     """Return the properties: Labels under their own names, the other fields in lower case."""
     labels = fields.get("Labels")
-    labelled = (
+    label_properties = (
         {name: value for name, value in labels.items() if value is not None}
         if isinstance(labels, dict)
         else {}
     )
     return {
         **{
-            slug(name): value
+            to_slug(name): value
             for name, value in fields.items()
             if not (name == "Labels" and isinstance(value, dict)) and value != []
         },
-        **labelled,
+        **label_properties,
     }
 
 
 def _parse_time(fields: Record) -> int | None:
     value = fields.get("Timestamp")
-    if value in (None, "") or (isinstance(value, str) and value.startswith(_NO_TIME)):
+    if value in (None, "") or (isinstance(value, str) and value.startswith(_MISSING_TIME_PREFIX)):
         return None
     go_time = _GO_TIME.fullmatch(value) if isinstance(value, str) else None
-    return time_of_text(value if go_time is None else go_time[1] + go_time[2], "$.Timestamp")
+    return parse_time_text(value if go_time is None else go_time[1] + go_time[2], "$.Timestamp")
 
 
 ADAPTER = FormatAdapter(

@@ -28,16 +28,16 @@ from tailorbird.events.adapters.batch import (
     encode_event,
     to_batches,
 )
-from tailorbird.events.adapters.record import unread_row, unread_rows
+from tailorbird.events.adapters.record import encode_unread_row, encode_unread_rows
 from tailorbird.events.clock import DAY, HOUR, SECOND
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.columns import read_columns
-from tailorbird.events.tables.files import bare_name
-from tailorbird.events.tables.forms import Join, TableForm
+from tailorbird.events.tables.files import name_without_compression
+from tailorbird.events.tables.forms import Join, TableSpec
 
 FORMAT = "instacart"
 PATTERNS = ("orders.csv", "order_products__*.csv", "products.csv", "aisles.csv", "departments.csv")
-BEGIN = 1_483_228_800_000_000  # Sunday, 1 January 2017, in microseconds
+FIRST_WEEK_START = 1_483_228_800_000_000  # Sunday, 1 January 2017, in microseconds
 _TABLE_COLUMNS = (
     {"days_since_prior_order", "order_number"},
     {"add_to_cart_order", "reordered"},
@@ -45,7 +45,7 @@ _TABLE_COLUMNS = (
     {"aisle_id", "aisle"},
     {"department_id", "department"},
 )
-_NO_ORDER = ("missing", "$.order_id", "no row of orders.csv has this order")
+_NO_ORDER_REASON = ("missing", "$.order_id", "no row of orders.csv has this order")
 Ints = npt.NDArray[np.int64]
 
 
@@ -62,7 +62,7 @@ class _Orders:
     user: Ints
     ts: Ints
 
-    def rows_of(self, order: Ints) -> Ints:
+    def find_rows(self, order: Ints) -> Ints:
         """Return the row of each order, or −1."""
         rows = np.minimum(np.searchsorted(self.id, order), len(self.id) - 1)
         return np.where(self.id[rows] == order, rows, -1)
@@ -76,20 +76,20 @@ def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[
     Raises:
         InputError: `orders.csv` is missing, or a file cannot be read.
     """
-    by_name = {bare_name(file): file for file in files}
-    order_products = [file for file in files if file.name.startswith("order_products__")]
-    if order_products and "orders.csv" not in by_name:
+    file_by_name = {name_without_compression(file): file for file in files}
+    order_product_files = [file for file in files if file.name.startswith("order_products__")]
+    if order_product_files and "orders.csv" not in file_by_name:
         raise InputError(
             "orders.csv is missing, which says who ordered",
             where=options.root,
             fix="put it into the same folder",
         )
-    orders = _read_orders(by_name["orders.csv"]) if order_products else None
-    for file in order_products:
+    orders = _read_orders(file_by_name["orders.csv"]) if order_product_files else None
+    for file in order_product_files:
         yield from to_batches(str(file), _read_purchases(file, files[file][:12], orders))
-    if "products.csv" in by_name:
-        file = by_name["products.csv"]
-        yield from to_batches(str(file), _read_products(file, files[file][:12], by_name))
+    if "products.csv" in file_by_name:
+        file = file_by_name["products.csv"]
+        yield from to_batches(str(file), _read_products(file, files[file][:12], file_by_name))
 
 
 def _read_orders(file: Path) -> _Orders | None:
@@ -105,25 +105,29 @@ def _read_orders(file: Path) -> _Orders | None:
         "order_hour_of_day",
         "days_since_prior_order",
     ]
-    parts = [
+    column_batches = [
         [_read_numbers(batch, name, file) for name in names]
-        for batch in read_columns(file, names, broken=[])
+        for batch in read_columns(file, names, broken_rows=[])
     ]
-    if not parts:
+    if not column_batches:
         return None
-    order, user, number, weekday, hour, days_since = (
-        np.concatenate(columns) for columns in zip(*parts, strict=True)
+    order_id, user_id, order_number, weekday, hour, days_since_previous = (
+        np.concatenate(columns) for columns in zip(*column_batches, strict=True)
     )
-    row = np.lexsort((number, user))
-    order, user, weekday, hour, days_since = (
-        column[row] for column in (order, user, weekday, hour, days_since)
+    row_order = np.lexsort((order_number, user_id))
+    order_id, user_id, weekday, hour, days_since_previous = (
+        column[row_order] for column in (order_id, user_id, weekday, hour, days_since_previous)
     )
-    is_first_of_user = np.r_[True, user[1:] != user[:-1]]
-    days = np.cumsum(np.where(is_first_of_user, 0, days_since))
-    first_row = np.maximum.accumulate(np.where(is_first_of_user, np.arange(len(user)), 0))
+    is_first_of_user = np.r_[True, user_id[1:] != user_id[:-1]]
+    days = np.cumsum(np.where(is_first_of_user, 0, days_since_previous))
+    first_row = np.maximum.accumulate(np.where(is_first_of_user, np.arange(len(user_id)), 0))
     day = weekday[first_row] + days - days[first_row]
-    by_order = np.argsort(order, kind="stable")
-    return _Orders(order[by_order], user[by_order], (BEGIN + day * DAY + hour * HOUR)[by_order])
+    id_order = np.argsort(order_id, kind="stable")
+    return _Orders(
+        order_id[id_order],
+        user_id[id_order],
+        (FIRST_WEEK_START + day * DAY + hour * HOUR)[id_order],
+    )
 
 
 def _read_numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
@@ -145,65 +149,78 @@ def _read_purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator
     rows_before = 0
     broken_rows: list[str] = []
     for batch in read_columns(
-        file, ["order_id", "product_id", "add_to_cart_order"], broken=broken_rows
+        file, ["order_id", "product_id", "add_to_cart_order"], broken_rows=broken_rows
     ):
-        order, product, position = (
+        order_ids, product_ids, cart_positions = (
             _read_numbers(batch, name, file)
             for name in ("order_id", "product_id", "add_to_cart_order")
         )
-        order_rows = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
+        order_rows = (
+            orders.find_rows(order_ids) if orders is not None else np.full(len(order_ids), -1)
+        )
         for number, row, *record in zip(
-            range(rows_before + 1, rows_before + 1 + len(order)),
+            range(rows_before + 1, rows_before + 1 + len(order_ids)),
             order_rows,
-            order,
-            product,
-            position,
+            order_ids,
+            product_ids,
+            cart_positions,
             strict=True,
         ):
             if orders is None or row < 0:
                 yield (
                     number,
-                    unread_row(
-                        FORMAT, f"{digest}:{number}", [int(value) for value in record], _NO_ORDER
+                    encode_unread_row(
+                        FORMAT,
+                        f"{digest}:{number}",
+                        [int(value) for value in record],
+                        _NO_ORDER_REASON,
                     ),
                 )
                 continue
-            order_id, item, cart_position = record
+            order_id, item_id, cart_position = record
             event = Event(
-                event_id=f"instacart:{order_id}:{item}",
+                event_id=f"instacart:{order_id}:{item_id}",
                 type="purchase",
                 ts=int(orders.ts[row] + cart_position * SECOND),
                 user_id=str(orders.user[row]),
-                item_id=str(item),
+                item_id=str(item_id),
                 session_id=str(order_id),
             )
             yield number, encode_event(event)
-        rows_before += len(order)
-    yield from unread_rows(FORMAT, digest, broken_rows, rows_before)
+        rows_before += len(order_ids)
+    yield from encode_unread_rows(FORMAT, digest, broken_rows, rows_before)
 
 
 def _read_products(
-    file: Path, digest: str, by_name: dict[str, Path]
+    file: Path, digest: str, file_by_name: dict[str, Path]
 ) -> Iterator[tuple[int, bytes]]:
     lookup_files = {
         "category": ("departments.csv", "department_id", "department"),
         "aisle": ("aisles.csv", "aisle_id", "aisle"),
     }
-    available = {to: lookup for to, lookup in lookup_files.items() if lookup[0] in by_name}
-    table_form = TableForm(
-        joins=tuple(Join(by_name[other], key) for other, key, _ in available.values())
+    available_lookups = {
+        attribute: lookup for attribute, lookup in lookup_files.items() if lookup[0] in file_by_name
+    }
+    table_form = TableSpec(
+        joins=tuple(Join(file_by_name[other], key) for other, key, _ in available_lookups.values())
     )
     attributes = {"title": "product_name"} | {
-        to: column for to, (_, _, column) in available.items()
+        attribute: column for attribute, (_, _, column) in available_lookups.items()
     }
     columns = ["product_id", *attributes.values()]
     rows_before = 0
     broken_rows: list[str] = []
     for batch in read_columns(
-        file, columns, texts=frozenset(columns), broken=broken_rows, form=table_form
+        file,
+        columns,
+        text_columns=frozenset(columns),
+        broken_rows=broken_rows,
+        table_spec=table_form,
     ):
         for number, row in enumerate(batch.to_pylist(), rows_before + 1):
-            properties = {to: row[column] for to, column in attributes.items() if row[column]}
+            properties = {
+                attribute: row[column] for attribute, column in attributes.items() if row[column]
+            }
             event = Event(
                 event_id=f"{digest}:{number}",
                 type="item",
@@ -213,7 +230,7 @@ def _read_products(
             )
             yield number, encode_event(event)
         rows_before += batch.num_rows
-    yield from unread_rows(FORMAT, digest, broken_rows, rows_before)
+    yield from encode_unread_rows(FORMAT, digest, broken_rows, rows_before)
 
 
 ADAPTER = FormatAdapter(

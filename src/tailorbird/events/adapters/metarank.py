@@ -22,7 +22,11 @@ import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import safe_event_type
-from tailorbird.events.adapters.record import UnreadableError, from_validation_error, record_batches
+from tailorbird.events.adapters.record import (
+    UnreadableError,
+    convert_records,
+    from_validation_error,
+)
 from tailorbird.events.contract.envelope import Event, ResponseDetails
 from tailorbird.events.contract.rules import format_value
 from tailorbird.events.tables.files import read_lines
@@ -70,7 +74,7 @@ def read_metarank(files: dict[Path, str], options: AdapterOptions) -> Iterator[B
     A record that cannot be read is kept with the reason, to be quarantined.
     """
     for file, digest in files.items():
-        yield from record_batches(
+        yield from convert_records(
             FORMAT, str(file), read_lines(file), digest, partial(_convert_value, options=options)
         )
 
@@ -99,16 +103,22 @@ def _convert_value(value: Any, location: str, *, options: AdapterOptions) -> lis
             f"expected milliseconds since 1970 or an ISO time, got {format_value(record.timestamp)}"
         )
         raise UnreadableError("bad_time", "$.timestamp", message) from None
-    return list(_convert(record, ts, options))
+    return list(_convert_record(record, ts, options))
 
 
-def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterator[Event]:
-    stated = {entry.name: entry.value for entry in record.fields}
+def _convert_record(record: _Record, ts: int | str, options: AdapterOptions) -> Iterator[Event]:
+    stated_properties = {entry.name: entry.value for entry in record.fields}
     if record.tenant is not None:
-        stated["tenant"] = record.tenant
-    if of_items := {item.id: extra for item in record.items if (extra := item.properties())}:
-        stated["of_items"] = of_items  # relevancy, label and item fields as of the ranking
-    properties = stated or None
+        stated_properties["tenant"] = record.tenant
+    if of_items := {
+        item.id: ranking_properties
+        for item in record.items
+        if (ranking_properties := item.properties())
+    }:
+        stated_properties["of_items"] = (
+            of_items  # relevancy, label and item fields as of the ranking
+        )
+    properties = stated_properties or None
     subject = {"user_id": record.user, "session_id": record.session}
     if record.user is None:
         subject["anonymous_id"] = record.session or record.ranking or record.id
@@ -121,19 +131,19 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
             event_id=record.id, type="user", ts=ts, user_id=record.user, properties=properties
         )
     elif record.event == "ranking":
-        items = [item.id for item in record.items]
+        item_ids = [item.id for item in record.items]
         response = ResponseDetails(
-            slot=options.slot, query=_to_text((properties or {}).get("query"))
+            slot=options.slot, query=_text_or_none((properties or {}).get("query"))
         )
-        shown = {
+        shared_fields = {
             "ts": ts,
-            "items": items,
+            "items": item_ids,
             "request_id": record.id,
             "properties": properties,
             **subject,
         }
-        yield Event(event_id=record.id, type="answer", answer=response, **shown)
-        yield Event(event_id=f"{record.id}#impression", type="impression", **shown)
+        yield Event(event_id=record.id, type="answer", answer=response, **shared_fields)
+        yield Event(event_id=f"{record.id}#impression", type="impression", **shared_fields)
     else:
         name = safe_event_type(record.type or record.event)
         yield Event(
@@ -147,7 +157,7 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
         )
 
 
-def _to_text(value: object) -> str | None:
+def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
@@ -158,13 +168,13 @@ def _parse_time(value: float | str) -> int | str:
     """
     if not isinstance(value, str) or value.isdigit():
         return int(float(value) * 1_000) if isinstance(value, float) else int(value) * 1_000
-    moment = datetime.fromisoformat(value)
-    return value if moment.tzinfo is not None else f"{value}Z"
+    parsed_time = datetime.fromisoformat(value)
+    return value if parsed_time.tzinfo is not None else f"{value}Z"
 
 
-_RECORDS = ("item", "user", "ranking", "interaction")
+_RECORD_KINDS = ("item", "user", "ranking", "interaction")
 ADAPTER = FormatAdapter(
     read=read_metarank,
     patterns=PATTERNS,
-    is_record=lambda record: record.get("event") in _RECORDS and "timestamp" in record,
+    is_record=lambda record: record.get("event") in _RECORD_KINDS and "timestamp" in record,
 )

@@ -20,16 +20,16 @@ from tailorbird.events.adapters.batch import (
     encode_event,
     to_batches,
 )
-from tailorbird.events.adapters.record import unread_row
+from tailorbird.events.adapters.record import encode_unread_row
 from tailorbird.events.contract.envelope import Event, ResponseDetails
 from tailorbird.events.tables.files import read_lines
 
 FORMAT = "mind"
 PATTERNS = ("behaviors.tsv", "news.tsv")
-_TIME = "%m/%d/%Y %I:%M:%S %p"
-_CLICKED = "1"
-_COLUMNS = 5  # that are read of either file: further ones of the news are entities
-_UNREADABLE = (
+_TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
+_CLICKED_LABEL = "1"
+_COLUMN_COUNT = 5  # that are read of either file: further ones of the news are entities
+_UNREADABLE_REASON = (
     "wrong_type",
     "$",
     "it has too few columns, or its time or the list of news that it showed cannot be read",
@@ -54,8 +54,8 @@ def is_mind(name: str, first_line: bytes) -> bool:
     """Return whether a file is of this format, by its name and first line."""
     fields = first_line.decode(errors="replace").split("\t")
     if name == "behaviors.tsv":
-        return len(fields) == _COLUMNS and "-" in fields[-1]
-    return name == "news.tsv" and len(fields) >= _COLUMNS and fields[0].startswith("N")
+        return len(fields) == _COLUMN_COUNT and "-" in fields[-1]
+    return name == "news.tsv" and len(fields) >= _COLUMN_COUNT and fields[0].startswith("N")
 
 
 def _convert_rows(
@@ -68,39 +68,41 @@ def _convert_rows(
             f"{digest}:{number}",
         )
         try:
-            for event in convert(fields[:_COLUMNS], location):
+            for event in convert(fields[:_COLUMN_COUNT], location):
                 yield number, encode_event(event)
         except ValueError:
-            yield number, unread_row(FORMAT, location, fields, _UNREADABLE)
+            yield number, encode_unread_row(FORMAT, location, fields, _UNREADABLE_REASON)
 
 
 def _convert_behaviour(fields: list[str], location: str, *, slot: str) -> list[Event]:
-    number, user, time_text, _, listed = fields
-    ts = int(datetime.strptime(time_text, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
-    shown_news = [entry.rsplit("-", 1) for entry in listed.split()]
-    items = [item for item, _ in shown_news]
+    row_number, user_id, time_text, _, shown_text = fields
+    ts = int(datetime.strptime(time_text, _TIME_FORMAT).replace(tzinfo=UTC).timestamp()) * 1_000_000
+    shown_news = [entry.rsplit("-", 1) for entry in shown_text.split()]
+    item_ids = [item_id for item_id, _ in shown_news]
     # Row numbers restart in each file, so the id includes user and time.
-    request = f"mind:{number}:{user}:{ts // 1_000_000}"
-    common_fields = {"ts": ts, "user_id": user, "request_id": request}
+    request_id = f"mind:{row_number}:{user_id}:{ts // 1_000_000}"
+    common_fields = {"ts": ts, "user_id": user_id, "request_id": request_id}
     events = [
         Event(
-            event_id=request,
+            event_id=request_id,
             type="answer",
             answer=ResponseDetails(slot=slot),
-            items=items,
+            items=item_ids,
             **common_fields,
         ),
-        Event(event_id=f"{request}#impression", type="impression", items=items, **common_fields),
+        Event(
+            event_id=f"{request_id}#impression", type="impression", items=item_ids, **common_fields
+        ),
     ]
-    clicked_items = (item for item, label in shown_news if label == _CLICKED)
+    clicked_items = (item_id for item_id, label in shown_news if label == _CLICKED_LABEL)
     return events + [
-        Event(event_id=f"{request}#{item}", type="click", item_id=item, **common_fields)
-        for item in clicked_items
+        Event(event_id=f"{request_id}#{item_id}", type="click", item_id=item_id, **common_fields)
+        for item_id in clicked_items
     ]
 
 
 def _convert_news(fields: list[str], location: str) -> list[Event]:
-    item, category, subcategory, title, abstract = fields
+    item_id, category, subcategory, title, abstract = fields
     attributes = {
         "title": title,
         "category": category,
@@ -110,9 +112,9 @@ def _convert_news(fields: list[str], location: str) -> list[Event]:
     properties = {name: value for name, value in attributes.items() if value}
     return [
         Event(
-            event_id=f"mind:{item}:{location}",
+            event_id=f"mind:{item_id}:{location}",
             type="item",
-            item_id=item,
+            item_id=item_id,
             timeless=True,
             properties=properties,
         )

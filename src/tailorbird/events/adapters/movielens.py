@@ -27,10 +27,15 @@ from tailorbird.events.adapters.batch import (
     to_batches,
     with_content_id,
 )
-from tailorbird.events.adapters.record import unread_row
+from tailorbird.events.adapters.record import encode_unread_row
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.encodings import open_table
-from tailorbird.events.tables.files import DAMAGED, bare_name, open_file, parquet_batches
+from tailorbird.events.tables.files import (
+    READ_ERRORS,
+    name_without_compression,
+    open_file,
+    read_parquet_batches,
+)
 from tailorbird.events.tables.quotes import LineReader, next_row
 
 PATTERNS = (
@@ -71,7 +76,7 @@ _GENRES_100K = (
     "Western",
 )
 
-_NO_NUMBER = ("wrong_type", "$", "a number or a time in it is none")
+_NO_NUMBER_REASON = ("wrong_type", "$", "a number or a time in it is none")
 Row = list[str]
 
 
@@ -81,7 +86,7 @@ def read_movielens(files: dict[Path, str], options: AdapterOptions) -> Iterator[
     Raises:
         InputError: none of the files is one of a MovieLens layout.
     """
-    data_files = [file for file in files if bare_name(file) in _READERS]
+    data_files = [file for file in files if name_without_compression(file) in _READERS]
     if not data_files:
         names = ", ".join(file.name for file in files)
         raise InputError(
@@ -90,19 +95,19 @@ def read_movielens(files: dict[Path, str], options: AdapterOptions) -> Iterator[
             where=options.root,
         )
     for file in data_files:
-        rows, convert = _READERS[bare_name(file)]
-        yield from to_batches(str(file), _convert(file, rows, convert, files[file][:12]))
+        read_rows, convert = _READERS[name_without_compression(file)]
+        yield from to_batches(str(file), _convert_rows(file, read_rows, convert, files[file][:12]))
 
 
-def _convert(
+def _convert_rows(
     file: Path,
-    rows: Callable[[Path], Iterator[Row]],
+    read_rows: Callable[[Path], Iterator[Row]],
     convert: Callable[[Row, str], Event],
     digest: str,
 ) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
-        for number, row in enumerate(rows(file), 1):
+        for number, row in enumerate(read_rows(file), 1):
             try:
                 event = convert(row, f"{digest}:{number}")
                 yield (
@@ -112,63 +117,66 @@ def _convert(
                     ),
                 )
             except IndexError:
-                yield number, unread_row("movielens", f"{digest}:{number}", row)
+                yield number, encode_unread_row("movielens", f"{digest}:{number}", row)
             except (ValueError, OverflowError):
-                yield number, unread_row("movielens", f"{digest}:{number}", row, _NO_NUMBER)
-    except (*DAMAGED, csv.Error) as error:
+                yield (
+                    number,
+                    encode_unread_row("movielens", f"{digest}:{number}", row, _NO_NUMBER_REASON),
+                )
+    except (*READ_ERRORS, csv.Error) as error:
         raise InputError(f"damaged after row {number}: {error}", where=str(file)) from None
 
 
-def _read_separated(separator: str) -> Callable[[Path], Iterator[Row]]:
-    def rows(file: Path) -> Iterator[Row]:
+def _make_separated_reader(separator: str) -> Callable[[Path], Iterator[Row]]:
+    def read_rows(file: Path) -> Iterator[Row]:
         with io.TextIOWrapper(open_file(file), encoding="latin-1") as stream:
             for line in stream:
                 if line.strip():
                     yield line.rstrip("\n").split(separator)
 
-    return rows
+    return read_rows
 
 
-def _csv_rows(file: Path) -> Iterator[Row]:
+def _read_csv_rows(file: Path) -> Iterator[Row]:
     """Yield the rows; a malformed row, or one of another width, is yielded as a single field."""
     with io.TextIOWrapper(
         open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
     ) as stream:
-        lines = LineReader(stream)
-        reader = csv.reader(lines)
+        line_reader = LineReader(stream)
+        reader = csv.reader(line_reader)
         width = len(next(reader, []))
         with suppress(StopIteration):
             while True:
-                row = next_row(reader, lines, width)
-                if row is not None and len(row) == width and _is_text(row):
+                row = next_row(reader, line_reader, width)
+                if row is not None and len(row) == width and _is_valid_text(row):
                     yield row
                 elif row != []:
                     yield [
-                        "".join(lines.row_lines)
+                        "".join(line_reader.row_lines)
                         .encode(errors="surrogateescape")
                         .decode(errors="backslashreplace")
                         .rstrip("\r\n")
                     ]
 
 
-def _is_text(row: Row) -> bool:
+def _is_valid_text(row: Row) -> bool:
     return not any(map(_SURROGATES.search, row))
 
 
-def _parquet_rows(columns: tuple[str, ...]) -> Callable[[Path], Iterator[Row]]:
-    def rows(file: Path) -> Iterator[Row]:
+def _make_parquet_reader(columns: tuple[str, ...]) -> Callable[[Path], Iterator[Row]]:
+    def read_rows(file: Path) -> Iterator[Row]:
         source = pq.ParquetFile(file)
-        missing = [name for name in columns if name not in source.schema_arrow.names]
-        if missing:
+        missing_columns = [name for name in columns if name not in source.schema_arrow.names]
+        if missing_columns:
             raise InputError(
-                f"expected the columns {', '.join(columns)}, missing {', '.join(missing)}",
+                f"expected the columns {', '.join(columns)}, missing {', '.join(missing_columns)}",
                 where=str(file),
             )
-        for batch in parquet_batches(source, file, BATCH_ROWS, list(columns)):
+        for batch in read_parquet_batches(source, file, BATCH_ROWS, list(columns)):
             values = [_read_texts(batch.column(name)) for name in columns]
             yield from (list(row) for row in zip(*values, strict=True))
 
-    return rows
+    return read_rows
 
 
 def _read_texts(column: Any) -> list[str]:
@@ -193,11 +201,11 @@ def _convert_rating(user: str, item: str, rating: str, ts: int, event_id: str) -
     )
 
 
-def _rating_in_seconds(row: Row, event_id: str) -> Event:
+def _convert_rating_in_seconds(row: Row, event_id: str) -> Event:
     return _convert_rating(row[0], row[1], row[2], int(float(row[3])) * 1_000_000, event_id)
 
 
-def _rating_in_microseconds(row: Row, event_id: str) -> Event:
+def _convert_rating_in_microseconds(row: Row, event_id: str) -> Event:
     return _convert_rating(row[0], row[1], row[2], int(row[3]), event_id)
 
 
@@ -210,17 +218,17 @@ def _convert_movie(item: str, title: str, genres: list[str], event_id: str) -> E
     return Event(event_id=event_id, type="item", item_id=item, timeless=True, properties=properties)
 
 
-def _movie_of_names(row: Row, event_id: str) -> Event:
+def _convert_movie_with_genre_names(row: Row, event_id: str) -> Event:
     genres = [genre for genre in row[2].split("|") if genre and genre != "(no genres listed)"]
     return _convert_movie(row[0], row[1], genres, event_id)
 
 
-def _movie_of_flags(row: Row, event_id: str) -> Event:
+def _convert_movie_with_genre_flags(row: Row, event_id: str) -> Event:
     genres = [name for name, flag in zip(_GENRES_100K, row[5:24], strict=False) if flag == "1"]
     return _convert_movie(row[0], row[1], genres, event_id)
 
 
-def _user_1m(row: Row, event_id: str) -> Event:
+def _convert_user_1m(row: Row, event_id: str) -> Event:
     return _convert_user(
         row[0],
         {"gender": row[1], "age": int(row[2]), "occupation": row[3], "zip": row[4]},
@@ -228,7 +236,7 @@ def _user_1m(row: Row, event_id: str) -> Event:
     )
 
 
-def _user_100k(row: Row, event_id: str) -> Event:
+def _convert_user_100k(row: Row, event_id: str) -> Event:
     return _convert_user(
         row[0],
         {"age": int(row[1]), "gender": row[2], "occupation": row[3], "zip": row[4]},
@@ -241,18 +249,21 @@ def _convert_user(user: str, properties: dict[str, Any], event_id: str) -> Event
 
 
 _READERS: dict[str, tuple[Callable[[Path], Iterator[Row]], Callable[[Row, str], Event]]] = {
-    "u.item": (_read_separated("|"), _movie_of_flags),
-    "u.user": (_read_separated("|"), _user_100k),
-    "u.data": (_read_separated("\t"), _rating_in_seconds),
-    "movies.dat": (_read_separated("::"), _movie_of_names),
-    "users.dat": (_read_separated("::"), _user_1m),
-    "ratings.dat": (_read_separated("::"), _rating_in_seconds),
-    "movies.csv": (_csv_rows, _movie_of_names),
-    "ratings.csv": (_csv_rows, _rating_in_seconds),
-    "movies.parquet": (_parquet_rows(("movie_id", "title", "genres")), _movie_of_names),
+    "u.item": (_make_separated_reader("|"), _convert_movie_with_genre_flags),
+    "u.user": (_make_separated_reader("|"), _convert_user_100k),
+    "u.data": (_make_separated_reader("\t"), _convert_rating_in_seconds),
+    "movies.dat": (_make_separated_reader("::"), _convert_movie_with_genre_names),
+    "users.dat": (_make_separated_reader("::"), _convert_user_1m),
+    "ratings.dat": (_make_separated_reader("::"), _convert_rating_in_seconds),
+    "movies.csv": (_read_csv_rows, _convert_movie_with_genre_names),
+    "ratings.csv": (_read_csv_rows, _convert_rating_in_seconds),
+    "movies.parquet": (
+        _make_parquet_reader(("movie_id", "title", "genres")),
+        _convert_movie_with_genre_names,
+    ),
     "ratings.parquet": (
-        _parquet_rows(("user_id", "movie_id", "rating", "ts")),
-        _rating_in_microseconds,
+        _make_parquet_reader(("user_id", "movie_id", "rating", "ts")),
+        _convert_rating_in_microseconds,
     ),
 }
 

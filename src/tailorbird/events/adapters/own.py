@@ -16,7 +16,11 @@ from tailorbird.events.adapters.batch import (
     to_batches,
 )
 from tailorbird.events.contract.envelope import Event
-from tailorbird.events.tables.files import bare_suffix, parquet_batches, read_lines
+from tailorbird.events.tables.files import (
+    read_lines,
+    read_parquet_batches,
+    suffix_without_compression,
+)
 
 PATTERNS = ("*.jsonl", "*.ndjson", "*.json", "*.parquet")
 
@@ -24,7 +28,7 @@ PATTERNS = ("*.jsonl", "*.ndjson", "*.json", "*.parquet")
 def read_own(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Pass JSON lines on as they are; turn Parquet rows into the same."""
     for file in files:
-        if bare_suffix(file) == ".parquet":
+        if suffix_without_compression(file) == ".parquet":
             yield from _read_parquet(file)
         else:
             yield from to_batches(str(file), read_lines(file))
@@ -43,7 +47,7 @@ def _read_parquet(file: Path) -> Iterator[Batch]:
                 "columns",
             )
         rows_before = 0
-        for batch in parquet_batches(source, file, BATCH_ROWS):
+        for batch in read_parquet_batches(source, file, BATCH_ROWS):
             rows = [
                 {name: value for name, value in row.items() if value is not None}
                 for row in _times_to_micros(batch).to_pylist()

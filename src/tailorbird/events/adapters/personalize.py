@@ -28,26 +28,31 @@ from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import (
     as_record,
-    context_of,
+    build_context,
+    get_text,
     nonempty_fields,
     parse_csv_value,
+    parse_epoch_time,
     parse_number,
-    required_text,
+    require_text,
     safe_event_type,
-    slug,
-    text_at,
-    time_since_1970,
+    to_slug,
 )
-from tailorbird.events.adapters.record import WRONG_ROW, Record, UnreadableError, record_batches
+from tailorbird.events.adapters.record import (
+    WRONG_ROW_REASON,
+    Record,
+    UnreadableError,
+    convert_records,
+)
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.encodings import open_table
-from tailorbird.events.tables.files import DAMAGED
+from tailorbird.events.tables.files import READ_ERRORS
 from tailorbird.events.tables.quotes import LineReader, next_row
 
 FORMAT = "personalize"
 PATTERNS = ("*.csv",)
 
-_TYPES = {
+_TYPE_BY_EVENT_NAME = {
     "watch": "view",
     "detailpageview": "view",
     "addtocart": "cart",
@@ -55,8 +60,8 @@ _TYPES = {
     "clicked": "click",
     "purchased": "purchase",
 }
-_DEVICES = ("DEVICE", "DEVICE_TYPE")
-_WRONG_ROW = "#row"  # a column of this name holds a row that does not fit the header
+_DEVICE_COLUMNS = ("DEVICE", "DEVICE_TYPE")
+_WRONG_ROW_FIELD = "#row"  # a column of this name holds a row that does not fit the header
 
 
 def read_personalize(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -66,14 +71,14 @@ def read_personalize(files: dict[Path, str], options: AdapterOptions) -> Iterato
         InputError: a file has neither USER_ID nor ITEM_ID, or both and no TIMESTAMP.
     """
     for file, digest in files.items():
-        yield from record_batches(FORMAT, str(file), _read_rows(file), digest, convert)
+        yield from convert_records(FORMAT, str(file), _read_rows(file), digest, convert)
 
 
 def convert(record: Any, location: str) -> list[Event]:
     """Convert a row, as column → text, to events."""
     row = as_record(record)
-    if _WRONG_ROW in row:
-        raise UnreadableError(*WRONG_ROW)
+    if _WRONG_ROW_FIELD in row:
+        raise UnreadableError(*WRONG_ROW_REASON)
     if "USER_ID" in row and "ITEM_ID" in row:
         return _convert_interaction(row, location)
     if "USER_ID" in row:
@@ -81,22 +86,26 @@ def convert(record: Any, location: str) -> list[Event]:
             Event(
                 event_id=location,
                 type="user",
-                user_id=required_text(row, "USER_ID"),
+                user_id=require_text(row, "USER_ID"),
                 timeless=True,
                 properties=_read_properties(row, ("USER_ID",)),
             )
         ]
-    item = required_text(row, "ITEM_ID")
+    item_id = require_text(row, "ITEM_ID")
     properties = _read_properties(row, ("ITEM_ID", "CREATION_TIMESTAMP"))
-    created = row.get("CREATION_TIMESTAMP")
-    if created in (None, "") or _is_zero(created):
+    creation_time = row.get("CREATION_TIMESTAMP")
+    if creation_time in (None, "") or _is_zero(creation_time):
         return [
             Event(
-                event_id=location, type="item", item_id=item, timeless=True, properties=properties
+                event_id=location,
+                type="item",
+                item_id=item_id,
+                timeless=True,
+                properties=properties,
             )
         ]
-    ts = time_since_1970(created, "$.CREATION_TIMESTAMP", "seconds")
-    return [Event(event_id=location, type="item", ts=ts, item_id=item, properties=properties)]
+    ts = parse_epoch_time(creation_time, "$.CREATION_TIMESTAMP", "seconds")
+    return [Event(event_id=location, type="item", ts=ts, item_id=item_id, properties=properties)]
 
 
 def _is_zero(value: Any) -> bool:
@@ -105,14 +114,14 @@ def _is_zero(value: Any) -> bool:
 
 
 def _convert_interaction(row: Record, location: str) -> list[Event]:
-    ts = time_since_1970(row.get("TIMESTAMP"), "$.TIMESTAMP", "seconds")
-    user, item = required_text(row, "USER_ID"), required_text(row, "ITEM_ID")
-    name = text_at(row, "EVENT_TYPE") or "click"
-    type_ = _TYPES.get(name.lower().replace(" ", "")) or safe_event_type(slug(name))
-    request = text_at(row, "RECOMMENDATION_ID")
-    device = next((row[column] for column in _DEVICES if row.get(column)), None)
-    context = context_of(device=device, country=row.get("COUNTRY"))
-    consumed = (
+    ts = parse_epoch_time(row.get("TIMESTAMP"), "$.TIMESTAMP", "seconds")
+    user_id, item_id = require_text(row, "USER_ID"), require_text(row, "ITEM_ID")
+    name = get_text(row, "EVENT_TYPE") or "click"
+    type_ = _TYPE_BY_EVENT_NAME.get(name.lower().replace(" ", "")) or safe_event_type(to_slug(name))
+    request_id = get_text(row, "RECOMMENDATION_ID")
+    device = next((row[column] for column in _DEVICE_COLUMNS if row.get(column)), None)
+    context = build_context(device=device, country=row.get("COUNTRY"))
+    envelope_columns = (
         "USER_ID",
         "ITEM_ID",
         "TIMESTAMP",
@@ -120,48 +129,49 @@ def _convert_interaction(row: Record, location: str) -> list[Event]:
         "EVENT_VALUE",
         "IMPRESSION",
         "RECOMMENDATION_ID",
-        *_DEVICES,
+        *_DEVICE_COLUMNS,
     )
-    properties = _read_properties(row, consumed) or {}
+    properties = _read_properties(row, envelope_columns) or {}
     if row.get("EVENT_VALUE") not in (None, ""):
         properties["rating" if type_ == "rating" else "event_value"] = parse_number(
             row["EVENT_VALUE"]
         )
-    click = Event(
+    interaction = Event(
         event_id=location,
         type=type_,
         ts=ts,
-        user_id=user,
-        item_id=item,
-        request_id=request,
+        user_id=user_id,
+        item_id=item_id,
+        request_id=request_id,
         context=context,
         properties=properties or None,
     )
-    shown = list(
+    shown_items = list(
         dict.fromkeys(
-            part.strip() for part in (text_at(row, "IMPRESSION") or "").split("|") if part.strip()
+            part.strip() for part in (get_text(row, "IMPRESSION") or "").split("|") if part.strip()
         )
     )
-    if not shown:
-        return [click]
-    impression_id = f"{request or location}#impression"
+    if not shown_items:
+        return [interaction]
+    impression_id = f"{request_id or location}#impression"
     return [
         Event(
             event_id=impression_id,
             type="impression",
             ts=ts,
-            user_id=user,
-            items=shown,
-            request_id=request,
+            user_id=user_id,
+            items=shown_items,
+            request_id=request_id,
             context=context,
         ),
-        click,
+        interaction,
     ]
 
 
-def _read_properties(row: Record, without: tuple[str, ...]) -> dict[str, Any] | None:
+def _read_properties(row: Record, excluded: tuple[str, ...]) -> dict[str, Any] | None:
     return {
-        name.lower(): _read_value(value) for name, value in nonempty_fields(row, without).items()
+        name.lower(): _read_value(value)
+        for name, value in nonempty_fields(row, excluded=excluded).items()
     } or None
 
 
@@ -176,45 +186,47 @@ def _read_rows(file: Path) -> Iterator[tuple[int, bytes]]:
 
     A malformed line is yielded under `#row`, split at its commas.
     """
-    number = 0
+    line_number = 0
     try:
         with io.TextIOWrapper(
             open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
         ) as stream:
-            lines = LineReader(stream)
-            reader = csv.reader(lines)
+            line_reader = LineReader(stream)
+            reader = csv.reader(line_reader)
             header = _read_header(file, reader)
-            while (row := _next_row(reader, lines, header)) is not None:
-                number = lines.number
+            while (row := _read_next_row(reader, line_reader, header)) is not None:
+                line_number = line_reader.line_number
                 if row:
-                    yield number, row
-    except DAMAGED as error:
-        raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
+                    yield line_number, row
+    except READ_ERRORS as error:
+        raise InputError(f"damaged after line {line_number}: {error}", where=str(file)) from None
 
 
-def _next_row(reader: Iterator[list[str]], lines: LineReader, header: list[str]) -> bytes | None:
+def _read_next_row(
+    reader: Iterator[list[str]], line_reader: LineReader, header: list[str]
+) -> bytes | None:
     """Return the next row: None at the end, empty for a blank line.
 
     A line whose quote is not closed is split at its commas.
     """
     try:
-        row = next_row(reader, lines, len(header))
+        row = next_row(reader, line_reader, len(header))
     except StopIteration:
         return None
     if row is None:
-        return _wrong_row(lines.row_lines[0].rstrip("\r\n").split(","))
+        return _encode_wrong_row(line_reader.row_lines[0].rstrip("\r\n").split(","))
     if not row:
         return b""
     if len(row) == len(header):
         with suppress(UnicodeEncodeError):  # bytes that are no UTF-8
             return msgspec.json.encode(dict(zip(header, row, strict=True)))
-    return _wrong_row(row)
+    return _encode_wrong_row(row)
 
 
-def _wrong_row(row: list[str]) -> bytes:
+def _encode_wrong_row(row: list[str]) -> bytes:
     return msgspec.json.encode(
         {
-            _WRONG_ROW: [
+            _WRONG_ROW_FIELD: [
                 value.encode(errors="surrogateescape").decode(errors="backslashreplace")
                 for value in row
             ]
@@ -227,23 +239,23 @@ def _read_header(file: Path, reader: Any) -> list[str]:
         header = [name.strip().upper() for name in next(reader, [])]
     except csv.Error as error:
         raise InputError(f"cannot be read: {error}", where=str(file)) from None
-    shown = ", ".join(header)[:200].encode(errors="backslashreplace").decode()
+    shown_header = ", ".join(header)[:200].encode(errors="backslashreplace").decode()
     if not {"USER_ID", "ITEM_ID"} & set(header):
         raise InputError(
             "expected columns USER_ID, ITEM_ID and TIMESTAMP, or USER_ID or ITEM_ID alone, "
-            f"got {shown or 'none'}",
+            f"got {shown_header or 'none'}",
             where=f"{file}:1",
             fix="tailorbird import --guess PATH proposes a mapping for files with other columns",
         )
     if {"USER_ID", "ITEM_ID"} <= set(header) and "TIMESTAMP" not in header:
         raise InputError(
-            f"interactions need a column TIMESTAMP, got {shown}",
+            f"interactions need a column TIMESTAMP, got {shown_header}",
             where=f"{file}:1",
             fix="add it, in seconds since 1970",
         )
     if len(set(header)) < len(header):
         raise InputError(
-            f"two columns have the same name: {shown}", where=f"{file}:1", fix="rename one"
+            f"two columns have the same name: {shown_header}", where=f"{file}:1", fix="rename one"
         )
     return [name.encode(errors="backslashreplace").decode() for name in header]
 

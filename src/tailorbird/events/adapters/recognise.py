@@ -13,18 +13,18 @@ from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import FormatAdapter
 from tailorbird.events.adapters.registry import FORMATS
 from tailorbird.events.tables.files import (
-    DAMAGED,
-    bare_name,
-    bare_suffix,
+    READ_ERRORS,
     has_no_suffix,
+    name_without_compression,
     open_file,
     read_lines,
     read_records,
+    suffix_without_compression,
 )
 
 _RECORDS_MAX = 20
-_HEAD = 4096
-_SUFFIXES = (
+_HEAD_BYTES = 4096
+_IMPORTABLE_SUFFIXES = (
     ".csv",
     ".tsv",
     ".txt",
@@ -38,7 +38,7 @@ _SUFFIXES = (
     ".user",
 )
 _TEXT_SUFFIXES = (".tsv", ".txt", "")
-MAPPING = "mapping"  # any other table
+MAPPING_FORMAT = "mapping"  # any other table
 
 
 def recognise_format(files: list[Path]) -> str | None:
@@ -47,33 +47,33 @@ def recognise_format(files: list[Path]) -> str | None:
     Raises:
         InputError: a file cannot be read.
     """
-    formats = {_format_of(file) for file in files}
+    formats = {_recognise_file(file) for file in files}
     return formats.pop() if len(formats) == 1 else None
 
 
-def _format_of(file: Path) -> str | None:
-    name = bare_name(file)
-    suffix = bare_suffix(file)
+def _recognise_file(file: Path) -> str | None:
+    name = name_without_compression(file)
+    suffix = suffix_without_compression(file)
     if suffix == ".parquet":
-        return _format_of_columns(name, _parquet_columns(file))
+        return _format_of_columns(name, _read_parquet_columns(file))
     if suffix in (".csv", ".tsv"):
         if suffix == ".tsv" and (format_ := _format_of_text(file, name)) is not None:
             return format_
-        format_ = _format_of_columns(name, _csv_columns(file))
-        return format_ if FORMATS[format_].has_csv else MAPPING
+        format_ = _format_of_columns(name, _read_csv_columns(file))
+        return format_ if FORMATS[format_].has_csv else MAPPING_FORMAT
     return _format_of_text(file, name) or _format_of_records(file)
 
 
 def _format_of_text(file: Path, name: str) -> str | None:
     """Return the format of a file of lines, such as `u.data` or a tab-separated log."""
     first_line = b""
-    if bare_suffix(file) in _TEXT_SUFFIXES:
+    if suffix_without_compression(file) in _TEXT_SUFFIXES:
         _, first_line = next(iter(read_lines(file, strip=False)), (0, b""))
     return _first_match(lambda adapter: adapter.is_text(name, first_line))
 
 
 def _format_of_columns(name: str, columns: list[str]) -> str:
-    return _first_match(lambda adapter: adapter.is_table(name, columns)) or MAPPING
+    return _first_match(lambda adapter: adapter.is_table(name, columns)) or MAPPING_FORMAT
 
 
 def _first_match(matches: Callable[[FormatAdapter], bool]) -> str | None:
@@ -82,14 +82,14 @@ def _first_match(matches: Callable[[FormatAdapter], bool]) -> str | None:
 
 
 def _format_of_records(file: Path) -> str | None:
-    for number, (_, raw) in enumerate(read_records(file)):
+    for record_index, (_, raw) in enumerate(read_records(file)):
         try:
             format_ = _format_of_record(msgspec.json.decode(raw))
         except (msgspec.MsgspecError, RecursionError):
             format_ = None
         if format_ is not None:
             return format_
-        if number == _RECORDS_MAX:
+        if record_index == _RECORDS_MAX:
             return None
     return None
 
@@ -100,10 +100,10 @@ def _format_of_record(record: Any) -> str | None:
     return _first_match(lambda adapter: adapter.is_record(record))
 
 
-def _csv_columns(file: Path) -> list[str]:
+def _read_csv_columns(file: Path) -> list[str]:
     _, header_line = next(iter(read_lines(file)), (0, b""))
     try:
-        separator = "\t" if bare_suffix(file) == ".tsv" else ","
+        separator = "\t" if suffix_without_compression(file) == ".tsv" else ","
         return next(
             csv.reader([header_line.decode("utf-8-sig", errors="replace")], delimiter=separator), []
         )
@@ -111,7 +111,7 @@ def _csv_columns(file: Path) -> list[str]:
         return []
 
 
-def _parquet_columns(file: Path) -> list[str]:
+def _read_parquet_columns(file: Path) -> list[str]:
     try:
         return pq.ParquetFile(file).schema_arrow.names
     except (pa.ArrowException, OSError) as error:
@@ -139,7 +139,7 @@ def list_importable_files(path: Path) -> list[Path]:
 
 
 def _might_be_read(file: Path) -> bool:
-    if bare_suffix(file) in _SUFFIXES:
+    if suffix_without_compression(file) in _IMPORTABLE_SUFFIXES:
         return not file.name.lower().startswith("readme")
     return (has_no_suffix(file) or file.suffix == ".gz") and _is_export(file)
 
@@ -151,10 +151,10 @@ def _is_export(file: Path) -> bool:
     """
     try:
         with open_file(file) as stream:
-            head = stream.read(_HEAD)
-    except DAMAGED:
+            first_bytes = stream.read(_HEAD_BYTES)
+    except READ_ERRORS:
         return True  # The reader of the file reports the damage.
-    if b"\x00" in head:
+    if b"\x00" in first_bytes:
         return False
-    format_ = _format_of(file)
+    format_ = _recognise_file(file)
     return format_ is not None and FORMATS[format_].may_lack_suffix

@@ -20,23 +20,29 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.adapters.batch import BATCH_BYTES, BATCH_ROWS, Batch, encode_event, row_id
-from tailorbird.events.contract.codes import ContractViolation, violation_of
+from tailorbird.events.adapters.batch import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    Batch,
+    derive_row_id,
+    encode_event,
+)
+from tailorbird.events.contract.codes import ContractViolation, to_violation
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.contract.plan import PROFILE_TYPES
-from tailorbird.events.contract.verdict import Unread
+from tailorbird.events.contract.verdict import UnreadRecord
 
 Record = dict[str, Any]
-WRONG_ROW = (
+WRONG_ROW_REASON = (
     "wrong_width",
     "$",
     "its columns are not those of the header, its quote is not closed, or it is no text in UTF-8",
 )
-NO_RECORD = ("malformed_json", "$", "expected a JSON object")
+NO_RECORD_REASON = ("malformed_json", "$", "expected a JSON object")
 Convert = Callable[[Any, str], list[Event]]
 
 _decode = msgspec.json.Decoder().decode
-_canonical = msgspec.json.Encoder(order="sorted").encode
+_encode_canonical = msgspec.json.Encoder(order="sorted").encode
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -44,7 +50,7 @@ class UnreadableError(ContractViolation):
     """A record, or a field of it, that does not match its format."""
 
 
-class LeftOutError(Exception):
+class SkippedRecordError(Exception):
     """A record of a kind that says nothing about users and items, such as a ping.
 
     It is counted, not kept.
@@ -60,15 +66,16 @@ def record_to_lines(
     raw: bytes,
     location: str,
     convert: Convert,
-    left_out: dict[str, int],
+    skipped_counts: dict[str, int],
     *,
-    by_content: bool = False,
+    ids_from_content: bool = False,
 ) -> list[bytes]:
     """Convert the JSON of a record to event lines; never raises for what it contains.
 
     Args:
-        left_out: kind of record → how many were left out; counted on.
-        by_content: make the ids of all but profiles of the record's content, not of `location`.
+        skipped_counts: kind of record → how many were left out; counted on.
+        ids_from_content: make the ids of all but profiles of the record's content, not of
+            `location`.
     """
     raw = raw.replace(b"\n", b" ").replace(
         b"\r", b" "
@@ -81,13 +88,15 @@ def record_to_lines(
                 format_,
                 location,
                 UnreadableError("malformed_json", "$", f"expected JSON: {error}"),
-                _as_text(raw),
+                _to_readable(raw),
             )
         ]
     try:
-        content_id = row_id(format_, _canonical(record)) if by_content else location
+        content_id = (
+            derive_row_id(format_, _encode_canonical(record)) if ids_from_content else location
+        )
         events = convert(record, content_id)
-        if by_content:
+        if ids_from_content:
             events = [
                 _with_place_id(event, content_id, location)
                 if event.type in PROFILE_TYPES
@@ -95,8 +104,8 @@ def record_to_lines(
                 for event in events
             ]
         return [encode_event(event) for event in events]
-    except LeftOutError as error:
-        left_out[error.kind] = left_out.get(error.kind, 0) + 1
+    except SkippedRecordError as error:
+        skipped_counts[error.kind] = skipped_counts.get(error.kind, 0) + 1
         return []
     except UnreadableError as error:
         return [_unread_line(format_, location, error, msgspec.Raw(raw))]
@@ -111,7 +120,7 @@ def record_to_lines(
                 format_,
                 location,
                 UnreadableError("wrong_type", "$", f"cannot be kept: {error}"),
-                _as_text(raw),
+                _to_readable(raw),
             )
         ]
 
@@ -124,36 +133,38 @@ def _with_place_id(event: Event, content_id: str, location: str) -> Event:
     )
 
 
-def record_batches(
+def convert_records(
     format_: str, file: str, rows: Iterable[tuple[int, bytes]], digest: str, convert: Convert
 ) -> Iterator[Batch]:
     """Yield batches from the numbered records of one file."""
     lines: list[bytes] = []
-    numbers: list[int] = []
-    left_out: dict[str, int] = {}
-    size = 0
+    line_numbers: list[int] = []
+    skipped_counts: dict[str, int] = {}
+    pending_bytes = 0
     for number, raw in rows:
         record_lines = record_to_lines(
-            format_, raw, f"{digest[:12]}:{number}", convert, left_out, by_content=True
+            format_, raw, f"{digest[:12]}:{number}", convert, skipped_counts, ids_from_content=True
         )
         lines += record_lines
-        numbers += [number] * len(record_lines)
-        size += sum(map(len, record_lines))
-        if len(lines) >= BATCH_ROWS or size >= BATCH_BYTES:
-            yield Batch(file, lines, numbers, left_out)
-            lines, numbers, left_out, size = [], [], {}, 0
-    if lines or left_out:
-        yield Batch(file, lines, numbers, left_out)
+        line_numbers += [number] * len(record_lines)
+        pending_bytes += sum(map(len, record_lines))
+        if len(lines) >= BATCH_ROWS or pending_bytes >= BATCH_BYTES:
+            yield Batch(file, lines, line_numbers, skipped_counts)
+            lines, line_numbers, skipped_counts, pending_bytes = [], [], {}, 0
+    if lines or skipped_counts:
+        yield Batch(file, lines, line_numbers, skipped_counts)
 
 
-def from_validation_error(error: msgspec.ValidationError, below: str = "$") -> UnreadableError:
-    """Convert a validation error of msgspec, with its path below `below`."""
-    violation = violation_of(error, below)
+def from_validation_error(
+    error: msgspec.ValidationError, parent_path: str = "$"
+) -> UnreadableError:
+    """Convert a validation error of msgspec, with its path below `parent_path`."""
+    violation = to_violation(error, parent_path)
     return UnreadableError(violation.code, violation.path, violation.message)
 
 
-def unread_row(
-    format_: str, location: str, record: Any, reason: tuple[str, str, str] = WRONG_ROW
+def encode_unread_row(
+    format_: str, location: str, record: Any, reason: tuple[str, str, str] = WRONG_ROW_REASON
 ) -> bytes:
     """Return the line for a table row that cannot be read.
 
@@ -162,23 +173,23 @@ def unread_row(
     return _unread_line(format_, location, UnreadableError(*reason), record)
 
 
-def unread_rows(
+def encode_unread_rows(
     format_: str,
     digest: str,
     rows: Iterable[Any],
     rows_before: int,
-    reason: tuple[str, str, str] = WRONG_ROW,
+    reason: tuple[str, str, str] = WRONG_ROW_REASON,
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the number and line of each row set aside while a table was read.
 
     They are numbered after the rows that could be read.
     """
     for number, row in enumerate(rows, rows_before + 1):
-        yield number, unread_row(format_, f"{digest}:{number}", row, reason)
+        yield number, encode_unread_row(format_, f"{digest}:{number}", row, reason)
 
 
 def _unread_line(format_: str, location: str, error: UnreadableError, record: Any) -> bytes:
-    unread = Unread(
+    unread = UnreadRecord(
         format=format_,
         place=location,
         code=error.code,
@@ -189,5 +200,5 @@ def _unread_line(format_: str, location: str, error: UnreadableError, record: An
     return msgspec.json.encode({"unread": unread})
 
 
-def _as_text(raw: bytes) -> str:
+def _to_readable(raw: bytes) -> str:
     return raw.decode(errors="backslashreplace")

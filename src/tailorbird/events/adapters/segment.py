@@ -37,21 +37,26 @@ import msgspec
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import (
     as_record,
-    context_of,
+    build_context,
+    get_record,
+    get_records,
+    get_text,
     nonempty_fields,
-    record_at,
-    records_at,
-    required_text,
+    parse_time_text,
+    require_text,
     safe_event_type,
-    slug,
-    text_at,
-    time_of_text,
+    to_slug,
 )
-from tailorbird.events.adapters.products import parse_numeric_properties, product_events
-from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, record_batches
+from tailorbird.events.adapters.products import build_product_events, parse_numeric_properties
+from tailorbird.events.adapters.record import (
+    Record,
+    SkippedRecordError,
+    UnreadableError,
+    convert_records,
+)
 from tailorbird.events.contract.envelope import Context, Event
 from tailorbird.events.contract.plan import MERGED_INTO
-from tailorbird.events.tables.files import NO_SUFFIX, read_records
+from tailorbird.events.tables.files import NO_SUFFIX_PATTERN, read_records
 
 FORMAT = "segment"
 PATTERNS = (
@@ -59,10 +64,10 @@ PATTERNS = (
     "*.ndjson",
     "*.json",
     "*.gz",
-    NO_SUFFIX,
+    NO_SUFFIX_PATTERN,
 )  # its S3 archive has segment-logs/SOURCE/DAY/NAME.gz
 
-_TYPES = {
+_TYPE_BY_EVENT_NAME = {
     "products_searched": "search",
     "product_list_viewed": "impression",
     "viewed_product_category": "impression",
@@ -80,14 +85,14 @@ _TYPES = {
     "product_shared": "share",
     "product_reviewed": "rating",
 }
-_IDS = ("product_id", "productId", "sku", "id")
+_PRODUCT_ID_FIELDS = ("product_id", "productId", "sku", "id")
 _ENVELOPE_PROPERTIES = ("request_id", "session_id")
 
 
 def read_segment(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
-        yield from record_batches(FORMAT, str(file), read_records(file), digest, convert_stored)
+        yield from convert_records(FORMAT, str(file), read_records(file), digest, convert_stored)
 
 
 def convert(record: Any, location: str) -> list[Event]:
@@ -95,29 +100,31 @@ def convert(record: Any, location: str) -> list[Event]:
 
     If one message of a batch cannot be read, none is converted.
     """
-    return [event for message in _messages(record) for event in _convert_message(message)]
+    return [event for message in _iterate_messages(record) for event in _convert_message(message)]
 
 
 def convert_stored(record: Any, location: str) -> list[Event]:
     """Convert a message, or a batch, of an archive: traits carry the time Segment received them."""
-    return [event for message in _messages(record) for event in _convert_stored_message(message)]
+    return [
+        event for message in _iterate_messages(record) for event in _convert_stored_message(message)
+    ]
 
 
-def _messages(record: Any) -> Iterator[Record]:
+def _iterate_messages(record: Any) -> Iterator[Record]:
     """Yield a message, or each one of a batch."""
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
-        for inner in messages_of(message):
-            yield from _messages(inner)
+        for inner_message in expand_batch(message):
+            yield from _iterate_messages(inner_message)
     else:
         yield message
 
 
 def _convert_stored_message(message: Record) -> list[Event]:
-    events, received = _convert_message(message), message.get("receivedAt")
-    if received in (None, "") or not any(event.type == "user" for event in events):
+    events, stated_received_at = _convert_message(message), message.get("receivedAt")
+    if stated_received_at in (None, "") or not any(event.type == "user" for event in events):
         return events
-    received_at = time_of_text(received, "$.receivedAt")
+    received_at = parse_time_text(stated_received_at, "$.receivedAt")
     return [
         _with_received_at(event, received_at) if event.type == "user" else event for event in events
     ]
@@ -137,50 +144,56 @@ def _with_received_at(profile: Event, received_at: int) -> Event:
 
 
 def _convert_message(message: Record) -> list[Event]:
-    kind = required_text(message, "type")
-    if kind == "track":
-        return _track(message)
-    if kind in ("page", "screen"):
-        properties = record_at(message, "properties")
-        name = nonempty_fields({"name": message.get("name"), "category": message.get("category")})
+    message_type = require_text(message, "type")
+    if message_type == "track":
+        return _convert_track(message)
+    if message_type in ("page", "screen"):
+        properties = get_record(message, "properties")
+        page_names = nonempty_fields(
+            {"name": message.get("name"), "category": message.get("category")}
+        )
         return [
             _convert_event(
                 message,
                 "view",
                 {
                     **nonempty_fields(
-                        properties, ("url", "referrer", "path", *_ENVELOPE_PROPERTIES)
+                        properties, excluded=("url", "referrer", "path", *_ENVELOPE_PROPERTIES)
                     ),
-                    **name,
+                    **page_names,
                 },
             )
         ]
-    if kind == "identify":
-        return _identify(message)
-    if kind == "alias":
+    if message_type == "identify":
+        return _convert_identify(message)
+    if message_type == "alias":
         return _convert_alias(message)
-    if kind == "group":
-        raise LeftOutError("group")
+    if message_type == "group":
+        raise SkippedRecordError("group")
     raise UnreadableError(
         "unknown_kind",
         "$.type",
-        f"expected track, identify, page, screen, alias or group, got {kind[:60]}",
+        f"expected track, identify, page, screen, alias or group, got {message_type[:60]}",
     )
 
 
-def messages_of(batch: Record) -> list[Any]:
+def expand_batch(batch: Record) -> list[Any]:
     """Return the messages of a batch, each with the batch's `sentAt` and merged context."""
-    shared = {name: batch[name] for name in ("sentAt", "context") if batch.get(name) is not None}
+    shared_fields = {
+        name: batch[name] for name in ("sentAt", "context") if batch.get(name) is not None
+    }
     return [
-        _with_shared(inner, shared) if isinstance(inner, dict) else inner
-        for inner in batch["batch"]
+        _with_shared_fields(message, shared_fields) if isinstance(message, dict) else message
+        for message in batch["batch"]
     ]
 
 
-def _with_shared(message: Record, shared: Record) -> Record:
-    merged_fields = {**shared, **message}
+def _with_shared_fields(message: Record, shared_fields: Record) -> Record:
+    merged_fields = {**shared_fields, **message}
     contexts = [
-        part["context"] for part in (shared, message) if isinstance(part.get("context"), dict)
+        part["context"]
+        for part in (shared_fields, message)
+        if isinstance(part.get("context"), dict)
     ]
     return (
         {**merged_fields, "context": {**contexts[0], **contexts[1]}}
@@ -189,54 +202,63 @@ def _with_shared(message: Record, shared: Record) -> Record:
     )
 
 
-def _track(message: Record) -> list[Event]:
-    name = slug(required_text(message, "event"))
-    type_ = _TYPES.get(name) or safe_event_type(name)
-    properties = record_at(message, "properties")
+def _convert_track(message: Record) -> list[Event]:
+    name = to_slug(require_text(message, "event"))
+    type_ = _TYPE_BY_EVENT_NAME.get(name) or safe_event_type(name)
+    properties = get_record(message, "properties")
     if type_ == "search" and not isinstance(properties.get("query", ""), str):
         properties = {**properties, "query": msgspec.json.encode(properties["query"]).decode()}
-    products = records_at(properties, "products", "$.properties")
+    products = get_records(properties, "products", "$.properties")
     if products:
-        shared = nonempty_fields(properties, ("products", *_ENVELOPE_PROPERTIES))
-        return product_events(
-            _convert_event(message, type_, shared), products, _IDS, "$.properties.products"
+        shared_fields = nonempty_fields(properties, excluded=("products", *_ENVELOPE_PROPERTIES))
+        return build_product_events(
+            _convert_event(message, type_, shared_fields),
+            products,
+            _PRODUCT_ID_FIELDS,
+            "$.properties.products",
         )
-    if any(properties.get(field) not in (None, "") for field in _IDS[:3]):
-        return product_events(
+    if any(properties.get(field) not in (None, "") for field in _PRODUCT_ID_FIELDS[:3]):
+        return build_product_events(
             _convert_event(message, type_, {}),
-            [nonempty_fields(properties, _ENVELOPE_PROPERTIES)],
-            _IDS,
+            [nonempty_fields(properties, excluded=_ENVELOPE_PROPERTIES)],
+            _PRODUCT_ID_FIELDS,
             "$.properties",
         )
-    return product_events(
+    return build_product_events(
         _convert_event(
             message,
             type_,
-            parse_numeric_properties(nonempty_fields(properties, _ENVELOPE_PROPERTIES)),
+            parse_numeric_properties(nonempty_fields(properties, excluded=_ENVELOPE_PROPERTIES)),
         ),
         [],
-        _IDS,
+        _PRODUCT_ID_FIELDS,
         "$.properties.product_id",
     )
 
 
-def _identify(message: Record) -> list[Event]:
-    base = _convert_event(message, "identify", {})
-    traits = nonempty_fields(record_at(message, "traits"))
-    events = [base] if base.user_id is not None and base.anonymous_id is not None else []
-    if traits and base.user_id is not None:
+def _convert_identify(message: Record) -> list[Event]:
+    identify_event = _convert_event(message, "identify", {})
+    traits = nonempty_fields(get_record(message, "traits"))
+    events = (
+        [identify_event]
+        if identify_event.user_id is not None and identify_event.anonymous_id is not None
+        else []
+    )
+    if traits and identify_event.user_id is not None:
         profile = Event(
-            event_id=f"{base.event_id}#traits",
+            event_id=f"{identify_event.event_id}#traits",
             type="user",
-            ts=base.ts,
-            sent_at=base.sent_at,
-            user_id=base.user_id,
+            ts=identify_event.ts,
+            sent_at=identify_event.sent_at,
+            user_id=identify_event.user_id,
             properties=traits,
         )
         events.append(profile)
     if not events:
-        raise LeftOutError(
-            "identify without userId" if base.user_id is None else "identify without traits"
+        raise SkippedRecordError(
+            "identify without userId"
+            if identify_event.user_id is None
+            else "identify without traits"
         )
     return events
 
@@ -246,52 +268,52 @@ def _convert_alias(message: Record) -> list[Event]:
 
     Segment does not say whether `previousId` is a visitor's or a user's.
     """
-    previous, user_id = required_text(message, "previousId"), required_text(message, "userId")
-    base = msgspec.structs.replace(
-        _convert_event(message, "identify", {}), anonymous_id=previous, user_id=user_id
+    previous_id, user_id = require_text(message, "previousId"), require_text(message, "userId")
+    identify_event = msgspec.structs.replace(
+        _convert_event(message, "identify", {}), anonymous_id=previous_id, user_id=user_id
     )
-    if previous == message.get("anonymousId"):
-        return [base]
+    if previous_id == message.get("anonymousId"):
+        return [identify_event]
     merge = Event(
-        event_id=f"{base.event_id}#merge",
+        event_id=f"{identify_event.event_id}#merge",
         type="merge",
-        ts=base.ts,
-        sent_at=base.sent_at,
-        user_id=previous,
+        ts=identify_event.ts,
+        sent_at=identify_event.sent_at,
+        user_id=previous_id,
         properties={MERGED_INTO: user_id},
     )
-    return [base, merge]
+    return [identify_event, merge]
 
 
 def _convert_event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
-    stated_properties = record_at(message, "properties")
+    stated_properties = get_record(message, "properties")
     ts = message.get("timestamp")
     sent_at = None
     if ts in (None, ""):
         ts, sent_at = message.get("originalTimestamp"), message.get("sentAt")
     return Event(
-        event_id=required_text(message, "messageId"),
+        event_id=require_text(message, "messageId"),
         type=type_,
-        ts=None if ts in (None, "") else time_of_text(ts, "$.timestamp"),
+        ts=None if ts in (None, "") else parse_time_text(ts, "$.timestamp"),
         sent_at=None
         if sent_at in (None, "") or ts in (None, "")
-        else time_of_text(sent_at, "$.sentAt"),
-        user_id=text_at(message, "userId"),
-        anonymous_id=text_at(message, "anonymousId"),
-        session_id=text_at(stated_properties, "session_id", "$.properties")
-        or text_at(record_at(message, "context"), "sessionId", "$.context"),
-        request_id=text_at(stated_properties, "request_id", "$.properties"),
+        else parse_time_text(sent_at, "$.sentAt"),
+        user_id=get_text(message, "userId"),
+        anonymous_id=get_text(message, "anonymousId"),
+        session_id=get_text(stated_properties, "session_id", "$.properties")
+        or get_text(get_record(message, "context"), "sessionId", "$.context"),
+        request_id=get_text(stated_properties, "request_id", "$.properties"),
         context=_convert_context(message, stated_properties),
         properties=properties or None,
     )
 
 
 def _convert_context(message: Record, properties: Record) -> Context | None:
-    context = record_at(message, "context")
-    page = record_at(context, "page", "$.context")
-    return context_of(
-        device=record_at(context, "device", "$.context").get("type"),
-        country=record_at(context, "location", "$.context").get("country"),
+    context = get_record(message, "context")
+    page = get_record(context, "page", "$.context")
+    return build_context(
+        device=get_record(context, "device", "$.context").get("type"),
+        country=get_record(context, "location", "$.context").get("country"),
         page=page.get("url") or (properties.get("url") if message.get("type") == "page" else None),
         referrer=page.get("referrer")
         or (properties.get("referrer") if message.get("type") == "page" else None),

@@ -10,7 +10,7 @@
             transaction → a purchase per product; others keep their name
         com.snowplowanalytics.snowplow/add_to_cart 1-0-* → cart, site_search 1-0-* → search
         com.snowplowanalytics.mobile/screen_view 1-0-*, and …snowplow/screen_view → view, no item
-        link_click, *_form, application_*, screen_end, … (`LEFT_OUT`) are left out
+        link_click, *_form, application_*, screen_end, … (`SKIPPED_EVENTS`) are left out
         any other → a custom type named by its schema, with its data as properties
     entities (contexts)
         com.snowplowanalytics.snowplow.ecommerce/product, transaction and user 1-0-*
@@ -32,24 +32,33 @@ import msgspec
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, FormatAdapter
 from tailorbird.events.adapters.fields import (
     as_record,
-    context_of,
+    build_context,
+    get_record,
+    get_text,
     nonempty_fields,
     parse_number,
-    record_at,
+    parse_time_text,
     safe_event_type,
-    slug,
-    text_at,
-    time_of_text,
+    to_slug,
 )
-from tailorbird.events.adapters.products import parse_numeric_properties, product_events
-from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, record_batches
+from tailorbird.events.adapters.products import build_product_events, parse_numeric_properties
+from tailorbird.events.adapters.record import (
+    Record,
+    SkippedRecordError,
+    UnreadableError,
+    convert_records,
+)
 from tailorbird.events.contract.envelope import Event
-from tailorbird.events.tables.files import NO_SUFFIX, read_lines
+from tailorbird.events.tables.files import NO_SUFFIX_PATTERN, read_lines
 
 FORMAT = "snowplow"
-PATTERNS = ("*.tsv", "*.txt", NO_SUFFIX)  # S3 loader output has no suffix: date-time-first-last.gz
+PATTERNS = (
+    "*.tsv",
+    "*.txt",
+    NO_SUFFIX_PATTERN,
+)  # S3 loader output has no suffix: date-time-first-last.gz
 
-FIELDS = 131
+FIELD_COUNT = 131
 # Positions of the fields that are read here, from 0.
 _FIELD_POSITIONS = {
     "app_id": 0,
@@ -83,14 +92,14 @@ _FIELD_POSITIONS = {
     "event_vendor": 125,
     "event_name": 126,
 }
-_ACTIONS = {
+_TYPE_BY_ACTION = {
     "product_view": "view",
     "list_view": "impression",
     "list_click": "click",
     "add_to_cart": "cart",
     "transaction": "purchase",
 }
-LEFT_OUT = frozenset(
+SKIPPED_EVENTS = frozenset(
     (
         "link_click",
         "submit_form",
@@ -108,15 +117,15 @@ LEFT_OUT = frozenset(
         "ad_click",
     )
 )
-_ECOMMERCE = "com.snowplowanalytics.snowplow.ecommerce"
-_MOBILE = "com.snowplowanalytics.mobile"
-_CORE = "com.snowplowanalytics.snowplow"
+_ECOMMERCE_VENDOR = "com.snowplowanalytics.snowplow.ecommerce"
+_MOBILE_VENDOR = "com.snowplowanalytics.mobile"
+_CORE_VENDOR = "com.snowplowanalytics.snowplow"
 
 
 def read_snowplow(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
-        yield from record_batches(FORMAT, str(file), _read_rows(file), digest, convert)
+        yield from convert_records(FORMAT, str(file), _read_rows(file), digest, convert)
 
 
 def convert(record: Any, location: str) -> list[Event]:
@@ -128,29 +137,29 @@ def convert(record: Any, location: str) -> list[Event]:
         raise UnreadableError(
             "wrong_width",
             "$",
-            f"expected {FIELDS} fields in UTF-8 with tabs between them, got "
+            f"expected {FIELD_COUNT} fields in UTF-8 with tabs between them, got "
             f"{record.count(chr(9)) + 1}",
         )
     fields = as_record(record)
-    kind = text_at(fields, "event")
-    if kind == "page_view":
+    event_kind = get_text(fields, "event")
+    if event_kind == "page_view":
         return [
             _convert_event(
                 fields, location, "view", nonempty_fields({"title": fields.get("page_title")})
             )
         ]
-    if kind == "page_ping" or kind == "transaction":
-        raise LeftOutError(kind)
-    if kind == "transaction_item":
+    if event_kind == "page_ping" or event_kind == "transaction":
+        raise SkippedRecordError(event_kind)
+    if event_kind == "transaction_item":
         product = {
             name: fields.get(f"ti_{name}")
             for name in ("sku", "name", "category", "price", "quantity")
         }
-        base = _convert_event(
+        base_event = _convert_event(
             fields, location, "purchase", nonempty_fields({"order_id": fields.get("ti_orderid")})
         )
-        return product_events(base, [nonempty_fields(product)], ("sku",), "$.ti_sku")
-    if kind == "struct":
+        return build_product_events(base_event, [nonempty_fields(product)], ("sku",), "$.ti_sku")
+    if event_kind == "struct":
         names = ("se_category", "se_label", "se_property")
         value = parse_number(fields.get("se_value"))
         properties = nonempty_fields(
@@ -160,56 +169,61 @@ def convert(record: Any, location: str) -> list[Event]:
             _convert_event(
                 fields,
                 location,
-                safe_event_type(slug(text_at(fields, "se_action") or "")),
+                safe_event_type(to_slug(get_text(fields, "se_action") or "")),
                 properties,
             )
         ]
-    if kind == "unstruct":
-        return _self_describing(fields, location)
+    if event_kind == "unstruct":
+        return _convert_self_describing(fields, location)
     raise UnreadableError(
         "unknown_kind",
         "$.event",
         "expected page_view, page_ping, struct, transaction, transaction_item or unstruct, "
-        f"got {kind}",
+        f"got {event_kind}",
     )
 
 
-def _self_describing(fields: Record, location: str) -> list[Event]:
-    outer = _decode_json(fields, "unstruct_event")
+def _convert_self_describing(fields: Record, location: str) -> list[Event]:
+    envelope = _decode_json(fields, "unstruct_event")
     vendor, name = _parse_schema(
-        record_at(outer, "data", "$.unstruct_event"), "$.unstruct_event.data"
+        get_record(envelope, "data", "$.unstruct_event"), "$.unstruct_event.data"
     )
-    data = record_at(record_at(outer, "data", "$.unstruct_event"), "data", "$.unstruct_event.data")
-    if vendor == _CORE and name in LEFT_OUT:
-        raise LeftOutError(name)
-    if (vendor, name) == (_ECOMMERCE, "snowplow_ecommerce_action"):
-        return _ecommerce_action(fields, location, data)
-    if (vendor, name) == (_CORE, "site_search"):
+    data = get_record(
+        get_record(envelope, "data", "$.unstruct_event"), "data", "$.unstruct_event.data"
+    )
+    if vendor == _CORE_VENDOR and name in SKIPPED_EVENTS:
+        raise SkippedRecordError(name)
+    if (vendor, name) == (_ECOMMERCE_VENDOR, "snowplow_ecommerce_action"):
+        return _convert_ecommerce_action(fields, location, data)
+    if (vendor, name) == (_CORE_VENDOR, "site_search"):
         terms = data.get("terms")
         query = " ".join(str(term) for term in terms) if isinstance(terms, list) else terms
         return [
             _convert_event(
-                fields, location, "search", {**nonempty_fields(data, ("terms",)), "query": query}
+                fields,
+                location,
+                "search",
+                {**nonempty_fields(data, excluded=("terms",)), "query": query},
             )
         ]
-    if (vendor, name) in ((_MOBILE, "screen_view"), (_CORE, "screen_view")):
+    if (vendor, name) in ((_MOBILE_VENDOR, "screen_view"), (_CORE_VENDOR, "screen_view")):
         return [
             _convert_event(
                 fields,
                 location,
                 "view",
                 {
-                    **nonempty_fields(data, ("name",)),
+                    **nonempty_fields(data, excluded=("name",)),
                     **nonempty_fields({"title": data.get("name")}),
                 },
             )
         ]
-    if (vendor, name) in ((_CORE, "add_to_cart"), (_CORE, "remove_from_cart")):
+    if (vendor, name) in ((_CORE_VENDOR, "add_to_cart"), (_CORE_VENDOR, "remove_from_cart")):
         product = {
-            **nonempty_fields(data, ("unitPrice",)),
+            **nonempty_fields(data, excluded=("unitPrice",)),
             **nonempty_fields({"price": data.get("unitPrice")}),
         }
-        return product_events(
+        return build_product_events(
             _convert_event(fields, location, "cart" if name == "add_to_cart" else name, {}),
             [product],
             ("sku",),
@@ -219,15 +233,15 @@ def _self_describing(fields: Record, location: str) -> list[Event]:
         _convert_event(
             fields,
             location,
-            safe_event_type(slug(name)),
+            safe_event_type(to_slug(name)),
             parse_numeric_properties(nonempty_fields(data)),
         )
     ]
 
 
-def _ecommerce_action(fields: Record, location: str, data: Record) -> list[Event]:
-    action = text_at(data, "type", "$.unstruct_event.data.data") or ""
-    type_ = _ACTIONS.get(action) or safe_event_type(slug(action))
+def _convert_ecommerce_action(fields: Record, location: str, data: Record) -> list[Event]:
+    action = get_text(data, "type", "$.unstruct_event.data.data") or ""
+    type_ = _TYPE_BY_ACTION.get(action) or safe_event_type(to_slug(action))
     properties = nonempty_fields({"list": data.get("name")})
     products: list[Record] = []
     for name, entity in _read_entities(fields):
@@ -241,31 +255,31 @@ def _ecommerce_action(fields: Record, location: str, data: Record) -> list[Event
                     if key in ("transaction_id", "revenue", "discount_code")
                 }
             )
-    return product_events(
+    return build_product_events(
         _convert_event(fields, location, type_, properties), products, ("id",), "$.contexts"
     )
 
 
 def _convert_event(fields: Record, location: str, type_: str, properties: dict[str, Any]) -> Event:
-    user = text_at(fields, "user_id")
-    if user is None:
-        user = next(
+    user_id = get_text(fields, "user_id")
+    if user_id is None:
+        user_id = next(
             (
-                text_at(entity, "id", "$.contexts")
+                get_text(entity, "id", "$.contexts")
                 for name, entity in _read_entities(fields)
                 if name == "user"
             ),
             None,
         )
-    moment = "derived_tstamp" if fields.get("derived_tstamp") else "collector_tstamp"
+    time_field = "derived_tstamp" if fields.get("derived_tstamp") else "collector_tstamp"
     return Event(
-        event_id=text_at(fields, "event_id") or location,
+        event_id=get_text(fields, "event_id") or location,
         type=type_,
-        ts=time_of_text(fields.get(moment), f"$.{moment}"),
-        user_id=user,
-        anonymous_id=text_at(fields, "domain_userid") or text_at(fields, "network_userid"),
-        session_id=text_at(fields, "domain_sessionid"),
-        context=context_of(
+        ts=parse_time_text(fields.get(time_field), f"$.{time_field}"),
+        user_id=user_id,
+        anonymous_id=get_text(fields, "domain_userid") or get_text(fields, "network_userid"),
+        session_id=get_text(fields, "domain_sessionid"),
+        context=build_context(
             device=fields.get("dvce_type"),
             country=fields.get("geo_country"),
             page=fields.get("page_url"),
@@ -280,41 +294,43 @@ def _read_entities(fields: Record) -> list[tuple[str, Record]]:
     """Return name and data of each e-commerce entity of the event."""
     if not fields.get("contexts"):
         return []
-    listed = _decode_json(fields, "contexts").get("data")
-    if not isinstance(listed, list):
+    listed_entities = _decode_json(fields, "contexts").get("data")
+    if not isinstance(listed_entities, list):
         raise UnreadableError("wrong_type", "$.contexts.data", "expected a list of entities")
     entities = []
-    for index, entity in enumerate(listed):
+    for index, entity in enumerate(listed_entities):
         path = f"$.contexts.data[{index}]"
         vendor, name = _parse_schema(as_record(entity, path), path)
-        if vendor == _ECOMMERCE:
-            entities.append((name, record_at(entity, "data", path)))
+        if vendor == _ECOMMERCE_VENDOR:
+            entities.append((name, get_record(entity, "data", path)))
     return entities
 
 
-def _parse_schema(described: Record, path: str) -> tuple[str, str]:
+def _parse_schema(self_describing_record: Record, path: str) -> tuple[str, str]:
     """Return vendor and name of `iglu:vendor/name/jsonschema/1-0-0`."""
-    parts = (text_at(described, "schema", path) or "").removeprefix("iglu:").split("/")
+    schema = (get_text(self_describing_record, "schema", path) or "").removeprefix("iglu:")
+    parts = schema.split("/")
     if len(parts) != 4:
         raise UnreadableError(
             "wrong_type", f"{path}.schema", "expected iglu:vendor/name/jsonschema/version"
         )
-    return parts[0], parts[1]
+    vendor, name, _, _ = parts
+    return vendor, name
 
 
 def _decode_json(fields: Record, name: str) -> Record:
     try:
-        value = msgspec.json.decode(text_at(fields, name) or "")
+        value = msgspec.json.decode(get_text(fields, name) or "")
     except (msgspec.MsgspecError, RecursionError) as error:
         raise UnreadableError("malformed_json", f"$.{name}", f"expected JSON: {error}") from None
     return as_record(value, f"$.{name}")
 
 
 def _read_rows(file: Path) -> Iterator[tuple[int, bytes]]:
-    for number, line in read_lines(file, strip=False):
+    for line_number, line in read_lines(file, strip=False):
         values = line.split(b"\t")
         try:
-            if len(values) == FIELDS:
+            if len(values) == FIELD_COUNT:
                 record: Any = {
                     name: values[position].decode()
                     for name, position in _FIELD_POSITIONS.items()
@@ -324,13 +340,13 @@ def _read_rows(file: Path) -> Iterator[tuple[int, bytes]]:
                 record = line.decode()
         except UnicodeDecodeError:
             record = line.decode(errors="backslashreplace")
-        yield number, msgspec.json.encode(record)
+        yield line_number, msgspec.json.encode(record)
 
 
 ADAPTER = FormatAdapter(
     read=read_snowplow,
     patterns=PATTERNS,
     convert=convert,
-    is_text=lambda _, first: first.count(b"\t") == FIELDS - 1,
+    is_text=lambda _, first: first.count(b"\t") == FIELD_COUNT - 1,
     may_lack_suffix=True,
 )

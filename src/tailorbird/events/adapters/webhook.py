@@ -10,11 +10,11 @@ from tailorbird.errors import UsageError
 from tailorbird.events.adapters import cloudevents, metarank, segment
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.record import Convert, Record, record_to_lines
-from tailorbird.events.contract.codes import UNDECODABLE
+from tailorbird.events.contract.codes import DECODE_ERRORS
 from tailorbird.events.contract.envelope import Event
 from tailorbird.events.tables.files import count_records, split_records
 
-WEBHOOKS: dict[str, Convert] = {
+WEBHOOK_CONVERTERS: dict[str, Convert] = {
     "segment": segment.convert,
     "cloudevents": cloudevents.convert,
     "metarank": metarank.convert,
@@ -52,33 +52,33 @@ def body_to_lines(
     Raises:
         UsageError: no such format, or a context that is too large for so many messages.
     """
-    if format_ not in WEBHOOKS:
+    if format_ not in WEBHOOK_CONVERTERS:
         raise UsageError(
             f"unknown format {format_[:40]!r}",
             where="format",
-            fix=f"one of {', '.join(WEBHOOKS)}, or none for our own events",
+            fix=f"one of {', '.join(WEBHOOK_CONVERTERS)}, or none for our own events",
         )
-    if format_ == "cloudevents" and headers is not None and cloudevents.is_binary(headers):
+    if format_ == "cloudevents" and headers is not None and cloudevents.is_binary_mode(headers):
         body = cloudevents.to_structured_mode(headers, body)
     digest, bytes_max = sha256(body).hexdigest()[:12], _GROWTH_MAX * len(body) + _COPIES_BYTES_MAX
     lines: list[bytes] = []
-    size = 0
+    converted_bytes = 0
 
     def convert(record: Any, location: str) -> list[Event]:
-        events = WEBHOOKS[format_](record, location)
+        events = WEBHOOK_CONVERTERS[format_](record, location)
         if len(events) > 1:
             on_row_count(len(lines) + len(events))
-            _require_room(events, bytes_max - size)
+            _require_bytes_left(events, bytes_max - converted_bytes)
         return events
 
     for row, raw in enumerate(_read_records(format_, body, on_row_count)):
         record_lines = record_to_lines(format_, raw, f"{digest}:{row}", convert, {})
-        size += sum(map(len, record_lines))
+        converted_bytes += sum(map(len, record_lines))
         lines += record_lines
     return lines
 
 
-def _require_room(events: list[Event], bytes_left: int) -> None:
+def _require_bytes_left(events: list[Event], bytes_left: int) -> None:
     """Raise UsageError if the events of one record take more bytes than are left.
 
     This is checked before all of them are encoded.
@@ -103,23 +103,23 @@ def _read_records(format_: str, body: bytes, on_row_count: Callable[[int], None]
                 return records
             on_row_count(len(envelope.batch))
             return _read_messages(msgspec.json.decode(records[0]))
-        except UNDECODABLE:
+        except DECODE_ERRORS:
             return records
     return records
 
 
 def _read_messages(batch: Record) -> list[bytes]:
-    copies = len(batch["batch"]) * len(
+    copied_bytes = len(batch["batch"]) * len(
         msgspec.json.encode([batch.get("context"), batch.get("sentAt")])
     )
-    if copies > _COPIES_BYTES_MAX:  # Limits the expansion of a small body.
+    if copied_bytes > _COPIES_BYTES_MAX:  # Limits the expansion of a small body.
         message = (
             f"what it says of all, written to each of its {len(batch['batch']):,} messages, "
-            f"takes {copies:,} bytes"
+            f"takes {copied_bytes:,} bytes"
         )
         raise UsageError(
             message,
             where="batch",
             fix=f"send fewer at once, so that it is at most {_COPIES_BYTES_MAX:,}",
         )
-    return [msgspec.json.encode(message) for message in segment.messages_of(batch)]
+    return [msgspec.json.encode(message) for message in segment.expand_batch(batch)]

@@ -40,45 +40,46 @@ class CheckedBatch:
     The accepted events are columns of equal length, in the order in which they arrived.
 
     Attributes:
-        bodies, rows: in which of the bodies, and at which row of it, each accepted event stood.
+        body_indexes, rows: in which of the bodies, and at which row of it, each accepted event
+            stood.
         ts, ts_original, sent_at, received_at: their times, resolved as in `contract.Accepted`.
-        refused: each refusal with its body.
+        refusals: each refusal with its body.
     """
 
-    bodies: Sequence[int]
+    body_indexes: Sequence[int]
     rows: Sequence[int]
     fields: EventColumns
     ts: Sequence[int]
     ts_original: Sequence[int | None]
     sent_at: Sequence[int | None]
     received_at: Sequence[int]
-    refused: Sequence[tuple[int, Refusal]]
+    refusals: Sequence[tuple[int, Refusal]]
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-def select_rows(checked: CheckedBatch, rows: Sequence[int], *, refused: bool) -> CheckedBatch:
+def select_rows(checked: CheckedBatch, rows: Sequence[int], *, with_refusals: bool) -> CheckedBatch:
     """Select the accepted events at `rows`, with or without the refusals."""
     columns: list[Any] = [
-        checked.bodies,
+        checked.body_indexes,
         checked.rows,
         checked.ts,
         checked.ts_original,
         checked.sent_at,
         checked.received_at,
     ]
-    bodies, numbers, ts, ts_original, sent_at, received_at = (
+    body_indexes, row_indexes, ts, ts_original, sent_at, received_at = (
         [column[row] for row in rows] for column in columns
     )
-    picked: list[Any] = [[column[row] for row in rows] for column in checked.fields]
+    selected_columns: list[Any] = [[column[row] for row in rows] for column in checked.fields]
     return CheckedBatch(
-        bodies,
-        numbers,
-        EventColumns(*picked),
+        body_indexes,
+        row_indexes,
+        EventColumns(*selected_columns),
         ts,
         ts_original,
         sent_at,
         received_at,
-        checked.refused if refused else (),
+        checked.refusals if with_refusals else (),
     )

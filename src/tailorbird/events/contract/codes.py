@@ -5,9 +5,9 @@
 
 import msgspec
 
-UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # raised by decoders
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # raised by decoders
 
-CODES = {
+CODE_DESCRIPTIONS = {
     "malformed_json": "is not JSON, or nested too deeply",
     "missing": "lacks a field that its type needs",
     "wrong_type": "has a field of another type",
@@ -43,10 +43,10 @@ class ContractViolation(Exception):
         super().__init__(message)
 
 
-def violation_of(error: msgspec.ValidationError, below: str = "$") -> ContractViolation:
-    """Return the violation that a decoder found, with its path below `below`."""
+def to_violation(error: msgspec.ValidationError, parent_path: str = "$") -> ContractViolation:
+    """Return the violation that a decoder found, with its path below `parent_path`."""
     text, _, path = str(error).partition(" - at `")
-    path = below + path.rstrip("`").removeprefix("$")
+    path = parent_path + path.rstrip("`").removeprefix("$")
     name = text.rpartition("`")[0].rpartition("`")[2]
     if "unknown field" in text:
         return ContractViolation(

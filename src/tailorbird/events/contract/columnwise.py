@@ -18,24 +18,24 @@ import msgspec
 import pyarrow as pa
 
 from tailorbird.events.contract.checked_batch import CheckedBatch, EventColumns
-from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation
-from tailorbird.events.contract.contract import check, check_row, split_body
-from tailorbird.events.contract.envelope import MICROSECONDS, Context, Event
+from tailorbird.events.contract.codes import DECODE_ERRORS, ContractViolation
+from tailorbird.events.contract.contract import check_body, check_row, split_body
+from tailorbird.events.contract.envelope import TIME_BOUNDS, Context, Event
 from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED_SOURCES
-from tailorbird.events.contract.fields import ServerOwned, annotations_of, decoded_fields
+from tailorbird.events.contract.fields import ServerOwned, annotations_of, bounded_fields
 from tailorbird.events.contract.plan import SERVER_TYPES, RoutePlan
-from tailorbird.events.contract.schema import TIME
-from tailorbird.events.contract.suspects import suspect_rows
+from tailorbird.events.contract.schema import TIME_TYPE
+from tailorbird.events.contract.suspects import find_suspect_rows
 from tailorbird.events.contract.times import resolve_times, to_micros
 from tailorbird.events.contract.verdict import Accepted, Receipt, Refusal
 
 # a body below it is decided on row by row: columns of a few values cost more than they spare
-_FEW_BYTES = 1_500
-_YEAR_1971 = 31_536_000_000_000
-_TEXT_TIMES = frozenset(
+_ROWWISE_BYTES_MAX = 1_500
+_YEAR_US = 31_536_000_000_000
+_TIME_TEXT_LENGTHS = frozenset(
     (20, 24, 25, 27, 29)
 )  # lengths of the usual forms: 2026-11-25T12:00:00Z, with .123, with +01:00, …
-_SERVER_OWNED = annotations_of(Event, ServerOwned)
+_SERVER_OWNED_FIELDS = annotations_of(Event, ServerOwned)
 _astuple = msgspec.structs.astuple
 
 
@@ -55,9 +55,9 @@ class Contract:
             for source in (*FORBIDDEN_TYPES, *TRUSTED_SOURCES)
         }
 
-    def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> CheckedBatch:
-        """Check every event of some bodies, with the same verdicts as `contract.check`."""
-        if len(bodies) == 1 and len(bodies[0][0]) < _FEW_BYTES:
+    def check_bodies(self, bodies: Sequence[tuple[bytes, Receipt]]) -> CheckedBatch:
+        """Check every event of some bodies, with the same verdicts as `contract.check_body`."""
+        if len(bodies) == 1 and len(bodies[0][0]) < _ROWWISE_BYTES_MAX:
             return self._check_row_by_row(*bodies[0])
         batch = _Batch(bodies, self._plan)
         for number, (body, receipt) in enumerate(bodies):
@@ -65,8 +65,8 @@ class Contract:
         return batch.check_rows()
 
     def _check_row_by_row(self, body: bytes, receipt: Receipt) -> CheckedBatch:
-        accepted, refused = check(body, receipt, self._plan)
-        return _to_columns(
+        accepted, refused = check_body(body, receipt, self._plan)
+        return _to_checked_batch(
             [(0, event.row, _flatten_accepted(event)) for event in accepted],
             [(0, refusal) for refusal in refused],
         )
@@ -84,17 +84,20 @@ class _Decoders:
 
     @classmethod
     def for_source(cls, plan: RoutePlan, source: str) -> "_Decoders":
-        forbidden = () if source in TRUSTED_SOURCES else (*SERVER_TYPES, *FORBIDDEN_TYPES[source])
-        names = tuple(name for name in plan.event_types if name not in forbidden)
-        types: Any = Literal[names]  # pyrefly: ignore
-        context_struct = msgspec.defstruct(
-            "Context", decoded_fields(Context), forbid_unknown_fields=True, frozen=True, gc=False
+        forbidden_types = (
+            () if source in TRUSTED_SOURCES else (*SERVER_TYPES, *FORBIDDEN_TYPES[source])
         )
-        own: dict[str, Any] = {"type": types, "context": context_struct | None}
+        type_names = tuple(name for name in plan.event_types if name not in forbidden_types)
+        type_literal: Any = Literal[type_names]  # pyrefly: ignore
+        context_struct = msgspec.defstruct(
+            "Context", bounded_fields(Context), forbid_unknown_fields=True, frozen=True, gc=False
+        )
+        type_by_field: dict[str, Any] = {"type": type_literal, "context": context_struct | None}
         if source not in TRUSTED_SOURCES:
-            own |= dict.fromkeys(_SERVER_OWNED)
+            type_by_field |= dict.fromkeys(_SERVER_OWNED_FIELDS)
         fields = [
-            (name, own.get(name, type_), default) for name, type_, default in decoded_fields(Event)
+            (name, type_by_field.get(name, type_), default)
+            for name, type_, default in bounded_fields(Event)
         ]
         event_struct = msgspec.defstruct(
             "Cleared", fields, forbid_unknown_fields=True, frozen=True, gc=False
@@ -107,17 +110,17 @@ class _Batch:
 
     def __init__(self, bodies: Sequence[tuple[bytes, Receipt]], plan: RoutePlan) -> None:
         self._bodies, self._plan = bodies, plan
-        self._decoded: list[tuple] = []  # rows of all bodies, concatenated
-        self._body_indices: list[int] = []  # the body of each row
-        self._row_indices: list[int] = []  # its row in the body
+        self._decoded_rows: list[tuple] = []  # rows of all bodies, concatenated
+        self._body_indexes: list[int] = []  # the body of each row
+        self._row_indexes: list[int] = []  # its row in the body
         self._receipt_times: list[int] = []  # the arrival time of its body
-        self._imports = any(receipt.source == "import" for _, receipt in bodies)
-        self._undecoded: list[tuple[int, int]] = []  # body and row of undecodable rows
+        self._has_imports = any(receipt.source == "import" for _, receipt in bodies)
+        self._undecoded_rows: list[tuple[int, int]] = []  # body and row of undecodable rows
         self._rows_by_body: dict[int, Sequence[bytes | memoryview]] = {}
 
-    def decode_body(self, number: int, body: bytes, decoders: _Decoders | None) -> None:
+    def decode_body(self, body_index: int, body: bytes, decoders: _Decoders | None) -> None:
         """Decode a body at once if possible, else row by row."""
-        receipt = self._bodies[number][1]
+        receipt = self._bodies[body_index][1]
         if (
             decoders is not None and b"\\u0000" not in body
         ):  # An escape is the only way to write NUL, which no id may contain.
@@ -125,56 +128,56 @@ class _Batch:
                 if receipt.encoding != "ndjson" and body.lstrip()[:1] == b"[":
                     events = decoders.batch.decode(body)
                 else:
-                    events = [decoders.single.decode(line) for line in self._rows(number)]
-            except UNDECODABLE:
+                    events = [decoders.single.decode(line) for line in self._split_rows(body_index)]
+            except DECODE_ERRORS:
                 pass
             else:
                 if events:
-                    self._decoded += map(_astuple, events)
-                    self._body_indices += [number] * len(events)
-                    self._row_indices += range(len(events))
+                    self._decoded_rows += map(_astuple, events)
+                    self._body_indexes += [body_index] * len(events)
+                    self._row_indexes += range(len(events))
                     self._receipt_times += [receipt.received_at] * len(events)
                     return
-        self._decode_rows(number, decoders)
+        self._decode_rows(body_index, decoders)
 
-    def _decode_rows(self, number: int, decoders: _Decoders | None) -> None:
-        for row, raw in enumerate(self._rows(number)):
+    def _decode_rows(self, body_index: int, decoders: _Decoders | None) -> None:
+        for row, raw in enumerate(self._split_rows(body_index)):
             try:
                 if decoders is None or b"\\u0000" in bytes(raw):
                     raise msgspec.ValidationError
-                self._decoded.append(_astuple(decoders.single.decode(raw)))
-            except UNDECODABLE:
-                self._undecoded.append((number, row))
+                self._decoded_rows.append(_astuple(decoders.single.decode(raw)))
+            except DECODE_ERRORS:
+                self._undecoded_rows.append((body_index, row))
             else:
-                self._body_indices.append(number)
-                self._row_indices.append(row)
-                self._receipt_times.append(self._bodies[number][1].received_at)
+                self._body_indexes.append(body_index)
+                self._row_indexes.append(row)
+                self._receipt_times.append(self._bodies[body_index][1].received_at)
 
-    def _rows(self, number: int) -> Sequence[bytes | memoryview]:
-        if (rows := self._rows_by_body.get(number)) is None:
-            body, receipt = self._bodies[number]
-            rows = self._rows_by_body[number] = split_body(body, receipt.encoding)
+    def _split_rows(self, body_index: int) -> Sequence[bytes | memoryview]:
+        if (rows := self._rows_by_body.get(body_index)) is None:
+            body, receipt = self._bodies[body_index]
+            rows = self._rows_by_body[body_index] = split_body(body, receipt.encoding)
         return rows
 
     def check_rows(self) -> CheckedBatch:
         """Run the column tests, then the contract itself on the rows that they do not clear."""
-        fields = EventColumns.from_rows(self._decoded)
-        suspects = suspect_rows(fields, self._plan, max(len(body) for body, _ in self._bodies))
-        times = self._times(fields, suspects)
-        if not suspects and not self._undecoded:
-            return CheckedBatch(self._body_indices, self._row_indices, fields, *times, ())
+        fields = EventColumns.from_rows(self._decoded_rows)
+        suspects = find_suspect_rows(fields, self._plan, max(len(body) for body, _ in self._bodies))
+        times = self._resolve_times(fields, suspects)
+        if not suspects and not self._undecoded_rows:
+            return CheckedBatch(self._body_indexes, self._row_indexes, fields, *times, ())
         unresolved = {
-            *self._undecoded,
-            *((self._body_indices[index], self._row_indices[index]) for index in suspects),
+            *self._undecoded_rows,
+            *((self._body_indexes[index], self._row_indexes[index]) for index in suspects),
         }
         # A body may be nested so deeply that it was decoded here but cannot be split a few calls
         # further down the stack. The contract regards it as one row.
-        too_deep = {body for body, row in unresolved if row >= len(self._rows(body))}
+        too_deep = {body for body, row in unresolved if row >= len(self._split_rows(body))}
         entries = enumerate(
             zip(
-                self._body_indices,
-                self._row_indices,
-                zip(self._decoded, *times, strict=True),
+                self._body_indexes,
+                self._row_indexes,
+                zip(self._decoded_rows, *times, strict=True),
                 strict=True,
             )
         )
@@ -185,41 +188,47 @@ class _Batch:
         for body, row in sorted(
             {(body, 0 if body in too_deep else row) for body, row in unresolved}
         ):
-            verdict = check_row(row, self._rows(body)[row], self._bodies[body][1], self._plan)
+            verdict = check_row(row, self._split_rows(body)[row], self._bodies[body][1], self._plan)
             if isinstance(verdict, Accepted):
                 accepted.append((body, row, _flatten_accepted(verdict)))
             else:
                 refused.append((body, verdict))
         accepted.sort(key=itemgetter(0, 1))
-        return _to_columns(accepted, refused)
+        return _to_checked_batch(accepted, refused)
 
-    def _times(self, fields: EventColumns, suspects: set[int]) -> "_EventTimes":
+    def _resolve_times(self, fields: EventColumns, suspects: set[int]) -> "_EventTimes":
         """Resolve ts, ts_original, sent_at and received_at of each row.
 
         Rows without a valid time are added to `suspects`.
         """
         ts_original, sent_at, stated_received_at = (
-            _micros(column, suspects) for column in (fields.ts, fields.sent_at, fields.received_at)
+            _parse_time_column(column, suspects)
+            for column in (fields.ts, fields.sent_at, fields.received_at)
         )
         received_at: Sequence[int] = self._receipt_times
         ts: Sequence[Any] = ts_original
-        stated = len(ts) - ts.count(None) + sent_at.count(None) + stated_received_at.count(None)
-        if stated < 3 * len(ts) or True in fields.timeless or self._imports:
-            receipts = (self._bodies[number][1] for number in self._body_indices)
+        stated_count = (
+            len(ts) - ts.count(None) + sent_at.count(None) + stated_received_at.count(None)
+        )
+        if stated_count < 3 * len(ts) or True in fields.timeless or self._has_imports:
+            receipts = (self._bodies[number][1] for number in self._body_indexes)
             rows = zip(
                 ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True
             )
-            moments = [
-                resolve_times(at, sent, stated, receipt, timeless=timeless)
-                for at, sent, stated, receipt, timeless in rows
+            resolved_times = [
+                resolve_times(at, sent, stated_count, receipt, timeless=timeless)
+                for at, sent, stated_count, receipt, timeless in rows
             ]
-            ts, received_at = [at for at, _ in moments], [arrival for _, arrival in moments]
+            ts, received_at = (
+                [at for at, _ in resolved_times],
+                [arrival for _, arrival in resolved_times],
+            )
         skew_us = self._plan.skew_us
         if ts and not (max(ts) <= min(received_at) + skew_us and min(ts) > 0):
-            late = enumerate(zip(ts, received_at, fields.timeless, strict=True))
+            resolved_rows = enumerate(zip(ts, received_at, fields.timeless, strict=True))
             suspects.update(
                 row
-                for row, (at, arrival, timeless) in late
+                for row, (at, arrival, timeless) in resolved_rows
                 if not (timeless or 0 < at <= arrival + skew_us)
             )
         return ts, ts_original, sent_at, received_at
@@ -241,19 +250,28 @@ def _flatten_accepted(accepted: Accepted) -> tuple:
     )
 
 
-def _to_columns(
+def _to_checked_batch(
     accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]
 ) -> CheckedBatch:
     if not accepted:
         return CheckedBatch((), (), EventColumns.from_rows(()), (), (), (), (), refused)
-    bodies, rows, rest = zip(*accepted, strict=True)
-    events, ts, ts_original, sent_at, received_at = zip(*rest, strict=True)
+    body_indexes, row_indexes, flat_events = zip(*accepted, strict=True)
+    events, ts, ts_original, sent_at, received_at = zip(*flat_events, strict=True)
     return CheckedBatch(
-        bodies, rows, EventColumns.from_rows(events), ts, ts_original, sent_at, received_at, refused
+        body_indexes,
+        row_indexes,
+        EventColumns.from_rows(events),
+        ts,
+        ts_original,
+        sent_at,
+        received_at,
+        refused,
     )
 
 
-def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[int | None]:
+def _parse_time_column(
+    column: Sequence[int | str | None], suspects: set[int]
+) -> Sequence[int | None]:
     """Convert a column of times to microseconds.
 
     Rows with an invalid time get None and are added to `suspects`.
@@ -262,30 +280,32 @@ def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[
         return column  # type: ignore[return-value]  # the decoder has held integers to their bounds
     texts = {row: value for row, value in enumerate(column) if type(value) is str}
     times = list(column)
-    parsed = _usual_times(list(texts.values()))
-    for (row, text), moment in zip(texts.items(), parsed, strict=True):
-        if moment is None:
+    parsed_times = _parse_usual_times(list(texts.values()))
+    for (row, text), parsed_us in zip(texts.items(), parsed_times, strict=True):
+        if parsed_us is None:
             try:
-                moment = to_micros(text, "")
+                parsed_us = to_micros(text, "")
             except ContractViolation:
                 suspects.add(row)
-        times[row] = moment
+        times[row] = parsed_us
     return times  # type: ignore[return-value]
 
 
-def _usual_times(texts: list[str]) -> Sequence[int | None]:
+def _parse_usual_times(texts: list[str]) -> Sequence[int | None]:
     """Parse texts of the usual time formats with Arrow.
 
     An entry is None where it has to be parsed on its own.
     """
-    if not _TEXT_TIMES.issuperset(map(len, texts)):
+    if not _TIME_TEXT_LENGTHS.issuperset(map(len, texts)):
         return [None] * len(texts)
     try:
-        moments = pa.array(texts, pa.string()).cast(TIME).cast(pa.int64()).to_numpy().tolist()
+        parsed_times = (
+            pa.array(texts, pa.string()).cast(TIME_TYPE).cast(pa.int64()).to_numpy().tolist()
+        )
     except pa.ArrowInvalid:
         return [None] * len(texts)
     return (
-        moments
-        if min(moments) > _YEAR_1971 and max(moments) < MICROSECONDS.high - _YEAR_1971
+        parsed_times
+        if min(parsed_times) > _YEAR_US and max(parsed_times) < TIME_BOUNDS.high - _YEAR_US
         else [None] * len(texts)
     )

@@ -8,7 +8,8 @@ column by column and leaves the rest to this module, which is authoritative.
     body ──split──► JSON rows ──decode──► Event ──check──► Accepted | Refusal(code, path, message)
 
 One bad event does not affect the others. A body that is not JSON is one refused row. A line that an
-adapter wrote in place of an unreadable foreign record (`Unread`) is refused with its own reason.
+adapter wrote in place of an unreadable foreign record (`UnreadRecord`) is refused with its own
+reason.
 """
 
 import re
@@ -18,45 +19,55 @@ from operator import attrgetter
 import msgspec
 
 from tailorbird.events.clock import to_iso
-from tailorbird.events.contract.codes import UNDECODABLE, ContractViolation, violation_of
+from tailorbird.events.contract.codes import DECODE_ERRORS, ContractViolation, to_violation
 from tailorbird.events.contract.envelope import (
     ANONYMOUS_PREFIX,
-    ID,
-    ITEMS,
+    ID_BOUNDS,
+    ITEMS_BOUNDS,
     Context,
     Event,
     ResponseDetails,
 )
-from tailorbird.events.contract.event_types import FORBIDDEN_TYPES, TRUSTED_SOURCES, needs_of
+from tailorbird.events.contract.event_types import (
+    FORBIDDEN_TYPES,
+    TRUSTED_SOURCES,
+    required_fields_of,
+)
 from tailorbird.events.contract.fields import Bounds, Pattern, ServerOwned, annotations_of
 from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES, SERVER_TYPES, RoutePlan
 from tailorbird.events.contract.properties import check_properties
 from tailorbird.events.contract.rules import find_violation, format_value
 from tailorbird.events.contract.times import resolve_times, to_micros
-from tailorbird.events.contract.verdict import BROWSER, Accepted, Receipt, Refusal, Unread
+from tailorbird.events.contract.verdict import BROWSER, Accepted, Receipt, Refusal, UnreadRecord
 
 CONTRACT_VERSION = 1
 
 # Replaces a row of an erased user, see `events.suppression`.
 ERASED_BODY = b'{"erased":true}'
 
-_IDS = tuple(name for name, bounds in annotations_of(Event, Bounds).items() if bounds is ID)
-_ids_of = attrgetter(*_IDS)
-_SERVER_OWNED = tuple(annotations_of(Event, ServerOwned).items())
-_CONTEXT = tuple((annotations_of(Context, Pattern) | annotations_of(Context, Bounds)).items())
+_ID_FIELDS = tuple(
+    name for name, bounds in annotations_of(Event, Bounds).items() if bounds is ID_BOUNDS
+)
+_get_ids = attrgetter(*_ID_FIELDS)
+_SERVER_OWNED_FIELDS = tuple(annotations_of(Event, ServerOwned).items())
+_CONTEXT_LIMITS = tuple(
+    (annotations_of(Context, Pattern) | annotations_of(Context, Bounds)).items()
+)
 
 
 class _UnreadLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    unread: Unread
+    unread: UnreadRecord
 
 
-_event = msgspec.json.Decoder(Event)
-_unread = msgspec.json.Decoder(_UnreadLine)
-_rows = msgspec.json.Decoder(list[msgspec.Raw])
+_event_decoder = msgspec.json.Decoder(Event)
+_unread_decoder = msgspec.json.Decoder(_UnreadLine)
+_rows_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _LINE = re.compile(rb"\S[^\n]*")
 
 
-def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted], list[Refusal]]:
+def check_body(
+    body: bytes, receipt: Receipt, plan: RoutePlan
+) -> tuple[list[Accepted], list[Refusal]]:
     """Check every event of a body.
 
     Rows are numbered from 0 in the order of the body.
@@ -85,14 +96,14 @@ def check_row(
 def split_body(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
     """Split a body into rows.
 
-    A body that cannot be split is one row, which `check` then refuses.
+    A body that cannot be split is one row, which `check_body` then refuses.
     """
     if encoding == "ndjson":
         return [line for line in body.split(b"\n") if line.strip()] or [body]
     if body.lstrip()[:1] == b"[":
         try:
-            return [memoryview(raw) for raw in _rows.decode(body)] or [body]
-        except UNDECODABLE:
+            return [memoryview(raw) for raw in _rows_decoder.decode(body)] or [body]
+        except DECODE_ERRORS:
             return [body]
     return [body]
 
@@ -113,26 +124,26 @@ def count_rows(body: bytes, encoding: str) -> int:
         return sum(1 for _ in _LINE.finditer(body)) or 1
     if body.lstrip()[:1] == b"[":
         try:
-            return len(_rows.decode(body)) or 1
-        except UNDECODABLE:
+            return len(_rows_decoder.decode(body)) or 1
+        except DECODE_ERRORS:
             return 1
     return 1
 
 
-def parse_unread(line: bytes | memoryview) -> Unread | None:
+def parse_unread(line: bytes | memoryview) -> UnreadRecord | None:
     """Parse the record that an adapter wrote in place of one it could not read.
 
     Returns None if the line is anything else.
     """
     try:
-        return _unread.decode(line).unread
-    except UNDECODABLE:
+        return _unread_decoder.decode(line).unread
+    except DECODE_ERRORS:
         return None
 
 
 def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
     try:
-        return _event.decode(raw)
+        return _event_decoder.decode(raw)
     except msgspec.ValidationError as error:
         if bytes(raw) == ERASED_BODY:
             raise ContractViolation(
@@ -144,12 +155,12 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
             raise ContractViolation(unread.code, unread.path, unread.message) from None
         if bytes(raw).lstrip()[:1] == b"[":
             _check_list(raw)
-        raise violation_of(error) from None
-    except UNDECODABLE as error:
-        raise _malformed(error) from None
+        raise to_violation(error) from None
+    except DECODE_ERRORS as error:
+        raise _malformed_violation(error) from None
 
 
-def _malformed(error: Exception) -> ContractViolation:
+def _malformed_violation(error: Exception) -> ContractViolation:
     message = (
         "nested too deeply" if isinstance(error, RecursionError) else f"expected JSON: {error}"
     )
@@ -159,29 +170,32 @@ def _malformed(error: Exception) -> ContractViolation:
 def _check_list(raw: bytes | memoryview) -> None:
     """Raise the reason why `split` could not take a list apart: it is malformed, or empty."""
     try:
-        rows = _rows.decode(raw)
-    except UNDECODABLE as error:
-        raise _malformed(error) from None
+        rows = _rows_decoder.decode(raw)
+    except DECODE_ERRORS as error:
+        raise _malformed_violation(error) from None
     if not rows:
         raise ContractViolation("missing", "$", "expected at least one event, got an empty list")
 
 
-def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: RoutePlan) -> Accepted:
+def _check_event(
+    row: int, event: Event, row_bytes: int, receipt: Receipt, plan: RoutePlan
+) -> Accepted:
     _check_ids(event)
     if event.type not in plan.event_types:
         raise ContractViolation(
             "unknown_type",
             "$.type",
-            f"expected one of {', '.join(_sendable(plan))}, got {format_value(event.type)}",
+            f"expected one of {', '.join(_list_client_types(plan))}, "
+            f"got {format_value(event.type)}",
         )
-    _check_owner(event, receipt)
+    _check_sender(event, receipt)
     _check_subject(event)
     _check_context(event.context)
-    check_properties(event.properties, size)
+    check_properties(event.properties, row_bytes)
     if (rules := plan.rules.get(event.type)) is not None and (
-        broken := find_violation(rules, event.properties)
+        violation := find_violation(rules, event.properties)
     ) is not None:
-        raise ContractViolation(*broken)
+        raise ContractViolation(*violation)
     stated_received_at = (
         None if event.received_at is None else to_micros(event.received_at, "$.received_at")
     )
@@ -208,16 +222,16 @@ def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: Rout
     return Accepted(row, event, ts, ts_original, sent_at, received_at)
 
 
-def _sendable(plan: RoutePlan) -> list[str]:
+def _list_client_types(plan: RoutePlan) -> list[str]:
     """Return the event types that a client may send; answers are the server's own."""
     return [type_ for type_ in plan.event_types if type_ not in SERVER_TYPES]
 
 
 def _check_ids(event: Event) -> None:
-    low, high = ID.low, ID.high
-    for value in _ids_of(event):
+    low, high = ID_BOUNDS.low, ID_BOUNDS.high
+    for value in _get_ids(event):
         if value is not None and not (low <= len(value) <= high and "\x00" not in value):
-            name = next(name for name in _IDS if getattr(event, name) is value)
+            name = next(name for name in _ID_FIELDS if getattr(event, name) is value)
             _check_id(value, name)
     if event.user_id is not None and event.user_id.startswith(ANONYMOUS_PREFIX):
         raise ContractViolation(
@@ -226,35 +240,35 @@ def _check_ids(event: Event) -> None:
             f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id",
         )
     if event.items is not None:
-        if not ITEMS.holds(event.items):
-            raise ITEMS.violation(event.items, "$.items")
+        if not ITEMS_BOUNDS.holds(event.items):
+            raise ITEMS_BOUNDS.violation(event.items, "$.items")
         for index, item in enumerate(event.items):
             if not low <= len(item) <= high or "\x00" in item:
                 raise ContractViolation(
-                    ID.code, f"$.items[{index}]", f"expected {ID.text} without NUL"
+                    ID_BOUNDS.code, f"$.items[{index}]", f"expected {ID_BOUNDS.text} without NUL"
                 )
 
 
 def _check_id(value: str, name: str) -> None:
-    if not ID.low <= len(value) <= ID.high:
-        raise ID.violation(value, f"$.{name}")
+    if not ID_BOUNDS.low <= len(value) <= ID_BOUNDS.high:
+        raise ID_BOUNDS.violation(value, f"$.{name}")
     if "\x00" in value:
-        raise ContractViolation(ID.code, f"$.{name}", "expected text without NUL characters")
+        raise ContractViolation(ID_BOUNDS.code, f"$.{name}", "expected text without NUL characters")
 
 
-def _check_owner(event: Event, receipt: Receipt) -> None:
+def _check_sender(event: Event, receipt: Receipt) -> None:
     if receipt.source in TRUSTED_SOURCES:
         return
     if event.type in FORBIDDEN_TYPES.get(receipt.source, FORBIDDEN_TYPES[BROWSER]):
-        raise _forbidden(event.type)
-    for name, owned in _SERVER_OWNED:
+        raise _browser_key_violation(event.type)
+    for name, annotation in _SERVER_OWNED_FIELDS:
         if getattr(event, name) is not None:
-            raise ContractViolation("server_owned", f"$.{name}", owned.text)
+            raise ContractViolation("server_owned", f"$.{name}", annotation.text)
     if event.type in SERVER_TYPES:
-        raise ContractViolation("server_owned", "$.type", dict(_SERVER_OWNED)["answer"].text)
+        raise ContractViolation("server_owned", "$.type", dict(_SERVER_OWNED_FIELDS)["answer"].text)
 
 
-def _forbidden(type_: str) -> ContractViolation:
+def _browser_key_violation(type_: str) -> ContractViolation:
     """Return the violation by a browser key that sends a profile, a merge or an `identify`.
 
     Every visitor of the page can read the key. It may report actions, not identities or attributes.
@@ -274,7 +288,7 @@ def _check_subject(event: Event) -> None:
             "$.timeless",
             f"only profiles (user, item) may be timeless, got type {event.type}",
         )
-    for need in needs_of(event.type):
+    for need in required_fields_of(event.type):
         for name in need.fields:
             if getattr(event, name) is not None:
                 break
@@ -329,7 +343,7 @@ def _check_response(response: ResponseDetails, item_count: int) -> None:
 def _check_context(context: Context | None) -> None:
     if context is None:
         return
-    for name, limits in _CONTEXT:
+    for name, limits in _CONTEXT_LIMITS:
         value = getattr(context, name)
         if value is not None and not limits.holds(value):
             raise limits.violation(value, f"$.context.{name}")

@@ -22,22 +22,22 @@ import msgspec
 from tailorbird.events.contract.fields import About, Bounds, Pattern, ServerOwned, annotations_of
 from tailorbird.events.contract.plan import EVENT_TYPES, SERVER_TYPES
 
-ID = Bounds(low=1, high=256, code="bad_id", unit="characters")  # NUL is refused as well
-TEXT = Bounds(high=2_048, code="too_large", unit="characters")
-ITEMS = Bounds(high=1_000, code="too_large", unit="items")
-PROPERTIES = Bounds(high=65_536, code="too_large", unit="bytes")  # as JSON, encoded anew
+ID_BOUNDS = Bounds(low=1, high=256, code="bad_id", unit="characters")  # NUL is refused as well
+TEXT_BOUNDS = Bounds(high=2_048, code="too_large", unit="characters")
+ITEMS_BOUNDS = Bounds(high=1_000, code="too_large", unit="items")
+PROPERTIES_BOUNDS = Bounds(high=65_536, code="too_large", unit="bytes")  # as JSON, encoded anew
 # From 1973, since a smaller integer is in seconds or milliseconds, to before the year 9999, which
 # text cannot state.
-MICROSECONDS = Bounds(
+TIME_BOUNDS = Bounds(
     low=100_000_000_000_000, high=253_370_764_799_999_999, code="bad_time", unit=""
 )
-UTC_OFFSET_MIN = Bounds(low=-14 * 60, high=14 * 60)
-COUNTRY = Pattern(re.compile(r"[A-Za-z]{2}\Z"), "bad_country", "a two-letter code")
+UTC_OFFSET_BOUNDS = Bounds(low=-14 * 60, high=14 * 60)
+COUNTRY_PATTERN = Pattern(re.compile(r"[A-Za-z]{2}\Z"), "bad_country", "a two-letter code")
 ANONYMOUS_PREFIX = "anon:"  # no `user_id` may begin with it
 
-Id = Annotated[str, ID]
-Text = Annotated[str, TEXT]
-Time = Annotated[int, MICROSECONDS] | str
+Id = Annotated[str, ID_BOUNDS]
+Text = Annotated[str, TEXT_BOUNDS]
+Time = Annotated[int, TIME_BOUNDS] | str
 _TYPES = ", ".join(f"`{name}`" for name in EVENT_TYPES if name not in SERVER_TYPES)
 
 
@@ -45,11 +45,11 @@ class Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defa
     """The circumstances of an event, as far as the client states them."""
 
     device: Text | None = None
-    country: Annotated[str, COUNTRY] | None = None
+    country: Annotated[str, COUNTRY_PATTERN] | None = None
     page: Text | None = None
     referrer: Text | None = None
     user_agent: Text | None = None
-    utc_offset_min: Annotated[int, UTC_OFFSET_MIN] | None = None
+    utc_offset_min: Annotated[int, UTC_OFFSET_BOUNDS] | None = None
 
 
 class ResponseDetails(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
@@ -109,7 +109,7 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaul
     anonymous_id: Id | None = None
     session_id: Annotated[Id | None, About("survives a login")] = None
     item_id: Annotated[Id | None, About("the item; `items` for what an impression showed")] = None
-    items: Annotated[list[Id], ITEMS] | None = None
+    items: Annotated[list[Id], ITEMS_BOUNDS] | None = None
     request_id: Annotated[
         Id | None,
         About(
@@ -119,7 +119,9 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaul
     ] = None
     context: Annotated[Context | None, About("the circumstances:")] = None
     properties: Annotated[
-        dict[str, Any] | None, PROPERTIES, About("anything else; these have columns of their own:")
+        dict[str, Any] | None,
+        PROPERTIES_BOUNDS,
+        About("anything else; these have columns of their own:"),
     ] = None
     timeless: Annotated[bool, About("of a profile: valid from the beginning")] = False
     received_at: Annotated[Time | None, ServerOwned("only the server sets it; leave it out")] = None
@@ -139,6 +141,6 @@ class Properties(TypedDict, total=False):
     rating: Annotated[float, Bounds(low=-(10**6), high=10**6)]
 
 
-NUMBERS = annotations_of(Properties, Bounds)
+NUMBER_BOUNDS = annotations_of(Properties, Bounds)
 PROPERTY_COLUMNS = tuple(Properties.__annotations__)
-TEXTS = tuple(name for name in PROPERTY_COLUMNS if name not in NUMBERS)
+TEXT_PROPERTIES = tuple(name for name in PROPERTY_COLUMNS if name not in NUMBER_BOUNDS)

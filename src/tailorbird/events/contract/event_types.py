@@ -14,31 +14,33 @@ class RequiredFields:
     message: str
 
 
-NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
-_PERSON = RequiredFields(("user_id", "anonymous_id"), "expected a user_id or an anonymous_id")
-_IDENTIFY = "identify ties an anonymous_id to a user_id and needs both"
-_MERGE = (
+ITEM_EVENT_TYPES = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
+_USER_OR_VISITOR = RequiredFields(
+    ("user_id", "anonymous_id"), "expected a user_id or an anonymous_id"
+)
+_IDENTIFY_MESSAGE = "identify ties an anonymous_id to a user_id and needs both"
+_MERGE_MESSAGE = (
     "a merge needs the user_id that is somebody else from now on, named by "
     f"properties.{MERGED_INTO}"
 )
-NEEDS: dict[str, tuple[RequiredFields, ...]] = {
+REQUIRED_FIELDS: dict[str, tuple[RequiredFields, ...]] = {
     "item": (RequiredFields(("item_id",), "an item profile needs an item_id"),),
     "user": (RequiredFields(("user_id",), "a user profile needs a user_id"),),
     "identify": (
-        RequiredFields(("user_id",), _IDENTIFY),
-        RequiredFields(("anonymous_id",), _IDENTIFY),
+        RequiredFields(("user_id",), _IDENTIFY_MESSAGE),
+        RequiredFields(("anonymous_id",), _IDENTIFY_MESSAGE),
     ),
-    "merge": (_PERSON, RequiredFields(("user_id",), _MERGE)),
+    "merge": (_USER_OR_VISITOR, RequiredFields(("user_id",), _MERGE_MESSAGE)),
     "answer": (
-        _PERSON,
+        _USER_OR_VISITOR,
         *(
             RequiredFields((name,), f"an answer needs {name}")
             for name in ("answer", "items", "request_id")
         ),
     ),
     **{
-        type_: (_PERSON, RequiredFields(("item_id",), f"a {type_} needs an item_id"))
-        for type_ in NEEDS_ITEM
+        type_: (_USER_OR_VISITOR, RequiredFields(("item_id",), f"a {type_} needs an item_id"))
+        for type_ in ITEM_EVENT_TYPES
     },
 }
 """Event type → what its events need, in the order in which it is asked for."""
@@ -52,6 +54,6 @@ FORBIDDEN_TYPES: dict[str, tuple[str, ...]] = {
 """Untrusted source → types that it may not send, besides those of the server."""
 
 
-def needs_of(type_: str) -> tuple[RequiredFields, ...]:
+def required_fields_of(type_: str) -> tuple[RequiredFields, ...]:
     """Return what events of a type need; those that a project declares need a person."""
-    return NEEDS.get(type_, (_PERSON,))
+    return REQUIRED_FIELDS.get(type_, (_USER_OR_VISITOR,))

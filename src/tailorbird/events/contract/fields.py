@@ -93,45 +93,45 @@ class ServerOwned:
     text: str
 
 
-def annotations_of(table: type, kind: type[T]) -> dict[str, T]:
-    """Return field → its annotation of a kind, of those fields that have one."""
-    hints = get_type_hints(table, include_extras=True)
+def annotations_of(struct_type: type, annotation_type: type[T]) -> dict[str, T]:
+    """Return field → its annotation of a type, of those fields that have one."""
+    hints = get_type_hints(struct_type, include_extras=True)
     return {
-        name: note
+        name: annotation
         for name, hint in hints.items()
-        for note in _notes(hint)
-        if isinstance(note, kind)
+        for annotation in _iterate_annotations(hint)
+        if isinstance(annotation, annotation_type)
     }
 
 
-def decoded_type(hint: Any) -> Any:
+def bounded_type(hint: Any) -> Any:
     """Return a type that a decoder holds to the bounds of its annotations."""
     if get_origin(hint) is Annotated:
         metas = [bounds.meta() for bounds in hint.__metadata__ if isinstance(bounds, Bounds)]
-        inner = decoded_type(hint.__origin__)
-        return Annotated[(inner, *filter(None, metas))] if any(metas) else inner
+        inner_type = bounded_type(hint.__origin__)
+        return Annotated[(inner_type, *filter(None, metas))] if any(metas) else inner_type
     if get_origin(hint) in (Union, UnionType):
-        options = tuple(map(decoded_type, get_args(hint)))
+        options = tuple(map(bounded_type, get_args(hint)))
         return Union[options]  # noqa: UP007  # pyrefly: ignore
     if get_origin(hint) is list:
-        return list[decoded_type(get_args(hint)[0])]  # pyrefly: ignore
+        return list[bounded_type(get_args(hint)[0])]  # pyrefly: ignore
     return hint
 
 
-def decoded_fields(table: type) -> list[tuple[str, Any, Any]]:
+def bounded_fields(struct_type: type) -> list[tuple[str, Any, Any]]:
     """Return name, bounded type and default of each field, for `msgspec.defstruct`."""
-    hints = get_type_hints(table, include_extras=True)
+    hints = get_type_hints(struct_type, include_extras=True)
     return [
-        (field.name, decoded_type(hints[field.name]), field.default)
-        for field in msgspec.structs.fields(table)
+        (field.name, bounded_type(hints[field.name]), field.default)
+        for field in msgspec.structs.fields(struct_type)
     ]
 
 
-def _notes(hint: Any) -> Iterator[Any]:
+def _iterate_annotations(hint: Any) -> Iterator[Any]:
     """Yield the annotations of a value, or of the options of a union, but not of its elements."""
     if get_origin(hint) is Annotated:
         yield from hint.__metadata__
         hint = hint.__origin__
     if get_origin(hint) in (Union, UnionType):
         for option in get_args(hint):
-            yield from _notes(option)
+            yield from _iterate_annotations(option)

@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from tailorbird.events.clock import ATTRIBUTION, DAY, HOUR, MINUTE
+from tailorbird.events.clock import ATTRIBUTION_WINDOW, DAY, HOUR, MINUTE
 from tailorbird.events.contract.rules import Rule
 
 EVENT_TYPES = (
@@ -42,7 +42,7 @@ INTO_ERASED = "into_erased"
 class SlotPlan(msgspec.Struct, frozen=True):
     """The settings of a slot that the router needs."""
 
-    attribution_us: int = ATTRIBUTION
+    attribution_us: int = ATTRIBUTION_WINDOW
     denominator: str = "impression"
 
 

@@ -6,27 +6,27 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.contract.codes import ContractViolation
-from tailorbird.events.contract.envelope import NUMBERS, PROPERTIES, TEXTS
+from tailorbird.events.contract.envelope import NUMBER_BOUNDS, PROPERTIES_BOUNDS, TEXT_PROPERTIES
 from tailorbird.events.contract.rules import format_value
 
 DEPTH_MAX = 32
 
 FLOAT_DIGITS_MAX = 308  # digits of the first integer beyond float range; shorter input has none
 INTEGER_BOUND = 1 << 1023
-NESTED = frozenset((dict, list))
+NESTED_TYPES = frozenset((dict, list))
 # Re-encoding grows a value by less than this factor: 1e15 becomes 1000000000000000.0.
 GROWTH_MAX = 8
 
 
-def check_properties(properties: dict[str, Any] | None, size: int) -> None:
-    """Check the properties of an event whose encoding took `size` bytes."""
+def check_properties(properties: dict[str, Any] | None, encoded_bytes: int) -> None:
+    """Check the properties of an event whose encoding took `encoded_bytes` bytes."""
     if not properties:
         return
-    for name in TEXTS:
+    for name in TEXT_PROPERTIES:
         value = properties.get(name)
         if value is not None and type(value) is not str:
             raise _wrong_type(name, "text", value)
-    for name, bounds in NUMBERS.items():
+    for name, bounds in NUMBER_BOUNDS.items():
         value = properties.get(name)
         if value is None:
             continue
@@ -35,16 +35,19 @@ def check_properties(properties: dict[str, Any] | None, size: int) -> None:
         if not bounds.low <= value <= bounds.high:
             raise bounds.violation(value, f"$.properties.{name}")
     if (
-        not NESTED.isdisjoint(map(type, properties.values()))
-        and (path := find_too_deep(properties)) is not None
+        not NESTED_TYPES.isdisjoint(map(type, properties.values()))
+        and (path := find_too_deep_path(properties)) is not None
     ):
         raise ContractViolation("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
-    if size > FLOAT_DIGITS_MAX and (path := find_oversized_integer(properties)) is not None:
+    if (
+        encoded_bytes > FLOAT_DIGITS_MAX
+        and (path := find_oversized_integer_path(properties)) is not None
+    ):
         raise ContractViolation("number_out_of_range", path, "expected a number below 1e308")
-    if size * GROWTH_MAX > PROPERTIES.high:
+    if encoded_bytes * GROWTH_MAX > PROPERTIES_BOUNDS.high:
         encoded = msgspec.json.encode(properties)
-        if not PROPERTIES.holds(encoded):
-            raise PROPERTIES.violation(encoded, "$.properties")
+        if not PROPERTIES_BOUNDS.holds(encoded):
+            raise PROPERTIES_BOUNDS.violation(encoded, "$.properties")
 
 
 def _wrong_type(name: str, expected: str, value: object) -> ContractViolation:
@@ -53,12 +56,12 @@ def _wrong_type(name: str, expected: str, value: object) -> ContractViolation:
     )
 
 
-def find_too_deep(properties: dict) -> str | None:
+def find_too_deep_path(properties: dict) -> str | None:
     """Return the path at which properties are nested too deeply, or None."""
-    return next((path for path, depth in _depths(properties) if depth > DEPTH_MAX), None)
+    return next((path for path, depth in _iterate_depths(properties) if depth > DEPTH_MAX), None)
 
 
-def find_oversized_integer(properties: dict) -> str | None:
+def find_oversized_integer_path(properties: dict) -> str | None:
     """Return the path of an integer that no float can represent, or None.
 
     Consumers that read event numbers as floats could not continue past it.
@@ -70,12 +73,13 @@ def find_oversized_integer(properties: dict) -> str | None:
             return path
         if isinstance(value, dict | list):
             stack.extend(
-                (path, inner) for inner in (value.values() if isinstance(value, dict) else value)
+                (path, nested_value)
+                for nested_value in (value.values() if isinstance(value, dict) else value)
             )
     return None
 
 
-def _depths(properties: dict) -> Iterator[tuple[str, int]]:
+def _iterate_depths(properties: dict) -> Iterator[tuple[str, int]]:
     """Yield the path and depth of each nested container below `properties`.
 
     Most events have none, so this is cheap.
@@ -92,5 +96,7 @@ def _depths(properties: dict) -> Iterator[tuple[str, int]]:
             continue
         children = value.values() if isinstance(value, dict) else value
         stack.extend(
-            (path, inner, depth + 1) for inner in children if isinstance(inner, dict | list)
+            (path, nested_value, depth + 1)
+            for nested_value in children
+            if isinstance(nested_value, dict | list)
         )

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 KINDS = ("number", "integer", "text", "boolean")
-_SHOWN_MAX = 60
+_FORMATTED_LENGTH_MAX = 60
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,34 +58,36 @@ def all_satisfy(rule: Rule, values: Sequence[Any]) -> bool:
 
     False may be a false alarm.
     """
-    present = [value for value in values if value is not None]
-    if len(present) < len(values) and rule.required:
+    present_values = [value for value in values if value is not None]
+    if len(present_values) < len(values) and rule.required:
         return False
-    if not present:
+    if not present_values:
         return True
-    types = set(map(type, present))
-    if rule.kind and not types <= _TYPES[rule.kind]:
+    types = set(map(type, present_values))
+    if rule.kind and not types <= _TYPES_BY_KIND[rule.kind]:
         return False
     if (rule.low is not None or rule.high is not None) and not (
-        types <= _NUMBERS
-        and (rule.low is None or min(present) >= rule.low)
-        and (rule.high is None or max(present) <= rule.high)
+        types <= _NUMBER_TYPES
+        and (rule.low is None or min(present_values) >= rule.low)
+        and (rule.high is None or max(present_values) <= rule.high)
     ):
         return False
-    return not rule.one_of or (types.isdisjoint((dict, list)) and set(present) <= set(rule.one_of))
+    return not rule.one_of or (
+        types.isdisjoint((dict, list)) and set(present_values) <= set(rule.one_of)
+    )
 
 
 def _satisfies(rule: Rule, value: Any) -> bool:
     type_ = type(value)
     if (
         rule.kind
-        and type_ not in _TYPES[rule.kind]
+        and type_ not in _TYPES_BY_KIND[rule.kind]
         and not (rule.kind == "integer" and type_ is float and value.is_integer())
     ):
         return False
     low, high = rule.low, rule.high
     if (low is not None or high is not None) and (
-        type_ not in _NUMBERS
+        type_ not in _NUMBER_TYPES
         or (low is not None and not value >= low)
         or (high is not None and not value <= high)
     ):
@@ -97,7 +99,11 @@ def _describe_violation(rule: Rule, value: Any) -> tuple[str, str, str]:
     """Return the code, path and message of the part of the rule that the value breaks."""
     path = f"$.properties.{rule.name}"
     if not _satisfies(Rule(rule.name, kind=rule.kind), value):
-        return "wrong_type", path, f"expected {_KIND_NAMES[rule.kind]}, got {format_value(value)}"
+        return (
+            "wrong_type",
+            path,
+            f"expected {_KIND_DESCRIPTIONS[rule.kind]}, got {format_value(value)}",
+        )
     if not _satisfies(Rule(rule.name, low=rule.low), value):
         return (
             "number_out_of_range",
@@ -117,14 +123,14 @@ def _describe_violation(rule: Rule, value: Any) -> tuple[str, str, str]:
     )
 
 
-_NUMBERS = frozenset((int, float))
-_TYPES = {
-    "number": _NUMBERS,
+_NUMBER_TYPES = frozenset((int, float))
+_TYPES_BY_KIND = {
+    "number": _NUMBER_TYPES,
     "integer": frozenset((int,)),
     "text": frozenset((str,)),
     "boolean": frozenset((bool,)),
 }
-_KIND_NAMES = {
+_KIND_DESCRIPTIONS = {
     "number": "a number",
     "integer": "a whole number",
     "text": "text",
@@ -138,4 +144,4 @@ def format_value(value: object) -> str:
         text = msgspec.json.encode(value).decode()
     except (TypeError, ValueError, OverflowError):
         text = repr(value)
-    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 3] + "…"
+    return text if len(text) <= _FORMATTED_LENGTH_MAX else text[: _FORMATTED_LENGTH_MAX - 3] + "…"

@@ -7,17 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-TIME = pa.timestamp("us", tz="UTC")
+TIME_TYPE = pa.timestamp("us", tz="UTC")
 
 ROUTED = pa.schema(
     [
         ("p", pa.int64()),  # the routed position: ascending over the whole log, never reused
         ("event_id", pa.string()),
         ("type", pa.string()),
-        ("ts", TIME),  # when it happened, with the client's clock offset taken off
-        ("ts_original", TIME),  # as the client said it; null if it did not
-        ("sent_at", TIME),
-        ("received_at", TIME),
+        ("ts", TIME_TYPE),  # when it happened, with the client's clock offset taken off
+        ("ts_original", TIME_TYPE),  # as the client said it; null if it did not
+        ("sent_at", TIME_TYPE),
+        ("received_at", TIME_TYPE),
         ("user_id", pa.string()),
         ("anonymous_id", pa.string()),
         ("person", pa.string()),  # decided once, by the router; `anon:…` without a known user
@@ -64,7 +64,7 @@ ROUTED = pa.schema(
 
 QUARANTINE = pa.schema(
     [
-        ("received_at", TIME),
+        ("received_at", TIME_TYPE),
         ("source", pa.string()),  # one of the sources of events.contract.Receipt
         ("code", pa.string()),
         ("path", pa.string()),
@@ -82,17 +82,17 @@ def micros(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return column.cast(pa.int64()).to_numpy()
 
 
-def number_rows(events: pa.Table, first: int) -> pa.Table:
-    """Number routed events from `first`, the position of their block in the log that is read.
+def number_rows(events: pa.Table, first_log_position: int) -> pa.Table:
+    """Number routed events from `first_log_position`, that of their block in the log that is read.
 
     A router numbers its rows as it writes them. With several routers, only the order over all of
     their logs says where a block stands.
     """
-    if not len(events) or events["p"][0].as_py() == first:
+    if not len(events) or events["p"][0].as_py() == first_log_position:
         return events
     index = events.schema.get_field_index("p")
     return events.set_column(
         index,
         events.schema.field(index),
-        pa.array(np.arange(first, first + len(events)), pa.int64()),
+        pa.array(np.arange(first_log_position, first_log_position + len(events)), pa.int64()),
     )

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from tailorbird.events.contract.codes import ContractViolation
-from tailorbird.events.contract.envelope import MICROSECONDS
+from tailorbird.events.contract.envelope import TIME_BOUNDS
 from tailorbird.events.contract.rules import format_value
 from tailorbird.events.contract.verdict import Receipt
 
@@ -34,39 +34,39 @@ def resolve_times(
 def to_micros(value: int | str, path: str) -> int:
     """Convert RFC 3339 text with a zone, or integer microseconds, to microseconds."""
     if isinstance(value, int):
-        if MICROSECONDS.low <= value <= MICROSECONDS.high:
+        if TIME_BOUNDS.low <= value <= TIME_BOUNDS.high:
             return value
         looks_like = ""
-        if 0 < value < MICROSECONDS.low:
-            unit = "milliseconds" if value > MICROSECONDS.low // 1_000 else "seconds"
+        if 0 < value < TIME_BOUNDS.low:
+            unit = "milliseconds" if value > TIME_BOUNDS.low // 1_000 else "seconds"
             looks_like = f", which looks like {unit}"
         raise ContractViolation(
-            MICROSECONDS.code, path, f"expected microseconds since 1970, got {value}{looks_like}"
+            TIME_BOUNDS.code, path, f"expected microseconds since 1970, got {value}{looks_like}"
         )
     try:
-        moment = datetime.fromisoformat(value)
-        offset = moment.utcoffset()
+        parsed_time = datetime.fromisoformat(value)
+        offset = parsed_time.utcoffset()
     except ValueError:
         raise ContractViolation(
-            MICROSECONDS.code,
+            TIME_BOUNDS.code,
             path,
             f"expected a time such as 2026-11-25T12:00:00Z, got {format_value(value)}",
         ) from None
     if offset is None:
         raise ContractViolation(
-            MICROSECONDS.code,
+            TIME_BOUNDS.code,
             path,
             "expected a time with its zone, such as 2026-11-25T12:00:00Z, "
             f"got {format_value(value)}",
         )
-    naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
-    if naive is None:
+    utc_time = parsed_time.replace(tzinfo=None) - offset if _is_year_in_range(parsed_time) else None
+    if utc_time is None:
         raise ContractViolation(
-            MICROSECONDS.code, path, f"expected a year from 1970 to 9998, got {format_value(value)}"
+            TIME_BOUNDS.code, path, f"expected a year from 1970 to 9998, got {format_value(value)}"
         )
-    elapsed = naive - datetime(1970, 1, 1)
+    elapsed = utc_time - datetime(1970, 1, 1)
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
 
 
-def _in_range(moment: datetime) -> bool:
-    return 1970 <= moment.year <= 9998
+def _is_year_in_range(parsed_time: datetime) -> bool:
+    return 1970 <= parsed_time.year <= 9998

@@ -63,7 +63,7 @@ class Refusal(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class Unread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UnreadRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A foreign record that its adapter could not read, written in place of an event.
 
     Only adapters write it.

@@ -3,33 +3,36 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.guess.names import ATTRIBUTES, has_usual_name
+from tailorbird.events.guess.names import ATTRIBUTE_NAMES, has_usual_name
 
 _AGREEMENT_MIN = 0.99  # share of owners whose rows must agree
-_SAME_TITLE = 0.8  # for titles, which shops rewrite now and then; the last one counts
+_TITLE_AGREEMENT_MIN = 0.8  # for titles, which shops rewrite now and then; the last one counts
 _OWNERS_MIN = 5  # minimum number of owners with several rows
 
 
 def find_attributes(
-    sample: pa.RecordBatch, roles: dict[str, str], names: list[str]
+    sample: pa.RecordBatch, roles: dict[str, str], column_names: list[str]
 ) -> dict[str, str]:
     """Return the owner, `items` or `users`, of each column that is an attribute.
 
     Args:
         sample: rows from all over a file of events.
         roles: role → column.
-        names: columns without a role.
+        column_names: columns without a role.
     """
     attributes: dict[str, str] = {}
-    for kind, role in (("items", "item_id"), ("users", "user_id")):
+    for owner, role in (("items", "item_id"), ("users", "user_id")):
         if role in roles:
             candidates = [
                 name
-                for name in names
+                for name in column_names
                 if name not in attributes and _has_varying_values(sample.column(name))
             ]
             attributes |= dict.fromkeys(
-                _same_within(sample, roles[role], candidates, titles=kind == "items"), kind
+                _find_constant_columns(
+                    sample, roles[role], candidates, may_retitle=owner == "items"
+                ),
+                owner,
             )
     return attributes
 
@@ -40,15 +43,15 @@ def _has_varying_values(column: pa.Array) -> bool:
     )
 
 
-def _same_within(
-    sample: pa.RecordBatch, owner: str, names: list[str], *, titles: bool
+def _find_constant_columns(
+    sample: pa.RecordBatch, owner_column: str, column_names: list[str], *, may_retitle: bool
 ) -> list[str]:
     """Return the columns that are constant within all rows of an owner, empty values aside."""
-    if not names:
+    if not column_names:
         return []
-    columns = {name: _to_countable(sample.column(name)) for name in names}
+    columns = {name: _to_countable(sample.column(name)) for name in column_names}
     table = pa.table(
-        {"owner": sample.column(owner), "one": pa.repeat(1, sample.num_rows)}
+        {"owner": sample.column(owner_column), "one": pa.repeat(1, sample.num_rows)}
         | {str(n): c for n, c in enumerate(columns.values())}
     )
     counts_by_owner = table.group_by("owner", use_threads=False).aggregate(
@@ -56,7 +59,7 @@ def _same_within(
             ("one", "sum"),
             *(
                 (str(number), "count_distinct", pc.CountOptions(mode="only_valid"))
-                for number in range(len(names))
+                for number in range(len(column_names))
             ),
         ]
     )
@@ -65,13 +68,13 @@ def _same_within(
         return []
     shares = {
         name: pc.mean(pc.less_equal(repeated_owners[f"{number}_count_distinct"], 1)).as_py()
-        for number, name in enumerate(names)
+        for number, name in enumerate(column_names)
     }
     share_min = {
-        name: _SAME_TITLE
-        if titles and has_usual_name(name, ATTRIBUTES["title"])
+        name: _TITLE_AGREEMENT_MIN
+        if may_retitle and has_usual_name(name, ATTRIBUTE_NAMES["title"])
         else _AGREEMENT_MIN
-        for name in names
+        for name in column_names
     }
     return [name for name, share in shares.items() if share >= share_min[name]]
 

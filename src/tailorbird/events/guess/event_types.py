@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tailorbird.events.guess.names import PROPERTIES, find_usual_columns
+from tailorbird.events.guess.names import PROPERTY_NAMES, find_usual_columns
 from tailorbird.events.guess.quoting import toml_string
 
-_TYPE_VALUES = {
+_TYPE_BY_VALUE = {
     "addtocart": "cart",
     "add_to_cart": "cart",
     "carts": "cart",
@@ -22,7 +22,7 @@ _TYPE_VALUES = {
     "pageview": "view",
     "page_view": "view",
 }
-_PURCHASES = frozenset(
+_PURCHASE_WORDS = frozenset(
     (
         "order",
         "orders",
@@ -35,7 +35,7 @@ _PURCHASES = frozenset(
         "invoices",
     )
 )
-_CUSTOMERS = (
+_CUSTOMER_COLUMN_NAMES = (
     "customer_id",
     "customer",
     "kunde",
@@ -46,20 +46,20 @@ _CUSTOMERS = (
 _RATING_MAX = 100
 
 
-def types_of(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> dict[str, int]:
+def count_event_types(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> dict[str, int]:
     """Count the event types, most frequent first, as the mapping will name them."""
     if "type" not in roles:
-        return {_one_type(sample, roles, stem): sample.num_rows}
-    counts = Counter(
+        return {_guess_only_type(sample, roles, stem): sample.num_rows}
+    count_by_value = Counter(
         str(value) for value in sample.column(roles["type"]).to_pylist() if value is not None
     )
     count_by_type: Counter[str] = Counter()
-    for value, count in counts.items():
-        count_by_type[_TYPE_VALUES.get(value.lower(), value)] += count
+    for value, count in count_by_value.items():
+        count_by_type[_TYPE_BY_VALUE.get(value.lower(), value)] += count
     return dict(count_by_type.most_common())
 
 
-def values_of(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, str]:
+def map_type_values(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, str]:
     """Return the values of the type column, as written → event type."""
     if "type" not in roles:
         return {}
@@ -68,21 +68,21 @@ def values_of(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, str]:
         for value in sample.column(roles["type"]).unique().to_pylist()
         if value is not None
     ]
-    return {value: _TYPE_VALUES.get(value.lower(), value) for value in distinct_values}
+    return {value: _TYPE_BY_VALUE.get(value.lower(), value) for value in distinct_values}
 
 
-def type_reason(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
+def explain_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     """Return why the rows are taken for events of their type."""
     if "type" in roles:
         renamed_types = [
-            value for value in values_of(sample, roles) if value.lower() in _TYPE_VALUES
+            value for value in map_type_values(sample, roles) if value.lower() in _TYPE_BY_VALUE
         ]
         return (
             f"{', '.join(renamed_types)} under our own names"
             if renamed_types
             else "the names of the file"
         )
-    type_ = _one_type(sample, roles, stem)
+    type_ = _guess_only_type(sample, roles, stem)
     if type_ == "purchase":
         return (
             "there is an order, a quantity or a customer with a price, or the file's name says so"
@@ -93,23 +93,23 @@ def type_reason(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str
     }.get(type_, "the name of the file")
 
 
-def type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
+def format_type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     if "type" not in roles:
-        return f'type = "{_one_type(sample, roles, stem)}"'
+        return f'type = "{_guess_only_type(sample, roles, stem)}"'
     distinct_values = [
         str(value)
         for value in sample.column(roles["type"]).unique().to_pylist()
         if value is not None
     ]
     values = ", ".join(
-        f'{toml_string(value)} = "{_TYPE_VALUES[value.lower()]}"'
+        f'{toml_string(value)} = "{_TYPE_BY_VALUE[value.lower()]}"'
         for value in distinct_values
-        if value.lower() in _TYPE_VALUES
+        if value.lower() in _TYPE_BY_VALUE
     )
     return f"type = {{ column = {toml_string(roles['type'])}, values = {{ {values} }} }}"
 
 
-def _one_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
+def _guess_only_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     """Return the event type of all rows of a file without a type column."""
     names = {name.lower() for name in sample.schema.names}
     if "item_id" not in roles:
@@ -119,13 +119,15 @@ def _one_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     ):
         return "rating"
     is_purchase = names & {"basket_id", "invoice", "order_id", "sales_value"} or find_usual_columns(
-        sample.schema.names, PROPERTIES["quantity"]
+        sample.schema.names, PROPERTY_NAMES["quantity"]
     )
     is_purchase = is_purchase or (
-        find_usual_columns(sample.schema.names, _CUSTOMERS)
-        and find_usual_columns(sample.schema.names, PROPERTIES["price"])
+        find_usual_columns(sample.schema.names, _CUSTOMER_COLUMN_NAMES)
+        and find_usual_columns(sample.schema.names, PROPERTY_NAMES["price"])
     )
-    return "purchase" if is_purchase or _PURCHASES & set(re.split(r"[^a-z]+", stem)) else "click"
+    return (
+        "purchase" if is_purchase or _PURCHASE_WORDS & set(re.split(r"[^a-z]+", stem)) else "click"
+    )
 
 
 def are_ratings(column: pa.Array) -> bool:
@@ -141,10 +143,10 @@ def are_ratings(column: pa.Array) -> bool:
     )
 
 
-def slug_of(name: str) -> str:
+def to_slug(name: str) -> str:
     """Return a name as a property is written."""
     return "".join(letter if letter.isalnum() else "_" for letter in name.lower())
 
 
-def stem_of(file: Path) -> str:
-    return slug_of(file.name.partition(".")[0])
+def get_stem(file: Path) -> str:
+    return to_slug(file.name.partition(".")[0])

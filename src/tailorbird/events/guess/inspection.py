@@ -2,49 +2,58 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from tailorbird.errors import InputError
-from tailorbird.events.guess.names import INDEXES
+from tailorbird.events.guess.names import INDEX_NAMES
 from tailorbird.events.guess.quoting import toml_string
 from tailorbird.events.guess.values import AskError, ColumnGuess, MappingHints
 from tailorbird.events.tables.columns import read_columns, read_sample, writes_decimal_comma
-from tailorbird.events.tables.encodings import encoding_of
-from tailorbird.events.tables.files import bare_suffix
+from tailorbird.events.tables.encodings import detect_encoding
+from tailorbird.events.tables.files import suffix_without_compression
 from tailorbird.events.tables.forms import (
-    DEFAULT_FORM,
-    TableForm,
-    first_row,
+    DEFAULT_TABLE_SPEC,
+    TableSpec,
     has_header,
+    read_first_row,
     sniff_delimiter,
 )
-from tailorbird.events.tables.times import detect_time_forms, parse_times
+from tailorbird.events.tables.times import detect_time_formats, parse_times
 
-Inspection = tuple[TableForm, pa.RecordBatch, list[ColumnGuess]]
+
+class Inspection(NamedTuple):
+    """How a file is written, rows sampled from it, and notes on what was decided."""
+
+    table_spec: TableSpec
+    sample: pa.RecordBatch
+    notes: list[ColumnGuess]
 
 
 def inspect_table(file: Path, hints: MappingHints) -> Inspection:
-    """Inspect a file: return its form, sample rows, and notes on what was decided."""
+    """Inspect a file."""
     notes: list[ColumnGuess] = []
-    form = DEFAULT_FORM
-    if bare_suffix(file) in (".csv", ".tsv", ".txt"):
-        if (encoding := encoding_of(file)) != "utf-8":
+    table_spec = DEFAULT_TABLE_SPEC
+    if suffix_without_compression(file) in (".csv", ".tsv", ".txt"):
+        if (encoding := detect_encoding(file)) != "utf-8":
             notes.append(ColumnGuess("", "text", f"its encoding is {encoding}"))
-        form = TableForm(sniff_delimiter(file), columns=hints.columns)
-        if not hints.columns and not has_header(file, form):
-            example = ", ".join(first_row(file, form)[:8])
+        table_spec = TableSpec(sniff_delimiter(file), columns=hints.columns)
+        if not hints.columns and not has_header(file, table_spec):
+            example = ", ".join(read_first_row(file, table_spec)[:8])
             fix = "name its columns in their order, such as: --columns user_id,timestamp,item_id"
             raise InputError(f"its first line is no header: {example}", where=str(file), fix=fix)
-    sample = read_sample(file, form)
-    if form is not DEFAULT_FORM and any(map(writes_decimal_comma, sample.columns)):
-        form = replace(form, decimal=",")
-        sample = read_sample(file, form)
-    if form.delimiter:
+    sample = read_sample(file, table_spec)
+    if table_spec is not DEFAULT_TABLE_SPEC and any(map(writes_decimal_comma, sample.columns)):
+        table_spec = replace(table_spec, decimal_sign=",")
+        sample = read_sample(file, table_spec)
+    if table_spec.delimiter:
         notes.append(
-            ColumnGuess("", f"delimiter = {toml_string(form.delimiter)}", "its first lines have it")
+            ColumnGuess(
+                "", f"delimiter = {toml_string(table_spec.delimiter)}", "its first lines have it"
+            )
         )
-    if form.decimal == ",":
+    if table_spec.decimal_sign == ",":
         notes.append(
             ColumnGuess(
                 "", 'decimal = ","', "all numbers of a column have one, or points between thousands"
@@ -53,52 +62,60 @@ def inspect_table(file: Path, hints: MappingHints) -> Inspection:
     if sample.num_rows == 0:
         raise InputError("holds no row", where=str(file))
     for name in sample.schema.names:
-        if name.lower() in INDEXES and _counts_rows(sample.column(name)):
+        if name.lower() in INDEX_NAMES and _numbers_rows(sample.column(name)):
             notes.append(
                 ColumnGuess(name, "", "left out: it numbers the rows, as pandas' index does")
             )
-    return form, sample, notes
+    return Inspection(table_spec, sample, notes)
 
 
-def _counts_rows(column: pa.Array) -> bool:
-    head = column.slice(0, 1_000)
-    if not pa.types.is_integer(head.type) or head.null_count:
+def _numbers_rows(column: pa.Array) -> bool:
+    first_values = column.slice(0, 1_000)
+    if not pa.types.is_integer(first_values.type) or first_values.null_count:
         return False
-    first_value = head[0].as_py()
-    return first_value in (0, 1) and head.to_pylist() == list(
-        range(first_value, first_value + len(head))
+    first_value = first_values[0].as_py()
+    return first_value in (0, 1) and first_values.to_pylist() == list(
+        range(first_value, first_value + len(first_values))
     )
 
 
-def ts_format_of(
-    file: Path, form: TableForm, sample: pa.RecordBatch, roles: dict[str, str], hints: MappingHints
+def choose_ts_format(
+    file: Path,
+    table_spec: TableSpec,
+    sample: pa.RecordBatch,
+    roles: dict[str, str],
+    hints: MappingHints,
 ) -> str:
     """Return the format of a file's times; "" for ISO 8601 and numbers."""
     if "ts" not in roles or not pa.types.is_string(sample.column(roles["ts"]).type):
         return ""
-    time_forms = detect_time_forms(sample.column(roles["ts"]))
-    if hints.ts_format and (time_forms is None or "" not in time_forms.forms):
+    time_formats = detect_time_formats(sample.column(roles["ts"]))
+    if hints.ts_format and (time_formats is None or "" not in time_formats.formats):
         return hints.ts_format
-    if time_forms is None:
+    if time_formats is None:
         return ""
-    if len(time_forms.forms) == 1:
-        return time_forms.forms[0]
-    fit_counts = dict.fromkeys(time_forms.forms, 0)
+    if len(time_formats.formats) == 1:
+        return time_formats.formats[0]
+    fit_counts = dict.fromkeys(time_formats.formats, 0)
     for batch in read_columns(
-        file, [roles["ts"]], texts=frozenset([roles["ts"]]), broken=[], form=form
+        file,
+        [roles["ts"]],
+        text_columns=frozenset([roles["ts"]]),
+        broken_rows=[],
+        table_spec=table_spec,
     ):
-        for time_form in fit_counts:
-            times = parse_times(batch.column(0), time_form, "UTC")
-            fit_counts[time_form] += len(times) - times.null_count
-    best_forms = [
+        for time_format in fit_counts:
+            times = parse_times(batch.column(0), time_format, "UTC")
+            fit_counts[time_format] += len(times) - times.null_count
+    best_formats = [
         candidate for candidate, count in fit_counts.items() if count == max(fit_counts.values())
     ]
-    if len(best_forms) == 1:
-        return best_forms[0]
+    if len(best_formats) == 1:
+        return best_formats[0]
     raise AskError(
-        f'day and month of {roles["ts"]} cannot be told apart, as in "{time_forms.example}"',
+        f'day and month of {roles["ts"]} cannot be told apart, as in "{time_formats.example}"',
         where=str(file),
         fix="say which comes first: --ts-format "
-        f"{' or --ts-format '.join(toml_string(candidate) for candidate in best_forms)}",
-        choices=tuple(best_forms),
+        f"{' or --ts-format '.join(toml_string(candidate) for candidate in best_formats)}",
+        choices=tuple(best_formats),
     )

@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from tailorbird.events.guess.inspection import Inspection
 from tailorbird.events.guess.kind import is_unique
-from tailorbird.events.guess.roles import roles_of
+from tailorbird.events.guess.roles import assign_roles
 from tailorbird.events.guess.values import ColumnGuess, MappingHints
 from tailorbird.events.tables.columns import read_sample
 from tailorbird.events.tables.forms import Join
 
-_PERSON = ("user_id", "anonymous_id")
+_USER_ROLES = ("user_id", "anonymous_id")
 
 
 def join_tables(
@@ -29,98 +29,103 @@ def join_tables(
 
     Also returns the files that were joined into others, each with a reason.
     """
-    roles = {file: roles_of(inspection[1], hints)[0] for file, inspection in inspections.items()}
-    joined_to: dict[Path, str] = {}
+    roles_by_file = {
+        file: assign_roles(inspection.sample, hints)[0] for file, inspection in inspections.items()
+    }
+    reason_by_joined_file: dict[Path, str] = {}
     joined_inspections = dict(inspections)
     for file, inspection in inspections.items():
-        for other, key in (
-            *_order_tables(file, inspections, roles),
-            *_lookup_tables(file, inspections, roles),
+        for other_file, key in (
+            *_find_order_table(file, inspections, roles_by_file),
+            *_find_lookup_tables(file, inspections, roles_by_file),
         ):
-            form, _, notes = joined_inspections[file]
-            form = replace(form, joins=(*form.joins, Join(other, key)))
+            table_spec, _, notes = joined_inspections[file]
+            table_spec = replace(table_spec, joins=(*table_spec.joins, Join(other_file, key)))
             why = f"joined by {key}, which no two of its rows share"
-            joined_inspections[file] = (
-                form,
-                inspection[1],
-                [*notes, ColumnGuess("", f"join {other.name}", why)],
-            )
-            joined_to[other] = f"joined to {file.name} by {key}"
+            note = ColumnGuess("", f"join {other_file.name}", why)
+            joined_inspections[file] = Inspection(table_spec, inspection.sample, [*notes, note])
+            reason_by_joined_file[other_file] = f"joined to {file.name} by {key}"
     return {
-        file: (form, read_sample(file, form) if form.joins else sample, notes)
-        for file, (form, sample, notes) in joined_inspections.items()
-    }, joined_to
+        file: Inspection(
+            table_spec, read_sample(file, table_spec) if table_spec.joins else sample, notes
+        )
+        for file, (table_spec, sample, notes) in joined_inspections.items()
+    }, reason_by_joined_file
 
 
-def _order_tables(
-    file: Path, inspections: Mapping[Path, Inspection], roles: Mapping[Path, dict[str, str]]
+def _find_order_table(
+    file: Path, inspections: Mapping[Path, Inspection], roles_by_file: Mapping[Path, dict[str, str]]
 ) -> list[tuple[Path, str]]:
     """Return the table that adds user and time to rows with only an item, and the key."""
-    own_roles = roles[file]
-    missing = {
+    own_roles = roles_by_file[file]
+    missing_roles = {
         role
-        for role, has_role in (("person", _has_person(own_roles)), ("ts", "ts" in own_roles))
+        for role, has_role in (("person", _has_user(own_roles)), ("ts", "ts" in own_roles))
         if not has_role
     }
-    if "item_id" not in own_roles or not missing:
+    if "item_id" not in own_roles or not missing_roles:
         return []
-    for other in inspections:
-        other_roles = roles[other]
+    for other_file in inspections:
+        other_roles = roles_by_file[other_file]
         provided_roles = {
             role
-            for role, has_role in (
-                ("person", _has_person(other_roles)),
-                ("ts", "ts" in other_roles),
-            )
+            for role, has_role in (("person", _has_user(other_roles)), ("ts", "ts" in other_roles))
             if has_role
-        } & missing
+        } & missing_roles
         if (
-            other == file
+            other_file == file
             or "item_id" in other_roles
-            or "person" in missing - provided_roles
+            or "person" in missing_roles - provided_roles
             or not provided_roles
         ):
             continue
         keys = [
             name
-            for name in _find_join_keys(inspections[file][1], inspections[other][1])
+            for name in _find_join_keys(inspections[file].sample, inspections[other_file].sample)
             if name != own_roles["item_id"]
         ]
         if keys:
-            return [(other, keys[0])]
+            return [(other_file, keys[0])]
     return []
 
 
-def _lookup_tables(
-    file: Path, inspections: Mapping[Path, Inspection], roles: Mapping[Path, dict[str, str]]
+def _find_lookup_tables(
+    file: Path, inspections: Mapping[Path, Inspection], roles_by_file: Mapping[Path, dict[str, str]]
 ) -> list[tuple[Path, str]]:
     """Return the lookup tables that name the values of a column, and the column."""
-    sample, own_roles = inspections[file][1], roles[file]
+    sample, own_roles = inspections[file].sample, roles_by_file[file]
     if (
         "item_id" not in own_roles
-        or _has_person(own_roles)
+        or _has_user(own_roles)
         or not is_unique(sample.column(own_roles["item_id"]))
     ):
         return []
-    lists = [
-        other
-        for other in inspections
-        if other != file and not {"item_id", *_PERSON} & roles[other].keys()
+    lookup_tables = [
+        other_file
+        for other_file in inspections
+        if other_file != file and not {"item_id", *_USER_ROLES} & roles_by_file[other_file].keys()
     ]
     return [
-        (other, keys[0])
-        for other in lists
-        if (keys := _find_join_keys(sample, inspections[other][1]))
+        (other_file, keys[0])
+        for other_file in lookup_tables
+        if (keys := _find_join_keys(sample, inspections[other_file].sample))
         and keys[0] != own_roles["item_id"]
     ]
 
 
-def _has_person(roles: Mapping[str, str]) -> bool:
+def _has_user(roles_by_file: Mapping[str, str]) -> bool:
     """Return whether a column identifies a user; a session that stands for one does not."""
-    return any(role in roles and roles[role] != roles.get("session_id") for role in _PERSON)
+    return any(
+        role in roles_by_file and roles_by_file[role] != roles_by_file.get("session_id")
+        for role in _USER_ROLES
+    )
 
 
-def _find_join_keys(sample: pa.RecordBatch, other: pa.RecordBatch) -> list[str]:
+def _find_join_keys(sample: pa.RecordBatch, other_sample: pa.RecordBatch) -> list[str]:
     """Return the columns that both tables have and that are unique in the second."""
-    shared = [name for name in sample.schema.names if name in other.schema.names]
-    return [name for name in shared if other.num_rows > 1 and is_unique(other.column(name))]
+    shared_columns = [name for name in sample.schema.names if name in other_sample.schema.names]
+    return [
+        name
+        for name in shared_columns
+        if other_sample.num_rows > 1 and is_unique(other_sample.column(name))
+    ]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.tables.times import detect_time_forms
+from tailorbird.events.tables.times import detect_time_formats
 
 VALID_TO_NAMES = frozenset(
     (
@@ -196,12 +196,12 @@ def classify_rows(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -
 def can_be_time(column: pa.Array) -> bool:
     """Return whether values look like times: dates, or numbers since 1970."""
     if pa.types.is_string(column.type):
-        return detect_time_forms(column) is not None
+        return detect_time_formats(column) is not None
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return True
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return False
-    return (median_value(column) or 0) > _EPOCH_S_MIN
+    return (compute_median(column) or 0) > _EPOCH_S_MIN
 
 
 _EPOCH_S_MIN = (
@@ -209,29 +209,29 @@ _EPOCH_S_MIN = (
 )
 
 
-def median_value(column: pa.Array) -> float | None:
+def compute_median(column: pa.Array) -> float | None:
     return pc.quantile(column, 0.5)[0].as_py()
 
 
 def _classify_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> RowKind:
-    ts = roles.get("ts")
+    ts_column = roles.get("ts")
     if is_unique(sample.column(roles["item_id"])):
-        return RowKind("items", None, _explain_unique("item", ts))
-    valid_from = _valid_from_column(sample) or ts
+        return RowKind("items", None, _explain_unique("item", ts_column))
+    valid_from = _find_valid_from_column(sample) or ts_column
     if (
         valid_from is None
         or roles.keys() & {"type", "event_id", "request_id"}
-        or _ACTION_DETAIL_COLUMNS & _name_attributes(sample, roles)
+        or _ACTION_DETAIL_COLUMNS & _attribute_names(sample, roles)
     ):
-        return RowKind("events", ts)
+        return RowKind("events", ts_column)
     return RowKind("items", valid_from, _explain_versions("item", valid_from))
 
 
 def _classify_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> RowKind:
-    ts, unique = roles.get("ts"), is_unique(sample.column(roles["user_id"]))
-    if ts is None and unique:
-        return RowKind("users", None, _explain_unique("user", ts))
-    attributes = _name_attributes(sample, roles)
+    ts_column, is_row_per_user = roles.get("ts"), is_unique(sample.column(roles["user_id"]))
+    if ts_column is None and is_row_per_user:
+        return RowKind("users", None, _explain_unique("user", ts_column))
+    attributes = _attribute_names(sample, roles)
     has_actions = (
         roles.keys() - {"user_id", "ts"}
         or attributes & _ACTION_COLUMNS
@@ -239,24 +239,24 @@ def _classify_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str)
         or _ACTION_WORDS & _split_words(stem)
     )
     if not has_actions and attributes:
-        if unique and ts is not None and ts.lower() in _CREATED_NAMES:
-            return RowKind("users", None, _explain_unique("user", ts))
+        if is_row_per_user and ts_column is not None and ts_column.lower() in _CREATED_NAMES:
+            return RowKind("users", None, _explain_unique("user", ts_column))
         if (
-            not unique
-            and (valid_from := _valid_from_column(sample)) is not None
+            not is_row_per_user
+            and (valid_from := _find_valid_from_column(sample)) is not None
             and attributes - {valid_from.lower()}
         ):
             return RowKind("users", valid_from, _explain_versions("user", valid_from))
     return RowKind(
         "events",
-        ts,
-        _explain_events(stem, _valid_from_column(sample))
-        if ts is not None and "type" not in roles
+        ts_column,
+        _explain_events(stem, _find_valid_from_column(sample))
+        if ts_column is not None and "type" not in roles
         else "",
     )
 
 
-def _name_attributes(sample: pa.RecordBatch, roles: Mapping[str, str]) -> set[str]:
+def _attribute_names(sample: pa.RecordBatch, roles: Mapping[str, str]) -> set[str]:
     role_columns = {roles.get("user_id"), roles.get("item_id"), roles.get("ts")}
     return {name.lower() for name in sample.schema.names if name not in role_columns}
 
@@ -270,14 +270,15 @@ def _split_words(stem: str) -> set[str]:
     return set(re.split(r"[^a-z]+", stem.lower()))
 
 
-def _valid_from_column(sample: pa.RecordBatch) -> str | None:
+def _find_valid_from_column(sample: pa.RecordBatch) -> str | None:
     """Return the column of the time from which a row is valid, or None."""
-    lower = {name.lower(): name for name in sample.schema.names}
+    column_by_lower_name = {name.lower(): name for name in sample.schema.names}
     return next(
         (
-            lower[name]
+            column_by_lower_name[name]
             for name in VALID_FROM_NAMES
-            if name in lower and _is_time_column(sample.column(lower[name]))
+            if name in column_by_lower_name
+            and _is_time_column(sample.column(column_by_lower_name[name]))
         ),
         None,
     )
@@ -296,12 +297,14 @@ def is_unique(column: pa.Array) -> bool:
     return pc.count_distinct(column).as_py() == len(column)
 
 
-def _explain_unique(entity: str, ts: str | None) -> str:
+def _explain_unique(entity: str, ts_column: str | None) -> str:
     explanation = (
         f"each row is another {entity}, and what it says counts as known from the beginning"
     )
-    time = f', ts = "{ts}"' if ts is not None else ""
-    return f'{explanation}; if each is something that was done: kind = "events", type = "…"{time}'
+    ts_line = f', ts = "{ts_column}"' if ts_column is not None else ""
+    return (
+        f'{explanation}; if each is something that was done: kind = "events", type = "…"{ts_line}'
+    )
 
 
 def _explain_versions(entity: str, valid_from: str) -> str:

@@ -4,7 +4,7 @@ import re
 
 _WORD_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
-ROLES: dict[str, tuple[str, ...]] = {
+ROLE_NAMES: dict[str, tuple[str, ...]] = {
     "ts": (
         "ts",
         "timestamp",
@@ -105,13 +105,13 @@ ROLES: dict[str, tuple[str, ...]] = {
         "ereignis",
     ),
 }
-CONTEXT: dict[str, tuple[str, ...]] = {
+CONTEXT_FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "device": ("device", "device_type", "device_group", "platform"),
     "country": ("country", "country_code"),
     "page": ("page_url", "url"),
     "referrer": ("referrer", "referer", "referrer_type", "traffic_source"),
 }
-PROPERTIES: dict[str, tuple[str, ...]] = {
+PROPERTY_NAMES: dict[str, tuple[str, ...]] = {
     "price": (
         "price",
         "unit_price",
@@ -128,7 +128,7 @@ PROPERTIES: dict[str, tuple[str, ...]] = {
     "query": ("query", "search_term", "suchbegriff"),
     "dwell_ms": ("dwell_ms", "play_time_ms"),
 }
-ATTRIBUTES: dict[
+ATTRIBUTE_NAMES: dict[
     str, tuple[str, ...]
 ] = {  # item attributes: names of a column once it is an attribute
     "title": (
@@ -156,11 +156,17 @@ ATTRIBUTES: dict[
         "topic",
     ),
     "brand": ("brand", "vendor", "manufacturer", "marke", "hersteller"),
-    "price": PROPERTIES["price"],
+    "price": PROPERTY_NAMES["price"],
     "tags": ("tags", "labels", "keywords"),
     "published_at": ("published_at", "release_date", "publish_date"),
 }
-INDEXES = ("", "unnamed: 0", "__index_level_0__", "index", "level_0")  # pandas' names of the index
+INDEX_NAMES = (
+    "",
+    "unnamed: 0",
+    "__index_level_0__",
+    "index",
+    "level_0",
+)  # pandas' names of the index
 
 
 def normalise_name(name: str) -> str:
@@ -169,14 +175,14 @@ def normalise_name(name: str) -> str:
     return re.sub(r"_+", "_", words).strip("_")
 
 
-def has_usual_name(name: str, usual: tuple[str, ...]) -> bool:
+def has_usual_name(name: str, usual_names: tuple[str, ...]) -> bool:
     """Return whether a column has one of the usual names, in full or after its last dot."""
-    return normalise_name(name) in usual or (
-        "." in name and normalise_name(name.rpartition(".")[2]) in usual
+    return normalise_name(name) in usual_names or (
+        "." in name and normalise_name(name.rpartition(".")[2]) in usual_names
     )
 
 
-def find_usual_columns(names: list[str], usual: tuple[str, ...]) -> list[str]:
+def find_usual_columns(names: list[str], usual_names: tuple[str, ...]) -> list[str]:
     """Return the columns with one of the usual names, in full or after the last dot, best first."""
     by_name = {normalise_name(name): name for name in reversed(names)}
     by_last_part = {
@@ -184,6 +190,7 @@ def find_usual_columns(names: list[str], usual: tuple[str, ...]) -> list[str]:
     }
     by_lower_case = {name.lower(): name for name in reversed(names)}
     matches = (
-        by_lower_case.get(name) or by_name.get(name) or by_last_part.get(name) for name in usual
+        by_lower_case.get(name) or by_name.get(name) or by_last_part.get(name)
+        for name in usual_names
     )
     return list(dict.fromkeys(name for name in matches if name is not None))

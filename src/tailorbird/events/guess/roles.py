@@ -4,21 +4,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.guess.kind import NOT_EVENT_TIME_NAMES, can_be_time
-from tailorbird.events.guess.names import ROLES, find_usual_columns
+from tailorbird.events.guess.names import ROLE_NAMES, find_usual_columns
 from tailorbird.events.guess.values import ColumnGuess, MappingHints
 
 _LATER_SHARE_MIN = 0.5
 _TYPES_MAX = 100  # event types of a site; more are something else, such as titles
 
 
-def roles_of(
+def assign_roles(
     sample: pa.RecordBatch, hints: MappingHints
 ) -> tuple[dict[str, str], list[ColumnGuess]]:
     """Return role → column, and the reason for each."""
     roles: dict[str, str] = {}
-    columns: list[ColumnGuess] = []
+    column_guesses: list[ColumnGuess] = []
     names = sample.schema.names
-    for role, role_names in ROLES.items():
+    for role, role_names in ROLE_NAMES.items():
         for name in find_usual_columns(names, role_names):
             if (
                 role in roles
@@ -27,35 +27,39 @@ def roles_of(
             ):
                 continue
             roles[role] = name
-            columns.append(ColumnGuess(name, role, "its name is usual for it"))
-    times = [
+            column_guesses.append(ColumnGuess(name, role, "its name is usual for it"))
+    time_columns = [
         name
         for name in names
         if pa.types.is_timestamp(sample.column(name).type) or name.lower().endswith("_date")
     ]
-    times = [
+    time_columns = [
         name
-        for name in times
+        for name in time_columns
         if name.lower() not in NOT_EVENT_TIME_NAMES and can_be_time(sample.column(name))
     ]
-    if "ts" not in roles and len(times) == 1:
-        roles["ts"] = times[0]
-        columns.append(ColumnGuess(times[0], "ts", "the only column of times"))
-    elif "ts" not in roles and (earliest := _find_earliest(sample, times)):
-        roles["ts"] = earliest
-        columns.append(
-            ColumnGuess(earliest, "ts", f"in each row the first of its times: {', '.join(times)}")
+    if "ts" not in roles and len(time_columns) == 1:
+        roles["ts"] = time_columns[0]
+        column_guesses.append(ColumnGuess(time_columns[0], "ts", "the only column of times"))
+    elif "ts" not in roles and (earliest_column := _find_earliest(sample, time_columns)):
+        roles["ts"] = earliest_column
+        column_guesses.append(
+            ColumnGuess(
+                earliest_column,
+                "ts",
+                f"in each row the first of its times: {', '.join(time_columns)}",
+            )
         )
     if "session_id" in roles and "user_id" not in roles and "anonymous_id" not in roles:
         roles["anonymous_id"] = roles["session_id"]
-        columns.append(
+        column_guesses.append(
             ColumnGuess(
                 roles["session_id"],
                 "anonymous_id",
                 "there is no user, so each session is a person of its own",
             )
         )
-    return roles, columns
+    return roles, column_guesses
 
 
 def _allows_role(role: str, column: pa.Array, hints: MappingHints) -> bool:
@@ -71,9 +75,9 @@ def _allows_role(role: str, column: pa.Array, hints: MappingHints) -> bool:
 
 def _find_earliest(sample: pa.RecordBatch, names: list[str]) -> str:
     """Return the column whose time is never after that of another, or ""."""
-    times = [name for name in names if pa.types.is_timestamp(sample.column(name).type)]
-    for name in times:
-        other_times = [sample.column(other) for other in times if other != name]
+    time_columns = [name for name in names if pa.types.is_timestamp(sample.column(name).type)]
+    for name in time_columns:
+        other_times = [sample.column(other) for other in time_columns if other != name]
         if other_times and not any(
             pc.any(pc.greater(sample.column(name), other)).as_py() for other in other_times
         ):
@@ -81,7 +85,7 @@ def _find_earliest(sample: pa.RecordBatch, names: list[str]) -> str:
     return ""
 
 
-def is_later(column: pa.Array, ts: pa.Array) -> bool:
+def is_mostly_later(column: pa.Array, ts: pa.Array) -> bool:
     """Return whether a column is a time later than the event in most rows."""
     if not (
         pa.types.is_timestamp(column.type) and pa.types.is_timestamp(ts.type)

@@ -15,26 +15,26 @@ from tailorbird.errors import InputError
 from tailorbird.events.guess.attributes import find_attributes
 from tailorbird.events.guess.event_types import (
     are_ratings,
-    slug_of,
-    stem_of,
-    type_reason,
-    types_of,
-    values_of,
+    count_event_types,
+    explain_type,
+    get_stem,
+    map_type_values,
+    to_slug,
 )
-from tailorbird.events.guess.inspection import Inspection, inspect_table, ts_format_of
+from tailorbird.events.guess.inspection import Inspection, choose_ts_format, inspect_table
 from tailorbird.events.guess.joins import join_tables
 from tailorbird.events.guess.kind import IS_CURRENT_NAMES, VALID_TO_NAMES, classify_rows
 from tailorbird.events.guess.names import (
-    ATTRIBUTES,
-    CONTEXT,
-    PROPERTIES,
+    ATTRIBUTE_NAMES,
+    CONTEXT_FIELD_NAMES,
+    PROPERTY_NAMES,
     find_usual_columns,
     has_usual_name,
     normalise_name,
 )
 from tailorbird.events.guess.quoting import toml_string
-from tailorbird.events.guess.roles import is_later, roles_of
-from tailorbird.events.guess.text import source_text, unit_of
+from tailorbird.events.guess.roles import assign_roles, is_mostly_later
+from tailorbird.events.guess.text import format_source, guess_ts_unit
 from tailorbird.events.guess.values import (
     NO_HINTS,
     AskError,
@@ -50,8 +50,8 @@ _PROFILE_REASONS = {
 }
 
 
-_TITLES = tuple(name for name in ATTRIBUTES["title"] if name != "description")
-_PRICES = ATTRIBUTES["price"]  # an event keeps its price, whatever else it tells
+_TITLE_NAMES = tuple(name for name in ATTRIBUTE_NAMES["title"] if name != "description")
+_PRICE_NAMES = ATTRIBUTE_NAMES["price"]  # an event keeps its price, whatever else it tells
 _WITH_ARTICLE = {"items": "an item", "users": "a user"}
 
 
@@ -77,41 +77,53 @@ def _guess_file(
     file: Path, inspection: Inspection, hints: MappingHints, profiled_kinds: Collection[str]
 ) -> list[SourceGuess]:
     """Propose sources from the inspection of a file; see `guess_sources`."""
-    form, sample, notes = inspection
+    table_spec, sample, notes = inspection
     names = sample.schema.names
-    roles, columns = roles_of(sample, hints)
+    roles, column_guesses = assign_roles(sample, hints)
     _require_item_or_user(file, names, roles)
-    row_kind = classify_rows(sample, roles, stem_of(file))
+    row_kind = classify_rows(sample, roles, get_stem(file))
     kind = row_kind.name
     if kind != "events":
-        roles, columns = _as_profile(roles, columns, row_kind.ts)
+        roles, column_guesses = _to_profile_roles(roles, column_guesses, row_kind.ts)
     if row_kind.why:
-        columns.append(ColumnGuess("", f'kind = "{kind}"', row_kind.why))
+        column_guesses.append(ColumnGuess("", f'kind = "{kind}"', row_kind.why))
     if kind == "events":
         _require_events(file, names, roles)
-    ts_format = ts_format_of(file, form, sample, roles, hints)
-    columns += _guess_constants(file, sample, kind, roles, ts_format)
-    taken = {guess.column for guess in [*notes, *columns]}
-    unassigned_columns = [name for name in names if name not in taken]
+    ts_format = choose_ts_format(file, table_spec, sample, roles, hints)
+    column_guesses += _guess_constants(file, sample, kind, roles, ts_format)
+    decided_columns = {guess.column for guess in [*notes, *column_guesses]}
+    unassigned_columns = [name for name in names if name not in decided_columns]
     attribute_owners = (
         _find_attribute_owners(sample, roles, unassigned_columns, profiled_kinds)
         if kind == "events"
         else {}
     )
-    columns = [
+    column_guesses = [
         *notes,
-        *columns,
-        *(_guess_rest(sample, name, kind, roles, attribute_owners) for name in unassigned_columns),
+        *column_guesses,
+        *(
+            _guess_unassigned_column(sample, name, kind, roles, attribute_owners)
+            for name in unassigned_columns
+        ),
     ]
-    unit = unit_of(sample.column(roles["ts"])) if "ts" in roles else "us"
-    types, values = (
-        (types_of(sample, roles, stem_of(file)), values_of(sample, roles))
+    ts_unit = guess_ts_unit(sample.column(roles["ts"])) if "ts" in roles else "us"
+    type_counts, type_by_value = (
+        (count_event_types(sample, roles, get_stem(file)), map_type_values(sample, roles))
         if kind == "events"
         else ({}, {})
     )
-    lines = source_text(file, kind, sample, roles, columns, form, ts_format)
+    toml = format_source(file, kind, sample, roles, column_guesses, table_spec, ts_format)
     first_guess = SourceGuess(
-        file, kind, columns, lines, unit, types, values, form, ts_format, sample
+        file=file,
+        kind=kind,
+        columns=column_guesses,
+        toml=toml,
+        ts_unit=ts_unit,
+        types=type_counts,
+        values=type_by_value,
+        table_spec=table_spec,
+        ts_format=ts_format,
+        sample=sample,
     )
     return [
         first_guess,
@@ -148,7 +160,7 @@ def _require_events(file: Path, names: Sequence[str], roles: dict[str, str]) -> 
         )
 
 
-def _as_profile(
+def _to_profile_roles(
     roles: dict[str, str], columns: Sequence[ColumnGuess], valid_from: str | None
 ) -> tuple[dict[str, str], list[ColumnGuess]]:
     """Return roles and columns of a profile: its time is that from which the row holds, if any."""
@@ -157,7 +169,7 @@ def _as_profile(
         if role in profile_roles:
             name = profile_roles.pop(role)
             guesses = [guess for guess in guesses if guess.column != name]
-            guesses.append(ColumnGuess(name, f"properties.{slug_of(name)}", _PROFILE_REASONS[role]))
+            guesses.append(ColumnGuess(name, f"properties.{to_slug(name)}", _PROFILE_REASONS[role]))
     if valid_from is not None:
         profile_roles["ts"] = valid_from
         guesses = [guess for guess in guesses if guess.column != valid_from]
@@ -177,12 +189,12 @@ def _guess_constants(
         )
         guesses.append(ColumnGuess("", "ts", why))
     if ts_format:
-        form = f"ts_format = {toml_string(ts_format)}"
-        guesses.append(ColumnGuess("", form, "so its times are written"))
+        table_spec = f"ts_format = {toml_string(ts_format)}"
+        guesses.append(ColumnGuess("", table_spec, "so its times are written"))
     if kind == "events" and "type" not in roles:
-        (only,) = types_of(sample, roles, stem_of(file))
-        why = type_reason(sample, roles, stem_of(file))
-        guesses.append(ColumnGuess("", f"type = {toml_string(only)}", why))
+        (only_type,) = count_event_types(sample, roles, get_stem(file))
+        why = explain_type(sample, roles, get_stem(file))
+        guesses.append(ColumnGuess("", f"type = {toml_string(only_type)}", why))
     return guesses
 
 
@@ -193,11 +205,13 @@ def _find_attribute_owners(
     profiled_kinds: Collection[str],
 ) -> dict[str, str]:
     """Return the columns that say what an item or a user is, with `items` or `users`."""
-    owners = find_attributes(sample, roles, [name for name in names if not _context_of(name)])
+    owners = find_attributes(
+        sample, roles, [name for name in names if not _find_context_field(name)]
+    )
     return {name: owner for name, owner in owners.items() if owner not in profiled_kinds}
 
 
-def _guess_rest(
+def _guess_unassigned_column(
     sample: pa.RecordBatch,
     name: str,
     kind: str,
@@ -206,17 +220,17 @@ def _guess_rest(
 ) -> ColumnGuess:
     """Return what a column is that has no role."""
     ts = roles.get("ts")
-    if kind == "events" and ts and is_later(sample.column(name), sample.column(ts)):
+    if kind == "events" and ts and is_mostly_later(sample.column(name), sample.column(ts)):
         why = (
             f"left out: a time behind {ts}, which nobody knew then, a leak; add it "
             "by hand if it was planned"
         )
         return ColumnGuess(name, "", why)
     owner = attribute_owners.get(name, "")
-    if owner and not (owner == "items" and has_usual_name(name, _PRICES)):
+    if owner and not (owner == "items" and has_usual_name(name, _PRICE_NAMES)):
         why = f"the same in all events of {_WITH_ARTICLE[owner]}: an attribute, read as a profile"
         return ColumnGuess(name, "", why)
-    return _guess_column(sample, name, kind, versions=ts is not None)
+    return _guess_column(sample, name, kind, has_versions=ts is not None)
 
 
 def guess_files(
@@ -230,17 +244,17 @@ def guess_files(
     """
     guesses_by_file: dict[Path, list[SourceGuess]] = {}
     inspections: dict[Path, Inspection] = {}
-    left_out: dict[Path, str] = {}
+    skipped_files: dict[Path, str] = {}
     for file in files:
         try:
             inspections[file] = inspect_table(file, hints)
         except InputError as error:
             if len(files) == 1:
                 raise
-            left_out[file] = error.message
-    inspections, joined = join_tables(inspections, hints)
-    left_out |= joined
-    for file in [file for file in inspections if file not in joined]:
+            skipped_files[file] = error.message
+    inspections, joined_files = join_tables(inspections, hints)
+    skipped_files |= joined_files
+    for file in [file for file in inspections if file not in joined_files]:
         try:
             guesses_by_file[file] = _guess_file(file, inspections[file], hints, ())
         except AskError:
@@ -248,16 +262,16 @@ def guess_files(
         except InputError as error:
             if len(files) == 1:
                 raise
-            left_out[file] = error.message
+            skipped_files[file] = error.message
     profiled_kinds = {guesses[0].kind for guesses in guesses_by_file.values()}
     for file, guesses in guesses_by_file.items():
         if any(guess.kind in profiled_kinds for guess in guesses[1:]):
             guesses_by_file[file] = _guess_file(file, inspections[file], hints, profiled_kinds)
-    return [guess for guesses in guesses_by_file.values() for guess in guesses], left_out
+    return [guess for guesses in guesses_by_file.values() for guess in guesses], skipped_files
 
 
 def _profile_source(
-    main: SourceGuess, kind: str, roles: dict[str, str], attribute_owners: dict[str, str]
+    event_source: SourceGuess, kind: str, roles: dict[str, str], attribute_owners: dict[str, str]
 ) -> SourceGuess:
     """Return the source of the profiles contained in a file of events."""
     role = {"items": "item_id", "users": "user_id"}[kind]
@@ -272,12 +286,12 @@ def _profile_source(
     for name in [name for name, owner in attribute_owners.items() if owner == kind]:
         typical_names = (
             target_name
-            for target_name, names in ATTRIBUTES.items()
+            for target_name, names in ATTRIBUTE_NAMES.items()
             if kind == "items" and target_name not in used_columns and has_usual_name(name, names)
         )
-        last = normalise_name(name.rpartition(".")[2])
+        last_part = normalise_name(name.rpartition(".")[2])
         target_name = next(
-            typical_names, slug_of(normalise_name(name) if last in used_columns else last)
+            typical_names, to_slug(normalise_name(name) if last_part in used_columns else last_part)
         )
         used_columns.add(target_name)
         columns.append(
@@ -287,29 +301,51 @@ def _profile_source(
                 f"the same in all events of {_WITH_ARTICLE[kind]}",
             )
         )
-    only = {role: roles[role]}
-    toml = source_text(main.file, kind, main.sample, only, columns, main.form, "", distinct=True)
-    return SourceGuess(main.file, kind, columns, toml, "us", {}, {}, main.form, "", main.sample)
+    only_roles = {role: roles[role]}
+    toml = format_source(
+        event_source.file,
+        kind,
+        event_source.sample,
+        only_roles,
+        columns,
+        event_source.table_spec,
+        "",
+        is_distinct=True,
+    )
+    return SourceGuess(
+        event_source.file,
+        kind,
+        columns,
+        toml,
+        "us",
+        {},
+        {},
+        event_source.table_spec,
+        "",
+        event_source.sample,
+    )
 
 
-def _guess_column(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> ColumnGuess:
+def _guess_column(
+    sample: pa.RecordBatch, name: str, kind: str, *, has_versions: bool
+) -> ColumnGuess:
     column = sample.column(name)
-    if kind != "events" and versions and name.lower() in VALID_TO_NAMES | IS_CURRENT_NAMES:
+    if kind != "events" and has_versions and name.lower() in VALID_TO_NAMES | IS_CURRENT_NAMES:
         return ColumnGuess(
             name,
             "",
             "left out: when a row ceased to hold was not known when it began to, a leak; add "
             "it by hand if it was",
         )
-    if kind == "items" and find_usual_columns(sample.schema.names, _TITLES)[:1] == [name]:
+    if kind == "items" and find_usual_columns(sample.schema.names, _TITLE_NAMES)[:1] == [name]:
         return ColumnGuess(name, "properties.title", "what an item is called")
     if kind != "events":
-        return ColumnGuess(name, f"properties.{slug_of(name)}", "an attribute of the profile")
-    if role := _context_of(name):
-        if role == "country" and not _two_letters(column):
+        return ColumnGuess(name, f"properties.{to_slug(name)}", "an attribute of the profile")
+    if role := _find_context_field(name):
+        if role == "country" and not _holds_country_codes(column):
             return ColumnGuess(
                 name,
-                f"properties.{slug_of(name)}",
+                f"properties.{to_slug(name)}",
                 "a country, but not in two letters, so it stays a property",
             )
         return ColumnGuess(name, f"context.{role}", "its name is usual for it")
@@ -319,7 +355,7 @@ def _guess_column(sample: pa.RecordBatch, name: str, kind: str, *, versions: boo
             "properties.score",
             'kept as it is; if people gave it: type = "rating", and in properties rating = "score"',
         )
-    for role, names in PROPERTIES.items():
+    for role, names in PROPERTY_NAMES.items():
         if has_usual_name(name, names):
             if (
                 role == "query"
@@ -329,7 +365,7 @@ def _guess_column(sample: pa.RecordBatch, name: str, kind: str, *, versions: boo
                 return ColumnGuess(name, f"properties.{role}", "its name is usual for it")
             return ColumnGuess(
                 name,
-                f"properties.{slug_of(name)}_text",
+                f"properties.{to_slug(name)}_text",
                 f"named like {role}, but it holds no numbers",
             )
     if name.lower().endswith(("_size", "_total")):
@@ -339,22 +375,22 @@ def _guess_column(sample: pa.RecordBatch, name: str, kind: str, *, versions: boo
             "left out: it looks like a total that is known only afterwards, a leak; add it "
             "by hand if not",
         )
-    return ColumnGuess(name, f"properties.{slug_of(name)}", "kept as a property of the event")
+    return ColumnGuess(name, f"properties.{to_slug(name)}", "kept as a property of the event")
 
 
-def _context_of(name: str) -> str:
+def _find_context_field(name: str) -> str:
     """Return the context field that a column is by its name, or ""."""
     return next(
         (
             role
-            for role, names in CONTEXT.items()
+            for role, names in CONTEXT_FIELD_NAMES.items()
             if normalise_name(name).removeprefix("context_") in names
         ),
         "",
     )
 
 
-def _two_letters(column: pa.Array) -> bool:
+def _holds_country_codes(column: pa.Array) -> bool:
     if not pa.types.is_string(column.type):
         return False
     return all(

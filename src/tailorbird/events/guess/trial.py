@@ -10,14 +10,14 @@ import msgspec
 
 from tailorbird.events.adapters.mapping.adapter import sample_lines
 from tailorbird.events.adapters.mapping.file import Mapping, parse_mapping
-from tailorbird.events.contract.contract import check
+from tailorbird.events.contract.contract import check_body
 from tailorbird.events.contract.plan import EVENT_TYPES, RoutePlan
 from tailorbird.events.contract.verdict import Receipt, Refusal
 
-SHARE_MAX = 0.01  # of the rows that may be refused without a word
+REFUSED_SHARE_MAX = 0.01  # of the rows that may be refused without a word
 _ROWS_SHOWN = 10
-_REASONS = 3
-_FIXES = {
+_REASONS_MAX = 3
+_FIX_BY_CODE = {
     "bad_time": 'say how times are written: ts_format = "%d.%m.%Y %H:%M" or ts_unit = "s" in the '
     "mapping, or --ts-format",
     "missing": "rows without it cannot be used; if another column has it, name that one in the "
@@ -59,16 +59,16 @@ class Trial:
     sample_events: list[bytes]
 
     @property
-    def share(self) -> float:
+    def refused_share(self) -> float:
         """The share of the rows that would be refused."""
         return self.refused / self.rows if self.rows else 0.0
 
     @property
     def warning(self) -> str:
         """The warning to show, "" where hardly any row is refused."""
-        if self.share <= SHARE_MAX:
+        if self.refused_share <= REFUSED_SHARE_MAX:
             return ""
-        lines = [f"Of {self.rows:,} rows tried, {self.share:.0%} would be refused:"]
+        lines = [f"Of {self.rows:,} rows tried, {self.refused_share:.0%} would be refused:"]
         lines += [
             f"  {reason.rows:,} rows: {reason.message}, such as {reason.example}\n    fix: "
             f"{reason.fix}"
@@ -77,30 +77,32 @@ class Trial:
         return "\n".join(lines)
 
 
-def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[str] = ()) -> Trial:
+def try_mapping(
+    mapping: str, files: Sequence[Path], now: int, custom_types: Sequence[str] = ()
+) -> Trial:
     """Try a mapping on a sample of each file that it names.
 
     Args:
         mapping: its text.
         now: in microseconds.
-        types: event types beside the built-in ones.
+        custom_types: event types beside the built-in ones.
 
     Raises:
         InputError: a file cannot be read, or not as the mapping says.
     """
     parsed_mapping: Mapping = parse_mapping(mapping, "the proposed mapping")
-    plan = _plan_with(types)
+    plan = _build_plan(custom_types)
     rows = refused = 0
-    counts: Counter[tuple[str, str]] = Counter()
+    count_by_reason: Counter[tuple[str, str]] = Counter()
     first_by_reason: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
     sample_events: list[bytes] = []
     for source in parsed_mapping.source:
         for file in (candidate for candidate in files if fnmatch(candidate.name, source.file)):
             lines = sample_lines(file, source)
-            _, refusals = check(b"\n".join(lines), Receipt(now, "import", "ndjson"), plan)
+            _, refusals = check_body(b"\n".join(lines), Receipt(now, "import", "ndjson"), plan)
             rows, refused = rows + len(lines), refused + len(refusals)
             for refusal in refusals:
-                counts[refusal.code, refusal.path] += 1
+                count_by_reason[refusal.code, refusal.path] += 1
                 first_by_reason.setdefault(
                     (refusal.code, refusal.path), (refusal, source.session_id)
                 )
@@ -116,18 +118,18 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
         refused,
         [
             _explain_refusal(*first_by_reason[key], count)
-            for key, count in counts.most_common(_REASONS)
+            for key, count in count_by_reason.most_common(_REASONS_MAX)
         ],
         sample_events,
     )
 
 
-def _plan_with(types: Sequence[str]) -> RoutePlan:
+def _build_plan(custom_types: Sequence[str]) -> RoutePlan:
     """Return a plan that knows these event types too."""
-    return RoutePlan(event_types=tuple(dict.fromkeys((*EVENT_TYPES, *types))))
+    return RoutePlan(event_types=tuple(dict.fromkeys((*EVENT_TYPES, *custom_types))))
 
 
-def _explain_refusal(refusal: Refusal, session: str | None, count: int) -> Reason:
+def _explain_refusal(refusal: Refusal, session_column: str | None, rows: int) -> Reason:
     example = refusal.body.decode(errors="replace")
     try:
         record = msgspec.json.decode(refusal.body)
@@ -140,7 +142,7 @@ def _explain_refusal(refusal: Refusal, session: str | None, count: int) -> Reaso
         ).decode()
     except (msgspec.MsgspecError, AttributeError):
         pass
-    fix = _FIXES.get(refusal.code, "change the mapping")
+    fix = _FIX_BY_CODE.get(refusal.code, "change the mapping")
     if refusal.code == "number_out_of_range" and ", got -" in refusal.message:
         fix = (
             "below 0 are often returns: import all the same, and these rows lie in the "
@@ -151,4 +153,4 @@ def _explain_refusal(refusal: Refusal, session: str | None, count: int) -> Reaso
             "rows of nobody cannot be used; where an order or a session may stand for a person, "
             'map it: anonymous_id = "…"'
         )
-    return Reason(count, f"{refusal.path}: {refusal.message}", example[:160], fix)
+    return Reason(rows, f"{refusal.path}: {refusal.message}", example[:160], fix)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tailorbird.errors import InputError
-from tailorbird.events.tables.forms import TableForm
+from tailorbird.events.tables.forms import TableSpec
 
 
 class AskError(InputError):
@@ -40,7 +40,7 @@ class SourceGuess:
         toml: says so, for mapping.toml.
         types: event types of the first rows, most frequent first, as the mapping calls them.
         values: of the column of types, what the file writes → the event type.
-        form: how the file is written.
+        table_spec: how the file is written.
         ts_format: of its times, where they are not ISO 8601.
         sample: rows from all over the file.
     """
@@ -52,7 +52,7 @@ class SourceGuess:
     ts_unit: str
     types: dict[str, int]
     values: dict[str, str]
-    form: TableForm
+    table_spec: TableSpec
     ts_format: str
     sample: pa.RecordBatch
 

@@ -20,124 +20,144 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.tables.encodings import open_table
-from tailorbird.events.tables.files import BATCH_ROWS, DAMAGED, bare_suffix, parquet_batches
-from tailorbird.events.tables.forms import DEFAULT_FORM, TableForm
+from tailorbird.events.tables.files import (
+    BATCH_ROWS,
+    READ_ERRORS,
+    read_parquet_batches,
+    suffix_without_compression,
+)
+from tailorbird.events.tables.forms import DEFAULT_TABLE_SPEC, TableSpec
 from tailorbird.events.tables.quotes import without_broken_lines
-from tailorbird.events.tables.records import is_json, json_names, read_json
+from tailorbird.events.tables.records import is_json, read_json_batches, read_json_column_names
 
 SAMPLE_ROWS = 20_000
 _PREVAILING_TYPE = b"mostly"
 _SAMPLED_ROWS = 400  # sampled rows per batch after the first one
-_COMMA_NUMBER = r"^\s*-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s*$"
+_DECIMAL_COMMA_NUMBER = r"^\s*-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s*$"
 
 
-def column_names(file: Path, form: TableForm = DEFAULT_FORM) -> list[str]:
+def read_column_names(file: Path, table_spec: TableSpec = DEFAULT_TABLE_SPEC) -> list[str]:
     """Return the names of a file's columns, and of the tables that are joined to it."""
-    if form.joins:
-        joined_names = [column_names(join.file, _without_joins(form)) for join in form.joins]
+    if table_spec.joins:
+        joined_names = [
+            read_column_names(join.file, _without_joins(table_spec)) for join in table_spec.joins
+        ]
         return list(
             dict.fromkeys(
                 name
-                for names in (column_names(file, _without_joins(form)), *joined_names)
+                for names in (read_column_names(file, _without_joins(table_spec)), *joined_names)
                 for name in names
             )
         )
-    return json_names(file) if is_json(file) else _read_schema(file, form).names
+    return read_json_column_names(file) if is_json(file) else _read_schema(file, table_spec).names
 
 
 def read_columns(
     file: Path,
     columns: list[str] | None = None,
     *,
-    texts: frozenset[str] = frozenset(),
-    broken: list[str] | None = None,
-    form: TableForm = DEFAULT_FORM,
+    text_columns: frozenset[str] = frozenset(),
+    broken_rows: list[str] | None = None,
+    table_spec: TableSpec = DEFAULT_TABLE_SPEC,
 ) -> Iterator[pa.RecordBatch]:
     """Read a file in batches.
 
     Args:
         columns: only these.
-        texts: columns of a CSV file that are read as they are written, whatever they look like.
-        broken: receives unreadable rows: those of another width than the header or not in UTF-8,
-            lines with an unclosed quote, and JSON lines that are no object. Without it they raise.
-        form: how the values of a CSV file are written.
+        text_columns: columns of a CSV file that are read as they are written, whatever they look
+            like.
+        broken_rows: receives unreadable rows: those of another width than the header or not in
+            UTF-8, lines with an unclosed quote, and JSON lines that are no object. Without it they raise.
+        table_spec: how the values of a CSV file are written.
 
     Raises:
         InputError: the file cannot be read.
     """
-    if form.joins:
-        yield from _read_joined(file, columns, texts, broken, form)
+    if table_spec.joins:
+        yield from _read_joined(file, columns, text_columns, broken_rows, table_spec)
         return
     try:
-        if bare_suffix(file) == ".parquet":
-            yield from parquet_batches(pq.ParquetFile(file), file, BATCH_ROWS, columns)
+        if suffix_without_compression(file) == ".parquet":
+            yield from read_parquet_batches(pq.ParquetFile(file), file, BATCH_ROWS, columns)
             return
         if is_json(file):
-            yield from read_json(file, columns, texts, broken)
+            yield from read_json_batches(file, columns, text_columns, broken_rows)
             return
-        schema = _read_schema(file, form)
-        selected = columns if columns is not None else schema.names
-        for batch in _open_text_columns(file, selected, broken, form):
+        schema = _read_schema(file, table_spec)
+        selected_columns = columns if columns is not None else schema.names
+        for batch in _open_text_columns(file, selected_columns, broken_rows, table_spec):
             for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield _cast_columns(batch.slice(start, BATCH_ROWS), schema, texts, form)
-    except DAMAGED as error:
+                yield _cast_columns(
+                    batch.slice(start, BATCH_ROWS), schema, text_columns, table_spec
+                )
+    except READ_ERRORS as error:
         raise InputError(f"cannot be read: {error}", where=str(file)) from None
 
 
-def _without_joins(form: TableForm) -> TableForm:
-    return replace(form, joins=())
+def _without_joins(table_spec: TableSpec) -> TableSpec:
+    return replace(table_spec, joins=())
 
 
 def _read_joined(
     file: Path,
     columns: list[str] | None,
-    texts: frozenset[str],
-    broken: list[str] | None,
-    form: TableForm,
+    text_columns: frozenset[str],
+    broken_rows: list[str] | None,
+    table_spec: TableSpec,
 ) -> Iterator[pa.RecordBatch]:
     """Read a file joined to the last of its tables, and before that to the others."""
-    form_before, join = replace(form, joins=form.joins[:-1]), form.joins[-1]
-    left_names = column_names(file, form_before)
+    left_spec, join = replace(table_spec, joins=table_spec.joins[:-1]), table_spec.joins[-1]
+    left_names = read_column_names(file, left_spec)
     right_names = [
-        name for name in column_names(join.file, _without_joins(form)) if name not in left_names
+        name
+        for name in read_column_names(join.file, _without_joins(table_spec))
+        if name not in left_names
     ]
-    selected = columns if columns is not None else [*left_names, *right_names]
-    right_selected = [name for name in selected if name in right_names]
-    left_selected = [name for name in selected if name not in right_names]
+    selected_columns = columns if columns is not None else [*left_names, *right_names]
+    right_selected = [name for name in selected_columns if name in right_names]
+    left_selected = [name for name in selected_columns if name not in right_names]
     if not right_selected:
-        yield from read_columns(file, left_selected, texts=texts, broken=broken, form=form_before)
+        yield from read_columns(
+            file,
+            left_selected,
+            text_columns=text_columns,
+            broken_rows=broken_rows,
+            table_spec=left_spec,
+        )
         return
-    text_columns = texts | {join.on}
+    join_text_columns = text_columns | {join.key_column}
     right_batches = list(
         read_columns(
             join.file,
-            [join.on, *right_selected],
-            texts=text_columns,
-            broken=[],
-            form=_without_joins(form),
+            [join.key_column, *right_selected],
+            text_columns=join_text_columns,
+            broken_rows=[],
+            table_spec=_without_joins(table_spec),
         )
     )
     right_columns = {
         name: _concatenate([batch.column(name) for batch in right_batches])
-        for name in (join.on, *right_selected)
+        for name in (join.key_column, *right_selected)
     }
-    keys = _as_key(right_columns[join.on])
+    right_keys = _to_key_text(right_columns[join.key_column])
     for batch in read_columns(
         file,
-        list(dict.fromkeys((*left_selected, join.on))),
-        texts=text_columns,
-        broken=broken,
-        form=form_before,
+        list(dict.fromkeys((*left_selected, join.key_column))),
+        text_columns=join_text_columns,
+        broken_rows=broken_rows,
+        table_spec=left_spec,
     ):
-        rows = pc.index_in(_as_key(batch.column(join.on)), value_set=keys)
+        right_rows = pc.index_in(_to_key_text(batch.column(join.key_column)), value_set=right_keys)
         columns_by_name = {
-            name: right_columns[name].take(rows) if name in right_names else batch.column(name)
-            for name in selected
+            name: right_columns[name].take(right_rows)
+            if name in right_names
+            else batch.column(name)
+            for name in selected_columns
         }
         yield pa.record_batch(list(columns_by_name.values()), list(columns_by_name))
 
 
-def _as_key(column: pa.Array) -> pa.Array:
+def _to_key_text(column: pa.Array) -> pa.Array:
     """Convert keys to text, so that 7 in one file matches 7 in another that also has letters."""
     return _strip_zero_fraction(column.cast(pa.string()))
 
@@ -149,10 +169,10 @@ def _strip_zero_fraction(texts: pa.Array) -> pa.Array:
 
 def read_sample(
     file: Path,
-    form: TableForm = DEFAULT_FORM,
+    table_spec: TableSpec = DEFAULT_TABLE_SPEC,
     columns: list[str] | None = None,
     *,
-    texts: frozenset[str] = frozenset(),
+    text_columns: frozenset[str] = frozenset(),
 ) -> pa.RecordBatch:
     """Return the first rows of a file in order, then a deterministic sample of the rest.
 
@@ -160,15 +180,19 @@ def read_sample(
     """
     rng = np.random.default_rng(7)
     batches: list[pa.RecordBatch] = []
-    for number, batch in enumerate(read_columns(file, columns, texts=texts, broken=[], form=form)):
-        if number and batch.num_rows > _SAMPLED_ROWS:
+    for batch_index, batch in enumerate(
+        read_columns(
+            file, columns, text_columns=text_columns, broken_rows=[], table_spec=table_spec
+        )
+    ):
+        if batch_index and batch.num_rows > _SAMPLED_ROWS:
             batch = batch.take(
                 pa.array(np.sort(rng.choice(batch.num_rows, _SAMPLED_ROWS, replace=False)))
             )
         batches.append(batch)
     if not batches:
         return pa.record_batch([], schema=pa.schema([]))
-    head, sampled_batches = batches[0], batches[1:]
+    first_batch, sampled_batches = batches[0], batches[1:]
     drawn_rows = sum(batch.num_rows for batch in sampled_batches)
     if drawn_rows > SAMPLE_ROWS:
         sampled_batches = [
@@ -177,39 +201,41 @@ def read_sample(
         ]
     return pa.record_batch(
         [
-            _concatenate([batch.column(name) for batch in (head, *sampled_batches)])
-            for name in head.schema.names
+            _concatenate([batch.column(name) for batch in (first_batch, *sampled_batches)])
+            for name in first_batch.schema.names
         ],
-        head.schema.names,
+        first_batch.schema.names,
     )
 
 
-def _concatenate(parts: list[pa.Array]) -> pa.Array:
-    kinds = {part.type for part in parts}
-    if len(kinds) > 1:
-        kind = (
+def _concatenate(arrays: list[pa.Array]) -> pa.Array:
+    types = {array.type for array in arrays}
+    if len(types) > 1:
+        type_ = (
             pa.float64()
-            if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
+            if all(pa.types.is_integer(type_) or pa.types.is_floating(type_) for type_ in types)
             else pa.string()
         )
-        parts = [part.cast(kind, safe=False) for part in parts]
-    return pa.concat_arrays(parts)
+        arrays = [array.cast(type_, safe=False) for array in arrays]
+    return pa.concat_arrays(arrays)
 
 
-def _read_schema(file: Path, form: TableForm) -> pa.Schema:
+def _read_schema(file: Path, table_spec: TableSpec) -> pa.Schema:
     try:
-        if bare_suffix(file) == ".parquet":
+        if suffix_without_compression(file) == ".parquet":
             return pq.ParquetFile(file).schema_arrow
-        convert = pacsv.ConvertOptions(strings_can_be_null=True, decimal_point=form.decimal)
-        with _open_csv(file, convert, [], form) as reader:
-            if form.decimal == ".":
+        convert_options = pacsv.ConvertOptions(
+            strings_can_be_null=True, decimal_point=table_spec.decimal_sign
+        )
+        with _open_csv(file, convert_options, [], table_spec) as reader:
+            if table_spec.decimal_sign == ".":
                 return reader.schema
             first_batch = next(iter(reader), None)
             if first_batch is None:
                 return reader.schema
         return pa.schema(
             [
-                (name, _comma_type(column))
+                (name, _get_number_type(column))
                 for name, column in zip(first_batch.schema.names, first_batch.columns, strict=True)
             ]
         )
@@ -217,7 +243,7 @@ def _read_schema(file: Path, form: TableForm) -> pa.Schema:
         if "Empty CSV" in str(error):
             raise InputError("no row was found in it", where=str(file)) from None
         raise InputError(f"cannot be read: {error}", where=str(file)) from None
-    except DAMAGED as error:
+    except READ_ERRORS as error:
         raise InputError(f"cannot be read: {error}", where=str(file)) from None
 
 
@@ -227,51 +253,55 @@ def writes_decimal_comma(column: pa.Array) -> bool:
         return False
     texts = column.drop_null()
     return bool(
-        pc.all(pc.match_substring_regex(texts, _COMMA_NUMBER)).as_py()
+        pc.all(pc.match_substring_regex(texts, _DECIMAL_COMMA_NUMBER)).as_py()
         and pc.any(pc.match_substring(texts, ",")).as_py()
     )
 
 
-def _comma_type(column: pa.Array) -> pa.DataType:
+def _get_number_type(column: pa.Array) -> pa.DataType:
     return pa.float64() if writes_decimal_comma(column) else column.type
 
 
 def _open_text_columns(
-    file: Path, columns: list[str], broken: list[str] | None, form: TableForm
+    file: Path, columns: list[str], broken_rows: list[str] | None, table_spec: TableSpec
 ) -> pacsv.CSVStreamingReader:
     types = dict.fromkeys(columns, pa.string())
     return _open_csv(
         file,
         pacsv.ConvertOptions(include_columns=columns, column_types=types, strings_can_be_null=True),
-        broken,
-        form,
+        broken_rows,
+        table_spec,
     )
 
 
 def _open_csv(
-    file: Path, convert: pacsv.ConvertOptions, broken: list[str] | None, form: TableForm
+    file: Path,
+    convert_options: pacsv.ConvertOptions,
+    broken_rows: list[str] | None,
+    table_spec: TableSpec,
 ) -> pacsv.CSVStreamingReader:
-    def set_aside(row: Any) -> str:
-        if broken is None:
+    def collect_broken_row(row: Any) -> str:
+        if broken_rows is None:
             return "error"
-        broken.append(row.text)
+        broken_rows.append(row.text)
         return "skip"
 
-    delimiter = form.delimiter_of(file)
-    parse = pacsv.ParseOptions(
-        delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside
+    delimiter = table_spec.get_delimiter(file)
+    parse_options = pacsv.ParseOptions(
+        delimiter=delimiter, newlines_in_values=True, invalid_row_handler=collect_broken_row
     )
     stream = open_table(file)
-    read = pacsv.ReadOptions(
-        use_threads=False, column_names=list(form.columns)
+    read_options = pacsv.ReadOptions(
+        use_threads=False, column_names=list(table_spec.columns)
     )  # With threads the handler would not see rows in order.
     return pacsv.open_csv(
         pa.PythonFile(
-            stream if broken is None else without_broken_lines(stream, delimiter, broken), mode="r"
+            stream if broken_rows is None else without_broken_lines(stream, delimiter, broken_rows),
+            mode="r",
         ),
-        read_options=read,
-        parse_options=parse,
-        convert_options=convert,
+        read_options=read_options,
+        parse_options=parse_options,
+        convert_options=convert_options,
     )
 
 
@@ -281,24 +311,24 @@ def prevailing_type(field: pa.Field) -> str:
 
 
 def _cast_columns(
-    batch: pa.RecordBatch, schema: pa.Schema, texts: frozenset[str], form: TableForm
+    batch: pa.RecordBatch, schema: pa.Schema, text_columns: frozenset[str], table_spec: TableSpec
 ) -> pa.RecordBatch:
     columns, fields = [], []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        kind = schema.field(name).type
+        type_ = schema.field(name).type
         metadata = None
-        if name in texts:
-            if pa.types.is_floating(kind):  # whole numbers with gaps, as pandas writes them
+        if name in text_columns:
+            if pa.types.is_floating(type_):  # whole numbers with gaps, as pandas writes them
                 column = _strip_zero_fraction(column)
-        elif not pa.types.is_null(kind):
+        elif not pa.types.is_null(type_):
             try:
                 column = (
                     with_decimal_point(column)
-                    if form.decimal == "," and pa.types.is_floating(kind)
+                    if table_spec.decimal_sign == "," and pa.types.is_floating(type_)
                     else column
-                ).cast(kind)
+                ).cast(type_)
             except pa.ArrowInvalid:
-                metadata = {_PREVAILING_TYPE: str(kind)}
+                metadata = {_PREVAILING_TYPE: str(type_)}
         columns.append(column)
         fields.append(pa.field(name, column.type, metadata=metadata))
     return pa.record_batch(columns, schema=pa.schema(fields))

@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import DamageError, InputError
-from tailorbird.events.contract.codes import UNDECODABLE
+from tailorbird.events.contract.codes import DECODE_ERRORS
 
-DAMAGED = (
+READ_ERRORS = (
     OSError,
     EOFError,
     zlib.error,
     pa.ArrowException,
 )  # errors of reading a damaged file, for any compression
-NO_SUFFIX = "*"  # a pattern for files without a suffix, except companions of data
+NO_SUFFIX_PATTERN = "*"  # a pattern for files without a suffix, except companions of data
 _COMPANION_NAMES = (
     "readme",
     "license",
@@ -36,12 +36,12 @@ _COMPANION_NAMES = (
     "sha256sums",
     "md5sums",
 )
-_COMPRESSED = (".gz", ".zst")
-_CHUNK = 1 << 20
+_COMPRESSION_SUFFIXES = (".gz", ".zst")
+_CHUNK_BYTES = 1 << 20
 BATCH_ROWS = 20_000  # that are read at once
 _LIST_BYTES_MAX = 1 << 30
 _LINE_BYTES_MAX = 256 << 20
-_LINE = re.compile(rb"\S[^\n]*")
+_LINE_PATTERN = re.compile(rb"\S[^\n]*")
 _decode_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -56,13 +56,15 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
         return [path]
     if not path.exists():
         raise InputError("no such file or folder", where=str(path))
-    name_patterns = [pattern for pattern in patterns if pattern != NO_SUFFIX]
-    globs = [pattern + ending for pattern in name_patterns for ending in ("", *_COMPRESSED)]
+    name_patterns = [pattern for pattern in patterns if pattern != NO_SUFFIX_PATTERN]
+    globs = [
+        pattern + ending for pattern in name_patterns for ending in ("", *_COMPRESSION_SUFFIXES)
+    ]
     matching = {file for pattern in globs for file in path.rglob(pattern) if file.is_file()}
-    if NO_SUFFIX in patterns:
+    if NO_SUFFIX_PATTERN in patterns:
         matching.update(file for file in path.rglob("*") if has_no_suffix(file) and file.is_file())
     if not matching:
-        suffix_note = ", nor one without a suffix," if NO_SUFFIX in patterns else ""
+        suffix_note = ", nor one without a suffix," if NO_SUFFIX_PATTERN in patterns else ""
         raise InputError(
             f"no file like {' or '.join(name_patterns)} (or .gz, .zst){suffix_note} in this folder",
             where=str(path),
@@ -84,20 +86,20 @@ def has_no_suffix(file: Path) -> bool:
     Names that commonly accompany data, such as `_SUCCESS` and `LICENSE`, are excluded.
     """
     return (
-        not bare_suffix(file)
+        not suffix_without_compression(file)
         and not file.name.startswith((".", "_"))
         and file.stem.lower() not in _COMPANION_NAMES
     )
 
 
-def bare_name(file: Path) -> str:
+def name_without_compression(file: Path) -> str:
     """Return the name without a compression suffix: `a.csv` for `a.csv.gz` and `a.csv.zst`."""
     return file.name.removesuffix(".gz").removesuffix(".zst")
 
 
-def bare_suffix(file: Path) -> str:
+def suffix_without_compression(file: Path) -> str:
     """Return the suffix without that of the compression: `.csv` for `a.csv.gz`."""
-    suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSED]
+    suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSION_SUFFIXES]
     return suffixes[-1].lower() if suffixes else ""
 
 
@@ -118,8 +120,8 @@ def open_file(file: Path) -> BinaryIO:
         raise InputError(f"cannot be opened: {error.strerror or error}", where=str(file)) from None
 
 
-def parquet_batches(
-    source: pq.ParquetFile, file: Path, rows: int, columns: list[str] | None = None
+def read_parquet_batches(
+    source: pq.ParquetFile, file: Path, batch_rows: int, columns: list[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a Parquet file in batches.
 
@@ -127,7 +129,7 @@ def parquet_batches(
         InputError: a text is no UTF-8; names its column and about where it stands.
     """
     rows_read = 0
-    for batch in source.iter_batches(rows, columns=columns):
+    for batch in source.iter_batches(batch_rows, columns=columns):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             try:
                 column.validate(full=True)
@@ -151,16 +153,16 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
         InputError: the compression is damaged, or a line has hundreds of megabytes; names the line
             that it was found behind.
     """
-    number = 0
+    line_number = 0
     try:
         with open_file(file) as stream:
-            for number, line in enumerate(_read_bounded_lines(stream, file), 1):
-                if number == 1:
+            for line_number, line in enumerate(_read_bounded_lines(stream, file), 1):
+                if line_number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if stripped := line.strip():
-                    yield number, stripped if strip else line.rstrip(b"\r\n")
-    except DAMAGED as error:
-        raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
+                    yield line_number, stripped if strip else line.rstrip(b"\r\n")
+    except READ_ERRORS as error:
+        raise InputError(f"damaged after line {line_number}: {error}", where=str(file)) from None
 
 
 def _read_bounded_lines(stream: BinaryIO, file: Path) -> Iterator[bytes]:
@@ -168,13 +170,13 @@ def _read_bounded_lines(stream: BinaryIO, file: Path) -> Iterator[bytes]:
 
     A line is one record, except for a list of records, which `read_records` splits.
     """
-    number = 0
+    line_number = 0
     while line := stream.readline(_LINE_BYTES_MAX):
-        number += 1
+        line_number += 1
         while len(line) >= _LINE_BYTES_MAX and line[-1:] != b"\n":
             if line.lstrip(codecs.BOM_UTF8)[:1] != b"[" or len(line) > _LIST_BYTES_MAX:
                 message = (
-                    f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MB, and no event is"
+                    f"line {line_number} is longer than {_LINE_BYTES_MAX >> 20} MB, and no event is"
                 )
                 raise InputError(message, where=str(file), fix="write one event a line")
             continuation = stream.readline(_LINE_BYTES_MAX)
@@ -219,7 +221,7 @@ def split_records(body: bytes) -> list[bytes]:
     if body.lstrip()[:1] == b"[":
         try:
             return [bytes(raw) for raw in _decode_elements(body)]
-        except UNDECODABLE:
+        except DECODE_ERRORS:
             return [body]
     lines = [line.strip() for line in body.split(b"\n") if line.strip()]
     return (
@@ -234,10 +236,10 @@ def count_records(body: bytes) -> int:
     if body.lstrip()[:1] == b"[":
         try:
             return len(_decode_elements(body))
-        except UNDECODABLE:
+        except DECODE_ERRORS:
             return 1
     count = 0
-    for match in _LINE.finditer(body):
+    for match in _LINE_PATTERN.finditer(body):
         line = match[0].rstrip()
         if line[:1] != b"{" or line[-1:] != b"}":
             return 1
@@ -246,7 +248,7 @@ def count_records(body: bytes) -> int:
 
 
 def digest_files(
-    files: list[Path], progress: Callable[[int], None] = lambda _: None
+    files: list[Path], report_bytes: Callable[[int], None] = lambda _: None
 ) -> dict[Path, str]:
     """Return the hexadecimal SHA-256 of each file, verified against `SHA256SUMS` beside it if any.
 
@@ -254,15 +256,18 @@ def digest_files(
         DamageError: a file does not match its line in SHA256SUMS.
     """
     digests: dict[Path, str] = {}
-    sums = {folder: _read_sums(folder / "SHA256SUMS") for folder in {file.parent for file in files}}
+    stated_digests_by_folder = {
+        folder: _read_stated_digests(folder / "SHA256SUMS")
+        for folder in {file.parent for file in files}
+    }
     for file in files:
         hasher = hashlib.sha256()
         with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
+            while chunk := stream.read(_CHUNK_BYTES):
                 hasher.update(chunk)
-                progress(len(chunk))
+                report_bytes(len(chunk))
         digests[file] = hasher.hexdigest()
-        stated_digest = sums[file.parent].get(file.name)
+        stated_digest = stated_digests_by_folder[file.parent].get(file.name)
         if stated_digest is not None and stated_digest != digests[file]:
             raise DamageError(
                 f"SHA-256 is {digests[file][:12]}…, but SHA256SUMS says {stated_digest[:12]}…",
@@ -272,7 +277,7 @@ def digest_files(
     return digests
 
 
-def _read_sums(file: Path) -> dict[str, str]:
+def _read_stated_digests(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     lines = file.read_text("utf-8", "surrogateescape").splitlines()  # as names of files are read

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tailorbird.errors import InputError
 from tailorbird.events.tables.encodings import open_table
-from tailorbird.events.tables.files import DAMAGED, bare_suffix
+from tailorbird.events.tables.files import READ_ERRORS, suffix_without_compression
 
 DELIMITERS = (",", ";", "\t", "|")
-_HEAD = 256 << 10
+_SNIFFED_BYTES = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -19,36 +19,36 @@ class Join:
 
     Attributes:
         file: the other table, written in the same form; its requested columns are held in memory.
-        on: the column of the key. Of several rows with one key the first counts; a row without a
-            match gets nulls.
+        key_column: the column of the key. Of several rows with one key the first counts; a row
+            without a match gets nulls.
     """
 
     file: Path
-    on: str
+    key_column: str
 
 
 @dataclass(frozen=True)
-class TableForm:
+class TableSpec:
     """The form of a CSV file, and the tables that are joined to it.
 
     Attributes:
         delimiter: between values; "" takes a tab for `.tsv` and a comma for the rest.
-        decimal: of its numbers, "." or ",". With a comma, points divide thousands.
+        decimal_sign: of its numbers, "." or ",". With a comma, points divide thousands.
         columns: names of its columns, where its first line does not have them.
         joins: further tables, in this order: a later one may be joined by a column of an earlier
             one.
     """
 
     delimiter: str = ""
-    decimal: str = "."
+    decimal_sign: str = "."
     columns: tuple[str, ...] = ()
     joins: tuple[Join, ...] = ()
 
-    def delimiter_of(self, file: Path) -> str:
-        return self.delimiter or ("\t" if bare_suffix(file) == ".tsv" else ",")
+    def get_delimiter(self, file: Path) -> str:
+        return self.delimiter or ("\t" if suffix_without_compression(file) == ".tsv" else ",")
 
 
-DEFAULT_FORM = TableForm()
+DEFAULT_TABLE_SPEC = TableSpec()
 
 
 def sniff_delimiter(file: Path) -> str:
@@ -57,32 +57,36 @@ def sniff_delimiter(file: Path) -> str:
     Raises:
         InputError: the file cannot be read.
     """
-    head = _read_complete_lines(file)
-    usual = TableForm().delimiter_of(file)
-    header = head.partition("\n")[0]
-    if not head or (
-        usual in header and not any(other in header for other in DELIMITERS if other != usual)
+    first_lines = _read_complete_lines(file)
+    default_delimiter = TableSpec().get_delimiter(file)
+    header = first_lines.partition("\n")[0]
+    if not first_lines or (
+        default_delimiter in header
+        and not any(other in header for other in DELIMITERS if other != default_delimiter)
     ):
         return ""
-    delimiter = _sniff_form(head)
-    return "" if delimiter == usual or delimiter not in DELIMITERS else delimiter
+    delimiter = _run_sniffer(first_lines)
+    return "" if delimiter == default_delimiter or delimiter not in DELIMITERS else delimiter
 
 
-def has_header(file: Path, form: TableForm) -> bool:
+def has_header(file: Path, table_spec: TableSpec) -> bool:
     """Return whether the first line names the columns.
 
     None of its values may be a number or a time, and only the first may be empty.
     """
-    return not any(_is_value(text, column) for column, text in enumerate(first_row(file, form)))
+    return not any(
+        _is_value(text, column) for column, text in enumerate(read_first_row(file, table_spec))
+    )
 
 
-def first_row(file: Path, form: TableForm) -> list[str]:
+def read_first_row(file: Path, table_spec: TableSpec) -> list[str]:
     """Return the values of the first line of a text file."""
     return next(
         (
             row
             for row in csv.reader(
-                _read_complete_lines(file).splitlines()[:5], delimiter=form.delimiter_of(file)
+                _read_complete_lines(file).splitlines()[:5],
+                delimiter=table_spec.get_delimiter(file),
             )
             if row
         ),
@@ -101,14 +105,16 @@ def _read_complete_lines(file: Path) -> str:
     """Return the complete lines at the start of a file."""
     try:
         with open_table(file) as stream:
-            head = stream.read(_HEAD)
-    except DAMAGED as error:
+            first_bytes = stream.read(_SNIFFED_BYTES)
+    except READ_ERRORS as error:
         raise InputError(f"damaged: {error}", where=str(file)) from None
-    full_lines = head if len(head) < _HEAD else head.rpartition(b"\n")[0]
+    full_lines = (
+        first_bytes if len(first_bytes) < _SNIFFED_BYTES else first_bytes.rpartition(b"\n")[0]
+    )
     return full_lines.decode(errors="replace").removeprefix("\ufeff")
 
 
-def _sniff_form(head: str) -> str:
+def _run_sniffer(first_lines: str) -> str:
     try:
         import duckdb
     except ModuleNotFoundError:
@@ -116,13 +122,15 @@ def _sniff_form(head: str) -> str:
             "to recognise how it is written, DuckDB is needed",
             fix="pip install 'tailorbird[files]'",
         ) from None
-    with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8", newline="") as scratch:
-        scratch.write(head)
-        scratch.flush()
+    with tempfile.NamedTemporaryFile(
+        "w", suffix=".csv", encoding="utf-8", newline=""
+    ) as temporary_file:
+        temporary_file.write(first_lines)
+        temporary_file.flush()
         try:
             with duckdb.connect() as connection:
                 row = connection.execute(
-                    "SELECT Delimiter FROM sniff_csv(?, quote = '\"')", [scratch.name]
+                    "SELECT Delimiter FROM sniff_csv(?, quote = '\"')", [temporary_file.name]
                 ).fetchone()
         except duckdb.Error:  # DuckDB does not recognise a table.
             return ""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, BinaryIO
 
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 class LineReader:
@@ -23,36 +23,36 @@ class LineReader:
     Attributes:
         row_lines: the lines of the last row, or only the first where that was set aside.
         has_requeued: whether later lines of the last row are read again.
-        queue: the lines to read again.
+        requeued_lines: the lines to read again.
         is_truncated: whether the file ended within the last row.
-        number: the number of the last line, from 1.
+        line_number: the number of the last line, from 1.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
-        self.queue: deque[str] = deque()
+        self.requeued_lines: deque[str] = deque()
         self.row_lines: list[str] = []
         self.has_requeued = self.is_truncated = False
-        self.number = 0
+        self.line_number = 0
 
     def __iter__(self) -> "LineReader":
         return self
 
     def __next__(self) -> str:
         try:
-            line = self.queue.popleft() if self.queue else next(self._lines)
+            line = self.requeued_lines.popleft() if self.requeued_lines else next(self._lines)
         except StopIteration:
             self.is_truncated = bool(self.row_lines)
             raise
         self.row_lines.append(line)
-        self.number += 1
+        self.line_number += 1
         return line
 
     def requeue(self) -> None:
         """Requeue all lines of the row but the first."""
         later_lines = self.row_lines[1:]
-        self.queue.extendleft(reversed(later_lines))
-        self.number -= len(later_lines)
+        self.requeued_lines.extendleft(reversed(later_lines))
+        self.line_number -= len(later_lines)
         self.row_lines, self.has_requeued = self.row_lines[:1], bool(later_lines)
 
 
@@ -88,70 +88,77 @@ def _is_single_row(lines: list[str], row: list[str], delimiter: str) -> bool:
     return list(csv.reader(lines, delimiter=delimiter, strict=True)) == [row]
 
 
-def without_broken_lines(stream: BinaryIO, delimiter: str, broken: list[str]) -> io.BufferedReader:
+def without_broken_lines(
+    stream: BinaryIO, delimiter: str, broken_rows: list[str]
+) -> io.BufferedReader:
     """Filter out lines with an unclosed quote and rows that are not UTF-8.
 
-    They are appended to `broken`.
+    They are appended to `broken_rows`.
     """
-    return io.BufferedReader(ChunkStream(_read_pieces(stream, delimiter, broken)), _CHUNK)
+    return io.BufferedReader(
+        ChunkStream(_read_whole_rows(stream, delimiter, broken_rows)), _CHUNK_BYTES
+    )
 
 
 class ChunkStream(io.RawIOBase):
     """A raw stream over chunks of bytes."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, b""
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._unread_bytes = chunks, b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        self._rest = self._rest or next(filter(None, self._pieces), b"")
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
+        self._unread_bytes = self._unread_bytes or next(filter(None, self._chunks), b"")
+        count = min(len(buffer), len(self._unread_bytes))
+        buffer[:count] = self._unread_bytes[:count]
+        self._unread_bytes = self._unread_bytes[count:]
         return count
 
 
-def _read_pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[bytes]:
+def _read_whole_rows(stream: BinaryIO, delimiter: str, broken_rows: list[str]) -> Iterator[bytes]:
     header, width = _read_header(stream, delimiter)
     yield header
-    while chunk := stream.read(_CHUNK) + stream.readline(_CHUNK):
+    while chunk := stream.read(_CHUNK_BYTES) + stream.readline(_CHUNK_BYTES):
         if b'"' not in chunk or _is_one_row_per_line(
             decoded_lines := list(map(_decode_text, chunk.splitlines(keepends=True))), delimiter
         ):
-            yield _drop_invalid_utf8(chunk, broken)
+            yield _drop_invalid_utf8(chunk, broken_rows)
             continue
-        lines, rows = (
+        line_reader, rows = (
             LineReader(
-                chain(decoded_lines, map(_decode_text, iter(lambda: stream.readline(_CHUNK), b"")))
+                chain(
+                    decoded_lines,
+                    map(_decode_text, iter(lambda: stream.readline(_CHUNK_BYTES), b"")),
+                )
             ),
             list[bytes](),
         )
-        reader = csv.reader(lines, delimiter=delimiter)
-        while lines.number < len(decoded_lines) or lines.queue:
-            is_row = next_row(reader, lines, width, delimiter) is not None or not (
-                lines.has_requeued or lines.is_truncated
+        reader = csv.reader(line_reader, delimiter=delimiter)
+        while line_reader.line_number < len(decoded_lines) or line_reader.requeued_lines:
+            is_row = next_row(reader, line_reader, width, delimiter) is not None or not (
+                line_reader.has_requeued or line_reader.is_truncated
             )
-            row_bytes = "".join(lines.row_lines).encode("latin-1")
+            row_bytes = "".join(line_reader.row_lines).encode("latin-1")
             if is_row and is_utf8(
                 row_bytes
             ):  # where one line is no row, the reader of the columns tells
                 rows.append(row_bytes)
             else:
-                broken.append(_to_display(row_bytes))
+                broken_rows.append(_to_display(row_bytes))
         if rows:
             yield b"".join(rows)
 
 
-def _drop_invalid_utf8(chunk: bytes, broken: list[str]) -> bytes:
+def _drop_invalid_utf8(chunk: bytes, broken_rows: list[str]) -> bytes:
     """Drop the lines that are not UTF-8, where each line is one row."""
     if (
-        is_utf8(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK
+        is_utf8(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK_BYTES
     ):  # The last line continues, and a cut may split a character.
         return chunk
     lines = chunk.splitlines(keepends=True)
-    broken += [_to_display(line) for line in lines if not is_utf8(line)]
+    broken_rows += [_to_display(line) for line in lines if not is_utf8(line)]
     return b"".join(filter(is_utf8, lines))
 
 
@@ -170,18 +177,18 @@ def _to_display(line: bytes) -> str:
 
 def _read_header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:
     """Return the header with the blank lines before it, and its number of columns."""
-    lines: list[bytes] = []
+    header_lines: list[bytes] = []
 
-    def following() -> Iterator[str]:
-        while line := stream.readline(_CHUNK):
-            lines.append(line)
+    def read_header_lines() -> Iterator[str]:
+        while line := stream.readline(_CHUNK_BYTES):
+            header_lines.append(line)
             yield _decode_text(line)
 
     try:
-        width = len(next(filter(None, csv.reader(following(), delimiter=delimiter)), []))
+        width = len(next(filter(None, csv.reader(read_header_lines(), delimiter=delimiter)), []))
     except csv.Error:  # for the reader of the columns to tell
         width = 0
-    return b"".join(lines), width
+    return b"".join(header_lines), width
 
 
 def _is_one_row_per_line(lines: Iterable[str], delimiter: str) -> bool:

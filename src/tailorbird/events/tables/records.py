@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from tailorbird.events.contract.codes import UNDECODABLE
-from tailorbird.events.tables.files import BATCH_ROWS, bare_suffix, read_records
+from tailorbird.events.contract.codes import DECODE_ERRORS
+from tailorbird.events.tables.files import BATCH_ROWS, read_records, suffix_without_compression
 
-SUFFIXES = (".json", ".jsonl", ".ndjson")
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _SNIFF_RECORDS = 2_000  # number of records that determine the columns
-_DEPTH = 4
+_NESTING_MAX = 4
 _decode = msgspec.json.Decoder().decode
 
 Row = dict[str, Any]
@@ -24,10 +24,10 @@ Row = dict[str, Any]
 
 def is_json(file: Path) -> bool:
     """Return whether a file's suffix is one of JSON."""
-    return bare_suffix(file) in SUFFIXES
+    return suffix_without_compression(file) in JSON_SUFFIXES
 
 
-def json_names(file: Path) -> list[str]:
+def read_json_column_names(file: Path) -> list[str]:
     """Return the names of the columns of a JSON file, by its first records."""
     names: dict[str, None] = {}
     for row in islice(_read_rows(file, None), _SNIFF_RECORDS):
@@ -35,79 +35,84 @@ def json_names(file: Path) -> list[str]:
     return list(names)
 
 
-def read_json(
-    file: Path, columns: list[str] | None, texts: frozenset[str], broken: list[str] | None
+def read_json_batches(
+    file: Path,
+    columns: list[str] | None,
+    text_columns: frozenset[str],
+    broken_rows: list[str] | None,
 ) -> Iterator[pa.RecordBatch]:
     """Read a JSON file in batches.
 
     Args:
         columns: only these.
-        texts: columns whose values become text, whatever they are.
-        broken: gets the lines that are no JSON object.
+        text_columns: columns whose values become text, whatever they are.
+        broken_rows: gets the lines that are no JSON object.
 
     Raises:
         InputError: a list is too large, or the compression is damaged.
     """
-    selected = columns if columns is not None else json_names(file)
-    rows = _read_rows(file, broken)
+    selected = columns if columns is not None else read_json_column_names(file)
+    rows = _read_rows(file, broken_rows)
     while batch := list(islice(rows, BATCH_ROWS)):
         yield pa.record_batch(
             [
-                _to_column([row.get(name) for row in batch], as_text=name in texts)
+                _to_column([row.get(name) for row in batch], is_text=name in text_columns)
                 for name in selected
             ],
             selected,
         )
 
 
-def _read_rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
+def _read_rows(file: Path, broken_rows: list[str] | None) -> Iterator[Row]:
     for _, raw in read_records(file):
         try:
             record = _decode(raw)
-        except UNDECODABLE:
+        except DECODE_ERRORS:
             record = None
         if isinstance(record, dict):
             yield from _unnest(record)
-        elif broken is not None:
-            broken.append(raw.decode(errors="backslashreplace"))
+        elif broken_rows is not None:
+            broken_rows.append(raw.decode(errors="backslashreplace"))
 
 
 def _unnest(record: Row) -> Iterator[Row]:
     """Yield a record as one row, or as one row per object of its longest list of objects."""
     row: Row = {}
-    lists: dict[str, list[Row]] = {}
-    _flatten(record, "", row, lists, 0)
-    name = max(lists, key=lambda field: len(lists[field]), default="")
-    if not name:
+    objects_by_list: dict[str, list[Row]] = {}
+    _flatten(record, "", row, objects_by_list, 0)
+    longest_list = max(objects_by_list, key=lambda field: len(objects_by_list[field]), default="")
+    if not longest_list:
         yield row
         return
-    for element in lists[name]:
-        inner: Row = {}
-        _flatten(element, f"{name}.", inner, {}, 0)
-        yield row | inner
+    for element in objects_by_list[longest_list]:
+        element_row: Row = {}
+        _flatten(element, f"{longest_list}.", element_row, {}, 0)
+        yield row | element_row
 
 
-def _flatten(record: Row, prefix: str, row: Row, lists: dict[str, list[Row]], depth: int) -> None:
+def _flatten(
+    record: Row, prefix: str, row: Row, objects_by_list: dict[str, list[Row]], depth: int
+) -> None:
     for key, value in record.items():
         name = prefix + key
-        if isinstance(value, dict) and depth < _DEPTH:
-            _flatten(value, f"{name}.", row, lists, depth + 1)
+        if isinstance(value, dict) and depth < _NESTING_MAX:
+            _flatten(value, f"{name}.", row, objects_by_list, depth + 1)
         elif (
             isinstance(value, list)
             and value
             and all(isinstance(element, dict) for element in value)
         ):
-            lists[name] = value
+            objects_by_list[name] = value
         else:
             row[name] = value
 
 
-def _to_column(values: list[Any], *, as_text: bool) -> pa.Array:
+def _to_column(values: list[Any], *, is_text: bool) -> pa.Array:
     """Return values as an array of their common type, or as text."""
-    kind = None if as_text else _type_of(values)
-    if kind is not None:
+    common_type = None if is_text else _find_common_type(values)
+    if common_type is not None:
         try:
-            return pa.array(values, kind)
+            return pa.array(values, common_type)
         except (OverflowError, pa.ArrowInvalid):  # a number beyond 64 bits
             pass
     return pa.array(
@@ -116,16 +121,16 @@ def _to_column(values: list[Any], *, as_text: bool) -> pa.Array:
     )
 
 
-def _type_of(values: list[Any]) -> pa.DataType | None:
+def _find_common_type(values: list[Any]) -> pa.DataType | None:
     """Return the common type of values, or None for text."""
-    kinds = {type(value) for value in values if value is not None}
-    if not kinds:
+    value_types = {type(value) for value in values if value is not None}
+    if not value_types:
         return pa.null()
-    if kinds <= {int, float}:
-        return pa.float64() if float in kinds else pa.int64()
-    if kinds == {bool}:
+    if value_types <= {int, float}:
+        return pa.float64() if float in value_types else pa.int64()
+    if value_types == {bool}:
         return pa.bool_()
-    if kinds == {list} and all(
+    if value_types == {list} and all(
         isinstance(element, str) for value in values if value for element in value
     ):
         return pa.list_(pa.string())

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
 
-_DATES = (
+_DATE_FORMATS = (
     "%Y-%m-%d",
     "%Y/%m/%d",
     "%d.%m.%Y",
@@ -35,28 +35,28 @@ _DATES = (
     "%d/%b/%Y",
     "%Y%m%d",
 )
-_TIMES = ("", "%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p", "%H%M%S")
+_TIME_FORMATS = ("", "%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p", "%H%M%S")
 _SEPARATORS = (" ", "T", ", ", ":", "")
-_ZONES = ("", " %z", "%z", " UTC", " GMT", "Z")
+_ZONE_FORMATS = ("", " %z", "%z", " UTC", " GMT", "Z")
 _TIME_LIKE = re.compile(r"\d.*[-/.:, ].*\d")
 _FIT_SHARE_MIN = 0.98  # minimum share of values that a format must fit
 _UTC_NAMES = (" UTC", " GMT", " Z")
 
 
 @dataclass(frozen=True)
-class TimeForms:
+class TimeFormats:
     """The formats that a column of times may have.
 
     Attributes:
-        forms: formats of `strptime`; "" is ISO 8601. Several where day and month are ambiguous.
+        formats: formats of `strptime`; "" is ISO 8601. Several where day and month are ambiguous.
         example: a value that reads differently by each of them.
     """
 
-    forms: tuple[str, ...]
+    formats: tuple[str, ...]
     example: str = ""
 
 
-def detect_time_forms(column: pa.Array) -> TimeForms | None:
+def detect_time_formats(column: pa.Array) -> TimeFormats | None:
     """Return the formats that the values of a text column fit, or None if they are no times.
 
     Among formats that differ only in day and month, the one by which the rows are in time order is
@@ -66,41 +66,54 @@ def detect_time_forms(column: pa.Array) -> TimeForms | None:
     if not len(texts) or not _TIME_LIKE.search(first_text := texts[0].as_py()):
         return None
     if (
-        _share(
+        _share_of_true(
             [parse_iso_time(text, UTC) is not None for text in texts.slice(0, 1_000).to_pylist()]
         )
         >= _FIT_SHARE_MIN
     ):
-        return TimeForms(("",))
-    fitting = _find_formats(first_text)
-    parsed = {form: parse_times(texts, form, "UTC") for form in fitting}
-    parsed = {
-        form: times
-        for form, times in parsed.items()
+        return TimeFormats(("",))
+    matching_formats = _find_formats(first_text)
+    times_by_format = {
+        time_format: parse_times(texts, time_format, "UTC") for time_format in matching_formats
+    }
+    times_by_format = {
+        time_format: times
+        for time_format, times in times_by_format.items()
         if 1 - times.null_count / len(times) >= _FIT_SHARE_MIN
     }
-    if not parsed:
+    if not times_by_format:
         return None
-    distinct: dict[str, pa.Array] = {}
-    for form, times in parsed.items():
-        if not any(times.equals(other) for other in distinct.values()):
-            distinct[form] = times
-    if len(distinct) > 1:
-        in_order = [form for form, times in distinct.items() if _is_ordered(times)]
-        distinct = {in_order[0]: distinct[in_order[0]]} if len(in_order) == 1 else distinct
-    return TimeForms(tuple(distinct), _find_difference(texts, list(distinct.values())))
+    distinct_times_by_format: dict[str, pa.Array] = {}
+    for time_format, times in times_by_format.items():
+        if not any(times.equals(other) for other in distinct_times_by_format.values()):
+            distinct_times_by_format[time_format] = times
+    if len(distinct_times_by_format) > 1:
+        ordered_formats = [
+            time_format
+            for time_format, times in distinct_times_by_format.items()
+            if _is_ordered(times)
+        ]
+        distinct_times_by_format = (
+            {ordered_formats[0]: distinct_times_by_format[ordered_formats[0]]}
+            if len(ordered_formats) == 1
+            else distinct_times_by_format
+        )
+    return TimeFormats(
+        tuple(distinct_times_by_format),
+        _find_difference(texts, list(distinct_times_by_format.values())),
+    )
 
 
-def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
+def parse_times(column: pa.Array, time_format: str, zone: str) -> pa.Array:
     """Parse texts to microseconds since 1970, null where a text does not have the format.
 
     Args:
-        form: for `strptime`.
+        time_format: for `strptime`.
         zone: of times that name none.
     """
     with _connect() as connection:
         connection.register("texts", pa.table({"text": column.cast(pa.string())}))
-        query = f"SELECT try_strptime(trim(text), {_quote_literal(form)}) AS t FROM texts"
+        query = f"SELECT try_strptime(trim(text), {_quote_literal(time_format)}) AS t FROM texts"
         times = connection.sql(query).to_arrow_table()["t"].combine_chunks()
     if times.type.tz is None and zone != "UTC":
         times = pc.assume_timezone(times, zone, ambiguous="earliest", nonexistent="earliest")
@@ -110,15 +123,20 @@ def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
 @lru_cache(64)  # There are thousands of formats, and columns repeat.
 def _find_formats(text: str) -> list[str]:
     """Return the formats that one value fits."""
-    candidates = _candidate_formats()
+    candidates = _list_candidate_formats()
     format_tests = ", ".join(
-        f"try_strptime(trim(text), {_quote_literal(form)}) IS NOT NULL" for form in candidates
+        f"try_strptime(trim(text), {_quote_literal(time_format)}) IS NOT NULL"
+        for time_format in candidates
     )
     with _connect() as connection:
-        row = connection.execute(
+        fits_by_candidate = connection.execute(
             f"SELECT {format_tests} FROM (SELECT ? AS text)", [text]
         ).fetchone()
-    return [form for form, fits in zip(candidates, row or (), strict=False) if fits]
+    return [
+        time_format
+        for time_format, fits in zip(candidates, fits_by_candidate or (), strict=False)
+        if fits
+    ]
 
 
 def _connect() -> Any:
@@ -149,35 +167,37 @@ def parse_iso_time(text: str | None, zone: tzinfo) -> datetime | None:
             text, zone = text.removesuffix(name), UTC
             break
     try:
-        moment = datetime.fromisoformat(text)
+        parsed_time = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=zone)
+    return parsed_time if parsed_time.tzinfo else parsed_time.replace(tzinfo=zone)
 
 
-def _candidate_formats() -> list[str]:
-    date_formats = list(_DATES)
+def _list_candidate_formats() -> list[str]:
+    date_formats = list(_DATE_FORMATS)
     time_formats = [
-        date + between + time + zone
-        for date, between, time, zone in product(_DATES, _SEPARATORS, _TIMES[1:], _ZONES)
+        date + separator + time + zone
+        for date, separator, time, zone in product(
+            _DATE_FORMATS, _SEPARATORS, _TIME_FORMATS[1:], _ZONE_FORMATS
+        )
     ]
     return [*date_formats, *time_formats]
 
 
-def _share(fits: list[bool]) -> float:
+def _share_of_true(fits: list[bool]) -> float:
     return sum(fits) / len(fits)
 
 
 def _is_ordered(times: pa.Array) -> bool:
-    present = times.drop_null()
-    steps = pc.subtract(present.slice(1), present.slice(0, max(len(present) - 1, 0)))
+    known_times = times.drop_null()
+    steps = pc.subtract(known_times.slice(1), known_times.slice(0, max(len(known_times) - 1, 0)))
     return bool(
         pc.all(pc.greater_equal(steps, 0)).as_py() or pc.all(pc.less_equal(steps, 0)).as_py()
     )
 
 
-def _find_difference(texts: pa.Array, parsed: list[pa.Array]) -> str:
-    if len(parsed) < 2:
+def _find_difference(texts: pa.Array, parsed_columns: list[pa.Array]) -> str:
+    if len(parsed_columns) < 2:
         return ""
-    differs = pc.fill_null(pc.not_equal(parsed[0], parsed[1]), True)
+    differs = pc.fill_null(pc.not_equal(parsed_columns[0], parsed_columns[1]), True)
     return texts.filter(differs)[0].as_py()

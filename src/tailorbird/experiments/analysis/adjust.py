@@ -38,11 +38,11 @@ def cuped(values: npt.ArrayLike, covariates: npt.ArrayLike, arm: npt.ArrayLike) 
         return AdjustedValues(y, 1.0)
     within_x, within_y = _centre(x, group), _centre(y[:, None], group)[:, 0]
     coefficients, *_ = np.linalg.lstsq(within_x, within_y, rcond=1e-10)
-    total = float(within_y @ within_y)
+    total_variation = float(within_y @ within_y)
     residual = within_y - within_x @ coefficients
     return AdjustedValues(
         y - (x - x.mean(axis=0)) @ coefficients,
-        float(residual @ residual) / total if total else 1.0,
+        float(residual @ residual) / total_variation if total_variation else 1.0,
     )
 
 

@@ -35,13 +35,13 @@ def mean(values: npt.ArrayLike) -> Estimate:
     if n < 2:
         return Estimate(float(x[0]) if n else math.nan, math.nan, n)
     squares = (x - x.mean()) ** 2
-    spread = float(squares.mean())
-    if not spread > 0:
+    mean_square = float(squares.mean())
+    if not mean_square > 0:
         return Estimate(float(x.mean()), 0.0, n)
     # The variance of s² is (kurtosis − 1) / n of its square.
-    kurtosis = float((squares * squares).mean()) / (spread * spread)
+    kurtosis = float((squares * squares).mean()) / (mean_square * mean_square)
     freedom = min(2 * n / max(kurtosis - 1, 1e-9), n - 1.0)
-    return Estimate(float(x.mean()), spread / (n - 1), n, freedom)
+    return Estimate(float(x.mean()), mean_square / (n - 1), n, freedom)
 
 
 def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Estimate:
@@ -78,41 +78,43 @@ def quantile(values: npt.ArrayLike, probability: float) -> Estimate:
     n = len(x)
     if n < 2:
         return Estimate(float(x[0]) if n else math.nan, math.nan, n)
-    distinct, counts = np.unique(x, return_counts=True)
-    below = (np.cumsum(counts) - counts / 2) / n
-    rank = np.arange(len(distinct))
-    lower, weight = divmod(float(np.interp(probability, below, rank)), 1)
+    distinct_values, counts = np.unique(x, return_counts=True)
+    cumulative_share = (np.cumsum(counts) - counts / 2) / n
+    rank = np.arange(len(distinct_values))
+    lower, weight = divmod(float(np.interp(probability, cumulative_share, rank)), 1)
     # How much of each value lies below the quantile; without ties it is 0 or 1.
-    part = (1 - weight) * np.clip(lower - rank + 0.5, 0, 1)
-    part += weight * np.clip(lower - rank + 1.5, 0, 1)
-    mean_part = float(counts @ part) / n
+    share_below = (1 - weight) * np.clip(lower - rank + 0.5, 0, 1)
+    share_below += weight * np.clip(lower - rank + 1.5, 0, 1)
+    mean_share_below = float(counts @ share_below) / n
     z = 1.959963984540054
-    margin = z * math.sqrt(max(float(counts @ (part * part)) / n - mean_part**2, 0.0) / n)
-    at = np.array([probability, probability - margin, probability + margin])
-    value, low, high = np.interp(at, below, distinct).tolist()
-    spread = (high - low) / (2 * z)
-    return Estimate(value, spread * spread, n)
+    margin = z * math.sqrt(
+        max(float(counts @ (share_below * share_below)) / n - mean_share_below**2, 0.0) / n
+    )
+    probabilities = np.array([probability, probability - margin, probability + margin])
+    value, low, high = np.interp(probabilities, cumulative_share, distinct_values).tolist()
+    standard_error = (high - low) / (2 * z)
+    return Estimate(value, standard_error * standard_error, n)
 
 
 @dataclass(frozen=True)
 class Effect:
     """The log of treatment over control: value, standard error, and units of both."""
 
-    log: float
-    error: float
+    log_ratio: float
+    standard_error: float
     units: int
 
     @property
     def z(self) -> float:
-        return self.log / self.error
+        return self.log_ratio / self.standard_error
 
     @property
     def information(self) -> float:
-        return 1 / (self.error * self.error)
+        return 1 / (self.standard_error * self.standard_error)
 
     @property
     def uplift(self) -> float:
-        return math.expm1(self.log)
+        return math.expm1(self.log_ratio)
 
     @property
     def p(self) -> float:
@@ -121,13 +123,13 @@ class Effect:
 
     def interval(self, bound: float | None = None, *, alpha: float = 0.05) -> tuple[float, float]:
         """Return the interval of the uplift at so many standard errors; of one look by default."""
-        half_width = self.error * (float(ndtri(1 - alpha / 2)) if bound is None else bound)
-        return to_uplift(self.log - half_width), to_uplift(self.log + half_width)
+        half_width = self.standard_error * (float(ndtri(1 - alpha / 2)) if bound is None else bound)
+        return to_uplift(self.log_ratio - half_width), to_uplift(self.log_ratio + half_width)
 
 
-def to_uplift(log: float) -> float:
+def to_uplift(log_ratio: float) -> float:
     """Return a relative uplift as a fraction; infinite instead of an overflow."""
-    return math.expm1(log) if log < 700 else math.inf
+    return math.expm1(log_ratio) if log_ratio < 700 else math.inf
 
 
 def compare(treatment: Estimate, control: Estimate) -> Effect | None:
@@ -138,10 +140,19 @@ def compare(treatment: Estimate, control: Estimate) -> Effect | None:
     """
     if not (treatment.value > 0 and control.value > 0):
         return None
-    a, b = treatment.variance / treatment.value**2, control.variance / control.value**2
-    if not a + b > 0:
+    treatment_variance = treatment.variance / treatment.value**2  # of the estimate's logarithm
+    control_variance = control.variance / control.value**2
+    variance = treatment_variance + control_variance
+    if not variance > 0:
         return None
-    freedom = (a + b) ** 2 / (a * a / treatment.freedom + b * b / control.freedom + 1e-300)
-    wider = float(stdtrit(min(freedom, 1e8), 0.975) / ndtri(0.975))
-    log = math.log(treatment.value / control.value)
-    return Effect(log, math.sqrt(a + b) * wider, treatment.units + control.units)
+    squared_by_freedom = (
+        treatment_variance * treatment_variance / treatment.freedom
+        + control_variance * control_variance / control.freedom
+        + 1e-300
+    )
+    freedom = variance**2 / squared_by_freedom
+    student_widening = float(stdtrit(min(freedom, 1e8), 0.975) / ndtri(0.975))
+    log_ratio = math.log(treatment.value / control.value)
+    return Effect(
+        log_ratio, math.sqrt(variance) * student_widening, treatment.units + control.units
+    )

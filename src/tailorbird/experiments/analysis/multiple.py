@@ -6,10 +6,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 
-def holm(p: npt.ArrayLike) -> Floats:
+def adjust_holm(p: npt.ArrayLike) -> Floats:
     """Return p-values adjusted so that any false rejection has at most the level's chance.
 
-    >>> holm([0.01, 0.04, 0.03]).tolist()
+    >>> adjust_holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
     """
     values = np.asarray(p, np.float64)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
-ALARM = 0.001  # p below which a split is broken
+P_ALARM = 0.001  # p below which a split is broken
 # Of the mixture: at equal shares a standard deviation of 5 %, 1.6 % and .5 %. An average of three
 # martingales is one, and finds large imbalances early and small ones at all.
 CONCENTRATIONS = (100.0, 1_000.0, 10_000.0)
@@ -30,14 +30,20 @@ def sample_ratio_log_factors(
         counts: units of each arm so far, shape (looks, arms).
         shares: declared, above 0, shape (arms,); scaled to sum to 1.
     """
-    x = np.atleast_2d(np.asarray(counts, np.float64))
-    p = np.asarray(shares, np.float64) / np.sum(shares)
-    total, factors = x.sum(axis=1), []
+    unit_counts = np.atleast_2d(np.asarray(counts, np.float64))
+    expected_shares = np.asarray(shares, np.float64) / np.sum(shares)
+    total, log_factors = unit_counts.sum(axis=1), []
     for concentration in concentrations:
-        prior = concentration * p
-        mixture = gammaln(concentration) - gammaln(concentration + total)
-        factors.append(mixture + (gammaln(prior + x) - gammaln(prior)).sum(axis=1))
-    return logsumexp(factors, axis=0) - math.log(len(factors)) - x @ np.log(p)
+        prior = concentration * expected_shares
+        log_normaliser = gammaln(concentration) - gammaln(concentration + total)
+        log_factors.append(
+            log_normaliser + (gammaln(prior + unit_counts) - gammaln(prior)).sum(axis=1)
+        )
+    return (
+        logsumexp(log_factors, axis=0)
+        - math.log(len(log_factors))
+        - unit_counts @ np.log(expected_shares)
+    )
 
 
 def sample_ratio_p(counts: npt.ArrayLike, shares: npt.ArrayLike) -> float:
@@ -46,5 +52,5 @@ def sample_ratio_p(counts: npt.ArrayLike, shares: npt.ArrayLike) -> float:
     >>> sample_ratio_p([[500, 500]], [1, 1]), round(sample_ratio_p([[50_500, 49_500]], [1, 1]), 3)
     (1.0, 0.064)
     """
-    factors = sample_ratio_log_factors(counts, shares)
-    return float(min(1.0, np.exp(-max(factors.max(), 0.0)))) if len(factors) else 1.0
+    log_factors = sample_ratio_log_factors(counts, shares)
+    return float(min(1.0, np.exp(-max(log_factors.max(), 0.0)))) if len(log_factors) else 1.0

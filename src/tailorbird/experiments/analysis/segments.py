@@ -28,7 +28,7 @@ class SegmentEffect:
 
 
 @dataclass(frozen=True)
-class Segments:
+class ShrunkSegments:
     """Effects of segments, and the p-value of their all being equal."""
 
     effects: tuple[SegmentEffect, ...]
@@ -37,35 +37,40 @@ class Segments:
 
 def shrink_segments(
     names: Sequence[str], effects: Sequence[Effect], *, alpha: float = 0.05
-) -> Segments:
+) -> ShrunkSegments:
     """Shrink the effects of segments; the units must be disjoint."""
     if not effects:
-        return Segments((), math.nan)
-    value, error = np.array([(e.log, e.error) for e in effects]).T
-    weight = 1 / error**2
-    centre = float(weight @ value / weight.sum())
-    q, freedom = float(weight @ (value - centre) ** 2), len(value) - 1
-    slack = weight.sum() - (weight @ weight) / weight.sum()
-    between = max((q - freedom) / slack, 0.0) if freedom and slack > 0 else 0.0
-    pooled = 1 / (between + error**2)
-    centre, centre_variance = float(pooled @ value / pooled.sum()), float(1 / pooled.sum())
-    own_weight = between / (between + error**2)
-    shrunk = own_weight * value + (1 - own_weight) * centre
-    spread = np.sqrt(own_weight * error**2 + (1 - own_weight) ** 2 * centre_variance)
+        return ShrunkSegments((), math.nan)
+    log_ratio, standard_error = np.array([(e.log_ratio, e.standard_error) for e in effects]).T
+    weight = 1 / standard_error**2
+    centre = float(weight @ log_ratio / weight.sum())
+    heterogeneity, freedom = float(weight @ (log_ratio - centre) ** 2), len(log_ratio) - 1
+    q_scale = weight.sum() - (weight @ weight) / weight.sum()
+    between_variance = (
+        max((heterogeneity - freedom) / q_scale, 0.0) if freedom and q_scale > 0 else 0.0
+    )
+    pooled_weight = 1 / (between_variance + standard_error**2)
+    centre, centre_variance = (
+        float(pooled_weight @ log_ratio / pooled_weight.sum()),
+        float(1 / pooled_weight.sum()),
+    )
+    own_weight = between_variance / (between_variance + standard_error**2)
+    shrunk_log_ratio = own_weight * log_ratio + (1 - own_weight) * centre
+    shrunk_error = np.sqrt(own_weight * standard_error**2 + (1 - own_weight) ** 2 * centre_variance)
     z = float(ndtri(1 - alpha / 2))
-    return Segments(
+    return ShrunkSegments(
         tuple(
             SegmentEffect(
-                name,
-                effect.units,
-                effect.uplift,
-                to_uplift(middle),
-                to_uplift(middle - z * sd),
-                to_uplift(middle + z * sd),
+                name=name,
+                units=effect.units,
+                own=effect.uplift,
+                uplift=to_uplift(shrunk_value),
+                low=to_uplift(shrunk_value - z * sd),
+                high=to_uplift(shrunk_value + z * sd),
             )
-            for name, effect, middle, sd in zip(
-                names, effects, shrunk.tolist(), spread.tolist(), strict=True
+            for name, effect, shrunk_value, sd in zip(
+                names, effects, shrunk_log_ratio.tolist(), shrunk_error.tolist(), strict=True
             )
         ),
-        float(chi2.sf(q, freedom)) if freedom else math.nan,
+        float(chi2.sf(heterogeneity, freedom)) if freedom else math.nan,
     )

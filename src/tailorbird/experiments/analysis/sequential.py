@@ -30,25 +30,25 @@ Z_MAX = 8.0  # stands for an infinite boundary: P(|Z| > 8) is about 1e-15
 _SMALLEST_SPENDING = 1e-13
 
 
-def spent_alpha(time: float, alpha: float, spending: str = "obrien_fleming") -> float:
+def spent_alpha(information_time: float, alpha: float, spending: str = "obrien_fleming") -> float:
     """Return the alpha that one side has spent by an information time.
 
     >>> round(spent_alpha(0.5, 0.05), 5), round(spent_alpha(0.5, 0.05, "pocock"), 5)
     (0.00153, 0.0155)
     """
-    side, t = alpha / 2, min(max(time, 0.0), 1.0)
+    side_alpha, t = alpha / 2, min(max(information_time, 0.0), 1.0)
     if t == 0:
         return 0.0
     if spending == "pocock":
-        return side * math.log1p((math.e - 1) * t)
+        return side_alpha * math.log1p((math.e - 1) * t)
     if spending != "obrien_fleming":
         raise ValueError(
             f"unknown spending {spending!r}: use one of {', '.join(SPENDING_FUNCTIONS)}"
         )
-    return float(2 * ndtr(-ndtri(1 - side / 2) / math.sqrt(t)))
+    return float(2 * ndtr(-ndtri(1 - side_alpha / 2) / math.sqrt(t)))
 
 
-def boundaries(
+def compute_boundaries(
     information: Sequence[float] | Floats,
     *,
     planned: float,
@@ -67,13 +67,17 @@ def boundaries(
     info = np.asarray(information, np.float64)
     if len(info) and (info[0] <= 0 or (np.diff(info) <= 0).any()):
         raise ValueError(f"expected information above 0 and ascending, got {info.tolist()}")
-    walk, bounds, spent = _ScoreDensity(0.0), np.empty(len(info)), 0.0
-    for stage, level in enumerate(info):
-        time = 1.0 if is_final and stage == len(info) - 1 else level / planned
-        total = spent_alpha(time, alpha, spending)
-        bounds[stage] = walk.solve_boundary(level, total - spent)
-        walk.advance(level, bounds[stage])
-        spent = max(spent, total)
+    score_density, bounds, alpha_spent_before = _ScoreDensity(0.0), np.empty(len(info)), 0.0
+    for stage, look_information in enumerate(info):
+        information_time = (
+            1.0 if is_final and stage == len(info) - 1 else look_information / planned
+        )
+        alpha_spent = spent_alpha(information_time, alpha, spending)
+        bounds[stage] = score_density.solve_boundary(
+            look_information, alpha_spent - alpha_spent_before
+        )
+        score_density.advance(look_information, bounds[stage])
+        alpha_spent_before = max(alpha_spent_before, alpha_spent)
     return bounds
 
 
@@ -85,18 +89,25 @@ def select_stages(
     Estimated information may stall or fall, and a look that adds nothing is not a new one.
     """
     info = np.asarray(information, np.float64)
-    rows: list[int] = []
-    for stage, level in enumerate(info):
+    selected_stages: list[int] = []
+    for stage, look_information in enumerate(info):
         step = smallest_step * planned
-        while rows and stage == len(info) - 1 and level < info[rows[-1]] + step:
-            rows.pop()
-        if level >= (info[rows[-1]] if rows else 0.0) + step or stage == len(info) - 1:
-            rows.append(stage)
-    return np.array(rows, np.intp)
+        while (
+            selected_stages
+            and stage == len(info) - 1
+            and look_information < info[selected_stages[-1]] + step
+        ):
+            selected_stages.pop()
+        if (
+            look_information >= (info[selected_stages[-1]] if selected_stages else 0.0) + step
+            or stage == len(info) - 1
+        ):
+            selected_stages.append(stage)
+    return np.array(selected_stages, np.intp)
 
 
 @dataclass(frozen=True)
-class Exits:
+class ExitProbabilities:
     """Probabilities of stopping at each look above and below, shape (stages,)."""
 
     upper: Floats
@@ -107,15 +118,20 @@ class Exits:
         return float(self.upper.sum() + self.lower.sum())
 
 
-def exit_probabilities(information: Floats, bounds: Floats, effect: float) -> Exits:
+def exit_probabilities(information: Floats, bounds: Floats, effect: float) -> ExitProbabilities:
     """Return where a trial with a true effect stops."""
-    walk = _ScoreDensity(effect)
+    score_density = _ScoreDensity(effect)
     pairs = []
-    for level, bound in zip(information, bounds, strict=True):
-        pairs.append((walk.tail(level, bound), walk.tail(level, -bound, upper=False)))
-        walk.advance(level, bound)
+    for look_information, bound in zip(information, bounds, strict=True):
+        pairs.append(
+            (
+                score_density.tail(look_information, bound),
+                score_density.tail(look_information, -bound, upper=False),
+            )
+        )
+        score_density.advance(look_information, bound)
     upper, lower = np.array(pairs).T
-    return Exits(upper, lower)
+    return ExitProbabilities(upper, lower)
 
 
 @dataclass(frozen=True)
@@ -152,39 +168,46 @@ def plan_design(
     [4.88, 3.36, 2.68, 2.29, 2.03]
     """
     times = np.arange(1, stages + 1) / stages
-    bounds = boundaries(times, planned=1.0, alpha=alpha, spending=spending)
+    bounds = compute_boundaries(times, planned=1.0, alpha=alpha, spending=spending)
     return complete_design(times, bounds, alpha=alpha, power=power)
 
 
 def complete_design(
-    times: Floats, bounds: Floats, *, alpha: float, power: float, widest: float = 2.0
+    times: Floats, bounds: Floats, *, alpha: float, power: float, drift_factor_max: float = 2.0
 ) -> Design:
     """Return the design with these looks and boundaries, whose last time is 1.
 
     Args:
-        widest: largest drift that is tried, as a multiple of a fixed test's.
+        drift_factor_max: largest drift that is tried, as a multiple of a fixed test's.
     """
-    fixed = fixed_drift(alpha, power)
+    fixed_test_drift = fixed_drift(alpha, power)
 
-    def miss(drift: float) -> float:
+    def power_surplus(drift: float) -> float:
         return exit_probabilities(times, bounds, drift).total - power
 
-    drift = _root(miss, 0.8 * fixed, widest * fixed, 1e-6)
-    exits = exit_probabilities(times, bounds, drift)
-    stopped = exits.upper + exits.lower
-    expected = float(times @ stopped + 1 - stopped.sum())
-    return Design(times, bounds, drift, (drift / fixed) ** 2, expected)
+    drift = _find_root(
+        power_surplus, 0.8 * fixed_test_drift, drift_factor_max * fixed_test_drift, 1e-6
+    )
+    exit_distribution = exit_probabilities(times, bounds, drift)
+    exit_probability = exit_distribution.upper + exit_distribution.lower
+    expected_share = float(times @ exit_probability + 1 - exit_probability.sum())
+    return Design(times, bounds, drift, (drift / fixed_test_drift) ** 2, expected_share)
 
 
-def conditional_power(z: float, time: float, drift: float, *, final_bound: float) -> float:
+def conditional_power(
+    z: float, information_time: float, drift: float, *, final_bound: float
+) -> float:
     """Return the chance of a result at the end, above or below, given Z at an information time.
 
     `drift` is the expected Z at the end under the effect of interest. Stop for futility where it is
     below, say, 0.1; nothing else changes by it.
     """
-    if time >= 1:
+    if information_time >= 1:
         return float(abs(z) >= final_bound)
-    mean, sd = z * math.sqrt(time) + drift * (1 - time), math.sqrt(1 - time)
+    mean, sd = (
+        z * math.sqrt(information_time) + drift * (1 - information_time),
+        math.sqrt(1 - information_time),
+    )
     return float(ndtr((mean - final_bound) / sd) + ndtr((-final_bound - mean) / sd))
 
 
@@ -207,22 +230,24 @@ def estimate_after_stopping(
     Rosner, Mehta 1984). For data that came in after the boundary was crossed, leave that look out
     and give the final one instead (deletion, Whitehead 1992).
     """
-    last = float(information[-1])
-    scale, naive = 1 / math.sqrt(last), z / math.sqrt(last)
+    last_information = float(information[-1])
+    standard_error, naive_effect = 1 / math.sqrt(last_information), z / math.sqrt(last_information)
 
     def exceedance(effect: float) -> float:
-        return _exceedance(information, bounds, z, effect)
+        return _exceedance_probability(information, bounds, z, effect)
 
     def solve(probability: float) -> float:
-        low, high = naive - 4 * scale, naive + 4 * scale
+        low, high = naive_effect - 4 * standard_error, naive_effect + 4 * standard_error
         while exceedance(low) > probability:
-            low -= 4 * scale
+            low -= 4 * standard_error
         while exceedance(high) < probability:
-            high += 4 * scale
-        return _root(lambda effect: exceedance(effect) - probability, low, high, 1e-5 * scale)
+            high += 4 * standard_error
+        return _find_root(
+            lambda effect: exceedance(effect) - probability, low, high, 1e-5 * standard_error
+        )
 
-    at_zero = exceedance(0.0)
-    p = min(2 * min(at_zero, 1 - at_zero), 1.0)
+    null_exceedance = exceedance(0.0)
+    p = min(2 * min(null_exceedance, 1 - null_exceedance), 1.0)
     return StoppedEstimate(solve(0.5), solve(alpha / 2), solve(1 - alpha / 2), p)
 
 
@@ -232,16 +257,16 @@ def repeated_interval(z: float, information: float, bound: float) -> tuple[float
     return z / math.sqrt(information) - half_width, z / math.sqrt(information) + half_width
 
 
-def _exceedance(information: Floats, bounds: Floats, z: float, effect: float) -> float:
+def _exceedance_probability(information: Floats, bounds: Floats, z: float, effect: float) -> float:
     """Return the chance of a result at least as high as (last look, z); it grows with `effect`."""
-    walk, earlier_upper, earlier_lower = _ScoreDensity(effect), 0.0, 0.0
-    for level, bound in zip(information[:-1], bounds[:-1], strict=True):
-        earlier_upper += walk.tail(level, bound)
-        earlier_lower += walk.tail(level, -bound, upper=False)
-        walk.advance(level, bound)
+    score_density, earlier_upper, earlier_lower = _ScoreDensity(effect), 0.0, 0.0
+    for look_information, bound in zip(information[:-1], bounds[:-1], strict=True):
+        earlier_upper += score_density.tail(look_information, bound)
+        earlier_lower += score_density.tail(look_information, -bound, upper=False)
+        score_density.advance(look_information, bound)
     if z >= 0:
-        return earlier_upper + walk.tail(information[-1], z)
-    return 1 - earlier_lower - walk.tail(information[-1], z, upper=False)
+        return earlier_upper + score_density.tail(information[-1], z)
+    return 1 - earlier_lower - score_density.tail(information[-1], z, upper=False)
 
 
 class _ScoreDensity:
@@ -249,40 +274,55 @@ class _ScoreDensity:
 
     def __init__(self, effect: float) -> None:
         self._effect = effect
-        self._level = 0.0
+        self._information = 0.0
         self._nodes, self._weights = np.zeros(1), np.ones(1)  # weights include the density
 
-    def tail(self, level: float, z: float, *, upper: bool = True) -> float:
+    def tail(self, look_information: float, z: float, *, upper: bool = True) -> float:
         """Return the chance of not stopping before the look and then exceeding z there."""
-        step = level - self._level
-        distance = (z * math.sqrt(level) - self._nodes - self._effect * step) / math.sqrt(step)
+        step = look_information - self._information
+        distance = (
+            z * math.sqrt(look_information) - self._nodes - self._effect * step
+        ) / math.sqrt(step)
         return float(self._weights @ ndtr(-distance if upper else distance))
 
-    def solve_boundary(self, level: float, spending: float) -> float:
+    def solve_boundary(self, look_information: float, exit_probability: float) -> float:
         """Return the z that an upper exit at this look exceeds with a probability."""
-        if spending <= _SMALLEST_SPENDING or self.tail(level, Z_MAX) >= spending:
+        if (
+            exit_probability <= _SMALLEST_SPENDING
+            or self.tail(look_information, Z_MAX) >= exit_probability
+        ):
             return Z_MAX
-        return _root(lambda z: self.tail(level, z) - spending, -Z_MAX, Z_MAX, 1e-10)
+        return _find_root(
+            lambda z: self.tail(look_information, z) - exit_probability, -Z_MAX, Z_MAX, 1e-10
+        )
 
-    def advance(self, level: float, bound: float) -> None:
+    def advance(self, look_information: float, bound: float) -> None:
         """Continue with the trials whose |Z| is below the boundary at this look."""
-        step = level - self._level
-        edge = max(bound, 1e-6) * math.sqrt(level)
+        step = look_information - self._information
+        score_bound = max(bound, 1e-6) * math.sqrt(look_information)
         # Nodes closer than the step's standard deviation make the quadrature exact to 1e-8.
         shift = self._effect * step
-        count = int(np.clip(np.ceil(4 * 2 * edge / math.sqrt(step)), 48, 640))
-        x, w = _legendre(16 * math.ceil(count / 16))  # few distinct sizes, each computed once
-        nodes = edge * x
-        gap = (nodes[:, None] - self._nodes[None, :] - shift) / math.sqrt(step)
-        density = np.exp(-0.5 * gap * gap) @ self._weights / math.sqrt(2 * math.pi * step)
-        self._nodes, self._weights, self._level = nodes, density * edge * w, level
+        node_count = int(np.clip(np.ceil(4 * 2 * score_bound / math.sqrt(step)), 48, 640))
+        unit_nodes, unit_weights = _legendre_rule(
+            16 * math.ceil(node_count / 16)
+        )  # few distinct sizes, each computed once
+        nodes = score_bound * unit_nodes
+        distance = (nodes[:, None] - self._nodes[None, :] - shift) / math.sqrt(step)
+        density = np.exp(-0.5 * distance * distance) @ self._weights / math.sqrt(2 * math.pi * step)
+        self._nodes, self._weights, self._information = (
+            nodes,
+            density * score_bound * unit_weights,
+            look_information,
+        )
 
 
-def _root(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
+def _find_root(
+    function: Callable[[float], float], low: float, high: float, tolerance: float
+) -> float:
     return cast(float, optimize.brentq(function, low, high, xtol=tolerance))
 
 
 @cache
-def _legendre(count: int) -> tuple[Floats, Floats]:
+def _legendre_rule(count: int) -> tuple[Floats, Floats]:
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return nodes, weights

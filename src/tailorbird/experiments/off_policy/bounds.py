@@ -19,38 +19,43 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Reach:
+class IntervalExtension:
     """How far an interval extends below and above that of the bootstrap."""
 
     below: float
     above: float
 
-    def against(self, other: "Reach") -> "Reach":
-        """Return the reach of a difference to a value with another reach."""
-        return Reach(self.below + other.above, self.above + other.below)
+    def minus(self, other: "IntervalExtension") -> "IntervalExtension":
+        """Return the extension of a difference to a value with another extension."""
+        return IntervalExtension(self.below + other.above, self.above + other.below)
 
 
-def missing_reach(sample: PolicySample, terms: Terms) -> Reach:
+def interval_extension(sample: PolicySample, terms: Terms) -> IntervalExtension:
     """Return how far the choices that the log lacks may move an estimate."""
-    share = missing_share(sample)
-    if not share.any():
-        return Reach(0.0, 0.0)
-    least, most = reward_range(sample)
-    below = np.maximum(terms.assumed[1] - least, 0.0)
-    above = np.maximum(most - terms.assumed[0], 0.0)
-    return Reach(float(share @ below), float(share @ above))
+    missing_shares = missing_share_by_position(sample)
+    if not missing_shares.any():
+        return IntervalExtension(0.0, 0.0)
+    reward_min, reward_max = reward_range(sample)
+    assumed_min, assumed_max = terms.assumed_range
+    below = np.maximum(assumed_max - reward_min, 0.0)
+    above = np.maximum(reward_max - assumed_min, 0.0)
+    return IntervalExtension(float(missing_shares @ below), float(missing_shares @ above))
 
 
-def missing_share(sample: PolicySample) -> Floats:
+def missing_share_by_position(sample: PolicySample) -> Floats:
     """Return the share of the policy's choices that the log lacks by position, shape (k,).
 
     It is what the weights lack to an average of 1, if their 95 % interval, clustered by person,
     excludes 1; or what is known to be unsupported.
     """
-    people, person = sample.people
-    error = [np.std(np.bincount(person, column, people)) for column in (sample.weight - 1).T]
+    person_count, person_code = sample.person_groups
+    standard_error = [
+        np.std(np.bincount(person_code, column, person_count)) for column in (sample.weight - 1).T
+    ]
     share = 1.0 - sample.weight.mean(axis=0)
-    is_noise = share * sample.responses < 1.96 * np.sqrt(people) * np.array(error)
+    is_noise = share * sample.response_count < 1.96 * np.sqrt(person_count) * np.array(
+        standard_error
+    )
     share = np.where(is_noise, 0.0, share)
     if sample.unsupported is None:
         return share
@@ -63,5 +68,5 @@ def reward_range(sample: PolicySample) -> Floats:
     At least the least logged reward; at most the largest that is predicted, or without a model
     the largest logged.
     """
-    top = prediction_range(sample)[1] if sample.has_model else sample.reward.max(axis=0)
-    return np.stack([sample.reward.min(axis=0), top])
+    reward_max = prediction_range(sample)[1] if sample.has_model else sample.reward.max(axis=0)
+    return np.stack([sample.reward.min(axis=0), reward_max])

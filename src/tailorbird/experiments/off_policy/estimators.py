@@ -33,13 +33,13 @@ class Terms:
     """Numerators and denominators, shape (n, k).
 
     Attributes:
-        assumed: least and largest reward, shape (2, k), that the estimate takes choices to earn
+        assumed_range: least and largest reward, shape (2, k), that the estimate takes choices to earn
             that the log lacks.
     """
 
     numerator: Floats
     denominator: Floats
-    assumed: Floats
+    assumed_range: Floats
 
     @property
     def value(self) -> float:
@@ -52,13 +52,13 @@ Estimator = Callable[[PolicySample], Terms]
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     """Divide; NaN at a position whose weights are all 0, for which the estimate is refused."""
-    nothing = np.full(denominator.shape, np.nan)
-    return np.divide(numerator, denominator, out=nothing, where=denominator != 0)
+    nan_ratio = np.full(denominator.shape, np.nan)
+    return np.divide(numerator, denominator, out=nan_ratio, where=denominator != 0)
 
 
 def dm(sample: PolicySample) -> Terms:
     """Estimate by the model alone (direct method)."""
-    expected = _model(sample)[1]
+    expected = _require_predictions(sample)[1]
     return Terms(expected, np.ones(expected.shape), prediction_range(sample))
 
 
@@ -69,14 +69,14 @@ def ips(sample: PolicySample) -> Terms:
 
 def snips(sample: PolicySample) -> Terms:
     """Estimate by self-normalised inverse propensity scores."""
-    value = _ratio((sample.weight * sample.reward).sum(axis=0), sample.weight.sum(axis=0))
-    assumed = np.stack([value, value])
-    return Terms(sample.weight * sample.reward, sample.weight, assumed)
+    position_values = _ratio((sample.weight * sample.reward).sum(axis=0), sample.weight.sum(axis=0))
+    assumed_range = np.stack([position_values, position_values])
+    return Terms(sample.weight * sample.reward, sample.weight, assumed_range)
 
 
 def clipped(sample: PolicySample, *, limit: float | None = None) -> Terms:
     """Estimate by inverse propensity scores with weights of at most `limit`, by default √n."""
-    return _weigh_rewards(sample, np.minimum(sample.weight, _limit(sample, limit)))
+    return _weigh_rewards(sample, np.minimum(sample.weight, _weight_limit(sample, limit)))
 
 
 def dr(sample: PolicySample) -> Terms:
@@ -86,13 +86,13 @@ def dr(sample: PolicySample) -> Terms:
 
 def switch_dr(sample: PolicySample, *, limit: float | None = None) -> Terms:
     """Estimate doubly robustly, by the model alone where the weight exceeds `limit`."""
-    is_small = sample.weight <= _limit(sample, limit)
+    is_small = sample.weight <= _weight_limit(sample, limit)
     return _correct_model(sample, np.where(is_small, sample.weight, 0.0))
 
 
 def dros(sample: PolicySample, *, shrinkage: float | None = None) -> Terms:
     """Estimate doubly robustly with optimistically shrunk weights; `shrinkage` is by default n."""
-    shrinkage = float(sample.responses) if shrinkage is None else shrinkage
+    shrinkage = float(sample.response_count) if shrinkage is None else shrinkage
     return _correct_model(sample, shrinkage * sample.weight / (sample.weight**2 + shrinkage))
 
 
@@ -133,22 +133,22 @@ def select_estimators(names: Sequence[str]) -> dict[str, Estimator]:
 
 def prediction_range(sample: PolicySample) -> Floats:
     """Return the least and the largest predicted reward by position, shape (2, k)."""
-    both = np.concatenate(_model(sample))
-    return np.stack([both.min(axis=0), both.max(axis=0)])
+    predictions = np.concatenate(_require_predictions(sample))
+    return np.stack([predictions.min(axis=0), predictions.max(axis=0)])
 
 
 def _weigh_rewards(sample: PolicySample, weight: Floats) -> Terms:
-    columns = weight.shape[1]
-    return Terms(weight * sample.reward, np.ones(weight.shape), np.zeros((2, columns)))
+    position_count = weight.shape[1]
+    return Terms(weight * sample.reward, np.ones(weight.shape), np.zeros((2, position_count)))
 
 
 def _correct_model(sample: PolicySample, weight: Floats) -> Terms:
-    prediction, expected = _model(sample)
+    prediction, expected = _require_predictions(sample)
     numerator = expected + weight * (sample.reward - prediction)
     return Terms(numerator, np.ones(weight.shape), prediction_range(sample))
 
 
-def _model(sample: PolicySample) -> tuple[Floats, Floats]:
+def _require_predictions(sample: PolicySample) -> tuple[Floats, Floats]:
     if sample.prediction is None or sample.expected is None:
         raise UsageError(
             "a doubly robust estimator needs predicted rewards",
@@ -157,5 +157,5 @@ def _model(sample: PolicySample) -> tuple[Floats, Floats]:
     return sample.prediction, sample.expected
 
 
-def _limit(sample: PolicySample, limit: float | None) -> float:
-    return float(np.sqrt(sample.responses)) if limit is None else limit
+def _weight_limit(sample: PolicySample, limit: float | None) -> float:
+    return float(np.sqrt(sample.response_count)) if limit is None else limit

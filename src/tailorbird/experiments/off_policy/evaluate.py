@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.experiments.off_policy.bounds import Reach, missing_reach
+from tailorbird.experiments.off_policy.bounds import IntervalExtension, interval_extension
 from tailorbird.experiments.off_policy.estimators import (
     Terms,
     available_estimators,
@@ -24,7 +24,7 @@ from tailorbird.experiments.off_policy.estimators import (
 from tailorbird.experiments.off_policy.sample import PolicySample
 from tailorbird.experiments.off_policy.support import (
     ESS_MIN,
-    FIX,
+    REFUSAL_FIX,
     UNSUPPORTED_MAX,
     Support,
     check_support,
@@ -36,7 +36,7 @@ Ints = npt.NDArray[np.int64]
 
 REPLICATES = 1_000
 ONE_STEP = "one-step reward over logged contexts"
-_CELLS_AT_ONCE = 4_000_000  # draws in memory at once
+_DRAWS_AT_ONCE = 4_000_000  # draws in memory at once
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class PolicyEvaluation:
     def refusal(self) -> str:
         """Why the two cannot be compared, and what to do; "" if they can."""
         refusal = self.new.support.refusal or self.old.support.refusal
-        return f"{refusal}; {FIX}" if refusal else ""
+        return f"{refusal}; {REFUSAL_FIX}" if refusal else ""
 
     def __str__(self) -> str:
         lines = [f"new: {self.new}", f"old: {self.old}", "new − old:"]
@@ -139,8 +139,8 @@ def evaluate_policy(
     """
     names = list(estimators) or available_estimators(sample)
     support = check_support(sample, ess_min=ess_min, unsupported_max=unsupported_max)
-    drawn = _Drawn.of([sample], names, replicates, seed)
-    return drawn.policy_value(0, sample, support, level)
+    bootstrap = _BootstrapEstimates.from_samples([sample], names, replicates, seed)
+    return bootstrap.policy_value(0, sample, support, level)
 
 
 def evaluate_policies(
@@ -161,71 +161,76 @@ def evaluate_policies(
         check_support(sample, ess_min=ess_min, unsupported_max=unsupported_max)
         for sample in samples
     ]
-    drawn = _Drawn.of(samples, names, replicates, seed)
+    bootstrap = _BootstrapEstimates.from_samples(samples, names, replicates, seed)
     refusal = supports[0].refusal or supports[1].refusal
     difference = {
-        name: _estimate(
-            name,
-            drawn.values[0, index] - drawn.values[1, index],
-            drawn.replicates[:, 0, index] - drawn.replicates[:, 1, index],
-            drawn.reach[0][index].against(drawn.reach[1][index]),
-            level,
-            refusal,
+        name: _build_estimate(
+            name=name,
+            value=bootstrap.values[0, index] - bootstrap.values[1, index],
+            replicates=bootstrap.replicates[:, 0, index] - bootstrap.replicates[:, 1, index],
+            extension=bootstrap.extensions[0][index].minus(bootstrap.extensions[1][index]),
+            level=level,
+            refusal=refusal,
         )
         for index, name in enumerate(names)
     }
     return PolicyEvaluation(
-        drawn.policy_value(0, new, supports[0], level),
-        drawn.policy_value(1, old, supports[1], level),
+        bootstrap.policy_value(0, new, supports[0], level),
+        bootstrap.policy_value(1, old, supports[1], level),
         difference,
     )
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """Estimates by sample and estimator: values, replicates, and how far intervals reach beyond."""
+class _BootstrapEstimates:
+    """Estimates by sample and estimator: values, replicates, and interval extensions."""
 
     names: Sequence[str]
     values: Floats
     replicates: Floats
-    reach: Sequence[Sequence[Reach]]
+    extensions: Sequence[Sequence[IntervalExtension]]
 
     @classmethod
-    def of(
+    def from_samples(
         cls, samples: Sequence[PolicySample], names: Sequence[str], replicates: int, seed: int
-    ) -> "_Drawn":
-        chosen = select_estimators(names)
-        terms = [[estimator(sample) for estimator in chosen.values()] for sample in samples]
-        values = np.array([[term.value for term in row] for row in terms])
-        drawn = bootstrap_people(
-            [term for row in terms for term in row], samples[0].people, replicates, seed
-        )
-        reach = [
-            [missing_reach(sample, term) for term in row]
-            for sample, row in zip(samples, terms, strict=True)
+    ) -> "_BootstrapEstimates":
+        estimators = select_estimators(names)
+        terms_by_sample = [
+            [estimator(sample) for estimator in estimators.values()] for sample in samples
         ]
-        return cls(names, values, drawn.reshape(replicates, *values.shape), reach)
+        values = np.array([[term.value for term in row] for row in terms_by_sample])
+        replicate_values = bootstrap_people(
+            [term for row in terms_by_sample for term in row],
+            samples[0].person_groups,
+            replicates,
+            seed,
+        )
+        extensions = [
+            [interval_extension(sample, term) for term in row]
+            for sample, row in zip(samples, terms_by_sample, strict=True)
+        ]
+        return cls(names, values, replicate_values.reshape(replicates, *values.shape), extensions)
 
     def policy_value(
-        self, index: int, sample: PolicySample, support: Support, level: float
+        self, sample_index: int, sample: PolicySample, support: Support, level: float
     ) -> PolicyValue:
         estimates = {
-            name: _estimate(
-                name,
-                float(self.values[index, column]),
-                self.replicates[:, index, column],
-                self.reach[index][column],
-                level,
-                support.refusal,
+            name: _build_estimate(
+                name=name,
+                value=float(self.values[sample_index, estimator_index]),
+                replicates=self.replicates[:, sample_index, estimator_index],
+                extension=self.extensions[sample_index][estimator_index],
+                level=level,
+                refusal=support.refusal,
             )
-            for column, name in enumerate(self.names)
+            for estimator_index, name in enumerate(self.names)
         }
-        logged = float(sample.reward.sum() / max(sample.responses, 1))
+        logged = float(sample.reward.sum() / max(sample.response_count, 1))
         return PolicyValue(support, logged, estimates, level)
 
 
 def bootstrap_people(
-    terms: Sequence[Terms], people: tuple[int, Ints], replicates: int, seed: int
+    terms: Sequence[Terms], person_groups: tuple[int, Ints], replicates: int, seed: int
 ) -> Floats:
     """Return bootstrap replicates (replicates, len(terms)), with Poisson weights of people.
 
@@ -233,41 +238,53 @@ def bootstrap_people(
     weight at a position counts 0 there.
 
     Args:
-        people: of `PolicySample`.
+        person_groups: of `PolicySample`.
     """
     rng = np.random.default_rng(seed)
-    units, unit = people
+    person_count, person_code = person_groups
     columns = [
-        np.bincount(unit, part[:, column], units)
+        np.bincount(person_code, term_part[:, column], person_count)
         for term in terms
-        for part in (term.numerator, term.denominator)
-        for column in range(part.shape[1])
+        for term_part in (term.numerator, term.denominator)
+        for column in range(term_part.shape[1])
     ]
-    totals = np.stack(columns, axis=1) if columns else np.zeros((units, 0))
-    drawn = np.empty((replicates, len(terms)))
-    step = max(1, _CELLS_AT_ONCE // max(units, 1))
-    for start in range(0, replicates, step):
-        count = min(step, replicates - start)
-        sums = rng.poisson(1.0, (count, units)).astype(np.float64) @ totals
-        position = 0
+    person_totals = np.stack(columns, axis=1) if columns else np.zeros((person_count, 0))
+    replicate_values = np.empty((replicates, len(terms)))
+    chunk_size_max = max(1, _DRAWS_AT_ONCE // max(person_count, 1))
+    for start in range(0, replicates, chunk_size_max):
+        chunk_size = min(chunk_size_max, replicates - start)
+        sums = rng.poisson(1.0, (chunk_size, person_count)).astype(np.float64) @ person_totals
+        first_column = 0
         for index, term in enumerate(terms):
             k = term.numerator.shape[1]
-            numerator = sums[:, position : position + k]
-            denominator = sums[:, position + k : position + 2 * k]
+            numerator = sums[:, first_column : first_column + k]
+            denominator = sums[:, first_column + k : first_column + 2 * k]
             ratio = np.divide(
                 numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0
             )
-            drawn[start : start + count, index] = ratio.sum(axis=1)
-            position += 2 * k
-    return drawn
+            replicate_values[start : start + chunk_size, index] = ratio.sum(axis=1)
+            first_column += 2 * k
+    return replicate_values
 
 
-def _estimate(
-    name: str, value: float, replicates: Floats, reach: Reach, level: float, refusal: str
+def _build_estimate(
+    name: str,
+    value: float,
+    replicates: Floats,
+    extension: IntervalExtension,
+    level: float,
+    refusal: str,
 ) -> Estimate:
     if refusal:
-        return Estimate(name, math.nan, math.nan, math.nan, math.nan, refusal)
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(replicates, [tail, 1.0 - tail])
-    low, high = float(low) - reach.below, float(high) + reach.above
+        return Estimate(
+            estimator=name,
+            value=math.nan,
+            low=math.nan,
+            high=math.nan,
+            error=math.nan,
+            refusal=refusal,
+        )
+    tail_probability = (1.0 - level) / 2.0
+    low, high = np.quantile(replicates, [tail_probability, 1.0 - tail_probability])
+    low, high = float(low) - extension.below, float(high) + extension.above
     return Estimate(name, value, low, high, float(np.std(replicates)))

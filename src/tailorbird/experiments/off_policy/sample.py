@@ -19,7 +19,7 @@ from tailorbird.errors import UsageError
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-ONE = 1 + 1e-9  # sums of floats round
+PROBABILITY_MAX = 1 + 1e-9  # sums of floats round
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,18 @@ class PolicySample:
             raise ValueError(f"person: expected one per response, got {self.person.shape}")
 
     @property
-    def responses(self) -> int:
+    def response_count(self) -> int:
         return len(self.reward)
 
     @property
-    def people(self) -> tuple[int, Ints]:
+    def person_groups(self) -> tuple[int, Ints]:
         """The number of people, and the number of each response's, shape (n,)."""
-        alone = self.person < 0
-        codes, unit = np.unique(self.person, return_inverse=True)
-        known = int(np.sum(codes >= 0))
-        unit = unit - (len(codes) - known)
-        unit[alone] = known + np.arange(int(alone.sum()))
-        return known + int(alone.sum()), unit
+        is_anonymous = self.person < 0
+        codes, person_number = np.unique(self.person, return_inverse=True)
+        known_count = int(np.sum(codes >= 0))
+        person_number = person_number - (len(codes) - known_count)
+        person_number[is_anonymous] = known_count + np.arange(int(is_anonymous.sum()))
+        return known_count + int(is_anonymous.sum()), person_number
 
     @property
     def has_model(self) -> bool:
@@ -95,30 +95,44 @@ class PolicySample:
             UsageError: they differ in length, or are no probabilities; what was logged had one
                 above 0.
         """
-        rewards, drawn, wanted = _column(reward), _column(logged), _column(target)
-        for name, column in (("logged", drawn), ("target", wanted)):
+        rewards, logged_probability, target_probability = (
+            _to_column(reward),
+            _to_column(logged),
+            _to_column(target),
+        )
+        for name, column in (("logged", logged_probability), ("target", target_probability)):
             if len(column) != len(rewards):
                 raise UsageError(
                     f"{len(column)} probabilities for {len(rewards)} rewards",
                     where=f"PolicySample.of_actions, {name}",
                     fix="give one for each reward",
                 )
-        _require(np.isfinite(rewards), rewards, "reward", "a finite number")
-        _require((drawn > 0) & (drawn <= ONE), drawn, "logged", "a probability above 0")
-        _require((wanted >= 0) & (wanted <= ONE), wanted, "target", "a probability")
+        _require_valid(np.isfinite(rewards), rewards, "reward", "a finite number")
+        _require_valid(
+            (logged_probability > 0) & (logged_probability <= PROBABILITY_MAX),
+            logged_probability,
+            "logged",
+            "a probability above 0",
+        )
+        _require_valid(
+            (target_probability >= 0) & (target_probability <= PROBABILITY_MAX),
+            target_probability,
+            "target",
+            "a probability",
+        )
         return cls(
-            rewards,
-            wanted / drawn,
-            np.arange(len(rewards)) if person is None else np.asarray(person, np.int64),
-            np.ones(rewards.shape, bool),
-            None if prediction is None else _column(prediction),
-            None if expected is None else _column(expected),
-            None if unsupported is None else _column(unsupported),
+            reward=rewards,
+            weight=target_probability / logged_probability,
+            person=np.arange(len(rewards)) if person is None else np.asarray(person, np.int64),
+            shown=np.ones(rewards.shape, bool),
+            prediction=None if prediction is None else _to_column(prediction),
+            expected=None if expected is None else _to_column(expected),
+            unsupported=None if unsupported is None else _to_column(unsupported),
         )
 
 
 def to_positions(
-    values: npt.NDArray, offsets: Ints, columns: int, *, fill: float
+    values: npt.NDArray, offsets: Ints, position_count: int, *, fill: float
 ) -> tuple[Floats, Bools]:
     """Arrange the rows of responses by position: (n, columns), and which of them are rows.
 
@@ -126,24 +140,24 @@ def to_positions(
         values: (rows,), one response after the other, best position first.
         offsets: (n + 1,), where each response begins.
     """
-    size = np.diff(offsets)
-    shown = np.arange(columns)[None, :] < size[:, None]
-    matrix = np.full(shown.shape, fill)
+    slate_size = np.diff(offsets)
+    has_position = np.arange(position_count)[None, :] < slate_size[:, None]
+    matrix = np.full(has_position.shape, fill)
     row = np.arange(offsets[-1])
-    response = np.repeat(np.arange(len(size)), size)
-    position = row - offsets[response]
-    matrix[response, position] = values
-    return matrix, shown
+    response_index = np.repeat(np.arange(len(slate_size)), slate_size)
+    position = row - offsets[response_index]
+    matrix[response_index, position] = values
+    return matrix, has_position
 
 
-def divide_probabilities(target: Floats, logged: Floats, shown: Bools) -> Floats:
+def divide_probabilities(target: Floats, logged: Floats, has_position: Bools) -> Floats:
     """Return the importance weights (n, k): 1 at positions that a response lacks."""
     weight = np.ones(target.shape)
-    weight[shown] = target[shown] / logged[shown]
+    weight[has_position] = target[has_position] / logged[has_position]
     return weight
 
 
-def _require(is_valid: Bools, values: Floats, name: str, expected: str) -> None:
+def _require_valid(is_valid: Bools, values: Floats, name: str, expected: str) -> None:
     if not is_valid.all():
         row = int(np.argmin(is_valid[:, 0]))
         raise UsageError(
@@ -153,5 +167,5 @@ def _require(is_valid: Bools, values: Floats, name: str, expected: str) -> None:
         )
 
 
-def _column(values: npt.ArrayLike) -> Floats:
+def _to_column(values: npt.ArrayLike) -> Floats:
     return np.asarray(values, np.float64).reshape(-1, 1)

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 ESS_MIN = 100.0
 UNSUPPORTED_MAX = 0.05
-FIX = (
+REFUSAL_FIX = (
     'log more, or let a share of requests draw the whole slate: Explore(method="plackett_luce", '
     "first=1, share=0.1, temperature=0.3); tailorbird experiment plan --drawn-shares tells the share"
 )
@@ -32,7 +32,7 @@ class Support:
         unsupported: share of the policy's choices that the log could never have shown.
         unsupported_low: the lower end of its interval.
         largest_weight: the largest importance weight.
-        refusal: why the value cannot be told, which `FIX` remedies; "" if it can.
+        refusal: why the value cannot be told, which `REFUSAL_FIX` remedies; "" if it can.
     """
 
     responses: int
@@ -68,32 +68,33 @@ def check_support(
 
     Positions that fewer than half of the responses have are not judged alone.
     """
-    common = sample.shown.mean(axis=0) >= 0.5 if sample.responses else np.zeros(0, bool)
-    effective = min(
+    is_common = sample.shown.mean(axis=0) >= 0.5 if sample.response_count else np.zeros(0, bool)
+    effective_size = min(
         (
             effective_sample_size(sample.weight[sample.shown[:, column], column])
-            for column in np.flatnonzero(common)
+            for column in np.flatnonzero(is_common)
         ),
         default=0.0,
     )
-    unsupported, low = _unsupported_share(sample)
+    person_count, _ = sample.person_groups
+    unsupported, unsupported_low = _unsupported_share(sample)
     support = Support(
-        sample.responses,
-        sample.people[0],
-        effective,
-        unsupported,
-        low,
-        float(sample.weight[sample.shown].max(initial=0.0)),
+        responses=sample.response_count,
+        people=person_count,
+        effective=effective_size,
+        unsupported=unsupported,
+        unsupported_low=unsupported_low,
+        largest_weight=float(sample.weight[sample.shown].max(initial=0.0)),
     )
     reasons = []
-    if low > unsupported_max:
+    if unsupported_low > unsupported_max:
         reasons.append(
             f"the log could never have shown {unsupported:.0%} of what the policy chooses "
             f"(at most {unsupported_max:.0%} is allowed)"
         )
-    if effective < ess_min:
+    if effective_size < ess_min:
         reasons.append(
-            f"the effective sample size is {effective:,.0f} of {sample.responses:,} responses "
+            f"the effective sample size is {effective_size:,.0f} of {sample.response_count:,} responses "
             f"(at least {ess_min:,.0f} are needed)"
         )
     if not reasons:
@@ -111,8 +112,12 @@ def _unsupported_share(sample: PolicySample) -> tuple[float, float]:
     if sample.unsupported is not None:
         share = float(sample.unsupported[sample.shown].mean())
         return share, share
-    weight = np.where(sample.shown, sample.weight, 0.0).sum(axis=1)
-    size = sample.shown.sum(axis=1)
-    share = 1.0 - float(weight.sum() / size.sum())
-    error = float(np.std(weight - (1.0 - share) * size)) * np.sqrt(len(weight)) / size.sum()
-    return float(np.clip(share, 0.0, 1.0)), float(np.clip(share - 1.96 * error, 0.0, 1.0))
+    weight_sum_by_slate = np.where(sample.shown, sample.weight, 0.0).sum(axis=1)
+    slate_size = sample.shown.sum(axis=1)
+    share = 1.0 - float(weight_sum_by_slate.sum() / slate_size.sum())
+    standard_error = (
+        float(np.std(weight_sum_by_slate - (1.0 - share) * slate_size))
+        * np.sqrt(len(weight_sum_by_slate))
+        / slate_size.sum()
+    )
+    return float(np.clip(share, 0.0, 1.0)), float(np.clip(share - 1.96 * standard_error, 0.0, 1.0))

@@ -11,10 +11,10 @@ from tailorbird.events import to_iso
 if TYPE_CHECKING:
     from tailorbird.experiments.trial import TrialReport
 
-RECORDED = ("summary", "arms", "primary", "guardrails")
+RECORDED_PARTS = ("summary", "arms", "primary", "guardrails")
 TOLERANCE = 1e-9  # relative; sums of floats depend on the order of the rows
 
-_CELLS = (
+_CELL_TEMPLATES = (
     ("markdown", "# {name}\n\n{summary}"),
     (
         "code",
@@ -55,17 +55,19 @@ def report_notebook(report: "TrialReport", root: Path) -> str:
     Args:
         root: of the project that the notebook opens.
     """
-    figures = report.to_dict()
-    values = {
+    report_values = report.to_dict()
+    template_values = {
         "name": report.experiment,
         "summary": report.summary,
         "root": str(root.resolve()),
         "as_of": to_iso(report.until),
-        "recorded": pformat({part: figures[part] for part in RECORDED}, sort_dicts=False),
+        "recorded": pformat(
+            {part: report_values[part] for part in RECORDED_PARTS}, sort_dicts=False
+        ),
     }
     cells = [
-        _make_cell(number, kind, text.format(**values))
-        for number, (kind, text) in enumerate(_CELLS)
+        _make_cell(number, kind, text.format(**template_values))
+        for number, (kind, text) in enumerate(_CELL_TEMPLATES)
     ]
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -77,8 +79,11 @@ def report_notebook(report: "TrialReport", root: Path) -> str:
 
 def compare_figures(recorded: dict[str, Any], report: "TrialReport") -> dict[str, bool]:
     """Return for each recorded part of a report whether it is the same now."""
-    now = report.to_dict()
-    return {part: _is_same(figures, now[part]) for part, figures in recorded.items()}
+    current_values = report.to_dict()
+    return {
+        part: _is_same(recorded_values, current_values[part])
+        for part, recorded_values in recorded.items()
+    }
 
 
 def _is_same(old: Any, new: Any) -> bool:

@@ -17,5 +17,5 @@ def select_events(
     events: Iterable[TimelineEvent], start: int, stop: int
 ) -> tuple[TimelineEvent, ...]:
     """Return the events with start ≤ at < stop, in order."""
-    inside = (event for event in events if start <= event.at < stop)
-    return tuple(sorted(inside, key=lambda event: event.at))
+    selected_events = (event for event in events if start <= event.at < stop)
+    return tuple(sorted(selected_events, key=lambda event: event.at))

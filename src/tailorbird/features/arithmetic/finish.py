@@ -18,8 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.arithmetic.runs import RUN_OPERATIONS
-from tailorbird.features.arithmetic.sketch import estimate
-from tailorbird.features.declare.limits import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SQUARE_BITS
+from tailorbird.features.arithmetic.sketch import estimate_distinct
+from tailorbird.features.declare.limits import (
+    DECAY_HALF_LIVES,
+    HALF_LIFE_TILES,
+    LOOK_BACK_MAX,
+    SQUARE_BITS,
+)
 from tailorbird.features.event_columns.extracts import PEAK_ZERO
 from tailorbird.features.layout.layout import Layout, RecordLane, Step
 
@@ -38,12 +43,12 @@ Arithmetic = Callable[[Operands, Numbers, Int64s], Floats]
 # Whole powers are exact.
 _QUARTER_DECAYS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
 DECAY_WEIGHTS = tuple(
-    _QUARTER_DECAYS[age % DECAY_STEPS] / 2.0 ** (age // DECAY_STEPS)
-    for age in range(DECAY_STEPS * DECAY_HALF_LIVES + 1)
+    _QUARTER_DECAYS[age % HALF_LIFE_TILES] / 2.0 ** (age // HALF_LIFE_TILES)
+    for age in range(HALF_LIFE_TILES * DECAY_HALF_LIVES + 1)
 )
 
 
-class Lanes(Protocol):
+class LaneSource(Protocol):
     """The source of lanes for columns. Arrays are (rows,), or (1,) where all rows are the same.
 
     Where a row does not have an entity (no item.category, no person), `is_present` is False and
@@ -75,42 +80,43 @@ class Lanes(Protocol):
     def context_key(self, field: str) -> Keys: ...
 
 
-def numeric(layout: Layout, lanes: Lanes) -> npt.NDArray[np.float32]:
+def compute_numeric_columns(layout: Layout, lanes: LaneSource) -> npt.NDArray[np.float32]:
     """Return all numeric columns in order of declaration, shape (rows, columns)."""
     steps = [step for step in layout.steps if step.kind == "numeric"]
     table = np.empty((lanes.rows, len(steps)), np.float32)
     with np.errstate(all="ignore"):
         for column, step in enumerate(steps):
             if step.operation != "derived":
-                table[:, column] = number(step, lanes)
-        derive(layout, table)
+                table[:, column] = compute_number(step, lanes)
+        fill_derived_columns(layout, table)
     return table
 
 
-def derive(layout: Layout, table: npt.NDArray[np.float32]) -> None:
+def fill_derived_columns(layout: Layout, table: npt.NDArray[np.float32]) -> None:
     """Write the derived columns of the table (rows, columns), whose other columns are filled."""
     if not layout.derived_order:
         return
     steps = [step for step in layout.steps if step.kind == "numeric"]
-    column_of = {step.name: column for column, step in enumerate(steps)}
+    column_by_name = {step.name: column for column, step in enumerate(steps)}
     for name in layout.derived_order:
-        expression = steps[column_of[name]].expression
+        expression = steps[column_by_name[name]].expression
         assert expression is not None
-        table[:, column_of[name]] = expression.numbers(
-            lambda other, kind: table[:, column_of[other]].astype(np.float64), len(table)
+        table[:, column_by_name[name]] = expression.numbers(
+            lambda read_column, kind: table[:, column_by_name[read_column]].astype(np.float64),
+            len(table),
         )
 
 
-def categorical(layout: Layout, lanes: Lanes) -> Keys:
+def compute_categorical_columns(layout: Layout, lanes: LaneSource) -> Keys:
     """Return all categorical columns in order of declaration, shape (rows, columns)."""
     steps = [step for step in layout.steps if step.kind == "categorical"]
     table = np.empty((lanes.rows, len(steps)), np.uint64)
     for column, step in enumerate(steps):
-        table[:, column] = category(step, lanes)
+        table[:, column] = compute_category(step, lanes)
     return table
 
 
-def number(step: Step, lanes: Lanes) -> Floats:
+def compute_number(step: Step, lanes: LaneSource) -> Floats:
     """Return one numeric column that is not derived, before rounding."""
     if step.operation == "context":
         return lanes.context_number(step.text)
@@ -135,7 +141,7 @@ def arithmetic_name(step: Step) -> str:
     return step.operation if step.operation in ARITHMETIC else ""
 
 
-def category(step: Step, lanes: Lanes) -> Keys:
+def compute_category(step: Step, lanes: LaneSource) -> Keys:
     if step.operation == "context":
         return lanes.context_key(step.text)
     is_present = lanes.is_present(step.record_lanes[0].entity)
@@ -153,7 +159,7 @@ def category(step: Step, lanes: Lanes) -> Keys:
 
 def recent_events(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
     """Return times and other columns of a sequence, oldest first, within the horizon of t."""
-    first_in_horizon = int(ts.searchsorted(max(1, t - HORIZON)))
+    first_in_horizon = int(ts.searchsorted(max(1, t - LOOK_BACK_MAX)))
     return tuple([column[first_in_horizon:] for column in (ts, *columns)])
 
 
@@ -166,10 +172,10 @@ def further_values(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]
 
 
 def _is_recent(ts: Int64s, t: Int64s) -> Bools:
-    return (ts > 0) & (ts >= t - HORIZON)
+    return (ts > 0) & (ts >= t - LOOK_BACK_MAX)
 
 
-def _count(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_count(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].astype(np.float64)
 
 
@@ -185,8 +191,8 @@ def _finish_mean(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 def _finish_variance(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     events, amount, low, high = (lane.astype(np.float64) for lane in lanes)
     mean = amount / events
-    spread = np.maximum((high * 2.0**SQUARE_BITS + low) / events - mean * mean, 0.0)
-    return np.where(events > 0, spread * (numbers[0] * numbers[0]), np.nan)
+    squared_spread = np.maximum((high * 2.0**SQUARE_BITS + low) / events - mean * mean, 0.0)
+    return np.where(events > 0, squared_spread * (numbers[0] * numbers[0]), np.nan)
 
 
 def _finish_maximum(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
@@ -204,47 +210,49 @@ def _finish_quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     """
     q, *edges = numbers
     counts = [lane.astype(np.float64) for lane in lanes]
-    events = np.zeros(counts[0].shape)
+    event_counts = np.zeros(counts[0].shape)
     for count in counts:
-        events = events + count
-    rank, events_below = q * events, np.zeros(events.shape)
-    value = np.full(events.shape, np.nan)
+        event_counts = event_counts + count
+    rank, events_below = q * event_counts, np.zeros(event_counts.shape)
+    value = np.full(event_counts.shape, np.nan)
     for bucket, count in enumerate(counts):
-        reached = np.isnan(value) & (count > 0) & (events_below + count >= rank)
+        is_reached = np.isnan(value) & (count > 0) & (events_below + count >= rank)
         low, high = edges[max(bucket - 1, 0)], edges[min(bucket, len(edges) - 1)]
-        value = np.where(reached, low + (high - low) * ((rank - events_below) / count), value)
+        value = np.where(is_reached, low + (high - low) * ((rank - events_below) / count), value)
         events_below = events_below + count
     return value
 
 
 def _finish_distinct(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    return estimate(lanes[0], lanes[1], int(numbers[0]))
+    return estimate_distinct(lanes[0], lanes[1], int(numbers[0]))
 
 
-def _bare_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    a, b = (lane.astype(np.float64) for lane in lanes)
-    return np.where(b > 0, a / b, np.nan)
+def _finish_plain_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    numerator, denominator = (lane.astype(np.float64) for lane in lanes)
+    return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
 def _finish_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    a, b, *parents = (lane.astype(np.float64) for lane in lanes)
+    numerator, denominator, *prior_counts = (lane.astype(np.float64) for lane in lanes)
     rate, weight = numbers
-    if parents:
-        above, below = parents
-        rate = np.where(below > 0, above / below, 0.0)
-    return np.where(b + weight > 0, (a + weight * rate) / (b + weight), np.nan)
+    if prior_counts:
+        prior_numerator, prior_denominator = prior_counts
+        rate = np.where(prior_denominator > 0, prior_numerator / prior_denominator, 0.0)
+    return np.where(
+        denominator + weight > 0, (numerator + weight * rate) / (denominator + weight), np.nan
+    )
 
 
 def _finish_trend(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    short, long = (lane.astype(np.float64) for lane in lanes)
-    return np.where(long > 0, short / long * numbers[0], np.nan)
+    short_count, long_count = (lane.astype(np.float64) for lane in lanes)
+    return np.where(long_count > 0, short_count / long_count * numbers[0], np.nan)
 
 
 def _finish_decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].view(np.float64) * numbers[0]
 
 
-def _last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(_is_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
 
 
@@ -257,7 +265,7 @@ def _finish_since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _finish_first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    elapsed = np.minimum(t - (PEAK_ZERO - lanes[0]), HORIZON).astype(np.float64) / 1e6
+    elapsed = np.minimum(t - (PEAK_ZERO - lanes[0]), LOOK_BACK_MAX).astype(np.float64) / 1e6
     return np.where(lanes[0] > 0, elapsed, np.nan)
 
 
@@ -269,25 +277,25 @@ def _finish_age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return (t.astype(np.float64) - lanes[0].view(np.float64)) / 1e6
 
 
-def _match(step: Step, lanes: Lanes) -> Floats:
-    query_words, words = (
+def _match(step: Step, lanes: LaneSource) -> Floats:
+    query_words, profile_words = (
         lanes.query_words(),
         [lanes.lane(record_lane).view(np.uint64) for record_lane in step.record_lanes],
     )
     matches = np.zeros(lanes.rows)
     for position in range(query_words.shape[1]):
-        word = query_words[:, position]
-        if word.any():
+        query_word = query_words[:, position]
+        if query_word.any():
             is_match = np.zeros(lanes.rows, np.bool_)
-            for other in words:
-                is_match |= other == word
-            matches += is_match & (word != 0)
+            for profile_word in profile_words:
+                is_match |= profile_word == query_word
+            matches += is_match & (query_word != 0)
     count = np.count_nonzero(query_words, axis=1).astype(np.float64)
-    return np.where((count > 0) & (words[0] != 0), matches / count, np.nan)
+    return np.where((count > 0) & (profile_words[0] != 0), matches / count, np.nan)
 
 
 ARITHMETIC: dict[str, Arithmetic] = {
-    "count": _count,
+    "count": _finish_count,
     "total": _finish_total,
     "mean": _finish_mean,
     "variance": _finish_variance,
@@ -295,11 +303,11 @@ ARITHMETIC: dict[str, Arithmetic] = {
     "smallest": _finish_minimum,
     "distinct": _finish_distinct,
     "ratio": _finish_ratio,
-    "bare ratio": _bare_ratio,
+    "bare ratio": _finish_plain_ratio,
     "trend": _finish_trend,
-    "share": _bare_ratio,
+    "share": _finish_plain_ratio,
     "decayed": _finish_decayed,
-    "last": _last,
+    "last": _finish_last,
     "earliest": _finish_earliest,
     "since": _finish_since,
     "first": _finish_first,

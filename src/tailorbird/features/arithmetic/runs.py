@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
-GAPS = ("gap_min", "gap_max", "gap_deviation", "gap_last")
+GAP_OPERATIONS = ("gap_min", "gap_max", "gap_deviation", "gap_last")
 # Operations of `layout.Step` that are finished here.
 RUN_OPERATIONS = (
     "session",
@@ -34,7 +34,7 @@ RUN_OPERATIONS = (
     "duration",
     "refinements",
     "gap",
-    *GAPS,
+    *GAP_OPERATIONS,
     "favourite",
     "seen",
 )
@@ -66,33 +66,33 @@ class Runs:
         """Return the column of a step, shape (m,); `seen` has one for each candidate instead."""
         if step.operation == "gap":
             return self.gap_mean()
-        if step.operation in GAPS:
-            return self.gap_of(step.operation)
+        if step.operation in GAP_OPERATIONS:
+            return self.measure_gaps(step.operation)
         if step.operation == "favourite":
             return self.favourite()
-        events = np.flatnonzero(self.current & _has_type(self.type, step.types or (step.text,)))
+        events = np.flatnonzero(self.in_session & _has_type(self.type, step.types or (step.text,)))
         if step.operation == "duration":
-            return self._since_first(events)
+            return self._seconds_since_first(events)
         if step.operation == "depth":
             return self._count_distinct_items(events)
         if step.operation == "refinements":
             events = self._trailing_searches(events)
-        return np.bincount(self._owner[events], minlength=len(self.t)).astype(np.float64)
+        return np.bincount(self._request_of_event[events], minlength=len(self.t)).astype(np.float64)
 
     @cached_property
-    def current(self) -> Bools:
+    def in_session(self) -> Bools:
         """The events of each request's current session."""
         next_ts = np.append(self.ts[1:], self.t[-1:])[: len(self.ts)]
-        last_positions = self.offsets[1:][np.diff(self.offsets) > 0] - 1
-        next_ts[last_positions] = self.t[self._owner[last_positions]]
+        last_events = self.offsets[1:][np.diff(self.offsets) > 0] - 1
+        next_ts[last_events] = self.t[self._request_of_event[last_events]]
         session_breaks = np.flatnonzero(next_ts - self.ts > SESSION_GAP)
         last_break = np.full(len(self.t), -1, np.int64)
-        np.maximum.at(last_break, self._owner[session_breaks], session_breaks)
-        own_session = self.request_session[self._owner]
+        np.maximum.at(last_break, self._request_of_event[session_breaks], session_breaks)
+        own_session = self.request_session[self._request_of_event]
         return np.where(
             own_session != 0,
             self.session == own_session,
-            np.arange(len(self.ts)) > last_break[self._owner],
+            np.arange(len(self.ts)) > last_break[self._request_of_event],
         )
 
     def gap_mean(self) -> Floats:
@@ -100,41 +100,48 @@ class Runs:
         times.
         """
         is_new_time = np.ones(len(self.ts), np.bool_)
-        is_new_time[1:] = (self.ts[1:] != self.ts[:-1]) | (self._owner[1:] != self._owner[:-1])
-        times = np.bincount(self._owner[is_new_time], minlength=len(self.t)).astype(np.float64)
-        rows = np.flatnonzero(times > 1)
+        is_new_time[1:] = (self.ts[1:] != self.ts[:-1]) | (
+            self._request_of_event[1:] != self._request_of_event[:-1]
+        )
+        time_counts = np.bincount(
+            self._request_of_event[is_new_time], minlength=len(self.t)
+        ).astype(np.float64)
+        rows = np.flatnonzero(time_counts > 1)
         span = self.ts[self.offsets[rows + 1] - 1] - self.ts[self.offsets[rows]]
         gap_means = np.full(len(self.t), np.nan)
-        gap_means[rows] = span.astype(np.float64) / 1e6 / (times[rows] - 1.0)
+        gap_means[rows] = span.astype(np.float64) / 1e6 / (time_counts[rows] - 1.0)
         return gap_means
 
-    def gap_of(self, operation: str) -> Floats:
+    def measure_gaps(self, operation: str) -> Floats:
         """Return a measure of the gaps between different times, in seconds; missing without any."""
         column = np.full(len(self.t), np.nan)
         gap_ends = (
-            np.flatnonzero((self.ts[1:] != self.ts[:-1]) & (self._owner[1:] == self._owner[:-1]))
+            np.flatnonzero(
+                (self.ts[1:] != self.ts[:-1])
+                & (self._request_of_event[1:] == self._request_of_event[:-1])
+            )
             + 1
         )
         if not len(gap_ends):
             return column
-        gap, owner = (
+        gap, request = (
             (self.ts[gap_ends] - self.ts[gap_ends - 1]).astype(np.float64) / 1e6,
-            self._owner[gap_ends],
+            self._request_of_event[gap_ends],
         )
-        run_starts = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
+        run_starts = np.flatnonzero(np.append(True, request[1:] != request[:-1]))
         if operation == "gap_deviation":
-            deviations = gap - self.gap_mean()[owner]
+            deviations = gap - self.gap_mean()[request]
             # `bincount` adds in order, whereas `np.add.reduceat` adds in pairs.
-            squares = np.bincount(owner, weights=deviations * deviations, minlength=len(self.t))[
-                owner[run_starts]
-            ]
-            column[owner[run_starts]] = np.sqrt(
-                squares / np.diff(np.append(run_starts, len(gap))).astype(np.float64)
+            squared_sums = np.bincount(
+                request, weights=deviations * deviations, minlength=len(self.t)
+            )[request[run_starts]]
+            column[request[run_starts]] = np.sqrt(
+                squared_sums / np.diff(np.append(run_starts, len(gap))).astype(np.float64)
             )
         elif operation == "gap_last":
-            column[owner] = gap  # The last assignment wins.
+            column[request] = gap  # The last assignment wins.
         else:
-            column[owner[run_starts]] = (
+            column[request[run_starts]] = (
                 np.minimum if operation == "gap_min" else np.maximum
             ).reduceat(gap, run_starts)
         return column
@@ -142,20 +149,22 @@ class Runs:
     def favourite(self) -> Keys:
         """Return the most frequent value; ties go to the latest; 0 without any."""
         events = np.flatnonzero(self.value)
-        owner, value = self._owner[events], self.value[events]
-        order = np.lexsort((value, owner))  # stable, so the events of a value stay in order of time
-        owner, value = owner[order], value[order]
-        last_positions = np.flatnonzero(
+        request, value = self._request_of_event[events], self.value[events]
+        order = np.lexsort(
+            (value, request)
+        )  # stable, so the events of a value stay in order of time
+        request, value = request[order], value[order]
+        last_of_value = np.flatnonzero(
             np.append(
-                (value[1:] != value[:-1]) | (owner[1:] != owner[:-1]),
-                np.ones(min(len(owner), 1), np.bool_),
+                (value[1:] != value[:-1]) | (request[1:] != request[:-1]),
+                np.ones(min(len(request), 1), np.bool_),
             )
         )
-        count, newest = np.diff(last_positions, prepend=-1), events[order[last_positions]]
-        best = np.lexsort((newest, count, owner[last_positions]))
+        count, newest = np.diff(last_of_value, prepend=-1), events[order[last_of_value]]
+        best = np.lexsort((newest, count, request[last_of_value]))
         favourites = np.zeros(len(self.t), np.uint64)
-        favourites[owner[last_positions[best]]] = value[
-            last_positions[best]
+        favourites[request[last_of_value[best]]] = value[
+            last_of_value[best]
         ]  # The last assignment to an index wins.
         return favourites
 
@@ -164,44 +173,46 @@ class Runs:
 
         Missing where the candidate has no value.
         """
-        unique, value = np.unique(self.value, return_inverse=True)
-        index = np.searchsorted(unique, candidate)
-        is_present = index < len(unique)
-        is_present[is_present] = unique[index[is_present]] == candidate[is_present]
-        width = max(len(unique), 1)
-        pairs = np.sort(self._owner * width + value)
-        targets = request * width + np.where(is_present, index, 0)
-        count = np.searchsorted(pairs, targets, side="right") - np.searchsorted(pairs, targets)
+        unique_values, value_of_event = np.unique(self.value, return_inverse=True)
+        value_index = np.searchsorted(unique_values, candidate)
+        is_present = value_index < len(unique_values)
+        is_present[is_present] = unique_values[value_index[is_present]] == candidate[is_present]
+        width = max(len(unique_values), 1)
+        event_pairs = np.sort(self._request_of_event * width + value_of_event)
+        candidate_pairs = request * width + np.where(is_present, value_index, 0)
+        count = np.searchsorted(event_pairs, candidate_pairs, side="right") - np.searchsorted(
+            event_pairs, candidate_pairs
+        )
         return np.where(candidate != 0, np.where(is_present, count, 0).astype(np.float64), np.nan)
 
     @cached_property
-    def _owner(self) -> Intps:
+    def _request_of_event(self) -> Intps:
         """The request of each event."""
         return np.repeat(np.arange(len(self.t)), np.diff(self.offsets))
 
     def _trailing_searches(self, events: Intps) -> Intps:
         """Return the searches among `events` with nothing else after them."""
-        search = self.type[events] == np.uint64(hash64("search"))
+        is_search = self.type[events] == np.uint64(hash64("search"))
         last_other = np.full(len(self.t), -1, np.int64)
-        np.maximum.at(last_other, self._owner[events[~search]], events[~search])
-        return events[events > last_other[self._owner[events]]]
+        np.maximum.at(last_other, self._request_of_event[events[~is_search]], events[~is_search])
+        return events[events > last_other[self._request_of_event[events]]]
 
-    def _since_first(self, events: Intps) -> Floats:
-        owners, first_events = np.unique(self._owner[events], return_index=True)
+    def _seconds_since_first(self, events: Intps) -> Floats:
+        requests, first_events = np.unique(self._request_of_event[events], return_index=True)
         durations = np.full(len(self.t), np.nan)
-        durations[owners] = (self.t[owners] - self.ts[events[first_events]]).astype(
+        durations[requests] = (self.t[requests] - self.ts[events[first_events]]).astype(
             np.float64
         ) / 1e6
         return durations
 
     def _count_distinct_items(self, events: Intps) -> Floats:
         events = events[self.item[events] != 0]
-        owner, item = self._owner[events], self.item[events]
-        order = np.lexsort((item, owner))
-        owner, item = owner[order], item[order]
+        request, item = self._request_of_event[events], self.item[events]
+        order = np.lexsort((item, request))
+        request, item = request[order], item[order]
         is_new_item = np.ones(len(order), np.bool_)
-        is_new_item[1:] = (item[1:] != item[:-1]) | (owner[1:] != owner[:-1])
-        return np.bincount(owner[is_new_item], minlength=len(self.t)).astype(np.float64)
+        is_new_item[1:] = (item[1:] != item[:-1]) | (request[1:] != request[:-1])
+        return np.bincount(request[is_new_item], minlength=len(self.t)).astype(np.float64)
 
 
 class SingleRun(Runs):
@@ -210,27 +221,30 @@ class SingleRun(Runs):
     def column(self, step: Step) -> Floats | Keys:
         if step.operation not in ("session", "length", "depth"):
             return super().column(step)
-        events = self.current & _has_type(self.type, step.types or (step.text,))
+        events = self.in_session & _has_type(self.type, step.types or (step.text,))
         if step.operation == "depth":
             return np.full(1, float(len(set(self.item[events].tolist()) - {0})))
         return np.full(1, float(np.count_nonzero(events)))
 
     @cached_property
-    def current(self) -> Bools:
+    def in_session(self) -> Bools:
         if self.request_session[0]:
             return self.session == self.request_session[0]
-        current = np.ones(len(self.ts), np.bool_)
+        in_session = np.ones(len(self.ts), np.bool_)
         session_breaks = np.flatnonzero(
             np.append(self.ts[1:], self.t)[: len(self.ts)] - self.ts > SESSION_GAP
         )
         if len(session_breaks):
-            current[: session_breaks[-1] + 1] = False
-        return current
+            in_session[: session_breaks[-1] + 1] = False
+        return in_session
 
     def gap_mean(self) -> Floats:
-        times = np.count_nonzero(self.ts[1:] != self.ts[:-1]) + 1
+        time_count = np.count_nonzero(self.ts[1:] != self.ts[:-1]) + 1
         return np.full(
-            1, float(self.ts[-1] - self.ts[0]) / 1e6 / (times - 1.0) if times > 1 else np.nan
+            1,
+            float(self.ts[-1] - self.ts[0]) / 1e6 / (time_count - 1.0)
+            if time_count > 1
+            else np.nan,
         )
 
 

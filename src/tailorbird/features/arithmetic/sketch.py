@@ -46,32 +46,36 @@ def registers_and_ranks(hashes: Keys, precision: int) -> tuple[Intps, Registers]
 
 def summarise_registers(registers: Registers) -> tuple[Int64s, Int64s]:
     """Return V and Z of registers (n, 2^p)."""
-    empty = np.count_nonzero(registers == 0, axis=1)
-    return empty, np.left_shift(np.int64(1), RANK_MAX - registers.astype(np.int64)).sum(axis=1)
+    empty_registers = np.count_nonzero(registers == 0, axis=1)
+    return empty_registers, np.left_shift(np.int64(1), RANK_MAX - registers.astype(np.int64)).sum(
+        axis=1
+    )
 
 
-def estimate(empty: Int64s, weight: Int64s, precision: int) -> Floats:
+def estimate_distinct(empty_registers: Int64s, rank_sum: Int64s, precision: int) -> Floats:
     """Return the rounded estimate from a summary; an unknown entity's summary of zeros gives no
     valid one.
     """
     register_count = float(1 << precision)
-    raw = (
+    raw_estimate = (
         _ALPHA[precision]
         * register_count
         * register_count
         * 2.0**RANK_MAX
-        / np.maximum(weight, 1).astype(np.float64)
+        / np.maximum(rank_sum, 1).astype(np.float64)
     )
-    is_small = (raw <= 2.5 * register_count) & (empty > 0)
-    return np.rint(np.where(is_small, linear_counts(precision)[empty], raw))
+    is_small = (raw_estimate <= 2.5 * register_count) & (empty_registers > 0)
+    return np.rint(np.where(is_small, linear_count_table(precision)[empty_registers], raw_estimate))
 
 
 @lru_cache(maxsize=8)
-def linear_counts(precision: int) -> Floats:
+def linear_count_table(precision: int) -> Floats:
     """Return m·ln(m / V) for V = 0 (unused) to m, computed to 30 digits, equal on every machine."""
-    context, count = Context(prec=30), Decimal(1 << precision)
+    context, register_count = Context(prec=30), Decimal(1 << precision)
     logs = [
-        context.multiply(count, context.ln(context.divide(count, Decimal(empty))))
-        for empty in range(1, (1 << precision) + 1)
+        context.multiply(
+            register_count, context.ln(context.divide(register_count, Decimal(empty_registers)))
+        )
+        for empty_registers in range(1, (1 << precision) + 1)
     ]
     return np.array([0.0, *(float(log) for log in logs)])

@@ -12,6 +12,7 @@ element, so stacked columns have the same bits as single ones.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ Float32s = npt.NDArray[np.float32]
 Numbers = tuple[float, ...]
 
 # Operations that are bit for bit equal to another arithmetic with a unit of 1.
-_EQUIVALENTS: dict[str, tuple[str, Numbers]] = {
+_EQUIVALENT_ARITHMETIC: dict[str, tuple[str, Numbers]] = {
     "count": ("total", (1.0,)),
     "attribute": ("decayed", (1.0,)),
     "share": ("bare ratio", ()),
@@ -34,7 +35,7 @@ _EQUIVALENTS: dict[str, tuple[str, Numbers]] = {
 
 
 @dataclass(frozen=True)
-class Entries:
+class EntityReadings:
     """The reading records of an entity at a request: row i is `readings[row_index[i]]`.
 
     Without `row_index` it is `readings[i]`, and a single one where all rows are the same.
@@ -53,47 +54,54 @@ class Entries:
         return column if self.all_present else np.where(self.is_present, column, 0)
 
 
-class Stacks:
-    """The numeric columns computed from lanes alone; `unstacked` has the others, with their
+class _StackKey(NamedTuple):
+    """What the steps of a stack have in common."""
+
+    is_one_row: bool
+    arithmetic: str
+    operand_count: int
+    shared_numbers: Numbers
+
+
+class ColumnStacks:
+    """The numeric columns computed from lanes alone; `unstacked_steps` has the others, with their
     columns.
     """
 
-    def __init__(self, layout: Layout, one_row: Sequence[bool]) -> None:
+    def __init__(self, layout: Layout, entity_has_one_row: Sequence[bool]) -> None:
         steps = [step for step in layout.steps if step.kind == "numeric"]
-        groups: dict[tuple, list[tuple[int, Numbers]]] = {}
-        self.unstacked: list[tuple[int, Step]] = []
+        groups: dict[_StackKey, list[tuple[int, Numbers]]] = {}
+        self.unstacked_steps: list[tuple[int, Step]] = []
         for column, step in enumerate(steps):
             name = finish.arithmetic_name(step)
             if name:
-                name, numbers = _EQUIVALENTS.get(
+                name, numbers = _EQUIVALENT_ARITHMETIC.get(
                     name, (name, step.numbers if name != "bare ratio" else ())
                 )
-                is_one_row = all(one_row[record_lane.entity] for record_lane in step.record_lanes)
+                is_one_row = all(
+                    entity_has_one_row[record_lane.entity] for record_lane in step.record_lanes
+                )
                 # A sketch's precision chooses a table, so a stack has a single one.
-                groups.setdefault(
-                    (
-                        is_one_row,
-                        name,
-                        len(step.record_lanes),
-                        numbers if name == "distinct" else (),
-                    ),
-                    [],
-                ).append((column, numbers))
+                key = _StackKey(
+                    is_one_row, name, len(step.record_lanes), numbers if name == "distinct" else ()
+                )
+                groups.setdefault(key, []).append((column, numbers))
             elif step.operation != "derived":
-                self.unstacked.append((column, step))
-        self._columns = len(steps)
+                self.unstacked_steps.append((column, step))
+        self._column_count = len(steps)
         self._stack_groups = [
             _StackGroup(
-                steps, {key: members for key, members in groups.items() if key[0] is is_one_row}
+                steps,
+                {key: members for key, members in groups.items() if key.is_one_row is is_one_row},
             )
             for is_one_row in (True, False)
         ]
 
-    def table(self, entries: Sequence[Entries], t: Int64s, rows: int) -> Float32s:
+    def table(self, readings_by_entity: Sequence[EntityReadings], t: Int64s, rows: int) -> Float32s:
         """Return the table, shape (columns, rows), with the columns of the stacks."""
-        table = np.empty((self._columns, rows), np.float32)
+        table = np.empty((self._column_count, rows), np.float32)
         for group, width in zip(self._stack_groups, (1, rows), strict=True):
-            group.fill(table, entries, t, width)
+            group.fill(table, readings_by_entity, t, width)
         return table
 
 
@@ -109,21 +117,25 @@ class _Stack:
 class _StackGroup:
     """The stacks whose operands have the same number of rows."""
 
-    def __init__(self, steps: list[Step], groups: dict[tuple, list[tuple[int, Numbers]]]) -> None:
+    def __init__(
+        self, steps: list[Step], groups: dict[_StackKey, list[tuple[int, Numbers]]]
+    ) -> None:
         record_lanes: list[RecordLane] = []
         self._stacks: list[_Stack] = []
-        for (_, name, operands, _), members in groups.items():
+        for (_, name, operand_count, _), members in groups.items():
             columns = [column for column, _ in members]
             stack_steps = [steps[column] for column in columns]
             operand_slices = []
-            for operand in range(operands):
+            for operand in range(operand_count):
                 operand_slices.append(
                     slice(len(record_lanes), len(record_lanes) + len(stack_steps))
                 )
                 record_lanes += [step.record_lanes[operand] for step in stack_steps]
             numbers = [
-                _merge_numbers(numbers_)
-                for numbers_ in zip(*(each for _, each in members), strict=True)
+                _merge_numbers(operand_numbers)
+                for operand_numbers in zip(
+                    *(step_numbers for _, step_numbers in members), strict=True
+                )
             ]
             entities = [step.record_lanes[0].entity for step in stack_steps]
             self._stacks.append(
@@ -131,7 +143,7 @@ class _StackGroup:
                     finish.ARITHMETIC[name], operand_slices, numbers, np.array(columns), entities
                 )
             )
-        self._operands = len(record_lanes)
+        self._operand_count = len(record_lanes)
         self._gather_plan: list[
             tuple[int, Intps, Intps]
         ] = []  # entity, its lanes, their rows among the operands
@@ -147,30 +159,34 @@ class _StackGroup:
                 )
             )
 
-    def fill(self, table: Float32s, entries: Sequence[Entries], t: Int64s, width: int) -> None:
+    def fill(
+        self, table: Float32s, readings_by_entity: Sequence[EntityReadings], t: Int64s, width: int
+    ) -> None:
         if not self._stacks:
             return
-        operands = np.empty((self._operands, width), np.int64)
+        operands = np.empty((self._operand_count, width), np.int64)
         for entity, lanes, operand_indices in self._gather_plan:
-            entry = entries[entity]
-            lane_values = entry.readings.T[lanes]
-            if entry.row_index is not None:
-                lane_values = lane_values.take(entry.row_index, axis=1)
+            entity_readings = readings_by_entity[entity]
+            lane_values = entity_readings.readings.T[lanes]
+            if entity_readings.row_index is not None:
+                lane_values = lane_values.take(entity_readings.row_index, axis=1)
             operands[operand_indices] = (
-                lane_values if entry.all_present else np.where(entry.is_present, lane_values, 0)
+                lane_values
+                if entity_readings.all_present
+                else np.where(entity_readings.is_present, lane_values, 0)
             )
         for stack in self._stacks:
             values = stack.arithmetic(
                 [operands[operand_slice] for operand_slice in stack.operands], stack.numbers, t
             )
-            if not all(entries[entity].all_present for entity in stack.entities):
-                present = np.stack(
+            if not all(readings_by_entity[entity].all_present for entity in stack.entities):
+                is_present = np.stack(
                     [
-                        np.broadcast_to(entries[entity].is_present, width)
+                        np.broadcast_to(readings_by_entity[entity].is_present, width)
                         for entity in stack.entities
                     ]
                 )
-                values = np.where(present, values, np.nan)
+                values = np.where(is_present, values, np.nan)
             table[stack.columns] = values
 
 
@@ -180,7 +196,7 @@ def _merge_numbers(numbers: Numbers) -> float | npt.NDArray[np.float64]:
 
 
 def find_one_row_entities(
-    layout: Layout, composite_lanes: dict[tuple[int, int], RecordLane]
+    layout: Layout, key_part_lanes: dict[tuple[int, int], RecordLane]
 ) -> list[bool]:
     """Return for each entity whether all rows of a request share it: its key does not depend on the
     item.
@@ -189,7 +205,7 @@ def find_one_row_entities(
     def has_one_row(entity: int) -> bool:
         fields = layout.entities[entity].entity.fields
         parts = (
-            has_one_row(composite_lanes[entity, part].entity) if "." in name else name != "item"
+            has_one_row(key_part_lanes[entity, part].entity) if "." in name else name != "item"
             for part, name in enumerate(fields)
         )
         return all(parts)

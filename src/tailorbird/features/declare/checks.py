@@ -19,7 +19,7 @@ from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.features.declare.declarations import (
     CANDIDATE_COLUMN,
     REQUEST_COLUMNS,
-    RESERVED,
+    RESERVED_COLUMNS,
     Amount,
     Entity,
     Feature,
@@ -28,11 +28,11 @@ from tailorbird.features.declare.declarations import (
 from tailorbird.features.declare.fields import EVENT_FIELDS
 from tailorbird.features.declare.limits import (
     EDGES_MAX,
-    EVENTS_MAX,
     HOPS_DEFAULT,
     HOPS_MAX,
-    HORIZON,
-    HORIZON_HOP,
+    LOOK_BACK_HOP,
+    LOOK_BACK_MAX,
+    SUMMED_EVENTS_MIN,
 )
 from tailorbird.features.expr.check import ValueKind
 from tailorbird.features.expr.expression import Expression, parse
@@ -49,21 +49,21 @@ QUOTED_MAX = 100  # letters of an invalid value quoted in a message
 _SESSION_FIELDS = ("user", "device", "country")  # fields that a session determines
 
 F = TypeVar("F", bound=Feature)
-_FEATURES = str(Path(__file__).parents[1])
-_collector: ContextVar[list[Feature] | None] = ContextVar("declarations", default=None)
+_PACKAGE_FOLDER = str(Path(__file__).parents[1])
+_collected_features: ContextVar[list[Feature] | None] = ContextVar("declarations", default=None)
 
 
 @contextmanager
-def collecting() -> Iterator[list[Feature]]:
+def collect_features() -> Iterator[list[Feature]]:
     """Collect, in order, every feature declared within the block: how `load_features` reads a
     project's file.
     """
     declared: list[Feature] = []
-    token = _collector.set(declared)
+    token = _collected_features.set(declared)
     try:
         yield declared
     finally:
-        _collector.reset(token)
+        _collected_features.reset(token)
 
 
 def is_profile_field(name: str) -> bool:
@@ -85,14 +85,14 @@ def parse_duration(text: str) -> int:
         raise declaration_error(message) from None
 
 
-def register(feature: F) -> F:
-    if feature.name in (*RESERVED, *REQUEST_COLUMNS):
-        owner, names = (
-            ("every model", RESERVED)
-            if feature.name in RESERVED
+def register_feature(feature: F) -> F:
+    if feature.name in (*RESERVED_COLUMNS, *REQUEST_COLUMNS):
+        owner, column_names = (
+            ("every model", RESERVED_COLUMNS)
+            if feature.name in RESERVED_COLUMNS
             else ("a backfill's rows", REQUEST_COLUMNS)
         )
-        message = f"{feature.name} is what a column of {owner} is called: {', '.join(names)}"
+        message = f"{feature.name} is what a column of {owner} is called: {', '.join(column_names)}"
         raise DeclarationError(
             message, where=feature.location, fix=f"another name, such as {feature.name}_declared"
         )
@@ -101,7 +101,7 @@ def register(feature: F) -> F:
         raise DeclarationError(
             message, where=feature.location, fix=f"another name, such as {feature.name}_declared"
         )
-    declared = _collector.get()
+    declared = _collected_features.get()
     if declared is not None:
         declared.append(feature)
     return feature
@@ -110,7 +110,7 @@ def register(feature: F) -> F:
 def caller_location() -> str:
     """Return the nearest line outside this package: the project's."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_FEATURES):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE_FOLDER):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
@@ -221,9 +221,9 @@ def _parse_condition(where: str) -> Expression:
     return expression
 
 
-def parse_expression(text: str, expect: ValueKind) -> Expression:
+def parse_expression(text: str, expected_kind: ValueKind) -> Expression:
     try:
-        expression = parse(text, event_kind, expect=expect)
+        expression = parse(text, event_kind, expected_kind=expected_kind)
         check_computable(expression)
         return expression
     except ExpressionError as error:
@@ -243,20 +243,20 @@ def parse_value(of: str, kind: str | None) -> tuple[Expression, str]:
 
     `kind` decides where the field can be both.
     """
-    expected: dict[str | None, ValueKind] = {
+    kinds_by_declaration: dict[str | None, ValueKind] = {
         "numeric": "number",
         "categorical": "text",
         None: "either",
     }
-    expect = expected.get(kind)
-    if expect is None:
+    expected_kind = kinds_by_declaration.get(kind)
+    if expected_kind is None:
         raise declaration_error(f"kind: expected numeric or categorical, got {kind!r}")
     if kind is None and isinstance(of, str) and event_kind(of.strip()) == "either":
         raise declaration_error(
             f"{quote(of.strip())} may be a number or a text",
             fix='say which: kind="numeric" or kind="categorical"',
         )
-    expression = parse_expression(of, expect)
+    expression = parse_expression(of, expected_kind)
     return expression, "categorical" if expression.kind == "text" else "numeric"
 
 
@@ -296,12 +296,12 @@ def parse_amount(of: str, unit: float, max: float) -> Amount:
     if max > VALUE_MAX:
         raise declaration_error(f"max: expected at most {VALUE_MAX:g}, got {max!r}")
     amount = Amount(parse_expression(of, "number"), float(unit), float(max))
-    if amount.units_max * EVENTS_MAX >= 1 << 63:
+    if amount.units_max * SUMMED_EVENTS_MIN >= 1 << 63:
         raise declaration_error(
             f"max / unit = {_format_integer(amount.units_max)} is too fine: "
-            f"{EVENTS_MAX:,} such events "
+            f"{SUMMED_EVENTS_MIN:,} such events "
             "do not fit into 64 bits",
-            fix=f"unit={2 * amount.max * EVENTS_MAX / (1 << 63):.3g} or coarser, or a smaller max",
+            fix=f"unit={2 * amount.max * SUMMED_EVENTS_MIN / (1 << 63):.3g} or coarser, or a smaller max",
         )
     return amount
 
@@ -314,29 +314,29 @@ def parse_window(window: str | None, hop: str | None) -> Window:
     if window is None:
         if hop is not None:
             raise declaration_error("hop needs a window")
-        return Window(HORIZON, HORIZON_HOP)
-    length = parse_duration(window)
-    if not MINUTE <= length <= HORIZON:
+        return Window(LOOK_BACK_MAX, LOOK_BACK_HOP)
+    window_length = parse_duration(window)
+    if not MINUTE <= window_length <= LOOK_BACK_MAX:
         raise declaration_error(f"window: expected 1m to 400d, got {window}")
     if hop is None:
-        if length % HOPS_DEFAULT:
+        if window_length % HOPS_DEFAULT:
             raise declaration_error(
                 f"the window of {window} is not a multiple of {HOPS_DEFAULT}", fix="give it a hop"
             )
-        return Window(length, length // HOPS_DEFAULT)
-    step = parse_duration(hop)
-    if step <= 0 or length % step:
+        return Window(window_length, window_length // HOPS_DEFAULT)
+    hop_length = parse_duration(hop)
+    if hop_length <= 0 or window_length % hop_length:
         raise declaration_error(
             f"the window of {window} is not a multiple of its hop of {hop}",
-            fix=f"hop={format_duration(length // HOPS_DEFAULT)!r}",
+            fix=f"hop={format_duration(window_length // HOPS_DEFAULT)!r}",
         )
-    if length // step > HOPS_MAX:
-        shortest_hop = format_duration(-(-length // HOPS_MAX))
+    if window_length // hop_length > HOPS_MAX:
+        shortest_hop = format_duration(-(-window_length // HOPS_MAX))
         raise declaration_error(
-            f"{window} by {hop} is {length // step} hops, more than {HOPS_MAX}",
+            f"{window} by {hop} is {window_length // hop_length} hops, more than {HOPS_MAX}",
             fix=f"a hop of at least {shortest_hop}",
         )
-    return Window(length, step)
+    return Window(window_length, hop_length)
 
 
 def format_window(window: Window) -> str:

@@ -29,9 +29,9 @@ SESSION_TYPES = (
 
 # Columns that a model sees besides the features, see `ranking.encode.computed`; reserved names.
 COMPUTED_NAMES = ("recent_age", "category_share", "age_days")
-POSITION = "position"
+POSITION_COLUMN = "position"
 VECTOR_NAMES = ("vector_score", "vector_cosine")
-RESERVED = (*COMPUTED_NAMES, *VECTOR_NAMES, POSITION)
+RESERVED_COLUMNS = (*COMPUTED_NAMES, *VECTOR_NAMES, POSITION_COLUMN)
 # Columns of candidate sources, see `candidates.query.CandidateColumns`.
 CANDIDATE_COLUMN = re.compile(
     r"(popular_\d+\w+|item_knn(?:_\d+)?|session_knn|stan|repeat|new_items)_(rank|score)"
@@ -46,7 +46,7 @@ ADDED_LATER = {"added_later": True}
 # Argument types, so that editors can offer the values.
 Kind = Literal["numeric", "categorical"]
 LearnedTable = Literal["cooccurrence"]
-How = Literal["sum", "max"]
+SimilarityHow = Literal["sum", "max"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class Counted(Feature):
+class EventFeature(Feature):
     """A feature made of events of some types about an entity, filtered by `where`."""
 
     entity: Entity
@@ -109,30 +109,30 @@ class Counted(Feature):
 
 
 @dataclass(frozen=True)
-class Count(Counted):
+class Count(EventFeature):
     window: Window
 
 
 @dataclass(frozen=True)
-class Total(Counted):
-    window: Window
-    amount: Amount
-
-
-@dataclass(frozen=True)
-class Mean(Counted):
+class Total(EventFeature):
     window: Window
     amount: Amount
 
 
 @dataclass(frozen=True)
-class Variance(Counted):
+class Mean(EventFeature):
     window: Window
     amount: Amount
 
 
 @dataclass(frozen=True)
-class Extreme(Counted):
+class Variance(EventFeature):
+    window: Window
+    amount: Amount
+
+
+@dataclass(frozen=True)
+class Extreme(EventFeature):
     """The largest amount, or the smallest."""
 
     window: Window
@@ -141,7 +141,7 @@ class Extreme(Counted):
 
 
 @dataclass(frozen=True)
-class Quantile(Counted):
+class Quantile(EventFeature):
     """A quantile over bucket counts.
 
     `buckets` are the conditions for values up to the first edge, between two edges, and above the
@@ -156,7 +156,7 @@ class Quantile(Counted):
 
 
 @dataclass(frozen=True)
-class Distinct(Counted):
+class Distinct(EventFeature):
     """The number of different values of `of`, estimated by a sketch of 2^`precision` registers."""
 
     of: Expression
@@ -165,7 +165,7 @@ class Distinct(Counted):
 
 
 @dataclass(frozen=True)
-class Ratio(Counted):
+class Ratio(EventFeature):
     """Events of `types` per event of `below`; `prior` is an entity, a constant rate, or None."""
 
     below: tuple[str, ...]
@@ -175,7 +175,7 @@ class Ratio(Counted):
 
 
 @dataclass(frozen=True)
-class Trend(Counted):
+class Trend(EventFeature):
     """The rate in the `short` window divided by the rate in the `long` one."""
 
     short: Window
@@ -183,7 +183,7 @@ class Trend(Counted):
 
 
 @dataclass(frozen=True)
-class Share(Counted):
+class Share(EventFeature):
     """The entity's share of the sum of its `group`: of events, or of an amount."""
 
     group: Entity
@@ -192,7 +192,7 @@ class Share(Counted):
 
 
 @dataclass(frozen=True)
-class Decayed(Counted):
+class Decayed(EventFeature):
     """An exponentially decayed count, or a sum where `amount` is given.
 
     `window` has `DECAY_STEPS` hops per half-life and covers the whole decay.
@@ -203,7 +203,7 @@ class Decayed(Counted):
 
 
 @dataclass(frozen=True)
-class Last(Counted):
+class Last(EventFeature):
     """The value of the last event; `kind` is "numeric" or "categorical"."""
 
     of: Expression
@@ -211,7 +211,7 @@ class Last(Counted):
 
 
 @dataclass(frozen=True)
-class First(Counted):
+class First(EventFeature):
     """The value of the first event; `kind` is "numeric" or "categorical"."""
 
     of: Expression
@@ -219,17 +219,17 @@ class First(Counted):
 
 
 @dataclass(frozen=True)
-class TimeSince(Counted):
+class TimeSince(EventFeature):
     pass
 
 
 @dataclass(frozen=True)
-class TimeSinceFirst(Counted):
+class TimeSinceFirst(EventFeature):
     pass
 
 
 @dataclass(frozen=True)
-class SequenceOf(Counted):
+class SequenceOf(EventFeature):
     """The last events; `of` are the values stored of each besides item, type and time."""
 
     length: int
@@ -237,7 +237,7 @@ class SequenceOf(Counted):
 
 
 @dataclass(frozen=True)
-class GapMean(Counted):
+class GapMean(EventFeature):
     """The mean gap between the last `length` events."""
 
     length: int
@@ -251,7 +251,7 @@ class GapOf(GapMean):
 
 
 @dataclass(frozen=True)
-class Favourite(Counted):
+class Favourite(EventFeature):
     """The most frequent text `of` the last `length` events that have it."""
 
     of: Expression
@@ -263,7 +263,7 @@ class Favourite(Counted):
 
 
 @dataclass(frozen=True)
-class Seen(Counted):
+class Seen(EventFeature):
     """The number of the last `length` events whose `of` equals the candidate's."""
 
     of: Expression

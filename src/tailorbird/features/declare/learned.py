@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from typing import get_args
 
 from tailorbird.errors import DeclarationError, suggest_name
-from tailorbird.features.declare.checks import check_name, declaration_error, register
+from tailorbird.features.declare.checks import check_name, declaration_error, register_feature
 from tailorbird.features.declare.declarations import (
     Feature,
-    How,
     LearnedTable,
     SequenceOf,
     Similarity,
+    SimilarityHow,
 )
-from tailorbird.features.declare.limits import SIMILARITY_LENGTH, SIMILARITY_LENGTH_MAX
+from tailorbird.features.declare.limits import SIMILARITY_LENGTH_DEFAULT, SIMILARITY_LENGTH_MAX
 
-TABLES, HOW = get_args(LearnedTable), get_args(How)
+LEARNED_TABLES, SIMILARITY_HOWS = get_args(LearnedTable), get_args(SimilarityHow)
 
 
 def similarity(
@@ -29,8 +29,8 @@ def similarity(
     *,
     of: str,
     table: LearnedTable = "cooccurrence",
-    how: How = "sum",
-    length: int = SIMILARITY_LENGTH,
+    how: SimilarityHow = "sum",
+    length: int = SIMILARITY_LENGTH_DEFAULT,
     decay: float = 0.8,
 ) -> Similarity:
     """Score the candidate's similarity to the person's last items by a learned table.
@@ -49,7 +49,10 @@ def similarity(
         decay: what an item weighs beside the one after it, above 0 and at most 1.
     """
     common_fields = check_name(name)
-    for parameter, value, allowed in (("table", table, TABLES), ("how", how, HOW)):
+    for parameter, value, allowed in (
+        ("table", table, LEARNED_TABLES),
+        ("how", how, SIMILARITY_HOWS),
+    ):
         if value not in allowed:
             raise declaration_error(f"{parameter}: expected {' or '.join(allowed)}, got {value!r}")
     if not isinstance(of, str):
@@ -67,15 +70,15 @@ def similarity(
         if how == "max"
         else f"the last {length} items of {of}"
     )
-    return register(
+    return register_feature(
         Similarity(
             *common_fields,
-            f"how much the item goes with {neighbours}, by {table}",
-            of,
-            table,
-            how,
-            length,
-            float(decay),
+            description=f"how much the item goes with {neighbours}, by {table}",
+            of=of,
+            table=table,
+            how=how,
+            length=length,
+            decay=float(decay),
         )
     )
 

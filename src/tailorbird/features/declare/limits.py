@@ -2,19 +2,19 @@
 
 from tailorbird.events.clock import DAY
 
-HORIZON = 400 * DAY  # how far back a declaration may look
-HORIZON_HOP = 25 * DAY
+LOOK_BACK_MAX = 400 * DAY  # how far back a declaration may look
+LOOK_BACK_HOP = 25 * DAY
 HOPS_MAX = 64
 HOPS_DEFAULT = 12
-SEQUENCE_LENGTH = 128
+SEQUENCE_LENGTH_DEFAULT = 128
 SEQUENCE_LENGTH_MAX = 1_024
 SEQUENCE_VALUES_MAX = 8  # values per event of a sequence besides item, type and time
-SESSION_LENGTH = 64
-GAP_LENGTH = 32
-RECENT_EVENTS_LENGTH = 64  # events of `favourite` and `seen`
+SESSION_EVENTS_MAX = 64
+GAP_EVENTS_DEFAULT = 32
+RECENT_EVENTS_DEFAULT = 64  # events of `favourite` and `seen`
 
 # A decay has 4 tiles a half-life and forgets what is older than 8, a weight of 1/256.
-DECAY_STEPS = 4
+HALF_LIFE_TILES = 4
 DECAY_HALF_LIVES = 8
 # Squares are summed in two limbs: what is below this many bits, and the rest.
 SQUARE_BITS = 31
@@ -22,9 +22,9 @@ SQUARE_BITS = 31
 PRECISION_MIN, PRECISION_MAX = 4, 8
 RANK_MAX = 40
 # A sum must hold this many events of the largest value.
-EVENTS_MAX = 1 << 30
+SUMMED_EVENTS_MIN = 1 << 30
 EDGES_MAX = 32  # edges of a quantile's buckets
-WORDS = 16  # words of a text or query that are compared
+WORDS_MAX = 16  # words of a text or query that are compared
 ELEMENTS_MAX = 256  # columns of one list
-SIMILARITY_LENGTH = 10
+SIMILARITY_LENGTH_DEFAULT = 10
 SIMILARITY_LENGTH_MAX = 64  # items that a similarity compares with

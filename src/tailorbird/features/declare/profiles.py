@@ -8,7 +8,7 @@ from tailorbird.features.declare.checks import (
     check_attribute,
     check_name,
     declaration_error,
-    register,
+    register_feature,
 )
 from tailorbird.features.declare.declarations import (
     Age,
@@ -63,7 +63,7 @@ def match(name: str, entity: Entity, attribute: str) -> Match:
     without a query, or where the item has no such text.
     """
     common_fields = _check_profile_entity(name, entity)
-    return register(
+    return register_feature(
         Match(
             *common_fields,
             f"part of the query's words in {attribute} of the {entity.name}",
@@ -86,8 +86,8 @@ def age(name: str, entity: Entity, *, of: str | None = None) -> Age | TimeSinceF
     common_fields = _check_profile_entity(name, entity)
     if of is None:
         text = f"seconds since the first profile of the {entity.name}"
-        return register(TimeSinceFirst(*common_fields, text, entity, entity.fields, None))
-    return register(
+        return register_feature(TimeSinceFirst(*common_fields, text, entity, entity.fields, None))
+    return register_feature(
         Age(
             *common_fields,
             f"seconds since {of} of the {entity.name}",
@@ -102,7 +102,7 @@ def context(field: ContextField, *, name: str | None = None) -> ContextValue:
     common_fields = check_name(name or field)
     if field not in CONTEXT_FIELDS:
         raise declaration_error(f"a request has no {field!r}; expected {', '.join(CONTEXT_FIELDS)}")
-    return register(
+    return register_feature(
         ContextValue(*common_fields, f"{field} of the request", field, CONTEXT_FIELDS[field])
     )
 
@@ -113,7 +113,7 @@ def derived(name: str, expression: str) -> Derived:
     `derived("price_to_habit", "price / user_price_30d")`
     """
     common_fields = check_name(name)
-    return register(Derived(*common_fields, expression, expression))
+    return register_feature(Derived(*common_fields, expression, expression))
 
 
 def _check_profile_entity(name: str, entity: Entity) -> tuple[str, str]:
@@ -131,13 +131,13 @@ def _declare_element(
     if kind not in ("numeric", "categorical"):
         raise declaration_error(f"kind: expected numeric or categorical, got {kind!r}")
     text = f"element {element} of {attribute}" if element else attribute
-    return register(
+    return register_feature(
         Attribute(
             *common_fields,
-            f"{text} of the {entity.name}",
-            entity,
-            check_attribute(attribute),
-            kind,
-            element,
+            description=f"{text} of the {entity.name}",
+            entity=entity,
+            attribute=check_attribute(attribute),
+            kind=kind,
+            element=element,
         )
     )

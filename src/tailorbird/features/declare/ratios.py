@@ -12,7 +12,7 @@ from tailorbird.features.declare.checks import (
     parse_filter,
     parse_types,
     parse_window,
-    register,
+    register_feature,
 )
 from tailorbird.features.declare.declarations import Entity, Ratio, Share, Trend
 
@@ -43,7 +43,7 @@ def ratio(
         raise declaration_error(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
     if prior is not None and not isinstance(prior, int | float):
         check_parent("prior", entity, prior)
-    window_spec, rate = (
+    window_spec, prior_rate = (
         parse_window(window, hop),
         float(prior) if isinstance(prior, int | float) else prior,
     )
@@ -52,19 +52,19 @@ def ratio(
         f"{format_window(window_spec)}"
     )
     if prior is not None:
-        text += f", smoothed by {rate if not isinstance(rate, Entity) else rate.name} × {weight:g}"
-    types, expression = parse_filter(type, where)
-    return register(
+        text += f", smoothed by {prior_rate if not isinstance(prior_rate, Entity) else prior_rate.name} × {weight:g}"
+    types, condition = parse_filter(type, where)
+    return register_feature(
         Ratio(
             *common_fields,
-            text,
-            entity,
-            types,
-            expression,
-            parse_types(below),
-            window_spec,
-            rate,
-            float(weight),
+            description=text,
+            entity=entity,
+            types=types,
+            where=condition,
+            below=parse_types(below),
+            window=window_spec,
+            prior=prior_rate,
+            weight=float(weight),
         )
     )
 
@@ -96,8 +96,15 @@ def trend(
         "for that in "
         f"{format_window(long_window)}"
     )
-    return register(
-        Trend(*common_fields, text, entity, *parse_filter(type, where), short_window, long_window)
+    return register_feature(
+        Trend(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            short=short_window,
+            long=long_window,
+        )
     )
 
 
@@ -137,6 +144,14 @@ def share(
     )
     if of is not None:
         text = f"{of} over {text}"
-    return register(
-        Share(*common_fields, text, entity, *parse_filter(type, where), within, window_spec, amount)
+    return register_feature(
+        Share(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            group=within,
+            window=window_spec,
+            amount=amount,
+        )
     )

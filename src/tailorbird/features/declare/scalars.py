@@ -10,7 +10,7 @@ from typing import Any
 from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import hash64
 from tailorbird.features.declare.fields import INTEGER_FIELDS
-from tailorbird.features.declare.limits import WORDS
+from tailorbird.features.declare.limits import WORDS_MAX
 from tailorbird.features.request import ReadRequest
 
 
@@ -52,7 +52,7 @@ def words_of(value: object) -> list[str]:
         text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
     ]
     words = _WORD.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
-    return list(dict.fromkeys(words))[:WORDS]
+    return list(dict.fromkeys(words))[:WORDS_MAX]
 
 
 def time_of(value: object) -> float:
@@ -63,9 +63,9 @@ def time_of(value: object) -> float:
     """
     if isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value)
+            parsed_time = datetime.fromisoformat(value)
             return float(
-                ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH)
+                ((parsed_time if parsed_time.tzinfo else parsed_time.replace(tzinfo=UTC)) - _EPOCH)
                 // timedelta(microseconds=1)
             )
         except (ValueError, OverflowError):
@@ -88,7 +88,7 @@ def query_text(text: str | None) -> str | None:
     )
 
 
-def weekday(ts: int, local_hour: int | None) -> int:
+def local_weekday(ts: int, local_hour: int | None) -> int:
     """Return 0 (Monday) to 6 where it is `local_hour`, at most 12 hours behind UTC or 11 ahead.
 
     The weekday is that of UTC where the hour is unknown.
@@ -103,7 +103,9 @@ def request_text(request: ReadRequest, name: str, t: int) -> str | None:
     if name == "query":
         return query_text(request.query)
     if name in INTEGER_FIELDS:
-        number = weekday(t, request.local_hour) if name == "weekday" else getattr(request, name)
+        number = (
+            local_weekday(t, request.local_hour) if name == "weekday" else getattr(request, name)
+        )
         return None if number is None else str(number)
     return getattr(request, {"user": "person", "session": "session_id"}.get(name, name))
 
@@ -116,5 +118,5 @@ def float32(number: Any) -> float:
         return math.copysign(math.inf, number)
 
 
-def category(text: str | None) -> int:
+def category_hash(text: str | None) -> int:
     return 0 if text is None else hash64(text)

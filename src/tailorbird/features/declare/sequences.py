@@ -15,7 +15,7 @@ from tailorbird.features.declare.checks import (
     parse_expression,
     parse_filter,
     parse_types,
-    register,
+    register_feature,
 )
 from tailorbird.features.declare.declarations import (
     SESSION_TYPES,
@@ -29,9 +29,9 @@ from tailorbird.features.declare.declarations import (
     SessionMeasure,
 )
 from tailorbird.features.declare.limits import (
-    GAP_LENGTH,
-    RECENT_EVENTS_LENGTH,
-    SEQUENCE_LENGTH,
+    GAP_EVENTS_DEFAULT,
+    RECENT_EVENTS_DEFAULT,
+    SEQUENCE_LENGTH_DEFAULT,
     SEQUENCE_LENGTH_MAX,
     SEQUENCE_VALUES_MAX,
 )
@@ -42,7 +42,7 @@ def sequence(
     entity: Entity,
     type: str | Sequence[str],
     *,
-    length: int = SEQUENCE_LENGTH,
+    length: int = SEQUENCE_LENGTH_DEFAULT,
     of: str | Sequence[str] = (),
     where: str | None = None,
 ) -> SequenceOf:
@@ -56,18 +56,27 @@ def sequence(
     common_fields = check_event_feature(name, entity, type)
     _check_length(length, 1)
     _check_not_item("a sequence", entity)
-    values = tuple(
+    value_expressions = tuple(
         parse_expression(expression, "either")
         for expression in ((of,) if isinstance(of, str) else of)
     )
-    if len(values) > SEQUENCE_VALUES_MAX or len({value.text for value in values}) < len(values):
+    if len(value_expressions) > SEQUENCE_VALUES_MAX or len(
+        {value.text for value in value_expressions}
+    ) < len(value_expressions):
         raise declaration_error(
             f"of: expected at most {SEQUENCE_VALUES_MAX} different values, got "
-            f"{', '.join(value.text for value in values)}"
+            f"{', '.join(value.text for value in value_expressions)}"
         )
     text = f"the last {length} of {format_types(type)} of the {entity.name}"
-    return register(
-        SequenceOf(*common_fields, text, entity, *parse_filter(type, where), length, values)
+    return register_feature(
+        SequenceOf(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            length=length,
+            of=value_expressions,
+        )
     )
 
 
@@ -77,7 +86,7 @@ def favourite(
     type: str | Sequence[str],
     *,
     of: str,
-    length: int = RECENT_EVENTS_LENGTH,
+    length: int = RECENT_EVENTS_DEFAULT,
     where: str | None = None,
 ) -> Favourite:
     """Return the most frequent value among the last events that have one; ties go to the latest.
@@ -93,14 +102,14 @@ def favourite(
     _check_length(length, 1)
     _check_not_item("a favourite", entity)
     text = f"most frequent {of} of the last {length} of {format_types(type)} of the {entity.name}"
-    return register(
+    return register_feature(
         Favourite(
             *common_fields,
             text,
             entity,
             *parse_filter(type, where),
-            parse_expression(of, "text"),
-            length,
+            of=parse_expression(of, "text"),
+            length=length,
         )
     )
 
@@ -111,7 +120,7 @@ def seen(
     type: str | Sequence[str],
     *,
     of: str = "item",
-    length: int = RECENT_EVENTS_LENGTH,
+    length: int = RECENT_EVENTS_DEFAULT,
     where: str | None = None,
 ) -> Seen:
     """Count how many of the person's last events are about the candidate: `seen("clicked", user,
@@ -136,14 +145,14 @@ def seen(
         f"how many of the last {length} of {format_types(type)} of the {entity.name} have the "
         f"candidate's {of}"
     )
-    return register(
+    return register_feature(
         Seen(
             *common_fields,
             text,
             entity,
             *parse_filter(type, where),
-            parse_expression(of, "text"),
-            length,
+            of=parse_expression(of, "text"),
+            length=length,
         )
     )
 
@@ -153,7 +162,7 @@ def gap_mean(
     entity: Entity,
     type: str | Sequence[str],
     *,
-    length: int = GAP_LENGTH,
+    length: int = GAP_EVENTS_DEFAULT,
     where: str | None = None,
 ) -> GapMean:
     """Return the mean seconds between consecutive events among the last `length`.
@@ -165,7 +174,9 @@ def gap_mean(
     _check_length(length, 2)
     _check_not_item("a gap", entity)
     text = f"mean seconds between the last {length} of {format_types(type)} of the {entity.name}"
-    return register(GapMean(*common_fields, text, entity, *parse_filter(type, where), length))
+    return register_feature(
+        GapMean(*common_fields, text, entity, *parse_filter(type, where), length)
+    )
 
 
 def gap_min(
@@ -173,13 +184,21 @@ def gap_min(
     entity: Entity,
     type: str | Sequence[str],
     *,
-    length: int = GAP_LENGTH,
+    length: int = GAP_EVENTS_DEFAULT,
     where: str | None = None,
 ) -> GapOf:
     """Return the shortest gap in seconds between the last `length` events. Arguments as for
     `gap_mean`.
     """
-    return _declare_gap(name, entity, type, length, where, "min", "shortest gap in seconds")
+    return _declare_gap(
+        name,
+        entity,
+        type,
+        length=length,
+        where=where,
+        measure="min",
+        label="shortest gap in seconds",
+    )
 
 
 def gap_max(
@@ -187,13 +206,21 @@ def gap_max(
     entity: Entity,
     type: str | Sequence[str],
     *,
-    length: int = GAP_LENGTH,
+    length: int = GAP_EVENTS_DEFAULT,
     where: str | None = None,
 ) -> GapOf:
     """Return the longest gap in seconds between the last `length` events. Arguments as for
     `gap_mean`.
     """
-    return _declare_gap(name, entity, type, length, where, "max", "longest gap in seconds")
+    return _declare_gap(
+        name,
+        entity,
+        type,
+        length=length,
+        where=where,
+        measure="max",
+        label="longest gap in seconds",
+    )
 
 
 def gap_deviation(
@@ -201,7 +228,7 @@ def gap_deviation(
     entity: Entity,
     type: str | Sequence[str],
     *,
-    length: int = GAP_LENGTH,
+    length: int = GAP_EVENTS_DEFAULT,
     where: str | None = None,
 ) -> GapOf:
     """Return the standard deviation in seconds of the gaps between the last `length` events.
@@ -209,7 +236,13 @@ def gap_deviation(
     0 for a single gap. Arguments as for `gap_mean`.
     """
     return _declare_gap(
-        name, entity, type, length, where, "deviation", "standard deviation in seconds of the gaps"
+        name,
+        entity,
+        type,
+        length=length,
+        where=where,
+        measure="deviation",
+        label="standard deviation in seconds of the gaps",
     )
 
 
@@ -219,12 +252,20 @@ def gap_last(
     type: str | Sequence[str],
     *,
     where: str | None = None,
-    length: int = GAP_LENGTH,
+    length: int = GAP_EVENTS_DEFAULT,
 ) -> GapOf:
     """Return the seconds between the newest event and the one before it. Arguments as for
     `gap_mean`.
     """
-    return _declare_gap(name, entity, type, length, where, "last", "newest gap in seconds")
+    return _declare_gap(
+        name,
+        entity,
+        type,
+        length=length,
+        where=where,
+        measure="last",
+        label="newest gap in seconds",
+    )
 
 
 def _declare_gap(
@@ -240,8 +281,10 @@ def _declare_gap(
     _check_length(length, 2)
     _check_not_item("a gap", entity)
     text = f"{label} between the last {length} of {format_types(type)} of the {entity.name}"
-    return register(
-        GapOf(*common_fields, text, entity, *parse_filter(type, where), length, measure)
+    return register_feature(
+        GapOf(
+            *common_fields, text, entity, *parse_filter(type, where), length=length, measure=measure
+        )
     )
 
 
@@ -254,7 +297,9 @@ def session(name: str, type: str) -> SessionCount:
     """
     common_fields = check_name(name)
     types = tuple(sorted({*SESSION_TYPES, *parse_types(type)}))
-    return register(SessionCount(*common_fields, f"{type} in the current session", types, type))
+    return register_feature(
+        SessionCount(*common_fields, f"{type} in the current session", types, type)
+    )
 
 
 def session_length(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
@@ -291,10 +336,10 @@ def refinements(name: str) -> SessionMeasure:
     )
 
 
-def _check_length(length: int, least: int) -> None:
-    if not isinstance(length, int) or not least <= length <= SEQUENCE_LENGTH_MAX:
+def _check_length(length: int, minimum: int) -> None:
+    if not isinstance(length, int) or not minimum <= length <= SEQUENCE_LENGTH_MAX:
         raise declaration_error(
-            f"length: expected {least} to {SEQUENCE_LENGTH_MAX}, got {length!r}"
+            f"length: expected {minimum} to {SEQUENCE_LENGTH_MAX}, got {length!r}"
         )
 
 
@@ -310,11 +355,11 @@ def _declare_session(
     name: str, type: str | Sequence[str] | None, measure: str, label: str
 ) -> SessionMeasure:
     common_fields = check_name(name)
-    only = SESSION_TYPES if type is None else parse_types(type)
-    types = tuple(sorted({*SESSION_TYPES, *only}))
+    measured_types = SESSION_TYPES if type is None else parse_types(type)
+    types = tuple(sorted({*SESSION_TYPES, *measured_types}))
     text = (
         f"{label} the current session"
         if type is None
         else f"{label} {format_types(type)} in the current session"
     )
-    return register(SessionMeasure(*common_fields, text, types, measure, only))
+    return register_feature(SessionMeasure(*common_fields, text, types, measure, measured_types))

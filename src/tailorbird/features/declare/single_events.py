@@ -11,7 +11,7 @@ from tailorbird.features.declare.checks import (
     format_types,
     parse_filter,
     parse_value,
-    register,
+    register_feature,
 )
 from tailorbird.features.declare.declarations import (
     Entity,
@@ -39,8 +39,10 @@ def last(
     common_fields = check_event_feature(name, entity, type)
     expression, value_kind = parse_value(of, kind)
     text = f"{of} of the last {format_types(type)} of the {entity.name}"
-    return register(
-        Last(*common_fields, text, entity, *parse_filter(type, where), expression, value_kind)
+    return register_feature(
+        Last(
+            *common_fields, text, entity, *parse_filter(type, where), of=expression, kind=value_kind
+        )
     )
 
 
@@ -60,8 +62,10 @@ def first(
     common_fields = check_event_feature(name, entity, type)
     expression, value_kind = parse_value(of, kind)
     text = f"{of} of the first {format_types(type)} of the {entity.name}"
-    return register(
-        First(*common_fields, text, entity, *parse_filter(type, where), expression, value_kind)
+    return register_feature(
+        First(
+            *common_fields, text, entity, *parse_filter(type, where), of=expression, kind=value_kind
+        )
     )
 
 
@@ -70,7 +74,7 @@ def time_since(
 ) -> TimeSince:
     """Return seconds since the last such event; missing without one in the last 400 days."""
     common_fields = check_event_feature(name, entity, type)
-    return register(
+    return register_feature(
         TimeSince(
             *common_fields,
             f"seconds since the last {format_types(type)} of the {entity.name}",
@@ -86,4 +90,6 @@ def time_since_first(
     """Return seconds since the first such event ever, at most 400 days; missing without one."""
     common_fields = check_event_feature(name, entity, type)
     text = f"seconds since the first {format_types(type)} of the {entity.name}"
-    return register(TimeSinceFirst(*common_fields, text, entity, *parse_filter(type, where)))
+    return register_feature(
+        TimeSinceFirst(*common_fields, text, entity, *parse_filter(type, where))
+    )

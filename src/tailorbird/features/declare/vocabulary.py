@@ -26,7 +26,7 @@ from tailorbird.features.declare.checks import (
     parse_expression,
     parse_filter,
     parse_window,
-    register,
+    register_feature,
 )
 from tailorbird.features.declare.declarations import (
     Count,
@@ -43,8 +43,8 @@ from tailorbird.features.declare.declarations import (
 from tailorbird.features.declare.fields import ENTITY_FIELDS
 from tailorbird.features.declare.limits import (
     DECAY_HALF_LIVES,
-    DECAY_STEPS,
-    HORIZON,
+    HALF_LIFE_TILES,
+    LOOK_BACK_MAX,
     PRECISION_MAX,
     PRECISION_MIN,
     SQUARE_BITS,
@@ -85,7 +85,7 @@ def count(
     """Count events: `count("item_clicks_7d", item, "click", window="7d")`."""
     common_fields = check_event_feature(name, entity, type)
     window_spec = parse_window(window, hop)
-    return register(
+    return register_feature(
         Count(
             *common_fields,
             f"{format_types(type)} of the {entity.name} in {format_window(window_spec)}",
@@ -118,8 +118,15 @@ def total(
     common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"sum of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
-    return register(
-        Total(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount)
+    return register_feature(
+        Total(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            window=window_spec,
+            amount=amount,
+        )
     )
 
 
@@ -139,8 +146,15 @@ def mean(
     common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"mean of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
-    return register(
-        Mean(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount)
+    return register_feature(
+        Mean(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            window=window_spec,
+            amount=amount,
+        )
     )
 
 
@@ -164,14 +178,21 @@ def variance(
     common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     if amount.units_max >= 1 << SQUARE_BITS:
-        finest = amount.max / ((1 << SQUARE_BITS) - 1)
+        finest_unit = amount.max / ((1 << SQUARE_BITS) - 1)
         raise declaration_error(
             f"max / unit = {amount.units_max:,} is too fine: its square does not fit",
-            fix=f"unit={finest:.3g} or coarser",
+            fix=f"unit={finest_unit:.3g} or coarser",
         )
     text = f"variance of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
-    return register(
-        Variance(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount)
+    return register_feature(
+        Variance(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            window=window_spec,
+            amount=amount,
+        )
     )
 
 
@@ -194,9 +215,15 @@ def minimum(
     common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"smallest {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
-    return register(
+    return register_feature(
         Extreme(
-            *common_fields, text, entity, *parse_filter(type, where), window_spec, amount, False
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            window=window_spec,
+            amount=amount,
+            largest=False,
         )
     )
 
@@ -220,8 +247,16 @@ def maximum(
     common_fields = check_event_feature(name, entity, type)
     window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
     text = f"largest {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
-    return register(
-        Extreme(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount, True)
+    return register_feature(
+        Extreme(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            window=window_spec,
+            amount=amount,
+            largest=True,
+        )
     )
 
 
@@ -251,26 +286,27 @@ def quantile(
     common_fields = check_event_feature(name, entity, type)
     if not (isinstance(q, float) and 0 < q < 1):
         raise declaration_error(f"q: expected a number between 0 and 1, got {q!r}")
-    bounds = parse_edges(edges)
+    edge_values = parse_edges(edges)
     window_spec, expression = parse_window(window, hop), parse_expression(of, "number")
     text = (
         f"{q:g}-quantile of {of} over {format_types(type)} of the {entity.name} in "
         f"{format_window(window_spec)}"
     )
     buckets = tuple(
-        parse_expression(condition, "truth") for condition in bucket_conditions(of, bounds, where)
+        parse_expression(condition, "truth")
+        for condition in bucket_conditions(of, edge_values, where)
     )
-    return register(
+    return register_feature(
         Quantile(
             *common_fields,
             text,
             entity,
             *parse_filter(type, where),
-            expression,
-            window_spec,
-            q,
-            bounds,
-            buckets,
+            of=expression,
+            window=window_spec,
+            q=q,
+            edges=edge_values,
+            buckets=buckets,
         )
     )
 
@@ -305,15 +341,15 @@ def distinct(
         )
     window_spec, expression = parse_window(window, hop), parse_expression(of, "text")
     text = f"different {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
-    return register(
+    return register_feature(
         Distinct(
             *common_fields,
             text,
             entity,
             *parse_filter(type, where),
-            expression,
-            window_spec,
-            precision,
+            of=expression,
+            window=window_spec,
+            precision=precision,
         )
     )
 
@@ -339,16 +375,26 @@ def decayed(
         of, unit, max: a number to be summed instead, as for `total`.
     """
     common_fields = check_event_feature(name, entity, type)
-    length, amount = parse_duration(half_life), None if of is None else parse_amount(of, unit, max)
-    if not 15 * SECOND <= length <= HORIZON // DECAY_HALF_LIVES:
+    half_life_us, amount = (
+        parse_duration(half_life),
+        None if of is None else parse_amount(of, unit, max),
+    )
+    if not 15 * SECOND <= half_life_us <= LOOK_BACK_MAX // DECAY_HALF_LIVES:
         raise declaration_error(f"half_life: expected 15s to 50d, got {half_life}")
     text = (
         f"{format_types(type)} of the {entity.name}, "
-        f"worth half after each {format_duration(length)}"
+        f"worth half after each {format_duration(half_life_us)}"
     )
     if of is not None:
         text = f"sum of {of} over {text}"
-    window_spec = Window(DECAY_HALF_LIVES * length, length // DECAY_STEPS)
-    return register(
-        Decayed(*common_fields, text, entity, *parse_filter(type, where), window_spec, amount)
+    window_spec = Window(DECAY_HALF_LIVES * half_life_us, half_life_us // HALF_LIFE_TILES)
+    return register_feature(
+        Decayed(
+            *common_fields,
+            text,
+            entity,
+            *parse_filter(type, where),
+            window=window_spec,
+            amount=amount,
+        )
     )

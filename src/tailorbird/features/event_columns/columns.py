@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.contract.schema import micros
-from tailorbird.events.keys import combine, hash64
+from tailorbird.events.keys import combine_keys, hash64
 from tailorbird.features.declare.declarations import Entity
 from tailorbird.features.declare.fields import INTEGER_FIELDS
 from tailorbird.features.declare.scalars import number_of
@@ -44,11 +44,11 @@ NUMBER_MAX = 1.7e308  # the limit of `plain.number_of`
 _JSON_COLUMNS = {"item": "item_profile", "user": "user_profile", "properties": "properties"}
 
 
-def entity_key(entity: Entity, parts: list[Keys]) -> Keys:
+def entity_key(entity: Entity, field_keys: list[Keys]) -> Keys:
     """Return the key of an entity: the hash of its only field, or a mix of hashes with its name."""
-    if len(parts) == 1:
-        return parts[0]
-    return combine(np.array(hash64(entity.name), np.uint64), *parts)
+    if len(field_keys) == 1:
+        return field_keys[0]
+    return combine_keys(np.array(hash64(entity.name), np.uint64), *field_keys)
 
 
 class Frame:
@@ -59,18 +59,19 @@ class Frame:
     def __init__(
         self,
         table: pa.Table | pa.RecordBatch,
-        hashes: "Callable[[pa.ChunkedArray], Keys] | None" = None,
+        hash_texts: "Callable[[pa.ChunkedArray], Keys] | None" = None,
         *,
-        repeated: "Callable[[pa.ChunkedArray], Keys] | None" = None,
+        hash_repeated_texts: "Callable[[pa.ChunkedArray], Keys] | None" = None,
     ) -> None:
         """Prepare the columns of a block.
 
         Args:
-            hashes: makes keys of texts.
-            repeated: the same for texts that recur in other frames, so not for the events' own ids.
+            hash_texts: makes keys of texts.
+            hash_repeated_texts: the same for texts that recur in other frames, so not for the
+                events' own ids.
         """
-        self._hashes = hashes or text_keys
-        self._repeated = repeated or self._hashes
+        self._hash_texts = hash_texts or text_keys
+        self._hash_repeated_texts = hash_repeated_texts or self._hash_texts
         self._table = (
             pa.Table.from_batches([table])
             if isinstance(table, pa.RecordBatch)
@@ -82,37 +83,41 @@ class Frame:
         self._bits: dict[Expression, Int64s] = {}
         self._keys: dict[Entity, tuple[Keys, Bools]] = {}
         self._json: dict[str, JsonColumn] = {}
-        self._derived: dict[Hashable, Any] = {}
-        self.capped: Counter[str] = (
+        self._cached_values: dict[Hashable, Any] = {}
+        self.capped_counts: Counter[str] = (
             Counter()
         )  # values clipped at their declared maximum, by the summed expression
-        self.unreadable: Counter[str] = (
+        self.unreadable_counts: Counter[str] = (
             Counter()
         )  # present values that are no number or text as required, by field
-        self.converted: Counter[str] = Counter()  # truths and lists used as numbers, by field
+        self.converted_counts: Counter[str] = (
+            Counter()
+        )  # truths and lists used as numbers, by field
         count = self._table.num_rows
-        lengths = np.zeros(count, np.int64)
+        item_counts = np.zeros(count, np.int64)
         if self._table["items"].null_count < count:
-            lengths += pc.fill_null(pc.list_value_length(self._table["items"]), 0).to_numpy()
-            lengths[self._table["item_id"].is_valid().to_numpy()] = 0
-        self._lengths = lengths
-        self._id_of, self._has_id = np.zeros(count, np.uint64), np.zeros(count, np.bool_)
-        self._expanded = bool(lengths.any())
+            item_counts += pc.fill_null(pc.list_value_length(self._table["items"]), 0).to_numpy()
+            item_counts[self._table["item_id"].is_valid().to_numpy()] = 0
+        self._item_counts = item_counts
+        self._event_ids, self._is_hashed = np.zeros(count, np.uint64), np.zeros(count, np.bool_)
+        self._is_expanded = bool(item_counts.any())
         # Which event each row is; columns of events that are not expanded are taken as they are,
         # not copied.
-        self._event: Rows | slice = slice(None)
+        self._event_of_row: Rows | slice = slice(None)
         # The index in `items`; 0 where an event is not expanded.
         self.index: Int64s = np.zeros(count, np.int64)
-        if self._expanded:
-            copies = np.maximum(lengths, 1)
-            self._event = np.repeat(np.arange(count), copies)
-            self.index = np.arange(len(self._event)) - np.repeat(np.cumsum(copies) - copies, copies)
+        if self._is_expanded:
+            row_counts = np.maximum(item_counts, 1)
+            self._event_of_row = np.repeat(np.arange(count), row_counts)
+            self.index = np.arange(len(self._event_of_row)) - np.repeat(
+                np.cumsum(row_counts) - row_counts, row_counts
+            )
 
-    def derive(self, key: Hashable, compute: Callable[[], T]) -> T:
+    def compute_once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return a value computed from this frame, once per key."""
-        if key not in self._derived:
-            self._derived[key] = compute()
-        return self._derived[key]
+        if key not in self._cached_values:
+            self._cached_values[key] = compute()
+        return self._cached_values[key]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -120,19 +125,19 @@ class Frame:
     @property
     def is_expanded(self) -> bool:
         """True if any event has a row for each of several items."""
-        return self._expanded
+        return self._is_expanded
 
     def event(self, rows: Rows) -> Rows:
         """Return the index in the table of the event of each row."""
-        return rows if isinstance(self._event, slice) else self._event[rows]
+        return rows if isinstance(self._event_of_row, slice) else self._event_of_row[rows]
 
     @cached_property
     def ts(self) -> Int64s:
-        return micros(self._table["ts"])[self._event]
+        return micros(self._table["ts"])[self._event_of_row]
 
     @cached_property
-    def p(self) -> Int64s:
-        return self._table["p"].to_numpy()[self._event]
+    def log_position(self) -> Int64s:
+        return self._table["p"].to_numpy()[self._event_of_row]
 
     @property
     def id(self) -> Keys:
@@ -145,44 +150,44 @@ class Frame:
         The owner scopes event ids: user, anonymous or item. Hashing is expensive, so an event is
         hashed when one of its rows is first requested.
         """
-        event = self.event(rows)
-        is_requested = np.zeros(len(self._id_of), np.bool_)
-        is_requested[event] = True
-        unhashed_rows = np.flatnonzero(is_requested & ~self._has_id)
-        if len(unhashed_rows):
+        event_of_row = self.event(rows)
+        is_requested = np.zeros(len(self._event_ids), np.bool_)
+        is_requested[event_of_row] = True
+        unhashed_events = np.flatnonzero(is_requested & ~self._is_hashed)
+        if len(unhashed_events):
             owners = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(
-                pa.array(unhashed_rows)
+                pa.array(unhashed_events)
             )
             owner = pc.coalesce(
                 owners["user_id"], owners["anonymous_id"], owners["item_id"], pa.scalar("")
             )
-            self._id_of[unhashed_rows] = combine(
-                self._hashes(owners["event_id"]), self._repeated(owner)
+            self._event_ids[unhashed_events] = combine_keys(
+                self._hash_texts(owners["event_id"]), self._hash_repeated_texts(owner)
             )
-            self._has_id[unhashed_rows] = True
+            self._is_hashed[unhashed_events] = True
         with np.errstate(over="ignore"):
-            return self._id_of[event] + self.index[rows].astype(np.uint64)
+            return self._event_ids[event_of_row] + self.index[rows].astype(np.uint64)
 
     @cached_property
-    def counts(self) -> Bools:
+    def is_counted(self) -> Bools:
         """Events that count and have a time: a profile without a time is no event."""
-        return self._table["counts"].to_numpy()[self._event] & (self.ts > 0)
+        return self._table["counts"].to_numpy()[self._event_of_row] & (self.ts > 0)
 
-    def of_types(self, types: tuple[str, ...]) -> Bools:
-        mask = self._masks.get(types)
-        if mask is None:
-            codes, type_names = self.types
+    def has_type(self, types: tuple[str, ...]) -> Bools:
+        has_type = self._masks.get(types)
+        if has_type is None:
+            codes, type_names = self.type_codes
             is_selected = np.array([type_name in types for type_name in type_names], np.bool_)
-            mask = (
+            has_type = (
                 np.ones(len(self), np.bool_)
                 if is_selected.all()
-                else is_selected[codes][self._event]
+                else is_selected[codes][self._event_of_row]
             )
-            self._masks[types] = mask
-        return mask
+            self._masks[types] = has_type
+        return has_type
 
     @cached_property
-    def types(self) -> tuple[npt.NDArray, list[str]]:
+    def type_codes(self) -> tuple[npt.NDArray, list[str]]:
         """The type code of each event and the names of the codes, with "" last if any type is
         missing.
         """
@@ -193,15 +198,15 @@ class Frame:
             return codes.indices.to_numpy(), type_names
         return pc.fill_null(codes.indices, len(type_names)).to_numpy(), [*type_names, ""]
 
-    def counted_rows(self, per_item: bool) -> Bools:
+    def is_counted_row(self, per_item: bool) -> Bools:
         """Return which rows count: each item of impressions and responses, and of others if
         `per_item`.
 
         Otherwise only the first row of an event counts.
         """
-        if per_item or not self._expanded:
+        if per_item or not self._is_expanded:
             return np.ones(len(self), np.bool_)
-        return (self.index == 0) | self.of_types(SHOWN_TYPES)
+        return (self.index == 0) | self.has_type(SHOWN_TYPES)
 
     def text(self, name: str) -> Keys:
         """Return the hashes of a text column, 0 where it is missing; "user", "item", "session" are
@@ -224,7 +229,7 @@ class Frame:
                 values = self._finite_column(name)
             if name == "position":  # Items shown at once have their index as position.
                 values = np.where(
-                    np.isnan(values) & self.of_types(SHOWN_TYPES) & self._is_expanded_row(),
+                    np.isnan(values) & self.has_type(SHOWN_TYPES) & self._is_expanded_row(),
                     self.index + 1.0,
                     values,
                 )
@@ -239,41 +244,43 @@ class Frame:
         if (
             len(values) and values.max() <= NUMBER_MAX and values.min() >= -NUMBER_MAX
         ):  # Both comparisons are False if there is any NaN.
-            return values[self._event]
+            return values[self._event_of_row]
         with np.errstate(invalid="ignore"):
             is_unusable = ~(np.abs(values) <= NUMBER_MAX)
-        unreadable = int(np.count_nonzero(is_unusable)) - self._table[name].null_count
-        if unreadable:
-            self.unreadable[name] += unreadable
+        unreadable_count = int(np.count_nonzero(is_unusable)) - self._table[name].null_count
+        if unreadable_count:
+            self.unreadable_counts[name] += unreadable_count
         return (
-            np.where(is_unusable, np.nan, values)[self._event]
+            np.where(is_unusable, np.nan, values)[self._event_of_row]
             if is_unusable.any()
-            else values[self._event]
+            else values[self._event_of_row]
         )
 
     def _convert_attribute(
-        self, name: str, make: "Callable[[object], float]", missing: float
+        self, name: str, convert: "Callable[[object], float]", missing: float
     ) -> npt.NDArray:
         """Convert a JSON attribute into numbers or hashes, and count values that cannot be
         converted.
         """
         owner, _, attribute = name.partition(".")
-        values, unreadable, converted = self._json_column(owner).values(attribute, make, missing)
-        if unreadable:
-            self.unreadable[name] += unreadable
-        if converted:
-            self.converted[name] += converted
+        values, unreadable_count, converted_count = self._json_column(owner).convert(
+            attribute, convert, missing
+        )
+        if unreadable_count:
+            self.unreadable_counts[name] += unreadable_count
+        if converted_count:
+            self.converted_counts[name] += converted_count
         return values
 
     def column(self, name: str, kind: str) -> npt.NDArray:
         """Return a column for an `Expression`."""
         return self.text(name) if kind == "text" else self.number(name)
 
-    def holds(self, where: Expression) -> Bools:
-        mask = self._masks.get(where)
-        if mask is None:
-            mask = self._masks[where] = where.truths(self.column, len(self))
-        return mask
+    def matches(self, where: Expression) -> Bools:
+        is_match = self._masks.get(where)
+        if is_match is None:
+            is_match = self._masks[where] = where.truths(self.column, len(self))
+        return is_match
 
     def bits(self, value: Expression) -> Int64s:
         """Return an expression as 64 bits per row: hash64 (0 if missing) or float64 (NaN if
@@ -295,13 +302,13 @@ class Frame:
         """Return the entity of each row, and whether the row has one."""
         cached_keys = self._keys.get(entity)
         if cached_keys is None:
-            parts = [self.key_field(entity, name) for name in entity.fields]
-            has = np.ones(len(self), np.bool_)
-            for part in parts:
-                has &= part != 0
+            field_keys = [self.key_field(entity, name) for name in entity.fields]
+            has_entity = np.ones(len(self), np.bool_)
+            for field_key in field_keys:
+                has_entity &= field_key != 0
             cached_keys = self._keys[entity] = (
-                np.broadcast_to(entity_key(entity, parts), (len(self),)),
-                has,
+                np.broadcast_to(entity_key(entity, field_keys), (len(self),)),
+                has_entity,
             )
         return cached_keys
 
@@ -310,7 +317,7 @@ class Frame:
             return self._convert_attribute(name, category_key, 0)
         if name in INTEGER_FIELDS:
             return integer_keys(self.number(name))
-        return self.text_column(name, self._repeated)
+        return self.text_column(name, self._hash_repeated_texts)
 
     def key_field(self, entity: Entity, name: str) -> Keys:
         """Return a field's part of the entity's key, 0 where it is missing."""
@@ -322,30 +329,32 @@ class Frame:
             return self._read_items(hash_column)
         return hash_column(
             self._table[{"user": "person", "session": "session_id"}.get(name, name)]
-        )[self._event]
+        )[self._event_of_row]
 
     def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
         """Return the keys of users or items with these ids."""
-        return self._hashes(ids)
+        return self._hash_texts(ids)
 
     def _is_expanded_row(self) -> Bools:
         """Return the rows that stand for one of an event's `items`."""
-        return (self._lengths > 0)[self._event]
+        return (self._item_counts > 0)[self._event_of_row]
 
     def _read_queries(self) -> Keys:
         """Return the normalised query of each row: its own, or that of the response that it
         follows.
         """
-        own, answered = (query_keys(self._table[name]) for name in ("query", "answer_query"))
-        return np.where(own != 0, own, answered)[self._event]
+        own_queries, answer_queries = (
+            query_keys(self._table[name]) for name in ("query", "answer_query")
+        )
+        return np.where(own_queries != 0, own_queries, answer_queries)[self._event_of_row]
 
     def _read_items(self, hash_column: Callable[[pa.ChunkedArray], Keys]) -> Keys:
-        own = hash_column(self._table["item_id"])
-        if not self._expanded:
-            return own
-        keys = own[self._event]
-        lists = pc.filter(self._table["items"], pa.array(self._lengths > 0))
-        keys[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = hash_column(
+        own_items = hash_column(self._table["item_id"])
+        if not self._is_expanded:
+            return own_items
+        keys = own_items[self._event_of_row]
+        lists = pc.filter(self._table["items"], pa.array(self._item_counts > 0))
+        keys[np.repeat(self._item_counts > 0, np.maximum(self._item_counts, 1))] = hash_column(
             pc.list_flatten(lists)
         )
         return keys
@@ -353,7 +362,7 @@ class Frame:
     def _json_column(self, owner: str) -> "JsonColumn":
         if owner not in self._json:
             self._json[owner] = JsonColumn(
-                self._table[_JSON_COLUMNS[owner]], self._event, self.index
+                self._table[_JSON_COLUMNS[owner]], self._event_of_row, self.index
             )
         return self._json[owner]
 

@@ -20,15 +20,15 @@ from tailorbird.features.declare.declarations import Amount
 from tailorbird.features.declare.limits import SQUARE_BITS
 from tailorbird.features.declare.scalars import element_of, number_of, time_of, words_of
 from tailorbird.features.event_columns.columns import Frame, take_rows
-from tailorbird.features.event_columns.fields import category_key, parsed_json
+from tailorbird.features.event_columns.fields import category_key, parse_json
 from tailorbird.features.expr.expression import Expression
-from tailorbird.features.layout.layout import PEAKS, Source, kind_and_element
+from tailorbird.features.layout.layout import PEAK_MEASURES, Source, kind_and_element
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
-Some = Rows | slice
+RowSelection = Rows | slice
 
 PEAK_ZERO = 1 << 62  # the code of the value 0
 
@@ -60,7 +60,7 @@ class Extract:
     def ts(self) -> Int64s:
         return take_rows(self.frame.ts, self.rows)
 
-    def take(self, rows: Some) -> "Extract":
+    def take(self, rows: RowSelection) -> "Extract":
         """Return the extract with some of its rows."""
         return _PartialExtract(self.frame, self.source, self.rows[rows], self.value[rows])
 
@@ -70,8 +70,8 @@ class Extract:
         return self.frame.ids(self.rows)
 
     @property
-    def p(self) -> Int64s:
-        return self.frame.p[self.rows]
+    def log_position(self) -> Int64s:
+        return self.frame.log_position[self.rows]
 
     @property
     def item(self) -> Keys:
@@ -104,34 +104,34 @@ class _PartialExtract(Extract):
 
 def extract(source: Source, frame: Frame) -> Extract:
     """Return the rows of the frame that the source counts, computed once per frame."""
-    return frame.derive(source, lambda: compute_extract(source, frame))
+    return frame.compute_once(source, lambda: compute_extract(source, frame))
 
 
 def compute_extract(source: Source, frame: Frame) -> Extract:
     """Compute an extract without caching it in the frame."""
-    _, has = frame.key(source.entity)
-    mask = frame.counts & frame.of_types(source.types)
-    mask &= has
+    _, has_entity = frame.key(source.entity)
+    is_counted = frame.is_counted & frame.has_type(source.types)
+    is_counted &= has_entity
     if frame.is_expanded:
-        mask &= frame.counted_rows(source.per_item)
+        is_counted &= frame.is_counted_row(source.per_item)
     if source.where is not None:
-        mask &= frame.holds(source.where)
+        is_counted &= frame.matches(source.where)
     if source.value is None:
-        rows = np.flatnonzero(mask)
+        rows = np.flatnonzero(is_counted)
         value = np.ones(len(rows), np.int64)
     elif isinstance(source.value, Amount):
         numbers = source.value.of.numbers(frame.column, len(frame))
-        rows = np.flatnonzero(mask)
+        rows = np.flatnonzero(is_counted)
         rows = rows[~np.isnan(take_rows(numbers, rows))]
         value = _to_units(take_rows(numbers, rows), source.value, frame)
     elif source.value.kind == "text":
         hashes = np.broadcast_to(source.value.columns(frame.column), (len(frame),))
-        rows = np.flatnonzero(mask)
+        rows = np.flatnonzero(is_counted)
         rows = rows[take_rows(hashes, rows) != 0]
         value = take_rows(hashes, rows).view(np.int64)
     else:
         numbers = source.value.numbers(frame.column, len(frame))
-        rows = np.flatnonzero(mask)
+        rows = np.flatnonzero(is_counted)
         rows = rows[~np.isnan(take_rows(numbers, rows))]
         value = take_rows(numbers, rows).view(np.int64)
     return Extract(frame, source, rows, value)
@@ -148,7 +148,7 @@ def tile_values(measure: str, value: Int64s) -> Int64s:
         return (value * value) & ((1 << SQUARE_BITS) - 1)
     if measure == "square_high":
         return (value * value) >> SQUARE_BITS
-    if measure in PEAKS:
+    if measure in PEAK_MEASURES:
         return PEAK_ZERO + value if measure == "largest" else PEAK_ZERO - value
     return value
 
@@ -160,13 +160,13 @@ class ProfileExtract:
     key: Keys
     ts: Int64s
     id: Keys
-    p: Int64s
+    log_position: Int64s
     values: Int64s  # (n, attributes)
 
-    def take(self, rows: Some) -> "ProfileExtract":
+    def take(self, rows: RowSelection) -> "ProfileExtract":
         """Return the extract with some of its profiles."""
         return ProfileExtract(
-            self.key[rows], self.ts[rows], self.id[rows], self.p[rows], self.values[rows]
+            self.key[rows], self.ts[rows], self.id[rows], self.log_position[rows], self.values[rows]
         )
 
 
@@ -175,17 +175,17 @@ def extract_profiles(
 ) -> ProfileExtract:
     """Return the profiles in the frame; `attributes` are (name, kind) as in `layout.Profile`."""
     table = frame._table
-    mask = pc.and_(pc.equal(table["type"], type), table["counts"])
-    events = np.flatnonzero(mask.to_numpy())
-    first_rows = np.flatnonzero(frame.index == 0)[events]  # the frame's row of each event
-    column = table["item_id" if type == "item" else "user_id"].take(pa.array(events))
+    is_profile = pc.and_(pc.equal(table["type"], type), table["counts"])
+    event_indexes = np.flatnonzero(is_profile.to_numpy())
+    first_rows = np.flatnonzero(frame.index == 0)[event_indexes]  # the frame's row of each event
+    column = table["item_id" if type == "item" else "user_id"].take(pa.array(event_indexes))
     # Profiles recur and many are alike, so each distinct text is parsed once.
-    encoded = table["properties"].take(pa.array(events)).combine_chunks().dictionary_encode()
-    profiles = [*(parsed_json(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
-    codes = pc.fill_null(encoded.indices, len(profiles) - 1).to_numpy()
-    occurrences = np.bincount(codes, minlength=len(profiles))
+    encoded = table["properties"].take(pa.array(event_indexes)).combine_chunks().dictionary_encode()
+    profiles = [*(parse_json(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
+    profile_codes = pc.fill_null(encoded.indices, len(profiles) - 1).to_numpy()
+    occurrences = np.bincount(profile_codes, minlength=len(profiles))
     values = np.zeros((len(profiles), len(attributes)), np.int64)
-    words = {
+    words_by_attribute = {
         name: [words_of(profile.get(name)) for profile in profiles]
         for name, kind in attributes
         if kind == "word 1"
@@ -193,26 +193,29 @@ def extract_profiles(
     for lane, (name, full_kind) in enumerate(attributes):
         kind, element = kind_and_element(full_kind)
         if kind == "word":
-            values_of_lane = [
-                hash64(word[element - 1]) if len(word) >= element else 0 for word in words[name]
+            lane_values = [
+                hash64(words[element - 1]) if len(words) >= element else 0
+                for words in words_by_attribute[name]
             ]
         elif kind == "time":
-            values_of_lane = [time_of(profile.get(name)) for profile in profiles]
+            lane_values = [time_of(profile.get(name)) for profile in profiles]
         else:
             elements = [element_of(profile.get(name), element) for profile in profiles]
-            values_of_lane = [
+            lane_values = [
                 (number_of if kind == "numeric" else category_key)(element) for element in elements
             ]
             if kind == "numeric":
-                raw = elements if " " in full_kind else (profile.get(name) for profile in profiles)
-                pairs = zip(raw, values_of_lane, occurrences, strict=True)
-                if converted := sum(
+                raw_values = (
+                    elements if " " in full_kind else (profile.get(name) for profile in profiles)
+                )
+                conversions = zip(raw_values, lane_values, occurrences, strict=True)
+                if converted_count := sum(
                     int(count)
-                    for value, converted_value, count in pairs
+                    for value, converted_value, count in conversions
                     if isinstance(value, bool | list) and converted_value == converted_value
                 ):
-                    frame.converted[f"{type}.{name}"] += converted
-            unreadable = sum(
+                    frame.converted_counts[f"{type}.{name}"] += converted_count
+            unreadable_count = sum(
                 int(count)
                 * (
                     value not in (None, [])
@@ -223,15 +226,15 @@ def extract_profiles(
                     )
                 )
                 for value, converted_value, count in zip(
-                    elements, values_of_lane, occurrences, strict=True
+                    elements, lane_values, occurrences, strict=True
                 )
             )
-            if unreadable:
-                frame.unreadable[f"{type}.{name}"] += unreadable
+            if unreadable_count:
+                frame.unreadable_counts[f"{type}.{name}"] += unreadable_count
         values[:, lane] = np.array(
-            values_of_lane, np.uint64 if kind in ("word", "categorical") else np.float64
+            lane_values, np.uint64 if kind in ("word", "categorical") else np.float64
         ).view(np.int64)
-    if not len(events):
+    if not len(event_indexes):
         return ProfileExtract(
             np.zeros(0, np.uint64),
             np.zeros(0, np.int64),
@@ -243,8 +246,8 @@ def extract_profiles(
         frame.profile_keys(column),
         frame.ts[first_rows],
         frame.id[first_rows],
-        frame.p[first_rows],
-        values[codes],
+        frame.log_position[first_rows],
+        values[profile_codes],
     )
 
 
@@ -257,7 +260,7 @@ def _to_units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
     for start in range(0, len(numbers), _UNITS_CHUNK):
         with np.errstate(over="ignore"):
             units = numbers[start : start + _UNITS_CHUNK] / amount.unit
-        if capped := int(np.count_nonzero(np.abs(units) > limit)):
-            frame.capped[amount.of.text] += capped
+        if capped_count := int(np.count_nonzero(np.abs(units) > limit)):
+            frame.capped_counts[amount.of.text] += capped_count
         units_of_rows[start : start + len(units)] = np.rint(np.clip(units, -limit, limit))
     return units_of_rows

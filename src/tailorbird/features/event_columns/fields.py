@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import hash64, hash64s
-from tailorbird.features.declare.limits import WORDS
+from tailorbird.features.declare.limits import WORDS_MAX
 from tailorbird.features.declare.scalars import query_text, text_of, words_of
 
 Int64s = npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ Keys = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
-Some = Rows | slice
+RowSelection = Rows | slice
 
 
 class JsonColumn:
@@ -32,10 +32,12 @@ class JsonColumn:
     once.
     """
 
-    def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
+    def __init__(
+        self, column: pa.ChunkedArray, event_of_row: Rows | slice, item_index: Int64s
+    ) -> None:
         codes = column.combine_chunks().dictionary_encode()
         codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
-        objects_by_code = [parsed_json(text) for text in codes.dictionary.to_pylist()]
+        objects_by_code = [parse_json(text) for text in codes.dictionary.to_pylist()]
         self._objects: list[dict | None] = []
         offsets, lengths = (
             np.zeros(len(objects_by_code) + 1, np.int64),
@@ -45,17 +47,21 @@ class JsonColumn:
             offsets[code] = len(self._objects)
             lengths[code] = len(value) if isinstance(value, list) else -1
             self._objects += value if isinstance(value, list) else [value]
-        missing = len(self._objects)
-        code = pc.fill_null(codes.indices, len(objects_by_code)).to_numpy()[event].astype(np.int64)
+        missing_index = len(self._objects)
+        code = (
+            pc.fill_null(codes.indices, len(objects_by_code))
+            .to_numpy()[event_of_row]
+            .astype(np.int64)
+        )
         length = lengths[code]
-        object_index = offsets[code] + np.where(length >= 0, index, 0)
+        object_index = offsets[code] + np.where(length >= 0, item_index, 0)
         self._object_index = np.where(
-            (code == len(objects_by_code)) | ((length >= 0) & (index >= length)),
-            missing,
+            (code == len(objects_by_code)) | ((length >= 0) & (item_index >= length)),
+            missing_index,
             object_index,
         )
 
-    def values(
+    def convert(
         self, attribute: str, convert: "Callable[[object], float]", missing: float
     ) -> tuple[npt.NDArray, int, int]:
         """Convert the attribute in each row.
@@ -64,21 +70,21 @@ class JsonColumn:
             The values, the number of rows whose value cannot be converted, and the number of rows
             whose list or truth was converted to a number.
         """
-        raw = [
+        attribute_values = [
             object_.get(attribute) if isinstance(object_, dict) else None
             for object_ in self._objects
         ]
         converted_values = np.array(
-            [*(missing if item is None else convert(item) for item in raw), missing],
+            [*(missing if item is None else convert(item) for item in attribute_values), missing],
             np.uint64 if missing == 0 else np.float64,
         )
-        is_unreadable = np.array([*(item is not None and item != [] for item in raw), False]) & (
-            np.isnan(converted_values) if missing != 0 else converted_values == 0
-        )
+        is_unreadable = np.array(
+            [*(item is not None and item != [] for item in attribute_values), False]
+        ) & (np.isnan(converted_values) if missing != 0 else converted_values == 0)
         is_converted = np.zeros(len(converted_values), np.bool_)
         if missing != 0:
             is_converted = np.array(
-                [*(isinstance(item, bool | list) for item in raw), False]
+                [*(isinstance(item, bool | list) for item in attribute_values), False]
             ) & ~np.isnan(converted_values)
         return (
             converted_values[self._object_index],
@@ -90,7 +96,7 @@ class JsonColumn:
         return int(np.count_nonzero(objects[self._object_index])) if objects.any() else 0
 
 
-def parsed_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:  # such as NaN, or numbers beyond a float64
@@ -135,10 +141,10 @@ def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
 
 
 def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """Return the hashes of each query's first distinct words, 0-padded; shape (n, WORDS)."""
+    """Return the hashes of each query's first distinct words, 0-padded; shape (n, WORDS_MAX)."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     dictionary = array.dictionary_encode()
-    hashes = np.zeros((len(dictionary.dictionary) + 1, WORDS), np.uint64)
+    hashes = np.zeros((len(dictionary.dictionary) + 1, WORDS_MAX), np.uint64)
     for row, text in enumerate(dictionary.dictionary.to_pylist()):
         words = words_of(text)
         hashes[row, : len(words)] = hash64s(words)
@@ -169,10 +175,10 @@ class TextHashCache:
         dictionary = array.dictionary_encode()
         texts = dictionary.dictionary.to_pylist()
         keys = [self._cache.get(text) for text in texts]
-        if missing := [text for text, key in zip(texts, keys, strict=True) if key is None]:
-            if len(self._cache) + len(missing) > self._size_max:
+        if missing_texts := [text for text, key in zip(texts, keys, strict=True) if key is None]:
+            if len(self._cache) + len(missing_texts) > self._size_max:
                 self._cache = {}
-            new_hashes = dict(zip(missing, hash64s(missing).tolist(), strict=True))
+            new_hashes = dict(zip(missing_texts, hash64s(missing_texts).tolist(), strict=True))
             self._cache.update(new_hashes)
             keys = [
                 new_hashes[text] if key is None else key

@@ -31,42 +31,42 @@ class Language:
     Attributes:
         kind_of: gives the kind of a column; None if there is no such column.
         functions: the functions by name.
-        choices: whether it has `a if test else b`.
-        has_parts: whether `'warm' in item.tags` looks for a part of a text.
-        parts: the columns, beside constants, that may be looked for in a text.
-        texts_hold: whether a text counts as a truth, which holds unless it is missing.
+        allows_choices: whether it has `a if test else b`.
+        allows_part_search: whether `'warm' in item.tags` looks for a part of a text.
+        part_columns: the columns, beside constants, that may be looked for in a text.
+        texts_are_truths: whether a text counts as a truth, which holds unless it is missing.
         hint: what may be written, for messages.
     """
 
     kind_of: Callable[[nodes.Name], ValueKind | None]
     functions: Mapping[str, Function]
-    choices: bool = False
-    has_parts: bool = False
-    parts: frozenset[str] = frozenset()
-    texts_hold: bool = False
+    allows_choices: bool = False
+    allows_part_search: bool = False
+    part_columns: frozenset[str] = frozenset()
+    texts_are_truths: bool = False
     hint: str = ""
 
 
 class Checker:
     """Determines the kinds of a tree.
 
-    `names` gathers each column with its kind, `calls` the functions.
+    `names` gathers each column with its kind, `called_functions` the functions.
     """
 
     def __init__(self, language: Language) -> None:
         self._language = language
         self._kinds: dict[int, ValueKind] = {}  # of the parts that were checked, by identity
         self.names: dict[str, ValueKind] = {}
-        self.calls: set[str] = set()
+        self.called_functions: set[str] = set()
 
-    def kind(self, node: Node, expect: ValueKind = "number") -> ValueKind:
+    def infer_kind(self, node: Node, expected_kind: ValueKind = "number") -> ValueKind:
         """Return the kind of a part; a column of either kind becomes of the expected one.
 
         Raises:
             ExpressionError: it is not of the language, or mixes numbers and texts.
         """
         if isinstance(node, nodes.Name):
-            return self._name(node, expect)
+            return self._check_name(node, expected_kind)
         if id(node) not in self._kinds:
             self._kinds[id(node)] = self._check(node)
         return self._kinds[id(node)]
@@ -74,57 +74,57 @@ class Checker:
     def _check(self, node: Node) -> ValueKind:
         match node:
             case nodes.Constant():
-                return self._constant(node)
+                return self._check_constant(node)
             case nodes.Unary(operator="not"):
-                self._truths(node.operand)
+                self._require_truths(node.operand)
                 return "truth"
             case nodes.Unary():
-                self._numbers(node.operand)
+                self._require_numbers(node.operand)
                 return "number"
             case nodes.Binary():
-                self._numbers(node.left, node.right)
+                self._require_numbers(node.left, node.right)
                 return "number"
             case nodes.Logic():
-                self._truths(*node.parts)
+                self._require_truths(*node.parts)
                 return "truth"
-            case nodes.Choice() if self._language.choices:
-                self._truths(node.test)
-                self._numbers(node.body, node.otherwise)
+            case nodes.Choice() if self._language.allows_choices:
+                self._require_truths(node.test)
+                self._require_numbers(node.body, node.otherwise)
                 return "number"
             case nodes.Call():
-                return self._call(node)
+                return self._check_call(node)
             case nodes.Compare():
                 left = node.first
                 for operator, right in node.steps:
-                    self._pair(left, operator, right)
+                    self._check_comparison(left, operator, right)
                     left = right
                 return "truth"
-        raise self._not_allowed(node)
+        raise self._not_allowed_error(node)
 
-    def _not_allowed(self, node: Node) -> ExpressionError:
+    def _not_allowed_error(self, node: Node) -> ExpressionError:
         return node.error(f"{node.quoted} is not allowed here", self._language.hint)
 
-    def _numbers(self, *parts: Node) -> None:
+    def _require_numbers(self, *parts: Node) -> None:
         for node in parts:
-            if self.kind(node) == "text":
+            if self.infer_kind(node) == "text":
                 raise node.error(f"{node.quoted} is a text, expected a number")
 
-    def _truths(self, *parts: Node) -> None:
+    def _require_truths(self, *parts: Node) -> None:
         for node in parts:
-            if self.kind(node) == "text" and not self._language.texts_hold:
+            if self.infer_kind(node) == "text" and not self._language.texts_are_truths:
                 raise node.error(f"{node.quoted} is a text, expected a number or a test")
 
-    def _name(self, node: nodes.Name, expect: ValueKind) -> ValueKind:
+    def _check_name(self, node: nodes.Name, expected_kind: ValueKind) -> ValueKind:
         kind = self._language.kind_of(node)
         if kind is None:
             raise node.error(f"{node.path} is no field", self._language.hint)
         if kind == "either":
-            kind = "text" if expect in ("text", "either") else "number"
+            kind = "text" if expected_kind in ("text", "either") else "number"
         if self.names.setdefault(node.path, kind) != kind:
             raise node.error(f"{node.path} is used both as a number and as text")
         return kind
 
-    def _constant(self, node: nodes.Constant) -> ValueKind:
+    def _check_constant(self, node: nodes.Constant) -> ValueKind:
         if node.value is None:
             fix = "use missing(…), or not missing(…)"
             raise node.error("None equals nothing, and is never in a list", fix)
@@ -134,24 +134,24 @@ class Checker:
             raise node.error("the number is too large")
         return "number"
 
-    def _call(self, node: nodes.Call) -> ValueKind:
+    def _check_call(self, node: nodes.Call) -> ValueKind:
         functions = self._language.functions
         function = functions.get(node.function)
         if function is None or len(node.arguments) != function.arguments:
             names = ", ".join(functions)
             raise node.error(f"{node.quoted}: expected one of {names} with its arguments")
-        self.calls.add(node.function)
+        self.called_functions.add(node.function)
         if function.argument_kind == "a duration":
             for argument in node.arguments:
-                self._duration(argument)
+                self._check_duration(argument)
         elif function.argument_kind == "anything":
             for argument in node.arguments:
-                self.kind(argument, "either")
+                self.infer_kind(argument, "either")
         else:
-            self._numbers(*node.arguments)
+            self._require_numbers(*node.arguments)
         return function.kind
 
-    def _duration(self, argument: Node) -> None:
+    def _check_duration(self, argument: Node) -> None:
         text = argument.value if isinstance(argument, nodes.Constant) else argument.text
         try:
             parse_duration(str(text))
@@ -159,39 +159,39 @@ class Checker:
             message = f"expected a time such as 30d, got {argument.quoted}"
             raise argument.error(message) from None
 
-    def _pair(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
+    def _check_comparison(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
         if operator in ("is", "is not"):
             if not (isinstance(right, nodes.Constant) and right.value is None):
                 raise right.error("only None comes after `is` and `is not`", "use ==")
-            self.kind(left, "either")
+            self.infer_kind(left, "either")
         elif operator in ("in", "not in"):
-            self._member(left, operator, right)
+            self._check_membership(left, operator, right)
         else:
-            self._same(left, operator, right)
+            self._check_comparable(left, operator, right)
 
-    def _member(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
+    def _check_membership(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
         if isinstance(right, nodes.Constants):
             if not right.elements:
-                self.kind(left)
+                self.infer_kind(left)
             for element in right.elements:
-                self._same(left, "==", element)
-        elif self._language.has_parts:
-            self._part(left, right)
+                self._check_comparable(left, "==", element)
+        elif self._language.allows_part_search:
+            self._check_part_search(left, right)
         else:
             example = f"such as {operator} ('phone', 'tablet')"
             raise right.error(f"{operator} needs constants in brackets", example)
 
-    def _part(self, part: Node, text: Node) -> None:
+    def _check_part_search(self, part: Node, text: Node) -> None:
         """Refuse a search for what is never part of a text, instead of a test that never holds."""
-        is_column = isinstance(part, nodes.Name) and part.path in self._language.parts
-        if self.kind(part) != "text" or not (is_column or isinstance(part, nodes.Constant)):
+        is_column = isinstance(part, nodes.Name) and part.path in self._language.part_columns
+        if self.infer_kind(part) != "text" or not (is_column or isinstance(part, nodes.Constant)):
             fix = "such as 'warm' in item.tags, or context.country in item.countries"
             raise part.error(f"{part.quoted} is no text to look for in {text.quoted}", fix)
-        if self.kind(text) not in ("text", "any"):
+        if self.infer_kind(text) not in ("text", "any"):
             fix = "use == or a list after `in`"
             raise text.error(f"{text.quoted} is no text, and has no parts", fix)
 
-    def _same(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
+    def _check_comparable(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
         """Refuse a comparison of a number with a text, and of texts by size."""
         if not self._is_decided(left) and not self._is_decided(right):
             message = f"{left.text} {operator} {right.text}: compare an attribute with a constant"
@@ -218,9 +218,9 @@ class Checker:
             or self._language.kind_of(node) != "either"
         )
 
-    def _number_or_text(self, node: Node, expect: ValueKind) -> ValueKind:
+    def _number_or_text(self, node: Node, expected_kind: ValueKind) -> ValueKind:
         if isinstance(node, nodes.Name) and node.path in self.names:
             kind = self.names[node.path]
         else:
-            kind = self.kind(node, expect)
+            kind = self.infer_kind(node, expected_kind)
         return "number" if kind == "truth" else kind

@@ -18,14 +18,14 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 V = TypeVar("V")
 
-PART = "in"  # the function that `part in text` calls, with the text and the part
+PART_FUNCTION = "in"  # the function that `part in text` calls, with the text and the part
 
 _ARITHMETIC: Mapping[str, Callable[[Floats, Floats], Floats]] = {
     "+": np.add,
     "-": np.subtract,
     "*": np.multiply,
 }
-_ORDER: Mapping[str, Callable[[Floats, Floats], Bools]] = {
+_ORDER_OPERATORS: Mapping[str, Callable[[Floats, Floats], Bools]] = {
     "<": np.less,
     "<=": np.less_equal,
     ">": np.greater,
@@ -58,10 +58,10 @@ class Values(Protocol[V]):
 def evaluate_columns(tree: Node, values: Values[V]) -> V | Array:
     """Return the value of a checked expression in each row."""
     with np.errstate(all="ignore"):
-        return _value(tree, values)
+        return _evaluate_node(tree, values)
 
 
-def _value(node: Node, values: Values[V]) -> V | Array:
+def _evaluate_node(node: Node, values: Values[V]) -> V | Array:
     match node:
         case nodes.Name():
             return values.column(node.path)
@@ -71,61 +71,61 @@ def _value(node: Node, values: Values[V]) -> V | Array:
             return _compare(node, values)
         case nodes.Logic():
             combine = np.logical_and if node.operator == "and" else np.logical_or
-            holds = values.truth(_value(node.parts[0], values))
+            is_true = values.truth(_evaluate_node(node.parts[0], values))
             for part in node.parts[1:]:
-                holds = combine(holds, values.truth(_value(part, values)))
-            return holds
+                is_true = combine(is_true, values.truth(_evaluate_node(part, values)))
+            return is_true
         case nodes.Unary(operator="not"):
-            return ~values.truth(_value(node.operand, values))
+            return ~values.truth(_evaluate_node(node.operand, values))
         case nodes.Unary():
-            number = values.number(_value(node.operand, values))
+            number = values.number(_evaluate_node(node.operand, values))
             return -number if node.operator == "-" else number
         case nodes.Binary():
-            left = values.number(_value(node.left, values))
-            right = values.number(_value(node.right, values))
+            left = values.number(_evaluate_node(node.left, values))
+            right = values.number(_evaluate_node(node.right, values))
             if node.operator == "/":
                 return values.divide(left, right)
             return _ARITHMETIC[node.operator](left, right)
         case nodes.Choice():
             return np.where(
-                values.truth(_value(node.test, values)),
-                values.number(_value(node.body, values)),
-                values.number(_value(node.otherwise, values)),
+                values.truth(_evaluate_node(node.test, values)),
+                values.number(_evaluate_node(node.body, values)),
+                values.number(_evaluate_node(node.otherwise, values)),
             )
         case nodes.Duration():
             return values.constant(node.text)
         case nodes.Call():
-            arguments = [_value(argument, values) for argument in node.arguments]
+            arguments = [_evaluate_node(argument, values) for argument in node.arguments]
             return values.call(node.function, arguments)
     raise AssertionError(f"{node.text} was not checked")
 
 
 def _compare(node: nodes.Compare, values: Values[V]) -> Bools:
-    left = _value(node.first, values)
+    left = _evaluate_node(node.first, values)
     result: Bools | None = None
-    for operator, side in node.steps:
-        if operator in ("in", "not in") and isinstance(side, nodes.Constants):
+    for operator, operand in node.steps:
+        if operator in ("in", "not in") and isinstance(operand, nodes.Constants):
             right = left  # Nothing follows a list: the checker refuses it.
-            holds = np.zeros((), np.bool_)
-            for element in side.elements:
-                holds = holds | values.equal(left, values.constant(element.value))
+            is_true = np.zeros((), np.bool_)
+            for element in operand.elements:
+                is_true = is_true | values.equal(left, values.constant(element.value))
         else:
-            right = _value(side, values)
-            holds = _pair(left, operator, right, values)
-        holds = ~holds if operator in ("not in", "!=", "is not") else holds
-        result = holds if result is None else result & holds
+            right = _evaluate_node(operand, values)
+            is_true = _compare_pair(left, operator, right, values)
+        is_true = ~is_true if operator in ("not in", "!=", "is not") else is_true
+        result = is_true if result is None else result & is_true
         left = right
     assert result is not None
     return result
 
 
-def _pair(
+def _compare_pair(
     left: V | Array, operator: nodes.Comparison, right: V | Array, values: Values[V]
 ) -> Bools:
     if operator in ("is", "is not"):
         return values.missing(left)
     if operator in ("in", "not in"):
-        return values.truth(values.call(PART, (right, left)))
+        return values.truth(values.call(PART_FUNCTION, (right, left)))
     if operator in ("==", "!="):
         return values.equal(left, right)
-    return _ORDER[operator](values.number(left), values.number(right))
+    return _ORDER_OPERATORS[operator](values.number(left), values.number(right))

@@ -70,25 +70,27 @@ class Expression:
 
         `column(name, kind)` returns float64 for numbers and uint64 hashes for texts.
         """
-        return evaluate_columns(self.tree, _Values(column, dict(self.names)))
+        return evaluate_columns(self.tree, _ColumnValues(column, dict(self.names)))
 
     def numbers(self, column: ColumnOf, rows: int) -> npt.NDArray[np.float64]:
         """Return numbers, shape (rows,): a truth as 1 or 0, and missing where not finite."""
         value = _to_number(self.columns(column))
-        finite = np.isfinite(value)
-        return np.broadcast_to(value if finite.all() else np.where(finite, value, np.nan), (rows,))
+        is_finite = np.isfinite(value)
+        return np.broadcast_to(
+            value if is_finite.all() else np.where(is_finite, value, np.nan), (rows,)
+        )
 
     def truths(self, column: ColumnOf, rows: int) -> npt.NDArray[np.bool_]:
         """Return truths, shape (rows,): a number is true where it is neither 0 nor missing."""
         return np.broadcast_to(_to_truth(self.columns(column)), (rows,))
 
 
-def parse(text: str, kind_of: KindOf, *, expect: ValueKind) -> Expression:
+def parse(text: str, kind_of: KindOf, *, expected_kind: ValueKind) -> Expression:
     """Check `text` and determine the columns that it reads.
 
     Args:
-        expect: "number" or "truth" (each also accepts the other), or "text" or "either" (a bare
-            column).
+        expected_kind: "number" or "truth" (each also accepts the other), or "text" or "either"
+            (a bare column).
     Raises:
         ExpressionError: the syntax is invalid or outside the grammar, or numbers and texts are
             mixed.
@@ -98,10 +100,10 @@ def parse(text: str, kind_of: KindOf, *, expect: ValueKind) -> Expression:
             f"expected an expression in quotes, such as 'price < 5', got {text!r}"
         )
     tree = parse_tree(text)
-    checker = Checker(Language(lambda name: kind_of(name.path), _FUNCTIONS, choices=True))
-    kind = checker.kind(tree, expect)
-    if (kind == "text") != (expect == "text") and expect != "either":
-        raise ExpressionError(f"expected a {expect}, {_quote(text)} is a {kind}")
+    checker = Checker(Language(lambda name: kind_of(name.path), _FUNCTIONS, allows_choices=True))
+    kind = checker.infer_kind(tree, expected_kind)
+    if (kind == "text") != (expected_kind == "text") and expected_kind != "either":
+        raise ExpressionError(f"expected a {expected_kind}, {_quote(text)} is a {kind}")
     return Expression(text.strip(), kind, tuple(sorted(checker.names.items())), tree)
 
 
@@ -109,7 +111,7 @@ def _quote(text: str) -> str:
     return repr(text) if len(text) <= QUOTED_MAX else f"{text[:QUOTED_MAX]!r}…"
 
 
-class _Values:
+class _ColumnValues:
     """Numbers are float64, texts uint64 hashes. Truths stay bool until a number is needed."""
 
     def __init__(self, column: ColumnOf, kinds: dict[str, str]) -> None:

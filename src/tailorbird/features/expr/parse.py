@@ -21,7 +21,7 @@ CHARACTERS_MAX = 1_000
 DEPTH_MAX = 30
 NODES_MAX = 300
 _DURATION = re.compile(r"(\d{1,5})([mhdw])")
-_SPLIT = "split it into several"
+_SPLIT_FIX = "split it into several"
 
 # Strings and comments, which stay unchanged, or a duration.
 _LITERAL = re.compile(
@@ -55,7 +55,7 @@ def parse_tree(text: str, *, depth_max: int = DEPTH_MAX, hint: str = "") -> Node
         ExpressionError: it is too long, too deep, or not of the grammar; names the column.
     """
     if len(text) > CHARACTERS_MAX:
-        raise ExpressionError(f"is longer than {CHARACTERS_MAX} characters", fix=_SPLIT)
+        raise ExpressionError(f"is longer than {CHARACTERS_MAX} characters", fix=_SPLIT_FIX)
     return _Parser(text, depth_max, hint).parse()
 
 
@@ -63,7 +63,7 @@ class _Parser:
     def __init__(self, text: str, depth_max: int, hint: str) -> None:
         self._text, self._depth_max, self._hint = text, depth_max, hint
         self._lines = _LINE_END.split(text)
-        self._nodes = 0
+        self._node_count = 0
 
     def parse(self) -> Node:
         # `30d` is not valid Python, so it is parsed as the name `d30`, which has the same length
@@ -78,7 +78,7 @@ class _Parser:
         # In line 1 is our own bracket: there is nothing in it, or a comma, or one closes too early.
         if tree.lineno == 1:
             raise ExpressionError("expected one expression, with all its brackets closed")
-        return self._node(tree, 1)
+        return self._to_node(tree, 1)
 
     def _syntax_error(self, error: SyntaxError, source: str) -> ExpressionError:
         line, column = error.lineno or 2, (error.offset or 1) - 1
@@ -86,9 +86,9 @@ class _Parser:
             # Our own bracket is unmatched, because the text closed it: this finds where.
             try:
                 ast.parse(source.strip(), mode="eval")
-            except SyntaxError as alone:
+            except SyntaxError as unwrapped_error:
                 indent = len(source) - len(source.lstrip())
-                line, column = 2, indent + (alone.offset or 1) - 1
+                line, column = 2, indent + (unwrapped_error.offset or 1) - 1
         return ExpressionError(error.msg, at=self._position(line, column))
 
     def _position(self, line: int, column: int) -> str:
@@ -101,83 +101,109 @@ class _Parser:
         column_text = f"column {column + 1}"
         return f"line {line - 1}, {column_text}" if len(self._lines) > 1 else column_text
 
-    def _where(self, tree: ast.expr) -> tuple[str, str]:
+    def _text_and_position(self, tree: ast.expr) -> tuple[str, str]:
         """Return the text of a part, and where it starts. Python counts bytes of lines."""
-        first, last = tree.lineno - 2, (tree.end_lineno or tree.lineno) - 2
-        before = self._lines[first].encode()[: tree.col_offset].decode()
-        end = len(self._lines[last].encode()[: tree.end_col_offset].decode())
-        lines = [*self._lines[first:last], self._lines[last][:end]]
-        text = " ".join([lines[0][len(before) :], *(line.strip() for line in lines[1:])])
-        return text, self._position(tree.lineno, len(before))
+        first_line, last_line = tree.lineno - 2, (tree.end_lineno or tree.lineno) - 2
+        text_before = self._lines[first_line].encode()[: tree.col_offset].decode()
+        last_column = len(self._lines[last_line].encode()[: tree.end_col_offset].decode())
+        lines = [*self._lines[first_line:last_line], self._lines[last_line][:last_column]]
+        text = " ".join([lines[0][len(text_before) :], *(line.strip() for line in lines[1:])])
+        return text, self._position(tree.lineno, len(text_before))
 
-    def _node(self, tree: ast.expr, depth: int) -> Node:
-        where, below = self._where(tree), depth + 1
-        self._nodes += 1
-        if depth > self._depth_max or self._nodes > NODES_MAX:
-            raise ExpressionError("is too long or nested too deeply", at=where[1], fix=_SPLIT)
+    def _to_node(self, tree: ast.expr, depth: int) -> Node:
+        text_and_position, child_depth = self._text_and_position(tree), depth + 1
+        self._node_count += 1
+        if depth > self._depth_max or self._node_count > NODES_MAX:
+            raise ExpressionError(
+                "is too long or nested too deeply", at=text_and_position[1], fix=_SPLIT_FIX
+            )
         match tree:
             case ast.Constant(value=bool() | str() | None as value):
-                return nodes.Constant(*where, value)
+                return nodes.Constant(*text_and_position, value)
             case ast.Constant(value=int() | float() as value):
-                return nodes.Constant(*where, _to_float(value))
-            case ast.Name(id=name) if _DURATION.fullmatch(where[0]):
-                return nodes.Duration(*where)
+                return nodes.Constant(*text_and_position, _to_float(value))
+            case ast.Name(id=name) if _DURATION.fullmatch(text_and_position[0]):
+                return nodes.Duration(*text_and_position)
             case ast.Name(id=name):
-                return nodes.Name(*where, name)
+                return nodes.Name(*text_and_position, name)
             case ast.Attribute(value=ast.Name(id=owner), attr=name):
-                return nodes.Name(*where, f"{owner}.{name}")
+                return nodes.Name(*text_and_position, f"{owner}.{name}")
             case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
-                return nodes.Unary(*where, _UNARY[type(op)], self._node(operand, below))
+                return nodes.Unary(
+                    *text_and_position, _UNARY[type(op)], self._to_node(operand, child_depth)
+                )
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                first, second = self._node(left, below), self._node(right, below)
-                return nodes.Binary(*where, _BINARY[type(op)], first, second)
+                left_node, right_node = (
+                    self._to_node(left, child_depth),
+                    self._to_node(right, child_depth),
+                )
+                return nodes.Binary(*text_and_position, _BINARY[type(op)], left_node, right_node)
             case ast.BoolOp(op=op, values=values):
                 operator = "and" if isinstance(op, ast.And) else "or"
                 return nodes.Logic(
-                    *where, operator, tuple(self._node(part, below) for part in values)
+                    *text_and_position,
+                    operator,
+                    tuple(self._to_node(part, child_depth) for part in values),
                 )
             case ast.IfExp(test=test, body=body, orelse=otherwise):
-                a, b = self._node(body, below), self._node(otherwise, below)
-                return nodes.Choice(*where, self._node(test, below), a, b)
+                body_node, else_node = (
+                    self._to_node(body, child_depth),
+                    self._to_node(otherwise, child_depth),
+                )
+                return nodes.Choice(
+                    *text_and_position, self._to_node(test, child_depth), body_node, else_node
+                )
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
                 return nodes.Call(
-                    *where, name, tuple(self._node(part, below) for part in arguments)
+                    *text_and_position,
+                    name,
+                    tuple(self._to_node(part, child_depth) for part in arguments),
                 )
             case ast.Compare(left=left):
-                return nodes.Compare(*where, self._node(left, below), self._steps(tree, below))
+                return nodes.Compare(
+                    *text_and_position,
+                    self._to_node(left, child_depth),
+                    self._to_steps(tree, child_depth),
+                )
         raise ExpressionError(
-            f"{where[0][:40]!r} is not allowed in an expression", at=where[1], fix=self._hint
+            f"{text_and_position[0][:40]!r} is not allowed in an expression",
+            at=text_and_position[1],
+            fix=self._hint,
         )
 
-    def _steps(self, tree: ast.Compare, depth: int) -> tuple[tuple[nodes.Comparison, Node], ...]:
+    def _to_steps(self, tree: ast.Compare, depth: int) -> tuple[tuple[nodes.Comparison, Node], ...]:
         steps: list[tuple[nodes.Comparison, Node]] = []
-        for operator, side in zip(tree.ops, tree.comparators, strict=True):
+        for operator, operand in zip(tree.ops, tree.comparators, strict=True):
             sign = _COMPARE[type(operator)]
-            if sign in ("in", "not in") and isinstance(side, ast.Tuple | ast.List | ast.Set):
-                steps.append((sign, self._constants(side)))
+            if sign in ("in", "not in") and isinstance(operand, ast.Tuple | ast.List | ast.Set):
+                steps.append((sign, self._to_constants(operand)))
             else:
-                steps.append((sign, self._node(side, depth)))
+                steps.append((sign, self._to_node(operand, depth)))
         return tuple(steps)
 
-    def _constants(self, tree: ast.Tuple | ast.List | ast.Set) -> nodes.Constants:
-        where = self._where(tree)
-        self._nodes += len(tree.elts)
-        if self._nodes > NODES_MAX:
+    def _to_constants(self, tree: ast.Tuple | ast.List | ast.Set) -> nodes.Constants:
+        text_and_position = self._text_and_position(tree)
+        self._node_count += len(tree.elts)
+        if self._node_count > NODES_MAX:
             message = f"expected a list of at most {NODES_MAX} constants after `in`"
-            raise ExpressionError(message, at=where[1], fix=_SPLIT)
-        return nodes.Constants(*where, tuple(self._element(element) for element in tree.elts))
+            raise ExpressionError(message, at=text_and_position[1], fix=_SPLIT_FIX)
+        return nodes.Constants(
+            *text_and_position, tuple(self._to_constant(element) for element in tree.elts)
+        )
 
-    def _element(self, tree: ast.expr) -> nodes.Constant:
-        where = self._where(tree)
+    def _to_constant(self, tree: ast.expr) -> nodes.Constant:
+        text_and_position = self._text_and_position(tree)
         match tree:
             case ast.Constant(value=bool() | str() | None as value):
-                return nodes.Constant(*where, value)
+                return nodes.Constant(*text_and_position, value)
             case ast.Constant(value=int() | float() as value):
-                return nodes.Constant(*where, _to_float(value))
+                return nodes.Constant(*text_and_position, _to_float(value))
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-                return nodes.Constant(*where, -_to_float(value))
-        message = f"{where[0][:40]!r} is no constant, and a list after `in` has nothing else"
-        raise ExpressionError(message, at=where[1])
+                return nodes.Constant(*text_and_position, -_to_float(value))
+        message = (
+            f"{text_and_position[0][:40]!r} is no constant, and a list after `in` has nothing else"
+        )
+        raise ExpressionError(message, at=text_and_position[1])
 
 
 def _to_float(number: float) -> float:

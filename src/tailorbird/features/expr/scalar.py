@@ -12,26 +12,26 @@ from tailorbird.features.expr.expression import Expression
 from tailorbird.features.expr.nodes import Node, walk
 from tailorbird.features.expr.series import exp_scalar, log1p_scalar, log_scalar
 
-Get = Callable[[str, str], Any]
+ReadColumn = Callable[[str, str], Any]
 
 
-def number(expression: Expression, get: Get) -> float:
+def evaluate_number(expression: Expression, read_column: ReadColumn) -> float:
     """Evaluate the expression as a number: a truth is 1 or 0, a non-finite value is missing."""
-    value = float(evaluate(expression, get))
+    value = float(evaluate(expression, read_column))
     return value if math.isfinite(value) else math.nan
 
 
-def truth(expression: Expression, get: Get) -> bool:
+def evaluate_truth(expression: Expression, read_column: ReadColumn) -> bool:
     """Evaluate the expression as a truth: a number is true where it is neither 0 nor missing."""
-    return _truth(evaluate(expression, get))
+    return _to_truth(evaluate(expression, read_column))
 
 
-def evaluate(expression: Expression, get: Get) -> Any:
+def evaluate(expression: Expression, read_column: ReadColumn) -> Any:
     """Evaluate to a float (NaN = missing), a text or None, or a bool; `get(name, kind)` gives
     columns.
     """
     kinds = dict(expression.names)
-    return _value(expression.tree, lambda name: get(name, kinds[name]))
+    return _evaluate_node(expression.tree, lambda name: read_column(name, kinds[name]))
 
 
 def check_computable(expression: Expression) -> None:
@@ -55,41 +55,50 @@ def _constant_of(node: Node) -> float | None:
         or (isinstance(part, nodes.Constant) and isinstance(part.value, str | None))
         for part in walk(node)
     )
-    return None if reads_column else float(_value(node, lambda name: math.nan))
+    return None if reads_column else float(_evaluate_node(node, lambda name: math.nan))
 
 
-def _truth(value: Any) -> bool:
+def _to_truth(value: Any) -> bool:
     return value == value and bool(value)
 
 
-def _value(node: Node, get: Callable[[str], Any]) -> Any:
+def _evaluate_node(node: Node, read_column: Callable[[str], Any]) -> Any:
     match node:
         case nodes.Name():
-            return get(node.path)
+            return read_column(node.path)
         case nodes.Constant():
             value = node.value
             return value if isinstance(value, str) or value is None else float(value)
         case nodes.Unary():
-            value = _value(node.operand, get)
+            value = _evaluate_node(node.operand, read_column)
             if node.operator == "not":
-                return not _truth(value)
+                return not _to_truth(value)
             return -float(value) if node.operator == "-" else value
         case nodes.Binary():
-            return _arithmetic(node, float(_value(node.left, get)), float(_value(node.right, get)))
+            return _arithmetic(
+                node,
+                float(_evaluate_node(node.left, read_column)),
+                float(_evaluate_node(node.right, read_column)),
+            )
         case nodes.Logic():
-            holds = [_truth(_value(part, get)) for part in node.parts]
-            return all(holds) if node.operator == "and" else any(holds)
+            truths = [_to_truth(_evaluate_node(part, read_column)) for part in node.parts]
+            return all(truths) if node.operator == "and" else any(truths)
         case nodes.Choice():
-            chosen = node.body if _truth(_value(node.test, get)) else node.otherwise
-            return float(_value(chosen, get))
+            branch = (
+                node.body if _to_truth(_evaluate_node(node.test, read_column)) else node.otherwise
+            )
+            return float(_evaluate_node(branch, read_column))
         case nodes.Call():
-            return _call(node.function, [_value(argument, get) for argument in node.arguments])
+            return _call(
+                node.function,
+                [_evaluate_node(argument, read_column) for argument in node.arguments],
+            )
         case nodes.Constants():
-            return [_value(element, get) for element in node.elements]
+            return [_evaluate_node(element, read_column) for element in node.elements]
     assert isinstance(node, nodes.Compare)
-    left = _value(node.first, get)
-    for operator, side in node.steps:
-        right = _value(side, get)
+    left = _evaluate_node(node.first, read_column)
+    for operator, operand in node.steps:
+        right = _evaluate_node(operand, read_column)
         if not _compare(left, operator, right):
             return False
         left = right
@@ -121,14 +130,14 @@ def _call(name: str, arguments: list[Any]) -> Any:
     return (b if b < a else a) if name == "min" else (b if b > a else a)
 
 
-def _compare(a: Any, sign: str, b: Any) -> bool:
-    if sign in ("is", "is not"):
-        return _is_missing(a) == (sign == "is")
-    if sign in ("in", "not in"):
-        return (a in b) == (sign == "in")
-    if sign in ("==", "!="):
-        return (a == b) == (sign == "==")
-    return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[sign]
+def _compare(a: Any, operator: str, b: Any) -> bool:
+    if operator in ("is", "is not"):
+        return _is_missing(a) == (operator == "is")
+    if operator in ("in", "not in"):
+        return (a in b) == (operator == "in")
+    if operator in ("==", "!="):
+        return (a == b) == (operator == "==")
+    return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[operator]
 
 
 def _is_missing(value: Any) -> bool:

@@ -61,14 +61,14 @@ def exp(x: Floats) -> Floats:
 def log_scalar(x: float) -> float:
     if not x > 0:
         return math.nan
-    m, e = _split(x)
+    m, e = _split_exponent(x)
     return _log_series_scalar(e, (m - 1.0) / (m + 1.0))
 
 
 def log1p_scalar(x: float) -> float:
     if not x > -1:
         return math.nan
-    m, e = _split(1.0 + x)
+    m, e = _split_exponent(1.0 + x)
     return _log_series_scalar(
         e, x / (2.0 + x) if e == 0 and math.isfinite(x) else (m - 1.0) / (m + 1.0)
     )
@@ -99,6 +99,6 @@ def _log_series_scalar(e: int, s: float) -> float:
     return float(e) * _LN2 + 2.0 * s * series
 
 
-def _split(x: float) -> tuple[float, int]:
+def _split_exponent(x: float) -> tuple[float, int]:
     m, e = math.frexp(x)
     return (2.0 * m, e - 1) if m < _SQRT_HALF else (m, e)

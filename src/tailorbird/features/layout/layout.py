@@ -25,8 +25,9 @@ sequences:
     sequences   ts × L, item × L, type × L, session × L each, and × L for each further value
     profile     values
 
-Windows and decays over the same events with the same hop share a ring. A `RecordLane` names a lane of an
-entity's reading record; `features.arithmetic.finish` computes columns from them, for requests and
+Windows and decays over the same events with the same hop share a ring. A `RecordLane` names a lane
+of an entity's reading record; `features.arithmetic.finish` computes columns from them, for requests
+and
 for backfills alike. `features.layout.compile` gathers what declarations require and assigns the
 lanes.
 """
@@ -36,17 +37,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tailorbird.features.declare.declarations import ADDED_LATER, Amount, Entity
-from tailorbird.features.declare.limits import SEQUENCE_LENGTH_MAX, SESSION_LENGTH
+from tailorbird.features.declare.limits import SEQUENCE_LENGTH_MAX, SESSION_EVENTS_MAX
 from tailorbird.features.expr.expression import Expression
 
-STATE_HEADER = 1  # newest ts
-NEWEST, VALID_FROM, NEXT_CHANGE, COMMIT = 0, 1, 2, 3
-READING_HEADER = 4
-LAST_STATE, LAST_READING = 3, 2  # ts, id, value; ts, value
-SEQUENCE_STATE, SEQUENCE_READING = 5, 4  # ts, id, item, type, session; ts, item, type, session
-PROFILE_HEADER = 2  # ts, id
-PEAKS = ("largest", "smallest")  # measures that are not summed
-assert SEQUENCE_LENGTH_MAX >= SESSION_LENGTH
+STATE_HEADER_LANES = 1  # newest ts
+NEWEST_LANE, VALID_FROM_LANE, NEXT_CHANGE_LANE, COMMIT_LANE = 0, 1, 2, 3
+READING_HEADER_LANES = 4
+LAST_STATE_LANES, LAST_READING_LANES = 3, 2  # ts, id, value; ts, value
+SEQUENCE_STATE_COLUMNS, SEQUENCE_READING_COLUMNS = (
+    5,
+    4,
+)  # ts, id, item, type, session; ts, item, type, session
+PROFILE_HEADER_LANES = 2  # ts, id
+PEAK_MEASURES = ("largest", "smallest")  # measures that are not summed
+assert SEQUENCE_LENGTH_MAX >= SESSION_EVENTS_MAX
 
 
 @dataclass(frozen=True)
@@ -183,11 +187,11 @@ class LastEvents:
 
     @property
     def state_columns(self) -> int:
-        return SEQUENCE_STATE + len(self.of)
+        return SEQUENCE_STATE_COLUMNS + len(self.of)
 
     @property
     def reading_columns(self) -> int:
-        return SEQUENCE_READING + len(self.of)
+        return SEQUENCE_READING_COLUMNS + len(self.of)
 
 
 @dataclass(frozen=True)
@@ -272,7 +276,8 @@ class Step:
 
     Attributes:
         operation: which; the list follows.
-        record_lanes: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb, high limb.
+        record_lanes: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb,
+            high limb.
             extreme: coded value. distinct: summary (numbers: precision). ratio: a, b (and the
             parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum. last:
             ts, value. since: ts. first: time. earliest: time, value. session, length, depth,

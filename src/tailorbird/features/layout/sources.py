@@ -8,10 +8,10 @@ from tailorbird.features.declare.declarations import (
     Age,
     Amount,
     Attribute,
-    Counted,
     Decayed,
     Distinct,
     Entity,
+    EventFeature,
     Extreme,
     Favourite,
     Feature,
@@ -27,13 +27,13 @@ from tailorbird.features.declare.declarations import (
     Total,
     Variance,
 )
-from tailorbird.features.declare.limits import WORDS
+from tailorbird.features.declare.limits import WORDS_MAX
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.layout.layout import Source
 
 
 def source_of(
-    feature: Counted, types: tuple[str, ...] | None = None, entity: Entity | None = None
+    feature: EventFeature, types: tuple[str, ...] | None = None, entity: Entity | None = None
 ) -> Source:
     """Return the source of a feature; `types` and `entity` override its own (ratio denominators,
     parents).
@@ -44,15 +44,15 @@ def source_of(
         value = feature.amount
     elif isinstance(feature, Last | First | Distinct | Favourite | Seen):
         value = feature.of
-    used_names = (
+    read_names = (
         [*counted_entity.fields, *feature.entity.fields, *feature.group.fields]
         if isinstance(feature, Share)
         else [*counted_entity.fields]
     )
     for expression in (feature.where, value.of if isinstance(value, Amount) else value):
-        used_names += [] if expression is None else [name for name, _ in expression.names]
+        read_names += [] if expression is None else [name for name, _ in expression.names]
     per_item = isinstance(feature, SequenceOf) or any(
-        name == "item" or name.startswith("item.") for name in used_names
+        name == "item" or name.startswith("item.") for name in read_names
     )
     return Source(
         counted_entity, feature.types if types is None else types, feature.where, value, per_item
@@ -75,7 +75,7 @@ def sequence_values(feature: Feature) -> tuple[Expression, ...]:
 def lane_kinds(feature: Attribute | Age | Match) -> list[str]:
     """Return the kinds of a profile's lanes that a feature needs, see `layout.Profile`."""
     if isinstance(feature, Match):
-        return [f"word {number}" for number in range(1, WORDS + 1)]
+        return [f"word {number}" for number in range(1, WORDS_MAX + 1)]
     if isinstance(feature, Age):
         return ["time"]
     return [f"{feature.kind} {feature.element}" if feature.element > 1 else feature.kind]

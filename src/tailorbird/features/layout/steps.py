@@ -37,7 +37,7 @@ from tailorbird.features.declare.declarations import (
     Variance,
     Window,
 )
-from tailorbird.features.declare.limits import SESSION_LENGTH
+from tailorbird.features.declare.limits import SESSION_EVENTS_MAX
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.layout.layout import (
     DecayedSum,
@@ -64,40 +64,44 @@ class LaneFinder:
     """Finds the lanes of a feature's numbers."""
 
     def __init__(self, entities: tuple[EntityLayout, ...]) -> None:
-        self._by_entity = {entity.entity: entity for entity in entities}
+        self._layout_by_entity = {entity.entity: entity for entity in entities}
 
     def window(self, source: Source, measure: str, window: Window) -> RecordLane:
-        return self._over_ring(self._by_entity[source.entity].windows, source, measure, window)
+        return self._find_ring_lane(
+            self._layout_by_entity[source.entity].windows, source, measure, window
+        )
 
     def decay(self, source: Source, measure: str, window: Window) -> RecordLane:
-        return self._over_ring(self._by_entity[source.entity].decays, source, measure, window)
+        return self._find_ring_lane(
+            self._layout_by_entity[source.entity].decays, source, measure, window
+        )
 
-    def _over_ring(
+    def _find_ring_lane(
         self,
-        candidates: Sequence[WindowSum | DecayedSum],
+        aggregates: Sequence[WindowSum | DecayedSum],
         source: Source,
         measure: str,
         window: Window,
     ) -> RecordLane:
-        layout = self._by_entity[source.entity]
-        for candidate in candidates:
-            ring = layout.rings[candidate.ring]
-            if (ring.source, ring.measure, ring.hop, candidate.tiles) == (
+        layout = self._layout_by_entity[source.entity]
+        for aggregate in aggregates:
+            ring = layout.rings[aggregate.ring]
+            if (ring.source, ring.measure, ring.hop, aggregate.tiles) == (
                 source,
                 measure,
                 window.hop,
                 window.tiles,
             ):
-                return RecordLane(layout.index, candidate.reading_lane)
+                return RecordLane(layout.index, aggregate.reading_lane)
         raise KeyError(source)
 
     def last(self, source: Source) -> tuple[RecordLane, RecordLane]:
-        layout = self._by_entity[source.entity]
+        layout = self._layout_by_entity[source.entity]
         lane = next(last.reading_lane for last in layout.lasts if last.source == source)
         return RecordLane(layout.index, lane), RecordLane(layout.index, lane + 1)
 
     def distinct(self, feature: Distinct) -> tuple[RecordLane, RecordLane]:
-        layout = self._by_entity[feature.entity]
+        layout = self._layout_by_entity[feature.entity]
         sketch_spec = (
             source_of(feature),
             feature.precision,
@@ -113,7 +117,7 @@ class LaneFinder:
         raise KeyError(feature.name)
 
     def first(self, source: Source) -> RecordLane:
-        layout = self._by_entity[source.entity]
+        layout = self._layout_by_entity[source.entity]
         return RecordLane(
             layout.index,
             next(
@@ -124,7 +128,7 @@ class LaneFinder:
         )
 
     def earliest(self, source: Source) -> tuple[RecordLane, RecordLane]:
-        layout = self._by_entity[source.entity]
+        layout = self._layout_by_entity[source.entity]
         lane = next(
             first_value.reading_lane
             for first_value in layout.first_values
@@ -133,7 +137,7 @@ class LaneFinder:
         return RecordLane(layout.index, lane), RecordLane(layout.index, lane + 1)
 
     def sequence(self, source: Source, length: int, of: tuple[Expression, ...] = ()) -> RecordLane:
-        layout = self._by_entity[source.entity]
+        layout = self._layout_by_entity[source.entity]
         events = next(
             sequence
             for sequence in layout.sequences
@@ -141,8 +145,8 @@ class LaneFinder:
         )
         return RecordLane(layout.index, events.reading_lane)
 
-    def attribute(self, about: Entity, name: str, kind: str) -> RecordLane:
-        layout = self._by_entity[about]
+    def attribute(self, entity: Entity, name: str, kind: str) -> RecordLane:
+        layout = self._layout_by_entity[entity]
         assert layout.profile is not None
         return RecordLane(
             layout.index,
@@ -177,7 +181,7 @@ def step_of(feature: Feature, finder: LaneFinder, derived: dict[str, Expression]
     if isinstance(feature, GapMean | SequenceOf):
         return _sequence_step(feature, finder)
     if isinstance(feature, Favourite | Seen):
-        return _run_step(feature, finder)
+        return _recent_events_step(feature, finder)
     if isinstance(feature, SessionCount | SessionMeasure):
         return _session_step(feature, finder)
     if isinstance(feature, Attribute | Age | Match):
@@ -263,19 +267,24 @@ def _sequence_step(feature: GapMean | SequenceOf, finder: LaneFinder) -> Step:
 
 def _session_step(feature: SessionCount | SessionMeasure, finder: LaneFinder) -> Step:
     """Return the step of a feature over the events of the current session."""
-    lanes = (finder.sequence(session_source(feature), SESSION_LENGTH),)
+    lanes = (finder.sequence(session_source(feature), SESSION_EVENTS_MAX),)
     if isinstance(feature, SessionCount):
         return Step(
-            feature.name, "numeric", "session", lanes, text=feature.type, length=SESSION_LENGTH
+            feature.name, "numeric", "session", lanes, text=feature.type, length=SESSION_EVENTS_MAX
         )
     return Step(
-        feature.name, "numeric", feature.measure, lanes, length=SESSION_LENGTH, types=feature.only
+        feature.name,
+        "numeric",
+        feature.measure,
+        lanes,
+        length=SESSION_EVENTS_MAX,
+        types=feature.only,
     )
 
 
-def _run_step(feature: Favourite | Seen, finder: LaneFinder) -> Step:
-    further = sequence_values(feature)
-    record_lane = finder.sequence(source_of(feature), feature.length, further)
+def _recent_events_step(feature: Favourite | Seen, finder: LaneFinder) -> Step:
+    value_expressions = sequence_values(feature)
+    record_lane = finder.sequence(source_of(feature), feature.length, value_expressions)
     if isinstance(feature, Favourite):
         return Step(
             feature.name,
@@ -283,11 +292,11 @@ def _run_step(feature: Favourite | Seen, finder: LaneFinder) -> Step:
             "favourite",
             (record_lane,),
             length=feature.length,
-            of=further,
+            of=value_expressions,
         )
     candidate_lanes = [
         finder.attribute(Entity(("item",)), expression.text.partition(".")[2], "categorical")
-        for expression in further
+        for expression in value_expressions
     ]
     return Step(
         feature.name,
@@ -295,7 +304,7 @@ def _run_step(feature: Favourite | Seen, finder: LaneFinder) -> Step:
         "seen",
         (record_lane, *candidate_lanes),
         length=feature.length,
-        of=further,
+        of=value_expressions,
     )
 
 
@@ -304,8 +313,8 @@ def _ratio_step(feature: Ratio, finder: LaneFinder) -> Step:
         [feature.prior] if isinstance(feature.prior, Entity) else []
     )
     record_lanes = [
-        finder.window(source_of(feature, types, about), "count", feature.window)
-        for about in rated_entities
+        finder.window(source_of(feature, types, entity), "count", feature.window)
+        for entity in rated_entities
         for types in (feature.types, feature.below)
     ]
     rate = feature.prior if isinstance(feature.prior, float) else 0.0

@@ -26,7 +26,7 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.online.worker import FeatureWorker
 from tailorbird.lake import Lake
-from tailorbird.stream import read_history_end, read_released
+from tailorbird.stream import read_history_end, read_released_positions
 
 BATCH_ROWS = 100_000
 log = logging.getLogger(__name__)
@@ -47,18 +47,24 @@ def build_from_lake(
     Raises:
         DamageError: the lake does not have all that the log has deleted.
     """
-    end = read_history_end(lake.path, worker.log_start())
+    end_position = read_history_end(lake.path, worker.log_start())
     log.info(
         "building the state of schema %s from %d rows of the lake",
         worker.features.schema_hash,
-        end - 1 - worker.position.p,
+        end_position - 1 - worker.position.log_position,
     )
     try:
         worker.bootstrap(
-            lambda after: _read_history(
-                lake, worker.features, after, end, stop, batch_rows, progress
+            lambda after_position: _read_history(
+                lake,
+                worker.features,
+                after_position=after_position,
+                end_position=end_position,
+                stop=stop,
+                batch_rows=batch_rows,
+                progress=progress,
             ),
-            end - 1,
+            end_position - 1,
         )
     except _Stopped:
         return False
@@ -83,9 +89,9 @@ def is_lake_ahead(worker: FeatureWorker, lake: Lake) -> bool:
     Until then a worker that lacks an attribute waits.
     """
     return (
-        not worker.position.ready
+        not worker.position.is_ready
         or worker.has_log_gap()
-        or read_released(lake.path).routed_position() > max(worker.position.offset, 1)
+        or read_released_positions(lake.path).routed_position() > max(worker.position.offset, 1)
     )
 
 
@@ -93,7 +99,7 @@ def catch_up(
     worker: FeatureWorker,
     lake: Lake,
     *,
-    progress: Callable[[str, int], None] = lambda stage, p: None,
+    progress: Callable[[str, int], None] = lambda stage, log_position: None,
 ) -> None:
     """Apply all of the log, and from the lake the events that lack an attribute in the log.
 
@@ -102,7 +108,7 @@ def catch_up(
     """
     while True:
         while (report := worker.step()).rows:
-            progress("from the log", report.p)
+            progress("from the log", report.log_position)
         if not worker.waits_for_lake or not is_lake_ahead(worker, lake):
             return
         build_from_lake(
@@ -120,17 +126,17 @@ class _Stopped(Exception):
 def _read_history(
     lake: Lake,
     features: FeatureSet,
-    after: int,
-    end: int,
+    after_position: int,
+    end_position: int,
     stop: threading.Event,
     batch_rows: int,
     progress: Callable[[int, int], None],
 ) -> Iterator[pa.Table]:
     events = JoinedEvents(lake, features)
-    for start in range(after + 1, end, batch_rows):
+    for start in range(after_position + 1, end_position, batch_rows):
         if stop.is_set():
             raise _Stopped
-        progress(start - 1, end - 1)
-        where = (ds.field("p") >= start) & (ds.field("p") < min(start + batch_rows, end))
+        progress(start - 1, end_position - 1)
+        where = (ds.field("p") >= start) & (ds.field("p") < min(start + batch_rows, end_position))
         yield events.table(where=where)
-    progress(end - 1, end - 1)
+    progress(end_position - 1, end_position - 1)

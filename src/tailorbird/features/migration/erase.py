@@ -2,7 +2,7 @@
 
 An erased event keeps type, time, item and numbers. A state that is made of these alone keeps its
 value. Any other state that is not one person's may move by what the erased person contributed;
-`sensitivity` says which states of some declarations these are.
+`compute_sensitivity` says which states of some declarations these are.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events.clock import Clock
-from tailorbird.events.contract.envelope import NUMBERS
+from tailorbird.events.contract.envelope import NUMBER_BOUNDS
 from tailorbird.features.declare.declarations import Amount, Entity
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.featureset import FeatureSet
@@ -27,7 +27,7 @@ from tailorbird.stream import Address
 _PERSON_FIELDS = ("user", "session")  # an entity with one of these fields is one person's
 _RETAINED_FIELDS = frozenset(
     {"item", "type", "agent", "slot", "experiment", "arm", "model", "position", "propensity"}
-    | NUMBERS.keys()
+    | NUMBER_BOUNDS.keys()
 )
 
 
@@ -46,7 +46,7 @@ class Sensitivity:
     attributes: frozenset[str]
 
 
-def sensitivity(feature_sets: Iterable[FeatureSet]) -> Sensitivity:
+def compute_sensitivity(feature_sets: Iterable[FeatureSet]) -> Sensitivity:
     """Return how the shared states of these sets depend on whose the events are."""
     by_item = beyond_items = False
     attributes: set[str] = set()
@@ -71,11 +71,11 @@ def is_personal(entity: Entity) -> bool:
 def _state_columns(layout: EntityLayout) -> Iterator[str]:
     """Yield the columns that the states of a layout read."""
     sources = [
-        entry.source
-        for entries in (layout.rings, layout.sketches, layout.lasts, layout.firsts)
-        for entry in entries
+        accumulator.source
+        for accumulators in (layout.rings, layout.sketches, layout.lasts, layout.firsts)
+        for accumulator in accumulators
     ]
-    sources += [entry.source for entry in (*layout.first_values, *layout.sequences)]
+    sources += [accumulator.source for accumulator in (*layout.first_values, *layout.sequences)]
     amounts = [
         source.value.of if isinstance(source.value, Amount) else source.value for source in sources
     ]
@@ -85,7 +85,7 @@ def _state_columns(layout: EntityLayout) -> Iterator[str]:
             yield from (name for name, _ in expression.names)
 
 
-def remake_state(
+def rebuild_state(
     state: Path,
     features: FeatureSet,
     lake: StoragePath,
@@ -108,15 +108,15 @@ def remake_state(
     with FeatureWorker(
         routed, state, features, clock=clock, entities_max=entities_max, part=part
     ) as worker:
-        tables = Lake(lake)
-        build_if_needed(worker, tables, progress=progress)
-        catch_up(worker, tables)
-        if not worker.position.ready:
+        opened_lake = Lake(lake)
+        build_if_needed(worker, opened_lake, progress=progress)
+        catch_up(worker, opened_lake)
+        if not worker.position.is_ready:
             raise NotReadyError(
                 "the state could not be built",
                 where=str(folder),
                 fix="tailorbird run worker builds it",
             )
         worker.sweep_all()
-        worker.publish_figures()
-        return worker.position.rows
+        worker.publish_progress()
+        return worker.position.applied_rows

@@ -1,8 +1,9 @@
-"""The plan of a change of declarations: columns, record sizes, overflow proofs and duration.
+"""The plan of a change of declarations: columns, record sizes, overflow bounds and duration.
 
-`compare_sets` needs two feature sets only. `measure` applies a sample of the lake to a state of the
-new set in a temporary folder, and reports the speed on this machine, the number of entities and the
-size of their records; `read_tallies` reports the latter of an existing state.
+`compare_sets` needs two feature sets only. `measure_sample` applies a sample of the lake to a state
+of the new set in a temporary folder, and reports the speed on this machine, the number of entities
+and the
+size of their records; `read_entity_counts` reports the latter of an existing state.
 """
 
 import dataclasses
@@ -38,8 +39,10 @@ INT64_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
-class Change:
-    """A column that is "added", "changed" or "removed"; `changed_fields` are the fields that differ."""
+class FeatureChange:
+    """A column that is "added", "changed" or "removed"; `changed_fields` are the fields that
+    differ.
+    """
 
     name: str
     change: str
@@ -53,46 +56,46 @@ class RecordChange:
     """The records of an entity, in bytes each; 0 where it has none."""
 
     entity: str
-    state_before: int
-    state_after: int
-    reading_before: int
-    reading_after: int
+    state_bytes_before: int
+    state_bytes_after: int
+    reading_bytes_before: int
+    reading_bytes_after: int
 
     @property
     def before(self) -> int:
-        return self.state_before + self.reading_before
+        return self.state_bytes_before + self.reading_bytes_before
 
     @property
     def after(self) -> int:
-        return self.state_after + self.reading_after
+        return self.state_bytes_after + self.reading_bytes_after
 
 
 @dataclass(frozen=True)
-class Proof:
-    """A bound against overflow of a sum: `events` events of the largest value fit into 64 bits."""
+class OverflowBound:
+    """A bound against overflow of a sum: how many of the largest value fit into 64 bits."""
 
     name: str
     location: str
-    units_max: int
-    events: int
+    largest_value_units: int
+    additions_until_overflow: int
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SetComparison:
     """The differences between two sets.
 
     Attributes:
         before: the schema hash, "" where there was none.
-        attached_attributes: attributes of users and items that events store from the change on; for earlier
-            events they are looked up in the versions of the profiles.
+        backfilled_attributes: attributes of users and items that events store from the change
+            on; for earlier events they are looked up in the versions of the profiles.
     """
 
     before: str
     after: str
-    changes: tuple[Change, ...]
+    changes: tuple[FeatureChange, ...]
     records: tuple[RecordChange, ...]
-    proofs: tuple[Proof, ...]
-    attached_attributes: tuple[str, ...] = ()
+    overflow_bounds: tuple[OverflowBound, ...]
+    backfilled_attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,61 +123,63 @@ class SampleMeasurements:
         return self.rows_total / fast, self.rows_total / middle, self.rows_total / slow
 
 
-def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
+def compare_sets(before: FeatureSet | None, after: FeatureSet) -> SetComparison:
     """Return what changes from one set to another."""
-    old = {} if before is None else {feature.name: feature for feature in before.features}
-    new = {feature.name: feature for feature in after.features}
+    old_features = {} if before is None else {feature.name: feature for feature in before.features}
+    new_features = {feature.name: feature for feature in after.features}
     changes = [
-        Change(
+        FeatureChange(
             name,
-            "added",
-            _entity_name(feature),
-            short_location(feature.location),
-            feature.description,
+            change="added",
+            entity=_entity_name(feature),
+            location=short_location(feature.location),
+            changed_fields=feature.description,
         )
-        for name, feature in new.items()
-        if name not in old
+        for name, feature in new_features.items()
+        if name not in old_features
     ]
     changes += [
-        Change(
+        FeatureChange(
             name,
-            "changed",
-            _entity_name(feature),
-            short_location(feature.location),
-            _describe_differences(old[name], feature),
+            change="changed",
+            entity=_entity_name(feature),
+            location=short_location(feature.location),
+            changed_fields=_describe_differences(old_features[name], feature),
         )
-        for name, feature in new.items()
-        if name in old and old[name] != feature
+        for name, feature in new_features.items()
+        if name in old_features and old_features[name] != feature
     ]
     changes += [
-        Change(
+        FeatureChange(
             name,
-            "removed",
-            _entity_name(feature),
-            short_location(feature.location),
-            feature.description,
+            change="removed",
+            entity=_entity_name(feature),
+            location=short_location(feature.location),
+            changed_fields=feature.description,
         )
-        for name, feature in old.items()
-        if name not in new
+        for name, feature in old_features.items()
+        if name not in new_features
     ]
-    proofs = tuple(
-        proof for feature in after.features if (proof := _overflow_bound(feature)) is not None
+    overflow_bounds = tuple(
+        overflow_bound
+        for feature in after.features
+        if (overflow_bound := _overflow_bound(feature)) is not None
     )
     new_attributes = (
-        set() if before is None else _joined_attributes(after) - _joined_attributes(before)
+        set() if before is None else _backfilled_attributes(after) - _backfilled_attributes(before)
     )
     old_hash = "" if before is None else before.schema_hash
-    return Comparison(
+    return SetComparison(
         old_hash,
-        after.schema_hash,
-        tuple(changes),
-        _compare_records(before, after),
-        proofs,
-        tuple(sorted(new_attributes)),
+        after=after.schema_hash,
+        changes=tuple(changes),
+        records=_compare_records(before, after),
+        overflow_bounds=overflow_bounds,
+        backfilled_attributes=tuple(sorted(new_attributes)),
     )
 
 
-def read_tallies(
+def read_entity_counts(
     state: Path, features: FeatureSet, workers: int = 1
 ) -> dict[str, EntityCounts] | None:
     """Return the entity counts of a state, or None without one or while it is built."""
@@ -192,58 +197,63 @@ def _read_part_counts(
         return None
     try:
         with store.snapshot() as snapshot:
-            if not read_position(snapshot).ready:
+            if not read_position(snapshot).is_ready:
                 return None
             return read_all_counts(snapshot, features.layout)
     finally:
         store.close()
 
 
-def measure(
+def measure_sample(
     features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS
 ) -> SampleMeasurements | None:
     """Build a temporary state of the lake's newest rows; None if the lake has no rows."""
-    if not lake.exists("events") or not (total := lake.count("events")):
+    if not lake.exists("events") or not (total_rows := lake.count("events")):
         return None
-    newest = lake.newest_p()
-    sample = JoinedEvents(lake, features).table(where=ds.field("p") > newest - rows)
-    parts = list(_list_parts(sample.sort_by("p")))
+    newest_position = lake.newest_log_position()
+    sample = JoinedEvents(lake, features).table(where=ds.field("p") > newest_position - rows)
+    chunks = list(_split_sample(sample.sort_by("p")))
     with tempfile.TemporaryDirectory(prefix="tailorbird-plan-") as folder:
-        seconds: list[float] = []
+        durations_s: list[float] = []
         with FeatureWorker(
             Path(folder) / "routed.db", Path(folder), features, clock=SimulatedClock(0)
         ) as worker:
 
-            def timed(after: int) -> Iterator[pa.Table]:
-                for part in parts:
+            def time_chunks(after: int) -> Iterator[pa.Table]:
+                for chunk in chunks:
                     start = time.perf_counter()
-                    yield part
-                    seconds.append(time.perf_counter() - start)
+                    yield chunk
+                    durations_s.append(time.perf_counter() - start)
 
-            worker.bootstrap(timed, newest)
-        sample_tallies = read_tallies(Path(folder), features) or {}
-        size = (Path(folder) / features.schema_hash / "data.mdb").stat().st_size
-    rates = np.array(
-        [len(part) / max(duration_s, 1e-9) for part, duration_s in zip(parts, seconds, strict=True)]
+            worker.bootstrap(time_chunks, newest_position)
+        sample_counts = read_entity_counts(Path(folder), features) or {}
+        store_bytes = (Path(folder) / features.schema_hash / "data.mdb").stat().st_size
+    rows_per_s = np.array(
+        [
+            len(chunk) / max(duration_s, 1e-9)
+            for chunk, duration_s in zip(chunks, durations_s, strict=True)
+        ]
     )
-    rates = rates[1:] if len(rates) > 2 else rates  # The first part is a warm-up.
+    rows_per_s = (
+        rows_per_s[1:] if len(rows_per_s) > 2 else rows_per_s
+    )  # The first part is a warm-up.
     return SampleMeasurements(
         len(sample),
-        total,
-        (float(rates.min()), float(np.median(rates)), float(rates.max())),
-        sample_tallies,
-        size,
+        total_rows,
+        (float(rows_per_s.min()), float(np.median(rows_per_s)), float(rows_per_s.max())),
+        sample_counts,
+        store_bytes,
     )
 
 
-def _list_parts(sample: pa.Table) -> Iterator[pa.Table]:
+def _split_sample(sample: pa.Table) -> Iterator[pa.Table]:
     step = max(1, -(-len(sample) // SAMPLE_PARTS))
     for start in range(0, len(sample), step):
         yield sample.slice(start, step)
 
 
 def _compare_records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange, ...]:
-    old = (
+    old_bytes = (
         {}
         if before is None
         else {
@@ -251,18 +261,21 @@ def _compare_records(before: FeatureSet | None, after: FeatureSet) -> tuple[Reco
             for entity in before.layout.entities
         }
     )
-    new = {
+    new_bytes = {
         entity.entity.name: (entity.state_bytes, entity.reading_bytes)
         for entity in after.layout.entities
     }
     changes = []
-    for name in dict.fromkeys((*new, *old)):
-        (was_state, was_reading), (state, reading) = old.get(name, (0, 0)), new.get(name, (0, 0))
+    for name in dict.fromkeys((*new_bytes, *old_bytes)):
+        (was_state, was_reading), (state, reading) = (
+            old_bytes.get(name, (0, 0)),
+            new_bytes.get(name, (0, 0)),
+        )
         changes.append(RecordChange(name, was_state, state, was_reading, reading))
     return tuple(changes)
 
 
-def _joined_attributes(features: FeatureSet) -> set[str]:
+def _backfilled_attributes(features: FeatureSet) -> set[str]:
     """Return the attributes that entities and expressions take from events."""
     return {
         f"{owner}.{name}" for owner, names in features.event_attributes.items() for name in names
@@ -280,13 +293,13 @@ def _describe_differences(old: Feature, new: Feature) -> str:
     compared = [field.name for field in dataclasses.fields(new) if field.compare]
     field_changes = [(name, getattr(old, name), getattr(new, name)) for name in compared]
     return "; ".join(
-        f"{name}: {_describe(before)} → {_describe(after)}"
+        f"{name}: {_describe_value(before)} → {_describe_value(after)}"
         for name, before, after in field_changes
         if before != after
     )
 
 
-def _describe(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     if isinstance(value, Window):
         return f"{format_duration(value.length)} by {format_duration(value.hop)}"
     if isinstance(value, Amount):
@@ -296,11 +309,11 @@ def _describe(value: Any) -> str:
     if isinstance(value, Entity):
         return value.name
     if isinstance(value, tuple):
-        return ", ".join(_describe(item) for item in value) or "none"
+        return ", ".join(_describe_value(item) for item in value) or "none"
     return "none" if value is None else str(value)
 
 
-def _overflow_bound(feature: Feature) -> Proof | None:
+def _overflow_bound(feature: Feature) -> OverflowBound | None:
     """Return the overflow bound of a feature that sums amounts; None for counts."""
     amounts = [
         value
@@ -309,12 +322,17 @@ def _overflow_bound(feature: Feature) -> Proof | None:
     ]
     if not amounts:
         return None
-    units = max(amount.units_max for amount in amounts)
-    events = INT64_MAX // max(1, units)
+    largest_value_units = max(amount.units_max for amount in amounts)
+    additions_until_overflow = INT64_MAX // max(1, largest_value_units)
     if isinstance(feature, Variance):  # squares are summed in two limbs
-        events = min(
-            events,
+        additions_until_overflow = min(
+            additions_until_overflow,
             INT64_MAX // ((1 << SQUARE_BITS) - 1),
-            INT64_MAX // max(1, units * units >> SQUARE_BITS),
+            INT64_MAX // max(1, largest_value_units * largest_value_units >> SQUARE_BITS),
         )
-    return Proof(feature.name, short_location(feature.location), units, events)
+    return OverflowBound(
+        feature.name,
+        short_location(feature.location),
+        largest_value_units,
+        additions_until_overflow,
+    )

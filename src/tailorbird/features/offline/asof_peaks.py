@@ -1,4 +1,4 @@
-"""The largest known value within a window, for many moments at once; extends
+"""The largest known value within a window, for many queries at once; extends
 `features.offline.asof`.
 
 A tree of maxima is built over the values in the order of the timeline: a range is the union of
@@ -14,14 +14,14 @@ remainder is scanned event by event. It is short unless events of crowded entiti
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.offline.asof import Moments, Timeline
+from tailorbird.features.offline.asof import AsOfQueries, Timeline
 from tailorbird.features.offline.kernels.aggregates import write_peaks
 from tailorbird.features.offline.kernels.windows import run_parallel
 
 Int64s = npt.NDArray[np.int64]
 
 
-class Peaks:
+class MaximumTree:
     """The values (n,) of a timeline's events in input order; none is negative, and 0 means no
     value.
     """
@@ -34,26 +34,26 @@ class Peaks:
             if len(level) & 1:
                 level = levels[-1] = np.append(level, 0)
             levels.append(level.reshape(-1, 2).max(axis=1))
-        self._flat = np.concatenate(levels)
-        self._levels = np.cumsum([0, *(len(level) for level in levels)])
+        self._tree_nodes = np.concatenate(levels)
+        self._level_starts = np.cumsum([0, *(len(level) for level in levels)])
 
-    def since(self, moments: Moments, since: Int64s) -> Int64s:
-        """Return the largest value of each moment's known events at or after `since`, 0 if there
+    def since(self, queries: AsOfQueries, since: Int64s) -> Int64s:
+        """Return the largest value of each query's known events at or after `since`, 0 if there
         are none.
         """
-        start, cut, maxima = (
-            moments.before(since).edge,
-            moments.stop,
-            np.empty(len(moments), np.int64),
+        start, cut, largest_values = (
+            queries.before(since).edge,
+            queries.stop,
+            np.empty(len(queries), np.int64),
         )
-        of_moments = (moments.order, start, cut.edge, cut.first_in_flight(), moments.p)
+        query_arrays = (queries.order, start, cut.edge, cut.first_in_flight(), queries.log_position)
         run_parallel(
             write_peaks,
-            len(moments),
-            *of_moments,
-            self._timeline.p,
-            self._flat,
-            self._levels,
-            maxima,
+            len(queries),
+            *query_arrays,
+            self._timeline.log_position,
+            self._tree_nodes,
+            self._level_starts,
+            largest_values,
         )
-        return maxima
+        return largest_values

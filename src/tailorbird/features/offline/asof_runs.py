@@ -1,8 +1,8 @@
-"""The last events known at (t, p) and what is computed from them, for many moments at once.
+"""The last events known at (t, p) and what is computed from them, for many queries at once.
 
-Extends `features.offline.asof`. Runs are walked one moment at a time
+Extends `features.offline.asof`. Runs are walked one query at a time
 (`features.offline.kernels.runs`) and are only materialised for sequences, whose columns are
-returned. For the few moments with many events in flight, `Series.last` finds the run.
+returned. For the few queries with many events in flight, `Series.last` finds the run.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from tailorbird.events.clock import SESSION_GAP
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import LOOK_BACK_MAX
 from tailorbird.features.layout.layout import Step
-from tailorbird.features.offline.asof import Moments
+from tailorbird.features.offline.asof import AsOfQueries
 from tailorbird.features.offline.events.ragged import concatenate_ranges
 from tailorbird.features.offline.events.series import Series
 from tailorbird.features.offline.kernels import runs
@@ -39,7 +39,7 @@ _OPERATIONS = {
 COMPILED_OPERATIONS = frozenset(_OPERATIONS)
 
 
-class Columns:
+class SeriesColumns:
     """Hashes of the item and type of each event of a series, and an identity of its session; 0 if
     missing.
 
@@ -83,33 +83,42 @@ class RunEvents:
 
 
 class LastRuns:
-    """The last `length` events of a series within the horizon, for each moment."""
+    """The last `length` events of a series within the horizon, for each query."""
 
-    def __init__(self, series: Series, columns: Columns, moments: Moments, length: int) -> None:
-        self._series, self._columns, self._moments, self._length = series, columns, moments, length
-        sorted_moments = (
-            moments.order,
-            moments.start,
-            moments.stop.edge,
-            moments.sorted_t,
-            moments.p,
+    def __init__(
+        self, series: Series, columns: SeriesColumns, queries: AsOfQueries, length: int
+    ) -> None:
+        self._series, self._columns, self._queries, self._length = series, columns, queries, length
+        sorted_queries = (
+            queries.order,
+            queries.start,
+            queries.stop.edge,
+            queries.sorted_t,
+            queries.log_position,
         )
-        self._kernel_args = (*sorted_moments, series.before, series.ts, series.p, length, HORIZON)
+        self._kernel_args = (
+            *sorted_queries,
+            series.events_before,
+            series.ts,
+            series.log_position,
+            length,
+            LOOK_BACK_MAX,
+        )
 
     @property
     def rows(self) -> Intps:
         """The row of the columns of each event of the series."""
         return self._columns.rows
 
-    def compute(self, steps: Sequence[Step], candidates: Keys) -> tuple[Floats, Intps]:
-        """Return the column of each step (q, steps), and the moments that were left undone."""
-        candidates = gather_parallel(candidates, self._moments.order)
+    def compute_columns(self, steps: Sequence[Step], candidates: Keys) -> tuple[Floats, Intps]:
+        """Return the column of each step (q, steps), and the queries that were left undone."""
+        candidates = gather_parallel(candidates, self._queries.order)
         columns, is_deferred = (
-            np.empty((len(self._moments), len(steps))),
-            np.zeros(len(self._moments), np.bool_),
+            np.empty((len(self._queries), len(steps))),
+            np.zeros(len(self._queries), np.bool_),
         )
-        for start in range(0, len(steps), runs.SEARCHES):
-            batch = steps[start : start + runs.SEARCHES]
+        for start in range(0, len(steps), runs.SEARCH_BIT):
+            batch = steps[start : start + runs.SEARCH_BIT]
             operations = np.array([_OPERATIONS[step.operation] for step in batch], np.int64)
             step_bits = self._step_bits(batch)
             # A gap needs times only.
@@ -118,13 +127,13 @@ class LastRuns:
                 if all(operation == runs.GAP for operation in operations)
                 else self._item_and_session()
             )
-            of_events = (candidates, item, session, step_bits)
+            event_arrays = (candidates, item, session, step_bits)
             batch_columns = columns[:, start : start + len(batch)]
             run_parallel(
-                runs.run_columns,
-                len(self._moments),
+                runs.write_run_columns,
+                len(self._queries),
                 *self._kernel_args,
-                *of_events,
+                *event_arrays,
                 operations,
                 SESSION_GAP,
                 batch_columns,
@@ -135,9 +144,11 @@ class LastRuns:
     def _step_bits(self, steps: Sequence[Step]) -> Keys:
         """Return for each event a bit per step that uses its type, and one for searches."""
         if all(step.operation == "gap" for step in steps):
-            return np.zeros(len(self._series.p), np.uint64)
+            return np.zeros(len(self._series.log_position), np.uint64)
         types = self._columns.type
-        bits = (types == np.uint64(hash64("search"))).astype(np.uint64) << np.uint64(runs.SEARCHES)
+        bits = (types == np.uint64(hash64("search"))).astype(np.uint64) << np.uint64(
+            runs.SEARCH_BIT
+        )
         masks: dict[tuple[str, ...], npt.NDArray[np.bool_]] = {}
         for index, step in enumerate(steps):
             names = step.types or (step.text,)
@@ -151,12 +162,14 @@ class LastRuns:
 
     def events(self) -> RunEvents:
         """Return the runs themselves."""
-        moments, series = self._moments, self._series
-        sizes = np.empty(len(moments), np.int64)
-        run_parallel(runs.run_sizes, len(moments), *self._kernel_args, sizes)
+        queries, series = self._queries, self._series
+        sizes = np.empty(len(queries), np.int64)
+        run_parallel(runs.write_run_sizes, len(queries), *self._kernel_args, sizes)
         deferred = np.flatnonzero(sizes < 0)
         deferred_runs = (
-            series.last_indices(moments.take(deferred), self._length, moments.t[deferred] - HORIZON)
+            series.last_indices(
+                queries.take(deferred), self._length, queries.t[deferred] - LOOK_BACK_MAX
+            )
             if len(deferred)
             else None
         )
@@ -166,8 +179,8 @@ class LastRuns:
         count = int(offsets[-1])
         indices, ts = np.empty(count, np.intp), np.empty(count, np.int64)
         item, type_ = np.empty(count, np.uint64), np.empty(count, np.uint64)
-        of_events = (offsets, self._columns.item, self._columns.type, indices, ts, item, type_)
-        run_parallel(runs.run_events, len(moments), *self._kernel_args, *of_events)
+        event_arrays = (offsets, self._columns.item, self._columns.type, indices, ts, item, type_)
+        run_parallel(runs.write_run_events, len(queries), *self._kernel_args, *event_arrays)
         if deferred_runs is not None:
             slots, _ = concatenate_ranges(offsets[deferred], offsets[deferred + 1])
             indices[slots] = deferred_runs[1]

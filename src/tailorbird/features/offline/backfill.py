@@ -25,7 +25,7 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.compile import compile_layout
 from tailorbird.features.layout.layout import Layout, Step
 from tailorbird.features.offline.bulk import BackfilledRows, RaggedSequence, Requests
-from tailorbird.features.offline.events.frames import Frames
+from tailorbird.features.offline.events.frames import FrameCache
 from tailorbird.features.offline.kernels.windows import THREADS
 from tailorbird.features.offline.lanes import PastLanes
 from tailorbird.features.offline.timelines import sources_of
@@ -37,7 +37,7 @@ __all__ = [
     "Requests",
     "backfill",
     "event_columns",
-    "subset",
+    "subset_features",
 ]
 
 _DICTIONARY_EVENTS_MIN = 1 << 16  # events
@@ -59,18 +59,22 @@ _BASE_COLUMNS = (
 
 
 def backfill(
-    features: FeatureSet, events: pa.Table, requests: Requests, *, only: Sequence[str] | None = None
+    features: FeatureSet,
+    events: pa.Table,
+    requests: Requests,
+    *,
+    only_columns: Sequence[str] | None = None,
 ) -> BackfilledRows:
     """Compute the features of past requests, bit for bit equal to those of the stream.
 
     Args:
         events: columns of `events.contract.schema.ROUTED`, at least those of `event_columns`; rows
             in any order.
-        only: compute these columns only, in order of declaration; by default all.
+        only_columns: compute these columns only, in order of declaration; by default all.
     Raises:
-        UsageError: `only` names an unknown column, or a sequence is about the item.
+        UsageError: `only_columns` names an unknown column, or a sequence is about the item.
     """
-    return History(features, events, only=only).rows(requests)
+    return History(features, events, only_columns=only_columns).rows(requests)
 
 
 class History:
@@ -80,47 +84,52 @@ class History:
     """
 
     def __init__(
-        self, features: FeatureSet, events: pa.Table, *, only: Sequence[str] | None = None
+        self, features: FeatureSet, events: pa.Table, *, only_columns: Sequence[str] | None = None
     ) -> None:
-        self._features = features if only is None else subset(features, only)
-        self._only = self._features.numeric if only is None else only
-        self._frames = Frames(relevant_events(self._features.layout, with_dictionary_types(events)))
+        self._features = (
+            features if only_columns is None else subset_features(features, only_columns)
+        )
+        self._only_columns = self._features.numeric if only_columns is None else only_columns
+        self._frame_cache = FrameCache(
+            relevant_events(self._features.layout, with_dictionary_types(events))
+        )
 
     def rows(self, requests: Requests) -> BackfilledRows:
         """Return the features of the requests' rows."""
-        lanes = PastLanes(self._features, self._frames, requests)
+        lanes = PastLanes(self._features, self._frame_cache, requests)
         steps = self._features.layout.steps
         return finish_columns(
             self._features,
             lanes,
             {step.name: lanes.sequence(step) for step in steps if step.kind == "sequence"},
-            self._only,
+            self._only_columns,
         )
 
     def exempt_rows(
-        self, requests: Requests, until: Mapping[str, int]
+        self, requests: Requests, dropped_ts_by_kind: Mapping[str, int]
     ) -> dict[str, npt.NDArray[np.bool_]]:
         """Return by column the rows that may depend on an entity that a cap has dropped.
 
-        These are entities of the kinds in `until` with an event at or before the kind's time.
+        These are entities of the kinds in `dropped_ts_by_kind` with an event at or before the
+        kind's time.
         """
         features = self._features
-        lanes = PastLanes(features, self._frames, requests)
+        lanes = PastLanes(features, self._frame_cache, requests)
         exempt_by_entity = {
-            entity.index: lanes.exempt_rows(entity, until[entity.entity.name])
+            entity.index: lanes.exempt_rows(entity, dropped_ts_by_kind[entity.entity.name])
             for entity in features.layout.entities
-            if entity.entity.name in until
+            if entity.entity.name in dropped_ts_by_kind
         }
         exempt_rows: dict[str, npt.NDArray[np.bool_]] = {}
         for step in _dependency_order(features.layout):
             rows = np.zeros(lanes.rows, np.bool_)
             for record_lane in step.record_lanes:
-                parts = (
-                    other.entity
-                    for (entity, _), other in features.composite_lanes.items()
+                lookup_entities = (
+                    part_lane.entity
+                    for (entity, _), part_lane in features.key_part_lanes.items()
                     if entity == record_lane.entity
                 )
-                for index in exempt_by_entity.keys() & {record_lane.entity, *parts}:
+                for index in exempt_by_entity.keys() & {record_lane.entity, *lookup_entities}:
                     rows |= exempt_by_entity[index]
             for name, _ in () if step.expression is None else step.expression.names:
                 rows |= exempt_rows.get(name, False)
@@ -130,8 +139,8 @@ class History:
 
 def _dependency_order(layout: Layout) -> list[Step]:
     """Return the steps, each derived one after those that it reads."""
-    by_name = {step.name: step for step in layout.steps}
-    derived = [by_name[name] for name in layout.derived_order]
+    step_by_name = {step.name: step for step in layout.steps}
+    derived = [step_by_name[name] for name in layout.derived_order]
     return [*(step for step in layout.steps if step.name not in layout.derived_order), *derived]
 
 
@@ -139,7 +148,7 @@ def finish_columns(
     features: FeatureSet,
     lanes: PastLanes,
     sequences: dict[str, RaggedSequence],
-    only: Sequence[str] | None = None,
+    only_columns: Sequence[str] | None = None,
 ) -> BackfilledRows:
     """Compute the columns from lanes."""
     table = np.empty((lanes.rows, len(features.numeric)), np.float32)
@@ -147,14 +156,18 @@ def finish_columns(
 
     def finish_slice(start: int) -> None:
         chunk = lanes.slice_rows(start, min(start + _FINISH_ROWS, lanes.rows))
-        table[start : start + chunk.rows] = finish.numeric(features.layout, chunk)
-        categories[start : start + chunk.rows] = finish.categorical(features.layout, chunk)
+        table[start : start + chunk.rows] = finish.compute_numeric_columns(features.layout, chunk)
+        categories[start : start + chunk.rows] = finish.compute_categorical_columns(
+            features.layout, chunk
+        )
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(finish_slice, range(0, lanes.rows, _FINISH_ROWS)))
     # Columns computed only for derived ones are left out unless requested.
     returned_indices = [
-        index for index, name in enumerate(features.numeric) if only is None or name in only
+        index
+        for index, name in enumerate(features.numeric)
+        if only_columns is None or name in only_columns
     ]
     names = tuple(features.numeric[index] for index in returned_indices)
     return BackfilledRows(
@@ -204,30 +217,36 @@ def _profile_column(name: str) -> str:
     return owner if owner == "properties" else f"{owner}_profile"
 
 
-def subset(features: FeatureSet, only: Sequence[str]) -> FeatureSet:
+def subset_features(features: FeatureSet, only_columns: Sequence[str]) -> FeatureSet:
     """Return the declarations of some columns and of those that they are derived from."""
-    by_name = {feature.name: feature for feature in features.features}
+    feature_by_name = {feature.name: feature for feature in features.features}
     expressions = {
         step.name: step.expression for step in features.layout.steps if step.expression is not None
     }
     selected: dict[str, Feature] = {}
-    unvisited_names = list(only)
+    unvisited_names = list(only_columns)
     while unvisited_names:
         name = unvisited_names.pop()
-        if name not in by_name:
+        if name not in feature_by_name:
             raise UsageError(
-                f"{name!r} is no column", where="only", fix=f"use some of {', '.join(by_name)}"
+                f"{name!r} is no column",
+                where="only",
+                fix=f"use some of {', '.join(feature_by_name)}",
             )
-        selected[name] = by_name[name]
-        if isinstance(by_name[name], Derived):
+        selected[name] = feature_by_name[name]
+        if isinstance(feature_by_name[name], Derived):
             unvisited_names += [
-                other for other, _ in expressions[name].names if other not in selected
+                read_column
+                for read_column, _ in expressions[name].names
+                if read_column not in selected
             ]
     selected_features = tuple(feature for feature in features.features if feature.name in selected)
-    order = tuple(name for name in features.layout.derived_order if name in selected)
+    derived_order = tuple(name for name in features.layout.derived_order if name in selected)
     return FeatureSet(
         selected_features,
-        compile_layout(selected_features, {name: expressions[name] for name in order}, order),
+        compile_layout(
+            selected_features, {name: expressions[name] for name in derived_order}, derived_order
+        ),
     )
 
 
@@ -258,15 +277,15 @@ def with_dictionary_types(events: pa.Table) -> pa.Table:
     column = events["type"]
     if pa.types.is_dictionary(column.type) or len(events) < _DICTIONARY_EVENTS_MIN:
         return events
-    share = -(-len(events) // THREADS)
+    chunk_rows = -(-len(events) // THREADS)
     with ThreadPoolExecutor(THREADS) as pool:
-        parts = list(
+        encoded_chunks = list(
             pool.map(
-                lambda start: column.slice(start, share).dictionary_encode(),
-                range(0, len(events), share),
+                lambda start: column.slice(start, chunk_rows).dictionary_encode(),
+                range(0, len(events), chunk_rows),
             )
         )
     encoded_types = pa.chunked_array(
-        [chunk for part in parts for chunk in part.chunks]
+        [chunk for encoded_chunk in encoded_chunks for chunk in encoded_chunk.chunks]
     ).unify_dictionaries()
     return events.set_column(events.column_names.index("type"), "type", encoded_types)

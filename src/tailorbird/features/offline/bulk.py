@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.errors import UsageError
-from tailorbird.features.request import Sequence as One
+from tailorbird.features.request import Sequence as RequestSequence
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -22,8 +22,8 @@ class Requests:
     """A batch of m requests with n rows, each an item of one of the requests.
 
     Attributes:
-        t, p: shape (m,), the two times of each request: events with ts < t, routed at or before p;
-            where several workers kept the state, p has shape (m, parts), see
+        t, log_position: shape (m,), the two times of each request: events with ts < t, routed
+            at or before p; where several workers kept the state, p has shape (m, parts), see
             `features.offline.positions`.
         person: m ids as resolved by the router: a user's id, `anon:…`, or None.
         session_id, device, country, local_hour, query: m values each, None where unknown; None
@@ -34,7 +34,7 @@ class Requests:
     """
 
     t: Int64s
-    p: Int64s
+    log_position: Int64s
     person: Texts
     row_request: Intps
     row_item: Texts
@@ -48,7 +48,7 @@ class Requests:
     def __post_init__(self) -> None:
         count = len(self.t)
         for name in (
-            "p",
+            "log_position",
             "person",
             "session_id",
             "device",
@@ -92,7 +92,7 @@ class Requests:
             row_item=self.row_item[rows],
         )
 
-    def take(self, requests: Intps, rows: Intps) -> "Requests":
+    def take(self, request_indexes: Intps, row_indexes: Intps) -> "Requests":
         """Return the given requests, in ascending order, with the given rows."""
         columns: dict[str, Any] = {
             field_.name: getattr(self, field_.name)
@@ -100,21 +100,23 @@ class Requests:
             if not field_.name.startswith("row_")
         }
         taken_columns: dict[str, Any] = {
-            name: None if column is None else _take(column, requests)
+            name: None if column is None else _take(column, request_indexes)
             for name, column in columns.items()
         }
         return Requests(
             **taken_columns,
-            row_request=np.searchsorted(requests, self.row_request[rows]),
-            row_item=_take(self.row_item, rows),
+            row_request=np.searchsorted(request_indexes, self.row_request[row_indexes]),
+            row_item=_take(self.row_item, row_indexes),
         )
 
 
-def _take(column: Any, rows: Intps) -> Any:
+def _take(column: Any, indexes: Intps) -> Any:
     if isinstance(column, pa.Array | pa.ChunkedArray):
-        return column.take(pa.array(rows))
+        return column.take(pa.array(indexes))
     return (
-        column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows.tolist()]
+        column[indexes]
+        if isinstance(column, np.ndarray)
+        else [column[row] for row in indexes.tolist()]
     )
 
 
@@ -131,14 +133,14 @@ class RaggedSequence:
     ts: Int64s
     values: dict[str, npt.NDArray] = field(default_factory=dict)
 
-    def of(self, request: int) -> One:
+    def of(self, request_index: int) -> RequestSequence:
         """Return the sequence of one request."""
-        rows_of_request = slice(self.offsets[request], self.offsets[request + 1])
-        return One(
-            self.item[rows_of_request],
-            self.type[rows_of_request],
-            self.ts[rows_of_request],
-            {name: column[rows_of_request] for name, column in self.values.items()},
+        request_entries = slice(self.offsets[request_index], self.offsets[request_index + 1])
+        return RequestSequence(
+            self.item[request_entries],
+            self.type[request_entries],
+            self.ts[request_entries],
+            {name: column[request_entries] for name, column in self.values.items()},
         )
 
 

@@ -23,8 +23,15 @@ import pyarrow.compute as pc
 from tailorbird.events.contract.schema import micros
 from tailorbird.features.arithmetic.sketch import registers_and_ranks
 from tailorbird.features.event_columns.extracts import Extract, tile_values
-from tailorbird.features.layout.layout import PEAKS, EntityLayout, Profile, RecordLane, Ring, Source
-from tailorbird.features.offline.events.frames import Frames
+from tailorbird.features.layout.layout import (
+    PEAK_MEASURES,
+    EntityLayout,
+    Profile,
+    RecordLane,
+    Ring,
+    Source,
+)
+from tailorbird.features.offline.events.frames import FrameCache
 from tailorbird.features.offline.hashing import identify_texts
 from tailorbird.features.offline.timelines import sources_of
 
@@ -38,49 +45,50 @@ class TileSums:
     """The sums of tiles of many keys."""
 
     def __init__(self) -> None:
-        self._key, self._tile, self._total = (
+        self._key, self._tile, self._sums = (
             np.zeros(0, np.uint64),
             np.zeros(0, np.int64),
             np.zeros(0, np.int64),
         )
-        self._index()
+        self._build_index()
 
     def __len__(self) -> int:
         return len(self._key)
 
-    def add(self, key: Keys, tile: Int64s, value: Int64s, oldest: int) -> None:
-        """Add values to the tiles of these keys, and drop the tiles before `oldest`."""
+    def add(self, key: Keys, tile: Int64s, value: Int64s, oldest_tile: int) -> None:
+        """Add values to the tiles of these keys, and drop the tiles before `oldest_tile`."""
         key, tile = np.concatenate((self._key, key)), np.concatenate((self._tile, tile))
-        value = np.concatenate((self._total, value))
+        value = np.concatenate((self._sums, value))
         order = np.lexsort((tile, key))
-        order = order[tile[order] >= oldest]
+        order = order[tile[order] >= oldest_tile]
         key, tile, value = key[order], tile[order], value[order]
         tile_starts = np.flatnonzero(_mark_changes(key, tile))
         self._key, self._tile = key[tile_starts], tile[tile_starts]
-        self._total = np.add.reduceat(value, tile_starts) if len(tile_starts) else value
-        self._index()
+        self._sums = np.add.reduceat(value, tile_starts) if len(tile_starts) else value
+        self._build_index()
 
-    def since(self, key: Keys, tile: Int64s) -> Int64s:
+    def sum_since(self, key: Keys, tile: Int64s) -> Int64s:
         """Return the sum of each key's tiles from `tile` on."""
         if not len(self):
             return np.zeros(len(key), np.int64)
         key_index, is_present = self._numbers_of_keys(key)
         start = np.searchsorted(
-            self._code, key_index * self._tile_span + np.clip(tile - self._low, 0, self._tile_span)
+            self._key_tile_codes,
+            key_index * self._tile_span + np.clip(tile - self._first_tile, 0, self._tile_span),
         )
-        end = np.searchsorted(self._code, (key_index + 1) * self._tile_span)
+        end = np.searchsorted(self._key_tile_codes, (key_index + 1) * self._tile_span)
         return np.where(is_present, self._prefix[end] - self._prefix[start], 0)
 
-    def at(self, key: Keys, tile: Int64s) -> Int64s:
+    def sum_at(self, key: Keys, tile: Int64s) -> Int64s:
         """Return the sum of one tile of each key."""
-        return self.since(key, tile) - self.since(key, tile + 1)
+        return self.sum_since(key, tile) - self.sum_since(key, tile + 1)
 
-    def _index(self) -> None:
-        self._low = int(self._tile.min()) if len(self) else 0
-        self._tile_span = int(self._tile.max()) - self._low + 1 if len(self) else 1
+    def _build_index(self) -> None:
+        self._first_tile = int(self._tile.min()) if len(self) else 0
+        self._tile_span = int(self._tile.max()) - self._first_tile + 1 if len(self) else 1
         self._keys, number = np.unique(self._key, return_inverse=True)
-        self._code = number * self._tile_span + (self._tile - self._low)
-        self._prefix = np.append(0, np.cumsum(self._total))
+        self._key_tile_codes = number * self._tile_span + (self._tile - self._first_tile)
+        self._prefix = np.append(0, np.cumsum(self._sums))
 
     def _numbers_of_keys(self, key: Keys) -> tuple[Intps, Bools]:
         number = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
@@ -91,42 +99,54 @@ class CompactedHistory:
     """The compacted events before a time, for the keys (by entity) that will be requested."""
 
     def __init__(
-        self, entities: Sequence[EntityLayout], request_keys: Mapping[int, Keys], empty: pa.Table
+        self,
+        entities: Sequence[EntityLayout],
+        request_keys: Mapping[int, Keys],
+        empty_events: pa.Table,
     ) -> None:
-        self.events = empty
+        self.events = empty_events
         self._entities = entities
         self._request_keys = {entity: np.unique(keys) for entity, keys in request_keys.items()}
         self._tiles: dict[tuple[int, Ring], TileSums] = {}
 
-    def advance(self, frames: Frames, t: int, p: int) -> None:
-        """Absorb the events of the frames, for requests at or after t and p.
+    def absorb(self, frame_cache: FrameCache, t: int, log_position: int) -> None:
+        """Absorb the events of a frame, for requests at or after t and p.
 
-        The frames contain the events retained so far and all further ones up to t.
+        The frame contains the events retained so far and all further ones up to t.
         """
-        frame, retained = frames.frame, np.zeros(frames.events.num_rows, np.bool_)
+        frame, is_retained = frame_cache.frame, np.zeros(frame_cache.events.num_rows, np.bool_)
         extracts: list[tuple[EntityLayout, Source, Extract, Intps]] = []
         for layout in self._entities:
             key, _ = frame.key(layout.entity)
             is_requested = _is_among(self._request_keys[layout.index], key)
             for source in sources_of(layout):
-                extract = frames.extract(source)
+                extract = frame_cache.extract(source)
                 own_rows = np.flatnonzero(is_requested[extract.rows])
-                is_settled = frame.p[extract.rows[own_rows]] <= p
-                retained[frame.event(extract.rows[own_rows[~is_settled]])] = True
+                is_settled = frame.log_position[extract.rows[own_rows]] <= log_position
+                is_retained[frame.event(extract.rows[own_rows[~is_settled]])] = True
                 own_rows = own_rows[is_settled]
                 extracts.append((layout, source, extract, own_rows))
                 rows = extract.rows[own_rows]
-                for selected in _retained_events(
-                    layout, source, key[rows], frame.ts[rows], extract.value[own_rows], t
+                for selected_rows in _retained_events(
+                    layout,
+                    source,
+                    key=key[rows],
+                    ts=frame.ts[rows],
+                    value=extract.value[own_rows],
+                    t=t,
                 ):
-                    retained[frame.event(rows[selected])] = True
+                    is_retained[frame.event(rows[selected_rows])] = True
             if layout.profile is not None:
                 self._keep_profiles(
-                    layout.profile, self._request_keys[layout.index], frames, p, retained
+                    layout.profile,
+                    self._request_keys[layout.index],
+                    frame_cache,
+                    log_position,
+                    is_retained,
                 )
         for layout, source, extract, own_rows in extracts:
-            absorbed = own_rows[~retained[frame.event(extract.rows[own_rows])]]
-            rows, value = extract.rows[absorbed], extract.value[absorbed]
+            absorbed_rows = own_rows[~is_retained[frame.event(extract.rows[own_rows])]]
+            rows, value = extract.rows[absorbed_rows], extract.value[absorbed_rows]
             key = frame.key(layout.entity)[0][rows]
             for ring, tiles in _summed_rings(layout).items():
                 if ring.source == source:
@@ -137,7 +157,7 @@ class CompactedHistory:
                         tile_values(ring.measure, value),
                         t // ring.hop - tiles,
                     )
-        self.events = frames.events.filter(pa.array(retained)).combine_chunks()
+        self.events = frame_cache.events.filter(pa.array(is_retained)).combine_chunks()
 
     def add_compacted_sums(
         self, layout: EntityLayout, key: Keys, t: Int64s, values: dict[RecordLane, Int64s]
@@ -148,7 +168,7 @@ class CompactedHistory:
             tiles = self._tiles.get((layout.index, ring))
             if tiles is not None:
                 record_lane = RecordLane(layout.index, window.reading_lane)
-                values[record_lane] = values[record_lane] + tiles.since(
+                values[record_lane] = values[record_lane] + tiles.sum_since(
                     key, t // ring.hop - window.tiles
                 )
 
@@ -157,23 +177,28 @@ class CompactedHistory:
     ) -> Callable[[Int64s], Int64s]:
         """Return a function from a tile to each key's compacted sum in that tile."""
         tiles = self._tiles.get((layout.index, ring), TileSums())
-        return lambda tile: tiles.at(key, tile)
+        return lambda tile: tiles.sum_at(key, tile)
 
     def _keep_profiles(
-        self, profile: Profile, request_keys: Keys, frames: Frames, p: int, retained: Bools
+        self,
+        profile: Profile,
+        request_keys: Keys,
+        frame_cache: FrameCache,
+        log_position: int,
+        is_retained: Bools,
     ) -> None:
         """Retain the profiles in flight and the newest ones."""
-        table = frames.events
-        of_type = pc.and_(pc.equal(table["type"], profile.type), table["counts"]).to_numpy()
-        events = np.flatnonzero(of_type)
+        table = frame_cache.events
+        is_profile = pc.and_(pc.equal(table["type"], profile.type), table["counts"]).to_numpy()
+        events = np.flatnonzero(is_profile)
         ids = table["item_id" if profile.type == "item" else "user_id"].take(pa.array(events))
-        key = identify_texts(ids, seed=frames.seed)
+        key = identify_texts(ids, seed=frame_cache.seed)
         is_requested = _is_among(request_keys, key)
         events, key = events[is_requested], key[is_requested]
-        is_settled = table["p"].to_numpy()[events] <= p
-        retained[events[~is_settled]] = True
+        is_settled = table["p"].to_numpy()[events] <= log_position
+        is_retained[events[~is_settled]] = True
         events, key = events[is_settled], key[is_settled]
-        retained[events[_newest_events(key, micros(table["ts"])[events], 1)]] = True
+        is_retained[events[_newest_events(key, micros(table["ts"])[events], 1)]] = True
 
 
 def _summed_rings(layout: EntityLayout) -> dict[Ring, int]:
@@ -181,7 +206,7 @@ def _summed_rings(layout: EntityLayout) -> dict[Ring, int]:
     tiles_by_ring: dict[Ring, int] = {}
     for window in (*layout.windows, *layout.decays):
         ring = layout.rings[window.ring]
-        if ring.measure not in PEAKS:
+        if ring.measure not in PEAK_MEASURES:
             tiles_by_ring[ring] = max(tiles_by_ring.get(ring, 0), window.tiles)
     return tiles_by_ring
 
@@ -190,25 +215,25 @@ def _retained_events(
     layout: EntityLayout, source: Source, key: Keys, ts: Int64s, value: Int64s, t: int
 ) -> list[Intps]:
     """Return the events of a source that a request could select; ties in time are all included."""
-    retained = [_newest_events(key, ts, 1) for last in layout.lasts if last.source == source]
-    retained += [
+    retained_rows = [_newest_events(key, ts, 1) for last in layout.lasts if last.source == source]
+    retained_rows += [
         _newest_events(key, ts, sequence.length)
         for sequence in layout.sequences
         if sequence.source == source
     ]
-    retained += [
+    retained_rows += [
         _newest_events(key, -ts, 1)
-        for first_ in (*layout.firsts, *layout.first_values)
-        if first_.source == source
+        for first in (*layout.firsts, *layout.first_values)
+        if first.source == source
     ]
     for index, ring in enumerate(layout.rings):
-        if ring.source == source and ring.measure in PEAKS:
+        if ring.source == source and ring.measure in PEAK_MEASURES:
             tiles_back = max(
                 (window.tiles for window in layout.windows if window.ring == index), default=0
             )
             tile = ts // ring.hop
             late_rows = np.flatnonzero(tile >= t // ring.hop - tiles_back)
-            retained.append(
+            retained_rows.append(
                 late_rows[
                     _largest_events(
                         tile_values(ring.measure, value[late_rows]), key[late_rows], tile[late_rows]
@@ -224,10 +249,10 @@ def _retained_events(
             tile = ts // sketch.hop
             late_rows = np.flatnonzero(tile >= t // sketch.hop - tiles_back)
             register, rank = registers_and_ranks(value[late_rows].view(np.uint64), sketch.precision)
-            retained.append(
+            retained_rows.append(
                 late_rows[_largest_events(rank, key[late_rows], tile[late_rows], register)]
             )
-    return retained
+    return retained_rows
 
 
 def _newest_events(key: Keys, ts: Int64s, length: int) -> Intps:
@@ -242,12 +267,12 @@ def _newest_events(key: Keys, ts: Int64s, length: int) -> Intps:
     return order[ts[order] >= np.repeat(oldest_retained, ends + 1 - starts)]
 
 
-def _largest_events(value: npt.NDArray, *of: npt.NDArray) -> Intps:
+def _largest_events(value: npt.NDArray, *group_columns: npt.NDArray) -> Intps:
     """Return one event with the largest value of each group."""
-    order = np.lexsort((value, *of))
+    order = np.lexsort((value, *group_columns))
     return order[
         np.append(
-            _mark_changes(*(group[order] for group in of))[1:],
+            _mark_changes(*(group[order] for group in group_columns))[1:],
             np.ones(min(len(order), 1), np.bool_),
         )
     ]

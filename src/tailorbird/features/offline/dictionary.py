@@ -11,21 +11,23 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.features.declare.scalars import query_text, text_of
-from tailorbird.features.event_columns.fields import parsed_json
+from tailorbird.features.event_columns.fields import parse_json
 from tailorbird.features.offline.bulk import Requests
 from tailorbird.features.offline.hashing import hash_texts
 
 Keys = npt.NDArray[np.uint64]
 
-_JSON = ("properties", "user_profile", "item_profile")
-_QUERIES = ("query", "answer_query")
+_JSON_COLUMNS = ("properties", "user_profile", "item_profile")
+_QUERY_COLUMNS = ("query", "answer_query")
 
 
-def texts_by_hash(requested: Keys, requests: Requests, events: Iterable[pa.Table]) -> pa.Table:
+def texts_by_hash(
+    requested_hashes: Keys, requests: Requests, events: Iterable[pa.Table]
+) -> pa.Table:
     """Return the text of each hash, in columns `hash` and `text`, ascending; unknown hashes are
     missing.
     """
-    missing_keys, tables = np.unique(requested[requested != 0]), []
+    missing_keys, tables = np.unique(requested_hashes[requested_hashes != 0]), []
     for texts in _read_texts(requests, events):
         if not len(missing_keys):
             break
@@ -55,8 +57,8 @@ def _read_texts(requests: Requests, events: Iterable[pa.Table]) -> Iterator[pa.A
             )
     for table in events:
         for name in table.column_names:
-            kind = table.schema.field(name).type
-            if pa.types.is_string(kind) or pa.types.is_list(kind):
+            data_type = table.schema.field(name).type
+            if pa.types.is_string(data_type) or pa.types.is_list(data_type):
                 yield _column_texts(name, table[name])
 
 
@@ -66,11 +68,11 @@ def _column_texts(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array:
         if not pa.types.is_string(column.type):
             return pa.array([], pa.string())
     unique = column.unique().drop_null()
-    if name in _JSON:
-        return _distinct_texts(_read_values(parsed_json(text)) for text in unique.to_pylist())
+    if name in _JSON_COLUMNS:
+        return _distinct_texts(_read_values(parse_json(text)) for text in unique.to_pylist())
     return (
         _distinct_texts([query_text(text)] for text in unique.to_pylist())
-        if name in _QUERIES
+        if name in _QUERY_COLUMNS
         else unique
     )
 
@@ -79,7 +81,10 @@ def _distinct_texts(value_groups: Iterable[Iterable[object]]) -> pa.Array:
     return pa.array(
         list(
             dict.fromkeys(
-                text for lot in value_groups for item in lot if (text := text_of(item)) is not None
+                text
+                for values in value_groups
+                for item in values
+                if (text := text_of(item)) is not None
             )
         ),
         pa.string(),

@@ -27,8 +27,8 @@ from tailorbird.features.offline.bulk import Requests
 
 Int64s = npt.NDArray[np.int64]
 
-FILE = "backfill.json"
-_TEXTS = ("session_id", "device", "country", "query")
+INPUTS_FILE = "backfill.json"
+_TEXT_COLUMNS = ("session_id", "device", "country", "query")
 _EARLIEST, _LATEST = (
     int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 10**6 for year in (1990, 2200)
 )
@@ -44,22 +44,22 @@ class BackfillInputs(msgspec.Struct, frozen=True):
     lake: dict[str, Any]
 
 
-def read_backfill_inputs(folder: Path, *, lock: str) -> BackfillInputs | None:
+def read_backfill_inputs(folder: Path, *, lock_name: str) -> BackfillInputs | None:
     """Return the inputs that the folder was made from, or None for a new folder.
 
     Args:
-        lock: name of the file that a run creates first.
+        lock_name: name of the file that a run creates first.
     Raises:
         UsageError: the folder holds something other than a backfill.
     """
     try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=BackfillInputs)
+        return msgspec.json.decode((folder / INPUTS_FILE).read_bytes(), type=BackfillInputs)
     except FileNotFoundError:
         other_files = (
             sorted(
                 path.name
                 for path in folder.iterdir()
-                if path.name != lock and not path.name.startswith(f".{FILE}.")
+                if path.name != lock_name and not path.name.startswith(f".{INPUTS_FILE}.")
             )
             if folder.is_dir()
             else []
@@ -71,7 +71,7 @@ def read_backfill_inputs(folder: Path, *, lock: str) -> BackfillInputs | None:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamageError(
             f"cannot be read: {error}",
-            where=str(folder / FILE),
+            where=str(folder / INPUTS_FILE),
             fix="remove the folder and run it again",
         ) from None
     if other_files:
@@ -84,49 +84,51 @@ def read_backfill_inputs(folder: Path, *, lock: str) -> BackfillInputs | None:
 
 
 def write_backfill_inputs(folder: Path, inputs: BackfillInputs) -> None:
-    atomic_write(folder / FILE, msgspec.json.format(msgspec.json.encode(inputs)))
+    atomic_write(folder / INPUTS_FILE, msgspec.json.format(msgspec.json.encode(inputs)))
 
 
-def requests_of_file(file: Path, newest_p: int) -> Requests:
+def read_requests_file(file: Path, newest_log_position: int) -> Requests:
     """Read each row of a Parquet file as a request for one item.
 
     Args:
-        newest_p: the newest p that the lake knows, used where the file has none.
+        newest_log_position: the newest p that the lake knows, used where the file has none.
     Raises:
         UsageError: a column is missing or a value is invalid; names file, column and row.
     """
     try:
-        with pq.ParquetFile(file) as opened:
-            table = opened.read()
+        with pq.ParquetFile(file) as parquet_file:
+            table = parquet_file.read()
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"cannot be read as Parquet: {error}", where=str(file)) from None
-    names = table.column_names
+    column_names = table.column_names
     for name in ("person", "item", "ts"):
-        if name not in names:
-            message = f"expected columns person, item and ts, found {', '.join(names)}"
+        if name not in column_names:
+            message = f"expected columns person, item and ts, found {', '.join(column_names)}"
             raise UsageError(message, where=str(file), fix=f"name the column {name}")
     columns = {
         name: _Column(file, name, table)
-        for name in dict.fromkeys(names)
-        if name in ("person", "item", "ts", "p", "local_hour", *_TEXTS)
+        for name in dict.fromkeys(column_names)
+        if name in ("person", "item", "ts", "p", "local_hour", *_TEXT_COLUMNS)
     }
     optional_columns: dict[str, Any] = {
-        name: columns[name].texts() for name in _TEXTS if name in columns
+        name: columns[name].texts() for name in _TEXT_COLUMNS if name in columns
     }
     if "local_hour" in columns:
         optional_columns["local_hour"] = columns["local_hour"].optional_integers(
             0, 23, "an hour of the day, 0 to 23"
         )
-    p = (
+    log_position = (
         columns["p"].required_integers(
-            0, newest_p, f"a routed position, 0 to {newest_p:,}, up to which the lake knows"
+            0,
+            newest_log_position,
+            f"a routed position, 0 to {newest_log_position:,}, up to which the lake knows",
         )
         if "p" in columns
         else None
     )
     return Requests(
         columns["ts"].times(),
-        np.full(table.num_rows, newest_p) if p is None else p,
+        np.full(table.num_rows, newest_log_position) if log_position is None else log_position,
         columns["person"].texts(),
         np.arange(table.num_rows),
         columns["item"].texts(required=True),
@@ -237,5 +239,5 @@ def _is_within(
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def _is_text(data_type: pa.DataType) -> bool:
+    return pa.types.is_string(data_type) or pa.types.is_large_string(data_type)

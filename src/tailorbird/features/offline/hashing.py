@@ -31,7 +31,7 @@ Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 # The initial state for 8 bytes of digest and person="tailorbird".
-_VECTOR = np.array(
+_INITIALISATION_VECTOR = np.array(
     [
         0x6A09E667F3BCC908,
         0xBB67AE8584CAA73B,
@@ -45,8 +45,8 @@ _VECTOR = np.array(
     np.uint64,
 )
 _PARAMETERS = bytes([8, 0, 1, 1]) + bytes(44) + b"tailorbird".ljust(16, b"\0")
-_START = _VECTOR ^ np.frombuffer(_PARAMETERS, np.uint64)
-_ORDER = np.array(
+_INITIAL_STATE = _INITIALISATION_VECTOR ^ np.frombuffer(_PARAMETERS, np.uint64)
+_WORD_ORDERS = np.array(
     [
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
         [14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3],
@@ -61,7 +61,7 @@ _ORDER = np.array(
     ],
     np.int64,
 )
-_MIXES = np.array(
+_MIX_INDEXES = np.array(
     [
         [0, 4, 8, 12],
         [1, 5, 9, 13],
@@ -76,26 +76,26 @@ _MIXES = np.array(
 
 
 @dataclass(frozen=True)
-class _Texts:
-    """The buffers of n texts: text i is `data[offsets[i]:offsets[i + 1]]`; an empty `valid` means
-    no nulls.
+class _TextBuffers:
+    """The buffers of n texts: text i is `data[offsets[i]:offsets[i + 1]]`; an empty `is_valid`
+    means no nulls.
     """
 
     offsets: npt.NDArray
     data: Bytes
-    valid: Bools
+    is_valid: Bools
 
     @classmethod
-    def from_array(cls, array: pa.Array) -> "_Texts":
+    def from_array(cls, array: pa.Array) -> "_TextBuffers":
         width = np.dtype(np.int64 if pa.types.is_large_string(array.type) else np.int32)
         _, offsets, data = array.buffers()
         text_offsets = np.frombuffer(offsets, width, len(array) + 1, array.offset * width.itemsize)
-        valid = (
+        is_valid = (
             array.is_valid().to_numpy(zero_copy_only=False)
             if array.null_count
             else np.zeros(0, np.bool_)
         )
-        return cls(text_offsets, np.frombuffer(data or b"", np.uint8), valid)
+        return cls(text_offsets, np.frombuffer(data or b"", np.uint8), is_valid)
 
 
 def hash_texts(column: pa.ChunkedArray | pa.Array) -> Keys:
@@ -105,13 +105,22 @@ def hash_texts(column: pa.ChunkedArray | pa.Array) -> Keys:
         return np.zeros(len(array), np.uint64)
     if pa.types.is_dictionary(array.type):
         return _decode_keys(hash_texts(array.dictionary), array.indices)
-    texts, identities_ = _Texts.from_array(array), identify_texts(array, seed=secrets.randbits(64))
-    numbering = KeyNumbering(identities_)
+    texts, identities = (
+        _TextBuffers.from_array(array),
+        identify_texts(array, seed=secrets.randbits(64)),
+    )
+    numbering = KeyNumbering(identities)
     keys = np.zeros(numbering.count, np.uint64)
     run_parallel(
-        _hash, numbering.count, texts.offsets, texts.data, texts.valid, numbering.first, keys
+        _hash_rows,
+        numbering.count,
+        texts.offsets,
+        texts.data,
+        texts.is_valid,
+        numbering.first,
+        keys,
     )
-    keys_by_row = identities_  # Reuse the buffer.
+    keys_by_row = identities  # Reuse the buffer.
     run_parallel(_gather_keys, len(array), keys, numbering.numbers, keys_by_row)
     return keys_by_row
 
@@ -123,9 +132,9 @@ def identify_texts(column: pa.ChunkedArray | pa.Array, *, seed: int) -> Keys:
         return np.zeros(len(array), np.uint64)
     if pa.types.is_dictionary(array.type):
         return _decode_keys(identify_texts(array.dictionary, seed=seed), array.indices)
-    texts, keys = _Texts.from_array(array), np.empty(len(array), np.uint64)
+    texts, keys = _TextBuffers.from_array(array), np.empty(len(array), np.uint64)
     run_parallel(
-        _identify, len(array), texts.offsets, texts.data, texts.valid, np.uint64(seed), keys
+        _identify_rows, len(array), texts.offsets, texts.data, texts.is_valid, np.uint64(seed), keys
     )
     return keys
 
@@ -170,22 +179,22 @@ def _mix_bits(word: np.uint64) -> np.uint64:
 
 
 @compiled
-def _identify(
+def _identify_rows(
     low: int,
     high: int,
     offsets: npt.NDArray,
     data: Bytes,
-    valid: Bools,
-    start: np.uint64,
+    is_valid: Bools,
+    seed: np.uint64,
     keys: Keys,
 ) -> None:
     size = len(data)
     for row in range(low, high):
-        if len(valid) and not valid[row]:
+        if len(is_valid) and not is_valid[row]:
             keys[row] = 0
             continue
         begin, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
-        key = _mix_bits(start ^ np.uint64(stop - begin))
+        key = _mix_bits(seed ^ np.uint64(stop - begin))
         while stop - begin >= 8:
             key = _mix_bits(key ^ _word(data, begin))
             begin += 8
@@ -211,8 +220,14 @@ def _gather_keys(
 
 
 @compiled
-def _hash(
-    low: int, high: int, offsets: npt.NDArray, data: Bytes, valid: Bools, rows: Int64s, hashes: Keys
+def _hash_rows(
+    low: int,
+    high: int,
+    offsets: npt.NDArray,
+    data: Bytes,
+    is_valid: Bools,
+    rows: Int64s,
+    hashes: Keys,
 ) -> None:
     state, block, working_vector = (
         np.empty(8, np.uint64),
@@ -221,24 +236,24 @@ def _hash(
     )
     for index in range(low, high):
         row = rows[index]
-        if len(valid) and not valid[row]:
+        if len(is_valid) and not is_valid[row]:
             hashes[index] = 0
             continue
         start, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
         for word in range(8):
-            state[word] = _START[word]
+            state[word] = _INITIAL_STATE[word]
         position = start
         while stop - position > 128:
-            _fill(data, position, position + 128, block)
+            _fill_block(data, position, position + 128, block)
             position += 128
             _compress(state, block, working_vector, np.uint64(position - start), False)
-        _fill(data, position, stop, block)
+        _fill_block(data, position, stop, block)
         _compress(state, block, working_vector, np.uint64(stop - start), True)
         hashes[index] = state[0]
 
 
 @compiled
-def _fill(data: npt.NDArray[np.uint8], start: int, stop: int, block: Keys) -> None:
+def _fill_block(data: npt.NDArray[np.uint8], start: int, stop: int, block: Keys) -> None:
     for word in range(16):
         block[word] = np.uint64(0)
     for position in range(stop - start):
@@ -252,32 +267,28 @@ def _rotate(word: np.uint64, bits: int) -> np.uint64:
 
 @compiled
 def _compress(
-    state: Keys, block: Keys, working_vector: Keys, length: np.uint64, last: bool
+    state: Keys, block: Keys, working_vector: Keys, length: np.uint64, is_last: bool
 ) -> None:
     for word in range(8):
         working_vector[word] = state[word]
-        working_vector[word + 8] = _VECTOR[word]
+        working_vector[word + 8] = _INITIALISATION_VECTOR[word]
     working_vector[12] ^= length
-    if last:
+    if is_last:
         working_vector[14] = ~working_vector[14]
-    for round_ in range(12):
-        order = _ORDER[round_ % 10]
-        for round_index in range(8):
+    for round_number in range(12):
+        order = _WORD_ORDERS[round_number % 10]
+        for mix in range(8):
             a, b, c, d = (
-                _MIXES[round_index, 0],
-                _MIXES[round_index, 1],
-                _MIXES[round_index, 2],
-                _MIXES[round_index, 3],
+                _MIX_INDEXES[mix, 0],
+                _MIX_INDEXES[mix, 1],
+                _MIX_INDEXES[mix, 2],
+                _MIX_INDEXES[mix, 3],
             )
-            working_vector[a] = (
-                working_vector[a] + working_vector[b] + block[order[2 * round_index]]
-            )
+            working_vector[a] = working_vector[a] + working_vector[b] + block[order[2 * mix]]
             working_vector[d] = _rotate(working_vector[d] ^ working_vector[a], 32)
             working_vector[c] = working_vector[c] + working_vector[d]
             working_vector[b] = _rotate(working_vector[b] ^ working_vector[c], 24)
-            working_vector[a] = (
-                working_vector[a] + working_vector[b] + block[order[2 * round_index + 1]]
-            )
+            working_vector[a] = working_vector[a] + working_vector[b] + block[order[2 * mix + 1]]
             working_vector[d] = _rotate(working_vector[d] ^ working_vector[a], 16)
             working_vector[c] = working_vector[c] + working_vector[d]
             working_vector[b] = _rotate(working_vector[b] ^ working_vector[c], 63)

@@ -16,20 +16,20 @@ import pyarrow as pa
 from tailorbird.errors import UsageError
 from tailorbird.features.arithmetic.runs import RUN_OPERATIONS
 from tailorbird.features.event_columns.columns import entity_key
+from tailorbird.features.event_columns.extracts import ProfileExtract
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import (
     EntityLayout,
     LastEvents,
-    Profile,
     RecordLane,
     Step,
     missing_bits,
 )
-from tailorbird.features.offline.asof import Moments, Timeline
+from tailorbird.features.offline.asof import AsOfQueries, Timeline
 from tailorbird.features.offline.asof_runs import COMPILED_OPERATIONS, LastRuns
 from tailorbird.features.offline.bulk import RaggedSequence, Requests
 from tailorbird.features.offline.compaction import CompactedHistory
-from tailorbird.features.offline.events.frames import AllRunEvents, Frames, has_text_keys
+from tailorbird.features.offline.events.frames import AllRunEvents, FrameCache, has_text_keys
 from tailorbird.features.offline.events.ragged import concatenate_ranges
 from tailorbird.features.offline.events.series import Series
 from tailorbird.features.offline.hashing import hash_texts, identify_texts
@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
-_RUNS_CHUNK = 1 << 13  # moments, each with a hundred events or more
+_RUNS_CHUNK = 1 << 13  # queries, each with a hundred events or more
 
 
 class PastLanes:
@@ -55,7 +55,7 @@ class PastLanes:
     def __init__(
         self,
         features: FeatureSet,
-        frames: Frames | None,
+        frame_cache: FrameCache | None,
         requests: Requests,
         *,
         entities: Collection[int] | None = None,
@@ -66,14 +66,14 @@ class PastLanes:
         """Compute the lanes.
 
         Args:
-            frames: the events; None if all lanes are `precomputed`.
+            frame_cache: the events; None if all lanes are `precomputed`.
             entities: compute only these, by default all; other lanes may be precomputed.
-            compacted: the sums of earlier events, whose retained ones are in the frames.
+            compacted: the sums of earlier events, whose retained ones are in its frame.
         """
         self._compacted = compacted
         self._features = features
-        self._frames = frames
-        seed = 0 if frames is None else frames.seed
+        self._frame_cache = frame_cache
+        seed = 0 if frame_cache is None else frame_cache.seed
         self._identify = partial(identify_texts, seed=seed)
         self._requests = requests
         self._row_request = np.asarray(requests.row_request, np.intp)
@@ -82,14 +82,15 @@ class PastLanes:
         self._has_one_row_each = len(self._row_request) == count and bool(
             (self._row_request == np.arange(count)).all()
         )
-        self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
+        self._t = np.asarray(requests.t, np.int64)
+        self._log_position = np.asarray(requests.log_position, np.int64)
         self._values: dict[RecordLane, Int64s] = dict(precomputed or {})
         self._is_present: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
         self._runs: dict[RecordLane, AllRunEvents] = {}
         self._run_columns: dict[str, npt.NDArray] = dict(run_columns or {})
         self.context = RequestContext(requests)
-        self._by_row = [is_by_row(entity) for entity in features.layout.entities]
-        composite_entities = {entity for entity, _ in features.composite_lanes}
+        self._is_per_row = [is_per_row(entity) for entity in features.layout.entities]
+        composite_entities = {entity for entity, _ in features.key_part_lanes}
         steps = features.layout.steps
         # `seen` compares with the item's own category, which has to be computed before.
         seen_entities = {step.record_lanes[0].entity for step in steps if step.operation == "seen"}
@@ -101,20 +102,21 @@ class PastLanes:
             stage_entities = [
                 entity for entity in features.layout.entities if stages[entity.index] == stage
             ]
-            if frames is None and entities is None:
+            if frame_cache is None and entities is None:
                 for stage_entity in stage_entities:
                     self._is_present[stage_entity.index] = self._entity_keys(
-                        stage_entity, self._by_row[stage_entity.index]
+                        stage_entity, self._is_per_row[stage_entity.index]
                     )[1]
-            elif frames is not None and entities is None:
+            elif frame_cache is not None and entities is None:
                 # Serial work of one entity overlaps with that of another.
                 with ThreadPoolExecutor(THREADS) as pool:
-                    list(pool.map(partial(self._compute_entity, frames=frames), stage_entities))
-            elif frames is not None and entities is not None:
+                    compute_entity = partial(self._compute_entity, frame_cache=frame_cache)
+                    list(pool.map(compute_entity, stage_entities))
+            elif frame_cache is not None and entities is not None:
                 # Save memory by computing one after another.
                 for stage_entity in stage_entities:
                     if stage_entity.index in entities:
-                        self._compute_entity(stage_entity, frames)
+                        self._compute_entity(stage_entity, frame_cache)
 
     @property
     def rows(self) -> int:
@@ -129,24 +131,25 @@ class PastLanes:
     def _to_rows(self, values: npt.NDArray, by_row: bool) -> npt.NDArray:
         return values if by_row or self._has_one_row_each else values[self._row_request]
 
-    def _compute_entity(self, layout: EntityLayout, frames: Frames) -> None:
+    def _compute_entity(self, layout: EntityLayout, frame_cache: FrameCache) -> None:
         """Compute all lanes of one entity, at its requests or rows."""
-        by_row = self._by_row[layout.index]
+        by_row = self._is_per_row[layout.index]
         key, is_present = self._entity_keys(layout, by_row)
         self._is_present[layout.index] = is_present
-        t, p = self._to_rows(self._times[0], not by_row), self._position_of(layout, by_row)
+        t, log_position = self._to_rows(self._t, not by_row), self._position_of(layout, by_row)
         if layout.profile is not None:
-            self._compute_profile(layout, layout.profile, frames, key, t, p)
+            profiles = frame_cache.profiles(layout.profile)
+            self._compute_profile(layout, profiles, key, t, log_position)
         if not sources_of(layout):
             return
-        history = EntityHistory(layout, frames, key)
-        moments = history.timeline.at(key, t, p)
+        history = EntityHistory(layout, frame_cache, key)
+        queries = history.timeline.queries_at(key, t, log_position)
         compacted = self._compacted
         if compacted is None:
-            self._values.update(history.values(moments, t))
+            self._values.update(history.values(queries, t))
         else:
             values = dict(
-                history.values(moments, t, lambda ring: compacted.tile_lookup(layout, ring, key))
+                history.values(queries, t, lambda ring: compacted.tile_lookup(layout, ring, key))
             )
             compacted.add_compacted_sums(layout, key, t, values)
             self._values.update(values)
@@ -159,61 +162,53 @@ class PastLanes:
                 raise UsageError(message, where=f"entity {layout.entity.name}")
             lane = RecordLane(layout.index, sequence.reading_lane)
             steps = [step for step in self._features.layout.steps if lane in step.record_lanes[:1]]
-            runs = history.last_runs(moments, sequence)
+            runs = history.last_runs(queries, sequence)
             if any(step.kind == "sequence" for step in steps):
                 self._runs[lane] = history.run_events(runs)
-            self._compute_compiled(
-                history,
-                runs,
-                moments,
-                sequence,
-                [step for step in steps if step.operation in COMPILED_OPERATIONS],
-                t,
-            )
+            compiled_steps = [step for step in steps if step.operation in COMPILED_OPERATIONS]
+            self._compute_compiled_columns(history, runs, queries, sequence, compiled_steps)
             other_steps = [
                 step
                 for step in steps
                 if step.operation in RUN_OPERATIONS and step.operation not in COMPILED_OPERATIONS
             ]
-            self._compute_runs(history, moments, sequence, other_steps, t)
+            self._compute_run_columns(history, queries, sequence, other_steps)
 
-    def _compute_compiled(
+    def _compute_compiled_columns(
         self,
         history: EntityHistory,
         runs: LastRuns,
-        moments: Moments,
+        queries: AsOfQueries,
         sequence: LastEvents,
         steps: list[Step],
-        t: Int64s,
     ) -> None:
         """Compute the columns that compiled loops derive from each run."""
         if not steps:
             return
-        request_session = self.context.text_keys("session", self._identify)
-        columns, deferred = runs.compute(steps, request_session)
+        t, request_session = queries.t, self.context.text_keys("session", self._identify)
+        columns, deferred = runs.compute_columns(steps, request_session)
         self._run_columns.update(
             (step.name, column) for step, column in zip(steps, columns.T, strict=True)
         )
         for start in range(0, len(deferred), _RUNS_CHUNK):
             rows = deferred[start : start + _RUNS_CHUNK]
-            runs_of_rows = history.last_events(moments.take(rows), sequence, t[rows]).runs(
+            runs_of_rows = history.last_events(queries.take(rows), sequence, t[rows]).runs(
                 sequence, t[rows], request_session[rows]
             )
             for step in steps:
                 self._run_columns[step.name][rows] = runs_of_rows.column(step)
 
-    def _compute_runs(
+    def _compute_run_columns(
         self,
         history: "EntityHistory",
-        moments: Moments,
+        queries: AsOfQueries,
         sequence: LastEvents,
         steps: list[Step],
-        t: Int64s,
     ) -> None:
         """Compute other columns over last events, in chunks: a run may have 100 events."""
         if not steps:
             return
-        request_session = self.context.text_keys("session", self._identify)
+        t, request_session = queries.t, self.context.text_keys("session", self._identify)
         candidates = {
             step.name: self._candidate_values(step) for step in steps if step.operation == "seen"
         }
@@ -223,29 +218,29 @@ class PastLanes:
                 size, np.uint64 if step.kind == "categorical" else np.float64
             )
         history.prepare_columns(sequence)
-        by_request = (
+        rows_by_request = (
             np.argsort(self._row_request, kind="stable") if candidates else self._row_request
         )
         ends = np.cumsum(np.bincount(self._row_request, minlength=len(t)))
 
         def compute_rows(rows: Intps) -> None:
-            runs = history.last_events(moments.take(rows), sequence, t[rows]).runs(
+            runs = history.last_events(queries.take(rows), sequence, t[rows]).runs(
                 sequence, t[rows], request_session[rows]
             )
             for step in steps:
                 if step.name not in candidates:
                     self._run_columns[step.name][rows] = runs.column(step)
                     continue
-                picks, offsets = concatenate_ranges(np.append(0, ends)[rows], ends[rows])
-                candidate_rows = by_request[picks]
+                picked_rows, offsets = concatenate_ranges(np.append(0, ends)[rows], ends[rows])
+                candidate_rows = rows_by_request[picked_rows]
                 request = np.repeat(np.arange(len(rows)), np.diff(offsets))
                 self._run_columns[step.name][candidate_rows] = runs.seen(
                     request, candidates[step.name][candidate_rows]
                 )
 
-        cuts = range(_RUNS_CHUNK, len(t), _RUNS_CHUNK)
+        chunk_starts = range(_RUNS_CHUNK, len(t), _RUNS_CHUNK)
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(compute_rows, np.split(moments.order, list(cuts))))
+            list(pool.map(compute_rows, np.split(queries.order, list(chunk_starts))))
 
     def _candidate_values(self, step: Step) -> Keys:
         """Return the value of each row's item that is compared with the last events."""
@@ -255,20 +250,21 @@ class PastLanes:
 
     def keys_of(self, entity: int) -> Keys:
         """Return the keys of an entity, at its requests or rows."""
-        return self._entity_keys(self._features.layout.entities[entity], self._by_row[entity])[0]
+        layout = self._features.layout.entities[entity]
+        return self._entity_keys(layout, self._is_per_row[entity])[0]
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
-        count = self.rows if by_row else len(self._times[0])
+        count = self.rows if by_row else len(self._t)
         to_keys = self._identify if has_text_keys(layout.entity) else hash_texts
-        parts = [
+        field_keys = [
             self.key_field(layout, index, by_row, to_keys)
             for index in range(len(layout.entity.fields))
         ]
         is_present = np.ones(count, np.bool_)
-        for part in parts:
-            is_present &= part != 0
+        for field_key in field_keys:
+            is_present &= field_key != 0
         return np.ascontiguousarray(
-            np.broadcast_to(entity_key(layout.entity, parts), (count,))
+            np.broadcast_to(entity_key(layout.entity, field_keys), (count,))
         ), is_present
 
     def _position_of(self, layout: EntityLayout, by_row: bool) -> Int64s:
@@ -276,17 +272,16 @@ class PastLanes:
 
         Where several workers kept the state, this is the p of the entity's part.
         """
-        p = self._times[1]
-        if p.ndim == 1:
-            return self._to_rows(p, not by_row)
-        parts = [
+        log_position = self._log_position
+        if log_position.ndim == 1:
+            return self._to_rows(log_position, not by_row)
+        field_keys = [
             self.key_field(layout, index, by_row, hash_texts)
             for index in range(len(layout.entity.fields))
         ]
-        request_of = self._row_request if by_row else np.arange(len(p))
-        return positions_of_keys(
-            p, request_of, np.broadcast_to(entity_key(layout.entity, parts), request_of.shape)
-        )
+        request_of = self._row_request if by_row else np.arange(len(log_position))
+        keys = np.broadcast_to(entity_key(layout.entity, field_keys), request_of.shape)
+        return positions_of_keys(log_position, request_of, keys)
 
     def key_field(
         self, layout: EntityLayout, index: int, by_row: bool, to_keys: Callable[[pa.Array], Keys]
@@ -296,33 +291,30 @@ class PastLanes:
         if name == "item":
             return keys_of_texts(self._requests.row_item, self.rows, to_keys)
         if "." in name:
-            lane = self._features.composite_lanes[layout.index, index]
+            lane = self._features.key_part_lanes[layout.index, index]
             values = self._values[lane]
-            return (self._to_rows(values, self._by_row[lane.entity]) if by_row else values).view(
-                np.uint64
-            )
+            return (
+                self._to_rows(values, self._is_per_row[lane.entity]) if by_row else values
+            ).view(np.uint64)
         return self._to_rows(self.context.text_keys(name, to_keys), not by_row)
 
-    def exempt_rows(self, layout: EntityLayout, until: int) -> Bools:
-        """Return the rows whose entity has a known event at or before `until`."""
-        assert self._frames is not None
-        by_row = self._by_row[layout.index]
+    def exempt_rows(self, layout: EntityLayout, dropped_ts: int) -> Bools:
+        """Return the rows whose entity has a known event at or before `dropped_ts`."""
+        assert self._frame_cache is not None
+        by_row = self._is_per_row[layout.index]
         key, _ = self._entity_keys(layout, by_row)
-        t, p = (
-            self._times[0][self._row_request] if by_row else self._times[0],
-            self._position_of(layout, by_row),
-        )
-        t, has_events = np.minimum(t, until + 1), np.zeros(len(key), np.bool_)
+        t = self._t[self._row_request] if by_row else self._t
+        log_position = self._position_of(layout, by_row)
+        t, has_events = np.minimum(t, dropped_ts + 1), np.zeros(len(key), np.bool_)
         timelines = (
-            [EntityHistory(layout, self._frames, key).timeline] if sources_of(layout) else []
+            [EntityHistory(layout, self._frame_cache, key).timeline] if sources_of(layout) else []
         )
         if layout.profile is not None:
-            profiles = self._frames.profiles(layout.profile)
-            timelines.append(Timeline(key, profiles.key, profiles.ts, profiles.p))
+            profiles = self._frame_cache.profiles(layout.profile)
+            timelines.append(Timeline(key, profiles.key, profiles.ts, profiles.log_position))
         for timeline in timelines:
-            has_events |= (
-                Series(timeline, np.arange(len(timeline))).newest(timeline.at(key, t, p)) >= 0
-            )
+            series = Series(timeline, np.arange(len(timeline)))
+            has_events |= series.newest(timeline.queries_at(key, t, log_position)) >= 0
         return has_events if by_row else has_events[self._row_request]
 
     def lanes_of(self, entity: int) -> dict[RecordLane, Int64s]:
@@ -336,18 +328,22 @@ class PastLanes:
     def _compute_profile(
         self,
         layout: EntityLayout,
-        profile: Profile,
-        frames: Frames,
+        profiles: ProfileExtract,
         key: Keys,
         t: Int64s,
-        p: Int64s,
+        log_position: Int64s,
     ) -> None:
-        profiles = frames.profiles(profile)
+        profile = layout.profile
+        assert profile is not None
         timeline = Timeline(
-            key, profiles.key, profiles.ts, profiles.p, tie=lambda rows: (profiles.id[rows],)
+            key,
+            profiles.key,
+            profiles.ts,
+            profiles.log_position,
+            tie_break=lambda rows: (profiles.id[rows],),
         )
         all_profiles = Series(timeline, np.arange(len(timeline)))
-        newest = all_profiles.newest(timeline.at(key, t, p))
+        newest = all_profiles.newest(timeline.queries_at(key, t, log_position))
         for index, (_, kind) in enumerate(profile.attributes):
             values = np.append(profiles.values[:, index], missing_bits(kind))[
                 newest
@@ -355,17 +351,17 @@ class PastLanes:
             self._values[RecordLane(layout.index, profile.reading_lane + index)] = values
 
 
-def is_by_row(layout: EntityLayout) -> bool:
+def is_per_row(layout: EntityLayout) -> bool:
     return any(name == "item" or name.startswith("item.") for name in layout.entity.fields)
 
 
 class LanesOfRows:
     """Some rows of `PastLanes`, few enough for the cache; implements `finish.Lanes`."""
 
-    def __init__(self, all_rows: PastLanes, rows_slice: slice) -> None:
-        self._all_lanes, self._row_slice = all_rows, rows_slice
+    def __init__(self, all_lanes: PastLanes, rows_slice: slice) -> None:
+        self._all_lanes, self._row_slice = all_lanes, rows_slice
         self._request: Intps | slice = (
-            rows_slice if all_rows._has_one_row_each else all_rows._row_request[rows_slice]
+            rows_slice if all_lanes._has_one_row_each else all_lanes._row_request[rows_slice]
         )
 
     @property
@@ -374,7 +370,7 @@ class LanesOfRows:
 
     @cached_property
     def t(self) -> Int64s:
-        return self._all_lanes._times[0][self._request]
+        return self._all_lanes._t[self._request]
 
     def lane(self, record_lane: RecordLane) -> Int64s:
         return self._take(self._all_lanes._values[record_lane], record_lane.entity)
@@ -397,4 +393,4 @@ class LanesOfRows:
         return self._all_lanes.context.keys(field)[self._request]
 
     def _take(self, values: npt.NDArray, entity: int) -> npt.NDArray:
-        return values[self._row_slice if self._all_lanes._by_row[entity] else self._request]
+        return values[self._row_slice if self._all_lanes._is_per_row[entity] else self._request]

@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.features.offline.bulk import BackfilledRows, RaggedSequence
 
-FORMAT = 1
+FOLDER_FORMAT = 1
 
 
-class Group(msgspec.Struct, frozen=True, omit_defaults=True):
+class ColumnGroup(msgspec.Struct, frozen=True, omit_defaults=True):
     """Columns computed together, by definition; `is_complete` once every part is complete."""
 
     columns: dict[str, str]
@@ -44,19 +44,19 @@ class Manifest(msgspec.Struct, frozen=True):
     inputs: str
     cuts: list[int]
     row_cuts: list[int]
-    groups: dict[str, Group] = {}
-    format: int = FORMAT
+    groups: dict[str, ColumnGroup] = {}
+    format: int = FOLDER_FORMAT
 
     @property
-    def parts(self) -> int:
+    def part_count(self) -> int:
         return len(self.cuts) - 1
 
     def group_of(self, name: str, definition: str) -> str | None:
         """Return the complete group that has the column with this definition."""
         return next(
             (
-                key
-                for key, group in self.groups.items()
+                group_key
+                for group_key, group in self.groups.items()
                 if group.is_complete and group.columns.get(name) == definition
             ),
             None,
@@ -64,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Part:
+class BackfilledPart:
     """The columns of requests [start, stop), whose rows are [row_start, row_stop)."""
 
     start: int
@@ -74,7 +74,7 @@ class Part:
     rows: BackfilledRows
 
 
-class Folder:
+class BackfillFolder:
     """A folder of parts for given inputs; groups of other inputs are deleted."""
 
     def __init__(self, path: Path, expected: Manifest) -> None:
@@ -85,29 +85,33 @@ class Folder:
             expected.format,
             expected.inputs,
         ):
-            for key in stored_manifest.groups:
-                shutil.rmtree(path / key, ignore_errors=True)
+            for group_key in stored_manifest.groups:
+                shutil.rmtree(path / group_key, ignore_errors=True)
             stored_manifest = None
         # Existing bounds stay, whatever the memory setting: existing parts match them.
         self.manifest = stored_manifest or expected
         self._write()
 
-    def begin(self, key: str, columns: Mapping[str, str]) -> None:
-        (self.path / key).mkdir(exist_ok=True)
-        self._set_group(key, Group(dict(columns)))
+    def begin(self, group_key: str, columns: Mapping[str, str]) -> None:
+        (self.path / group_key).mkdir(exist_ok=True)
+        self._set_group(group_key, ColumnGroup(dict(columns)))
 
-    def end(self, key: str) -> None:
-        self._set_group(key, msgspec.structs.replace(self.manifest.groups[key], is_complete=True))
+    def end(self, group_key: str) -> None:
+        self._set_group(
+            group_key, msgspec.structs.replace(self.manifest.groups[group_key], is_complete=True)
+        )
 
-    def has_part(self, key: str, part: int) -> bool:
-        return all(self._file(key, kind, part).exists() for kind in ("rows", "requests"))
+    def has_part(self, group_key: str, part_index: int) -> bool:
+        return all(
+            self._file(group_key, kind, part_index).exists() for kind in ("rows", "requests")
+        )
 
-    def write(self, key: str, part: int, rows: BackfilledRows) -> None:
+    def write(self, group_key: str, part_index: int, rows: BackfilledRows) -> None:
         numbers = {
             name: pa.array(np.ascontiguousarray(rows.numeric[:, i]))
             for i, name in enumerate(rows.numeric_names)
         }
-        keys = {
+        categories = {
             name: pa.array(np.ascontiguousarray(rows.categorical[:, i]))
             for i, name in enumerate(rows.categorical_names)
         }
@@ -122,25 +126,25 @@ class Folder:
             }
             for column, values in columns.items():
                 lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(values))
-        for kind, columns in (("rows", numbers | keys), ("requests", lists)):
-            target = self._file(key, kind, part)
+        for kind, columns in (("rows", numbers | categories), ("requests", lists)):
+            target = self._file(group_key, kind, part_index)
             temporary = target.with_suffix(".new")
             pq.write_table(pa.table(columns), temporary, compression="lz4", use_dictionary=False)
             temporary.replace(target)
 
-    def _file(self, key: str, kind: str, part: int) -> Path:
-        return self.path / key / f"{kind}-{part:05d}.parquet"
+    def _file(self, group_key: str, kind: str, part_index: int) -> Path:
+        return self.path / group_key / f"{kind}-{part_index:05d}.parquet"
 
-    def _set_group(self, key: str, group: Group) -> None:
+    def _set_group(self, group_key: str, group: ColumnGroup) -> None:
         self.manifest = msgspec.structs.replace(
-            self.manifest, groups=self.manifest.groups | {key: group}
+            self.manifest, groups=self.manifest.groups | {group_key: group}
         )
         self._write()
 
     def _write(self) -> None:
-        draft = self.path / "manifest.json.new"
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(self.manifest)))
-        draft.replace(self.path / "manifest.json")
+        temporary = self.path / "manifest.json.new"
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self.manifest)))
+        temporary.replace(self.path / "manifest.json")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -165,7 +169,7 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
 
 
-def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
+def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[BackfilledPart]:
     """Yield the columns (name → definition, from `shards.definitions`) part by part, in request
     order.
 
@@ -175,44 +179,46 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
     manifest = read_manifest(folder)
     columns_by_group: dict[str, list[str]] = {}
     for name, definition in columns.items():
-        key = manifest.group_of(name, definition)
-        if key is None:
+        group_key = manifest.group_of(name, definition)
+        if group_key is None:
             raise NotReadyError(
                 f"{name} was not backfilled to the end",
                 where=str(folder),
                 fix="tailorbird features backfill",
             )
-        columns_by_group.setdefault(key, []).append(name)
-    for part in range(manifest.parts):
+        columns_by_group.setdefault(group_key, []).append(name)
+    for part_index in range(manifest.part_count):
         tables = {
             kind: {
-                key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet")
-                for key in columns_by_group
+                group_key: pq.read_table(folder / group_key / f"{kind}-{part_index:05d}.parquet")
+                for group_key in columns_by_group
             }
             for kind in ("rows", "requests")
         }
-        group_by_column = {name: key for key, names in columns_by_group.items() for name in names}
-        start, stop = manifest.cuts[part : part + 2]
-        row_start, row_stop = manifest.row_cuts[part : part + 2]
-        yield Part(
+        group_by_column = {
+            name: group_key for group_key, names in columns_by_group.items() for name in names
+        }
+        start, stop = manifest.cuts[part_index : part_index + 2]
+        row_start, row_stop = manifest.row_cuts[part_index : part_index + 2]
+        yield BackfilledPart(
             start,
             stop,
             row_start,
             row_stop,
-            _count_rows(list(columns), group_by_column, tables, row_stop - row_start),
+            _assemble_rows(list(columns), group_by_column, tables, row_stop - row_start),
         )
 
 
-def _count_rows(
+def _assemble_rows(
     names: Sequence[str],
     group_by_column: Mapping[str, str],
     tables: Mapping[str, Mapping[str, pa.Table]],
-    rows: int,
+    row_count: int,
 ) -> BackfilledRows:
     columns_on_disk = {
-        name: tables["rows"][key][name]
-        for name, key in group_by_column.items()
-        if name in tables["rows"][key].column_names
+        name: tables["rows"][group_key][name]
+        for name, group_key in group_by_column.items()
+        if name in tables["rows"][group_key].column_names
     }
     numeric = tuple(
         name
@@ -224,11 +230,11 @@ def _count_rows(
         for name in names
         if name in columns_on_disk and columns_on_disk[name].type == pa.uint64()
     )
-    numbers, keys = (
-        np.empty((rows, len(numeric)), np.float32),
-        np.empty((rows, len(categorical)), np.uint64),
+    numbers, categories = (
+        np.empty((row_count, len(numeric)), np.float32),
+        np.empty((row_count, len(categorical)), np.uint64),
     )
-    for table, columns in ((numbers, numeric), (keys, categorical)):
+    for table, columns in ((numbers, numeric), (categories, categorical)):
         for index, name in enumerate(columns):
             table[:, index] = columns_on_disk[name].to_numpy()
     sequences = {}
@@ -239,7 +245,9 @@ def _count_rows(
             column.removeprefix(f"{name}."): table[column].combine_chunks()
             for column in own_columns
         }
-        flat_columns = {column: lists_.flatten().to_numpy() for column, lists_ in columns.items()}
+        flat_columns = {
+            column: column_lists.flatten().to_numpy() for column, column_lists in columns.items()
+        }
         offsets = columns["ts"].offsets.to_numpy()
         values = {
             column.removeprefix("of "): values
@@ -253,4 +261,4 @@ def _count_rows(
             flat_columns["ts"],
             values,
         )
-    return BackfilledRows(numbers, keys, sequences, numeric, categorical)
+    return BackfilledRows(numbers, categories, sequences, numeric, categorical)

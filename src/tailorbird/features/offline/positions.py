@@ -25,18 +25,18 @@ Keys = npt.NDArray[np.uint64]
 
 def positions_of(responses: pa.Table) -> Int64s:
     """Return the p of logged responses, rows of the lake's `answers`: (m,) or (m, count)."""
-    p = responses["p"].to_numpy().astype(np.int64)
+    log_position = responses["p"].to_numpy().astype(np.int64)
     if "positions" not in responses.column_names:  # The table was written before there were parts.
-        return p
+        return log_position
     column = responses["positions"]
-    widths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-    if not widths.any():
-        return p
+    part_counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    if not part_counts.any():
+        return log_position
     positions_by_response = column.to_pylist()
     return stack_positions(
         [
             part_positions if part_positions else int(position)
-            for position, part_positions in zip(p, positions_by_response, strict=True)
+            for position, part_positions in zip(log_position, positions_by_response, strict=True)
         ]
     )
 
@@ -53,17 +53,21 @@ def stack_positions(positions: Sequence[int | Sequence[int]]) -> Int64s:
     return np.array([row * (width // len(row)) for row in rows], np.int64)
 
 
-def widen_positions(p: Int64s, width: int) -> Int64s:
+def to_position_columns(log_position: Int64s, width: int) -> Int64s:
     """Repeat positions to `width` parts, a multiple of the number of parts that they have."""
-    columns = p if p.ndim == 2 else p[:, None]
+    columns = log_position if log_position.ndim == 2 else log_position[:, None]
     return columns if columns.shape[1] == width else np.tile(columns, width // columns.shape[1])
 
 
-def positions_of_keys(p: Int64s, requests: Intps, keys: Keys) -> Int64s:
+def positions_of_keys(log_position: Int64s, requests: Intps, keys: Keys) -> Int64s:
     """Return the positions as of which these requests know the entities with these keys."""
-    return p[requests] if p.ndim == 1 else p[requests, part_numbers(keys, p.shape[1])]
+    return (
+        log_position[requests]
+        if log_position.ndim == 1
+        else log_position[requests, part_numbers(keys, log_position.shape[1])]
+    )
 
 
-def newest_positions(p: Int64s) -> Int64s:
+def newest_positions(log_position: Int64s) -> Int64s:
     """Return each request's newest position of any part, which the lake must have reached."""
-    return p if p.ndim == 1 else p.max(axis=1)
+    return log_position if log_position.ndim == 1 else log_position.max(axis=1)

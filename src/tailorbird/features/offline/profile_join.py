@@ -26,7 +26,7 @@ from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.lake import Lake
 
-ROWS_PER_PIECE = 100_000
+CHUNK_ROWS = 100_000
 VERSIONS_CACHED_MAX = (
     100_000  # per kind, about 50 MB; exceeded only while one piece of events needs more
 )
@@ -35,10 +35,10 @@ Version = tuple[str, str]  # id of the user or item, id of the version
 Attributes = dict[str, msgspec.Raw]
 VersionLookup = Callable[[set[Version]], Mapping[Version, Attributes]]
 
-_SUBJECT = {"user": "person", "item": "item_id"}
-_profile = msgspec.json.Decoder(Attributes)
-_profiles = msgspec.json.Decoder(list[Attributes | None])
-_versions = msgspec.json.Decoder(list[str | None])
+_ID_COLUMNS = {"user": "person", "item": "item_id"}
+_profile_decoder = msgspec.json.Decoder(Attributes)
+_profiles_decoder = msgspec.json.Decoder(list[Attributes | None])
+_versions_decoder = msgspec.json.Decoder(list[str | None])
 
 
 class JoinedEvents:
@@ -54,12 +54,12 @@ class JoinedEvents:
             kind: tuple(
                 sorted({name for feature in features for name in feature.event_attributes[kind]})
             )
-            for kind in _SUBJECT
+            for kind in _ID_COLUMNS
         }
-        self._versions = {
-            kind: _VersionCache(lake, f"{kind}s", names)
-            for kind, names in needed_names.items()
-            if names
+        self._version_caches = {
+            kind: _VersionCache(lake, f"{kind}s", attribute_names)
+            for kind, attribute_names in needed_names.items()
+            if attribute_names
         }
 
     def table(
@@ -81,13 +81,16 @@ class JoinedEvents:
         """Return the same events with the missing attributes of their profiles, as far as the lake
         has them.
         """
-        for kind, versions in self._versions.items():
+        for kind, version_cache in self._version_caches.items():
             if f"{kind}_profile" in events.column_names:
                 joined_tables = [
                     join_profiles(
-                        events.slice(start, ROWS_PER_PIECE), kind, versions.names, versions.find
+                        events.slice(start, CHUNK_ROWS),
+                        kind,
+                        version_cache.attribute_names,
+                        version_cache.find_versions,
                     )[f"{kind}_profile"]
-                    for start in range(0, len(events), ROWS_PER_PIECE)
+                    for start in range(0, len(events), CHUNK_ROWS)
                 ]
                 profile_texts = pa.chunked_array(
                     [chunk for joined_table in joined_tables for chunk in joined_table.chunks],
@@ -100,34 +103,35 @@ class JoinedEvents:
 
     def _input_columns(self, columns: Sequence[str]) -> list[str]:
         """Return the columns to read, including those by which versions are looked up."""
-        names = dict.fromkeys(columns)
-        for kind in self._versions:
-            if f"{kind}_profile" in names:
-                names |= dict.fromkeys(
-                    [f"{kind}_version", _SUBJECT[kind], *(["items"] if kind == "item" else [])]
+        column_names = dict.fromkeys(columns)
+        for kind in self._version_caches:
+            if f"{kind}_profile" in column_names:
+                column_names |= dict.fromkeys(
+                    [f"{kind}_version", _ID_COLUMNS[kind], *(["items"] if kind == "item" else [])]
                 )
-        return list(names)
+        return list(column_names)
 
 
 def join_profiles(
-    events: pa.Table, kind: str, names: Sequence[str], versions: VersionLookup
+    events: pa.Table, kind: str, attribute_names: Sequence[str], find_versions: VersionLookup
 ) -> pa.Table:
-    """Add to the stored profiles of one kind, "user" or "item", the missing attributes of `names`.
+    """Add to the stored profiles of one kind, "user" or "item", the missing attributes of
+    `attribute_names`.
 
     Args:
         events: with the profile, version and subject of the kind, and for items `items`.
-        versions: returns the known ones of the given versions, with at least the attributes
-            `names`.
+        find_versions: returns the known ones of the given versions, with at least the attributes
+            `attribute_names`.
     """
     column = f"{kind}_profile"
-    profile = events[column].combine_chunks()
-    texts = profile.dictionary_encode()
-    needed_names = frozenset(names)
+    stored_profiles = events[column].combine_chunks()
+    encoded_texts = stored_profiles.dictionary_encode()
+    needed_names = frozenset(attribute_names)
     is_lacking = np.array(
-        [*(_lacks_any(text, needed_names) for text in texts.dictionary.to_pylist()), True]
+        [*(_lacks_any(text, needed_names) for text in encoded_texts.dictionary.to_pylist()), True]
     )  # The last entry stands for no profile.
-    codes = texts.indices.fill_null(len(is_lacking) - 1).to_numpy(zero_copy_only=False)
-    rows = np.flatnonzero(is_lacking[codes] & events[f"{kind}_version"].is_valid().to_numpy())
+    text_codes = encoded_texts.indices.fill_null(len(is_lacking) - 1).to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(is_lacking[text_codes] & events[f"{kind}_version"].is_valid().to_numpy())
     if not len(rows):
         return events
     lacking_events = events.take(pa.array(rows))
@@ -136,12 +140,16 @@ def join_profiles(
         if kind == "item"
         else np.zeros(len(rows), np.bool_)
     )
-    single_items = _Distinct(lacking_events.filter(pa.array(~has_list)), _SUBJECT[kind], kind)
+    single_items = _DistinctProfiles(
+        lacking_events.filter(pa.array(~has_list)), _ID_COLUMNS[kind], kind
+    )
     versions_needed = {(id_, version) for id_, version, _ in single_items.values}
     list_events = lacking_events.filter(pa.array(has_list))
     profile_lists = _profile_lists(list_events) if len(list_events) else []
-    versions_needed.update(id_ for ids, _ in profile_lists for id_ in ids if id_ is not None)
-    attributes = versions(versions_needed)
+    versions_needed.update(
+        version for versions, _ in profile_lists for version in versions if version is not None
+    )
+    attributes = find_versions(versions_needed)
     profile_texts = np.empty(len(rows), object)
     joined_singles = np.array(
         [
@@ -158,7 +166,7 @@ def join_profiles(
         for ids, own_profiles in profile_lists
     ]
     joined_texts = np.array(
-        profile.to_pylist() if len(rows) < len(events) else [None] * len(events), object
+        stored_profiles.to_pylist() if len(rows) < len(events) else [None] * len(events), object
     )
     joined_texts[rows] = profile_texts
     return events.set_column(
@@ -166,7 +174,7 @@ def join_profiles(
     )
 
 
-class _Distinct:
+class _DistinctProfiles:
     """The distinct (subject, version, profile) of events, and each event's index in them."""
 
     def __init__(self, events: pa.Table, subject: str, kind: str) -> None:
@@ -189,43 +197,47 @@ class _Distinct:
 class _VersionCache:
     """The versions of one table of profiles, read on first use, with some attributes."""
 
-    def __init__(self, lake: Lake, table: str, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, lake: Lake, table: str, attribute_names: Sequence[str]) -> None:
+        self.attribute_names = tuple(attribute_names)
         self._lake, self._table = lake, table
         self._cache: dict[Version, Attributes] = {}
 
-    def find(self, versions: set[Version]) -> Mapping[Version, Attributes]:
+    def find_versions(self, versions: set[Version]) -> Mapping[Version, Attributes]:
         """Return those of the versions that the lake has."""
-        missing = versions - self._cache.keys()
-        if missing and self._lake.exists(self._table):
-            if len(self._cache) + len(missing) > VERSIONS_CACHED_MAX:
+        missing_versions = versions - self._cache.keys()
+        if missing_versions and self._lake.exists(self._table):
+            if len(self._cache) + len(missing_versions) > VERSIONS_CACHED_MAX:
                 self._cache = {
                     version: attributes
                     for version, attributes in self._cache.items()
                     if version in versions
                 }
-            self._load(missing)
+            self._load(missing_versions)
         return self._cache
 
-    def _load(self, missing: set[Version]) -> None:
+    def _load(self, missing_versions: set[Version]) -> None:
         """Read missing versions into the cache.
 
         Of a version id that was reused, beyond the period of deduplication, the first one counts.
         """
-        first_row: dict[Version, int] = {}
+        first_positions: dict[Version, int] = {}
         where = ds.field("version").isin(
-            pa.array(sorted({version for _, version in missing}), pa.string())
+            pa.array(sorted({version for _, version in missing_versions}), pa.string())
         )
         for batch in self._lake.batches(self._table, ["id", "version", "attributes", "p"], where):
-            for id_, version, text, p in zip(
+            for id_, version, text, log_position in zip(
                 *(column.to_pylist() for column in batch.columns), strict=True
             ):
                 key = (id_, version)
-                if key in missing and p < first_row.get(key, p + 1):
-                    first_row[key] = p
-                    attributes = _profile.decode(text) if text else {}
+                if key in missing_versions and log_position < first_positions.get(
+                    key, log_position + 1
+                ):
+                    first_positions[key] = log_position
+                    attributes = _profile_decoder.decode(text) if text else {}
                     self._cache[key] = {
-                        name: attributes[name].copy() for name in self.names if name in attributes
+                        name: attributes[name].copy()
+                        for name in self.attribute_names
+                        if name in attributes
                     }
 
 
@@ -235,9 +247,9 @@ def _lacks_any(text: str | None, needed_names: frozenset[str]) -> bool:
     if text.startswith("["):
         return any(
             profile is not None and not needed_names <= profile.keys()
-            for profile in _profiles.decode(text)
+            for profile in _profiles_decoder.decode(text)
         )
-    return not needed_names <= _profile.decode(text).keys()
+    return not needed_names <= _profile_decoder.decode(text).keys()
 
 
 def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[Attributes | None]]]:
@@ -247,12 +259,12 @@ def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[At
         *(events[name].to_pylist() for name in ("items", "item_version", "item_profile")),
         strict=True,
     ):
-        ids_and_versions = zip(items or [], _versions.decode(versions), strict=False)
+        ids_and_versions = zip(items or [], _versions_decoder.decode(versions), strict=False)
         versions_of_items = [
             None if version is None else (item, version) for item, version in ids_and_versions
         ]
         profiles = (
-            _profiles.decode(text)
+            _profiles_decoder.decode(text)
             if text
             else [{} if versions_of_item else None for versions_of_item in versions_of_items]
         )
@@ -265,7 +277,7 @@ def _merge_properties(
 ) -> str | None:
     if attributes is None:
         return text
-    return _encode_sorted(_profile.decode(text) if text else {}, attributes, needed_names)
+    return _encode_sorted(_profile_decoder.decode(text) if text else {}, attributes, needed_names)
 
 
 def _merged_list(

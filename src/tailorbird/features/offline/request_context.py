@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.features.declare.fields import INTEGER_FIELDS
-from tailorbird.features.declare.limits import WORDS
+from tailorbird.features.declare.limits import WORDS_MAX
 from tailorbird.features.event_columns.fields import (
     compute_weekdays,
     integer_keys,
@@ -47,10 +47,10 @@ class RequestContext:
 
     @cached_property
     def words(self) -> Keys:
-        """The words of each request's query (m, WORDS)."""
+        """The words of each request's query (m, WORDS_MAX)."""
         queries = self._requests.query
         return (
-            np.zeros((len(self._t), WORDS), np.uint64)
+            np.zeros((len(self._t), WORDS_MAX), np.uint64)
             if queries is None
             else query_words(to_array(queries))
         )

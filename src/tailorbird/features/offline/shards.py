@@ -23,7 +23,12 @@ from tailorbird.errors import UsageError
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import RecordLane
-from tailorbird.features.offline.backfill import History, finish_columns, relevant_events, subset
+from tailorbird.features.offline.backfill import (
+    History,
+    finish_columns,
+    relevant_events,
+    subset_features,
+)
 from tailorbird.features.offline.bulk import BackfilledRows, Requests
 from tailorbird.features.offline.lanes import PastLanes
 from tailorbird.features.offline.partition.inputs import (
@@ -42,7 +47,7 @@ from tailorbird.features.offline.partition.lanes import (
     Progress,
     compute_partition,
 )
-from tailorbird.features.offline.parts import Folder
+from tailorbird.features.offline.parts import BackfillFolder
 from tailorbird.features.offline.spill import Spill, order_partitions
 
 MEMORY_BYTES = 2 << 30
@@ -55,7 +60,7 @@ def backfill_to(
     folder: Path,
     *,
     memory_bytes: int = MEMORY_BYTES,
-    only: Sequence[str] | None = None,
+    only_columns: Sequence[str] | None = None,
     version: str = "",
     progress: Progress | None = None,
 ) -> Path:
@@ -66,61 +71,73 @@ def backfill_to(
     Args:
         requests: rows in order of their requests.
         memory_bytes: memory for the computation, besides the requests themselves.
-        only: compute these columns only, by default all.
+        only_columns: compute these columns only, by default all.
         version: names the events, such as the version of a lake's table: another name recomputes
             everything. By default the file names of a dataset.
         progress: called with each stage and how far it is.
     Raises:
-        UsageError: `only` names no column; rows are not in order of their requests.
+        UsageError: `only_columns` names no column; rows are not in order of their requests.
     """
     if np.any(np.diff(requests.row_request) < 0):
         raise UsageError(
             "rows are not in order of their requests", where="requests.row_request", fix="sort them"
         )
-    definitions_ = definitions(features, only)
-    parts = Folder(
+    definitions_ = definitions(features, only_columns)
+    folder_of_parts = BackfillFolder(
         Path(folder),
         make_manifest(requests, events, version, memory_bytes // (2 * row_bytes(features))),
     )
     missing_columns = {
         name: definition
         for name, definition in definitions_.items()
-        if parts.manifest.group_of(name, definition) is None
+        if folder_of_parts.manifest.group_of(name, definition) is None
     }
     if not missing_columns:
-        return parts.path
-    key = hash_of(*(f"{name}={definition}" for name, definition in sorted(missing_columns.items())))
-    parts.begin(key, missing_columns)
+        return folder_of_parts.path
+    group_key = hash_of(
+        *(f"{name}={definition}" for name, definition in sorted(missing_columns.items()))
+    )
+    folder_of_parts.begin(group_key, missing_columns)
     plan = BackfillPlan(
-        subset(features, list(missing_columns)),
+        subset_features(features, list(missing_columns)),
         requests,
         list(missing_columns),
         memory_bytes,
         progress or no_progress,
     )
-    pending = [part for part in range(parts.manifest.parts) if not parts.has_part(key, part)]
-    for part, rows in _compute_parts(plan, events, parts, key, pending):
-        parts.write(key, part, select_columns(rows, missing_columns))
-        plan.progress("parts", part + 1, parts.manifest.parts)
-    parts.end(key)
-    shutil.rmtree(parts.path / key / "spill", ignore_errors=True)
-    return parts.path
+    pending_parts = [
+        part
+        for part in range(folder_of_parts.manifest.part_count)
+        if not folder_of_parts.has_part(group_key, part)
+    ]
+    for part, rows in _compute_parts(plan, events, folder_of_parts, group_key, pending_parts):
+        folder_of_parts.write(group_key, part, select_columns(rows, missing_columns))
+        plan.progress("parts", part + 1, folder_of_parts.manifest.part_count)
+    folder_of_parts.end(group_key)
+    shutil.rmtree(folder_of_parts.path / group_key / "spill", ignore_errors=True)
+    return folder_of_parts.path
 
 
 def _compute_parts(
-    plan: BackfillPlan, events: Events, parts_folder: Folder, key: str, parts: list[int]
+    plan: BackfillPlan,
+    events: Events,
+    parts_folder: BackfillFolder,
+    group_key: str,
+    parts: list[int],
 ) -> Iterator[tuple[int, BackfilledRows]]:
     """Yield the rows of these parts, one after the other."""
     if not parts:
         return
-    folder = parts_folder.path / key / "spill"
+    folder = parts_folder.path / group_key / "spill"
     spill = Spill(folder, plan.memory_bytes) if folder.exists() else None
     if spill is None or not spill.is_done("events"):
         tables, remaining_tables = _read_events(
             plan, events, int(np.diff(parts_folder.manifest.row_cuts).max())
         )
         if remaining_tables is None:
-            history = History(plan.features, pa.concat_tables(tables), only=plan.only)
+            history = History(
+                plan.features, pa.concat_tables(tables), only_columns=plan.only_columns
+            )
             for part in parts:
                 yield part, history.rows(_part_requests(plan, parts_folder, part))
             return
@@ -130,31 +147,35 @@ def _compute_parts(
             chain(tables, remaining_tables),
         )
         del tables
-    for number, partition in enumerate(order_partitions(plan.features)):
-        compute_partition(plan, spill, number, partition)
+    for partition_number, partition in enumerate(order_partitions(plan.features)):
+        compute_partition(plan, spill, partition_number, partition)
     for part in parts:
         part_requests = _part_requests(plan, parts_folder, part)
-        requests, rows = (
+        request_span, row_span = (
             slice(*parts_folder.manifest.cuts[part : part + 2]),
             slice(*parts_folder.manifest.row_cuts[part : part + 2]),
         )
-        tables = spill.read_lanes("requests", requests) | spill.read_lanes("rows", rows)
-        by_lane = {
+        spilled_columns = spill.read_lanes("requests", request_span) | spill.read_lanes(
+            "rows", row_span
+        )
+        values_by_lane = {
             record_lane: values
-            for record_lane, values in tables.items()
+            for record_lane, values in spilled_columns.items()
             if isinstance(record_lane, RecordLane)
         }
-        run_columns = {name: values for name, values in tables.items() if isinstance(name, str)}
+        run_columns = {
+            name: values for name, values in spilled_columns.items() if isinstance(name, str)
+        }
         lanes = PastLanes(
-            plan.features, None, part_requests, precomputed=by_lane, run_columns=run_columns
+            plan.features, None, part_requests, precomputed=values_by_lane, run_columns=run_columns
         )
         steps = enumerate(plan.features.layout.steps)
         sequences = {
-            layout_step.name: spill.read_sequence(index, requests.start, requests.stop)
+            layout_step.name: spill.read_sequence(index, request_span.start, request_span.stop)
             for index, layout_step in steps
             if layout_step.kind == "sequence"
         }
-        yield part, finish_columns(plan.features, lanes, sequences, plan.only)
+        yield part, finish_columns(plan.features, lanes, sequences, plan.only_columns)
 
 
 def _read_events(
@@ -165,16 +186,16 @@ def _read_events(
     tables = (
         relevant_events(plan.features.layout, table) for table in to_tables(events, plan.columns())
     )
-    size = row_bytes(plan.features) * rows_of_part
+    used_bytes = row_bytes(plan.features) * rows_of_part
     for table in tables:
         first_tables.append(table)
-        size += EVENT_FACTOR * table.nbytes
-        if size > plan.memory_bytes:
+        used_bytes += EVENT_FACTOR * table.nbytes
+        if used_bytes > plan.memory_bytes:
             return first_tables, tables
     return first_tables or [ROUTED.empty_table().select(plan.columns())], None
 
 
-def _part_requests(plan: BackfillPlan, parts_folder: Folder, part: int) -> Requests:
+def _part_requests(plan: BackfillPlan, parts_folder: BackfillFolder, part: int) -> Requests:
     start, stop = parts_folder.manifest.cuts[part : part + 2]
     return plan.requests.slice_requests(
         start, stop, slice(*parts_folder.manifest.row_cuts[part : part + 2])

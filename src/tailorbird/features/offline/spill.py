@@ -37,7 +37,7 @@ Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
 
-FORMAT = 3
+SPILL_FORMAT = 3
 BUCKETS = 64
 # Files written at a time; a bucket of more than 16 times the memory setting has longer
 # ones
@@ -64,7 +64,7 @@ def order_partitions(features: FeatureSet) -> list[Partition]:
     """Return the partitions of all entities; those that read profile attributes come after the
     profiles.
     """
-    dependent_entities = {entity for entity, _ in features.composite_lanes}
+    dependent_entities = {entity for entity, _ in features.key_part_lanes}
     dependent_entities |= {
         step.record_lanes[0].entity for step in features.layout.steps if step.operation == "seen"
     }
@@ -77,8 +77,8 @@ def order_partitions(features: FeatureSet) -> list[Partition]:
         entities_by_field.setdefault((layout.index in dependent_entities, field), []).append(
             layout.index
         )
-    ordered = sorted(entities_by_field.items(), key=lambda pair: pair[0][0])
-    return [Partition(field, tuple(entities)) for (_, field), entities in ordered]
+    ordered_items = sorted(entities_by_field.items(), key=lambda pair: pair[0][0])
+    return [Partition(field, tuple(entities)) for (_, field), entities in ordered_items]
 
 
 def assign_buckets(keys: Keys) -> Intps:
@@ -92,7 +92,10 @@ class Spill:
 
     def __init__(self, folder: Path, memory_bytes: int) -> None:
         self.folder = folder
-        setting_file, setting_text = folder / "setting", f"{FORMAT} {memory_bytes} {_boot_id()}"
+        setting_file, setting_text = (
+            folder / "setting",
+            f"{SPILL_FORMAT} {memory_bytes} {_boot_id()}",
+        )
         if folder.exists() and (
             not setting_file.exists() or setting_file.read_text() != setting_text
         ):
@@ -113,7 +116,7 @@ class Spill:
     def write_buckets(self, fields: Iterable[str | None], tables: Iterable[pa.Table]) -> None:
         """Write the events of each field's buckets, in one pass over the tables."""
         fields = list(fields)
-        sizes = {field: [0] * BUCKETS for field in fields}
+        bytes_by_field = {field: [0] * BUCKETS for field in fields}
         with ExitStack() as stack:
             writers: dict[tuple[str | None, int], pa.RecordBatchFileWriter] = {}
             for table in tables:
@@ -125,20 +128,20 @@ class Spill:
                                 pa.ipc.new_file(path, table.schema)
                             )
                         writers[field, bucket].write_table(bucket_table, max_chunksize=_BATCH_ROWS)
-                        sizes[field][bucket] += bucket_table.nbytes
+                        bytes_by_field[field][bucket] += bucket_table.nbytes
         for field in fields:
             (self.folder / "events" / f"{field or 'everyone'}.json").write_bytes(
-                msgspec.json.encode(sizes[field])
+                msgspec.json.encode(bytes_by_field[field])
             )
         self.mark_done("events")
 
     def plan_shards(self, field: str | None, bytes_max: int) -> list[range]:
         """Return ranges of buckets that are computed together: as many as fit, at least one."""
-        sizes = self._read_sizes(field)
+        bucket_bytes = self._read_sizes(field)
         bucket_ranges: list[range] = []
         start = 0
         for bucket in range(1, BUCKETS + 1):
-            if bucket == BUCKETS or sum(sizes[start : bucket + 1]) > bytes_max:
+            if bucket == BUCKETS or sum(bucket_bytes[start : bucket + 1]) > bytes_max:
                 bucket_ranges.append(range(start, bucket))
                 start = bucket
         return bucket_ranges
@@ -151,17 +154,23 @@ class Spill:
                     tables.append(reader.read_all())
         return pa.concat_tables(tables)
 
-    def size(self, field: str | None, buckets: range) -> int:
+    def event_bytes(self, field: str | None, buckets: range) -> int:
         return sum(self._read_sizes(field)[buckets.start : buckets.stop])
 
     def cut_by_time(self, field: str | None, bucket: int, bytes_max: int) -> Int64s:
         """Write a bucket's events into stretches of similar size, and return the times between
         them.
         """
-        folder, size = self.folder / "stretches", self.size(field, range(bucket, bucket + 1))
+        folder, bucket_bytes = (
+            self.folder / "stretches",
+            self.event_bytes(field, range(bucket, bucket + 1)),
+        )
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        count, step = min(-(-size // bytes_max), STRETCHES_MAX), 1 + (size >> 24)
+        stretch_count, sample_step = (
+            min(-(-bucket_bytes // bytes_max), STRETCHES_MAX),
+            1 + (bucket_bytes >> 24),
+        )
         with (
             pa.OSFile(str(self._events_path(field, bucket))) as file,
             pa.ipc.open_file(file) as reader,
@@ -169,45 +178,58 @@ class Spill:
         ):
             batches = range(reader.num_record_batches)
             # Copy, since a view would keep all columns of its batch alive.
-            times = np.sort(
+            sampled_ts = np.sort(
                 np.concatenate(
-                    [micros(reader.get_batch(index)["ts"])[::step].copy() for index in batches]
+                    [
+                        micros(reader.get_batch(index)["ts"])[::sample_step].copy()
+                        for index in batches
+                    ]
                 )
             )
-            cuts = np.unique(times[np.arange(1, count) * len(times) // count])
+            stretch_starts = np.unique(
+                sampled_ts[np.arange(1, stretch_count) * len(sampled_ts) // stretch_count]
+            )
             writers: dict[int, pa.RecordBatchFileWriter] = {}
             for batch_index in batches:
                 batch = reader.get_batch(batch_index)
-                stretch = np.searchsorted(cuts, micros(batch["ts"]), side="right")
-                for number in np.unique(stretch).tolist():
-                    if number not in writers:
-                        writers[number] = stack.enter_context(
-                            pa.ipc.new_file(self._stretch_path(number), reader.schema)
+                stretch_of_event = np.searchsorted(
+                    stretch_starts, micros(batch["ts"]), side="right"
+                )
+                for stretch in np.unique(stretch_of_event).tolist():
+                    if stretch not in writers:
+                        writers[stretch] = stack.enter_context(
+                            pa.ipc.new_file(self._stretch_path(stretch), reader.schema)
                         )
-                    writers[number].write_batch(batch.filter(pa.array(stretch == number)))
+                    writers[stretch].write_batch(
+                        batch.filter(pa.array(stretch_of_event == stretch))
+                    )
                 pa.default_memory_pool().release_unused()
-        return cuts
+        return stretch_starts
 
-    def read_stretch(self, number: int, *before: pa.Table) -> pa.Table:
+    def read_stretch(self, number: int, *earlier_tables: pa.Table) -> pa.Table:
         """Return the events of a stretch after those of other tables."""
         if not self._stretch_path(number).exists():
-            return pa.concat_tables(before)
+            return pa.concat_tables(earlier_tables)
         with pa.OSFile(str(self._stretch_path(number))) as file, pa.ipc.open_file(file) as reader:
-            return pa.concat_tables([*before, reader.read_all()])
+            return pa.concat_tables([*earlier_tables, reader.read_all()])
 
     def write_lanes(
-        self, kind: str, piece: str, at: Intps, columns: Mapping[RecordLane | str, npt.NDArray]
+        self,
+        kind: str,
+        piece: str,
+        positions: Intps,
+        columns: Mapping[RecordLane | str, npt.NDArray],
     ) -> None:
         """Write a piece's lanes and run columns for ascending "requests" or "rows", once and
         sequentially.
         """
         lane_arrays = {_column_name(column): pa.array(values) for column, values in columns.items()}
-        batch = pa.record_batch({"at": pa.array(at.astype(np.int64)), **lane_arrays})
+        batch = pa.record_batch({"at": pa.array(positions.astype(np.int64)), **lane_arrays})
         with pa.ipc.new_file(self.folder / kind / f"{piece}.arrow", batch.schema) as writer:
             writer.write_batch(batch)
 
     def read_lanes(
-        self, kind: str, span: slice, only: RecordLane | None = None
+        self, kind: str, span: slice, only_lane: RecordLane | None = None
     ) -> dict[RecordLane | str, npt.NDArray]:
         """Return everything written for the requests or rows of a span, or one lane alone."""
         columns: dict[RecordLane | str, npt.NDArray] = {}
@@ -218,12 +240,12 @@ class Spill:
                 low, high = np.searchsorted(positions, [span.start, span.stop])
                 for name in batch.schema.names[1:]:
                     column = _parse_column(name)
-                    if only is None or column == only:
+                    if only_lane is None or column == only_lane:
                         values = batch[name].to_numpy()[low:high]
-                        values_of_span = columns.setdefault(
+                        span_values = columns.setdefault(
                             column, np.zeros(span.stop - span.start, values.dtype)
                         )
-                        values_of_span[positions[low:high] - span.start] = values
+                        span_values[positions[low:high] - span.start] = values
         return columns
 
     def write_sequence(
@@ -324,14 +346,10 @@ def _split_by_bucket(table: pa.Table, field: str | None) -> Iterator[tuple[int, 
     frame = PastFrame(table, IDENTITY_SEED)
     keys = frame.key_field(Entity((field,)), field)
     rows = np.flatnonzero(keys)  # An event without the field belongs to no entity.
-    bucket = assign_buckets(keys[rows])
-    order = np.argsort(bucket, kind="stable")
-    bucket_ends = np.cumsum(np.bincount(bucket, minlength=BUCKETS))
-    for bucket_number in range(BUCKETS):
-        bucket_rows = rows[
-            order[
-                bucket_ends[bucket_number - 1] if bucket_number else 0 : bucket_ends[bucket_number]
-            ]
-        ]
+    buckets = assign_buckets(keys[rows])
+    order = np.argsort(buckets, kind="stable")
+    bucket_ends = np.cumsum(np.bincount(buckets, minlength=BUCKETS))
+    for bucket in range(BUCKETS):
+        bucket_rows = rows[order[bucket_ends[bucket - 1] if bucket else 0 : bucket_ends[bucket]]]
         if len(bucket_rows):
-            yield bucket_number, table.take(pa.array(np.unique(frame.event(bucket_rows))))
+            yield bucket, table.take(pa.array(np.unique(frame.event(bucket_rows))))

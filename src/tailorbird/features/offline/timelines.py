@@ -1,7 +1,7 @@
 """The events of each entity as one `asof.Timeline`, prepared for queries about the past.
 
 All windows, lasts and sequences of an entity share the timeline. `features.offline.lanes` decides
-which moments are queried, and where the lanes go.
+which queries are queried, and where the lanes go.
 """
 
 from collections.abc import Callable
@@ -12,26 +12,26 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.arithmetic.finish import DECAY_WEIGHTS
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import LOOK_BACK_MAX
 from tailorbird.features.event_columns.columns import take_rows
 from tailorbird.features.event_columns.extracts import PEAK_ZERO, tile_values
 from tailorbird.features.layout.layout import (
-    PEAKS,
+    PEAK_MEASURES,
     EntityLayout,
     LastEvents,
     RecordLane,
     Ring,
     Source,
 )
-from tailorbird.features.offline.asof import Moments, Timeline
-from tailorbird.features.offline.asof_peaks import Peaks
-from tailorbird.features.offline.asof_runs import Columns, LastRuns
-from tailorbird.features.offline.asof_sketches import Unions
+from tailorbird.features.offline.asof import AsOfQueries, Timeline
+from tailorbird.features.offline.asof_peaks import MaximumTree
+from tailorbird.features.offline.asof_runs import LastRuns, SeriesColumns
+from tailorbird.features.offline.asof_sketches import SketchTree
 from tailorbird.features.offline.events.frames import (
     AllRunEvents,
     Bools,
     ChunkRuns,
-    Frames,
+    FrameCache,
     Int64s,
     Intps,
     Keys,
@@ -43,53 +43,55 @@ from tailorbird.features.offline.kernels.windows import THREADS, gather_parallel
 Floats = npt.NDArray[np.float64]
 CompactedTiles = Callable[
     [Ring], Callable[[Int64s], Int64s]
-]  # ring → tile of each moment's entity → sum
+]  # ring → tile of each query's entity → sum
 
 
 class EntityHistory:
     """The lanes of one entity: the rows that any of its sources counts, as one timeline."""
 
-    def __init__(self, layout: EntityLayout, frames: Frames, entity_keys: Keys) -> None:
+    def __init__(self, layout: EntityLayout, frame_cache: FrameCache, entity_keys: Keys) -> None:
         self._layout = layout
-        self._frame = frame = frames.frame
-        self._extracts = {source: frames.extract(source) for source in sources_of(layout)}
+        self._frame = frame = frame_cache.frame
+        self._extracts = {source: frame_cache.extract(source) for source in sources_of(layout)}
         self._all_series: dict[Source, Series] = {}
         self._rows, self._row_index = _union_rows(
             [extract.rows for extract in self._extracts.values()], len(frame)
         )
         # Sums do not depend on the order of ties.
-        tie = (
-            (lambda tied: (frames.ids(self._rows[tied]),))
+        tie_break = (
+            (lambda tied: (frame_cache.ids(self._rows[tied]),))
             if layout.lasts or layout.first_values or layout.sequences
             else None
         )
         key, _ = frame.key(layout.entity)
-        key, ts, p = (take_rows(column, self._rows) for column in (key, frame.ts, frame.p))
-        self.timeline = Timeline(entity_keys, key, ts, p, tie)
+        key, ts, log_position = (
+            take_rows(column, self._rows) for column in (key, frame.ts, frame.log_position)
+        )
+        self.timeline = Timeline(entity_keys, key, ts, log_position, tie_break)
         self._source_marks = self._mark_sources()
 
     def values(
-        self, moments: Moments, t: Int64s, compacted: CompactedTiles | None = None
+        self, queries: AsOfQueries, t: Int64s, compacted: CompactedTiles | None = None
     ) -> list[tuple[RecordLane, Int64s]]:
         """Return every lane that is a single number.
 
         `compacted` returns what to add to each tile of a ring that decays.
         """
-        over_tiles = (
-            *self.windows(moments),
-            *self.peaks(moments, t),
-            *self.distincts(moments),
-            *self.decays(moments, compacted),
+        tile_lanes = (
+            *self.windows(queries),
+            *self.peaks(queries, t),
+            *self.distincts(queries),
+            *self.decays(queries, compacted),
         )
-        return [*over_tiles, *self.lasts(moments), *self.first_values(moments)]
+        return [*tile_lanes, *self.lasts(queries), *self.first_values(queries)]
 
-    def windows(self, moments: Moments) -> list[tuple[RecordLane, Int64s]]:
+    def windows(self, queries: AsOfQueries) -> list[tuple[RecordLane, Int64s]]:
         """Return the sum of each window at its record_lane."""
         layout = self._layout
-        windows = [
+        windows_and_rings = [
             (window, layout.rings[window.ring])
             for window in layout.windows
-            if layout.rings[window.ring].measure not in PEAKS
+            if layout.rings[window.ring].measure not in PEAK_MEASURES
         ]
         window_specs = [
             (
@@ -97,12 +99,12 @@ class EntityHistory:
                 ring.hop * window.tiles,
                 self._summed_measures.index((ring.source, ring.measure)),
             )
-            for window, ring in windows
+            for window, ring in windows_and_rings
         ]
-        sums = moments.window_sums(self._prefixes, window_specs)
+        sums = queries.window_sums(self._prefixes, window_specs)
         return [
-            (RecordLane(layout.index, one.reading_lane), sums[:, index])
-            for index, (one, _) in enumerate(windows)
+            (RecordLane(layout.index, window.reading_lane), sums[:, index])
+            for index, (window, _) in enumerate(windows_and_rings)
         ]
 
     @cached_property
@@ -112,7 +114,7 @@ class EntityHistory:
         rings = [layout.rings[window.ring] for window in (*layout.windows, *layout.decays)]
         return list(
             dict.fromkeys(
-                (ring.source, ring.measure) for ring in rings if ring.measure not in PEAKS
+                (ring.source, ring.measure) for ring in rings if ring.measure not in PEAK_MEASURES
             )
         )
 
@@ -121,7 +123,7 @@ class EntityHistory:
         """A prefix sum of each of `_summed_measures`."""
         sums = np.empty((len(self._summed_measures), len(self.timeline) + 1), np.int64)
 
-        def add(index: int) -> None:
+        def sum_measure(index: int) -> None:
             source, measure = self._summed_measures[index]
             marks, bit = self._source_mark(source)
             if measure == "count" or source.value is None:
@@ -132,7 +134,7 @@ class EntityHistory:
                 )
 
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(add, range(len(sums))))
+            list(pool.map(sum_measure, range(len(sums))))
         return sums
 
     def _mark_sources(self) -> list[kernels_marks.Marks]:
@@ -143,68 +145,68 @@ class EntityHistory:
         for start in range(0, len(sources), 16):
             marks = np.zeros(len(self._frame), np.uint16)
             for bit, source in enumerate(sources[start : start + 16]):
-                kernels_marks.mark(self._extracts[source].rows, np.uint16(1 << bit), marks)
-            sorted_registers = np.empty(len(self.timeline), np.uint16)
+                kernels_marks.mark_rows(self._extracts[source].rows, np.uint16(1 << bit), marks)
+            sorted_marks = np.empty(len(self.timeline), np.uint16)
             run_parallel(
                 kernels_marks.gather_marks,
-                len(sorted_registers),
+                len(sorted_marks),
                 take_rows(marks, self._rows),
                 self.timeline.order,
-                sorted_registers,
+                sorted_marks,
             )
-            all_marks.append(sorted_registers)
+            all_marks.append(sorted_marks)
         return all_marks
 
     def _source_mark(self, source: Source) -> tuple[kernels_marks.Marks, np.uint16]:
         """Return the marks that contain a source's bit, and that bit."""
-        word, bit = divmod(list(self._extracts).index(source), 16)
-        return self._source_marks[word], np.uint16(1 << bit)
+        array_index, bit = divmod(list(self._extracts).index(source), 16)
+        return self._source_marks[array_index], np.uint16(1 << bit)
 
-    def peaks(self, moments: Moments, t: Int64s) -> list[tuple[RecordLane, Int64s]]:
+    def peaks(self, queries: AsOfQueries, t: Int64s) -> list[tuple[RecordLane, Int64s]]:
         """Return the code of the peak of each window that has one, and of each first time."""
         lanes = []
-        trees: dict[tuple[Source, str], Peaks] = {}
+        tree_by_measure: dict[tuple[Source, str], MaximumTree] = {}
         for window in self._layout.windows:
             ring = self._layout.rings[window.ring]
-            if ring.measure in PEAKS:
-                if (ring.source, ring.measure) not in trees:
-                    trees[ring.source, ring.measure] = Peaks(
+            if ring.measure in PEAK_MEASURES:
+                if (ring.source, ring.measure) not in tree_by_measure:
+                    tree_by_measure[ring.source, ring.measure] = MaximumTree(
                         self.timeline, self._tile_values(ring.source, ring.measure)
                     )
                 since = t // ring.hop * ring.hop - ring.hop * window.tiles
                 lanes.append(
                     (
                         RecordLane(self._layout.index, window.reading_lane),
-                        trees[ring.source, ring.measure].since(moments, since),
+                        tree_by_measure[ring.source, ring.measure].since(queries, since),
                     )
                 )
         for first_time in self._layout.firsts:
             # The code of an earlier time is larger.
-            codes = np.zeros(len(self._frame), np.int64)
-            codes[self._extracts[first_time.source].rows] = (
+            reversed_ts = np.zeros(len(self._frame), np.int64)
+            reversed_ts[self._extracts[first_time.source].rows] = (
                 PEAK_ZERO - self._extracts[first_time.source].ts
             )
             lanes.append(
                 (
                     RecordLane(self._layout.index, first_time.reading_lane),
-                    Peaks(self.timeline, codes[self._rows]).since(moments, t * 0),
+                    MaximumTree(self.timeline, reversed_ts[self._rows]).since(queries, t * 0),
                 )
             )
         return lanes
 
-    def distincts(self, moments: Moments) -> list[tuple[RecordLane, Int64s]]:
+    def distincts(self, queries: AsOfQueries) -> list[tuple[RecordLane, Int64s]]:
         """Return the summary of each window that counts different values."""
         lanes = []
-        for number, sketch in enumerate(self._layout.sketches):
+        for sketch_index, sketch in enumerate(self._layout.sketches):
             hashes = self._tile_values(sketch.source, "sum").view(np.uint64)
-            unions = Unions(
+            sketch_tree = SketchTree(
                 self.timeline, hashes, self._is_counted(sketch.source), sketch.precision
             )
             for window in (
-                distinct for distinct in self._layout.distincts if distinct.sketch == number
+                distinct for distinct in self._layout.distincts if distinct.sketch == sketch_index
             ):
-                summary = unions.from_positions(
-                    moments, moments.window_start(sketch.hop, sketch.hop * window.tiles)
+                summary = sketch_tree.from_positions(
+                    queries, queries.window_start(sketch.hop, sketch.hop * window.tiles)
                 )
                 lanes += [
                     (RecordLane(self._layout.index, window.reading_lane + lane), values)
@@ -213,51 +215,53 @@ class EntityHistory:
         return lanes
 
     def decays(
-        self, moments: Moments, compacted: CompactedTiles | None
+        self, queries: AsOfQueries, compacted: CompactedTiles | None
     ) -> list[tuple[RecordLane, Int64s]]:
-        """Return the weighted sum of each decay at its record_lane, added tile by tile from the oldest."""
+        """Return the weighted sum of each decay at its record_lane, added tile by tile from the
+        oldest.
+        """
         lanes = []
         for decay in self._layout.decays:
             ring = self._layout.rings[decay.ring]
             prefix = self._prefixes[self._summed_measures.index((ring.source, ring.measure))]
             weights = np.array(DECAY_WEIGHTS[: decay.tiles + 1])
             if compacted is None:
-                total = moments.decayed_sums(prefix, ring.hop, weights)
+                total = queries.decayed_sums(prefix, ring.hop, weights)
             else:
-                total = _tile_by_tile(moments, prefix, ring.hop, weights, compacted(ring))
+                total = _tile_by_tile(queries, prefix, ring.hop, weights, compacted(ring))
             lanes.append((RecordLane(self._layout.index, decay.reading_lane), total.view(np.int64)))
         return lanes
 
-    def lasts(self, moments: Moments) -> list[tuple[RecordLane, Int64s]]:
+    def lasts(self, queries: AsOfQueries) -> list[tuple[RecordLane, Int64s]]:
         """Return time and value of the newest event of each source, 0 without one."""
         lanes = []
         for last in self._layout.lasts:
             extract = self._extracts[last.source]
-            newest = self._series_of(last.source).newest(moments)
+            newest_events = self._series_of(last.source).newest(queries)
             value = self._tile_values(last.source, "sum")
             for lane, column in enumerate((self._frame.ts[self._rows], value)):
                 record_lane = RecordLane(self._layout.index, last.reading_lane + lane)
                 lanes.append(
                     (
                         record_lane,
-                        np.where(newest >= 0, column[newest], 0)
+                        np.where(newest_events >= 0, column[newest_events], 0)
                         if len(extract)
-                        else np.zeros(len(newest), np.int64),
+                        else np.zeros(len(newest_events), np.int64),
                     )
                 )
         return lanes
 
-    def first_values(self, moments: Moments) -> list[tuple[RecordLane, Int64s]]:
+    def first_values(self, queries: AsOfQueries) -> list[tuple[RecordLane, Int64s]]:
         """Return coded time and value of the first event of each source, 0 without one."""
         lanes: list[tuple[RecordLane, Int64s]] = []
         order = self.timeline.order
         for first_value in self._layout.first_values:
             ranks = np.zeros(len(self._rows), np.int64)
             ranks[order] = np.arange(len(order), 0, -1)  # earlier is larger
-            peaks = Peaks(
+            first_ranks = MaximumTree(
                 self.timeline, np.where(self._is_counted(first_value.source), ranks, 0)
-            ).since(moments, np.zeros_like(moments.t))
-            event = np.append(order, -1)[len(order) - peaks]  # −1: none yet
+            ).since(queries, np.zeros_like(queries.t))
+            first_events = np.append(order, -1)[len(order) - first_ranks]  # −1: none yet
             for lane, column in enumerate(
                 (
                     PEAK_ZERO - self._frame.ts[self._rows],
@@ -267,28 +271,28 @@ class EntityHistory:
                 lanes.append(
                     (
                         RecordLane(self._layout.index, first_value.reading_lane + lane),
-                        np.append(column, 0)[event],
+                        np.append(column, 0)[first_events],
                     )
                 )
         return lanes
 
-    def last_runs(self, moments: Moments, sequence: LastEvents) -> LastRuns:
-        """Return the last events of each moment, without materialising them."""
+    def last_runs(self, queries: AsOfQueries, sequence: LastEvents) -> LastRuns:
+        """Return the last events of each query, without materialising them."""
         series, frame = self._series_of(sequence.source), self._frame
         rows = gather_parallel(self._rows, series.events)
-        columns = Columns(
+        columns = SeriesColumns(
             rows,
             partial(frame.text, "item"),
             partial(frame.text, "type"),
             partial(frame.identity, "session"),
         )
-        return LastRuns(series, columns, moments, sequence.length)
+        return LastRuns(series, columns, queries, sequence.length)
 
     def run_events(self, runs: LastRuns) -> "AllRunEvents":
         return AllRunEvents(self._frame, runs.events(), runs.rows)
 
-    def last_events(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "ChunkRuns":
-        run = self._series_of(sequence.source).last(moments, sequence.length, t - HORIZON)
+    def last_events(self, queries: AsOfQueries, sequence: LastEvents, t: Int64s) -> "ChunkRuns":
+        run = self._series_of(sequence.source).last(queries, sequence.length, t - LOOK_BACK_MAX)
         return ChunkRuns(self._frame, run, self._rows[run.events])
 
     def prepare_columns(self, sequence: LastEvents) -> None:
@@ -331,39 +335,39 @@ class EntityHistory:
 
 
 def _tile_by_tile(
-    moments: Moments,
+    queries: AsOfQueries,
     prefix: Int64s,
     hop: int,
     weights: Floats,
-    compacted: Callable[[Int64s], Int64s],
+    compacted_sum: Callable[[Int64s], Int64s],
 ) -> Floats:
-    """Compute `Moments.decayed_sums` with the compacted sum added to each tile."""
-    tile, total = moments.t // hop, np.zeros(len(moments))
-    sum_before_start = moments.before((tile - len(weights) + 1) * hop).sums([prefix])[0]
+    """Compute `AsOfQueries.decayed_sums` with the compacted sum added to each tile."""
+    tile, total = queries.t // hop, np.zeros(len(queries))
+    sum_before_start = queries.before((tile - len(weights) + 1) * hop).sums([prefix])[0]
     for age in range(len(weights) - 1, -1, -1):
-        edge = moments.before((tile - age + 1) * hop) if age else moments.before()
+        edge = queries.before((tile - age + 1) * hop) if age else queries.before()
         sum_before_end = edge.sums([prefix])[0]
         total += (
-            moments.to_input_order(sum_before_end - sum_before_start) + compacted(tile - age)
+            queries.to_input_order(sum_before_end - sum_before_start) + compacted_sum(tile - age)
         ).astype(np.float64) * weights[age]
         sum_before_start = sum_before_end
     return total
 
 
-def _union_rows(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
+def _union_rows(rows_by_source: list[Intps], size: int) -> tuple[Intps, Intps | None]:
     """Return the sorted union of the rows, and each frame row's index in it if needed."""
-    longest = max(parts, key=len)
-    if len(parts) == 1 or len(longest) == size:
-        return longest, None if len(parts) == 1 else np.arange(size)
+    longest = max(rows_by_source, key=len)
+    if len(rows_by_source) == 1 or len(longest) == size:
+        return longest, None if len(rows_by_source) == 1 else np.arange(size)
     is_selected = np.zeros(size, np.bool_)
-    for rows in parts:
+    for rows in rows_by_source:
         is_selected[rows] = True
     return np.flatnonzero(is_selected), np.cumsum(is_selected) - 1
 
 
 def sources_of(layout: EntityLayout) -> list[Source]:
     """Return the distinct sources of an entity."""
-    lane_holders = (
+    accumulators = (
         *layout.rings,
         *layout.sketches,
         *layout.lasts,
@@ -371,4 +375,4 @@ def sources_of(layout: EntityLayout) -> list[Source]:
         *layout.first_values,
         *layout.sequences,
     )
-    return list(dict.fromkeys(holder.source for holder in lane_holders))
+    return list(dict.fromkeys(accumulator.source for accumulator in accumulators))

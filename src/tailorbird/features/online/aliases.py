@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.contract.schema import micros
 from tailorbird.events.keys import hash64
-from tailorbird.events.merges import Merge, survivor
+from tailorbird.events.merges import Merge, resolve_merged_user
 from tailorbird.features.request import ReadRequest
-from tailorbird.features.state.eviction import SWEPT_KEY, decode_swept
+from tailorbird.features.state.eviction import SWEPT_KEY, decode_swept_until
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.state import (
     ANY_MERGES_KEY,
-    MERGES,
+    MERGE_PREFIX,
     POSITION_KEY,
     Alias,
     Position,
@@ -32,19 +32,19 @@ from tailorbird.features.state.state import (
 )
 from tailorbird.store import Snapshot, Transaction
 
-_KINDS = (
+_ALIAS_TYPES = (
     ("identify", "anonymous_id", "user_id", alias_key),
     ("merge", "user_id", "person", merge_key),
 )
 
 
-def aliases_of(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias]:
+def read_aliases(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias]:
     """Return the newest identify of each anonymous id and the newest merge of each user, by key.
 
     Whether it counts is for features, not for who someone is.
     """
     aliases: dict[bytes, Alias] = {}
-    for type_, id_column, target_column, make_key in _KINDS:
+    for type_, id_column, target_column, make_key in _ALIAS_TYPES:
         rows = table.filter(pc.equal(table["type"], type_))
         columns = (
             rows[id_column].to_pylist(),
@@ -52,32 +52,32 @@ def aliases_of(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias]:
             rows["p"].to_pylist(),
             rows[target_column].to_pylist(),
         )
-        for id_, ts, p, user_id in zip(*columns, strict=True):
+        for id_, ts, log_position, user_id in zip(*columns, strict=True):
             if (
                 id_ is not None
                 and user_id is not None
                 and (part.is_complete or part.contains_key(hash64(id_)))
             ):
-                _keep_newest(aliases, make_key(id_), Alias(ts, p, user_id))
+                _keep_newest(aliases, make_key(id_), Alias(ts, log_position, user_id))
     return aliases
 
 
 def _keep_newest(aliases: dict[bytes, Alias], key: bytes, alias: Alias) -> None:
     current = aliases.get(key)
-    if current is None or (current.ts, current.p) < (alias.ts, alias.p):
+    if current is None or (current.ts, current.log_position) < (alias.ts, alias.log_position):
         aliases[key] = alias
 
 
-def newer_records(
+def newer_alias_records(
     transaction: Transaction, aliases: dict[bytes, Alias]
 ) -> Sequence[tuple[bytes, bytes]]:
     """Return the records of aliases that the state lacks or has an older version of."""
     records = []
     for key, alias in aliases.items():
         current = read_alias(transaction, key)
-        if current is None or (current.ts, current.p) < (alias.ts, alias.p):
+        if current is None or (current.ts, current.log_position) < (alias.ts, alias.log_position):
             records.append((key, alias.encode()))
-    if any(key.startswith(MERGES) for key, _ in records):
+    if any(key.startswith(MERGE_PREFIX) for key, _ in records):
         records.append((ANY_MERGES_KEY, b"1"))
     return records
 
@@ -87,13 +87,13 @@ class ResolvedRequest(NamedTuple):
 
     Attributes:
         positions: the position of each part.
-        swept: the time up to which idle entities have expired.
+        swept_until: the time up to which idle entities have expired.
         person: whom the request is about; None without any id.
         alias_ts: time of the newest alias that was followed, microseconds.
     """
 
     positions: list[Position]
-    swept: int
+    swept_until: int
     person: str | None
     alias_ts: int
 
@@ -106,7 +106,7 @@ def resolve_request(
     This takes one round trip, except for merged users and identified visitors.
 
     Args:
-        map_parts: applies a function to each part, as `map` does; see `PartedSnapshot`.
+        map_parts: applies a function to each part, as `map` does; see `PartitionedSnapshot`.
     """
     user, visitor = request.user_id, request.anonymous_id
     own_key = (
@@ -119,13 +119,13 @@ def resolve_request(
         else b""
     )
     keys = [POSITION_KEY, SWEPT_KEY, ANY_MERGES_KEY, *([own_key] if own_key else [])]
-    responses = list(map_parts(lambda part: _get_several(part, keys), parts))
-    positions, swept = (
+    responses = list(map_parts(lambda part: _get_values(part, keys), parts))
+    positions, swept_until = (
         [decode_position(response[0]) for response in responses],
-        max(decode_swept(response[1]) for response in responses),
+        max(decode_swept_until(response[1]) for response in responses),
     )
     has_merges = any(response[2] for response in responses)
-    alias = responses[_part_of_key(own_key, len(parts))][3] if own_key else None
+    alias_record = responses[_part_of_key(own_key, len(parts))][3] if own_key else None
 
     def merge_of(user_id: str) -> Merge | None:
         record = (
@@ -133,31 +133,33 @@ def resolve_request(
             if has_merges
             else None
         )
-        return None if record is None else Merge(record.ts, record.p, record.user_id)
+        return None if record is None else Merge(record.ts, record.log_position, record.user_id)
 
     if request.person is not None or not own_key:
-        return ResolvedRequest(positions, swept, request.person, 0)
+        return ResolvedRequest(positions, swept_until, request.person, 0)
     if user is None:
-        if alias is None:
-            return ResolvedRequest(positions, swept, f"{ANONYMOUS_PREFIX}{visitor}", 0)
-        identified = Alias.decode(alias)
-        person, alias_ts = survivor(identified.user_id, merge_of)
-        return ResolvedRequest(positions, swept, person, max(alias_ts, identified.ts))
+        if alias_record is None:
+            return ResolvedRequest(positions, swept_until, f"{ANONYMOUS_PREFIX}{visitor}", 0)
+        identify_alias = Alias.decode(alias_record)
+        person, alias_ts = resolve_merged_user(identify_alias.user_id, merge_of)
+        return ResolvedRequest(positions, swept_until, person, max(alias_ts, identify_alias.ts))
     return ResolvedRequest(
-        positions, swept, *(survivor(user, merge_of) if alias is not None else (user, 0))
+        positions,
+        swept_until,
+        *(resolve_merged_user(user, merge_of) if alias_record is not None else (user, 0)),
     )
 
 
-def _get_several(snapshot: Snapshot, keys: Sequence[bytes]) -> list[bytes | None]:
-    joined, sizes = snapshot.get_sized(keys)
+def _get_values(snapshot: Snapshot, keys: Sequence[bytes]) -> list[bytes | None]:
+    concatenated, sizes = snapshot.get_many_with_sizes(keys)
     values: list[bytes | None] = []
     start = 0
     for size in sizes:
-        values.append(joined[start : start + size] if size else None)
+        values.append(concatenated[start : start + size] if size else None)
         start += size
     return values
 
 
-def _part_of_key(key: bytes, parts: int) -> int:
+def _part_of_key(key: bytes, part_count: int) -> int:
     """Return the index of the part that has the record of a key that ends in a hash."""
-    return int.from_bytes(key[-8:], "big") % parts
+    return int.from_bytes(key[-8:], "big") % part_count

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from tailorbird.features.event_columns.columns import Frame, Keys
 from tailorbird.features.event_columns.extracts import Extract
-from tailorbird.features.layout.layout import NEWEST, NEXT_CHANGE
-from tailorbird.features.state.accumulators import Accumulator, Additions, Part
+from tailorbird.features.layout.layout import NEWEST_LANE, NEXT_CHANGE_LANE
+from tailorbird.features.state.accumulators import Accumulator, AccumulatorUpdate, Additions
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.state import Records
 from tailorbird.features.state.tiles import NEVER_TS, FilledLanes
@@ -30,46 +30,49 @@ from tailorbird.store import Transaction
 Int64s = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
-PIECE_BYTES = 4 << 20  # unpacked states per chunk
+CHUNK_BYTES = 4 << 20  # unpacked states per chunk
 # Number of entities of a kind whose reading records are renewed in time, rather than finished by
 # each request that finds them out of date:
-HOT_KEYS_ONE = 20_000  # a request reads one entity of the kind
-HOT_KEYS_MANY = 200_000  # a request reads hundreds of the kind
+HOT_KEYS_OF_ONE_ROW = 20_000  # a request reads one entity of the kind
+HOT_KEYS_OF_MANY_ROWS = 200_000  # a request reads hundreds of the kind
 
 
 @dataclass(frozen=True)
-class Batch:
+class EntityBatch:
     """The additions of a frame to one entity kind: distinct ascending keys, and events per
     accumulator.
 
     Attributes:
-        newest: shape (keys,), the newest ts of the batch.
-        parts: accumulator, the index among the keys of each of its events, ascending, and the
+        newest_ts: shape (keys,), the newest ts of the batch.
+        updates: accumulator, the index among the keys of each of its events, ascending, and the
             events.
     """
 
     keys: Keys
-    newest: Int64s
-    parts: list[Part]
+    newest_ts: Int64s
+    updates: list[AccumulatorUpdate]
 
-    def split(self, keys_max: int) -> Iterator["Batch"]:
+    def split(self, keys_max: int) -> Iterator["EntityBatch"]:
         """Yield the batch in chunks of at most `keys_max` keys."""
         for start in range(0, len(self.keys), keys_max):
             end = min(start + keys_max, len(self.keys))
-            parts_by_batch: dict[int, tuple[Rows, Additions]] = {}
-            for _, rows, additions in self.parts:
-                if id(additions) not in parts_by_batch:
+            chunk_by_additions: dict[int, tuple[Rows, Additions]] = {}
+            for _, rows, additions in self.updates:
+                if id(additions) not in chunk_by_additions:
                     low, high = np.searchsorted(rows, (start, end))
-                    parts_by_batch[id(additions)] = (
+                    chunk_by_additions[id(additions)] = (
                         rows[low:high] - start,
                         additions.take(slice(low, high)),
                     )
-            parts = [(one, *parts_by_batch[id(added)]) for one, _, added in self.parts]
-            yield Batch(self.keys[start:end], self.newest[start:end], parts)
+            updates = [
+                (accumulator, *chunk_by_additions[id(additions)])
+                for accumulator, _, additions in self.updates
+            ]
+            yield EntityBatch(self.keys[start:end], self.newest_ts[start:end], updates)
 
 
 @dataclass(frozen=True)
-class Change:
+class AppliedChange:
     """The effect of applying a batch.
 
     Attributes:
@@ -83,34 +86,36 @@ class Change:
     added_bytes: int
 
 
-def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch:
+def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> EntityBatch:
     """Return what the frame adds to the entities of the part."""
     extracts = _compute_extracts(records, frame, part)
-    distinct = {id(batch): batch for _, batch in extracts}
+    distinct_batches = {id(batch): batch for _, batch in extracts}
     keys, key_indices = np.unique(
-        np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True
+        np.concatenate([batch.key for batch in distinct_batches.values()]), return_inverse=True
     )
-    newest = np.zeros(len(keys), np.int64)
+    newest_ts = np.zeros(len(keys), np.int64)
     rows_by_batch: dict[int, tuple[Rows, Additions]] = {}
     for accumulator, batch in extracts:
-        if id(accumulator) in records.readable and isinstance(batch, Extract) and len(batch):
+        if id(accumulator) in records.readable_ids and isinstance(batch, Extract) and len(batch):
             batch.frame.ids(
                 batch.rows
             )  # These store ids: hash them for the batch, not for each chunk.
     start = 0
-    for name, batch in distinct.items():
+    for batch_id, batch in distinct_batches.items():
         rows = key_indices[start : start + len(batch.key)]
         start += len(batch.key)
         order = np.argsort(rows, kind="stable")
         rows, batch = rows[order], batch.take(order)
-        rows_by_batch[name] = rows, batch
+        rows_by_batch[batch_id] = rows, batch
         if len(rows):
             entity_starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
-            newest[rows[entity_starts]] = np.maximum(
-                newest[rows[entity_starts]], np.maximum.reduceat(batch.ts, entity_starts)
+            newest_ts[rows[entity_starts]] = np.maximum(
+                newest_ts[rows[entity_starts]], np.maximum.reduceat(batch.ts, entity_starts)
             )
-    return Batch(
-        keys, newest, [(accumulator, *rows_by_batch[id(batch)]) for accumulator, batch in extracts]
+    return EntityBatch(
+        keys,
+        newest_ts,
+        [(accumulator, *rows_by_batch[id(batch)]) for accumulator, batch in extracts],
     )
 
 
@@ -118,7 +123,9 @@ def _compute_extracts(
     records: Records, frame: Frame, part: KeyPart
 ) -> list[tuple[Accumulator[Any], Additions]]:
     """Return the extract of each accumulator; identical sources share one extract."""
-    extracts = [(accumulator, accumulator.take(frame)) for accumulator in records.accumulators]
+    extracts = [
+        (accumulator, accumulator.extract_additions(frame)) for accumulator in records.accumulators
+    ]
     if part.is_complete:
         return extracts
     own_extracts = {
@@ -128,32 +135,40 @@ def _compute_extracts(
     return [(accumulator, own_extracts[id(batch)]) for accumulator, batch in extracts]
 
 
-def apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
+def apply_batch(
+    transaction: Transaction, records: Records, batch: EntityBatch, commit: int
+) -> AppliedChange:
     """Bring the states of the batch's keys up to date and publish their readings."""
-    keys_max = max(64, PIECE_BYTES // records.layout.state_bytes)
-    changes = [_apply(transaction, records, chunk, commit) for chunk in batch.split(keys_max)]
+    keys_max = max(64, CHUNK_BYTES // records.layout.state_bytes)
+    changes = [_apply_chunk(transaction, records, chunk, commit) for chunk in batch.split(keys_max)]
     next_change = np.concatenate(
         [np.zeros(0, np.int64), *(change.next_change for change in changes)]
     )
-    return Change(
+    return AppliedChange(
         next_change,
         sum(change.new_keys for change in changes),
         sum(change.added_bytes for change in changes),
     )
 
 
-def _apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
-    current = records.read_states(transaction, batch.keys)
-    states = current.states
-    new = np.maximum(states[:, NEWEST], batch.newest)
-    records.update(current, new, batch.parts)
-    filled = FilledLanes.from_states(states)
-    readings = records.finish(states, new + 1, commit, sequences=False, filled=filled)
-    packed_states = records.pack(states, filled)
+def _apply_chunk(
+    transaction: Transaction, records: Records, batch: EntityBatch, commit: int
+) -> AppliedChange:
+    stored = records.read_states(transaction, batch.keys)
+    states = stored.states
+    newest_ts = np.maximum(states[:, NEWEST_LANE], batch.newest_ts)
+    records.update(stored, newest_ts, batch.updates)
+    filled_lanes = FilledLanes.from_states(states)
+    readings = records.compute_readings(
+        states, newest_ts + 1, commit, sequences=False, filled=filled_lanes
+    )
+    packed_states = records.pack(states, filled_lanes)
     transaction.put_many(zip(records.keys(b"s", batch.keys), packed_states, strict=True))
     transaction.put_many(records.reading_records(batch.keys, readings))
-    grown = sum(map(len, packed_states)) - int(current.sizes.sum())
-    return Change(readings[:, NEXT_CHANGE], int(np.count_nonzero(current.sizes == 0)), grown)
+    added_bytes = sum(map(len, packed_states)) - int(stored.sizes.sum())
+    return AppliedChange(
+        readings[:, NEXT_CHANGE_LANE], int(np.count_nonzero(stored.sizes == 0)), added_bytes
+    )
 
 
 class HotKeys:
@@ -165,17 +180,17 @@ class HotKeys:
         limit: how many of the most recently changed entities are remembered.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._keys_max = limit
+    def __init__(self, keys_max: int) -> None:
+        self._keys_max = keys_max
         self._keys: list[Keys] = []
         self._next_changes: list[Int64s] = []
 
     @classmethod
     def of_kind(cls, *, is_one_row: bool) -> "HotKeys":
         """Return an empty one for a kind, by whether a request reads one entity of it, or many."""
-        return cls(HOT_KEYS_ONE if is_one_row else HOT_KEYS_MANY)
+        return cls(HOT_KEYS_OF_ONE_ROW if is_one_row else HOT_KEYS_OF_MANY_ROWS)
 
-    def note(self, keys: Keys, change: Int64s) -> None:
+    def record(self, keys: Keys, change: Int64s) -> None:
         """Record that these keys changed now; `NEVER_TS` where a reading does not change without an
         event.
         """
@@ -194,10 +209,10 @@ class HotKeys:
     def _compact(self) -> tuple[Keys, Int64s]:
         """Deduplicate to the last change of each key, ordered by time, and drop the oldest ones."""
         keys, change = (
-            np.concatenate([np.zeros(0, kind), *columns])
-            for kind, columns in ((np.uint64, self._keys), (np.int64, self._next_changes))
+            np.concatenate([np.zeros(0, dtype), *columns])
+            for dtype, columns in ((np.uint64, self._keys), (np.int64, self._next_changes))
         )
-        last = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
-        last = last[change[last] != NEVER_TS][-self._keys_max :]
-        self._keys, self._next_changes = [keys[last]], [change[last]]
-        return keys[last], change[last]
+        last_indexes = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
+        last_indexes = last_indexes[change[last_indexes] != NEVER_TS][-self._keys_max :]
+        self._keys, self._next_changes = [keys[last_indexes]], [change[last_indexes]]
+        return keys[last_indexes], change[last_indexes]

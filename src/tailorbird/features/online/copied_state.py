@@ -9,8 +9,8 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import Layout
 from tailorbird.features.state.eviction import read_all_counts
 from tailorbird.features.state.key_partition import KeyPart
-from tailorbird.features.state.progress import CopiesFigures, Kind
-from tailorbird.features.state.state import COMMITS, Position, open_state
+from tailorbird.features.state.progress import CopyLag, KindProgress
+from tailorbird.features.state.state import COMMIT_PREFIX, Position, open_state
 from tailorbird.store import WRITE_TIMEOUT_S, CopyTarget, Store
 
 
@@ -26,15 +26,15 @@ def open_copied_state(
     try:
         return PublishedStore(
             store,
-            copies.open(part.copies(features.schema_hash), timeout_s=WRITE_TIMEOUT_S),
-            skip=(COMMITS,),
+            copies.open(part.copies_name(features.schema_hash), timeout_s=WRITE_TIMEOUT_S),
+            skipped_prefixes=(COMMIT_PREFIX,),
         )
     except BaseException:
         store.close()
         raise
 
 
-def republish(store: Store, progress: Callable[[int], None] | None) -> int:
+def republish_records(store: Store, progress: Callable[[int], None] | None) -> int:
     """Copy all records again, and return their number."""
     from tailorbird.store.published import PublishedStore
 
@@ -43,14 +43,14 @@ def republish(store: Store, progress: Callable[[int], None] | None) -> int:
     return store.republish(progress)
 
 
-def copies_figures(store: Store) -> CopiesFigures | None:
+def measure_copy_lag(store: Store) -> CopyLag | None:
     """Return the figures of the copies, None without copies."""
     from tailorbird.store.published import PublishedStore
 
     if not isinstance(store, PublishedStore):
         return None
     publish_status = store.status()
-    return CopiesFigures(
+    return CopyLag(
         at=publish_status.at,
         commits=publish_status.commits,
         records=publish_status.records,
@@ -62,11 +62,12 @@ def measure_state(store: Store, layout: Layout, position: Position) -> dict[str,
     """Return the fields of `Figures` that tell the progress and the sizes of a state."""
     with store.snapshot() as snapshot:
         kinds = {
-            name: Kind(**vars(counts)) for name, counts in read_all_counts(snapshot, layout).items()
+            name: KindProgress(**vars(counts))
+            for name, counts in read_all_counts(snapshot, layout).items()
         }
     return {
-        "rows": position.rows,
+        "rows": position.applied_rows,
         "offset": position.offset,
         "kinds": kinds,
-        "copies": copies_figures(store),
+        "copies": measure_copy_lag(store),
     }

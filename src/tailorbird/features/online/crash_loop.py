@@ -24,16 +24,16 @@ class StartMarker:
 
     def begin(self) -> bool:
         """Set the marker, and return whether the store was damaged and moved aside."""
-        damaged = (
+        is_damaged = (
             self._marker.exists()
             and (self._folder / "data.mdb").exists()
             and not is_readable(self._folder)
         )
-        if damaged:
+        if is_damaged:
             self._set_aside()
         self._marker.touch()
         self._is_set = True
-        return damaged
+        return is_damaged
 
     def clear(self) -> None:
         """Remove the marker: the store was opened and used."""

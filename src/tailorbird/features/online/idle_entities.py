@@ -18,13 +18,19 @@ def evict_idle(
     with store.snapshot() as snapshot:
         index, batch = sweep.next_batch(snapshot)
         counts = read_counts(snapshot, all_records[index].layout)
-    idle_before = max(0, min(now, position.newest) - CLOCK_LAG_US)
+    idle_before = max(0, min(now, position.newest_ts) - CLOCK_LAG_US)
     is_expired, is_dropped = sweep.find_idle(index, batch, idle_before, counts.entities)
     if is_expired.any() or is_dropped.any():
 
         def change(transaction: Transaction) -> None:
             sweep.evict(
-                transaction, index, batch, is_expired, is_dropped, idle_before, position.commit
+                transaction,
+                index,
+                batch=batch,
+                is_expired=is_expired,
+                is_dropped=is_dropped,
+                until=idle_before,
+                commit=position.commit,
             )
             faults.at("worker.before_swept")
 

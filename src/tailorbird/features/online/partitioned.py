@@ -16,7 +16,7 @@ from tailorbird.features.state.key_partition import part_numbers
 from tailorbird.store import Snapshot
 
 
-class PartedSnapshot:
+class PartitionedSnapshot:
     """A `store.Snapshot` over the snapshots of all parts, for keys that end in an entity's hash.
 
     Args:
@@ -44,7 +44,7 @@ class PartedSnapshot:
         values = np.empty((len(keys), len(default)), np.uint8)
         for (_, indices, part_keys), data in zip(
             shares,
-            self._map_parts(lambda one: one[0].get_many(one[2], default=default), shares),
+            self._map_parts(lambda share: share[0].get_many(share[2], default=default), shares),
             strict=True,
         ):
             if len(data) != len(part_keys) * len(default):
@@ -52,15 +52,17 @@ class PartedSnapshot:
             values[indices] = np.frombuffer(data, np.uint8).reshape(len(part_keys), len(default))
         return values.tobytes()
 
-    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+    def get_many_with_sizes(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
         shares = list(self._share_keys(keys))
         values, sizes = [b""] * len(keys), [0] * len(keys)
-        for (_, indices, _), (joined, lengths) in zip(
-            shares, self._map_parts(lambda one: one[0].get_sized(one[2]), shares), strict=True
+        for (_, indices, _), (concatenated, lengths) in zip(
+            shares,
+            self._map_parts(lambda share: share[0].get_many_with_sizes(share[2]), shares),
+            strict=True,
         ):
             start = 0
             for index, length in zip(indices.tolist(), lengths, strict=True):
-                values[index], sizes[index] = joined[start : start + length], length
+                values[index], sizes[index] = concatenated[start : start + length], length
                 start += length
         return b"".join(values), sizes
 
@@ -72,8 +74,8 @@ class PartedSnapshot:
     ) -> Iterator[tuple[Snapshot, npt.NDArray[np.intp], list[bytes]]]:
         """Yield the parts that own some of the keys, with the indices of these and the keys."""
         hashes = np.frombuffer(b"".join([key[-8:] for key in keys]), ">u8").astype(np.uint64)
-        owner = part_numbers(hashes, len(self._parts))
+        part_of_key = part_numbers(hashes, len(self._parts))
         for number, part in enumerate(self._parts):
-            indices = np.flatnonzero(owner == number)
+            indices = np.flatnonzero(part_of_key == number)
             if len(indices):
                 yield part, indices, [keys[index] for index in indices.tolist()]

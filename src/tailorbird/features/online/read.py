@@ -8,7 +8,7 @@ All records of an entity come as one array; only the look-up of bytes is done it
 `features.layout.layout` describes the records, `features.arithmetic.finish` the arithmetic.
 """
 
-from collections.abc import Sequence as Ids
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,15 +19,15 @@ from tailorbird.events.keys import hash64s
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.online.active_read import ActiveRead, Keys, ReadPlan
 from tailorbird.features.online.aliases import resolve_request
-from tailorbird.features.online.partitioned import PartedSnapshot
+from tailorbird.features.online.partitioned import PartitionedSnapshot
 from tailorbird.features.request import ReadRequest, Rows
 from tailorbird.features.state.key_partition import KeyPart, all_parts
 from tailorbird.features.state.state import Position, open_state, read_position
 from tailorbird.store import CopiedStore, CopyTarget, EmbeddedStore
-from tailorbird.store.breaker import FAILURES_MAX, Breaker
+from tailorbird.store.breaker import FAILURES_MAX, CircuitBreaker
 from tailorbird.store.protocol import SnapshotExpiredError
 
-ATTEMPTS = 5  # of reading copies that are being rewritten
+ATTEMPTS_MAX = 5  # of reading copies that are being rewritten
 
 
 class Reader:
@@ -35,7 +35,7 @@ class Reader:
 
     Args:
         state: the folder of all states; the one of this schema is below it.
-        copies: a Valkey to read the worker's copies from instead.
+        copies_name: a Valkey to read the worker's copies from instead.
         breaker: circuit breaker of the copies' server, shared by all its readers.
         workers: number of workers that share the entities.
     Raises:
@@ -48,7 +48,7 @@ class Reader:
         features: FeatureSet,
         *,
         copies: CopyTarget | None = None,
-        breaker: Breaker | None = None,
+        breaker: CircuitBreaker | None = None,
         workers: int = 1,
     ) -> None:
         self.features = features
@@ -65,14 +65,18 @@ class Reader:
                     self._stores.append(open_state(state, features, part))
                 else:
                     self._stores.append(
-                        CopiedStore(copies.open(part.copies(features.schema_hash), breaker=breaker))
+                        CopiedStore(
+                            copies.open(part.copies_name(features.schema_hash), breaker=breaker)
+                        )
                     )
         except BaseException:
             self.close()
             raise
         self._plan = ReadPlan(features)
 
-    def read(self, request: ReadRequest, items: Ids[str], *, item_keys: Keys | None = None) -> Rows:
+    def read(
+        self, request: ReadRequest, items: Sequence[str], *, item_keys: Keys | None = None
+    ) -> Rows:
         """Return the features of `items` for the request, all of one commit and one time.
 
         Args:
@@ -91,11 +95,11 @@ class Reader:
         return self._read_with_retries(request, None)
 
     def _read_with_retries(self, request: ReadRequest, keys: Keys | None) -> Rows:
-        for attempt in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS_MAX):
             try:
                 return self._read(request, keys)
             except SnapshotExpiredError:
-                if attempt == ATTEMPTS - 1:
+                if attempt == ATTEMPTS_MAX - 1:
                     raise
         raise AssertionError
 
@@ -106,18 +110,18 @@ class Reader:
                 map_parts(stack.enter_context, [store.snapshot() for store in self._stores])
             )
             resolved = resolve_request(parts, request, map_parts)
-            if not all(position.ready for position in resolved.positions):
+            if not all(position.is_ready for position in resolved.positions):
                 raise NotReadyError(
                     f"the state of schema {self.features.schema_hash} is still being built"
                 )
-            snapshot = parts[0] if len(parts) == 1 else PartedSnapshot(parts, map_parts)
+            snapshot = parts[0] if len(parts) == 1 else PartitionedSnapshot(parts, map_parts)
             resolved_request = (
                 request
                 if resolved.person == request.person
                 else replace(request, person=resolved.person)
             )
             rows = ActiveRead(
-                self._plan, snapshot, resolved_request, keys, resolved.swept
+                self._plan, snapshot, resolved_request, keys, resolved.swept_until
             ).read_rows(resolved.positions, resolved.alias_ts)
             published_at = snapshot.published_at
             return replace(rows, published_at=published_at) if published_at else rows
@@ -130,7 +134,7 @@ class Reader:
         for store in self._stores:
             with store.snapshot() as snapshot:
                 positions.append(read_position(snapshot))
-        return min(positions, key=lambda position: (position.ready, position.p))
+        return min(positions, key=lambda position: (position.is_ready, position.log_position))
 
     def close(self) -> None:
         if self._pool is not None:
@@ -139,14 +143,14 @@ class Reader:
             store.close()
 
 
-def make_breaker(workers: int) -> Breaker:
+def make_breaker(workers: int) -> CircuitBreaker:
     """Return a breaker for a server with several parts: one outage is a failure of each of them."""
-    return Breaker(failures=FAILURES_MAX * workers)
+    return CircuitBreaker(failures_max=FAILURES_MAX * workers)
 
 
 def read_copy_position(copies: CopyTarget, schema: str, part: KeyPart) -> Position:
     """Return the position of the copy of a state or part. Raises NotReadyError, StorageError."""
-    store = CopiedStore(copies.open(part.copies(schema)))
+    store = CopiedStore(copies.open(part.copies_name(schema)))
     try:
         with store.snapshot() as snapshot:
             return read_position(snapshot)

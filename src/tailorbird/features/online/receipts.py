@@ -18,7 +18,7 @@ from tailorbird.events.contract.schema import number_rows
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.stream import Address, Block, StoredBlock
 
-SELECTED, LEFT_OUT = "chosen", "left-out"
+SELECTED, LAKE_ONLY = "chosen", "left-out"
 
 
 class BlockReceipt(msgspec.Struct, frozen=True):
@@ -28,31 +28,32 @@ class BlockReceipt(msgspec.Struct, frozen=True):
     item_attributes: tuple[str, ...] | None = None
 
 
-_decode = msgspec.json.Decoder(BlockReceipt).decode
+_decode_receipt = msgspec.json.Decoder(BlockReceipt).decode
 
 
 def lacks_attributes(receipt: bytes, features: FeatureSet) -> bool:
     """Return whether a receipt states that events lack an attribute that features need."""
     if not receipt:
         return False
-    receipt_attributes, needed_attributes = _decode(receipt), features.event_attributes
+    receipt_attributes, needed_attributes = _decode_receipt(receipt), features.event_attributes
     pairs = (
         (receipt_attributes.user_attributes, needed_attributes["user"]),
         (receipt_attributes.item_attributes, needed_attributes["item"]),
     )
     return any(
-        names is not None and not set(needed_names) <= set(names) for names, needed_names in pairs
+        stored_names is not None and not set(needed_names) <= set(stored_names)
+        for stored_names, needed_names in pairs
     )
 
 
 def is_only_in_lake(block: Block, features: FeatureSet) -> bool:
     """Return whether a block stands for events that have to be read from the lake."""
-    return block.kind == LEFT_OUT or (
+    return block.kind == LAKE_ONLY or (
         block.kind == "events" and lacks_attributes(block.receipt, features)
     )
 
 
-def events_of(stored: StoredBlock, start: int, log: Address) -> pa.Table | None:
+def read_block_events(stored: StoredBlock, start: int, log: Address) -> pa.Table | None:
     """Return the events of a block from row `start` on, each with its p, or None. Raises
     InputError.
     """

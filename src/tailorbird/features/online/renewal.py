@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tailorbird.features.event_columns.columns import Keys
-from tailorbird.features.layout.layout import NEWEST
-from tailorbird.features.online.apply import Change, HotKeys
+from tailorbird.features.layout.layout import NEWEST_LANE
+from tailorbird.features.online.apply import AppliedChange, HotKeys
 from tailorbird.features.state.state import Records
 from tailorbird.store import Transaction
 
-RENEW_MAX = 500  # reading records between two steps: about 5 ms
+RENEWALS_MAX = 500  # reading records between two steps: about 5 ms
 
 
 class RenewalQueue:
@@ -24,8 +24,8 @@ class RenewalQueue:
     are due.
     """
 
-    def __init__(self, records: Sequence[Records], hot: Sequence[HotKeys]) -> None:
-        self._records, self._hot_keys = records, hot
+    def __init__(self, records: Sequence[Records], hot_keys: Sequence[HotKeys]) -> None:
+        self._records, self._hot_keys = records, hot_keys
         self._due_keys: deque[tuple[int, Keys]] = deque()
 
     @property
@@ -33,32 +33,35 @@ class RenewalQueue:
         """True if any key is due and not renewed yet."""
         return bool(self._due_keys)
 
-    def record_changes(self, keys: Sequence[Keys], changes: Sequence[Change]) -> None:
+    def record_changes(self, keys: Sequence[Keys], changes: Sequence[AppliedChange]) -> None:
         """Remember what a commit changed of each kind."""
-        for hot, changed_keys, changed in zip(self._hot_keys, keys, changes, strict=True):
-            hot.note(changed_keys, changed.next_change)
+        for hot_keys, changed_keys, change in zip(self._hot_keys, keys, changes, strict=True):
+            hot_keys.record(changed_keys, change.next_change)
 
     def collect_due(self, now: int) -> None:
         """Queue the keys that are due by `now`."""
-        for index, hot in enumerate(self._hot_keys):
-            due = hot.pop_due(now)
+        for index, hot_keys in enumerate(self._hot_keys):
+            due_keys = hot_keys.pop_due(now)
             self._due_keys += [
-                (index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)
+                (index, due_keys[start : start + RENEWALS_MAX])
+                for start in range(0, len(due_keys), RENEWALS_MAX)
             ]
 
     def pop(self) -> tuple[Records, Keys]:
-        """Remove and return some due keys, at most `RENEW_MAX`, with their records."""
+        """Remove and return some due keys, at most `RENEWALS_MAX`, with their records."""
         index, keys = self._due_keys.popleft()
         return self._records[index], keys
 
 
-def renew(transaction: Transaction, records: Records, keys: Keys, now: int, commit: int) -> int:
+def renew_readings(
+    transaction: Transaction, records: Records, keys: Keys, now: int, commit: int
+) -> int:
     """Rewrite these reading records as of `now`, and return how many were examined."""
     stored_states = records.read_states(transaction, keys)
-    existing = np.flatnonzero(stored_states.sizes)  # Others were deleted meanwhile.
-    keys, states = keys[existing], stored_states.states[existing]
-    readings = records.finish(
-        states, np.maximum(states[:, NEWEST] + 1, now), commit, sequences=False
+    existing_rows = np.flatnonzero(stored_states.sizes)  # Others were deleted meanwhile.
+    keys, states = keys[existing_rows], stored_states.states[existing_rows]
+    readings = records.compute_readings(
+        states, np.maximum(states[:, NEWEST_LANE] + 1, now), commit, sequences=False
     )
     transaction.put_many(records.reading_records(keys, readings))
     return len(stored_states.sizes)

@@ -33,10 +33,15 @@ from tailorbird.events.keys import hash64s
 from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.event_columns.fields import TextHashCache
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.online.receipts import LEFT_OUT, SELECTED, events_of, is_only_in_lake
+from tailorbird.features.online.receipts import (
+    LAKE_ONLY,
+    SELECTED,
+    is_only_in_lake,
+    read_block_events,
+)
 from tailorbird.features.state.accumulators import Accumulator, build_accumulators
 from tailorbird.features.state.key_partition import part_numbers
-from tailorbird.features.state.progress import Figures, write_shuffle_figures
+from tailorbird.features.state.progress import WorkerProgress, write_shuffle_progress
 from tailorbird.stream import (
     Address,
     Block,
@@ -52,7 +57,7 @@ Bools = npt.NDArray[np.bool_]
 ROWS_MAX = 20_000
 ROW_BYTES = 300  # approximate size of an event in a block
 POLL_S = 0.003
-FIGURES_INTERVAL_S = 5.0
+PROGRESS_INTERVAL_S = 5.0
 PRUNE_INTERVAL_S = 30.0
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 log = logging.getLogger(__name__)
@@ -86,16 +91,16 @@ class Shuffle:
     Args:
         routed: the routers' log; it need not exist yet.
         parts: the address of each part's log.
-        first: first row of newly created logs: workers read earlier rows from the lake.
+        first_row: first row of newly created logs: workers read earlier rows from the lake.
     Raises:
         LockedError: another shuffle of this machine writes these logs.
     """
 
     def __init__(
-        self, routed: Address, parts: Sequence[Address], features: FeatureSet, *, first: int = 0
+        self, routed: Address, parts: Sequence[Address], features: FeatureSet, *, first_row: int = 0
     ) -> None:
         self.features = features
-        self._routed, self._addresses, self._first = routed, parts, first
+        self._routed, self._addresses, self._first_row = routed, parts, first_row
         self._reader: LogReader | None = None
         self._writers: list[LogWriter] = []
         self._text_hashes = TextHashCache()
@@ -123,17 +128,17 @@ class Shuffle:
                 start,
                 log_start - 1,
             )
-            return self._write(ROUTED.empty_table(), log_start, LEFT_OUT, b"")
-        blocks = self._take_step(reader.read(start, bytes_max=ROW_BYTES * rows_max), rows_max)
+            return self._write(ROUTED.empty_table(), log_start, LAKE_ONLY, b"")
+        blocks = self._take_blocks(reader.read(start, bytes_max=ROW_BYTES * rows_max), rows_max)
         if not blocks:
             return ShuffleReport(0, (0,) * len(self._addresses), start)
         end, receipt = blocks[-1].end, _encode_receipt(blocks)
         if is_only_in_lake(blocks[0].block, self.features):
-            return self._write(ROUTED.empty_table(), end, LEFT_OUT, receipt)
+            return self._write(ROUTED.empty_table(), end, LAKE_ONLY, receipt)
         tables = [
             table
             for stored in blocks
-            if (table := events_of(stored, start, self._routed)) is not None
+            if (table := read_block_events(stored, start, self._routed)) is not None
         ]
         return self._write(
             pa.concat_tables(tables) if tables else ROUTED.empty_table(), end, SELECTED, receipt
@@ -164,25 +169,25 @@ class Shuffle:
                 pruned.
             state: the folder of all states, where the progress is written.
         """
-        has_more, figures_due, prune_due = True, 0.0, time.monotonic() + PRUNE_INTERVAL_S
+        has_more, progress_due_s, prune_due_s = True, 0.0, time.monotonic() + PRUNE_INTERVAL_S
         while not stop.is_set():
             reader = self._open()
-            if has_more or (reader is not None and reader.changed()):
+            if has_more or (reader is not None and reader.has_changed()):
                 has_more = self.step().rows > 0
             else:
                 stop.wait(POLL_S)
             now = time.monotonic()
-            if state is not None and clock is not None and now >= figures_due:
-                write_shuffle_figures(
+            if state is not None and clock is not None and now >= progress_due_s:
+                write_shuffle_progress(
                     state,
-                    Figures(
+                    WorkerProgress(
                         schema_hash=self.features.schema_hash, at=clock.now(), offset=self.end()
                     ),
                 )
-                figures_due = now + FIGURES_INTERVAL_S
-            if now >= prune_due and self._writers:
+                progress_due_s = now + PROGRESS_INTERVAL_S
+            if now >= prune_due_s and self._writers:
                 self.prune(needed_from())
-                prune_due = time.monotonic() + PRUNE_INTERVAL_S
+                prune_due_s = time.monotonic() + PRUNE_INTERVAL_S
 
     def close(self) -> None:
         """Close all logs and release their locks."""
@@ -205,22 +210,22 @@ class Shuffle:
                 self._reader = open_reader(self._routed)
             except NotReadyError:  # There is no router yet, or it is creating the log.
                 return None
-            first_position = max(1, self._first, self._reader.start())
+            first_position = max(1, self._first_row, self._reader.start())
             for number, address in enumerate(self._addresses):
                 self._writers.append(_open_shuffle_writer(address, number, first_position))
         return self._reader
 
-    def _take_step(self, blocks: Sequence[StoredBlock], rows_max: int) -> list[StoredBlock]:
+    def _take_blocks(self, blocks: Sequence[StoredBlock], rows_max: int) -> list[StoredBlock]:
         """Return the blocks of one step; one whose events are only in the lake is alone."""
         step_blocks: list[StoredBlock] = []
         rows = 0
         for stored in blocks:
-            left_out = is_only_in_lake(stored.block, self.features)
-            if step_blocks and (left_out or rows >= rows_max):
+            is_lake_only = is_only_in_lake(stored.block, self.features)
+            if step_blocks and (is_lake_only or rows >= rows_max):
                 break
             step_blocks.append(stored)
             rows += stored.block.rows
-            if left_out:
+            if is_lake_only:
                 break
         return step_blocks
 
@@ -229,32 +234,38 @@ class Shuffle:
         again.
         """
         faults.at("shuffle.before_step")
-        p, part_masks = table["p"].to_numpy(), self._part_masks(table)
-        start, events = self.end(), []
+        log_positions, part_masks = table["p"].to_numpy(), self._part_masks(table)
+        start, event_counts = self.end(), []
         for number, writer in enumerate(self._writers):
             writer_end = writer.end()
-            rows = np.flatnonzero(part_masks[:, number] & (p >= writer_end))
-            events.append(len(rows))
+            rows = np.flatnonzero(part_masks[:, number] & (log_positions >= writer_end))
+            event_counts.append(len(rows))
             if writer_end < end:
                 payload = _encode_table(table.take(pa.array(rows))) if len(rows) else b""
                 writer.append([Block(kind, end - writer_end, payload, receipt)])
                 faults.at("shuffle.between_parts")
-        return ShuffleReport(end - start, tuple(events), end)
+        return ShuffleReport(end - start, tuple(event_counts), end)
 
     def _part_masks(self, table: pa.Table) -> Bools:
         """Return which events go to which part, shape (events, parts): the parts of all their
         entities.
         """
-        count = len(self._addresses)
-        part_masks = np.zeros((table.num_rows, count), np.bool_)
+        part_count = len(self._addresses)
+        part_masks = np.zeros((table.num_rows, part_count), np.bool_)
         if not table.num_rows:
             return part_masks
-        frame, p = Frame(table, repeated=self._text_hashes), table["p"].to_numpy()
-        extracts = [accumulator.take(frame) for accumulator in self._accumulators]
+        frame, log_positions = (
+            Frame(table, hash_repeated_texts=self._text_hashes),
+            table["p"].to_numpy(),
+        )
+        extracts = [accumulator.extract_additions(frame) for accumulator in self._accumulators]
         for batch in {
             id(batch): batch for batch in extracts
         }.values():  # Identical sources share one extract.
-            part_masks[np.searchsorted(p, batch.p), part_numbers(batch.key, count)] = True
+            part_masks[
+                np.searchsorted(log_positions, batch.log_position),
+                part_numbers(batch.key, part_count),
+            ] = True
         for type_, id_column in (
             ("identify", "anonymous_id"),
             ("merge", "user_id"),
@@ -266,7 +277,8 @@ class Shuffle:
                 part_masks[
                     identity_rows,
                     part_numbers(
-                        hash64s(table[id_column].take(pa.array(identity_rows)).to_pylist()), count
+                        hash64s(table[id_column].take(pa.array(identity_rows)).to_pylist()),
+                        part_count,
                     ),
                 ] = True
         return part_masks
@@ -290,8 +302,8 @@ def _encode_receipt(blocks: Sequence[StoredBlock]) -> bytes:
     """
     for stored in blocks:
         try:
-            received = _received_decoder.decode(stored.block.receipt)
+            received_at = _received_decoder.decode(stored.block.receipt)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
-        return msgspec.json.encode(received) if received.received_at else b""
+        return msgspec.json.encode(received_at) if received_at.received_at else b""
     return b""

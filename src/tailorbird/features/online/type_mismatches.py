@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tailorbird.features.event_columns.columns import Frame
-from tailorbird.features.state.progress import Figures
+from tailorbird.features.state.progress import WorkerProgress
 
 LOG_INTERVAL_S = 60.0
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class MisfitCounter:
+class MismatchCounter:
     """Counts by field since the last log message: `capped` values and `unreadable` ones."""
 
     capped: Counter[str] = field(default_factory=Counter)
@@ -29,19 +29,21 @@ class MisfitCounter:
     logged_at: float = float("-inf")
 
     def add(self, frame: Frame) -> None:
-        self.capped.update(frame.capped)
-        self.unreadable.update(frame.unreadable)
+        self.capped.update(frame.capped_counts)
+        self.unreadable.update(frame.unreadable_counts)
 
     def log_counts(self, now: float) -> None:
         """Log and reset the counts, at most once a minute; `now` is in seconds."""
         if now < self.logged_at + LOG_INTERVAL_S:
             return
         if self.capped:
-            text = "%d values were above the maximum that is declared for them, and count as it: %s"
-            log.warning(text, self.capped.total(), _format_counts(self.capped))
+            message = (
+                "%d values were above the maximum that is declared for them, and count as it: %s"
+            )
+            log.warning(message, self.capped.total(), _format_counts(self.capped))
         if self.unreadable:
-            text = "%d values are missing because they are no number or text as declared: %s"
-            log.warning(text, self.unreadable.total(), _format_counts(self.unreadable))
+            message = "%d values are missing because they are no number or text as declared: %s"
+            log.warning(message, self.unreadable.total(), _format_counts(self.unreadable))
         if self.capped or self.unreadable:
             self.capped, self.unreadable, self.logged_at = Counter(), Counter(), now
 
@@ -50,17 +52,17 @@ def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
 
 
-def add_frame(figures: Figures, frame: Frame) -> Figures:
+def add_mismatches(progress: WorkerProgress, frame: Frame) -> WorkerProgress:
     """Return the counters with those of one frame added."""
     frame_counts = {
-        "capped": frame.capped,
-        "unreadable": frame.unreadable,
-        "converted": frame.converted,
+        "capped": frame.capped_counts,
+        "unreadable": frame.unreadable_counts,
+        "converted": frame.converted_counts,
     }
     return msgspec.structs.replace(
-        figures,
+        progress,
         **{
-            name: dict(Counter(getattr(figures, name)) + counts)
+            name: dict(Counter(getattr(progress, name)) + counts)
             for name, counts in frame_counts.items()
             if counts
         },

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -29,20 +29,29 @@ from tailorbird.features.arithmetic.stacks import find_one_row_entities
 from tailorbird.features.event_columns.columns import Frame
 from tailorbird.features.event_columns.fields import TextHashCache
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.online.aliases import aliases_of
-from tailorbird.features.online.apply import Change, HotKeys, compute_additions
+from tailorbird.features.online.aliases import read_aliases
+from tailorbird.features.online.apply import AppliedChange, HotKeys, compute_additions
 from tailorbird.features.online.commit import write_commit
-from tailorbird.features.online.copied_state import measure_state, open_copied_state, republish
+from tailorbird.features.online.copied_state import (
+    measure_state,
+    open_copied_state,
+    republish_records,
+)
 from tailorbird.features.online.crash_loop import StartMarker
 from tailorbird.features.online.idle_entities import evict_idle
-from tailorbird.features.online.receipts import events_of, is_only_in_lake
-from tailorbird.features.online.renewal import RenewalQueue, renew
+from tailorbird.features.online.receipts import is_only_in_lake, read_block_events
+from tailorbird.features.online.renewal import RenewalQueue, renew_readings
 from tailorbird.features.online.routed_input import RoutedInput
-from tailorbird.features.online.type_mismatches import MisfitCounter, add_frame
+from tailorbird.features.online.type_mismatches import MismatchCounter, add_mismatches
+from tailorbird.features.online.worker_report import WorkerReport
 from tailorbird.features.schemas import save_declarations
 from tailorbird.features.state.eviction import ENTITIES_MAX, EvictionCycle, SweepReport
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
-from tailorbird.features.state.progress import Figures, read_figures, write_figures
+from tailorbird.features.state.progress import (
+    WorkerProgress,
+    read_worker_progress,
+    write_worker_progress,
+)
 from tailorbird.features.state.state import (
     Position,
     all_records,
@@ -51,7 +60,7 @@ from tailorbird.features.state.state import (
     state_folder,
 )
 from tailorbird.file_lock import FileLock
-from tailorbird.store import CopyTarget, Transaction, inode
+from tailorbird.store import CopyTarget, Transaction, read_inode
 from tailorbird.stream import Address
 
 log = logging.getLogger(__name__)
@@ -60,25 +69,7 @@ ROWS_MAX = 20_000
 ROW_BYTES = 300  # approximate size of an event in a block, to bound a step's read
 POLL_S = 0.003
 REFRESH_INTERVAL_S = 1.0
-FIGURES_INTERVAL_S = 5.0
-
-
-@dataclass(frozen=True)
-class WorkerReport:
-    """The result of a step: applied rows of the log (0: there was nothing), newest commit, and its
-    p.
-
-    By field: `capped` values were clipped at their declared maximum; `unreadable` ones are no
-    number or text as declared, and are missing; `converted` ones are truths and lists that were
-    used as numbers.
-    """
-
-    rows: int
-    commit: int
-    p: int
-    capped: dict[str, int] = field(default_factory=dict)
-    unreadable: dict[str, int] = field(default_factory=dict)
-    converted: dict[str, int] = field(default_factory=dict)
+PROGRESS_INTERVAL_S = 5.0
 
 
 class FeatureWorker:
@@ -120,21 +111,21 @@ class FeatureWorker:
         except BaseException:
             self._lock.release()
             raise
-        self._inode = inode(folder)
+        self._folder_inode = read_inode(folder)
         self._records = all_records(features.layout)
-        self._sweep = EvictionCycle(self._records, -(-entities_max // part.count))
+        self._eviction_cycle = EvictionCycle(self._records, -(-entities_max // part.count))
         hot_keys = [
             HotKeys.of_kind(is_one_row=is_one_row)
-            for is_one_row in find_one_row_entities(features.layout, features.composite_lanes)
+            for is_one_row in find_one_row_entities(features.layout, features.key_part_lanes)
         ]
         self._renewals = RenewalQueue(self._records, hot_keys)
         self._text_hashes = TextHashCache()
-        self._misfits = MisfitCounter()
+        self._mismatches = MismatchCounter()
         # The log continues with events that lack an attribute, or was pruned: only the lake has
         # them.
         self.waits_for_lake = False
-        figures = read_figures(folder)
-        self._figures = self._empty_figures() if figures is None else figures
+        progress = read_worker_progress(folder)
+        self._progress = self._empty_progress() if progress is None else progress
         with self._store.snapshot() as snapshot:
             self.position = read_position(snapshot)
 
@@ -149,7 +140,7 @@ class FeatureWorker:
             DamageError: the log does not match its checksums.
             StorageError: the state could not be written; nothing of the step is in it.
         """
-        if not self.position.ready:
+        if not self.position.is_ready:
             raise NotReadyError(
                 "the building of this state was cut short",
                 where=str(self._folder),
@@ -162,58 +153,68 @@ class FeatureWorker:
         blocks = (
             [] if has_nothing else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
         )
-        rows, tables = 0, []
+        row_count, tables = 0, []
         position = self.position
-        for stored in blocks:
-            if rows >= rows_max:
+        for stored_block in blocks:
+            if row_count >= rows_max:
                 break
-            self.waits_for_lake = is_only_in_lake(stored.block, self.features)
+            self.waits_for_lake = is_only_in_lake(stored_block.block, self.features)
             if self.waits_for_lake:
                 break
-            rows += stored.block.rows
-            table = events_of(stored, self.position.offset, self._input.address)
+            row_count += stored_block.block.rows
+            table = read_block_events(stored_block, self.position.offset, self._input.address)
             if table is not None:
                 tables.append(table)
-            position = replace(position, offset=stored.end, p=stored.end - 1)
-        if not rows:
+            position = replace(position, offset=stored_block.end, log_position=stored_block.end - 1)
+        if not row_count:
             self._start_marker.clear()
-            return WorkerReport(0, self.position.commit, self.position.p)
+            return WorkerReport(0, self.position.commit, self.position.log_position)
         faults.at("worker.before_step")
         frame = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
         self._start_marker.clear()
-        field_counts = (dict(frame.capped), dict(frame.unreadable), dict(frame.converted))
-        return WorkerReport(rows, self.position.commit, self.position.p, *field_counts)
+        field_counts = (
+            dict(frame.capped_counts),
+            dict(frame.unreadable_counts),
+            dict(frame.converted_counts),
+        )
+        return WorkerReport(
+            row_count, self.position.commit, self.position.log_position, *field_counts
+        )
 
-    def bootstrap(self, history: Callable[[int], Iterable[pa.Table]], p: int) -> None:
-        """Bring the state up to `p` with events of the lake, then continue in the log after it.
+    def bootstrap(self, history: Callable[[int], Iterable[pa.Table]], log_position: int) -> None:
+        """Bring the state up to `log_position` with the lake's events, then continue in the log.
 
         Until it returns, readers are told that the state is not ready. An interrupted build
         resumes, as does a state behind a log that was pruned since; a state with unknown progress
         is rebuilt from scratch.
 
         Args:
-            history: given a p, returns all events after it up to `p`, as tables in order of p.
+            history: given a position, returns all events after it up to `log_position`, as
+                tables in order of p.
         """
-        start = replace(self.position, ready=0)
-        if not start.p or start.p > p:
-            start = Position(ready=0)
+        start_position = replace(self.position, is_ready=0)
+        if not start_position.log_position or start_position.log_position > log_position:
+            start_position = Position(is_ready=0)
 
         def reset(transaction: Transaction) -> None:
-            if not start.p:
+            if not start_position.log_position:
                 transaction.delete_many([key for key, _ in transaction.scan(b"")])
                 transaction.put_many([schema_record(self.features)])
-            transaction.put_many([start.encode()])
+            transaction.put_many([start_position.encode()])
 
         self._store.write(reset)
-        self.position = start
-        if not start.p:
-            self._figures = self._empty_figures()
-        for table in history(start.p):
+        self.position = start_position
+        if not start_position.log_position:
+            self._progress = self._empty_progress()
+        for table in history(start_position.log_position):
             if len(table):
-                self._commit(table, replace(self.position, p=pc.max(table["p"]).as_py()))
-                self.publish_figures()
+                self._commit(table, replace(self.position, log_position=pc.max(table["p"]).as_py()))
+                self.publish_progress()
         faults.at("worker.before_ready")
-        self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
+        self._commit(
+            ROUTED.empty_table(),
+            replace(self.position, log_position=log_position, offset=log_position + 1, is_ready=1),
+        )
 
     def republish(self, progress: Callable[[int], None] | None = None) -> int:
         """Copy all records again to the copies' server, and return their number.
@@ -224,7 +225,7 @@ class FeatureWorker:
             UsageError: this worker has no copies.
             StorageError: the server cannot be reached, or another process publishes there.
         """
-        return republish(self._store, progress)
+        return republish_records(self._store, progress)
 
     def needs_history(self) -> bool:
         """Return whether the log alone cannot bring this state up to date.
@@ -233,7 +234,7 @@ class FeatureWorker:
         attribute was declared.
         """
         return (
-            not self.position.ready
+            not self.position.is_ready
             or self.has_log_gap()
             or self._input.is_next_only_in_lake(self.position.offset)
         )
@@ -262,7 +263,9 @@ class FeatureWorker:
         records, keys = self._renewals.pop()
         now = self._clock.now()
         return self._store.write(
-            lambda transaction: renew(transaction, records, keys, now, self.position.commit)
+            lambda transaction: renew_readings(
+                transaction, records, keys, now, self.position.commit
+            )
         )
 
     def sweep(self) -> SweepReport:
@@ -270,41 +273,41 @@ class FeatureWorker:
 
         No other value changes.
         """
-        if not self.position.ready:
+        if not self.position.is_ready:
             return SweepReport()
         report = evict_idle(
-            self._store, self._sweep, self._records, self.position, self._clock.now()
+            self._store, self._eviction_cycle, self._records, self.position, self._clock.now()
         )
         if report.dropped:
-            self.publish_figures()
+            self.publish_progress()
         return report
 
-    def publish_figures(self) -> None:
+    def publish_progress(self) -> None:
         """Write the progress and the sizes of the state to the file of
         `features.state.progress`.
         """
         reader = self._input.open(self.position.offset)
         lag_rows = 0 if reader is None else max(0, reader.end() - max(self.position.offset, 1))
         state = measure_state(self._store, self.features.layout, self.position)
-        figures = msgspec.structs.replace(
-            self._figures, at=self._clock.now(), behind=lag_rows, **state
+        progress = msgspec.structs.replace(
+            self._progress, at=self._clock.now(), behind=lag_rows, **state
         )
         try:
-            write_figures(self._folder, figures)
+            write_worker_progress(self._folder, progress)
         except OSError as error:
             log.warning("the worker's figures could not be written: %s", error)
 
     def sweep_all(self) -> None:
         """Sweep until no kind is past its cap, after a build from the entire lake."""
-        is_over_cap = self.position.ready
+        is_over_cap = self.position.is_ready
         while is_over_cap:
             self.sweep()
             with self._store.snapshot() as snapshot:
-                is_over_cap = self._sweep.is_over_cap(snapshot)
+                is_over_cap = self._eviction_cycle.is_over_cap(snapshot)
 
-    def run(self, stop: threading.Event) -> None:
-        """Step until `stop` is set or it `waits_for_lake`; while there is nothing, poll every few
-        milliseconds.
+    def run(self, stop_event: threading.Event) -> None:
+        """Step until `stop_event` is set or it `waits_for_lake`; while there is nothing, poll every
+        few milliseconds.
 
         Between steps, a few out-of-date records are renewed: many are due at once whenever a tile
         ends, and no event should wait for all.
@@ -313,29 +316,29 @@ class FeatureWorker:
             StorageError: as `step`, or the state's file was removed or replaced, so that no reader
                 would see further writes.
         """
-        refresh_at = time.monotonic() + REFRESH_INTERVAL_S
-        has_more, figures_due = True, 0.0
-        while not stop.is_set():
+        refresh_due_s = time.monotonic() + REFRESH_INTERVAL_S
+        has_more, progress_due_s = True, 0.0
+        while not stop_event.is_set():
             reader = self._input.open(self.position.offset)
-            if has_more or (reader is not None and reader.changed()):
+            if has_more or (reader is not None and reader.has_changed()):
                 has_more = self.step().rows > 0
                 if self.waits_for_lake and not has_more:
                     return
             elif not self._renewals.is_pending:
-                stop.wait(POLL_S)
+                stop_event.wait(POLL_S)
             self._renew_some()
-            if time.monotonic() >= figures_due:
-                self.publish_figures()
-                figures_due = time.monotonic() + FIGURES_INTERVAL_S
-            if time.monotonic() >= refresh_at:
+            if time.monotonic() >= progress_due_s:
+                self.publish_progress()
+                progress_due_s = time.monotonic() + PROGRESS_INTERVAL_S
+            if time.monotonic() >= refresh_due_s:
                 self._require_file()
                 self._renewals.collect_due(self._clock.now())
                 self.sweep()
-                self._misfits.log_counts(time.monotonic())
-                refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+                self._mismatches.log_counts(time.monotonic())
+                refresh_due_s = time.monotonic() + REFRESH_INTERVAL_S
 
     def _require_file(self) -> None:
-        if inode(self._folder) != self._inode:
+        if read_inode(self._folder) != self._folder_inode:
             fix = (
                 "tailorbird up starts the worker again, which builds the state anew; else "
                 "tailorbird run worker"
@@ -344,8 +347,8 @@ class FeatureWorker:
                 "the state was removed while it was kept up", where=str(self._folder), fix=fix
             )
 
-    def _empty_figures(self) -> Figures:
-        return Figures(schema_hash=self.features.schema_hash, part=self.part.name)
+    def _empty_progress(self) -> WorkerProgress:
+        return WorkerProgress(schema_hash=self.features.schema_hash, part=self.part.name)
 
     def close(self) -> None:
         """Close state and log, and release the lock."""
@@ -362,20 +365,20 @@ class FeatureWorker:
 
     def _commit(self, table: pa.Table, position: Position) -> Frame:
         """Apply a table of events, and move to `position`, numbered as the next commit."""
-        frame = Frame(table, repeated=self._text_hashes)
-        batches = [compute_additions(records, frame, self.part) for records in self._records]
-        aliases = aliases_of(table, self.part)
+        frame = Frame(table, hash_repeated_texts=self._text_hashes)
+        additions = [compute_additions(records, frame, self.part) for records in self._records]
+        aliases = read_aliases(table, self.part)
         position_before = self.position
-        newest = int(frame.ts.max(initial=0))
-        committed = replace(
+        newest_ts = int(frame.ts.max(initial=0))
+        committed_position = replace(
             position,
             commit=position_before.commit + 1,
-            newest=max(position_before.newest, newest),
-            rows=position_before.rows + len(table),
+            newest_ts=max(position_before.newest_ts, newest_ts),
+            applied_rows=position_before.applied_rows + len(table),
         )
         written_at = self._clock.now()
 
-        def change(transaction: Transaction) -> list[Change]:
+        def apply_changes(transaction: Transaction) -> list[AppliedChange]:
             if read_position(transaction).commit != position_before.commit:
                 raise StorageError(
                     "another process wrote this state",
@@ -383,15 +386,15 @@ class FeatureWorker:
                     fix="run one worker a schema",
                 )
             changes = write_commit(
-                transaction, self._records, batches, aliases, committed, written_at
+                transaction, self._records, additions, aliases, committed_position, written_at
             )
             faults.at("worker.before_commit")
             return changes
 
-        changes = self._store.write(change)
+        changes = self._store.write(apply_changes)
         faults.at("worker.after_commit")
-        self.position = committed
-        self._renewals.record_changes([batch.keys for batch in batches], changes)
-        self._misfits.add(frame)
-        self._figures = add_frame(self._figures, frame)
+        self.position = committed_position
+        self._renewals.record_changes([addition.keys for addition in additions], changes)
+        self._mismatches.add(frame)
+        self._progress = add_mismatches(self._progress, frame)
         return frame

@@ -23,7 +23,7 @@ from tailorbird.events.contract.schema import ROUTED
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.offline.backfill import Requests, event_columns
 from tailorbird.features.offline.partition.inputs import definitions
-from tailorbird.features.offline.parts import Part, read_parts
+from tailorbird.features.offline.parts import BackfilledPart, read_parts
 from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.offline.shards import backfill_to
 from tailorbird.features.parity.sampled import (
@@ -47,27 +47,30 @@ def read_required_events(
 ) -> pa.Table | None:
     """Return the events that the values of `requests` depend on, or None if they exceed a bound."""
     columns = event_columns(features)
-    tables: list[pa.Table] = []
-    rows = size = 0
+    event_tables: list[pa.Table] = []
+    row_count = byte_count = 0
     for table in required_tables(lake, features, requests, columns):
-        tables.append(table)
-        rows, size = rows + table.num_rows, size + _EVENT_FACTOR * table.nbytes
-        if (rows_max is not None and rows > rows_max) or (
-            bytes_max is not None and size > bytes_max
+        event_tables.append(table)
+        row_count, byte_count = (
+            row_count + table.num_rows,
+            byte_count + _EVENT_FACTOR * table.nbytes,
+        )
+        if (rows_max is not None and row_count > rows_max) or (
+            bytes_max is not None and byte_count > bytes_max
         ):
             return None
-    return pa.concat_tables(tables) if tables else ROUTED.empty_table().select(columns)
+    return pa.concat_tables(event_tables) if event_tables else ROUTED.empty_table().select(columns)
 
 
 def required_tables(
     lake: Lake, features: FeatureSet, requests: Requests, columns: Sequence[str]
 ) -> Iterator[pa.Table]:
     """Yield the same events table by table; `columns` must have `items`."""
-    events, items = JoinedEvents(lake, features), distinct_texts(requests.row_item)
+    joined_events, items = JoinedEvents(lake, features), distinct_texts(requests.row_item)
     single_filter, list_filter = required_filters(features, requests)
-    yield from events.batches(columns, single_filter)
+    yield from joined_events.batches(columns, single_filter)
     if list_filter is not None:
-        for table in events.batches(columns, list_filter & ~single_filter):
+        for table in joined_events.batches(columns, list_filter & ~single_filter):
             yield _rows_with_items(table, items)
 
 
@@ -79,18 +82,23 @@ def affordable_columns(
     Columns about people and items come first.
     """
     entities = features.layout.entities
-    sampled = [entities[index] for index in rng.permutation(len(entities))]
-    included: set[int] = set()
-    for entity in sorted(sampled, key=lambda entry: not is_narrow(entry)):
-        if _count(lake, features, requests, included | {entity.index}, rows_max) <= rows_max:
-            included.add(entity.index)
-    excluded = dependent_columns(features, {entity.index for entity in entities} - included)
+    shuffled_entities = [entities[index] for index in rng.permutation(len(entities))]
+    included_entities: set[int] = set()
+    for entity in sorted(shuffled_entities, key=lambda layout: not is_narrow(layout)):
+        if (
+            _count_events(lake, features, requests, included_entities | {entity.index}, rows_max)
+            <= rows_max
+        ):
+            included_entities.add(entity.index)
+    excluded = dependent_columns(
+        features, {entity.index for entity in entities} - included_entities
+    )
     return [step.name for step in features.layout.steps if step.name not in excluded]
 
 
 def backfill_on_disk(
     lake: Lake, features: FeatureSet, requests: Requests, folder: Path, memory_bytes: int
-) -> Iterator[Part]:
+) -> Iterator[BackfilledPart]:
     """Yield the columns of `requests`, part by part, from any number of events.
 
     `folder` takes what does not fit into memory.
@@ -102,7 +110,7 @@ def backfill_on_disk(
         requests,
         folder,
         memory_bytes=memory_bytes,
-        version=f"p{int(requests.p.max(initial=0))}",
+        version=f"p{int(requests.log_position.max(initial=0))}",
     )
     yield from read_parts(folder, definitions(features))
 
@@ -114,27 +122,29 @@ class KindExemptions:
         self._features = features
 
     def exempt_rows(
-        self, requests: Requests, until: Mapping[str, int]
+        self, requests: Requests, dropped_ts_by_kind: Mapping[str, int]
     ) -> dict[str, npt.NDArray[np.bool_]]:
         """Return by column the rows that may depend on a dropped entity, like
         `History.exempt_rows`.
         """
-        kinds = {
-            entity.index for entity in self._features.layout.entities if entity.entity.name in until
+        affected_entities = {
+            entity.index
+            for entity in self._features.layout.entities
+            if entity.entity.name in dropped_ts_by_kind
         }
-        names = set(dependent_columns(self._features, kinds))
+        affected_columns = set(dependent_columns(self._features, affected_entities))
         return {
-            step.name: np.full(len(requests.row_item), step.name in names)
+            step.name: np.full(len(requests.row_item), step.name in affected_columns)
             for step in self._features.layout.steps
         }
 
 
-def _count(
+def _count_events(
     lake: Lake, features: FeatureSet, requests: Requests, entities: Collection[int], limit: int
 ) -> int:
     """Count the events that these entities need, and stop once past `limit`."""
     single_filter, list_filter = required_filters(features, requests, entities)
-    rows = lake.rows("events", single_filter)
+    rows = lake.count_matching("events", single_filter)
     if list_filter is not None:
         items = distinct_texts(requests.row_item)
         for batch in lake.batches("events", ["items"], list_filter & ~single_filter):
@@ -146,6 +156,8 @@ def _count(
 
 def _rows_with_items(table: pa.Table, items: pa.Array) -> pa.Table:
     """Return the rows whose `items` contain one of `items`."""
-    lists = table["items"].combine_chunks()
-    matching_rows = pc.list_parent_indices(lists).filter(pc.is_in(pc.list_flatten(lists), items))
+    item_lists = table["items"].combine_chunks()
+    matching_rows = pc.list_parent_indices(item_lists).filter(
+        pc.is_in(pc.list_flatten(item_lists), items)
+    )
     return table.take(pc.unique(matching_rows))

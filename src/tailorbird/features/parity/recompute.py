@@ -35,8 +35,9 @@ ERASED_EXEMPTION = "erased"
 class Difference:
     """A logged or read value that differs from the recomputed one.
 
-    `item` is "" for a sequence, which belongs to the request. `person`, `t` and `p`, or the
-    `positions` of all parts, are arguments for `features show … --why`; `request_id` is "" for a
+    `item` is "" for a sequence, which belongs to the request. `person`, `t` and `log_position`, or
+    the `log_positions` of all parts, are arguments for `features show … --why`; `request_id` is ""
+    for a
     sample.
     """
 
@@ -47,8 +48,8 @@ class Difference:
     recomputed: object
     person: str = ""
     t: int = 0
-    p: int = 0
-    positions: tuple[int, ...] = ()
+    log_position: int = 0
+    log_positions: tuple[int, ...] = ()
 
 
 @dataclass
@@ -103,14 +104,14 @@ def empty_report(features: FeatureSet) -> ParityReport:
     )
 
 
-def parity(
+def compute_parity(
     features: FeatureSet,
     events: pa.Table,
     responses: pa.Table,
     *,
-    complete_to: int | None = None,
-    only: Sequence[str] | None = None,
-    dropped: Mapping[str, int] | None = None,
+    complete_position: int | None = None,
+    only_columns: Sequence[str] | None = None,
+    dropped_ts_by_kind: Mapping[str, int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ParityReport:
     """Recompute the features of logged responses and compare them bit for bit.
@@ -119,52 +120,60 @@ def parity(
         events: the lake's events, at least `backfill.event_columns`; all that the responses may
             have counted.
         responses: rows of the lake's `answers`.
-        complete_to: the p up to which the events are complete; by default the newest of them.
-        only: compare these columns only.
-        dropped: kinds with entities dropped by a cap, and the newest event time among these; see
-            `features.state.eviction`.
+        complete_position: the p up to which the events are complete; by default the newest of them.
+        only_columns: compare these columns only.
+        dropped_ts_by_kind: kinds with entities dropped by a cap, and the newest event time
+            among these; see `features.state.eviction`.
         progress: called with the number of responses compared so far and in total.
     Raises:
         DamageError: the number of a response's features does not match its items and the schema.
     """
     report = empty_report(features)
-    newest = (pc.max(events["p"]).as_py() or 0) if complete_to is None else complete_to
-    logged = comparable_responses(features, newest, responses, report)
-    if not logged.num_rows:
+    newest_position = (
+        (pc.max(events["p"]).as_py() or 0) if complete_position is None else complete_position
+    )
+    comparable = comparable_responses(features, newest_position, responses, report)
+    if not comparable.num_rows:
         return report
-    history = History(features, events, only=only)
+    history = History(features, events, only_columns=only_columns)
     done = 0
-    for part in _list_parts(logged):
-        requests = requests_of(part)
+    for chunk in _split_responses(comparable):
+        requests = requests_of(chunk)
         compare_responses(
             features,
-            part,
+            chunk,
             history.rows(requests),
             report,
-            Exemptions(history, requests, dropped or {}),
+            Exemptions(history, requests, dropped_ts_by_kind or {}),
         )
-        done += part.num_rows
-        progress(done, logged.num_rows)
+        done += chunk.num_rows
+        progress(done, comparable.num_rows)
     return report
 
 
 class ExemptionSource(Protocol):
     """Says which values may depend on dropped entities; see `History.exempt_rows`."""
 
-    def exempt_rows(self, requests: Requests, until: Mapping[str, int]) -> dict[str, Bools]: ...
+    def exempt_rows(
+        self, requests: Requests, dropped_ts_by_kind: Mapping[str, int]
+    ) -> dict[str, Bools]: ...
 
 
 class Exemptions:
     """The rows that may differ because a cap dropped what they depend on from the state."""
 
     def __init__(
-        self, history: ExemptionSource, requests: Requests, dropped: Mapping[str, int]
+        self, history: ExemptionSource, requests: Requests, dropped_ts_by_kind: Mapping[str, int]
     ) -> None:
-        self._history, self._requests, self._dropped = history, requests, dropped
+        self._history, self._requests, self._dropped_ts_by_kind = (
+            history,
+            requests,
+            dropped_ts_by_kind,
+        )
 
     @cached_property
-    def _rows(self) -> dict[str, Bools]:
-        return self._history.exempt_rows(self._requests, self._dropped)
+    def _exempt_rows(self) -> dict[str, Bools]:
+        return self._history.exempt_rows(self._requests, self._dropped_ts_by_kind)
 
     def non_exempt(
         self, name: str, rows: npt.NDArray[np.intp], report: ParityReport
@@ -172,9 +181,9 @@ class Exemptions:
         """Return the differing rows of a column without exemption; exempt ones are counted in the
         report.
         """
-        if not self._dropped or not len(rows):
+        if not self._dropped_ts_by_kind or not len(rows):
             return rows
-        is_exempt = self._rows[name][rows]
+        is_exempt = self._exempt_rows[name][rows]
         report.dropped += int(np.count_nonzero(is_exempt))
         return rows[~is_exempt]
 
@@ -185,37 +194,37 @@ class Exemptions:
 
 
 def comparable_responses(
-    features: FeatureSet, newest: int, responses: pa.Table, report: ParityReport
+    features: FeatureSet, complete_position: int, responses: pa.Table, report: ParityReport
 ) -> pa.Table:
-    """Return the responses comparable with a lake that is complete up to `newest`; count the
-    others.
+    """Return the responses comparable with a lake that is complete up to `complete_position`; count
+    the others.
     """
     has_schema = pc.equal(responses["schema_hash"], features.schema_hash)
     items = pc.list_value_length(responses["items"])
     has_features = pc.greater(
         pc.list_value_length(responses["numeric" if features.numeric else "categorical"]), 0
     )
-    logged = responses.filter(pc.and_(pc.and_(has_schema, has_features), pc.greater(items, 0)))
-    report.skipped = responses.num_rows - logged.num_rows
-    if "degraded" in logged.column_names and len(logged):
-        unlinked = pc.list_parent_indices(logged["degraded"]).filter(
-            pc.equal(pc.list_flatten(logged["degraded"]), ERASED_EXEMPTION)
+    comparable = responses.filter(pc.and_(pc.and_(has_schema, has_features), pc.greater(items, 0)))
+    report.skipped = responses.num_rows - comparable.num_rows
+    if "degraded" in comparable.column_names and len(comparable):
+        erased_rows = pc.list_parent_indices(comparable["degraded"]).filter(
+            pc.equal(pc.list_flatten(comparable["degraded"]), ERASED_EXEMPTION)
         )
-        logged = logged.filter(
+        comparable = comparable.filter(
             pc.invert(
                 pc.is_in(
-                    pa.array(np.arange(len(logged))),
-                    value_set=unlinked.combine_chunks().cast(pa.int64()),
+                    pa.array(np.arange(len(comparable))),
+                    value_set=erased_rows.combine_chunks().cast(pa.int64()),
                 )
             )
         )
-    report.exempt = responses.num_rows - report.skipped - logged.num_rows
-    arrived = logged.filter(pc.less_equal(logged["p"], newest))
-    report.pending = logged.num_rows - arrived.num_rows
-    return arrived
+    report.exempt = responses.num_rows - report.skipped - comparable.num_rows
+    comparable_now = comparable.filter(pc.less_equal(comparable["p"], complete_position))
+    report.pending = comparable.num_rows - comparable_now.num_rows
+    return comparable_now
 
 
-def _list_parts(responses: pa.Table) -> Iterator[pa.Table]:
+def _split_responses(responses: pa.Table) -> Iterator[pa.Table]:
     ends = np.cumsum(pc.list_value_length(responses["items"]).to_numpy())
     start = 0
     while start < responses.num_rows:
@@ -229,31 +238,31 @@ def requests_of(responses: pa.Table) -> Requests:
     """Return logged responses as past requests, with a row for each of their items."""
     return Requests(
         t=micros(responses["ts"]),
-        p=positions_of(responses),
+        log_position=positions_of(responses),
         person=responses["person"],
         session_id=responses["session_id"],
         device=responses["device"],
         country=responses["country"],
         local_hour=responses["local_hour"],
         query=responses["query"],
-        row_request=np.repeat(np.arange(responses.num_rows), _sequence_lengths(responses)),
+        row_request=np.repeat(np.arange(responses.num_rows), _item_counts(responses)),
         row_item=pc.list_flatten(responses["items"]),
     )
 
 
-def _sequence_lengths(responses: pa.Table) -> npt.NDArray[np.int64]:
+def _item_counts(responses: pa.Table) -> npt.NDArray[np.int64]:
     return pc.list_value_length(responses["items"]).to_numpy().astype(np.int64)
 
 
 def _check_shapes(features: FeatureSet, responses: pa.Table) -> None:
-    items = _sequence_lengths(responses)
+    item_counts = _item_counts(responses)
     for name, columns in (("numeric", features.numeric), ("categorical", features.categorical)):
         sizes = pc.fill_null(pc.list_value_length(responses[name]), 0).to_numpy()
-        wrong = np.flatnonzero(sizes != items * len(columns))
-        if len(wrong):
-            row = int(wrong[0])
+        mismatched_rows = np.flatnonzero(sizes != item_counts * len(columns))
+        if len(mismatched_rows):
+            row = int(mismatched_rows[0])
             raise DamageError(
-                f"expected {items[row]} items × {len(columns)} {name} values, got {sizes[row]}",
+                f"expected {item_counts[row]} items × {len(columns)} {name} values, got {sizes[row]}",
                 where=f"answer {responses['request_id'][row].as_py()}",
                 fix="the server and this project declare different features under one schema "
                 "hash; compare their versions",
@@ -269,26 +278,31 @@ def compare_responses(
 ) -> None:
     """Add to `report` the comparison of responses with their recomputed `rows`.
 
-    Raises DamageError as `parity`.
+    Raises DamageError as `compute_parity`.
     """
     _check_shapes(features, responses)
-    owner = np.repeat(np.arange(responses.num_rows), _sequence_lengths(responses))
+    request_of_row = np.repeat(np.arange(responses.num_rows), _item_counts(responses))
     numbers = (
         pc.list_flatten(responses["numeric"])
         .to_numpy()
         .astype(np.float32)
-        .reshape(len(owner), len(features.numeric))
+        .reshape(len(request_of_row), len(features.numeric))
     )
-    keys = pc.list_flatten(responses["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
-    keys = keys.reshape(len(owner), len(features.categorical))
+    categories = (
+        pc.list_flatten(responses["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
+    )
+    categories = categories.reshape(len(request_of_row), len(features.categorical))
     report.answers += responses.num_rows
-    for columns, names, logged, recomputed_table in (
+    for columns, names, logged_table, recomputed_table in (
         (features.numeric, rows.numeric_names, numbers, rows.numeric),
-        (features.categorical, rows.categorical_names, keys, rows.categorical),
+        (features.categorical, rows.categorical_names, categories, rows.categorical),
     ):
-        for column, name in enumerate(names):
-            logged_values, recomputed = logged[:, columns.index(name)], recomputed_table[:, column]
-            is_unequal = unequal(logged_values, recomputed)
+        for column_index, name in enumerate(names):
+            logged_values, recomputed = (
+                logged_table[:, columns.index(name)],
+                recomputed_table[:, column_index],
+            )
+            is_unequal = find_unequal(logged_values, recomputed)
             report.add_compared(name, len(logged_values))
             unequal_rows = exemptions.non_exempt(name, np.flatnonzero(is_unequal), report)
             report.add_unequal(name, len(unequal_rows))
@@ -297,11 +311,11 @@ def compare_responses(
                 report.examples.append(
                     _describe_difference(
                         responses,
-                        int(owner[row]),
-                        name,
-                        item,
-                        logged_values[row].item(),
-                        recomputed[row].item(),
+                        int(request_of_row[row]),
+                        name=name,
+                        item=item,
+                        logged=logged_values[row].item(),
+                        recomputed=recomputed[row].item(),
                     )
                 )
     if rows.sequences:
@@ -319,34 +333,51 @@ def _compare_sequences(
     for index, packed in enumerate(responses["sequences"].to_pylist()):
         logged = unpack_sequences(packed)
         for name, sequence in sequences.items():
-            recomputed = sequence.of(index).lists()
+            recomputed = sequence.of(index).to_lists()
             if logged.get(name) != recomputed and not exemptions.is_request_exempt(
                 name, index, report
             ):
                 report.add_difference(
-                    _describe_difference(responses, index, name, "", logged.get(name), recomputed)
+                    _describe_difference(
+                        responses,
+                        index,
+                        name=name,
+                        item="",
+                        logged=logged.get(name),
+                        recomputed=recomputed,
+                    )
                 )
 
 
 def _describe_difference(
     responses: pa.Table, index: int, name: str, item: str, logged: object, recomputed: object
 ) -> Difference:
-    request, person, p = (
+    request, person, log_position = (
         responses[column][index].as_py() for column in ("request_id", "person", "p")
     )
-    parts = responses["positions"][index].as_py() if "positions" in responses.column_names else None
+    log_positions = (
+        responses["positions"][index].as_py() if "positions" in responses.column_names else None
+    )
     t = int(micros(responses["ts"].slice(index, 1))[0])
     return Difference(
-        name, request, item, logged, recomputed, person or "", t, p, tuple(parts or ())
+        name,
+        request_id=request,
+        item=item,
+        logged=logged,
+        recomputed=recomputed,
+        person=person or "",
+        t=t,
+        log_position=log_position,
+        log_positions=tuple(log_positions or ()),
     )
 
 
-def unequal(values: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Bools:
+def find_unequal(values: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Bools:
     """Return which values differ in any bit; all NaN are equal."""
     if values.dtype != np.float32:
         return values != expected
     value_bits, expected_bits = (
-        np.where(np.isnan(side), np.float32(np.nan), side).view(np.uint32)
-        for side in (values, expected)
+        np.where(np.isnan(array), np.float32(np.nan), array).view(np.uint32)
+        for array in (values, expected)
     )
     return value_bits != expected_bits

@@ -1,7 +1,7 @@
 """Parity check of a sample: current reads of the state against a backfill of the lake's events.
 
     reads = read_sample(reader, requests, items)       from the state, each at its own (t, p)
-    compare(features, reads, history.rows(requests_of(reads)), report)
+    compare_reads(features, reads, history.rows(requests_of(reads)), report)
 
 `required_events` narrows the lake's events to those that a sample can depend on, so that a large
 lake is not read completely where the features are about people and items alone;
@@ -9,8 +9,7 @@ lake is not read completely where the features are about people and items alone;
 responses with the lake, and `features.parity.watch` does so continuously.
 """
 
-from collections.abc import Collection
-from collections.abc import Sequence as Ids
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import EntityLayout
 from tailorbird.features.offline.backfill import BackfilledRows, Requests
@@ -31,13 +30,13 @@ from tailorbird.features.parity.recompute import (
     Exemptions,
     ParityReport,
     empty_report,
-    unequal,
+    find_unequal,
 )
 from tailorbird.features.request import ReadRequest, Rows
 from tailorbird.lake import Lake
-from tailorbird.stream import read_released
+from tailorbird.stream import read_released_positions
 
-_CONTEXT = ("device", "country")
+_CONTEXT_COLUMNS = ("device", "country")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class SampledRead:
 
 
 def read_sample(
-    reader: Reader, requests: Ids[ReadRequest], items: Ids[Ids[str]]
+    reader: Reader, requests: Sequence[ReadRequest], items: Sequence[Sequence[str]]
 ) -> list[SampledRead]:
     """Read each request with its items. Raises NotReadyError while the state is being built."""
     return [
@@ -71,10 +70,10 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
     """Draw `count` events of people uniformly from the lake, with sessions and context, to read
     `now`.
     """
-    end = max(read_released(lake.path).routed_position(), 1)
+    next_position = max(read_released_positions(lake.path).routed_position(), 1)
     drawn_positions = (
-        np.random.default_rng(seed).integers(1, end, 4 * count)
-        if end > 1
+        np.random.default_rng(seed).integers(1, next_position, 4 * count)
+        if next_position > 1
         else np.zeros(0, np.int64)
     )
     columns = (
@@ -94,13 +93,13 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
     requests = [
         ReadRequest(
             row["person"],
-            None,
-            row["session_id"],
-            row["device"],
-            row["country"],
-            row["local_hour"],
-            now,
-            row["query"],
+            anonymous_id=None,
+            session_id=row["session_id"],
+            device=row["device"],
+            country=row["country"],
+            local_hour=row["local_hour"],
+            now=now,
+            query=row["query"],
         )
         for row in rows
     ]
@@ -111,12 +110,14 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
     return Sample(requests, items)
 
 
-def requests_of(reads: Ids[SampledRead]) -> Requests:
+def requests_of(reads: Sequence[SampledRead]) -> Requests:
     """Return the same requests for a backfill, each at the (t, p) at which it was read."""
     lengths = [len(read.items) for read in reads]
     return Requests(
         t=np.array([read.rows.t for read in reads], np.int64),
-        p=stack_positions([read.rows.positions or read.rows.p for read in reads]),
+        log_position=stack_positions(
+            [read.rows.log_positions or read.rows.log_position for read in reads]
+        ),
         person=[read.rows.person for read in reads],
         session_id=[read.request.session_id for read in reads],
         device=[read.request.device for read in reads],
@@ -149,33 +150,36 @@ def required_filters(
         entities: for these alone, by index.
     """
     people, items = distinct_texts(requests.person), distinct_texts(requests.row_item)
-    requested_values = {
+    values_by_column = {
         "person": people,
-        **{name: distinct_texts(getattr(requests, name)) for name in (*_CONTEXT, "session_id")},
+        **{
+            name: distinct_texts(getattr(requests, name))
+            for name in (*_CONTEXT_COLUMNS, "session_id")
+        },
     }
-    is_routed = ds.field("p") <= int(requests.p.max(initial=0))
+    is_routed = ds.field("p") <= int(requests.log_position.max(initial=0))
     single_filters: list[ds.Expression] = []
     list_filters: list[ds.Expression] = []
     for entity in features.layout.entities:
         if entities is not None and entity.index not in entities:
             continue
-        entity_filter = _entity_filter(entity, requested_values)
-        history_us = _history_us(entity)
-        if history_us is not None and len(requests.t):
+        entity_filter = _entity_filter(entity, values_by_column)
+        look_back_us = _look_back_us(entity)
+        if look_back_us is not None and len(requests.t):
             entity_filter = entity_filter & (
-                ds.field("ts") >= pa.scalar(max(0, int(requests.t.min()) - history_us), TIME)
+                ds.field("ts") >= pa.scalar(max(0, int(requests.t.min()) - look_back_us), TIME_TYPE)
             )
         if "item" in entity.entity.fields:
             list_filters.append(entity_filter & ds.field("items").is_valid())
             entity_filter = entity_filter & ds.field("item_id").isin(items)
         single_filters.append(entity_filter)
         if entity.profile is not None:
-            subject = (
+            owner_filter = (
                 ds.field("item_id").isin(items)
                 if entity.profile.type == "item"
                 else ds.field("user_id").isin(people)
             )
-            single_filters.append((ds.field("type") == entity.profile.type) & subject)
+            single_filters.append((ds.field("type") == entity.profile.type) & owner_filter)
     single_filter = is_routed & reduce(or_, single_filters) if single_filters else is_routed
     return single_filter, is_routed & reduce(or_, list_filters) if list_filters else None
 
@@ -189,35 +193,35 @@ def unselective_columns(features: FeatureSet) -> list[str]:
 
 def dependent_columns(features: FeatureSet, entities: Collection[int]) -> list[str]:
     """Return the columns that depend on any of these entities, by index."""
-    parts: dict[int, set[int]] = {}
-    for (entity, _), other in features.composite_lanes.items():
-        parts.setdefault(entity, set()).add(other.entity)
-    chosen = set(entities)
+    lookup_entities: dict[int, set[int]] = {}
+    for (entity, _), read_column in features.key_part_lanes.items():
+        lookup_entities.setdefault(entity, set()).add(read_column.entity)
+    entity_indexes = set(entities)
     columns = {
         step.name
         for step in features.layout.steps
         if any(
-            chosen & {record_lane.entity, *parts.get(record_lane.entity, ())}
+            entity_indexes & {record_lane.entity, *lookup_entities.get(record_lane.entity, ())}
             for record_lane in step.record_lanes
         )
     }
     for name in features.layout.derived_order:
         step = next(step for step in features.layout.steps if step.name == name)
         if step.expression is not None and any(
-            other in columns for other, _ in step.expression.names
+            read_column in columns for read_column, _ in step.expression.names
         ):
             columns.add(name)
     return [step.name for step in features.layout.steps if step.name in columns]
 
 
-def compare(
+def compare_reads(
     features: FeatureSet,
-    reads: Ids[SampledRead],
+    reads: Sequence[SampledRead],
     recomputed: BackfilledRows,
     report: ParityReport | None = None,
     *,
-    excused: Exemptions | None = None,
-    examples: int = 20,
+    exemptions: Exemptions | None = None,
+    examples_max: int = 20,
 ) -> ParityReport:
     """Count, by column, the values that differ from the lake's; adds to `report` if given.
 
@@ -225,9 +229,9 @@ def compare(
     """
     report = empty_report(features) if report is None else report
     report.answers += len(reads)
-    owner = np.repeat(np.arange(len(reads)), [len(read.items) for read in reads])
+    request_of_row = np.repeat(np.arange(len(reads)), [len(read.items) for read in reads])
     items = [item for read in reads for item in read.items]
-    for names, column_names, table, read_tables in (
+    for names, column_names, recomputed_values, read_values in (
         (
             features.numeric,
             recomputed.numeric_names,
@@ -242,58 +246,68 @@ def compare(
         ),
     ):
         values = (
-            _select_columns(np.concatenate(read_tables), names, column_names)
-            if read_tables
-            else table
+            _select_columns(np.concatenate(read_values), names, column_names)
+            if read_values
+            else recomputed_values
         )
-        is_unequal = unequal(values, table)
-        for column, name in enumerate(column_names):
-            report.add_compared(name, len(table))
-            unequal_rows = np.flatnonzero(is_unequal[:, column])
+        is_unequal = find_unequal(values, recomputed_values)
+        for column_index, name in enumerate(column_names):
+            report.add_compared(name, len(recomputed_values))
+            unequal_rows = np.flatnonzero(is_unequal[:, column_index])
             for row in (
-                unequal_rows if excused is None else excused.non_exempt(name, unequal_rows, report)
+                unequal_rows
+                if exemptions is None
+                else exemptions.non_exempt(name, unequal_rows, report)
             ):
-                rows = reads[owner[row]].rows
-                logged_and_recomputed = values[row, column].item(), table[row, column].item()
+                rows = reads[request_of_row[row]].rows
+                read_and_recomputed = (
+                    values[row, column_index].item(),
+                    recomputed_values[row, column_index].item(),
+                )
                 report.add_difference(
                     Difference(
                         name,
                         "",
                         items[row],
-                        *logged_and_recomputed,
+                        *read_and_recomputed,
                         rows.person or "",
                         rows.t,
-                        rows.p,
-                        rows.positions,
+                        rows.log_position,
+                        rows.log_positions,
                     ),
-                    examples,
+                    examples_max,
                 )
     for index, sampled in enumerate(reads):
         for name, sequence in recomputed.sequences.items():
             report.add_compared(name, 1)
-            read_tables, table = sampled.rows.sequences[name].lists(), sequence.of(index).lists()
-            if read_tables != table and not (
-                excused is not None and excused.is_request_exempt(name, index, report)
+            read_values, recomputed_values = (
+                sampled.rows.sequences[name].to_lists(),
+                sequence.of(index).to_lists(),
+            )
+            if read_values != recomputed_values and not (
+                exemptions is not None and exemptions.is_request_exempt(name, index, report)
             ):
                 rows = sampled.rows
                 report.add_difference(
                     Difference(
                         name,
-                        "",
-                        "",
-                        read_tables,
-                        table,
-                        rows.person or "",
-                        rows.t,
-                        rows.p,
-                        rows.positions,
+                        request_id="",
+                        item="",
+                        logged=read_values,
+                        recomputed=recomputed_values,
+                        person=rows.person or "",
+                        t=rows.t,
+                        log_position=rows.log_position,
+                        log_positions=rows.log_positions,
                     ),
-                    examples,
+                    examples_max,
                 )
     return report
 
 
-def _select_columns(values: np.ndarray, names: Ids[str], column_names: Ids[str]) -> np.ndarray:
+def _select_columns(
+    values: np.ndarray, names: Sequence[str], column_names: Sequence[str]
+) -> np.ndarray:
     return (
         values
         if tuple(names) == tuple(column_names)
@@ -318,7 +332,7 @@ def is_narrow(layout: EntityLayout) -> bool:
     return bool({"user", "item", "session"} & set(layout.entity.fields))
 
 
-def _entity_filter(layout: EntityLayout, requested_values: dict[str, pa.Array]) -> ds.Expression:
+def _entity_filter(layout: EntityLayout, values_by_column: dict[str, pa.Array]) -> ds.Expression:
     """Return a filter for events that may count for the requested entities of this kind, of any
     item.
     """
@@ -326,14 +340,14 @@ def _entity_filter(layout: EntityLayout, requested_values: dict[str, pa.Array]) 
     condition = ds.field("type").isin(pa.array(types, pa.string()))
     for name in layout.entity.fields:
         column = {"user": "person", "session": "session_id"}.get(name, name)
-        if column in requested_values:
-            condition = condition & ds.field(column).isin(requested_values[column])
+        if column in values_by_column:
+            condition = condition & ds.field(column).isin(values_by_column[column])
     return condition
 
 
-def _history_us(layout: EntityLayout) -> int | None:
+def _look_back_us(layout: EntityLayout) -> int | None:
     """Return how far back, in microseconds, events can count; None: to the beginning."""
     if layout.lasts or layout.sequences or layout.firsts or layout.first_values:
         return None
-    spans = [ring.hop * (ring.tiles + 1) for ring in (*layout.rings, *layout.sketches)]
-    return max(spans, default=0)
+    look_backs_us = [ring.hop * (ring.tiles + 1) for ring in (*layout.rings, *layout.sketches)]
+    return max(look_backs_us, default=0)

@@ -10,7 +10,7 @@ import msgspec
 
 from tailorbird.atomic_write import atomic_write
 
-FILE = "features-compared.json"
+TOTALS_FILE = "features-compared.json"
 
 
 class ParityTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class ParityTotals(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
     @property
-    def differing(self) -> dict[str, int]:
+    def unequal_features(self) -> dict[str, int]:
         """The features with unequal values."""
         return {name: count for name, count in self.unequal.items() if count}
 
@@ -50,11 +50,13 @@ def read_parity_totals(folder: Path) -> ParityTotals | None:
     unreadable.
     """
     try:
-        return _decoder.decode((folder / FILE).read_bytes())
+        return _decoder.decode((folder / TOTALS_FILE).read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
 def write_parity_totals(folder: Path, totals: ParityTotals) -> None:
     """Write the totals atomically."""
-    atomic_write(folder / FILE, msgspec.json.format(msgspec.json.encode(totals), indent=1) + b"\n")
+    atomic_write(
+        folder / TOTALS_FILE, msgspec.json.format(msgspec.json.encode(totals), indent=1) + b"\n"
+    )

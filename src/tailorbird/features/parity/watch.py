@@ -1,7 +1,8 @@
 """Continuous parity check: every minute a few recent responses are recomputed from the lake.
 
-`run` is a thread of the lake role, which has the lake at hand and runs wherever there is one. The
-result is in the file of `features.parity.totals`, which serve processes show at `/metrics` and
+`run_parity_watch` is a thread of the lake role, which has the lake at hand and runs wherever there
+is one. The result is in the file of `features.parity.totals`, which serve processes show at
+`/metrics` and
 `tailorbird doctor` reports.
 
 The cost is bounded: a few responses, at most `EVENTS_MAX` events in memory (else some columns are
@@ -22,22 +23,22 @@ import pyarrow.dataset as ds
 
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.offline.backfill import subset
+from tailorbird.features.offline.backfill import subset_features
 from tailorbird.features.parity.bounds import affordable_columns, read_required_events
 from tailorbird.features.parity.recompute import (
     ParityReport,
     comparable_responses,
+    compute_parity,
     empty_report,
-    parity,
     requests_of,
 )
 from tailorbird.features.parity.totals import ParityTotals, read_parity_totals, write_parity_totals
-from tailorbird.features.state.progress import read_schema_figures
+from tailorbird.features.state.progress import read_schema_progress
 from tailorbird.lake import Lake
 from tailorbird.storage_paths import StoragePath
-from tailorbird.stream import read_released
+from tailorbird.stream import read_released_positions
 
 INTERVAL_US = 1 * MINUTE
 RECENT_US = 10 * MINUTE  # age of the responses that are sampled
@@ -47,13 +48,13 @@ REST_FACTOR = 20
 log = logging.getLogger(__name__)
 
 
-def compare_recent(
+def compare_recent_responses(
     features: FeatureSet,
     lake: Lake,
     now: int,
     *,
-    dropped: Mapping[str, int] | None = None,
-    answers: int = RESPONSES_MAX,
+    dropped_ts_by_kind: Mapping[str, int] | None = None,
+    responses_max: int = RESPONSES_MAX,
     seed: int = 0,
     events_max: int = EVENTS_MAX,
     until: int | None = None,
@@ -62,43 +63,52 @@ def compare_recent(
 
     Returns the report and the columns that were skipped.
     """
-    where = (ds.field("ts") >= pa.scalar(now - RECENT_US, TIME)) & (
+    where = (ds.field("ts") >= pa.scalar(now - RECENT_US, TIME_TYPE)) & (
         ds.field("schema_hash") == features.schema_hash
     )
     if until is not None:
-        where &= ds.field("ts") < pa.scalar(until, TIME)
-    logged = lake.table("answers", where=where)
-    complete_to = read_released(lake.path).routed_position() - 1
+        where &= ds.field("ts") < pa.scalar(until, TIME_TYPE)
+    logged_responses = lake.table("answers", where=where)
+    complete_position = read_released_positions(lake.path).routed_position() - 1
     report = empty_report(features)
-    sample = comparable_responses(features, complete_to, logged, report)
+    sampled_responses = comparable_responses(features, complete_position, logged_responses, report)
     rng = np.random.default_rng(seed)
-    if sample.num_rows > answers:
-        sampled_rows = np.sort(rng.choice(sample.num_rows, answers, replace=False))
-        sample = sample.take(pa.array(sampled_rows))
-    if not sample.num_rows:
+    if sampled_responses.num_rows > responses_max:
+        sampled_rows = np.sort(rng.choice(sampled_responses.num_rows, responses_max, replace=False))
+        sampled_responses = sampled_responses.take(pa.array(sampled_rows))
+    if not sampled_responses.num_rows:
         return report, []
-    requests, only, left_out = requests_of(sample), None, []
+    requests, only_columns, skipped_columns = requests_of(sampled_responses), None, []
     events = read_required_events(lake, features, requests, rows_max=events_max)
     if events is None:
-        only = affordable_columns(lake, features, requests, events_max, rng)
-        left_out = [step.name for step in features.layout.steps if step.name not in only]
+        only_columns = affordable_columns(lake, features, requests, events_max, rng)
+        skipped_columns = [
+            step.name for step in features.layout.steps if step.name not in only_columns
+        ]
         events = (
-            read_required_events(lake, subset(features, only), requests, rows_max=events_max)
-            if only
+            read_required_events(
+                lake, subset_features(features, only_columns), requests, rows_max=events_max
+            )
+            if only_columns
             else None
         )
         if events is None:
             return report, [step.name for step in features.layout.steps]
-    return parity(
-        features, events, sample, complete_to=complete_to, only=only, dropped=dropped
-    ), left_out
+    return compute_parity(
+        features,
+        events,
+        sampled_responses,
+        complete_position=complete_position,
+        only_columns=only_columns,
+        dropped_ts_by_kind=dropped_ts_by_kind,
+    ), skipped_columns
 
 
 def add_report(
     earlier_totals: ParityTotals | None,
     features: FeatureSet,
     report: ParityReport,
-    left_out: list[str],
+    skipped_columns: list[str],
     now: int,
 ) -> ParityTotals:
     """Return the totals with one comparison added."""
@@ -108,7 +118,7 @@ def add_report(
     examples = [
         f"{example.feature} of {example.person or 'nobody'}"
         f"{' and ' + example.item if example.item else ''} "
-        f"at t={example.t} p={example.p}: "
+        f"at t={example.t} p={example.log_position}: "
         f"read {example.logged}, the lake says {example.recomputed}"
         for example in report.examples
     ]
@@ -126,7 +136,7 @@ def add_report(
         },
         dropped=earlier_totals.dropped + report.dropped,
         examples=(examples or earlier_totals.examples)[:5],
-        left_out=left_out,
+        left_out=skipped_columns,
     )
 
 
@@ -143,12 +153,17 @@ def run_comparison(
     """Run one comparison, and add it to the file."""
     earlier_totals = read_parity_totals(folder)
     try:
-        figures = read_schema_figures(state, features.schema_hash, workers)
-        dropped = {} if figures is None else figures.dropped
-        report, left_out = compare_recent(
-            features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32), events_max=events_max
+        progress = read_schema_progress(state, features.schema_hash, workers)
+        dropped_ts_by_kind = {} if progress is None else progress.dropped
+        report, skipped_columns = compare_recent_responses(
+            features,
+            Lake(lake),
+            now,
+            dropped_ts_by_kind=dropped_ts_by_kind,
+            seed=now % (1 << 32),
+            events_max=events_max,
         )
-        totals = add_report(earlier_totals, features, report, left_out, now)
+        totals = add_report(earlier_totals, features, report, skipped_columns, now)
     except NotReadyError:  # There is no table yet.
         return earlier_totals or ParityTotals(schema_hash=features.schema_hash)
     except (TailorbirdError, OSError, ValueError, pa.ArrowException) as error:
@@ -161,16 +176,18 @@ def run_comparison(
         totals = msgspec.structs.replace(
             previous, error=str(error).splitlines()[0] if str(error) else type(error).__name__
         )
-    if totals.differing and (earlier_totals is None or totals.unequal != earlier_totals.unequal):
+    if totals.unequal_features and (
+        earlier_totals is None or totals.unequal != earlier_totals.unequal
+    ):
         log.error(
             "served features differ from the lake: %s; tailorbird features verify",
-            ", ".join(sorted(totals.differing)),
+            ", ".join(sorted(totals.unequal_features)),
         )
     write_parity_totals(folder, totals)
     return totals
 
 
-def run(
+def run_parity_watch(
     features: Callable[[], FeatureSet],
     lake: StoragePath,
     state: Path,
@@ -192,6 +209,6 @@ def run(
     """
     wait_s = interval_us / 1e6
     while not stop.wait(wait_s):
-        started = time.monotonic()
+        started_s = time.monotonic()
         run_comparison(features(), lake, state, folder, clock.now(), workers=workers)
-        wait_s = max(interval_us / 1e6, REST_FACTOR * (time.monotonic() - started))
+        wait_s = max(interval_us / 1e6, REST_FACTOR * (time.monotonic() - started_s))

@@ -13,19 +13,19 @@ Table = Mapping[str, Mapping[str, float]]
 
 
 def similarity(
-    feature: Similarity, recent: Sequence[str | None], candidate: str, table: Table
+    feature: Similarity, recent_items: Sequence[str | None], candidate: str, table: Table
 ) -> float:
     """Return how much a candidate goes with what somebody did last.
 
     Args:
-        recent: the items of the sequence, oldest first; None for an event without one, which ages
-            the others all the same.
+        recent_items: the items of the sequence, oldest first; None for an event without one,
+            which ages the others all the same.
         table: item → what goes with it → how much, as of the request.
     Returns:
         A float32; NaN where it is missing.
     """
     weight, value, has_neighbours = 1.0, 0.0, False
-    for item in list(reversed(recent))[: feature.length]:
+    for item in list(reversed(recent_items))[: feature.length]:
         neighbours = table.get(item, {}) if item is not None else {}
         has_neighbours = has_neighbours or bool(neighbours)
         contribution = neighbours.get(candidate, 0.0) * weight

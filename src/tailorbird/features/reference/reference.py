@@ -1,8 +1,8 @@
 """The definition of every feature in plain Python: the oracle for stream, reading and backfill.
 
 Slow and obviously right: it scans all events for each value. `compute_value(features, name,
-request, item, t, p, events)` is the value that a request would read at time t from a worker that
-has applied everything routed up to p.
+request, item, t, log_position, events)` is the value that a request would read at time t from a
+worker that has applied everything routed up to p.
 
 An event is a dict of the columns of `events.contract.schema.ROUTED`, times in integer microseconds
 (`routed_events` makes them from a table). It is counted if `counts`, ts < t and its p is at or
@@ -19,15 +19,15 @@ from tailorbird.features.declare.declarations import (
     Age,
     Attribute,
     ContextValue,
-    Counted,
     Derived,
     Entity,
+    EventFeature,
     Match,
     SequenceOf,
     SessionFeature,
 )
 from tailorbird.features.declare.scalars import (
-    category,
+    category_hash,
     element_of,
     float32,
     number_of,
@@ -36,10 +36,15 @@ from tailorbird.features.declare.scalars import (
     time_of,
     words_of,
 )
-from tailorbird.features.expr.scalar import number
+from tailorbird.features.expr.scalar import evaluate_number
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.reference.counted import count_value, of_session
-from tailorbird.features.reference.moments import Event, Moment, RoutedPositions, make_moment
+from tailorbird.features.reference.event_features import event_feature_value, session_value
+from tailorbird.features.reference.point_in_time import (
+    Event,
+    LogPositions,
+    PointInTimeView,
+    make_view,
+)
 from tailorbird.features.request import ReadRequest
 
 # A numeric value (rounded to float32), a categorical one (hash64, 0 = missing), or a sequence of
@@ -53,60 +58,68 @@ def compute_value(
     request: ReadRequest,
     item: str | None,
     t: int,
-    p: RoutedPositions,
+    log_position: LogPositions,
     events: Sequence[Event],
 ) -> Value:
     """Return the value of one column for `request.person` (already resolved) and `item`, at t and
     p.
     """
-    return value_at(make_moment(features, request, item, t, p, events), name)
+    return value_at(
+        make_view(
+            features, request=request, item=item, t=t, log_position=log_position, events=events
+        ),
+        name,
+    )
 
 
-def value_at(moment: Moment, name: str) -> Value:
-    """Return the value of a feature at a moment."""
-    feature = moment.features.feature(name)
+def value_at(view: PointInTimeView, name: str) -> Value:
+    """Return the value of a feature in a view."""
+    feature = view.features.feature(name)
     if isinstance(feature, ContextValue):
-        context_text = request_text(moment.request, feature.field, moment.t)
+        context_text = request_text(view.request, feature.field, view.t)
         return (
-            category(context_text)
+            category_hash(context_text)
             if feature.kind == "categorical"
             else float32(math.nan if context_text is None else float(context_text))
         )
     if isinstance(feature, Derived):
         expression = next(
-            step.expression for step in moment.features.layout.steps if step.name == name
+            step.expression for step in view.features.layout.steps if step.name == name
         )
         assert expression is not None
-        return float32(number(expression, lambda column, kind: value_at(moment, column)))
+        return float32(evaluate_number(expression, lambda column, kind: value_at(view, column)))
     if isinstance(feature, Attribute):
-        attribute = moment.profile(feature.entity.fields[0], feature.attribute)
+        attribute = view.profile_attribute(feature.entity.fields[0], feature.attribute)
         attribute = element_of(attribute, max(feature.element, 1))
         return (
             float32(number_of(attribute))
             if feature.kind == "numeric"
-            else category(text_of(attribute))
+            else category_hash(text_of(attribute))
         )
     if isinstance(feature, Age):
         return float32(
-            (float(moment.t) - time_of(moment.profile(feature.entity.fields[0], feature.attribute)))
+            (
+                float(view.t)
+                - time_of(view.profile_attribute(feature.entity.fields[0], feature.attribute))
+            )
             / 1e6
         )
     if isinstance(feature, Match):
-        context_text, words = (
+        context_text, profile_words = (
             words_of(text)
             for text in (
-                moment.request.query,
-                moment.profile(feature.entity.fields[0], feature.attribute),
+                view.request.query,
+                view.profile_attribute(feature.entity.fields[0], feature.attribute),
             )
         )
         return float32(
-            float(len(set(context_text) & set(words))) / float(len(context_text))
-            if context_text and words
+            float(len(set(context_text) & set(profile_words))) / float(len(context_text))
+            if context_text and profile_words
             else math.nan
         )
-    assert isinstance(feature, Counted | SessionFeature)
-    entity = feature.entity if isinstance(feature, Counted) else Entity(("user",))
-    if None in moment.key(entity):
+    assert isinstance(feature, EventFeature | SessionFeature)
+    entity = feature.entity if isinstance(feature, EventFeature) else Entity(("user",))
+    if None in view.key(entity):
         return (
             []
             if isinstance(feature, SequenceOf)
@@ -115,10 +128,10 @@ def value_at(moment: Moment, name: str) -> Value:
             else math.nan
         )
     if isinstance(feature, SequenceOf):
-        rows = moment.last_rows(moment.rows(feature, per_item=True), feature.length)
+        rows = view.last_rows(view.rows(feature, per_item=True), feature.length)
         return [
             (
-                category(row.item),
+                category_hash(row.item),
                 hash64(row.event["type"]),
                 row.event["ts"],
                 *map(row.value, feature.of),
@@ -126,5 +139,5 @@ def value_at(moment: Moment, name: str) -> Value:
             for row in rows
         ]
     if isinstance(feature, SessionFeature):
-        return float32(of_session(moment, feature))
-    return count_value(moment, feature)
+        return float32(session_value(view, feature))
+    return event_feature_value(view, feature)

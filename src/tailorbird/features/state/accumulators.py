@@ -22,7 +22,7 @@ from tailorbird.features.event_columns.extracts import (
     extract_profiles,
 )
 from tailorbird.features.layout.layout import (
-    PEAKS,
+    PEAK_MEASURES,
     EntityLayout,
     FirstTime,
     FirstValue,
@@ -59,20 +59,22 @@ B = TypeVar("B", bound=Additions)
 class Accumulator(Protocol[B]):
     """One kind of state within the record of an entity."""
 
-    def take(self, frame: Frame) -> B:
+    def extract_additions(self, frame: Frame) -> B:
         """Extract from a block what this accumulator adds."""
         ...
 
-    def update(self, states: States, new: Int64s, rows: Rows, batch: B) -> None:
+    def update(self, states: States, newest_ts: Int64s, rows: Rows, batch: B) -> None:
         """Add the batch in place: its row i belongs to entity `rows[i]`.
 
-        `new`, shape (entities,), is the newest ts of each with the batch; tiles too old for it are
-        cleared (`tiles.advance`).
+        `newest_ts`, shape (entities,), is the newest ts of each with the batch; tiles too old for
+        it are cleared (`tiles.clear_expired`).
         """
         ...
 
 
-Part = tuple[Accumulator[Any], Rows, Any]  # accumulator, entity row of each event, events
+AccumulatorUpdate = tuple[
+    Accumulator[Any], Rows, Any
+]  # accumulator, entity row of each event, events
 
 
 @runtime_checkable
@@ -82,67 +84,67 @@ class Readable(Protocol):
     Tiles are read together, in `features.state.tiles`.
     """
 
-    def finish(self, states: States, readings: Readings) -> None:
+    def write_readings(self, states: States, readings: Readings) -> None:
         """Write the values that are read into their lanes of the readings."""
         ...
 
 
-class Newest:
+class NewestEvent:
     """The last event that has the value: ts, id, value. The newest of (ts, id) stays."""
 
     def __init__(self, entry: LastValue | FirstValue) -> None:
         self._entry = entry
 
-    def take(self, frame: Frame) -> Extract:
+    def extract_additions(self, frame: Frame) -> Extract:
         return extract(self._entry.source, frame)
 
-    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
+    def update(self, states: States, newest_ts: Int64s, rows: Rows, batch: Extract) -> None:
         values = np.stack([batch.ts, batch.id.view(np.int64), batch.value], axis=1)
         _keep_newest(states[:, self._entry.lane : self._entry.lane + 3], rows, values)
 
-    def finish(self, states: States, readings: Readings) -> None:
+    def write_readings(self, states: States, readings: Readings) -> None:
         readings[:, self._entry.reading_lane] = states[:, self._entry.lane]
         readings[:, self._entry.reading_lane + 1] = states[:, self._entry.lane + 2]
 
 
-class Oldest:
+class OldestTime:
     """The time of the first event, stored as a code that is larger for earlier times."""
 
     def __init__(self, entry: FirstTime) -> None:
         self._entry = entry
 
-    def take(self, frame: Frame) -> Extract:
+    def extract_additions(self, frame: Frame) -> Extract:
         return extract(self._entry.source, frame)
 
-    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
+    def update(self, states: States, newest_ts: Int64s, rows: Rows, batch: Extract) -> None:
         np.maximum.at(states[:, self._entry.lane], rows, PEAK_ZERO - batch.ts)
 
-    def finish(self, states: States, readings: Readings) -> None:
+    def write_readings(self, states: States, readings: Readings) -> None:
         readings[:, self._entry.reading_lane] = states[:, self._entry.lane]
 
 
-class Earliest(Newest):
+class OldestEvent(NewestEvent):
     """The first event that has the value, as the newest of (code of ts, ~id).
 
     The code of an earlier time is larger.
     """
 
-    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
+    def update(self, states: States, newest_ts: Int64s, rows: Rows, batch: Extract) -> None:
         values = np.stack([PEAK_ZERO - batch.ts, (~batch.id).view(np.int64), batch.value], axis=1)
         _keep_newest(states[:, self._entry.lane : self._entry.lane + 3], rows, values)
 
 
-class Sequences:
+class RecentEvents:
     """The last L events by (ts, id), oldest first, aligned to the end; ts 0 is empty."""
 
     def __init__(self, entry: LastEvents) -> None:
         self._entry = entry
 
-    def take(self, frame: Frame) -> Extract:
+    def extract_additions(self, frame: Frame) -> Extract:
         return extract(self._entry.source, frame)
 
-    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
-        columns = (
+    def update(self, states: States, newest_ts: Int64s, rows: Rows, batch: Extract) -> None:
+        event_columns = (
             batch.ts,
             batch.id,
             batch.item,
@@ -150,14 +152,16 @@ class Sequences:
             batch.session,
             *(batch.of(value) for value in self._entry.of),
         )
-        self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
+        self._add(
+            states, rows, np.stack([column.view(np.int64) for column in event_columns], axis=1)
+        )
 
-    def finish(self, states: States, readings: Readings) -> None:
-        length, out = self._entry.length, self._entry.reading_lane
+    def write_readings(self, states: States, readings: Readings) -> None:
+        length, reading_lane = self._entry.length, self._entry.reading_lane
         for index, column in enumerate((0, *range(2, self._entry.state_columns))):  # without the id
-            readings[:, out + index * length : out + (index + 1) * length] = self._view_sequences(
-                states
-            )[:, column]
+            readings[:, reading_lane + index * length : reading_lane + (index + 1) * length] = (
+                self._view_sequences(states)[:, column]
+            )
 
     def _view_sequences(self, states: States) -> Int64s:
         """Return the sequences as an array of shape (entities, columns, L)."""
@@ -172,26 +176,26 @@ class Sequences:
         if not len(rows):
             return
         length = self._entry.length
-        touched, local = np.unique(rows, return_inverse=True)
-        view = self._view_sequences(states)[touched]  # a copy
-        occupied_row, occupied_slot = np.nonzero(view[:, 0])
-        row = np.concatenate([occupied_row, local])
-        all_events = np.concatenate([view[occupied_row, :, occupied_slot], events])
-        order = np.lexsort((all_events[:, 1].view(np.uint64), all_events[:, 0], row))
-        row, all_events = row[order], all_events[order]
+        touched_rows, sequence_index = np.unique(rows, return_inverse=True)
+        sequences = self._view_sequences(states)[touched_rows]  # a copy
+        occupied_row, occupied_slot = np.nonzero(sequences[:, 0])
+        sequence_of_event = np.concatenate([occupied_row, sequence_index])
+        all_events = np.concatenate([sequences[occupied_row, :, occupied_slot], events])
+        order = np.lexsort((all_events[:, 1].view(np.uint64), all_events[:, 0], sequence_of_event))
+        sequence_of_event, all_events = sequence_of_event[order], all_events[order]
         # The slot counts from the end: L − 1 for a row's newest event.
-        ends = np.cumsum(np.bincount(row, minlength=len(touched)))
-        slot = length - ends[row] + np.arange(len(row))
+        ends = np.cumsum(np.bincount(sequence_of_event, minlength=len(touched_rows)))
+        slot = length - ends[sequence_of_event] + np.arange(len(sequence_of_event))
         is_recent = slot >= 0
-        view[:] = 0
-        view[row[is_recent], :, slot[is_recent]] = all_events[is_recent]
+        sequences[:] = 0
+        sequences[sequence_of_event[is_recent], :, slot[is_recent]] = all_events[is_recent]
         lane = self._entry.lane
-        states[touched, lane : lane + self._entry.state_columns * length] = view.reshape(
-            len(touched), -1
+        states[touched_rows, lane : lane + self._entry.state_columns * length] = sequences.reshape(
+            len(touched_rows), -1
         )
 
 
-class Profiles:
+class NewestProfile:
     """The newest complete profile: ts, id, and a value for each attribute.
 
     An id of 0 with a ts of 0 means that there is none yet.
@@ -202,20 +206,20 @@ class Profiles:
         self._lanes = slice(entry.lane, entry.lane + 2 + len(entry.attributes))
         self._missing = np.array([missing_bits(kind) for _, kind in entry.attributes], np.int64)
 
-    def take(self, frame: Frame) -> ProfileExtract:
+    def extract_additions(self, frame: Frame) -> ProfileExtract:
         return extract_profiles(self._entry.type, self._entry.attributes, frame)
 
-    def update(self, states: States, new: Int64s, rows: Rows, batch: ProfileExtract) -> None:
+    def update(self, states: States, newest_ts: Int64s, rows: Rows, batch: ProfileExtract) -> None:
         values = np.concatenate(
             [np.stack([batch.ts, batch.id.view(np.int64)], axis=1), batch.values], axis=1
         )
         _keep_newest(states[:, self._lanes], rows, values)
 
-    def finish(self, states: States, readings: Readings) -> None:
+    def write_readings(self, states: States, readings: Readings) -> None:
         is_empty = (states[:, self._lanes][:, :2] == 0).all(axis=1)
         values = states[:, self._entry.lane + 2 : self._lanes.stop]
-        out = self._entry.reading_lane
-        readings[:, out : out + len(self._missing)] = np.where(
+        reading_lane = self._entry.reading_lane
+        readings[:, reading_lane : reading_lane + len(self._missing)] = np.where(
             is_empty[:, None], self._missing, values
         )
 
@@ -224,15 +228,16 @@ def build_accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
     """Return all accumulators of an entity, in the order of its lanes."""
     all_accumulators: list[Accumulator[Any]] = []
     all_accumulators += [
-        RingPeaks(ring) if ring.measure in PEAKS else RingSums(ring) for ring in layout.rings
+        RingPeaks(ring) if ring.measure in PEAK_MEASURES else RingSums(ring)
+        for ring in layout.rings
     ]
     all_accumulators += [RingSketches(sketch) for sketch in layout.sketches]
-    all_accumulators += [Newest(entry) for entry in layout.lasts]
-    all_accumulators += [Oldest(entry) for entry in layout.firsts]
-    all_accumulators += [Earliest(entry) for entry in layout.first_values]
-    all_accumulators += [Sequences(entry) for entry in layout.sequences]
+    all_accumulators += [NewestEvent(entry) for entry in layout.lasts]
+    all_accumulators += [OldestTime(entry) for entry in layout.firsts]
+    all_accumulators += [OldestEvent(entry) for entry in layout.first_values]
+    all_accumulators += [RecentEvents(entry) for entry in layout.sequences]
     if layout.profile is not None:
-        all_accumulators.append(Profiles(layout.profile))
+        all_accumulators.append(NewestProfile(layout.profile))
     return all_accumulators
 
 
@@ -244,11 +249,11 @@ def _keep_newest(lanes: Int64s, rows: Rows, values: Int64s) -> None:
     if not len(rows):
         return
     order = np.lexsort((values[:, 1].view(np.uint64), values[:, 0], rows))
-    newest = order[np.append(rows[order][1:] != rows[order][:-1], True)]
-    rows, values = rows[newest], values[newest]
+    newest_events = order[np.append(rows[order][1:] != rows[order][:-1], True)]
+    rows, values = rows[newest_events], values[newest_events]
     current = lanes[rows]
-    ties = (values[:, 0] == current[:, 0]) & (
+    is_tied_newer = (values[:, 0] == current[:, 0]) & (
         values[:, 1].view(np.uint64) > current[:, 1].view(np.uint64)
     )
-    newer = (values[:, 0] > current[:, 0]) | ties
-    lanes[rows[newer]] = values[newer]
+    is_newer = (values[:, 0] > current[:, 0]) | is_tied_newer
+    lanes[rows[is_newer]] = values[is_newer]

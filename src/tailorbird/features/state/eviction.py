@@ -22,9 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.clock import DAY, MINUTE
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import LOOK_BACK_MAX
 from tailorbird.features.event_columns.columns import Keys
-from tailorbird.features.layout.layout import NEWEST, PROFILE_HEADER, EntityLayout, Layout
+from tailorbird.features.layout.layout import (
+    NEWEST_LANE,
+    PROFILE_HEADER_LANES,
+    EntityLayout,
+    Layout,
+)
 from tailorbird.features.state.state import Records, StateBatch
 from tailorbird.store import Snapshot, Transaction
 
@@ -67,7 +72,7 @@ class EntityCounts:
             self.entities, self.state_bytes, self.expired, self.dropped, self.dropped_newest
         )
 
-    def adjusted(self, new_entities: int, added_bytes: int) -> "EntityCounts":
+    def with_added(self, new_entities: int, added_bytes: int) -> "EntityCounts":
         return replace(
             self, entities=self.entities + new_entities, state_bytes=self.state_bytes + added_bytes
         )
@@ -87,30 +92,30 @@ def merge_entity_counts(parts: Sequence[dict[str, EntityCounts]]) -> dict[str, E
     """Return the sums over the parts of a state, by name of the entity."""
     if len(parts) == 1:
         return parts[0]
-    merged: dict[str, EntityCounts] = {}
+    counts_by_entity: dict[str, EntityCounts] = {}
     for name in parts[0]:
         counts_of_kind = [part[name] for part in parts]
         entities, size, expired, dropped, _ = (
             sum(column) for column in zip(*map(astuple, counts_of_kind), strict=True)
         )
-        merged[name] = EntityCounts(
+        counts_by_entity[name] = EntityCounts(
             entities,
             size,
             expired,
             dropped,
             max(counts.dropped_newest for counts in counts_of_kind),
         )
-    return merged
+    return counts_by_entity
 
 
-def read_swept(snapshot: Snapshot) -> int:
+def read_swept_until(snapshot: Snapshot) -> int:
     """Return the time up to which idle entities have expired: no request is read at an earlier
     time.
     """
-    return decode_swept(snapshot.get(SWEPT_KEY))
+    return decode_swept_until(snapshot.get(SWEPT_KEY))
 
 
-def decode_swept(record: bytes | None) -> int:
+def decode_swept_until(record: bytes | None) -> int:
     """Decode that time from its record."""
     return int.from_bytes(record, "little") if record else 0
 
@@ -118,18 +123,20 @@ def decode_swept(record: bytes | None) -> int:
 def retention_us(layout: EntityLayout) -> int:
     """Return how long after its newest event an entity may have a value that is not permanent."""
     tiles = [(ring.tiles + 1) * ring.hop for ring in (*layout.rings, *layout.sketches)]
-    return max([0, *tiles, *([HORIZON] if layout.lasts or layout.sequences else [])])
+    return max([0, *tiles, *([LOOK_BACK_MAX] if layout.lasts or layout.sequences else [])])
 
 
 def permanent_lanes(layout: EntityLayout) -> Bools:
     """Return the lanes that stay when an entity expires; shape (state lanes,)."""
     is_permanent = np.zeros(layout.state_lanes, np.bool_)
-    spans = [(first_time.lane, 1) for first_time in layout.firsts] + [
+    lane_spans = [(first_time.lane, 1) for first_time in layout.firsts] + [
         (first_value.lane, 3) for first_value in layout.first_values
     ]
     if layout.profile is not None:
-        spans.append((layout.profile.lane, PROFILE_HEADER + len(layout.profile.attributes)))
-    for lane, lanes in spans:
+        lane_spans.append(
+            (layout.profile.lane, PROFILE_HEADER_LANES + len(layout.profile.attributes))
+        )
+    for lane, lanes in lane_spans:
         is_permanent[lane : lane + lanes] = True
     return is_permanent
 
@@ -139,7 +146,7 @@ class SweepBatch:
     """Some records of a kind as read; `is_last` means that the kind has none after them."""
 
     keys: Keys
-    stored: StateBatch
+    state_batch: StateBatch
     is_last: bool
 
 
@@ -161,8 +168,8 @@ class EvictionCycle:
     def __init__(self, records: list[Records], entities_max: int) -> None:
         self._records = records
         self._entities_max = entities_max
-        self._kinds = [_Kind(record) for record in records]
-        self._kind_index, self._after = 0, b""
+        self._kind_sweeps = [_KindSweep(kind_records) for kind_records in records]
+        self._kind_index, self._last_key = 0, b""
 
     def next_batch(self, snapshot: Snapshot) -> tuple[int, SweepBatch]:
         """Return the kind whose turn it is, and its next records."""
@@ -170,115 +177,120 @@ class EvictionCycle:
         layout = records.layout
         prefix = b"s" + layout.index.to_bytes(2, "big")
         count = SWEEP_RECORDS_MAX if self.is_over_cap(snapshot) else SWEEP_RECORDS
-        entries = list(islice(snapshot.scan(prefix, after=self._after), count))
+        entries = list(islice(snapshot.scan(prefix, after=self._last_key), count))
         keys = np.array([int.from_bytes(key[3:], "big") for key, _ in entries], np.uint64)
-        stored = records.unpack(
+        state_batch = records.unpack(
             b"".join(value for _, value in entries),
             np.array([len(value) for _, value in entries], np.int64),
         )
         is_last = len(entries) < count
-        self._kind_index, self._after = (
+        self._kind_index, self._last_key = (
             ((index + 1) % len(self._records), b"") if is_last else (index, entries[-1][0])
         )
-        return index, SweepBatch(keys, stored, is_last)
+        return index, SweepBatch(keys, state_batch, is_last)
 
     def is_over_cap(self, snapshot: Snapshot) -> bool:
         """Return whether any kind has too many entities."""
         return any(
-            read_counts(snapshot, record.layout).entities > self._entities_max
-            for record in self._records
+            read_counts(snapshot, kind_records.layout).entities > self._entities_max
+            for kind_records in self._records
         )
 
     def find_idle(
-        self, index: int, batch: SweepBatch, until: int, entities: int
+        self, index: int, batch: SweepBatch, until: int, entity_count: int
     ) -> tuple[Bools, Bools]:
         """Return which records have expired by `until`, and which are dropped for the cap."""
-        kind, states = self._kinds[index], batch.stored.states
-        newest = states[:, NEWEST]
-        dropped = newest < kind.drop_before
-        is_transient = ~(states[:, kind.permanent] != 0).any(axis=1)
-        expired = (
-            (newest + kind.retention_us < until)
-            & ~dropped
-            & (is_transient | (states[:, kind.expiring] != 0).any(axis=1))
+        kind_sweep, states = self._kind_sweeps[index], batch.state_batch.states
+        newest_ts = states[:, NEWEST_LANE]
+        is_dropped = newest_ts < kind_sweep.drop_before_ts
+        is_transient = ~(states[:, kind_sweep.is_permanent_lane] != 0).any(axis=1)
+        is_expired = (
+            (newest_ts + kind_sweep.retention_us < until)
+            & ~is_dropped
+            & (is_transient | (states[:, kind_sweep.is_expiring_lane] != 0).any(axis=1))
         )
-        remains = ~dropped & ~(expired & is_transient)
-        kind.ages.update((newest[remains] // MINUTE).tolist())
+        is_remaining = ~is_dropped & ~(is_expired & is_transient)
+        kind_sweep.entities_by_minute.update((newest_ts[is_remaining] // MINUTE).tolist())
         if batch.is_last:
-            kind.drop_before = _drop_before(
-                kind.ages, entities - int(np.count_nonzero(~remains)) - self._entities_max
+            kind_sweep.drop_before_ts = _drop_before_ts(
+                kind_sweep.entities_by_minute,
+                entity_count - int(np.count_nonzero(~is_remaining)) - self._entities_max,
             )
-            kind.ages = Counter()
-        return expired, dropped
+            kind_sweep.entities_by_minute = Counter()
+        return is_expired, is_dropped
 
     def evict(
         self,
         transaction: Transaction,
         index: int,
         batch: SweepBatch,
-        expired: Bools,
-        dropped: Bools,
+        is_expired: Bools,
+        is_dropped: Bools,
         until: int,
         commit: int,
     ) -> EntityCounts:
         """Evict these entities in the worker's transaction, and return the counts of the kind."""
-        kind, records = self._kinds[index], self._records[index]
-        rows = np.flatnonzero(expired)
-        states = np.where(kind.permanent, batch.stored.states[rows], 0)
-        is_permanent = states.any(axis=1)
-        states[:, NEWEST] = batch.stored.states[rows, NEWEST]
-        deleted_keys = np.concatenate([batch.keys[rows[~is_permanent]], batch.keys[dropped]])
+        kind_sweep, records = self._kind_sweeps[index], self._records[index]
+        rows = np.flatnonzero(is_expired)
+        states = np.where(kind_sweep.is_permanent_lane, batch.state_batch.states[rows], 0)
+        has_permanent = states.any(axis=1)
+        states[:, NEWEST_LANE] = batch.state_batch.states[rows, NEWEST_LANE]
+        deleted_keys = np.concatenate([batch.keys[rows[~has_permanent]], batch.keys[is_dropped]])
         transaction.delete_many(records.keys(b"s", deleted_keys) + records.keys(b"r", deleted_keys))
-        keys, states = batch.keys[rows[is_permanent]], states[is_permanent]
-        packed = records.pack(states)
-        transaction.put_many(zip(records.keys(b"s", keys), packed, strict=True))
-        readings = records.finish(
-            states, np.maximum(states[:, NEWEST] + 1, until), commit, sequences=False
+        keys, states = batch.keys[rows[has_permanent]], states[has_permanent]
+        packed_states = records.pack(states)
+        transaction.put_many(zip(records.keys(b"s", keys), packed_states, strict=True))
+        readings = records.compute_readings(
+            states, np.maximum(states[:, NEWEST_LANE] + 1, until), commit, sequences=False
         )
         transaction.put_many(records.reading_records(keys, readings))
         counts = read_counts(transaction, records.layout)
-        added_bytes = sum(map(len, packed)) - int(batch.stored.sizes[expired | dropped].sum())
-        counts = replace(
-            counts.adjusted(-len(deleted_keys), added_bytes),
-            expired=counts.expired + len(rows),
-            dropped=counts.dropped + int(dropped.sum()),
+        added_bytes = sum(map(len, packed_states)) - int(
+            batch.state_batch.sizes[is_expired | is_dropped].sum()
         )
-        newest = int(batch.stored.states[dropped, NEWEST].max(initial=counts.dropped_newest))
-        counts = replace(counts, dropped_newest=newest)
+        counts = replace(
+            counts.with_added(-len(deleted_keys), added_bytes),
+            expired=counts.expired + len(rows),
+            dropped=counts.dropped + int(is_dropped.sum()),
+        )
+        dropped_newest = int(
+            batch.state_batch.states[is_dropped, NEWEST_LANE].max(initial=counts.dropped_newest)
+        )
+        counts = replace(counts, dropped_newest=dropped_newest)
         transaction.put_many(
             [
                 counts.encode(records.layout),
-                (SWEPT_KEY, max(until, read_swept(transaction)).to_bytes(8, "little")),
+                (SWEPT_KEY, max(until, read_swept_until(transaction)).to_bytes(8, "little")),
             ]
         )
         return counts
 
 
-class _Kind:
+class _KindSweep:
     """The sweep's data about one kind of entity."""
 
     def __init__(self, records: Records) -> None:
         self.retention_us = retention_us(records.layout)
-        self.permanent = permanent_lanes(records.layout)
-        self.expiring = ~self.permanent
-        self.expiring[NEWEST] = False  # It stays with the permanent lanes.
-        self.ages: Counter[int] = (
+        self.is_permanent_lane = permanent_lanes(records.layout)
+        self.is_expiring_lane = ~self.is_permanent_lane
+        self.is_expiring_lane[NEWEST_LANE] = False  # It stays with the permanent lanes.
+        self.entities_by_minute: Counter[int] = (
             Counter()
         )  # number of entities by minute of their last event, in this cycle
-        self.drop_before = 0
+        self.drop_before_ts = 0
 
 
-def _drop_before(ages: Counter[int], excess: int) -> int:
+def _drop_before_ts(entities_by_minute: Counter[int], excess: int) -> int:
     """Return the time before which at least `excess` entities had their last event; 0 without
     excess.
     """
-    before = 0
-    for minute in sorted(ages) if excess > 0 else ():
+    before_ts = 0
+    for minute in sorted(entities_by_minute) if excess > 0 else ():
         if excess <= 0:
             break
-        excess -= ages[minute]
-        before = (minute + 1) * MINUTE
-    return before
+        excess -= entities_by_minute[minute]
+        before_ts = (minute + 1) * MINUTE
+    return before_ts
 
 
 def _counts_key(layout: EntityLayout) -> bytes:

@@ -57,7 +57,7 @@ class KeyPart:
         """Return the folder that holds the worker's states, below the folder of all states."""
         return state / self.name if self.name else state
 
-    def copies(self, schema: str) -> str:
+    def copies_name(self, schema: str) -> str:
         """Return the name of the copies of a schema's state in a Valkey."""
         return f"{schema}.{self.name}" if self.name else schema
 

@@ -1,6 +1,6 @@
 """State records as bytes: batches of arrays of 64-bit lanes, without their zeros.
 
-    check u32         high 8 bits: FORMAT; the rest: a sum over the lanes, to detect damage
+    check u32         high 8 bits: PACKING_FORMAT; the rest: a sum over the lanes, to detect damage
     groups, lanes     u16 each (u32 from 65,536 lanes in a record on): counts of the following
     top               a bit for each group of 8 lanes: has it any that is not 0?
     group     u8 …    of each such group, a bit for each lane: is it not 0?
@@ -21,17 +21,17 @@ import numpy.typing as npt
 
 from tailorbird.errors import DamageError
 from tailorbird.events.keys import hash64
-from tailorbird.features.layout.layout import NEWEST, EntityLayout
+from tailorbird.features.layout.layout import NEWEST_LANE, EntityLayout
 from tailorbird.features.state.tiles import FilledLanes
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
 Octets = npt.NDArray[np.uint8]
 
-FORMAT = 2
+PACKING_FORMAT = 2
 _CHECK_BITS = 24
-_SECTIONS = 5  # head, top, groups, lanes, bytes
-_BITS = np.array([np.binary_repr(octet).count("1") for octet in range(256)], np.intp)
+_SECTION_COUNT = 5  # header, top, groups, lanes, bytes
+_BIT_COUNTS = np.array([np.binary_repr(octet).count("1") for octet in range(256)], np.intp)
 _RAW, _TIME, _TYPE, _SESSION = range(4)  # content of a lane; all but the first are in sequences
 _SAME_SESSION = 1
 
@@ -42,39 +42,42 @@ class Packing:
     def __init__(self, layout: EntityLayout) -> None:
         self._name = layout.entity.name
         self.width = width = layout.state_lanes
-        self._groups = -(-width // 8)
-        self._top = -(-self._groups // 8)
-        counts = "<u2" if width < 1 << 16 else "<u4"
-        self._head = np.dtype([("check", "<u4"), ("groups", counts), ("lanes", counts)])
-        self._head_struct = struct.Struct("<IHH" if counts == "<u2" else "<III")
+        self._group_count = -(-width // 8)
+        self._top_bytes = -(-self._group_count // 8)
+        count_dtype = "<u2" if width < 1 << 16 else "<u4"
+        self._header_dtype = np.dtype(
+            [("check", "<u4"), ("groups", count_dtype), ("lanes", count_dtype)]
+        )
+        self._header_struct = struct.Struct("<IHH" if count_dtype == "<u2" else "<III")
         # The seed makes checksums of other records differ.
         self._seed = seed = np.uint64(hash64(f"{layout.entity.name}/{width}"))
         with np.errstate(over="ignore"):
             self._weights = (
                 np.arange(1, width + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seed
             ) | np.uint64(1)
-        self._kinds = np.zeros(width, np.uint8)
+        self._lane_contents = np.zeros(width, np.uint8)
         for sequence in layout.sequences:
             for column, kind in ((0, _TIME), (3, _TYPE), (4, _SESSION)):
-                self._kinds[
+                self._lane_contents[
                     sequence.lane + column * sequence.length : sequence.lane
                     + (column + 1) * sequence.length
                 ] = kind
         types = {name for sequence in layout.sequences for name in sequence.source.types}
         self._types = np.sort(np.array([hash64(type_) for type_ in types], np.uint64))
 
-    def pack(self, states: Int64s, filled: FilledLanes | None = None) -> list[bytes]:
-        """Return the records of states (n, lanes), whose non-zero lanes are `filled`."""
+    def pack(self, states: Int64s, filled_lanes: FilledLanes | None = None) -> list[bytes]:
+        """Return the records of states (n, lanes), whose non-zero lanes are `filled_lanes`."""
         if not len(states):
             return []
-        filled_lanes = FilledLanes.from_states(states) if filled is None else filled
+        if filled_lanes is None:
+            filled_lanes = FilledLanes.from_states(states)
         record, lane, values = filled_lanes.row, filled_lanes.lane, filled_lanes.value.copy()
         ends = np.searchsorted(record, np.arange(len(states) + 1))
         if len(self._types):
-            self._compact(values, lane, states[:, NEWEST][record])
+            self._compact(values, lane, states[:, NEWEST_LANE][record])
         octets = values.astype("<i8", copy=False).view(np.uint8)
         lane_bits = np.packbits(octets != 0, bitorder="little")
-        group = record * self._groups + (lane >> 3)
+        group = record * self._group_count + (lane >> 3)
         starts = _run_starts(group)
         group_bits = (
             np.bitwise_or.reduceat(np.left_shift(1, lane & 7).astype(np.uint8), starts)
@@ -82,16 +85,16 @@ class Packing:
             else lane_bits
         )
         groups = group[starts]
-        top = np.zeros((len(states), 8 * self._top), np.bool_)
+        top = np.zeros((len(states), 8 * self._top_bytes), np.bool_)
         top[record[starts], lane[starts] >> 3] = True
-        group_ends = np.searchsorted(groups, np.arange(len(states) + 1) * self._groups)
-        byte_ends = np.append(0, np.cumsum(_BITS[lane_bits]))[ends]
-        heads = np.zeros(len(states), self._head)
-        heads["check"] = self._compute_checksums(values, lane, ends)
-        heads["groups"], heads["lanes"] = np.diff(group_ends), np.diff(ends)
-        head_groups = np.concatenate(
+        group_ends = np.searchsorted(groups, np.arange(len(states) + 1) * self._group_count)
+        byte_ends = np.append(0, np.cumsum(_BIT_COUNTS[lane_bits]))[ends]
+        headers = np.zeros(len(states), self._header_dtype)
+        headers["check"] = self._compute_checksums(values, lane, ends)
+        headers["groups"], headers["lanes"] = np.diff(group_ends), np.diff(ends)
+        header_bytes = np.concatenate(
             [
-                heads.view(np.uint8).reshape(len(states), -1),
+                headers.view(np.uint8).reshape(len(states), -1),
                 np.packbits(top, axis=1, bitorder="little"),
             ],
             axis=1,
@@ -101,94 +104,107 @@ class Packing:
             _split_bytes(lane_bits, ends),
             _split_bytes(octets[octets != 0], byte_ends),
         )
-        width, head = head_groups.shape[1], head_groups.tobytes()
+        width, header = header_bytes.shape[1], header_bytes.tobytes()
         return [
-            head[start : start + width] + a + b + c
-            for start, a, b, c in zip(range(0, len(head), width), *sections, strict=True)
+            header[start : start + width] + group_octets + lane_octets + value_octets
+            for start, group_octets, lane_octets, value_octets in zip(
+                range(0, len(header), width), *sections, strict=True
+            )
         ]
 
-    def unpack(self, joined: bytes, sizes: Intps) -> FilledLanes:
+    def unpack(self, concatenated: bytes, sizes: Intps) -> FilledLanes:
         """Return the states of concatenated records with the given sizes; a size of 0 is an empty
         state.
 
         Raises:
             DamageError: a record is cut, damaged or of another format.
         """
-        if len(sizes) == 1 and joined:
-            return self._unpack_one(joined)
-        nonempty, count = np.flatnonzero(sizes), len(sizes)
-        if not len(nonempty):
+        if len(sizes) == 1 and concatenated:
+            return self._unpack_one(concatenated)
+        nonempty_records, count = np.flatnonzero(sizes), len(sizes)
+        if not len(nonempty_records):
             return FilledLanes.empty(count)
-        data, sizes = np.frombuffer(joined, np.uint8), sizes[nonempty]
-        heads = self._unpack_heads(data, sizes)
-        sections = self._section_sizes(heads, sizes)
-        top, group_bits, lane_bits, octets = _split_sections(data, sections)
-        in_groups = np.flatnonzero(np.unpackbits(top, bitorder="little"))
-        record = in_groups // (8 * self._top)
-        group = in_groups - record * (8 * self._top)
-        self._refuse(np.bincount(record, minlength=len(nonempty)) != sections[:, 2])
-        in_lanes = np.flatnonzero(np.unpackbits(group_bits, bitorder="little"))
-        group_index = in_lanes >> 3
-        record, lane = record[group_index], group[group_index] * 8 + (in_lanes & 7)
-        counts = np.bincount(record, minlength=len(nonempty))
-        self._refuse(counts != sections[:, 3])
-        self._refuse_records(record[lane >= self.width], len(nonempty))
+        data, sizes = np.frombuffer(concatenated, np.uint8), sizes[nonempty_records]
+        headers = self._unpack_headers(data, sizes)
+        section_sizes = self._section_sizes(headers, sizes)
+        top, group_bits, lane_bits, octets = _split_sections(data, section_sizes)
+        filled_groups = np.flatnonzero(np.unpackbits(top, bitorder="little"))
+        record = filled_groups // (8 * self._top_bytes)
+        group = filled_groups - record * (8 * self._top_bytes)
+        self._raise_if_invalid(
+            np.bincount(record, minlength=len(nonempty_records)) != section_sizes[:, 2]
+        )
+        filled_lane_bits = np.flatnonzero(np.unpackbits(group_bits, bitorder="little"))
+        group_index = filled_lane_bits >> 3
+        record, lane = record[group_index], group[group_index] * 8 + (filled_lane_bits & 7)
+        counts = np.bincount(record, minlength=len(nonempty_records))
+        self._raise_if_invalid(counts != section_sizes[:, 3])
+        self._raise_for_records(record[lane >= self.width], len(nonempty_records))
         ends = np.append(0, np.cumsum(counts))
-        self._refuse(np.diff(np.append(0, np.cumsum(_BITS[lane_bits]))[ends]) != sections[:, 4])
-        filled = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
-        spread = np.zeros(len(filled), np.uint8)
-        spread[filled] = octets
-        values = spread.view("<i8").astype(np.int64, copy=False)
-        self._refuse(self._compute_checksums(values, lane, ends) != heads["check"])
+        self._raise_if_invalid(
+            np.diff(np.append(0, np.cumsum(_BIT_COUNTS[lane_bits]))[ends]) != section_sizes[:, 4]
+        )
+        is_filled_octet = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
+        lane_octets = np.zeros(len(is_filled_octet), np.uint8)
+        lane_octets[is_filled_octet] = octets
+        values = lane_octets.view("<i8").astype(np.int64, copy=False)
+        self._raise_if_invalid(self._compute_checksums(values, lane, ends) != headers["check"])
         if len(self._types):
             starts = ends[:-1].clip(
                 max=max(0, len(values) - 1)
             )  # The first lane is the newest ts, if any.
             newest = (
-                np.where(lane[starts] == NEWEST, values[starts], 0)
+                np.where(lane[starts] == NEWEST_LANE, values[starts], 0)
                 if len(values)
-                else np.zeros(len(nonempty), np.int64)
+                else np.zeros(len(nonempty_records), np.int64)
             )
-            self._refuse_records(
-                record[(self._kinds[lane] == _TYPE) & ((values < 1) | (values > len(self._types)))],
-                len(nonempty),
+            self._raise_for_records(
+                record[
+                    (self._lane_contents[lane] == _TYPE)
+                    & ((values < 1) | (values > len(self._types)))
+                ],
+                len(nonempty_records),
             )
             self._restore(values, lane, newest[record])
-        return FilledLanes(count, nonempty[record], lane, values)
+        return FilledLanes(count, nonempty_records[record], lane, values)
 
     def _unpack_one(self, data: bytes) -> FilledLanes:
         """Unpack one record, for a waiting request, with scalar section bounds."""
-        position = self._head.itemsize + self._top
+        body_start = self._header_dtype.itemsize + self._top_bytes
         checksum, groups, lanes = (
-            self._head_struct.unpack_from(data) if len(data) >= position else (0, 0, len(data))
+            self._header_struct.unpack_from(data) if len(data) >= body_start else (0, 0, len(data))
         )
         self._require_valid(
-            checksum >> _CHECK_BITS == FORMAT or len(data) < position, "of another format"
+            checksum >> _CHECK_BITS == PACKING_FORMAT or len(data) < body_start, "of another format"
         )
         bits = np.frombuffer(data, np.uint8)
-        self._require_valid(position + groups + lanes <= len(data))
+        self._require_valid(body_start + groups + lanes <= len(data))
         lane_bits, octets = (
-            bits[position + groups : position + groups + lanes],
-            bits[position + groups + lanes :],
+            bits[body_start + groups : body_start + groups + lanes],
+            bits[body_start + groups + lanes :],
         )
-        group = np.unpackbits(bits[self._head.itemsize : position], bitorder="little").nonzero()[0]
-        in_lanes = np.unpackbits(bits[position : position + groups], bitorder="little").nonzero()[0]
-        filled = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
+        group = np.unpackbits(
+            bits[self._header_dtype.itemsize : body_start], bitorder="little"
+        ).nonzero()[0]
+        filled_lane_bits = np.unpackbits(
+            bits[body_start : body_start + groups], bitorder="little"
+        ).nonzero()[0]
+        is_filled_octet = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
         self._require_valid(
             len(group) == groups
-            and len(in_lanes) == lanes
-            and np.count_nonzero(filled) == len(octets)
+            and len(filled_lane_bits) == lanes
+            and np.count_nonzero(is_filled_octet) == len(octets)
         )
-        lane = group[in_lanes >> 3] * 8 + (in_lanes & 7)
+        lane = group[filled_lane_bits >> 3] * 8 + (filled_lane_bits & 7)
         self._require_valid(not lanes or bool(lane[-1] < self.width))  # Lanes are ascending.
-        spread = np.zeros(len(filled), np.uint8)
-        spread[filled] = octets
-        values = spread.view("<i8").astype(np.int64, copy=False)
+        lane_octets = np.zeros(len(is_filled_octet), np.uint8)
+        lane_octets[is_filled_octet] = octets
+        values = lane_octets.view("<i8").astype(np.int64, copy=False)
         total = int((values.view(np.uint64) * self._weights[lane]).sum() ^ self._seed)
-        self._require_valid(total >> 64 - _CHECK_BITS | FORMAT << _CHECK_BITS == checksum)
+        self._require_valid(total >> 64 - _CHECK_BITS | PACKING_FORMAT << _CHECK_BITS == checksum)
         if len(self._types) and lanes:
-            newest = values[0] if lane[0] == NEWEST else np.int64(0)
-            types = values[self._kinds[lane] == _TYPE]
+            newest = values[0] if lane[0] == NEWEST_LANE else np.int64(0)
+            types = values[self._lane_contents[lane] == _TYPE]
             self._require_valid(
                 not len(types) or bool(types.min() >= 1 and types.max() <= len(self._types))
             )
@@ -197,9 +213,9 @@ class Packing:
 
     def _compact(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
         """Compact the lanes of sequences, in place; `newest` is that of each value's record."""
-        kind = self._kinds[lane]
+        lane_content = self._lane_contents[lane]
         times, types, sessions = (
-            np.flatnonzero(kind == content) for content in (_TIME, _TYPE, _SESSION)
+            np.flatnonzero(lane_content == content) for content in (_TIME, _TYPE, _SESSION)
         )
         # Never 0 where there is an event: none is newer than the newest.
         values[times] = newest[times] - values[times] + 1
@@ -210,33 +226,37 @@ class Packing:
             "a type that no source has"
         )
         values[types] = codes + 1
-        same = sessions[1:][(np.diff(sessions) == 1) & (np.diff(lane[sessions]) == 1)]
-        values[same[values[same] == values[same - 1]]] = _SAME_SESSION
+        later_in_session = sessions[1:][(np.diff(sessions) == 1) & (np.diff(lane[sessions]) == 1)]
+        values[later_in_session[values[later_in_session] == values[later_in_session - 1]]] = (
+            _SAME_SESSION
+        )
 
     def _restore(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
-        kind = self._kinds[lane]
+        lane_content = self._lane_contents[lane]
         times, types, sessions = (
-            np.flatnonzero(kind == content) for content in (_TIME, _TYPE, _SESSION)
+            np.flatnonzero(lane_content == content) for content in (_TIME, _TYPE, _SESSION)
         )
         values[times] = newest[times] - values[times] + 1
         values[types] = self._types[values[types] - 1].view(np.int64)
         run_start = np.where(values[sessions] == _SAME_SESSION, 0, np.arange(len(sessions)))
         values[sessions] = values[sessions][np.maximum.accumulate(run_start)]
 
-    def _unpack_heads(self, data: Octets, sizes: Intps) -> npt.NDArray:
-        self._refuse(sizes < self._head.itemsize + self._top)
-        head_bytes = (np.cumsum(sizes) - sizes)[:, None] + np.arange(self._head.itemsize)
-        return data[head_bytes].view(self._head).ravel()
+    def _unpack_headers(self, data: Octets, sizes: Intps) -> npt.NDArray:
+        self._raise_if_invalid(sizes < self._header_dtype.itemsize + self._top_bytes)
+        head_bytes = (np.cumsum(sizes) - sizes)[:, None] + np.arange(self._header_dtype.itemsize)
+        return data[head_bytes].view(self._header_dtype).ravel()
 
-    def _section_sizes(self, heads: npt.NDArray, sizes: Intps) -> Intps:
+    def _section_sizes(self, headers: npt.NDArray, sizes: Intps) -> Intps:
         """Return the size of each section of each record, shape (records, 5)."""
-        self._refuse(heads["check"] >> _CHECK_BITS != FORMAT, "of another format")
-        sections = np.empty((len(sizes), _SECTIONS), np.intp)
-        sections[:, 0], sections[:, 1] = self._head.itemsize, self._top
-        sections[:, 2], sections[:, 3] = heads["groups"], heads["lanes"]
-        sections[:, 4] = sizes - sections[:, :4].sum(axis=1)
-        self._refuse(sections[:, 4] < 0)
-        return sections
+        self._raise_if_invalid(
+            headers["check"] >> _CHECK_BITS != PACKING_FORMAT, "of another format"
+        )
+        section_sizes = np.empty((len(sizes), _SECTION_COUNT), np.intp)
+        section_sizes[:, 0], section_sizes[:, 1] = self._header_dtype.itemsize, self._top_bytes
+        section_sizes[:, 2], section_sizes[:, 3] = headers["groups"], headers["lanes"]
+        section_sizes[:, 4] = sizes - section_sizes[:, :4].sum(axis=1)
+        self._raise_if_invalid(section_sizes[:, 4] < 0)
+        return section_sizes
 
     def _compute_checksums(
         self, values: Int64s, lane: Intps, ends: Intps
@@ -246,18 +266,18 @@ class Packing:
             sums = np.append(np.uint64(0), np.cumsum(values.view(np.uint64) * self._weights[lane]))
             total = (sums[ends[1:]] - sums[ends[:-1]]) ^ self._seed
         return (total >> np.uint64(64 - _CHECK_BITS)).astype(np.uint32) | np.uint32(
-            FORMAT << _CHECK_BITS
+            PACKING_FORMAT << _CHECK_BITS
         )
 
     def _require_valid(self, is_valid: bool, problem: str = "cut short or damaged") -> None:
         if not is_valid:
-            self._refuse(np.ones(1, np.bool_), problem)
+            self._raise_if_invalid(np.ones(1, np.bool_), problem)
 
-    def _refuse_records(self, records: Intps, count: int) -> None:
+    def _raise_for_records(self, records: Intps, count: int) -> None:
         if len(records):
-            self._refuse(np.bincount(records, minlength=count) > 0)
+            self._raise_if_invalid(np.bincount(records, minlength=count) > 0)
 
-    def _refuse(
+    def _raise_if_invalid(
         self, is_invalid: npt.NDArray[np.bool_], problem: str = "cut short or damaged"
     ) -> None:
         if is_invalid.any():
@@ -280,14 +300,17 @@ def _run_starts(group: Intps) -> Intps:
 
 
 def _split_bytes(octets: Octets, ends: Intps) -> list[bytes]:
-    data, edges = octets.tobytes(), ends.tolist()
-    return [data[start:end] for start, end in pairwise(edges)]
+    data, bounds = octets.tobytes(), ends.tolist()
+    return [data[start:end] for start, end in pairwise(bounds)]
 
 
-def _split_sections(data: Octets, sections: Intps) -> list[Octets]:
-    """Return the bytes of each section except the head, concatenated over all records."""
-    if len(sections) == 1:
-        edges = np.cumsum(sections[0]).tolist()
-        return [data[start:end] for start, end in pairwise(edges)]
-    kind = np.repeat(np.tile(np.arange(_SECTIONS, dtype=np.uint8), len(sections)), sections.ravel())
-    return [data[kind == section] for section in range(1, _SECTIONS)]
+def _split_sections(data: Octets, section_sizes: Intps) -> list[Octets]:
+    """Return the bytes of each section except the header, concatenated over all records."""
+    if len(section_sizes) == 1:
+        bounds = np.cumsum(section_sizes[0]).tolist()
+        return [data[start:end] for start, end in pairwise(bounds)]
+    section_of_octet = np.repeat(
+        np.tile(np.arange(_SECTION_COUNT, dtype=np.uint8), len(section_sizes)),
+        section_sizes.ravel(),
+    )
+    return [data[section_of_octet == section] for section in range(1, _SECTION_COUNT)]

@@ -13,12 +13,12 @@ import msgspec
 from tailorbird.atomic_write import atomic_write
 from tailorbird.features.state.key_partition import all_parts
 
-FILE = "worker.json"
+PROGRESS_FILE = "worker.json"
 SHUFFLE_FILE = "shuffle.json"
 SCORE_FILE = "score.json"
 
 
-class Kind(msgspec.Struct, frozen=True, kw_only=True):
+class KindProgress(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of entity; see `features.state.eviction.EntityCounts`."""
 
     entities: int = 0
@@ -28,7 +28,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     dropped_newest: int = 0
 
 
-class CopiesFigures(msgspec.Struct, frozen=True, kw_only=True):
+class CopyLag(msgspec.Struct, frozen=True, kw_only=True):
     """The lag of the copies behind the state; see `store.published.PublishStatus`."""
 
     at: int = 0
@@ -37,8 +37,8 @@ class CopiesFigures(msgspec.Struct, frozen=True, kw_only=True):
     failing: bool = False
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of one worker.
+class WorkerProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """The progress of one worker.
 
     Attributes:
         at: when they were measured, microseconds.
@@ -61,8 +61,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     capped: dict[str, int] = {}
     unreadable: dict[str, int] = {}
     converted: dict[str, int] = {}
-    kinds: dict[str, Kind] = {}
-    copies: CopiesFigures | None = None
+    kinds: dict[str, KindProgress] = {}
+    copies: CopyLag | None = None
     part: str = ""
 
     @property
@@ -71,86 +71,102 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         return {name: kind.dropped_newest for name, kind in self.kinds.items() if kind.dropped}
 
 
-_decoder = msgspec.json.Decoder(Figures)
+_decoder = msgspec.json.Decoder(WorkerProgress)
 
 
-def read_figures(folder: Path) -> Figures | None:
-    """Return the worker's figures in `folder`, or None if missing or unreadable."""
-    return _read(folder / FILE)
+def read_worker_progress(folder: Path) -> WorkerProgress | None:
+    """Return the worker's progress in `folder`, or None if missing or unreadable."""
+    return _read_progress(folder / PROGRESS_FILE)
 
 
-def _read(path: Path) -> Figures | None:
+def _read_progress(path: Path) -> WorkerProgress | None:
     try:
         return _decoder.decode(path.read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
-def read_all_figures(state: Path, workers: int = 1) -> list[Figures]:
-    """Return the figures of the workers of all states in a folder, sorted by schema."""
-    paths = [path for part in all_parts(workers) for path in part.folder(state).glob(f"*/{FILE}")]
-    figures = [
-        read_figures(path.parent)
+def read_all_progress(state: Path, workers: int = 1) -> list[WorkerProgress]:
+    """Return the progress of the workers of all states in a folder, sorted by schema."""
+    paths = [
+        path
+        for part in all_parts(workers)
+        for path in part.folder(state).glob(f"*/{PROGRESS_FILE}")
+    ]
+    progress = [
+        read_worker_progress(path.parent)
         for path in sorted(paths, key=lambda path: (path.parent.name, path))
     ]
-    return [figure for figure in figures if figure is not None]
+    return [worker_progress for worker_progress in progress if worker_progress is not None]
 
 
-def figures_by_schema(state: Path, workers: int = 1) -> list[Figures]:
-    """Return the merged figures of each schema; see `merge_figures`."""
-    by_schema: dict[str, list[Figures]] = {}
-    for all_figure in read_all_figures(state, workers):
-        by_schema.setdefault(all_figure.schema_hash, []).append(all_figure)
-    return [merge_figures(figures) for figures in by_schema.values()]
+def read_schemas_progress(state: Path, workers: int = 1) -> list[WorkerProgress]:
+    """Return the merged progress of each schema; see `merge_progress`."""
+    by_schema: dict[str, list[WorkerProgress]] = {}
+    for worker_progress in read_all_progress(state, workers):
+        by_schema.setdefault(worker_progress.schema_hash, []).append(worker_progress)
+    return [merge_progress(progress) for progress in by_schema.values()]
 
 
-def read_schema_figures(state: Path, schema: str, workers: int = 1) -> Figures | None:
-    """Return the merged figures of one schema's workers, or None if there are none."""
-    figures = [read_figures(part.folder(state) / schema) for part in all_parts(workers)]
-    available = [figure for figure in figures if figure is not None]
-    return merge_figures(available) if available else None
+def read_schema_progress(state: Path, schema: str, workers: int = 1) -> WorkerProgress | None:
+    """Return the merged progress of one schema's workers, or None if there are none."""
+    progress = [read_worker_progress(part.folder(state) / schema) for part in all_parts(workers)]
+    available = [worker_progress for worker_progress in progress if worker_progress is not None]
+    return merge_progress(available) if available else None
 
 
-def merge_figures(figures: Sequence[Figures]) -> Figures:
-    """Merge the figures of workers that share a schema's entities.
+def merge_progress(progress: Sequence[WorkerProgress]) -> WorkerProgress:
+    """Merge the progress of workers that share a schema's entities.
 
     Sizes are added, and positions are those of the slowest worker. An event that concerns several
     parts is counted by the worker of each.
     """
-    if len(figures) == 1:
-        return figures[0]
+    if len(progress) == 1:
+        return progress[0]
     kinds = {
-        name: Kind(
+        name: KindProgress(
             **{
                 field: sum(
-                    getattr(figure.kinds[name], field) for figure in figures if name in figure.kinds
+                    getattr(worker_progress.kinds[name], field)
+                    for worker_progress in progress
+                    if name in worker_progress.kinds
                 )
                 for field in _SUMMED_FIELDS
             },
             dropped_newest=max(
-                figure.kinds[name].dropped_newest for figure in figures if name in figure.kinds
+                worker_progress.kinds[name].dropped_newest
+                for worker_progress in progress
+                if name in worker_progress.kinds
             ),
         )
-        for name in dict.fromkeys(name for figure in figures for name in figure.kinds)
+        for name in dict.fromkeys(
+            name for worker_progress in progress for name in worker_progress.kinds
+        )
     }
-    return Figures(
-        schema_hash=figures[0].schema_hash,
-        at=min(figure.at for figure in figures),
-        rows=sum(figure.rows for figure in figures),
-        behind=max(figure.behind for figure in figures),
-        offset=min(figure.offset for figure in figures),
-        capped=_sum_counts(figure.capped for figure in figures),
-        unreadable=_sum_counts(figure.unreadable for figure in figures),
-        converted=_sum_counts(figure.converted for figure in figures),
+    return WorkerProgress(
+        schema_hash=progress[0].schema_hash,
+        at=min(worker_progress.at for worker_progress in progress),
+        rows=sum(worker_progress.rows for worker_progress in progress),
+        behind=max(worker_progress.behind for worker_progress in progress),
+        offset=min(worker_progress.offset for worker_progress in progress),
+        capped=_sum_counts(worker_progress.capped for worker_progress in progress),
+        unreadable=_sum_counts(worker_progress.unreadable for worker_progress in progress),
+        converted=_sum_counts(worker_progress.converted for worker_progress in progress),
         kinds=kinds,
-        copies=_merge_copies([figure.copies for figure in figures if figure.copies is not None]),
+        copies=_merge_copies(
+            [
+                worker_progress.copies
+                for worker_progress in progress
+                if worker_progress.copies is not None
+            ]
+        ),
     )
 
 
-def _merge_copies(copies: Sequence[CopiesFigures]) -> CopiesFigures | None:
+def _merge_copies(copies: Sequence[CopyLag]) -> CopyLag | None:
     if not copies:
         return None
-    return CopiesFigures(
+    return CopyLag(
         at=min(copy.at for copy in copies),
         commits=max(copy.commits for copy in copies),
         records=sum(copy.records for copy in copies),
@@ -159,10 +175,10 @@ def _merge_copies(copies: Sequence[CopiesFigures]) -> CopiesFigures | None:
 
 
 def _sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     for count in counts:
-        total.update(count)
-    return dict(total)
+        totals.update(count)
+    return dict(totals)
 
 
 _SUMMED_FIELDS = ("entities", "state_bytes", "expired", "dropped")
@@ -173,11 +189,11 @@ def routed_log_offsets(state: Path, workers: int = 1) -> dict[str, int]:
     name.
     """
     offsets = {
-        " ".join(filter(None, ("worker", figures.schema_hash[:8], figures.part))): figures.offset
-        for figures in read_all_figures(state, workers)
+        " ".join(filter(None, ("worker", progress.schema_hash[:8], progress.part))): progress.offset
+        for progress in read_all_progress(state, workers)
     }
     if workers > 1:
-        shuffles = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
+        shuffles = [_read_progress(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
         offsets |= {
             f"shuffle {shuffle.schema_hash[:8]}": shuffle.offset
             for shuffle in shuffles
@@ -187,22 +203,22 @@ def routed_log_offsets(state: Path, workers: int = 1) -> dict[str, int]:
     return offsets if score_offset is None else offsets | {"score": score_offset}
 
 
-def write_score_figures(state: Path, figures: Figures) -> None:
+def write_score_progress(state: Path, progress: WorkerProgress) -> None:
     """Write the progress of the score role, atomically, beside the states."""
-    atomic_write(state / SCORE_FILE, msgspec.json.encode(figures))
+    atomic_write(state / SCORE_FILE, msgspec.json.encode(progress))
 
 
 def read_score_offset(state: Path) -> int | None:
     """Return the last reported read offset of the score role in the routed log, or None."""
-    figures = _read(state / SCORE_FILE)
-    return None if figures is None else figures.offset
+    progress = _read_progress(state / SCORE_FILE)
+    return None if progress is None else progress.offset
 
 
-def write_figures(folder: Path, figures: Figures) -> None:
-    """Write the figures atomically."""
-    atomic_write(folder / FILE, msgspec.json.encode(figures))
+def write_worker_progress(folder: Path, progress: WorkerProgress) -> None:
+    """Write the progress atomically."""
+    atomic_write(folder / PROGRESS_FILE, msgspec.json.encode(progress))
 
 
-def write_shuffle_figures(state: Path, figures: Figures) -> None:
+def write_shuffle_progress(state: Path, progress: WorkerProgress) -> None:
     """Write the progress of a schema's shuffle, atomically, beside its declarations."""
-    atomic_write(state / figures.schema_hash / SHUFFLE_FILE, msgspec.json.encode(figures))
+    atomic_write(state / progress.schema_hash / SHUFFLE_FILE, msgspec.json.encode(progress))

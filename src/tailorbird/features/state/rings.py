@@ -33,13 +33,13 @@ class RingSums:
         self._ring = ring
         self._lanes = slice(ring.lane, ring.lane + ring.lanes)
 
-    def take(self, frame: Frame) -> Extract:
+    def extract_additions(self, frame: Frame) -> Extract:
         return extract(self._ring.source, frame)
 
-    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
+    def update(self, states: States, newest_ts: Int64s, rows: Rows, batch: Extract) -> None:
         ring = self._ring
         tile = batch.ts // ring.hop
-        is_current = tile >= new[rows] // ring.hop - ring.tiles
+        is_current = tile >= newest_ts[rows] // ring.hop - ring.tiles
         value = tile_values(ring.measure, batch.value)
         # states[rows, lanes] += value would apply only one of several equal indices.
         self._combine.at(
@@ -59,13 +59,13 @@ class RingSketches:
     def __init__(self, sketch: Sketch) -> None:
         self._sketch = sketch
 
-    def take(self, frame: Frame) -> Extract:
+    def extract_additions(self, frame: Frame) -> Extract:
         return extract(self._sketch.source, frame)
 
-    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
+    def update(self, states: States, newest_ts: Int64s, rows: Rows, batch: Extract) -> None:
         sketch, tiles = self._sketch, self._view_tiles(states)
         tile = batch.ts // sketch.hop
-        is_current = tile >= new[rows] // sketch.hop - sketch.tiles
+        is_current = tile >= newest_ts[rows] // sketch.hop - sketch.tiles
         register, rank = registers_and_ranks(
             batch.value.view(np.uint64)[is_current], sketch.precision
         )

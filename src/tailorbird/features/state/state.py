@@ -35,39 +35,40 @@ from tailorbird.events.keys import hash64
 from tailorbird.features.event_columns.columns import Keys
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout.layout import (
-    COMMIT,
-    NEWEST,
-    NEXT_CHANGE,
-    VALID_FROM,
+    COMMIT_LANE,
+    NEWEST_LANE,
+    NEXT_CHANGE_LANE,
+    VALID_FROM_LANE,
     EntityLayout,
     Layout,
 )
 from tailorbird.features.state.accumulators import (
     Accumulator,
-    Part,
+    AccumulatorUpdate,
     Readable,
-    Sequences,
+    RecentEvents,
     build_accumulators,
 )
 from tailorbird.features.state.key_partition import ALL_KEYS, KeyPart
 from tailorbird.features.state.packing import Packing
+from tailorbird.features.state.reading_lanes import sequence_lanes, stored_lanes
 from tailorbird.features.state.tiles import FilledLanes, Tiles
 from tailorbird.store import EmbeddedStore, Snapshot, open_store
 
 Int64s = npt.NDArray[np.int64]
-LANE = np.dtype("<i8")
+LANE_DTYPE = np.dtype("<i8")
 
-TAGS = np.dtype("<u2")
+TAG_DTYPE = np.dtype("<u2")
 TAG_BITS = 16  # highest bits of a reading record's commit
 COMMITS_MAX = 100_000  # enough for about a day; responses carry commit and p themselves
 
-_POSITION = struct.Struct("<6q")
-_COMMIT = struct.Struct("<2q")
-_ALIAS = struct.Struct("<2q")
+_POSITION_STRUCT = struct.Struct("<6q")
+_COMMIT_STRUCT = struct.Struct("<2q")
+_ALIAS_STRUCT = struct.Struct("<2q")
 POSITION_KEY = b"m"
-COMMITS = b"c"
-ALIASES = b"a"
-MERGES = b"u"
+COMMIT_PREFIX = b"c"
+ALIAS_PREFIX = b"a"
+MERGE_PREFIX = b"u"
 ANY_MERGES_KEY = b"g"
 _RECORD_KEY = np.dtype("V11")  # `tolist` gives bytes
 _SCHEMA_KEY = b"h"
@@ -79,23 +80,28 @@ class Position:
 
     Attributes:
         commit: numbered from 1.
-        p: everything routed up to here is applied; the p of `value(entity, t, p)`.
+        log_position: everything routed up to here is applied; the p of `value(entity, t, p)`.
         offset: the next row of the routed log to read.
-        newest: the newest ts applied.
-        rows: number of events applied.
-        ready: 0 while the history is still being applied.
+        newest_ts: the newest ts applied.
+        applied_rows: number of events applied.
+        is_ready: 0 while the history is still being applied.
     """
 
     commit: int = 0
-    p: int = 0
+    log_position: int = 0
     offset: int = 0
-    newest: int = 0
-    rows: int = 0
-    ready: int = 1
+    newest_ts: int = 0
+    applied_rows: int = 0
+    is_ready: int = 1
 
     def encode(self) -> tuple[bytes, bytes]:
-        return POSITION_KEY, _POSITION.pack(
-            self.commit, self.p, self.offset, self.newest, self.rows, self.ready
+        return POSITION_KEY, _POSITION_STRUCT.pack(
+            self.commit,
+            self.log_position,
+            self.offset,
+            self.newest_ts,
+            self.applied_rows,
+            self.is_ready,
         )
 
 
@@ -106,16 +112,16 @@ class Alias:
     """
 
     ts: int
-    p: int
+    log_position: int
     user_id: str
 
     @classmethod
     def decode(cls, data: bytes) -> "Alias":
-        ts, p = _ALIAS.unpack_from(data)
-        return cls(ts, p, data[_ALIAS.size :].decode())
+        ts, log_position = _ALIAS_STRUCT.unpack_from(data)
+        return cls(ts, log_position, data[_ALIAS_STRUCT.size :].decode())
 
     def encode(self) -> bytes:
-        return _ALIAS.pack(self.ts, self.p) + self.user_id.encode()
+        return _ALIAS_STRUCT.pack(self.ts, self.log_position) + self.user_id.encode()
 
 
 def state_folder(state: Path, features: FeatureSet, part: KeyPart = ALL_KEYS) -> Path:
@@ -159,7 +165,7 @@ def read_position(snapshot: Snapshot) -> Position:
 
 def decode_position(record: bytes | None) -> Position:
     """Decode a position from its record, or return that of an empty state."""
-    return Position(*_POSITION.unpack(record)) if record else Position()
+    return Position(*_POSITION_STRUCT.unpack(record)) if record else Position()
 
 
 def read_local_position(state: Path, features: FeatureSet, part: KeyPart = ALL_KEYS) -> Position:
@@ -173,7 +179,7 @@ def read_local_position(state: Path, features: FeatureSet, part: KeyPart = ALL_K
 
 
 def commit_record(position: Position, written_at: int) -> tuple[bytes, bytes]:
-    return _commit_key(position.commit), _COMMIT.pack(position.p, written_at)
+    return _commit_key(position.commit), _COMMIT_STRUCT.pack(position.log_position, written_at)
 
 
 def expired_commit_keys(position: Position) -> list[bytes]:
@@ -183,20 +189,20 @@ def expired_commit_keys(position: Position) -> list[bytes]:
 
 def read_commits(snapshot: Snapshot) -> Iterator[tuple[int, int, int]]:
     """Yield (commit, p, written_at) of each commit, oldest first."""
-    for key, value in snapshot.scan(COMMITS):
-        yield int.from_bytes(key[1:], "big"), *_COMMIT.unpack(value)
+    for key, value in snapshot.scan(COMMIT_PREFIX):
+        yield int.from_bytes(key[1:], "big"), *_COMMIT_STRUCT.unpack(value)
 
 
 def _commit_key(commit: int) -> bytes:
-    return COMMITS + commit.to_bytes(8, "big")
+    return COMMIT_PREFIX + commit.to_bytes(8, "big")
 
 
 def alias_key(anonymous_id: str) -> bytes:
-    return ALIASES + hash64(anonymous_id).to_bytes(8, "big")
+    return ALIAS_PREFIX + hash64(anonymous_id).to_bytes(8, "big")
 
 
 def merge_key(user_id: str) -> bytes:
-    return MERGES + hash64(user_id).to_bytes(8, "big")
+    return MERGE_PREFIX + hash64(user_id).to_bytes(8, "big")
 
 
 def read_alias(snapshot: Snapshot, key: bytes) -> Alias | None:
@@ -210,10 +216,10 @@ def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
 
     Aliases are permanent, like the router's.
     """
-    count = size = 0
-    for key, value in snapshot.scan(ALIASES):
-        count, size = count + 1, size + len(key) + len(value)
-    return count, size
+    alias_count = byte_count = 0
+    for key, value in snapshot.scan(ALIAS_PREFIX):
+        alias_count, byte_count = alias_count + 1, byte_count + len(key) + len(value)
+    return alias_count, byte_count
 
 
 @dataclass(frozen=True)
@@ -240,24 +246,30 @@ class Records:
         self.accumulators: list[Accumulator[Any]] = build_accumulators(layout)
         self._packing = Packing(layout)
         self._tiles = Tiles(layout)
-        self._index = layout.index.to_bytes(2, "big")
+        self._entity_bytes = layout.index.to_bytes(2, "big")
         self._stored_lanes = stored_lanes(layout)
-        readable = [
+        readable_accumulators = [
             accumulator for accumulator in self.accumulators if isinstance(accumulator, Readable)
         ]
-        self.readable = frozenset(
-            map(id, readable)
+        self.readable_ids = frozenset(
+            map(id, readable_accumulators)
         )  # Cached because `isinstance` with a protocol is slow.
         self._sequences = [
-            accumulator for accumulator in readable if isinstance(accumulator, Sequences)
+            accumulator
+            for accumulator in readable_accumulators
+            if isinstance(accumulator, RecentEvents)
         ]
         self._sequence_lanes = sequence_lanes(layout)
-        self._read_directly = [
-            accumulator for accumulator in readable if not isinstance(accumulator, Sequences)
+        self._direct_accumulators = [
+            accumulator
+            for accumulator in readable_accumulators
+            if not isinstance(accumulator, RecentEvents)
         ]
         self._tag = hash64(f"{layout.entity.name}/{layout.reading_lanes}") % (1 << TAG_BITS - 1)
-        none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))
-        self._no_reading = self._read_stored(none).tobytes()
+        empty_reading = self.compute_readings(
+            np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64)
+        )
+        self._empty_reading = self._to_stored(empty_reading).tobytes()
 
     def states(self, snapshot: Snapshot, keys: Keys) -> Int64s:
         """Return a copy of the states (n, state lanes); zeros for missing keys."""
@@ -265,21 +277,23 @@ class Records:
 
     def read_states(self, snapshot: Snapshot, keys: Keys) -> StateBatch:
         """Return the states with the size of each record."""
-        joined, sizes = snapshot.get_sized(self.keys(b"s", keys))
-        return self.unpack(joined, np.array(sizes, np.int64))
+        record_bytes, sizes = snapshot.get_many_with_sizes(self.keys(b"s", keys))
+        return self.unpack(record_bytes, np.array(sizes, np.int64))
 
-    def unpack(self, joined: bytes, sizes: Int64s) -> StateBatch:
-        filled = self._packing.unpack(joined, sizes)
+    def unpack(self, record_bytes: bytes, sizes: Int64s) -> StateBatch:
+        filled = self._packing.unpack(record_bytes, sizes)
         return StateBatch(filled.states(self.layout.state_lanes), filled, sizes)
 
-    def update(self, batch: StateBatch, new: Int64s, parts: Sequence[Part]) -> None:
-        """Apply events in place; `new` (n,) is each state's newest ts with them."""
-        states, old = batch.states, batch.states[:, NEWEST].copy()
-        self._tiles.advance(states, batch.filled, old, new)
-        for accumulator, rows, additions_ in parts:
+    def update(
+        self, batch: StateBatch, newest_ts: Int64s, updates: Sequence[AccumulatorUpdate]
+    ) -> None:
+        """Apply events in place; `newest_ts` (n,) is each state's newest ts with them."""
+        states, previous_ts = batch.states, batch.states[:, NEWEST_LANE].copy()
+        self._tiles.clear_expired(states, batch.filled, previous_ts, newest_ts)
+        for accumulator, rows, additions in updates:
             if len(rows):
-                accumulator.update(states, new, rows, additions_)
-        states[:, NEWEST] = new
+                accumulator.update(states, newest_ts, rows, additions)
+        states[:, NEWEST_LANE] = newest_ts
 
     def readings(self, snapshot: Snapshot, keys: Keys) -> Int64s:
         """Return the reading records (n, reading lanes); missing keys read like an entity without
@@ -288,15 +302,15 @@ class Records:
         Raises:
             DamageError: a record is cut short, or has another layout.
         """
-        data = snapshot.get_many(self.keys(b"r", keys), default=self._no_reading)
+        data = snapshot.get_many(self.keys(b"r", keys), default=self._empty_reading)
         lanes = len(self._stored_lanes)
         is_complete = len(data) == 8 * lanes * len(keys)
         stored = (
-            np.frombuffer(data, LANE).reshape(len(keys), lanes)
+            np.frombuffer(data, LANE_DTYPE).reshape(len(keys), lanes)
             if is_complete
-            else np.zeros((1, lanes), LANE)
+            else np.zeros((1, lanes), LANE_DTYPE)
         )
-        if (stored.view(TAGS)[:, 4 * COMMIT + 3] != self._tag).any():
+        if (stored.view(TAG_DTYPE)[:, 4 * COMMIT_LANE + 3] != self._tag).any():
             message = (
                 f"a reading record of {self.layout.entity.name} is cut short, or of another format"
             )
@@ -309,14 +323,16 @@ class Records:
             return stored
         readings = np.zeros((len(keys), self.layout.reading_lanes), np.int64)
         readings[:, self._stored_lanes] = stored
-        joined, sizes = snapshot.get_sized(self.keys(b"s", keys))
-        filled = self._packing.unpack(joined, np.array(sizes, np.int64))
-        lane = self._sequence_lanes[filled.lane]
-        sequence_lanes_ = np.flatnonzero(lane)
-        readings[filled.row[sequence_lanes_], lane[sequence_lanes_]] = filled.value[sequence_lanes_]
+        record_bytes, sizes = snapshot.get_many_with_sizes(self.keys(b"s", keys))
+        filled = self._packing.unpack(record_bytes, np.array(sizes, np.int64))
+        reading_lanes = self._sequence_lanes[filled.lane]
+        sequence_indexes = np.flatnonzero(reading_lanes)
+        readings[filled.row[sequence_indexes], reading_lanes[sequence_indexes]] = filled.value[
+            sequence_indexes
+        ]
         return readings
 
-    def finish(
+    def compute_readings(
         self,
         states: Int64s,
         t: Int64s,
@@ -331,24 +347,24 @@ class Records:
         caller has them.
         """
         readings = np.zeros((len(states), self.layout.reading_lanes), np.int64)
-        readings[:, NEWEST] = newest = states[:, NEWEST]
-        readings[:, VALID_FROM] = t
-        readings[:, COMMIT] = commit
-        readings[:, NEXT_CHANGE] = self._tiles.finish(
+        readings[:, NEWEST_LANE] = newest = states[:, NEWEST_LANE]
+        readings[:, VALID_FROM_LANE] = t
+        readings[:, COMMIT_LANE] = commit
+        readings[:, NEXT_CHANGE_LANE] = self._tiles.write_readings(
             FilledLanes.from_states(states) if filled is None else filled, newest, t, readings
         )
-        for accumulator in self._read_directly:
-            accumulator.finish(states, readings)
+        for accumulator in self._direct_accumulators:
+            accumulator.write_readings(states, readings)
         for accumulator in self._sequences if sequences else ():
-            accumulator.finish(states, readings)
+            accumulator.write_readings(states, readings)
         return readings
 
     def pack(self, states: Int64s, filled: FilledLanes | None = None) -> list[bytes]:
         return self._packing.pack(states, filled)
 
     def reading_records(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
-        """Return the records to write for the readings of `finish`."""
-        data, width = self._read_stored(readings).tobytes(), 8 * len(self._stored_lanes)
+        """Return the records to write for the readings of `compute_readings`."""
+        data, width = self._to_stored(readings).tobytes(), 8 * len(self._stored_lanes)
         starts = range(0, len(data), width)
         return [
             (key, data[start : start + width])
@@ -357,44 +373,18 @@ class Records:
 
     def keys(self, kind: bytes, keys: Keys) -> list[bytes]:
         """Return the keys of state ("s") or reading ("r") records."""
-        head = np.frombuffer(kind + self._index, np.uint8)
-        table = np.empty((len(keys), 11), np.uint8)
-        table[:, :3] = head
-        table[:, 3:] = keys.astype(">u8").view(np.uint8).reshape(len(keys), 8)
-        return table.reshape(-1).view(_RECORD_KEY).tolist()
+        prefix = np.frombuffer(kind + self._entity_bytes, np.uint8)
+        key_bytes = np.empty((len(keys), 11), np.uint8)
+        key_bytes[:, :3] = prefix
+        key_bytes[:, 3:] = keys.astype(">u8").view(np.uint8).reshape(len(keys), 8)
+        return key_bytes.reshape(-1).view(_RECORD_KEY).tolist()
 
-    def _read_stored(self, readings: Int64s) -> Int64s:
-        stored = readings[:, self._stored_lanes].astype(LANE)
-        stored[:, COMMIT] |= self._tag << 64 - TAG_BITS
+    def _to_stored(self, readings: Int64s) -> Int64s:
+        stored = readings[:, self._stored_lanes].astype(LANE_DTYPE)
+        stored[:, COMMIT_LANE] |= self._tag << 64 - TAG_BITS
         return stored
 
 
 def all_records(layout: Layout) -> list[Records]:
     """Return the records of each entity, by index."""
     return [Records(entity) for entity in layout.entities]
-
-
-def stored_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
-    """Return the lanes of a reading that are stored: all but those of sequences."""
-    is_stored = np.ones(layout.reading_lanes, np.bool_)
-    for sequence in layout.sequences:
-        is_stored[
-            sequence.reading_lane : sequence.reading_lane
-            + sequence.reading_columns * sequence.length
-        ] = False
-    return np.flatnonzero(is_stored)
-
-
-def sequence_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
-    """Return for each lane of the state its lane in the reading if it belongs to a sequence, else
-    0.
-    """
-    reading_lanes = np.zeros(layout.state_lanes, np.intp)
-    for sequence in layout.sequences:
-        for index, column in enumerate((0, *range(2, sequence.state_columns))):  # without the id
-            source, to = (
-                sequence.lane + column * sequence.length,
-                sequence.reading_lane + index * sequence.length,
-            )
-            reading_lanes[source : source + sequence.length] = np.arange(to, to + sequence.length)
-    return reading_lanes

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tailorbird import faults
 from tailorbird.features.arithmetic.finish import DECAY_WEIGHTS
 from tailorbird.features.arithmetic.sketch import Registers, summarise_registers
-from tailorbird.features.layout.layout import PEAKS, DistinctValues, EntityLayout, Sketch
+from tailorbird.features.layout.layout import PEAK_MEASURES, DistinctValues, EntityLayout, Sketch
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -40,11 +40,11 @@ class FilledLanes:
     @classmethod
     def from_states(cls, states: Int64s) -> "FilledLanes":
         count, width = states.shape
-        flat = np.flatnonzero(states != 0)  # twice as fast as on the numbers themselves
+        filled_indexes = np.flatnonzero(states != 0)  # twice as fast as on the numbers themselves
         row = np.repeat(
-            np.arange(count), np.diff(np.searchsorted(flat, np.arange(count + 1) * width))
+            np.arange(count), np.diff(np.searchsorted(filled_indexes, np.arange(count + 1) * width))
         )
-        return cls(count, row, flat - row * width, states.reshape(-1)[flat])
+        return cls(count, row, filled_indexes - row * width, states.reshape(-1)[filled_indexes])
 
     @classmethod
     def empty(cls, count: int) -> "FilledLanes":
@@ -61,13 +61,13 @@ class FilledLanes:
 
 
 @dataclass(frozen=True)
-class _Windows:
+class _WindowPass:
     """At most one window or decay per ring: by lane, its length in tiles (−1: none) and reading
     lane.
     """
 
     tiles: Int64s
-    reading: Intps
+    reading_lane: Intps
 
 
 class Tiles:
@@ -82,22 +82,22 @@ class Tiles:
         ]
         self._hops = np.array(sorted({hop for _, _, hop, _, _ in tile_spans}), np.int64)
         width = layout.state_lanes
-        self._tiled = np.zeros(width, np.bool_)
-        self._clock, self._slot, self._slots = (
+        self._is_tile = np.zeros(width, np.bool_)
+        self._hop_index, self._slot_of_lane, self._slot_count = (
             np.zeros(width, np.intp),
             np.zeros(width, np.int64),
             np.ones(width, np.int64),
         )
-        for lane, lanes, hop, slots, lanes_a_slot in tile_spans:
-            lanes_ = slice(lane, lane + lanes)
-            self._tiled[lanes_], self._slots[lanes_] = True, slots
-            self._clock[lanes_] = np.searchsorted(self._hops, hop)
-            self._slot[lanes_] = np.arange(lanes) // lanes_a_slot
-        self._peak, self._sketch = np.zeros(width, np.bool_), np.full(width, -1)
+        for lane, lanes, hop, slots, lanes_per_slot in tile_spans:
+            lane_slice = slice(lane, lane + lanes)
+            self._is_tile[lane_slice], self._slot_count[lane_slice] = True, slots
+            self._hop_index[lane_slice] = np.searchsorted(self._hops, hop)
+            self._slot_of_lane[lane_slice] = np.arange(lanes) // lanes_per_slot
+        self._is_peak, self._sketch_index = np.zeros(width, np.bool_), np.full(width, -1)
         for ring in layout.rings:
-            self._peak[ring.lane : ring.lane + ring.lanes] = ring.measure in PEAKS
+            self._is_peak[ring.lane : ring.lane + ring.lanes] = ring.measure in PEAK_MEASURES
         for number, sketch in enumerate(layout.sketches):
-            self._sketch[sketch.lane : sketch.lane + sketch.lanes] = number
+            self._sketch_index[sketch.lane : sketch.lane + sketch.lanes] = number
         self._windows = self._plan_passes(
             [(window.ring, window.tiles, window.reading_lane) for window in layout.windows]
         )
@@ -106,7 +106,7 @@ class Tiles:
         )
         self._weights = np.array(DECAY_WEIGHTS)
         # The readings without any event.
-        self._none = [
+        self._empty_distincts = [
             (
                 window,
                 summarise_registers(
@@ -116,66 +116,94 @@ class Tiles:
             for window in layout.distincts
         ]
 
-    def _plan_passes(self, windows: list[tuple[int, int, int]]) -> list[_Windows]:
-        passes: list[_Windows] = []
+    def _plan_passes(self, windows: list[tuple[int, int, int]]) -> list[_WindowPass]:
+        passes: list[_WindowPass] = []
         passes_by_ring: dict[int, int] = {}
-        for number, tiles, reading in windows:
-            pass_index = passes_by_ring[number] = passes_by_ring.get(number, -1) + 1
+        for ring_index, tiles, reading_lane in windows:
+            pass_index = passes_by_ring[ring_index] = passes_by_ring.get(ring_index, -1) + 1
             if pass_index == len(passes):
                 width = self._layout.state_lanes
-                passes.append(_Windows(np.full(width, -1, np.int64), np.zeros(width, np.intp)))
-            ring = self._layout.rings[number]
-            lanes_ = slice(ring.lane, ring.lane + ring.lanes)
-            passes[pass_index].tiles[lanes_], passes[pass_index].reading[lanes_] = tiles, reading
+                passes.append(_WindowPass(np.full(width, -1, np.int64), np.zeros(width, np.intp)))
+            ring = self._layout.rings[ring_index]
+            lane_slice = slice(ring.lane, ring.lane + ring.lanes)
+            passes[pass_index].tiles[lane_slice], passes[pass_index].reading_lane[lane_slice] = (
+                tiles,
+                reading_lane,
+            )
         return passes
 
-    def advance(self, states: Int64s, filled: FilledLanes, old: Int64s, new: Int64s) -> None:
-        """Clear, in place, the tiles that expire as the newest ts of each state moves from `old` to
-        `new`.
+    def clear_expired(
+        self, states: Int64s, filled: FilledLanes, previous_ts: Int64s, newest_ts: Int64s
+    ) -> None:
+        """Clear, in place, the tiles that expire as the newest ts of each state moves from
+        `previous_ts` to `newest_ts`.
         """
         if not len(self._hops):
             return
-        tile_lanes = filled.select(self._tiled[filled.lane])
-        is_expired = self._tile_ages(tile_lanes, old, new)[0] >= self._slots[tile_lanes.lane]
+        tile_lanes = filled.select(self._is_tile[filled.lane])
+        is_expired = (
+            self._tile_ages(tile_lanes, previous_ts, newest_ts)[0]
+            >= self._slot_count[tile_lanes.lane]
+        )
         states[tile_lanes.row[is_expired], tile_lanes.lane[is_expired]] = 0
 
-    def finish(self, filled: FilledLanes, newest: Int64s, t: Int64s, readings: Int64s) -> Int64s:
+    def write_readings(
+        self, filled: FilledLanes, newest: Int64s, t: Int64s, readings: Int64s
+    ) -> Int64s:
         """Write the readings at t (n,), and return when they next change without an event."""
         next_change = np.full(filled.count, NEVER_TS)
-        for window, none in self._none:
-            readings[:, window.reading_lane], readings[:, window.reading_lane + 1] = none
+        for window, empty_summary in self._empty_distincts:
+            readings[:, window.reading_lane], readings[:, window.reading_lane + 1] = empty_summary
         if not len(self._hops):
             return next_change
-        tile_lanes = filled.select(self._tiled[filled.lane])
-        age, now = self._tile_ages(tile_lanes, newest, t)
+        tile_lanes = filled.select(self._is_tile[filled.lane])
+        age, current_tile = self._tile_ages(tile_lanes, newest, t)
         for windows in self._windows:
-            self._read_windows(windows, tile_lanes, age, now, readings, next_change)
+            self._read_windows(
+                windows,
+                tile_lanes=tile_lanes,
+                age=age,
+                current_tile=current_tile,
+                readings=readings,
+                next_change=next_change,
+            )
         for windows in self._decays:
-            self._read_decays(windows, tile_lanes, age, now, readings, next_change)
+            self._read_decays(
+                windows,
+                tile_lanes=tile_lanes,
+                age=age,
+                current_tile=current_tile,
+                readings=readings,
+                next_change=next_change,
+            )
         for number, sketch in enumerate(self._layout.sketches):
-            own_lanes = np.flatnonzero(self._sketch[tile_lanes.lane] == number)
+            own_lanes = np.flatnonzero(self._sketch_index[tile_lanes.lane] == number)
             if len(own_lanes):
-                entries = _Entries.from_lanes(sketch, tile_lanes, own_lanes, age, now)
+                filled_registers = _FilledRegisters.from_lanes(
+                    sketch, tile_lanes, own_lanes, age, current_tile
+                )
                 for window in self._layout.distincts:
                     if window.sketch == number:
-                        entries.read(window, readings, next_change)
+                        filled_registers.read(window, readings, next_change)
         return next_change
 
     def _tile_ages(self, lanes: FilledLanes, newest: Int64s, t: Int64s) -> tuple[Int64s, Int64s]:
         """Return how many tiles each filled lane lies before the tile of t, and the number of that
         tile.
         """
-        heads, now = newest[:, None] // self._hops, t[:, None] // self._hops
-        clock_index = lanes.row * len(self._hops) + self._clock[lanes.lane]
-        head, tile = heads.reshape(-1)[clock_index], now.reshape(-1)[clock_index]
-        return (head - self._slot[lanes.lane]) % self._slots[lanes.lane] + tile - head, tile
+        heads, current_tile = newest[:, None] // self._hops, t[:, None] // self._hops
+        hop_rows = lanes.row * len(self._hops) + self._hop_index[lanes.lane]
+        head, tile = heads.reshape(-1)[hop_rows], current_tile.reshape(-1)[hop_rows]
+        return (head - self._slot_of_lane[lanes.lane]) % self._slot_count[
+            lanes.lane
+        ] + tile - head, tile
 
     def _read_windows(
         self,
-        windows: _Windows,
+        windows: _WindowPass,
         tile_lanes: FilledLanes,
         age: Int64s,
-        now: Int64s,
+        current_tile: Int64s,
         readings: Int64s,
         next_change: Int64s,
     ) -> None:
@@ -189,36 +217,38 @@ class Tiles:
             tile_lanes.value[in_window],
             age[in_window],
         )
-        starts = _run_starts(row * readings.shape[1] + windows.reading[lane])
+        run_starts = _run_starts(row * readings.shape[1] + windows.reading_lane[lane])
         if faults.is_disabled("features.tile"):
             value = np.where(age < tiles[in_window], value, 0)
         sums, deciding_age = (
-            np.add.reduceat(value, starts),
-            np.maximum.reduceat(age, starts),
+            np.add.reduceat(value, run_starts),
+            np.maximum.reduceat(age, run_starts),
         )  # For sums, the oldest tile decides.
-        peaks = self._peak[lane[starts]]
-        if peaks.any():
-            peak = np.maximum.reduceat(value, starts)
+        is_peak_ring = self._is_peak[lane[run_starts]]
+        if is_peak_ring.any():
+            peak = np.maximum.reduceat(value, run_starts)
             # The peak changes when the youngest tile that contains it expires.
-            is_peak = value == np.repeat(peak, np.diff(np.append(starts, len(value))))
-            sums = np.where(peaks, peak, sums)
+            is_peak = value == np.repeat(peak, np.diff(np.append(run_starts, len(value))))
+            sums = np.where(is_peak_ring, peak, sums)
             deciding_age = np.where(
-                peaks, np.minimum.reduceat(np.where(is_peak, age, NEVER_TS), starts), deciding_age
+                is_peak_ring,
+                np.minimum.reduceat(np.where(is_peak, age, NEVER_TS), run_starts),
+                deciding_age,
             )
-        row, lane = row[starts], lane[starts]
-        readings[row, windows.reading[lane]] = sums
+        row, lane = row[run_starts], lane[run_starts]
+        readings[row, windows.reading_lane[lane]] = sums
         # A tile leaves when t reaches the tile that is `tiles` + 1 after it.
-        leaves_at = (now[in_window[starts]] - deciding_age + windows.tiles[lane] + 1) * self._hops[
-            self._clock[lane]
-        ]
-        np.minimum.at(next_change, row, leaves_at)
+        change_ts = (
+            current_tile[in_window[run_starts]] - deciding_age + windows.tiles[lane] + 1
+        ) * self._hops[self._hop_index[lane]]
+        np.minimum.at(next_change, row, change_ts)
 
     def _read_decays(
         self,
-        decays: _Windows,
+        decays: _WindowPass,
         tile_lanes: FilledLanes,
         age: Int64s,
-        now: Int64s,
+        current_tile: Int64s,
         readings: Int64s,
         next_change: Int64s,
     ) -> None:
@@ -226,24 +256,25 @@ class Tiles:
         if not len(in_window):
             return
         row, lane, age = tile_lanes.row[in_window], tile_lanes.lane[in_window], age[in_window]
-        starts = _run_starts(row * readings.shape[1] + decays.reading[lane])
-        group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(row))))
+        run_starts = _run_starts(row * readings.shape[1] + decays.reading_lane[lane])
+        group = np.repeat(np.arange(len(run_starts)), np.diff(np.append(run_starts, len(row))))
         # Add tile by tile from the oldest, since the order decides the last bit; bincount adds in
         # order.
         order = np.argsort(group * 1_024 - age, kind="stable")
         weighted = tile_lanes.value[in_window].astype(np.float64) * self._weights[age]
-        readings[row[starts], decays.reading[lane[starts]]] = np.bincount(
-            group, weighted[order], len(starts)
+        readings[row[run_starts], decays.reading_lane[lane[run_starts]]] = np.bincount(
+            group, weighted[order], len(run_starts)
         ).view(np.int64)
         np.minimum.at(
             next_change,
-            row[starts],
-            (now[in_window[starts]] + 1) * self._hops[self._clock[lane[starts]]],
+            row[run_starts],
+            (current_tile[in_window[run_starts]] + 1)
+            * self._hops[self._hop_index[lane[run_starts]]],
         )
 
 
 @dataclass(frozen=True)
-class _Entries:
+class _FilledRegisters:
     """The filled registers of one sketch in all its tiles: row, register, rank, and age of the
     tile.
     """
@@ -254,24 +285,31 @@ class _Entries:
     register: Intps
     rank: Registers
     age: Int64s
-    now: Int64s
+    current_tile: Int64s
 
     @classmethod
     def from_lanes(
-        cls, sketch: Sketch, filled: FilledLanes, own_lanes: Intps, age: Int64s, now: Int64s
-    ) -> "_Entries":
+        cls,
+        sketch: Sketch,
+        filled: FilledLanes,
+        own_lanes: Intps,
+        age: Int64s,
+        current_tile: Int64s,
+    ) -> "_FilledRegisters":
         octets = filled.value[own_lanes].view(np.uint8)
         octet_indices = np.flatnonzero(octets)
-        entry = own_lanes[octet_indices >> 3]
-        register = ((filled.lane[entry] - sketch.lane) * 8 + (octet_indices & 7)) % sketch.registers
+        lane_index = own_lanes[octet_indices >> 3]
+        register = (
+            (filled.lane[lane_index] - sketch.lane) * 8 + (octet_indices & 7)
+        ) % sketch.registers
         return cls(
             sketch,
             filled.count,
-            filled.row[entry],
+            filled.row[lane_index],
             register,
             octets[octet_indices],
-            age[entry],
-            now[entry],
+            age[lane_index],
+            current_tile[lane_index],
         )
 
     def read(self, window: DistinctValues, readings: Int64s, next_change: Int64s) -> None:
@@ -280,8 +318,8 @@ class _Entries:
             return
         row, rank, age = self.row[in_window], self.rank[in_window], self.age[in_window]
         starts = _run_starts(row)
-        local = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(row))))
-        register_index = local * self.sketch.registers + self.register[in_window]
+        group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(row))))
+        register_index = group * self.sketch.registers + self.register[in_window]
         union = np.zeros(len(starts) * self.sketch.registers, np.uint8)
         np.maximum.at(union, register_index, rank)
         rows = row[starts]
@@ -294,10 +332,10 @@ class _Entries:
         np.minimum.at(youngest, register_index[is_peak], age[is_peak].astype(np.uint8))
         youngest[union == 0] = 0
         deciding_age = youngest.reshape(-1, self.sketch.registers).max(axis=1).astype(np.int64)
-        leaves_at = (
-            self.now[in_window[starts]] - deciding_age + window.tiles + 1
+        change_ts = (
+            self.current_tile[in_window[starts]] - deciding_age + window.tiles + 1
         ) * self.sketch.hop
-        np.minimum.at(next_change, rows, leaves_at)
+        np.minimum.at(next_change, rows, change_ts)
 
 
 def _run_starts(group: npt.NDArray) -> Intps:

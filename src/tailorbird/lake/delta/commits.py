@@ -5,7 +5,7 @@ import msgspec
 from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.lake.files import durable
-from tailorbird.lake.files.ledger import File, Ledger, LedgerLine
+from tailorbird.lake.files.ledger import Ledger, LedgerFile, LedgerLine
 from tailorbird.storage_paths import StoragePath
 
 COMMIT_INFO = "tailorbird"  # our key in the commit info
@@ -21,18 +21,18 @@ class CommitInfo(msgspec.Struct, frozen=True):
     token: str = ""  # identifies the commit to its writer if the reply was lost
 
 
-def commit_path(table: StoragePath, version: int) -> StoragePath:
+def commit_path(table_path: StoragePath, version: int) -> StoragePath:
     """Return the path of a commit file."""
-    return table / "_delta_log" / f"{version:020d}.json"
+    return table_path / "_delta_log" / f"{version:020d}.json"
 
 
-def checkpoint_path(table: StoragePath, version: int) -> StoragePath:
+def checkpoint_path(table_path: StoragePath, version: int) -> StoragePath:
     """Return the path of a checkpoint."""
-    return table / "_delta_log" / f"{version:020d}.checkpoint.parquet"
+    return table_path / "_delta_log" / f"{version:020d}.checkpoint.parquet"
 
 
 def record_commit(
-    path: StoragePath,
+    table_path: StoragePath,
     table: str,
     version: int,
     ledger: Ledger,
@@ -40,14 +40,14 @@ def record_commit(
     written_at: int,
     rows: int = 0,
     positions: dict[str, int] | None = None,
-    files: list[File] | None = None,
-    removed: list[str] | None = None,
+    files: list[LedgerFile] | None = None,
+    removed_paths: list[str] | None = None,
 ) -> LedgerLine:
     """Sync a commit file that deltalake wrote, and append it to the ledger."""
-    commit = commit_path(path, version)
-    durable.sync_file(commit)
-    durable.sync_folder(commit.parent)
-    durable.sync_folder(path)
+    commit_file = commit_path(table_path, version)
+    durable.sync_file(commit_file)
+    durable.sync_folder(commit_file.parent)
+    durable.sync_folder(table_path)
     faults.at("lake.after_sync")
     line = ledger.append(
         "commit",
@@ -56,24 +56,24 @@ def record_commit(
         rows=rows,
         positions=positions,
         files=files,
-        removed=removed,
-        commit_sha256=durable.sha256_of(commit),
+        removed=removed_paths,
+        commit_sha256=durable.sha256_of(commit_file),
         written_at=written_at,
     )
     faults.at("lake.after_ledger")
     return line
 
 
-def read_back(lake: StoragePath, line: LedgerLine) -> None:
+def verify_commit(lake: StoragePath, line: LedgerLine) -> None:
     """Compare the files of a commit on disk with the ledger's line. Raises DamageError."""
     if line.kind != "commit":
         return
     folder = lake / line.table
-    for path, expected in [
+    for path, expected_sha256 in [
         (commit_path(folder, line.version), line.commit_sha256),
         *((folder / file.path, file.sha256) for file in line.files),
     ]:
-        if durable.sha256_of(path) != expected:
+        if durable.sha256_of(path) != expected_sha256:
             raise DamageError(
                 f"version {line.version} of table {line.table} does not read back as it was "
                 "written",

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailorbird.events.clock import DAY
-from tailorbird.lake.files.ledger import File
+from tailorbird.lake.files.ledger import LedgerFile
 
-SMALL_BYTES = 8 << 20  # files below this size are compacted
-SMALL_FILES = 32  # in one folder
-MERGED_BYTES = 64 << 20  # of the files in one compaction
+SMALL_FILE_BYTES = 8 << 20  # files below this size are compacted
+SMALL_FILES_MIN = 32  # in one folder
+COMPACTED_BYTES_MAX = 64 << 20  # of the files in one compaction
 SETTLED_US = 1 * DAY  # without a write, after which a folder counts as settled
 
 
@@ -28,12 +28,12 @@ class Group:
     """Files of one folder that become one, in log order."""
 
     folder: str
-    files: tuple[File, ...]
+    files: tuple[LedgerFile, ...]
     is_settled: bool = False
 
 
 def due_groups(
-    files: Mapping[str, File],
+    files: Mapping[str, LedgerFile],
     commit_times: Mapping[str, int],
     now: int,
     *,
@@ -47,24 +47,28 @@ def due_groups(
         settled_us: `SETTLED_US` by default; 0 selects every folder with two small files or more.
     """
     settled_us = SETTLED_US if settled_us is None else settled_us
-    folders: dict[str, list[File]] = {}
-    newest: dict[str, int] = {}
+    small_files_by_folder: dict[str, list[LedgerFile]] = {}
+    newest_commit_time: dict[str, int] = {}
     for path, file in sorted(
         files.items(), key=lambda entry: (commit_times.get(entry[0], 0), entry[0])
     ):
         folder = path.rpartition("/")[0]
-        newest[folder] = commit_times.get(path, 0)
-        if file.size < SMALL_BYTES:
-            folders.setdefault(folder, []).append(file)
+        newest_commit_time[folder] = commit_times.get(path, 0)
+        if file.size < SMALL_FILE_BYTES:
+            small_files_by_folder.setdefault(folder, []).append(file)
     groups: list[Group] = []
-    for folder, small_files in folders.items():
-        is_settled = now - newest[folder] >= settled_us
-        if len(small_files) >= (2 if is_settled else SMALL_FILES):
-            sizes = np.cumsum([file.size for file in small_files])
+    for folder, small_files in small_files_by_folder.items():
+        is_settled = now - newest_commit_time[folder] >= settled_us
+        if len(small_files) >= (2 if is_settled else SMALL_FILES_MIN):
+            cumulative_sizes = np.cumsum([file.size for file in small_files])
             groups.append(
                 Group(
                     folder,
-                    tuple(small_files[: max(2, int(np.searchsorted(sizes, MERGED_BYTES)))]),
+                    tuple(
+                        small_files[
+                            : max(2, int(np.searchsorted(cumulative_sizes, COMPACTED_BYTES_MAX)))
+                        ]
+                    ),
                     is_settled,
                 )
             )

@@ -11,20 +11,20 @@ from tailorbird.storage import storage_at
 from tailorbird.storage_paths import StoragePath
 
 
-def delta_table(path: StoragePath, version: int | None = None) -> DeltaTable:
-    """Open the table at `path`, at a version or the latest.
+def delta_table(table_path: StoragePath, version: int | None = None) -> DeltaTable:
+    """Open the table at `table_path`, at a version or the latest.
 
     Raises:
         DamageError, StorageError: deltalake cannot open it.
     """
-    with delta_errors(path):
+    with translate_delta_errors(table_path):
         return DeltaTable(
-            str(path), version=version, storage_options=storage_at(path).delta_options()
+            str(table_path), version=version, storage_options=storage_at(table_path).delta_options()
         )
 
 
 @contextmanager
-def delta_errors(path: StoragePath) -> Iterator[None]:
+def translate_delta_errors(path: StoragePath) -> Iterator[None]:
     """Turn errors of deltalake about the tables at `path` into DamageError or StorageError."""
     try:
         yield

@@ -23,7 +23,7 @@ _BUCKET_FIX = (
 )
 
 
-def corrupt_file(message: str, file_path: StoragePath) -> DamageError:
+def corrupt_file_error(message: str, file_path: StoragePath) -> DamageError:
     """Return the error about a corrupt file of a table, with the remedy for its kind of storage."""
     fix = _BUCKET_FIX if storage_at(file_path).is_remote else _LOCAL_FIX
     return DamageError(message, where=str(file_path), fix=fix)
@@ -49,13 +49,13 @@ def file_corruption(path: StoragePath, file: FileRecord) -> str | None:
 
 
 @contextmanager
-def reading_errors(
-    lake: StoragePath, table: str, paths: Callable[[], Iterable[str]]
+def translate_read_errors(
+    lake: StoragePath, table: str, list_paths: Callable[[], Iterable[str]]
 ) -> Iterator[None]:
     """Name the file to blame when reading data files within fails.
 
     Args:
-        paths: the files being read, below the table's folder; called only after a failure.
+        list_paths: the files being read, below the table's folder; called only after a failure.
 
     Raises:
         DamageError: a file is corrupt or missing.
@@ -64,12 +64,14 @@ def reading_errors(
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        if (blamed_error := blamed_file(lake, table, paths(), str(error))) is None:
+        if (
+            corruption_error := find_corrupt_file_error(lake, table, list_paths(), str(error))
+        ) is None:
             raise
-        raise blamed_error from error
+        raise corruption_error from error
 
 
-def blamed_file(
+def find_corrupt_file_error(
     lake: StoragePath, table: str, paths: Iterable[str], message: str
 ) -> TailorbirdError | None:
     """Return the error about the first corrupt file, or None. Files that `message` names are
@@ -95,5 +97,5 @@ def blamed_file(
                 where=str(file_path),
                 fix="run the same again; a longer lake.history keeps such files longer",
             )
-        return corrupt_file(f"a data file of table {table} {fault}", file_path)
+        return corrupt_file_error(f"a data file of table {table} {fault}", file_path)
     return None

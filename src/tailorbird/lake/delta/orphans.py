@@ -22,16 +22,16 @@ from tailorbird.lake.files.ledger import LedgerLine
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import StoragePath
 
-CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
-HINT = "_last_checkpoint"
+CHECKPOINT_FILE = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
+HINT_FILE = "_last_checkpoint"
 FOREIGN_REASON = "is not the lake's own"
-NOT_THERE = "names a checkpoint that is not there"
+MISSING_CHECKPOINT_REASON = "names a checkpoint that is not there"
 
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
-_SIDE_FILE = re.compile(
+_NON_COMMIT_FILE = re.compile(
     r"(\d{20})\.(?!json\Z).+\Z"
 )  # checkpoints, and other writers' files of a commit
-_BY_HAND = (
+_MANUAL_REMEDY = (
     "move it and the files of later versions out of _delta_log, the newest first, then start "
     "the lake role"
 )
@@ -43,14 +43,14 @@ class Orphan:
 
     file: StoragePath
     version: int
-    what: str
+    problem: str
     remedy: str
 
 
-def list_versions(path: StoragePath) -> list[int]:
+def list_versions(table_path: StoragePath) -> list[int]:
     """Return the versions with a commit file in the log of a table."""
-    log = path / "_delta_log"
-    names = [entry.name for entry in log.iterdir()] if log.is_dir() else []
+    log_folder = table_path / "_delta_log"
+    names = [entry.name for entry in log_folder.iterdir()] if log_folder.is_dir() else []
     return sorted(int(match[1]) for name in names if (match := _COMMIT.match(name)))
 
 
@@ -69,8 +69,8 @@ def unknown_commit_fault(data: bytes, version: int) -> str | None:
         commit_info = actions[keys.index("commitInfo")]["commitInfo"]
         if COMMIT_INFO not in commit_info:
             return FOREIGN_REASON
-        info = msgspec.convert(commit_info[COMMIT_INFO], CommitInfo)
-        rows = [
+        own_info = msgspec.convert(commit_info[COMMIT_INFO], CommitInfo)
+        row_counts = [
             json.loads(action["add"]["stats"])["numRecords"]
             for action in actions
             if "add" in action
@@ -85,52 +85,56 @@ def unknown_commit_fault(data: bytes, version: int) -> str | None:
     ):
         return "is incomplete"
     is_complete = (
-        len(rows) == info.files and sum(rows) == info.rows and keys.count("remove") == info.removed
+        len(row_counts) == own_info.files
+        and sum(row_counts) == own_info.rows
+        and keys.count("remove") == own_info.removed
     )
-    has_effect = "txn" in keys or info.removed or (info.columns and "metaData" in keys)
+    has_effect = "txn" in keys or own_info.removed or (own_info.columns and "metaData" in keys)
     return None if is_complete and has_effect else "is incomplete"
 
 
-def orphan_commits(path: StoragePath, commits: Mapping[int, LedgerLine]) -> list[tuple[int, str]]:
+def orphan_commits(
+    table_path: StoragePath, commits: Mapping[int, LedgerLine]
+) -> list[tuple[int, str]]:
     """Return the commits after the ledger's last, from the first orphan on, and what is wrong.
 
     A complete commit of our own that the ledger does not know was made just now, or before a crash.
     """
     later_versions = [
-        version for version in list_versions(path) if version > max(commits, default=-1)
+        version for version in list_versions(table_path) if version > max(commits, default=-1)
     ]
     faults = [
-        (version, unknown_commit_fault(commit_path(path, version).read_bytes(), version))
+        (version, unknown_commit_fault(commit_path(table_path, version).read_bytes(), version))
         for version in later_versions
     ]
-    first_orphan = next((version for version, fault in faults if fault is not None), None)
+    first_orphan_version = next((version for version, fault in faults if fault is not None), None)
     return [
         (version, fault or f"stands on one that {FOREIGN_REASON}")
         for version, fault in faults
-        if first_orphan is not None and version >= first_orphan
+        if first_orphan_version is not None and version >= first_orphan_version
     ]
 
 
-def are_all_foreign(commits: list[tuple[int, str]]) -> bool:
+def are_all_foreign(orphan_faults: list[tuple[int, str]]) -> bool:
     """Return whether all of these are complete commits of another writer, which nothing needs.
 
     A torn one may be our own.
     """
-    return all(fault == FOREIGN_REASON for _, fault in commits)
+    return all(fault == FOREIGN_REASON for _, fault in orphan_faults)
 
 
-def describe_remedy(path: StoragePath, *, at_start: bool) -> str:
+def describe_remedy(table_path: StoragePath, *, set_aside_at_start: bool) -> str:
     """Return the remedy for orphans in the log of a table.
 
     Args:
-        at_start: whether the role sets them aside when it starts.
+        set_aside_at_start: whether the role sets them aside when it starts.
     """
-    if not storage_at(path).is_remote:
+    if not storage_at(table_path).is_remote:
         return "tailorbird lake repair sets it aside"
-    return "the lake role sets it aside when it starts" if at_start else _BY_HAND
+    return "the lake role sets it aside when it starts" if set_aside_at_start else _MANUAL_REMEDY
 
 
-def find_orphans(path: StoragePath, own_commits: Mapping[int, LedgerLine]) -> list[Orphan]:
+def find_orphans(table_path: StoragePath, own_commits: Mapping[int, LedgerLine]) -> list[Orphan]:
     """Return the orphans in the log of a table, and the hint to one.
 
     Set them aside from the last to the first, so that a crash in between hides none of the rest.
@@ -138,72 +142,84 @@ def find_orphans(path: StoragePath, own_commits: Mapping[int, LedgerLine]) -> li
     Args:
         own_commits: the table's commits in the ledger.
     """
-    if not (log := path / "_delta_log").is_dir():
+    if not (log_folder := table_path / "_delta_log").is_dir():
         return []
-    commits = orphan_commits(path, own_commits)
+    orphan_faults = orphan_commits(table_path, own_commits)
     orphan_remedy = describe_remedy(
-        path, at_start=are_all_foreign(commits) or len(commits) == 1
+        table_path, set_aside_at_start=are_all_foreign(orphan_faults) or len(orphan_faults) == 1
     )  # A crash may leave a torn one.
     orphans = [
         Orphan(
-            commit_path(path, version),
+            commit_path(table_path, version),
             version,
             f"version {version} {fault}, and the ledger does not know it",
             orphan_remedy,
         )
-        for version, fault in commits
+        for version, fault in orphan_faults
     ]
-    newest, oldest = (
+    newest_own_version, oldest_orphan_version = (
         max(own_commits, default=-1),
-        min((version for version, _ in commits), default=None),
+        min((version for version, _ in orphan_faults), default=None),
     )
-    side_files: dict[str, int] = {
+    version_by_file_name: dict[str, int] = {
         entry.name: int(match[1])
-        for entry in log.iterdir()
-        if (match := _SIDE_FILE.match(entry.name))
+        for entry in log_folder.iterdir()
+        if (match := _NON_COMMIT_FILE.match(entry.name))
     }
     orphan_names = {
         name
-        for name, version in side_files.items()
-        if version > newest
-        and ((oldest is not None and version >= oldest) or not commit_path(path, version).exists())
+        for name, version in version_by_file_name.items()
+        if version > newest_own_version
+        and (
+            (oldest_orphan_version is not None and version >= oldest_orphan_version)
+            or not commit_path(table_path, version).exists()
+        )
     }
     orphans += [
         Orphan(
-            log / name,
-            side_files[name],
-            f"is of version {side_files[name]}, which {FOREIGN_REASON}",
+            log_folder / name,
+            version_by_file_name[name],
+            f"is of version {version_by_file_name[name]}, which {FOREIGN_REASON}",
             orphan_remedy,
         )
         for name in sorted(orphan_names)
     ]
-    hinted_checkpoint = hinted_version(log / HINT)
-    if hinted_checkpoint is not None:
-        hinted_checkpoints = {
+    checkpoint_version = hinted_version(log_folder / HINT_FILE)
+    if checkpoint_version is not None:
+        checkpoint_names = {
             name
-            for name, version in side_files.items()
-            if version == hinted_checkpoint and CHECKPOINT.match(name)
+            for name, version in version_by_file_name.items()
+            if version == checkpoint_version and CHECKPOINT_FILE.match(name)
         }
-        if not hinted_checkpoints - orphan_names:
+        if not checkpoint_names - orphan_names:
             message = (
-                f"names a checkpoint that {FOREIGN_REASON}" if hinted_checkpoints else NOT_THERE
+                f"names a checkpoint that {FOREIGN_REASON}"
+                if checkpoint_names
+                else MISSING_CHECKPOINT_REASON
             )
             orphans.append(
-                Orphan(log / HINT, -1, f"{message}, of version {hinted_checkpoint}", orphan_remedy)
+                Orphan(
+                    log_folder / HINT_FILE,
+                    -1,
+                    f"{message}, of version {checkpoint_version}",
+                    orphan_remedy,
+                )
             )
     return orphans
 
 
-def hinted_version(hint: StoragePath) -> int | None:
+def hinted_version(hint_file: StoragePath) -> int | None:
     """Return the version of the checkpoint that the hint names, or None if it cannot be read."""
     try:
-        version = json.loads(hint.read_bytes())["version"]
+        version = json.loads(hint_file.read_bytes())["version"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return version if isinstance(version, int) else None
 
 
-def set_aside(file: StoragePath, named_files: Collection[str], folder: StoragePath) -> StoragePath:
+def set_orphan_aside(
+    file: StoragePath, named_files: Collection[str], folder: StoragePath
+) -> StoragePath:
     """Move an orphan into `folder`, after the data files that an orphan commit brought.
 
     The role would delete those, because no commit of the ledger names them.
@@ -214,12 +230,12 @@ def set_aside(file: StoragePath, named_files: Collection[str], folder: StoragePa
     Returns:
         Its new path.
     """
-    for path in data_files(file, named_files):
+    for path in data_files_of_orphan(file, named_files):
         durable.move_aside(file.parent.parent / path, folder)
     return durable.move_aside(file, folder)
 
 
-def data_files(file: StoragePath, named_files: Collection[str]) -> list[str]:
+def data_files_of_orphan(file: StoragePath, named_files: Collection[str]) -> list[str]:
     """Return the data files that an orphan commit brought, except those that our commits name."""
     if (
         not _COMMIT.match(file.name)

@@ -33,15 +33,15 @@ from tailorbird.events.clock import Clock
 from tailorbird.lake.delta import orphans
 from tailorbird.lake.delta.commits import commit_path
 from tailorbird.lake.delta.connection import unreadable_error
-from tailorbird.lake.delta.corruption import corrupt_file, file_corruption
+from tailorbird.lake.delta.corruption import corrupt_file_error, file_corruption
 from tailorbird.lake.delta.orphans import list_versions, unknown_commit_fault
 from tailorbird.lake.delta.vacuum import KEEP_US, unreferenced_files
 from tailorbird.lake.files import durable
-from tailorbird.lake.files.ledger import File, Ledger, LedgerLine
+from tailorbird.lake.files.ledger import Ledger, LedgerFile, LedgerLine
 from tailorbird.lake.tables import TABLES, TableSpec
 from tailorbird.storage_paths import StoragePath
 
-_REPAIR = (
+_REPAIR_FIX = (
     "tailorbird lake repair rebuilds the table, if its rows have a second source; else restore "
     "the file from the backup"
 )
@@ -53,43 +53,58 @@ class Recovery:
 
     table: str
     version: int
-    what: str  # "recovered", "set aside", "withdrawn" or "removed"
+    action: str  # "recovered", "set aside", "withdrawn" or "removed"
     detail: str
 
 
 def check_table(
-    path: StoragePath,
+    table_path: StoragePath,
     spec: TableSpec,
     ledger: Ledger,
-    aside: StoragePath,
+    aside_folder: StoragePath,
     clock: Clock,
     *,
-    may_replay: Callable[[dict[str, int]], bool],
+    can_replay_from: Callable[[dict[str, int]], bool],
     keep_us: int = KEEP_US,
 ) -> list[Recovery]:
     """Check one table, which may be absent, and undo what a crash may have left.
 
     Args:
-        aside: the folder into which corrupt files are moved.
-        may_replay: return whether the logs still hold the rows from these positions on.
+        aside_folder: the folder into which corrupt files are moved.
+        can_replay_from: return whether the logs still hold the rows from these positions on.
         keep_us: how long files stay whose rows are in others now.
 
     Raises:
         DamageError: no crash explains the corruption, or the logs no longer hold its rows.
     """
     commits = ledger.commits(spec.name)
-    recoveries = _set_orphans_aside(path, spec, ledger, aside)
-    newest = max([*commits, *list_versions(path)], default=-1)
-    for version in range(ledger.log_begin(spec.name), newest + 1):
-        if _commit_corruption(path, version, commits.get(version)) is None and version in commits:
+    recoveries = _set_orphans_aside(table_path, spec, ledger, aside_folder)
+    newest_version = max([*commits, *list_versions(table_path)], default=-1)
+    for version in range(ledger.first_log_version(spec.name), newest_version + 1):
+        if (
+            commit_corruption(table_path, version, commits.get(version)) is None
+            and version in commits
+        ):
             continue
         recoveries.append(
-            _recover_last(path, spec, version, newest, commits, ledger, aside, clock, may_replay)
+            _recover_last_commit(
+                table_path,
+                spec,
+                version,
+                newest_version=newest_version,
+                commits=commits,
+                ledger=ledger,
+                aside_folder=aside_folder,
+                clock=clock,
+                can_replay_from=can_replay_from,
+            )
         )
-    _check_files(path, spec, ledger)
-    recoveries += _set_checkpoints_aside(path, spec, ledger, aside)
+    _check_files(table_path, spec, ledger)
+    recoveries += _set_checkpoints_aside(table_path, spec, ledger, aside_folder)
     for file in (
-        unreferenced_files(path, spec.name, ledger, clock.now(), keep_us) if path.is_dir() else []
+        unreferenced_files(table_path, spec.name, ledger, clock.now(), keep_us)
+        if table_path.is_dir()
+        else []
     ):
         file.unlink()
         recoveries.append(
@@ -108,13 +123,21 @@ def ledger_is_lost(lake: StoragePath) -> bool:
     )
 
 
-def commit_corruption(path: StoragePath, version: int, line: LedgerLine) -> str | None:
-    """Return what is corrupt in a commit file that the ledger knows, or None."""
-    return _commit_corruption(path, version, line)
+def commit_corruption(table_path: StoragePath, version: int, line: LedgerLine | None) -> str | None:
+    """Return what is corrupt in a commit file, or None; `line` is its ledger entry."""
+    file = commit_path(table_path, version)
+    if not file.exists():
+        return "is missing"
+    data = file.read_bytes()
+    if line is None:
+        return unknown_commit_fault(data, version)
+    if hashlib.sha256(data).hexdigest() == line.commit_sha256:
+        return None
+    return "is empty" if not data else "does not match the ledger's checksum"
 
 
 @contextmanager
-def opening_errors(lake: StoragePath, table: str) -> Iterator[None]:
+def translate_open_errors(lake: StoragePath, table: str) -> Iterator[None]:
     """Name the file of the log to blame when opening a table within fails.
 
     Raises:
@@ -126,12 +149,12 @@ def opening_errors(lake: StoragePath, table: str) -> Iterator[None]:
     except Exception as error:  # deltalake raises what it likes
         ledger = Ledger(lake / "ledger.jsonl")
         for file, fault in log_corruptions(lake / table, table, ledger):
-            raise corrupt_file(f"a file of the log of table {table} {fault}", file) from error
+            raise corrupt_file_error(f"a file of the log of table {table} {fault}", file) from error
         if not isinstance(error, TailorbirdError | DeltaError):
             raise
         for orphan in orphans.find_orphans(lake / table, ledger.commits(table)):
             raise DamageError(
-                f"a file of the log of table {table} {orphan.what}",
+                f"a file of the log of table {table} {orphan.problem}",
                 where=str(orphan.file),
                 fix=orphan.remedy,
             ) from error
@@ -141,111 +164,94 @@ def opening_errors(lake: StoragePath, table: str) -> Iterator[None]:
 
 
 def log_corruptions(
-    path: StoragePath, table: str, ledger: Ledger
+    table_path: StoragePath, table: str, ledger: Ledger
 ) -> Iterator[tuple[StoragePath, str]]:
     """Yield the corrupt files of a table's log that the ledger knows, and what is corrupt."""
-    begin = ledger.log_begin(table)
+    first_version = ledger.first_log_version(table)
     for version, line in sorted(ledger.commits(table).items()):
-        if version >= begin and (fault := commit_corruption(path, version, line)) is not None:
-            yield commit_path(path, version), fault
+        fault = commit_corruption(table_path, version, line) if version >= first_version else None
+        if fault is not None:
+            yield commit_path(table_path, version), fault
     for version, line in sorted(ledger.checkpoints(table).items()):
-        file = path / "_delta_log" / line.files[0].path
-        if (
-            version >= begin
-            and (file.exists() or version == begin)
-            and (fault := file_corruption(file, line.files[0])) is not None
-        ):
+        file = table_path / "_delta_log" / line.files[0].path
+        is_needed = version == first_version or (version > first_version and file.exists())
+        if is_needed and (fault := file_corruption(file, line.files[0])) is not None:
             yield file, fault
 
 
 def _set_orphans_aside(
-    path: StoragePath, spec: TableSpec, ledger: Ledger, aside: StoragePath
+    table_path: StoragePath, spec: TableSpec, ledger: Ledger, aside_folder: StoragePath
 ) -> list[Recovery]:
     """Set orphan commits at the end of the log aside, which readers would believe."""
     commits = ledger.commits(spec.name)
-    if not orphans.are_all_foreign(orphans.orphan_commits(path, commits)):
+    if not orphans.are_all_foreign(orphans.orphan_commits(table_path, commits)):
         return []
-    named = {file.path for line in commits.values() for file in line.files}
-    moved_files = [
-        (orphan, orphans.set_aside(orphan.file, named, aside / spec.name))
-        for orphan in reversed(orphans.find_orphans(path, commits))
+    named_files = {file.path for line in commits.values() for file in line.files}
+    moved_orphans = [
+        (orphan, orphans.set_orphan_aside(orphan.file, named_files, aside_folder / spec.name))
+        for orphan in reversed(orphans.find_orphans(table_path, commits))
     ]
     return [
         Recovery(
             spec.name,
             orphan.version,
             "set aside",
-            f"{orphan.file}: {orphan.what}; kept as {target}",
+            f"{orphan.file}: {orphan.problem}; kept as {moved_path}",
         )
-        for orphan, target in moved_files
+        for orphan, moved_path in moved_orphans
     ]
 
 
-def _commit_corruption(path: StoragePath, version: int, line: LedgerLine | None) -> str | None:
-    file = commit_path(path, version)
-    if not file.exists():
-        return "is missing"
-    data = file.read_bytes()
-    if line is None:
-        return unknown_commit_fault(data, version)
-    if hashlib.sha256(data).hexdigest() == line.commit_sha256:
-        return None
-    return "is empty" if not data else "does not match the ledger's checksum"
-
-
-def _recover_last(
-    path: StoragePath,
+def _recover_last_commit(
+    table_path: StoragePath,
     spec: TableSpec,
     version: int,
-    newest: int,
+    newest_version: int,
     commits: dict[int, LedgerLine],
     ledger: Ledger,
-    aside: StoragePath,
+    aside_folder: StoragePath,
     clock: Clock,
-    may_replay: Callable[[dict[str, int]], bool],
+    can_replay_from: Callable[[dict[str, int]], bool],
 ) -> Recovery:
-    file = commit_path(path, version)
-    fault = _commit_corruption(path, version, commits.get(version))
+    commit_file = commit_path(table_path, version)
+    fault = commit_corruption(table_path, version, commits.get(version))
     if fault is None:
-        return _enter_commit(path, spec, version, ledger, clock)
-    if version != newest:
+        return _enter_commit(table_path, spec, version, ledger, clock)
+    if version != newest_version:
         fix = (
-            _REPAIR
+            _REPAIR_FIX
             if version <= max(commits, default=-1)
-            else orphans.describe_remedy(path, at_start=False)
+            else orphans.describe_remedy(table_path, set_aside_at_start=False)
         )
         raise DamageError(
             f"version {version} of table {spec.name} {fault}, and later versions stand on it",
-            where=str(file),
+            where=str(commit_file),
             fix=fix,
         )
     line = commits.get(version)
-    if line is not None and not (version > 0 and may_replay(_replay_positions(line, commits))):
+    if line is not None and not (version > 0 and can_replay_from(_replay_positions(line, commits))):
         raise DamageError(
             f"version {version} of table {spec.name} {fault}, and the log no longer holds its rows",
-            where=str(file),
-            fix=_REPAIR,
+            where=str(commit_file),
+            fix=_REPAIR_FIX,
         )
-    moved_file = durable.move_aside(file, aside / spec.name) if file.exists() else None
+    moved_file = (
+        durable.move_aside(commit_file, aside_folder / spec.name) if commit_file.exists() else None
+    )
     if line is None:
         return Recovery(
             spec.name,
             version,
             "set aside",
-            f"{file} {fault}; its rows are appended again"
+            f"{commit_file} {fault}; its rows are appended again"
             + (f"; kept as {moved_file}" if moved_file else ""),
         )
     ledger.append("withdrawn", spec.name, version, written_at=clock.now())
     if line.removed:
-        return Recovery(
-            spec.name,
-            version,
-            "set aside",
-            f"{file} {fault}; it only put files together, and they are still there",
-        )
-    return Recovery(
-        spec.name, version, "withdrawn", f"{file} {fault}; its {line.rows} rows are appended again"
-    )
+        detail = f"{commit_file} {fault}; it only put files together, and they are still there"
+        return Recovery(spec.name, version, "set aside", detail)
+    detail = f"{commit_file} {fault}; its {line.rows} rows are appended again"
+    return Recovery(spec.name, version, "withdrawn", detail)
 
 
 def _replay_positions(line: LedgerLine, commits: dict[int, LedgerLine]) -> dict[str, int]:
@@ -257,118 +263,119 @@ def _replay_positions(line: LedgerLine, commits: dict[int, LedgerLine]) -> dict[
     return {log: earlier_positions.get(log, 0) for log in line.positions}
 
 
-def enter_commits(path: StoragePath, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+def enter_commits(table_path: StoragePath, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
     """Enter the complete commits after the last one of a table that the ledger knows.
 
     Raises:
         DamageError: one of them names a data file that is missing or incomplete.
     """
-    newest = max(ledger.commits(spec.name), default=-1)
-    for version in list_versions(path):
-        if version > newest:
-            if _commit_corruption(path, version, None) is not None:
+    newest_known = max(ledger.commits(spec.name), default=-1)
+    for version in list_versions(table_path):
+        if version > newest_known:
+            if commit_corruption(table_path, version, None) is not None:
                 break
-            _enter_commit(path, spec, version, ledger, clock)
+            _enter_commit(table_path, spec, version, ledger, clock)
 
 
 def _enter_commit(
-    path: StoragePath, spec: TableSpec, version: int, ledger: Ledger, clock: Clock
+    table_path: StoragePath, spec: TableSpec, version: int, ledger: Ledger, clock: Clock
 ) -> Recovery:
     """Enter a complete commit into the ledger; its data was synced before it was committed."""
-    file = commit_path(path, version)
-    durable.sync_file(file)
-    durable.sync_folder(file.parent)
-    files: list[File] = []
+    commit_file = commit_path(table_path, version)
+    durable.sync_file(commit_file)
+    durable.sync_folder(commit_file.parent)
+    files: list[LedgerFile] = []
     positions: dict[str, int] = {}
-    removed: list[str] = []
-    rows = 0
-    data = file.read_bytes()
+    removed_paths: list[str] = []
+    total_rows = 0
+    data = commit_file.read_bytes()
     for action in map(json.loads, data.splitlines()):
         if "add" in action:
-            name, count = action["add"]["path"], json.loads(action["add"]["stats"])["numRecords"]
-            target = path / name
-            if not target.exists() or target.stat().st_size != action["add"]["size"]:
+            added = action["add"]
+            name, row_count = added["path"], json.loads(added["stats"])["numRecords"]
+            data_file = table_path / name
+            if not data_file.exists() or data_file.stat().st_size != added["size"]:
                 raise DamageError(
                     f"version {version} of table {spec.name} names a file that is incomplete",
-                    where=str(target),
-                    fix=_REPAIR,
+                    where=str(data_file),
+                    fix=_REPAIR_FIX,
                 )
-            files.append(File(name, action["add"]["size"], durable.sha256_of(target), count))
-            rows += count
+            files.append(LedgerFile(name, added["size"], durable.sha256_of(data_file), row_count))
+            total_rows += row_count
         elif "remove" in action:
-            removed.append(action["remove"]["path"])
+            removed_paths.append(action["remove"]["path"])
         elif "txn" in action:
             positions[action["txn"]["appId"]] = action["txn"]["version"]
     ledger.append(
         "commit",
         spec.name,
         version,
-        rows=0 if removed else rows,
+        rows=0 if removed_paths else total_rows,
         positions=positions,
         files=files,
-        removed=removed,
+        removed=removed_paths,
         commit_sha256=hashlib.sha256(data).hexdigest(),
         written_at=clock.now(),
     )
     return Recovery(
-        spec.name, version, "recovered", f"{rows} rows were committed just before the crash"
+        spec.name, version, "recovered", f"{total_rows} rows were committed just before the crash"
     )
 
 
-def _check_files(path: StoragePath, spec: TableSpec, ledger: Ledger) -> None:
+def _check_files(table_path: StoragePath, spec: TableSpec, ledger: Ledger) -> None:
     for file in ledger.files(spec.name).values():
-        target = path / file.path
+        data_file = table_path / file.path
         try:
-            size = target.stat().st_size
+            size = data_file.stat().st_size
         except OSError:
             size = -1
         if size != file.size:
             fault = "is missing" if size < 0 else f"has {size} bytes, the ledger says {file.size}"
             raise DamageError(
-                f"a file of table {spec.name} {fault}", where=str(target), fix=_REPAIR
+                f"a file of table {spec.name} {fault}", where=str(data_file), fix=_REPAIR_FIX
             )
 
 
 def _set_checkpoints_aside(
-    path: StoragePath, spec: TableSpec, ledger: Ledger, aside: StoragePath
+    table_path: StoragePath, spec: TableSpec, ledger: Ledger, aside_folder: StoragePath
 ) -> list[Recovery]:
     """Set aside checkpoints that the ledger does not vouch for.
 
     A hint to a missing checkpoint makes a table unreadable, so it goes as well.
     """
-    log = path / "_delta_log"
-    if not log.is_dir():
+    log_folder = table_path / "_delta_log"
+    if not log_folder.is_dir():
         return []
     checkpoints = ledger.checkpoints(spec.name)
-    newest = max(ledger.commits(spec.name), default=-1)
+    newest_version = max(ledger.commits(spec.name), default=-1)
     vouched_versions: set[int] = set()
     unvouched_checkpoints: list[tuple[int, StoragePath]] = []
-    findings: list[Recovery] = []
-    for file in sorted(log.iterdir()):
-        match = orphans.CHECKPOINT.match(file.name)
+    recoveries: list[Recovery] = []
+    for file in sorted(log_folder.iterdir()):
+        match = orphans.CHECKPOINT_FILE.match(file.name)
         if not match:
             continue
         version = int(match[1])
         line = checkpoints.get(version)
         if (
-            version <= newest
+            version <= newest_version
             and line is not None
             and durable.sha256_of(file) == line.files[0].sha256
         ):
             vouched_versions.add(version)
         else:
             unvouched_checkpoints.append((version, file))
-    begin = ledger.log_begin(spec.name)
-    if begin and max(vouched_versions, default=-1) < begin:
+    first_version = ledger.first_log_version(spec.name)
+    if first_version and max(vouched_versions, default=-1) < first_version:
         raise DamageError(
-            f"the log of table {spec.name} begins at version {begin}, and no checkpoint of "
+            f"the log of table {spec.name} begins at version {first_version}, and no checkpoint of "
             "it or later is intact",
-            where=str(log),
-            fix=_REPAIR,
+            where=str(log_folder),
+            fix=_REPAIR_FIX,
         )
     for version, file in unvouched_checkpoints:
-        moved_file = durable.move_aside(file, aside / spec.name)
-        findings.append(
+        moved_file = durable.move_aside(file, aside_folder / spec.name)
+        recoveries.append(
             Recovery(
                 spec.name,
                 version,
@@ -376,10 +383,12 @@ def _set_checkpoints_aside(
                 f"a corrupt checkpoint, as {moved_file}; nothing needs it",
             )
         )
-    hint = log / orphans.HINT
-    if hint.exists() and orphans.hinted_version(hint) != max(vouched_versions, default=None):
-        durable.move_aside(hint, aside / spec.name)
-        findings.append(
+    hint_file = log_folder / orphans.HINT_FILE
+    if hint_file.exists() and orphans.hinted_version(hint_file) != max(
+        vouched_versions, default=None
+    ):
+        durable.move_aside(hint_file, aside_folder / spec.name)
+        recoveries.append(
             Recovery(spec.name, -1, "set aside", "the hint to a checkpoint that is not there")
         )
-    return findings
+    return recoveries

@@ -30,17 +30,17 @@ from tailorbird.events.clock import Clock
 from tailorbird.lake.delta import compaction, vacuum
 from tailorbird.lake.delta.commits import COMMIT_INFO, checkpoint_path, commit_path, record_commit
 from tailorbird.lake.delta.connection import delta_table
-from tailorbird.lake.delta.corruption import reading_errors
-from tailorbird.lake.delta.data_files import is_sorted, statistics_of, write_files
+from tailorbird.lake.delta.corruption import translate_read_errors
+from tailorbird.lake.delta.data_files import encode_statistics, is_sorted, write_files
 from tailorbird.lake.delta.schema import missing_columns
 from tailorbird.lake.delta.vacuum import VacuumReport
 from tailorbird.lake.files import durable
-from tailorbird.lake.files.ledger import File, Ledger, LedgerLine
+from tailorbird.lake.files.ledger import Ledger, LedgerFile, LedgerLine
 from tailorbird.lake.tables import TableSpec, align_columns
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import StoragePath
 
-CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
+CHECKPOINT_EVERY_COMMITS = 100  # Between two checkpoints a reader parses that many small files.
 
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
@@ -62,14 +62,14 @@ class DurableTable:
         self._files = ledger.files(spec.name)
         self._commit_times = ledger.commit_times(spec.name)
         self._checkpoint_version = max(ledger.checkpoints(spec.name), default=0)
-        if missing := missing_columns(self._delta, self.spec, self.path):
-            self._add_columns(missing)
+        if new_columns := missing_columns(self._delta, self.spec, self.path):
+            self._add_columns(new_columns)
 
     def _add_columns(self, fields: list[Field]) -> None:
         """Add columns by a commit without rows; existing rows have nulls in them."""
         now, version = self._clock.now(), self.version + 1
         commit_info = {"files": 0, "rows": 0, "removed": 0, "columns": len(fields)}
-        with durable.disk_errors(self.path):
+        with durable.translate_disk_errors(self.path):
             self._delta.alter.add_columns(
                 fields,
                 commit_properties=CommitProperties(custom_metadata={COMMIT_INFO: commit_info}),
@@ -99,18 +99,18 @@ class DurableTable:
         Returns:
             The ledger's line, or None if they were appended before.
         """
-        reached = self.position(log)
-        if rows.num_rows == 0 or (reached is not None and position <= reached):
+        last_position = self.position(log)
+        if rows.num_rows == 0 or (last_position is not None and position <= last_position):
             return None
         now = self._clock.now()
-        files, actions = self._write(rows, now)
+        files, actions = self._write_rows(rows, now)
         line = self._commit(actions, files, now, rows=rows.num_rows, positions={log: position})
         self._positions[log] = position
-        self._checkpoint_sometimes()
+        self._checkpoint_if_due()
         return line
 
-    def adopt(
-        self, files: Sequence[File], rows: pa.Table | None, positions: dict[str, int]
+    def commit_existing_files(
+        self, files: Sequence[LedgerFile], rows: pa.Table | None, positions: dict[str, int]
     ) -> LedgerLine | None:
         """Commit data files that are in the table's folder already, and rows that are in none.
 
@@ -118,9 +118,11 @@ class DurableTable:
             The ledger's line, or None if there is nothing to commit.
         """
         now = self._clock.now()
-        written, actions = self._write(rows, now) if rows is not None and len(rows) else ([], [])
+        new_files, actions = (
+            self._write_rows(rows, now) if rows is not None and len(rows) else ([], [])
+        )
         for file in files:
-            statistics = self._open_table(file).read(list(self.spec.statistics))
+            statistics_rows = self._open_table(file).read(list(self.spec.statistics_columns))
             actions.append(
                 AddAction(
                     file.path,
@@ -128,52 +130,52 @@ class DurableTable:
                     self._partition_values(file),
                     now // 1000,
                     True,
-                    statistics_of(statistics, self.spec),
+                    encode_statistics(statistics_rows, self.spec),
                 )
             )
         if not actions and not positions:
             return None
         for folder in {(self.path / file.path).parent for file in files}:
             durable.sync_folder(folder)
-        adopted = [*files, *written]
-        count = sum(file.rows for file in adopted)
-        return self._commit(actions, adopted, now, rows=count, positions=positions)
+        all_files = [*files, *new_files]
+        row_count = sum(file.rows for file in all_files)
+        return self._commit(actions, all_files, now, rows=row_count, positions=positions)
 
-    def _partition_values(self, file: File) -> dict[str, str | None]:
-        if not self.spec.partition:
+    def _partition_values(self, file: LedgerFile) -> dict[str, str | None]:
+        if not self.spec.partition_column:
             return {}
-        return {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]}
+        return {self.spec.partition_column: file.path.rpartition("/")[0].partition("=")[2]}
 
-    def _checkpoint_sometimes(self) -> None:
-        if self.version - self._checkpoint_version >= CHECKPOINT_EVERY:
+    def _checkpoint_if_due(self) -> None:
+        if self.version - self._checkpoint_version >= CHECKPOINT_EVERY_COMMITS:
             self.checkpoint()
 
     def _commit(
         self,
         actions: list[AddAction | RemoveAction],
-        files: list[File],
+        files: list[LedgerFile],
         now: int,
         *,
         rows: int = 0,
         positions: dict[str, int] | None = None,
-        removed: list[str] | None = None,
+        removed_paths: list[str] | None = None,
     ) -> LedgerLine:
         version = self.version + 1
         token = uuid.uuid4().hex
         commit_info = {
             "files": len(files),
             "rows": sum(file.rows for file in files),
-            "removed": len(removed or []),
+            "removed": len(removed_paths or []),
             "token": token,
         }
         faults.at("lake.after_data")
-        with durable.disk_errors(self.path):
+        with durable.translate_disk_errors(self.path):
             try:
                 self._delta.create_write_transaction(
                     actions,
                     "append",
                     self._delta.schema(),
-                    [self.spec.partition] if self.spec.partition else None,
+                    [self.spec.partition_column] if self.spec.partition_column else None,
                     commit_properties=CommitProperties(
                         custom_metadata={COMMIT_INFO: commit_info},
                         app_transactions=[
@@ -202,12 +204,12 @@ class DurableTable:
             rows=rows,
             positions=positions,
             files=files,
-            removed=removed,
+            removed_paths=removed_paths,
             written_at=now,
         )
         self._files.update({file.path: file for file in files})
         self._commit_times.update({file.path: now for file in files})
-        for path in removed or []:
+        for path in removed_paths or []:
             del self._files[path]
         return line
 
@@ -222,11 +224,22 @@ class DurableTable:
             return False
         return storage_at(self.path).is_remote and f'"token":"{token}"'.encode() in data
 
-    def _write(
-        self, rows: pa.Table, now: int, *, data_change: bool = True, sort: tuple[str, ...] = ()
-    ) -> tuple[list[File], list[AddAction | RemoveAction]]:
+    def _write_rows(
+        self,
+        rows: pa.Table,
+        now: int,
+        *,
+        data_change: bool = True,
+        sort_columns: tuple[str, ...] = (),
+    ) -> tuple[list[LedgerFile], list[AddAction | RemoveAction]]:
         return write_files(
-            self.path, rows, self.spec, self.version + 1, now, data_change=data_change, sort=sort
+            self.path,
+            rows,
+            self.spec,
+            self.version + 1,
+            now,
+            data_change=data_change,
+            sort_columns=sort_columns,
         )
 
     def due_groups(self, settled_us: int | None = None) -> list[compaction.Group]:
@@ -235,7 +248,7 @@ class DurableTable:
             self._files, self._commit_times, self._clock.now(), settled_us=settled_us
         )
 
-    def compact(self, group: compaction.Group, sort: tuple[str, ...] = ()) -> int:
+    def compact(self, group: compaction.Group, sort_columns: tuple[str, ...] = ()) -> int:
         """Replace the files of a group by one, in log order or sorted by columns, in one commit.
 
         The old files stay for earlier readers until `vacuum` deletes them.
@@ -244,7 +257,9 @@ class DurableTable:
             The number of files that it saved.
         """
         now = self._clock.now()
-        tables = [align_columns(self._read(file), self.spec.file_schema) for file in group.files]
+        tables = [
+            align_columns(self._read_file(file), self.spec.file_schema) for file in group.files
+        ]
         rows = pa.concat_tables(tables)
         if rows.num_rows != sum(file.rows for file in group.files):
             raise DamageError(
@@ -254,30 +269,33 @@ class DurableTable:
                 fix="tailorbird lake verify names them",
             )
         faults.at("compact.before_write")
-        if sort:
-            rows = rows.sort_by([(name, "ascending") for name in sort])
-        files, actions = self._write(rows, now, data_change=False, sort=sort)
+        if sort_columns:
+            rows = rows.sort_by([(name, "ascending") for name in sort_columns])
+        files, actions = self._write_rows(rows, now, data_change=False, sort_columns=sort_columns)
         faults.at("compact.after_write")
-        values: dict[str, str | None] = (
-            {self.spec.partition: group.folder.partition("=")[2]} if self.spec.partition else {}
+        partition_values: dict[str, str | None] = (
+            {self.spec.partition_column: group.folder.partition("=")[2]}
+            if self.spec.partition_column
+            else {}
         )
         actions += [
-            RemoveAction(file.path, False, now // 1000, file.size, values) for file in group.files
+            RemoveAction(file.path, False, now // 1000, file.size, partition_values)
+            for file in group.files
         ]
-        self._commit(actions, files, now, removed=[file.path for file in group.files])
+        self._commit(actions, files, now, removed_paths=[file.path for file in group.files])
         faults.at("compact.after_commit")
-        self._checkpoint_sometimes()
+        self._checkpoint_if_due()
         return len(group.files) - len(files)
 
-    def _read(self, file: File) -> pa.Table:
-        with self._reading_errors(file):
+    def _read_file(self, file: LedgerFile) -> pa.Table:
+        with self._translate_read_errors(file):
             return self._open_table(file).read()
 
-    def _open_table(self, file: File) -> pq.ParquetFile:
+    def _open_table(self, file: LedgerFile) -> pq.ParquetFile:
         return pq.ParquetFile(storage_at(self.path / file.path).arrow_source())
 
-    def _reading_errors(self, file: File) -> AbstractContextManager[None]:
-        return reading_errors(self.path.parent, self.spec.name, lambda: [file.path])
+    def _translate_read_errors(self, file: LedgerFile) -> AbstractContextManager[None]:
+        return translate_read_errors(self.path.parent, self.spec.name, lambda: [file.path])
 
     def rewrite(
         self,
@@ -296,35 +314,37 @@ class DurableTable:
             The number of files rewritten.
         """
         now = self._clock.now()
-        files: list[File] = []
+        files: list[LedgerFile] = []
         actions: list[AddAction | RemoveAction] = []
-        removed: list[File] = []
+        replaced_files: list[LedgerFile] = []
         for file in list(self._files.values()):
-            with self._reading_errors(file):
+            with self._translate_read_errors(file):
                 parquet = self._open_table(file)
                 rows_before = parquet.read()
             rows = change(align_columns(rows_before, self.spec.file_schema))
             progress(1)
             if rows is None:
                 continue
-            sort = self.spec.person if is_sorted(parquet, self.spec) else ()
+            sort_columns = self.spec.person_columns if is_sorted(parquet, self.spec) else ()
             if rows.num_rows:
-                written, written_actions = self._write(
-                    rows.sort_by([(name, "ascending") for name in sort]) if sort else rows,
+                new_files, new_actions = self._write_rows(
+                    rows.sort_by([(name, "ascending") for name in sort_columns])
+                    if sort_columns
+                    else rows,
                     now,
-                    sort=sort,
+                    sort_columns=sort_columns,
                 )
-                files, actions = files + written, actions + written_actions
-            removed.append(file)
-        if not removed:
+                files, actions = files + new_files, actions + new_actions
+            replaced_files.append(file)
+        if not replaced_files:
             return 0
         faults.at("erase.table_files")
-        for file in removed:
-            values = self._partition_values(file)
-            actions.append(RemoveAction(file.path, True, now // 1000, file.size, values))
-        self._commit(actions, files, now, removed=[file.path for file in removed])
+        for file in replaced_files:
+            partition_values = self._partition_values(file)
+            actions.append(RemoveAction(file.path, True, now // 1000, file.size, partition_values))
+        self._commit(actions, files, now, removed_paths=[file.path for file in replaced_files])
         faults.at("erase.table_commit")
-        return len(removed)
+        return len(replaced_files)
 
     def delete_history(self) -> VacuumReport:
         """Delete the files that only old versions need, and the log that names them."""
@@ -353,14 +373,14 @@ class DurableTable:
         """Let deltalake write a checkpoint, which makes opening fast; sync it and append it to the
         ledger.
         """
-        with durable.disk_errors(self.path):
+        with durable.translate_disk_errors(self.path):
             self._delta.create_checkpoint()
         faults.at("lake.after_checkpoint")
         path = checkpoint_path(self.path, self.version)
         durable.sync_file(path)
         durable.sync_file(path.with_name("_last_checkpoint"))
         durable.sync_folder(path.parent)
-        file = File(path.name, path.stat().st_size, durable.sha256_of(path))
+        file = LedgerFile(path.name, path.stat().st_size, durable.sha256_of(path))
         self._ledger.append(
             "checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now()
         )

@@ -42,7 +42,7 @@ class VacuumReport:
 
 
 def unreferenced_files(
-    path: StoragePath, table: str, ledger: Ledger, now: int, keep_us: int
+    table_path: StoragePath, table: str, ledger: Ledger, now: int, keep_us: int
 ) -> list[StoragePath]:
     """Return the data files that no commit names, or that were replaced so long ago that no reader
     needs them.
@@ -54,19 +54,20 @@ def unreferenced_files(
     for line in ledger.commits(table).values():
         if now - line.written_at < keep_us:
             named_files.update(line.removed)
-    newest = max(ledger.commits(table), default=-1)
-    may_arrive_late = storage_at(path).is_remote
+    newest_version = max(ledger.commits(table), default=-1)
+    may_arrive_late = storage_at(table_path).is_remote
     return [
         file
-        for file, below in _data_files(path)
-        if below not in named_files
-        and not (may_arrive_late and _version_of_file(file.name) > newest)
+        for file, relative in _data_files(table_path)
+        if relative not in named_files
+        and not (may_arrive_late and _version_of_file(file.name) > newest_version)
     ]
 
 
-def _data_files(path: StoragePath) -> list[tuple[StoragePath, str]]:
+def _data_files(table_path: StoragePath) -> list[tuple[StoragePath, str]]:
     files: list[tuple[StoragePath, str]] = [
-        (file, relative_path(file, path)) for file in path.rglob(f"{FILE_PREFIX}*.parquet")
+        (file, relative_path(file, table_path))
+        for file in table_path.rglob(f"{FILE_PREFIX}*.parquet")
     ]
     return sorted(files, key=lambda file: file[1])
 
@@ -82,20 +83,20 @@ def _version_of_file(name: str) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def log_begin(table: str, ledger: Ledger, now: int, keep_us: int) -> int:
+def first_needed_version(table: str, ledger: Ledger, now: int, keep_us: int) -> int:
     """Return the version from which the log is needed: the newest checkpoint older than `keep_us`,
     or its current beginning.
     """
-    unneeded_files = [
+    old_checkpoints = [
         version
         for version, line in ledger.checkpoints(table).items()
         if now - line.written_at >= keep_us
     ]
-    return max([ledger.log_begin(table), *unneeded_files])
+    return max([ledger.first_log_version(table), *old_checkpoints])
 
 
 def vacuum(
-    path: StoragePath,
+    table_path: StoragePath,
     table: str,
     ledger: Ledger,
     now: int,
@@ -110,39 +111,47 @@ def vacuum(
         dry_run: only count what would be deleted.
         progress: called with 1 for each file.
     """
-    data = unreferenced_files(path, table, ledger, now, keep_us)
-    begin = log_begin(table, ledger, now, keep_us)
-    if begin > ledger.log_begin(table) and not _checkpoint_matches(path, table, ledger, begin):
-        begin = ledger.log_begin(table)
-    log = [file for file, version in _log_files(path) if version < begin]
-    report = VacuumReport(len(data), sum(file.stat().st_size for file in (*data, *log)), len(log))
+    data_files = unreferenced_files(table_path, table, ledger, now, keep_us)
+    first_version = first_needed_version(table, ledger, now, keep_us)
+    if first_version > ledger.first_log_version(table) and not _checkpoint_matches(
+        table_path, table, ledger, first_version
+    ):
+        first_version = ledger.first_log_version(table)
+    log_files = [file for file, version in _log_files(table_path) if version < first_version]
+    report = VacuumReport(
+        len(data_files),
+        sum(file.stat().st_size for file in (*data_files, *log_files)),
+        len(log_files),
+    )
     if dry_run:
         return report
-    if begin > ledger.log_begin(table):
+    if first_version > ledger.first_log_version(table):
         faults.at("vacuum.before_ledger")
         ledger.append(
-            "trimmed", table, begin, written_at=now
+            "trimmed", table, first_version, written_at=now
         )  # First, so that a check knows why they are missing.
     faults.at("vacuum.before_delete")
-    for file in (*data, *log):
-        with durable.disk_errors(file):
+    for file in (*data_files, *log_files):
+        with durable.translate_disk_errors(file):
             file.unlink()
         faults.at("vacuum.between_deletes")
         progress(1)
-    for folder in {file.parent for file in (*data, *log)}:
+    for folder in {file.parent for file in (*data_files, *log_files)}:
         durable.sync_folder(folder)
     faults.at("vacuum.after_delete")
     return report
 
 
-def _checkpoint_matches(path: StoragePath, table: str, ledger: Ledger, version: int) -> bool:
+def _checkpoint_matches(table_path: StoragePath, table: str, ledger: Ledger, version: int) -> bool:
     """Return whether the checkpoint with which the log would begin is intact."""
-    expected = ledger.checkpoints(table)[version].files[0]
-    file = path / "_delta_log" / expected.path
-    return file.exists() and durable.sha256_of(file) == expected.sha256
+    checkpoint_record = ledger.checkpoints(table)[version].files[0]
+    file = table_path / "_delta_log" / checkpoint_record.path
+    return file.exists() and durable.sha256_of(file) == checkpoint_record.sha256
 
 
-def _log_files(path: StoragePath) -> list[tuple[StoragePath, int]]:
-    log = path / "_delta_log"
-    names = sorted(entry.name for entry in log.iterdir())
-    return [(log / name, int(match[1])) for name in names if (match := _LOG_FILE.match(name))]
+def _log_files(table_path: StoragePath) -> list[tuple[StoragePath, int]]:
+    log_folder = table_path / "_delta_log"
+    names = sorted(entry.name for entry in log_folder.iterdir())
+    return [
+        (log_folder / name, int(match[1])) for name in names if (match := _LOG_FILE.match(name))
+    ]

@@ -18,8 +18,12 @@ from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.tables import TABLES
 from tailorbird.storage_paths import StoragePath
 
-BY_P = ("events", "users", "items")  # rows with their position in the routed log
-_ROUTED = "routed"
+TABLES_WITH_LOG_POSITION = (
+    "events",
+    "users",
+    "items",
+)  # rows with their position in the routed log
+_ROUTED_LOG = "routed"
 _RESPONSE_LOG_PREFIX = "answers-"
 
 
@@ -64,18 +68,18 @@ def version_at(lake: StoragePath, table: str, version: int) -> dict[str, TableVe
     return {table: _version_at(ledger, table, version)}
 
 
-def rows_of(table: str, at: TableVersion) -> ds.Expression | None:
+def version_filter(table: str, table_version: TableVersion) -> ds.Expression | None:
     """Return the filter for a version's rows, or None if Delta's version must be read."""
-    if table in BY_P:
-        return ds.field("p") < pa.scalar(at.positions.get(_ROUTED, 0), pa.int64())
+    if table in TABLES_WITH_LOG_POSITION:
+        return ds.field("p") < pa.scalar(table_version.positions.get(_ROUTED_LOG, 0), pa.int64())
     if table != "answers":
         return None
-    parts = [
+    conditions = [
         (ds.field("producer") == log.removeprefix(_RESPONSE_LOG_PREFIX))
         & (ds.field("offset") < pa.scalar(position, pa.int64()))
-        for log, position in sorted(at.positions.items())
+        for log, position in sorted(table_version.positions.items())
     ]
-    return reduce(lambda one, other: one | other, parts, ds.scalar(False))
+    return reduce(lambda left, right: left | right, conditions, ds.scalar(False))
 
 
 def _version_at(ledger: Ledger, table: str, version: int) -> TableVersion:
@@ -86,11 +90,11 @@ def _version_at(ledger: Ledger, table: str, version: int) -> TableVersion:
     return TableVersion(version, positions)
 
 
-def to_manifest(at: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
+def to_manifest(versions: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
     """Convert versions to JSON for a manifest."""
     return {
         name: {"version": table_version.version, "positions": dict(table_version.positions)}
-        for name, table_version in at.items()
+        for name, table_version in versions.items()
     }
 
 

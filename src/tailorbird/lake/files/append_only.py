@@ -3,7 +3,7 @@
 On a disk it is an append and a sync. Objects cannot be appended to. So the tail is one small object
 that each append replaces by compare-and-swap, and full tails are copied into closed parts:
 
-    ledger.jsonl                                  the tail, below `END_BYTES`
+    ledger.jsonl                                  the tail, below `TAIL_BYTES_MAX`
     ledger.jsonl.closed/<first byte>-<end byte>   earlier content, never changed
 
 Of two writers the storage lets one through; the next append of the other raises LockedError. After
@@ -18,10 +18,10 @@ from tailorbird.lake.files import durable
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import ObjectPath, StaleError, StoragePath
 
-END_BYTES = 256 << 10
+TAIL_BYTES_MAX = 256 << 10
 
 
-class Tail(Protocol):
+class AppendOnlyFile(Protocol):
     """An append-only file: its content at the time of opening, and `append`."""
 
     data: bytes
@@ -34,15 +34,15 @@ class Tail(Protocol):
         ...
 
 
-def open_tail(path: StoragePath) -> Tail:
+def open_append_only(path: StoragePath) -> AppendOnlyFile:
     """Open the file at `path`; an absent file is empty."""
     storage = storage_at(path)
-    if storage.conditional is not None:
-        return _ObjectTail(storage.conditional)
-    return _FileTail(storage.local)
+    if storage.conditional_object is not None:
+        return _ObjectFile(storage.conditional_object)
+    return _LocalFile(storage.local_path)
 
 
-class _FileTail:
+class _LocalFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.data = path.read_bytes() if path.exists() else b""
@@ -57,22 +57,22 @@ class _FileTail:
         durable.replace(self._path, data)
 
 
-class _ObjectTail:
+class _ObjectFile:
     def __init__(self, path: ObjectPath) -> None:
         self._path = path
-        with durable.disk_errors(path):
+        with durable.translate_disk_errors(path):
             # Read the tail first, because the closed parts may grow meanwhile.
-            self._end, self._tag = _read_tagged(path)
-            closed_parts = _closed_contents(path, self._end)
-        if closed_parts and self._end and closed_parts[-1].startswith(self._end):
-            self._end = b""  # It was closed, and its replacement was not written yet.
+            self._tail, self._etag = _read_tagged(path)
+            closed_parts = _closed_contents(path, self._tail)
+        if closed_parts and self._tail and closed_parts[-1].startswith(self._tail):
+            self._tail = b""  # It was closed, and its replacement was not written yet.
         self._start = sum(map(len, closed_parts))
-        self.data = b"".join([*closed_parts, self._end])
+        self.data = b"".join([*closed_parts, self._tail])
 
     def append(self, data: bytes) -> None:
-        if self._end and len(self._end) + len(data) > END_BYTES:
+        if self._tail and len(self._tail) + len(data) > TAIL_BYTES_MAX:
             self._close()
-        self._put(self._end + data)
+        self._put(self._tail + data)
 
     def truncate(self, data: bytes) -> None:
         raise StorageError(
@@ -82,30 +82,30 @@ class _ObjectTail:
         )
 
     def replace(self, data: bytes) -> None:
-        with durable.disk_errors(self._path):
+        with durable.translate_disk_errors(self._path):
             closed_parts = sorted(_closed_folder(self._path).iterdir())
             if closed_parts:  # First put everything into the tail, which then overrides the parts.
-                self._put(b"".join([*_closed_contents(self._path, self._end), self._end]))
+                self._put(b"".join([*_closed_contents(self._path, self._tail), self._tail]))
             for file in closed_parts:
                 file.unlink()
         self._start = 0
         self._put(data)
 
     def _close(self) -> None:
-        end = self._start + len(self._end)
-        durable.write_new(_closed_folder(self._path) / f"{self._start:015d}-{end:015d}", self._end)
-        self._start, self._end = end, b""
+        end = self._start + len(self._tail)
+        durable.write_new(_closed_folder(self._path) / f"{self._start:015d}-{end:015d}", self._tail)
+        self._start, self._tail = end, b""
 
     def _put(self, content: bytes) -> None:
-        with durable.disk_errors(self._path):
+        with durable.translate_disk_errors(self._path):
             try:
-                self._tag = (
-                    self._path.put_if(content, self._tag)
-                    if self._tag
+                self._etag = (
+                    self._path.put_if(content, self._etag)
+                    if self._etag
                     else self._path.put_new(content)
                 )
             except OSError as error:
-                stored, tag = _read_tagged(self._path)
+                stored, etag = _read_tagged(self._path)
                 if stored != content:
                     if isinstance(error, StaleError | FileExistsError):
                         raise LockedError(
@@ -114,8 +114,8 @@ class _ObjectTail:
                             fix="run one lake role",
                         ) from error
                     raise
-                self._tag = tag
-        self._end = content
+                self._etag = etag
+        self._tail = content
 
 
 def _closed_folder(path: ObjectPath) -> ObjectPath:
@@ -129,22 +129,24 @@ def _read_tagged(path: ObjectPath) -> tuple[bytes, str]:
         return b"", ""
 
 
-def _closed_contents(path: ObjectPath, end: bytes) -> list[bytes]:
+def _closed_contents(path: ObjectPath, tail: bytes) -> list[bytes]:
     """Return the closed parts in order.
 
     A writer that was overtaken may have closed a shorter part than its successor did. The longer
     one counts.
     """
-    spans: dict[int, int] = {}
+    end_by_start: dict[int, int] = {}
     for file in _closed_folder(path).iterdir():
-        start, _, stop = file.name.partition("-")
-        spans[int(start)] = max(int(stop), spans.get(int(start), 0))
+        start, _, end_digits = file.name.partition("-")
+        end_by_start[int(start)] = max(int(end_digits), end_by_start.get(int(start), 0))
     contents: list[bytes] = []
     position = 0
-    while position in spans:
-        content = (_closed_folder(path) / f"{position:015d}-{spans[position]:015d}").read_bytes()
-        if end.startswith(content) and end != content:
+    while position in end_by_start:
+        content = (
+            _closed_folder(path) / f"{position:015d}-{end_by_start[position]:015d}"
+        ).read_bytes()
+        if tail.startswith(content) and tail != content:
             break
         contents.append(content)
-        position = spans[position]
+        position = end_by_start[position]
     return contents

@@ -24,13 +24,13 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake.files import durable
-from tailorbird.lake.files.hash_chain import ChainedFile
+from tailorbird.lake.files.hash_chain import HashChainedFile
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Block, LogReader, StoredBlock
 
-BYTES_MAX = 16 << 20
-AGE_US = 1 * MINUTE
+FILE_BYTES_MAX = 16 << 20
+FILE_AGE_US = 1 * MINUTE
 
 ORIGIN = "tailorbird archive 1"
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Archive:
 
     Args:
         path: the folder; the writer creates it.
-        writer: drop a torn last line of the manifest, whose file is written again.
+        for_writing: drop a torn last line of the manifest, whose file is written again.
 
     Raises:
         DamageError: a line of the manifest does not match its checksum.
@@ -81,59 +81,59 @@ class Archive:
         path: StoragePath,
         *,
         clock: Clock | None = None,
-        writer: bool = False,
-        bytes_max: int = BYTES_MAX,
-        age_us: int = AGE_US,
+        for_writing: bool = False,
+        bytes_max: int = FILE_BYTES_MAX,
+        age_us: int = FILE_AGE_US,
     ) -> None:
         self.path = path
         self.files: list[ArchiveFile] = []
-        self._ends: dict[str, int] = {}
+        self._end_by_partition: dict[str, int] = {}
         self._clock = clock
         self._bytes_max = bytes_max
         self._age_us = age_us
         self._waiting_since: dict[str, int] = {}
-        if writer:
+        if for_writing:
             durable.make_folder(path)
-        self._manifest = ChainedFile(path / "manifest.jsonl", ORIGIN, writer=writer)
-        for number, body in enumerate(self._manifest.bodies):
-            self._decode_line(number, body)
-        self._manifest.bodies.clear()
+        self._manifest = HashChainedFile(path / "manifest.jsonl", ORIGIN, for_writing=for_writing)
+        for number, json_line in enumerate(self._manifest.json_lines):
+            self._decode_line(number, json_line)
+        self._manifest.json_lines.clear()
 
-    def _decode_line(self, number: int, body: bytes) -> None:
+    def _decode_line(self, number: int, json_line: bytes) -> None:
         try:
-            line = _decode(body)
+            line = _decode(json_line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._manifest.corrupt_line(
+            raise self._manifest.corrupt_line_error(
                 number, f"is not a line of a manifest: {error}"
             ) from error
         if line.n != number:
-            raise self._manifest.corrupt_line(number, f"says that it is line {line.n}")
+            raise self._manifest.corrupt_line_error(number, f"says that it is line {line.n}")
         self._add_line(line)
 
     def _add_line(self, line: ArchiveFile) -> None:
         self.files.append(line)
-        self._ends[line.partition] = line.end
+        self._end_by_partition[line.partition] = line.end
 
     def gaps(self) -> Iterator[tuple[str, int, int]]:
         """Yield the spans of rows that were lost before they were archived: partition, first row,
         and the row after the last one.
         """
-        ends: dict[str, int] = {}
+        end_by_partition: dict[str, int] = {}
         for file in self.files:
-            if file.first > (end := ends.get(file.partition, 0)):
+            if file.first > (end := end_by_partition.get(file.partition, 0)):
                 yield file.partition, end, file.first
-            ends[file.partition] = file.end
+            end_by_partition[file.partition] = file.end
 
     def positions(self) -> dict[str, int]:
         """Return for each partition the position after its last archived row."""
-        return dict(self._ends)
+        return dict(self._end_by_partition)
 
-    def take(self, reader: LogReader, *, flush: bool = False, archived: int = 0) -> int:
+    def archive_next(self, reader: LogReader, *, flush: bool = False, archived_end: int = 0) -> int:
         """Archive the next rows of a raw log if they fill a file or have waited long enough.
 
         Args:
             flush: archive them in any case.
-            archived: the position up to which the log was archived before.
+            archived_end: the position up to which the log was archived before.
 
         Returns:
             The number of rows archived, at most those of one file.
@@ -143,9 +143,9 @@ class Archive:
                 files.
         """
         assert self._clock is not None
-        start = self._ends.get(reader.partition)
+        start = self._end_by_partition.get(reader.partition)
         if start is None:
-            start = self._begin(reader, archived)
+            start = self._first_row(reader, archived_end)
         if reader.end() <= start:
             self._waiting_since.pop(reader.partition, None)
             return 0
@@ -155,25 +155,25 @@ class Archive:
         )  # The clock may have been set back.
         is_old = flush or now - waiting_since >= self._age_us
         blocks: list[StoredBlock] = []
-        size = 0
-        while size < self._bytes_max and (
-            next_blocks := reader.read(start, bytes_max=self._bytes_max - size)
+        body_bytes = 0
+        while body_bytes < self._bytes_max and (
+            next_blocks := reader.read(start, bytes_max=self._bytes_max - body_bytes)
         ):
             blocks += next_blocks
-            size += sum(len(stored.block.payload) for stored in next_blocks)
+            body_bytes += sum(len(stored_block.block.payload) for stored_block in next_blocks)
             start = next_blocks[-1].end
-        if not blocks or not (is_old or size >= self._bytes_max):
+        if not blocks or not (is_old or body_bytes >= self._bytes_max):
             return 0
-        self._write(reader.partition, blocks, size, now)
+        self._write_file(reader.partition, blocks, body_bytes, now)
         self._waiting_since.pop(reader.partition, None)
-        return sum(stored.block.rows for stored in blocks)
+        return sum(stored_block.block.rows for stored_block in blocks)
 
-    def _begin(self, reader: LogReader, archived: int) -> int:
+    def _first_row(self, reader: LogReader, archived_end: int) -> int:
         """Return the first row to archive of a log without files, which may start after rows that
         were lost.
         """
         start = reader.start()
-        if start > 0 and (archived or reader.pruned()):
+        if start > 0 and (archived_end or reader.has_pruned_rows()):
             raise DamageError(
                 f"the log begins at {start}, but none of its rows are in the archive",
                 where=f"{self.path / reader.partition}",
@@ -190,7 +190,9 @@ class Archive:
             )
         return start
 
-    def _write(self, partition: str, blocks: list[StoredBlock], size: int, now: int) -> None:
+    def _write_file(
+        self, partition: str, blocks: list[StoredBlock], body_bytes: int, now: int
+    ) -> None:
         if not _PARTITION.match(partition):
             raise StorageError(
                 f"cannot archive a partition of the name {partition!r}", fix="rename the producer"
@@ -198,11 +200,11 @@ class Archive:
         data = pack_blocks(blocks)
         sha256 = hashlib.sha256(data).hexdigest()
         # In a bucket another writer may still be active, so its file must have another name.
-        part = f".{sha256[:12]}" if storage_at(self.path).is_remote else ""
-        name = f"{partition}/{blocks[0].offset:020d}{part}.blocks.zst"
+        name_suffix = f".{sha256[:12]}" if storage_at(self.path).is_remote else ""
+        name = f"{partition}/{blocks[0].offset:020d}{name_suffix}.blocks.zst"
         path = self.path / name
         durable.make_folder(path.parent)
-        if not part:
+        if not name_suffix:
             path.unlink(missing_ok=True)  # A crash may have come before the manifest's line.
         durable.write_new(path, data)
         durable.sync_folder(path.parent)
@@ -214,7 +216,7 @@ class Archive:
             end=blocks[-1].end,
             blocks=len(blocks),
             rows=sum(s.block.rows for s in blocks),
-            bytes=size,
+            bytes=body_bytes,
             file=name,
             size=len(data),
             sha256=sha256,
@@ -231,7 +233,7 @@ class Archive:
         """
         named_files = {file.file for file in self.files}
         needless_files: list[StoragePath] = []
-        for partition, end in self._ends.items():
+        for partition, end in self._end_by_partition.items():
             for path in (self.path / partition).iterdir():
                 first_part = path.name.partition(".")[0]
                 if (
@@ -243,9 +245,9 @@ class Archive:
         return needless_files
 
     @property
-    def chain(self) -> str:
+    def checksum(self) -> str:
         """The checksum of the entire manifest."""
-        return self._manifest.chain
+        return self._manifest.checksum
 
     def rewrite(
         self,
@@ -261,21 +263,21 @@ class Archive:
             The number of files rewritten.
         """
         lines: list[ArchiveFile] = []
-        count = 0
+        rewritten_count = 0
         for file in self.files:
             blocks = list(self.read(file))
-            changed = [change(file, stored) for stored in blocks]
-            if any(block is not None for block in changed):
-                pairs = zip(blocks, changed, strict=True)
+            new_blocks = [change(file, stored_block) for stored_block in blocks]
+            if any(block is not None for block in new_blocks):
+                pairs = zip(blocks, new_blocks, strict=True)
                 file = self._write_rewritten(
                     file,
                     [old if new is None else StoredBlock(old.offset, new) for old, new in pairs],
                 )
-                count += 1
+                rewritten_count += 1
             lines.append(file)
             progress(1)
         faults.at("erase.archive_files")
-        if count:
+        if rewritten_count:
             self._manifest.replace(_encode(line) for line in lines)
             self.files = lines
         faults.at("erase.archive_manifest")
@@ -285,20 +287,24 @@ class Archive:
             path for path in stored_files if f"{path.parent.name}/{path.name}" not in named_files
         ]
         for path in needless_files:
-            with durable.disk_errors(path):
+            with durable.translate_disk_errors(path):
                 path.unlink()
         for folder in {path.parent for path in needless_files}:
             durable.sync_folder(folder)
-        return count
+        return rewritten_count
 
     def _write_rewritten(self, file: ArchiveFile, blocks: list[StoredBlock]) -> ArchiveFile:
         name = f"{file.partition}/{file.first:020d}.{uuid.uuid4().hex[:8]}.blocks.zst"
         data = pack_blocks(blocks)
         durable.write_new(self.path / name, data)
         durable.sync_folder((self.path / name).parent)
-        size = sum(len(stored.block.payload) for stored in blocks)
+        body_bytes = sum(len(stored.block.payload) for stored in blocks)
         return msgspec.structs.replace(
-            file, bytes=size, file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest()
+            file,
+            bytes=body_bytes,
+            file=name,
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
         )
 
     def read(self, file: ArchiveFile) -> Iterator[StoredBlock]:

@@ -18,7 +18,7 @@ def write_new(path: StoragePath, data: bytes | memoryview) -> None:
 
 def link(path: Path, target: Path) -> None:
     """Give a file that never changes a second name, or copy it where the disk has no links."""
-    with disk_errors(target):
+    with translate_disk_errors(target):
         try:
             os.link(path, target)
         except OSError:
@@ -59,11 +59,11 @@ def move_aside(path: StoragePath, folder: StoragePath) -> StoragePath:
     """
     make_folder(folder)
     target = next(
-        t
-        for n in range(1_000_000)
-        if not (t := folder / (f"{path.name}.{n}" if n else path.name)).exists()
+        candidate
+        for suffix in range(1_000_000)
+        if not (candidate := folder / (f"{path.name}.{suffix}" if suffix else path.name)).exists()
     )
-    with disk_errors(path):
+    with translate_disk_errors(path):
         path.rename(target)  # pyrefly: ignore[bad-argument-type]: both are of one kind
     sync_folder(folder)
     sync_folder(path.parent)
@@ -75,6 +75,6 @@ def sha256_of(path: StoragePath) -> str:
     return storage_at(path).sha256()
 
 
-def disk_errors(path: StoragePath) -> AbstractContextManager[None]:
+def translate_disk_errors(path: StoragePath) -> AbstractContextManager[None]:
     """Turn errors of the disk or the object storage into StorageError."""
-    return storage_at(path).errors()
+    return storage_at(path).translate_errors()

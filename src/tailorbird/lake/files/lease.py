@@ -39,12 +39,12 @@ class _LeaseRecord(msgspec.Struct):
 def acquire_writer_lock(path: StoragePath, clock: Clock) -> WriterLock:
     """Become the only writer of the lake with its ledger at `path`. Raises LockedError."""
     storage = storage_at(path)
-    if storage.conditional is not None:
-        return Lease(storage.conditional.with_name(path.name + ".lease"), clock)
-    return _Lock(FileLock(storage.local))
+    if storage.conditional_object is not None:
+        return Lease(storage.conditional_object.with_name(path.name + ".lease"), clock)
+    return _LocalLock(FileLock(storage.local_path))
 
 
-class _Lock:
+class _LocalLock:
     def __init__(self, lock: FileLock) -> None:
         self._lock = lock
 
@@ -62,10 +62,10 @@ class Lease:
         self._path, self._clock = path, clock
         self._token = uuid.uuid4().hex
         self._until = 0
-        self._tag = ""
-        with durable.disk_errors(path):
+        self._etag = ""
+        with durable.translate_disk_errors(path):
             try:
-                data, self._tag = path.read_tagged()
+                data, self._etag = path.read_tagged()
                 holder = msgspec.json.decode(data, type=_LeaseRecord)
             except (FileNotFoundError, msgspec.MsgspecError):
                 holder = None
@@ -76,7 +76,7 @@ class Lease:
                     where=str(path),
                     fix=f"stop it; if it died, its lease ends in {seconds} s",
                 )
-            self._put(clock.now() + LEASE_US)
+            self._write_record(clock.now() + LEASE_US)
             self._check_conditions()
 
     def _check_conditions(self) -> None:
@@ -99,22 +99,22 @@ class Lease:
         if (
             not self._until - LEASE_US <= now < self._until - LEASE_US // 2
         ):  # Renew also if the clock was set back.
-            with durable.disk_errors(self._path):
-                self._put(now + LEASE_US)
+            with durable.translate_disk_errors(self._path):
+                self._write_record(now + LEASE_US)
 
     def release(self) -> None:
         """Release the lease; harmless when already released or taken over."""
         if self._until == 0:
             return
         with suppress(OSError):  # It expires by itself.
-            self._path.put_if(self._encode(0), self._tag)
+            self._path.put_if(self._encode(0), self._etag)
         self._until = 0
 
-    def _put(self, until: int) -> None:
+    def _write_record(self, until: int) -> None:
         data = self._encode(until)
         try:
-            self._tag = (
-                self._path.put_if(data, self._tag) if self._tag else self._path.put_new(data)
+            self._etag = (
+                self._path.put_if(data, self._etag) if self._etag else self._path.put_new(data)
             )
         except (StaleError, FileExistsError) as error:
             stored, tag = self._path.read_tagged()
@@ -124,7 +124,7 @@ class Lease:
                     where=str(self._path),
                     fix="run one lake role",
                 ) from error
-            self._tag = tag
+            self._etag = tag
         self._until = until
 
     def _encode(self, until: int) -> bytes:

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailorbird.lake.files.hash_chain import ChainedFile
+from tailorbird.lake.files.hash_chain import HashChainedFile
 from tailorbird.storage_paths import StoragePath
 
 ORIGIN = "tailorbird ledger 1"
 
 
-class File(msgspec.Struct, frozen=True):
+class LedgerFile(msgspec.Struct, frozen=True):
     """A file as it was written: path below its table's folder, size, checksum and rows."""
 
     path: str
@@ -41,7 +41,7 @@ class LedgerLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rows: int = 0
     positions: dict[str, int] = {}
     commit_sha256: str = ""
-    files: list[File] = []
+    files: list[LedgerFile] = []
     removed: list[str] = []  # files of earlier commits, whose rows are in `files` now
     written_at: int = 0
 
@@ -55,34 +55,36 @@ class Ledger:
 
     Args:
         path: `ledger.jsonl`; an absent file is an empty ledger.
-        writer: drop a torn last line; the check at the start of the role finds its commit.
+        for_writing: drop a torn last line; the check at the start of the role finds its commit.
 
     Raises:
         DamageError: a line does not match its checksum.
     """
 
-    def __init__(self, path: StoragePath, *, writer: bool = False) -> None:
-        self._file = ChainedFile(path, ORIGIN, writer=writer)
+    def __init__(self, path: StoragePath, *, for_writing: bool = False) -> None:
+        self._file = HashChainedFile(path, ORIGIN, for_writing=for_writing)
         self.lines: list[LedgerLine] = []
-        for number, body in enumerate(self._file.bodies):
-            self._decode_line(number, body)
-        self._file.bodies.clear()
+        for number, json_line in enumerate(self._file.json_lines):
+            self._decode_line(number, json_line)
+        self._file.json_lines.clear()
 
     @classmethod
     def write(cls, path: StoragePath, lines: Sequence[LedgerLine]) -> "Ledger":
         """Write a ledger of these lines, numbered again, and open it for appending."""
-        ChainedFile(path, ORIGIN, writer=True).replace(
+        HashChainedFile(path, ORIGIN, for_writing=True).replace(
             _encode(msgspec.structs.replace(line, n=number)) for number, line in enumerate(lines)
         )
-        return cls(path, writer=True)
+        return cls(path, for_writing=True)
 
-    def _decode_line(self, number: int, body: bytes) -> None:
+    def _decode_line(self, number: int, json_line: bytes) -> None:
         try:
-            line = _decode(body)
+            line = _decode(json_line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._file.corrupt_line(number, f"is not a line of a ledger: {error}") from error
+            raise self._file.corrupt_line_error(
+                number, f"is not a line of a ledger: {error}"
+            ) from error
         if line.n != number:
-            raise self._file.corrupt_line(number, f"says that it is line {line.n}")
+            raise self._file.corrupt_line_error(number, f"says that it is line {line.n}")
         self.lines.append(line)
 
     def append(
@@ -95,7 +97,7 @@ class Ledger:
         rows: int = 0,
         positions: dict[str, int] | None = None,
         commit_sha256: str = "",
-        files: list[File] | None = None,
+        files: list[LedgerFile] | None = None,
         removed: list[str] | None = None,
     ) -> LedgerLine:
         """Append a line and sync it."""
@@ -135,9 +137,9 @@ class Ledger:
             if line.kind == "commit" and line.table != "commits"
         ]
 
-    def files(self, table: str) -> dict[str, File]:
+    def files(self, table: str) -> dict[str, LedgerFile]:
         """Return the data files with the table's current rows, by path."""
-        live_files: dict[str, File] = {}
+        live_files: dict[str, LedgerFile] = {}
         for _, line in sorted(self.commits(table).items()):
             live_files.update({file.path: file for file in line.files})
             for path in line.removed:
@@ -152,7 +154,7 @@ class Ledger:
             for file in line.files
         }
 
-    def log_begin(self, table: str) -> int:
+    def first_log_version(self, table: str) -> int:
         """Return the version at which a table's log on disk begins.
 
         Earlier commits are in a checkpoint and in the ledger.

@@ -20,9 +20,9 @@ from tailorbird.lake.files import durable
 from tailorbird.storage_paths import StoragePath
 
 SET_ASIDE_FOLDER = "set-aside"
-_SCRATCH = "rebuild"
-_MARKER = "swap.json"
-_REPLACED = "replaced"
+_SCRATCH_FOLDER = "rebuild"
+_PLAN_FILE = "swap.json"
+_REPLACED_FOLDER = "replaced"
 
 
 class SwapPlan(msgspec.Struct):
@@ -39,21 +39,21 @@ class SwapPlan(msgspec.Struct):
 
 def scratch_folder(lake: Path) -> Path:
     """Return the folder in which the parts of a lake are rebuilt."""
-    return lake / _SCRATCH
+    return lake / _SCRATCH_FOLDER
 
 
 def is_unfinished(lake: StoragePath) -> bool:
     """Return whether a swap was cut short."""
-    return (lake / _SCRATCH / _MARKER).exists()
+    return (lake / _SCRATCH_FOLDER / _PLAN_FILE).exists()
 
 
-def begin(lake: Path, swap: SwapPlan) -> None:
+def begin(lake: Path, plan: SwapPlan) -> None:
     """Decide the swap, after which a crash cannot undo it, and carry it out.
 
     Only for the lake's writer, once everything in the scratch folder is synced.
     """
     faults.at("rebuild.before_marker")
-    durable.replace(lake / _SCRATCH / _MARKER, msgspec.json.encode(swap))
+    durable.replace(lake / _SCRATCH_FOLDER / _PLAN_FILE, msgspec.json.encode(plan))
     faults.at("rebuild.after_marker")
     finish(lake)
 
@@ -66,38 +66,38 @@ def finish(lake: Path) -> bool:
     Returns:
         Whether there was a swap to continue.
     """
-    scratch = lake / _SCRATCH
+    scratch = lake / _SCRATCH_FOLDER
     if not scratch.exists():
         return False
     was_unfinished = is_unfinished(lake)
     if was_unfinished:
-        swap = msgspec.json.decode((scratch / _MARKER).read_bytes(), type=SwapPlan)
-        for item in swap.items:
+        plan = msgspec.json.decode((scratch / _PLAN_FILE).read_bytes(), type=SwapPlan)
+        for item in plan.items:
             if (scratch / item).exists():
-                _replace(lake, scratch, item, swap.evidence.get(item, []))
+                _replace_item(lake, scratch, item, plan.evidence.get(item, []))
         faults.at("rebuild.before_cleanup")
-        with durable.disk_errors(scratch):
-            (scratch / _MARKER).unlink()
+        with durable.translate_disk_errors(scratch):
+            (scratch / _PLAN_FILE).unlink()
         durable.sync_folder(scratch)
-    with durable.disk_errors(scratch):
+    with durable.translate_disk_errors(scratch):
         shutil.rmtree(scratch)
     durable.sync_folder(lake)
     return was_unfinished
 
 
-def _replace(lake: Path, scratch: Path, item: str, evidence: list[tuple[str, str]]) -> None:
+def _replace_item(lake: Path, scratch: Path, item: str, evidence: list[tuple[str, str]]) -> None:
     # The new content is still in the scratch folder, so these files are the old ones.
     for path, folder in evidence:
         if (lake / path).exists():
             durable.move_aside(lake / path, lake / SET_ASIDE_FOLDER / folder)
             faults.at("rebuild.between_evidence")
-    target = lake / item
-    durable.make_folder(target.parent)
-    if target.is_dir():
-        durable.move_aside(target, scratch / _REPLACED)
+    lake_path = lake / item
+    durable.make_folder(lake_path.parent)
+    if lake_path.is_dir():
+        durable.move_aside(lake_path, scratch / _REPLACED_FOLDER)
     faults.at("rebuild.between_renames")
-    with durable.disk_errors(target):
-        (scratch / item).replace(target)
-    durable.sync_folder(target.parent)
+    with durable.translate_disk_errors(lake_path):
+        (scratch / item).replace(lake_path)
+    durable.sync_folder(lake_path.parent)
     durable.sync_folder((scratch / item).parent)
     faults.at("rebuild.after_rename")

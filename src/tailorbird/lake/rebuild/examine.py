@@ -20,18 +20,23 @@ from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.rebuild import missing
 from tailorbird.lake.rebuild.intact import IntactRows
 from tailorbird.lake.rebuild.plan import Plan, Rebuild, Unrecoverable
-from tailorbird.lake.rebuild.received import Action, archived_content, examine_logs
+from tailorbird.lake.rebuild.received import RebuildAction, archived_content, examine_logs
 from tailorbird.lake.rebuild.reroute import RouteAgain, route_archive
 from tailorbird.lake.row_accounts import count_raw_rows
 from tailorbird.lake.tables import TABLES
-from tailorbird.lake.verify import Fault, describe_gap, ends_of, table_faults
+from tailorbird.lake.verify import Fault, describe_gap, log_end_finder, table_faults
 from tailorbird.lake.write import etl
-from tailorbird.lake.write.positions import Positions, beyond_logs, load_positions, positions_lost
+from tailorbird.lake.write.positions import (
+    Positions,
+    load_positions,
+    positions_beyond_logs,
+    positions_lost,
+)
 from tailorbird.stream import Stream, log_set
 from tailorbird.stream.released import POSITIONS_FILE
 
-LEDGER, MANIFEST, MIRROR = "ledger.jsonl", "archive/manifest.jsonl", "commits"
-BACKUP = (
+LEDGER_FILE, MANIFEST_FILE, MIRROR_TABLE = "ledger.jsonl", "archive/manifest.jsonl", "commits"
+RESTORE_REMEDY = (
     "has no second source, so restore it from the backup: one of any age within lake.history "
     "will do, because the tables' own commits complete it"
 )
@@ -43,19 +48,19 @@ class Examination:
 
     Attributes:
         tables: the tables to rebuild, of rows of `intact`.
-        files: new content of files of the lake, by path.
+        new_contents: new content of files of the lake, by path.
         positions: the new positions, if their file is missing or corrupt.
         evidence: what to set aside, as `lake.files.swap` takes it.
-        actions: what rebuilds logs.
+        rebuild_log_actions: what rebuilds logs.
     """
 
     plan: Plan = field(default_factory=Plan)
     intact: IntactRows | None = None
     tables: list[str] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=dict)
+    new_contents: dict[str, bytes] = field(default_factory=dict)
     positions: Positions | None = None
     evidence: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    actions: list[Action] = field(default_factory=list)
+    rebuild_log_actions: list[RebuildAction] = field(default_factory=list)
 
 
 class Examiner:
@@ -73,55 +78,59 @@ class Examiner:
 
     def examine(self) -> Examination:
         """Return what is corrupt and what a rebuild writes."""
-        opened_files = self._open()
+        opened_files = self._open_ledger_and_archive()
         if opened_files is None:
             return self._result
         self._ledger, self._archive = opened_files
         self._positions = self._load_positions()
         self._check_manifest()
         self._faults = {name: self._table_faults(name) for name in TABLES}
-        corrupt = {
+        corrupt_paths = {
             name: {fault.where.removeprefix(f"{name}/") for fault in self._faults[name]}
             for name in TABLES
         }
-        self._intact = self._result.intact = IntactRows(self._lake, self._ledger, corrupt)
+        self._intact = self._result.intact = IntactRows(self._lake, self._ledger, corrupt_paths)
         self._examine_rows()
         if self._result.positions is not None:
             raw_columns = [
                 self._intact.table(name, missing.RAW_COLUMNS) for name in missing.RAW_TABLES
             ]
-            self._result.positions.routed = etl.raw_ends(*raw_columns)
+            self._result.positions.routed = etl.raw_end_by_partition(*raw_columns)
         for partition, start, end in self._archive.gaps():
             consequence = (
                 "their bodies are in no raw log and no archive, so they cannot be routed again"
             )
-            self._give_up(self._lake / "archive" / partition, describe_gap(start, end), consequence)
+            self._add_unrecoverable(
+                self._lake / "archive" / partition, describe_gap(start, end), consequence
+            )
         for file in self._archive.files:
             self._examine_archived(file)
         if not (logs := log_set(self._stream)).is_remote:
-            self._result.actions = examine_logs(
+            self._result.rebuild_log_actions = examine_logs(
                 self._lake, logs.folder, self._archive, self._positions, self._plan
             )
         return self._result
 
-    def _give_up(self, where: Path | str, what: str, lost: str) -> None:
-        self._plan.unrecoverable.append(Unrecoverable(str(where), what, lost))
+    def _add_unrecoverable(self, where: Path | str, what: str, loss: str) -> None:
+        self._plan.unrecoverable.append(Unrecoverable(str(where), what, loss))
 
-    def _open(self) -> tuple[Ledger, Archive] | None:
+    def _open_ledger_and_archive(self) -> tuple[Ledger, Archive] | None:
         """Open ledger and archive; None where one of them is corrupt."""
         ledger = archive = None
-        if not (self._lake / LEDGER).exists():
-            self._give_up(self._lake / LEDGER, "is missing", f"the ledger {BACKUP}")
+        if not (self._lake / LEDGER_FILE).exists():
+            self._add_unrecoverable(
+                self._lake / LEDGER_FILE, "is missing", f"the ledger {RESTORE_REMEDY}"
+            )
         else:
             try:
-                ledger = Ledger(self._lake / LEDGER)
+                ledger = Ledger(self._lake / LEDGER_FILE)
             except DamageError as error:
-                self._give_up(error.where, error.message, f"the ledger {BACKUP}")
+                self._add_unrecoverable(error.where, error.message, f"the ledger {RESTORE_REMEDY}")
         try:
             archive = Archive(self._lake / "archive")
         except DamageError as error:
             consequence = "the manifest has no second source, so restore it from the backup"
-            self._give_up(error.where, error.message, consequence)
+            self._add_unrecoverable(error.where, error.message, consequence)
         return (ledger, archive) if ledger is not None and archive is not None else None
 
     def _load_positions(self) -> Positions:
@@ -131,15 +140,15 @@ class Examiner:
                 fault = "is missing"
             else:
                 positions = load_positions(self._lake)
-                log_beyond = next(beyond_logs(positions, ends_of(self._stream)), None)
-                # If a commit says so too, it is the log that has lost rows.
-                if (
-                    log_beyond is None
-                    or reached_positions(self._ledger, log_beyond[0]).get(log_beyond[1], 0)
-                    > log_beyond[3]
-                ):
+                log_beyond = next(
+                    positions_beyond_logs(positions, log_end_finder(self._stream)), None
+                )
+                if log_beyond is None:
                     return positions
                 table, log, position, end = log_beyond
+                # If a commit says so too, it is the log that has lost rows.
+                if reached_positions(self._ledger, table).get(log, 0) > end:
+                    return positions
                 fault = (
                     f"says that table {table} has {log} up to {position:,}, which ends at {end:,}"
                 )
@@ -148,10 +157,16 @@ class Examiner:
         source = "ledger, manifest and tables"
         self._plan.rebuilds.append(Rebuild(str(self._lake / POSITIONS_FILE), fault, source))
         self._result.evidence[POSITIONS_FILE] = [(POSITIONS_FILE, "")]
-        ends = {name: reached_positions(self._ledger, name) for name in TABLES if name != MIRROR}
+        positions_by_table = {
+            name: reached_positions(self._ledger, name) for name in TABLES if name != MIRROR_TABLE
+        }
         # Nothing is safe to delete until the role says so again.
         self._result.positions = Positions(
-            tables={name: of_table for name, of_table in ends.items() if of_table},
+            tables={
+                name: table_positions
+                for name, table_positions in positions_by_table.items()
+                if table_positions
+            },
             archive={f"raw-{name}": end for name, end in self._archive.positions().items()},
             ledger=len(self._ledger.lines),
         )
@@ -160,14 +175,14 @@ class Examiner:
     def _check_manifest(self) -> None:
         """Name the files of the archive that a manifest without its last lines does not have."""
         for log, end in self._positions.archive.items():
-            archived = self._archive.positions().get(log.removeprefix("raw-"), 0)
-            if archived < end:
-                fault = f"ends at row {archived:,} of {log}, {end:,} were archived"
+            archived_end = self._archive.positions().get(log.removeprefix("raw-"), 0)
+            if archived_end < end:
+                fault = f"ends at row {archived_end:,} of {log}, {end:,} were archived"
                 consequence = (
-                    f"nothing else vouches for the files of {log} from row {archived:,} on, so "
+                    f"nothing else vouches for the files of {log} from row {archived_end:,} on, so "
                     "restore the manifest from the backup"
                 )
-                self._give_up(self._lake / MANIFEST, fault, consequence)
+                self._add_unrecoverable(self._lake / MANIFEST_FILE, fault, consequence)
 
     def _table_faults(self, name: str) -> list[Fault]:
         """Return what is corrupt in a table, checkpoints that nothing vouches for included."""
@@ -181,10 +196,10 @@ class Examiner:
         unknown_files = [
             path.name
             for path in sorted(log.iterdir())
-            if orphans.CHECKPOINT.match(path.name) and path.name not in vouched_checkpoints
+            if orphans.CHECKPOINT_FILE.match(path.name) and path.name not in vouched_checkpoints
         ]
-        if unknown_files and (log / orphans.HINT).exists():
-            unknown_files.append(orphans.HINT)
+        if unknown_files and (log / orphans.HINT_FILE).exists():
+            unknown_files.append(orphans.HINT_FILE)
         fault_text = "the ledger does not know it, and the table is not what the ledger says"
         causes = [
             Fault(f"{name}/_delta_log/{file_name}", fault_text) for file_name in unknown_files
@@ -196,11 +211,11 @@ class Examiner:
         intact, missing_before = self._intact, self._rows_in_no_table()
         sources: dict[str, list[str]] = {}
         if missing_before or any(intact.corrupt_files(name) for name in missing.RAW_TABLES):
-            ends = {name: self._loaded_end(name, "routed") for name in missing.RAW_TABLES}
-            recovered = missing.recover_routed(
-                self._stream, intact, ends, self._routed_again, self._is_complete
+            end_positions = {name: self._loaded_end(name, "routed") for name in missing.RAW_TABLES}
+            recovered_batches = missing.recover_routed(
+                self._stream, intact, end_positions, self._routed_again, self._is_complete
             )
-            for rows in recovered:
+            for rows in recovered_batches:
                 for name in rows.tables:
                     sources.setdefault(name, []).append(rows.source)
         for name in missing.RAW_TABLES:
@@ -211,18 +226,20 @@ class Examiner:
                 intact, name, new_events, self._loaded_end(name, "routed")
             )
             if len(rows):
-                intact.add(name, rows)
-            self._plan_table(name, [missing.EVENTS] if len(rows) else [])
+                intact.add_rows(name, rows)
+            self._plan_table(name, [missing.EVENTS_SOURCE] if len(rows) else [])
         if intact.corrupt_files("answers"):
             logs = reached_positions(self._ledger, "answers") | self._positions.tables.get(
                 "answers", {}
             )
-            ends = {log: self._loaded_end("answers", log) for log in logs}
-            intact.add("answers", missing.recover_responses(self._stream, intact, ends))
+            end_positions = {log: self._loaded_end("answers", log) for log in logs}
+            intact.add_rows(
+                "answers", missing.recover_responses(self._stream, intact, end_positions)
+            )
         self._plan_table(
-            "answers", [missing.RESPONSE_LOGS] if "answers" in intact.recovered else []
+            "answers", [missing.RESPONSE_LOGS_SOURCE] if "answers" in intact.recovered else []
         )
-        self._plan_table(MIRROR, ["the ledger"])
+        self._plan_table(MIRROR_TABLE, ["the ledger"])
         self._report_rows_in_no_table(missing_before, sources)
 
     def _loaded_end(self, name: str, log: str) -> int:
@@ -238,7 +255,7 @@ class Examiner:
         return {name: len(rows) for name, _, rows, _ in accounts if len(rows)}
 
     def _count_missing_rows(self, name: str) -> int:
-        return self._intact.expected_rows(name) - self._intact.rows(name)
+        return self._intact.count_expected_rows(name) - self._intact.count_rows(name)
 
     def _is_complete(self) -> bool:
         return not self._rows_in_no_table() and all(
@@ -252,8 +269,8 @@ class Examiner:
         if not any(self._faults[name] for name in tables):
             used_sources = sorted({source for name in tables for source in sources.get(name, ())})
             for partition, count in missing_before.items():
-                if (recovered := count - missing_after.get(partition, 0)) > 0:
-                    fault, where = f"{recovered:,} in no table", f"raw rows of {partition}"
+                if (recovered_count := count - missing_after.get(partition, 0)) > 0:
+                    fault, where = f"{recovered_count:,} in no table", f"raw rows of {partition}"
                     self._plan.rebuilds.append(Rebuild(where, fault, " and ".join(used_sources)))
         if all(name in self._result.tables or not self._faults[name] for name in tables):
             consequence = (
@@ -261,14 +278,16 @@ class Examiner:
                 "bodies as received are in the archive"
             )
             for partition, count in missing_after.items():
-                self._give_up(f"raw rows of {partition}", f"{count:,} in no table", consequence)
+                self._add_unrecoverable(
+                    f"raw rows of {partition}", f"{count:,} in no table", consequence
+                )
 
     def _plan_table(self, name: str, sources: list[str]) -> None:
         """Plan to rebuild a table, or name the files whose rows are nowhere else."""
         faults, intact = self._faults[name], self._intact
         if not faults and not len(intact.recovered.get(name, ())):
             return
-        missing_count = self._count_missing_rows(name) if name != MIRROR else 0
+        missing_count = self._count_missing_rows(name) if name != MIRROR_TABLE else 0
         # Rows that were never counted can only be raw rows in no table, and their profiles.
         is_exact = name == "answers" or (
             name in missing.PROFILE_TABLES and "events" not in intact.recovered
@@ -280,7 +299,7 @@ class Examiner:
                 consequence = f"table {name} cannot be rebuilt while rows of it are lost"
                 if file is not None:
                     consequence = _describe_lost_rows(name, file.rows)
-                self._give_up(self._lake / fault.where, fault.what, consequence)
+                self._add_unrecoverable(self._lake / fault.where, fault.what, consequence)
             intact.discard(name)
             return
         self._result.tables.append(name)
@@ -296,7 +315,9 @@ class Examiner:
         own_files = {file.path for line in commits.values() for file in line.files}
         paths: list[str] = []
         for orphan in reversed(orphans.find_orphans(self._lake / name, commits)):
-            paths += [f"{name}/{path}" for path in orphans.data_files(orphan.file, own_files)]
+            paths += [
+                f"{name}/{path}" for path in orphans.data_files_of_orphan(orphan.file, own_files)
+            ]
             paths.append(f"{name}/_delta_log/{orphan.file.name}")
         paths += [
             fault.where for fault in self._faults[name] if (self._lake / fault.where).is_file()
@@ -314,10 +335,10 @@ class Examiner:
                 f"the raw log no longer has the bodies of rows {file.first:,} to {file.end - 1:,} "
                 f"of {file.partition}; what was made of them is in the tables"
             )
-            self._give_up(self._lake / item, corruption, consequence)
+            self._add_unrecoverable(self._lake / item, corruption, consequence)
             return
         self._plan.rebuilds.append(Rebuild(str(self._lake / item), corruption, "the raw log"))
-        self._result.files[item] = data
+        self._result.new_contents[item] = data
         self._result.evidence[item] = [(item, file.partition)]
 
     def _routed_again(self) -> Iterator[Path]:
@@ -325,20 +346,20 @@ class Examiner:
         positions = {
             line.positions["routed"] for line in self._ledger.lines if "routed" in line.positions
         }
-        for name, cut_positions in (("by-commits", positions), ("by-bodies", None)):
+        for name, step_ends in (("by-commits", positions), ("by-bodies", None)):
             with suppress(TailorbirdError):
                 folder = self._scratch / name
-                route_archive(self._archive, self._stream, folder, self._route_again, cut_positions)
+                route_archive(self._archive, self._stream, folder, self._route_again, step_ends)
                 yield folder
 
 
 def reached_positions(ledger: Ledger, name: str) -> dict[str, int]:
     """Return for each log of a table the position up to which its commits have it."""
-    ends: dict[str, int] = {}
+    end_by_log: dict[str, int] = {}
     for line in ledger.commits(name).values():
         for log, position in line.positions.items():
-            ends[log] = max(position, ends.get(log, 0))
-    return ends
+            end_by_log[log] = max(position, end_by_log.get(log, 0))
+    return end_by_log
 
 
 def _describe_lost_rows(table: str, rows: int) -> str:

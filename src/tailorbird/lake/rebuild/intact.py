@@ -10,48 +10,56 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird.lake.files.ledger import File, Ledger
-from tailorbird.lake.tables import DAY, TABLES
+from tailorbird.lake.files.ledger import Ledger, LedgerFile
+from tailorbird.lake.tables import DAY_FIELD, TABLES
 
 
 class IntactRows:
     """Reads the intact rows of each table.
 
     Args:
-        corrupt: for each table, the paths of its corrupt data files.
+        corrupt_paths: for each table, the paths of its corrupt data files.
 
     Attributes:
         recovered: for each table, rows that are in none of its intact files.
     """
 
-    def __init__(self, lake: Path, ledger: Ledger, corrupt: Mapping[str, Collection[str]]) -> None:
+    def __init__(
+        self, lake: Path, ledger: Ledger, corrupt_paths: Mapping[str, Collection[str]]
+    ) -> None:
         self._lake = lake
         self._files = {name: list(ledger.files(name).values()) for name in TABLES}
-        self._corrupt = corrupt
+        self._corrupt_paths = corrupt_paths
         self.recovered: dict[str, pa.Table] = {}
 
-    def files(self, name: str) -> list[File]:
+    def intact_files(self, name: str) -> list[LedgerFile]:
         """Return the intact data files of a table."""
-        corrupt = self._corrupt.get(name, ())
-        return [file for file in self._files[name] if file.path not in corrupt]
+        corrupt_paths = self._corrupt_paths.get(name, ())
+        return [file for file in self._files[name] if file.path not in corrupt_paths]
 
-    def corrupt_files(self, name: str) -> list[File]:
+    def corrupt_files(self, name: str) -> list[LedgerFile]:
         """Return the corrupt data files of a table, as the ledger says they were."""
-        return [file for file in self._files[name] if file.path in self._corrupt.get(name, ())]
+        return [
+            file for file in self._files[name] if file.path in self._corrupt_paths.get(name, ())
+        ]
 
-    def expected_rows(self, name: str) -> int:
+    def count_expected_rows(self, name: str) -> int:
         """Return the number of rows that the ledger says a table has."""
         return sum(file.rows for file in self._files[name])
 
-    def rows(self, name: str) -> int:
+    def count_rows(self, name: str) -> int:
         """Return the number of intact and recovered rows of a table."""
-        return sum(file.rows for file in self.files(name)) + len(self.recovered.get(name, ()))
+        return sum(file.rows for file in self.intact_files(name)) + len(
+            self.recovered.get(name, ())
+        )
 
-    def add(self, name: str, rows: pa.Table) -> None:
+    def add_rows(self, name: str, rows: pa.Table) -> None:
         """Add recovered rows, with all columns of the table."""
         rows = rows.select(TABLES[name].schema.names).cast(TABLES[name].schema)
-        earlier = self.recovered.get(name)
-        self.recovered[name] = rows if earlier is None else pa.concat_tables([earlier, rows])
+        earlier_rows = self.recovered.get(name)
+        self.recovered[name] = (
+            rows if earlier_rows is None else pa.concat_tables([earlier_rows, rows])
+        )
 
     def discard(self, name: str) -> None:
         """Forget the rows that were recovered of a table."""
@@ -62,21 +70,21 @@ class IntactRows:
     ) -> pa.Table:
         """Return the intact and recovered rows of a table, all columns by default."""
         spec, folder = TABLES[name], self._lake / name
-        names = list(columns) if columns is not None else spec.schema.names
-        recovered = self.recovered.get(name, spec.schema.empty_table())
+        column_names = list(columns) if columns is not None else spec.schema.names
+        recovered_rows = self.recovered.get(name, spec.schema.empty_table())
         if where is not None:
-            recovered = recovered.filter(where)
-        paths = [str(folder / file.path) for file in self.files(name)]
+            recovered_rows = recovered_rows.filter(where)
+        paths = [str(folder / file.path) for file in self.intact_files(name)]
         if not paths:
-            return recovered.select(names)
+            return recovered_rows.select(column_names)
         dataset = ds.dataset(
             paths,
             schema=spec.schema,
             format="parquet",
-            partitioning=ds.partitioning(pa.schema([DAY]), flavor="hive")
-            if spec.partition
+            partitioning=ds.partitioning(pa.schema([DAY_FIELD]), flavor="hive")
+            if spec.partition_column
             else None,
             partition_base_dir=str(folder),
         )
-        stored = dataset.to_table(columns=names, filter=where)
-        return pa.concat_tables([stored, recovered.select(names)])
+        stored_rows = dataset.to_table(columns=column_names, filter=where)
+        return pa.concat_tables([stored_rows, recovered_rows.select(column_names)])

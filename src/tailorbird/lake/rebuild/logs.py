@@ -22,9 +22,9 @@ from tailorbird import faults
 from tailorbird.errors import TailorbirdError
 from tailorbird.lake.files import durable
 from tailorbird.stream import EmbeddedReader, StoredBlock, embedded, sqlite
-from tailorbird.stream.reading import COLUMNS, decode_block, head_row
+from tailorbird.stream.reading import BLOCK_COLUMNS, decode_block, read_recorded_end
 
-_DRAFT, _COMPLETE = "draft-of-", "rebuilt-"
+_DRAFT_PREFIX, _COMPLETE_PREFIX = "draft-of-", "rebuilt-"
 _SIDE_FILES = ("-wal", "-shm")
 
 
@@ -36,13 +36,13 @@ class Salvage:
         start: the first row.
         end: behind the last row.
         blocks: in order.
-        lost: spans of rows that no block holds.
+        lost_spans: spans of rows that no block holds.
     """
 
     start: int
     end: int
     blocks: list[StoredBlock]
-    lost: list[tuple[int, int]]
+    lost_spans: list[tuple[int, int]]
 
 
 def log_corruption(path: Path) -> str | None:
@@ -59,31 +59,37 @@ def log_corruption(path: Path) -> str | None:
         return error.message
 
 
-def salvage(
-    path: Path, archived: Callable[[], list[StoredBlock]], first_needed: int, end: int
+def salvage_log(
+    path: Path, read_copies: Callable[[], list[StoredBlock]], first_needed_row: int, log_end: int
 ) -> Salvage:
-    """Collect what is left of a log from row `first_needed` on.
+    """Collect what is left of a log from row `first_needed_row` on.
 
     Args:
-        archived: blocks that another copy vouches for; they win over the log's own.
-        end: where the log ended, as far as others know; the log itself may know better.
+        read_copies: blocks that another copy vouches for; they win over the log's own.
+        log_end: where the log ended, as far as others know; the log itself may know better.
     """
     intact_blocks, own_end = _intact_blocks(path)
-    by_offset = {stored.offset: stored for stored in intact_blocks}
-    by_offset.update({stored.offset: stored for stored in archived()})
+    block_by_offset = {stored_block.offset: stored_block for stored_block in intact_blocks}
+    block_by_offset.update({stored_block.offset: stored_block for stored_block in read_copies()})
     blocks = [
-        by_offset[offset] for offset in sorted(by_offset) if by_offset[offset].end > first_needed
+        block_by_offset[offset]
+        for offset in sorted(block_by_offset)
+        if block_by_offset[offset].end > first_needed_row
     ]
-    end = max([end, own_end, first_needed, *(stored.end for stored in blocks)])
+    log_end = max(
+        [log_end, own_end, first_needed_row, *(stored_block.end for stored_block in blocks)]
+    )
     lost_spans: list[tuple[int, int]] = []
-    position = start = min([first_needed, *(stored.offset for stored in blocks[:1])])
-    for stored in blocks:
-        if stored.offset > position:
-            lost_spans.append((position, stored.offset))
-        position = max(position, stored.end)
-    if position < end:
-        lost_spans.append((position, end))
-    return Salvage(start, end, blocks, lost_spans)
+    position = start = min(
+        [first_needed_row, *(stored_block.offset for stored_block in blocks[:1])]
+    )
+    for stored_block in blocks:
+        if stored_block.offset > position:
+            lost_spans.append((position, stored_block.offset))
+        position = max(position, stored_block.end)
+    if position < log_end:
+        lost_spans.append((position, log_end))
+    return Salvage(start, log_end, blocks, lost_spans)
 
 
 def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
@@ -94,14 +100,14 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
         with sqlite.translate_errors(path):
             connection = sqlite.connect_reader(path)
             try:
-                previous_crc = sqlite.one_row(connection, "SELECT first_crc FROM log")[0]
-                head = head_row(connection)
-                end = head[0] if head is not None else 0
-                for row in connection.execute(f"SELECT {COLUMNS} FROM block ORDER BY offset"):
+                previous_crc = sqlite.read_one_row(connection, "SELECT first_crc FROM log")[0]
+                end, _ = read_recorded_end(connection) or (0, 0)
+                for row in connection.execute(f"SELECT {BLOCK_COLUMNS} FROM block ORDER BY offset"):
+                    offset, crc = row[0], row[3]
                     block = decode_block(row, previous_crc)
                     if block is not None:
-                        blocks.append(StoredBlock(row[0], block))
-                    previous_crc = row[3]
+                        blocks.append(StoredBlock(offset, block))
+                    previous_crc = crc
             finally:
                 connection.close()
     except (TailorbirdError, apsw.Error):
@@ -109,52 +115,52 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
     return blocks, end
 
 
-def rebuild_log(path: Path, partition: str, content: Salvage, set_aside: Path) -> None:
-    """Replace a corrupt log by one of these blocks; the corrupt one is kept in `set_aside`."""
-    draft_path = path.with_name(_DRAFT + path.name)
-    for part in _files_of_log(draft_path):
-        part.unlink(missing_ok=True)
+def rebuild_log(path: Path, partition: str, salvage: Salvage, set_aside_folder: Path) -> None:
+    """Replace a corrupt log by one of these blocks; keep the corrupt one in `set_aside_folder`."""
+    draft_path = path.with_name(_DRAFT_PREFIX + path.name)
+    for file in _files_of_log(draft_path):
+        file.unlink(missing_ok=True)
     with (
         embedded.open_writer(
-            draft_path, partition=partition, first_position=content.start
+            draft_path, partition=partition, first_position=salvage.start
         ) as writer,
         writer.transaction(),
     ):
-        for stored in content.blocks:
-            writer.skip_to(stored.offset)
-            writer.append([stored.block])
-        writer.skip_to(content.end)
+        for stored_block in salvage.blocks:
+            writer.skip_to(stored_block.offset)
+            writer.append([stored_block.block])
+        writer.skip_to(salvage.end)
     durable.sync_file(draft_path)
     faults.at("rebuild.before_log")
-    draft_path.replace(path.with_name(_COMPLETE + path.name))
+    draft_path.replace(path.with_name(_COMPLETE_PREFIX + path.name))
     durable.sync_folder(path.parent)
     for leftover in (
         *_files_of_log(draft_path)[1:],
         draft_path.with_name(draft_path.name + ".lock"),
     ):
         leftover.unlink(missing_ok=True)
-    finish_rebuild(path, set_aside)
+    finish_rebuild(path, set_aside_folder)
 
 
-def finish_rebuild(path: Path, set_aside: Path) -> bool:
+def finish_rebuild(path: Path, set_aside_folder: Path) -> bool:
     """Put a rebuilt log in its place if it is complete; return whether there was one.
 
     Only for the log's writer.
     """
-    complete_path = path.with_name(_COMPLETE + path.name)
+    complete_path = path.with_name(_COMPLETE_PREFIX + path.name)
     if not complete_path.exists():
         return False
     if path.exists() and _intact_blocks(path)[1] > _intact_blocks(complete_path)[1]:
         complete_path.unlink()  # Rows were appended to the old log since.
         return False
-    durable.make_folder(set_aside)
-    for part in _files_of_log(path):
-        if part.exists():
-            _copy(part, set_aside)
-    durable.sync_folder(set_aside)
+    durable.make_folder(set_aside_folder)
+    for file in _files_of_log(path):
+        if file.exists():
+            _keep_copy(file, set_aside_folder)
+    durable.sync_folder(set_aside_folder)
     # SQLite would play the old log's write-ahead file into the new log.
-    for part in _files_of_log(path)[1:]:
-        part.unlink(missing_ok=True)
+    for file in _files_of_log(path)[1:]:
+        file.unlink(missing_ok=True)
     durable.sync_folder(path.parent)
     faults.at("rebuild.between_log_files")
     complete_path.replace(path)
@@ -165,25 +171,25 @@ def finish_rebuild(path: Path, set_aside: Path) -> bool:
 def unfinished_rebuilds(folder: Path) -> list[Path]:
     """Return the logs in a folder whose rebuild was cut short after it was complete."""
     return [
-        path.with_name(path.name.removeprefix(_COMPLETE))
-        for path in sorted(folder.glob(f"{_COMPLETE}*.db"))
+        path.with_name(path.name.removeprefix(_COMPLETE_PREFIX))
+        for path in sorted(folder.glob(f"{_COMPLETE_PREFIX}*.db"))
     ]
 
 
-def _copy(part: Path, folder: Path) -> None:
+def _keep_copy(file: Path, folder: Path) -> None:
     """Keep a file in a folder under a free name, unless it is there already."""
     number = 0
-    while (target := folder / (f"{part.name}.{number}" if number else part.name)).exists():
-        if target.stat().st_size == part.stat().st_size and (
-            target.read_bytes() == part.read_bytes()
+    while (target := folder / (f"{file.name}.{number}" if number else file.name)).exists():
+        if target.stat().st_size == file.stat().st_size and (
+            target.read_bytes() == file.read_bytes()
         ):
             return
         number += 1
-    with durable.disk_errors(target):
+    with durable.translate_disk_errors(target):
         try:
-            os.link(part, target)
+            os.link(file, target)
         except OSError:
-            shutil.copyfile(part, target)
+            shutil.copyfile(file, target)
             durable.sync_file(target)
 
 

@@ -26,10 +26,10 @@ from tailorbird.stream import Stream, log_set, open_reader
 RAW_COLUMNS = ["raw_partition", "raw_offset", "raw_row"]
 RAW_TABLES = ("events", "quarantine", "duplicates")  # each raw row is in one of them
 PROFILE_TABLES = ("users", "items")
-ROUTED_LOG = "the routed log"
-ARCHIVE = "the archive, routed again"
-EVENTS = "the events that carry the profiles"
-RESPONSE_LOGS = "the answer logs"
+ROUTED_LOG_SOURCE = "the routed log"
+ARCHIVE_SOURCE = "the archive, routed again"
+EVENTS_SOURCE = "the events that carry the profiles"
+RESPONSE_LOGS_SOURCE = "the answer logs"
 _ROUTED_COLUMNS = ("p", "event_id", "person", "counts")  # what the router decides of an event
 _NO_ROWS = np.empty(0, np.int64)
 
@@ -52,60 +52,62 @@ def raw_rows(rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
     if not len(rows):
         return {}
     numbers = _raw_numbers(rows)
-    names = rows["raw_partition"].combine_chunks().dictionary_encode()
-    codes = names.indices.to_numpy()
+    partitions = rows["raw_partition"].combine_chunks().dictionary_encode()
+    codes = partitions.indices.to_numpy()
     return {
-        str(name): numbers[codes == code] for code, name in enumerate(names.dictionary.to_pylist())
+        str(name): numbers[codes == code]
+        for code, name in enumerate(partitions.dictionary.to_pylist())
     }
 
 
 def recover_routed(
     stream: Stream,
     intact: IntactRows,
-    ends: Mapping[str, int],
-    routed_again: Callable[[], Iterable[Stream]],
+    end_by_table: Mapping[str, int],
+    route_archive_again: Callable[[], Iterable[Stream]],
     is_complete: Callable[[], bool],
 ) -> Iterator[RecoveredRows]:
     """Find the routed rows that no intact file holds, and add them.
 
     Args:
-        ends: for each table the position up to which it was loaded; the role loads later rows.
-        routed_again: folders with the archive routed again, each made when it is asked for.
+        end_by_table: for each table the position up to which it was loaded; the role loads later
+            rows.
+        route_archive_again: folders with the archive routed again, each made when it is asked for.
         is_complete: whether no row is missing any more.
     """
-    yield from _recover_from(stream, intact, ends, ROUTED_LOG)
+    yield from _recover_from(stream, intact, end_by_table, ROUTED_LOG_SOURCE)
     if is_complete():
         return
-    for folder in routed_again():
-        if _is_same_in_both(folder, intact, max(ends.values())):
-            yield from _recover_from(folder, intact, ends, ARCHIVE)
+    for folder in route_archive_again():
+        if _agrees_with_tables(folder, intact, max(end_by_table.values())):
+            yield from _recover_from(folder, intact, end_by_table, ARCHIVE_SOURCE)
             return
 
 
 def _recover_from(
-    stream: Stream, intact: IntactRows, ends: Mapping[str, int], source: str
+    stream: Stream, intact: IntactRows, end_by_table: Mapping[str, int], source: str
 ) -> Iterator[RecoveredRows]:
     try:
-        kinds = _read_missing(stream, intact, ends)
+        rows_by_kind = _read_missing(stream, intact, end_by_table)
     except TailorbirdError:
         return
-    events = _without_taken_positions(intact, kinds["events"])
+    events = _without_taken_positions(intact, rows_by_kind["events"])
     # A later repeat of a missing event is in the table as if it were the first one, so the
     # rows at any position count here.
     first_copies, repeated_rows = etl.split_repeats(
         events, lambda days, _: _events_of_days(intact, days, list(etl.KEY_COLUMNS))
     )
-    repeated_rows = etl.as_duplicates(_rows_before(repeated_rows, ends["duplicates"]))
+    repeated_rows = etl.as_duplicates(_rows_before(repeated_rows, end_by_table["duplicates"]))
     tables = {
-        "events": etl.with_day(_rows_before(first_copies, ends["events"])),
-        "quarantine": kinds["quarantine"],
-        "duplicates": pa.concat_tables([kinds["duplicates"], repeated_rows]),
+        "events": etl.with_day(_rows_before(first_copies, end_by_table["events"])),
+        "quarantine": rows_by_kind["quarantine"],
+        "duplicates": pa.concat_tables([rows_by_kind["duplicates"], repeated_rows]),
     }
     tables = {name: rows for name, rows in tables.items() if len(rows)}
     if not tables:
         return
     for name, rows in tables.items():
-        intact.add(name, rows)
+        intact.add_rows(name, rows)
     numbers = raw_rows(pa.concat_tables([rows.select(RAW_COLUMNS) for rows in tables.values()]))
     yield RecoveredRows(source, tables, numbers)
 
@@ -115,45 +117,54 @@ def _rows_before(events: pa.Table, end: int) -> pa.Table:
 
 
 def _read_missing(
-    stream: Stream, intact: IntactRows, ends: Mapping[str, int]
+    stream: Stream, intact: IntactRows, end_by_table: Mapping[str, int]
 ) -> dict[str, pa.Table]:
     """Read the loaded rows of a routed log whose raw row no table holds, by their kind."""
-    present_keys = present_rows(intact)
+    present_rows_by_partition = present_raw_rows(intact)
     # The lake makes duplicates of events too.
-    ends = {**ends, "events": max(ends["events"], ends["duplicates"])}
-    end = max(ends.values())
-    missing = {kind: [etl.routed_rows((), kind)] for kind in RAW_TABLES}
+    end_by_table = {
+        **end_by_table,
+        "events": max(end_by_table["events"], end_by_table["duplicates"]),
+    }
+    end = max(end_by_table.values())
+    missing_by_kind = {kind: [etl.routed_rows((), kind)] for kind in RAW_TABLES}
     with open_reader(log_set(stream).routed) as reader:
         position = reader.start()
         while position < end and (blocks := reader.read(position)):
             position = blocks[-1].end
             for kind in RAW_TABLES:
-                loaded = [stored for stored in blocks if stored.offset < ends[kind]]
-                rows = etl.routed_rows(loaded, kind)
+                loaded_blocks = [stored for stored in blocks if stored.offset < end_by_table[kind]]
+                rows = etl.routed_rows(loaded_blocks, kind)
                 if len(rows):
-                    missing[kind].append(rows.filter(pa.array(~_is_present(rows, present_keys))))
-    return {kind: pa.concat_tables(tables) for kind, tables in missing.items()}
+                    missing_by_kind[kind].append(
+                        rows.filter(pa.array(~_is_present(rows, present_rows_by_partition)))
+                    )
+    return {kind: pa.concat_tables(tables) for kind, tables in missing_by_kind.items()}
 
 
-def present_rows(intact: IntactRows) -> dict[str, npt.NDArray[np.int64]]:
+def present_raw_rows(intact: IntactRows) -> dict[str, npt.NDArray[np.int64]]:
     """Return for each raw partition the sorted numbers of the raw rows that a table holds."""
-    parts: dict[str, list[npt.NDArray[np.int64]]] = {}
+    rows_by_partition: dict[str, list[npt.NDArray[np.int64]]] = {}
     for name in RAW_TABLES:
         for partition, rows in raw_rows(intact.table(name, RAW_COLUMNS)).items():
-            parts.setdefault(partition, []).append(rows)
-    return {partition: np.unique(np.concatenate(rows)) for partition, rows in parts.items()}
+            rows_by_partition.setdefault(partition, []).append(rows)
+    return {
+        partition: np.unique(np.concatenate(rows)) for partition, rows in rows_by_partition.items()
+    }
 
 
 def _is_present(
-    rows: pa.Table, present_keys: dict[str, npt.NDArray[np.int64]]
+    rows: pa.Table, present_rows_by_partition: dict[str, npt.NDArray[np.int64]]
 ) -> npt.NDArray[np.bool_]:
     numbers = _raw_numbers(rows)
-    names = rows["raw_partition"].combine_chunks().dictionary_encode()
-    codes = names.indices.to_numpy()
+    partitions = rows["raw_partition"].combine_chunks().dictionary_encode()
+    codes = partitions.indices.to_numpy()
     is_present = np.zeros(len(rows), bool)
-    for code, name in enumerate(names.dictionary.to_pylist()):
-        of_partition = codes == code
-        is_present[of_partition] = np.isin(numbers[of_partition], present_keys.get(name, _NO_ROWS))
+    for code, name in enumerate(partitions.dictionary.to_pylist()):
+        is_in_partition = codes == code
+        is_present[is_in_partition] = np.isin(
+            numbers[is_in_partition], present_rows_by_partition.get(name, _NO_ROWS)
+        )
     return is_present
 
 
@@ -174,24 +185,26 @@ def _events_of_days(intact: IntactRows, days: list[int], columns: list[str]) -> 
     return intact.table("events", columns, pc.field("day").isin(values))
 
 
-def _is_same_in_both(folder: Stream, intact: IntactRows, end: int) -> bool:
+def _agrees_with_tables(folder: Stream, intact: IntactRows, end: int) -> bool:
     """Return whether each event that the tables and a routed log have is the same in both."""
     columns = [*RAW_COLUMNS, *_ROUTED_COLUMNS]
-    routed = [etl.routed_rows((), "events").select(columns)]
+    routed_batches = [etl.routed_rows((), "events").select(columns)]
     try:
         with open_reader(log_set(folder).routed) as reader:
             position = reader.start()
             while position < end and (blocks := reader.read(position)):
                 position = blocks[-1].end
-                routed.append(etl.routed_rows(blocks, "events").select(columns))
+                routed_batches.append(etl.routed_rows(blocks, "events").select(columns))
     except TailorbirdError:
         return False
-    expected, actual = intact.table("events", columns), pa.concat_tables(routed)
+    expected, actual = intact.table("events", columns), pa.concat_tables(routed_batches)
     joined = expected.join(actual, RAW_COLUMNS, join_type="inner", right_suffix="_again")
-    return all(_equal(joined[name], joined[f"{name}_again"]) for name in _ROUTED_COLUMNS)
+    return all(
+        _are_columns_equal(joined[name], joined[f"{name}_again"]) for name in _ROUTED_COLUMNS
+    )
 
 
-def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
+def _are_columns_equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
     """Return whether two columns are equal, where a null equals a null."""
     both_null = pc.and_(pc.is_null(left), pc.is_null(right))
     same = pc.or_(both_null, pc.fill_null(pc.equal(left, right), False))
@@ -212,28 +225,28 @@ def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: i
     return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken_positions)))
 
 
-def recover_responses(stream: Stream, intact: IntactRows, ends: dict[str, int]) -> pa.Table:
+def recover_responses(stream: Stream, intact: IntactRows, end_by_log: dict[str, int]) -> pa.Table:
     """Return the rows that `answers` lacks and the answer logs still have.
 
     Args:
-        ends: by log, the position up to which the table has it.
+        end_by_log: by log, the position up to which the table has it.
     """
     present_keys = intact.table("answers", ["producer", "offset"])
-    missing = [TABLES["answers"].schema.empty_table()]
+    missing_rows = [TABLES["answers"].schema.empty_table()]
     for producer, address in log_set(stream).response_logs().items():
-        end = ends.get(address.stem, 0)
+        end = end_by_log.get(address.stem, 0)
         try:
             with open_reader(address) as reader:
                 position = reader.start()
                 while position < end and (blocks := reader.read(position)):
                     position = blocks[-1].end
                     blocks_before = [block for block in blocks if block.offset < end]
-                    missing.append(
+                    missing_rows.append(
                         _responses_without(etl.response_rows(blocks_before, producer), present_keys)
                     )
         except TailorbirdError:
             continue
-    return pa.concat_tables(missing)
+    return pa.concat_tables(missing_rows)
 
 
 def _responses_without(rows: pa.Table, present_keys: pa.Table) -> pa.Table:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tailorbird.errors import DamageError, UsageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake.delta.commits import commit_path
-from tailorbird.lake.delta.connection import delta_errors
+from tailorbird.lake.delta.connection import translate_delta_errors
 from tailorbird.lake.delta.recovery import enter_commits, ledger_is_lost
 from tailorbird.lake.delta.schema import create_table
 from tailorbird.lake.delta.table import DurableTable
@@ -23,9 +23,9 @@ from tailorbird.lake.files import durable, swap
 from tailorbird.lake.files.lease import acquire_writer_lock
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.rebuild.examine import (
-    BACKUP,
-    LEDGER,
-    MIRROR,
+    LEDGER_FILE,
+    MIRROR_TABLE,
+    RESTORE_REMEDY,
     Examination,
     Examiner,
     reached_positions,
@@ -58,14 +58,14 @@ class Rebuilder:
     def __init__(
         self, stream: Stream, lake: StoragePath, *, clock: Clock, route_again: RouteAgain
     ) -> None:
-        folder = storage_at(lake).local
+        folder = storage_at(lake).local_path
         if folder is None:
             raise UsageError(
                 "repairs lakes on a disk",
                 where=str(lake),
                 fix="objects are complete or absent: restore the bucket's earlier version",
             )
-        if not (folder / LEDGER).exists() and not ledger_is_lost(folder):
+        if not (folder / LEDGER_FILE).exists() and not ledger_is_lost(folder):
             raise missing_ledger_error(folder)
         self._stream, self._lake, self._clock, self._route_again = (
             stream,
@@ -82,7 +82,7 @@ class Rebuilder:
             return ledger_plan
         with (
             tempfile.TemporaryDirectory(prefix="tailorbird-repair-") as folder,
-            delta_errors(self._lake),
+            translate_delta_errors(self._lake),
         ):
             return self._examine(Path(folder) / "routed").plan
 
@@ -109,15 +109,15 @@ class Rebuilder:
                 break
         if completed_rebuilds and not unrecoverable:
             with LakeRole(self._stream, self._lake, clock=self._clock) as role:
-                role.publish()
+                role.publish_positions()
         return Plan(completed_rebuilds, unrecoverable)
 
     def _run_once(self) -> Plan:
         scratch = swap.scratch_folder(self._lake)
         with ExitStack() as stack:
-            lock = acquire_writer_lock(self._lake / LEDGER, self._clock)
+            lock = acquire_writer_lock(self._lake / LEDGER_FILE, self._clock)
             stack.callback(lock.release)
-            stack.enter_context(delta_errors(self._lake))
+            stack.enter_context(translate_delta_errors(self._lake))
             unfinished = [self._describe_unfinished()] if swap.finish(self._lake) else []
             ledger_plan = self._plan_for_short_ledger() or Plan()
             if ledger_plan.unrecoverable:
@@ -126,7 +126,7 @@ class Rebuilder:
                 return Plan(unfinished, [incomplete])
             result = self._examine(scratch / "routed")
             self._build(result, scratch)
-            for action in result.actions:
+            for action in result.rebuild_log_actions:
                 action()
             swap.finish(self._lake)
         rebuilds = [*unfinished, *ledger_plan.rebuilds, *result.plan.rebuilds]
@@ -142,23 +142,26 @@ class Rebuilder:
     def _plan_for_short_ledger(self) -> Plan | None:
         """Return the plan for a ledger without its last lines, which its chain does not show."""
         try:
-            ledger, written_lines = Ledger(self._lake / LEDGER), load_positions(self._lake).ledger
+            ledger, written_lines = (
+                Ledger(self._lake / LEDGER_FILE),
+                load_positions(self._lake).ledger,
+            )
         except DamageError:
             return None
         if not 0 < len(ledger.lines) < written_lines:
             return None
-        where = str(self._lake / LEDGER)
+        where = str(self._lake / LEDGER_FILE)
         fault = f"has {len(ledger.lines):,} lines, {written_lines:,} were written"
         if any(
             commit_path(self._lake / name, max(ledger.commits(name), default=-1) + 1).exists()
             for name in TABLES
         ):
             return Plan([Rebuild(where, fault, "the commits of the tables themselves")])
-        return Plan([], [Unrecoverable(where, fault, f"the ledger {BACKUP}")])
+        return Plan([], [Unrecoverable(where, fault, f"the ledger {RESTORE_REMEDY}")])
 
     def _complete_ledger(self) -> Unrecoverable | None:
         """Enter the commits that the ledger lacks, or return which file makes that impossible."""
-        ledger = Ledger(self._lake / LEDGER, writer=True)
+        ledger = Ledger(self._lake / LEDGER_FILE, for_writing=True)
         try:
             for name, spec in TABLES.items():
                 enter_commits(self._lake / name, spec, ledger, self._clock)
@@ -174,19 +177,19 @@ class Rebuilder:
 
     def _build(self, result: Examination, scratch: Path) -> None:
         """Write what is planned into the scratch folder, verify it, and swap it in."""
-        if not result.tables and not result.files and result.positions is None:
+        if not result.tables and not result.new_contents and result.positions is None:
             return
         durable.make_folder(scratch)
-        replaced_paths = sorted(result.files)
+        replaced_paths = sorted(result.new_contents)
         for path in replaced_paths:
             durable.make_folder((scratch / path).parent)
-            durable.write_new(scratch / path, result.files[path])
+            durable.write_new(scratch / path, result.new_contents[path])
             durable.sync_folder((scratch / path).parent)
         positions = result.positions
         if result.tables:
             positions = positions or load_positions(self._lake)
             positions.ledger = self._build_tables(result, scratch)
-            replaced_paths += [*dict.fromkeys([*result.tables, MIRROR]), LEDGER]
+            replaced_paths += [*dict.fromkeys([*result.tables, MIRROR_TABLE]), LEDGER_FILE]
         if positions is not None:
             store_positions(scratch, positions)
             replaced_paths.append(POSITIONS_FILE)
@@ -199,22 +202,22 @@ class Rebuilder:
         because the numbers of its lines have changed.
         """
         assert result.intact is not None
-        old_ledger = Ledger(self._lake / LEDGER)
-        names = list(dict.fromkeys([*result.tables, MIRROR]))
+        old_ledger = Ledger(self._lake / LEDGER_FILE)
+        names = list(dict.fromkeys([*result.tables, MIRROR_TABLE]))
         ledger = Ledger.write(
-            scratch / LEDGER, [line for line in old_ledger.lines if line.table not in names]
+            scratch / LEDGER_FILE, [line for line in old_ledger.lines if line.table not in names]
         )
         for name in names:
             spec, folder = TABLES[name], scratch / name
             create_table(folder, spec, ledger, self._clock)
-            if name == MIRROR:
+            if name == MIRROR_TABLE:
                 continue
-            files = result.intact.files(name)
+            files = result.intact.intact_files(name)
             for file in files:
                 durable.make_folder((folder / file.path).parent)
                 durable.link(self._lake / name / file.path, folder / file.path)
             table = DurableTable(folder, spec, ledger, self._clock)
-            table.adopt(
+            table.commit_existing_files(
                 files, result.intact.recovered.get(name), reached_positions(old_ledger, name)
             )
             if faults := table_faults(scratch, name, ledger):

@@ -27,7 +27,7 @@ from tailorbird.stream import (
     routed_path,
 )
 
-Action = Callable[[], None]
+RebuildAction = Callable[[], None]
 
 
 def archived_content(stream: Stream, file: ArchiveFile) -> bytes | None:
@@ -57,15 +57,15 @@ def archived_content(stream: Stream, file: ArchiveFile) -> bytes | None:
 
 def examine_logs(
     lake: Path, folder: Path, archive: Archive, positions: Positions, plan: Plan
-) -> list[Action]:
+) -> list[RebuildAction]:
     """Add the corrupt logs in a folder to the plan, and return what rebuilds them."""
-    actions: list[Action] = []
+    actions: list[RebuildAction] = []
     for path in logs.unfinished_rebuilds(folder):
         plan.rebuilds.append(Rebuild(str(path), "its rebuild was cut short", "the rebuilt log"))
         actions.append(partial(_finish_rebuild, lake, path))
-    pending = set(logs.unfinished_rebuilds(folder))
+    unfinished = set(logs.unfinished_rebuilds(folder))
     for producer, path in raw_logs(folder).items():
-        if path in pending:
+        if path in unfinished:
             continue
         archive_end = archive.positions().get(producer, 0)
         needed_end = min(archive_end, positions.routed.get(producer, 0))
@@ -75,25 +75,40 @@ def examine_logs(
         )
         consequence = "of events were acknowledged and are nowhere else"
         actions += _examine_log(
-            lake, path, producer, read_copies, needed_end, archive_end, consequence, plan
+            lake,
+            path,
+            producer,
+            read_copies=read_copies,
+            needed_end=needed_end,
+            end=archive_end,
+            consequence=consequence,
+            plan=plan,
         )
     for producer, path in response_logs(folder).items():
-        if path in pending:
+        if path in unfinished:
             continue
         loaded_end = positions.tables.get("answers", {}).get(path.stem, 0)
         consequence = "hold the features that answers were given by, and are nowhere else"
         actions += _examine_log(
-            lake, path, producer, list, loaded_end, loaded_end, consequence, plan
+            lake,
+            path,
+            producer,
+            read_copies=list,
+            needed_end=loaded_end,
+            end=loaded_end,
+            consequence=consequence,
+            plan=plan,
         )
     path = routed_path(folder)
     if path.exists() and (corruption := logs.log_corruption(path)) is not None:
-        loaded = min(
+        routed_loaded_end = min(
             (ends[log] for ends in positions.tables.values() for log in ends if log == "routed"),
             default=0,
         )
         consequence = (
             "the router's index of events, people and answers is in this file alone, so restore "
-            f"it from the backup; rows before {loaded:,} are in the lake, later ones still in the "
+            f"it from the backup; rows before {routed_loaded_end:,} are in the lake, later ones "
+            "still in the "
             "raw logs"
         )
         plan.unrecoverable.append(Unrecoverable(str(path), corruption, consequence))
@@ -109,28 +124,28 @@ def _examine_log(
     end: int,
     consequence: str,
     plan: Plan,
-) -> list[Action]:
+) -> list[RebuildAction]:
     corruption = logs.log_corruption(path)
     if corruption is None:
         return []
-    content = logs.salvage(path, read_copies, needed_end, end)
-    if content.lost:
-        sentence = f"{logs.format_spans(content.lost)} {consequence}"
+    salvage = logs.salvage_log(path, read_copies, needed_end, end)
+    if salvage.lost_spans:
+        sentence = f"{logs.format_spans(salvage.lost_spans)} {consequence}"
         plan.unrecoverable.append(Unrecoverable(str(path), corruption, sentence))
         return []
     source = (
         "archive and tables, and the later blocks of the log that are intact"
-        if content.blocks
+        if salvage.blocks
         else "nothing is needed: the lake has all of its rows"
     )
     plan.rebuilds.append(Rebuild(str(path), corruption, source))
-    return [partial(_rebuild_log, lake, path, producer, content)]
+    return [partial(_rebuild_log, lake, path, producer, salvage)]
 
 
-def _rebuild_log(lake: Path, path: Path, producer: str, content: logs.Salvage) -> None:
+def _rebuild_log(lake: Path, path: Path, producer: str, salvage: logs.Salvage) -> None:
     lock = FileLock(path)
     try:
-        logs.rebuild_log(path, producer, content, lake / SET_ASIDE_FOLDER / "stream")
+        logs.rebuild_log(path, producer, salvage, lake / SET_ASIDE_FOLDER / "stream")
     finally:
         lock.release()
 

@@ -29,7 +29,7 @@ def route_archive(
     stream: Stream,
     folder: Path,
     route_again: RouteAgain,
-    cuts: Collection[int] | None,
+    step_ends: Collection[int] | None,
 ) -> None:
     """Route everything that was ever received into a new folder: the archive, then the raw logs.
 
@@ -37,68 +37,76 @@ def route_archive(
     one routed row, so routed positions tell where steps ended.
 
     Args:
-        cuts: routed positions at which a step ended; None for one step per body.
+        step_ends: routed positions at which a step ended; None for one step per body.
 
     Raises:
         DamageError: a file of the archive or a raw log is corrupt.
     """
     folder.mkdir(parents=True)
-    live = log_set(stream).raw_logs()
-    names = sorted({file.partition for file in archive.files} | live.keys())
+    live_logs = log_set(stream).raw_logs()
+    partitions = sorted({file.partition for file in archive.files} | live_logs.keys())
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(open_writer(raw_path(folder, name), partition=name))
-            for name in names
+            for name in partitions
         }
         route = stack.enter_context(route_again(folder))
-        waiting: dict[str, list[StoredBlock]] = {name: [] for name in names}
-        rows = 0
-        for _, name, stored in heapq.merge(
-            *(_read_bodies(name, archive, live.get(name)) for name in names),
+        pending_blocks: dict[str, list[StoredBlock]] = {name: [] for name in partitions}
+        row_count = 0
+        for _, name, stored_block in heapq.merge(
+            *(_read_bodies(name, archive, live_logs.get(name)) for name in partitions),
             key=lambda entry: entry[:2],
         ):
-            waiting[name].append(stored)
-            rows += stored.block.rows
-            if cuts is None or rows + 1 in cuts:
-                _append(writers, waiting)
+            pending_blocks[name].append(stored_block)
+            row_count += stored_block.block.rows
+            if step_ends is None or row_count + 1 in step_ends:
+                _append_blocks(writers, pending_blocks)
                 route()
-        _append(writers, waiting)
+        _append_blocks(writers, pending_blocks)
         route()
 
 
 def _read_bodies(
-    name: str, archive: Archive, live: "Address | None"
+    name: str, archive: Archive, live_log: "Address | None"
 ) -> Iterator[tuple[int, str, StoredBlock]]:
     """Yield the bodies of a raw log, each with the newest time of receipt up to it."""
-    newest = position = 0
+    newest_receipt = position = 0
     for file in archive.files:
         if file.partition == name:
-            for stored in archive.read(file):
-                newest, position = max(newest, _received_at(stored)), stored.end
-                yield newest, name, stored
-    if live is None:
+            for stored_block in archive.read(file):
+                newest_receipt, position = (
+                    max(newest_receipt, _received_at(stored_block)),
+                    stored_block.end,
+                )
+                yield newest_receipt, name, stored_block
+    if live_log is None:
         return
-    with open_reader(live) as reader:
+    with open_reader(live_log) as reader:
         position = max(position, reader.start())
         while blocks := reader.read(position):
-            for stored in blocks:
-                newest, position = max(newest, _received_at(stored)), stored.end
-                yield newest, name, stored
+            for stored_block in blocks:
+                newest_receipt, position = (
+                    max(newest_receipt, _received_at(stored_block)),
+                    stored_block.end,
+                )
+                yield newest_receipt, name, stored_block
 
 
-def _received_at(stored: StoredBlock) -> int:
+def _received_at(stored_block: StoredBlock) -> int:
     return (
-        msgspec.json.decode(stored.block.receipt, type=Receipt).received_at
-        if stored.block.kind == "body"
+        msgspec.json.decode(stored_block.block.receipt, type=Receipt).received_at
+        if stored_block.block.kind == "body"
         else 0
     )
 
 
-def _append(writers: Mapping[str, EmbeddedWriter], waiting: dict[str, list[StoredBlock]]) -> None:
-    for name, blocks in waiting.items():
+def _append_blocks(
+    writers: Mapping[str, EmbeddedWriter], pending_blocks: dict[str, list[StoredBlock]]
+) -> None:
+    for name, blocks in pending_blocks.items():
         if blocks:
             with writers[name].transaction():
-                for stored in blocks:
-                    writers[name].skip_to(stored.offset)
-                    writers[name].append([stored.block])
+                for stored_block in blocks:
+                    writers[name].skip_to(stored_block.offset)
+                    writers[name].append([stored_block.block])
             blocks.clear()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tailorbird.errors import NotReadyError
 from tailorbird.stream import Address, LogReader, StoredBlock, Stream, log_set, open_reader
 
-ROUTED = "routed"
+ROUTED_LOG = "routed"
 _BATCH_BYTES = 256 << 20
 
 
@@ -29,52 +29,55 @@ class Feeds:
     @property
     def routed_log(self) -> dict[str, Address]:
         """The routed log, or nothing."""
-        return self._existing_logs({ROUTED: self._logs.routed})
+        return self._existing_logs({ROUTED_LOG: self._logs.routed})
 
     def _existing_logs(self, logs: Mapping[str, Address]) -> dict[str, Address]:
         """Return the logs that exist; one that is just being created comes with the next step."""
-        existing: dict[str, Address] = {}
-        for name, path in logs.items():
+        existing_logs: dict[str, Address] = {}
+        for name, address in logs.items():
             try:
-                self.reader(path)
+                self.reader(address)
             except NotReadyError:
                 continue
-            existing[name] = path
-        return existing
+            existing_logs[name] = address
+        return existing_logs
 
-    def reader(self, path: Address) -> LogReader:
+    def reader(self, address: Address) -> LogReader:
         """Return the open reader of a log. Raises NotReadyError if there is none."""
-        if path not in self._readers:
-            self._readers[path] = open_reader(path)
-        return self._readers[path]
+        if address not in self._readers:
+            self._readers[address] = open_reader(address)
+        return self._readers[address]
 
     def has_rows_from(self, positions: Mapping[str, int]) -> bool:
         """Return whether the logs still have the rows from these positions on."""
         for log, position in positions.items():
             if log == "ledger":
                 continue
-            by_stem = {
-                path.stem: path
-                for path in (*self._logs.raw_logs().values(), *self._logs.response_logs().values())
+            address_by_stem = {
+                address.stem: address
+                for address in (
+                    *self._logs.raw_logs().values(),
+                    *self._logs.response_logs().values(),
+                )
             }
-            path = by_stem.get(log) if log != ROUTED else self._logs.routed
+            address = address_by_stem.get(log) if log != ROUTED_LOG else self._logs.routed
             if (
-                path is None
-                or not self._existing_logs({log: path})
-                or self.reader(path).start() > max(position, 1)
+                address is None
+                or not self._existing_logs({log: address})
+                or self.reader(address).start() > max(position, 1)
             ):
                 return False
         return True
 
-    def changed(self) -> bool:
+    def may_have_grown(self) -> bool:
         """Return whether any log may have grown since the last call; cheap enough to poll."""
         addresses = [
-            path
+            address
             for logs in (self.raw_logs, self.response_logs, self.routed_log)
-            for path in logs.values()
+            for address in logs.values()
         ]
         return (
-            sum(self.reader(path).changed() for path in addresses) > 0
+            sum(self.reader(address).has_changed() for address in addresses) > 0
         )  # Not any(…), because each reader must be called.
 
     def close(self) -> None:
@@ -87,16 +90,16 @@ class Feeds:
 def read_blocks(reader: LogReader, start: int, rows_max: int) -> list[StoredBlock]:
     """Read blocks of a log from a position on, about `rows_max` rows and 256 MiB at most."""
     blocks: list[StoredBlock] = []
-    rows = size = 0
-    while rows < rows_max and size < _BATCH_BYTES:
+    row_count = byte_count = 0
+    while row_count < rows_max and byte_count < _BATCH_BYTES:
         next_blocks = reader.read(start)
         if not next_blocks:
             break
-        for stored in next_blocks:
-            if rows >= rows_max:
+        for stored_block in next_blocks:
+            if row_count >= rows_max:
                 return blocks
-            blocks.append(stored)
-            rows += stored.block.rows
-            size += len(stored.block.payload)
+            blocks.append(stored_block)
+            row_count += stored_block.block.rows
+            byte_count += len(stored_block.block.payload)
         start = next_blocks[-1].end
     return blocks

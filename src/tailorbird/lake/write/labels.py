@@ -2,11 +2,11 @@
 
 import pyarrow as pa
 
-MADE_KEY = b"tailorbird.made"  # key in the metadata of the Parquet file
+COMMAND_KEY = b"tailorbird.made"  # key in the metadata of the Parquet file
 
 
-def made(table: pa.Table, command: str) -> pa.Table:
+def label_table(table: pa.Table, command: str) -> pa.Table:
     """Add the name of the command to a table's metadata."""
     return table.replace_schema_metadata(
-        {**(table.schema.metadata or {}), MADE_KEY: command.encode()}
+        {**(table.schema.metadata or {}), COMMAND_KEY: command.encode()}
     )

@@ -12,40 +12,51 @@ from pathlib import Path
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.storage_paths import StoragePath
-from tailorbird.stream import open_reader, open_writer, raw_logs, read_released, response_logs
+from tailorbird.stream import (
+    open_reader,
+    open_writer,
+    raw_logs,
+    read_released_positions,
+    response_logs,
+)
 
 IDLE_US = 5 * MINUTE  # without a write, so that a server that restarts finds its log unchanged
-HOLD_S = 1.0
+LOCK_HOLD_S = 1.0
 log = logging.getLogger(__name__)
 
 
 def prune_idle(
-    stream: Path, lake: StoragePath, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S
+    stream: Path,
+    lake: StoragePath,
+    clock: Clock,
+    *,
+    idle_us: int = IDLE_US,
+    lock_hold_s: float = LOCK_HOLD_S,
 ) -> dict[str, int]:
     """Prune each log in `stream` without a write for `idle_us`, up to what `lake` has released.
 
     Returns:
         The number of blocks deleted, by log.
     """
-    released = read_released(lake)
+    released_positions = read_released_positions(lake)
     logs = [
-        (path, producer, released.raw_position(producer))
+        (path, producer, released_positions.raw_position(producer))
         for producer, path in raw_logs(stream).items()
     ]
     logs += [
-        (path, producer, released.responses_position(producer))
+        (path, producer, released_positions.responses_position(producer))
         for producer, path in response_logs(stream).items()
     ]
-    pruned: dict[str, int] = {}
-    for path, producer, before in logs:
+    pruned_blocks: dict[str, int] = {}
+    for path, producer, released_end in logs:
         try:
-            if clock.now() - _written_at(path) >= idle_us and _begins_before(path, before):
-                pruned[path.stem] = _prune(path, producer, before, hold_s)
+            if clock.now() - _written_at(path) >= idle_us and _begins_before(path, released_end):
+                pruned_blocks[path.stem] = _prune_log(path, producer, released_end, lock_hold_s)
         except LockedError:
             continue  # Its writer is running and prunes it.
         except TailorbirdError as error:
             log.warning("not pruned: %s", error)
-    return pruned
+    return pruned_blocks
 
 
 def _written_at(path: Path) -> int:
@@ -53,19 +64,19 @@ def _written_at(path: Path) -> int:
     return int(max(times, default=0) * 1e6)
 
 
-def _begins_before(path: Path, before: int) -> bool:
-    if before == 0:
+def _begins_before(path: Path, position: int) -> bool:
+    if position == 0:
         return False
     with open_reader(path) as reader:
-        return reader.start() < before
+        return reader.start() < position
 
 
-def _prune(path: Path, producer: str, before: int, hold_s: float) -> int:
-    until = time.monotonic() + hold_s
+def _prune_log(path: Path, producer: str, released_end: int, lock_hold_s: float) -> int:
+    deadline = time.monotonic() + lock_hold_s
     # A corrupt end of the log is for its own writer to handle.
-    with open_writer(path, partition=producer, damaged_tail="stop") as writer:
+    with open_writer(path, partition=producer, on_damaged_tail="stop") as writer:
         count = 0
-        while (pruned := writer.prune_batch(before)) and time.monotonic() < until:
+        while (pruned := writer.prune_batch(released_end)) and time.monotonic() < deadline:
             count += pruned
         if not pruned:
             writer.shrink()

@@ -6,8 +6,8 @@ before they prune.
 
 `tables` is how far each table was loaded, with or without rows; a table's own transactions know
 only of commits with rows. `routed` is, for each raw partition, the first row that has not come out
-of the router: every row before it must be in a table. `router_offsets` is, by raw log that several routers
-share, how far each router has read it. `ledger` is its number of lines. Rows below
+of the router: every row before it must be in a table. `router_offsets` is, by raw log that several
+routers share, how far each router has read it. `ledger` is its number of lines. Rows below
 `safe` may be deleted as far as the lake is concerned: they are committed, synced, and were read
 back and compared with the ledger. Logs are named by their files, without the extension.
 `checksum` is of all the rest, see `stream.released`.
@@ -77,10 +77,10 @@ def lost_ledger_fix(lake: StoragePath) -> str:
     )
 
 
-def positions_lost(lake: StoragePath, ledger: Ledger, archived: Mapping[str, int]) -> bool:
+def positions_lost(lake: StoragePath, ledger: Ledger, archive_positions: Mapping[str, int]) -> bool:
     """Return whether the file was lost: the role writes it before the first row of any log."""
     return not (lake / POSITIONS_FILE).exists() and (
-        bool(archived) or any(line.positions for line in ledger.lines)
+        bool(archive_positions) or any(line.positions for line in ledger.lines)
     )
 
 
@@ -89,18 +89,18 @@ def store_positions(lake: StoragePath, positions: Positions) -> None:
     durable.replace(lake / POSITIONS_FILE, encode_with_checksum(msgspec.to_builtins(positions)))
 
 
-def beyond_logs(
-    positions: Positions, ends: Callable[[str], int | None]
+def positions_beyond_logs(
+    positions: Positions, find_end: Callable[[str], int | None]
 ) -> Iterator[tuple[str, str, int, int]]:
     """Yield the tables whose position is beyond the end of a log: table, log, position, end.
 
     New rows of that log would be skipped as if the table had them.
 
     Args:
-        ends: return the end of a log by its name, or None if it is not there.
+        find_end: return the end of a log by its name, or None if it is not there.
     """
     log_ends = {
-        log: ends(log) for log in {log for logs in positions.tables.values() for log in logs}
+        log: find_end(log) for log in {log for logs in positions.tables.values() for log in logs}
     }
     for table, logs in sorted(positions.tables.items()):
         for log, position in sorted(logs.items()):

@@ -52,15 +52,15 @@ def run(
             if now < last_now:  # The clock was set back, so everything is due now.
                 step_due, prune_due, upkeep_due, vacuum_due = now, now, now, now
             last_now = now
-            if now >= step_due or role.pending() >= rows_max:
+            if now >= step_due or role.count_pending_rows() >= rows_max:
                 report = role.step(rows_max)
                 step_due = now + commit_every_us
-                if on_step is not None and not report.idle:
+                if on_step is not None and not report.is_idle:
                     on_step(report)
             if now >= prune_due:
                 prune_idle(log_set(stream).folder, lake, clock, idle_us=idle_us)
                 prune_due = now + prune_every_us
-            if now >= upkeep_due and role.pending() < rows_max:
+            if now >= upkeep_due and role.count_pending_rows() < rows_max:
                 role.upkeep()
                 upkeep_due = now + upkeep_every_us
             if now >= vacuum_due:

@@ -27,30 +27,37 @@ import pyarrow.dataset as ds
 
 from tailorbird import faults
 from tailorbird.errors import LockedError, NotReadyError
-from tailorbird.events import Accepted, Clock, Receipt, RoutePlan, check
+from tailorbird.events import Accepted, Clock, Receipt, RoutePlan, check_body
 from tailorbird.events.adapters import CONVERTERS
 from tailorbird.events.adapters.record import record_to_lines
-from tailorbird.events.adapters.webhook import WEBHOOKS
+from tailorbird.events.adapters.webhook import WEBHOOK_CONVERTERS
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract.contract import parse_unread, split_body
 from tailorbird.events.contract.schema import micros
-from tailorbird.events.contract.verdict import Origin, Unread
+from tailorbird.events.contract.verdict import Origin, UnreadRecord
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.quarantine import QuarantineFilter, RowKey, count_rows, read_slices, row_keys
 from tailorbird.lake.write.etl import KEY_COLUMNS
-from tailorbird.storage_paths import StoragePath as LakePlace
-from tailorbird.stream import REPLAYS, Block, EmbeddedWriter, open_reader, open_writer, raw_path
+from tailorbird.storage_paths import StoragePath
+from tailorbird.stream import (
+    REPLAY_PRODUCER,
+    Block,
+    EmbeddedWriter,
+    open_reader,
+    open_writer,
+    raw_path,
+)
 from tailorbird.stream.locked import read_expected_ends
 
-BODY_ROWS = 1_000
-BODY_BYTES = 4 << 20
-LOCK_S = 3.0  # how long a replay waits for the lock of its log
+BODY_ROWS_MAX = 1_000
+BODY_BYTES_MAX = 4 << 20
+LOCK_TIMEOUT_S = 3.0  # how long a replay waits for the lock of its log
 _EXAMPLES_MAX = 5
 _READ_COLUMNS = ["source", "code", "path", "body"]
 _SEVERAL_DOCUMENTS = ("malformed_json", "$", "expected one JSON document")
 
-_TABLE = """
+_CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS replayed(
     partition TEXT NOT NULL, offset INTEGER NOT NULL, row INTEGER NOT NULL,  -- where it was refused
     to_offset INTEGER, to_row INTEGER,  -- where it was sent; null if the lake had it already
@@ -94,7 +101,7 @@ class ReplayReport:
 
 
 @dataclass(frozen=True)
-class _Replayable:
+class _ReplayableRow:
     """A row that is accepted now, with its events as JSON and as the contract parses them."""
 
     reason: str
@@ -105,7 +112,7 @@ class _Replayable:
 
 
 def replay(
-    lake: LakePlace,
+    lake: StoragePath,
     stream: Path,
     selection: QuarantineFilter,
     *,
@@ -113,7 +120,7 @@ def replay(
     clock: Clock,
     suppression_list: SuppressionList | None = None,
     dry_run: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = lambda stage, rows_done, total: None,
 ) -> ReplayReport:
     """Resend the selected rows of the quarantine that are accepted now.
 
@@ -127,47 +134,54 @@ def replay(
     reader = Lake(lake)
     total = count_rows(reader, selection)
     report, suppression_list = ReplayReport(), suppression_list or SuppressionList(b"")
-    writer = None if dry_run else _open_log(stream, lake)
+    writer = None if dry_run else _open_replay_log(stream, lake)
     try:
-        done_before = replayed(stream)
-        done = 0
+        replayed_keys = read_replayed_keys(stream)
+        rows_done = 0
         for table in read_slices(reader, selection):
-            received = micros(table.column("received_at")).tolist()
+            received_times = micros(table.column("received_at")).tolist()
             rows = zip(
-                table.select(_READ_COLUMNS).to_pylist(), received, row_keys(table), strict=True
+                table.select(_READ_COLUMNS).to_pylist(),
+                received_times,
+                row_keys(table),
+                strict=True,
             )
             replayable = [
                 replayable_row
                 for row in rows
-                if (replayable_row := _examine(*row, done_before, plan, suppression_list, report))
+                if (
+                    replayable_row := _examine_row(
+                        *row, replayed_keys, plan, suppression_list, report
+                    )
+                )
             ]
             existing_keys = _existing_keys(reader, replayable)
-            new = [row for row in replayable if not _already_exists(row, existing_keys)]
+            new_rows = [row for row in replayable if not _already_exists(row, existing_keys)]
             for row in replayable:
                 report.count(
                     row.reason, "repeats" if _already_exists(row, existing_keys) else "accepted"
                 )
-            report.accepted += len(new)
-            report.repeats += len(replayable) - len(new)
-            report.sent += sum(len(row.lines) for row in new)
+            report.accepted += len(new_rows)
+            report.repeats += len(replayable) - len(new_rows)
+            report.sent += sum(len(row.lines) for row in new_rows)
             if writer is not None and replayable:
-                _send(
+                _send_rows(
                     writer,
-                    new,
+                    new_rows,
                     [row for row in replayable if _already_exists(row, existing_keys)],
                     clock.now(),
                 )
-            done += table.num_rows
-            progress("replay", done, total)
+            rows_done += table.num_rows
+            progress("replay", rows_done, total)
     finally:
         if writer is not None:
             writer.close()
     return report
 
 
-def replayed(stream: Path) -> frozenset[RowKey]:
+def read_replayed_keys(stream: Path) -> frozenset[RowKey]:
     """Return the refused rows that were replayed before."""
-    path = raw_path(stream, REPLAYS)
+    path = raw_path(stream, REPLAY_PRODUCER)
     if not path.exists():
         return frozenset()
     try:
@@ -186,58 +200,58 @@ def replayed(stream: Path) -> frozenset[RowKey]:
         return frozenset()
 
 
-def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
+def _open_replay_log(stream: Path, lake: StoragePath) -> EmbeddedWriter:
     """Open the log of replays, which the lake role may lock for a second to prune it."""
     stream.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + LOCK_S
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
             writer = open_writer(
-                raw_path(stream, REPLAYS),
-                partition=REPLAYS,
-                expected_ends=read_expected_ends(stream, REPLAYS, lake),
+                raw_path(stream, REPLAY_PRODUCER),
+                partition=REPLAY_PRODUCER,
+                expected_ends=read_expected_ends(stream, REPLAY_PRODUCER, lake),
             )
             break
         except LockedError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
     with writer.transaction() as connection:
-        connection.execute(_TABLE)
+        connection.execute(_CREATE_TABLE)
         # The content of a corrupt end is unknown. All rows may be resent, as repeats are dropped.
-        if writer.set_aside:
+        if writer.damaged_tail_paths:
             connection.execute("DELETE FROM replayed")
     return writer
 
 
-def _examine(
+def _examine_row(
     row: dict[str, Any],
     received_at: int,
     row_key: RowKey,
-    replayed_before: frozenset[RowKey],
+    replayed_keys: frozenset[RowKey],
     plan: RoutePlan,
     suppression_list: SuppressionList,
     report: ReplayReport,
-) -> _Replayable | None:
+) -> _ReplayableRow | None:
     """Return the row as events if all of them are accepted now, else count why not.
 
     Events of erased people are left out.
     """
-    if row_key in replayed_before:
+    if row_key in replayed_keys:
         report.replayed_before += 1
         return None
     report.examined += 1
     body, reason = bytes(row["body"]), row["code"]
-    lines, format_ = _parse_lines(body, row)
+    lines, record_format = _parse_lines(body, row)
     if not lines:
         report.left_out += 1
         report.count(reason, "left_out")
         return None
-    receipt = Receipt(received_at, row["source"], "json", format_)
+    receipt = Receipt(received_at, row["source"], "json", record_format)
     accepted_lines: list[bytes] = []
     events: list[Accepted] = []
     for number, line in enumerate(lines, 1):
-        accepted, refusals = check(
+        accepted, refusals = check_body(
             suppression_list.filter_body(b"[" + line + b"]", receipt), receipt, plan
         )  # the same check as the router's
         if len(accepted) == 1:
@@ -254,9 +268,10 @@ def _examine(
         report.refused[code] += 1
         report.count(reason, "refused")
         if len(report.examples) < _EXAMPLES_MAX:
-            report.examples.append(f"{row_key[0]} {row_key[1]}:{row_key[2]}: {path}: {message}")
+            partition, offset, row_number = row_key
+            report.examples.append(f"{partition} {offset}:{row_number}: {path}: {message}")
         return None
-    return _Replayable(reason, row_key, receipt, accepted_lines, events)
+    return _ReplayableRow(reason, row_key, receipt, accepted_lines, events)
 
 
 def _parse_lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
@@ -264,27 +279,32 @@ def _parse_lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
 
     A row that came by HTTP is parsed as the collector does, which is stricter than a file import.
     """
-    unread = parse_unread(body)
-    converters = CONVERTERS if row["source"] == "import" else {**CONVERTERS, **WEBHOOKS}
+    unread_record = parse_unread(body)
+    converters = CONVERTERS if row["source"] == "import" else {**CONVERTERS, **WEBHOOK_CONVERTERS}
     if (
-        unread is None
-        or (unread.code, unread.path) != (row["code"], row["path"])
-        or unread.format not in converters
+        unread_record is None
+        or (unread_record.code, unread_record.path) != (row["code"], row["path"])
+        or unread_record.format not in converters
     ):
         return [bytes(line) for line in split_body(body, "json")], ""
     return record_to_lines(
-        unread.format, _record(unread), unread.place, converters[unread.format], {}, by_content=True
-    ), unread.format
+        unread_record.format,
+        _encode_record(unread_record),
+        unread_record.place,
+        converters[unread_record.format],
+        {},
+        ids_from_content=True,
+    ), unread_record.format
 
 
-def _record(unread: Unread) -> bytes:
+def _encode_record(unread: UnreadRecord) -> bytes:
     """Return a record as its adapter expects it; text that is not JSON is passed on unchanged."""
     if unread.code == "malformed_json" and unread.path == "$" and isinstance(unread.record, str):
         return unread.record.encode()
     return msgspec.json.encode(unread.record)
 
 
-def _existing_keys(lake: Lake, replayable: list[_Replayable]) -> set[tuple]:
+def _existing_keys(lake: Lake, replayable: list[_ReplayableRow]) -> set[tuple]:
     """Return the keys of those events that the lake already has."""
     events = [event for row in replayable for event in row.events]
     if not events or not lake.exists("events"):
@@ -316,24 +336,27 @@ def _repeat_key(event_id: str, user: str | None, anonymous: str | None, item: st
     return event_id, *subject
 
 
-def _already_exists(candidate: _Replayable, existing_keys: set[tuple]) -> bool:
+def _already_exists(replayable: _ReplayableRow, existing_keys: set[tuple]) -> bool:
     return all(
         _repeat_key(
             event.event.event_id, event.event.user_id, event.event.anonymous_id, event.event.item_id
         )
         in existing_keys
-        for event in candidate.events
+        for event in replayable.events
     )
 
 
-def _send(
-    writer: EmbeddedWriter, new: list[_Replayable], existing: list[_Replayable], now: int
+def _send_rows(
+    writer: EmbeddedWriter,
+    new_rows: list[_ReplayableRow],
+    existing_rows: list[_ReplayableRow],
+    now: int,
 ) -> None:
     """Append the new rows and note all rows in one transaction."""
     with writer.transaction() as connection:
         insert = "INSERT OR IGNORE INTO replayed VALUES (?, ?, ?, ?, ?, ?)"
-        connection.executemany(insert, [(*row.row_key, None, None, now) for row in existing])
-        for body in _group_bodies(new):
+        connection.executemany(insert, [(*row.row_key, None, None, now) for row in existing_rows])
+        for body in _group_bodies(new_rows):
             lines = [line for row in body for line in row.lines]
             origins = [Origin(*row.row_key) for row in body for _ in row.lines]
             receipt = msgspec.structs.replace(body[0].receipt, origins=origins)
@@ -356,16 +379,20 @@ def _send(
     faults.at("replay.after_commit")
 
 
-def _group_bodies(new: list[_Replayable]) -> Iterator[list[_Replayable]]:
+def _group_bodies(new_rows: list[_ReplayableRow]) -> Iterator[list[_ReplayableRow]]:
     """Group rows of one receipt into bodies of limited size."""
-    body: list[_Replayable] = []
-    rows = size = 0
-    for row in new:
-        if body and (row.receipt != body[0].receipt or rows >= BODY_ROWS or size >= BODY_BYTES):
+    body: list[_ReplayableRow] = []
+    row_count = byte_count = 0
+    for row in new_rows:
+        if body and (
+            row.receipt != body[0].receipt
+            or row_count >= BODY_ROWS_MAX
+            or byte_count >= BODY_BYTES_MAX
+        ):
             yield body
-            body, rows, size = [], 0, 0
+            body, row_count, byte_count = [], 0, 0
         body.append(row)
-        rows += len(row.lines)
-        size += sum(map(len, row.lines))
+        row_count += len(row.lines)
+        byte_count += sum(map(len, row.lines))
     if body:
         yield body

@@ -19,22 +19,22 @@ Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Rewriting:
+class LakeRewriter:
     """The rewriting operations of a lake role.
 
     Attributes:
         stop_on_error: a context in which an error stops the role.
-        renew: extend the lock of the lake during long operations.
-        publish: store the positions that were written.
+        renew_lease: extend the lock of the lake during long operations.
+        publish_positions: store the positions that were written.
     """
 
     tables: Mapping[str, DurableTable]
     archive: Archive
     stop_on_error: Callable[[], AbstractContextManager[None]]
-    renew: Callable[[], None]
-    publish: Callable[[], None]
+    renew_lease: Callable[[], None]
+    publish_positions: Callable[[], None]
 
-    def rows(
+    def rewrite_rows(
         self,
         changes: Mapping[str, Callable[[pa.Table], pa.Table | None]],
         progress: Progress = lambda done: None,
@@ -45,10 +45,10 @@ class Rewriting:
                 name: self.tables[name].rewrite(change, self._with_lease_renewal(progress))
                 for name, change in changes.items()
             }
-            self.publish()
+            self.publish_positions()
             return counts
 
-    def bodies(
+    def rewrite_bodies(
         self,
         change: Callable[[ArchiveFile, StoredBlock], Block | None],
         progress: Progress = lambda done: None,
@@ -59,11 +59,11 @@ class Rewriting:
             The number of files rewritten, and the manifest's checksum before and after.
         """
         with self.stop_on_error():
-            before = self.archive.chain
+            checksum_before = self.archive.checksum
             return (
                 self.archive.rewrite(change, self._with_lease_renewal(progress)),
-                before,
-                self.archive.chain,
+                checksum_before,
+                self.archive.checksum,
             )
 
     def delete_history(self) -> None:
@@ -73,14 +73,14 @@ class Rewriting:
         """
         with self.stop_on_error():
             for table in self.tables.values():
-                self.renew()
+                self.renew_lease()
                 table.delete_history()
                 faults.at("erase.past_of_a_table")
-            self.publish()
+            self.publish_positions()
 
     def _with_lease_renewal(self, progress: Progress) -> Progress:
         def renew_and_report(done: int) -> None:
-            self.renew()
+            self.renew_lease()
             progress(done)
 
         return renew_and_report

@@ -22,14 +22,14 @@ from tailorbird.lake.delta.schema import create_table
 from tailorbird.lake.delta.table import DurableTable
 from tailorbird.lake.delta.vacuum import KEEP_US, VacuumReport
 from tailorbird.lake.files import durable, swap
-from tailorbird.lake.files.archive import AGE_US, BYTES_MAX, Archive
+from tailorbird.lake.files.archive import FILE_AGE_US, FILE_BYTES_MAX, Archive
 from tailorbird.lake.files.lease import acquire_writer_lock
 from tailorbird.lake.files.ledger import Ledger
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.write.feeds import Feeds
 from tailorbird.lake.write.loading import Loader
 from tailorbird.lake.write.positions import load_positions, lost_ledger_fix, store_positions
-from tailorbird.lake.write.rewrite import Rewriting
+from tailorbird.lake.write.rewrite import LakeRewriter
 from tailorbird.storage import storage_at
 from tailorbird.storage_paths import StoragePath
 from tailorbird.stream import Stream
@@ -56,7 +56,7 @@ class LakeReport:
     positions: dict[str, int] = field(default_factory=dict)
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """True if there was nothing to do."""
         return not self.rows and not self.archived
 
@@ -64,7 +64,7 @@ class LakeReport:
 class LakeRole:
     """The writer of the lake at `lake`, fed from the logs in `stream`.
 
-    Opening it checks every table against the ledger and undoes what a crash left, see `findings`.
+    Opening it checks every table against the ledger and undoes what a crash left, see `recoveries`.
 
     Args:
         archive_bytes, archive_age_us: size and age at which a file of the archive is closed.
@@ -82,35 +82,35 @@ class LakeRole:
         lake: StoragePath,
         *,
         clock: Clock,
-        archive_bytes: int = BYTES_MAX,
-        archive_age_us: int = AGE_US,
+        archive_bytes: int = FILE_BYTES_MAX,
+        archive_age_us: int = FILE_AGE_US,
         keep_us: int = KEEP_US,
         sort: str = "position",
     ) -> None:
         self._path = lake
         self._clock = clock
         self._keep_us, self._sort = keep_us, sort
-        self._failed = ""
+        self._failure = ""
         self._feeds = Feeds(stream)
         durable.make_folder(self._path)
         self._lock = acquire_writer_lock(self._path / "ledger.jsonl", clock)
         try:
-            if (local := storage_at(self._path).local) is not None:
-                swap.finish(local)
+            if (local_path := storage_at(self._path).local_path) is not None:
+                swap.finish(local_path)
             if ledger_is_lost(self._path):
                 where, fix = str(self._path / "ledger.jsonl"), lost_ledger_fix(self._path)
                 raise DamageError(
                     "the ledger is missing, and tables have rows", where=where, fix=fix
                 )
-            self._ledger = Ledger(self._path / "ledger.jsonl", writer=True)
+            self._ledger = Ledger(self._path / "ledger.jsonl", for_writing=True)
             self._positions = load_positions(self._path)
-            verified = len(self._ledger.lines)
-            self.findings = self._check()
+            verified_lines = len(self._ledger.lines)
+            self.recoveries = self._check_tables()
             self._tables = {name: self._open_table(name) for name in TABLES}
             self._archive = Archive(
                 self._path / "archive",
                 clock=clock,
-                writer=True,
+                for_writing=True,
                 bytes_max=archive_bytes,
                 age_us=archive_age_us,
             )
@@ -123,21 +123,21 @@ class LakeRole:
                     self._path, self._positions
                 )  # so that one that is not there later was lost
             self._loader = Loader(
-                self._path,
-                stream,
-                self._feeds,
-                self._ledger,
-                self._tables,
-                self._archive,
-                self._positions,
-                verified,
+                path=self._path,
+                stream=stream,
+                feeds=self._feeds,
+                ledger=self._ledger,
+                tables=self._tables,
+                archive=self._archive,
+                positions=self._positions,
+                verified_lines=verified_lines,
             )
         except BaseException:
             self.close()
             raise
 
-    def _check(self) -> list[Recovery]:
-        findings: list[Recovery] = []
+    def _check_tables(self) -> list[Recovery]:
+        all_recoveries: list[Recovery] = []
         for name, spec in TABLES.items():
             recoveries = check_table(
                 self._path / name,
@@ -145,13 +145,13 @@ class LakeRole:
                 self._ledger,
                 self._path / "set-aside",
                 self._clock,
-                may_replay=self._feeds.has_rows_from,
+                can_replay_from=self._feeds.has_rows_from,
                 keep_us=self._keep_us,
             )
-            if any(finding.what == "withdrawn" for finding in recoveries):
+            if any(recovery.action == "withdrawn" for recovery in recoveries):
                 self._forget_positions(name)
-            findings += recoveries
-        return findings
+            all_recoveries += recoveries
+        return all_recoveries
 
     def _forget_positions(self, table: str) -> None:
         """Withdraw the positions of a table that lost its last commit, before a log is pruned."""
@@ -176,64 +176,65 @@ class LakeRole:
         """
         with self._stop_on_error():
             self._lock.renew()
-            rows: dict[str, int] = {}
-            archived = self._loader.archive_raw(flush)
-            self._loader.load_routed(rows_max, rows)
+            rows_by_table: dict[str, int] = {}
+            archived_rows = self._loader.archive_raw(flush)
+            self._loader.load_routed(rows_max, rows_by_table)
             for producer, path in self._feeds.response_logs.items():
-                self._loader.load_responses(producer, path, rows_max, rows)
-            self._loader.mirror_ledger(rows, _MIRROR_LINES if not flush else 1)
-            if rows or archived or self._loader.has_progress:
-                self._loader.publish()
-            return LakeReport(rows, archived, dict(self._positions.safe))
+                self._loader.load_responses(producer, path, rows_max, rows_by_table)
+            self._loader.mirror_ledger(rows_by_table, _MIRROR_LINES if not flush else 1)
+            if rows_by_table or archived_rows or self._loader.has_progress:
+                self._loader.publish_positions()
+            return LakeReport(rows_by_table, archived_rows, dict(self._positions.safe))
 
     @contextmanager
     def _stop_on_error(self) -> Iterator[None]:
         """Stop the role after an error within: the disk must be checked before more is written."""
-        if self._failed:
+        if self._failure:
             raise StorageError(
-                f"the lake role stopped: {self._failed}",
+                f"the lake role stopped: {self._failure}",
                 where=str(self._path),
                 fix="start the role again",
             )
         try:
             yield
         except BaseException as error:
-            self._failed = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._failure = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise
 
-    def due(self, *, everything: bool = False) -> dict[str, int]:
+    def count_due_files(self, *, include_unsettled: bool = False) -> dict[str, int]:
         """Return the number of small files to compact, by table.
 
         Args:
-            everything: include days that are still written to.
+            include_unsettled: include days that are still written to.
         """
-        settled = 0 if everything else None
+        settled_us = 0 if include_unsettled else None
         counts = {
-            name: sum(len(group.files) for group in table.due_groups(settled))
+            name: sum(len(group.files) for group in table.due_groups(settled_us))
             for name, table in self._tables.items()
         }
         return {name: count for name, count in counts.items() if count}
 
-    def upkeep(self, *, everything: bool = False) -> int:
+    def upkeep(self, *, include_unsettled: bool = False) -> int:
         """Compact the files of one folder, and return the number of files saved, 0 if none was due.
 
         No row changes. Earlier readers find their files until `vacuum` deletes them.
         """
         with self._stop_on_error():
             self._lock.renew()
-            settled = 0 if everything else None
-            waiting = [
+            settled_us = 0 if include_unsettled else None
+            due_groups = [
                 (table, group)
                 for table in self._tables.values()
-                for group in table.due_groups(settled)[:1]
+                for group in table.due_groups(settled_us)[:1]
             ]
-            if not waiting:
+            if not due_groups:
                 return 0
-            table, group = max(waiting, key=lambda entry: len(entry[1].files))
+            table, group = max(due_groups, key=lambda entry: len(entry[1].files))
             removed_count = table.compact(
-                group, table.spec.person if group.is_settled and self._sort == "person" else ()
+                group,
+                table.spec.person_columns if group.is_settled and self._sort == "person" else (),
             )
-            self._loader.publish()
+            self._loader.publish_positions()
             return removed_count
 
     def vacuum(
@@ -259,34 +260,38 @@ class LakeRole:
                 for file in self._archive.unreferenced_files():
                     file.unlink(missing_ok=True)
             if not dry_run and any(report.log_files for report in reports.values()):
-                self._loader.publish()
+                self._loader.publish_positions()
             return {name: report for name, report in reports.items() if report != VacuumReport()}
 
-    def rewriting(self) -> Rewriting:
+    def rewriter(self) -> LakeRewriter:
         """Return the rewriting operations of this lake's writer, for an erasure."""
-        return Rewriting(
-            self._tables, self._archive, self._stop_on_error, self._lock.renew, self._loader.publish
+        return LakeRewriter(
+            self._tables,
+            self._archive,
+            self._stop_on_error,
+            self._lock.renew,
+            self._loader.publish_positions,
         )
 
     def drain(self) -> LakeReport:
         """Step until all logs are loaded and no folder has too many small files."""
-        rows: dict[str, int] = {}
-        archived = 0
-        while not (report := self.step(flush=True)).idle:
-            archived += report.archived
+        rows_by_table: dict[str, int] = {}
+        archived_rows = 0
+        while not (report := self.step(flush=True)).is_idle:
+            archived_rows += report.archived
             for name, count in report.rows.items():
-                rows[name] = rows.get(name, 0) + count
+                rows_by_table[name] = rows_by_table.get(name, 0) + count
         while self.upkeep():
             pass
-        return LakeReport(rows, archived, report.positions)
+        return LakeReport(rows_by_table, archived_rows, report.positions)
 
-    def pending(self) -> int:
+    def count_pending_rows(self) -> int:
         """Return the number of rows of routed and answer logs that are not loaded yet."""
-        return self._loader.pending()
+        return self._loader.count_pending_rows()
 
-    def changed(self) -> bool:
+    def may_have_grown(self) -> bool:
         """Return whether any log may have grown since the last call; cheap enough to poll."""
-        return self._feeds.changed()
+        return self._feeds.may_have_grown()
 
     def close(self) -> None:
         """Release logs and lock; harmless when already closed."""
@@ -299,8 +304,8 @@ class LakeRole:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def publish(self) -> None:
+    def publish_positions(self) -> None:
         """Mirror the ledger and store how far the tables are, after a rebuild."""
         with self._stop_on_error():
             self._loader.mirror_ledger({}, 1)
-            self._loader.publish()
+            self._loader.publish_positions()

@@ -33,48 +33,54 @@ class Batch:
 
 
 def epoch_batches(
-    rows: Blocks, *, seed: int, epoch: int, size: int, negative_share: float = 1.0
+    rows: Blocks, *, seed: int, epoch: int, batch_rows: int, negative_share: float = 1.0
 ) -> Iterator[Batch]:
-    """Yield the batches of an epoch, each of `size` rows but the last; see the module."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(rows.sizes))
+    """Yield the batches of an epoch, each of `batch_rows` rows but the last; see the module."""
+    block_order = np.random.default_rng([seed, epoch]).permutation(len(rows.sizes))
     remainder: Batch | None = None
-    for start in range(0, len(order), BLOCKS_MIXED):
+    for start in range(0, len(block_order), BLOCKS_MIXED):
         rng = np.random.default_rng([seed, epoch, 1 + start])
-        mixed = _mix_blocks(
-            [rows.block(int(index)) for index in order[start : start + BLOCKS_MIXED]],
+        mixed_batch = _mix_blocks(
+            [rows.block(int(index)) for index in block_order[start : start + BLOCKS_MIXED]],
             rng,
             negative_share,
         )
         if remainder is not None:
-            mixed = Batch(
+            mixed_batch = Batch(
                 *(
-                    np.concatenate([getattr(remainder, name), getattr(mixed, name)])
+                    np.concatenate([getattr(remainder, name), getattr(mixed_batch, name)])
                     for name in ("matrix", "labels", "weight")
                 )
             )
-        is_last = start + BLOCKS_MIXED >= len(order)
-        full_rows = len(mixed.matrix) if is_last else len(mixed.matrix) // size * size
-        for low in range(0, full_rows, size):
-            yield _slice_batch(mixed, slice(low, min(low + size, full_rows)))
-        remainder = None if is_last else _slice_batch(mixed, slice(full_rows, None))
+        is_last = start + BLOCKS_MIXED >= len(block_order)
+        full_rows = (
+            len(mixed_batch.matrix)
+            if is_last
+            else len(mixed_batch.matrix) // batch_rows * batch_rows
+        )
+        for first_row in range(0, full_rows, batch_rows):
+            yield _slice_batch(
+                mixed_batch, slice(first_row, min(first_row + batch_rows, full_rows))
+            )
+        remainder = None if is_last else _slice_batch(mixed_batch, slice(full_rows, None))
 
 
 def _mix_blocks(blocks: list[Block], rng: np.random.Generator, negative_share: float) -> Batch:
     joined_block = join_blocks(blocks)
-    order = rng.permutation(len(joined_block.matrix))
+    row_order = rng.permutation(len(joined_block.matrix))
     is_counted: npt.NDArray[np.bool_] = np.isfinite(joined_block.labels)
     if negative_share < 1:
         is_counted &= (joined_block.labels > 0) | (
             rng.random(len(joined_block.labels)) < negative_share
         )[:, None]
-        order = order[np.any(is_counted, axis=1)[order]]
+        row_order = row_order[np.any(is_counted, axis=1)[row_order]]
     weight = np.where(is_counted, joined_block.weight[:, None], np.float32(0))
     return Batch(
-        joined_block.matrix[order],
-        np.where(joined_block.labels > 0, np.float32(1), np.float32(0))[order],
-        weight[order],
+        joined_block.matrix[row_order],
+        np.where(joined_block.labels > 0, np.float32(1), np.float32(0))[row_order],
+        weight[row_order],
     )
 
 
-def _slice_batch(batch: Batch, part: slice) -> Batch:
-    return Batch(batch.matrix[part], batch.labels[part], batch.weight[part])
+def _slice_batch(batch: Batch, row_slice: slice) -> Batch:
+    return Batch(batch.matrix[row_slice], batch.labels[row_slice], batch.weight[row_slice])

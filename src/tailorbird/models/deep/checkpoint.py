@@ -26,10 +26,10 @@ from tailorbird.errors import DamageError
 
 Arrays = dict[str, npt.NDArray]
 
-FILE = "checkpoint.npz"
+CHECKPOINT_FILE = "checkpoint.npz"
 
 
-class Position(msgspec.Struct, forbid_unknown_fields=True):
+class TrainingState(msgspec.Struct, forbid_unknown_fields=True):
     """The state of a training run.
 
     Attributes:
@@ -62,71 +62,77 @@ def load_weights(net: nn.Module, arrays: Mapping[str, npt.NDArray]) -> None:
     net.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
 
 
-def save(
-    folder: Path, net: nn.Module, optimiser: torch.optim.Optimizer, best: Arrays, position: Position
+def save_checkpoint(
+    folder: Path,
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    best_weights: Arrays,
+    state: TrainingState,
 ) -> None:
     """Write the checkpoint of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays: Arrays = {f"w/{name}": value for name, value in copy_weights(net).items()} | {
-        f"b/{name}": value for name, value in best.items()
+        f"b/{name}": value for name, value in best_weights.items()
     }
-    for index, state in optimiser.state_dict()["state"].items():
+    for index, parameter_state in optimiser.state_dict()["state"].items():
         arrays |= {
             f"o/{index}/{name}": torch.as_tensor(value).cpu().numpy()
-            for name, value in state.items()
+            for name, value in parameter_state.items()
         }
-    arrays |= {f"c/{name}": np.array(series) for name, series in position.curve.items()} | {
-        "best": np.array(position.best)
+    arrays |= {f"c/{name}": np.array(series) for name, series in state.curve.items()} | {
+        "best": np.array(state.best)
     }
     arrays["meta"] = np.frombuffer(
-        msgspec.json.encode(msgspec.structs.replace(position, curve={}, best=[])), np.uint8
+        msgspec.json.encode(msgspec.structs.replace(state, curve={}, best=[])), np.uint8
     )
-    part = folder / f"{FILE}.part"
-    with part.open("wb") as file:
+    temporary_path = folder / f"{CHECKPOINT_FILE}.part"
+    with temporary_path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
-    part.rename(folder / FILE)
+    temporary_path.rename(folder / CHECKPOINT_FILE)
 
 
-def load(
+def load_checkpoint(
     folder: Path, net: nn.Module, optimiser: torch.optim.Optimizer, digest: str
-) -> tuple[Position, Arrays] | None:
+) -> tuple[TrainingState, Arrays] | None:
     """Restore the checkpoint of a folder, or return None without one for this digest.
 
     Raises:
         DamageError: the file cannot be read.
     """
     try:
-        with np.load(folder / FILE, allow_pickle=False) as archive:
+        with np.load(folder / CHECKPOINT_FILE, allow_pickle=False) as archive:
             arrays: dict[str, Any] = dict(archive)
-        position = msgspec.json.decode(arrays.pop("meta").tobytes(), type=Position)
-        position.best = arrays.pop("best").tolist()
-        position.curve = {
-            name: series.tolist() for name, series in _with_prefix(arrays, "c/").items()
+        state = msgspec.json.decode(arrays.pop("meta").tobytes(), type=TrainingState)
+        state.best = arrays.pop("best").tolist()
+        state.curve = {
+            name: series.tolist() for name, series in _select_prefix(arrays, "c/").items()
         }
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
         raise DamageError(
             f"cannot be read: {error}",
-            where=str(folder / FILE),
+            where=str(folder / CHECKPOINT_FILE),
             fix="remove it: training begins anew",
         ) from error
-    if position.digest != digest:
+    if state.digest != digest:
         return None
-    load_weights(net, _with_prefix(arrays, "w/"))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in _with_prefix(arrays, "o/").items():
-        index, _, part = name.partition("/")
-        state.setdefault(int(index), {})[part] = torch.from_numpy(np.array(value))
+    load_weights(net, _select_prefix(arrays, "w/"))
+    optimiser_state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in _select_prefix(arrays, "o/").items():
+        parameter_index, _, state_name = name.partition("/")
+        optimiser_state.setdefault(int(parameter_index), {})[state_name] = torch.from_numpy(
+            np.array(value)
+        )
     optimiser.load_state_dict(
-        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
+        {"state": optimiser_state, "param_groups": optimiser.state_dict()["param_groups"]}
     )
-    return position, _with_prefix(arrays, "b/")
+    return state, _select_prefix(arrays, "b/")
 
 
-def _with_prefix(arrays: Mapping[str, npt.NDArray], prefix: str) -> Arrays:
+def _select_prefix(arrays: Mapping[str, npt.NDArray], prefix: str) -> Arrays:
     return {
         name.removeprefix(prefix): value
         for name, value in arrays.items()

@@ -21,7 +21,7 @@ from tailorbird.models.deep.nets import Net
 from tailorbird.models.export import INPUT, OUTPUT, refuse_external
 
 OPSET = 18
-ROWS = 3  # of the traced example; exporters treat 0 and 1 as fixed sizes
+EXAMPLE_ROWS = 3  # of the traced example; exporters treat 0 and 1 as fixed sizes
 
 
 class _ServedNet(nn.Module):
@@ -36,14 +36,17 @@ class _ServedNet(nn.Module):
         return torch.sigmoid(logits + self.net.shift)
 
 
-def net_to_onnx(net: Net, columns: int) -> bytes:
+def net_to_onnx(net: Net, column_count: int) -> bytes:
     """Export the net as a self-contained ONNX file; the same net gives the same bytes."""
-    return module_to_onnx(_ServedNet(net), {INPUT: torch.zeros(ROWS, columns)}, OUTPUT)
+    return module_to_onnx(_ServedNet(net), {INPUT: torch.zeros(EXAMPLE_ROWS, column_count)}, OUTPUT)
 
 
 def module_to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> bytes:
-    """Export any module; `inputs` are named examples of `ROWS` rows with a dynamic batch size."""
-    rows = torch.export.Dim("rows", min=1)
+    """Export any module; `inputs` are named examples of `EXAMPLE_ROWS` rows.
+
+    The batch size is dynamic.
+    """
+    row_dimension = torch.export.Dim("rows", min=1)
     with _silence_exporter():
         program = torch.onnx.export(
             module.eval(),
@@ -52,7 +55,7 @@ def module_to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], output: str)
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=[output],
-            dynamic_shapes=tuple({0: rows} for _ in inputs),
+            dynamic_shapes=tuple({0: row_dimension} for _ in inputs),
             optimize=True,
         )
     assert program is not None

@@ -19,9 +19,9 @@ CLIP = 8.0  # bound of a standardised number
 UNKNOWN = 1
 
 
-def embedding_width(size: int, width_max: int) -> int:
+def embedding_width(cardinality: int, width_max: int) -> int:
     """Return the width by cardinality, 2 · n^0.35, at most `width_max`."""
-    return max(2, min(width_max, round(2 * size**0.35)))
+    return max(2, min(width_max, round(2 * cardinality**0.35)))
 
 
 class Numbers(nn.Module):
@@ -29,14 +29,14 @@ class Numbers(nn.Module):
 
     centre: Tensor
     scale: Tensor
-    cuts: Tensor
-    spans: Tensor
+    bin_edges: Tensor
+    bin_widths: Tensor
 
     def __init__(self, columns: npt.NDArray[np.float32], parameters: DeepParameters) -> None:
         """Learn scales and cut points from the training rows (n, k)."""
         super().__init__()
         count = columns.shape[1]
-        self.numeric, self.count = parameters.numeric, count
+        self.numeric_encoding, self.column_count = parameters.numeric, count
         finite_columns = np.where(np.isfinite(columns), columns, np.nan).astype(np.float64)
         has_values = np.isfinite(finite_columns).any(axis=0)
         finite_columns[:, ~has_values] = 0.0
@@ -48,42 +48,47 @@ class Numbers(nn.Module):
             "scale", torch.tensor(np.where(scale < 1e-5, 1.0, scale), dtype=torch.float32)
         )
         width, bins = parameters.width, parameters.bins
-        self.width = count * (2 if self.numeric == "standardise" else width + 1)
-        if self.numeric == "quantile":
-            cuts = np.nanquantile(finite_columns, np.linspace(0, 1, bins + 1), axis=0).astype(
+        self.width = count * (2 if self.numeric_encoding == "standardise" else width + 1)
+        if self.numeric_encoding == "quantile":
+            bin_edges = np.nanquantile(finite_columns, np.linspace(0, 1, bins + 1), axis=0).astype(
                 np.float32
             )  # (bins + 1, k)
-            spans = np.diff(cuts, axis=0)
-            self.register_buffer("cuts", torch.tensor(cuts[:-1].T.copy()))
+            bin_widths = np.diff(bin_edges, axis=0)
+            self.register_buffer("bin_edges", torch.tensor(bin_edges[:-1].T.copy()))
             self.register_buffer(
-                "spans", torch.tensor(np.where(spans > 0, spans, 1.0).T.astype(np.float32).copy())
+                "bin_widths",
+                torch.tensor(np.where(bin_widths > 0, bin_widths, 1.0).T.astype(np.float32).copy()),
             )
             self.weight = nn.Parameter(torch.randn(count, bins, width) / bins**0.5)
-        elif self.numeric == "periodic":
+        elif self.numeric_encoding == "periodic":
             self.frequency = nn.Parameter(torch.randn(count, bins) * 0.3)
             self.weight = nn.Parameter(torch.randn(count, 2 * bins + 1, width) / (2 * bins) ** 0.5)
-        if self.numeric != "standardise":
+        if self.numeric_encoding != "standardise":
             self.bias = nn.Parameter(torch.zeros(count, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        missing = torch.isnan(x)
-        x = torch.clamp(torch.where(missing, torch.zeros_like(x), x), -NUMBER_MAX, NUMBER_MAX)
-        gaps = missing.to(x.dtype)
-        if self.numeric == "quantile":
-            parts = torch.clamp((x.unsqueeze(2) - self.cuts) / self.spans, 0.0, 1.0)  # (n, k, bins)
+        is_missing = torch.isnan(x)
+        x = torch.clamp(torch.where(is_missing, torch.zeros_like(x), x), -NUMBER_MAX, NUMBER_MAX)
+        missing_indicator = is_missing.to(x.dtype)
+        if self.numeric_encoding == "quantile":
+            basis = torch.clamp(
+                (x.unsqueeze(2) - self.bin_edges) / self.bin_widths, 0.0, 1.0
+            )  # (n, k, bins)
         else:
             z = torch.clamp(
                 (torch.sign(x) * torch.log(torch.abs(x) + 1.0) - self.centre) / self.scale,
                 -CLIP,
                 CLIP,
             )
-            if self.numeric == "standardise":
-                return torch.cat([torch.where(missing, torch.zeros_like(z), z), gaps], dim=1)
-            angle = 2 * torch.pi * z.unsqueeze(2) * self.frequency
-            parts = torch.cat([torch.sin(angle), torch.cos(angle), z.unsqueeze(2)], dim=2)
-        vectors = torch.relu((parts.unsqueeze(3) * self.weight).sum(dim=2) + self.bias)
-        vectors = vectors * (1.0 - gaps).unsqueeze(2)
-        return torch.cat([vectors.flatten(1), gaps], dim=1)
+            if self.numeric_encoding == "standardise":
+                return torch.cat(
+                    [torch.where(is_missing, torch.zeros_like(z), z), missing_indicator], dim=1
+                )
+            angles = 2 * torch.pi * z.unsqueeze(2) * self.frequency
+            basis = torch.cat([torch.sin(angles), torch.cos(angles), z.unsqueeze(2)], dim=2)
+        vectors = torch.relu((basis.unsqueeze(3) * self.weight).sum(dim=2) + self.bias)
+        vectors = vectors * (1.0 - missing_indicator).unsqueeze(2)
+        return torch.cat([vectors.flatten(1), missing_indicator], dim=1)
 
 
 class Attention(nn.Module):
@@ -126,29 +131,42 @@ class Fields(nn.Module):
         self.layout, self.parameters_ = layout, parameters
         width_max = parameters.embedding_max
         self.numbers = (
-            Numbers(matrix[:, list(layout.numbers)], parameters) if layout.numbers else None
+            Numbers(matrix[:, list(layout.numeric_indexes)], parameters)
+            if layout.numeric_indexes
+            else None
         )
 
-        def embedding(column_index: int, size: int, *, empty: bool = False) -> nn.Embedding:
+        def build_embedding(
+            column_index: int, cardinality: int, *, zero_first_row: bool = False
+        ) -> nn.Embedding:
             return _new_embedding(
-                size,
-                embedding_width(layout.nominal.get(column_index, size), width_max),
-                empty=empty,
+                cardinality,
+                embedding_width(
+                    layout.embedding_cardinalities.get(column_index, cardinality), width_max
+                ),
+                zero_first_row=zero_first_row,
             )
 
-        self.codes = nn.ModuleList(
-            embedding(column_index, size) for column_index, size in layout.codes.items()
+        self.code_embeddings = nn.ModuleList(
+            build_embedding(column_index, cardinality)
+            for column_index, cardinality in layout.code_cardinalities.items()
         )
-        self.bags = nn.ModuleList(
-            embedding(bag.places[0], bag.size, empty=True) for bag in layout.bags
+        self.bag_embeddings = nn.ModuleList(
+            build_embedding(bag.column_indexes[0], bag.cardinality, zero_first_row=True)
+            for bag in layout.bags
         )
         widths = [
             self.numbers.width if self.numbers else 0,
-            *(_embedding_width(code) for code in (*self.codes, *self.bags)),
+            *(
+                _embedding_width(embedding)
+                for embedding in (*self.code_embeddings, *self.bag_embeddings)
+            ),
         ]
         if layout.history:
-            self.items = embedding(layout.history.candidate, layout.history.size)
-            width = self.items.embedding_dim
+            self.item_embedding = build_embedding(
+                layout.history.candidate_index, layout.history.cardinality
+            )
+            width = self.item_embedding.embedding_dim
             self.attention = Attention(width) if parameters.attention else None
             widths += [3 * width]
         self.width = sum(widths)
@@ -159,39 +177,45 @@ class Fields(nn.Module):
         The second value is for a penalty in the loss.
         """
         layout = self.layout
-        parts: list[Tensor] = []
+        vectors: list[Tensor] = []
         lookups: list[Tensor] = []
         if self.numbers is not None:
-            parts.append(
-                self.numbers(self._apply_position_dropout(matrix)[:, list(layout.numbers)])
+            vectors.append(
+                self.numbers(self._apply_position_dropout(matrix)[:, list(layout.numeric_indexes)])
             )
-        for embedding, (column_index, size) in zip(self.codes, layout.codes.items(), strict=True):
-            parts.append(embedding(self._clip_codes(matrix[:, column_index], size)))
-            lookups.append(parts[-1])
-        for embedding, bag in zip(self.bags, layout.bags, strict=True):
-            code = self._clip_codes(matrix[:, list(bag.places)], bag.size)
+        for embedding, (column_index, cardinality) in zip(
+            self.code_embeddings, layout.code_cardinalities.items(), strict=True
+        ):
+            vectors.append(embedding(self._clip_codes(matrix[:, column_index], cardinality)))
+            lookups.append(vectors[-1])
+        for embedding, bag in zip(self.bag_embeddings, layout.bags, strict=True):
+            code = self._clip_codes(matrix[:, list(bag.column_indexes)], bag.cardinality)
             is_present = (code > 0).to(matrix.dtype).unsqueeze(2)
-            summed = (embedding(code) * is_present).sum(dim=1)
-            parts.append(summed / torch.clamp(is_present.sum(dim=1), min=1.0).sqrt())
-            lookups.append(summed)
+            bag_sum = (embedding(code) * is_present).sum(dim=1)
+            vectors.append(bag_sum / torch.clamp(is_present.sum(dim=1), min=1.0).sqrt())
+            lookups.append(bag_sum)
         if layout.history is not None:
-            parts.append(self._embed_history(matrix, lookups))
-        squares = sum(
+            vectors.append(self._embed_history(matrix, lookups))
+        square_sum = sum(
             (lookup.square().sum() for lookup in lookups), torch.zeros((), dtype=matrix.dtype)
         )
-        return torch.cat(parts, dim=1), squares / matrix.shape[0]
+        return torch.cat(vectors, dim=1), square_sum / matrix.shape[0]
 
     def _embed_history(self, matrix: Tensor, lookups: list[Tensor]) -> Tensor:
         history = self.layout.history
         assert history is not None
-        candidate = self.items(self._clip_codes(matrix[:, history.candidate], history.size))
-        code = self._clip_codes(matrix[:, list(history.items)], history.size)
-        items = self.items(code)
+        candidate = self.item_embedding(
+            self._clip_codes(matrix[:, history.candidate_index], history.cardinality)
+        )
+        code = self._clip_codes(matrix[:, list(history.item_indexes)], history.cardinality)
+        items = self.item_embedding(code)
         is_present = (code > 0).to(matrix.dtype)
-        gaps = matrix[:, list(history.gaps)]
+        item_ages = matrix[:, list(history.age_indexes)]
         age = torch.log(
             torch.clamp(
-                torch.where(torch.isnan(gaps), torch.zeros_like(gaps), gaps), 0.0, NUMBER_MAX
+                torch.where(torch.isnan(item_ages), torch.zeros_like(item_ages), item_ages),
+                0.0,
+                NUMBER_MAX,
             )
             + 1.0
         )
@@ -204,31 +228,35 @@ class Fields(nn.Module):
         lookups += [candidate, history_vector]
         return torch.cat([candidate, history_vector, candidate * history_vector], dim=1)
 
-    def _clip_codes(self, column: Tensor, size: int) -> Tensor:
+    def _clip_codes(self, codes: Tensor, cardinality: int) -> Tensor:
         """Return codes clipped to bounds; in training, some are replaced by the unknown code."""
         code = torch.clamp(
-            torch.where(torch.isnan(column), torch.zeros_like(column), column), 0.0, float(size - 1)
+            torch.where(torch.isnan(codes), torch.zeros_like(codes), codes),
+            0.0,
+            float(cardinality - 1),
         ).to(torch.int64)
-        share = self.parameters_.unknown_share
-        if self.training and share and size > UNKNOWN + 1:
-            drawn = (torch.rand(code.shape) < share).to(code.device) & (code > UNKNOWN)
-            code = torch.where(drawn, torch.full_like(code, UNKNOWN), code)
+        unknown_share = self.parameters_.unknown_share
+        if self.training and unknown_share and cardinality > UNKNOWN + 1:
+            is_replaced = (torch.rand(code.shape) < unknown_share).to(code.device) & (
+                code > UNKNOWN
+            )
+            code = torch.where(is_replaced, torch.full_like(code, UNKNOWN), code)
         return code
 
     def _apply_position_dropout(self, matrix: Tensor) -> Tensor:
-        column, share = self.layout.position, self.parameters_.position_dropout
-        if not (self.training and share and column in self.layout.numbers):
+        position_index, dropout = self.layout.position_index, self.parameters_.position_dropout
+        if not (self.training and dropout and position_index in self.layout.numeric_indexes):
             return matrix
-        is_dropped = (torch.rand(len(matrix)) < share).to(matrix.device)
+        is_dropped = (torch.rand(len(matrix)) < dropout).to(matrix.device)
         matrix = matrix.clone()
-        matrix[is_dropped, column] = 1.0
+        matrix[is_dropped, position_index] = 1.0
         return matrix
 
 
-def _new_embedding(size: int, width: int, *, empty: bool = False) -> nn.Embedding:
-    embedding = nn.Embedding(size, width)
+def _new_embedding(cardinality: int, width: int, *, zero_first_row: bool = False) -> nn.Embedding:
+    embedding = nn.Embedding(cardinality, width)
     nn.init.normal_(embedding.weight, std=0.05)
-    if empty:
+    if zero_first_row:
         with torch.no_grad():
             embedding.weight[0] = 0
     return embedding

@@ -24,12 +24,12 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 OnEpoch = Callable[[int, Mapping[str, float]], bool | None]
 
-DEEP = ("mlp", "dcn", "shared", "mmoe")
+NETS = ("mlp", "dcn", "shared", "mmoe")
 
 
 def is_available(architecture: str) -> bool:
     """Return whether an architecture's dependencies are installed."""
-    return architecture not in DEEP or find_spec("torch") is not None
+    return architecture not in NETS or find_spec("torch") is not None
 
 
 def fit_net(
@@ -45,7 +45,7 @@ def fit_net(
     checkpoint: Path | None = None,
     initial_weights: Mapping[str, npt.NDArray] | None = None,
     processes: int = 1,
-) -> "Net":
+) -> "NetModel":
     """Fit a net to rows that may lie in files (`models.deep.rows.PartRows`).
 
     Args:
@@ -58,7 +58,7 @@ def fit_net(
             f"{architecture} needs torch, which is not installed",
             fix="pip install 'tailorbird[deep]'",
         )
-    from tailorbird.models.deep.loop import Run
+    from tailorbird.models.deep.loop import RunOptions
     from tailorbird.models.deep.model import fit_deep
     from tailorbird.models.deep.parameters import resolve_parameters
 
@@ -71,7 +71,7 @@ def fit_net(
             **parameters,
         }
         with _process_folder(checkpoint) as folder:
-            deep = fit_parallel(
+            deep_model = fit_parallel(
                 folder,
                 architecture,
                 shared_parameters,
@@ -83,12 +83,14 @@ def fit_net(
                 progress=progress,
                 initial_weights=initial_weights,
             )
-        for epoch in range(1, len(deep.curve["train"]) + 1):
+        for epoch in range(1, len(deep_model.curve["train"]) + 1):
             if on_epoch is not None:
-                on_epoch(epoch, {name: series[epoch - 1] for name, series in deep.curve.items()})
-        return Net(deep)
-    run = Run(checkpoint=checkpoint, on_epoch=on_epoch, progress=progress)
-    return Net(
+                on_epoch(
+                    epoch, {name: series[epoch - 1] for name, series in deep_model.curve.items()}
+                )
+        return NetModel(deep_model)
+    run_options = RunOptions(checkpoint=checkpoint, on_epoch=on_epoch, progress=progress)
+    return NetModel(
         fit_deep(
             architecture,
             resolve_parameters(architecture, parameters),
@@ -96,7 +98,7 @@ def fit_net(
             rows,
             validation,
             seed=seed,
-            run=run,
+            run_options=run_options,
             initial_weights=initial_weights,
         )
     )
@@ -113,7 +115,7 @@ def _process_folder(checkpoint: Path | None) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Net:
+class NetModel:
     """A net as a ranker."""
 
     deep: "DeepModel"

@@ -21,18 +21,18 @@ class Bag:
     """Columns that hold codes of one set."""
 
     name: str
-    places: tuple[int, ...]
-    size: int
+    column_indexes: tuple[int, ...]
+    cardinality: int
 
 
 @dataclass(frozen=True)
 class History:
     """The candidate and the person's newest items, all by codes of one set."""
 
-    candidate: int
-    items: tuple[int, ...]
-    gaps: tuple[int, ...]
-    size: int
+    candidate_index: int
+    item_indexes: tuple[int, ...]
+    age_indexes: tuple[int, ...]
+    cardinality: int
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,31 @@ class Layout:
 
     Attributes:
         columns: names of all columns, in order.
-        numbers: positions of numeric columns.
-        codes: position → number of codes, missing and unknown included.
-        nominal: position of a code column (of a bag its first, of the history the candidate's)
-            → the size that determines its embedding's width, if not its own: a warm-started net
-            keeps the widths of its initial weights.
-        position: position of the column with the row's rank in the slate, −1 for none; it is a
-            number too.
+        numeric_indexes: positions of numeric columns.
+        code_cardinalities: position → number of codes, missing and unknown included.
+        embedding_cardinalities: position of a code column (of a bag its first, of the history the
+            candidate's) → the size that determines its embedding's width, if not its own: a
+            warm-started net keeps the widths of its initial weights.
+        position_index: position of the column with the row's rank in the slate, −1 for none; it is
+            a number too.
     """
 
     columns: tuple[str, ...]
-    numbers: tuple[int, ...]
-    codes: Mapping[int, int]
+    numeric_indexes: tuple[int, ...]
+    code_cardinalities: Mapping[int, int]
     bags: tuple[Bag, ...] = ()
     history: History | None = None
-    position: int = -1
-    nominal: Mapping[int, int] = field(default_factory=dict)
+    position_index: int = -1
+    embedding_cardinalities: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        bags = [column_index for bag in self.bags for column_index in bag.places]
-        used_columns = [*self.numbers, *self.codes, *bags, *self.history_columns]
+        bags = [column_index for bag in self.bags for column_index in bag.column_indexes]
+        used_columns = [
+            *self.numeric_indexes,
+            *self.code_cardinalities,
+            *bags,
+            *self.history_indexes,
+        ]
         if len(set(used_columns)) != len(used_columns) or any(
             not 0 <= column_index < len(self.columns) for column_index in used_columns
         ):
@@ -75,16 +80,16 @@ class Layout:
     def net_only_columns(self) -> tuple[str, ...]:
         """Names of the columns that only a net can use: those of the history and of bags."""
         net_columns = [
-            *self.history_columns,
-            *(column_index for bag in self.bags for column_index in bag.places),
+            *self.history_indexes,
+            *(column_index for bag in self.bags for column_index in bag.column_indexes),
         ]
         return tuple(self.columns[column_index] for column_index in net_columns)
 
     @property
-    def history_columns(self) -> tuple[int, ...]:
+    def history_indexes(self) -> tuple[int, ...]:
         """Positions of the candidate's code, of the newest items and of their gaps, if any."""
         return (
-            (self.history.candidate, *self.history.items, *self.history.gaps)
+            (self.history.candidate_index, *self.history.item_indexes, *self.history.age_indexes)
             if self.history
             else ()
         )
@@ -101,24 +106,32 @@ class Layout:
 
         history, bags = (
             self.history,
-            [bag for bag in self.bags if all(index in new_index for index in bag.places)],
+            [bag for bag in self.bags if all(index in new_index for index in bag.column_indexes)],
         )
-        has_history = history and all(index in new_index for index in self.history_columns)
+        has_history = history and all(index in new_index for index in self.history_indexes)
         return Layout(
             tuple(names),
-            remap(self.numbers),
-            {new_index[index]: size for index, size in self.codes.items() if index in new_index},
-            tuple(replace(bag, places=remap(bag.places)) for bag in bags),
+            remap(self.numeric_indexes),
+            {
+                new_index[index]: size
+                for index, size in self.code_cardinalities.items()
+                if index in new_index
+            },
+            tuple(replace(bag, column_indexes=remap(bag.column_indexes)) for bag in bags),
             History(
-                new_index[history.candidate],
-                remap(history.items),
-                remap(history.gaps),
-                history.size,
+                new_index[history.candidate_index],
+                remap(history.item_indexes),
+                remap(history.age_indexes),
+                history.cardinality,
             )
             if history and has_history
             else None,
-            new_index.get(self.position, -1),
-            {new_index[index]: size for index, size in self.nominal.items() if index in new_index},
+            new_index.get(self.position_index, -1),
+            {
+                new_index[index]: size
+                for index, size in self.embedding_cardinalities.items()
+                if index in new_index
+            },
         )
 
 
@@ -130,11 +143,13 @@ def build_layout(
     Args:
         sizes: name of a code column → number of codes, as in `Encoder.sizes`.
     """
-    codes = {index: sizes[name] for index, name in enumerate(columns) if name in sizes}
-    numbers = tuple(index for index in range(len(columns)) if index not in codes)
+    code_cardinalities = {index: sizes[name] for index, name in enumerate(columns) if name in sizes}
+    numeric_indexes = tuple(
+        index for index in range(len(columns)) if index not in code_cardinalities
+    )
     return Layout(
         tuple(columns),
-        numbers,
-        codes,
-        position=list(columns).index(position) if position in columns else -1,
+        numeric_indexes,
+        code_cardinalities,
+        position_index=list(columns).index(position) if position in columns else -1,
     )

@@ -34,11 +34,11 @@ class EventLog:
         self.path = folder / f"events.out.tfevents.{int(now()):010}.tailorbird"
         self._append(_encode_field(3, b"brain.Event:2"))
 
-    def scalars(self, step: int, figures: Mapping[str, float]) -> None:
+    def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a value for each tag."""
         values = (
             _encode_field(1, _encode_field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
-            for tag, value in figures.items()
+            for tag, value in metrics.items()
         )
         self._append(b"\x10" + _encode_varint(step) + _encode_field(5, b"".join(values)))
 
@@ -49,13 +49,13 @@ class EventLog:
             file.write(length + _compute_checksum(length) + event + _compute_checksum(event))
 
 
-def group_tags(figures: Mapping[str, float]) -> dict[str, float]:
+def group_tags(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return tags that show training and validation of a head in one chart.
 
     `train_click` becomes `click/train`.
     """
     tags: dict[str, float] = {}
-    for name, value in figures.items():
+    for name, value in metrics.items():
         part, _, head = name.partition("_")
         tags[f"{head or 'loss'}/{part}" if part in ("train", "validation") else name] = value
     return tags
@@ -80,9 +80,9 @@ def log_to_mlflow(
         mlflow.set_experiment("tailorbird")
         with mlflow.start_run(run_name=name) as run:
             mlflow.log_params(dict(parameters))
-            for figure, series in curve.items():
+            for metric, series in curve.items():
                 for epoch, value in enumerate(series, 1):
-                    mlflow.log_metric(figure, value, step=epoch)
+                    mlflow.log_metric(metric, value, step=epoch)
             return str(run.info.run_id)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         reason = str(error).partition("\n")[0]
@@ -93,17 +93,17 @@ def log_to_mlflow(
         ) from error
 
 
-def _encode_field(number: int, data: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _encode_varint(len(data)) + data
+def _encode_field(field_number: int, data: bytes) -> bytes:
+    return bytes([field_number << 3 | 2]) + _encode_varint(len(data)) + data
 
 
 def _encode_varint(value: int) -> bytes:
-    out = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    out.append(value)
-    return bytes(out)
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def _compute_checksum(data: bytes) -> bytes:

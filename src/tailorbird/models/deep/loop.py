@@ -23,13 +23,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tailorbird.models.deep.batches import Batch, epoch_batches
 from tailorbird.models.deep.checkpoint import (
     Arrays,
-    Position,
+    TrainingState,
     copy_weights,
-    load,
+    load_checkpoint,
     load_weights,
-    save,
+    save_checkpoint,
 )
-from tailorbird.models.deep.losses import finite_mean, log_losses
+from tailorbird.models.deep.losses import compute_log_losses, finite_mean
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
 from tailorbird.models.deep.rows import Blocks, ClassWeights, Floats, count_classes, sample_blocks
@@ -54,7 +54,7 @@ class Peers:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunOptions:
     """Callbacks and checkpoints of a training.
 
     Attributes:
@@ -78,15 +78,20 @@ class TrainingResult:
 
     Attributes:
         curve: name of a metric → value by epoch.
-        best_epoch: head → the epoch of the net's weights, from 1.
+        best_epoch_by_head: head → the epoch of the net's weights, from 1.
     """
 
     curve: dict[str, list[float]]
-    best_epoch: dict[str, int]
+    best_epoch_by_head: dict[str, int]
 
 
 def train_net(
-    net: Net, rows: Blocks, validation: Blocks, parameters: DeepParameters, seed: int, run: Run
+    net: Net,
+    rows: Blocks,
+    validation: Blocks,
+    parameters: DeepParameters,
+    seed: int,
+    options: RunOptions,
 ) -> TrainingResult:
     """Train a net in place.
 
@@ -95,7 +100,7 @@ def train_net(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _limit_threads(parameters.threads), torch.random.fork_rng(devices=[]):
-        return _train(net.to(device), rows, validation, parameters, seed, run, device)
+        return _train(net.to(device), rows, validation, parameters, seed, options, device)
 
 
 @dataclass
@@ -104,8 +109,8 @@ class _Training:
 
     Attributes:
         forward: the net, compiled on a GPU.
-        positive: weight of positives by head.
-        best: the best weights so far.
+        positive_weights: weight of positives by head.
+        best_weights: the best weights so far.
     """
 
     net: Net
@@ -113,24 +118,28 @@ class _Training:
     optimiser: torch.optim.Optimizer
     rows: Blocks
     class_weights: ClassWeights
-    positive: Floats
+    positive_weights: Floats
     parameters: DeepParameters
     seed: int
-    run: Run
+    options: RunOptions
     device: torch.device
-    position: Position
-    best: Arrays
+    state: TrainingState
+    best_weights: Arrays
 
     def report_rows(self, rows_done: int) -> None:
         """Report the rows of this epoch that are done, on top of the earlier epochs."""
-        if self.run.progress is not None:
+        if self.options.progress is not None:
             rows = self.class_weights.rows
-            self.run.progress(self.position.epoch * rows + rows_done, self.parameters.epochs * rows)
+            self.options.progress(
+                self.state.epoch * rows + rows_done, self.parameters.epochs * rows
+            )
 
-    def save(self) -> None:
+    def save_checkpoint(self) -> None:
         """Write a checkpoint, where there is a place for one."""
-        if self.run.checkpoint is not None and self.run.peers.rank == 0:
-            save(self.run.checkpoint, self.net, self.optimiser, self.best, self.position)
+        if self.options.checkpoint is not None and self.options.peers.rank == 0:
+            save_checkpoint(
+                self.options.checkpoint, self.net, self.optimiser, self.best_weights, self.state
+            )
 
 
 def _train(
@@ -139,136 +148,143 @@ def _train(
     validation: Blocks,
     parameters: DeepParameters,
     seed: int,
-    run: Run,
+    options: RunOptions,
     device: torch.device,
 ) -> TrainingResult:
-    training = _begin(net, rows, parameters, seed, run, device)
-    position, sampled_blocks = training.position, sample_blocks(rows, CURVE_ROWS)
-    while not position.ended and position.epoch < parameters.epochs:
-        rate = _run_epoch(training)
-        _finish_epoch(training, sampled_blocks, validation, rate)
+    training = _prepare_training(net, rows, parameters, seed, options, device)
+    state, curve_blocks = training.state, sample_blocks(rows, CURVE_ROWS)
+    while not state.ended and state.epoch < parameters.epochs:
+        rows_per_second = _run_epoch(training)
+        _finish_epoch(training, curve_blocks, validation, rows_per_second)
         training.report_rows(0)
-        figures = {name: series[-1] for name, series in position.curve.items()}
-        stop_requested = run.on_epoch is not None and run.on_epoch(
-            position.epoch, {**figures, "rows_per_second": rate}
+        metrics = {name: series[-1] for name, series in state.curve.items()}
+        stop_requested = options.on_epoch is not None and options.on_epoch(
+            state.epoch, {**metrics, "rows_per_second": rows_per_second}
         )
-        position.ended = bool(stop_requested) or bool(
-            parameters.patience and position.stale >= parameters.patience
+        state.ended = bool(stop_requested) or bool(
+            parameters.patience and state.stale >= parameters.patience
         )
-        training.save()
+        training.save_checkpoint()
     if parameters.patience:
-        load_weights(net, training.best)
+        load_weights(net, training.best_weights)
     net.to("cpu").eval()
     best_epochs = [
-        best_epoch if parameters.patience else position.epoch for best_epoch in position.best_epoch
+        best_epoch if parameters.patience else state.epoch for best_epoch in state.best_epoch
     ]
-    by_head = dict(
+    best_epoch_by_head = dict(
         zip(
             net.heads,
-            best_epochs if net.separate_heads else best_epochs * len(net.heads),
+            best_epochs if net.has_separate_heads else best_epochs * len(net.heads),
             strict=True,
         )
     )
-    return TrainingResult(position.curve, by_head)
+    return TrainingResult(state.curve, best_epoch_by_head)
 
 
-def _begin(
-    net: Net, rows: Blocks, parameters: DeepParameters, seed: int, run: Run, device: torch.device
+def _prepare_training(
+    net: Net,
+    rows: Blocks,
+    parameters: DeepParameters,
+    seed: int,
+    options: RunOptions,
+    device: torch.device,
 ) -> _Training:
     """Prepare a training, and resume it from its checkpoint if there is one."""
     class_weights = count_classes(rows)
-    positive = _positive_weight(class_weights, parameters)
-    net.shift.copy_(
-        torch.tensor(np.log(parameters.negative_share) - np.log(positive), dtype=torch.float32)
-    )
+    positive_weights = _compute_positive_weights(class_weights, parameters)
+    shift = np.log(parameters.negative_share) - np.log(positive_weights)
+    net.shift.copy_(torch.tensor(shift, dtype=torch.float32))
     # On a CPU, operators and not Python limit the speed, so compiling only pays on a GPU.
     forward = torch.compile(net) if device.type == "cuda" else net
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=parameters.rate, weight_decay=parameters.weight_decay
     )
     digest = _hash_run(net, rows, parameters, seed, class_weights)
-    groups = len(_head_groups(net))
-    position = Position(digest, best=[np.inf] * groups, best_epoch=[0] * groups)
-    best = copy_weights(net)
-    if (
-        run.checkpoint is not None
-        and (restored := load(run.checkpoint, net, optimiser, digest)) is not None
-    ):
-        position, best = restored
+    group_count = len(_group_heads(net))
+    state = TrainingState(digest, best=[np.inf] * group_count, best_epoch=[0] * group_count)
+    best_weights = copy_weights(net)
+    if options.checkpoint is not None:
+        checkpoint = load_checkpoint(options.checkpoint, net, optimiser, digest)
+        if checkpoint is not None:
+            state, best_weights = checkpoint
     return _Training(
         net,
         forward,
         optimiser,
         rows,
         class_weights,
-        positive,
+        positive_weights,
         parameters,
         seed,
-        run,
+        options,
         device,
-        position,
-        best,
+        state,
+        best_weights,
     )
 
 
 def _run_epoch(training: _Training) -> float:
     """Do the remaining steps of an epoch, and return the rows per second."""
-    parameters, position, run = training.parameters, training.position, training.run
-    started, rows_done = time.monotonic(), position.step * parameters.batch
+    parameters, state, options = training.parameters, training.state, training.options
+    started_at, rows_done = time.monotonic(), state.step * parameters.batch
     batches = epoch_batches(
         training.rows,
         seed=training.seed,
-        epoch=position.epoch,
-        size=parameters.batch,
+        epoch=state.epoch,
+        batch_rows=parameters.batch,
         negative_share=parameters.negative_share,
     )
     training.net.train()
-    for batch in islice(batches, position.step, None):
+    for batch in islice(batches, state.step, None):
         _step(training, batch)
-        position.step += 1
+        state.step += 1
         rows_done += len(batch.matrix)
-        if position.step % 50 == 0:
+        if state.step % 50 == 0:
             training.report_rows(rows_done)
-        if position.step % run.checkpoint_steps == 0:
-            training.save()
-    return rows_done / max(time.monotonic() - started, 1e-9)
+        if state.step % options.checkpoint_steps == 0:
+            training.save_checkpoint()
+    return rows_done / max(time.monotonic() - started_at, 1e-9)
 
 
 def _step(training: _Training, batch: Batch) -> None:
     """Do one optimiser step from the gradients of all shards."""
     net, optimiser, parameters = training.net, training.optimiser, training.parameters
-    peers, device, positive = training.run.peers, training.device, training.positive
-    at = (training.seed, training.position.epoch, training.position.step)
-    size, shards = len(batch.matrix), parameters.shards
-    weight = batch.weight * np.where(batch.labels > 0, positive.astype(np.float32), np.float32(1))
-    scale = 1.0 / np.maximum(
-        batch.weight.sum(axis=0), 1e-6
-    )  # over the whole batch, so that shards add up
+    peers, device = training.options.peers, training.device
+    positive_weights = training.positive_weights.astype(np.float32)
+    seeds = (training.seed, training.state.epoch, training.state.step)
+    batch_rows, shard_count = len(batch.matrix), parameters.shards
+    weights = batch.weight * np.where(batch.labels > 0, positive_weights, np.float32(1))
+    # Losses are scaled over the whole batch, so that shards add up.
+    loss_scale = 1.0 / np.maximum(batch.weight.sum(axis=0), 1e-6)
     trainable = list(net.parameters())
-    total: Tensor | None = None
-    for turn in range(0, shards, peers.count):
-        shard = turn + peers.rank
-        part = slice(size * shard // shards, size * (shard + 1) // shards)
+    gradient: Tensor | None = None
+    for first_shard in range(0, shard_count, peers.count):
+        shard = first_shard + peers.rank
+        shard_rows = slice(
+            batch_rows * shard // shard_count, batch_rows * (shard + 1) // shard_count
+        )
         optimiser.zero_grad(set_to_none=True)
-        if part.start < part.stop:
-            torch.manual_seed(int(np.random.SeedSequence([*at, shard]).generate_state(1)[0]))
-            matrix, labels, weights_ = (
-                torch.from_numpy(np.ascontiguousarray(array[part]))
-                for array in (batch.matrix, batch.labels, weight)
+        if shard_rows.start < shard_rows.stop:
+            torch.manual_seed(int(np.random.SeedSequence([*seeds, shard]).generate_state(1)[0]))
+            matrix, labels, shard_weights = (
+                torch.from_numpy(np.ascontiguousarray(array[shard_rows]))
+                for array in (batch.matrix, batch.labels, weights)
             )
             with (
                 torch.autocast("cuda", torch.bfloat16)
                 if device.type == "cuda"
                 else contextlib.nullcontext()
             ):
-                logits, squares = training.forward(matrix.to(device))
+                logits, embedding_penalty = training.forward(matrix.to(device))
             losses = binary_cross_entropy_with_logits(
-                logits.float(), labels.to(device), weights_.to(device), reduction="none"
+                logits.float(), labels.to(device), shard_weights.to(device), reduction="none"
             ).sum(dim=0)
-            loss = (losses * torch.tensor(scale, dtype=torch.float32, device=device)).sum()
-            loss = loss + parameters.embedding_l2 * squares * ((part.stop - part.start) / size)
+            loss = (losses * torch.tensor(loss_scale, dtype=torch.float32, device=device)).sum()
+            loss = loss + parameters.embedding_l2 * embedding_penalty * (
+                (shard_rows.stop - shard_rows.start) / batch_rows
+            )
             loss.backward()
-        if shards == 1 and peers.count == 1:
+        if shard_count == 1 and peers.count == 1:
             optimiser.step()
             return
         flat_gradient = torch.cat(
@@ -280,54 +296,54 @@ def _step(training: _Training, batch: Batch) -> None:
             ]
         )
         for peer_gradient in peers.gather(flat_gradient):
-            total = peer_gradient.clone() if total is None else total.add_(peer_gradient)
-    assert total is not None
+            gradient = peer_gradient.clone() if gradient is None else gradient.add_(peer_gradient)
+    assert gradient is not None
     offset = 0
     for parameter in trainable:
-        parameter.grad = total[offset : offset + parameter.numel()].view_as(parameter).clone()
+        parameter.grad = gradient[offset : offset + parameter.numel()].view_as(parameter).clone()
         offset += parameter.numel()
     optimiser.step()
 
 
 def _finish_epoch(
-    training: _Training, sampled_blocks: Blocks, validation: Blocks, rate: float
+    training: _Training, sampled_blocks: Blocks, validation: Blocks, rows_per_second: float
 ) -> None:
     """Compute the losses at the end of an epoch, and keep the best weights."""
-    net, position, device = training.net, training.position, training.device
+    net, state, device = training.net, training.state, training.device
     net.eval()
-    losses_by_part = {"train": log_losses(net, sampled_blocks, device)}
+    losses_by_part = {"train": compute_log_losses(net, sampled_blocks, device)}
     if sum(validation.sizes):
-        losses_by_part["validation"] = log_losses(net, validation, device)
-    for name, losses in losses_by_part.items():
+        losses_by_part["validation"] = compute_log_losses(net, validation, device)
+    for part, losses in losses_by_part.items():
         metrics = {
-            name: finite_mean(losses),
-            **{f"{name}_{head}": float(loss) for head, loss in zip(net.heads, losses, strict=True)},
+            part: finite_mean(losses),
+            **{f"{part}_{head}": float(loss) for head, loss in zip(net.heads, losses, strict=True)},
         }
-        for figure, value in metrics.items():
-            position.curve.setdefault(figure, []).append(value)
-    position.curve.setdefault("rows_per_second", []).append(round(rate, 1))
-    position.epoch, position.step = position.epoch + 1, 0
-    position.stale += 1
+        for metric, group_loss in metrics.items():
+            state.curve.setdefault(metric, []).append(group_loss)
+    state.curve.setdefault("rows_per_second", []).append(round(rows_per_second, 1))
+    state.epoch, state.step = state.epoch + 1, 0
+    state.stale += 1
     # Rare targets have small losses, so each loss is taken relative to that of the mean.
     relative_losses = losses_by_part.get("validation", losses_by_part["train"]) / np.maximum(
         training.class_weights.chance_loss, 1e-12
     )
-    groups, state = _head_groups(net), copy_weights(net)
-    for index, heads in enumerate(groups):
-        value = finite_mean(relative_losses[heads])
-        if value < position.best[index]:
-            position.best[index], position.best_epoch[index], position.stale = (
-                value,
-                position.epoch,
+    head_groups, weights = _group_heads(net), copy_weights(net)
+    for group_index, group_heads in enumerate(head_groups):
+        group_loss = finite_mean(relative_losses[group_heads])
+        if group_loss < state.best[group_index]:
+            state.best[group_index], state.best_epoch[group_index], state.stale = (
+                group_loss,
+                state.epoch,
                 0,
             )
-            prefix = f"parts.{index}." if len(groups) > 1 else ""
-            training.best |= {
-                name: array for name, array in state.items() if name.startswith(prefix)
+            prefix = f"parts.{group_index}." if len(head_groups) > 1 else ""
+            training.best_weights |= {
+                part: array for part, array in weights.items() if part.startswith(prefix)
             }
 
 
-def _positive_weight(class_weights: ClassWeights, parameters: DeepParameters) -> Floats:
+def _compute_positive_weights(class_weights: ClassWeights, parameters: DeepParameters) -> Floats:
     if parameters.positive_weight:
         return np.full(len(class_weights.positive), parameters.positive_weight)
     return np.maximum(class_weights.negative * parameters.negative_share, 1e-9) / np.maximum(
@@ -335,11 +351,11 @@ def _positive_weight(class_weights: ClassWeights, parameters: DeepParameters) ->
     )
 
 
-def _head_groups(net: Net) -> list[list[int]]:
+def _group_heads(net: Net) -> list[list[int]]:
     """Return groups of heads that share their best epoch."""
     return (
         [[index] for index in range(len(net.heads))]
-        if net.separate_heads
+        if net.has_separate_heads
         else [list(range(len(net.heads)))]
     )
 
@@ -374,10 +390,10 @@ def _hash_run(
 
 
 @contextlib.contextmanager
-def _limit_threads(count: int) -> Iterator[None]:
+def _limit_threads(thread_count: int) -> Iterator[None]:
     """Limit torch's threads while training; by default half the cores, which others share."""
     previous = torch.get_num_threads()
-    torch.set_num_threads(count or max(1, (os.cpu_count() or 2) // 2))
+    torch.set_num_threads(thread_count or max(1, (os.cpu_count() or 2) // 2))
     try:
         yield
     finally:

@@ -17,12 +17,12 @@ from pathlib import Path
 POLL_S = 0.1
 
 
-def exit_with_parent(parent: int) -> None:
-    """Exit this process once it is no child of `parent` any more.
+def exit_with_parent(parent_pid: int) -> None:
+    """Exit this process once it is no child of `parent_pid` any more.
 
     `os._exit` works even while another thread waits in gloo or NCCL.
     """
-    while os.getppid() == parent:
+    while os.getppid() == parent_pid:
         time.sleep(POLL_S)
     os._exit(1)
 

@@ -11,11 +11,11 @@ from tailorbird.errors import UsageError
 from tailorbird.models.deep.checkpoint import load_weights
 from tailorbird.models.deep.export import net_to_onnx
 from tailorbird.models.deep.layout import Layout
-from tailorbird.models.deep.loop import Run, train_net
-from tailorbird.models.deep.losses import restore_prior
+from tailorbird.models.deep.loop import RunOptions, train_net
+from tailorbird.models.deep.losses import compute_logits
 from tailorbird.models.deep.nets import Net
 from tailorbird.models.deep.parameters import DeepParameters
-from tailorbird.models.deep.rows import Blocks, count_classes, single_class_problem
+from tailorbird.models.deep.rows import Blocks, count_classes, describe_single_class
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -29,7 +29,7 @@ class DeepModel:
 
     Attributes:
         curve: name of a metric → value by epoch.
-        best_epoch: head → the epoch of its weights, from 1.
+        best_epoch_by_head: head → the epoch of its weights, from 1.
     """
 
     architecture: str
@@ -37,7 +37,7 @@ class DeepModel:
     layout: Layout
     parameters: DeepParameters
     curve: dict[str, list[float]] = field(default_factory=dict)
-    best_epoch: dict[str, int] = field(default_factory=dict)
+    best_epoch_by_head: dict[str, int] = field(default_factory=dict)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -48,26 +48,28 @@ class DeepModel:
         """True if a weight is not finite, or a head never had a finite loss."""
         return (
             not all(bool(torch.isfinite(parameter).all()) for parameter in self.net.parameters())
-            or 0 in self.best_epoch.values()
+            or 0 in self.best_epoch_by_head.values()
         )
 
-    def heads_without_skill(self, validation: Blocks) -> dict[str, tuple[float, float]]:
+    def find_heads_without_skill(self, validation: Blocks) -> dict[str, tuple[float, float]]:
         """Return heads whose log loss is no better than that of the mean, with both losses."""
-        means = dict(
+        chance_losses = dict(
             zip(validation.heads, count_classes(validation).chance_loss.tolist(), strict=True)
         )
         losses = {
-            head: series[self.best_epoch[head] - 1]
+            head: series[self.best_epoch_by_head[head] - 1]
             for head in self.heads
             if (series := self.curve.get(f"validation_{head}"))
         }
         return {
-            head: (loss, means[head]) for head, loss in losses.items() if not loss < means[head]
+            head: (loss, chance_losses[head])
+            for head, loss in losses.items()
+            if not loss < chance_losses[head]
         }
 
     def score(self, matrix: Matrix) -> dict[str, Floats]:
         """Return the probability of each head, shape (n,) each."""
-        probabilities = torch.sigmoid(restore_prior(self.net, matrix)).numpy().astype(np.float64)
+        probabilities = torch.sigmoid(compute_logits(self.net, matrix)).numpy().astype(np.float64)
         return {head: probabilities[:, index] for index, head in enumerate(self.heads)}
 
     def export(self) -> bytes:
@@ -83,7 +85,7 @@ def fit_deep(
     validation: Blocks,
     *,
     seed: int,
-    run: Run | None = None,
+    run_options: RunOptions | None = None,
     initial_weights: Mapping[str, npt.NDArray] | None = None,
 ) -> DeepModel:
     """Train a net for all heads of the rows.
@@ -93,7 +95,7 @@ def fit_deep(
     Raises:
         UsageError: a head has one class only.
     """
-    if problem := single_class_problem(rows):
+    if problem := describe_single_class(rows):
         raise UsageError(
             f"{problem} in the training part: nothing to tell apart",
             fix="take a longer window, or leave that head out",
@@ -101,8 +103,8 @@ def fit_deep(
     net = initialise_net(layout, rows, rows.heads, parameters, seed)
     if initial_weights is not None:
         load_weights(net, initial_weights)
-    trained = train_net(net, rows, validation, parameters, seed, run or Run())
-    return DeepModel(architecture, net, layout, parameters, trained.curve, trained.best_epoch)
+    result = train_net(net, rows, validation, parameters, seed, run_options or RunOptions())
+    return DeepModel(architecture, net, layout, parameters, result.curve, result.best_epoch_by_head)
 
 
 def initialise_net(
@@ -110,7 +112,7 @@ def initialise_net(
 ) -> Net:
     """Return a new net: weights drawn by the seed, scales learned from sampled blocks."""
     matrix = np.concatenate(
-        [rows.block(column_index).matrix for column_index in _sample_blocks(rows.sizes)]
+        [rows.block(block_index).matrix for block_index in _sample_blocks(rows.sizes)]
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

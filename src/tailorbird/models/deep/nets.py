@@ -54,15 +54,15 @@ class SingleHeadNet(nn.Module):
         self.crosses = (
             Crosses(width, parameters.crosses, parameters.rank) if parameters.crosses else None
         )
-        self.layers = dense_layers(width, parameters.hidden, parameters.dropout)
+        self.layers = build_dense_layers(width, parameters.hidden, parameters.dropout)
         self.out = nn.Linear(parameters.hidden[-1] + (width if self.crosses is not None else 0), 1)
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        x, squares = self.fields(matrix)
-        deep = self.layers(x)
+        x, embedding_penalty = self.fields(matrix)
+        hidden = self.layers(x)
         if self.crosses is not None:
-            deep = torch.cat([deep, self.crosses(x)], dim=1)
-        return self.out(deep), squares
+            hidden = torch.cat([hidden, self.crosses(x)], dim=1)
+        return self.out(hidden), embedding_penalty
 
 
 class Mixture(nn.Module):
@@ -73,43 +73,45 @@ class Mixture(nn.Module):
         layout: Layout,
         matrix: npt.NDArray[np.float32],
         parameters: DeepParameters,
-        heads: int,
+        head_count: int,
     ) -> None:
         super().__init__()
         self.fields = Fields(layout, matrix, parameters)
         width = self.fields.width
         self.crosses = Crosses(width, parameters.crosses, parameters.rank)
-        hidden = parameters.hidden if parameters.experts == 1 else parameters.expert_hidden
+        hidden_widths = parameters.hidden if parameters.experts == 1 else parameters.expert_hidden
         self.experts = nn.ModuleList(
-            dense_layers(width, hidden, parameters.dropout, last=True)
+            build_dense_layers(width, hidden_widths, parameters.dropout, dropout_after_last=True)
             for _ in range(parameters.experts)
         )
         self.gates = nn.ModuleList(
             nn.Linear(width, parameters.experts)
-            for _ in range(heads if parameters.experts > 1 else 0)
+            for _ in range(head_count if parameters.experts > 1 else 0)
         )
-        tower = (*parameters.tower,)
+        tower_widths = (*parameters.tower,)
         self.towers = nn.ModuleList(
             nn.Sequential(
-                dense_layers(hidden[-1], tower, parameters.dropout),
-                nn.Linear((hidden[-1], *tower)[-1], 1),
+                build_dense_layers(hidden_widths[-1], tower_widths, parameters.dropout),
+                nn.Linear((hidden_widths[-1], *tower_widths)[-1], 1),
             )
-            for _ in range(heads)
+            for _ in range(head_count)
         )
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        x, squares = self.fields(matrix)
+        x, embedding_penalty = self.fields(matrix)
         crossed = self.crosses(x)
         expert_outputs = torch.stack(
             [expert(crossed) for expert in self.experts], dim=1
         )  # (n, experts, width)
         if len(self.experts) == 1:
-            return torch.cat([tower(expert_outputs[:, 0]) for tower in self.towers], dim=1), squares
+            return torch.cat(
+                [tower(expert_outputs[:, 0]) for tower in self.towers], dim=1
+            ), embedding_penalty
         logits = []
         for gate, tower in zip(self.gates, self.towers, strict=True):
             mixed = (torch.softmax(gate(x), dim=1).unsqueeze(2) * expert_outputs).sum(dim=1)
             logits.append(tower(mixed))
-        return torch.cat(logits, dim=1), squares
+        return torch.cat(logits, dim=1), embedding_penalty
 
 
 class Net(nn.Module):
@@ -131,10 +133,10 @@ class Net(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = tuple(heads)
-        self.separate_heads = parameters.experts == 0
+        self.has_separate_heads = parameters.experts == 0
         parts = (
             [SingleHeadNet(layout, matrix, parameters) for _ in heads]
-            if self.separate_heads
+            if self.has_separate_heads
             else [Mixture(layout, matrix, parameters, len(self.heads))]
         )
         self.parts = nn.ModuleList(parts)
@@ -144,17 +146,24 @@ class Net(nn.Module):
         """Return logits (n, heads) as trained, and the embedding penalty."""
         outputs = [part(matrix) for part in self.parts]
         logits = torch.cat([logits for logits, _ in outputs], dim=1)
-        return logits, torch.stack([squares for _, squares in outputs]).sum()
+        return logits, torch.stack([embedding_penalty for _, embedding_penalty in outputs]).sum()
 
 
-def dense_layers(
-    width: int, hidden: Sequence[int], dropout: float, *, last: bool = False
+def build_dense_layers(
+    input_width: int,
+    hidden_widths: Sequence[int],
+    dropout: float,
+    *,
+    dropout_after_last: bool = False,
 ) -> nn.Sequential:
-    """Return layers with ReLU and dropout between them (with `last`, after the last too)."""
+    """Return layers with ReLU and dropout between them.
+
+    With `dropout_after_last`, dropout follows the last layer too.
+    """
     layers: list[nn.Module] = []
-    for index, layer_width in enumerate(hidden):
-        layers += [nn.Linear(width, layer_width), nn.ReLU()]
-        if dropout and (last or index + 1 < len(hidden)):
+    for index, layer_width in enumerate(hidden_widths):
+        layers += [nn.Linear(input_width, layer_width), nn.ReLU()]
+        if dropout and (dropout_after_last or index + 1 < len(hidden_widths)):
             layers.append(nn.Dropout(dropout))
-        width = layer_width
+        input_width = layer_width
     return nn.Sequential(*layers)

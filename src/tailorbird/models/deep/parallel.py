@@ -32,9 +32,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tailorbird.errors import LockedError, TailorbirdError, UsageError
-from tailorbird.file_lock import acquire
+from tailorbird.file_lock import acquire_lock
 from tailorbird.models.deep.layout import Layout
-from tailorbird.models.deep.loop import Peers, Run
+from tailorbird.models.deep.loop import Peers, RunOptions
 from tailorbird.models.deep.model import DeepModel, fit_deep
 from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.models.deep.rows import Blocks, PartRows, write_blocks
@@ -42,7 +42,7 @@ from tailorbird.models.deep.rows import Blocks, PartRows, write_blocks
 POLL_S = 0.05
 # time within which the members of a killed run notice it, even while they load torch
 EXIT_TIMEOUT_S = 30.0
-LOCK, JOB, ROWS, VALIDATION_ROWS, BEGIN, PROGRESS = (
+LOCK_FILE, JOB_FILE, ROWS_FOLDER, VALIDATION_FOLDER, INITIAL_WEIGHTS_FILE, PROGRESS_FILE = (
     "run.lock",
     "job.json",
     "rows",
@@ -65,20 +65,20 @@ class Job(msgspec.Struct, frozen=True):
     checkpoint_steps: int
 
 
-class Group(Peers):
+class ProcessGroup(Peers):
     """The processes of a run, which meet through a file."""
 
-    def __init__(self, rank: int, count: int, meeting: Path) -> None:
+    def __init__(self, rank: int, count: int, meeting_file: Path) -> None:
         self.rank, self.count = rank, count
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
-            backend, init_method=f"file://{meeting}", rank=rank, world_size=count
+            backend, init_method=f"file://{meeting_file}", rank=rank, world_size=count
         )
 
     def gather(self, flat_gradient: Tensor) -> list[Tensor]:
-        gathered = [torch.empty_like(flat_gradient) for _ in range(self.count)]
-        dist.all_gather(gathered, flat_gradient)
-        return gathered
+        gradients = [torch.empty_like(flat_gradient) for _ in range(self.count)]
+        dist.all_gather(gradients, flat_gradient)
+        return gradients
 
 
 def fit_parallel(
@@ -123,7 +123,7 @@ def fit_parallel(
 def _lock_folder(folder: Path) -> Iterator[int]:
     """Hold the lock of a folder; child processes inherit its descriptor."""
 
-    def busy(holder: str) -> LockedError:
+    def build_lock_error(holder: str) -> LockedError:
         fix = (
             f"wait until it ends; if process {holder} is gone, end those that were started with "
             "this folder (ps ax | grep deep.member)"
@@ -137,7 +137,7 @@ def _lock_folder(folder: Path) -> Iterator[int]:
     deadline = time.monotonic() + EXIT_TIMEOUT_S
     while True:
         try:
-            lock = acquire(folder / LOCK, busy)
+            lock = acquire_lock(folder / LOCK_FILE, build_lock_error)
             break
         except LockedError:
             if time.monotonic() >= deadline:
@@ -156,18 +156,18 @@ def _write_job(
     validation: Blocks,
     initial_weights: Mapping[str, npt.NDArray] | None,
 ) -> None:
-    for name, part in ((ROWS, rows), (VALIDATION_ROWS, validation)):
+    for name, part_rows in ((ROWS_FOLDER, rows), (VALIDATION_FOLDER, validation)):
         shutil.rmtree(folder / name, ignore_errors=True)
-        write_blocks(folder / name, part)
-    for name in ("meeting", PROGRESS, BEGIN):
+        write_blocks(folder / name, part_rows)
+    for name in ("meeting", PROGRESS_FILE, INITIAL_WEIGHTS_FILE):
         (folder / name).unlink(missing_ok=True)
     if initial_weights is not None:
-        np.savez(folder / BEGIN, **initial_weights)  # type: ignore[arg-type]
-    (folder / JOB).write_bytes(msgspec.json.encode(job))
+        np.savez(folder / INITIAL_WEIGHTS_FILE, **initial_weights)  # type: ignore[arg-type]
+    (folder / JOB_FILE).write_bytes(msgspec.json.encode(job))
 
 
 def _start_processes(folder: Path, processes: int, lock: int) -> list[subprocess.Popen[bytes]]:
-    processes_started = []
+    child_processes = []
     for rank in range(processes):
         command = [
             sys.executable,
@@ -178,10 +178,10 @@ def _start_processes(folder: Path, processes: int, lock: int) -> list[subprocess
             str(os.getpid()),
         ]
         with (folder / f"{rank}.log").open("wb") as log:
-            processes_started.append(
+            child_processes.append(
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, pass_fds=(lock,))
             )
-    return processes_started
+    return child_processes
 
 
 def _check_processes(shards: int, processes: int) -> None:
@@ -198,24 +198,22 @@ def _check_processes(shards: int, processes: int) -> None:
 
 
 def _wait_for_all(
-    processes_started: list[subprocess.Popen[bytes]],
-    folder: Path,
-    progress: ProgressCallback | None,
+    child_processes: list[subprocess.Popen[bytes]], folder: Path, progress: ProgressCallback | None
 ) -> None:
     """Wait until all processes have ended; stop the others if one fails."""
     try:
-        while any(process.poll() is None for process in processes_started):
+        while any(process.poll() is None for process in child_processes):
             if failed_ranks := [
-                rank for rank, process in enumerate(processes_started) if process.poll()
+                rank for rank, process in enumerate(child_processes) if process.poll()
             ]:
                 break
-            if progress is not None and (folder / PROGRESS).exists():
-                done, total = map(int, (folder / PROGRESS).read_text().split())
+            if progress is not None and (folder / PROGRESS_FILE).exists():
+                done, total = map(int, (folder / PROGRESS_FILE).read_text().split())
                 progress(done, total)
             time.sleep(POLL_S)
-        failed_ranks = [rank for rank, process in enumerate(processes_started) if process.poll()]
+        failed_ranks = [rank for rank, process in enumerate(child_processes) if process.poll()]
     finally:
-        for process in processes_started:
+        for process in child_processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
@@ -230,17 +228,20 @@ def _wait_for_all(
 
 
 def _fit_job(job: Job, folder: Path, peers: Peers) -> DeepModel:
-    rows, validation = PartRows.open(folder / ROWS), PartRows.open(folder / VALIDATION_ROWS)
-    report_progress = _progress_writer(folder / PROGRESS) if peers.rank == 0 else None
-    run = Run(
+    rows, validation = (
+        PartRows.open(folder / ROWS_FOLDER),
+        PartRows.open(folder / VALIDATION_FOLDER),
+    )
+    report_progress = _build_progress_writer(folder / PROGRESS_FILE) if peers.rank == 0 else None
+    run_options = RunOptions(
         checkpoint=folder / "checkpoint",
         checkpoint_steps=job.checkpoint_steps,
         progress=report_progress,
         peers=peers,
     )
     initial_weights = None
-    if (folder / BEGIN).exists():
-        with np.load(folder / BEGIN, allow_pickle=False) as archive:
+    if (folder / INITIAL_WEIGHTS_FILE).exists():
+        with np.load(folder / INITIAL_WEIGHTS_FILE, allow_pickle=False) as archive:
             initial_weights = dict(archive)
     parameters = resolve_parameters(job.architecture, job.parameters)
     return fit_deep(
@@ -250,28 +251,28 @@ def _fit_job(job: Job, folder: Path, peers: Peers) -> DeepModel:
         rows,
         validation,
         seed=job.seed,
-        run=run,
+        run_options=run_options,
         initial_weights=initial_weights,
     )
 
 
-def _progress_writer(path: Path) -> ProgressCallback:
+def _build_progress_writer(path: Path) -> ProgressCallback:
     """Return a callback that writes progress atomically for the waiting process."""
-    part = path.with_suffix(".part")
+    temporary_path = path.with_suffix(".part")
 
     def write_progress(done: int, total: int) -> None:
-        part.write_text(f"{done} {total}")
-        part.replace(path)
+        temporary_path.write_text(f"{done} {total}")
+        temporary_path.replace(path)
 
     return write_progress
 
 
 def run_member(folder: Path, rank: int) -> None:
     """Run one process of a training."""
-    job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
+    job = msgspec.json.decode((folder / JOB_FILE).read_bytes(), type=Job)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    peers = Group(rank, job.processes, folder / "meeting")
+    peers = ProcessGroup(rank, job.processes, folder / "meeting")
     try:
         _fit_job(job, folder, peers)
     finally:

@@ -9,10 +9,10 @@ import msgspec
 from tailorbird.errors import UsageError
 
 RATE_MAX = 1e6  # far beyond any useful rate; optimisers reject larger numbers
-NUMERIC = ("standardise", "quantile", "periodic")
+NUMERIC_ENCODINGS = ("standardise", "quantile", "periodic")
 
 
-def _expect(is_valid: bool, name: str, value: object, fix: str) -> None:
+def _require(is_valid: bool, name: str, value: object, fix: str) -> None:
     if not is_valid:
         raise UsageError(
             f"{name} is {value!r}", where="parameters of a net", fix=f"{name} must be {fix}"
@@ -84,9 +84,14 @@ class DeepParameters:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        _expect(self.numeric in NUMERIC, "numeric", self.numeric, f"one of {', '.join(NUMERIC)}")
+        _require(
+            self.numeric in NUMERIC_ENCODINGS,
+            "numeric",
+            self.numeric,
+            f"one of {', '.join(NUMERIC_ENCODINGS)}",
+        )
         for name in ("epochs", "batch", "bins", "width", "embedding_max", "shards"):
-            _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in (
             "patience",
             "crosses",
@@ -97,24 +102,24 @@ class DeepParameters:
             "embedding_l2",
             "positive_weight",
         ):
-            _expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("dropout", "unknown_share", "position_dropout"):
-            _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
-        _expect(
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
+        _require(
             0 < self.negative_share <= 1,
             "negative_share",
             self.negative_share,
             "above 0 and at most 1",
         )
-        _expect(0 < self.rate <= RATE_MAX, "rate", self.rate, f"above 0 and at most {RATE_MAX:g}")
+        _require(0 < self.rate <= RATE_MAX, "rate", self.rate, f"above 0 and at most {RATE_MAX:g}")
         for name in ("hidden", "expert_hidden"):
-            _expect(
+            _require(
                 min(getattr(self, name), default=0) >= 1,
                 name,
                 getattr(self, name),
                 "widths of at least one layer, each at least 1",
             )
-        _expect(
+        _require(
             min(self.tower, default=1) >= 1,
             "tower",
             self.tower,

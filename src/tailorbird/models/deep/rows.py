@@ -20,7 +20,7 @@ from tailorbird.errors import InputError, UsageError
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-BLOCK = 32_768  # rows
+BLOCK_ROWS = 32_768  # rows
 _MATRIX, _WEIGHT, _LABEL = "matrix", "weight", "label:"
 
 
@@ -72,7 +72,7 @@ class Rows:
     labels: Mapping[str, npt.NDArray]
     weight: npt.NDArray | None = None
     lengths: npt.NDArray[np.int64] | None = None
-    block_rows: int = BLOCK
+    block_rows: int = BLOCK_ROWS
 
     def __post_init__(self) -> None:
         if self.matrix.dtype != np.float32:
@@ -127,14 +127,14 @@ class Rows:
             slice(row_boundary, None), slice(request_boundary, None)
         )
 
-    def _slice(self, rows: slice, requests: slice) -> "Rows":
-        labels = {head: label[rows] for head, label in self.labels.items()}
-        weight = None if self.weight is None else self.weight[rows]
+    def _slice(self, row_slice: slice, request_slice: slice) -> "Rows":
+        labels = {head: label[row_slice] for head, label in self.labels.items()}
+        weight = None if self.weight is None else self.weight[row_slice]
         return Rows(
-            self.matrix[rows],
+            self.matrix[row_slice],
             labels,
             weight,
-            None if self.lengths is None else self.lengths[requests],
+            None if self.lengths is None else self.lengths[request_slice],
             self.block_rows,
         )
 
@@ -165,13 +165,16 @@ class PartRows:
             try:
                 reader = pa.ipc.open_file(pa.memory_map(str(path)))
                 sizes += [
-                    reader.get_batch(batch).num_rows for batch in range(reader.num_record_batches)
+                    reader.get_batch(batch_index).num_rows
+                    for batch_index in range(reader.num_record_batches)
                 ]
             except (pa.ArrowException, OSError) as error:
                 raise InputError(
                     f"cannot be read: {error}", where=str(path), fix="write the parts again"
                 ) from error
-            locations += [(len(readers), batch) for batch in range(reader.num_record_batches)]
+            locations += [
+                (len(readers), batch_index) for batch_index in range(reader.num_record_batches)
+            ]
             readers.append(reader)
         heads = tuple(
             name.removeprefix(_LABEL) for name in readers[0].schema.names if name.startswith(_LABEL)
@@ -186,14 +189,18 @@ class PartRows:
         return replace(self, heads=tuple(heads))
 
     def block(self, index: int) -> Block:
-        reader, batch = self._locations[index]
-        record_batch = self._readers[reader].get_batch(batch)
-        matrix = record_batch.column(_MATRIX)
-        flat = matrix.flatten().to_numpy().reshape(record_batch.num_rows, matrix.type.list_size)
+        reader_index, batch_index = self._locations[index]
+        record_batch = self._readers[reader_index].get_batch(batch_index)
+        matrix_column = record_batch.column(_MATRIX)
+        matrix = (
+            matrix_column.flatten()
+            .to_numpy()
+            .reshape(record_batch.num_rows, matrix_column.type.list_size)
+        )
         labels = np.stack(
             [record_batch.column(_LABEL + head).to_numpy() for head in self.heads], axis=1
         )
-        return Block(flat, labels, record_batch.column(_WEIGHT).to_numpy())
+        return Block(matrix, labels, record_batch.column(_WEIGHT).to_numpy())
 
 
 @dataclass(frozen=True)
@@ -226,15 +233,15 @@ class RowSubset:
         return self.rows.block(block_index).take(row_indices)
 
 
-def write_parts(folder: Path, pieces: Iterable[Rows], *, block_rows: int = BLOCK) -> PartRows:
+def write_parts(folder: Path, pieces: Iterable[Rows], *, block_rows: int = BLOCK_ROWS) -> PartRows:
     """Write rows to a new folder with one piece at a time in memory.
 
     Blocks, and therefore all draws, equal those of the same rows in memory: they cross the borders
     of pieces.
     """
     folder.mkdir(parents=True)
-    for number, (heads, blocks) in enumerate(_rechunk(pieces, block_rows)):
-        _write_file(folder / f"{number:06}.arrow", heads, blocks[0].matrix.shape[1], blocks)
+    for file_number, (heads, blocks) in enumerate(_rechunk(pieces, block_rows)):
+        _write_file(folder / f"{file_number:06}.arrow", heads, blocks[0].matrix.shape[1], blocks)
     return PartRows.open(folder)
 
 
@@ -249,10 +256,16 @@ def write_blocks(folder: Path, rows: Blocks) -> PartRows:
     return PartRows.open(folder)
 
 
-def _write_file(path: Path, heads: Sequence[str], width: int, blocks: Iterable[Block]) -> None:
+def _write_file(
+    path: Path, heads: Sequence[str], column_count: int, blocks: Iterable[Block]
+) -> None:
     fields = [pa.field(_LABEL + head, pa.float32()) for head in heads]
     schema = pa.schema(
-        [pa.field(_MATRIX, pa.list_(pa.float32(), width)), *fields, pa.field(_WEIGHT, pa.float32())]
+        [
+            pa.field(_MATRIX, pa.list_(pa.float32(), column_count)),
+            *fields,
+            pa.field(_WEIGHT, pa.float32()),
+        ]
     )
     with (
         pa.OSFile(str(path.with_suffix(".part")), "wb") as file,
@@ -260,7 +273,7 @@ def _write_file(path: Path, heads: Sequence[str], width: int, blocks: Iterable[B
     ):
         for block in blocks:
             matrix = pa.FixedSizeListArray.from_arrays(
-                pa.array(np.ascontiguousarray(block.matrix).ravel()), width
+                pa.array(np.ascontiguousarray(block.matrix).ravel()), column_count
             )
             labels = [pa.array(np.ascontiguousarray(column)) for column in block.labels.T]
             writer.write_batch(
@@ -295,16 +308,16 @@ def _rechunk(
         yield heads, [remainder]
 
 
-def _to_block(rows: Rows, part: slice) -> Block:
+def _to_block(rows: Rows, row_slice: slice) -> Block:
     labels = np.stack(
-        [np.asarray(label[part], np.float32) for label in rows.labels.values()], axis=1
+        [np.asarray(label[row_slice], np.float32) for label in rows.labels.values()], axis=1
     )
     weight = (
         np.ones(len(labels), np.float32)
         if rows.weight is None
-        else np.asarray(rows.weight[part], np.float32)
+        else np.asarray(rows.weight[row_slice], np.float32)
     )
-    return Block(rows.matrix[part], labels, weight)
+    return Block(rows.matrix[row_slice], labels, weight)
 
 
 def join_blocks(blocks: Sequence[Block]) -> Block:
@@ -343,7 +356,7 @@ def count_classes(rows: Blocks) -> ClassWeights:
     return ClassWeights(positive, negative, sum(rows.sizes))
 
 
-def single_class_problem(rows: Blocks) -> str:
+def describe_single_class(rows: Blocks) -> str:
     """Describe a head that has one class only, or return ""."""
     class_weights = count_classes(rows)
     for head, positive, negative in zip(
@@ -373,9 +386,9 @@ class _BlockSubset:
         return self.rows.block(self.indices[index])
 
 
-def sample_blocks(rows: Blocks, size: int) -> Blocks:
-    """Return evenly spaced blocks that hold about `size` rows."""
-    count = max(1, min(len(rows.sizes), size // max(max(rows.sizes, default=1), 1)))
+def sample_blocks(rows: Blocks, rows_max: int) -> Blocks:
+    """Return evenly spaced blocks that hold about `rows_max` rows."""
+    count = max(1, min(len(rows.sizes), rows_max // max(max(rows.sizes, default=1), 1)))
     return _BlockSubset(
         rows, tuple(np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist())
     )

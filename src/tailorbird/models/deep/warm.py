@@ -34,7 +34,7 @@ Arrays = dict[str, npt.NDArray]
 
 STATES_MAX = 3
 SERIES_MAX = 8  # per slot; old experiments with other parameters are removed
-SHAPES = (
+SHAPE_PARAMETERS = (
     "hidden",
     "numeric",
     "bins",
@@ -47,11 +47,11 @@ SHAPES = (
     "expert_hidden",
     "tower",
 )
-RESERVED = 2  # codes before the first id: missing and unknown
-UNKNOWN = 1
+RESERVED_CODES = 2  # codes before the first id: missing and unknown
+UNKNOWN_CODE = 1
 
 
-class Meta(msgspec.Struct, frozen=True):
+class StateMetadata(msgspec.Struct, frozen=True):
     """Metadata of a state: `WarmState` without its ids and weights."""
 
     architecture: str
@@ -102,46 +102,50 @@ def series_name(
 
     How they are trained does not matter.
     """
-    shape = [getattr(parameters, name) for name in SHAPES]
-    shape_key = msgspec.json.encode([architecture, shape, layout.columns, layout.numbers, heads])
+    shape_values = [getattr(parameters, name) for name in SHAPE_PARAMETERS]
+    shape_key = msgspec.json.encode(
+        [architecture, shape_values, layout.columns, layout.numeric_indexes, heads]
+    )
     return f"{architecture}-{blake2b(shape_key, digest_size=8).hexdigest()}"
 
 
-def clear_series(folder: Path, *, keep: int = SERIES_MAX) -> None:
+def clear_series(folder: Path, *, series_max: int = SERIES_MAX) -> None:
     """Keep the most recently trained series of a folder, and remove states outside any."""
     newest_by_folder = {
         entry: max((path.stem for path in entry.glob("*.npz")), default="")
         for entry in folder.iterdir()
         if entry.is_dir()
     }
-    for old in sorted(newest_by_folder, key=lambda entry: (newest_by_folder[entry], entry.name))[
-        :-keep
-    ]:
-        shutil.rmtree(old)
+    for old_folder in sorted(
+        newest_by_folder, key=lambda entry: (newest_by_folder[entry], entry.name)
+    )[:-series_max]:
+        shutil.rmtree(old_folder)
     for path in folder.glob("*.npz"):
         path.unlink()
 
 
-def save_warm(folder: Path, warm: WarmState, *, keep: int = STATES_MAX) -> Path:
-    """Save a state, and keep the newest `keep` of the folder."""
+def save_warm_state(folder: Path, state: WarmState, *, states_max: int = STATES_MAX) -> Path:
+    """Save a state, and keep the newest `states_max` of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    meta = Meta(warm.architecture, warm.parameters, warm.heads, warm.layout, warm.trained_until)
-    arrays: Arrays = {f"w/{name}": value for name, value in warm.weights.items()}
-    arrays |= {f"k/{index}": np.asarray(keys, np.uint64) for index, keys in warm.keys.items()}
-    arrays["meta"] = np.frombuffer(msgspec.json.encode(meta), np.uint8)
-    path = folder / f"{warm.trained_until:020}.npz"
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    metadata = StateMetadata(
+        state.architecture, state.parameters, state.heads, state.layout, state.trained_until
+    )
+    arrays: Arrays = {f"w/{name}": value for name, value in state.weights.items()}
+    arrays |= {f"k/{index}": np.asarray(ids, np.uint64) for index, ids in state.keys.items()}
+    arrays["meta"] = np.frombuffer(msgspec.json.encode(metadata), np.uint8)
+    path = folder / f"{state.trained_until:020}.npz"
+    temporary_path = path.with_suffix(".part")
+    with temporary_path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
-    part.rename(path)
-    for old in sorted(folder.glob("*.npz"))[:-keep]:
-        old.unlink()
+    temporary_path.rename(path)
+    for old_path in sorted(folder.glob("*.npz"))[:-states_max]:
+        old_path.unlink()
     return path
 
 
-def load_warm(folder: Path, before: int | None = None) -> WarmState | None:
+def load_warm_state(folder: Path, before: int | None = None) -> WarmState | None:
     """Return the newest state of a folder, or None.
 
     Args:
@@ -159,27 +163,29 @@ def load_warm(folder: Path, before: int | None = None) -> WarmState | None:
     try:
         with np.load(paths[-1], allow_pickle=False) as archive:
             arrays = dict(archive)
-        meta = msgspec.json.decode(arrays.pop("meta").tobytes(), type=Meta)
+        metadata = msgspec.json.decode(arrays.pop("meta").tobytes(), type=StateMetadata)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
         raise DamageError(
             f"cannot be read: {error}",
             where=str(paths[-1]),
             fix="remove it, and train without --incremental",
         ) from error
-    keys = {int(name[2:]): value for name, value in arrays.items() if name.startswith("k/")}
+    ids_by_column = {
+        int(name[2:]): value for name, value in arrays.items() if name.startswith("k/")
+    }
     weights = {name[2:]: value for name, value in arrays.items() if name.startswith("w/")}
     return WarmState(
-        meta.architecture,
-        meta.parameters,
-        meta.heads,
-        meta.layout,
-        keys,
+        metadata.architecture,
+        metadata.parameters,
+        metadata.heads,
+        metadata.layout,
+        ids_by_column,
         weights,
-        meta.trained_until,
+        metadata.trained_until,
     )
 
 
-def read_newest_meta(folder: Path) -> Meta | None:
+def read_newest_meta(folder: Path) -> StateMetadata | None:
     """Return metadata of the newest state of a folder, or None if none is readable.
 
     Weights are not read.
@@ -189,12 +195,12 @@ def read_newest_meta(folder: Path) -> Meta | None:
             suppress(OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError),
             np.load(path, allow_pickle=False) as archive,
         ):
-            return msgspec.json.decode(archive["meta"].tobytes(), type=Meta)
+            return msgspec.json.decode(archive["meta"].tobytes(), type=StateMetadata)
     return None
 
 
 def warm_start(
-    warm: WarmState, layout: Layout, keys: Mapping[int, Keys], heads: tuple[str, ...]
+    state: WarmState, layout: Layout, ids_by_column: Mapping[int, Keys], heads: tuple[str, ...]
 ) -> WarmStart:
     """Return the old weights, remapped for a net over the new rows.
 
@@ -202,61 +208,85 @@ def warm_start(
         UsageError: the columns or the heads have changed.
     """
     if (
-        warm.layout.columns != layout.columns
-        or warm.layout.numbers != layout.numbers
-        or warm.heads != heads
+        state.layout.columns != layout.columns
+        or state.layout.numeric_indexes != layout.numeric_indexes
+        or state.heads != heads
     ):
-        changed_part = "heads" if warm.heads != heads else "columns"
+        changed_part = "heads" if state.heads != heads else "columns"
         raise UsageError(
             f"the {changed_part} have changed since the last training",
             fix="train without --incremental",
         )
-    tables = {index: f"codes.{number}.weight" for number, index in enumerate(layout.codes)}
-    sizes = dict(layout.codes)
+    table_by_column = {
+        index: f"code_embeddings.{table_number}.weight"
+        for table_number, index in enumerate(layout.code_cardinalities)
+    }
+    cardinality_by_column = dict(layout.code_cardinalities)
     if layout.history is not None:
-        tables[layout.history.candidate], sizes[layout.history.candidate] = (
-            "items.weight",
-            layout.history.size,
+        (
+            table_by_column[layout.history.candidate_index],
+            cardinality_by_column[layout.history.candidate_index],
+        ) = ("item_embedding.weight", layout.history.cardinality)
+    weights, added_count, dropped_count = dict(state.weights), 0, 0
+    for index, table in table_by_column.items():
+        weight_names = [name for name in weights if name.endswith(f".fields.{table}")]
+        old_ids, new_ids = (
+            state.keys.get(index, np.zeros(0, np.uint64)),
+            ids_by_column.get(index, np.zeros(0, np.uint64)),
         )
-    weights, added, dropped = dict(warm.weights), 0, 0
-    for index, table in tables.items():
-        names = [name for name in weights if name.endswith(f".fields.{table}")]
-        old, now = (
-            warm.keys.get(index, np.zeros(0, np.uint64)),
-            keys.get(index, np.zeros(0, np.uint64)),
-        )
-        for name in names:
-            weights[name] = _remap_rows(weights[name], old, now, sizes[index], name)
-        added += int(np.count_nonzero(~np.isin(now, old)))
-        dropped += int(np.count_nonzero(~np.isin(old, now)))
-    nominal = {**_embedding_sizes(warm.layout), **dict(warm.layout.nominal)}
-    return WarmStart(replace(layout, nominal=nominal), weights, added, dropped)
+        for name in weight_names:
+            weights[name] = _remap_rows(
+                weights[name], old_ids, new_ids, cardinality_by_column[index], name
+            )
+        added_count += int(np.count_nonzero(~np.isin(new_ids, old_ids)))
+        dropped_count += int(np.count_nonzero(~np.isin(old_ids, new_ids)))
+    embedding_cardinalities = {
+        **_embedding_cardinalities(state.layout),
+        **dict(state.layout.embedding_cardinalities),
+    }
+    return WarmStart(
+        replace(layout, embedding_cardinalities=embedding_cardinalities),
+        weights,
+        added_count,
+        dropped_count,
+    )
 
 
-def _remap_rows(table: npt.NDArray, old: Keys, now: Keys, size: int, name: str) -> npt.NDArray:
-    """Return a table of `size` rows with the new ids' rows.
+def _remap_rows(
+    table: npt.NDArray, old_ids: Keys, new_ids: Keys, row_count: int, weight_name: str
+) -> npt.NDArray:
+    """Return a table of `row_count` rows with the new ids' rows.
 
     Rows are missing, unknown, ids, and buckets that ids share, which stay as they are.
     """
-    hashed_rows = len(table) - RESERVED - len(old)
-    if hashed_rows != size - RESERVED - len(now):
+    hashed_rows = len(table) - RESERVED_CODES - len(old_ids)
+    if hashed_rows != row_count - RESERVED_CODES - len(new_ids):
         raise UsageError(
-            f"{name} has other buckets than at the last training", fix="train without --incremental"
+            f"{weight_name} has other buckets than at the last training",
+            fix="train without --incremental",
         )
-    order = np.argsort(old)
-    position = np.minimum(np.searchsorted(old[order], now), max(len(old) - 1, 0))
-    is_retained = old[order][position] == now if len(old) else np.zeros(len(now), bool)
-    rows = np.where(is_retained, RESERVED + (order[position] if len(old) else 0), UNKNOWN)
+    id_order = np.argsort(old_ids)
+    position = np.minimum(np.searchsorted(old_ids[id_order], new_ids), max(len(old_ids) - 1, 0))
+    is_retained = (
+        old_ids[id_order][position] == new_ids if len(old_ids) else np.zeros(len(new_ids), bool)
+    )
+    source_rows = np.where(
+        is_retained, RESERVED_CODES + (id_order[position] if len(old_ids) else 0), UNKNOWN_CODE
+    )
     return np.concatenate(
         [
-            table[:RESERVED],
-            table[rows],
+            table[:RESERVED_CODES],
+            table[source_rows],
             table[len(table) - hashed_rows :] if hashed_rows else table[:0],
         ]
     )
 
 
-def _embedding_sizes(layout: Layout) -> dict[int, int]:
+def _embedding_cardinalities(layout: Layout) -> dict[int, int]:
     """Return the sizes that determined the embedding widths."""
-    history = {layout.history.candidate: layout.history.size} if layout.history else {}
-    return {**dict(layout.codes), **history, **{bag.places[0]: bag.size for bag in layout.bags}}
+    history = {layout.history.candidate_index: layout.history.cardinality} if layout.history else {}
+    return {
+        **dict(layout.code_cardinalities),
+        **history,
+        **{bag.column_indexes[0]: bag.cardinality for bag in layout.bags},
+    }

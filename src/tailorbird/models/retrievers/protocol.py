@@ -38,21 +38,21 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.t)
 
-    def part(self, low: int, high: int) -> "Contexts":
-        """Return queries low … high − 1."""
-        start, stop = self.offsets[low], self.offsets[high]
+    def slice_queries(self, first_query: int, end_query: int) -> "Contexts":
+        """Return the queries from `first_query` to before `end_query`."""
+        start, stop = self.offsets[first_query], self.offsets[end_query]
         return Contexts(
-            self.t[low:high],
+            self.t[first_query:end_query],
             self.item[start:stop],
             self.ts[start:stop],
-            self.offsets[low : high + 1] - start,
+            self.offsets[first_query : end_query + 1] - start,
         )
 
     def truncate(self, length: int) -> "Contexts":
         """Return the same queries with at most the last `length` items each."""
-        size = np.minimum(np.diff(self.offsets), length)
-        offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[1:] - offsets[1:], size)
+        lengths = np.minimum(np.diff(self.offsets), length)
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[1:] - offsets[1:], lengths)
         return Contexts(self.t, self.item[rows], self.ts[rows], offsets)
 
     @property
@@ -111,13 +111,13 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
     if not repeats:
         is_item = contexts.item >= 0
         scores[contexts.query_index[is_item], contexts.item[is_item]] = 0
-    width = scores.shape[1]
-    n_listed = min(n, width)
+    item_count = scores.shape[1]
+    n_listed = min(n, item_count)
     item = np.full((len(contexts), n), -1, np.int32)
     score = np.zeros((len(contexts), n), np.float32)
     if n_listed == 0 or not len(contexts):
         return TopItems(item, score)
-    if n_listed < width:
+    if n_listed < item_count:
         threshold = -np.partition(-scores, n_listed - 1, axis=1)[:, n_listed - 1 : n_listed]
         # A partial sort would break ties arbitrarily, so those with the smallest codes are taken.
         is_above, at_edge = scores > threshold, scores == threshold
@@ -125,21 +125,27 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
         is_listed = is_above | (at_edge & (np.cumsum(at_edge, axis=1) <= tie_slots))
         listed_items = np.nonzero(is_listed)[1].reshape(len(contexts), n_listed)
     else:
-        listed_items = np.broadcast_to(np.arange(width), scores.shape)
-    value = np.take_along_axis(scores, listed_items, axis=1)
+        listed_items = np.broadcast_to(np.arange(item_count), scores.shape)
+    sorted_scores = np.take_along_axis(scores, listed_items, axis=1)
     order = np.argsort(
-        -value, axis=1, kind="stable"
+        -sorted_scores, axis=1, kind="stable"
     )  # stable: `listed_items` ascends, so equal scores stay in order of code
-    value = np.take_along_axis(value, order, axis=1)
-    item[:, :n_listed] = np.where(value > 0, np.take_along_axis(listed_items, order, axis=1), -1)
-    score[:, :n_listed] = np.where(value > 0, value, 0)
+    sorted_scores = np.take_along_axis(sorted_scores, order, axis=1)
+    item[:, :n_listed] = np.where(
+        sorted_scores > 0, np.take_along_axis(listed_items, order, axis=1), -1
+    )
+    score[:, :n_listed] = np.where(sorted_scores > 0, sorted_scores, 0)
     return TopItems(item, score)
 
 
 def concatenate_interactions(first: Interactions, second: Interactions) -> Interactions:
     """Return the interactions of both."""
-    columns = ((first.person, second.person), (first.item, second.item), (first.ts, second.ts))
-    person, item, ts = (np.concatenate(pair) for pair in columns)
+    column_pairs = ((first.person, second.person), (first.item, second.item), (first.ts, second.ts))
+    person, item, ts = (np.concatenate(pair) for pair in column_pairs)
     return Interactions(
-        person, item, ts, max(first.people, second.people), max(first.items, second.items)
+        person,
+        item,
+        ts,
+        max(first.person_count, second.person_count),
+        max(first.item_count, second.item_count),
     )

@@ -6,15 +6,15 @@ shadow     judge a version that scores beside the champion
 chain      which step a version takes next, from aliases and audit log alone
 """
 
-from tailorbird.monitoring.decisions.chain import Limits, Step, next_step
+from tailorbird.monitoring.decisions.chain import RolloutLimits, RolloutStep, next_step
 from tailorbird.monitoring.decisions.champion import ChampionVerdict, judge_champion
 from tailorbird.monitoring.decisions.shadow import ShadowVerdict, judge_shadow
 
 __all__ = [
     "ChampionVerdict",
-    "Limits",
+    "RolloutLimits",
+    "RolloutStep",
     "ShadowVerdict",
-    "Step",
     "judge_champion",
     "judge_shadow",
     "next_step",

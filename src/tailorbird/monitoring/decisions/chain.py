@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tailorbird.events import DAY
-from tailorbird.monitoring.versions import CHAMPION_CHANGES, Entry, Names
+from tailorbird.monitoring.versions import CHAMPION_CHANGES, Aliases, AuditEntry
 
 ROLLOUT_ACTIONS = frozenset({"shadow", "canary", "end canary", "reject", "promote", "rollback"})
 FAILURE_ACTIONS = frozenset({"end canary", "reject"})
 
 
 @dataclass(frozen=True)
-class Limits:
+class RolloutLimits:
     """How long a step may take, and how long nothing is tried after a failure; microseconds."""
 
     limit_us: int = 2 * DAY
@@ -27,8 +27,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What is next: `start` a version, judge the `shadow`, the `canary` or the `champion`, or `none`.
+class RolloutStep:
+    """What is next: `start` a version, judge the `shadow`, the `canary` or `champion`, or `none`.
 
     Attributes:
         since: when the present state began, microseconds.
@@ -42,35 +42,40 @@ class Step:
 
 
 def next_step(
-    aliases: Names,
-    audit: Sequence[Entry],
-    accepted: Sequence[str],
+    aliases: Aliases,
+    audit: Sequence[AuditEntry],
+    accepted_versions: Sequence[str],
     now: int,
-    limits: Limits,
+    limits: RolloutLimits,
     *,
     authors: Sequence[str],
-) -> Step:
+) -> RolloutStep:
     """Return what is next.
 
     Args:
-        accepted: versions that the gate accepted, oldest first.
+        accepted_versions: versions that the gate accepted, oldest first.
         authors: who trains and decides automatically; others' shadows are left alone.
     """
     if aliases.canary:
         since = started_at(audit, "canary", aliases.canary)
-        return Step("canary", aliases.canary, since, now >= since + limits.limit_us)
+        return RolloutStep("canary", aliases.canary, since, now >= since + limits.limit_us)
     if aliases.shadow and last_author(audit, "shadow", aliases.shadow) in authors:
         since = started_at(audit, "shadow", aliases.shadow)
-        return Step("shadow", aliases.shadow, since, now >= since + limits.limit_us)
-    if waiting := find_pending_version(aliases, audit, accepted, authors):
-        return Step("start", waiting, now)
+        return RolloutStep("shadow", aliases.shadow, since, now >= since + limits.limit_us)
+    if pending_version := find_pending_version(aliases, audit, accepted_versions, authors):
+        return RolloutStep("start", pending_version, now)
     if aliases.champion and aliases.previous:
-        return Step("champion", aliases.champion, started_at(audit, "promote", aliases.champion))
-    return Step("none")
+        return RolloutStep(
+            "champion", aliases.champion, started_at(audit, "promote", aliases.champion)
+        )
+    return RolloutStep("none")
 
 
 def find_pending_version(
-    aliases: Names, audit: Sequence[Entry], accepted: Sequence[str], authors: Sequence[str]
+    aliases: Aliases,
+    audit: Sequence[AuditEntry],
+    accepted_versions: Sequence[str],
+    authors: Sequence[str],
 ) -> str:
     """Return the newest accepted version that is not on its way, or "".
 
@@ -78,34 +83,41 @@ def find_pending_version(
     the process was killed in between, and the step is taken again. A person's change of models
     after the version was added ends its way, as does any other promotion.
     """
-    added = {
+    added_index = {
         entry.version: index
         for index, entry in enumerate(audit)
         if entry.action == "add" and entry.by in authors
     }
-    for version in reversed(accepted):
-        if version not in added or version == aliases.champion:
+    for version in reversed(accepted_versions):
+        if version not in added_index or version == aliases.champion:
             continue
-        later = audit[added[version] :]
+        later_entries = audit[added_index[version] :]
         is_over = any(
             (entry.action in FAILURE_ACTIONS and entry.version == version)
             or (entry.action in CHAMPION_CHANGES and entry.version != version)
             or (entry.action in ROLLOUT_ACTIONS and entry.by not in authors)
-            for entry in later
+            for entry in later_entries
         )
         return "" if is_over else version
     return ""
 
 
-def last_step(audit: Sequence[Entry], version: str) -> str:
+def last_step(audit: Sequence[AuditEntry], version: str) -> str:
     """Return the last logged step of a version: shadow, canary, promote, or ""."""
     actions = ("shadow", "canary", "promote")
     return next(
-        (e.action for e in reversed(audit) if e.version == version and e.action in actions), ""
+        (
+            entry.action
+            for entry in reversed(audit)
+            if entry.version == version and entry.action in actions
+        ),
+        "",
     )
 
 
-def cooling_until(audit: Sequence[Entry], authors: Sequence[str], limits: Limits) -> int:
+def cooling_until(
+    audit: Sequence[AuditEntry], authors: Sequence[str], limits: RolloutLimits
+) -> int:
     """Return until when no new model is tried after one that failed; 0 if none did."""
     failures = [
         entry.at
@@ -115,7 +127,7 @@ def cooling_until(audit: Sequence[Entry], authors: Sequence[str], limits: Limits
     return failures[-1] + limits.cooldown_us if failures else 0
 
 
-def started_at(audit: Sequence[Entry], action: str, version: str) -> int:
+def started_at(audit: Sequence[AuditEntry], action: str, version: str) -> int:
     """Return when a version began the state that it is in, across its shares; 0 if unknown."""
     start = 0
     for entry in reversed(audit):
@@ -128,6 +140,13 @@ def started_at(audit: Sequence[Entry], action: str, version: str) -> int:
     return start
 
 
-def last_author(audit: Sequence[Entry], action: str, version: str) -> str:
+def last_author(audit: Sequence[AuditEntry], action: str, version: str) -> str:
     """Return who last took this step with a version."""
-    return next((e.by for e in reversed(audit) if e.action == action and e.version == version), "")
+    return next(
+        (
+            entry.by
+            for entry in reversed(audit)
+            if entry.action == action and entry.version == version
+        ),
+        "",
+    )

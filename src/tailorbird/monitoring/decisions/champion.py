@@ -3,8 +3,8 @@
 | guard-rail | compared with | margin |
 |---|---|---|
 | failures: errors, scores that are not finite, empty lists | the previous version | `FAILURES_MARGIN` |
-| clicks, at once | the previous version just before the promotion | `FALL` |
-| clicks, in the long run | the holdout, at the same time | `MARGIN` |
+| clicks, at once | the previous version just before the promotion | `FALL_MARGIN` |
+| clicks, in the long run | the holdout, at the same time | `LONG_RUN_MARGIN` |
 
 The first two look at the last ten minutes, every ten seconds, so that a broken champion is gone in
 less than a minute. The third looks at everything since the promotion: the holdout is randomised,
@@ -22,16 +22,16 @@ from tailorbird.monitoring.decisions.clicks import NO_CLICKS
 from tailorbird.monitoring.decisions.evidence import rate_above, rate_below
 
 WINDOW_US = 10 * MINUTE  # of the tests that look at the newest responses
-HORIZON_US = 15 * SECOND  # clicks within it count in them, before and after alike
+CLICK_HORIZON_US = 15 * SECOND  # clicks within it count in them, before and after alike
 LIFE_US = 30 * DAY  # over which the probability of a false roll-back is shared
-FALL = 0.3  # of clicks; less may be the time of day
-MARGIN = 0.02
+FALL_MARGIN = 0.3  # of clicks; less may be the time of day
+LONG_RUN_MARGIN = 0.02
 FAILURES_MARGIN = 0.01  # share of responses that may fail beyond the reference's
 REFERENCE_MIN = 200
 
 
 @dataclass(frozen=True)
-class Service:
+class ServiceStats:
     """What responses of a version were like.
 
     Attributes:
@@ -74,13 +74,13 @@ class ChampionVerdict:
     guard_rail: str = ""
 
 
-NO_SERVICE = Service(0, {}, NO_CLICKS)
+NO_SERVICE_STATS = ServiceStats(0, {}, NO_CLICKS)
 
 
 def judge_champion(
-    champion: Service,
-    before: Service,
-    holdout_now: Service = NO_SERVICE,
+    champion: ServiceStats,
+    previous: ServiceStats,
+    holdout_recent: ServiceStats = NO_SERVICE_STATS,
     *,
     champion_long_run: ClickRate | None = None,
     holdout_long_run: ClickRate | None = None,
@@ -91,68 +91,70 @@ def judge_champion(
 
     Args:
         champion: responses of the last `WINDOW_US`.
-        before: responses of the previous version just before the promotion.
-        holdout_now: responses of the holdout in the last `WINDOW_US`. Where it fails too, the cause
-            is not the model.
+        previous: responses of the previous version just before the promotion.
+        holdout_recent: responses of the holdout in the last `WINDOW_US`. Where it fails too, the
+            cause is not the model.
         champion_long_run, holdout_long_run: clicks since the promotion; None without a holdout.
         compare_clicks: False once that is too long ago.
         false_rollback: probability that a champion as good as the previous one is ever rolled back.
     """
-    windows = LIFE_US / WINDOW_US
+    window_count = LIFE_US / WINDOW_US
     recent_threshold, long_run_threshold = (
-        math.log(3.0 * windows / false_rollback),
+        math.log(3.0 * window_count / false_rollback),
         math.log(3.0 / false_rollback),
     )
-    typical_rate = max(_upper_bound(before), _upper_bound(holdout_now))
+    typical_rate = max(_failure_rate_bound(previous), _failure_rate_bound(holdout_recent))
     evidence = rate_above(champion.failures, champion.requests, typical_rate + FAILURES_MARGIN)
     if evidence > recent_threshold:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in champion.problems.items() if count)
         reason = (
             f"{champion.failures:,} of its last {champion.requests:,} answers failed ({kinds}); "
-            f"{before.failures:,} of {before.requests:,} did before"
+            f"{previous.failures:,} of {previous.requests:,} did before"
         )
         return ChampionVerdict("roll_back", reason, evidence, "failures")
-    highest = evidence - recent_threshold
+    highest_excess = evidence - recent_threshold
     if compare_clicks:
-        evidence = _fall(_rate_of(champion.clicks), _rate_of(before.clicks), margin=FALL)
+        evidence = _fall_evidence(
+            _click_rate(champion.clicks), _click_rate(previous.clicks), margin=FALL_MARGIN
+        )
         if evidence > recent_threshold:
             reason = (
-                f"clicks per item seen fell from {before.clicks.ratio:.2%} to "
-                f"{champion.clicks.ratio:.2%} within {HORIZON_US // SECOND} s of an answer"
+                f"clicks per item seen fell from {previous.clicks.ratio:.2%} to "
+                f"{champion.clicks.ratio:.2%} within {CLICK_HORIZON_US // SECOND} s of an answer"
             )
             return ChampionVerdict("roll_back", reason, evidence, "clicks")
-        highest = max(highest, evidence - recent_threshold)
+        highest_excess = max(highest_excess, evidence - recent_threshold)
     if champion_long_run is not None and holdout_long_run is not None:
-        evidence = _fall(champion_long_run, holdout_long_run, margin=MARGIN)
+        evidence = _fall_evidence(champion_long_run, holdout_long_run, margin=LONG_RUN_MARGIN)
         if evidence > long_run_threshold:
             reason = (
                 f"clicks per item seen {champion_long_run.ratio:.2%}, those of the "
                 f"holdout on the previous version {holdout_long_run.ratio:.2%}"
             )
             return ChampionVerdict("roll_back", reason, evidence, "holdout")
-        highest = max(highest, evidence - long_run_threshold)
-    return ChampionVerdict("hold", "nothing is worse than before beyond chance", highest)
+        highest_excess = max(highest_excess, evidence - long_run_threshold)
+    return ChampionVerdict("hold", "nothing is worse than before beyond chance", highest_excess)
 
 
-def _upper_bound(service: Service) -> float:
+def _failure_rate_bound(service: ServiceStats) -> float:
     """Return the highest failure rate that the service may have had; 0 if it says too little."""
     if service.requests < REFERENCE_MIN and not service.failures:
         return 0.0
     return proportion_interval(service.failures, max(1, service.requests), level=0.99)[1]
 
 
-def _rate_of(clicks: Moments) -> ClickRate:
+def _click_rate(clicks: Moments) -> ClickRate:
     return ClickRate(clicks.x, clicks.y, dispersion_of(clicks))
 
 
-def _fall(new: ClickRate, old: ClickRate, *, margin: float) -> float:
+def _fall_evidence(champion_rate: ClickRate, reference_rate: ClickRate, *, margin: float) -> float:
     """Return the log evidence that people click less than before, by more than the margin."""
-    dispersion = max(new.dispersion, old.dispersion)
+    dispersion = max(champion_rate.dispersion, reference_rate.dispersion)
     return rate_below(
-        new.clicks / dispersion,
-        new.seen / dispersion,
-        old.clicks / dispersion,
-        old.seen / dispersion,
+        champion_rate.clicks / dispersion,
+        champion_rate.seen / dispersion,
+        reference_rate.clicks / dispersion,
+        reference_rate.seen / dispersion,
         margin=margin,
     )
 

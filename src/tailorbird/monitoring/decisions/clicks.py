@@ -19,33 +19,43 @@ NO_CLICKS = Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def clicks_per_person(
-    events: pa.Table, requests: pa.ChunkedArray, denominators: Mapping[str, str], horizon: int
+    events: pa.Table,
+    requests: pa.ChunkedArray,
+    denominator_by_slot: Mapping[str, str],
+    horizon_us: int,
 ) -> Moments:
     """Return clicks per item seen of these requests, within a time after each.
 
     Args:
         events: with `experiments.outcomes.COLUMNS`.
         requests: ids of the requests that count.
-        denominators: of each slot, "impression" or "answer".
-        horizon: microseconds.
+        denominator_by_slot: of each slot, "impression" or "answer".
+        horizon_us: microseconds.
     """
     totals = NO_CLICKS
     is_answer = pc.equal(events["type"], "answer")
     for slot in pc.unique(events["slot"].filter(is_answer)).drop_null().to_pylist():
-        outcomes = match_outcomes(events, slot, horizon)
+        outcomes = match_outcomes(events, slot, horizon_us)
         table = outcomes.table
         is_counted = pc.is_in(table["request_id"], value_set=requests.combine_chunks()).to_numpy()
-        person, persons = encode_values(table["person"])
-        is_own = is_counted[outcomes.response] & (outcomes.kind[outcomes.response] == RESPONSE)
-        kind, person_index = outcomes.kind[outcomes.row][is_own], person[outcomes.response][is_own]
+        person_of_row, persons = encode_values(table["person"])
+        is_of_response = is_counted[outcomes.response_row] & (
+            outcomes.kind[outcomes.response_row] == RESPONSE
+        )
+        kind, person_index = (
+            outcomes.kind[outcomes.event_row][is_of_response],
+            person_of_row[outcomes.response_row][is_of_response],
+        )
         clicks = np.bincount(person_index[kind == CLICK], minlength=len(persons)).astype(np.float64)
-        if denominators.get(slot, "impression") == "impression":
+        if denominator_by_slot.get(slot, "impression") == "impression":
             seen = np.bincount(person_index[kind == IMPRESSION], minlength=len(persons)).astype(
                 np.float64
             )
         else:
             rows = np.flatnonzero(is_counted & (outcomes.kind == RESPONSE))
-            size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
-            seen = np.bincount(person[rows], size[rows], len(persons)).astype(np.float64)
+            slate_sizes = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
+            seen = np.bincount(person_of_row[rows], slate_sizes[rows], len(persons)).astype(
+                np.float64
+            )
         totals += Moments.from_totals(clicks[seen > 0], seen[seen > 0])
     return totals

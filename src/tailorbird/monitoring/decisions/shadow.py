@@ -10,7 +10,7 @@ SCORED_MIN = 500
 ERRORS_MAX = 0.01
 AGREEMENT_MIN = 0.0  # mean rank correlation; a version that turns the order round is refused
 TIMED_MIN = 10  # answers with the times of both, from which they are compared
-COLUMNS = ("values", "shadow", "shadow_scores", "shadow_us", "champion_us", "latency_us")
+RESPONSE_COLUMNS = ("values", "shadow", "shadow_scores", "shadow_us", "champion_us", "latency_us")
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,23 @@ def judge_shadow(
     *,
     is_overdue: bool,
     scored_min: int = SCORED_MIN,
-    latency: float = 1.5,
+    latency_factor: float = 1.5,
 ) -> ShadowVerdict:
     """Decide on a shadow.
 
     Args:
-        responses: with `COLUMNS`, since the shadow began.
+        responses: with `RESPONSE_COLUMNS`, since the shadow began.
         is_overdue: the time limit has passed.
         scored_min: number of scored responses from which it is judged.
-        latency: factor of the champion's latency that a canary may have. A shadow is ended if the
-            shown items alone take so long: all candidates take longer.
+        latency_factor: factor of the champion's latency that a canary may have. A shadow is ended
+            if the shown items alone take so long: all candidates take longer.
     """
     scored = failed = not_finite = 0
     correlations = []
-    for values, shadow, scores in zip(
-        *(responses[name].to_pylist() for name in COLUMNS[:3]), strict=True
+    for champion_scores, shadow_version, scores in zip(
+        *(responses[name].to_pylist() for name in RESPONSE_COLUMNS[:3]), strict=True
     ):
-        if shadow != version:
+        if shadow_version != version:
             continue
         if not scores:
             failed += 1
@@ -64,39 +64,41 @@ def judge_shadow(
         shadow_scores = np.array(scores, np.float64)
         if not np.isfinite(shadow_scores).all():
             not_finite += 1
-        elif values and len(values) == len(scores) > 1:
-            correlations.append(_rank_correlation(np.array(values), shadow_scores))
+        elif champion_scores and len(champion_scores) == len(scores) > 1:
+            correlations.append(_rank_correlation(np.array(champion_scores), shadow_scores))
     agreement = float(np.nanmean(correlations)) if correlations else float("nan")
-    shadow_ms, champion_ms, latency_ms = _times(responses, version)
-    counts = (scored, failed, not_finite, agreement, shadow_ms, champion_ms)
+    shadow_ms, champion_ms, latency_ms = _median_times_ms(responses, version)
+    details = (scored, failed, not_finite, agreement, shadow_ms, champion_ms)
     if not_finite:
         return ShadowVerdict(
-            "end", f"{not_finite:,} answers had a score that is not finite", *counts
+            "end", f"{not_finite:,} answers had a score that is not finite", *details
         )
     if failed > 5 and failed > ERRORS_MAX * (scored + failed):
-        return ShadowVerdict("end", f"it failed {failed:,} of {scored + failed:,} answers", *counts)
+        return ShadowVerdict(
+            "end", f"it failed {failed:,} of {scored + failed:,} answers", *details
+        )
     if scored < scored_min:
         if not is_overdue:
-            return ShadowVerdict("wait", f"{scored:,} of {scored_min:,} answers scored", *counts)
+            return ShadowVerdict("wait", f"{scored:,} of {scored_min:,} answers scored", *details)
         if not scored and responses.num_rows >= scored_min:
             reason = f"it scored none of {responses.num_rows:,} answers: servers refuse it"
-            return ShadowVerdict("end", reason, *counts)
+            return ShadowVerdict("end", reason, *details)
     if agreement < AGREEMENT_MIN:
         reason = f"it turns the champion's order round: rank correlation {agreement:+.2f}"
-        return ShadowVerdict("end", reason, *counts)
+        return ShadowVerdict("end", reason, *details)
     text = "" if np.isnan(agreement) else f", rank correlation with the champion {agreement:+.2f}"
     if not np.isnan(champion_ms):
         times_text = (
             f"{shadow_ms:.2f} ms for the items of an answer, the champion {champion_ms:.2f} ms"
         )
-        if shadow_ms - champion_ms > (latency - 1.0) * latency_ms:
+        if shadow_ms - champion_ms > (latency_factor - 1.0) * latency_ms:
             reason = f"it takes {times_text}; an answer takes {latency_ms:.2f} ms"
-            return ShadowVerdict("end", reason, *counts)
+            return ShadowVerdict("end", reason, *details)
         text += f", {times_text}"
-    return ShadowVerdict("pass", f"{scored:,} answers scored, {failed:,} failed{text}", *counts)
+    return ShadowVerdict("pass", f"{scored:,} answers scored, {failed:,} failed{text}", *details)
 
 
-def _times(responses: pa.Table, version: str) -> tuple[float, float, float]:
+def _median_times_ms(responses: pa.Table, version: str) -> tuple[float, float, float]:
     """Return the median milliseconds of shadow, champion and answer; NaN with too few.
 
     The answer's are without the time of the comparison itself.
@@ -113,7 +115,7 @@ def _times(responses: pa.Table, version: str) -> tuple[float, float, float]:
         return float("nan"), float("nan"), float("nan")
     response_only = response - shadow - champion
     medians = [
-        float(np.median(value[is_timed])) / 1_000 for value in (shadow, champion, response_only)
+        float(np.median(times[is_timed])) / 1_000 for times in (shadow, champion, response_only)
     ]
     return medians[0], medians[1], medians[2]
 

@@ -9,6 +9,6 @@ judgement  the last look for drift, stored for status and messages
 """
 
 from tailorbird.monitoring.drift.causes import Cause, name_cause
-from tailorbird.monitoring.drift.detect import Episode, Moved, Signal, find_episodes
+from tailorbird.monitoring.drift.detect import Episode, MovedSignal, Signal, find_episodes
 
-__all__ = ["Cause", "Episode", "Moved", "Signal", "find_episodes", "name_cause"]
+__all__ = ["Cause", "Episode", "MovedSignal", "Signal", "find_episodes", "name_cause"]

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.atomic_write import atomic_write
-from tailorbird.events import to_minute
+from tailorbird.events import to_iso_minute
 
-FILE = "episodes.json"
+EPISODES_FILE = "episodes.json"
 
 
 class DriftRow(msgspec.Struct, frozen=True):
@@ -32,9 +32,9 @@ class DriftRow(msgspec.Struct, frozen=True):
         """Return a sentence for the status."""
         return f"drift since {self.since}, {self.cause}: {self.evidence}, see {self.runbook}"
 
-    def is_open_at(self, moment: str) -> bool:
+    def is_open_at(self, as_of: str) -> bool:
         """Return whether it was known at a time, such as 2026-09-28T10:00Z, and went on."""
-        return self.detected <= moment and (not self.until or self.until > moment)
+        return self.detected <= as_of and (not self.until or self.until > as_of)
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -53,17 +53,17 @@ class Judgement(msgspec.Struct, frozen=True):
         if not self.at:
             return "drift was never judged, see tailorbird monitor drift"
         text = f"could not be judged, {self.obstacle}" if self.obstacle else "was judged"
-        return f"drift {text}, as of {to_minute(self.at)}"
+        return f"drift {text}, as of {to_iso_minute(self.at)}"
 
 
 def store_judgement(folder: Path, judgement: Judgement) -> None:
     """Replace the last look, in `data/monitoring`."""
-    atomic_write(folder / FILE, msgspec.json.encode(judgement))
+    atomic_write(folder / EPISODES_FILE, msgspec.json.encode(judgement))
 
 
 def read_judgement(folder: Path) -> Judgement:
     """Return the last look, an empty one without any."""
     try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=Judgement)
+        return msgspec.json.decode((folder / EPISODES_FILE).read_bytes(), type=Judgement)
     except (FileNotFoundError, msgspec.MsgspecError):
         return Judgement()  # none yet, or by another version: it is computed again

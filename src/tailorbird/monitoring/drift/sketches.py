@@ -17,19 +17,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import DAY, HOUR, MINUTE
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.lake import Lake
 from tailorbird.monitoring.arrivals import Arrivals
-from tailorbird.monitoring.drift.detect import CLICKED, LABEL, TRAFFIC, VECTOR, Signal
-from tailorbird.monitoring.hour_files import POSITION, HourFiles
-from tailorbird.training.sketches import MISSING, Row, count_categories, count_numbers, to_table
+from tailorbird.monitoring.drift.detect import (
+    CLICKED_BIN,
+    LABEL_KIND,
+    TRAFFIC_KIND,
+    VECTOR_KIND,
+    Signal,
+)
+from tailorbird.monitoring.hour_files import POSITION_KEY, HourFiles
+from tailorbird.training.sketches import (
+    MISSING,
+    HistogramRow,
+    count_categories,
+    count_numbers,
+    to_table,
+)
 
 SETTLE_US = 10 * MINUTE
-OF_SLOTS = ("feature", "score", VECTOR)  # kinds that are counted by slot
-VISITS = ("events", "responses")  # signals of people; the others are also of profiles
+SLOT_KINDS = ("feature", "score", VECTOR_KIND)  # kinds that are counted by slot
+VISIT_SIGNALS = ("events", "responses")  # signals of people; the others are also of profiles
 VECTOR_HOURS = 7 * 24  # without an answer, after which the vectors of a version are left out
-PLAUSIBLE = 0.1  # of the median day: what a first day has at least
-RESPONSES = (
+PLAUSIBLE_SHARE = 0.1  # of the median day: what a first day has at least
+RESPONSE_COLUMNS = (
     "slot",
     "schema_hash",
     "numeric",
@@ -44,9 +56,9 @@ RESPONSES = (
     "model",
     "user_vector",
 )
-FIELDS = ("item_id", "session_id", "request_id", "price", "dwell_ms", "page", "user_id")
-EVENTS = ("type", "device", "agent", "items", *FIELDS)
-_REPORTED = ("click", "impression", "view", "cart", "purchase", "search")
+CHECKED_FIELDS = ("item_id", "session_id", "request_id", "price", "dwell_ms", "page", "user_id")
+EVENT_COLUMNS = ("type", "device", "agent", "items", *CHECKED_FIELDS)
+_REPORTED_TYPES = ("click", "impression", "view", "cart", "purchase", "search")
 
 Floats = npt.NDArray[np.float64]
 
@@ -56,7 +68,7 @@ class SketchStore:
 
     Args:
         folder: `data/monitoring/sketches`.
-        numeric, categorical: names of the features, in the order of the response log.
+        numeric_names, categorical_names: names of the features, in the order of the response log.
         schema_hash: of these features; other responses count without features.
     """
 
@@ -64,12 +76,12 @@ class SketchStore:
         self,
         folder: Path,
         lake: Lake,
-        numeric: Sequence[str],
+        numeric_names: Sequence[str],
         schema_hash: str,
-        categorical: Sequence[str] = (),
+        categorical_names: Sequence[str] = (),
     ) -> None:
         self._files, self._lake = HourFiles(folder), lake
-        self._numeric, self._categorical = numeric, categorical
+        self._numeric_names, self._categorical_names = numeric_names, categorical_names
         self._schema_hash = schema_hash
 
     def refresh(self, since: int, now: int) -> int:
@@ -78,22 +90,26 @@ class SketchStore:
         due_hours = [
             hour
             for hour in range(since // HOUR * HOUR, now - HOUR - SETTLE_US, HOUR)
-            if (notes := self._files.notes(hour)) is None
-            or arrivals.has_later(hour, hour + HOUR, notes.get(POSITION, 0))
+            if (notes := self._files.read_notes(hour)) is None
+            or arrivals.has_later(hour, hour + HOUR, notes.get(POSITION_KEY, 0))
         ]
-        by_day: dict[int, list[int]] = {}
+        hours_by_day: dict[int, list[int]] = {}
         for hour in due_hours:
-            by_day.setdefault(hour // DAY, []).append(hour)
+            hours_by_day.setdefault(hour // DAY, []).append(hour)
         has_responses = self._lake.exists("answers")
-        for hours in by_day.values():
-            span = hours[0], hours[-1] + HOUR
-            events = self._lake.events((*EVENTS, "ts"), *span)
-            responses = self._lake.responses((*RESPONSES, "ts"), *span) if has_responses else None
+        for hours in hours_by_day.values():
+            ts_range = hours[0], hours[-1] + HOUR
+            events = self._lake.events((*EVENT_COLUMNS, "ts"), *ts_range)
+            responses = (
+                self._lake.responses((*RESPONSE_COLUMNS, "ts"), *ts_range)
+                if has_responses
+                else None
+            )
             for hour in hours:
                 tables = [_with_slot(sketch_events(_within(events, hour)), "")]
                 if responses is not None:
                     tables += self._response_tables(_within(responses, hour))
-                notes = {POSITION: arrivals.position}
+                notes = {POSITION_KEY: arrivals.position}
                 self._files.write(hour, pa.concat_tables(tables), notes)
         return len(due_hours)
 
@@ -103,10 +119,10 @@ class SketchStore:
         Hours before people came are left out; the first hour is `until` without any.
         """
         tables = self._files.read(since, until // HOUR * HOUR)
-        opened = _first_visited(tables, until)
-        tables = {hour: table for hour, table in tables.items() if hour >= opened}
-        pairs, first = _read(tables, to_table([]), until)
-        return [signal for signal, _ in pairs if _is_in_use(signal)], first
+        first_visited = _first_visited(tables, until)
+        tables = {hour: table for hour, table in tables.items() if hour >= first_visited}
+        pairs, first_hour = _to_signals(tables, to_table([]), until)
+        return [signal for signal, _ in pairs if _is_in_use(signal)], first_hour
 
     def read_with(
         self, since: int, until: int, training: pa.Table, slot: str
@@ -118,12 +134,12 @@ class SketchStore:
         Args:
             training: as `training.sketches` writes it.
         """
-        is_of_slot = pc.field("kind").isin(OF_SLOTS) & (pc.field("slot") == slot)
+        is_of_slot = pc.field("kind").isin(SLOT_KINDS) & (pc.field("slot") == slot)
         tables = {
             hour: table.filter(is_of_slot)
             for hour, table in self._files.read(since, until // HOUR * HOUR).items()
         }
-        return _read(tables, training.filter(pc.field("kind").isin(OF_SLOTS)), until)
+        return _to_signals(tables, training.filter(pc.field("kind").isin(SLOT_KINDS)), until)
 
     def _response_tables(self, responses: pa.Table) -> list[pa.Table]:
         if not responses.num_rows:
@@ -134,33 +150,37 @@ class SketchStore:
             tables.append(_with_slot(self._slot_rows(slot_responses), slot))
         return tables
 
-    def _slot_rows(self, responses: pa.Table) -> list[Row]:
+    def _slot_rows(self, responses: pa.Table) -> list[HistogramRow]:
         """Return the features and the score of the first item of each response."""
         first_scores = pc.list_flatten(pc.list_slice(responses["scores"].combine_chunks(), 0, 1))
-        rows = _number("score", "score", first_scores.to_numpy(zero_copy_only=False))
-        slot_responses = responses.filter(pc.equal(responses["schema_hash"], self._schema_hash))
-        numbers = _first_items(slot_responses["numeric"], len(self._numeric))
-        rows += count_numbers("feature", self._numeric, numbers)
-        hashes = _first_items(slot_responses["categorical"], len(self._categorical)).view(np.uint64)
-        rows += count_categories("feature", self._categorical, hashes)
+        rows = _number_rows("score", "score", first_scores.to_numpy(zero_copy_only=False))
+        known_responses = responses.filter(pc.equal(responses["schema_hash"], self._schema_hash))
+        numbers = _first_items(known_responses["numeric"], len(self._numeric_names))
+        rows += count_numbers("feature", self._numeric_names, numbers)
+        hashes = _first_items(known_responses["categorical"], len(self._categorical_names)).view(
+            np.uint64
+        )
+        rows += count_categories("feature", self._categorical_names, hashes)
         return rows + _vector_rows(responses)
 
 
-def _vector_rows(responses: pa.Table) -> list[Row]:
+def _vector_rows(responses: pa.Table) -> list[HistogramRow]:
     """Return user vectors along fixed directions, by version: each tower has its own space."""
     with_vector = responses.filter(pc.greater(pc.list_value_length(responses["user_vector"]), 0))
-    rows: list[Row] = []
+    rows: list[HistogramRow] = []
     for version in pc.unique(with_vector["model"]).to_pylist():
-        part = with_vector.filter(pc.equal(with_vector["model"], version))["user_vector"]
-        values = pc.list_flatten(part).to_numpy().reshape(len(part), -1)
-        names = [f"{VECTOR} {place} of {version}" for place in range(1, values.shape[1] + 1)]
-        rows += count_numbers(VECTOR, names, values)
+        vectors = with_vector.filter(pc.equal(with_vector["model"], version))["user_vector"]
+        values = pc.list_flatten(vectors).to_numpy().reshape(len(vectors), -1)
+        names = [
+            f"{VECTOR_KIND} {dimension} of {version}" for dimension in range(1, values.shape[1] + 1)
+        ]
+        rows += count_numbers(VECTOR_KIND, names, values)
     return rows
 
 
 def _is_in_use(signal: Signal) -> bool:
     """Return whether a signal is none of vectors, or of a version that answered lately."""
-    return signal.kind != VECTOR or bool(signal.counts[-VECTOR_HOURS:].any())
+    return signal.kind != VECTOR_KIND or bool(signal.counts[-VECTOR_HOURS:].any())
 
 
 def _first_visited(tables: Mapping[int, pa.Table], until: int) -> int:
@@ -168,75 +188,87 @@ def _first_visited(tables: Mapping[int, pa.Table], until: int) -> int:
 
     Profiles may be older than the site, and a clock may be wrong. It is `until` without any.
     """
-    is_visit = (pc.field("kind") == TRAFFIC) & pc.field("name").isin(VISITS)
-    visits = {
+    is_visit = (pc.field("kind") == TRAFFIC_KIND) & pc.field("name").isin(VISIT_SIGNALS)
+    visits_by_hour = {
         hour: count
         for hour, table in tables.items()
         if (count := pc.sum(table.filter(is_visit)["count"]).as_py())
     }
-    by_day: dict[int, float] = {}
-    for hour, count in visits.items():
-        by_day[hour // DAY] = by_day.get(hour // DAY, 0.0) + count
-    least = PLAUSIBLE * float(np.median(list(by_day.values()))) if by_day else 0.0
-    return min((hour for hour in visits if by_day[hour // DAY] >= least), default=until)
+    visits_by_day: dict[int, float] = {}
+    for hour, count in visits_by_hour.items():
+        visits_by_day[hour // DAY] = visits_by_day.get(hour // DAY, 0.0) + count
+    visits_min = (
+        PLAUSIBLE_SHARE * float(np.median(list(visits_by_day.values()))) if visits_by_day else 0.0
+    )
+    return min(
+        (hour for hour in visits_by_hour if visits_by_day[hour // DAY] >= visits_min), default=until
+    )
 
 
-def _read(
+def _to_signals(
     tables: Mapping[int, pa.Table], training: pa.Table, until: int
 ) -> tuple[list[tuple[Signal, Floats]], int]:
     """Return each signal with its histogram in the training, and the first hour."""
     tables_by_hour = {hour: table for hour, table in tables.items() if table.num_rows}
     if not tables_by_hour:
         return [], until
-    first = min(tables_by_hour)
-    count = (max(tables) - first) // HOUR + 1
-    parts = [_with_hour(table, (hour - first) // HOUR) for hour, table in tables_by_hour.items()]
+    first_hour = min(tables_by_hour)
+    hour_count = (max(tables) - first_hour) // HOUR + 1
+    hour_tables = [
+        _with_hour(table, (hour - first_hour) // HOUR) for hour, table in tables_by_hour.items()
+    ]
     # The training is one more hour, so that it has the same bins.
-    learned = training.append_column("slot", pa.nulls(training.num_rows, pa.string()))
-    parts.append(_with_hour(learned, count))
+    training_rows = training.append_column("slot", pa.nulls(training.num_rows, pa.string()))
+    hour_tables.append(_with_hour(training_rows, hour_count))
     return [
         (replace(signal, counts=signal.counts[:-1]), signal.counts[-1])
-        for signal in signals_of(pa.concat_tables(parts), count + 1)
-    ], first
+        for signal in build_signals(pa.concat_tables(hour_tables), hour_count + 1)
+    ], first_hour
 
 
 def _with_hour(table: pa.Table, hour: int) -> pa.Table:
     return table.append_column("hour", pa.array(np.full(table.num_rows, hour, np.int64)))
 
 
-def _with_slot(rows: list[Row], slot: str) -> pa.Table:
+def _with_slot(rows: list[HistogramRow], slot: str) -> pa.Table:
     table = to_table(rows)
     return table.append_column("slot", pa.array([slot] * table.num_rows, pa.string()))
 
 
-def _response_rows(responses: pa.Table) -> list[Row]:
+def _response_rows(responses: pa.Table) -> list[HistogramRow]:
     """Return what was served in all slots: traffic, devices, models, latency, sources."""
-    rows: list[Row] = [("responses", TRAFFIC, False, "all", float(responses.num_rows))]
-    rows += _category("device", "device", responses["device"])
-    rows += _category("country", "country", responses["country"])
-    rows += _category("model", "model", responses["model"])
+    rows: list[HistogramRow] = [
+        ("responses", TRAFFIC_KIND, False, "all", float(responses.num_rows))
+    ]
+    rows += _category_rows("device", "device", responses["device"])
+    rows += _category_rows("country", "country", responses["country"])
+    rows += _category_rows("model", "model", responses["model"])
     latency = responses["latency_us"].cast(pa.float64()).fill_null(0.0).to_numpy()
-    rows += _number("latency", "latency", latency[latency > 0])
-    rows += _category(
+    rows += _number_rows("latency", "latency", latency[latency > 0])
+    rows += _category_rows(
         "degraded",
         "degraded",
         pa.chunked_array(
-            [pa.array([(each or ["nothing"])[0] for each in responses["degraded"].to_pylist()])]
+            [
+                pa.array(
+                    [(degraded or ["nothing"])[0] for degraded in responses["degraded"].to_pylist()]
+                )
+            ]
         ),
     )
-    return rows + _sources(responses)
+    return rows + _source_rows(responses)
 
 
 def _within(table: pa.Table, hour: int) -> pa.Table:
-    start, stop = pa.scalar(hour, TIME), pa.scalar(hour + HOUR, TIME)
+    start, stop = pa.scalar(hour, TIME_TYPE), pa.scalar(hour + HOUR, TIME_TYPE)
     return table.filter((pc.field("ts") >= start) & (pc.field("ts") < stop))
 
 
-def _number(name: str, kind: str, values: npt.NDArray[np.floating]) -> list[Row]:
+def _number_rows(name: str, kind: str, values: npt.NDArray[np.floating]) -> list[HistogramRow]:
     return count_numbers(kind, [name], values[:, None])
 
 
-def _category(name: str, kind: str, column: pa.ChunkedArray) -> list[Row]:
+def _category_rows(name: str, kind: str, column: pa.ChunkedArray) -> list[HistogramRow]:
     value_counts = pc.value_counts(column)
     return [
         (name, kind, True, value or MISSING, float(count))
@@ -248,52 +280,52 @@ def _category(name: str, kind: str, column: pa.ChunkedArray) -> list[Row]:
     ]
 
 
-def sketch_events(events: pa.Table) -> list[Row]:
+def sketch_events(events: pa.Table) -> list[HistogramRow]:
     """Return what was reported: types, clicks, missing fields by type, bots, and their number."""
-    reported_events = events.filter(pc.is_in(events["type"], pa.array(_REPORTED)))
-    rows: list[Row] = []
+    reported_events = events.filter(pc.is_in(events["type"], pa.array(_REPORTED_TYPES)))
+    rows: list[HistogramRow] = []
     if reported_events.num_rows:
-        rows.append(("events", TRAFFIC, False, "all", float(reported_events.num_rows)))
-        rows += _category("event types", "event_types", reported_events["type"])
-        rows += _category("agent", "agent", pc.fill_null(reported_events["agent"], "person"))
-        rows += _category("event device", "event_device", reported_events["device"])
-        rows += _clicks(reported_events)
-    items = pc.sum(pc.equal(events["type"], "item")).as_py() or 0
-    if items:
-        rows.append(("item profiles", TRAFFIC, False, "all", float(items)))
+        rows.append(("events", TRAFFIC_KIND, False, "all", float(reported_events.num_rows)))
+        rows += _category_rows("event types", "event_types", reported_events["type"])
+        rows += _category_rows("agent", "agent", pc.fill_null(reported_events["agent"], "person"))
+        rows += _category_rows("event device", "event_device", reported_events["device"])
+        rows += _click_rows(reported_events)
+    item_profile_count = pc.sum(pc.equal(events["type"], "item")).as_py() or 0
+    if item_profile_count:
+        rows.append(("item profiles", TRAFFIC_KIND, False, "all", float(item_profile_count)))
     for type_ in pc.unique(reported_events["type"]).to_pylist():
-        slot_responses = reported_events.filter(pc.equal(reported_events["type"], type_))
-        for field in FIELDS:
-            missing = slot_responses[field].null_count
-            name, known_count = f"{type_}.{field}", slot_responses.num_rows - missing
-            rows.append((name, "field", True, MISSING, float(missing)))
+        type_events = reported_events.filter(pc.equal(reported_events["type"], type_))
+        for field in CHECKED_FIELDS:
+            missing_count = type_events[field].null_count
+            name, known_count = f"{type_}.{field}", type_events.num_rows - missing_count
+            rows.append((name, "field", True, MISSING, float(missing_count)))
             if known_count:
                 rows.append((name, "field", True, "set", float(known_count)))
     return rows
 
 
-def _clicks(reported_events: pa.Table) -> list[Row]:
+def _click_rows(reported_events: pa.Table) -> list[HistogramRow]:
     """Return items that people clicked on, and saw only."""
-    people = reported_events.filter(
+    people_events = reported_events.filter(
         pc.fill_null(pc.not_equal(reported_events["agent"], "bot"), True)
     )
-    lists = people["items"].filter(pc.equal(people["type"], "impression"))
-    if not len(lists):
+    seen_lists = people_events["items"].filter(pc.equal(people_events["type"], "impression"))
+    if not len(seen_lists):
         return []
-    seen = pc.sum(pc.fill_null(pc.list_value_length(lists), 1)).as_py()
-    clicked = pc.sum(pc.equal(people["type"], "click")).as_py()
-    both = {"seen": max(0.0, float(seen - clicked)), CLICKED: float(clicked)}
-    return [("clicks", LABEL, True, name, count) for name, count in both.items()]
+    seen = pc.sum(pc.fill_null(pc.list_value_length(seen_lists), 1)).as_py()
+    clicked = pc.sum(pc.equal(people_events["type"], "click")).as_py()
+    count_by_bin = {"seen": max(0.0, float(seen - clicked)), CLICKED_BIN: float(clicked)}
+    return [("clicks", LABEL_KIND, True, name, count) for name, count in count_by_bin.items()]
 
 
-def _sources(responses: pa.Table) -> list[Row]:
+def _source_rows(responses: pa.Table) -> list[HistogramRow]:
     totals: dict[str, float] = {}
-    for names, counts in zip(
+    for sources, counts in zip(
         responses["candidate_sources"].to_pylist(),
         responses["candidate_counts"].to_pylist(),
         strict=True,
     ):
-        for name, count in zip(names or (), counts or (), strict=False):
+        for name, count in zip(sources or (), counts or (), strict=False):
             totals[name] = totals.get(name, 0.0) + count
     # Counted in responses, because candidates of one response are not independent.
     scale = responses.num_rows / max(1.0, sum(totals.values()))
@@ -304,32 +336,39 @@ def _first_items(column: pa.ChunkedArray, width: int) -> npt.NDArray:
     """Return the features of the first item of each response with any, shape (rows, width)."""
     lists = column.combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    flat = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
+    flat_values = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
     starts = (np.cumsum(lengths) - lengths)[(lengths >= width) & (lengths > 0)]
-    return flat[starts[:, None] + np.arange(width)]
+    return flat_values[starts[:, None] + np.arange(width)]
 
 
-def signals_of(table: pa.Table, hours: int) -> list[Signal]:
+def build_signals(table: pa.Table, hours: int) -> list[Signal]:
     signals = []
     order = pc.sort_indices(table, [("name", "ascending")])
     table = table.take(order)
     names = table["name"].combine_chunks().dictionary_encode()
     codes = names.indices.to_numpy()
-    borders = np.flatnonzero(np.diff(codes, prepend=-1))
-    for first, last in zip(borders, [*borders[1:], len(codes)], strict=True):
-        part = table.slice(int(first), int(last - first))
-        kind, is_category = part["kind"][0].as_py(), part["category"][0].as_py()
-        labels = pc.unique(part["bin"]).to_pylist()
-        values = sorted(
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    for first, last in zip(starts, [*starts[1:], len(codes)], strict=True):
+        signal_rows = table.slice(int(first), int(last - first))
+        kind, is_category = signal_rows["kind"][0].as_py(), signal_rows["category"][0].as_py()
+        labels = pc.unique(signal_rows["bin"]).to_pylist()
+        bin_labels = sorted(
             (label for label in labels if label != MISSING),
-            key=str if is_category or kind == TRAFFIC else int,
+            key=str if is_category or kind == TRAFFIC_KIND else int,
         )
-        index = {MISSING: 0, **{label: place + 1 for place, label in enumerate(values)}}
-        counts = np.zeros((hours, len(index)))
-        bins = np.array([index[label] for label in part["bin"].to_pylist()], np.int64)
-        np.add.at(counts, (part["hour"].to_numpy(), bins), part["count"].to_numpy())
-        if kind == TRAFFIC:
+        index_by_label = {
+            MISSING: 0,
+            **{label: position + 1 for position, label in enumerate(bin_labels)},
+        }
+        counts = np.zeros((hours, len(index_by_label)))
+        bins = np.array(
+            [index_by_label[label] for label in signal_rows["bin"].to_pylist()], np.int64
+        )
+        np.add.at(counts, (signal_rows["hour"].to_numpy(), bins), signal_rows["count"].to_numpy())
+        if kind == TRAFFIC_KIND:
             counts = counts.sum(axis=1, keepdims=True)
-        labels_in_order = ("missing", *values)
-        signals.append(Signal(part["name"][0].as_py(), counts, is_category, kind, labels_in_order))
+        labels_in_order = ("missing", *bin_labels)
+        signals.append(
+            Signal(signal_rows["name"][0].as_py(), counts, is_category, kind, labels_in_order)
+        )
     return signals

@@ -27,7 +27,9 @@ from tailorbird.monitoring.drift.distance import SMALLEST_EFFECT
 
 DAY_HOURS = 24
 TRAINING = "training"
-LISTED_ONLY = "score"  # its first item is chosen among more candidates than the training rows have
+LISTED_ONLY_KIND = (
+    "score"  # its first item is chosen among more candidates than the training rows have
+)
 
 
 @dataclass(frozen=True)
@@ -35,72 +37,80 @@ class Shift:
     """Distances of one signal to its histogram in the training; NaN if nothing was served.
 
     Attributes:
-        now: of the compared days together.
-        then: of the time that the training learned from.
+        current_distance: of the compared days together.
+        training_distance: of the time that the training learned from.
         is_skew: it was apart already then, by more than chance and by the smallest effect.
     """
 
-    now: float
-    then: float
+    current_distance: float
+    training_distance: float
     is_skew: bool
 
 
 def compare_with_training(
-    pairs: Sequence[tuple[Signal, Floats]],
-    history: int,
-    trained: slice,
+    signal_pairs: Sequence[tuple[Signal, Floats]],
+    history_hours: int,
+    training_hours: slice,
     *,
-    false_alarms: float = 1.0,
+    false_alarms_per_month: float = 1.0,
 ) -> tuple[list[Episode], dict[str, Shift]]:
     """Return the episodes after the history, and the shift of each signal.
 
     Args:
-        pairs: signals, each with its histogram in the training, shape (bins,).
-        history: number of hours, from the first, that the variation of a day is learned from.
-        trained: the hours that the training learned from, as far as they were served.
-        false_alarms: episodes a month that chance alone may cause, over all signals.
+        signal_pairs: signals, each with its histogram in the training, shape (bins,).
+        history_hours: number of hours, from the first, that the variation of a day is learned from.
+        training_hours: the hours that the training learned from, as far as they were served.
+        false_alarms_per_month: episodes a month that chance alone may cause, over all signals.
     """
-    pairs = [(signal, training) for signal, training in pairs if training.sum() > 0]
-    judged_rows = [index for index, (signal, _) in enumerate(pairs) if signal.kind != LISTED_ONLY]
-    if not judged_rows or history < DAYS_MIN * DAY_HOURS:
+    signal_pairs = [(signal, training) for signal, training in signal_pairs if training.sum() > 0]
+    judged_indexes = [
+        index for index, (signal, _) in enumerate(signal_pairs) if signal.kind != LISTED_ONLY_KIND
+    ]
+    if not judged_indexes or history_hours < DAYS_MIN * DAY_HOURS:
         return [], {}
-    days, history_days = len(pairs[0][0].counts) // DAY_HOURS, history // DAY_HOURS
+    days, history_days = len(signal_pairs[0][0].counts) // DAY_HOURS, history_hours // DAY_HOURS
     # After the days come two windows: all compared days, and the time of the training.
-    slots = np.zeros(days + 2, np.int64)
-    distance, strength = np.zeros((2, len(pairs), days + 2))
-    for index, (signal, training) in enumerate(pairs):
+    window_classes = np.zeros(days + 2, np.int64)
+    distance, strength = np.zeros((2, len(signal_pairs), days + 2))
+    for index, (signal, training) in enumerate(signal_pairs):
         hours = signal.counts[: days * DAY_HOURS]
         counts = np.concatenate(
             [
                 hours.reshape(days, DAY_HOURS, -1).sum(axis=1),
                 hours[history_days * DAY_HOURS :].sum(axis=0, keepdims=True),
-                signal.counts[trained].sum(axis=0, keepdims=True),
+                signal.counts[training_hours].sum(axis=0, keepdims=True),
             ]
         )
         distance[index], strength[index] = measure_windows(
-            counts, slots, history_days, signal, training
+            counts, window_classes, history_days, signal, training
         )
     threshold = find_threshold(
-        strength[judged_rows, :history_days].max(axis=0, initial=0.0),
-        false_alarms,
+        strength[judged_indexes, :history_days].max(axis=0, initial=0.0),
+        false_alarms_per_month,
         history_days * DAY_HOURS,
     )
     is_skew = (distance[:, -1] >= SMALLEST_EFFECT) & (strength[:, -1] > threshold)
     shifts = {
         signal.name: Shift(
-            _known(signal, slice(history_days * DAY_HOURS, None), distance[index, -2]),
-            _known(signal, trained, distance[index, -1]),
+            _distance_if_served(signal, slice(history_days * DAY_HOURS, None), distance[index, -2]),
+            _distance_if_served(signal, training_hours, distance[index, -1]),
             bool(is_skew[index]),
         )
-        for index, (signal, _) in enumerate(pairs)
+        for index, (signal, _) in enumerate(signal_pairs)
     }
-    signals = [pairs[index][0] for index in judged_rows]
-    part = np.ix_(judged_rows, range(days))
+    signals = [signal_pairs[index][0] for index in judged_indexes]
+    judged_days = np.ix_(judged_indexes, range(days))
     episodes = episodes_above(
-        threshold, signals, distance[part], strength[part], history_days, DAY_HOURS, TRAINING
+        threshold,
+        signals=signals,
+        distance=distance[judged_days],
+        strength=strength[judged_days],
+        history_windows=history_days,
+        window_hours=DAY_HOURS,
+        compared_with=TRAINING,
     )
     return episodes, shifts
 
 
-def _known(signal: Signal, hours: slice, distance: float) -> float:
+def _distance_if_served(signal: Signal, hours: slice, distance: float) -> float:
     return float(distance) if signal.counts[hours].sum() > 0 else math.nan

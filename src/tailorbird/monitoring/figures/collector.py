@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from tailorbird.monitoring.figures.report import Figures
 
-METRICS = {
+METRIC_HELP = {
     "requests": "Responses of the last hour.",
     "error_rate": "Share of responses whose model failed, in the last hour.",
     "empty_rate": "Share of responses without an item, in the last hour.",
@@ -30,19 +30,21 @@ class FiguresCollector(Collector):
     """Exports figures by slot and version.
 
     Args:
-        figures: returns slot and figures of each version of it, as last computed.
+        read_figures: returns slot and figures of each version of it, as last computed.
     """
 
-    def __init__(self, figures: Callable[[], Sequence[tuple[str, Figures]]]) -> None:
-        self._figures = figures
+    def __init__(self, read_figures: Callable[[], Sequence[tuple[str, Figures]]]) -> None:
+        self._read_figures = read_figures
 
     def collect(self) -> Iterable[Metric]:
-        figures = self._figures()
-        for name, text in METRICS.items():
-            metric = GaugeMetricFamily(f"tailorbird_live_{name}", text, labels=["slot", "version"])
-            for slot, row in figures:
-                if not math.isnan(value := getattr(row, name)):
-                    metric.add_metric([slot, row.group], value)
+        slot_figures = self._read_figures()
+        for name, help_text in METRIC_HELP.items():
+            metric = GaugeMetricFamily(
+                f"tailorbird_live_{name}", help_text, labels=["slot", "version"]
+            )
+            for slot, version_figures in slot_figures:
+                if not math.isnan(value := getattr(version_figures, name)):
+                    metric.add_metric([slot, version_figures.group], value)
             yield metric
 
 
@@ -50,35 +52,40 @@ class RolloutCollector(Collector):
     """Exports open episodes of drift, steps of models, and what waits.
 
     Args:
-        causes: returns the cause of each open episode.
-        actions: returns the action of each step of the last 24 hours.
-        waiting: returns each step that waits for a person.
-        overdue: returns each slot whose training is due and did not succeed.
+        read_causes: returns the cause of each open episode.
+        read_actions: returns the action of each step of the last 24 hours.
+        read_waiting_steps: returns each step that waits for a person.
+        read_overdue_slots: returns each slot whose training is due and did not succeed.
     """
 
     def __init__(
         self,
-        causes: Callable[[], Sequence[str]],
-        actions: Callable[[], Sequence[str]],
-        waiting: Callable[[], Sequence[str]],
-        overdue: Callable[[], Sequence[str]],
+        read_causes: Callable[[], Sequence[str]],
+        read_actions: Callable[[], Sequence[str]],
+        read_waiting_steps: Callable[[], Sequence[str]],
+        read_overdue_slots: Callable[[], Sequence[str]],
     ) -> None:
-        self._causes, self._actions = causes, actions
-        self._waiting, self._overdue = waiting, overdue
+        self._read_causes, self._read_actions = read_causes, read_actions
+        self._read_waiting_steps, self._read_overdue_slots = read_waiting_steps, read_overdue_slots
 
     def collect(self) -> Iterable[Metric]:
-        for name, text, label, values in (
-            ("drift_episodes", "Open episodes of drift by likely cause.", "cause", self._causes()),
-            ("rollout_steps", "Steps of models in 24 hours.", "action", self._actions()),
-            ("steps_waiting", "Steps that wait for a person.", "step", self._waiting()),
+        for name, help_text, label, values in (
+            (
+                "drift_episodes",
+                "Open episodes of drift by likely cause.",
+                "cause",
+                self._read_causes(),
+            ),
+            ("rollout_steps", "Steps of models in 24 hours.", "action", self._read_actions()),
+            ("steps_waiting", "Steps that wait for a person.", "step", self._read_waiting_steps()),
             (
                 "trainings_overdue",
                 "1 for a slot whose training is due and cannot run.",
                 "slot",
-                self._overdue(),
+                self._read_overdue_slots(),
             ),
         ):
-            metric = GaugeMetricFamily(f"tailorbird_{name}", text, labels=[label])
+            metric = GaugeMetricFamily(f"tailorbird_{name}", help_text, labels=[label])
             for value, count in sorted(Counter(values).items()):
                 metric.add_metric([value], count)
             yield metric

@@ -7,8 +7,8 @@ that fall into j, among responses that are old enough to show them:
     r_j = d_j / n_j      F(j) = Π over k > j of (1 − r_k)
 
 This is Lynden-Bell's product-limit estimator (Monthly Notices of the RAS 1971; Lagakos et al.,
-Biometrika 1988). It holds whatever the conversion rate does over time, because it conditions on
-the conversions. A response of age a counts its conversions 1 / F(a) times. `HALF_LIFE` forgets old
+Biometrika 1988). It holds whatever the conversion rate does over time, because it conditions on the
+conversions. A response of age a counts its conversions 1 / F(a) times. `HALF_LIFE_US` forgets old
 responses, so that the estimate follows delays that change.
 """
 
@@ -20,20 +20,24 @@ import numpy.typing as npt
 from tailorbird.events import DAY, SECOND
 
 BUCKETS = 64
-EDGES = np.concatenate([[0.0], np.geomspace(SECOND, 60 * DAY, BUCKETS)])  # upper edges from 1 on
-HALF_LIFE = 7 * DAY  # of a response; a longer one lags behind delays that change
-SHARE_MIN = 0.1  # with less of its conversions known, a response's rate is taken from the others
+BUCKET_EDGES = np.concatenate(
+    [[0.0], np.geomspace(SECOND, 60 * DAY, BUCKETS)]
+)  # upper edges from 1 on
+HALF_LIFE_US = 7 * DAY  # of a response; a longer one lags behind delays that change
+KNOWN_SHARE_MIN = (
+    0.1  # with less of its conversions known, a response's rate is taken from the others
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Delays:
+class DelayDistribution:
     """Distribution of delays, conditional on delays up to the oldest response's age.
 
     Attributes:
-        share: F at each of `EDGES`, shape (BUCKETS + 1,).
+        share: F at each of `BUCKET_EDGES`, shape (BUCKETS + 1,).
         variance: of log F at each edge, shape (BUCKETS + 1,).
         conversions: number of conversions that it was estimated from.
     """
@@ -44,7 +48,9 @@ class Delays:
 
     def share_known(self, ages: Floats) -> tuple[Floats, Floats]:
         """Return the share of conversions known at each age, and the variance of its logarithm."""
-        return np.interp(ages, EDGES, self.share), np.interp(ages, EDGES, self.variance)
+        return np.interp(ages, BUCKET_EDGES, self.share), np.interp(
+            ages, BUCKET_EDGES, self.variance
+        )
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,12 @@ class CorrectedCount:
         return 1.0 - self.observed / self.value if self.value > 0 else 0.0
 
 
-def bucket_of(delays_us: npt.NDArray[np.int64]) -> Ints:
+def delay_buckets(delays_us: npt.NDArray[np.int64]) -> Ints:
     """Return the bucket of each delay, 0 to BUCKETS − 1; longer ones are in the last."""
-    return np.minimum(np.searchsorted(EDGES[1:], delays_us, side="left"), BUCKETS - 1)
+    return np.minimum(np.searchsorted(BUCKET_EDGES[1:], delays_us, side="left"), BUCKETS - 1)
 
 
-def estimate_delays(counts: Floats, ages: Floats) -> Delays:
+def estimate_delays(counts: Floats, ages: Floats) -> DelayDistribution:
     """Estimate the distribution of delays.
 
     Args:
@@ -78,38 +84,40 @@ def estimate_delays(counts: Floats, ages: Floats) -> Delays:
     """
     order = np.argsort(-ages, kind="stable")
     ages = ages[order]
-    weight = np.exp2(-(ages - ages.min(initial=0.0)) / HALF_LIFE)[:, None] if len(ages) else 1.0
+    weight = np.exp2(-(ages - ages.min(initial=0.0)) / HALF_LIFE_US)[:, None] if len(ages) else 1.0
     weighted_counts = counts[order] * weight
     # Row i is the total of the i oldest cells, so that a bucket reads those that are old enough.
-    oldest = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted_counts, axis=0)])
-    squares = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted_counts * weight, axis=0)])
-    old_enough = np.searchsorted(-ages, -EDGES[1:], side="right")
+    cumulative_counts = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted_counts, axis=0)])
+    cumulative_squares = np.vstack([np.zeros(BUCKETS), np.cumsum(weighted_counts * weight, axis=0)])
+    old_enough_cells = np.searchsorted(-ages, -BUCKET_EDGES[1:], side="right")
     buckets = np.arange(BUCKETS)
-    events = oldest[old_enough, buckets]
-    at_risk = np.cumsum(oldest, axis=1)[old_enough, buckets]
+    bucket_counts = cumulative_counts[old_enough_cells, buckets]
+    at_risk = np.cumsum(cumulative_counts, axis=1)[old_enough_cells, buckets]
     # As many conversions of equal weight would have the same error (Kish).
-    at_risk_squares = np.cumsum(squares, axis=1)[old_enough, buckets]
+    at_risk_squares = np.cumsum(cumulative_squares, axis=1)[old_enough_cells, buckets]
     effective_counts = np.divide(
         at_risk**2, at_risk_squares, out=np.zeros(BUCKETS), where=at_risk_squares > 0
     )
-    hazard = np.divide(events, at_risk, out=np.zeros(BUCKETS), where=at_risk > 0)
+    hazard = np.divide(bucket_counts, at_risk, out=np.zeros(BUCKETS), where=at_risk > 0)
     hazard[0] = 0.0  # of what is in the first bucket, everything is
     hazard = np.minimum(hazard, 1.0 - 1e-9)
-    after = np.concatenate([np.cumsum(np.log1p(-hazard)[::-1])[::-1][1:], [0.0]])
-    greenwood = np.divide(
+    log_share = np.concatenate([np.cumsum(np.log1p(-hazard)[::-1])[::-1][1:], [0.0]])
+    variance_terms = np.divide(
         hazard, effective_counts * (1.0 - hazard), out=np.zeros(BUCKETS), where=effective_counts > 0
     )
-    spread = np.concatenate([np.cumsum(greenwood[::-1])[::-1][1:], [0.0]])
-    share = np.exp(after)
+    log_variance = np.concatenate([np.cumsum(variance_terms[::-1])[::-1][1:], [0.0]])
+    share = np.exp(log_share)
     if not counts.any():
         share[:] = 1.0  # nothing is known of delays, so nothing is corrected
-    return Delays(
-        np.concatenate([[0.0], share]), np.concatenate([[spread[0]], spread]), float(counts.sum())
+    return DelayDistribution(
+        np.concatenate([[0.0], share]),
+        np.concatenate([[log_variance[0]], log_variance]),
+        float(counts.sum()),
     )
 
 
 def correct_conversions(
-    observed: Floats, requests: Floats, ages: Floats, delays: Delays, *, z: float = 1.96
+    observed: Floats, requests: Floats, ages: Floats, delays: DelayDistribution, *, z: float = 1.96
 ) -> CorrectedCount:
     """Return the conversions that these responses will have had in the end.
 
@@ -118,7 +126,7 @@ def correct_conversions(
         z: half width of the interval in standard errors.
     """
     share, log_variance = delays.share_known(ages)
-    is_usable = share >= SHARE_MIN
+    is_usable = share >= KNOWN_SHARE_MIN
     corrected = observed[is_usable] / share[is_usable]
     # The final count is estimated, not a rate: what is observed has no error any more.
     own_variance = float((corrected * (1.0 / share[is_usable] - 1.0)).sum())
@@ -130,11 +138,12 @@ def correct_conversions(
     ratio = 1.0
     if not is_usable.all() and requests[is_usable].sum() > 0:
         ratio = float(requests.sum() / requests[is_usable].sum())
-    known = float(observed.sum())
+    observed_total = float(observed.sum())
     # The error grows with the final count, not with its estimate: a score interval, as Wilson's.
     shift = 0.5 * z**2 * own_variance / total if total > 0 else 0.0
     error = np.sqrt(z**2 * (own_variance + common_error**2) + shift**2)
     low, value, high = (
-        max(entry * ratio, known) for entry in (total + shift - error, total, total + shift + error)
+        max(estimate * ratio, observed_total)
+        for estimate in (total + shift - error, total, total + shift + error)
     )
-    return CorrectedCount(value, low, high, known)
+    return CorrectedCount(value, low, high, observed_total)

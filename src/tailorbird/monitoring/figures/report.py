@@ -11,10 +11,15 @@ import pyarrow.compute as pc
 from tailorbird.errors import UsageError, suggest_name
 from tailorbird.events import MINUTE
 from tailorbird.experiments.statistics import proportion_interval
-from tailorbird.monitoring.figures.cells import LATENCY_BUCKETS, SKETCH, SUMS, latency_quantile
+from tailorbird.monitoring.figures.cells import (
+    LATENCY_BUCKETS,
+    SKETCH_SIZE,
+    SUM_COLUMNS,
+    latency_quantile,
+)
 from tailorbird.monitoring.figures.delays import (
     BUCKETS,
-    Delays,
+    DelayDistribution,
     correct_conversions,
     estimate_delays,
 )
@@ -82,7 +87,7 @@ class Figures(msgspec.Struct, frozen=True):
     calibration: float
 
 
-METRICS = tuple(
+METRIC_NAMES = tuple(
     field.name for field in msgspec.structs.fields(Figures) if field.name not in ("start", "group")
 )
 
@@ -95,19 +100,19 @@ def check_dimension(name: str) -> str:
     return name
 
 
-def slot_delays(cells: pa.Table) -> dict[str, Delays]:
+def slot_delays(cells: pa.Table) -> dict[str, DelayDistribution]:
     """Return the distribution of the delay of conversions of each slot."""
     delays = {}
     for slot in pc.unique(cells["slot"]).to_pylist():
         slot_cells = cells.filter(pc.equal(cells["slot"], slot))
-        counts, ages = _matrix(slot_cells["delays"], BUCKETS), ages_of(slot_cells)
-        hours = np.unique(ages // (10 * MINUTE), return_inverse=True)[1]
-        pooled = np.zeros((int(hours.max(initial=-1)) + 1, BUCKETS))
-        np.add.at(pooled, hours, counts)
+        counts, ages = _to_matrix(slot_cells["delays"], BUCKETS), ages_of(slot_cells)
+        age_group = np.unique(ages // (10 * MINUTE), return_inverse=True)[1]
+        pooled_counts = np.zeros((int(age_group.max(initial=-1)) + 1, BUCKETS))
+        np.add.at(pooled_counts, age_group, counts)
         # The youngest response of each group decides what the group can show.
-        youngest = np.full(len(pooled), np.inf)
-        np.minimum.at(youngest, hours, ages)
-        delays[slot] = estimate_delays(pooled, youngest)
+        youngest_age = np.full(len(pooled_counts), np.inf)
+        np.minimum.at(youngest_age, age_group, ages)
+        delays[slot] = estimate_delays(pooled_counts, youngest_age)
     return delays
 
 
@@ -117,9 +122,9 @@ def summarize(
     until: int,
     *,
     by: str = "",
-    window: int = 0,
-    catalogue: int = 0,
-    delays: dict[str, Delays] | None = None,
+    window_us: int = 0,
+    catalogue_size: int = 0,
+    delays: dict[str, DelayDistribution] | None = None,
 ) -> list[Figures]:
     """Return figures by window and group.
 
@@ -127,55 +132,72 @@ def summarize(
         cells: see `figures.cells.SCHEMA`.
         since, until: the time that the cells cover.
         by: one of `DIMENSIONS`, or "" for all together.
-        window: microseconds; 0 is one window over all.
-        catalogue: number of items, for coverage; 0 leaves it unknown.
+        window_us: microseconds; 0 is one window over all.
+        catalogue_size: number of items, for coverage; 0 leaves it unknown.
         delays: of each slot, from a longer time; by default estimated from these cells.
     """
     check_dimension(by)
     delays = slot_delays(cells) if delays is None else delays
-    minute = cells["minute"].to_numpy()
-    start = minute // window * window if window else np.full(len(minute), since)
-    group = cells[by].to_pylist() if by else ["all"] * len(minute)
-    keys = sorted(set(zip(start.tolist(), group, strict=True)))
-    index = {key: number for number, key in enumerate(keys)}
-    member = np.array([index[key] for key in zip(start.tolist(), group, strict=True)], np.int64)
+    minutes = cells["minute"].to_numpy()
+    window_starts = minutes // window_us * window_us if window_us else np.full(len(minutes), since)
+    groups = cells[by].to_pylist() if by else ["all"] * len(minutes)
+    keys = sorted(set(zip(window_starts.tolist(), groups, strict=True)))
+    index_by_key = {key: number for number, key in enumerate(keys)}
+    group_index = np.array(
+        [index_by_key[key] for key in zip(window_starts.tolist(), groups, strict=True)], np.int64
+    )
     figures = []
     for number, (window_start, name) in enumerate(keys):
-        part = cells.take(pa.array(np.flatnonzero(member == number)))
-        end = min(until, window_start + window) if window else until
+        group_cells = cells.take(pa.array(np.flatnonzero(group_index == number)))
+        end = min(until, window_start + window_us) if window_us else until
         seconds = max(1.0, (end - max(window_start, since)) / 1e6)
-        figures.append(_figures(part, window_start, name or "none", seconds, catalogue, delays))
+        figures.append(
+            _compute_figures(
+                group_cells,
+                start=window_start,
+                group=name or "none",
+                seconds=seconds,
+                catalogue_size=catalogue_size,
+                delays=delays,
+            )
+        )
     return figures
 
 
-def _figures(
-    part: pa.Table,
+def _compute_figures(
+    group_cells: pa.Table,
     start: int,
     group: str,
     seconds: float,
-    catalogue: int,
-    delays: dict[str, Delays],
+    catalogue_size: int,
+    delays: dict[str, DelayDistribution],
 ) -> Figures:
-    total = {name: float(pc.sum(part[name]).as_py() or 0.0) for name in SUMS}
-    requests = total["requests"]
-    latency = _matrix(part["latency"], LATENCY_BUCKETS).sum(axis=0)
-    value, low, high = 0.0, 0.0, 0.0
-    for slot in pc.unique(part["slot"]).to_pylist():
-        slot_cells = part.filter(pc.equal(part["slot"], slot))
+    totals = {name: float(pc.sum(group_cells[name]).as_py() or 0.0) for name in SUM_COLUMNS}
+    requests = totals["requests"]
+    latency = _to_matrix(group_cells["latency"], LATENCY_BUCKETS).sum(axis=0)
+    conversions, conversions_low, conversions_high = 0.0, 0.0, 0.0
+    for slot in pc.unique(group_cells["slot"]).to_pylist():
+        slot_cells = group_cells.filter(pc.equal(group_cells["slot"], slot))
         corrected = correct_conversions(
             slot_cells["conversions"].to_numpy(),
             slot_cells["requests"].to_numpy(),
             ages_of(slot_cells),
             delays[slot],
         )
-        value, low, high = value + corrected.value, low + corrected.low, high + corrected.high
-    items = _distinct(part["items"])
-    ctr_low, ctr_high = rate_interval(total["clicks"], total["seen"])
-    conversion_low, conversion_high = _conversion_interval(value, low, high, requests)
+        conversions, conversions_low, conversions_high = (
+            conversions + corrected.value,
+            conversions_low + corrected.low,
+            conversions_high + corrected.high,
+        )
+    items = _count_distinct(group_cells["items"])
+    ctr_low, ctr_high = rate_interval(totals["clicks"], totals["seen"])
+    conversion_low, conversion_high = _conversion_interval(
+        conversions, conversions_low, conversions_high, requests
+    )
     expected = expect_performance(
-        pc.list_flatten(part["score_codes"]).to_numpy().astype(np.int64),
-        pc.list_flatten(part["score_counts"]).to_numpy().astype(np.float64),
-        total["predicted_clicks"],
+        pc.list_flatten(group_cells["score_codes"]).to_numpy().astype(np.int64),
+        pc.list_flatten(group_cells["score_counts"]).to_numpy().astype(np.float64),
+        totals["predicted_clicks"],
     )
     return Figures(
         start=start,
@@ -185,12 +207,12 @@ def _figures(
         latency_ms_p50=latency_quantile(latency, 0.5),
         latency_ms_p95=latency_quantile(latency, 0.95),
         latency_ms_p99=latency_quantile(latency, 0.99),
-        error_rate=_ratio(total["errors"], requests),
-        empty_rate=_ratio(total["empty"], requests),
-        degraded_rate=_ratio(total["degraded"], requests),
-        seen=int(total["seen"]),
-        clicks=int(total["clicks"]),
-        ctr=_ratio(total["clicks"], total["seen"]),
+        error_rate=_ratio(totals["errors"], requests),
+        empty_rate=_ratio(totals["empty"], requests),
+        degraded_rate=_ratio(totals["degraded"], requests),
+        seen=int(totals["seen"]),
+        clicks=int(totals["clicks"]),
+        ctr=_ratio(totals["clicks"], totals["seen"]),
         ctr_low=ctr_low,
         ctr_high=ctr_high,
         ctr_expected=expected.ctr,
@@ -200,20 +222,22 @@ def _figures(
         auc_expected=expected.auc,
         auc_expected_low=expected.auc_low,
         auc_expected_high=expected.auc_high,
-        search_success=_ratio(total["clicked_searches"], total["searches"]),
-        conversions=int(total["conversions"]),
-        conversion=_ratio(value, requests),
+        search_success=_ratio(totals["clicked_searches"], totals["searches"]),
+        conversions=int(totals["conversions"]),
+        conversion=_ratio(conversions, requests),
         conversion_low=conversion_low,
         conversion_high=conversion_high,
-        conversion_observed=_ratio(total["conversions"], requests),
-        conversion_estimated_share=_ratio(value - total["conversions"], value) if value else 0.0,
-        revenue=total["revenue"],
-        revenue_per_request=_ratio(total["revenue"], requests),
-        dwell_s=_ratio(total["dwell_s"], total["dwells"]),
+        conversion_observed=_ratio(totals["conversions"], requests),
+        conversion_estimated_share=_ratio(conversions - totals["conversions"], conversions)
+        if conversions
+        else 0.0,
+        revenue=totals["revenue"],
+        revenue_per_request=_ratio(totals["revenue"], requests),
+        dwell_s=_ratio(totals["dwell_s"], totals["dwells"]),
         items=items,
-        coverage=_ratio(items, catalogue),
-        novelty=_ratio(total["novelty"], total["items_served"]),
-        calibration=_ratio(total["predicted_clicks"], total["scored_clicks"]),
+        coverage=_ratio(items, catalogue_size),
+        novelty=_ratio(totals["novelty"], totals["items_served"]),
+        calibration=_ratio(totals["predicted_clicks"], totals["scored_clicks"]),
     )
 
 
@@ -232,27 +256,29 @@ def _conversion_interval(
         return math.nan, math.nan
     rate = value / requests
     wilson_low, wilson_high = rate_interval(value, requests)
-    below = math.hypot(rate - wilson_low, (value - low) / requests)
-    above = math.hypot(wilson_high - rate, (high - value) / requests)
-    return max(rate - below, 0.0), min(rate + above, 1.0)
+    error_below = math.hypot(rate - wilson_low, (value - low) / requests)
+    error_above = math.hypot(wilson_high - rate, (high - value) / requests)
+    return max(rate - error_below, 0.0), min(rate + error_above, 1.0)
 
 
-def _distinct(sketches: pa.ChunkedArray) -> int:
+def _count_distinct(sketches: pa.ChunkedArray) -> int:
     """Return the number of distinct items; an estimate by the k smallest hashes if there are many.
 
     A cell's hashes are its smallest, so those of the union are the smallest of all.
     """
     hashes = np.unique(pc.list_flatten(sketches).to_numpy())
-    full = pc.max(pc.list_value_length(sketches)).as_py() or 0
-    if full < SKETCH:
+    longest = pc.max(pc.list_value_length(sketches)).as_py() or 0
+    if longest < SKETCH_SIZE:
         return len(hashes)
     # Hashes above the smallest full sketch's last one may be missing in that cell.
-    limit = min(sketch[-1] for sketch in sketches.to_pylist() if sketch and len(sketch) >= SKETCH)
-    below = int(np.searchsorted(hashes, limit))
-    return round(below / (limit / 2.0**63))
+    limit = min(
+        sketch[-1] for sketch in sketches.to_pylist() if sketch and len(sketch) >= SKETCH_SIZE
+    )
+    hashes_below = int(np.searchsorted(hashes, limit))
+    return round(hashes_below / (limit / 2.0**63))
 
 
-def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
+def _to_matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
     return pc.list_flatten(column).to_numpy().astype(np.float64).reshape(-1, width)
 
 
@@ -266,7 +292,7 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
-def rows_of(figures: Sequence[Figures]) -> list[dict[str, object]]:
+def figures_to_json(figures: Sequence[Figures]) -> list[dict[str, object]]:
     """Return figures as dicts, with None in place of NaN, for JSON."""
     return [
         {

@@ -18,15 +18,15 @@ import pyarrow.dataset as ds
 from tailorbird.events import DAY, HOUR, MINUTE, to_iso
 from tailorbird.events.contract.schema import micros
 from tailorbird.lake import Lake
-from tailorbird.lake.lake import span
+from tailorbird.lake.lake import time_filter
 from tailorbird.monitoring.arrivals import Arrivals
-from tailorbird.monitoring.figures.cells import SCHEMA, Builder, SlotRule
-from tailorbird.monitoring.hour_files import POSITION, HourFiles
+from tailorbird.monitoring.figures.cells import CELL_SCHEMA, CellBuilder, SlotRule
+from tailorbird.monitoring.hour_files import POSITION_KEY, HourFiles
 
 RECENT_US = 2 * HOUR
 SETTLE_US = 10 * MINUTE  # events arrive and are committed a little later
 HISTORY_DAYS = 56  # kept, and computed when they are missing
-COUNTED = b"counted_at"
+COUNTED_AT_KEY = b"counted_at"
 
 
 class FigureStore:
@@ -39,36 +39,36 @@ class FigureStore:
 
     def __init__(self, folder: Path, lake: Lake, rules: Mapping[str, SlotRule]) -> None:
         self._files, self._lake = HourFiles(folder), lake
-        self._builder = Builder(lake, rules)
+        self._builder = CellBuilder(lake, rules)
 
-    def refresh(self, since: int, now: int, *, with_late: bool = True) -> int:
+    def refresh(self, since: int, now: int, *, include_late: bool = True) -> int:
         """Compute the hours from `since` on that are missing or not final; return their number.
 
         Args:
-            with_late: also those that the lake got events of after they were computed.
+            include_late: also those that the lake got events of after they were computed.
 
         Raises:
             NotReadyError: there is no lake.
         """
-        lower = max(since, now - HISTORY_DAYS * DAY)
-        hours = self._hours_with_responses(lower, now)
+        oldest_needed = max(since, now - HISTORY_DAYS * DAY)
+        hours = self._hours_with_responses(oldest_needed, now)
         arrivals = Arrivals(self._lake)
         due_hours = [
-            hour for hour in hours if self._is_due(hour, now, arrivals if with_late else None)
+            hour for hour in hours if self._is_due(hour, now, arrivals if include_late else None)
         ]
         for hour in due_hours:
             cells = self._builder.build(hour, hour + HOUR, now)
-            self._files.write(hour, cells, {COUNTED: now, POSITION: arrivals.position})
+            self._files.write(hour, cells, {COUNTED_AT_KEY: now, POSITION_KEY: arrivals.position})
         return len(due_hours)
 
-    def read(self, since: int, until: int, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
+    def read(self, since: int, until: int, columns: Sequence[str] = CELL_SCHEMA.names) -> pa.Table:
         """Return the cells of the minutes in [since, until).
 
         Args:
             columns: with `minute`; a long time is read much faster without lists.
         """
         tables = self._files.read(since, until, columns)
-        empty = SCHEMA.empty_table().select(list(columns))
+        empty = CELL_SCHEMA.empty_table().select(list(columns))
         cells = pa.concat_tables(tables.values()) if tables else empty
         minute = pc.field("minute")
         return cells.filter((minute >= since) & (minute < until))
@@ -83,23 +83,26 @@ class FigureStore:
 
     def _hours_with_responses(self, since: int, now: int) -> list[int]:
         is_answer = ds.field("type") == "answer"
-        where = span("day", since // HOUR * HOUR, now)
+        in_span = time_filter("day", since // HOUR * HOUR, now)
         hours: set[int] = set()
-        condition = is_answer if where is None else where & is_answer
+        condition = is_answer if in_span is None else in_span & is_answer
         for batch in self._lake.batches("events", ["ts"], condition):
             hours.update((pc.unique(pa.array(micros(batch["ts"]) // HOUR))).to_pylist())
         return [hour * HOUR for hour in sorted(hours)]
 
     def _is_due(self, hour: int, now: int, arrivals: Arrivals | None) -> bool:
-        notes = self._files.notes(hour)
+        notes = self._files.read_notes(hour)
         if notes is None:
             return True
-        counted_at, followed_until = notes.get(COUNTED, 0), hour + HOUR + self._builder.attribution
-        final_at = followed_until + SETTLE_US
+        counted_at, outcomes_until = (
+            notes.get(COUNTED_AT_KEY, 0),
+            hour + HOUR + self._builder.attribution,
+        )
+        final_at = outcomes_until + SETTLE_US
         is_final = counted_at >= final_at
         if arrivals is not None:
-            until = followed_until if is_final else hour + HOUR
-            if arrivals.has_later(hour, until, notes.get(POSITION, 0)):
+            until = outcomes_until if is_final else hour + HOUR
+            if arrivals.has_later(hour, until, notes.get(POSITION_KEY, 0)):
                 return True
         if is_final:
             return False

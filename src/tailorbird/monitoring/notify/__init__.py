@@ -5,9 +5,9 @@ receivers   mail, chat and pager services, by Apprise
 delivery    each message to each receiver, once or at most every few hours
 """
 
-from tailorbird.monitoring.notify.delivery import Failure, Ledger, deliver, read_ledger
+from tailorbird.monitoring.notify.delivery import DeliveryLedger, Failure, deliver, read_ledger
 from tailorbird.monitoring.notify.messages import (
-    KINDS,
+    MESSAGE_KINDS,
     Message,
     is_silenced,
     read_silences,
@@ -16,9 +16,9 @@ from tailorbird.monitoring.notify.messages import (
 from tailorbird.monitoring.notify.receivers import Receiver, check_urls, open_receivers
 
 __all__ = [
-    "KINDS",
+    "MESSAGE_KINDS",
+    "DeliveryLedger",
     "Failure",
-    "Ledger",
     "Message",
     "Receiver",
     "check_urls",

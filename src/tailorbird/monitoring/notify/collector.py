@@ -13,14 +13,14 @@ class NotifyCollector(Collector):
     """Exports how many messages were sent or failed, and which receivers fail.
 
     Args:
-        counts: returns the messages since the start of this process.
-        failing: returns each receiver, and whether it fails.
+        read_counts: returns the messages since the start of this process.
+        read_failing: returns each receiver, and whether it fails.
     """
 
     def __init__(
-        self, counts: Callable[[], Counts], failing: Callable[[], Mapping[str, bool]]
+        self, read_counts: Callable[[], Counts], read_failing: Callable[[], Mapping[str, bool]]
     ) -> None:
-        self._counts, self._failing = counts, failing
+        self._read_counts, self._read_failing = read_counts, read_failing
 
     def collect(self) -> Iterable[Metric]:
         messages = CounterMetricFamily(
@@ -28,7 +28,7 @@ class NotifyCollector(Collector):
             "Messages by receiver: sent, or failed and tried again.",
             labels=["receiver", "outcome"],
         )
-        for (receiver, outcome), count in sorted(self._counts().items()):
+        for (receiver, outcome), count in sorted(self._read_counts().items()):
             messages.add_metric([receiver, outcome], count)
         yield messages
         failing = GaugeMetricFamily(
@@ -36,6 +36,6 @@ class NotifyCollector(Collector):
             "1 for a receiver that accepts no message. Alarm on any.",
             labels=["receiver"],
         )
-        for receiver, is_failing in sorted(self._failing().items()):
+        for receiver, is_failing in sorted(self._read_failing().items()):
             failing.add_metric([receiver], float(is_failing))
         yield failing

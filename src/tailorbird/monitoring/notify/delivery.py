@@ -18,7 +18,7 @@ from tailorbird.events import DAY, MINUTE
 from tailorbird.monitoring.notify.messages import Message, is_silenced, read_silences
 from tailorbird.monitoring.notify.receivers import Receiver
 
-FILE = "notify.json"
+DELIVERIES_FILE = "notify.json"
 RETAINED_US = 30 * DAY  # after which a message is forgotten; longer than any is derived again
 RETRY_US = 5 * MINUTE  # between attempts at a receiver that fails
 log = logging.getLogger(__name__)
@@ -34,22 +34,24 @@ class Failure(msgspec.Struct, frozen=True):
     error: str
 
 
-class Ledger(msgspec.Struct):
+class DeliveryLedger(msgspec.Struct):
     """By receiver: the time of each message that it got, by key; and those that fail."""
 
     sent: dict[str, dict[str, int]] = {}
     failing: dict[str, Failure] = {}
 
 
-def read_ledger(folder: Path) -> Ledger:
+def read_ledger(folder: Path) -> DeliveryLedger:
     """Return what was delivered; an empty ledger before the first message."""
     try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=Ledger)
+        return msgspec.json.decode((folder / DELIVERIES_FILE).read_bytes(), type=DeliveryLedger)
     except FileNotFoundError:
-        return Ledger()
+        return DeliveryLedger()
     except msgspec.MsgspecError as error:
-        log.warning("%s cannot be read, messages may be sent again: %s", folder / FILE, error)
-        return Ledger()
+        log.warning(
+            "%s cannot be read, messages may be sent again: %s", folder / DELIVERIES_FILE, error
+        )
+        return DeliveryLedger()
 
 
 def deliver(
@@ -60,7 +62,7 @@ def deliver(
     *,
     repeat_us: int,
     on_send: OnSend = lambda receiver, accepted: None,
-) -> Ledger:
+) -> DeliveryLedger:
     """Send what is due, and return the ledger, which is stored.
 
     A receiver that refuses a message gets no other for `RETRY_US`.
@@ -69,26 +71,28 @@ def deliver(
         repeat_us: minimum time between two messages about the same ongoing episode.
     """
     ledger, silences = read_ledger(folder), read_silences(folder, now)
-    stored = msgspec.json.encode(ledger)
-    names = {receiver.name for receiver in receivers}
-    ledger.failing = {name: each for name, each in ledger.failing.items() if name in names}
+    stored_ledger = msgspec.json.encode(ledger)
+    receiver_names = {receiver.name for receiver in receivers}
+    ledger.failing = {
+        name: entry for name, entry in ledger.failing.items() if name in receiver_names
+    }
     ledger.sent = {
-        name: {key: at for key, at in sent.items() if at > now - RETAINED_US}
-        for name, sent in ledger.sent.items()
-        if name in names
+        name: {key: at for key, at in sent_times.items() if at > now - RETAINED_US}
+        for name, sent_times in ledger.sent.items()
+        if name in receiver_names
     }
     for receiver in receivers:
         failure = ledger.failing.get(receiver.name)
         if failure is not None and now - failure.tried_at < RETRY_US:
             continue
-        sent = ledger.sent.setdefault(receiver.name, {})
+        sent_times = ledger.sent.setdefault(receiver.name, {})
         for message in messages:
-            if not _is_due(message, sent, now, repeat_us):
+            if not _is_due(message, sent_times, now, repeat_us):
                 continue
             if is_silenced(message, silences):
                 # What goes on is sent once the silence ends; what is over is not.
                 if not message.repeats:
-                    sent[message.key] = now
+                    sent_times[message.key] = now
                 continue
             error = receiver.send(message)
             on_send(receiver.name, not error)
@@ -96,18 +100,18 @@ def deliver(
                 _note_failure(ledger, receiver.name, error, now)
                 break
             ledger.failing.pop(receiver.name, None)
-            sent[message.key] = now
-    if msgspec.json.encode(ledger) != stored:
-        atomic_write(folder / FILE, msgspec.json.encode(ledger))
+            sent_times[message.key] = now
+    if msgspec.json.encode(ledger) != stored_ledger:
+        atomic_write(folder / DELIVERIES_FILE, msgspec.json.encode(ledger))
     return ledger
 
 
-def _is_due(message: Message, sent: dict[str, int], now: int, repeat_us: int) -> bool:
-    last = sent.get(message.key)
-    return last is None or (message.repeats and now - last >= repeat_us)
+def _is_due(message: Message, sent_times: dict[str, int], now: int, repeat_us: int) -> bool:
+    last_sent_at = sent_times.get(message.key)
+    return last_sent_at is None or (message.repeats and now - last_sent_at >= repeat_us)
 
 
-def _note_failure(ledger: Ledger, name: str, error: str, now: int) -> None:
+def _note_failure(ledger: DeliveryLedger, name: str, error: str, now: int) -> None:
     earlier = ledger.failing.get(name)
     if earlier is None:
         log.error("receiver %s accepts no message: %s", name, error)

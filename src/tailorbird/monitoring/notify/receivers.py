@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from apprise import NotifyBase
 
 # Services whose URL has a host that is no secret, unlike the token in that of a chat.
-_NAMED_BY_HOST = ("json", "jsons", "xml", "xmls", "form", "forms", "mailto", "mailtos")
-INSTALL = "pip install 'tailorbird[notify]'"
+_SCHEMES_WITH_PUBLIC_HOST = ("json", "jsons", "xml", "xmls", "form", "forms", "mailto", "mailtos")
+INSTALL_COMMAND = "pip install 'tailorbird[notify]'"
 # Apprise's type of a message: it sets colours, and PagerDuty's severity.
-_TYPES = {"page": "FAILURE", "approval": "INFO"}
+_NOTIFY_TYPE_BY_KIND = {"page": "FAILURE", "approval": "INFO"}
 log = logging.getLogger(__name__)
 
 
@@ -45,11 +45,11 @@ def open_receivers(urls: Sequence[str]) -> list[Receiver]:
     try:
         from apprise import Apprise
     except ImportError:
-        error = f"Apprise is not installed: {INSTALL}"
-        return [_UnusableReceiver(_name_of(url), error) for url in urls]
+        error = f"Apprise is not installed: {INSTALL_COMMAND}"
+        return [_UnusableReceiver(_receiver_name(url), error) for url in urls]
     receivers: list[Receiver] = []
     for url in urls:
-        service, name = Apprise.instantiate(url), _name_of(url)
+        service, name = Apprise.instantiate(url), _receiver_name(url)
         if service is None:
             receivers.append(_UnusableReceiver(name, "Apprise does not recognise its URL"))
         else:
@@ -72,18 +72,20 @@ class _AppriseReceiver:
     def send(self, message: Message) -> str:
         from apprise import LogCapture, NotifyType
 
-        with LogCapture(level=logging.WARNING, fmt="%(message)s") as captured:
+        with LogCapture(level=logging.WARNING, fmt="%(message)s") as captured_log:
             try:
                 is_sent = self._service.notify(
                     title=message.title,
                     body=message.body,
-                    notify_type=getattr(NotifyType, _TYPES.get(message.kind, "WARNING")),
+                    notify_type=getattr(
+                        NotifyType, _NOTIFY_TYPE_BY_KIND.get(message.kind, "WARNING")
+                    ),
                 )
             except Exception as error:
                 # A service of a hundred that fails in its own way must not stop the others.
                 log.exception("%s", self.name)
                 return f"{type(error).__name__} in its service"
-        reasons = captured.getvalue().strip().splitlines()
+        reasons = captured_log.getvalue().strip().splitlines()
         return "" if is_sent else (reasons[-1] if reasons else "it did not accept the message")
 
 
@@ -100,15 +102,17 @@ def check_urls(urls: Sequence[str]) -> None:
     for number, url in enumerate(urls, 1):
         if Apprise.instantiate(url) is None:
             raise ConfigError(
-                f"receiver {number}, {_name_of(url)}, is no URL that Apprise knows",
+                f"receiver {number}, {_receiver_name(url)}, is no URL that Apprise knows",
                 where="notify.urls",
                 fix="such as mailto://user:password@example.com, json://host:port/path, "
                 "slack://A/B/C or pagerduty://key@apikey; see https://appriseit.com/services/",
             )
 
 
-def _name_of(url: str) -> str:
+def _receiver_name(url: str) -> str:
     scheme, _, rest = url.partition("://")
     host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
-    service = f"{scheme[:16]}-{host}" if scheme in _NAMED_BY_HOST and host else scheme[:16]
+    service = (
+        f"{scheme[:16]}-{host}" if scheme in _SCHEMES_WITH_PUBLIC_HOST and host else scheme[:16]
+    )
     return f"{service}-{hashlib.sha256(url.encode()).hexdigest()[:6]}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
 
 
-def machine_clock() -> Finding:
+def check_machine_clock() -> Finding:
     """Check that the machine's clock was set."""
     now = time.time()
     if now < 1_750_000_000:
@@ -25,7 +25,7 @@ def machine_clock() -> Finding:
     return "clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)), ""
 
 
-def dated_ahead(project: "Project") -> Iterator[Finding]:
+def check_future_events(project: "Project") -> Iterator[Finding]:
     """Check whether the state holds events from the future.
 
     Reads of such users and items are answered as of the time of their events.
@@ -34,15 +34,17 @@ def dated_ahead(project: "Project") -> Iterator[Finding]:
     from tailorbird.features.state.key_partition import ALL_KEYS, all_parts
     from tailorbird.features.state.state import read_local_position
 
-    newest = 0
+    newest_event_us = 0
     for part in all_parts(project.workers) if project.workers > 1 else (ALL_KEYS,):
         with suppress(TailorbirdError):  # There is no state yet, or another check reports it.
-            newest = max(
-                newest, read_local_position(project.paths.state, project.features, part).newest
+            newest_event_us = max(
+                newest_event_us,
+                read_local_position(project.paths.state, project.features, part).newest_ts,
             )
-    if newest > SystemClock().now() + project.plan.skew_us:
+    if newest_event_us > SystemClock().now() + project.plan.skew_us:
         text = (
-            f"the state has events up to {to_iso(newest)}; people and items of such events are "
+            f"the state has events up to {to_iso(newest_event_us)}; people and items of such "
+            "events are "
             "read as of then, and answers dated so"
         )
         fix = (

@@ -21,18 +21,18 @@ class DayCheck:
     """The checks of a day.
 
     Attributes:
-        page: HTML page of all days.
+        page_path: HTML page of all days.
         alert_result: what the receiver of `checks.alert` said, or "".
     """
 
     report: "DayReport"
-    page: Path
+    page_path: Path
     alert_result: str = ""
 
     @property
     def is_sound(self) -> bool:
         """True if no check failed."""
-        return not self.report.failed
+        return not self.report.failed_checks
 
     def to_frame(self) -> Frame:
         """Return a row for each check."""
@@ -49,7 +49,7 @@ class DayCheck:
         import msgspec
 
         report = msgspec.to_builtins(self.report)
-        return {**report, "page": str(self.page), "alert": self.alert_result}
+        return {**report, "page": str(self.page_path), "alert": self.alert_result}
 
     @property
     def _header(self) -> str:
@@ -63,14 +63,14 @@ class DayCheck:
 
 
 def check_day(
-    project: Project, day: str = "", *, out: Path | None = None, has_alert: bool = False
+    project: Project, day: str = "", *, out: Path | None = None, should_alert: bool = False
 ) -> DayCheck:
     """Check the data of a day, and store the result with a page of all days.
 
     Args:
         day: ISO 8601, in UTC; "" is yesterday.
         out: also write the page to this file.
-        has_alert: also report a failed check to `checks.alert`.
+        should_alert: also report a failed check to `checks.alert`.
 
     Raises:
         UsageError: the day has not come yet.
@@ -87,25 +87,29 @@ def check_day(
     day_number = _day_number(day) if day else now // DAY - 1
     if day_number * DAY > now:
         raise UsageError(f"{day} has not come yet", where="--day")
-    report = daily.run_day(
+    report = daily.check_day(
         Lake(project.paths.lake),
         day_number,
         now,
         day_expectations(project),
-        lambda number: features_check(project, number),
+        lambda number: check_features(project, number),
     )
     if not report.has_content:
         raise NotReadyError(
             f"the lake has no event of {report.day}, nor of any day before",
             fix="name another day by --day",
         )
-    target, folder = project.settings.checks.alert, project.paths.checks
-    alert_result = daily.send_alert(target, report) if has_alert else ""
-    is_due = bool(alert_result) if has_alert else daily.is_alert_due(folder, report, target)
-    page = daily.save_report(folder, msgspec.structs.replace(report, has_unsent_alert=is_due))
+    alert_target, folder = project.settings.checks.alert, project.paths.checks
+    alert_result = daily.send_alert(alert_target, report) if should_alert else ""
+    is_alert_due = (
+        bool(alert_result) if should_alert else daily.is_alert_due(folder, report, alert_target)
+    )
+    page_path = daily.save_report(
+        folder, msgspec.structs.replace(report, has_unsent_alert=is_alert_due)
+    )
     if out is not None:
-        page = write_page(out, daily.read_reports(folder))
-    return DayCheck(report, page, alert_result)
+        page_path = write_page(out, daily.read_reports(folder))
+    return DayCheck(report, page_path, alert_result)
 
 
 def day_expectations(project: Project) -> "DayExpectations":
@@ -119,17 +123,17 @@ def day_expectations(project: Project) -> "DayExpectations":
     )
 
 
-def features_check(project: Project, day_number: int) -> "Sequence[Check]":
+def check_features(project: Project, day_number: int) -> "Sequence[Check]":
     """Recompute some answers of the day from the lake and compare their features."""
     from tailorbird.events import DAY
-    from tailorbird.features.parity.watch import RECENT_US, compare_recent
+    from tailorbird.features.parity.watch import RECENT_US, compare_recent_responses
     from tailorbird.lake import Lake
-    from tailorbird.monitoring.verdict import FAILED, NONE, OK, Check
+    from tailorbird.monitoring.verdict import FAILED, NOT_JUDGED, OK, Check
 
     lake = Lake(project.paths.lake)
     if not lake.exists("answers"):
-        return [Check("features", NONE, 0.0, 0.0, "no answer was logged")]
-    report, _ = compare_recent(
+        return [Check("features", NOT_JUDGED, 0.0, 0.0, "no answer was logged")]
+    report, _ = compare_recent_responses(
         project.features,
         lake,
         day_number * DAY + RECENT_US,
@@ -138,10 +142,12 @@ def features_check(project: Project, day_number: int) -> "Sequence[Check]":
     )
     if not report.answers:
         return [
-            Check("features", NONE, 0.0, 0.0, "no answer of these declarations was logged since")
+            Check(
+                "features", NOT_JUDGED, 0.0, 0.0, "no answer of these declarations was logged since"
+            )
         ]
-    unequal = {name: count for name, count in report.by_feature.items() if count}
-    if not unequal:
+    unequal_by_feature = {name: count for name, count in report.by_feature.items() if count}
+    if not unequal_by_feature:
         return [
             Check(
                 "features", OK, 0.0, 0.0, f"{report.answers:,} answers, computed again, are equal"
@@ -149,9 +155,18 @@ def features_check(project: Project, day_number: int) -> "Sequence[Check]":
         ]
     details = [
         f"{count:,} values of {name} differ from the lake; tailorbird features verify"
-        for name, count in unequal.items()
+        for name, count in unequal_by_feature.items()
     ]
-    return [Check("features", FAILED, float(sum(unequal.values())), 0.0, details[0], details[:5])]
+    return [
+        Check(
+            "features",
+            FAILED,
+            float(sum(unequal_by_feature.values())),
+            0.0,
+            details[0],
+            details[:5],
+        )
+    ]
 
 
 def _day_number(day: str) -> int:

@@ -81,12 +81,12 @@ def check_declarations(project: "Project") -> CheckResult:
         DeclarationError: a rule, or who is eligible for an experiment, is invalid.
         ConfigError: a setting is invalid; names the setting.
     """
-    from tailorbird.config.schemas import describe_difference
+    from tailorbird.config.schemas import describe_schema_difference
 
     check_slots(project)
     check_churn(project)
     check_settings(project)
-    return CheckResult(project, describe_difference(project))
+    return CheckResult(project, describe_schema_difference(project))
 
 
 def check_slots(project: "Project") -> None:
@@ -100,9 +100,9 @@ def check_slots(project: "Project") -> None:
         return
     from tailorbird.ranking.policy.condition import compile_condition
     from tailorbird.ranking.policy.rules import check_slot
-    from tailorbird.serving.pipeline.editorial import FILE, check_lists
+    from tailorbird.serving.pipeline.editorial import LISTS_FILE, check_lists
 
-    check_lists(project.root / FILE, project.slots.values())
+    check_lists(project.root / LISTS_FILE, project.slots.values())
     user_fields = project.features.user_fields
     for slot in project.slots.values():
         check_slot(slot, user_fields=user_fields, sequences=project.features.sequences)
@@ -147,12 +147,12 @@ def check_settings(project: "Project") -> None:
     # Part of the extra `kafka`.
     if settings.stream.url and find_spec("confluent_kafka") is not None:
         _check_brokers(project)
-    existing = next(
+    existing_folder = next(
         path for path in (project.paths.data, *project.paths.data.parents) if path.exists()
     )
-    if not os.access(existing, os.W_OK):
+    if not os.access(existing_folder, os.W_OK):
         raise ConfigError(
-            f"{existing} cannot be written",
+            f"{existing_folder} cannot be written",
             where="project.data",
             fix="make it writable, or set project.data to another folder",
         )
@@ -171,19 +171,22 @@ def _check_access(project: "Project") -> None:
     from tailorbird.serving.auth.keys import Keys
     from tailorbird.serving.http.access import require_origins, require_safe_bind
 
-    serve = project.settings.serve
+    serve_settings = project.settings.serve
     keys = Keys(
-        serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file
+        serve_settings.write_keys,
+        serve_settings.read_keys,
+        serve_settings.admin_keys,
+        file=project.root / serve_settings.keys_file,
     )
-    require_safe_bind(serve.host, keys)
-    require_origins(serve.allowed_origins)
+    require_safe_bind(serve_settings.host, keys)
+    require_origins(serve_settings.allowed_origins)
 
 
 def _check_brokers(project: "Project") -> None:
     """Validate the settings of the cluster without connecting to a broker."""
-    section = project.settings.stream
+    stream_settings = project.settings.stream
     for name in ("ca_file", "cert_file", "key_file"):
-        file = getattr(section, name)
+        file = getattr(stream_settings, name)
         if file and not os.access(file, os.R_OK):
             raise ConfigError(f"{file} is not there, or cannot be read", where=f"stream.{name}")
     project.stream.check_settings()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.pages.notebook import notebook_html
-from tailorbird.platform.diagnostics.candidates import candidate_sources
-from tailorbird.platform.diagnostics.clock import dated_ahead, machine_clock
-from tailorbird.platform.diagnostics.external import LOST_ROWS_FIX, Finding, external_services
+from tailorbird.platform.diagnostics.candidates import check_candidate_sources
+from tailorbird.platform.diagnostics.clock import check_future_events, check_machine_clock
+from tailorbird.platform.diagnostics.external import LOST_ROWS_FIX, Finding, check_external_services
 from tailorbird.platform.diagnostics.files import (
     check_access,
     check_copy,
@@ -23,9 +23,9 @@ from tailorbird.platform.diagnostics.files import (
     check_erasure,
     check_logs,
     check_port,
-    lock_holder,
+    describe_lock_holder,
 )
-from tailorbird.platform.diagnostics.models import damaged_models, overdue_trainings
+from tailorbird.platform.diagnostics.models import check_models, check_trainings
 from tailorbird.platform.diagnostics.slots import check_formulas, check_slot_rules
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.runtime.servers import running_servers
@@ -73,8 +73,8 @@ class Diagnosis:
 
     def __repr__(self) -> str:
         return "\n".join(
-            f"{what}: {state}, {text}{f'; {fix}' if fix else ''}"
-            for what, state, text, fix in self.findings
+            f"{subject}: {state}, {text}{f'; {fix}' if fix else ''}"
+            for subject, state, text, fix in self.findings
         )
 
     def _repr_html_(self) -> str:
@@ -95,7 +95,7 @@ def _all_findings(root: Path | None) -> Iterator[Finding]:
     yield "system", "ok", f"{platform.system()} {platform.release()} {platform.machine()}", ""
     yield from _check_packages()
     yield _check_sqlite()
-    yield machine_clock()
+    yield check_machine_clock()
     yield from _check_project(root)
 
 
@@ -152,12 +152,12 @@ def _check_project(root: Path | None) -> Iterator[Finding]:
     if servers:
         yield from _check_roles(project)
     yield from _check_restarts(project.paths.run)
-    yield from external_services(project)
+    yield from check_external_services(project)
     yield from _check_positions(project)
-    yield from dated_ahead(project)
-    yield from damaged_models(project)
-    yield from overdue_trainings(project)
-    yield from candidate_sources(project, served=bool(servers))
+    yield from check_future_events(project)
+    yield from check_models(project)
+    yield from check_trainings(project)
+    yield from check_candidate_sources(project, is_served=bool(servers))
     yield from check_formulas(project)
     yield from check_slot_rules(project)
     yield from _check_lags(project, _SERVED_LAG_MAX_S if servers else _LAG_MAX_S)
@@ -169,17 +169,17 @@ def _check_roles(project: "Project") -> Iterator[Finding]:
     from tailorbird.stream import routed_path
 
     fix = "tailorbird up, or tailorbird run {}; if it ends again and again, its own output says why"
-    logs = {
+    output_by_role = {
         "router": routed_path(project.paths.stream),
         "lake": project.paths.lake / "ledger.jsonl",
     }
-    logs |= {"score": project.paths.stream / "scores.db"} if project.scores else {}
-    for role, path in logs.items():
-        local = storage_at(path).local
-        if project.stream.is_remote or local is None:
+    output_by_role |= {"score": project.paths.stream / "scores.db"} if project.scores else {}
+    for role, path in output_by_role.items():
+        local_path = storage_at(path).local_path
+        if project.stream.is_remote or local_path is None:
             # The role may run on another machine; the lag of the readers shows whether it does.
             continue
-        holder = lock_holder(local)
+        holder = describe_lock_holder(local_path)
         is_running = holder != "no writer"
         text = (
             holder.replace("written by", "runs as")
@@ -194,22 +194,22 @@ def _check_roles(project: "Project") -> Iterator[Finding]:
         )
 
 
-def _check_restarts(run: Path) -> Iterator[Finding]:
+def _check_restarts(run_folder: Path) -> Iterator[Finding]:
     """Report the roles that `up` restarted in the last hour, and why."""
     from tailorbird.config.roles import RECENT_S, read_roles
     from tailorbird.events import SECOND, to_iso
 
     since_s = time.time() - RECENT_S
-    for role in read_roles(run):
-        recent = [restart for restart in role.recent if restart.at_s > since_s]
-        if not recent:
+    for role in read_roles(run_folder):
+        recent_restarts = [restart for restart in role.recent if restart.at_s > since_s]
+        if not recent_restarts:
             continue
-        reasons = Counter(restart.reason for restart in recent).most_common()
-        last_at = to_iso(int(recent[-1].at_s * SECOND))[:19]
+        reasons = Counter(restart.reason for restart in recent_restarts).most_common()
+        last_at = to_iso(int(recent_restarts[-1].at_s * SECOND))[:19]
         yield (
             f"restarts of {role.name}",
             "warning",
-            f"{len(recent)} in the last hour, last at {last_at}Z: "
+            f"{len(recent_restarts)} in the last hour, last at {last_at}Z: "
             + ", ".join(f"{count} × {reason}" for reason, count in reasons),
             f"look for {role.name} in the output of tailorbird up",
         )
@@ -217,20 +217,22 @@ def _check_restarts(run: Path) -> Iterator[Finding]:
 
 def _check_positions(project: "Project") -> Iterator[Finding]:
     """Check the lake's positions against the ledger and the ends of the logs."""
-    from tailorbird.lake.verify import ends_of
+    from tailorbird.lake.verify import log_end_finder
     from tailorbird.lake.write.positions import (
         POSITIONS_FILE,
-        beyond_logs,
         load_positions,
         missing_ledger_error,
+        positions_beyond_logs,
     )
 
     lake = project.paths.lake
     try:
         if (lake / POSITIONS_FILE).exists() and not (lake / "ledger.jsonl").exists():
-            lost = missing_ledger_error(lake)
-            yield "lake ledger", "error", lost.message, lost.fix
-        positions_beyond = list(beyond_logs(load_positions(lake), ends_of(project.stream)))
+            ledger_error = missing_ledger_error(lake)
+            yield "lake ledger", "error", ledger_error.message, ledger_error.fix
+        positions_beyond = list(
+            positions_beyond_logs(load_positions(lake), log_end_finder(project.stream))
+        )
     except TailorbirdError as error:
         yield "lake positions", "error", f"{error.where}: {error.message}", error.fix
         return
@@ -264,15 +266,15 @@ def _check_lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
         return
     now = SystemClock().now()
     for lag in lags:
-        seconds = lag.seconds(now)
-        since = f", the first of them for {seconds:,.1f} s" if lag.waiting_since else ""
+        lag_s = lag.seconds(now)
+        since = f", the first of them for {lag_s:,.1f} s" if lag.waiting_since else ""
         text = f"{lag.rows:,} rows in {lag.blocks:,} blocks{since}" if lag.rows else "nothing"
-        is_late = seconds > lag_max_s
-        if lag.lost:
+        is_late = lag_s > lag_max_s
+        if lag.lost_rows:
             yield (
                 f"behind: {lag.reader}, {lag.log}",
                 "error",
-                f"the log ends {lag.lost:,} rows before what was read of it",
+                f"the log ends {lag.lost_rows:,} rows before what was read of it",
                 LOST_ROWS_FIX,
             )
             continue
@@ -284,21 +286,21 @@ def _check_lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
         )
 
 
-def _check_feature_parity(run: Path, schema_hash: str) -> Iterator[Finding]:
+def _check_feature_parity(run_folder: Path, schema_hash: str) -> Iterator[Finding]:
     """Report the lake role's comparison of served features with the lake."""
     from tailorbird.events import to_iso
     from tailorbird.features.parity.totals import read_parity_totals
 
-    parity = read_parity_totals(run)
+    parity = read_parity_totals(run_folder)
     if parity is None or parity.schema_hash != schema_hash:
         return
     text = (
         f"{sum(parity.compared.values()):,} served values compared with the lake, last at "
         f"{to_iso(parity.at)}"
     )
-    if parity.differing:
-        names = ", ".join(sorted(parity.differing)[:5])
-        text = f"{sum(parity.differing.values()):,} of {text} differ: {names}"
+    if parity.unequal_features:
+        names = ", ".join(sorted(parity.unequal_features)[:5])
+        text = f"{sum(parity.unequal_features.values()):,} of {text} differ: {names}"
         yield (
             "features",
             "error",

@@ -20,11 +20,11 @@ LOST_ROWS_FIX = (
 Finding = tuple[str, str, str, str]  # Subject, "ok" | "warning" | "error", finding, and fix.
 
 
-def external_services(project: "Project") -> Iterator[Finding]:
+def check_external_services(project: "Project") -> Iterator[Finding]:
     """Check that the services in the settings respond and are configured correctly."""
-    if (topics := project.stream.topics) is not None:
-        yield from _cluster(topics, project.paths.lake)
-    if (lake := storage_at(project.paths.lake).conditional) is not None:
+    if (topics := project.stream.kafka_logs) is not None:
+        yield from _check_cluster(topics, project.paths.lake)
+    if (lake := storage_at(project.paths.lake).conditional_object) is not None:
         yield _check_bucket(lake)
     store = project.settings.store
     for setting, url in (
@@ -58,11 +58,11 @@ def _check_valkey(setting: str, url: str, password: str) -> Finding:
     from tailorbird.store import open_copies
 
     try:
-        copies = open_copies(url, "doctor", password=password)
+        copy_target = open_copies(url, "doctor", password=password)
         try:
-            copies.check()
+            copy_target.check_eviction_policy()
         finally:
-            copies.close()
+            copy_target.close()
     except TailorbirdError as error:
         return (
             setting,
@@ -70,16 +70,16 @@ def _check_valkey(setting: str, url: str, password: str) -> Finding:
             f"{error.where}: {error.message}",
             error.fix.replace("store.url", setting),
         )
-    return setting, "ok", f"{copies.where} answers", ""
+    return setting, "ok", f"{copy_target.where} answers", ""
 
 
-def _cluster(stream: "KafkaLogSet", lake: StoragePath) -> Iterator[Finding]:
+def _check_cluster(log_set: "KafkaLogSet", lake: StoragePath) -> Iterator[Finding]:
     """Check that the cluster is reachable and its topics are configured as declared."""
     from tailorbird.stream.kafka.inspect import find_problems, inspect_cluster
 
-    cluster = stream.cluster
+    cluster = log_set.cluster
     try:
-        state = inspect_cluster(cluster)
+        cluster_state = inspect_cluster(cluster)
     except TailorbirdError as error:
         yield _broker_error(error)
         return
@@ -87,55 +87,61 @@ def _cluster(stream: "KafkaLogSet", lake: StoragePath) -> Iterator[Finding]:
     yield (
         "kafka",
         "ok",
-        f"{len(state.brokers)} brokers ({', '.join(state.brokers)}), {security_protocol}, "
-        f"{len(state.topics)} topics",
+        f"{len(cluster_state.brokers)} brokers ({', '.join(cluster_state.brokers)}), "
+        f"{security_protocol}, "
+        f"{len(cluster_state.topics)} topics",
         "",
     )
-    for topic in state.topics:
+    for topic in cluster_state.topics:
         name = topic.name.removeprefix(f"{cluster.prefix}.")
-        for problem, fix in find_problems(topic, cluster, stream.partition_count(name)):
+        for problem, fix in find_problems(topic, cluster, log_set.expected_partition_count(name)):
             yield f"kafka {name}", "warning", problem, fix
-    yield from _topics(stream, lake)
+    yield from _check_topics(log_set, lake)
 
 
 def _broker_error(error: TailorbirdError) -> Finding:
-    where = f"{error.where}: {error.message}"
-    return "kafka", "error", where, error.fix or "is the broker running?"
+    text = f"{error.where}: {error.message}"
+    return "kafka", "error", text, error.fix or "is the broker running?"
 
 
-def _topics(stream: "KafkaLogSet", lake: StoragePath) -> Iterator[Finding]:
+def _check_topics(log_set: "KafkaLogSet", lake: StoragePath) -> Iterator[Finding]:
     """Check the topics, and how many rows of each the lake does not have yet."""
-    from tailorbird.stream import open_reader, read_released
+    from tailorbird.stream import open_reader, read_released_positions
 
     try:
-        logs = (*stream.raw_topics(), *stream.response_logs().values(), stream.routed)
-        safe = read_released(lake).safe
-        for address in logs:
+        log_addresses = (*log_set.raw_topics(), *log_set.response_logs().values(), log_set.routed)
+        safe_positions = read_released_positions(lake).safe
+        for address in log_addresses:
             try:
                 with open_reader(address) as reader:
-                    end, waiting = reader.end(), reader.backlog_after(safe.get(address.stem, 0))
+                    end_position, backlog = (
+                        reader.end(),
+                        reader.backlog_after(safe_positions.get(address.stem, 0)),
+                    )
             except NotReadyError:
-                if safe.get(address.stem, 0) > 1:
+                if safe_positions.get(address.stem, 0) > 1:
                     yield (
                         f"topic {address.topic}",
                         "error",
-                        f"is empty, but {safe[address.stem]:,} rows of it are in the lake",
+                        f"is empty, but {safe_positions[address.stem]:,} rows of it are in the "
+                        "lake",
                         LOST_ROWS_FIX,
                     )
                 continue  # Nothing has been written to it yet.
             subject = f"topic {address.label}"
-            if waiting.rows_past_end:
+            if backlog.rows_past_end:
                 yield (
                     subject,
                     "error",
-                    f"ends at {end:,}, {waiting.rows_past_end:,} rows before what the lake has of it",
+                    f"ends at {end_position:,}, {backlog.rows_past_end:,} rows before what the "
+                    "lake has of it",
                     LOST_ROWS_FIX,
                 )
             else:
                 yield (
                     subject,
                     "ok",
-                    f"{end:,} rows, {waiting.rows:,} of them not yet safe in the lake",
+                    f"{end_position:,} rows, {backlog.rows:,} of them not yet safe in the lake",
                     "",
                 )
     except TailorbirdError as error:

@@ -22,14 +22,14 @@ _SET_ASIDE_FIX = (
 )
 
 
-def check_data_folder(data: Path) -> Finding:
-    folder = data
+def check_data_folder(data_folder: Path) -> Finding:
+    folder = data_folder
     while not folder.exists():
         folder = folder.parent
-    probe = folder / ".tailorbird-doctor"
+    probe_file = folder / ".tailorbird-doctor"
     try:
-        probe.touch()
-        probe.unlink()
+        probe_file.touch()
+        probe_file.unlink()
     except OSError as error:
         return (
             "data folder",
@@ -37,23 +37,23 @@ def check_data_folder(data: Path) -> Finding:
             f"{folder}: {error.strerror}",
             "make it writable, or set project.data to another folder",
         )
-    if folder == data and data.stat().st_mode & 0o077:
+    if folder == data_folder and data_folder.stat().st_mode & 0o077:
         return (
             "data folder",
             "warning",
-            f"{data}: other users of this machine may look into it",
-            f"chmod 700 {shlex.quote(str(data))}",
+            f"{data_folder}: other users of this machine may look into it",
+            f"chmod 700 {shlex.quote(str(data_folder))}",
         )
-    return "data folder", "ok", str(data), ""
+    return "data folder", "ok", str(data_folder), ""
 
 
 def check_erasure(project: "Project") -> Iterator[Finding]:
     """Report an interrupted erasure, here or on another machine, and a lost suppression list."""
-    from tailorbird.events.suppression import require_finished
+    from tailorbird.events.suppression import require_finished_erasure
 
     try:
-        require_finished(project.paths.data)
-        if (topics := project.stream.topics) is not None:
+        require_finished_erasure(project.paths.data)
+        if (topics := project.stream.kafka_logs) is not None:
             from tailorbird.stream.kafka.topic_reset import last_erasure
 
             last_erasure(topics.cluster)
@@ -64,13 +64,13 @@ def check_erasure(project: "Project") -> Iterator[Finding]:
         yield "erasure", "error", error.message, error.fix
 
 
-def check_disk(data: Path) -> Finding:
-    folder = data
+def check_disk(data_folder: Path) -> Finding:
+    folder = data_folder
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    text = f"{free / (1 << 30):.1f} GiB free"
-    if free < _DISK_FREE_MIN:
+    free_bytes = shutil.disk_usage(folder).free
+    text = f"{free_bytes / (1 << 30):.1f} GiB free"
+    if free_bytes < _DISK_FREE_MIN:
         return (
             "disk",
             "warning",
@@ -80,13 +80,13 @@ def check_disk(data: Path) -> Finding:
     return "disk", "ok", text, ""
 
 
-def check_port(host: str, port: int, servers: list[str]) -> Finding:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def check_port(host: str, port: int, server_urls: list[str]) -> Finding:
+    with socket.socket() as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe_socket.bind((host, port))
         except OSError as error:
-            if own_urls := [url for url in servers if url.endswith(f":{port}")]:
+            if own_urls := [url for url in server_urls if url.endswith(f":{port}")]:
                 return "port", "ok", f"{own_urls[0]} is this project's own server", ""
             return (
                 "port",
@@ -103,30 +103,32 @@ def check_access(project: "Project") -> Finding:
     from tailorbird.serving.auth.keys import Keys
     from tailorbird.serving.http.access import is_local, require_safe_bind
 
-    serve = project.settings.serve
+    serve_settings = project.settings.serve
     try:
         keys = Keys(
-            serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file
+            serve_settings.write_keys,
+            serve_settings.read_keys,
+            serve_settings.admin_keys,
+            file=project.root / serve_settings.keys_file,
         )
-        require_safe_bind(serve.host, keys)
+        require_safe_bind(serve_settings.host, keys)
         project.pseudonyms(record_key=False)
     except TailorbirdError as error:
         return "access", "error", f"{error.where}: {error.message}", error.fix
     if not keys:
         return "access", "ok", "open to this machine, closed to others", ""
     key_infos, now = keys.figures(), SystemClock().now()
-    ending = sorted(
-        (key.expires_at, key.id) for key in key_infos if now < key.expires_at < now + 7 * DAY
-    )
+    ending_keys = [key for key in key_infos if now < key.expires_at < now + 7 * DAY]
     text = (
         f"{len(key_infos)} {'key' if len(key_infos) == 1 else 'keys'}, "
-        f"{'this machine only' if is_local(serve.host) else serve.host}"
+        f"{'this machine only' if is_local(serve_settings.host) else serve_settings.host}"
     )
-    if ending:
+    if ending_keys:
+        next_key = min(ending_keys, key=lambda key: key.expires_at)
         return (
             "access",
             "warning",
-            f"{text}; {ending[0][1]} ends at {to_iso(ending[0][0])[:16]}",
+            f"{text}; {next_key.id} ends at {to_iso(next_key.expires_at)[:16]}",
             "tailorbird keys create --replaces ID",
         )
     return "access", "ok", text, ""
@@ -137,34 +139,40 @@ def check_copy(project: "Project") -> Iterator[Finding]:
     from tailorbird.backup import inspect_copy
 
     try:
-        copied = inspect_copy(project)
+        copy_report = inspect_copy(project)
     except TailorbirdError as error:
         yield "copy", "error", error.message, error.fix
         return
-    if copied is None:
+    if copy_report is None:
         return
-    lacking = "; ".join(f"{log} {text}" for log, text in copied.missing.items())
+    missing_text = "; ".join(f"{log} {text}" for log, text in copy_report.missing.items())
     yield (
         "copy",
-        "error" if lacking else "ok",
-        f"a plain copy of {copied.copied_from}" + (f": {lacking}" if lacking else ""),
-        "tailorbird restore URI FOLDER; see tailorbird lake verify" if lacking else "",
+        "error" if missing_text else "ok",
+        f"a plain copy of {copy_report.copied_from}"
+        + (f": {missing_text}" if missing_text else ""),
+        "tailorbird restore URI FOLDER; see tailorbird lake verify" if missing_text else "",
     )
 
 
-def check_logs(stream: Path) -> Iterator[Finding]:
+def check_logs(stream_folder: Path) -> Iterator[Finding]:
     from tailorbird.stream import open_reader, raw_logs, response_logs, routed_path
-    from tailorbird.stream.partitions import set_aside_files
+    from tailorbird.stream.partitions import damaged_tail_files
 
-    routed = {"routed": routed_path(stream)} if routed_path(stream).exists() else {}
-    raw = {f"raw {name}": path for name, path in raw_logs(stream).items()}
-    responses = {f"answers {name}": path for name, path in response_logs(stream).items()}
-    for name, path in {**raw, **responses, **routed}.items():
-        wal = path.with_name(path.name + "-wal")
-        size = path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
+    routed_log_paths = (
+        {"routed": routed_path(stream_folder)} if routed_path(stream_folder).exists() else {}
+    )
+    raw_log_paths = {f"raw {name}": path for name, path in raw_logs(stream_folder).items()}
+    response_log_paths = {
+        f"answers {name}": path for name, path in response_logs(stream_folder).items()
+    }
+    for name, path in {**raw_log_paths, **response_log_paths, **routed_log_paths}.items():
+        wal_file = path.with_name(path.name + "-wal")
+        size_bytes = path.stat().st_size + (wal_file.stat().st_size if wal_file.exists() else 0)
         try:
             reader = open_reader(path)
-            text = f"{reader.end():,} rows, {size / (1 << 20):,.1f} MiB, {lock_holder(path)}"
+            size = f"{reader.end():,} rows, {size_bytes / (1 << 20):,.1f} MiB"
+            text = f"{size}, {describe_lock_holder(path)}"
             reader.close()
             yield f"log {name}", "ok", text, ""
         except TailorbirdError as error:
@@ -174,7 +182,7 @@ def check_logs(stream: Path) -> Iterator[Finding]:
                 error.message,
                 error.fix or "tailorbird lake verify says what is damaged",
             )
-        for file in set_aside_files(path):
+        for file in damaged_tail_files(path):
             yield (
                 f"log {name}",
                 "warning",
@@ -183,13 +191,13 @@ def check_logs(stream: Path) -> Iterator[Finding]:
             )
 
 
-def lock_holder(path: Path) -> str:
+def describe_lock_holder(path: Path) -> str:
     import fcntl
 
-    lock = path.with_name(path.name + ".lock")
-    if not lock.exists():
+    lock_path = path.with_name(path.name + ".lock")
+    if not lock_path.exists():
         return "no writer"
-    with lock.open("rb") as file:
+    with lock_path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

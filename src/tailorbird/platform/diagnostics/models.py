@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 _ALIASES = ("champion", "previous", "canary", "shadow")
 
 
-def damaged_models(project: "Project") -> Iterator[Finding]:
+def check_models(project: "Project") -> Iterator[Finding]:
     """Verify the files of aliased versions of the ranker and of churn models."""
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
 
-    folders = {"model": project.paths.registry} | {
+    folder_by_subject = {"model": project.paths.registry} | {
         f"churn model {name}": project.paths.churn(name) for name in project.churn
     }
-    for subject, folder in folders.items():
+    for subject, folder in folder_by_subject.items():
         registry = Registry(folder, clock=SystemClock())
         churn_option = "" if subject == "model" else f" --churn {subject.rpartition(' ')[2]}"
         try:
@@ -52,7 +52,7 @@ def damaged_models(project: "Project") -> Iterator[Finding]:
                 )
 
 
-def overdue_trainings(project: "Project") -> Iterator[Finding]:
+def check_trainings(project: "Project") -> Iterator[Finding]:
     """Report trainings that the trainer role cannot run though they are due."""
     from tailorbird.platform.runtime.overdue import read_overdue
 

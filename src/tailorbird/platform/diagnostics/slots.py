@@ -53,10 +53,12 @@ def check_slot_rules(project: "Project") -> Iterator[Finding]:
     from tailorbird.serving.pipeline.slot_rules import RARE_ATTRIBUTES, SlotRules
 
     try:
-        champion = Registry(project.paths.registry, clock=SystemClock()).champion()
+        champion = Registry(project.paths.registry, clock=SystemClock()).champion_folder()
         slot_rules = [SlotRules(slot) for slot in project.slots.values()]
         index = (
-            _lake_items(project.paths.lake) if champion is None else Index.open(champion / "index")
+            _index_lake_items(project.paths.lake)
+            if champion is None
+            else Index.open(champion / "index")
         )
     except (TailorbirdError, OSError, ValueError) as error:
         yield "rules", "error", str(error), "tailorbird models show champion"
@@ -83,7 +85,7 @@ def check_slot_rules(project: "Project") -> Iterator[Finding]:
                 text,
                 "mend the rule in slots.py, or send items that satisfy it",
             )
-        for rule in [] if reason else rules.empty_for_strangers(index):
+        for rule in [] if reason else rules.rules_unmet_by_strangers(index):
             text = (
                 "shows nothing to people of whom nothing is known, as everybody at first: no "
                 f"item satisfies {rule}"
@@ -98,38 +100,38 @@ def check_slot_rules(project: "Project") -> Iterator[Finding]:
 
 def _check_lists(project: "Project", index: "Index") -> "Iterator[Finding]":
     """Find unknown items in editorial lists, and lists that are not declared."""
-    from tailorbird.serving.pipeline.editorial import FILE, check_lists
+    from tailorbird.serving.pipeline.editorial import LISTS_FILE, check_lists
 
     try:
-        lists = check_lists(project.root / FILE, project.slots.values())
+        items_by_list = check_lists(project.root / LISTS_FILE, project.slots.values())
     except TailorbirdError as error:
         yield "lists", "error", error.message, error.fix
         return
-    for name, items in lists.items():
-        if unknown := [
+    for name, items in items_by_list.items():
+        if unknown_items := [
             item for item, row in zip(items, index.find_ids(items).tolist(), strict=True) if row < 0
         ]:
             text = (
-                f"{len(unknown):,} of {len(items):,} items are not known: "
-                f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
+                f"{len(unknown_items):,} of {len(items):,} items are not known: "
+                f"{', '.join(unknown_items[:5])}{', …' if len(unknown_items) > 5 else ''}"
             )
-            yield f"list: {name}", "warning", text, f"mend {FILE}, or send these items"
+            yield f"list: {name}", "warning", text, f"mend {LISTS_FILE}, or send these items"
 
 
-def _lake_items(lake: StoragePath) -> "Index":
+def _index_lake_items(lake_path: StoragePath) -> "Index":
     """Return an index of the newest item versions in the lake, up to a limit."""
     import json
 
     from tailorbird.lake import Lake
     from tailorbird.retrieval import Index, NewItem, with_items
 
-    reader = Lake(lake)
+    reader = Lake(lake_path)
     if not reader.exists("items"):
-        return Index.bare(())
+        return Index.from_ids(())
     rows = reader.table("items", ["id", "valid_from", "attributes"]).sort_by("valid_from")
     # The last one of several versions of an item counts.
-    newest = rows.slice(max(0, len(rows) - _ITEM_VERSIONS_MAX)).to_pylist()
+    newest_rows = rows.slice(max(0, len(rows) - _ITEM_VERSIONS_MAX)).to_pylist()
     return with_items(
-        Index.bare(()),
-        [NewItem(row["id"], json.loads(row["attributes"] or "{}"), 0) for row in newest],
+        Index.from_ids(()),
+        [NewItem(row["id"], json.loads(row["attributes"] or "{}"), 0) for row in newest_rows],
     )

@@ -24,7 +24,7 @@ def read_status(project: Project, clock: Clock) -> Status:
     """Return the state of a project in the last 24 hours."""
     from tailorbird.platform.notify import describe_notify
     from tailorbird.platform.rollout import waiting_steps
-    from tailorbird.platform.runtime.churn import describe_waiting
+    from tailorbird.platform.runtime.churn import describe_waiting_steps
     from tailorbird.platform.runtime.overdue import read_overdue
 
     now, registry = clock.now(), Registry(project.paths.registry, clock=clock)
@@ -34,18 +34,18 @@ def read_status(project: Project, clock: Clock) -> Status:
         store.read(now - 2 * DAY, now),
         now,
         registry=registry,
-        checks=project.paths.checks,
-        catalogue=catalogue_size(project),
+        checks_folder=project.paths.checks,
+        catalogue_size=catalogue_size(project),
         alarms=(
             *(row.describe() for row in read_open_episodes(project, clock)),
             *describe_notify(project, now),
         ),
         drift_note=str(read_judgement(project.paths.monitoring)),
-        waiting=(
+        waiting_notes=(
             *(step.describe() for step in waiting_steps(registry.audit())),
             *(entry.describe() for entry in read_overdue(project, clock)),
-            *describe_waiting(project, clock),
+            *describe_waiting_steps(project, clock),
         ),
-        churn=tuple(churn_figures.describe_churn(project, clock)),
-        decisions=churn_figures.churn_decisions(project, clock),
+        churn_notes=tuple(churn_figures.describe_churn(project, clock)),
+        churn_decisions=churn_figures.churn_decisions(project, clock),
     )

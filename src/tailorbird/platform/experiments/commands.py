@@ -27,10 +27,10 @@ from tailorbird.experiments.trial import TrialReport, trial_report
 from tailorbird.experiments.units import UNIT_COLUMNS
 from tailorbird.experiments.views.timeline import TimelineEvent
 from tailorbird.lake import Lake
-from tailorbird.monitoring.drift.judgement import FILE
+from tailorbird.monitoring.drift.judgement import EPISODES_FILE
+from tailorbird.platform.clocks import clock_as_of, parse_time
 from tailorbird.platform.drift import read_episodes
 from tailorbird.platform.experiments.estimate import plan_drawn_shares
-from tailorbird.platform.moment import clock_as_of, parse_time
 from tailorbird.registry import Experiments, Registry, StartedExperiment, read_experiments
 
 MODEL_CHANGES = ("promote", "rollback", "canary", "end canary", "formula")
@@ -39,14 +39,14 @@ LIST_COLUMNS = ("experiment", "slot", "state", "ramp", "layer", "rule", "since",
 
 def list_experiments(project: Project) -> list[tuple[Any, ...]]:
     """Return rows of `LIST_COLUMNS`: splits of slots, declared and started experiments."""
-    started = read_experiments(project.paths.registry)
+    experiments = read_experiments(project.paths.registry)
     rows: list[tuple[Any, ...]] = [
         (slot.experiment.name, slot.name, "permanent", 1.0, "", "", "", "")
         for slot in project.slots.values()
         if slot.experiment is not None
     ]
-    for experiment in started.experiments:
-        since = max(experiment.started_at, experiment.stopped_at, experiment.decided_at)
+    for experiment in experiments.experiments:
+        changed_at = max(experiment.started_at, experiment.stopped_at, experiment.decided_at)
         rule = experiment.declaration["stopping"]
         rows.append(
             (
@@ -56,7 +56,7 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
                 experiment.ramp,
                 experiment.layer,
                 rule,
-                to_iso(since)[:16],
+                to_iso(changed_at)[:16],
                 experiment.decision,
             )
         )
@@ -72,13 +72,13 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
             "",
         )
         for experiment in project.experiments.values()
-        if started.get(experiment.name) is None
+        if experiments.get(experiment.name) is None
     ]
     return rows
 
 
-def freeze(
-    declared: Experiment,
+def freeze_declaration(
+    experiment: Experiment,
     *,
     ramp: float,
     versions: Mapping[str, str] | None = None,
@@ -91,12 +91,12 @@ def freeze(
         attribution: of the slot.
     """
     return StartedExperiment(
-        name=declared.name,
-        slot=declared.slot,
-        layer=declared.layer_name,
-        digest=declared.digest,
-        declaration=declared.to_dict(),
-        size=round(declared.share * BUCKETS),
+        name=experiment.name,
+        slot=experiment.slot,
+        layer=experiment.layer_name,
+        digest=experiment.digest,
+        declaration=experiment.to_dict(),
+        size=round(experiment.share * BUCKETS),
         ramp=ramp,
         versions=dict(versions or {}),
         attribution=attribution,
@@ -123,19 +123,30 @@ def start_experiment(
             metric, or `Experiments.start` refuses it.
         DeclarationError: it is not clear who is eligible.
     """
-    declared = _declared(project, name)
-    versions = check_startable(project, declared)
-    attribution = project.slots[declared.slot].attribution
-    new = freeze(declared, ramp=ramp, versions=versions, attribution=attribution)
-    audit = f"{declared.digest[:12]}: {why}"
-    return _change(project, "start", name, new, by=by, why=why, audit=audit, clock=clock)
+    experiment = _find_declared(project, name)
+    versions = check_startable(project, experiment)
+    attribution = project.slots[experiment.slot].attribution
+    frozen_experiment = freeze_declaration(
+        experiment, ramp=ramp, versions=versions, attribution=attribution
+    )
+    audit_reason = f"{experiment.digest[:12]}: {why}"
+    return _apply_change(
+        project,
+        "start",
+        name,
+        frozen_experiment,
+        by=by,
+        why=why,
+        audit_reason=audit_reason,
+        clock=clock,
+    )
 
 
 def change_experiment(
     project: Project,
     action: str,
     name: str,
-    *values: Any,
+    *arguments: Any,
     by: str = "",
     why: str,
     clock: Clock | None = None,
@@ -145,8 +156,18 @@ def change_experiment(
     Raises:
         UsageError: its state does not allow that.
     """
-    audit = f"{', '.join(str(value) for value in values)}: {why}" if values else why
-    return _change(project, action, name, name, *values, by=by, why=why, audit=audit, clock=clock)
+    audit_reason = f"{', '.join(str(value) for value in arguments)}: {why}" if arguments else why
+    return _apply_change(
+        project,
+        action,
+        name,
+        name,
+        *arguments,
+        by=by,
+        why=why,
+        audit_reason=audit_reason,
+        clock=clock,
+    )
 
 
 def plan_declared(
@@ -164,26 +185,28 @@ def plan_declared(
         NotReadyError: the lake has too few units of the slot.
         UsageError: it is interleaved.
     """
-    declared = _declared(project, name)
-    if declared.is_interleaved:
+    experiment = _find_declared(project, name)
+    if experiment.is_interleaved:
         raise UsageError(
             "interleaving needs no plan: its report may be read at any time",
             where=f"experiment {name}",
             fix=f'tailorbird experiment start {name} --why "…"',
         )
-    slot = project.slots[declared.slot]
+    slot = project.slots[experiment.slot]
     now = project.clock().now()
-    span = parse_duration(since or declared.duration)
-    days = max(int(span // DAY), 1)
+    period_us = parse_duration(since or experiment.duration)
+    days = max(int(period_us // DAY), 1)
     events = Lake(project.paths.lake).events(
-        columns=UNIT_COLUMNS, ts_from=now - days * DAY - parse_duration(declared.history), ts_to=now
+        columns=UNIT_COLUMNS,
+        ts_from=now - days * DAY - parse_duration(experiment.history),
+        ts_to=now,
     )
     plan = plan_experiment(
-        events, declared, now=now, attribution=parse_duration(slot.attribution), days=days
+        events, experiment, now=now, attribution=parse_duration(slot.attribution), days=days
     )
     if not drawn_shares:
         return plan
-    shares = plan_drawn_shares(project, declared, days=plan.duration_days, since=since)
+    shares = plan_drawn_shares(project, experiment, days=plan.duration_days, since=since)
     return replace(plan, drawn_shares=shares)
 
 
@@ -202,89 +225,94 @@ def report_experiment(
         NotReadyError: the experiment is declared, but not started.
     """
     experiments = read_experiments(project.paths.registry)
-    if name and (started := experiments.get(name)) is not None:
-        return _report_started(project, started, as_of)
+    if name and (started_experiment := experiments.get(name)) is not None:
+        return _report_started(project, started_experiment, as_of)
     if name in project.experiments:
         raise NotReadyError(
             "it is not started",
             where=f"experiment {name}",
             fix=f'tailorbird experiment start {name} --why "…"',
         )
-    declared = project.slot(name)
-    if declared.experiment is None:
-        running = [
+    slot = project.slot(name)
+    if slot.experiment is None:
+        running_names = [
             experiment.name
             for experiment in experiments.experiments
-            if experiment.slot == declared.name
+            if experiment.slot == slot.name
         ]
-        if len(running) == 1:
-            return _report_started(project, _require(experiments, running[0]), as_of)
+        if len(running_names) == 1:
+            return _report_started(project, _require_started(experiments, running_names[0]), as_of)
         raise UsageError(
-            f"slot {declared.name} runs no experiment",
-            fix=f"name one of {', '.join(running)}"
-            if running
+            f"slot {slot.name} runs no experiment",
+            fix=f"name one of {', '.join(running_names)}"
+            if running_names
             else f"declare one in {project.root / 'experiments.py'}, and start it",
         )
-    stop = _read_moment(project, as_of) if as_of else None
+    stop_ts = _resolve_as_of(project, as_of) if as_of else None
     return experiment_report(
         Lake(project.paths.lake),
-        declared.experiment,
-        declared.name,
-        ts_from=(stop or SystemClock().now()) - parse_duration(since) if since else None,
-        ts_to=stop,
-        denominator=declared.denominator,
-        attribution=parse_duration(declared.attribution),
+        slot.experiment,
+        slot.name,
+        ts_from=(stop_ts or SystemClock().now()) - parse_duration(since) if since else None,
+        ts_to=stop_ts,
+        denominator=slot.denominator,
+        attribution=parse_duration(slot.attribution),
     )
 
 
 def _report_started(
-    project: Project, started: StartedExperiment, as_of: str = ""
+    project: Project, started_experiment: StartedExperiment, as_of: str = ""
 ) -> TrialReport | InterleavingReport:
-    experiment = Experiment.from_dict(started.declaration)
-    now = _read_moment(project, as_of) if as_of else project.clock().now()
-    if as_of and now < started.started_at:
+    experiment = Experiment.from_dict(started_experiment.declaration)
+    now = _resolve_as_of(project, as_of) if as_of else project.clock().now()
+    if as_of and now < started_experiment.started_at:
         raise UsageError(
-            f"experiment {started.name} was started at {to_iso(started.started_at)}",
+            f"experiment {started_experiment.name} was started at "
+            f"{to_iso(started_experiment.started_at)}",
             where=f"--as-of {as_of}",
             fix="name a later time",
         )
-    started = started.as_of(now)
-    lake, stop = Lake(project.paths.lake), started.stopped_at or now
+    started_experiment = started_experiment.as_of(now)
+    lake, stop_ts = Lake(project.paths.lake), started_experiment.stopped_at or now
     notes = [
         f"{to_iso(change.at)[:16]} {change.action} by {change.by}"
         f"{f' to {change.ramp:g}' if change.action == 'ramp' else ''}: {change.why}"
-        for change in started.changes
+        for change in started_experiment.changes
     ]
-    declared = project.experiments.get(started.name)
-    if declared is not None and declared.digest != started.digest:
+    declared_experiment = project.experiments.get(started_experiment.name)
+    if declared_experiment is not None and declared_experiment.digest != started_experiment.digest:
         notes.append("experiments.py differs from what was started; the frozen declaration counts.")
-    attribution, attribution_note = frozen_attribution(project, started)
+    attribution, attribution_note = frozen_attribution(project, started_experiment)
     experiment, segments_note = drop_unknown_segments(experiment)
     notes += [note for note in (attribution_note, segments_note) if note]
-    span: dict[str, Any] = {
-        "started_at": started.started_at,
-        "stopped_at": started.stopped_at,
+    report_options: dict[str, Any] = {
+        "started_at": started_experiment.started_at,
+        "stopped_at": started_experiment.stopped_at,
         "now": now,
         "attribution": parse_duration(attribution),
-        "state": started.state,
+        "state": started_experiment.state,
         "notes": tuple(notes),
     }
     if experiment.is_interleaved:
-        events = lake.events(EVENT_COLUMNS, started.started_at, stop)
-        responses = lake.responses(RESPONSE_COLUMNS, started.started_at, stop)
-        return interleaving_report(events, responses, experiment, **span)
-    history = parse_duration(experiment.history)
+        events = lake.events(EVENT_COLUMNS, started_experiment.started_at, stop_ts)
+        responses = lake.responses(RESPONSE_COLUMNS, started_experiment.started_at, stop_ts)
+        return interleaving_report(events, responses, experiment, **report_options)
+    history_us = parse_duration(experiment.history)
     columns = (*UNIT_COLUMNS, "model")
-    events = lake.events(columns=columns, ts_from=started.started_at - history, ts_to=stop)
-    served_notes = [f"{version} serves the arm {arm}." for arm, version in started.versions.items()]
-    warnings = warn_of_shared_learning(project, started, events)
-    span["notes"] = (*warnings, *served_notes, *notes)
-    decided_by = started.changes[-1].by if started.decision else ""
-    span |= {"decision": started.decision, "decided_by": decided_by}
-    return trial_report(events, experiment, timeline=list_changes(project), **span)
+    events = lake.events(
+        columns=columns, ts_from=started_experiment.started_at - history_us, ts_to=stop_ts
+    )
+    served_notes = [
+        f"{version} serves the arm {arm}." for arm, version in started_experiment.versions.items()
+    ]
+    warnings = warn_of_shared_learning(project, started_experiment, events)
+    report_options["notes"] = (*warnings, *served_notes, *notes)
+    decided_by = started_experiment.changes[-1].by if started_experiment.decision else ""
+    report_options |= {"decision": started_experiment.decision, "decided_by": decided_by}
+    return trial_report(events, experiment, timeline=list_changes(project), **report_options)
 
 
-def _read_moment(project: Project, as_of: str) -> int:
+def _resolve_as_of(project: Project, as_of: str) -> int:
     return clock_as_of(as_of, project, allow_lateness=False).now()
 
 
@@ -302,34 +330,40 @@ def list_changes(project: Project) -> list[TimelineEvent]:
         for change in experiment.changes
     ]
     events += [
-        TimelineEvent(parse_time(row.since, FILE), "incident", f"{row.cause}: {row.evidence}")
+        TimelineEvent(
+            parse_time(row.since, EPISODES_FILE), "incident", f"{row.cause}: {row.evidence}"
+        )
         for row in read_episodes(project, SystemClock())
     ]
     return events
 
 
-def _change(
+def _apply_change(
     project: Project,
     action: str,
     name: str,
     *arguments: Any,
     by: str,
     why: str,
-    audit: str,
+    audit_reason: str,
     clock: Clock | None,
 ) -> StartedExperiment:
-    """Apply a method of `Experiments` to those of the registry; `audit` is the log's reason."""
+    """Apply a method of `Experiments` to those of the registry, with `audit_reason` in its log."""
     author = by or getpass.getuser()
-    at = (clock or project.clock()).now()  # the time of events, also where a log ended long ago
+    changed_at = (
+        clock or project.clock()
+    ).now()  # the time of events, also where a log ended long ago
 
     def change(experiments: Experiments) -> Experiments:
-        return getattr(experiments, action)(*arguments, by=author, why=why, at=at)
+        return getattr(experiments, action)(*arguments, by=author, why=why, at=changed_at)
 
     registry = Registry(project.paths.registry, clock=SystemClock())
-    return _require(registry.change_experiments(action, name, change, by=author, why=audit), name)
+    return _require_started(
+        registry.change_experiments(action, name, change, by=author, why=audit_reason), name
+    )
 
 
-def _declared(project: Project, name: str) -> Experiment:
+def _find_declared(project: Project, name: str) -> Experiment:
     if name not in project.experiments:
         if any(
             slot.experiment is not None and slot.experiment.name == name
@@ -347,7 +381,7 @@ def _declared(project: Project, name: str) -> Experiment:
     return project.experiments[name]
 
 
-def _require(experiments: Experiments, name: str) -> StartedExperiment:
-    started = experiments.get(name)
-    assert started is not None, name
-    return started
+def _require_started(experiments: Experiments, name: str) -> StartedExperiment:
+    started_experiment = experiments.get(name)
+    assert started_experiment is not None, name
+    return started_experiment

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from tailorbird.config import Project
 from tailorbird.errors import DeclarationError, UsageError, suggest_name
 from tailorbird.experiments.assign import Experiment
-from tailorbird.platform.moment import clock_as_of
-from tailorbird.platform.train_options import window_us
+from tailorbird.platform.clocks import clock_as_of
+from tailorbird.platform.train_options import parse_window
 from tailorbird.platform.training import Notify, discard_note
 from tailorbird.ranking.policy.formula import parse_usable_formula
 from tailorbird.ranking.slot import Slot
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from tailorbird.training.evaluation.policies import Policy
 
 CHAMPION = "champion"
-# Of a log that draws a tenth of its slates, 100 to 300 answers tell as much as one of the model's own.
-ESTIMATE_ANSWERS = 50_000
-PLAN_ANSWERS = 1_000  # that are replayed to see what drawn slates would tell
+# Where a tenth of the slates is drawn, 100 to 300 answers tell as much as one of the model's own.
+ESTIMATE_RESPONSES_MAX = 50_000
+PLAN_RESPONSES_MAX = 1_000  # that are replayed to see what drawn slates would tell
 
 
 def estimate_policy(
@@ -78,8 +78,8 @@ def estimate_policy(
         )
     if arm:
         experiment = _find_experiment(project, arm, "--arm")[0]
-        own_slot = project.slot(slot or experiment.slot)
-        new = arm_policy(project, arm, own_slot)
+        replayed_slot = project.slot(slot or experiment.slot)
+        new_policy = arm_policy(project, arm, replayed_slot)
         if not against and arm.partition(":")[2] == experiment.control_arm:
             raise UsageError(
                 f"{arm} is the control of its experiment",
@@ -88,24 +88,26 @@ def estimate_policy(
             )
         against = against or f"{experiment.name}:{experiment.control_arm}"
     else:
-        own_slot = project.slot(slot)
-        new = _version_policy(project, own_slot, bundle or CHAMPION, formula, settings_of)
+        replayed_slot = project.slot(slot)
+        new_policy = _version_policy(
+            project, replayed_slot, bundle or CHAMPION, formula, settings_of
+        )
     against = against or CHAMPION
-    old = (
-        arm_policy(project, against, own_slot, option="--against")
+    old_policy = (
+        arm_policy(project, against, replayed_slot, option="--against")
         if ":" in against
-        else _version_policy(project, own_slot, against)
+        else _version_policy(project, replayed_slot, against)
     )
     clock = clock_as_of(as_of, project, notify=notify)
     return estimate_policies(
         project.features,
-        own_slot,
-        new,
-        old,
+        replayed_slot,
+        new_policy,
+        old_policy,
         lake=project.paths.lake,
         registry=project.paths.registry,
         clock=clock,
-        settings=_replay_settings(project, since, ESTIMATE_ANSWERS),
+        settings=_replay_settings(project, since, ESTIMATE_RESPONSES_MAX),
         outcome=outcome,
     )
 
@@ -146,24 +148,26 @@ def plan_drawn_shares(
             where=f"experiment {experiment.name}, --drawn-shares",
             fix="leave out --drawn-shares",
         ) from None
-    log = load_responses(
+    response_log = load_responses(
         project.features,
         slot,
         policies,
         lake=project.paths.lake,
         registry=project.paths.registry,
         clock=project.clock(),
-        settings=_replay_settings(project, since, PLAN_ANSWERS),
+        settings=_replay_settings(project, since, PLAN_RESPONSES_MAX),
         outcome=outcome,
     )
-    return drawn_shares(log, outcome, min(log.responses_per_day * days, ESTIMATE_ANSWERS))
+    return drawn_shares(
+        response_log, outcome, min(response_log.responses_per_day * days, ESTIMATE_RESPONSES_MAX)
+    )
 
 
-def _replay_settings(project: Project, since: str, answers_max: int) -> TrainSettings:
+def _replay_settings(project: Project, since: str, responses_max: int) -> TrainSettings:
     return TrainSettings(
-        window_us=window_us(since, project, option="--since"),
+        window_us=parse_window(since, project, option="--since"),
         lateness_us=project.plan.lateness_us,
-        test_requests=answers_max,
+        test_requests=responses_max,
     )
 
 
@@ -189,9 +193,9 @@ def arm_policy(project: Project, arm: str, slot: Slot, *, option: str = "--arm")
             where=f"{option} {arm}",
             fix="compare arms of one slot",
         )
-    settings = project.slot(experiment.slots[name]) if name in experiment.slots else slot
+    settings_slot = project.slot(experiment.slots[name]) if name in experiment.slots else slot
     return Policy(
-        _with_formula_in_force(project, settings),
+        _with_formula_in_force(project, settings_slot),
         versions.get(name, CHAMPION),
         experiment.policy_of(name),
         arm,
@@ -204,15 +208,17 @@ def _version_policy(
     """Return a version with the slot's settings, or with others."""
     from tailorbird.training.evaluation.policies import Policy
 
-    settings = _with_formula_in_force(project, project.slot(settings_of) if settings_of else slot)
+    settings_slot = _with_formula_in_force(
+        project, project.slot(settings_of) if settings_of else slot
+    )
     registry = Registry(project.paths.registry, clock=project.clock())
     folder = registry.resolve(version)
     name = f"{folder.name} as {settings_of}" if settings_of else folder.name
     if formula:
         heads = registry.info(folder.name).heads
         objective = parse_usable_formula(formula, heads, model=folder.name, where="--formula")
-        settings, name = _with_objective(settings, objective), f"{name} by {formula}"
-    return Policy(settings, folder.name, name=name)
+        settings_slot, name = _with_objective(settings_slot, objective), f"{name} by {formula}"
+    return Policy(settings_slot, folder.name, name=name)
 
 
 def _with_formula_in_force(project: Project, slot: Slot) -> Slot:
@@ -231,22 +237,30 @@ def _with_objective(slot: Slot, objective: Mapping[str, float]) -> Slot:
 def _find_experiment(project: Project, arm: str, option: str) -> tuple[Experiment, dict[str, str]]:
     """Return the experiment of an EXPERIMENT:ARM, and the version of each arm that names one."""
     name = arm.partition(":")[0]
-    started = read_experiments(project.paths.registry)
-    if (running := started.get(name)) is not None:
-        return Experiment.from_dict(running.declaration), dict(running.versions)
+    started_experiments = read_experiments(project.paths.registry)
+    if (started_experiment := started_experiments.get(name)) is not None:
+        return Experiment.from_dict(started_experiment.declaration), dict(
+            started_experiment.versions
+        )
     if name in project.experiments:
-        declared = project.experiments[name]
-        return declared, dict(declared.versions)
-    splits = {
+        declared_experiment = project.experiments[name]
+        return declared_experiment, dict(declared_experiment.versions)
+    split_by_name = {
         slot.experiment.name: replace(slot.experiment, slot=slot.name)
         for slot in project.slots.values()
         if slot.experiment is not None
     }
-    if name in splits:
-        return splits[name], {}
-    names = [*project.experiments, *(each.name for each in started.experiments), *splits]
+    if name in split_by_name:
+        return split_by_name[name], {}
+    known_names = [
+        *project.experiments,
+        *(each.name for each in started_experiments.experiments),
+        *split_by_name,
+    ]
     raise UsageError(
         f"there is no experiment {name!r}",
         where=f"{option} {arm}",
-        fix=suggest_name(name, names, "declare it in experiments.py, and name EXPERIMENT:ARM"),
+        fix=suggest_name(
+            name, known_names, "declare it in experiments.py, and name EXPERIMENT:ARM"
+        ),
     )

@@ -36,56 +36,66 @@ class ParityCheck:
     """What a comparison with the lake found.
 
     Attributes:
-        reports: of logged responses, by schema.
-        sampled: of the present state; `reason` says why it is empty, or "".
-        lists: of logged candidate lists.
-        copied: what a plain copy of a running project lacks; None if the folder is none.
-        erased: number of logged responses of erased people, which are gone.
+        report_by_schema: of logged responses, by schema.
+        state_report: of the present state; `sampling_obstacle` says why it is empty, or "".
+        list_report: of logged candidate lists.
+        copy_report: what a plain copy of a running project lacks; None if the folder is none.
+        erased_responses: number of logged responses of erased people, which are gone.
     """
 
-    reports: "dict[str, ParityReport]"
-    sampled: "ParityReport"
-    reason: str
-    lists: "ListReport"
-    copied: "CopyReport | None" = None
-    erased: int = 0
+    report_by_schema: "dict[str, ParityReport]"
+    state_report: "ParityReport"
+    sampling_obstacle: str
+    list_report: "ListReport"
+    copy_report: "CopyReport | None" = None
+    erased_responses: int = 0
 
     @property
-    def logged(self) -> "ParityReport":
+    def logged_report(self) -> "ParityReport":
         """The sum over all schemas of logged responses."""
-        return _sum_reports(self.reports)
+        return _sum_reports(self.report_by_schema)
 
     @property
-    def unequal(self) -> dict[str, int]:
+    def unequal_by_feature(self) -> dict[str, int]:
         """Feature → number of values that differ."""
-        counts = _sum_reports({"": self.logged, " ": self.sampled}).by_feature
+        counts = _sum_reports({"": self.logged_report, " ": self.state_report}).by_feature
         return {name: count for name, count in counts.items() if count}
 
     @property
     def is_sound(self) -> bool:
         """True if no value and no list differs, and nothing is missing."""
-        return not (self.unequal or self.lists.unequal or (self.copied and self.copied.missing))
+        return not (
+            self.unequal_by_feature
+            or self.list_report.unequal
+            or (self.copy_report and self.copy_report.missing)
+        )
 
     @property
     def erasure_note(self) -> str:
         """Return what is not compared because people were erased; "" if that is nothing."""
-        exempt = self.logged.exempt
-        if not self.erased and not exempt:
+        exempt_responses = self.logged_report.exempt
+        if not self.erased_responses and not exempt_responses:
             return ""
         return (
-            f"after an erasure, {self.erased:,} answers to erased people are gone, and {exempt:,} "
+            f"after an erasure, {self.erased_responses:,} answers to erased people are gone, and "
+            f"{exempt_responses:,} "
             "others are not compared, since they may have read what was erased"
         )
 
     def __repr__(self) -> str:
-        logged, sampled, lists = self.logged, self.sampled, self.lists
+        logged_report, state_report, list_report = (
+            self.logged_report,
+            self.state_report,
+            self.list_report,
+        )
         lines = [
-            f"{logged.answers:,} responses: {logged.compared:,} values, {logged.unequal:,} unequal",
-            f"{sampled.answers:,} people now: {sampled.compared:,} values, "
-            f"{sampled.unequal:,} unequal",
-            f"{lists.lists:,} candidate lists, {sum(lists.unequal.values()):,} unequal",
+            f"{logged_report.answers:,} responses: {logged_report.compared:,} values, "
+            f"{logged_report.unequal:,} unequal",
+            f"{state_report.answers:,} people now: {state_report.compared:,} values, "
+            f"{state_report.unequal:,} unequal",
+            f"{list_report.lists:,} candidate lists, {sum(list_report.unequal.values()):,} unequal",
         ]
-        lines += [self.erasure_note, str(self.copied or "")]
+        lines += [self.erasure_note, str(self.copy_report or "")]
         return "\n".join(filter(None, lines))
 
     _repr_html_ = text_html
@@ -114,19 +124,28 @@ def verify(
     from tailorbird.lake import Lake
     from tailorbird.privacy.receipt import count_erased_answers
 
-    copied = inspect_copy(project)
-    if copied:
-        notify(str(copied))
+    copy_report = inspect_copy(project)
+    if copy_report:
+        notify(str(copy_report))
     lake = Lake(project.paths.lake)
-    reports = _compare_logged(project, lake, answers, memory_bytes, progress, notify)
-    lists = compare_logged_lists(project, lake, answers, progress)
-    sampled, reason = _compare_state(project, lake, samples, memory_bytes, progress)
-    erased = count_erased_answers(project.paths.data)
-    result = ParityCheck(reports, sampled, reason, lists, copied, erased)
-    if not result.logged.answers and not sampled.answers:
+    report_by_schema = _compare_logged(
+        project, lake, answers, memory_bytes=memory_bytes, progress=progress, notify=notify
+    )
+    list_report = compare_logged_lists(project, lake, answers, progress)
+    state_report, sampling_obstacle = _compare_state(project, lake, samples, memory_bytes, progress)
+    erased_responses = count_erased_answers(project.paths.data)
+    result = ParityCheck(
+        report_by_schema,
+        state_report,
+        sampling_obstacle,
+        list_report,
+        copy_report,
+        erased_responses,
+    )
+    if not result.logged_report.answers and not state_report.answers:
         raise NotReadyError(
             f"nothing could be compared: {result.erasure_note or 'no answer was logged'}, and "
-            f"{reason or 'no sample was asked for'}",
+            f"{sampling_obstacle or 'no sample was asked for'}",
             where=str(lake.path),
             fix="tailorbird up, then ask it for some",
         )
@@ -155,7 +174,7 @@ def _sum_reports(reports: "dict[str, ParityReport]") -> "ParityReport":
 def _compare_logged(
     project: Project,
     lake: "Lake",
-    answers: int,
+    responses_max: int,
     memory_bytes: int,
     progress: Progress,
     notify: Notify,
@@ -165,25 +184,32 @@ def _compare_logged(
 
     from tailorbird.config.schemas import find_schema
 
-    rows, reports = lake.table("answers", ("producer", "offset", "schema_hash")), {}
-    for schema in sorted(pc.unique(rows["schema_hash"]).to_pylist()) if answers > 0 else []:
+    response_ids, report_by_schema = (
+        lake.table("answers", ("producer", "offset", "schema_hash")),
+        {},
+    )
+    for schema in (
+        sorted(pc.unique(response_ids["schema_hash"]).to_pylist()) if responses_max > 0 else []
+    ):
         try:
             features = find_schema(project, schema)
         except TailorbirdError as error:
             notify(f"answers of schema {schema} are not compared: {error.message}")
             continue
-        schema_rows = rows.filter(pc.equal(rows["schema_hash"], schema))
-        stride = max(1, -(-rows.num_rows // answers))
-        sample = schema_rows.take(list(range(0, schema_rows.num_rows, stride)))
-        reports[schema] = _compare_schema(project, features, lake, sample, memory_bytes, progress)
-    return reports
+        schema_response_ids = response_ids.filter(pc.equal(response_ids["schema_hash"], schema))
+        stride = max(1, -(-response_ids.num_rows // responses_max))
+        sample = schema_response_ids.take(list(range(0, schema_response_ids.num_rows, stride)))
+        report_by_schema[schema] = _compare_schema(
+            project, features, lake, sample, memory_bytes=memory_bytes, progress=progress
+        )
+    return report_by_schema
 
 
 def _evicted_kinds(project: Project, features: "FeatureSet") -> dict[str, int]:
     """Return the kinds of entities that the schema's worker evicted, with their last times."""
-    from tailorbird.features.state.progress import read_schema_figures
+    from tailorbird.features.state.progress import read_schema_progress
 
-    figures = read_schema_figures(project.paths.state, features.schema_hash, project.workers)
+    figures = read_schema_progress(project.paths.state, features.schema_hash, project.workers)
     return {} if figures is None else figures.dropped
 
 
@@ -206,20 +232,22 @@ def _compare_schema(
         Exemptions,
         comparable_responses,
         compare_responses,
+        compute_parity,
         empty_report,
-        parity,
         requests_of,
     )
 
-    report, known_position, dropped = (
+    report, known_position, evicted_at_by_kind = (
         empty_report(features),
         _lake_position(lake),
         _evicted_kinds(project, features),
     )
-    where = ds.field("offset").isin(responses["offset"]) & ds.field("producer").isin(
+    is_sampled = ds.field("offset").isin(responses["offset"]) & ds.field("producer").isin(
         responses["producer"]
     )
-    rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
+    rows = lake.table(
+        "answers", where=is_sampled & (ds.field("schema_hash") == features.schema_hash)
+    )
     sample = comparable_responses(features, known_position, rows, report)
     if not sample.num_rows:
         return report
@@ -227,12 +255,12 @@ def _compare_schema(
     requests = requests_of(sample)
     events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
-        parity_report = parity(
+        parity_report = compute_parity(
             features,
             events,
             sample,
-            complete_to=known_position,
-            dropped=dropped,
+            complete_position=known_position,
+            dropped_ts_by_kind=evicted_at_by_kind,
             progress=report_progress,
         )
         parity_report.skipped, parity_report.exempt, parity_report.pending = (
@@ -249,7 +277,7 @@ def _compare_schema(
                 part_sample,
                 part.rows,
                 report,
-                Exemptions(KindExemptions(features), requests_of(part_sample), dropped),
+                Exemptions(KindExemptions(features), requests_of(part_sample), evicted_at_by_kind),
             )
             report_progress(part.stop, sample.num_rows)
     return report
@@ -267,7 +295,7 @@ def _scratch_folder(project: Project) -> Iterator[Path]:
 
 
 def _compare_state(
-    project: Project, lake: "Lake", samples: int, memory_bytes: int, progress: Progress
+    project: Project, lake: "Lake", people_max: int, memory_bytes: int, progress: Progress
 ) -> tuple["ParityReport", str]:
     """Compare the state's present values of a sample; return the report and why it is empty."""
     from tailorbird.events import SystemClock
@@ -276,9 +304,9 @@ def _compare_state(
     from tailorbird.features.parity.sampled import draw_sample, read_sample
 
     features, report = project.features, empty_report(project.features)
-    if samples <= 0:
+    if people_max <= 0:
         return report, ""
-    sample = draw_sample(lake, samples, now=SystemClock().now())
+    sample = draw_sample(lake, people_max, now=SystemClock().now())
     if not sample.requests:
         return report, "the lake has no event of a person"
     try:
@@ -287,12 +315,12 @@ def _compare_state(
         return report, error.message
     try:
         for start in range(0, len(sample.requests), _BATCH_SIZE):
-            part = slice(start, start + _BATCH_SIZE)
+            batch = slice(start, start + _BATCH_SIZE)
             try:
-                readings = read_sample(reader, sample.requests[part], sample.items[part])
+                readings = read_sample(reader, sample.requests[batch], sample.items[batch])
             except NotReadyError as error:
                 return report, error.message
-            _wait_for(lake, max(reading.rows.p for reading in readings))
+            _wait_for_lake(lake, max(reading.rows.log_position for reading in readings))
             _compare_sample(project, lake, readings, memory_bytes, report)
             progress(
                 "people of the lake",
@@ -318,47 +346,50 @@ def _compare_sample(
         read_required_events,
     )
     from tailorbird.features.parity.recompute import Exemptions
-    from tailorbird.features.parity.sampled import compare, requests_of
+    from tailorbird.features.parity.sampled import compare_reads, requests_of
 
     features, requests = project.features, requests_of(readings)
-    dropped = _evicted_kinds(project, features)
+    evicted_at_by_kind = _evicted_kinds(project, features)
     events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         history = History(features, events)
-        compare(
+        compare_reads(
             features,
             readings,
             history.rows(requests),
             report,
-            excused=Exemptions(history, requests, dropped),
+            exemptions=Exemptions(history, requests, evicted_at_by_kind),
         )
         return
     with _scratch_folder(project) as folder:
         for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
             part_readings = readings[part.start : part.stop]
-            compare(
+            compare_reads(
                 features,
                 part_readings,
                 part.rows,
                 report,
-                excused=Exemptions(KindExemptions(features), requests_of(part_readings), dropped),
+                exemptions=Exemptions(
+                    KindExemptions(features), requests_of(part_readings), evicted_at_by_kind
+                ),
             )
 
 
 def _lake_position(lake: "Lake") -> int:
     """Return the position up to which the lake is complete."""
-    from tailorbird.stream import read_released
+    from tailorbird.stream import read_released_positions
 
-    return read_released(lake.path).routed_position() - 1
+    return read_released_positions(lake.path).routed_position() - 1
 
 
-def _wait_for(lake: "Lake", p: int) -> None:
+def _wait_for_lake(lake: "Lake", log_position: int) -> None:
     """Wait for the lake, because the worker is often a second ahead of it."""
     deadline = time.monotonic() + _WAIT_S
-    while _lake_position(lake) < p:
+    while _lake_position(lake) < log_position:
         if time.monotonic() > deadline:
             raise NotReadyError(
-                f"the state has events up to {p:,}, the lake up to {_lake_position(lake):,}",
+                f"the state has events up to {log_position:,}, the lake up to "
+                f"{_lake_position(lake):,}",
                 where=str(lake.path),
                 fix="tailorbird run lake",
             )

@@ -12,53 +12,57 @@ if TYPE_CHECKING:
 
 
 def compare_logged_lists(
-    project: Project, lake: "Lake", answers: int, progress: Progress
+    project: Project, lake: "Lake", responses_max: int, progress: Progress
 ) -> "ListReport":
-    """Recompute the candidate lists of `answers` logged answers, spread evenly over all."""
+    """Recompute the candidate lists of `responses_max` logged answers, spread evenly over all."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    from tailorbird.candidates.batch import COLUMNS
+    from tailorbird.candidates.batch import EVENT_COLUMNS
     from tailorbird.candidates.parity import LOGGED_COLUMNS, ListReport, compare_lists, is_source
     from tailorbird.config.candidates import slots_contract
     from tailorbird.features.parity.recompute import ERASED_EXEMPTION
-    from tailorbird.features.request import CANDIDATES_READ, unpack_sequences
-    from tailorbird.stream import read_released
+    from tailorbird.features.request import CANDIDATES_KEY, unpack_sequences
+    from tailorbird.stream import read_released_positions
 
-    row_ids = (
+    response_ids = (
         lake.table("answers", ("producer", "offset"), where=ds.field("candidate_lists").is_valid())
-        if answers > 0
+        if responses_max > 0
         else None
     )
-    if row_ids is None or not row_ids.num_rows:
+    if response_ids is None or not response_ids.num_rows:
         return ListReport()
-    sample = row_ids.take(list(range(0, row_ids.num_rows, max(1, -(-row_ids.num_rows // answers)))))
-    where = ds.field("offset").isin(sample["offset"]) & ds.field("producer").isin(
-        sample["producer"]
+    sampled_ids = response_ids.take(
+        list(range(0, response_ids.num_rows, max(1, -(-response_ids.num_rows // responses_max))))
     )
-    rows = lake.table(
-        "answers", ("schema_hash", "sequences", "degraded", *LOGGED_COLUMNS), where=where
+    is_sampled = ds.field("offset").isin(sampled_ids["offset"]) & ds.field("producer").isin(
+        sampled_ids["producer"]
     )
-    is_erased = [ERASED_EXEMPTION in (names or ()) for names in rows["degraded"].to_pylist()]
-    rows = rows.filter(pa.array([not erased for erased in is_erased]))
-    main_sequences = _main_sequences(project, set(rows["schema_hash"].to_pylist()))
+    responses = lake.table(
+        "answers", ("schema_hash", "sequences", "degraded", *LOGGED_COLUMNS), where=is_sampled
+    )
+    erased_flags = [
+        ERASED_EXEMPTION in (names or ()) for names in responses["degraded"].to_pylist()
+    ]
+    responses = responses.filter(pa.array([not erased for erased in erased_flags]))
+    sequence_name_by_schema = _main_sequences(project, set(responses["schema_hash"].to_pylist()))
     recent_events = []
-    for schema, packed in zip(
-        rows["schema_hash"].to_pylist(), rows["sequences"].to_pylist(), strict=True
+    for schema, packed_sequences in zip(
+        responses["schema_hash"].to_pylist(), responses["sequences"].to_pylist(), strict=True
     ):
-        logged = unpack_sequences(packed)
-        of_features = logged.get(main_sequences.get(schema, ""), ([], [], []))
-        items, _, times, *_ = logged.get(CANDIDATES_READ, of_features)
+        sequence_by_name = unpack_sequences(packed_sequences)
+        main_sequence = sequence_by_name.get(sequence_name_by_schema.get(schema, ""), ([], [], []))
+        items, _, times, *_ = sequence_by_name.get(CANDIDATES_KEY, main_sequence)
         recent_events.append((np.array(items, np.uint64), np.array(times, np.int64)))
-    names = {name for names in rows["candidate_lists"].to_pylist() for name in names or ()}
+    names = {name for names in responses["candidate_lists"].to_pylist() for name in names or ()}
     contract = slots_contract(project, sorted(name for name in names if is_source(name)))
-    events = lake.table("events", COLUMNS).sort_by("p")
-    known_position = read_released(lake.path).routed_position() - 1
+    events = lake.table("events", EVENT_COLUMNS).sort_by("p")
+    known_position = read_released_positions(lake.path).routed_position() - 1
     return compare_lists(
         contract,
         events,
-        rows,
+        responses,
         recent_events,
         complete_until=known_position,
         progress=partial(progress, "logged lists"),
@@ -70,12 +74,12 @@ def _main_sequences(project: Project, schemas: set[str]) -> dict[str, str]:
     from tailorbird.config.schemas import find_schema
     from tailorbird.errors import TailorbirdError
 
-    names = {}
+    sequence_name_by_schema = {}
     for schema in schemas:
         try:
             sequences = find_schema(project, schema).sequences
         except TailorbirdError:
             continue  # `features verify` reports that its declarations are missing.
         if sequences:
-            names[schema] = sequences[0]
-    return names
+            sequence_name_by_schema[schema] = sequences[0]
+    return sequence_name_by_schema

@@ -36,27 +36,27 @@ def rank_columns(
     Returns:
         The ranking, and its folder.
     """
-    from tailorbird.platform.moment import clock_as_of
-    from tailorbird.platform.train_options import window_us
+    from tailorbird.platform.clocks import clock_as_of
+    from tailorbird.platform.train_options import parse_window
     from tailorbird.training.selection.column_signals import RankSettings
     from tailorbird.training.selection.signals import rank_signals
 
-    declared = project.slot(slot)
-    label = target or next(iter(declared.objective))
-    out = folder or project.paths.reports / f"signals-{declared.name}-{label}"
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file", where="--out", fix="name a folder")
+    declaration = project.slot(slot)
+    target_label = target or next(iter(declaration.objective))
+    report_folder = folder or project.paths.reports / f"signals-{declaration.name}-{target_label}"
+    if report_folder.exists() and not report_folder.is_dir():
+        raise UsageError(f"{report_folder} is a file", where="--out", fix="name a folder")
     report = rank_signals(
         project.features,
-        declared,
+        declaration,
         lake=project.paths.lake,
         clock=clock_as_of(as_of, project, notify=notify),
-        out=out,
-        target=label,
+        out=report_folder,
+        target=target_label,
         settings=RankSettings(
-            window_us=window_us(window, project), lateness_us=project.plan.lateness_us, **options
+            window_us=parse_window(window, project), lateness_us=project.plan.lateness_us, **options
         ),
         event_types=project.plan.event_types,
         progress=progress,
     )
-    return report, out
+    return report, report_folder

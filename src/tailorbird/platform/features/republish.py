@@ -40,10 +40,14 @@ def _republish(project: Project, features: "FeatureSet", progress: Progress) -> 
     """Copy all parts of a schema's state, one after the other."""
     from tailorbird.features.state.key_partition import all_parts
 
-    done = [
-        _republish_part(project, features, part, progress) for part in all_parts(project.workers)
+    counts_by_part = [
+        _republish_part(project, features, counts, progress)
+        for counts in all_parts(project.workers)
     ]
-    return {"records": sum(part["records"] for part in done), "p": min(part["p"] for part in done)}
+    return {
+        "records": sum(counts["records"] for counts in counts_by_part),
+        "p": min(counts["p"] for counts in counts_by_part),
+    }
 
 
 def _republish_part(
@@ -75,6 +79,10 @@ def _republish_part(
         lake = Lake(paths.lake)
         build_if_needed(worker, lake, progress=partial(progress, "from the lake"))
         if lake.exists("events"):
-            catch_up(worker, lake, progress=lambda stage, p: progress(stage, p, None))
-        records = worker.republish(lambda copied: progress("copied", copied, None))
-        return {"records": records, "p": worker.position.p}
+            catch_up(
+                worker,
+                lake,
+                progress=lambda stage, log_position: progress(stage, log_position, None),
+            )
+        record_count = worker.republish(lambda copied: progress("copied", copied, None))
+        return {"records": record_count, "p": worker.position.log_position}

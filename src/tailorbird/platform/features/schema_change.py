@@ -12,7 +12,7 @@ from tailorbird.platform.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from tailorbird.features import FeatureSet
-    from tailorbird.features.migration.plan import Comparison, SampleMeasurements
+    from tailorbird.features.migration.plan import SampleMeasurements, SetComparison
     from tailorbird.features.state.eviction import EntityCounts
     from tailorbird.features.state.key_partition import KeyPart
 
@@ -27,14 +27,14 @@ class SchemaPlan:
     Attributes:
         comparison: added, changed and removed columns, and the size of records.
         entity_counts: entities of the applied state by kind; None without one.
-        measured: estimate of the build from a sample of the lake; None if it was not taken.
-        retraining: the champion, its schema, and whether it needs retraining.
+        sample_measurements: of the build, from a sample of the lake; None if none was taken.
+        retraining_need: the champion, its schema, and whether it needs retraining.
     """
 
-    comparison: "Comparison"
+    comparison: "SetComparison"
     entity_counts: "dict[str, EntityCounts] | None"
-    measured: "SampleMeasurements | None"
-    retraining: dict[str, Any]
+    sample_measurements: "SampleMeasurements | None"
+    retraining_need: dict[str, Any]
 
     @property
     def is_unchanged(self) -> bool:
@@ -45,7 +45,8 @@ class SchemaPlan:
         before, after = self.comparison.before or "(none)", self.comparison.after
         lines = [f"schema {after} is applied" if self.is_unchanged else f"{before} → {after}"]
         lines += [
-            f"{change.change} {change.name} of {change.entity}, {change.location}: {change.changed_fields}"
+            f"{change.change} {change.name} of {change.entity}, {change.location}: "
+            f"{change.changed_fields}"
             for change in self.comparison.changes
         ]
         return "\n".join(lines)
@@ -62,20 +63,20 @@ def plan_change(project: Project, *, should_measure: bool = True) -> SchemaPlan:
     from tailorbird.features.migration import plan as planning
     from tailorbird.lake import Lake
 
-    applied = load_applied(project)
-    comparison = planning.compare_sets(applied, project.features)
+    applied_features = load_applied_features(project)
+    comparison = planning.compare_sets(applied_features, project.features)
     is_unchanged = comparison.before == comparison.after
     entity_counts = (
-        planning.read_tallies(project.paths.state, applied, project.workers)
-        if applied is not None
+        planning.read_entity_counts(project.paths.state, applied_features, project.workers)
+        if applied_features is not None
         else None
     )
-    measured = (
-        planning.measure(project.features, Lake(project.paths.lake))
+    sample_measurements = (
+        planning.measure_sample(project.features, Lake(project.paths.lake))
         if should_measure and not is_unchanged
         else None
     )
-    return SchemaPlan(comparison, entity_counts, measured, retraining_need(project))
+    return SchemaPlan(comparison, entity_counts, sample_measurements, find_retraining_need(project))
 
 
 @notebook_repr
@@ -84,14 +85,14 @@ class AppliedSchema:
     """A schema that was applied.
 
     Attributes:
-        before: the schema that was applied before, or "".
-        position: row up to which its state knows everything; None if nobody waited for it.
+        previous_schema: the schema that was applied before, or "".
+        log_position: row up to which its state knows everything; None if nobody waited for it.
         duration_s: how long the build took; None as above.
     """
 
     schema: str
-    before: str
-    position: int | None = None
+    previous_schema: str
+    log_position: int | None = None
     duration_s: float | None = None
 
 
@@ -103,7 +104,7 @@ def find_next_schema(project: Project, *, back: bool = False) -> "FeatureSet":
 
     if not back:
         return project.features
-    return find_schema(project, schemas.revert(project.paths.state, at=SystemClock().now()))
+    return find_schema(project, schemas.revert_schema(project.paths.state, at=SystemClock().now()))
 
 
 def apply_change(
@@ -112,7 +113,7 @@ def apply_change(
     """Apply features.py without downtime; interrupted, call it again to continue.
 
     Args:
-        project: opened with `applied=True` for `back`.
+        project: opened with `use_applied=True` for `back`.
         back: apply the previously applied schema again, whatever features.py declares.
         wait: wait until the new state has caught up.
 
@@ -123,17 +124,17 @@ def apply_change(
     from tailorbird.events import SystemClock
     from tailorbird.features import schemas
 
-    before = schemas.read_applied(project.paths.state).schema
+    previous_schema = schemas.read_applied(project.paths.state).schema
     features = find_next_schema(project, back=back)
     if not back:
-        schemas.apply(project.paths.state, features, at=SystemClock().now())
+        schemas.apply_schema(project.paths.state, features, at=SystemClock().now())
     if not wait:
-        return AppliedSchema(features.schema_hash, before)
+        return AppliedSchema(features.schema_hash, previous_schema)
     start = time.monotonic()
-    build = _wait_for_workers if is_running(project) else _build
-    position = build(project, features, progress)
+    build_state = _wait_for_workers if is_running(project) else _build
+    log_position = build_state(project, features, progress)
     duration_s = round(time.monotonic() - start, 1)
-    return AppliedSchema(features.schema_hash, before, position, duration_s)
+    return AppliedSchema(features.schema_hash, previous_schema, log_position, duration_s)
 
 
 @notebook_repr
@@ -142,21 +143,21 @@ class PrunedStates:
     """States that were removed.
 
     Attributes:
-        removed: schema → bytes.
-        copies_removed: schema → records removed from the Valkey.
-        retained: schemas whose states stay.
+        bytes_by_removed_schema: schema → bytes.
+        copies_by_removed_schema: schema → records removed from the Valkey.
+        retained_schemas: schemas whose states stay.
     """
 
-    removed: dict[str, int]
-    copies_removed: dict[str, int]
-    retained: list[str]
+    bytes_by_removed_schema: dict[str, int]
+    copies_by_removed_schema: dict[str, int]
+    retained_schemas: list[str]
 
 
 def prune_states(project: Project, *, unnamed: bool = False) -> PrunedStates:
     """Remove the states of schemas that are neither applied nor used by a champion.
 
     Args:
-        project: opened with `applied=True`.
+        project: opened with `use_applied=True`.
         unnamed: also remove from the Valkey records of earlier versions, whose keys name no
             project.
 
@@ -169,26 +170,34 @@ def prune_states(project: Project, *, unnamed: bool = False) -> PrunedStates:
     from tailorbird.features import schemas
     from tailorbird.features.state.key_partition import all_parts
 
-    required = {features.schema_hash for features in active_schemas(project)}
-    target = project.copy_target()
-    if target is None and unnamed:
+    required_schemas = {features.schema_hash for features in active_schemas(project)}
+    copy_target = project.copy_target()
+    if copy_target is None and unnamed:
         raise UsageError(
             "no records are copied",
             where="store.url",
             fix="leave --unnamed out, or set store.url to the Valkey",
         )
-    removed = schemas.prune(project.paths.state, required, workers=project.workers)
+    bytes_by_removed_schema = schemas.prune_states(
+        project.paths.state, required_schemas, workers=project.workers
+    )
     retained_keys = {
-        part.copies(schema)
-        for schema in (*required, *schemas.state_folders(project.paths.state))
+        part.copies_name(schema)
+        for schema in (*required_schemas, *schemas.state_folders(project.paths.state))
         for part in all_parts(project.workers)
     }
     retained_keys |= {copy_name(contract) for contract in maintained_contracts(project)}
-    copies_removed = {} if target is None else target.prune(retained_keys, unnamed=unnamed)
-    return PrunedStates(removed, copies_removed, schemas.state_folders(project.paths.state))
+    copies_by_removed_schema = (
+        {} if copy_target is None else copy_target.prune(retained_keys, include_unnamed=unnamed)
+    )
+    return PrunedStates(
+        bytes_by_removed_schema,
+        copies_by_removed_schema,
+        schemas.state_folders(project.paths.state),
+    )
 
 
-def load_applied(project: Project) -> "FeatureSet | None":
+def load_applied_features(project: Project) -> "FeatureSet | None":
     """Return the applied declarations; None without any, and after an engine upgrade."""
     from tailorbird.errors import DeclarationError
     from tailorbird.features.schemas import applied_features
@@ -199,7 +208,7 @@ def load_applied(project: Project) -> "FeatureSet | None":
         return None
 
 
-def declared_schema(project: Project) -> str:
+def declared_schema_hash(project: Project) -> str:
     """Return the hash of what features.py declares."""
     from tailorbird.features import load_features
 
@@ -240,32 +249,38 @@ def _build_part(
     with worker:
         lake = Lake(project.paths.lake)
         build_if_needed(worker, lake, progress=partial(progress, "from the lake"))
-        end = _log_end(project)
-        catch_up(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
+        log_end = _read_log_end(project)
+        catch_up(
+            worker,
+            lake,
+            progress=lambda stage, log_position: progress(
+                stage, log_position, max(log_end, log_position)
+            ),
+        )
         worker.sweep_all()
-        return worker.position.p
+        return worker.position.log_position
 
 
 def _wait_for_workers(project: Project, features: "FeatureSet", progress: Progress) -> int:
     """Wait until the worker of a running `up` has caught up with the log; return its position."""
     from tailorbird.config.schemas import is_running
 
-    end, seen_at = _log_end(project), time.monotonic()
+    log_end, last_running_at = _read_log_end(project), time.monotonic()
     while True:
-        p, ready = _position(project, features)
-        progress("build", min(p, end), end)
-        if ready and p >= end:
-            return p
-        running = _are_workers_running(project, features)
-        seen_at = time.monotonic() if running else seen_at
+        log_position, is_ready = _read_position(project, features)
+        progress("build", min(log_position, log_end), log_end)
+        if is_ready and log_position >= log_end:
+            return log_position
+        are_running = _are_workers_running(project, features)
+        last_running_at = time.monotonic() if are_running else last_running_at
         retry_command = "tailorbird features apply --yes"
-        if not running and not is_running(project):
+        if not are_running and not is_running(project):
             raise NotReadyError(
                 "tailorbird up ended before the state was built",
                 where=str(project.root),
                 fix=f"{retry_command} goes on",
             )
-        if time.monotonic() - seen_at > WORKER_TIMEOUT_S:
+        if time.monotonic() - last_running_at > WORKER_TIMEOUT_S:
             message = (
                 f"the worker of schema {features.schema_hash} does not stay up; what `up` "
                 "prints says why"
@@ -291,7 +306,7 @@ def _are_workers_running(project: Project, features: "FeatureSet") -> bool:
     return True
 
 
-def _position(project: Project, features: "FeatureSet") -> tuple[int, bool]:
+def _read_position(project: Project, features: "FeatureSet") -> tuple[int, bool]:
     """Return the position that all parts of the state have reached, and whether all are ready."""
     from tailorbird.features.state.key_partition import all_parts
     from tailorbird.features.state.state import read_local_position
@@ -303,10 +318,12 @@ def _position(project: Project, features: "FeatureSet") -> tuple[int, bool]:
         ]
     except NotReadyError:
         return 0, False
-    return min(position.p for position in positions), all(position.ready for position in positions)
+    return min(position.log_position for position in positions), all(
+        position.is_ready for position in positions
+    )
 
 
-def _log_end(project: Project) -> int:
+def _read_log_end(project: Project) -> int:
     """Return the newest position of the routed log; 0 without a log."""
     from tailorbird.stream import open_reader
 
@@ -317,7 +334,7 @@ def _log_end(project: Project) -> int:
         return 0
 
 
-def retraining_need(project: Project, schema: str = "") -> dict[str, Any]:
+def find_retraining_need(project: Project, schema: str = "") -> dict[str, Any]:
     """Return the champion, and whether it uses another schema than the one to apply."""
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry

@@ -90,7 +90,9 @@ def repair(
             where=error.where,
             fix="stop up",
         ) from error
-    return RepairResult(plan, dry_run, not plan.unrecoverable and verify(project.paths.lake).clean)
+    return RepairResult(
+        plan, dry_run, not plan.unrecoverable and verify(project.paths.lake).is_clean
+    )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tailorbird.platform.frames import Frame
 from tailorbird.platform.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from tailorbird.lake.quarantine import QuarantineFilter, Reason
+    from tailorbird.lake.quarantine import QuarantineFilter, ReasonSummary
     from tailorbird.lake.write.replay import ReplayReport
 
 
@@ -25,7 +25,7 @@ class Quarantine:
         samples: the newest rows, as they came.
     """
 
-    reasons: "Sequence[Reason]"
+    reasons: "Sequence[ReasonSummary]"
     samples: Sequence[dict[str, Any]]
 
     def to_frame(self) -> Frame:
@@ -72,16 +72,18 @@ def read_quarantine(
         UsageError: nothing was refused for a reason.
     """
     from tailorbird.lake import Lake
-    from tailorbird.lake import quarantine as refused
-    from tailorbird.lake.write.replay import replayed
+    from tailorbird.lake import quarantine as lake_quarantine
+    from tailorbird.lake.write.replay import read_replayed_keys
 
     if limit < 0:
         raise UsageError(f"expected 0 or more, got {limit}", where="--limit")
-    lake, quarantine_filter = Lake(project.paths.lake), _filter(reasons, path, since)
+    lake, quarantine_filter = Lake(project.paths.lake), _build_filter(reasons, path, since)
     _check_reasons(project, quarantine_filter)
     return Quarantine(
-        refused.summarize_reasons(lake, quarantine_filter, replayed(project.paths.stream)),
-        refused.read_samples(lake, quarantine_filter, limit),
+        lake_quarantine.summarize_reasons(
+            lake, quarantine_filter, read_replayed_keys(project.paths.stream)
+        ),
+        lake_quarantine.read_samples(lake, quarantine_filter, limit),
     )
 
 
@@ -90,11 +92,11 @@ class ReplayResult:
     """What was sent again.
 
     Attributes:
-        routed: events by the router's decision; None if another process routes them.
+        count_by_decision: events by the router's decision; None if another process routes them.
     """
 
     report: "ReplayReport"
-    routed: dict[str, int] | None
+    count_by_decision: dict[str, int] | None
     is_dry_run: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,7 +113,7 @@ class ReplayResult:
             "refused": dict(report.refused),
             "by_reason": {reason: dict(counts) for reason, counts in report.by_reason.items()},
             "examples": report.examples,
-            "routed": self.routed,
+            "routed": self.count_by_decision,
         }
 
     def __repr__(self) -> str:
@@ -150,7 +152,7 @@ def replay(
     from tailorbird.lake.write.replay import replay as replay_rows
     from tailorbird.platform.runtime.roles import drain
 
-    quarantine_filter = _filter(reasons, path, since)
+    quarantine_filter = _build_filter(reasons, path, since)
     if not dry_run:
         apply_remote_erasures(project)
     _check_reasons(project, quarantine_filter)
@@ -166,18 +168,18 @@ def replay(
         dry_run=dry_run,
         progress=progress,
     )
-    routed = None
+    count_by_decision = None
     if route and not dry_run:
         try:
-            routed = drain(project, SystemClock(), progress=progress)
+            count_by_decision = drain(project, SystemClock(), progress=progress)
         except LockedError:
-            routed = None  # a role or another command is at work
-    return ReplayResult(report, routed, dry_run)
+            count_by_decision = None  # a role or another command is at work
+    return ReplayResult(report, count_by_decision, dry_run)
 
 
-def _filter(reasons: Sequence[str], path: str, since: str) -> "QuarantineFilter":
+def _build_filter(reasons: Sequence[str], path: str, since: str) -> "QuarantineFilter":
     from tailorbird.lake.quarantine import QuarantineFilter
-    from tailorbird.platform.moment import parse_time
+    from tailorbird.platform.clocks import parse_time
 
     return QuarantineFilter(tuple(reasons), path, parse_time(since, "--since") if since else None)
 
@@ -186,9 +188,9 @@ def _require_new_routers(project: Project) -> None:
     """Raise NotReadyError if a running router has older declarations and would refuse again."""
     from tailorbird.router.declarations import find_outdated_routers
 
-    if processes := find_outdated_routers(project.paths.run, project.plan):
+    if router_pids := find_outdated_routers(project.paths.run, project.plan):
         raise NotReadyError(
-            f"the running router (process {', '.join(map(str, processes))}) decides by "
+            f"the running router (process {', '.join(map(str, router_pids))}) decides by "
             "declarations of before, and would refuse them again",
             where=str(project.root),
             fix="stop `tailorbird up`, start it again, and then replay; nothing was sent",
@@ -198,18 +200,20 @@ def _require_new_routers(project: Project) -> None:
 def _check_reasons(project: Project, quarantine_filter: "QuarantineFilter") -> None:
     """Raise UsageError for a reason that no row was refused for, if any row was refused."""
     from tailorbird.lake import Lake
-    from tailorbird.lake import quarantine as refused
+    from tailorbird.lake import quarantine as lake_quarantine
 
     known_reasons = [
         reason_count.code
-        for reason_count in refused.summarize_reasons(
-            Lake(project.paths.lake), refused.QuarantineFilter(), frozenset()
+        for reason_count in lake_quarantine.summarize_reasons(
+            Lake(project.paths.lake), lake_quarantine.QuarantineFilter(), frozenset()
         )
     ]
-    unknown = [reason for reason in quarantine_filter.reasons if reason not in known_reasons]
-    if known_reasons and unknown:
+    unknown_reasons = [
+        reason for reason in quarantine_filter.reasons if reason not in known_reasons
+    ]
+    if known_reasons and unknown_reasons:
         raise UsageError(
-            f"nothing was refused for {unknown[0]!r}",
+            f"nothing was refused for {unknown_reasons[0]!r}",
             where="--reason",
             fix=f"the reasons there are: {', '.join(known_reasons)}",
         )

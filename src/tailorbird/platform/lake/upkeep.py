@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tailorbird.lake import LakeRole, TableVersion
 
-_KEEP_ALL = 1 << 62  # Opening the lake must not delete what `vacuum` reports and deletes.
+_KEEP_ALL_US = 1 << 62  # Opening the lake must not delete what `vacuum` reports and deletes.
 
 
 @notebook_repr
@@ -24,8 +24,8 @@ _KEEP_ALL = 1 << 62  # Opening the lake must not delete what `vacuum` reports an
 class Compaction:
     """How many files less there are, and by how many commits."""
 
-    removed_files: int
-    commits: int
+    removed_file_count: int
+    commit_count: int
 
 
 def compact(
@@ -39,18 +39,18 @@ def compact(
     Raises:
         LockedError: the lake role is running; it compacts by itself.
     """
-    files = commits = 0
+    removed_file_count = commit_count = 0
     with _open_role(project, "puts files together") as role:
-        total = sum(role.due(everything=all_days).values())
+        total = sum(role.count_due_files(include_unsettled=all_days).values())
         progress("files", 0, total)
-        while waiting := role.due(everything=all_days):
-            waiting_before = sum(waiting.values())
-            files += role.upkeep(everything=all_days)
-            commits += 1
-            remaining = sum(role.due(everything=all_days).values())
-            total = max(total, remaining)
-            progress("files", total - min(remaining, waiting_before), total)
-    return Compaction(files, commits)
+        while due_by_table := role.count_due_files(include_unsettled=all_days):
+            due_before = sum(due_by_table.values())
+            removed_file_count += role.upkeep(include_unsettled=all_days)
+            commit_count += 1
+            remaining_files = sum(role.count_due_files(include_unsettled=all_days).values())
+            total = max(total, remaining_files)
+            progress("files", total - min(remaining_files, due_before), total)
+    return Compaction(removed_file_count, commit_count)
 
 
 def vacuum(
@@ -69,20 +69,23 @@ def vacuum(
 
     keep_us = parse_duration(keep or project.settings.lake.history)
     with _open_role(project, "deletes them") as role:
-        deleted = role.vacuum(keep_us=keep_us, dry_run=True)
-        total = sum(report.files + report.log_files for report in deleted.values())
-        done = 0
+        report_by_table = role.vacuum(keep_us=keep_us, dry_run=True)
+        files_total = sum(report.files + report.log_files for report in report_by_table.values())
+        deleted_files = 0
 
         def count_files(count: int) -> None:
-            nonlocal done
-            done += count
-            progress("files", done, total)
+            nonlocal deleted_files
+            deleted_files += count
+            progress("files", deleted_files, files_total)
 
         if not dry_run:
-            deleted = role.vacuum(keep_us=keep_us, progress=count_files)
+            report_by_table = role.vacuum(keep_us=keep_us, progress=count_files)
     return Frame.from_rows(
         ["table", "files", "log_files", "bytes"],
-        [(name, pruned.files, pruned.log_files, pruned.bytes) for name, pruned in deleted.items()],
+        [
+            (name, report.files, report.log_files, report.bytes)
+            for name, report in report_by_table.items()
+        ],
     )
 
 
@@ -91,7 +94,7 @@ class EventsVersion:
     """The events at a version of the table, in order of their position."""
 
     version: int
-    positions: dict[str, int]
+    position_by_log: dict[str, int]
     rows: "pa.Table"
 
 
@@ -115,19 +118,21 @@ def read_version(
     if version is not None and bundle:
         raise UsageError("expected --at-version or --bundle, got both")
     if bundle:
-        at = _versions_read_by(project, bundle)
+        version_by_table = _versions_read_by(project, bundle)
     elif version is not None:
-        at = version_at(project.paths.lake, "events", version)
+        version_by_table = version_at(project.paths.lake, "events", version)
     else:
-        at = versions_of(project.paths.lake)
-    if "events" not in at:
+        version_by_table = versions_of(project.paths.lake)
+    if "events" not in version_by_table:
         raise NotReadyError(
             "there is nothing in the lake yet",
             where=str(project.paths.lake),
             fix="tailorbird import FORMAT PATH",
         )
-    rows = Lake(project.paths.lake, at=at).events(columns).sort_by("p")
-    return EventsVersion(at["events"].version, at["events"].positions, rows)
+    rows = Lake(project.paths.lake, versions=version_by_table).events(columns).sort_by("p")
+    return EventsVersion(
+        version_by_table["events"].version, version_by_table["events"].positions, rows
+    )
 
 
 def _versions_read_by(project: Project, version: str) -> "dict[str, TableVersion]":
@@ -138,23 +143,23 @@ def _versions_read_by(project: Project, version: str) -> "dict[str, TableVersion
 
     folder = Registry(project.paths.registry, clock=SystemClock()).resolve(version)
     manifest = read_sealed(folder).manifest
-    about = manifest.metrics.get("about", {})
+    training_details = manifest.metrics.get("about", {})
     if not manifest.heads:
         raise UsageError(
             f"bundle {version} was trained on no events: it is an index without a model, "
             "which shows items by popularity",
             fix="name a version that train made: tailorbird models list; or --at-version",
         )
-    if "lake" not in about:
+    if "lake" not in training_details:
         raise UsageError(
             f"bundle {version} does not say which versions it was trained on",
             fix="an older release trained it; train anew",
         )
-    return from_manifest(about["lake"])
+    return from_manifest(training_details["lake"])
 
 
 @contextmanager
-def _open_role(project: Project, does: str) -> Iterator["LakeRole"]:
+def _open_role(project: Project, role_action: str) -> Iterator["LakeRole"]:
     """Open the lake's writer."""
     from tailorbird.events import SystemClock
     from tailorbird.lake import LakeRole
@@ -168,12 +173,12 @@ def _open_role(project: Project, does: str) -> Iterator["LakeRole"]:
             project.stream,
             paths.lake,
             clock=SystemClock(),
-            keep_us=_KEEP_ALL,
+            keep_us=_KEEP_ALL_US,
             sort=project.settings.lake.sort,
         )
     except LockedError as error:
         raise LockedError(
-            f"the lake role is running, and {does} by itself",
+            f"the lake role is running, and {role_action} by itself",
             where=error.where,
             fix="stop it to do it by hand",
         ) from error

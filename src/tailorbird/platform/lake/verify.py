@@ -17,29 +17,29 @@ class LakeCheck:
 
     Attributes:
         report: counts and faults.
-        copied: what a plain copy of a running project lacks; None if the folder is none.
+        copy_report: what a plain copy of a running project lacks; None if the folder is none.
     """
 
     report: "VerifyReport"
-    copied: "CopyReport | None"
+    copy_report: "CopyReport | None"
 
     @property
     def is_sound(self) -> bool:
         """True if nothing is corrupt and nothing is missing."""
-        return self.report.clean and not (self.copied and self.copied.missing)
+        return self.report.is_clean and not (self.copy_report and self.copy_report.missing)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird lake verify --json` prints."""
         import msgspec
 
-        return {**msgspec.to_builtins(self.report), "copy": msgspec.to_builtins(self.copied)}
+        return {**msgspec.to_builtins(self.report), "copy": msgspec.to_builtins(self.copy_report)}
 
     def __repr__(self) -> str:
-        if self.copied is None:
+        if self.copy_report is None:
             return str(self.report)
         # A report without faults says that no row is missing.
-        is_lacking = self.report.clean and self.copied.missing
-        return f"{self.report.describe() if is_lacking else self.report}\n{self.copied}"
+        is_lacking = self.report.is_clean and self.copy_report.missing
+        return f"{self.report.describe() if is_lacking else self.report}\n{self.copy_report}"
 
     _repr_html_ = text_html
 

@@ -13,7 +13,7 @@ from tailorbird.errors import BundleError, NotReadyError, TailorbirdError, Usage
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.lake import Lake
 from tailorbird.monitoring.churn import (
-    BINS,
+    BIN_COUNT,
     OUTCOMES_MIN,
     PEOPLE_MIN,
     ChurnDay,
@@ -37,10 +37,20 @@ if TYPE_CHECKING:
 DEFAULT_DAYS = 180  # of figures, unless a time is named
 HISTORY_DAYS = 56  # of scores
 HISTORY_WEEKS = 53  # of outcomes
-DAY_PEOPLE = 5_000  # at most, drawn, for the distribution of a day
-WEEK_PEOPLE = 20_000  # at most, drawn, for the figures of a week
-COLUMNS = ("week", "version", "people", "auc", "auc_se", "brier", "predicted", "observed", "gain")
-_lock = threading.Lock()
+DAY_PEOPLE_MAX = 5_000  # at most, drawn, for the distribution of a day
+WEEK_PEOPLE_MAX = 20_000  # at most, drawn, for the figures of a week
+WEEK_COLUMNS = (
+    "week",
+    "version",
+    "people",
+    "auc",
+    "auc_se",
+    "brier",
+    "predicted",
+    "observed",
+    "gain",
+)
+_refresh_lock = threading.Lock()
 log = logging.getLogger(__name__)
 
 
@@ -54,13 +64,13 @@ class ChurnFigures:
     def to_frame(self) -> Frame:
         """Return a row for each week, the newest first."""
         rows = [list(row.values()) for row in self.to_dict()["weeks"]]
-        return Frame.from_rows([*COLUMNS, "calibration", "previous"], rows)
+        return Frame.from_rows([*WEEK_COLUMNS, "calibration", "previous"], rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird monitor figures --churn NAME --json` prints."""
         rows = [
-            {name: getattr(week, name) for name in COLUMNS}
-            | {"week": _day(week.week), "calibration": week.calibration}
+            {name: getattr(week, name) for name in WEEK_COLUMNS}
+            | {"week": _format_day(week.week), "calibration": week.calibration}
             | {"previous": week.previous}
             for week in reversed(self.weeks)
         ]
@@ -86,7 +96,8 @@ def read_churn_figures(project: Project, clock: Clock, name: str, since: int = 0
     if not weeks:
         if known_weeks:
             days = max(DEFAULT_DAYS, -(-(now - known_weeks[-1].week) // DAY))
-            problem = f"no week in this time, the newest with a known outcome: {_day(known_weeks[-1].week)}"
+            newest_week = _format_day(known_weeks[-1].week)
+            problem = f"no week in this time, the newest with a known outcome: {newest_week}"
             fix = f"try --since {days}d"
         else:
             problem, fix = _why_empty(project, clock, name, record)
@@ -97,14 +108,14 @@ def read_churn_figures(project: Project, clock: Clock, name: str, since: int = 0
 def _why_empty(project: Project, clock: Clock, name: str, record: ChurnRecord) -> tuple[str, str]:
     """Return why no week of a churn model has figures, and what to do."""
     churn, audit = project.churn[name], churn_registry(project, clock, name).audit()
-    promoted = first_promotion(audit)
-    if not promoted:
+    promoted_at = first_promotion_time(audit)
+    if not promoted_at:
         return "there is no champion yet", f"tailorbird train {name}, and promote it"
-    if clock.now() < (known_at := _first_week(promoted) + horizon_us(project, churn)):
+    if clock.now() < (known_at := _first_monday(promoted_at) + outcome_delay_us(project, churn)):
         problem = "no outcome of a week is known yet: the window of the first has to be over"
-        return problem, f"wait until {_day(known_at)}"
-    if record.weeks_until < _first_week(promoted):
-        until = _day(last_activity(project, churn))
+        return problem, f"wait until {_format_day(known_at)}"
+    if record.weeks_until < _first_monday(promoted_at):
+        until = _format_day(last_activity_time(project, churn))
         problem = f"no outcome is known: {' and '.join(churn.types)} events end on {until}"
         return problem, "import or send newer events"
     return (
@@ -118,23 +129,23 @@ def refresh_churn(project: Project, clock: Clock, name: str) -> ChurnRecord:
     """Compute the days and weeks of a churn model that are missing, and return all."""
     from tailorbird.training.tasks.churn.past import PastScores
 
-    with _lock:
+    with _refresh_lock:
         folder, now = project.paths.monitoring, clock.now()
         record = read_record(folder, name)
         audit = churn_registry(project, clock, name).audit()
-        due = _due(record, project, project.churn[name], audit, now)
+        due = _find_due(record, project, project.churn[name], audit, now)
         if not (due.days or due.weeks):
             return record
-        bundles = _load_bundles(project, clock, name, audit, [*due.days, *due.weeks])
+        bundle_by_version = _load_bundles(project, clock, name, audit, [*due.days, *due.weeks])
         past_scores = PastScores(
-            bundles,
+            bundle_by_version,
             project.churn[name],
             lake=project.paths.lake,
             now=now,
             lateness_us=project.plan.lateness_us,
         )
-        horizon = horizon_us(project, project.churn[name])
-        record = _complete(record, due, past_scores, audit, horizon)
+        horizon_us = outcome_delay_us(project, project.churn[name])
+        record = _measure_due(record, due, past_scores, audit, horizon_us)
         store_record(folder, name, record)
     return record
 
@@ -156,17 +167,17 @@ def describe_churn(project: Project, clock: Clock) -> list[str]:
         if not (champion := registry.aliases().champion):
             continue
         record = read_record(project.paths.monitoring, name)
-        if weeks := record.of_version(champion):
-            figures = weeks[-1].describe()
+        if weeks := record.weeks_of_version(champion):
+            description = weeks[-1].describe()
         else:
-            last_changed_at = last_change(registry.audit())
-            known_at = _first_week(last_changed_at) + horizon_us(project, churn)
-            figures = f"outcomes are known from {_day(known_at)}"
-            if record.weeks_until >= _first_week(last_changed_at):
-                figures = "no figures: too few people whose outcome is known"
+            last_changed_at = champion_since(registry.audit())
+            known_at = _first_monday(last_changed_at) + outcome_delay_us(project, churn)
+            description = f"outcomes are known from {_format_day(known_at)}"
+            if record.weeks_until >= _first_monday(last_changed_at):
+                description = "no figures: too few people whose outcome is known"
             elif clock.now() >= known_at:
-                figures = "no figures: no outcome is known yet"
-        phrases.append(f"{name} {champion} ({figures})")
+                description = "no figures: no outcome is known yet"
+        phrases.append(f"{name} {champion} ({description})")
     return phrases
 
 
@@ -185,67 +196,67 @@ def churn_registry(project: Project, clock: Clock, name: str) -> Registry:
     return Registry(project.paths.churn(name), clock=clock)
 
 
-def champions_at(audit: Sequence[AuditEntry], moment: int) -> tuple[str, str]:
+def champions_at(audit: Sequence[AuditEntry], as_of: int) -> tuple[str, str]:
     """Return the champion at a time, and the version before it; "" without one."""
-    stack = [""]
+    champions = [""]
     for entry in audit:
-        if entry.at > moment:
+        if entry.at > as_of:
             continue
         if entry.action == "promote":
-            stack.append(entry.version)
-        elif entry.action == "rollback" and len(stack) > 1:
-            stack.pop()
-    return stack[-1], stack[-2] if len(stack) > 1 else ""
+            champions.append(entry.version)
+        elif entry.action == "rollback" and len(champions) > 1:
+            champions.pop()
+    return champions[-1], champions[-2] if len(champions) > 1 else ""
 
 
-def first_promotion(audit: Sequence[AuditEntry]) -> int:
+def first_promotion_time(audit: Sequence[AuditEntry]) -> int:
     """Return when the first champion was made, microseconds; 0 without one."""
     return min((entry.at for entry in audit if entry.action == "promote"), default=0)
 
 
-def horizon_us(project: Project, churn: Churn) -> int:
+def outcome_delay_us(project: Project, churn: Churn) -> int:
     """Return how long after a score its outcome is known, with the allowed lateness."""
     return churn.gap_us + churn.window_us + project.plan.lateness_us
 
 
-def last_change(audit: Sequence[AuditEntry]) -> int:
+def champion_since(audit: Sequence[AuditEntry]) -> int:
     """Return when the champion was made, microseconds; 0 without one."""
-    changes = [entry.at for entry in audit if entry.action in CHAMPION_CHANGES]
-    return changes[-1] if changes else 0
+    change_times = [entry.at for entry in audit if entry.action in CHAMPION_CHANGES]
+    return change_times[-1] if change_times else 0
 
 
-def _first_week(promoted: int) -> int:
+def _first_monday(promoted_at: int) -> int:
     """Return the first Monday from a promotion on."""
-    return next(day for day in _days(promoted, promoted + 8 * DAY) if is_monday(day))
+    return next(day for day in _days(promoted_at, promoted_at + 8 * DAY) if is_monday(day))
 
 
-def _day(moment: int) -> str:
-    return to_iso(moment)[:10]
+def _format_day(time_us: int) -> str:
+    return to_iso(time_us)[:10]
 
 
 @dataclass(frozen=True)
-class _Due:
+class _DueWork:
     """Beginnings of days to score, and of weeks whose outcome is known; microseconds."""
 
     days: list[int]
     weeks: list[int]
 
 
-def _due(
+def _find_due(
     record: ChurnRecord, project: Project, churn: Churn, audit: Sequence[AuditEntry], now: int
-) -> _Due:
-    promoted = first_promotion(audit)
-    if not promoted:
-        return _Due([], [])
-    lateness = project.plan.lateness_us
-    until = min(now, last_activity(project, churn) + lateness) - lateness
+) -> _DueWork:
+    promoted_at = first_promotion_time(audit)
+    if not promoted_at:
+        return _DueWork([], [])
+    lateness_us = project.plan.lateness_us
+    until = min(now, last_activity_time(project, churn) + lateness_us) - lateness_us
     known_days = {each.day for each in record.days}
-    days = _days(max(promoted, now - HISTORY_DAYS * DAY), until)
+    days = _days(max(promoted_at, now - HISTORY_DAYS * DAY), until)
     known_until = until - churn.gap_us - churn.window_us
-    weeks = _days(max(promoted, now - HISTORY_WEEKS * 7 * DAY), known_until)
-    return _Due(
+    outcome_days = _days(max(promoted_at, now - HISTORY_WEEKS * 7 * DAY), known_until)
+    return _DueWork(
         [day for day in days if day not in known_days],
-        [day for day in weeks if is_monday(day) and day > record.weeks_until],
+        [day for day in outcome_days if is_monday(day) and day > record.weeks_until],
     )
 
 
@@ -254,50 +265,54 @@ def _days(since: int, until: int) -> range:
     return range(-(-since // DAY) * DAY, until + 1, DAY)
 
 
-def last_activity(project: Project, churn: Churn) -> int:
+def last_activity_time(project: Project, churn: Churn) -> int:
     """Return the time of the last event that shows that a person is still there; 0 without any."""
     lake = Lake(project.paths.lake)
     if not lake.exists("events"):
         return 0
-    types = ", ".join(f"'{type_}'" for type_ in churn.types)
-    query = f"SELECT max(ts) AS ts FROM events WHERE timeless IS NOT TRUE AND type IN ({types})"
+    quoted_types = ", ".join(f"'{type_}'" for type_ in churn.types)
+    query = (
+        f"SELECT max(ts) AS ts FROM events WHERE timeless IS NOT TRUE AND type IN ({quoted_types})"
+    )
     return lake.sql(query)["ts"].cast("int64")[0].as_py() or 0
 
 
 def _load_bundles(
-    project: Project, clock: Clock, name: str, audit: Sequence[AuditEntry], moments: Sequence[int]
+    project: Project, clock: Clock, name: str, audit: Sequence[AuditEntry], times: Sequence[int]
 ) -> dict[str, "ChurnBundle"]:
-    """Return the champions of some moments, and the versions before them, by version."""
+    """Return the champions at some times, and the versions before them, by version."""
     from tailorbird.ranking.churn.bundle import ChurnBundle
 
-    registry, bundles = churn_registry(project, clock, name), {}
-    for version in {each for moment in moments for each in champions_at(audit, moment) if each}:
+    registry, bundle_by_version = churn_registry(project, clock, name), {}
+    for version in {each for time_us in times for each in champions_at(audit, time_us) if each}:
         try:
-            bundles[version] = ChurnBundle.load(registry.resolve(version), schema_hash=None)
+            bundle_by_version[version] = ChurnBundle.load(
+                registry.resolve(version), schema_hash=None
+            )
         except (BundleError, UsageError) as error:  # a damaged one, or one that was removed
             log.info("churn %s: %s cannot be judged: %s", name, version, error.message)
-    return bundles
+    return bundle_by_version
 
 
-def _complete(
+def _measure_due(
     record: ChurnRecord,
-    due: _Due,
+    due: _DueWork,
     past_scores: "PastScores",
     audit: Sequence[AuditEntry],
-    horizon: int,
+    horizon_us: int,
 ) -> ChurnRecord:
     """Return the record with what is due; what no version can be asked about stays empty."""
     days = list(record.days)
     for day in due.days:
         version = champions_at(audit, day)[0]
-        counts = [0] * BINS
+        counts = [0] * BIN_COUNT
         if past_scores.can_score(version) and len(
-            person := past_scores.people(version, day, DAY_PEOPLE)
+            people := past_scores.people(version, day, DAY_PEOPLE_MAX)
         ):
-            counts = count_scores(past_scores.probabilities(version, day, person))
+            counts = count_scores(past_scores.probabilities(version, day, people))
         days.append(ChurnDay(day, version, counts))
-    measured = [_measure(past_scores, audit, week, horizon) for week in due.weeks]
-    weeks = [*record.weeks, *(week for week in measured if week is not None)]
+    measured_weeks = [_measure_week_of(past_scores, audit, week, horizon_us) for week in due.weeks]
+    weeks = [*record.weeks, *(week for week in measured_weeks if week is not None)]
     return ChurnRecord(
         sorted(days, key=lambda each: each.day)[-HISTORY_DAYS:],
         weeks[-HISTORY_WEEKS:],
@@ -305,20 +320,22 @@ def _complete(
     )
 
 
-def _measure(
-    past_scores: "PastScores", audit: Sequence[AuditEntry], week: int, horizon: int
+def _measure_week_of(
+    past_scores: "PastScores", audit: Sequence[AuditEntry], week: int, horizon_us: int
 ) -> ChurnWeek | None:
-    version, previous = champions_at(audit, week)
+    version, previous_version = champions_at(audit, week)
     if not past_scores.can_score(version):
         return None
-    person = past_scores.people(version, week, WEEK_PEOPLE)
-    if not len(person):
+    people = past_scores.people(version, week, WEEK_PEOPLE_MAX)
+    if not len(people):
         return None
-    scores = past_scores.probabilities(version, week, person)
-    before = (
-        past_scores.probabilities(previous, week, person)
-        if past_scores.can_score(previous)
+    scores = past_scores.probabilities(version, week, people)
+    previous_scores = (
+        past_scores.probabilities(previous_version, week, people)
+        if past_scores.can_score(previous_version)
         else None
     )
-    gone = past_scores.has_gone(week, person)
-    return measure_week(week, week + horizon, version, scores, gone, previous, before)
+    has_gone = past_scores.has_gone(week, people)
+    return measure_week(
+        week, week + horizon_us, version, scores, has_gone, previous_version, previous_scores
+    )

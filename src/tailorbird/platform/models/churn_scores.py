@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import to_iso
+from tailorbird.platform.clocks import clock_as_of
 from tailorbird.platform.frames import Frame
-from tailorbird.platform.moment import clock_as_of
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.training import Notify, discard_note
 
@@ -72,7 +72,7 @@ def score_churn(
     *,
     version: str = "champion",
     as_of: str = "",
-    reasons: int = 1_000,
+    people_with_reasons: int = 1_000,
     progress: Progress = no_progress,
     notify: Notify = discard_note,
 ) -> ChurnResult:
@@ -82,7 +82,7 @@ def score_churn(
         name: a churn model of churn.py.
         version: a version or an alias.
         as_of: ISO 8601, or `latest`: just after the newest event.
-        reasons: number of people, the likeliest to leave, to give reasons for.
+        people_with_reasons: number of people, the likeliest to leave, to give reasons for.
 
     Raises:
         NotReadyError: there is no such version yet, or no person is eligible.
@@ -95,20 +95,21 @@ def score_churn(
     clock = clock_as_of(as_of, project, allow_lateness=False, notify=notify)
     registry = Registry(project.paths.churn(name), clock=clock)
     versions = registry.versions()
-    if not versions or (version == "champion" and registry.champion() is None):
-        newest = (
+    if not versions or (version == "champion" and registry.champion_folder() is None):
+        score_newest = (
             f"score churn {name} --version {versions[-1].version} --out FILE" if versions else ""
         )
         raise NotReadyError(
-            f"there is no {version} of {name} yet", fix=f"tailorbird {newest or f'train {name}'}"
+            f"there is no {version} of {name} yet",
+            fix=f"tailorbird {score_newest or f'train {name}'}",
         )
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
-    scored = score_people(
+    scores = score_people(
         bundle,
         declaration,
         lake=project.paths.lake,
         now=clock.now(),
-        reasons=max(reasons, 0),
+        reasons=max(people_with_reasons, 0),
         progress=progress,
     )
-    return ChurnResult(bundle.version, scored, clock.now())
+    return ChurnResult(bundle.version, scores, clock.now())

@@ -128,7 +128,7 @@ class RegistryView:
         """
         from tailorbird.platform.runtime.retention import prune_models
 
-        project = open_project(self._root, applied=True)
+        project = open_project(self._root, use_applied=True)
         return prune_models(project, SystemClock(), dry_run=dry_run)
 
     def show(self, version: str = "champion") -> "Manifest":
@@ -172,8 +172,8 @@ class RegistryView:
         Args:
             manual: the trainer neither advances nor ends it.
         """
-        author, automatic = by or getpass.getuser(), not manual
-        self._registry().set_canary(version, share, by=author, why=reason, automatic=automatic)
+        author, is_automatic = by or getpass.getuser(), not manual
+        self._registry().set_canary(version, share, by=author, why=reason, automatic=is_automatic)
 
     def end_canary(self, *, reason: str, by: str = "") -> str:
         """Let the champion answer all requests again; return the version that was the canary."""
@@ -200,7 +200,7 @@ class RegistryView:
         if churn:
             folder = project.paths.churn(project.churn_model(churn).name)
             registry = Registry(folder, clock=SystemClock())
-        return recent_audit(project, registry, since)
+        return read_recent_audit(project, registry, since)
 
     def _registry(self) -> Registry:
         return Registry(open_project(self._root).paths.registry, clock=SystemClock())
@@ -213,37 +213,43 @@ class RegistryView:
 
 
 def _ndcg(metrics: dict) -> float | None:
-    figures = metrics.get("results", {}).get("tailorbird", {})
-    return figures.get("ndcg_10") if isinstance(figures, dict) else None
+    model_metrics = metrics.get("results", {}).get("tailorbird", {})
+    return model_metrics.get("ndcg_10") if isinstance(model_metrics, dict) else None
 
 
-def recent_audit(project: Project, registry: Registry, since: str = "") -> Frame:
+def read_recent_audit(project: Project, registry: Registry, since: str = "") -> Frame:
     """Return the entries of an audit log, the newest first; see `RegistryView.audit`.
 
     The period ends where the project's time is, such as the end of an imported log.
     """
-    start = 0
+    since_us = 0
     if since:
-        from tailorbird.platform.moment import clock_as_of  # loads the lake
+        from tailorbird.platform.clocks import clock_as_of  # loads the lake
 
-        start = clock_as_of("", project).now() - parse_duration(since)
+        since_us = clock_as_of("", project).now() - parse_duration(since)
     return Frame.from_rows(
         ["at", "action", "version", "by", "reason"],
         [
             (to_iso(entry.at)[:19] + "Z", entry.action, entry.version, entry.by, entry.why)
             for entry in reversed(registry.audit())
-            if entry.at >= start
+            if entry.at >= since_us
         ],
     )
 
 
 def promote_because(
-    project: Project, version: str, name: str, *, by: str = "", why: str = "", despite: str = ""
+    project: Project,
+    version: str,
+    experiment_name: str,
+    *,
+    by: str = "",
+    why: str = "",
+    despite: str = "",
 ) -> str:
     """Promote the version that an experiment decided for, with its verdict in the audit log.
 
     Args:
-        name: a decided experiment.
+        experiment_name: a decided experiment.
         despite: why to promote though the experiment did not decide for this version.
 
     Returns:
@@ -257,19 +263,20 @@ def promote_because(
     registry = Registry(project.paths.registry, clock=SystemClock())
     version = registry.resolve(version).name
     experiments = read_experiments(project.paths.registry)
-    if (started := experiments.get(name)) is None:
-        names = [experiment.name for experiment in experiments.experiments]
-        fix = suggest_name(name, names, "tailorbird experiment list")
-        raise UsageError(f"no experiment {name!r} was started", where="because", fix=fix)
-    problem = find_objection(project, started, version)
+    if (started_experiment := experiments.get(experiment_name)) is None:
+        experiment_names = [experiment.name for experiment in experiments.experiments]
+        fix = suggest_name(experiment_name, experiment_names, "tailorbird experiment list")
+        raise UsageError(f"no experiment {experiment_name!r} was started", where="because", fix=fix)
+    problem = find_objection(project, started_experiment, version)
     if problem and not despite:
         raise UsageError(
             problem,
-            where=f"experiment {name}",
+            where=f"experiment {experiment_name}",
             fix='promote what it decided for, or give the reason: --despite "…"',
         )
-    reason = f"experiment {name}: {problem or f'it decided for {started.decision}'}. "
-    reason += report_experiment(project, name).verdict
+    outcome = problem or f"it decided for {started_experiment.decision}"
+    reason = f"experiment {experiment_name}: {outcome}. "
+    reason += report_experiment(project, experiment_name).verdict
     reason += f" Promoted despite that: {despite}." if problem else ""
     reason += f" {why}" if why else ""
     registry.promote(version, by=by or getpass.getuser(), why=reason)

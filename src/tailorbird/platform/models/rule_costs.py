@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailorbird.serving.messages import RecommendQuery
     from tailorbird.serving.pipeline.rule_costs import Cost
 
-TITLES = ["rule", "changes", "costs a request", "95 %", "of the value"]
+COLUMN_TITLES = ["rule", "changes", "costs a request", "95 %", "of the value"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,14 +24,14 @@ class RuleCosts:
     """What each rule, boost, pin, promotion, cap, quota and list of a slot costs in value.
 
     Attributes:
-        requests: number of requests that were answered again.
-        page: the HTML report.
+        request_count: number of requests that were answered again.
+        page_path: the HTML report.
     """
 
     slot: str
-    requests: int
+    request_count: int
     costs: "list[Cost]"
-    page: Path
+    page_path: Path
 
     def to_frame(self) -> Frame:
         """Return a row for each rule: the share of answers it changes, and its cost a request."""
@@ -46,11 +46,11 @@ class RuleCosts:
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird rules report --json` prints."""
         costs = [asdict(cost) for cost in self.costs]
-        return {"slot": self.slot, "requests": self.requests, "rules": costs}
+        return {"slot": self.slot, "requests": self.request_count, "rules": costs}
 
     @property
     def _header(self) -> str:
-        return f"slot {self.slot}: {self.requests:,} requests answered again"
+        return f"slot {self.slot}: {self.request_count:,} requests answered again"
 
     def __repr__(self) -> str:
         return f"{self._header}\n{self.to_frame()!r}"
@@ -88,35 +88,35 @@ def rule_costs(
         )
     queries = _newest_queries(Lake(project.paths.lake), declaration.name, requests)
     server = InProcessServer(project, clock, collector=None, seed=0, pseudonymise=False)
-    outcomes = []
+    all_variant_values = []
     try:
         for number, query in enumerate(queries, 1):
-            values = server.pipeline.compare_variants(query, comparer)
-            outcomes += [values] if values is not None else []
+            variant_values = server.pipeline.compare_variants(query, comparer)
+            all_variant_values += [variant_values] if variant_values is not None else []
             progress("requests", number, len(queries))
     finally:
         server.close()
-    if not outcomes:
+    if not all_variant_values:
         raise NotReadyError(
             "no request could be answered by a model",
             where=f"slot {declaration.name}",
             fix="tailorbird train",
         )
-    rule_costs_ = costs(outcomes)
-    page = write_page(
+    measured_costs = costs(all_variant_values)
+    page_path = write_page(
         project.paths.reports / f"rules-{declaration.name}.html",
         "rules",
         f"Rules of slot {declaration.name}",
         slot=declaration.name,
-        requests=len(outcomes),
-        header=TITLES,
-        rows=[cost_cells(cost) for cost in rule_costs_],
+        requests=len(all_variant_values),
+        header=COLUMN_TITLES,
+        rows=[format_cost_row(cost) for cost in measured_costs],
     )
-    return RuleCosts(declaration.name, len(outcomes), rule_costs_, page)
+    return RuleCosts(declaration.name, len(all_variant_values), measured_costs, page_path)
 
 
-def cost_cells(cost: "Cost") -> list[str]:
-    """Return a row of tables with `TITLES`."""
+def format_cost_row(cost: "Cost") -> list[str]:
+    """Return a row of tables with `COLUMN_TITLES`."""
     return [
         cost.rule,
         f"{cost.changed:.1%}",

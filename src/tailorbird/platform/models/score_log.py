@@ -24,19 +24,21 @@ def open_scores(project: Project) -> "Iterator[ScoreFeed]":
     """
     from tailorbird.serving.scores.log import ScoreFeed, not_scored_error
 
-    feed = ScoreFeed(project.stream.scores)
+    score_feed = ScoreFeed(project.stream.scores)
     try:
-        yield feed
+        yield score_feed
     except NotReadyError as error:
         raise not_scored_error(error) from None
     finally:
-        feed.close()
+        score_feed.close()
 
 
-def read_scores(project: Project, start: int = 0) -> Frame:
+def read_scores(project: Project, start_position: int = 0) -> Frame:
     """Return all scores from a position on."""
-    with open_scores(project) as feed:
-        rows = [
-            msgspec.to_builtins(score) for page in feed.iterate_from(start) for score in page.scores
+    with open_scores(project) as score_feed:
+        score_rows = [
+            msgspec.to_builtins(score)
+            for page in score_feed.iterate_from(start_position)
+            for score in page.scores
         ]
-    return Frame(pa.Table.from_pylist(rows))
+    return Frame(pa.Table.from_pylist(score_rows))

@@ -13,7 +13,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.declare.declarations import Derived
 from tailorbird.monitoring.drift import Signal
 from tailorbird.monitoring.drift.detect import Floats
-from tailorbird.ranking.bundle import SKETCHES
+from tailorbird.ranking.bundle import SKETCHES_FILE
 from tailorbird.registry import Registry
 
 
@@ -34,28 +34,28 @@ class TrainingHistograms:
     since: int
     until: int
 
-    def hours(self, start_ts: int) -> slice:
+    def hour_range(self, start_ts: int) -> slice:
         """Return the hours of its time, counted from the first."""
         start, stop = ((bound - start_ts) // HOUR for bound in (self.since, self.until))
         return slice(max(0, start), max(0, stop))
 
-    def comparable(
-        self, pairs: Sequence[tuple[Signal, Floats]], features: FeatureSet
+    def comparable_signals(
+        self, signals_with_training: Sequence[tuple[Signal, Floats]], features: FeatureSet
     ) -> list[tuple[Signal, Floats]]:
         """Return the signals whose rows are the same in training and serving.
 
         Drawn requests have candidates as rows, so that features of items are of another choice.
         """
-        of_people = {
+        person_columns = {
             column.name
             for column, feature in zip(features.columns, features.features, strict=False)
             if "item" not in column.entity and not isinstance(feature, Derived)
         }
         return [
-            (signal, training)
-            for signal, training in pairs
-            if training.sum() > 0
-            and (self.is_logged or signal.kind == "score" or signal.name in of_people)
+            (signal, training_counts)
+            for signal, training_counts in signals_with_training
+            if training_counts.sum() > 0
+            and (self.is_logged or signal.kind == "score" or signal.name in person_columns)
         ]
 
 
@@ -67,17 +67,19 @@ def read_training_histograms(project: Project, clock: Clock) -> TrainingHistogra
     """
     registry = Registry(project.paths.registry, clock=clock)
     champion = registry.aliases().champion
-    path = registry.champion()
-    if path is None or not (path / SKETCHES).is_file():
+    bundle_folder = registry.champion_folder()
+    if bundle_folder is None or not (bundle_folder / SKETCHES_FILE).is_file():
         raise NotReadyError(
-            f"the champion {champion} has learned from no rows" if path else "there is no champion",
-            where=str(path or project.paths.registry),
+            f"the champion {champion} has learned from no rows"
+            if bundle_folder
+            else "there is no champion",
+            where=str(bundle_folder or project.paths.registry),
             fix="tailorbird train, and promote the model",
         )
     about = registry.info(champion).metrics["about"]
     return TrainingHistograms(
         champion,
-        pq.read_table(path / SKETCHES),
+        pq.read_table(bundle_folder / SKETCHES_FILE),
         about["slot"],
         about["source"] == "logged answers",
         about["window"]["from"],

@@ -25,35 +25,39 @@ class ScoreCheck:
     """What a comparison of scores found.
 
     Attributes:
-        reports: by version that answered.
-        damaged: versions that cannot be loaded.
+        report_by_version: by version that answered.
+        damaged_versions: versions that cannot be loaded.
     """
 
-    reports: "dict[str, ScoreReport]"
-    damaged: list[str]
+    report_by_version: "dict[str, ScoreReport]"
+    damaged_versions: list[str]
 
     @property
-    def unequal(self) -> int:
+    def unequal_count(self) -> int:
         """Number of scores that differ."""
-        return sum(report.unequal for report in self.reports.values())
+        return sum(report.unequal for report in self.report_by_version.values())
 
     @property
     def is_sound(self) -> bool:
         """True if no score differs and every version loads."""
-        return not self.unequal and not self.damaged
+        return not self.unequal_count and not self.damaged_versions
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird models verify --json` prints."""
-        versions = {name: asdict(report) for name, report in self.reports.items()}
-        return {"unequal": self.unequal, "damaged": self.damaged, "versions": versions}
+        versions = {name: asdict(report) for name, report in self.report_by_version.items()}
+        return {
+            "unequal": self.unequal_count,
+            "damaged": self.damaged_versions,
+            "versions": versions,
+        }
 
     def __repr__(self) -> str:
         lines = [
             f"{name}: {report.answers:,} answers, {report.scores:,} scores, "
             f"{report.unequal:,} unequal"
-            for name, report in self.reports.items()
+            for name, report in self.report_by_version.items()
         ]
-        return "\n".join([*lines, *(f"{name}: cannot be loaded" for name in self.damaged)])
+        return "\n".join([*lines, *(f"{name}: cannot be loaded" for name in self.damaged_versions)])
 
     _repr_html_ = text_html
 
@@ -78,18 +82,23 @@ def verify(
     """
     from tailorbird.lake import Lake
 
-    lake, name = Lake(project.paths.lake), registry.resolve(version).name if version else ""
-    reports, damaged = _compare_versions(registry, lake, name, answers, progress, notify)
-    if not damaged and not any(report.answers for report in reports.values()):
-        raise _nothing_compared_error(reports, str(lake.path))
-    return ScoreCheck(reports, damaged)
+    lake, resolved_version = (
+        Lake(project.paths.lake),
+        registry.resolve(version).name if version else "",
+    )
+    report_by_version, damaged_versions = _compare_versions(
+        registry, lake, resolved_version, answers, progress=progress, notify=notify
+    )
+    if not damaged_versions and not any(report.answers for report in report_by_version.values()):
+        raise _nothing_compared_error(report_by_version, str(lake.path))
+    return ScoreCheck(report_by_version, damaged_versions)
 
 
 def _compare_versions(
     registry: "Registry",
     lake: "Lake",
     version: str,
-    answers: int,
+    responses_max: int,
     progress: Progress,
     notify: Notify,
 ) -> "tuple[dict[str, ScoreReport], list[str]]":
@@ -100,8 +109,8 @@ def _compare_versions(
     from tailorbird.ranking.bundle import Bundle
     from tailorbird.training.evaluation.rescore import ITEM_COLUMNS, rescore_responses
 
-    reports: dict[str, ScoreReport] = {}
-    damaged: list[str] = []
+    report_by_version: dict[str, ScoreReport] = {}
+    damaged_versions: list[str] = []
     stored_versions = {info.version for info in registry.versions()}
     served_versions = set().union(
         *(batch.column(0).unique().to_pylist() for batch in lake.batches("answers", ("model",)))
@@ -118,7 +127,7 @@ def _compare_versions(
             bundle = Bundle.load(registry.resolve(name), schema_hash=None)
         except TailorbirdError as error:
             notify(f"answers of {name} are not compared: {error.message}")
-            damaged.append(name)
+            damaged_versions.append(name)
             continue
         response_ids = lake.table(
             "answers", ("producer", "offset", "ts"), ds.field("model") == name
@@ -126,7 +135,9 @@ def _compare_versions(
         sample = response_ids.take(
             list(
                 range(
-                    0, response_ids.num_rows, max(1, -(-response_ids.num_rows // max(1, answers)))
+                    0,
+                    response_ids.num_rows,
+                    max(1, -(-response_ids.num_rows // max(1, responses_max))),
                 )
             )
         )
@@ -134,13 +145,13 @@ def _compare_versions(
         def report_progress(done: int, name: str = name, total: int = sample.num_rows) -> None:
             progress(f"answers of {name}", done, total)
 
-        reports[name] = rescore_responses(
-            bundle, _rows(lake, sample, name), items, progress=report_progress
+        report_by_version[name] = rescore_responses(
+            bundle, _read_responses(lake, sample, name), items, progress=report_progress
         )
-    return reports, damaged
+    return report_by_version, damaged_versions
 
 
-def _rows(lake: "Lake", response_ids: "pa.Table", version: str) -> "Iterator[pa.Table]":
+def _read_responses(lake: "Lake", response_ids: "pa.Table", version: str) -> "Iterator[pa.Table]":
     """Yield the given answers with all logged columns, in batches, in the order of time."""
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -150,42 +161,46 @@ def _rows(lake: "Lake", response_ids: "pa.Table", version: str) -> "Iterator[pa.
     key_columns = ("producer", "offset")
     for start in range(0, response_ids.num_rows, _BATCH_SIZE):
         batch = response_ids.slice(start, _BATCH_SIZE)
-        where = (
+        condition = (
             ds.field("offset").isin(batch["offset"])
             & ds.field("producer").isin(batch["producer"])
             & (ds.field("model") == version)
         )
         # Excludes most files.
-        where &= (ds.field("ts") >= batch["ts"][0]) & (ds.field("ts") <= batch["ts"][-1])
-        rows = lake.table("answers", (*key_columns, *COLUMNS), where)
+        condition &= (ds.field("ts") >= batch["ts"][0]) & (ds.field("ts") <= batch["ts"][-1])
+        rows = lake.table("answers", (*key_columns, *COLUMNS), condition)
         keys = set(zip(*(batch[name].to_pylist() for name in key_columns), strict=True))
         row_keys = zip(*(rows[name].to_pylist() for name in key_columns), strict=True)
         yield rows.filter(pa.array([key in keys for key in row_keys], pa.bool_())).select(COLUMNS)
 
 
-def _nothing_compared_error(reports: "dict[str, ScoreReport]", lake: str) -> NotReadyError:
+def _nothing_compared_error(
+    report_by_version: "dict[str, ScoreReport]", lake: str
+) -> NotReadyError:
     """Return the error that says why no score was compared."""
-    skipped, changed_versions = (
-        sum(report.skipped for report in reports.values()),
-        sum(report.moved for report in reports.values()),
+    skipped_responses, changed_scores = (
+        sum(report.skipped for report in report_by_version.values()),
+        sum(report.moved for report in report_by_version.values()),
     )
-    if not changed_versions and not skipped:
+    if not changed_scores and not skipped_responses:
         return NotReadyError(
             "nothing could be compared: the lake has no answer of a model of this registry",
             where=lake,
             fix="tailorbird up, then ask it for some",
         )
-    parts = [
-        f"{skipped:,} answers do not say what a model made of each item: none ordered them, "
+    reasons = [
+        f"{skipped_responses:,} answers do not say what a model made of each item: none ordered "
+        "them, "
         "or it was not logged"
-        if skipped
+        if skipped_responses
         else "",
-        f"{changed_versions:,} scores hang on items that came or changed within seconds of their answer"
-        if changed_versions
+        f"{changed_scores:,} scores hang on items that came or changed within seconds of their "
+        "answer"
+        if changed_scores
         else "",
     ]
     return NotReadyError(
-        f"nothing could be compared: {', and '.join(filter(None, parts))}",
+        f"nothing could be compared: {', and '.join(filter(None, reasons))}",
         where=lake,
         fix="ask for more answers while items stay as they are, or look at more of them: "
         "tailorbird models verify --answers 20000",

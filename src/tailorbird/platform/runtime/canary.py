@@ -8,7 +8,7 @@ from tailorbird.config import Project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, parse_duration
 from tailorbird.lake import Lake
-from tailorbird.monitoring.canary import EVENTS as EVENT_COLUMNS
+from tailorbird.monitoring.canary import EVENT_COLUMNS as EVENT_COLUMNS
 from tailorbird.monitoring.canary import (
     RESPONSE_COLUMNS,
     CanaryVerdict,
@@ -51,18 +51,18 @@ def advance_canary(project: Project, clock: Clock, *, may_promote: bool = True) 
     return verdict.action
 
 
-def share_set_at(registry: Registry) -> int:
+def share_since(registry: Registry) -> int:
     """Return the time at which the canary got its present share, in microseconds.
 
     Earlier traffic is not compared, see `monitoring.canary`.
     """
     aliases = registry.aliases()
-    changes = (
+    change_times = (
         entry.at
         for entry in reversed(registry.audit())
         if (entry.action, entry.version) == ("canary", aliases.canary)
     )
-    return next(changes, aliases.canary_at)
+    return next(change_times, aliases.canary_at)
 
 
 def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
@@ -76,14 +76,20 @@ def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
         raise NotReadyError(
             "there is no canary", fix='tailorbird models canary VERSION --share 0.05 --why "…"'
         )
-    lake, since = Lake(project.paths.lake), share_set_at(registry)
+    lake, since = Lake(project.paths.lake), share_since(registry)
     events = lake.events(columns=EVENT_COLUMNS, ts_from=since)
     responses = lake.responses(columns=RESPONSE_COLUMNS, ts_from=since)
-    denominators = {name: slot.denominator for name, slot in project.slots.items()}
-    attribution = {name: parse_duration(slot.attribution) for name, slot in project.slots.items()}
+    denominator_by_slot = {name: slot.denominator for name, slot in project.slots.items()}
+    attribution_us_by_slot = {
+        name: parse_duration(slot.attribution) for name, slot in project.slots.items()
+    }
     canary_figures, champion_figures = (
         measure_version(
-            events, responses, version, denominators=denominators, attribution=attribution
+            events,
+            responses,
+            version,
+            denominator_by_slot=denominator_by_slot,
+            attribution_by_slot=attribution_us_by_slot,
         )
         for version in (aliases.canary, aliases.champion)
     )

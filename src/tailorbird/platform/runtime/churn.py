@@ -12,15 +12,15 @@ from datetime import datetime
 from tailorbird.config import Project
 from tailorbird.events import DAY, Clock
 from tailorbird.events.schedule import next_run
-from tailorbird.monitoring.churn import ChurnWeek, find_fall, find_worse
+from tailorbird.monitoring.churn import ChurnWeek, explain_fall, explain_loss
 from tailorbird.monitoring.drift import Cause
 from tailorbird.monitoring.drift.causes import CHURN_FALL
-from tailorbird.platform.drift import FALL, fall_details
+from tailorbird.platform.drift import FALL_ACTION, fall_details
 from tailorbird.platform.models.churn_figures import (
+    champion_since,
     churn_registry,
-    horizon_us,
-    last_activity,
-    last_change,
+    last_activity_time,
+    outcome_delay_us,
     refresh_churn,
 )
 from tailorbird.platform.rollout import ACTOR, churn_waiting_steps, waiting_steps
@@ -43,21 +43,25 @@ def watch_churn(project: Project, clock: Clock, name: str) -> str:
     versions = registry.versions()
     if not versions:
         return ""
-    aliases, record = registry.aliases(), refresh_churn(project, clock, name)
-    weeks = record.of_version(aliases.champion)
-    limit = project.settings.rollout.false_rollback
-    if aliases.previous and (why := find_worse(weeks, aliases.previous, limit)):
+    aliases, churn_record = registry.aliases(), refresh_churn(project, clock, name)
+    weeks = churn_record.weeks_of_version(aliases.champion)
+    false_rollback = project.settings.rollout.false_rollback
+    if aliases.previous and (why := explain_loss(weeks, aliases.previous, false_rollback)):
         return _take_step(project, registry, "roll_back", aliases.champion, why)
-    tried_at = versions[-1].created_at
-    if weeks and weeks[-1].known_at > tried_at and (why := _find_fall(registry, weeks[-1], churn)):
+    last_trained_at = versions[-1].created_at
+    if (
+        weeks
+        and weeks[-1].known_at > last_trained_at
+        and (why := _find_fall(registry, weeks[-1], churn))
+    ):
         _record_fall(registry, weeks[-1], why)
         return _train(project, clock, name, due_at=now)
-    every = project.settings.train.every
-    if not every or now < (due_at := next_run(every, tried_at)):
+    schedule = project.settings.train.every
+    if not schedule or now < (due_at := next_run(schedule, last_trained_at)):
         end_overdue(project, name)
         return ""
-    if (not weeks and _is_young(registry, now, horizon_us(project, churn))) or (
-        last_activity(project, churn) <= tried_at
+    if (not weeks and _is_young(registry, now, outcome_delay_us(project, churn))) or (
+        last_activity_time(project, churn) <= last_trained_at
     ):
         return ""
     return _train(project, clock, name, due_at=due_at)
@@ -66,30 +70,32 @@ def watch_churn(project: Project, clock: Clock, name: str) -> str:
 def _find_fall(registry: Registry, week: ChurnWeek, churn: Churn) -> str:
     """Return why a champion fell in a week, or ""."""
     metrics = registry.info(week.version).metrics
-    figures, about = metrics["results"]["tailorbird"], metrics["about"]
-    judged_at = int(datetime.fromisoformat(about["origins"][-1]).timestamp() * 1e6)
+    figures, training_details = metrics["results"]["tailorbird"], metrics["about"]
+    judged_at = int(datetime.fromisoformat(training_details["origins"][-1]).timestamp() * 1e6)
     # With a short history the gate judged a shorter window, whose AUC is another figure.
-    if judged_at + churn.gap_us + churn.window_us > about["window"]["to"]:
-        return find_fall(week, math.nan, math.nan)
+    if judged_at + churn.gap_us + churn.window_us > training_details["window"]["to"]:
+        return explain_fall(week, math.nan, math.nan)
     auc, low, high = (
         math.nan if figures[key] is None else figures[key] for key in ("auc", "auc_low", "auc_high")
     )
-    return find_fall(week, auc, (high - low) / 3.92)
+    return explain_fall(week, auc, (high - low) / 3.92)
 
 
 def _record_fall(registry: Registry, week: ChurnWeek, why: str) -> None:
     """Log a fall of the champion, once."""
     champion = week.version
-    if any(entry.action == FALL and entry.version == champion for entry in registry.audit()):
+    if any(entry.action == FALL_ACTION and entry.version == champion for entry in registry.audit()):
         return
     details = fall_details(week.week, why, Cause(CHURN_FALL, week.describe()))
-    registry.record(FALL, champion, by=ACTOR, why=why, details=details)
+    registry.record(FALL_ACTION, champion, by=ACTOR, why=why, details=details)
     log.warning("fall of %s: %s", champion, why)
 
 
-def _is_young(registry: Registry, now: int, horizon: int) -> bool:
+def _is_young(registry: Registry, now: int, horizon_us: int) -> bool:
     """Return whether the outcome of the champion's first week is not known yet."""
-    return (changed := last_change(registry.audit())) > 0 and now < changed + 7 * DAY + horizon
+    return (
+        changed_at := champion_since(registry.audit())
+    ) > 0 and now < changed_at + 7 * DAY + horizon_us
 
 
 def _train(project: Project, clock: Clock, name: str, *, due_at: int) -> str:
@@ -104,27 +110,30 @@ def _train(project: Project, clock: Clock, name: str, *, due_at: int) -> str:
         raise
     end_overdue(project, name)
     log.info("churn %s: %s %s", name, report.version, report.decision.reason)
-    if report.decision.promote and not may_promote:
+    if report.decision.is_accepted and not may_promote:
         registry, why = churn_registry(project, clock, name), report.decision.reason
         return _take_step(project, registry, "promote", report.version, why)
     return "train"
 
 
-def _take_step(project: Project, registry: Registry, step: str, version: str, why: str) -> str:
+def _take_step(project: Project, registry: Registry, action: str, version: str, why: str) -> str:
     """Roll back or promote, or propose it once if it waits for a person."""
-    if step in project.settings.rollout.approval:
-        waiting = [(each.step, each.version) for each in waiting_steps(registry.audit())]
-        if (step, version) not in waiting:
-            registry.record(f"propose {step}", version, by=ACTOR, why=why)
+    if action in project.settings.rollout.approval:
+        waiting_actions = [
+            (waiting_step.action, waiting_step.version)
+            for waiting_step in waiting_steps(registry.audit())
+        ]
+        if (action, version) not in waiting_actions:
+            registry.record(f"propose {action}", version, by=ACTOR, why=why)
         return "propose"
-    if step == "promote":
+    if action == "promote":
         registry.promote(version, by=ACTOR, why=why)
     else:
         registry.rollback(by=ACTOR, why=why)
-    log.warning("churn: %s %s: %s", step, version, why)
-    return step
+    log.warning("churn: %s %s: %s", action, version, why)
+    return action
 
 
-def describe_waiting(project: Project, clock: Clock) -> list[str]:
+def describe_waiting_steps(project: Project, clock: Clock) -> list[str]:
     """Return a sentence for each step of a churn model that waits for a person."""
     return [step.describe() for step in churn_waiting_steps(project, clock)]

@@ -6,9 +6,10 @@
 | conversion of the champion, by the day | the days after it went live | the level may be off |
 | clicks on seen items | what the champion's scores promise | the level may be off |
 
-All share one probability of a false alarm, `FALSE_ALARM`. Revenue is watched where the experiment's
-metrics name it. An order by a single target does not depend on its calibration, so a fall against
-the control then leads to a training at once. Otherwise `training.recalibrate` judges the champion.
+All share one probability of a false alarm, `FALSE_ALARM_PROBABILITY`. Revenue is watched where the
+experiment's metrics name it. An order by a single target does not depend on its calibration, so a
+fall against the control then leads to a training at once. Otherwise `training.recalibrate` judges
+the champion.
 """
 
 import logging
@@ -23,14 +24,14 @@ import pyarrow.compute as pc
 from tailorbird.config import Project
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, Clock, micros, parse_duration
-from tailorbird.experiments.counts import COLUMNS
+from tailorbird.experiments.counts import COLUMNS as EVENT_COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, RetrainCriteria, decide_from_steps, decide_retrain
-from tailorbird.monitoring.conversions import COLUMNS as CELL_COLUMNS
+from tailorbird.monitoring import RetrainCriteria, RetrainVerdict, decide_from_steps, decide_retrain
+from tailorbird.monitoring.conversions import CELL_COLUMNS as CELL_COLUMNS
 from tailorbird.monitoring.conversions import mirror_steps, outcome_steps, promised_steps
 from tailorbird.monitoring.drift.causes import DATA_FAULTS
 from tailorbird.monitoring.figures.report import DELAY_COLUMNS, slot_delays
-from tailorbird.monitoring.retrain import Step
+from tailorbird.monitoring.retrain import LogRatioStep
 from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.platform.drift import explain_fall, figure_store
 from tailorbird.platform.rollout import ACTOR
@@ -41,14 +42,14 @@ from tailorbird.ranking.policy.targets import item_heads
 from tailorbird.registry import Registry
 from tailorbird.training.recalibrate import LevelVerdict, examine_champion
 
-REFERENCE_US = 2 * DAY  # Live traffic after a promotion that serves as reference.
-RETRAIN_US = 2 * DAY  # Minimum traffic since the fall began to learn from.
-RETRY_US = DAY  # Minimum wait after a model that the gate refused, …
-RETRY_SHARE = 0.25  # … unless traffic has grown by this share.
-FALSE_ALARM = 0.01  # of all figures of a slot together, while they are watched
-LEVEL_FALL = 0.25  # of a level without a control; less may be the weekday
+REFERENCE_WINDOW_US = 2 * DAY  # Live traffic after a promotion that serves as reference.
+FALL_TRAFFIC_MIN_US = 2 * DAY  # Minimum traffic since the fall began to learn from.
+RETRY_WAIT_US = DAY  # Minimum wait after a model that the gate refused, …
+RETRY_TRAFFIC_GROWTH = 0.25  # … unless traffic has grown by this share.
+FALSE_ALARM_PROBABILITY = 0.01  # of all figures of a slot together, while they are watched
+LEVEL_FALL_MIN = 0.25  # of a level without a control; less may be the weekday
 DELAY_DAYS = 28  # of conversions whose delays are learned
-DECISIONS = ("recalibrate", "hold")  # of the audit log
+DECISION_ACTIONS = ("recalibrate", "hold")  # of the audit log
 log = logging.getLogger(__name__)
 
 
@@ -57,11 +58,11 @@ class Fall:
     """A figure of the champion that fell by more than chance allows.
 
     Attributes:
-        is_level: there is no control that was as before, so people may do less of everything.
+        is_level_fall: there is no control that was as before, so people may do less of everything.
     """
 
-    decision: Decision
-    is_level: bool
+    decision: RetrainVerdict
+    is_level_fall: bool
 
     @property
     def since(self) -> int:
@@ -70,55 +71,62 @@ class Fall:
         return self.decision.since
 
 
-def find_fall(project: Project, slot: Slot, champion: str, start: int, now: int) -> Fall | None:
+def find_fall(
+    project: Project, slot: Slot, champion: str, live_since: int, now: int
+) -> Fall | None:
     """Return the first figure that fell, None if chance explains all of them.
 
     Args:
-        start: since when the champion answers.
+        live_since: since when the champion answers.
     """
-    watches = _watches(slot, champion)
-    attribution = parse_duration(slot.attribution)
-    for criteria in watches:
+    all_criteria = _watched_criteria(slot, champion)
+    attribution_us = parse_duration(slot.attribution)
+    for criteria in all_criteria:
         if criteria.measure == "clicks":
             decision = decide_retrain(
-                Lake(project.paths.lake).events(columns=COLUMNS, ts_from=start - attribution),
+                Lake(project.paths.lake).events(
+                    columns=EVENT_COLUMNS, ts_from=live_since - attribution_us
+                ),
                 criteria,
-                reference_from=start,
-                reference_to=start + REFERENCE_US,
+                reference_from=live_since,
+                reference_to=live_since + REFERENCE_WINDOW_US,
                 until=now,
                 denominator=slot.denominator,
-                attribution=attribution,
+                attribution=attribution_us,
             )
         else:
-            decision = _judge_outcomes(project, criteria, champion, start, now)
+            decision = _judge_outcomes(project, criteria, champion, live_since, now)
         log.info("slot %s: %s", slot.name, decision.reason)
         if decision.since is not None:
-            return Fall(decision, is_level=not criteria.control)
+            return Fall(decision, is_level_fall=not criteria.control)
     return None
 
 
-def _watches(slot: Slot, champion: str) -> list[RetrainCriteria]:
+def _watched_criteria(slot: Slot, champion: str) -> list[RetrainCriteria]:
     """Return what is watched of a slot; what has a control comes first."""
-    experiment, watches = slot.experiment, []
+    experiment, all_criteria = slot.experiment, []
     arm = model_arm(slot)
     if experiment is not None and arm:
         kinds = {metric.kind for metric in (experiment.metric, *experiment.guardrails)}
         measures = ["clicks", "conversion", *(["revenue"] if "revenue" in kinds else [])]
-        watches = [
+        all_criteria = [
             RetrainCriteria(
                 slot.name, arm, experiment.control_arm, experiment.name, measure=measure
             )
             for measure in measures
         ]
-    watches += [
-        RetrainCriteria(slot.name, champion, period=DAY, fall=LEVEL_FALL, measure=measure)
+    all_criteria += [
+        RetrainCriteria(slot.name, champion, period=DAY, fall=LEVEL_FALL_MIN, measure=measure)
         for measure in ("conversion", "calibration")
     ]
-    return [replace(watch, false_alarm=FALSE_ALARM / len(watches)) for watch in watches]
+    return [
+        replace(criteria, false_alarm=FALSE_ALARM_PROBABILITY / len(all_criteria))
+        for criteria in all_criteria
+    ]
 
 
 def model_arm(slot: Slot) -> str:
-    """Return the arm of the slot's experiment that the model serves beside a control; "" if none."""
+    """Return the arm of the slot's experiment that the model serves beside a control, or ""."""
     experiment = slot.experiment
     if experiment is None:
         return ""
@@ -128,31 +136,35 @@ def model_arm(slot: Slot) -> str:
 
 
 def _judge_outcomes(
-    project: Project, criteria: RetrainCriteria, champion: str, start: int, now: int
-) -> Decision:
+    project: Project, criteria: RetrainCriteria, champion: str, live_since: int, now: int
+) -> RetrainVerdict:
     """Judge conversion, revenue or calibration by the stored figures."""
     store = figure_store(project)
     delays = slot_delays(store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)).get(criteria.slot)
     until = now // criteria.period * criteria.period
-    cells = store.read(start, until, CELL_COLUMNS)
+    cells = store.read(live_since, until, CELL_COLUMNS)
     cells = cells.filter(pc.field("slot") == criteria.slot)
-    column = "arm" if criteria.control else "version"
+    arm_column = "arm" if criteria.control else "version"
     arms = [criteria.arm, *([criteria.control] if criteria.control else [])]
 
-    def steps(since: int, until: int) -> list[Step]:
-        part = cells.filter((pc.field("minute") >= since) & (pc.field("minute") < until))
-        by_arm = {arm: part.filter(pc.field(column) == arm) for arm in arms}
-        return outcome_steps(by_arm, criteria, delays) if delays is not None else []
+    def outcome_steps_between(since: int, until: int) -> list[LogRatioStep]:
+        period_cells = cells.filter((pc.field("minute") >= since) & (pc.field("minute") < until))
+        cells_by_arm = {arm: period_cells.filter(pc.field(arm_column) == arm) for arm in arms}
+        return outcome_steps(cells_by_arm, criteria, delays) if delays is not None else []
 
     if criteria.measure != "calibration":
-        reference_to = (start + REFERENCE_US) // criteria.period * criteria.period
-        return decide_from_steps(steps(start, reference_to), steps(reference_to, until), criteria)
-    watched = steps(start, until)
+        reference_to = (live_since + REFERENCE_WINDOW_US) // criteria.period * criteria.period
+        return decide_from_steps(
+            outcome_steps_between(live_since, reference_to),
+            outcome_steps_between(reference_to, until),
+            criteria,
+        )
+    watched_steps = outcome_steps_between(live_since, until)
     decisions = [
-        decide_from_steps(promised_steps(watch), watch, criteria)
-        for watch in (watched, mirror_steps(watched))
+        decide_from_steps(promised_steps(signed_steps), signed_steps, criteria)
+        for signed_steps in (watched_steps, mirror_steps(watched_steps))
     ]
-    return next((one for one in decisions if one.since is not None), decisions[0])
+    return next((decision for decision in decisions if decision.since is not None), decisions[0])
 
 
 @dataclass(frozen=True)
@@ -161,16 +173,16 @@ class ChampionHistory:
 
     version: str
     promoted_at: int
-    tried_at: int | None
+    last_attempt_at: int | None
 
 
 @dataclass(frozen=True)
-class FoundFall:
-    """A fall of a champion that answers since `start`; `times` are those of the slot's answers."""
+class ChampionFall:
+    """A fall of a champion, which answers since `live_since`, and when the slot was answered."""
 
     champion: ChampionHistory
-    start: int
-    times: npt.NDArray[np.int64]
+    live_since: int
+    response_times: npt.NDArray[np.int64]
     fall: Fall
 
 
@@ -188,79 +200,84 @@ def read_decisions(project: Project, clock: Clock, slot: str = "") -> list[SlotD
     decisions = []
     for declaration in slots:
         verdict = LevelVerdict("hold", "no figure fell by more than chance allows")
-        if (found := look_for_fall(project, clock, declaration)) is not None:
-            verdict = decide_on(project, clock, declaration, found)
+        if (champion_fall := look_for_fall(project, clock, declaration)) is not None:
+            verdict = decide_action(project, clock, declaration, champion_fall)
         decisions.append(SlotDecision(declaration.name, verdict.action, verdict.reason))
     return decisions
 
 
-def look_for_fall(project: Project, clock: Clock, slot: Slot) -> FoundFall | None:
+def look_for_fall(project: Project, clock: Clock, slot: Slot) -> ChampionFall | None:
     """Judge the live figures of the champion in a slot; None if none fell, or it is too early."""
-    champion = read_history(Registry(project.paths.registry, clock=clock), slot.name)
+    champion = read_champion_history(Registry(project.paths.registry, clock=clock), slot.name)
     if champion is None:
         return None
     now, events = clock.now(), _response_events(Lake(project.paths.lake), champion.promoted_at)
-    start = _first_response(events, slot.name, champion.version)
-    if start is None or now < start + REFERENCE_US:
+    live_since = _first_response(events, slot.name, champion.version)
+    if live_since is None or now < live_since + REFERENCE_WINDOW_US:
         return None
-    fall = find_fall(project, slot, champion.version, start, now)
+    fall = find_fall(project, slot, champion.version, live_since, now)
     if fall is None:
         return None
-    return FoundFall(champion, start, _response_times(events, slot.name), fall)
+    return ChampionFall(champion, live_since, _response_times(events, slot.name), fall)
 
 
-def decide_on(project: Project, clock: Clock, slot: Slot, found: FoundFall) -> LevelVerdict:
+def decide_action(
+    project: Project, clock: Clock, slot: Slot, champion_fall: ChampionFall
+) -> LevelVerdict:
     """Decide what to do about a fall."""
-    fall, start = found.fall, found.start
-    if not fall.is_level and len(item_heads(slot.objective)) < 2:
+    fall, live_since = champion_fall.fall, champion_fall.live_since
+    if not fall.is_level_fall and len(item_heads(slot.objective)) < 2:
         reason = "the order by a single target does not depend on its calibration"
         return LevelVerdict("retrain", f"{fall.decision.reason}; {reason}")
-    if fall.is_level:
-        cause = explain_fall(project, clock, start, fall.since)
+    if fall.is_level_fall:
+        cause = explain_fall(project, clock, live_since, fall.since)
         if cause.name in DATA_FAULTS:
             reason = f"{fall.decision.reason}; the cause is {cause.name}, {cause.evidence}"
             return LevelVerdict("hold", reason)
     registry = Registry(project.paths.registry, clock=clock)
-    path = registry.champion()
-    assert path is not None
+    champion_folder = registry.champion_folder()
+    assert champion_folder is not None
     try:
         verdict = examine_champion(
-            Bundle.load(path, schema_hash=None),
+            Bundle.load(champion_folder, schema_hash=None),
             project.features,
             slot,
             Lake(project.paths.lake),
-            reference_from=start,
-            since=fall.since,
-            now=clock.now(),
+            reference_from=live_since,
+            changed_at=fall.since,
+            as_of=clock.now(),
         )
     except BundleError as error:
         verdict = LevelVerdict("retrain", f"the champion cannot be judged: {error.message}")
     # A control that did not fall shows that a better model is possible.
-    action = "retrain" if verdict.action == "hold" and not fall.is_level else verdict.action
+    action = "retrain" if verdict.action == "hold" and not fall.is_level_fall else verdict.action
     return replace(verdict, action=action, reason=f"{fall.decision.reason}; {verdict.reason}")
 
 
-def read_history(registry: Registry, slot: str) -> ChampionHistory | None:
+def read_champion_history(registry: Registry, slot: str) -> ChampionHistory | None:
     """Return the history of the champion by the audit log; None without one."""
     champion, audit = registry.aliases().champion, registry.audit()
     # Ordered by position in the log and not by time, because some times are simulated.
-    promotions = [
+    promotion_indexes = [
         index
         for index, entry in enumerate(audit)
         if entry.action in CHAMPION_CHANGES and entry.version == champion
     ]
-    if not champion or not promotions:
+    if not champion or not promotion_indexes:
         return None
     slot_versions = {info.version for info in versions_of(registry, slot)}
-    attempts = [
+    attempt_times = [
         entry.at
-        for entry in audit[promotions[-1] :]
+        for entry in audit[promotion_indexes[-1] :]
         if entry.by == ACTOR
         and (
-            entry.action in DECISIONS or (entry.action == "add" and entry.version in slot_versions)
+            entry.action in DECISION_ACTIONS
+            or (entry.action == "add" and entry.version in slot_versions)
         )
     ]
-    return ChampionHistory(champion, audit[promotions[-1]].at, attempts[-1] if attempts else None)
+    return ChampionHistory(
+        champion, audit[promotion_indexes[-1]].at, attempt_times[-1] if attempt_times else None
+    )
 
 
 def _response_events(lake: Lake, since: int) -> pa.Table:
@@ -275,27 +292,37 @@ def _first_response(events: pa.Table, slot: str, version: str) -> int | None:
 
 def _response_times(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
     """Return the times of a slot's answers to people."""
-    mask = pc.and_kleene(pc.equal(events["type"], "answer"), pc.equal(events["slot"], slot))
-    mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
-    return micros(events["ts"].filter(mask))
+    is_slot_response = pc.and_kleene(
+        pc.equal(events["type"], "answer"), pc.equal(events["slot"], slot)
+    )
+    is_slot_response = pc.and_kleene(
+        is_slot_response, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot")
+    )
+    return micros(events["ts"].filter(is_slot_response))
 
 
 def has_enough_traffic(
-    slot: str, times: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int
+    slot: str,
+    response_times: npt.NDArray[np.int64],
+    since: int,
+    last_attempt_at: int | None,
+    now: int,
 ) -> bool:
     """Return whether enough traffic has arrived since the fall and since the last attempt."""
-    if now < since + RETRAIN_US:
+    if now < since + FALL_TRAFFIC_MIN_US:
         log.info(
             "slot %s: waiting until there are %d days of traffic since the fall",
             slot,
-            RETRAIN_US // DAY,
+            FALL_TRAFFIC_MIN_US // DAY,
         )
         return False
-    if tried_at is None or now >= tried_at + RETRY_US:
+    if last_attempt_at is None or now >= last_attempt_at + RETRY_WAIT_US:
         return True
-    previous_count = int(np.sum((times >= since) & (times < tried_at)))
-    new_count = int(np.sum((times >= max(since, tried_at)) & (times < now)))
-    if new_count >= RETRY_SHARE * previous_count:
+    previous_count = int(np.sum((response_times >= since) & (response_times < last_attempt_at)))
+    new_count = int(
+        np.sum((response_times >= max(since, last_attempt_at)) & (response_times < now))
+    )
+    if new_count >= RETRY_TRAFFIC_GROWTH * previous_count:
         return True
     log.info(
         "slot %s: the gate refused the last model; waiting for a day, or a quarter more "

@@ -26,22 +26,22 @@ class Leftover:
     is_server: bool
 
 
-def find_leftovers(root: Path, own: Collection[int]) -> list[Leftover]:
+def find_leftovers(root: Path, own_pids: Collection[int]) -> list[Leftover]:
     """Return the roles that run on a project, were started by an `up`, and have outlived it.
 
-    `own` are the processes that this `up` started.
+    `own_pids` are the processes that this `up` started.
     """
     leftovers = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if b"run" not in words or os.fsencode(root) not in words:
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"run" not in arguments or os.fsencode(root) not in arguments:
                 continue
             variables = (folder / "environ").read_bytes().split(b"\0")
-            status = stat_fields(int(folder.name))
+            stat = stat_fields(int(folder.name))
         except OSError:  # It has ended, or is another user's.
             continue
-        started_by = next(
+        supervisor_pid = next(
             (
                 variable.partition(b"=")[2]
                 for variable in variables
@@ -49,13 +49,13 @@ def find_leftovers(root: Path, own: Collection[int]) -> list[Leftover]:
             ),
             b"",
         )
-        parent = status[1].encode()
-        is_orphan = started_by != parent or (
+        parent_pid = stat[1].encode()
+        is_orphan = supervisor_pid != parent_pid or (
             # It began before this process took new code by exec.
-            parent == str(os.getpid()).encode() and int(folder.name) not in own
+            parent_pid == str(os.getpid()).encode() and int(folder.name) not in own_pids
         )
-        if started_by and is_orphan and status[0] != "Z":
-            leftovers.append(Leftover(int(folder.name), b"serve" in words))
+        if supervisor_pid and is_orphan and stat[0] != "Z":
+            leftovers.append(Leftover(int(folder.name), b"serve" in arguments))
     return leftovers
 
 
@@ -71,9 +71,9 @@ async def end_leftovers(leftovers: Sequence[Leftover], wait_s: float) -> None:
         _send_signal(leftover.pid, signal.SIGKILL)
 
 
-def _send_signal(pid: int, number: int) -> None:
+def _send_signal(pid: int, signal_number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
+        os.kill(pid, signal_number)
 
 
 def _is_running(pid: int) -> bool:

@@ -15,14 +15,14 @@ def open_listener(project: Project, port: int | None) -> socket.socket:
 
     Raises UsageError if the port is taken.
     """
-    inherited = inherited_listener()
-    if inherited is not None:
-        return inherited
-    running = request_listener(project.paths.run)
-    if running is not None:
-        if port in (None, 0, running.getsockname()[1]):
-            return running
-        running.close()
+    systemd_listener = inherited_listener()
+    if systemd_listener is not None:
+        return systemd_listener
+    earlier_listener = request_listener(project.paths.run)
+    if earlier_listener is not None:
+        if port in (None, 0, earlier_listener.getsockname()[1]):
+            return earlier_listener
+        earlier_listener.close()
     settings = project.settings.serve
     return bind(
         settings.host,
@@ -34,6 +34,6 @@ def open_listener(project: Project, port: int | None) -> socket.socket:
 def is_port_explicit(project: Project, port: int | None) -> bool:
     """Return whether the port was named by an option or the environment."""
     return port is not None or any(
-        origin.key == "serve.port" and origin.source.startswith("environment")
-        for origin in project.origins
+        setting.key == "serve.port" and setting.source.startswith("environment")
+        for setting in project.setting_sources
     )

@@ -28,14 +28,14 @@ def run_server(project: Project, *, train: bool, timeout_s: float) -> Iterator[C
     command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "up"]
     command += ["--port", str(port), *([] if train else ["--no-train"])]
     project.paths.run.mkdir(parents=True, exist_ok=True)
-    log = project.paths.run / "local_server.log"
-    with open(log, "wb") as output:
+    log_file = project.paths.run / "local_server.log"
+    with open(log_file, "wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(url, process, log, timeout_s)
+        _wait_until_ready(url, process, log_file, timeout_s)
         with Client(url, key=plain_key(project.settings.serve.write_keys)) as client:
             yield client
     finally:
@@ -45,13 +45,13 @@ def run_server(project: Project, *, train: bool, timeout_s: float) -> Iterator[C
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        return probe_socket.getsockname()[1]
 
 
 def _wait_until_ready(
-    url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float
+    url: str, process: subprocess.Popen[bytes], log_file: Path, timeout_s: float
 ) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
@@ -60,7 +60,7 @@ def _wait_until_ready(
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(POLL_S)
-    last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    last_lines = "\n".join(log_file.read_text(errors="replace").splitlines()[-LOG_LINES:])
     raise NotReadyError(
         f"the server did not answer within {timeout_s:g} s:\n{last_lines}",
         where=url,

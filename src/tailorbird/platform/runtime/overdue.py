@@ -13,15 +13,15 @@ import msgspec
 from tailorbird.atomic_write import atomic_write
 from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
-from tailorbird.events import Clock, to_minute
+from tailorbird.events import Clock, to_iso_minute
 from tailorbird.registry import Registry, VersionInfo
 
-FILE = "overdue.json"
+OVERDUE_FILE = "overdue.json"
 _NUMBER = re.compile(r"\d[\d,.]*")
 log = logging.getLogger(__name__)
 
 
-class Overdue(msgspec.Struct, frozen=True):
+class OverdueTraining(msgspec.Struct, frozen=True):
     """A training that is due and did not succeed.
 
     Attributes:
@@ -40,14 +40,16 @@ class Overdue(msgspec.Struct, frozen=True):
 
     def describe(self) -> str:
         """Return a sentence for the status."""
-        return f"training of {self.slot}: due since {to_minute(self.since)}, could not: {self.why}"
+        return (
+            f"training of {self.slot}: due since {to_iso_minute(self.since)}, could not: {self.why}"
+        )
 
 
-def _newest_of(project: Project, clock: Clock, name: str) -> str:
+def _newest_version_of(project: Project, clock: Clock, name: str) -> str:
     """Return the newest version of a slot or churn model; "" without one."""
     if name in project.churn:
-        return _newest_name(Registry(project.paths.churn(name), clock=clock).versions())
-    return _newest_name(versions_of(Registry(project.paths.registry, clock=clock), name))
+        return _newest_version_name(Registry(project.paths.churn(name), clock=clock).versions())
+    return _newest_version_name(versions_of(Registry(project.paths.registry, clock=clock), name))
 
 
 def versions_of(registry: Registry, slot: str) -> list[VersionInfo]:
@@ -57,64 +59,73 @@ def versions_of(registry: Registry, slot: str) -> list[VersionInfo]:
     ]
 
 
-def read_overdue(project: Project, clock: Clock) -> list[Overdue]:
+def read_overdue(project: Project, clock: Clock) -> list[OverdueTraining]:
     """Return the trainings that are due and did not succeed."""
-    entries = _read(project)
+    entries = _read_entries(project)
     if not entries:
         return []
     return [
         entry
         for entry in entries.values()
-        if _newest_of(project, clock, entry.slot) == entry.newest
+        if _newest_version_of(project, clock, entry.slot) == entry.newest
     ]
 
 
 def note_overdue(project: Project, clock: Clock, slot: str, since: int, error: Exception) -> None:
     """Store why a training could not run, and log a warning once for each cause."""
-    entries, now = _read(project), clock.now()
+    entries, now = _read_entries(project), clock.now()
     why, fix = str(error) or type(error).__name__, ""
     if isinstance(error, TailorbirdError):
         why, fix = error.message, error.fix
     elif type(error).__name__ not in why:
         why = f"{type(error).__name__}: {why}"
-    newest = _newest_of(project, clock, slot)
+    newest_version = _newest_version_of(project, clock, slot)
     earlier_entry = entries.get(slot)
-    is_known = earlier_entry is not None and earlier_entry.newest == newest
-    entry = Overdue(
-        slot, earlier_entry.since if earlier_entry and is_known else since, now, newest, why, fix
+    is_same_delay = earlier_entry is not None and earlier_entry.newest == newest_version
+    entry = OverdueTraining(
+        slot,
+        earlier_entry.since if earlier_entry and is_same_delay else since,
+        now,
+        newest_version,
+        why,
+        fix,
     )
     # Counts in a reason change at each attempt; they make no other cause.
     if (
         not earlier_entry
-        or not is_known
+        or not is_same_delay
         or _NUMBER.sub("#", earlier_entry.why) != _NUMBER.sub("#", why)
     ):
         log.warning("%s%s", entry.describe(), f"; {fix}" if fix else "")
-    _write(project, {**entries, slot: entry})
+    _write_entries(project, {**entries, slot: entry})
 
 
 def end_overdue(project: Project, slot: str) -> None:
     """Forget what stood in the way of a slot's training: it ran, or is not due."""
-    entries = _read(project)
+    entries = _read_entries(project)
     if entries.pop(slot, None) is not None:
-        _write(project, entries)
+        _write_entries(project, entries)
 
 
-def _newest_name(versions: list[VersionInfo]) -> str:
+def _newest_version_name(versions: list[VersionInfo]) -> str:
     return versions[-1].version if versions else ""
 
 
-def _read(project: Project) -> dict[str, Overdue]:
+def _read_entries(project: Project) -> dict[str, OverdueTraining]:
     try:
-        data = (project.paths.monitoring / FILE).read_bytes()
-        return {entry.slot: entry for entry in msgspec.json.decode(data, type=list[Overdue])}
+        data = (project.paths.monitoring / OVERDUE_FILE).read_bytes()
+        return {
+            entry.slot: entry for entry in msgspec.json.decode(data, type=list[OverdueTraining])
+        }
     except FileNotFoundError:
         return {}
     except msgspec.MsgspecError as error:
-        log.warning("%s cannot be read: %s", project.paths.monitoring / FILE, error)
+        log.warning("%s cannot be read: %s", project.paths.monitoring / OVERDUE_FILE, error)
         return {}
 
 
-def _write(project: Project, entries: dict[str, Overdue]) -> None:
+def _write_entries(project: Project, entries: dict[str, OverdueTraining]) -> None:
     project.paths.monitoring.mkdir(parents=True, exist_ok=True)
-    atomic_write(project.paths.monitoring / FILE, msgspec.json.encode(list(entries.values())))
+    atomic_write(
+        project.paths.monitoring / OVERDUE_FILE, msgspec.json.encode(list(entries.values()))
+    )

@@ -15,15 +15,15 @@ def die_with_parent() -> None:
 
     Does nothing without a supervisor.
     """
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None:
+    parent_pid = os.environ.get(PARENT_VARIABLE)
+    if parent_pid is None:
         return
-    end_with_parent(signal.SIGTERM)
-    if os.getppid() != int(parent):
+    signal_on_parent_exit(signal.SIGTERM)
+    if os.getppid() != int(parent_pid):
         raise SystemExit(0)
 
 
-def end_with_parent(signal_number: int) -> None:
+def signal_on_parent_exit(signal_number: int) -> None:
     """Have the kernel signal this process when its parent ends; does nothing outside Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)

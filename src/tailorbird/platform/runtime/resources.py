@@ -6,7 +6,7 @@ from pathlib import Path
 from tailorbird.config import Project
 
 SERVER_MB, ROLE_MB = 220, 200  # Without models and tables; measured on a shop of 120 items.
-CGROUPS = (  # Of version 2 and 1.
+CGROUP_MEMORY_FILES = (  # Of version 2 and 1.
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
@@ -53,11 +53,13 @@ def _memory_warnings(project: Project) -> list[str]:
 def needed_memory_mb(project: Project) -> int:
     """Return an estimate of the memory that all roles of `up` need."""
     settings = project.settings
-    roles = settings.features.workers + min(settings.stream.routers, settings.stream.partitions)
-    roles += 3 + bool(project.scores)  # Candidates, lake and trainer.
-    bundle = _newest_bundle_bytes(project.paths.registry) >> 20
-    servers = settings.serve.processes * (SERVER_MB + bundle)
-    return servers + roles * ROLE_MB + settings.router.memory_mb
+    role_count = settings.features.workers + min(
+        settings.stream.routers, settings.stream.partitions
+    )
+    role_count += 3 + bool(project.scores)  # Candidates, lake and trainer.
+    bundle_mb = _newest_bundle_bytes(project.paths.registry) >> 20
+    servers_mb = settings.serve.processes * (SERVER_MB + bundle_mb)
+    return servers_mb + role_count * ROLE_MB + settings.router.memory_mb
 
 
 def _newest_bundle_bytes(registry: Path) -> int:
@@ -76,16 +78,20 @@ def _available_bytes() -> int | None:
         free_bytes = next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration, ValueError):
         return None
-    for folder, limit_file, used_file in CGROUPS:
+    for folder, limit_file, used_file in CGROUP_MEMORY_FILES:
         try:
-            limit = (folder / limit_file).read_text().strip()
-            used = int((folder / used_file).read_text())
+            limit_text = (folder / limit_file).read_text().strip()
+            used_bytes = int((folder / used_file).read_text())
             rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
             size_by_kind = {name: int(size) for name, size in rows}
         except (OSError, ValueError):
             continue
         # The kernel takes back the pages of files that were read long ago.
-        used -= max(size_by_kind.get(f"{total}inactive_file", 0) for total in ("", "total_"))
+        used_bytes -= max(size_by_kind.get(f"{total}inactive_file", 0) for total in ("", "total_"))
         # Without a limit, version 1 has a number above the memory of any machine.
-        return free_bytes if limit == "max" else min(free_bytes, max(0, int(limit) - used))
+        return (
+            free_bytes
+            if limit_text == "max"
+            else min(free_bytes, max(0, int(limit_text) - used_bytes))
+        )
     return free_bytes

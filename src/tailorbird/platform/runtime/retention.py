@@ -20,15 +20,15 @@ from tailorbird.config import Project
 from tailorbird.config.schemas import active_schemas
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import DAY, Clock
-from tailorbird.features.schemas import prune as prune_states
+from tailorbird.features.schemas import prune_states as prune_states
 from tailorbird.features.schemas import state_folders
 from tailorbird.pages.notebook import text_html
 from tailorbird.registry import Registry, read_experiments
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER
 
 ACTOR = "retention"  # The author of these changes in the registry.
-TRAINING = "training"  # folder of checkpoints and logs of nets
-_OWN_PAGE = re.compile(r"(churn-.+-)?v\d{4,}\.html")  # of one version, with its figures
+TRAINING_FOLDER = "training"  # folder of checkpoints and logs of nets
+_VERSION_PAGE = re.compile(r"(churn-.+-)?v\d{4,}\.html")  # of one version, with its figures
 _VERSION = re.compile(r"\bv\d{4,}\b")
 log = logging.getLogger(__name__)
 
@@ -79,24 +79,28 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
     if not policy.days:
         return PruneResult(dry_run, [], {})
     remove_before = now - policy.days * DAY
-    removed, retained = [], {}
-    folders = {"": project.paths.registry}
-    folders |= {f"{name} ": project.paths.churn(name) for name in project.churn}
-    for prefix, folder in folders.items():
+    removed_files, reason_by_retained_version = [], {}
+    folder_by_prefix = {"": project.paths.registry}
+    folder_by_prefix |= {f"{name} ": project.paths.churn(name) for name in project.churn}
+    for prefix, folder in folder_by_prefix.items():
         registry = Registry(folder, clock=clock)
         for version, reason in _old_versions(project, registry, policy.keep, remove_before).items():
             if reason:
-                retained[prefix + version] = reason
+                reason_by_retained_version[prefix + version] = reason
                 continue
-            removed.append(RemovedFile("version", prefix + version, _folder_size(folder / version)))
+            removed_files.append(
+                RemovedFile("version", prefix + version, _folder_size(folder / version))
+            )
             if not dry_run:
-                age = f"unused for {policy.days} days, and beyond the newest {policy.keep}"
-                registry.remove(version, by=ACTOR, why=age)
+                cause = f"unused for {policy.days} days, and beyond the newest {policy.keep}"
+                registry.remove(version, by=ACTOR, why=cause)
     # Files have the time of this machine, whatever clock the project has.
-    machine_before = time.time() - policy.days * DAY / 1e6
-    removed += _prune_checkpoints(project.paths.data / TRAINING, machine_before, dry_run)
-    removed += _prune_states(project, machine_before, dry_run)
-    return PruneResult(dry_run, removed, retained)
+    remove_files_before_s = time.time() - policy.days * DAY / 1e6
+    removed_files += _prune_checkpoints(
+        project.paths.data / TRAINING_FOLDER, remove_files_before_s, dry_run
+    )
+    removed_files += _prune_states(project, remove_files_before_s, dry_run)
+    return PruneResult(dry_run, removed_files, reason_by_retained_version)
 
 
 def prune_safely(project: Project, clock: Clock) -> None:
@@ -111,74 +115,90 @@ def prune_safely(project: Project, clock: Clock) -> None:
 
 
 def _old_versions(
-    project: Project, registry: Registry, keep: int, remove_before: int
+    project: Project, registry: Registry, newest_kept: int, remove_before: int
 ) -> dict[str, str]:
     """Return versions beyond the newest that were not used since, and what refers to them or ""."""
-    old = registry.versions()[:-keep]
-    used_at = {info.version: info.created_at for info in old}
+    old_versions = registry.versions()[:-newest_kept]
+    used_at_by_version = {info.version: info.created_at for info in old_versions}
     for entry in registry.audit():
-        if entry.version in used_at:
-            used_at[entry.version] = max(used_at[entry.version], entry.at)
-    if not any(used < remove_before for used in used_at.values()):
+        if entry.version in used_at_by_version:
+            used_at_by_version[entry.version] = max(used_at_by_version[entry.version], entry.at)
+    if not any(used_at < remove_before for used_at in used_at_by_version.values()):
         return {}
-    references = _find_references(project, registry, used_at)
+    reference_by_version = _find_references(project, registry, used_at_by_version)
     return {
-        name: references.get(name, "") for name, used in used_at.items() if used < remove_before
+        name: reference_by_version.get(name, "")
+        for name, used_at in used_at_by_version.items()
+        if used_at < remove_before
     }
 
 
 def _find_references(
-    project: Project, registry: Registry, used_at: Mapping[str, int]
+    project: Project, registry: Registry, used_at_by_version: Mapping[str, int]
 ) -> dict[str, str]:
-    references: dict[str, str] = {}
-    for page in sorted(project.paths.reports.rglob("*")):
-        if page.suffix in (".html", ".json") and not _OWN_PAGE.fullmatch(page.name):
-            names = set(_VERSION.findall(page.read_text(errors="replace")))
-            references |= dict.fromkeys(names, f"in the report {page.name}")
+    reference_by_version: dict[str, str] = {}
+    for report_file in sorted(project.paths.reports.rglob("*")):
+        if report_file.suffix in (".html", ".json") and not _VERSION_PAGE.fullmatch(
+            report_file.name
+        ):
+            versions = set(_VERSION.findall(report_file.read_text(errors="replace")))
+            reference_by_version |= dict.fromkeys(versions, f"in the report {report_file.name}")
     for experiment in read_experiments(registry.path).experiments:
         if experiment.state == "decided":
             continue
-        names = set(_VERSION.findall(str(experiment.declaration)))
-        names |= {name for name, used in used_at.items() if used >= experiment.started_at}
-        references |= dict.fromkeys(names, f"in the experiment {experiment.name}")
+        versions = set(_VERSION.findall(str(experiment.declaration)))
+        versions |= {
+            name for name, used_at in used_at_by_version.items() if used_at >= experiment.started_at
+        }
+        reference_by_version |= dict.fromkeys(versions, f"in the experiment {experiment.name}")
     aliases = registry.aliases()
-    references |= dict.fromkeys(aliases.history, "an earlier champion, to roll back to")
-    return references | {
-        name: f"it is {', '.join(names)}" for name in used_at if (names := aliases.names_of(name))
+    reference_by_version |= dict.fromkeys(aliases.history, "an earlier champion, to roll back to")
+    return reference_by_version | {
+        name: f"it is {', '.join(versions)}"
+        for name in used_at_by_version
+        if (versions := aliases.aliases_of(name))
     }
 
 
-def _prune_checkpoints(folder: Path, remove_before: float, dry_run: bool) -> list[RemovedFile]:
+def _prune_checkpoints(folder: Path, remove_before_s: float, dry_run: bool) -> list[RemovedFile]:
     """Remove unfinished trainings and logs by epoch that nothing wrote to since."""
-    removed = []
-    for parent in (folder / UNFINISHED_FOLDER, folder / "logs"):
-        for run in sorted(parent.iterdir()) if parent.is_dir() else []:
-            if _written_at(run) >= remove_before:
+    removed_files = []
+    for parent_folder in (folder / UNFINISHED_FOLDER, folder / "logs"):
+        for run_folder in sorted(parent_folder.iterdir()) if parent_folder.is_dir() else []:
+            if _written_at(run_folder) >= remove_before_s:
                 continue
-            removed.append(
-                RemovedFile("checkpoint", f"{parent.name}/{run.name}", _folder_size(run))
+            removed_files.append(
+                RemovedFile(
+                    "checkpoint",
+                    f"{parent_folder.name}/{run_folder.name}",
+                    _folder_size(run_folder),
+                )
             )
             if not dry_run:
-                shutil.rmtree(run)
-    return removed
+                shutil.rmtree(run_folder)
+    return removed_files
 
 
-def _prune_states(project: Project, remove_before: float, dry_run: bool) -> list[RemovedFile]:
+def _prune_states(project: Project, remove_before_s: float, dry_run: bool) -> list[RemovedFile]:
     """Remove states that no served version and no applied declaration needs, and nothing writes."""
-    state = project.paths.state
-    folders = state_folders(state)
-    recent_schemas = {schema for schema in folders if _written_at(state / schema) >= remove_before}
-    if not set(folders) - recent_schemas:
+    state_folder = project.paths.state
+    stored_schemas = state_folders(state_folder)
+    recent_schemas = {
+        schema for schema in stored_schemas if _written_at(state_folder / schema) >= remove_before_s
+    }
+    if not set(stored_schemas) - recent_schemas:
         return []
-    retained = {features.schema_hash for features in active_schemas(project)} | recent_schemas
+    retained_schemas = {
+        features.schema_hash for features in active_schemas(project)
+    } | recent_schemas
     if dry_run:
         return [
-            RemovedFile("state", schema, _folder_size(state / schema))
-            for schema in folders
-            if schema not in retained
+            RemovedFile("state", schema, _folder_size(state_folder / schema))
+            for schema in stored_schemas
+            if schema not in retained_schemas
         ]
-    sizes = prune_states(state, retained, workers=project.workers)
-    return [RemovedFile("state", schema, size) for schema, size in sizes.items()]
+    size_by_schema = prune_states(state_folder, retained_schemas, workers=project.workers)
+    return [RemovedFile("state", schema, size) for schema, size in size_by_schema.items()]
 
 
 def _written_at(folder: Path) -> float:

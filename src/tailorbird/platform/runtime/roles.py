@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tailorbird.router.partitions.single_process import PartitionedRouter
 
 
-class Roles:
+class InProcessRoles:
     """Router, feature workers, candidates and lake of one project, each under its lock.
 
     Applies `features.py`, as `up` does.
@@ -41,7 +41,7 @@ class Roles:
         self._project, self._clock = apply_declared(project, clock).project, clock
         paths = project.paths
         paths.stream.mkdir(parents=True, exist_ok=True)
-        self._watch = ActiveSchemaWatch(project)
+        self._schema_watch = ActiveSchemaWatch(project)
         self._plan = project.plan
         self._router: Router | PartitionedRouter | None = None
         self._lake: LakeRole | None = None
@@ -78,28 +78,30 @@ class Roles:
 
         The state of a new schema is built from the lake if the log does not suffice.
         """
-        if not self._watch.has_changed():
+        if not self._schema_watch.has_changed():
             return
         paths = self._project.paths
-        schemas = {features.schema_hash: features for features in active_schemas(self._project)}
-        plan = route_plan_for(self._project, list(schemas.values()))
+        features_by_schema = {
+            features.schema_hash: features for features in active_schemas(self._project)
+        }
+        plan = route_plan_for(self._project, list(features_by_schema.values()))
         if self._router is None or plan != self._plan:
             if self._router is not None:
                 self._router.close()
             self._router, self._plan = self._open_router(plan), plan
-        required = {
+        features_by_worker = {
             (schema, part): features
-            for schema, features in schemas.items()
+            for schema, features in features_by_schema.items()
             for part in all_parts(self._project.workers)
         }
-        for removed in self.workers.keys() - required.keys():
-            self.workers.pop(removed).close()
+        for removed_key in self.workers.keys() - features_by_worker.keys():
+            self.workers.pop(removed_key).close()
         entities_max = self._project.settings.features.entities_max
-        for key in [key for key in required if key not in self.workers]:
+        for key in [key for key in features_by_worker if key not in self.workers]:
             worker = FeatureWorker(
                 self._project.routed,
                 paths.state,
-                required[key],
+                features_by_worker[key],
                 clock=self._clock,
                 entities_max=entities_max,
                 part=key[1],
@@ -137,13 +139,13 @@ class Roles:
         return self._candidates
 
     def _open_router(self, plan: RoutePlan) -> "Router | PartitionedRouter":
-        project, memory = self._project, self._project.settings.router.memory_mb << 20
+        project, memory_bytes = self._project, self._project.settings.router.memory_mb << 20
         return open_router(
             project.stream,
             plan,
             clock=self._clock,
             suppression_list=project.suppression_list(),
-            memory_bytes=memory,
+            memory_bytes=memory_bytes,
         )
 
     def step(self) -> int:
@@ -157,10 +159,10 @@ class Roles:
         self.accepted += report.accepted
         self.duplicates += report.duplicates
         self.quarantined += report.quarantined
-        self._update_followers()
+        self._update_states()
         return report.rows
 
-    def _update_followers(self) -> None:
+    def _update_states(self) -> None:
         for worker in self.workers.values():
             catch_up(worker, Lake(self._project.paths.lake))
         self._build_candidate_history()
@@ -170,14 +172,14 @@ class Roles:
 
     def drain(self, progress: Progress = no_progress, *, label: str = "route") -> None:
         """Step until nothing is left, the lake included."""
-        done = 0
+        rows_done = 0
         while True:
-            done += self.step()
+            rows_done += self.step()
             if not self.has_more:
                 break
-            progress(label, done, None)
+            progress(label, rows_done, None)
         self.lake.drain()
-        self._update_followers()  # The lake now has the attributes that the log lacked.
+        self._update_states()  # The lake now has the attributes that the log lacked.
         self.candidates.publish(everything=True)
         self.candidates.save_snapshot()
 
@@ -192,7 +194,7 @@ class Roles:
         if self._router is not None:
             self._router.close()
 
-    def __enter__(self) -> "Roles":
+    def __enter__(self) -> "InProcessRoles":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,7 +208,7 @@ def drain(project: Project, clock: Clock, *, progress: Progress) -> dict[str, in
         LockedError: the roles run in another process, which processes the rows, or a command
             holds them that processes none.
     """
-    with Roles(project, clock) as roles:
+    with InProcessRoles(project, clock) as roles:
         roles.drain(progress)
         return {
             "accepted": roles.accepted,

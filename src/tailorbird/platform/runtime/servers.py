@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-_HEALTH_S = 2.0
+_HEALTH_TIMEOUT_S = 2.0
 
 
-def server_addresses(run: Path, *, since_s: float = 0.0) -> Iterator[str]:
+def server_addresses(run_folder: Path, *, since_s: float = 0.0) -> Iterator[str]:
     """Yield the addresses that servers have written.
 
     The files are named `serve-1`, and `HOST-serve-1` if the logs are topics.
@@ -18,7 +18,7 @@ def server_addresses(run: Path, *, since_s: float = 0.0) -> Iterator[str]:
         since_s: skip files written earlier, in seconds since 1970, since a killed server
             leaves its file behind.
     """
-    for path in sorted(run.glob("*serve-*.json")):
+    for path in sorted(run_folder.glob("*serve-*.json")):
         try:
             if path.stat().st_mtime < since_s:
                 continue
@@ -27,11 +27,11 @@ def server_addresses(run: Path, *, since_s: float = 0.0) -> Iterator[str]:
             continue
 
 
-def running_servers(run: Path) -> Iterator[str]:
+def running_servers(run_folder: Path) -> Iterator[str]:
     """Yield the address of each server that responds."""
-    for address in server_addresses(run):
+    for address in server_addresses(run_folder):
         try:
-            with urllib.request.urlopen(f"{address}/healthz", timeout=_HEALTH_S):
+            with urllib.request.urlopen(f"{address}/healthz", timeout=_HEALTH_TIMEOUT_S):
                 yield address
         except OSError:  # The server has stopped, or was killed and left its file.
             continue

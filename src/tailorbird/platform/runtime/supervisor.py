@@ -10,8 +10,9 @@ is killed and restarted (`watching`).
 
 Servers start first, on a listening socket that the supervisor holds, and outlive it: they answer
 until the next supervisor has servers of its own. Its processes start one after another, since
-loading the code of all at once would leave little of the CPU to the old servers. Every other role ends with the supervisor: it asks
-the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
+loading the code of all at once would leave little of the CPU to the old servers. Every other role
+ends with the supervisor: it asks the kernel for a SIGTERM when its parent dies, and exits if that
+has happened already.
 """
 
 import asyncio
@@ -42,11 +43,11 @@ BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 15.0
 POLL_S = 0.5  # Between polls of the desired roles.
 STABLE_S = 2.5  # A role that ran for this long is restarted without a growing delay.
-STORM_S, STORM_DEATHS = 60.0, 5  # A role that ended so often within this time waits longer.
-FIRST_S = 20.0  # Time for the servers to start before the other roles.
-IN_TURN_S = 5.0  # Time for a role to start before the next one.
-STOP_S = 10.0  # In addition to the drain time of the role.
-STARTUP_S = 60.0  # Time to load the code on a busy machine and detect that the role cannot run.
+STORM_WINDOW_S, STORM_DEATHS = 60.0, 5  # A role that ended so often within this time waits longer.
+SERVERS_FIRST_S = 20.0  # Time for the servers to start before the other roles.
+ROLE_START_S = 5.0  # Time for a role to start before the next one.
+STOP_TIMEOUT_S = 10.0  # In addition to the drain time of the role.
+STARTUP_TIMEOUT_S = 60.0  # To load the code on a busy machine, and to see that a role cannot run.
 # Exit status for an invalid setting, declaration or option, which a restart cannot fix.
 EXIT_MISCONFIGURED = 2
 
@@ -71,13 +72,13 @@ class Role:
     drain_s: float = 0.0
     listener: socket.socket | None = None
     hung_s: float = HUNG_S
-    restarts: int = 0
-    hung: int = 0  # Restarts because it made no progress.
-    recent: list[Restart] = field(default_factory=list)  # Within `RECENT_S`.
+    restart_count: int = 0
+    hang_count: int = 0  # Restarts because it made no progress.
+    recent_restarts: list[Restart] = field(default_factory=list)  # Within `RECENT_S`.
     hang_reason: str = ""  # Why it was killed.
     since_s: float = 0.0
-    watch: ProgressWatch | None = None
-    last_words: str = ""
+    progress_watch: ProgressWatch | None = None
+    last_line: str = ""
     process: asyncio.subprocess.Process | None = None
     is_retired: bool = False
     is_starting_up: bool = False  # Present from the start, and not yet known to run.
@@ -92,7 +93,7 @@ class Role:
     @property
     def is_ready(self) -> bool:
         """Return whether its main loop runs; that of a server answers requests."""
-        return bool(self.pid) and self.watch is not None and self.watch.has_begun
+        return bool(self.pid) and self.progress_watch is not None and self.progress_watch.has_begun
 
     def is_same_as(self, other: "Role") -> bool:
         return (self.name, self.arguments, self.variant) == (
@@ -128,10 +129,10 @@ class Supervisor:
     on_reload: Callable[[], NoReturn] | None = None
     on_ready: Callable[[], None] = lambda: None
     on_tick: Callable[[], None] = lambda: None
-    _keeper_tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _status: int = 0
-    _others_answer: bool = False
+    _role_tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _stop_event: asyncio.Event = field(default_factory=asyncio.Event)
+    _exit_status: int = 0
+    _old_servers_answer: bool = False
 
     async def run(self) -> int:
         """Run until a signal, `stop()` or a misconfigured role; return the exit status."""
@@ -144,14 +145,14 @@ class Supervisor:
             role.is_starting_up = True
         servers = [role for role in self.roles if role.listener is not None]
         leftovers = find_leftovers(self.project, ())
-        self._others_answer = self.take_over is not None or any(
+        self._old_servers_answer = self.take_over is not None or any(
             leftover.is_server for leftover in leftovers
         )
-        ticks = asyncio.create_task(self._tick())
+        tick_task = asyncio.create_task(self._watch_roles())
         try:
             await self._start_roles(servers)
             await self._start_others(servers, leftovers)
-            while not self._stopping.is_set():
+            while not self._stop_event.is_set():
                 await self._reconcile()
                 await self._sleep(POLL_S)
             for role in reversed(self.roles):
@@ -159,25 +160,27 @@ class Supervisor:
                     await self._end_role(role)
             servers = [role for role in self.roles if role.listener is not None]
             await asyncio.gather(*(self._end_role(role) for role in servers))
-            if not self._status:  # It was stopped before it had ended those of an earlier one.
-                await end_leftovers(find_leftovers(self.project, ()), STOP_S)
+            if not self._exit_status:  # It was stopped before it had ended those of an earlier one.
+                await end_leftovers(find_leftovers(self.project, ()), STOP_TIMEOUT_S)
         finally:
-            ticks.cancel()
-        await asyncio.gather(*self._keeper_tasks)
-        return self._status
+            tick_task.cancel()
+        await asyncio.gather(*self._role_tasks)
+        return self._exit_status
 
     async def _start_others(self, servers: list[Role], leftovers: list[Leftover]) -> None:
         """Start the other roles once a server answers, and end those of an earlier supervisor."""
         if leftovers:
             self._report("up", f"takes over from an earlier one: {len(leftovers)} processes")
         old_servers = [leftover for leftover in leftovers if leftover.is_server]
-        await end_leftovers([leftover for leftover in leftovers if not leftover.is_server], STOP_S)
-        enough, wait_s = (any, FIRST_S) if self.take_over is None else (all, STARTUP_S)
-        await self._wait_for(lambda: enough(role.is_ready for role in servers), wait_s)
-        if self.take_over is not None and not self._stopping.is_set():
+        await end_leftovers(
+            [leftover for leftover in leftovers if not leftover.is_server], STOP_TIMEOUT_S
+        )
+        any_or_all, wait_s = (all, STARTUP_TIMEOUT_S) if self.take_over else (any, SERVERS_FIRST_S)
+        await self._wait_for(lambda: any_or_all(role.is_ready for role in servers), wait_s)
+        if self.take_over is not None and not self._stop_event.is_set():
             if not all(role.is_ready for role in servers):
                 self._report("up", f"no answer within {wait_s:.0f} s; the old processes go on")
-                self._status = 1
+                self._exit_status = 1
                 self.stop()
                 return
             if notice := await self.take_over():
@@ -186,48 +189,48 @@ class Supervisor:
             leftovers = find_leftovers(self.project, [role.pid for role in servers])
             old_servers = [leftover for leftover in leftovers if leftover.is_server]
             await end_leftovers(
-                [leftover for leftover in leftovers if not leftover.is_server], STOP_S
+                [leftover for leftover in leftovers if not leftover.is_server], STOP_TIMEOUT_S
             )
-        if self._stopping.is_set():
+        if self._stop_event.is_set():
             return
-        self._keeper_tasks.append(asyncio.create_task(self._finish_start(servers, old_servers)))
+        self._role_tasks.append(asyncio.create_task(self._finish_start(servers, old_servers)))
         await self._start_roles([role for role in self.roles if role not in servers])
 
     async def _start_roles(self, roles: list[Role]) -> None:
         """Start roles; while servers of an earlier supervisor answer, one after another."""
         for role in roles:
-            if self._stopping.is_set():
+            if self._stop_event.is_set():
                 return
             self._start(role)
-            if self._others_answer:
-                await self._wait_for(lambda role=role: role.is_ready, IN_TURN_S)
+            if self._old_servers_answer:
+                await self._wait_for(lambda role=role: role.is_ready, ROLE_START_S)
 
     async def _finish_start(self, servers: list[Role], old_servers: list[Leftover]) -> None:
-        await self._wait_for(lambda: all(role.is_ready for role in servers), STARTUP_S)
-        if self._stopping.is_set():
+        await self._wait_for(lambda: all(role.is_ready for role in servers), STARTUP_TIMEOUT_S)
+        if self._stop_event.is_set():
             return
         self.on_ready()
         if servers:
-            await end_leftovers(old_servers, STOP_S + servers[0].drain_s)
+            await end_leftovers(old_servers, STOP_TIMEOUT_S + servers[0].drain_s)
 
     async def _wait_for(self, condition: Callable[[], bool], wait_s: float) -> None:
-        give_up = time.monotonic() + wait_s
-        while not (self._stopping.is_set() or condition() or time.monotonic() > give_up):
+        deadline = time.monotonic() + wait_s
+        while not (self._stop_event.is_set() or condition() or time.monotonic() > deadline):
             await self._sleep(0.05)
 
     async def _sleep(self, seconds: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            await asyncio.wait_for(self._stop_event.wait(), seconds)
 
-    async def _tick(self) -> None:
+    async def _watch_roles(self) -> None:
         """Kill the roles that hang, which `_supervise` then restarts."""
         while True:
             for role in self.roles:
-                if role.watch is not None and role.pid and role.watch.is_hung():
-                    role.hang_reason = role.watch.describe()
+                if role.progress_watch is not None and role.pid and role.progress_watch.is_hung():
+                    role.hang_reason = role.progress_watch.describe()
                     self._report(role.name, f"{role.hang_reason}; it is killed")
-                    role.hung += 1
-                    role.watch = None  # A large process takes a while to die; it hung once.
+                    role.hang_count += 1
+                    role.progress_watch = None  # A large process dies slowly; it hung once.
                     with suppress(ProcessLookupError):
                         os.killpg(role.pid, signal.SIGKILL)
             self.on_tick()
@@ -235,7 +238,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """End every role and return from `run`."""
-        self._stopping.set()
+        self._stop_event.set()
 
     def _report(self, role: str, line: str) -> None:
         """Report a line; shut down if the reader is gone.
@@ -248,8 +251,8 @@ class Supervisor:
             self.stop()
 
     def _start(self, role: Role) -> None:
-        self._keeper_tasks = [task for task in self._keeper_tasks if not task.done()]
-        self._keeper_tasks.append(asyncio.create_task(self._supervise(role)))
+        self._role_tasks = [task for task in self._role_tasks if not task.done()]
+        self._role_tasks.append(asyncio.create_task(self._supervise(role)))
 
     async def _reconcile(self) -> None:
         """Start and end roles until they match the desired ones.
@@ -257,21 +260,21 @@ class Supervisor:
         If the desired roles cannot be determined, that is reported and retried at the next change.
         """
         try:
-            desired = self.desired_roles()
+            desired_roles = self.desired_roles()
         except TailorbirdError as error:
             self._report("up", f"the roles stay as they are: {error}")
             return
-        if desired is None:
+        if desired_roles is None:
             return
         unchanged_roles = [
-            role for role in self.roles if any(role.is_same_as(other) for other in desired)
+            role for role in self.roles if any(role.is_same_as(other) for other in desired_roles)
         ]
         for role in reversed([role for role in self.roles if role not in unchanged_roles]):
             role.is_retired = True
             await self._end_role(role)
         self.roles = [
             next((role for role in unchanged_roles if role.is_same_as(other)), other)
-            for other in desired
+            for other in desired_roles
         ]
         for role in self.roles:
             if role not in unchanged_roles:
@@ -280,25 +283,26 @@ class Supervisor:
     async def _supervise(self, role: Role) -> None:
         wait_s = BACKOFF_MIN_S
         loop = asyncio.get_running_loop()
-        while not self._stopping.is_set() and not role.is_retired:
-            started = loop.time()
+        while not self._stop_event.is_set() and not role.is_retired:
+            started_at = loop.time()
             status = await self._run_once(role)
-            if self._stopping.is_set() or role.is_retired:
+            if self._stop_event.is_set() or role.is_retired:
                 return
-            lifetime_s = loop.time() - started
+            lifetime_s = loop.time() - started_at
             role.is_starting_up = role.is_starting_up and lifetime_s <= (
-                STARTUP_S if status == EXIT_MISCONFIGURED else STABLE_S
+                STARTUP_TIMEOUT_S if status == EXIT_MISCONFIGURED else STABLE_S
             )
             if status == EXIT_MISCONFIGURED and role.is_starting_up:
                 self._report(role.name, "cannot run as it is set up; stopping the others")
-                self._status = EXIT_MISCONFIGURED
+                self._exit_status = EXIT_MISCONFIGURED
                 self.stop()
                 return
             wait_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(wait_s * 2, BACKOFF_MAX_S)
             wait_s, storm_note = _count_restart(role, status, wait_s)
             self._report(
                 role.name,
-                f"ended with {_describe(status)}; starting it again in {wait_s:.2g} s{storm_note}",
+                f"ended with {_describe_exit(status)}; starting it again in {wait_s:.2g} "
+                f"s{storm_note}",
             )
             await self._sleep(wait_s)
 
@@ -329,13 +333,13 @@ class Supervisor:
             pass_fds=passed_descriptors,
         )
         os.close(write_end)
-        watch = role.watch = ProgressWatch(
+        progress_watch = role.progress_watch = ProgressWatch(
             read_end, role.process.pid, hung_s=role.hung_s, counts_work=role.listener is None
         )
         assert role.process.stdout is not None
         self._record_change(role)
         if (
-            self._stopping.is_set() or role.is_retired
+            self._stop_event.is_set() or role.is_retired
             # The role was retired while its process was being started, when there was nothing to
             # end yet.
         ):
@@ -347,16 +351,16 @@ class Supervisor:
             except ValueError:
                 continue
             if line:
-                role.last_words = line.decode(errors="replace").rstrip()
-                self._report(role.name, role.last_words)
+                role.last_line = line.decode(errors="replace").rstrip()
+                self._report(role.name, role.last_line)
         status = await role.process.wait()
-        role.watch = None
-        watch.close()
+        role.progress_watch = None
+        progress_watch.close()
         self._record_change(role)
         return status
 
-    def _record_change(self, changed: Role) -> None:
-        changed.since_s = time.time()
+    def _record_change(self, changed_role: Role) -> None:
+        changed_role.since_s = time.time()
         self.on_change(self.roles)
 
     async def _end_role(self, role: Role) -> None:
@@ -364,7 +368,7 @@ class Supervisor:
         if process is None or process.returncode is not None:
             return
         process.terminate()
-        wait_s = STOP_S + role.drain_s
+        wait_s = STOP_TIMEOUT_S + role.drain_s
         try:
             await asyncio.wait_for(process.wait(), wait_s)
         except TimeoutError:
@@ -376,16 +380,20 @@ class Supervisor:
 
 def _count_restart(role: Role, status: int, wait_s: float) -> tuple[float, str]:
     """Return a longer wait for a role that ends again and again, and what it said last."""
-    restart = Restart(time.time(), role.hang_reason or f"ended with {_describe(status)}")
-    role.restarts, role.hang_reason = role.restarts + 1, ""
-    role.recent = [each for each in role.recent if restart.at_s - each.at_s < RECENT_S] + [restart]
-    deaths = sum(restart.at_s - each.at_s < STORM_S for each in role.recent)
-    if deaths < STORM_DEATHS:
+    restart = Restart(time.time(), role.hang_reason or f"ended with {_describe_exit(status)}")
+    role.restart_count, role.hang_reason = role.restart_count + 1, ""
+    role.recent_restarts = [
+        earlier for earlier in role.recent_restarts if restart.at_s - earlier.at_s < RECENT_S
+    ] + [restart]
+    recent_deaths = sum(
+        restart.at_s - earlier.at_s < STORM_WINDOW_S for earlier in role.recent_restarts
+    )
+    if recent_deaths < STORM_DEATHS:
         return wait_s, ""
-    wait_s = min(max(wait_s, BACKOFF_MIN_S * 2 ** (deaths - 3)), BACKOFF_MAX_S)
-    words = f"; it said last: {role.last_words}" if role.last_words else ""
-    return wait_s, f" ({deaths} times within {STORM_S:.0f} s{words})"
+    wait_s = min(max(wait_s, BACKOFF_MIN_S * 2 ** (recent_deaths - 3)), BACKOFF_MAX_S)
+    last_line_note = f"; it said last: {role.last_line}" if role.last_line else ""
+    return wait_s, f" ({recent_deaths} times within {STORM_WINDOW_S:.0f} s{last_line_note})"
 
 
-def _describe(status: int) -> str:
+def _describe_exit(status: int) -> str:
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

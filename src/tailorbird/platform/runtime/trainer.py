@@ -1,14 +1,14 @@
 """Trains models for the command and the demo, and runs the trainer role.
 
 The role trains on a schedule and when live metrics fall. Every `train.every` it trains a model of
-the same recipe for `train.slot` on the newest data. If the gate accepts it, `platform.rollout` leads
-it through shadow and canary, so that the live model stays fresh.
+the same recipe for `train.slot` on the newest data. If the gate accepts it, `platform.rollout`
+leads it through shadow and canary, so that the live model stays fresh.
 
-Every `train.check_every` the role checks the figures of each slot; `platform.runtime.falls` has what
-is watched, and decides whether to calibrate the champion anew, to train, or to hold. The reference
-window is the first `REFERENCE_US` after the champion's first live answer; see `monitoring.retrain`
-for the rule. The time of the promotion would not do, because `train --as-of` promotes at a simulated
-time, long before the model answers anybody.
+Every `train.check_every` the role checks the figures of each slot; `platform.runtime.falls` has
+what is watched, and decides whether to calibrate the champion anew, to train, or to hold. The
+reference window is the first `REFERENCE_WINDOW_US` after the champion's first live answer; see
+`monitoring.retrain` for the rule. The time of the promotion would not do, because `train --as-of`
+promotes at a simulated time, long before the model answers anybody.
 
 A training whose model the gate refused is repeated only when enough new data has arrived. The last
 attempt is read from the registry's audit log, so a restart changes nothing.
@@ -27,27 +27,32 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import HOUR, Clock, parse_duration
 from tailorbird.events.schedule import next_run
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision
+from tailorbird.monitoring import RetrainVerdict
 from tailorbird.monitoring.drift import Cause
 from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.periodic import PeriodicTask
-from tailorbird.platform.drift import FALL, explain_fall, fall_details
-from tailorbird.platform.monitoring import FIGURES_S, FiguresTask
-from tailorbird.platform.notify import NOTIFY_S, NotifyTask
+from tailorbird.platform.drift import FALL_ACTION, explain_fall, fall_details
+from tailorbird.platform.monitoring import FIGURES_INTERVAL_S, FiguresTask
+from tailorbird.platform.notify import NOTIFY_INTERVAL_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
-from tailorbird.platform.rollout import ACTOR, TICK_S, advance_rollout_safely, is_cooling
+from tailorbird.platform.rollout import (
+    ACTOR,
+    ROLLOUT_INTERVAL_S,
+    advance_rollout_safely,
+    is_cooling,
+)
 from tailorbird.platform.runtime.churn import watch_churn
-from tailorbird.platform.runtime.falls import decide_on, has_enough_traffic, look_for_fall
+from tailorbird.platform.runtime.falls import decide_action, has_enough_traffic, look_for_fall
 from tailorbird.platform.runtime.overdue import end_overdue, note_overdue, versions_of
 from tailorbird.platform.runtime.retention import prune_safely
 from tailorbird.platform.runtime.training_kind import INCREMENTAL, choose_kind, record_training
 from tailorbird.platform.training import train_slot
 from tailorbird.ranking import Slot
-from tailorbird.ranking.own_models import own_families
+from tailorbird.ranking.own_models import own_estimator_classes
 from tailorbird.registry import Registry, VersionInfo
 from tailorbird.training.recalibrate import publish_recalibrated
 from tailorbird.training.settings import TrainReport, TrainSettings
-from tailorbird.training.tuning.tuned import FILE, apply_tuned
+from tailorbird.training.tuning.tuned import TUNED_FILE, apply_tuned
 
 FIRST_CHECK_S = 60.0  # after the start, so that restarts hide no training that cannot run
 
@@ -60,10 +65,10 @@ class TrainOutcome:
 
     version: str
     champion: str
-    promoted: bool
+    is_promoted: bool
     reason: str
-    report: Path | None
-    offline: dict[str, Any]
+    report_path: Path | None
+    results_by_model: dict[str, Any]
 
 
 def train_once(
@@ -88,21 +93,21 @@ def train_once(
             and logs what this one does.
     """
     retrieval = "tables" if quick else project.settings.train.retrieval
-    window, lateness = parse_duration(project.settings.train.window), project.plan.lateness_us
+    window_us, lateness_us = parse_duration(project.settings.train.window), project.plan.lateness_us
     if since is not None:
-        window, lateness = clock.now() - since, HOUR
+        window_us, lateness_us = clock.now() - since, HOUR
     settings = TrainSettings(
-        window_us=window,
-        lateness_us=lateness,
+        window_us=window_us,
+        lateness_us=lateness_us,
         quick=quick,
         retrieval=retrieval,
         meaning=project.meaning,
-        challengers=tuple(own_families()),
+        challengers=tuple(own_estimator_classes()),
     )
-    settings = apply_tuned(settings, slot, project.root / FILE)
+    settings = apply_tuned(settings, slot, project.root / TUNED_FILE)
     registry = Registry(project.paths.registry, clock=clock)
     why = ""
-    if is_chosen := incremental is None:
+    if is_kind_chosen := incremental is None:
         kind, why = choose_kind(registry.audit(), slot)
         incremental = kind == INCREMENTAL
     settings = replace(settings, incremental=incremental)
@@ -116,60 +121,60 @@ def train_once(
         working_folder=project.paths.data / "training",
         progress=progress,
     )
-    if is_chosen:
+    if is_kind_chosen:
         record_training(registry, slot, report, why, by)
     return to_outcome(report)
 
 
 def to_outcome(report: TrainReport) -> TrainOutcome:
     figures = report.evaluation.to_dict()
-    offline = figures["results"]
+    results_by_model = figures["results"]
     # Probability metrics belong to heads; those of the first head are added to the model's figures.
-    offline[report.evaluation.model] |= next(iter(figures["heads"].values()), {})
+    results_by_model[report.evaluation.model_name] |= next(iter(figures["heads"].values()), {})
     return TrainOutcome(
         report.version,
         report.champion,
         report.promoted,
         report.decision.reason,
         report.page_path,
-        offline,
+        results_by_model,
     )
 
 
 def run_trainer(
     project: Project,
     clock: Clock,
-    stop: threading.Event,
-    figures: FiguresTask | None = None,
-    notify: NotifyTask | None = None,
+    stop_event: threading.Event,
+    figures_task: FiguresTask | None = None,
+    notify_task: NotifyTask | None = None,
 ) -> None:
-    """Run the trainer role until `stop` is set.
+    """Run the trainer role until `stop_event` is set.
 
     It checks slots every `train.check_every`, and champion, canary and shadow every few seconds.
     A failed training is logged and tried again.
     """
-    rollout = PeriodicTask(
-        "rollout", partial(advance_rollout_safely, project, clock), interval_s=TICK_S
+    rollout_task = PeriodicTask(
+        "rollout", partial(advance_rollout_safely, project, clock), interval_s=ROLLOUT_INTERVAL_S
     )
-    figures = figures or FiguresTask(project, clock)
-    notify = notify or NotifyTask(project, clock, figures.newest)
+    figures_task = figures_task or FiguresTask(project, clock)
+    notify_task = notify_task or NotifyTask(project, clock, figures_task.last_hour_figures)
     tasks = [
-        rollout,
-        PeriodicTask("figures", figures.tick, interval_s=FIGURES_S),
-        PeriodicTask("notify", notify.tick, interval_s=NOTIFY_S),
+        rollout_task,
+        PeriodicTask("figures", figures_task.tick, interval_s=FIGURES_INTERVAL_S),
+        PeriodicTask("notify", notify_task.tick, interval_s=NOTIFY_INTERVAL_S),
     ]
     for task in tasks:
         task.start()
     try:
-        _check_slots(project, clock, stop)
+        _check_slots(project, clock, stop_event)
     finally:
         for task in tasks:
             task.stop()
 
 
-def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
+def _check_slots(project: Project, clock: Clock, stop_event: threading.Event) -> None:
     wait_s = min(FIRST_CHECK_S, _seconds_to_check(project, clock))
-    while not stop.wait(wait_s):
+    while not stop_event.wait(wait_s):
         project = with_applied_features(project)
         prune_safely(project, clock)
         for slot in project.slots.values():
@@ -187,7 +192,7 @@ def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
             try:
                 watch_churn(project, clock, name)
             except TailorbirdError as error:
-                log.log(_level_of(error), "churn %s: %s", name, error)
+                log.log(_log_level_of(error), "churn %s: %s", name, error)
         wait_s = _seconds_to_check(project, clock)
 
 
@@ -209,7 +214,7 @@ def _newest_trained(registry: Registry, slot: str) -> VersionInfo | None:
     return max(trained_versions, key=lambda info: info.created_at, default=None)
 
 
-def _level_of(error: TailorbirdError) -> int:
+def _log_level_of(error: TailorbirdError) -> int:
     return logging.INFO if isinstance(error, NotReadyError) else logging.ERROR
 
 
@@ -218,8 +223,8 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
 
     Returns None if there is nothing to do.
     """
-    check_interval = project.settings.train.every
-    if not check_interval:
+    schedule = project.settings.train.every
+    if not schedule:
         end_overdue(project, slot.name)
         return None
     registry, now = Registry(project.paths.registry, clock=clock), clock.now()
@@ -229,20 +234,20 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
         if lake.exists("events"):
             note_overdue(project, clock, slot.name, now, _no_first_model(slot.name))
         return None
-    due_at = next_run(check_interval, newest.created_at)
+    due_at = next_run(schedule, newest.created_at)
     if now < due_at:
         end_overdue(project, slot.name)
         return None
     if not lake.events(columns=("ts",), ts_from=newest.created_at).num_rows:
         log.info("slot %s: nothing came since %s was trained", slot.name, newest.version)
         return None
-    if _is_other_awaited(project, registry, slot.name, now):
+    if _is_other_model_pending(project, registry, slot.name, now):
         return None
     log.info(
         "slot %s: %s is from before the last time of train.every, %s",
         slot.name,
         newest.version,
-        check_interval,
+        schedule,
     )
     return _train(project, clock, slot.name, due_at=due_at)
 
@@ -258,23 +263,27 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
 
     Returns None if nothing was trained.
     """
-    found_fall = look_for_fall(project, clock, slot)
-    if found_fall is None:
+    champion_fall = look_for_fall(project, clock, slot)
+    if champion_fall is None:
         return None
     registry, now, fall = (
         Registry(project.paths.registry, clock=clock),
         clock.now(),
-        found_fall.fall,
+        champion_fall.fall,
     )
-    record_fall(project, clock, fall.decision, reference_from=found_fall.start)
+    record_fall(project, clock, fall.decision, reference_from=champion_fall.live_since)
     if not has_enough_traffic(
-        slot.name, found_fall.times, fall.since, found_fall.champion.tried_at, now
+        slot.name,
+        champion_fall.response_times,
+        fall.since,
+        champion_fall.champion.last_attempt_at,
+        now,
     ):
         return None
-    if _is_other_awaited(project, registry, slot.name, now):
+    if _is_other_model_pending(project, registry, slot.name, now):
         return None
-    verdict = decide_on(project, clock, slot, found_fall)
-    champion = found_fall.champion.version
+    verdict = decide_action(project, clock, slot, champion_fall)
+    champion = champion_fall.champion.version
     registry.record(verdict.action, champion, by=ACTOR, why=verdict.reason)
     log.warning("slot %s: %s %s: %s", slot.name, verdict.action, champion, verdict.reason)
     if verdict.action == "recalibrate":
@@ -288,30 +297,30 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
 
 
 def record_fall(
-    project: Project, clock: Clock, decision: Decision, *, reference_from: int
+    project: Project, clock: Clock, decision: RetrainVerdict, *, reference_from: int
 ) -> Cause | None:
     """Log a fall of the champion with its likely cause, once; return the cause if it is new."""
     registry = Registry(project.paths.registry, clock=clock)
     champion = registry.aliases().champion
-    last = next(
+    last_action = next(
         (
             entry.action
             for entry in reversed(registry.audit())
-            if entry.version == champion and entry.action in (*CHAMPION_CHANGES, FALL)
+            if entry.version == champion and entry.action in (*CHAMPION_CHANGES, FALL_ACTION)
         ),
         "",
     )
-    if decision.since is None or last == FALL:
+    if decision.since is None or last_action == FALL_ACTION:
         return None
     cause = explain_fall(project, clock, reference_from, decision.since)
     why = f"{decision.reason}. Likely cause: {cause.name}, {cause.evidence}"
     details = fall_details(decision.since, decision.reason, cause)
-    registry.record(FALL, champion, by=ACTOR, why=why, details=details)
+    registry.record(FALL_ACTION, champion, by=ACTOR, why=why, details=details)
     log.warning("fall of %s: %s", champion, why)
     return cause
 
 
-def _is_other_awaited(project: Project, registry: Registry, slot: str, now: int) -> bool:
+def _is_other_model_pending(project: Project, registry: Registry, slot: str, now: int) -> bool:
     if not is_cooling(project, registry, now):
         return False
     log.info("slot %s: a model is on its way, or failed lately", slot)
@@ -345,7 +354,7 @@ def _train(
         "slot %s: %s %s: %s",
         slot,
         outcome.version,
-        "promoted" if outcome.promoted else "kept",
+        "promoted" if outcome.is_promoted else "kept",
         outcome.reason,
     )
     return outcome

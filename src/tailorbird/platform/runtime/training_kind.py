@@ -2,10 +2,10 @@
 
 Each scheduled training leaves an entry `trained` in the audit log: its kind, its seconds, whether
 the gate accepted it, and the gain in the gate's metric over the champion of that time, if a model
-was champion. The kinds alternate until each has `MEASURED_MIN` entries with a gain. Then the cheaper
-is taken, unless its mean gain is behind the other's by more than its interval. Every
-`SAME_KIND_MAX` trainings the other is measured again, so that a training from scratch comes at least
-so often.
+was champion. The kinds alternate until each has `MEASURED_MIN` entries with a gain. Then the
+cheaper is taken, unless its mean gain is behind the other's by more than its interval. Every
+`SAME_KIND_MAX` trainings the other is measured again, so that a training from scratch comes at
+least so often.
 """
 
 import math
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tailorbird.registry import AuditEntry, Registry
 from tailorbird.training.settings import TrainReport
 
-TRAINED = "trained"  # the action of the audit log
+TRAINED_ACTION = "trained"  # the action of the audit log
 SCRATCH, INCREMENTAL = "from scratch", "incremental"
 MEASURED_MIN = 2  # trainings of each kind
 SAME_KIND_MAX = 7
@@ -25,7 +25,7 @@ Z = 1.96
 
 
 @dataclass(frozen=True)
-class _Cost:
+class _MeanCost:
     """Mean cost of the trainings of a kind, and their mean gain with its error."""
 
     seconds: float
@@ -41,23 +41,23 @@ def choose_kind(audit: Sequence[AuditEntry], slot: str) -> tuple[str, str]:
     trainings = [
         entry.details
         for entry in audit
-        if entry.action == TRAINED and entry.details.get("slot") == slot
+        if entry.action == TRAINED_ACTION and entry.details.get("slot") == slot
     ][-TRAININGS_MAX:]
     kinds = [details["kind"] for details in trainings]
     if not kinds:
         return SCRATCH, "it is the first"
     other_kind = INCREMENTAL if kinds[-1] == SCRATCH else SCRATCH
     measured_trainings = [details for details in trainings if "gain" in details]
-    counts = Counter(details["kind"] for details in measured_trainings)
-    if min(counts[SCRATCH], counts[INCREMENTAL]) < MEASURED_MIN:
+    measured_count_by_kind = Counter(details["kind"] for details in measured_trainings)
+    if min(measured_count_by_kind[SCRATCH], measured_count_by_kind[INCREMENTAL]) < MEASURED_MIN:
         return other_kind, "both are measured in turn"
     if len(kinds) >= SAME_KIND_MAX and other_kind not in kinds[-SAME_KIND_MAX:]:
         return other_kind, f"the last {SAME_KIND_MAX} were {kinds[-1]}"
-    costs = {kind: _cost(measured_trainings, kind) for kind in (SCRATCH, INCREMENTAL)}
-    cheaper_kind, dearer_kind = sorted(costs, key=lambda kind: costs[kind].seconds)
-    behind = costs[dearer_kind].gain - costs[cheaper_kind].gain
-    cost_summary = f"{cheaper_kind} takes {costs[cheaper_kind]}; {dearer_kind} {costs[dearer_kind]} in the gate's metric"
-    if behind > Z * math.hypot(costs[cheaper_kind].error, costs[dearer_kind].error):
+    cost_by_kind = {kind: _mean_cost(measured_trainings, kind) for kind in (SCRATCH, INCREMENTAL)}
+    cheaper_kind, dearer_kind = sorted(cost_by_kind, key=lambda kind: cost_by_kind[kind].seconds)
+    cheaper, dearer = cost_by_kind[cheaper_kind], cost_by_kind[dearer_kind]
+    cost_summary = f"{cheaper_kind} takes {cheaper}; {dearer_kind} {dearer} in the gate's metric"
+    if dearer.gain - cheaper.gain > Z * math.hypot(cheaper.error, dearer.error):
         return (
             dearer_kind,
             f"{cost_summary}, so {cheaper_kind} is cheaper, but behind beyond chance",
@@ -72,36 +72,36 @@ def record_training(registry: Registry, slot: str, report: TrainReport, why: str
     """Log what a training took and brought, and why it is of another kind than was chosen."""
     gain = report.evaluation.differences.get(report.champion)
     kind = INCREMENTAL if report.is_incremental else SCRATCH
-    seconds = sum(report.seconds.values())
+    duration_s = sum(report.stage_seconds.values())
     details = {
         "slot": slot,
         "kind": kind,
-        "seconds": f"{seconds:.2f}",
-        "accepted": "yes" if report.decision.promote else "no",
+        "seconds": f"{duration_s:.2f}",
+        "accepted": "yes" if report.decision.is_accepted else "no",
     }
     comparison_text = "no model was champion"
     if gain is not None and gain.has_bounds:
-        bounds = {"gain": gain.value, "low": gain.low, "high": gain.high}
-        details |= {name: f"{value:.6f}" for name, value in bounds.items()}
-        comparison_text = f"{gain.signed} over {report.champion}"
+        gain_interval = {"gain": gain.value, "low": gain.low, "high": gain.high}
+        details |= {name: f"{value:.6f}" for name, value in gain_interval.items()}
+        comparison_text = f"{gain.signed_text} over {report.champion}"
     elif report.champion:
         comparison_text = f"not compared with {report.champion}"
-    verdict = "accepted" if report.decision.promote else "refused"
-    text = f"{kind} in {seconds:.0f} s, {verdict} by the gate, {comparison_text}; {why}"
-    if reason := report.not_incremental:
+    verdict = "accepted" if report.decision.is_accepted else "refused"
+    text = f"{kind} in {duration_s:.0f} s, {verdict} by the gate, {comparison_text}; {why}"
+    if reason := report.not_incremental_reason:
         details["not_incremental"] = reason
         text = f"{text}, but {INCREMENTAL} was impossible: {reason}"
-    registry.record(TRAINED, report.version, by=by, why=text, details=details)
+    registry.record(TRAINED_ACTION, report.version, by=by, why=text, details=details)
 
 
-def _cost(trainings: Sequence[dict[str, str]], kind: str) -> _Cost:
+def _mean_cost(trainings: Sequence[dict[str, str]], kind: str) -> _MeanCost:
     rows = [
-        [float(each[name]) for name in ("seconds", "gain", "low", "high")]
-        for each in trainings
-        if each["kind"] == kind
+        [float(details[name]) for name in ("seconds", "gain", "low", "high")]
+        for details in trainings
+        if details["kind"] == kind
     ]
     seconds, gains, lows, highs = zip(*rows, strict=True)
     errors = [(high - low) / (2 * Z) for low, high in zip(lows, highs, strict=True)]
     count = len(rows)
     error = math.sqrt(sum(error**2 for error in errors)) / count
-    return _Cost(sum(seconds) / count, sum(gains) / count, error)
+    return _MeanCost(sum(seconds) / count, sum(gains) / count, error)

@@ -11,16 +11,16 @@ from tailorbird.errors import LockedError
 from tailorbird.file_lock import FileLock
 from tailorbird.platform.runtime.processes import state_of
 
-END_S = 120.0  # For the roles of the other `up` to end.
-KILLED_S = 10.0  # For the kernel to release the lock of a killed one.
+END_TIMEOUT_S = 120.0  # For the roles of the other `up` to end.
+KILL_TIMEOUT_S = 10.0  # For the kernel to release the lock of a killed one.
 _POLL_S = 0.05
 
 
 class UpLock:
     """The lock in the run folder."""
 
-    def __init__(self, run: Path, root: Path) -> None:
-        self._path, self._root = run / "up", root
+    def __init__(self, run_folder: Path, project_folder: Path) -> None:
+        self._path, self._project_folder = run_folder / "up", project_folder
         self._lock: FileLock | None = None
 
     @property
@@ -37,7 +37,7 @@ class UpLock:
         """Return the error for a second `up`."""
         return LockedError(
             "these roles are running already",
-            where=str(self._root),
+            where=str(self._project_folder),
             fix="stop the other `tailorbird up`, or take its place: tailorbird up --replace",
         )
 
@@ -52,15 +52,15 @@ class UpLock:
         """
         pid = int(self._path.with_name("up.lock").read_text().strip() or 0)
         _send_signal(pid, signal.SIGTERM)
-        give_up, notice = time.monotonic() + END_S, ""
+        deadline, notice = time.monotonic() + END_TIMEOUT_S, ""
         while not self.acquire():
-            is_late = time.monotonic() > give_up
+            is_late = time.monotonic() > deadline
             if notice and is_late:
                 raise self.error()
             if not notice and (is_late or state_of(pid) == "T"):
                 notice = f"the earlier one (process {pid}) hung and was killed"
                 _send_signal(pid, signal.SIGKILL)
-                give_up = time.monotonic() + KILLED_S
+                deadline = time.monotonic() + KILL_TIMEOUT_S
             await asyncio.sleep(_POLL_S)
         return notice
 
@@ -70,6 +70,6 @@ class UpLock:
             self._lock = None
 
 
-def _send_signal(pid: int, number: int) -> None:
+def _send_signal(pid: int, signal_number: int) -> None:
     with suppress(ProcessLookupError):
-        os.kill(pid, number)
+        os.kill(pid, signal_number)

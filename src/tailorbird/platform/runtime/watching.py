@@ -18,19 +18,19 @@ HUNG_S = 7.0  # Without progress; the next look comes within 0.5 s.
 QUIET_S = 1.5  # Without a beat, before the work is looked at.
 # Brokers, caches and object stores have timeouts of their own, which are to come first.
 HUNG_REMOTE_S = 90.0
-CPU_SHARE = 0.05  # Of one core, as progress.
-IO_BYTES = 1 << 20  # Within `HUNG_S`, as progress.
-_TICKS = os.sysconf("SC_CLK_TCK")
-_STATES = {"T": "stopped", "D": "waiting for a disk", "t": "stopped by a debugger"}
+PROGRESS_CPU_SHARE = 0.05  # Of one core, as progress.
+PROGRESS_IO_BYTES = 1 << 20  # Within `HUNG_S`, as progress.
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_STATE_DESCRIPTIONS = {"T": "stopped", "D": "waiting for a disk", "t": "stopped by a debugger"}
 
 
 @dataclass(frozen=True)
-class _RoleProgress:
+class _WorkDone:
     """What the processes of a role have done so far."""
 
     cpu_s: float
     io_bytes: int
-    at: float  # Monotonic time.
+    at_s: float  # Monotonic time.
 
 
 class ProgressWatch:
@@ -47,8 +47,8 @@ class ProgressWatch:
         os.set_blocking(descriptor, False)
         self._descriptor, self._pid = descriptor, pid
         self._hung_s, self._counts_work = hung_s, counts_work
-        self._checked_at = self._since = time.monotonic()
-        self._work: _RoleProgress | None = None
+        self._checked_at = self._quiet_since = time.monotonic()
+        self._earlier_work: _WorkDone | None = None
         self.has_begun = False  # Its main loop has been reached.
 
     def close(self) -> None:
@@ -60,9 +60,9 @@ class ProgressWatch:
         was_away = now - self._checked_at > QUIET_S  # This process itself was stopped or starved.
         self._checked_at = now
         if self._read_beats() or was_away:
-            self._since, self._work = now, None
+            self._quiet_since, self._earlier_work = now, None
             return False
-        quiet_s = now - self._since
+        quiet_s = now - self._quiet_since
         if quiet_s < QUIET_S:
             return False
         if self.has_begun and not self._counts_work:
@@ -70,22 +70,25 @@ class ProgressWatch:
         if sys.platform != "linux":  # Nothing says whether it works.
             return False
         work = _session_work(self._pid)
-        if self._work is None:
-            self._work = work
+        if self._earlier_work is None:
+            self._earlier_work = work
         if quiet_s < self._hung_s:
             return False
         has_worked = (
-            work.cpu_s - self._work.cpu_s >= CPU_SHARE * (work.at - self._work.at)
-            or work.io_bytes - self._work.io_bytes >= IO_BYTES
+            work.cpu_s - self._earlier_work.cpu_s
+            >= PROGRESS_CPU_SHARE * (work.at_s - self._earlier_work.at_s)
+            or work.io_bytes - self._earlier_work.io_bytes >= PROGRESS_IO_BYTES
         )
         if has_worked:
-            self._since, self._work = now, work
+            self._quiet_since, self._earlier_work = now, work
         return not has_worked
 
     def describe(self) -> str:
         """Return what is known of a role that hangs."""
-        quiet_s = time.monotonic() - self._since
-        state = _STATES.get(state_of(self._pid), "waiting for something that does not come")
+        quiet_s = time.monotonic() - self._quiet_since
+        state = _STATE_DESCRIPTIONS.get(
+            state_of(self._pid), "waiting for something that does not come"
+        )
         return f"made no progress for {quiet_s:.0f} s ({state})"
 
     def _read_beats(self) -> bool:
@@ -97,19 +100,19 @@ class ProgressWatch:
         return bool(beats)
 
 
-def _session_work(leader: int) -> _RoleProgress:
+def _session_work(session_leader: int) -> _WorkDone:
     """Return the work of the processes of a session; none where there is no /proc."""
     cpu_s, io_bytes = 0.0, 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = stat_fields(int(folder.name))
-            if int(fields[3]) != leader:
+            if int(fields[3]) != session_leader:
                 continue
-            cpu_s += sum(int(field) for field in fields[11:15]) / _TICKS
+            cpu_s += sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
             lines = (folder / "io").read_text().splitlines()
         except (OSError, IndexError, ValueError):  # It has ended.
             continue
         io_bytes += sum(
             int(line.partition(": ")[2]) for line in lines if line.startswith(("rchar", "wchar"))
         )
-    return _RoleProgress(cpu_s, io_bytes, time.monotonic())
+    return _WorkDone(cpu_s, io_bytes, time.monotonic())

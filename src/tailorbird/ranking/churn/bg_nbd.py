@@ -11,10 +11,13 @@ Floats = npt.NDArray[np.float64]
 DAY_S = 86_400.0
 # of the hypergeometric series; it ends by itself long before, unless the span is many times the
 # known time
-TERMS_MAX = 4_000
+SERIES_TERMS_MAX = 4_000
 _TOLERANCE = 1e-12
-_LARGEST = 1e6  # times the total, of a term: of sixteen digits ten are left
-POINTS, ROWS = 256, 4_096  # of each part of an integral; and how many are worked out at once
+CANCELLATION_MAX = 1e6  # times the total, of a term: of sixteen digits ten are left
+POINTS_PER_PART, ROWS_PER_CHUNK = (
+    256,
+    4_096,
+)  # of each part of an integral; and how many are worked out at once
 _PROBABILITY_MIN = 1e-200  # a chance that is none
 _LOG_DENSITY_RANGE, _LOG_ODDS_RANGE = (
     40.0,
@@ -93,12 +96,18 @@ def purchases_between(
         expected: purchases within a span from now, by repeat purchases, days from the first to the
             last, and days since the first.
     """
-    since, count, age = history.astype(np.float64).T
-    is_complete = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
-    since, count, age = (np.where(is_complete, column, 0.0) for column in (since, count, age))
-    x, recency, days = np.maximum(count - 1, 0.0), np.maximum(age - since, 0.0) / DAY_S, age / DAY_S
-    purchases = expected(x, recency, days, stop) - (
-        expected(x, recency, days, start) if start else 0.0
+    time_since_last, count, age = history.astype(np.float64).T
+    is_complete = np.isfinite(time_since_last) & np.isfinite(count) & np.isfinite(age)
+    time_since_last, count, age = (
+        np.where(is_complete, column, 0.0) for column in (time_since_last, count, age)
+    )
+    x, recency, age_days = (
+        np.maximum(count - 1, 0.0),
+        np.maximum(age - time_since_last, 0.0) / DAY_S,
+        age / DAY_S,
+    )
+    purchases = expected(x, recency, age_days, stop) - (
+        expected(x, recency, age_days, start) if start else 0.0
     )
     return np.where(is_complete, purchases, 0.0)
 
@@ -113,13 +122,13 @@ def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # Overflow gives a value that is not finite, see `replace_overflow`.
-        for n in range(TERMS_MAX):
+        for n in range(SERIES_TERMS_MAX):
             term = term * (a + n) * (b + n) / ((c + n) * (n + 1)) * z
             total += term
             largest = np.maximum(largest, np.abs(term))
             if np.all((np.abs(term) <= _TOLERANCE * np.abs(total)) | ~np.isfinite(total)):
                 break
-        return np.where(largest <= _LARGEST * np.abs(total), total, np.nan)
+        return np.where(largest <= CANCELLATION_MAX * np.abs(total), total, np.nan)
 
 
 def replace_overflow(
@@ -147,7 +156,9 @@ def integrate_expectation(shape: Floats, scale: Floats, a: float, b: Floats, spa
     E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p,
     over the range where its density is not negligible.
     """
-    row_ranges = [slice(start, start + ROWS) for start in range(0, len(shape), ROWS)]
+    row_ranges = [
+        slice(start, start + ROWS_PER_CHUNK) for start in range(0, len(shape), ROWS_PER_CHUNK)
+    ]
     return np.concatenate(
         [
             _integrate(shape[row_range], scale[row_range], b[row_range], a, span)
@@ -157,11 +168,11 @@ def integrate_expectation(shape: Floats, scale: Floats, a: float, b: Floats, spa
 
 
 def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -> Floats:
-    def height(u: Floats, b: Floats) -> Floats:
-        return -a * np.logaddexp(0, -u) - b * np.logaddexp(0, u)
+    def log_density(log_odds: Floats, b: Floats) -> Floats:
+        return -a * np.logaddexp(0, -log_odds) - b * np.logaddexp(0, log_odds)
 
     mode = np.log(a) - np.log(b)
-    mode_height, ends = height(mode, b), []
+    mode_log_density, range_ends = log_density(mode, b), []
     for limit in (
         mode - _LOG_DENSITY_RANGE / a - _LOG_DENSITY_RANGE - abs(mode),
         mode + _LOG_DENSITY_RANGE / b + _LOG_DENSITY_RANGE + abs(mode),
@@ -169,22 +180,26 @@ def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -
         inside, outside = mode, limit
         for _ in range(60):
             middle = (inside + outside) / 2
-            is_inside = height(middle, b) > mode_height - _LOG_DENSITY_RANGE
+            is_inside = log_density(middle, b) > mode_log_density - _LOG_DENSITY_RANGE
             inside, outside = (
                 np.where(is_inside, middle, inside),
                 np.where(is_inside, outside, middle),
             )
-        ends.append(outside[:, None])
-    steps, (low, high), start = np.linspace(0, 1, POINTS), ends, np.clip(mode[:, None], *ends)
+        range_ends.append(outside[:, None])
+    steps, (low, high), start = (
+        np.linspace(0, 1, POINTS_PER_PART),
+        range_ends,
+        np.clip(mode[:, None], *range_ends),
+    )
     middle = np.clip(_LOG_ODDS_RANGE * (2 * steps - 1), low, high)
-    u = np.sort(
+    log_odds = np.sort(
         np.concatenate(
             [low + (start - low) * steps, start + (high - start) * steps, middle], axis=1
         ),
         axis=1,
     )
-    weight = np.exp(height(u, b[:, None]) - mode_height[:, None])
-    p = np.exp(-np.logaddexp(0, -u))
+    weight = np.exp(log_density(log_odds, b[:, None]) - mode_log_density[:, None])
+    p = np.exp(-np.logaddexp(0, -log_odds))
     shape, rate = shape[:, None], p * (span / scale)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         expected_purchases = np.where(
@@ -193,7 +208,7 @@ def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -
             shape * (span / scale)[:, None],
         )
     value = weight * expected_purchases
-    width = np.diff(u, axis=1)
+    width = np.diff(log_odds, axis=1)
     return ((value[:, 1:] + value[:, :-1]) * width).sum(axis=1) / (
         (weight[:, 1:] + weight[:, :-1]) * width
     ).sum(axis=1)

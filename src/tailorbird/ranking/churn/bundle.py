@@ -30,7 +30,7 @@ from tailorbird.events.clock import DAY
 from tailorbird.features import FeatureSet
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Calibration
-from tailorbird.ranking.churn.plan import FILE as PLAN_FILE
+from tailorbird.ranking.churn.plan import PLAN_FILE as PLAN_FILE
 from tailorbird.ranking.churn.plan import ChurnPlan
 from tailorbird.ranking.encode.encoder import Encoder, Keys
 from tailorbird.ranking.encode.rows import Matrix
@@ -38,7 +38,7 @@ from tailorbird.ranking.tower import FOLDER as TOWER_FOLDER
 from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan
 from tailorbird.ranking.tower_net import read_tower
 from tailorbird.ranking.tree_shap import Trees, rescale_contributions
-from tailorbird.registry import Columns, Manifest, read_sealed
+from tailorbird.registry import ColumnNames, Manifest, read_sealed
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import read_array
 from tailorbird.retrieval.vectors import ItemVectors
@@ -47,7 +47,7 @@ Floats = npt.NDArray[np.float64]
 
 CHURN_HEAD = "gone"
 USER_VECTOR_PREFIX = "user_vector_"
-_ITEMS = "items.json"
+ITEM_IDS_FILE = "items.json"
 BACKGROUND_ROWS = 8  # background rows of an explanation
 _PROBABILITY_MIN = 1e-6
 
@@ -139,16 +139,16 @@ class ChurnBundle:
         return self.manifest.version
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> ColumnNames:
         """The feature columns that it reads, in this order."""
         return self.manifest.columns
 
     @property
-    def feature_columns(self) -> Columns:
+    def feature_columns(self) -> ColumnNames:
         """The feature columns among `columns`: all but the user vector."""
         width = 0 if self.space is None else self.space.tower.plan.width
         columns = self.manifest.columns
-        return Columns(
+        return ColumnNames(
             columns.numeric[: len(columns.numeric) - width], columns.categorical, columns.sequences
         )
 
@@ -157,23 +157,23 @@ class ChurnBundle:
         return (
             numeric
             if self.space is None
-            else np.concatenate([numeric, self.space.query(sequence).user[None]], axis=1)
+            else np.concatenate([numeric, self.space.query(sequence).user_vector[None]], axis=1)
         )
 
     def moments(self, now: int) -> list[int]:
         """Return the times at which the columns are read, see `ChurnPlan.moments`."""
         return self.plan.moments(now)
 
-    def score(self, columns_by_moment: Sequence[tuple[Matrix, Keys]]) -> ChurnScores:
+    def score(self, columns_by_time: Sequence[tuple[Matrix, Keys]]) -> ChurnScores:
         """Score users.
 
         Args:
-            columns_by_moment: for each of `moments`, the numeric (n, F) and categorical (n, C)
+            columns_by_time: for each of `moments`, the numeric (n, F) and categorical (n, C)
                 columns of the same n people.
         """
-        matrices = [self.encoder.encode_people(*columns) for columns in columns_by_moment]
-        churn_probability, raw = self._churn_probability(matrices)
-        counts = [raw[part.head] for part in self.plan.parts if part.kind == "count"]
+        matrices = [self.encoder.encode_people(*columns) for columns in columns_by_time]
+        churn_probability, raw_by_head = self._churn_probability(matrices)
+        counts = [raw_by_head[part.head] for part in self.plan.parts if part.kind == "count"]
         start_days = self.plan.gap / DAY
         stop_days = (self.plan.gap + self.plan.window) / DAY
         counts += [
@@ -188,7 +188,7 @@ class ChurnBundle:
         )
         return ChurnScores(churn_probability, purchases)
 
-    def effects(self, columns_by_moment: Sequence[tuple[Matrix, Keys]]) -> Floats:
+    def effects(self, columns_by_time: Sequence[tuple[Matrix, Keys]]) -> Floats:
         """Return the effect of each column on the log-odds of churn, (n, columns).
 
         Columns are those of `encoder.names`. An effect above 0 makes churn likelier.
@@ -199,9 +199,9 @@ class ChurnBundle:
         of background users (occlusion); these need not sum to the difference.
 
         Args:
-            columns_by_moment: as for `score`.
+            columns_by_time: as for `score`.
         """
-        matrices = [self.encoder.encode_people(*columns) for columns in columns_by_moment]
+        matrices = [self.encoder.encode_people(*columns) for columns in columns_by_time]
         if (forests := self._forests) is not None:
             return self._shapley(forests, matrices[0])
         n, width, background_size = len(matrices[0]), len(self.encoder.names), len(self.background)
@@ -214,8 +214,8 @@ class ChurnBundle:
             for column in range(width):
                 repeated_rows[:, column, :, column] = self.background[:, column]
             perturbed_matrices.append(np.ascontiguousarray(repeated_rows.reshape(-1, width)))
-        perturbed, _ = self._churn_probability(perturbed_matrices)
-        return log_odds(churn_probability)[:, None] - log_odds(perturbed).reshape(
+        perturbed_probability, _ = self._churn_probability(perturbed_matrices)
+        return to_log_odds(churn_probability)[:, None] - to_log_odds(perturbed_probability).reshape(
             n, width, background_size
         ).mean(axis=2)
 
@@ -244,12 +244,12 @@ class ChurnBundle:
         return rescale_contributions(
             effects,
             base_value,
-            lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw)))),
+            lambda raw: to_log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw)))),
         )
 
     def _churn_probability(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
         """Return P(churn) by the matrix at each time, and the heads' outputs at the first."""
-        raw = self.base_bundle.raw_scores(matrices[0])
+        raw_by_head = self.base_bundle.raw_scores(matrices[0])
         log_survival_by_head = {
             part.head: np.zeros(len(matrices[0]))
             for part in self.plan.parts
@@ -258,11 +258,11 @@ class ChurnBundle:
         for matrix in matrices[1:]:
             outputs = self.base_bundle.raw_scores(matrix)
             for head in log_survival_by_head:
-                log_survival_by_head[head] += log_survival(outputs[head])
+                log_survival_by_head[head] += to_log_survival(outputs[head])
         probabilities = [
-            1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"
+            1 - raw_by_head[part.head] for part in self.plan.parts if part.kind == "direct"
         ] + [np.exp(log) for log in log_survival_by_head.values()]
-        return self.calibration.apply(average_log_odds(probabilities)), raw
+        return self.calibration.apply(average_log_odds(probabilities)), raw_by_head
 
 
 def vector_names(plan: TowerPlan) -> tuple[str, ...]:
@@ -270,9 +270,11 @@ def vector_names(plan: TowerPlan) -> tuple[str, ...]:
     return tuple(f"{USER_VECTOR_PREFIX}{index}" for index in range(1, plan.width + 1))
 
 
-def with_vectors(columns: Columns, plan: TowerPlan) -> Columns:
+def with_vectors(columns: ColumnNames, plan: TowerPlan) -> ColumnNames:
     """Append the columns of the user vector to the numeric ones."""
-    return Columns((*columns.numeric, *vector_names(plan)), columns.categorical, columns.sequences)
+    return ColumnNames(
+        (*columns.numeric, *vector_names(plan)), columns.categorical, columns.sequences
+    )
 
 
 def space_files(space: Space, tower: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -281,14 +283,14 @@ def space_files(space: Space, tower: Mapping[str, bytes]) -> dict[str, bytes]:
     Args:
         tower: as `ranking.tower` has its files.
     """
-    return {**tower, **space.vectors.files(), _ITEMS: msgspec.json.encode(space.index.ids)}
+    return {**tower, **space.vectors.files(), ITEM_IDS_FILE: msgspec.json.encode(space.index.ids)}
 
 
 def _read_space(files: Mapping[str, bytes | memoryview], *, where: str) -> Space | None:
     if not files:
         return None
     try:
-        ids = msgspec.json.decode(files[_ITEMS], type=list[str])
+        ids = msgspec.json.decode(files[ITEM_IDS_FILE], type=list[str])
         vectors = ItemVectors.read(files, len(ids))
     except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise BundleError(
@@ -296,22 +298,22 @@ def _read_space(files: Mapping[str, bytes | memoryview], *, where: str) -> Space
         ) from error
     tower = read_tower(files, vectors, where=where)
     assert tower is not None
-    return Space(tower, Index.bare(ids, vectors))
+    return Space(tower, Index.from_ids(ids, vectors))
 
 
 def average_log_odds(probabilities: Sequence[Floats]) -> Floats:
     """Average probabilities in log-odds; a single one is returned unchanged."""
     if len(probabilities) == 1:
         return probabilities[0]
-    return 1.0 / (1.0 + np.exp(-np.mean([log_odds(p) for p in probabilities], axis=0)))
+    return 1.0 / (1.0 + np.exp(-np.mean([to_log_odds(p) for p in probabilities], axis=0)))
 
 
-def log_survival(hazard: Floats) -> Floats:
+def to_log_survival(hazard: Floats) -> Floats:
     """Return ln(1 − hazard), bounded below."""
     return np.log1p(-np.minimum(hazard, 1 - _PROBABILITY_MIN))
 
 
-def log_odds(p: Floats) -> Floats:
+def to_log_odds(p: Floats) -> Floats:
     """Return the log-odds of probabilities, clipped away from 0 and 1."""
     clipped = np.clip(p, _PROBABILITY_MIN, 1 - _PROBABILITY_MIN)
     return np.log(clipped) - np.log1p(-clipped)

@@ -10,13 +10,13 @@ from tailorbird.errors import DeclarationError, NotReadyError, suggest_name
 from tailorbird.features import FeatureSet
 from tailorbird.features.layout.layout import Step
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.registry import Columns
+from tailorbird.registry import ColumnNames
 
 # Operations that need an item, a request or a session.
-_OF_REQUESTS = frozenset(
+_REQUEST_OPERATIONS = frozenset(
     ("context", "match", "seen", "session", "length", "depth", "duration", "refinements")
 )
-_OF_SECONDS = frozenset(
+_DURATION_OPERATIONS = frozenset(
     ("since", "first", "age", "duration", "gap", "gap_min", "gap_max", "gap_deviation", "gap_last")
 )
 _NAME_SIMILARITY_MIN = (
@@ -24,7 +24,7 @@ _NAME_SIMILARITY_MIN = (
 )
 
 
-def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Columns:
+def user_only_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> ColumnNames:
     """Return the columns that are about a user alone.
 
     Raises:
@@ -33,11 +33,11 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
     steps = {step.name: step for step in features.layout.steps}
     is_user_column: dict[str, bool] = {}
 
-    def about(step: Step) -> bool:
+    def is_about_user(step: Step) -> bool:
         if step.name not in is_user_column:
             if step.expression is not None:
                 is_user_column[step.name] = all(
-                    about(steps[name]) for name, _ in step.expression.names
+                    is_about_user(steps[name]) for name, _ in step.expression.names
                 )
             else:
                 fields = [
@@ -45,17 +45,19 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
                     for record_lane in step.record_lanes
                 ]
                 is_user_column[step.name] = (
-                    step.operation not in _OF_REQUESTS
+                    step.operation not in _REQUEST_OPERATIONS
                     and bool(fields)
-                    and all(map(_of_user, fields))
+                    and all(map(_is_user_only, fields))
                 )
         return is_user_column[step.name]
 
     numeric = tuple(
-        name for name in features.numeric if name not in leave_out and about(steps[name])
+        name for name in features.numeric if name not in leave_out and is_about_user(steps[name])
     )
     categorical = tuple(
-        name for name in features.categorical if name not in leave_out and about(steps[name])
+        name
+        for name in features.categorical
+        if name not in leave_out and is_about_user(steps[name])
     )
     if not numeric:
         fix = (
@@ -63,7 +65,7 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
             '"purchase")'
         )
         raise NotReadyError("features.py has no numeric column about the user alone", fix=fix)
-    return Columns(numeric, categorical)
+    return ColumnNames(numeric, categorical)
 
 
 def duration_columns(features: FeatureSet | None) -> frozenset[str]:
@@ -72,10 +74,10 @@ def duration_columns(features: FeatureSet | None) -> frozenset[str]:
     Derived columns are not included, whatever they contain.
     """
     steps = () if features is None else features.layout.steps
-    return frozenset(step.name for step in steps if step.operation in _OF_SECONDS)
+    return frozenset(step.name for step in steps if step.operation in _DURATION_OPERATIONS)
 
 
-def churn_columns(churn: Churn, features: FeatureSet) -> Columns:
+def churn_columns(churn: Churn, features: FeatureSet) -> ColumnNames:
     """Return the columns that a churn model may read.
 
     Raises:
@@ -83,7 +85,7 @@ def churn_columns(churn: Churn, features: FeatureSet) -> Columns:
         DeclarationError: churn.py names a column that is not there, or left out, or about more than
             the person; says what to write.
     """
-    columns = person_columns(features, churn.leave_out)
+    columns = user_only_columns(features, churn.leave_out)
     for role in ("recency", "frequency", "age", "amount"):
         name = getattr(churn, role)
         if not name or name in columns.numeric:
@@ -127,5 +129,5 @@ def _declaration(churn: Churn, role: str, name: str) -> str:
     return f'{name} = {function}("{name}", entity("user"), {types}{extra})'
 
 
-def _of_user(fields: tuple[str, ...]) -> bool:
+def _is_user_only(fields: tuple[str, ...]) -> bool:
     return bool(fields) and all(field == "user" or field.startswith("user.") for field in fields)

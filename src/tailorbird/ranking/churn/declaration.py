@@ -21,7 +21,7 @@ from tailorbird.errors import DeclarationError, UsageError
 from tailorbird.events import format_duration, parse_duration
 from tailorbird.pages.notebook import notebook_repr
 
-PERIODS = 12  # of a window, unless `period` says otherwise
+DEFAULT_PERIODS = 12  # of a window, unless `period` says otherwise
 PERIODS_MAX = 64
 COUNT_UNITS = ("day", "event")
 
@@ -127,8 +127,12 @@ class Churn:
 
         Empty unless declared.
         """
-        three = (self.recency, self.frequency, self.age)
-        return (*three, *((self.amount,) if self.amount else ())) if all(three) else ()
+        required_columns = (self.recency, self.frequency, self.age)
+        return (
+            (*required_columns, *((self.amount,) if self.amount else ()))
+            if all(required_columns)
+            else ()
+        )
 
     @cached_property
     def window_us(self) -> int:
@@ -145,7 +149,7 @@ class Churn:
 
     @cached_property
     def period_us(self) -> int:
-        return parse_duration(self.period) if self.period else self.window_us // PERIODS
+        return parse_duration(self.period) if self.period else self.window_us // DEFAULT_PERIODS
 
     @property
     def periods(self) -> int:
@@ -155,6 +159,8 @@ class Churn:
     def describe(self) -> str:
         """Describe the definition in a sentence."""
         population = f"with any within {self.active}" if self.active else "who ever had one"
-        after = f", from {self.gap} after the moment of asking" if self.gap else ""
+        gap_text = f", from {self.gap} after the moment of asking" if self.gap else ""
         window = format_duration(self.window_us) or self.window
-        return f"no {' or '.join(self.types)} for {window}{after}; asked about people {population}"
+        return (
+            f"no {' or '.join(self.types)} for {window}{gap_text}; asked about people {population}"
+        )

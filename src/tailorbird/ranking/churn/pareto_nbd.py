@@ -21,9 +21,9 @@ from tailorbird.ranking.churn.bg_nbd import purchases_between
 Floats = npt.NDArray[np.float64]
 
 INTEGRATION_POINTS = 48  # of the integral
-ROWS = 16_384  # worked out at once
+ROWS_PER_CHUNK = 16_384  # worked out at once
 _HALVES, _WEIGHTS = np.polynomial.legendre.leggauss(INTEGRATION_POINTS)
-STEPS, SHARES = (_HALVES + 1) / 2, _WEIGHTS / 2  # from 0 to 1
+QUADRATURE_NODES, QUADRATURE_WEIGHTS = (_HALVES + 1) / 2, _WEIGHTS / 2  # from 0 to 1
 
 
 class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,13 +66,13 @@ def expected(
     """Return the expected purchases within `span` from now, shape (n,)."""
     log_growth = np.log1p(span / (beta + age))
     with np.errstate(divide="ignore", invalid="ignore"):
-        years = np.where(
+        discounted_time = np.where(
             abs(s - 1) < 1e-9, log_growth, -np.expm1(-(s - 1) * log_growth) / (s - 1)
         ) * (beta + age)
     return (
         (r + x)
         / (alpha + age)
-        * years
+        * discounted_time
         / (1 + odds_of_having_left(x, recency, age, r, alpha, s, beta))
     )
 
@@ -86,7 +86,9 @@ def odds_of_having_left(
     last purchase to now. The first factor may fall by hundreds of powers of ten: points lie evenly
     in its own integral over log(alpha + u).
     """
-    row_ranges = [slice(start, start + ROWS) for start in range(0, len(x), ROWS)]
+    row_ranges = [
+        slice(start, start + ROWS_PER_CHUNK) for start in range(0, len(x), ROWS_PER_CHUNK)
+    ]
     return np.concatenate(
         [
             np.zeros(0),
@@ -104,7 +106,7 @@ def _odds(
     shape = (r + x)[:, None]
     last, now = np.log(alpha + np.minimum(recency, age))[:, None], np.log(alpha + age)[:, None]
     fallen = -np.expm1(-shape * (now - last))
-    times = last - np.log1p(-STEPS * fallen) / shape
+    times = last - np.log1p(-QUADRATURE_NODES * fallen) / shape
     leaving_rate = np.exp(times) - alpha + beta
     with np.errstate(over="ignore"):
         integral = (
@@ -113,6 +115,6 @@ def _odds(
                 + times
                 - np.log(leaving_rate)
             )
-            @ SHARES
+            @ QUADRATURE_WEIGHTS
         )
         return s * integral * np.expm1(shape * (now - last))[:, 0] / shape[:, 0]

@@ -8,7 +8,7 @@ from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
 from tailorbird.registry import Head
 
-FILE = "churn.json"
+PLAN_FILE = "churn.json"
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,7 +63,7 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def files(self) -> dict[str, bytes]:
         """Return the file of a bundle that states the plan."""
-        return {FILE: msgspec.json.encode(self)}
+        return {PLAN_FILE: msgspec.json.encode(self)}
 
     @property
     def has_hazards(self) -> bool:

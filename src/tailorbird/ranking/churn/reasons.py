@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailorbird.ranking.churn.bundle import USER_VECTOR_PREFIX, ChurnBundle, log_odds
+from tailorbird.ranking.churn.bundle import USER_VECTOR_PREFIX, ChurnBundle, to_log_odds
 from tailorbird.ranking.churn.columns import duration_columns
 from tailorbird.ranking.encode.encoder import Keys
 from tailorbird.ranking.encode.rows import Matrix
 
 EFFECT_MIN = 0.05  # minimum effect in log-odds
 DIGITS_MAX = 5  # maximum decimals of a percentage
-_SPANS = (
+_DURATION_UNITS = (
     (2 * 86_400, 86_400, "day"),
     (2 * 3_600, 3_600, "h"),
     (2 * 60, 60, "min"),
@@ -33,22 +33,22 @@ class ChurnReason:
 
 
 def churn_reasons(
-    bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], limit: int = 3
+    bundle: ChurnBundle, columns_by_time: Sequence[tuple[Matrix, Keys]], limit: int = 3
 ) -> list[list[ChurnReason]]:
     """Return the columns that move each user's score most, strongest first.
 
     Args:
-        rows: as for `ChurnBundle.score`.
+        columns_by_time: as for `ChurnBundle.score`.
     """
     effects, matrix, churn_probability = (
-        bundle.effects(rows),
-        bundle.encoder.encode_people(*rows[0]),
-        bundle.score(rows).churn_probability,
+        bundle.effects(columns_by_time),
+        bundle.encoder.encode_people(*columns_by_time[0]),
+        bundle.score(columns_by_time).churn_probability,
     )
     without_column = 1 / (
-        1 + np.exp(effects - log_odds(churn_probability)[:, None])
+        1 + np.exp(effects - to_log_odds(churn_probability)[:, None])
     )  # P(churn) without the column's effect
-    names, codes, seconds = (
+    names, categorical_names, duration_names = (
         bundle.encoder.names,
         set(bundle.encoder.categorical_names),
         duration_columns(bundle.features),
@@ -57,27 +57,29 @@ def churn_reasons(
         column for column, name in enumerate(names) if name.startswith(USER_VECTOR_PREFIX)
     }  # single coordinates of a vector have no meaning
     reasons_by_user = []
-    for row, values, counterfactuals, chance in zip(
+    for user_effects, user_values, counterfactuals, probability in zip(
         effects, matrix, without_column, churn_probability, strict=True
     ):
-        strongest = [
+        strongest_columns = [
             column
-            for column in np.argsort(-np.abs(row), kind="stable").tolist()
+            for column in np.argsort(-np.abs(user_effects), kind="stable").tolist()
             if column not in vector_positions
         ][:limit]
         reasons = []
-        for column in (column for column in strongest if abs(row[column]) >= EFFECT_MIN):
+        for column in (
+            column for column in strongest_columns if abs(user_effects[column]) >= EFFECT_MIN
+        ):
             name = names[column]
             subject = (
                 name
-                if name in codes
-                else f"{name} is {format_column_value(float(values[column]), is_duration=name in seconds)}"
+                if name in categorical_names
+                else f"{name} is {format_column_value(float(user_values[column]), is_duration=name in duration_names)}"
             )
             reasons.append(
                 ChurnReason(
                     name,
-                    float(row[column]),
-                    f"{subject}: {_describe_change(float(counterfactuals[column]), float(chance))}",
+                    float(user_effects[column]),
+                    f"{subject}: {_describe_change(float(counterfactuals[column]), float(probability))}",
                 )
             )
         reasons_by_user.append(reasons)
@@ -97,7 +99,7 @@ def format_column_value(value: float, *, is_duration: bool, digits: int = 0) -> 
         return "missing"
     if not is_duration:
         return f"{value:,.{digits}f}" if abs(value) >= 1_000 else f"{value:.{4 + digits}g}"
-    unit, name = next((unit, name) for least, unit, name in _SPANS if abs(value) >= least)
+    unit, name = next((unit, name) for least, unit, name in _DURATION_UNITS if abs(value) >= least)
     number = f"{value / unit:,.{digits + (abs(value) < 10 * unit)}f}"
     number = number.rstrip("0").rstrip(".") if "." in number else number
     return f"{number} {name}{'s' if name == 'day' else ''}"

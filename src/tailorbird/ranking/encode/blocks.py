@@ -33,17 +33,17 @@ BlockStep = Callable[[Floats], Floats]
 class TransformBlock:
     """A block of outputs with the same kinds of steps, each applied to an array (k, n).
 
-    `places` are the positions among all outputs, `columns` their input columns.
+    `output_indices` are the positions among all outputs, `columns` their input columns.
     """
 
-    places: tuple[int, ...]
+    output_indices: tuple[int, ...]
     columns: tuple[str, ...]
     steps: tuple[BlockStep, ...]
 
     def apply(self, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
         """Return the values, (k, n), for k columns of shape (n,)."""
-        out = np.empty((len(columns), len(columns[0])), np.float32)
-        for start in range(0, out.shape[1], CHUNK_ROWS):
+        values = np.empty((len(columns), len(columns[0])), np.float32)
+        for start in range(0, values.shape[1], CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             x = np.minimum(
                 np.maximum(
@@ -53,19 +53,19 @@ class TransformBlock:
             )
             for step in self.steps:
                 x = step(x)
-            out[:, rows] = np.minimum(np.maximum(x, -FLOAT32_MAX), FLOAT32_MAX)
-        return out
+            values[:, rows] = np.minimum(np.maximum(x, -FLOAT32_MAX), FLOAT32_MAX)
+        return values
 
 
 def group_transforms(outputs: Sequence[TransformOutput]) -> tuple[TransformBlock, ...]:
     """Group outputs into blocks of two or more; the rest are applied singly."""
-    groups: dict[tuple[type, ...], list[int]] = {}
+    indices_by_step_types: dict[tuple[type, ...], list[int]] = {}
     for index, output in enumerate(outputs):
         if output.steps and all(isinstance(step, NumericStep) for step in output.steps):
-            groups.setdefault(tuple(map(type, output.steps)), []).append(index)
+            indices_by_step_types.setdefault(tuple(map(type, output.steps)), []).append(index)
     return tuple(
         _make_block([outputs[index] for index in indices], indices)
-        for indices in groups.values()
+        for indices in indices_by_step_types.values()
         if len(indices) > 1
     )
 
@@ -76,11 +76,13 @@ def split_transforms(
     """Return the outputs to apply singly, and those in blocks, with their column offsets."""
     blocks = group_transforms(outputs)
     starts = np.concatenate(([0], np.cumsum([output.width for output in outputs]))).astype(np.intp)
-    grouped = {index for block in blocks for index in block.places}
-    singles = [
-        (int(starts[index]), output) for index, output in enumerate(outputs) if index not in grouped
+    blocked_indices = {index for block in blocks for index in block.output_indices}
+    single_outputs = [
+        (int(starts[index]), output)
+        for index, output in enumerate(outputs)
+        if index not in blocked_indices
     ]
-    return singles, [(block, starts[list(block.places)]) for block in blocks]
+    return single_outputs, [(block, starts[list(block.output_indices)]) for block in blocks]
 
 
 def _make_block(outputs: list[TransformOutput], indices: list[int]) -> TransformBlock:
@@ -121,29 +123,31 @@ def _quantile_step(steps: list[Quantile]) -> BlockStep:
     four times as fast as one by one.
     """
     tables = [step.tables for step in steps]
-    begin, value, slope, tied = (
+    segment_starts, segment_values, slopes, values_at_cuts = (
         np.concatenate([table[part] for table in tables]) for part in (1, 2, 3, 4)
     )
     sizes = [len(table[0]) for table in tables]
     halvings = max(sizes).bit_length()
     padded = np.full((len(steps), 1 << halvings), np.inf)
-    for row_, (cuts, *_) in zip(padded, tables, strict=True):
-        row_[: len(cuts)] = cuts
-    flat = padded.ravel()
-    row = (np.arange(len(steps)) << halvings)[:, None]
-    start = np.cumsum([0, *(size + 1 for size in sizes[:-1])])[:, None]
+    for padded_row, (cuts, *_) in zip(padded, tables, strict=True):
+        padded_row[: len(cuts)] = cuts
+    flat_cuts = padded.ravel()
+    row_starts = (np.arange(len(steps)) << halvings)[:, None]
+    table_starts = np.cumsum([0, *(size + 1 for size in sizes[:-1])])[:, None]
 
     def apply(x: Floats) -> Floats:
-        below = np.broadcast_to(
-            row, x.shape
+        cut_positions = np.broadcast_to(
+            row_starts, x.shape
         ).copy()  # how many cuts lie below x, counted from where the row begins
         for halving in range(halvings - 1, -1, -1):
-            below += (flat[below + ((1 << halving) - 1)] < x).astype(np.intp) << halving
-        position = below + (start - row)
+            cut_positions += (flat_cuts[cut_positions + ((1 << halving) - 1)] < x).astype(
+                np.intp
+            ) << halving
+        position = cut_positions + (table_starts - row_starts)
         return np.where(
-            x == flat[below],
-            tied[position],
-            value[position] + (x - begin[position]) * slope[position],
+            x == flat_cuts[cut_positions],
+            values_at_cuts[position],
+            segment_values[position] + (x - segment_starts[position]) * slopes[position],
         )
 
     return apply

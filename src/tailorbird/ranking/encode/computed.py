@@ -60,9 +60,9 @@ def computed_columns(
         sequence: recent items of the requests; None without a sequence.
         t: time of each request, (requests,).
     """
-    row = index.find(item_keys)
-    is_indexed = row >= 0
-    clamped_rows = np.where(is_indexed, row, 0)
+    index_rows = index.find(item_keys)
+    is_indexed = index_rows >= 0
+    clamped_rows = np.where(is_indexed, index_rows, 0)
     columns: dict[str, npt.NDArray[np.generic]] = {}
     if len(index) == 0:
         return dict.fromkeys(names, np.full(item_keys.size, np.nan, np.float32))

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from tailorbird.candidates.query import CandidateColumns, RequestLists
 from tailorbird.errors import BundleError
-from tailorbird.features.declare.declarations import POSITION
+from tailorbird.features.declare.declarations import POSITION_COLUMN
 from tailorbird.ranking.encode.blocks import TransformBlock, split_transforms
 from tailorbird.ranking.encode.computed import (
     COMPUTED_COLUMNS,
@@ -41,17 +41,16 @@ from tailorbird.ranking.encode.similarities import Similarity
 from tailorbird.ranking.encode.steps import MISSING
 from tailorbird.ranking.encode.transforms import TransformOutput
 from tailorbird.ranking.encode.vocabulary import Vocabulary
-from tailorbird.ranking.tower import VECTOR_COLUMNS, Space, UserQuery, no_columns
-from tailorbird.registry import Columns
+from tailorbird.ranking.tower import VECTOR_COLUMNS, Space, UserQuery, missing_vector_columns
+from tailorbird.registry import ColumnNames
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.words import Words
 
 Floats = npt.NDArray[np.float64]
 
 FORMAT = 7  # of encoder.json; another one is not read
-ITEM_COLUMNS = (
-    COMPUTED_COLUMNS | VECTOR_COLUMNS
-)  # computed columns, besides those of candidate sources, with descriptions
+# Computed columns, besides those of candidate sources, with descriptions.
+ITEM_COLUMNS = COMPUTED_COLUMNS | VECTOR_COLUMNS
 
 
 class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
@@ -70,7 +69,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         format: of the file.
     """
 
-    columns: Columns
+    columns: ColumnNames
     numeric: tuple[str, ...]
     vocabularies: tuple[Vocabulary, ...] = ()
     computed: tuple[str, ...] = tuple(COMPUTED_COLUMNS)
@@ -85,7 +84,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
-        computed = (*ITEM_COLUMNS, *self.live.names)
+        computed = (*ITEM_COLUMNS, *self.live_columns.names)
         for names, available in (
             (self.numeric, self.columns.numeric),
             (categorical, self.columns.categorical),
@@ -97,27 +96,28 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             if sequence not in self.columns.sequences:
                 raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
         feature_names = {*ITEM_COLUMNS, *self.columns.numeric, *self.columns.categorical}
-        if len(set(self.live.names)) < len(self.live.names) or feature_names & set(self.live.names):
+        live_names = self.live_columns.names
+        if len(set(live_names)) < len(live_names) or feature_names & set(live_names):
             raise BundleError(
                 "a column of the encoder that is read live is called like another of its columns"
             )
         for output in self.transforms:
-            self._check(output)
-        computed = [name for output in self.transforms for name in output.names]
-        untransformed = self.names[: len(self.names) - len(computed) - len(self._net_columns)]
-        if len(set(computed)) != len(computed) or set(computed) & set(untransformed):
+            self._check_transform(output)
+        transformed = [name for output in self.transforms for name in output.names]
+        untransformed = self.names[: len(self.names) - len(transformed) - len(self._net_columns)]
+        if len(set(transformed)) != len(transformed) or set(transformed) & set(untransformed):
             raise BundleError(
                 "a transform of the encoder is called like another of its columns",
                 fix="give it a name=",
             )
-        if duplicates := sorted(set(self._net_columns) & {*untransformed, *computed}):
+        if duplicates := sorted(set(self._net_columns) & {*untransformed, *transformed}):
             raise BundleError(
                 f"{duplicates[0]!r} is the name of a column for nets and of another",
                 fix="give the feature another name",
             )
 
     @cached_property
-    def live(self) -> LiveColumns:
+    def live_columns(self) -> LiveColumns:
         """The columns that are read live."""
         return LiveColumns(self.candidates, self.similarities)
 
@@ -144,7 +144,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             *self.numeric,
             *categorical,
             *self.computed,
-            *((POSITION,) if self.position else ()),
+            *((POSITION_COLUMN,) if self.position else ()),
             *transformed,
             *self._net_columns,
         )
@@ -152,10 +152,10 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     @property
     def categorical_names(self) -> tuple[str, ...]:
         """Names of the columns that hold codes, for a model that treats them apart."""
-        return tuple(self.sizes)
+        return tuple(self.code_counts)
 
     @cached_property
-    def sizes(self) -> dict[str, int]:
+    def code_counts(self) -> dict[str, int]:
         """The number of codes of each column with codes, 0 (missing) and 1 (unknown) included.
 
         These are the rows of an embedding.
@@ -170,12 +170,15 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """The value of each column of the matrix where everything is missing, shape (width,)."""
         numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
         categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
-        computed = dict.fromkeys((*ITEM_COLUMNS, *self.live.names), np.full(1, np.nan, np.float32))
+        computed = dict.fromkeys(
+            (*ITEM_COLUMNS, *self.live_columns.names), np.full(1, np.nan, np.float32)
+        )
         matrix = self._fill_matrix(numeric, categorical, computed, np.full(1, np.nan), {})
-        no_item, never = np.zeros(1, np.uint64), np.zeros(1, np.int64)
+        no_item, no_time = np.zeros(1, np.uint64), np.zeros(1, np.int64)
         if self.history:
-            blank = self.history.columns(no_item, np.zeros(1, np.intp), None, never)
-            matrix[:, len(self.names) - len(self._net_columns) :][:, : blank.shape[1]] = blank
+            missing_history = self.history.columns(no_item, np.zeros(1, np.intp), None, no_time)
+            net_start = len(self.names) - len(self._net_columns)
+            matrix[:, net_start : net_start + missing_history.shape[1]] = missing_history
         return matrix[0]
 
     def warm_up(self) -> None:
@@ -189,7 +192,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             vocabulary.name: f"codes of {len(vocabulary.keys):,} values"
             for vocabulary in self.vocabularies
         }
-        column_texts = ITEM_COLUMNS | self.live.describe_columns()
+        column_texts = ITEM_COLUMNS | self.live_columns.describe_columns()
         descriptions |= {name: column_texts[name] for name in self.computed}
         descriptions |= {
             name: f"{output.column}: {output.describe()}"
@@ -202,15 +205,15 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             descriptions |= words.describe_columns()
         return descriptions
 
-    def _check(self, output: TransformOutput) -> None:
+    def _check_transform(self, output: TransformOutput) -> None:
         name = output.column
         if name in self.columns.categorical:
             is_valid = output.is_categorical or output.is_missing_indicator
         elif (
             name in self.columns.numeric
             or name in ITEM_COLUMNS
-            or name in self.live.names
-            or name == POSITION
+            or name in self.live_columns.names
+            or name == POSITION_COLUMN
         ):
             is_valid = not output.is_categorical
         else:
@@ -269,7 +272,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             else {}
         )
         if vector_names and space is not None and len(space.index):
-            columns |= space.columns(
+            columns |= space.vector_columns(
                 vector_names,
                 item_keys,
                 request,
@@ -278,11 +281,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
                 user_query,
             )
         elif vector_names:
-            columns |= no_columns(vector_names, item_keys.size)
+            columns |= missing_vector_columns(vector_names, item_keys.size)
         missing_column = np.full(item_keys.size, np.nan, np.float32)
         columns |= {name: missing_column if live is None else live[name] for name in live_names}
-        shown_at = np.ones(item_keys.size, np.float32) if position is None else position
-        matrix = self._fill_matrix(numeric, categorical, columns, shown_at, target_encodings or {})
+        positions = np.ones(item_keys.size, np.float32) if position is None else position
+        matrix = self._fill_matrix(numeric, categorical, columns, positions, target_encodings or {})
         net_start = matrix.shape[1] - len(self._net_columns)
         if self.history:
             history = self.history.columns(
@@ -301,11 +304,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def _required_columns(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """The computed, vector and live columns that any column of the matrix needs."""
         sources = {*self.computed, *(output.column for output in self.transforms)}
-        by_items, vectors, live = (
+        item_columns, vector_columns, live_columns = (
             tuple(name for name in names if name in sources)
-            for names in (COMPUTED_COLUMNS, VECTOR_COLUMNS, self.live.names)
+            for names in (COMPUTED_COLUMNS, VECTOR_COLUMNS, self.live_columns.names)
         )
-        return by_items, vectors, live
+        return item_columns, vector_columns, live_columns
 
     def _fill_matrix(
         self,
@@ -330,14 +333,14 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             matrix[:, offset] = position
             offset += 1
         sources = numeric, categorical, computed, position
-        singles, blocks = self._transform_blocks
-        for source_index, output in singles:
+        single_outputs, blocks = self._transform_blocks
+        for start, output in single_outputs:
             values = output.apply(
                 source_column(self.columns, output.column, *sources),
                 target_encodings.get(output.name),
             )
-            matrix[:, offset + source_index : offset + source_index + output.width] = (
-                values.reshape(len(matrix), output.width)
+            matrix[:, offset + start : offset + start + output.width] = values.reshape(
+                len(matrix), output.width
             )
         for block, offsets in blocks:
             matrix[:, offset + offsets] = block.apply(
@@ -364,7 +367,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         user_query: UserQuery | None = None,
         live: Matrix | None = None,
     ) -> Matrix:
-        """Encode one request's candidates; `live` holds their columns of `self.live`."""
+        """Encode one request's candidates; `live` holds their columns of `self.live_columns`."""
         ragged: dict[str, RaggedLike] = {}
         tower_sequences = () if space is None else (space.tower.plan.sequence,)
         for name in (*self._sequences, *tower_sequences):
@@ -374,14 +377,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
                     np.array([0, sequence.item.size], np.int64), sequence.item, sequence.ts
                 )
         request = np.zeros(item_keys.size, np.intp)
-        if (
-            user_query is not None
-            and space is not None
-            and not user_query.matches(space.vectors, rows.sequences.get(space.tower.plan.sequence))
-        ):
-            user_query = None
+        if user_query is not None and space is not None:
+            sequence = rows.sequences.get(space.tower.plan.sequence)
+            user_query = user_query if user_query.matches(space.vectors, sequence) else None
         t = np.array([rows.t], np.int64)
-        columns = None if live is None else self.live.by_name(live)
+        columns = None if live is None else self.live_columns.by_name(live)
         return self.encode(
             rows.numeric,
             rows.categorical,
@@ -395,6 +395,6 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             live=columns,
         )
 
-    def read_live(self, lists: RequestLists, rows: RowsLike, item_keys: Keys) -> Matrix:
+    def read_live_columns(self, lists: RequestLists, rows: RowsLike, item_keys: Keys) -> Matrix:
         """Read the live columns of one request's candidates, (n, columns)."""
-        return self.live.matrix(lists, rows.sequences, item_keys)
+        return self.live_columns.matrix(lists, rows.sequences, item_keys)

@@ -13,7 +13,7 @@ def read_encoder(data: bytes, *, where: str) -> Encoder:
         BundleError: it cannot be read, contradicts itself, or was written by another version.
     """
     try:
-        if (file_format := msgspec.json.decode(data, type=_Format).format) != FORMAT:
+        if (file_format := msgspec.json.decode(data, type=_FormatHeader).format) != FORMAT:
             raise BundleError(
                 f"its encoder has the format {file_format}, this version reads {FORMAT}",
                 where=where,
@@ -32,5 +32,5 @@ def read_encoder(data: bytes, *, where: str) -> Encoder:
         ) from error
 
 
-class _Format(msgspec.Struct):
+class _FormatHeader(msgspec.Struct):
     format: int = 1

@@ -10,13 +10,13 @@ from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS, Keys
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.similarities import from_declaration
 from tailorbird.ranking.encode.vocabulary import Vocabulary
-from tailorbird.registry import Columns
+from tailorbird.registry import ColumnNames
 
 NO_CANDIDATE_COLUMNS = CandidateColumns()
 
 
 def fit_encoder(
-    columns: Columns,
+    columns: ColumnNames,
     categorical: Keys,
     *,
     numeric: Sequence[str] | None = None,
@@ -24,7 +24,7 @@ def fit_encoder(
     position: bool = False,
     count_min: int = 5,
     size_max: int = 100_000,
-    leave_out: Sequence[str] = (),
+    excluded_columns: Sequence[str] = (),
     similarities: Sequence[declarations.Similarity] = (),
     candidates: CandidateColumns = NO_CANDIDATE_COLUMNS,
 ) -> Encoder:
@@ -36,14 +36,14 @@ def fit_encoder(
         numeric: the numeric columns to use; all by default.
         count_min: a value seen less often is unknown, so that the model learns what unknown means.
         size_max: the most values of one column, the most frequent ones.
-        leave_out: columns of any kind that the model must not see.
+        excluded_columns: columns of any kind that the model must not see.
         similarities: as declared; the encoder keeps also those that are left out, since a transform
             may be made of them.
         candidates: columns of candidate sources, likewise.
     """
     vocabularies: list[Vocabulary] = []
     for index, name in enumerate(columns.categorical):
-        if name in leave_out:
+        if name in excluded_columns:
             continue
         keys, counts = np.unique(categorical[:, index], return_counts=True)
         is_frequent = (keys != 0) & (counts >= count_min)
@@ -51,13 +51,19 @@ def fit_encoder(
         order = np.lexsort((keys, -counts))[:size_max]
         vocabularies.append(Vocabulary(name, keys[order].tolist()))
     used_numeric = tuple(
-        name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
+        name
+        for name in (columns.numeric if numeric is None else numeric)
+        if name not in excluded_columns
     )
-    similar = tuple(from_declaration(similarity) for similarity in similarities)
+    encoded_similarities = tuple(from_declaration(similarity) for similarity in similarities)
     selected_columns = tuple(
         name
-        for name in (*computed, *candidates.names, *(similarity.name for similarity in similar))
-        if name not in leave_out
+        for name in (
+            *computed,
+            *candidates.names,
+            *(similarity.name for similarity in encoded_similarities),
+        )
+        if name not in excluded_columns
     )
     sequence = columns.sequences[0] if columns.sequences else ""
     return Encoder(
@@ -68,5 +74,5 @@ def fit_encoder(
         sequence,
         position,
         candidates=candidates,
-        similarities=similar,
+        similarities=encoded_similarities,
     )

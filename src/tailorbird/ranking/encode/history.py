@@ -67,10 +67,10 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     def codes(self, keys: Keys) -> Matrix:
         """Encode item keys of any shape."""
-        flat = keys.ravel()
-        code = self._codes.apply(flat)
+        flat_keys = keys.ravel()
+        code = self._codes.apply(flat_keys)
         if self.buckets:
-            hashed = 2.0 + len(self.keys) + (flat % np.uint64(self.buckets)).astype(np.float64)
+            hashed = 2.0 + len(self.keys) + (flat_keys % np.uint64(self.buckets)).astype(np.float64)
             code = np.where(code == UNKNOWN, hashed, code)
         return code.astype(np.float32).reshape(keys.shape)
 
@@ -84,8 +84,8 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             sequence: that of each request, with times; None if there is none.
             t: (requests,): their times.
         """
-        out = np.empty((item_keys.size, 1 + 2 * self.length), np.float32)
-        out[:, 0] = self.codes(item_keys)
+        matrix = np.empty((item_keys.size, 1 + 2 * self.length), np.float32)
+        matrix[:, 0] = self.codes(item_keys)
         keys = np.zeros((len(t), self.length), np.uint64)
         gaps = np.full((len(t), self.length), np.nan)
         if sequence is not None and sequence.item.size:
@@ -96,9 +96,9 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
                 ts = sequence.ts[np.where(is_present, sequence.offsets[1:] - 1 - rank, 0)]
                 keys[:, rank] = np.where(is_present, key, np.uint64(0))
                 gaps[:, rank] = np.where(is_present, (t - ts) / HOUR, np.nan)
-        out[:, 1 : 1 + self.length] = self.codes(keys)[request]
-        out[:, 1 + self.length :] = gaps.astype(np.float32)[request]
-        return out
+        matrix[:, 1 : 1 + self.length] = self.codes(keys)[request]
+        matrix[:, 1 + self.length :] = gaps.astype(np.float32)[request]
+        return matrix
 
     def describe_columns(self) -> dict[str, str]:
         """Describe each column."""

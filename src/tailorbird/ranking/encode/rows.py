@@ -7,10 +7,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.declare.declarations import POSITION
+from tailorbird.features.declare.declarations import POSITION_COLUMN
 from tailorbird.ranking.encode.computed import Keys, Times
 from tailorbird.ranking.encode.transforms import Column
-from tailorbird.registry import Columns
+from tailorbird.registry import ColumnNames
 
 Matrix = npt.NDArray[np.float32]
 
@@ -49,7 +49,7 @@ class RaggedArrays:
 
 
 def source_column(
-    columns: Columns,
+    columns: ColumnNames,
     name: str,
     numeric: Matrix,
     categorical: Keys,
@@ -61,4 +61,4 @@ def source_column(
         return categorical[:, columns.categorical.index(name)]
     if name in columns.numeric:
         return numeric[:, columns.numeric.index(name)]
-    return (position if name == POSITION else computed[name]).astype(np.float32)
+    return (position if name == POSITION_COLUMN else computed[name]).astype(np.float32)

@@ -18,7 +18,7 @@ from tailorbird.candidates.protocol import Keys
 from tailorbird.candidates.query import RequestLists
 from tailorbird.errors import BundleError
 from tailorbird.features.declare import declarations
-from tailorbird.features.declare.limits import SIMILARITY_LENGTH, SIMILARITY_LENGTH_MAX
+from tailorbird.features.declare.limits import SIMILARITY_LENGTH_DEFAULT, SIMILARITY_LENGTH_MAX
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,8 +29,8 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     of: str
     table: declarations.LearnedTable = "cooccurrence"
-    how: declarations.How = "sum"
-    length: int = SIMILARITY_LENGTH
+    how: declarations.SimilarityHow = "sum"
+    length: int = SIMILARITY_LENGTH_DEFAULT
     decay: float = 0.8
 
     def __post_init__(self) -> None:

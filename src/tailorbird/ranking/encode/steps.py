@@ -73,7 +73,7 @@ class Clip(NumericStep, frozen=True, tag="clip"):
     high: float
 
     def __post_init__(self) -> None:
-        require(self.low <= self.high, "a clip whose borders do not ascend")
+        require_valid(self.low <= self.high, "a clip whose borders do not ascend")
 
     def apply(self, x: Floats) -> Floats:
         return np.minimum(np.maximum(x, self.low), self.high)
@@ -87,7 +87,7 @@ class Standardise(NumericStep, frozen=True, tag="standardise"):
     std: float
 
     def __post_init__(self) -> None:
-        require(
+        require_valid(
             math.isfinite(self.mean) and 0 < self.std < math.inf,
             "a standard deviation that is not above 0",
         )
@@ -111,7 +111,7 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
 
     def __post_init__(self) -> None:
         ascending = bool(np.all(np.diff(self.cuts) >= 0) and np.all(np.diff(self.values) >= 0))
-        require(
+        require_valid(
             len(self.cuts) == len(self.values) >= 2 and ascending, "cut points that do not ascend"
         )
 
@@ -165,7 +165,7 @@ class FillKey(KeyStep, frozen=True, tag="fill_key"):
     how: str
 
     def __post_init__(self) -> None:
-        require(0 <= self.key < 1 << 64, "a key that is none")
+        require_valid(0 <= self.key < 1 << 64, "a key that is none")
 
     def fill(self, keys: Keys) -> Keys:
         return np.where(keys == 0, np.uint64(self.key), keys)
@@ -183,24 +183,24 @@ class LookupTable(KeyStep, frozen=True):
     keys: list[int]
 
     def __post_init__(self) -> None:
-        require(
+        require_valid(
             len(set(self.keys)) == len(self.keys) == len(self.numbers),
             "a table whose keys and numbers do not match",
         )
-        require(all(0 <= key < 1 << 64 for key in self.keys), "a key that is none")
+        require_valid(all(0 <= key < 1 << 64 for key in self.keys), "a key that is none")
 
     @property
     def numbers(self) -> Sequence[float]:
         raise NotImplementedError
 
     @cached_property
-    def _sorted(self) -> tuple[Keys, Floats]:
+    def _sorted_table(self) -> tuple[Keys, Floats]:
         keys = np.array(self.keys, np.uint64)
         order = np.argsort(keys)
         return keys[order], np.array(self.numbers, np.float64)[order]
 
     def lookup(self, keys: Keys, unknown: float) -> Floats:
-        sorted_keys, numbers = self._sorted
+        sorted_keys, numbers = self._sorted_table
         if not sorted_keys.size:
             return np.full(keys.shape, unknown)
         positions = np.minimum(np.searchsorted(sorted_keys, keys), sorted_keys.size - 1)
@@ -242,8 +242,8 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
     seen: list[int] | None = None
 
     def __post_init__(self) -> None:
-        require(2 <= self.buckets < 1 << 24, "hashing without buckets")
-        require(
+        require_valid(2 <= self.buckets < 1 << 24, "hashing without buckets")
+        require_valid(
             all(0 <= bucket < self.buckets for bucket in self.seen or ()),
             "hashing that has seen a bucket that there is not",
         )
@@ -305,7 +305,9 @@ class TargetEncoding(LookupTable, frozen=True, tag="target"):
 
     def __post_init__(self) -> None:
         LookupTable.__post_init__(self)
-        require(all(0 <= rate <= 1 for rate in (self.mean, *self.rates)), "a rate outside 0 to 1")
+        require_valid(
+            all(0 <= rate <= 1 for rate in (self.mean, *self.rates)), "a rate outside 0 to 1"
+        )
 
     @property
     def numbers(self) -> Sequence[float]:
@@ -330,7 +332,7 @@ class Vectors(LookupTable, frozen=True, tag="vectors"):
 
     def __post_init__(self) -> None:
         LookupTable.__post_init__(self)
-        require(
+        require_valid(
             self.width >= 1 and len(self.flat) == self.width * len(self.keys),
             "vectors of several lengths",
         )
@@ -341,8 +343,10 @@ class Vectors(LookupTable, frozen=True, tag="vectors"):
 
     @cached_property
     def _rows(self) -> Floats:
-        none = np.full((1, self.width), np.nan)  # the last row is for unknown keys
-        return np.concatenate([np.array(self.flat, np.float64).reshape(-1, self.width), none])
+        unknown_row = np.full((1, self.width), np.nan)  # the last row is for unknown keys
+        return np.concatenate(
+            [np.array(self.flat, np.float64).reshape(-1, self.width), unknown_row]
+        )
 
     def apply(self, keys: Keys) -> Floats:
         return self._rows[self.lookup(keys, -1.0).astype(np.intp)]
@@ -365,6 +369,6 @@ NumberSteps = Log | Clip | Standardise | Quantile | Fill
 KeySteps = FillKey | Codes | Hashed | Frequency | TargetEncoding | Vectors
 
 
-def require(condition: bool, problem: str) -> None:
+def require_valid(condition: bool, problem: str) -> None:
     if not condition:
         raise BundleError(f"the encoder holds {problem}", fix="tailorbird train")

@@ -23,7 +23,7 @@ from tailorbird.ranking.encode.steps import (
     NumericStep,
     TargetEncoding,
     Vectors,
-    require,
+    require_valid,
 )
 
 Column = npt.NDArray[np.float32] | Keys
@@ -45,23 +45,23 @@ class TransformOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
     def __post_init__(self) -> None:
         for previous_step, step in zip((None, *self.steps), self.steps, strict=False):
             is_first_step = previous_step is None or isinstance(previous_step, FillKey)
-            require(
+            require_valid(
                 is_first_step or isinstance(step, NumericStep),
                 f"{self.name}: a {type(step).__name__} that does not come first",
             )
-            require(
+            require_valid(
                 not (isinstance(previous_step, KeyStep) and previous_step.returns_codes),
                 f"{self.name}: a step after codes",
             )
-            require(
+            require_valid(
                 not isinstance(previous_step, FillKey) or isinstance(step, KeyStep),
                 f"{self.name}: numbers of keys",
             )
-        require(
+        require_valid(
             not self.steps or not isinstance(self.steps[-1], FillKey),
             f"{self.name}: keys as numbers",
         )
-        require(
+        require_valid(
             self.is_missing_indicator or not any(isinstance(step, Missing) for step in self.steps),
             f"{self.name}: an indicator among steps",
         )

@@ -24,7 +24,7 @@ class Vocabulary(msgspec.Struct, frozen=True, dict=True):
             raise BundleError(f"the vocabulary of {self.name!r} holds a key that is none")
 
     @cached_property
-    def _sorted(self) -> tuple[Keys, npt.NDArray[np.float32]]:
+    def _sorted_keys_and_codes(self) -> tuple[Keys, npt.NDArray[np.float32]]:
         keys = np.array(self.keys, np.uint64)
         order = np.argsort(keys)
         return keys[order], (order + 2).astype(np.float32)
@@ -36,9 +36,11 @@ class Vocabulary(msgspec.Struct, frozen=True, dict=True):
 
     def encode(self, column: Keys) -> Matrix:
         """Encode keys as codes (n,), float32, exact below 2**24."""
-        sorted_keys, codes = self._sorted
+        sorted_keys, sorted_codes = self._sorted_keys_and_codes
         if not sorted_keys.size:
             return np.where(column == 0, np.float32(MISSING), np.float32(UNKNOWN))
         positions = np.minimum(np.searchsorted(sorted_keys, column), sorted_keys.size - 1)
-        code = np.where(sorted_keys[positions] == column, codes[positions], np.float32(UNKNOWN))
-        return np.where(column == 0, np.float32(MISSING), code)
+        codes = np.where(
+            sorted_keys[positions] == column, sorted_codes[positions], np.float32(UNKNOWN)
+        )
+        return np.where(column == 0, np.float32(MISSING), codes)

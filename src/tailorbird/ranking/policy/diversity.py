@@ -52,14 +52,16 @@ def apply_constraints(
     pinned_ahead = [
         [
             item
-            for at, item in pins.items()
-            if not quota.window and (not quota.first or at < quota.first)
+            for quota_index, item in pins.items()
+            if not quota.window and (not quota.first or quota_index < quota.first)
         ]
         for quota in quotas
     ]
-    for is_full, code, quota, ahead in zip(exhausted, codes, quotas, pinned_ahead, strict=True):
-        kinds, counts = np.unique(code[ahead], return_counts=True)
-        is_full |= np.isin(code, kinds[(kinds >= 0) & (counts >= quota.most)])
+    for exhausted_mask, code, quota, pinned_items in zip(
+        exhausted, codes, quotas, pinned_ahead, strict=True
+    ):
+        kinds, counts = np.unique(code[pinned_items], return_counts=True)
+        exhausted_mask |= np.isin(code, kinds[(kinds >= 0) & (counts >= quota.most)])
     for position in range(min(size, n)):
         item = (
             pins[position]
@@ -70,19 +72,19 @@ def apply_constraints(
         )
         slate.append(item)
         remaining[item] = False
-        for at, (code, quota) in enumerate(zip(codes, quotas, strict=True)):
+        for quota_index, (code, quota) in enumerate(zip(codes, quotas, strict=True)):
             if quota.window:
-                exhausted[at] = _exhausted_items(
+                exhausted[quota_index] = _exhausted_items(
                     code, slate[-quota.window + 1 :] if quota.window > 1 else [], quota.most
                 )
             elif (
                 code[item] >= 0
                 and np.count_nonzero(
-                    code[[*dict.fromkeys((*slate, *pinned_ahead[at]))]] == code[item]
+                    code[[*dict.fromkeys((*slate, *pinned_ahead[quota_index]))]] == code[item]
                 )
                 >= quota.most
             ):
-                exhausted[at] |= code == code[item]
+                exhausted[quota_index] |= code == code[item]
     return np.concatenate([np.array(slate, np.intp), np.flatnonzero(remaining)])
 
 
@@ -97,9 +99,9 @@ def _choose_item(
 ) -> int:
     """Return the index of the item for a position."""
     allowed = remaining.copy()
-    for quota, is_full in zip(quotas, exhausted, strict=True):
+    for quota, exhausted_mask in zip(quotas, exhausted, strict=True):
         if not quota.first or position < quota.first:
-            allowed &= ~is_full
+            allowed &= ~exhausted_mask
     allowed = allowed if allowed.any() else remaining
     for promotion, is_promoted in zip(promotions, promoted, strict=True):
         if (
@@ -118,14 +120,14 @@ class SlateConstraints:
 
     Attributes:
         codes, promoted: as for `apply_constraints`, (n,) by candidate.
-        fixed: positions, from 0, that a pin holds.
+        fixed_positions: positions, from 0, that a pin holds.
     """
 
     quotas: Sequence[Quota] = ()
     codes: Sequence[Codes] = ()
     promotions: Sequence[Promotion] = ()
     promoted: Sequence[Mask] = ()
-    fixed: frozenset[int] = frozenset()
+    fixed_positions: frozenset[int] = frozenset()
 
     @property
     def is_unconstrained(self) -> bool:
@@ -145,13 +147,13 @@ class SlateConstraints:
         violations = 0
         for quota, code in zip(self.quotas, self.codes, strict=True):
             kinds = code[slate].tolist()
-            spans = [kinds[: quota.first or len(kinds)]]
+            kinds_by_span = [kinds[: quota.first or len(kinds)]]
             if quota.window:
-                spans = [
+                kinds_by_span = [
                     kinds[start : start + quota.window]
                     for start in range(max(1, len(kinds) - quota.window + 1))
                 ]
-            for span in spans:
+            for span in kinds_by_span:
                 violations += sum(
                     max(0, count - quota.most) for kind, count in Counter(span).items() if kind >= 0
                 )
@@ -162,27 +164,27 @@ class SlateConstraints:
                 violations += max(0, promotion.required_count(positions) - promoted_count)
         return violations
 
-    def added_violations(self, slate: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
+    def added_violations(self, slate: Rows, position: int, items: Rows) -> npt.NDArray[np.int64]:
         """Return the change in violations (m,) if each of `items` takes a position.
 
         It is below 0 where the number of violations shrinks.
         """
         increase = np.zeros(items.size, np.int64)
-        current = np.array([slate[at]])
+        current_item = np.array([slate[position]])
         for quota, code in zip(self.quotas, self.codes, strict=True):
             kinds = code[slate]
             spans = [(0, quota.first or slate.size)]
             if quota.window:
                 last = max(0, slate.size - quota.window)
-                starts = range(max(0, at - quota.window + 1), min(at, last) + 1)
+                starts = range(max(0, position - quota.window + 1), min(position, last) + 1)
                 spans = [(start, start + quota.window) for start in starts]
             for start, end in spans:
-                if not start <= at < end:
+                if not start <= position < end:
                     continue
-                other_kinds = np.delete(kinds[start:end], at - start)
+                other_kinds = np.delete(kinds[start:end], position - start)
                 for sign, items_ in (
                     (1, items),
-                    (-1, current),
+                    (-1, current_item),
                 ):  # An item of an exhausted kind is a violation.
                     candidate_kinds = code[items_]
                     is_exhausted = (candidate_kinds >= 0) & (
@@ -192,13 +194,13 @@ class SlateConstraints:
                     increase += sign * is_exhausted
         for promotion, items_ in zip(self.promotions, self.promoted, strict=True):
             shortfall = (
-                np.array([promotion.required_count(n) for n in range(at + 1, slate.size + 1)])
-                - np.cumsum(items_[slate])[at:]
+                np.array([promotion.required_count(n) for n in range(position + 1, slate.size + 1)])
+                - np.cumsum(items_[slate])[position:]
             )
             shortfall_by_change = {
                 gained: int(np.maximum(0, shortfall - gained).sum()) for gained in (-1, 0, 1)
             }
-            gained = items_[items].astype(int) - int(items_[slate[at]])
+            gained = items_[items].astype(int) - int(items_[slate[position]])
             increase += np.array(
                 [
                     shortfall_by_change[change] - shortfall_by_change[0]

@@ -55,13 +55,15 @@ def draw_slate(
     """
     if rng is None or explore is None or explore.rate <= 0 or order[:size].size < explore.first:
         shown = order[:size].copy()
-        return Slate(shown, np.ones(shown.size), joint=np.ones(shown.size))
+        return Slate(shown, np.ones(shown.size), joint_propensities=np.ones(shown.size))
     distribution = slate_distribution(order, size, explore, values, constraints)
     shown = distribution.draw(rng)
     propensities, joint = distribution.propensities(shown)
     ranked = set(order[:size].tolist())
-    explored = [at for at, item in enumerate(shown.tolist(), 1) if item not in ranked]
-    return Slate(shown, propensities, tuple(explored), joint)
+    explored_positions = [
+        position for position, item in enumerate(shown.tolist(), 1) if item not in ranked
+    ]
+    return Slate(shown, propensities, tuple(explored_positions), joint)
 
 
 def draw_uniform_slate(n: int, size: int, rng: np.random.Generator) -> Slate:
@@ -71,4 +73,4 @@ def draw_uniform_slate(n: int, size: int, rng: np.random.Generator) -> Slate:
     """
     shown = rng.permutation(n)[:size].astype(np.intp)
     joint = (1.0 / np.arange(n, n - shown.size, -1)).cumprod()
-    return Slate(shown, np.full(shown.size, 1.0 / max(n, 1)), joint=joint)
+    return Slate(shown, np.full(shown.size, 1.0 / max(n, 1)), joint_propensities=joint)

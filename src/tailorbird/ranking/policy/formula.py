@@ -128,16 +128,16 @@ def compute_value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -
     Raises:
         BundleError: the bundle has none of the heads.
     """
-    present = [
+    available_heads = [
         head for head in objective if head in heads
     ]  # in the objective's order, so that the sum is the same each time
-    if not present:
+    if not available_heads:
         raise BundleError(
             f"predicts {', '.join(heads) or 'nothing'}, while the objective asks for "
             f"{', '.join(objective) or 'nothing'}"
         )
-    total = np.zeros_like(heads[present[0]])
-    for head in present:
+    total = np.zeros_like(heads[available_heads[0]])
+    for head in available_heads:
         total += float(objective[head]) * heads[head]
     return total
 

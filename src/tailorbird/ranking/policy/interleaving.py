@@ -53,7 +53,7 @@ class TeamDraft:
         """Draw a slate with its propensities and teams."""
         shown, teams = self.draw_picks(rng)
         propensities, joint = self.propensities(shown)
-        return Slate(shown, propensities, joint=joint, teams=teams)
+        return Slate(shown, propensities, joint_propensities=joint, teams=teams)
 
     def draw_picks(self, rng: np.random.Generator) -> tuple[Rows, tuple[int, ...]]:
         """Draw the items of a slate (k,), best first, and the team of each."""
@@ -78,26 +78,30 @@ class TeamDraft:
         slate = shown[: self._size].tolist()
         marginal, joint = np.zeros(shown.size), np.zeros(shown.size)
         # By position: state → its probability, and that of the slate down to the position.
-        levels: list[dict[State, list[float]]] = [defaultdict(lambda: [0.0, 0.0]) for _ in slate]
+        states_by_position: list[dict[State, list[float]]] = [
+            defaultdict(lambda: [0.0, 0.0]) for _ in slate
+        ]
         if slate:
-            levels[0][State()] = [1.0, 1.0]
-        for position, states in enumerate(levels):
+            states_by_position[0][State()] = [1.0, 1.0]
+        for position, states in enumerate(states_by_position):
             for state, (state_probability, agreed_probability) in states.items():
                 rounds = self._rounds(state)
                 for picks in rounds:
-                    chance, slate_probability = (
+                    round_probability, slate_probability = (
                         state_probability / len(rounds),
                         agreed_probability / len(rounds),
                     )
-                    for at, item in enumerate(picks.items[: len(slate) - position], position):
-                        agrees = slate[at] == item
-                        marginal[at] += chance * agrees
+                    for slate_position, item in enumerate(
+                        picks.items[: len(slate) - position], position
+                    ):
+                        agrees = slate[slate_position] == item
+                        marginal[slate_position] += round_probability * agrees
                         slate_probability *= agrees
-                        joint[at] += slate_probability
-                    after = position + len(picks.items)
-                    if after < len(slate):
-                        totals = levels[after][picks.state]
-                        totals[0] += chance
+                        joint[slate_position] += slate_probability
+                    next_position = position + len(picks.items)
+                    if next_position < len(slate):
+                        totals = states_by_position[next_position][picks.state]
+                        totals[0] += round_probability
                         totals[1] += slate_probability
         return marginal, joint
 

@@ -81,13 +81,13 @@ def arrange_slate(
     constraints = spec.constraints() if constraints is None else constraints
     if constraints.is_unconstrained and not spec.pins:
         return order
-    position_of = np.empty(order.size, np.intp)
-    position_of[order] = np.arange(order.size)
+    position_by_item = np.empty(order.size, np.intp)
+    position_by_item[order] = np.arange(order.size)
     constrained_order = apply_constraints(
         [code[order] for code in constraints.codes],
         constraints.quotas,
         size,
-        pins={position: int(position_of[item]) for position, item in spec.pins.items()},
+        pins={position: int(position_by_item[item]) for position, item in spec.pins.items()},
         promotions=constraints.promotions,
         promoted=[mask[order] for mask in constraints.promoted],
         n=order.size,
@@ -111,11 +111,11 @@ def attribute_codes(index: Index, rows: Rows, attribute: str) -> Codes:
     column = index.attributes.get(attribute)
     if column is None:
         return np.full(rows.size, -1, np.int64)
-    at = np.maximum(rows, 0)
+    known_rows = np.maximum(rows, 0)
     if isinstance(column, TextColumn):
-        codes = column.codes[at].astype(np.int64)
+        codes = column.codes[known_rows].astype(np.int64)
     else:
-        distinct, codes = np.unique(column[at], return_inverse=True)
+        distinct, codes = np.unique(column[known_rows], return_inverse=True)
         codes = np.where(np.isnan(distinct)[codes], -1, codes)
     return np.where(rows >= 0, codes, -1)
 

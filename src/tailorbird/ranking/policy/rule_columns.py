@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tailorbird.events.clock import DAY, parse_duration
 from tailorbird.events.keys import hash64
-from tailorbird.features.expr.columns import PART
+from tailorbird.features.expr.columns import PART_FUNCTION
 from tailorbird.retrieval import Index, TextColumn
 
 Mask = npt.NDArray[np.bool_]
@@ -41,7 +41,7 @@ class RuleRequest:
         index, rows: the items, as rows (n,) of the index.
         now: the time of the request.
         user, context: the fields by name; absent ones are missing values.
-        recent: the person's recent sequence, for `seen`.
+        recent_events: the person's recent sequence, for `seen`.
         popularity: gives how popular items are by their keys, from 0 to 1; None: nothing is known
             of it.
     """
@@ -51,27 +51,29 @@ class RuleRequest:
     now: int = 0
     user: Mapping[str, str | float | bool | None] | None = None
     context: Mapping[str, str | float | bool | None] | None = None
-    recent: RecentLike | None = None
+    recent_events: RecentLike | None = None
     popularity: Callable[[Keys], npt.NDArray[np.float64]] | None = None
 
 
 def seen_mask(
     index: Index,
     rows: Rows,
-    recent: RecentLike | None,
+    recent_events: RecentLike | None,
     *,
     types: Collection[str] | None = None,
     since: int | None = None,
 ) -> Mask:
     """Return a mask (n,) of items in the recent sequence, by event types and minimum time."""
-    if recent is None or not recent.item.size:
+    if recent_events is None or not recent_events.item.size:
         return np.zeros(rows.size, bool)
-    matches = np.ones(recent.item.size, bool)
+    matches = np.ones(recent_events.item.size, bool)
     if types is not None:
-        matches &= np.isin(recent.type, np.array([hash64(name) for name in types], np.uint64))
+        matches &= np.isin(
+            recent_events.type, np.array([hash64(name) for name in types], np.uint64)
+        )
     if since is not None:
-        matches &= recent.ts >= since
-    return np.isin(index.keys[rows], recent.item[matches])
+        matches &= recent_events.ts >= since
+    return np.isin(index.keys[rows], recent_events.item[matches])
 
 
 class RuleValues:
@@ -86,7 +88,7 @@ class RuleValues:
     def column(self, path: str) -> Value:
         request = self._request
         if path == "seen":
-            return seen_mask(request.index, request.rows, request.recent)
+            return seen_mask(request.index, request.rows, request.recent_events)
         owner, _, name = path.partition(".")
         if owner == "item":
             return item_field(request, name)
@@ -100,10 +102,10 @@ class RuleValues:
     def call(self, function: str, arguments: Sequence[Value]) -> Value:
         if function == "missing":
             return self.missing(arguments[0])
-        if function == PART:
+        if function == PART_FUNCTION:
             return contains(*arguments)
         request, since = self._request, self._request.now - parse_duration(str(arguments[0]))
-        return seen_mask(request.index, request.rows, request.recent, since=since)
+        return seen_mask(request.index, request.rows, request.recent_events, since=since)
 
     def number(self, value: Value) -> npt.NDArray[np.float64]:
         return to_numbers(value)

@@ -82,22 +82,27 @@ def compile_rule(
     """
 
     def kind_of(name: nodes.Name) -> ValueKind | None:
-        return _kind_of(name, item_fields, user_fields)
+        return _require_kind(name, item_fields, user_fields)
 
-    parts = frozenset(f"context.{name}" for name in CONTEXT_FIELDS)
+    searchable_columns = frozenset(f"context.{name}" for name in CONTEXT_FIELDS)
     language = Language(
-        kind_of, _FUNCTIONS, has_parts=True, parts=parts, texts_hold=True, hint=_HINT
+        kind_of,
+        _FUNCTIONS,
+        allows_part_search=True,
+        part_columns=searchable_columns,
+        texts_are_truths=True,
+        hint=_HINT,
     )
     checker = Checker(language)
     try:
         tree = parse_tree(text, hint=_HINT)
-        checker.kind(tree)
+        checker.infer_kind(tree)
         _check_countries(tree)
     except ExpressionError as error:
         raise DeclarationError(
             str(error), where=rule_location(text, where), fix=error.fix
         ) from None
-    return Rule(text, tree, frozenset(checker.names) | ({"seen"} & checker.calls))
+    return Rule(text, tree, frozenset(checker.names) | ({"seen"} & checker.called_functions))
 
 
 def rule_location(text: str, where: str) -> str:
@@ -105,7 +110,7 @@ def rule_location(text: str, where: str) -> str:
     return f"{where}, rule {text[:80]!r}" if where else f"rule {text[:80]!r}"
 
 
-def _kind_of(
+def _require_kind(
     name: nodes.Name, item_fields: Collection[str] | None, user_fields: Collection[str] | None
 ) -> ValueKind:
     owner, _, field = name.path.partition(".")

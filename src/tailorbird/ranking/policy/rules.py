@@ -101,11 +101,11 @@ def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collectio
     compile_rules(texts, user_fields=user_fields, where=where)
     for cap in slot.caps:
         if cap.sequence not in sequences:
-            declare = (
+            declaration_hint = (
                 f'sequence("{cap.sequence}", user, ["impression"], length=200) in '
                 "features.py declares it"
             )
             message = f"a cap looks at a sequence {cap.sequence!r}, which is not declared"
             raise DeclarationError(
-                message, where=where, fix=suggest_name(cap.sequence, sequences, declare)
+                message, where=where, fix=suggest_name(cap.sequence, sequences, declaration_hint)
             )

@@ -29,16 +29,16 @@ class Slate:
     Attributes:
         items: (k,): places of the shown items in the candidates, best first.
         propensities: (k,): the probability of each at its position.
-        explored: the positions (from 1) that show an item which its value alone would not have
+        explored_positions: positions (from 1) that show an item which its value alone would not have
             brought into the answer.
-        joint: (k,): the probability of the slate down to each position.
+        joint_propensities: (k,): the probability of the slate down to each position.
         teams: of an interleaved slate (k,): which ranking picked the item, 0 or 1; -1 for neither.
     """
 
     items: Rows
     propensities: Floats
-    explored: tuple[int, ...] = ()
-    joint: Floats = field(default_factory=lambda: np.zeros(0))
+    explored_positions: tuple[int, ...] = ()
+    joint_propensities: Floats = field(default_factory=lambda: np.zeros(0))
     teams: tuple[int, ...] = ()
 
 
@@ -95,12 +95,12 @@ class OneExplored:
     """The ranked slate, with at most one position from the pool: `item`.
 
     Attributes:
-        pools: explorable position → the items that may stand there.
+        pool_by_position: explorable position → the items that may stand there.
     """
 
     ranked: Rows
     rate: float
-    pools: Mapping[int, Rows]
+    pool_by_position: Mapping[int, Rows]
 
     @classmethod
     def of(
@@ -108,41 +108,48 @@ class OneExplored:
     ) -> "OneExplored":
         pool = order[ranked.size : ranked.size + explore.pool]
         positions = [
-            at for at in range(explore.first - 1, ranked.size) if at not in constraints.fixed
+            position
+            for position in range(explore.first - 1, ranked.size)
+            if position not in constraints.fixed_positions
         ]
-        pools = dict.fromkeys(positions, pool)
+        pool_by_position = dict.fromkeys(positions, pool)
         if not constraints.is_unconstrained:
-            pools = {
-                at: pool[constraints.added_violations(ranked, at, pool) <= 0] for at in positions
+            pool_by_position = {
+                position: pool[constraints.added_violations(ranked, position, pool) <= 0]
+                for position in positions
             }
-        return cls(ranked, explore.rate, {at: items for at, items in pools.items() if items.size})
+        return cls(
+            ranked,
+            explore.rate,
+            {position: items for position, items in pool_by_position.items() if items.size},
+        )
 
     def draw(self, rng: np.random.Generator) -> Rows:
-        shown, positions = self.ranked.copy(), list(self.pools)
+        shown, positions = self.ranked.copy(), list(self.pool_by_position)
         if not positions or rng.random() >= self.rate:
             return shown
-        at = positions[int(rng.integers(len(positions)))]
-        pool = self.pools[at]
-        shown[at] = pool[int(rng.integers(pool.size))]
+        position = positions[int(rng.integers(len(positions)))]
+        pool = self.pool_by_position[position]
+        shown[position] = pool[int(rng.integers(pool.size))]
         return shown
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
-        is_ranked, positions = match_positions(shown, self.ranked), list(self.pools)
-        explored = np.zeros(shown.size)
-        for at in np.flatnonzero(~is_ranked).tolist():
-            pool = self.pools.get(at)
-            if pool is not None and (pool == shown[at]).any():
-                explored[at] = self.rate / (len(positions) * pool.size)
+        is_ranked, positions = match_positions(shown, self.ranked), list(self.pool_by_position)
+        explored_probability = np.zeros(shown.size)
+        for position in np.flatnonzero(~is_ranked).tolist():
+            pool = self.pool_by_position.get(position)
+            if pool is not None and (pool == shown[position]).any():
+                explored_probability[position] = self.rate / (len(positions) * pool.size)
         if not positions:
             return _certain_propensities(is_ranked)
         can_explore = np.zeros(max(shown.size, self.ranked.size), bool)
         can_explore[positions] = True
         can_explore = can_explore[: shown.size]
         share = self.rate / len(positions)
-        marginal = np.where(is_ranked, 1.0 - share * can_explore, explored)
+        marginal = np.where(is_ranked, 1.0 - share * can_explore, explored_probability)
         changes = (~is_ranked).cumsum()
         unchanged = (1.0 - share * can_explore.cumsum()).clip(0.0)
-        joint = np.where(changes == 0, unchanged, (changes == 1) * explored.cumsum())
+        joint = np.where(changes == 0, unchanged, (changes == 1) * explored_probability.cumsum())
         return marginal, joint
 
 
@@ -154,13 +161,13 @@ class SwappedPairs:
 
     Attributes:
         extended_ranking: the ranked items, and the one after them where a pair includes it.
-        pairs: the upper position of each pair.
+        pair_starts: the upper position of each pair.
     """
 
     extended_ranking: Rows
     size: int
     rate: float
-    pairs: Rows
+    pair_starts: Rows
 
     @classmethod
     def of(
@@ -168,18 +175,20 @@ class SwappedPairs:
     ) -> "SwappedPairs":
         start = explore.first - 1
         extended_size = min(order.size, ranked.size + (ranked.size - start) % 2)
-        pairs = start + 2 * np.arange((extended_size - start) // 2)
-        swappable = _swappable_pairs(order, ranked.size, pairs.tolist(), constraints)
+        pair_starts = start + 2 * np.arange((extended_size - start) // 2)
+        swappable = _swappable_pairs(order, ranked.size, pair_starts.tolist(), constraints)
         return cls(order[:extended_size], ranked.size, explore.rate, np.array(swappable, np.intp))
 
     def draw(self, rng: np.random.Generator) -> Rows:
-        return self._swap(self.pairs[rng.random(self.pairs.size) < self.rate])[: self.size]
+        return self._swap(self.pair_starts[rng.random(self.pair_starts.size) < self.rate])[
+            : self.size
+        ]
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
         as_ranked = match_positions(shown, self.extended_ranking[: self.size])
-        as_swapped = match_positions(shown, self._swap(self.pairs)[: self.size])
-        upper = self.pairs[self.pairs < shown.size]
-        lower = self.pairs[self.pairs + 1 < shown.size] + 1
+        as_swapped = match_positions(shown, self._swap(self.pair_starts)[: self.size])
+        upper = self.pair_starts[self.pair_starts < shown.size]
+        lower = self.pair_starts[self.pair_starts + 1 < shown.size] + 1
         is_paired = np.zeros(shown.size, bool)
         is_paired[upper], is_paired[lower] = True, True
         marginal = np.where(as_ranked, 1.0 - self.rate, np.where(as_swapped, self.rate, 0.0))
@@ -191,11 +200,11 @@ class SwappedPairs:
         )
         return marginal, conditional.cumprod()
 
-    def _swap(self, pairs: Rows) -> Rows:
+    def _swap(self, pair_starts: Rows) -> Rows:
         swapped = self.extended_ranking.copy()
-        swapped[pairs], swapped[pairs + 1] = (
-            self.extended_ranking[pairs + 1],
-            self.extended_ranking[pairs],
+        swapped[pair_starts], swapped[pair_starts + 1] = (
+            self.extended_ranking[pair_starts + 1],
+            self.extended_ranking[pair_starts],
         )
         return swapped
 
@@ -280,8 +289,8 @@ def find_positions(items: npt.NDArray[np.integer], pool: npt.NDArray[np.integer]
     if not pool.size:
         return np.full(items.size, -1, np.intp)
     order = np.argsort(pool)
-    at = np.minimum(np.searchsorted(pool, items, sorter=order), pool.size - 1)
-    return np.where(pool[order[at]] == items, order[at], -1)
+    sorted_positions = np.minimum(np.searchsorted(pool, items, sorter=order), pool.size - 1)
+    return np.where(pool[order[sorted_positions]] == items, order[sorted_positions], -1)
 
 
 def _swappable_pairs(
@@ -293,22 +302,26 @@ def _swappable_pairs(
     at most one such set that no other pair changes, so each can be tested alone. No window of a
     quota may see two of the pairs.
     """
-    pairs = [at for at in pairs if at not in constraints.fixed and at + 1 not in constraints.fixed]
+    pairs = [
+        start
+        for start in pairs
+        if start not in constraints.fixed_positions and start + 1 not in constraints.fixed_positions
+    ]
     if constraints.is_unconstrained:
         return pairs
     violations_max = constraints.count_violations(order[:size])
     swappable: list[int] = []
-    for at in pairs:
+    for start in pairs:
         swapped = order.copy()
-        swapped[[at, at + 1]] = order[[at + 1, at]]
+        swapped[[start, start + 1]] = order[[start + 1, start]]
         if (
             constraints.window_max
             and swappable
-            and at - (swappable[-1] + 1) < constraints.window_max - 1
+            and start - (swappable[-1] + 1) < constraints.window_max - 1
         ):
             continue
         if constraints.count_violations(swapped[:size]) <= violations_max:
-            swappable.append(at)
+            swappable.append(start)
     return swappable
 
 

@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import DAY, HOUR
 
-DWELL = re.compile(r"dwell_(\d+)s")
-DWELL_S = "dwell_s"
+DWELL_PATTERN = re.compile(r"dwell_(\d+)s")
+DWELL_SECONDS_HEAD = "dwell_s"
 DWELL_MAX_S = 1_800.0
-_RETURN = re.compile(r"return_(\d+)d(?:_gap_(\d+)h)?")
-_GAP_H = 24  # the current visit is not a return
+_RETURN_PATTERN = re.compile(r"return_(\d+)d(?:_gap_(\d+)h)?")
+_DEFAULT_GAP_H = 24  # the current visit is not a return
 
 
 @dataclass(frozen=True)
 class ReturnTarget:
-    """A return of the user in [t + gap, t + until), microseconds.
+    """A return of the user in [t + gap_us, t + until_us), microseconds.
 
     It belongs to a request, and so is the same for all items shown.
     """
 
-    gap: int
-    until: int
+    gap_us: int
+    until_us: int
 
 
 def parse_return(head: str) -> ReturnTarget | None:
@@ -38,21 +38,21 @@ def parse_return(head: str) -> ReturnTarget | None:
     Raises:
         DeclarationError: the gap is as long as the window.
     """
-    match = _RETURN.fullmatch(head)
+    match = _RETURN_PATTERN.fullmatch(head)
     if match is None:
         return None
-    gap, until = int(match[2] or _GAP_H) * HOUR, int(match[1]) * DAY
-    if not gap < until:
+    gap_us, until_us = int(match[2] or _DEFAULT_GAP_H) * HOUR, int(match[1]) * DAY
+    if not gap_us < until_us:
         raise DeclarationError(
             f"{head} has nothing between its gap and its end",
             fix="name a longer window, such as return_7d_gap_12h",
         )
-    return ReturnTarget(gap, until)
+    return ReturnTarget(gap_us, until_us)
 
 
 def is_amount_head(head: str) -> bool:
     """Return whether a head is an expected amount rather than a probability."""
-    return head == DWELL_S
+    return head == DWELL_SECONDS_HEAD
 
 
 def item_heads(heads: Iterable[str]) -> list[str]:

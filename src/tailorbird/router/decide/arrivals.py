@@ -26,7 +26,7 @@ from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES
 from tailorbird.events.parts import partition_rows
 from tailorbird.router.columns import RefusedRow
 from tailorbird.router.decide import enrich
-from tailorbird.router.decide.dedup import ENTRY, Entries, fingerprint_columns
+from tailorbird.router.decide.dedup import ENTRY_DTYPE, Entries, fingerprint_columns
 
 Int64s = npt.NDArray[np.int64]
 
@@ -63,12 +63,12 @@ class Body(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ProfileRow:
-    """A profile among the events; `text` holds its properties as JSON."""
+    """A profile among the events; `properties_json` holds its properties as JSON."""
 
     row: int
     type: str
     properties: dict[str, Any]
-    text: str
+    properties_json: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,31 +86,31 @@ class Arrivals:
 
     Attributes:
         columns: the columns named in `EVENT_COLUMNS`.
-        entries: position, time of receipt and fingerprint of each event, for the dedup index.
+        dedup_entries: position, time of receipt and fingerprint of each event, for the dedup index.
         ts: event time before attribution, in microseconds.
-        utc_offset_min: offset of the client's clock, 0 where unknown.
-        profiles, responses, identifies: events that affect later ones, by ascending row.
+        utc_offset_minutes: offset of the client's clock, 0 where unknown.
+        profiles, responses, identify_rows: events that affect later ones, by ascending row.
         merges: rows of merge events and the user that each user is merged into.
-        producers: producer names by the number used in `entries`.
-        refused: rows that the contract refused.
+        producers: producer names by the number used in `dedup_entries`.
+        refused_rows: rows that the contract refused.
     """
 
     columns: dict[str, pa.Array]
-    entries: Entries
+    dedup_entries: Entries
     ts: Int64s
-    utc_offset_min: Int64s
+    utc_offset_minutes: Int64s
     profiles: Sequence[ProfileRow] = ()
     responses: Sequence[ResponseRow] = ()
-    identifies: Sequence[int] = ()
+    identify_rows: Sequence[int] = ()
     merges: Sequence[tuple[int, str]] = ()
     producers: dict[int, str] = field(default_factory=dict)
-    refused: Sequence[RefusedRow] = ()
+    refused_rows: Sequence[RefusedRow] = ()
 
     @property
     def received_at(self) -> Int64s:
-        return self.entries["received_at"]
+        return self.dedup_entries["received_at"]
 
-    def without(self, rows: Sequence[int]) -> "Arrivals":
+    def without_rows(self, rows: Sequence[int]) -> "Arrivals":
         """Return the arrivals except the given rows."""
         is_retained = np.ones(len(self), bool)
         is_retained[rows] = False
@@ -118,9 +118,9 @@ class Arrivals:
         return replace(
             self,
             columns={name: column.filter(arrow_mask) for name, column in self.columns.items()},
-            entries=self.entries[is_retained],
+            dedup_entries=self.dedup_entries[is_retained],
             ts=self.ts[is_retained],
-            utc_offset_min=self.utc_offset_min[is_retained],
+            utc_offset_minutes=self.utc_offset_minutes[is_retained],
             profiles=[
                 replace(profile, row=int(new_rows[profile.row]))
                 for profile in self.profiles
@@ -131,7 +131,7 @@ class Arrivals:
                 for response in self.responses
                 if is_retained[response.row]
             ],
-            identifies=[int(new_rows[row]) for row in self.identifies if is_retained[row]],
+            identify_rows=[int(new_rows[row]) for row in self.identify_rows if is_retained[row]],
             merges=[
                 (int(new_rows[row]), merged_into)
                 for row, merged_into in self.merges
@@ -162,11 +162,11 @@ class ArrivalsBuilder:
         self._rows = 0
         self._refused: list[RefusedRow] = []
 
-    def add(self, body: Body, *, shared: bool = False) -> None:
-        """Add the next body; `shared` marks one that all routers read."""
-        if shared and self._partition[1] > 1:
+    def add(self, body: Body, *, is_shared: bool = False) -> None:
+        """Add the next body; `is_shared` marks one that all routers read."""
+        if is_shared and self._partition[1] > 1:
             self._flush()
-            self._check([body], *self._partition)
+            self._check_bodies([body], *self._partition)
             return
         self._pending_bodies.append(body)
         self._pending_rows += body.rows
@@ -179,44 +179,48 @@ class ArrivalsBuilder:
         chunks = self._chunks
         producers = {number: name for name, number in self._producer_ids.items()}
         if not chunks:
-            empty = np.empty(0, np.int64)
+            no_times = np.empty(0, np.int64)
             columns = {name: pa.array([], ROUTED.field(name).type) for name in EVENT_COLUMNS}
             return Arrivals(
                 columns,
-                np.empty(0, ENTRY),
-                empty,
-                empty,
+                dedup_entries=np.empty(0, ENTRY_DTYPE),
+                ts=no_times,
+                utc_offset_minutes=no_times,
                 producers=producers,
-                refused=self._refused,
+                refused_rows=self._refused,
             )
         return Arrivals(
             {
                 name: pa.concat_arrays([chunk.columns[name] for chunk in chunks])
                 for name in EVENT_COLUMNS
             },
-            np.concatenate([chunk.entries for chunk in chunks]),
-            np.concatenate([chunk.ts for chunk in chunks]),
-            np.concatenate([chunk.utc_offset_min for chunk in chunks]),
-            [profile for chunk in chunks for profile in chunk.profiles],
-            [response for chunk in chunks for response in chunk.responses],
-            [row for chunk in chunks for row in chunk.identifies],
-            [merge for chunk in chunks for merge in chunk.merges],
-            producers,
-            self._refused,
+            dedup_entries=np.concatenate([chunk.dedup_entries for chunk in chunks]),
+            ts=np.concatenate([chunk.ts for chunk in chunks]),
+            utc_offset_minutes=np.concatenate([chunk.utc_offset_minutes for chunk in chunks]),
+            profiles=[profile for chunk in chunks for profile in chunk.profiles],
+            responses=[response for chunk in chunks for response in chunk.responses],
+            identify_rows=[row for chunk in chunks for row in chunk.identify_rows],
+            merges=[merge for chunk in chunks for merge in chunk.merges],
+            producers=producers,
+            refused_rows=self._refused,
         )
 
     def _flush(self) -> None:
         if self._pending_bodies:
-            self._check(self._pending_bodies)
+            self._check_bodies(self._pending_bodies)
             self._pending_bodies, self._pending_rows = [], 0
 
-    def _check(self, bodies: list[Body], number: int = 0, count: int = 1) -> None:
-        checked = self._contract.check([(body.payload, body.receipt) for body in bodies])
-        if count > 1:
+    def _check_bodies(
+        self, bodies: list[Body], partition_number: int = 0, partition_count: int = 1
+    ) -> None:
+        checked = self._contract.check_bodies([(body.payload, body.receipt) for body in bodies])
+        if partition_count > 1:
             checked = select_rows(
-                checked, partition_rows(checked.fields, number, count), refused=number == 0
+                checked,
+                partition_rows(checked.fields, partition_number, partition_count),
+                with_refusals=partition_number == 0,
             )
-        for body_index, refusal in checked.refused:
+        for body_index, refusal in checked.refusals:
             body = bodies[body_index]
             self._refused.append(
                 RefusedRow(
@@ -255,7 +259,7 @@ def _to_arrivals(
             for row, (type_, response, items) in enumerate(rows)
             if type_ == "answer" and response is not None and items is not None
         ]
-    identifies = (
+    identify_rows = (
         [first_row + row for row, type_ in enumerate(fields.type) if type_ == "identify"]
         if "identify" in types
         else []
@@ -277,25 +281,27 @@ def _to_arrivals(
     }
     columns["items"] = pa.array(fields.items, ROUTED.field("items").type)
     columns["timeless"] = pa.array(fields.timeless, pa.bool_())
-    columns |= _property_columns(fields.properties, profiles)
-    context_columns, utc_offset_min = _context_columns(fields.context)
+    columns |= _build_property_columns(fields.properties, profiles)
+    context_columns, utc_offset_minutes = _build_context_columns(fields.context)
     return Arrivals(
         columns | context_columns,
-        _dedup_entries(checked, bodies, producer_ids),
-        np.array(checked.ts, np.int64),
-        utc_offset_min,
-        [replace(profile, row=first_row + profile.row) for profile in profiles],
-        responses,
-        identifies,
-        merges,
+        dedup_entries=_build_dedup_entries(checked, bodies, producer_ids),
+        ts=np.array(checked.ts, np.int64),
+        utc_offset_minutes=utc_offset_minutes,
+        profiles=[replace(profile, row=first_row + profile.row) for profile in profiles],
+        responses=responses,
+        identify_rows=identify_rows,
+        merges=merges,
     )
 
 
-def _context_columns(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int64s]:
+def _build_context_columns(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int64s]:
     """Return the context columns and the clients' offsets from UTC in minutes."""
-    filled = [context or _NO_CONTEXT for context in contexts] if None in contexts else contexts
-    device, country, page, referrer, user_agent, offset = zip(
-        *map(msgspec.structs.astuple, filled), strict=True
+    present_contexts = (
+        [context or _NO_CONTEXT for context in contexts] if None in contexts else contexts
+    )
+    device, country, page, referrer, user_agent, utc_offset = zip(
+        *map(msgspec.structs.astuple, present_contexts), strict=True
     )
     country_codes = {text: text and text.upper() for text in set(country)}
     agents = {text: enrich.classify_agent(text) for text in set(user_agent)}
@@ -306,56 +312,58 @@ def _context_columns(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int6
         "referrer": referrer,
         "agent": [agents[text] for text in user_agent],
     }
-    offsets = (
-        np.zeros(len(filled), np.int64)
-        if offset.count(None) == len(offset)
-        else np.array([offset_or_none or 0 for offset_or_none in offset], np.int64)
+    utc_offset_minutes = (
+        np.zeros(len(present_contexts), np.int64)
+        if utc_offset.count(None) == len(utc_offset)
+        else np.array([offset_or_none or 0 for offset_or_none in utc_offset], np.int64)
     )
-    return {name: pa.array(column, pa.string()) for name, column in columns.items()}, offsets
+    return {
+        name: pa.array(column, pa.string()) for name, column in columns.items()
+    }, utc_offset_minutes
 
 
-def _property_columns(
-    column: Sequence[dict[str, Any] | None], profiles: Sequence[ProfileRow]
+def _build_property_columns(
+    properties_column: Sequence[dict[str, Any] | None], profiles: Sequence[ProfileRow]
 ) -> dict[str, pa.Array]:
     """Return the properties with columns of their own and the others as JSON text.
 
     A profile keeps all of its properties in the text.
     """
-    texts: list[str | None] = [None] * len(column)
-    properties_by_row: list[dict[str, Any]] = [properties or {} for properties in column]
+    properties_json: list[str | None] = [None] * len(properties_column)
+    properties_by_row: list[dict[str, Any]] = [properties or {} for properties in properties_column]
     for profile in profiles:
-        texts[profile.row], properties_by_row[profile.row] = profile.text, {}
-    names = set().union(*properties_by_row)
-    if not names.issubset(PROPERTY_COLUMNS):
+        properties_json[profile.row], properties_by_row[profile.row] = profile.properties_json, {}
+    property_names = set().union(*properties_by_row)
+    if not property_names.issubset(PROPERTY_COLUMNS):
         for row, properties in enumerate(properties_by_row):
             if properties:
-                texts[row] = enrich.encode_other_properties(properties)
-    columns = {"properties": pa.array(texts, pa.string())}
+                properties_json[row] = enrich.encode_other_properties(properties)
+    columns = {"properties": pa.array(properties_json, pa.string())}
     for name in PROPERTY_COLUMNS:
-        kind = ROUTED.field(name).type
+        arrow_type = ROUTED.field(name).type
         columns[name] = (
-            pa.array([properties.get(name) for properties in properties_by_row], kind)
-            if name in names
-            else pa.nulls(len(properties_by_row), kind)
+            pa.array([properties.get(name) for properties in properties_by_row], arrow_type)
+            if name in property_names
+            else pa.nulls(len(properties_by_row), arrow_type)
         )
     return columns
 
 
-def _dedup_entries(
+def _build_dedup_entries(
     checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int]
 ) -> Entries:
     """Return the dedup index entries of the events, shape (n,)."""
-    entries = np.empty(len(checked), ENTRY)
+    entries = np.empty(len(checked), ENTRY_DTYPE)
     fields = checked.fields
     fingerprints = fingerprint_columns(
         fields.user_id, fields.anonymous_id, fields.item_id, fields.event_id
     )
-    body_indices = np.array(checked.bodies, np.intp)
+    body_indexes = np.array(checked.body_indexes, np.intp)
     entries["key"], entries["fingerprint_rest"] = fingerprints[:, 0], fingerprints[:, 1]
     entries["received_at"] = checked.received_at
-    entries["offset"] = np.array([body.offset for body in bodies], np.int64)[body_indices]
+    entries["offset"] = np.array([body.offset for body in bodies], np.int64)[body_indexes]
     entries["producer"] = np.array([producer_ids[body.producer] for body in bodies], np.int32)[
-        body_indices
+        body_indexes
     ]
     entries["row"] = checked.rows
     return entries

@@ -44,7 +44,7 @@ class RememberedResponse(msgspec.Struct, frozen=True, array_like=True):
 class _Batch(msgspec.Struct):
     id: int
     producer: int
-    newest: int
+    newest_received_at: int
     responses: list[RememberedResponse]
 
 
@@ -53,30 +53,34 @@ class ResponseMemory:
 
     def __init__(self, connection: apsw.Connection, attribution_window_us: int) -> None:
         self._window_us = attribution_window_us
-        self._by_request: dict[str, RememberedResponse] = {}
+        self._response_by_request_id: dict[str, RememberedResponse] = {}
         self._batches: dict[int, deque[_Batch]] = {}
         self._unsaved: dict[int, list[RememberedResponse]] = {}
         self._last_batch_id = 0
-        decode = msgspec.msgpack.Decoder(list[RememberedResponse]).decode
-        for id_, producer, newest, encoded in connection.execute(
+        decode_responses = msgspec.msgpack.Decoder(list[RememberedResponse]).decode
+        for id_, producer, newest_received_at, encoded in connection.execute(
             "SELECT id, producer, newest, answers FROM answer_run ORDER BY id"
         ):
-            self._remember(_Batch(id_, producer, newest, decode(encoded)))
+            self._remember(_Batch(id_, producer, newest_received_at, decode_responses(encoded)))
 
     def put(self, producer: int, response: RememberedResponse) -> None:
         """Add a response of `producer`, which replaces an earlier one of the same request."""
-        self._by_request[response.request_id] = response
+        self._response_by_request_id[response.request_id] = response
         self._unsaved.setdefault(producer, []).append(response)
 
     def get(self, request_id: str, received_at: int) -> RememberedResponse | None:
         """Return the response, if an event received at `received_at` is within its window."""
-        response = self._by_request.get(request_id)
+        response = self._response_by_request_id.get(request_id)
         if response is None or received_at - response.received_at > self._window_us:
             return None
         return response
 
-    def save(self, connection: apsw.Connection, newest: dict[int, int]) -> None:
-        """Write new responses and evict old ones; `newest` has the newest receipt by partition."""
+    def save(self, connection: apsw.Connection, newest_by_producer: dict[int, int]) -> None:
+        """Write new responses and evict old ones.
+
+        Args:
+            newest_by_producer: newest time of receipt of each producer.
+        """
         for producer, responses in self._unsaved.items():
             batch = _Batch(
                 self._last_batch_id + 1,
@@ -85,29 +89,29 @@ class ResponseMemory:
                 responses,
             )
             self._remember(batch)
-            row = (batch.id, producer, batch.newest, msgspec.msgpack.encode(responses))
+            row = (batch.id, producer, batch.newest_received_at, msgspec.msgpack.encode(responses))
             connection.execute("INSERT INTO answer_run VALUES (?, ?, ?, ?)", row)
         self._unsaved = {}
-        for producer, received_at in newest.items():
+        for producer, received_at in newest_by_producer.items():
             self._evict(connection, producer, received_at - self._window_us)
 
     def _remember(self, batch: _Batch) -> None:
         self._last_batch_id = batch.id
         batches = self._batches.setdefault(batch.producer, deque())
         # Batches of a clock that was ahead would keep all later ones until their own time is past.
-        for earlier in reversed(batches):
-            if earlier.newest <= batch.newest:
+        for earlier_batch in reversed(batches):
+            if earlier_batch.newest_received_at <= batch.newest_received_at:
                 break
-            earlier.newest = batch.newest
+            earlier_batch.newest_received_at = batch.newest_received_at
         batches.append(batch)
         for response in batch.responses:
-            self._by_request[response.request_id] = response
+            self._response_by_request_id[response.request_id] = response
 
     def _evict(self, connection: apsw.Connection, producer: int, before: int) -> None:
         batches = self._batches.get(producer)
-        while batches and batches[0].newest < before:
+        while batches and batches[0].newest_received_at < before:
             batch = batches.popleft()
             connection.execute("DELETE FROM answer_run WHERE id = ?", (batch.id,))
             for response in batch.responses:
-                if self._by_request.get(response.request_id) is response:
-                    del self._by_request[response.request_id]
+                if self._response_by_request_id.get(response.request_id) is response:
+                    del self._response_by_request_id[response.request_id]

@@ -16,6 +16,8 @@ old segments cost live traffic nothing. They take 40 bytes per event on disk and
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import starmap
+from typing import NamedTuple
 
 import apsw
 import numpy as np
@@ -36,7 +38,7 @@ CREATE TABLE IF NOT EXISTS dedup_page(
 CREATE TABLE IF NOT EXISTS dedup_permanent(segment INTEGER PRIMARY KEY) STRICT; -- never dropped
 """
 
-ENTRY = np.dtype(
+ENTRY_DTYPE = np.dtype(
     [
         ("key", "<u8"),
         ("fingerprint_rest", "<u8"),
@@ -46,8 +48,25 @@ ENTRY = np.dtype(
         ("row", "<i4"),
     ]
 )
-Entries = npt.NDArray[np.void]
+Entries = npt.NDArray[np.void]  # shape (n,), dtype ENTRY_DTYPE
 Keys = npt.NDArray[np.uint64]
+
+
+class DedupEntry(NamedTuple):
+    """One entry of the index, with the fields of `ENTRY_DTYPE`."""
+
+    key: int
+    fingerprint_rest: int
+    received_at: int
+    offset: int
+    producer: int
+    row: int
+
+    @property
+    def location(self) -> tuple[int, int, int]:
+        """The raw log's number, the offset of the body and the row in it."""
+        return self.producer, self.offset, self.row
+
 
 _PAGE_ROWS = 256
 _PROBES = 6
@@ -65,24 +84,26 @@ def compute_fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
 
 
 def fingerprint_columns(
-    users: Sequence[str | None],
-    visitors: Sequence[str | None],
-    items: Sequence[str | None],
-    ids: Sequence[str],
+    user_ids: Sequence[str | None],
+    anonymous_ids: Sequence[str | None],
+    item_ids: Sequence[str | None],
+    event_ids: Sequence[str],
 ) -> npt.NDArray[np.uint64]:
     """Return the fingerprints of events given as columns, shape (n, 2)."""
-    if None in users:
-        named = zip(users, visitors, items, ids, strict=True)
+    if None in user_ids:
+        subjects = zip(user_ids, anonymous_ids, item_ids, event_ids, strict=True)
         texts = [
-            f"u{user}\0{id_}"
-            if user is not None
-            else f"a{visitor}\0{id_}"
-            if visitor is not None
-            else f"i{item}\0{id_}"
-            for user, visitor, item, id_ in named
+            f"u{user_id}\0{event_id}"
+            if user_id is not None
+            else f"a{anonymous_id}\0{event_id}"
+            if anonymous_id is not None
+            else f"i{item_id}\0{event_id}"
+            for user_id, anonymous_id, item_id, event_id in subjects
         ]
     else:
-        texts = [f"u{user}\0{id_}" for user, id_ in zip(users, ids, strict=True)]
+        texts = [
+            f"u{user_id}\0{event_id}" for user_id, event_id in zip(user_ids, event_ids, strict=True)
+        ]
     digests = [blake2b(text.encode(), digest_size=16).digest() for text in texts]
     return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
 
@@ -90,8 +111,19 @@ def fingerprint_columns(
 class _Segment:
     """The in-memory part of a sealed segment."""
 
-    def __init__(self, id_: int, oldest: int, newest: int, bloom: bytes, first_keys: bytes) -> None:
-        self.id, self.oldest, self.newest = id_, oldest, newest
+    def __init__(
+        self,
+        id_: int,
+        oldest_received_at: int,
+        newest_received_at: int,
+        bloom: bytes,
+        first_keys: bytes,
+    ) -> None:
+        self.id, self.oldest_received_at, self.newest_received_at = (
+            id_,
+            oldest_received_at,
+            newest_received_at,
+        )
         self.bloom = np.frombuffer(bloom, np.uint8)
         self.first_keys = np.frombuffer(first_keys, "<u8")
 
@@ -115,23 +147,25 @@ class DedupIndex:
             segment
             for (segment,) in connection.execute("SELECT segment FROM dedup_permanent").fetchall()
         }
-        self._newest = max((segment.newest for segment in self._segments), default=0)
+        self._newest_received_at = max(
+            (segment.newest_received_at for segment in self._segments), default=0
+        )
         self._reset_open_run()
         for (entries,) in connection.execute(
             "SELECT entries FROM dedup_run ORDER BY id"
         ).fetchall():
-            self.add(np.frombuffer(entries, ENTRY))
+            self.add(np.frombuffer(entries, ENTRY_DTYPE))
         self._unsaved = []
 
     def _reset_open_run(self) -> None:
-        self._open_entries = np.empty(0, ENTRY)
+        self._open_entries = np.empty(0, ENTRY_DTYPE)
         self._open_rows = 0
         self._unsaved: list[Entries] = []
         self._row_by_key: dict[int, int] = {}  # row of the first entry of a key in `_open_entries`
         self._other_rows_by_key: dict[int, list[int]] = {}  # rows of its other entries
 
-    def find_duplicates(self, entries: Entries) -> dict[int, tuple]:
-        """Return, by row, the earlier entry that the row duplicates, as a tuple of ENTRY.
+    def find_duplicates(self, entries: Entries) -> dict[int, DedupEntry]:
+        """Return, by row, the earlier entry that the row duplicates, of which it is a duplicate.
 
         The earlier entry is an accepted event or an earlier row of `entries`.
         """
@@ -143,77 +177,77 @@ class DedupIndex:
                 map(self._row_by_key.__contains__, key_list), bool, len(entries)
             )
         sealed_matches = self._search_segments(entries, is_candidate)
-        original_by_row: dict[int, tuple] = {}
-        earlier_rows: dict[int, list[tuple]] = {}
+        original_by_row: dict[int, DedupEntry] = {}
+        earlier_entries: dict[int, list[DedupEntry]] = {}  # by key
         for row in np.flatnonzero(is_candidate).tolist():
-            entry = entries[row].item()
-            key = entry[0]
+            entry = DedupEntry(*entries[row].item())
+            key = entry.key
             original = self._match(
                 entry,
                 [
                     *sealed_matches.get(row, ()),
                     *self._open_entries_of(key),
-                    *earlier_rows.get(key, ()),
+                    *earlier_entries.get(key, ()),
                 ],
             )
             if original is None:
-                earlier_rows.setdefault(key, []).append(entry)
+                earlier_entries.setdefault(key, []).append(entry)
             else:
                 original_by_row[row] = original
         return original_by_row
 
-    def _match(self, entry: tuple, candidates: Sequence[tuple]) -> tuple | None:
+    def _match(self, entry: DedupEntry, candidates: Sequence[DedupEntry]) -> DedupEntry | None:
         for candidate in candidates:
             if (
-                candidate[0] == entry[0]
-                and candidate[1] == entry[1]
-                and abs(candidate[2] - entry[2]) <= self._dedup_us
+                candidate.key == entry.key
+                and candidate.fingerprint_rest == entry.fingerprint_rest
+                and abs(candidate.received_at - entry.received_at) <= self._dedup_us
             ):
                 return candidate
         return None
 
-    def _open_entries_of(self, key: int) -> list[tuple]:
+    def _open_entries_of(self, key: int) -> list[DedupEntry]:
         first_row = self._row_by_key.get(key)
         return (
             []
             if first_row is None
             else [
-                self._open_entries[row].item()
+                DedupEntry(*self._open_entries[row].item())
                 for row in (first_row, *self._other_rows_by_key.get(key, ()))
             ]
         )
 
     def _search_segments(
         self, entries: Entries, is_candidate: npt.NDArray[np.bool_]
-    ) -> dict[int, list[tuple]]:
+    ) -> dict[int, list[DedupEntry]]:
         """Return segment entries with the same keys, by row, and mark these rows as candidates."""
-        matches: dict[int, list[tuple]] = {}
+        matches: dict[int, list[DedupEntry]] = {}
         if not self._segments or not len(entries):
             return matches
         oldest = int(entries["received_at"].min()) - self._dedup_us
         newest = int(entries["received_at"].max()) + self._dedup_us
         for segment in self._segments:
-            if segment.newest < oldest or segment.oldest > newest:
+            if segment.newest_received_at < oldest or segment.oldest_received_at > newest:
                 continue
             for row in np.flatnonzero(
                 _query_bloom(segment.bloom, entries["key"], entries["fingerprint_rest"])
             ).tolist():
-                entries_of_key = self._read(segment, entries["key"][row])
+                entries_of_key = self._read_entries_of_key(segment, entries["key"][row])
                 if entries_of_key:
                     is_candidate[row] = True
                     matches.setdefault(row, []).extend(entries_of_key)
         return matches
 
-    def _read(self, segment: _Segment, key: np.uint64) -> list[tuple]:
-        page = max(
+    def _read_entries_of_key(self, segment: _Segment, key: np.uint64) -> list[DedupEntry]:
+        first_page = max(
             int(np.searchsorted(segment.first_keys, key, "left")) - 1, 0
         )  # equal keys may begin on the page before
-        last = int(np.searchsorted(segment.first_keys, key, "right")) - 1
-        query = "SELECT entries FROM dedup_page WHERE segment = ? AND page BETWEEN ? AND ?"
-        matches: list[tuple] = []
-        for (data,) in self._connection.execute(query, (segment.id, page, last)):
-            entries = np.frombuffer(data, ENTRY)
-            matches.extend(entries[entries["key"] == key].tolist())
+        last_page = int(np.searchsorted(segment.first_keys, key, "right")) - 1
+        select_sql = "SELECT entries FROM dedup_page WHERE segment = ? AND page BETWEEN ? AND ?"
+        matches: list[DedupEntry] = []
+        for (data,) in self._connection.execute(select_sql, (segment.id, first_page, last_page)):
+            entries = np.frombuffer(data, ENTRY_DTYPE)
+            matches.extend(starmap(DedupEntry, entries[entries["key"] == key].tolist()))
         return matches
 
     def add(self, entries: Entries) -> None:
@@ -223,12 +257,15 @@ class DedupIndex:
         start, end = self._open_rows, self._open_rows + len(entries)
         if end > len(self._open_entries):
             self._open_entries = np.concatenate(
-                [self._open_entries[:start], np.empty(max(end, self._segment_rows // 4), ENTRY)]
+                [
+                    self._open_entries[:start],
+                    np.empty(max(end, self._segment_rows // 4), ENTRY_DTYPE),
+                ]
             )
         self._open_entries[start:end] = entries
         self._open_rows = end
         self._unsaved.append(entries)
-        self._newest = max(self._newest, int(entries["received_at"].max()))
+        self._newest_received_at = max(self._newest_received_at, int(entries["received_at"].max()))
         keys = entries["key"].tolist()
         row_by_key = dict(zip(keys, range(start, end), strict=True))
         if len(row_by_key) == len(keys) and self._row_by_key.keys().isdisjoint(keys):
@@ -271,9 +308,9 @@ class DedupIndex:
         self._reset_open_run()
 
     def _drop_old(self, connection: apsw.Connection) -> None:
-        horizon = self._newest - self._dedup_us
+        horizon = self._newest_received_at - self._dedup_us
         for segment in self._segments[:-_SEGMENTS_MIN]:
-            if segment.newest < horizon and segment.id not in self._permanent_segments:
+            if segment.newest_received_at < horizon and segment.id not in self._permanent_segments:
                 connection.execute("DELETE FROM dedup_page WHERE segment = ?", (segment.id,))
                 connection.execute("DELETE FROM dedup_segment WHERE id = ?", (segment.id,))
                 self._segments.remove(segment)
@@ -305,36 +342,38 @@ def rewrite_segment(connection: apsw.Connection, id_: int, entries: Entries) -> 
 def _find_repeated(keys: Keys) -> npt.NDArray[np.bool_]:
     """Return a mask of the keys that occur more than once."""
     order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    same = ordered[1:] == ordered[:-1]
-    repeated = np.zeros(len(keys), bool)
-    repeated[order[1:][same]] = True
-    repeated[order[:-1][same]] = True
-    return repeated
+    sorted_keys = keys[order]
+    equals_previous = sorted_keys[1:] == sorted_keys[:-1]
+    is_repeated = np.zeros(len(keys), bool)
+    is_repeated[order[1:][equals_previous]] = True
+    is_repeated[order[:-1][equals_previous]] = True
+    return is_repeated
 
 
-def _bit_positions(key: Keys, rest: Keys, probe: int, bits: int) -> npt.NDArray[np.intp]:
-    """Return the `probe`-th bit of each entry by double hashing; `bits` is a power of two."""
-    return ((key + np.uint64(probe) * (rest | np.uint64(1))) & np.uint64(bits - 1)).astype(np.intp)
+def _bit_positions(keys: Keys, rests: Keys, probe: int, bit_count: int) -> npt.NDArray[np.intp]:
+    """Return the `probe`-th bit of each entry by double hashing; `bit_count` is a power of two."""
+    return ((keys + np.uint64(probe) * (rests | np.uint64(1))) & np.uint64(bit_count - 1)).astype(
+        np.intp
+    )
 
 
-def _build_bloom(key: Keys, rest: Keys) -> npt.NDArray[np.uint8]:
-    bits = 1 << max((len(key) * _BITS_PER_ENTRY - 1).bit_length(), 6)
-    flags = np.zeros(bits, bool)
+def _build_bloom(keys: Keys, rests: Keys) -> npt.NDArray[np.uint8]:
+    bit_count = 1 << max((len(keys) * _BITS_PER_ENTRY - 1).bit_length(), 6)
+    flags = np.zeros(bit_count, bool)
     for probe in range(_PROBES):
-        flags[_bit_positions(key, rest, probe, bits)] = True
+        flags[_bit_positions(keys, rests, probe, bit_count)] = True
     return np.packbits(flags, bitorder="little")
 
 
-def _query_bloom(bloom: npt.NDArray[np.uint8], key: Keys, rest: Keys) -> npt.NDArray[np.bool_]:
+def _query_bloom(bloom: npt.NDArray[np.uint8], keys: Keys, rests: Keys) -> npt.NDArray[np.bool_]:
     """Return a mask of the entries that the filter may contain.
 
     Each probe looks only at the entries that the previous probes did not rule out.
     """
-    rows = np.arange(len(key))
+    rows = np.arange(len(keys))
     for probe in range(_PROBES):
-        bits = _bit_positions(key[rows], rest[rows], probe, len(bloom) * 8)
-        rows = rows[(bloom[bits >> 3] >> (bits & 7).astype(np.uint8)) & 1 == 1]
-    is_member = np.zeros(len(key), bool)
+        bit_positions = _bit_positions(keys[rows], rests[rows], probe, len(bloom) * 8)
+        rows = rows[(bloom[bit_positions >> 3] >> (bit_positions & 7).astype(np.uint8)) & 1 == 1]
+    is_member = np.zeros(len(keys), bool)
     is_member[rows] = True
     return is_member

@@ -27,9 +27,9 @@ def classify_agent(user_agent: str | None) -> str:
     return "bot" if user_agent and _BOT.search(user_agent) else "person"
 
 
-def local_hour(ts: int, utc_offset_min: int | None) -> int:
+def local_hour(ts: int, utc_offset_minutes: int | None) -> int:
     """Return the local hour of the day, 0 to 23; that of UTC where the offset is unknown."""
-    return (ts + (utc_offset_min or 0) * MINUTE) // HOUR % 24
+    return (ts + (utc_offset_minutes or 0) * MINUTE) // HOUR % 24
 
 
 def encode_properties(properties: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import apsw
 
-from tailorbird.events.merges import Merge, survivor
+from tailorbird.events.merges import Merge, resolve_merged_user
 from tailorbird.router.decide.timeline import Timeline
 
 SCHEMA_SQL = """
@@ -38,14 +38,14 @@ class IdentityHistory:
         self._unsaved: list[tuple[str, int, int, str]] = []
 
     @property
-    def bytes(self) -> int:
+    def cache_bytes(self) -> int:
         """Return the approximate size of the cache."""
-        return self.timeline.bytes
+        return self.timeline.cache_bytes
 
-    def apply(self, anonymous_id: str, ts: int, p: int, user_id: str) -> None:
+    def apply(self, anonymous_id: str, ts: int, log_position: int, user_id: str) -> None:
         """Make `anonymous_id` the user `user_id` from `ts` on."""
         self.timeline.put(anonymous_id, ts, user_id)
-        self._unsaved.append((anonymous_id, ts, p, user_id))
+        self._unsaved.append((anonymous_id, ts, log_position, user_id))
 
     def save(self, connection: apsw.Connection) -> None:
         """Write what was applied since the last save."""
@@ -65,23 +65,23 @@ class MergeHistory:
     def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
         select = "SELECT ts, ts, p, merged_into FROM merge WHERE user_id = ?1"
         self._timeline: Timeline[Merge] = Timeline(
-            connection, select, Merge, lambda merge: len(merge.into), bytes_max=bytes_max
+            connection, select, Merge, lambda merge: len(merge.merged_into), bytes_max=bytes_max
         )
         self._unsaved: list[tuple[str, int, int, str]] = []
         self.has_merges = connection.execute("SELECT EXISTS (SELECT 1 FROM merge)").get == 1
 
     @property
-    def bytes(self) -> int:
+    def cache_bytes(self) -> int:
         """Return the approximate size of the cache."""
-        return self._timeline.bytes
+        return self._timeline.cache_bytes
 
-    def apply(self, user_id: str, ts: int, p: int, into: str) -> None:
-        """Make `user_id` another name of `into` from `ts` on."""
-        self._timeline.put(user_id, ts, Merge(ts, p, into))
-        self._unsaved.append((user_id, ts, p, into))
+    def apply(self, user_id: str, ts: int, log_position: int, merged_into: str) -> None:
+        """Make `user_id` another name of `merged_into` from `ts` on."""
+        self._timeline.put(user_id, ts, Merge(ts, log_position, merged_into))
+        self._unsaved.append((user_id, ts, log_position, merged_into))
         self.has_merges = True
 
-    def find_merged(self, users: Iterable[str]) -> set[str]:
+    def find_merged_users(self, users: Iterable[str]) -> set[str]:
         """Return the users that were ever merged."""
         users = list(users)
         self._timeline.preload(users)
@@ -89,7 +89,7 @@ class MergeHistory:
 
     def at(self, user_id: str, ts: int) -> str:
         """Return the user that `user_id` is merged into at `ts`, or itself."""
-        return survivor(user_id, lambda user: self._timeline.at(user, ts))[0]
+        return resolve_merged_user(user_id, lambda user: self._timeline.at(user, ts))[0]
 
     def save(self, connection: apsw.Connection) -> None:
         """Write what was applied since the last save."""

@@ -14,6 +14,7 @@ from tailorbird.router.decide.arrivals import Arrivals, Int64s
 from tailorbird.router.decide.timeline import NOT_CONSTANT, Timeline
 
 V = TypeVar("V")
+_PENDING = -2  # code of a row whose value is looked up by itself
 Codes, Bools = npt.NDArray[np.int32], npt.NDArray[np.bool_]
 
 
@@ -23,16 +24,16 @@ class DictionaryColumn(NamedTuple, Generic[V]):
     values: list[V]
     codes: Codes
 
-    def to_arrow(self, type_: pa.DataType, get: Callable[[V], Any]) -> pa.Array:
-        """Return `get` of each value as an Arrow array."""
+    def to_arrow(self, type_: pa.DataType, get_field: Callable[[V], Any]) -> pa.Array:
+        """Return `get_field` of each value as an Arrow array."""
         if not self.values:
             return pa.nulls(len(self.codes), type_)
-        return pa.array([get(value) for value in self.values], type_).take(
+        return pa.array([get_field(value) for value in self.values], type_).take(
             pa.array(self.codes, mask=self.codes < 0)
         )
 
 
-class Update(NamedTuple):
+class TimelineUpdate(NamedTuple):
     """A change of `key` by the event at `row`, which `apply` puts into its timeline."""
 
     row: int
@@ -40,11 +41,15 @@ class Update(NamedTuple):
     apply: Callable[[int], None]
 
 
-def profile_updates(
-    arrivals: Arrivals, history: profile_history.ProfileHistory, kind: str, key: str, first_p: int
-) -> list[Update]:
+def build_profile_updates(
+    arrivals: Arrivals,
+    history: profile_history.ProfileHistory,
+    kind: str,
+    key_column: str,
+    first_log_position: int,
+) -> list[TimelineUpdate]:
     """Return the profile updates of one kind."""
-    ids, versions = arrivals.columns[key], arrivals.columns["event_id"]
+    ids, versions = arrivals.columns[key_column], arrivals.columns["event_id"]
     profiles = {profile.row: profile for profile in arrivals.profiles if profile.type == kind}
 
     def apply(row: int) -> None:
@@ -52,57 +57,60 @@ def profile_updates(
         history.apply(
             ids[row].as_py() or "",
             int(arrivals.ts[row]),
-            first_p + row,
+            first_log_position + row,
             versions[row].as_py(),
             profile.properties,
-            profile.text,
+            profile.properties_json,
         )
 
-    return [Update(row, ids[row].as_py() or "", apply) for row in profiles]
+    return [TimelineUpdate(row, ids[row].as_py() or "", apply) for row in profiles]
 
 
 def look_up_profiles(
     keys: pa.Array,
     ts: Int64s,
     timeline: Timeline[V],
-    updates: Sequence[Update],
-    overrides: Mapping[int, Callable[[int], V | None]] | None = None,
+    updates: Sequence[TimelineUpdate],
+    lookup_by_row: Mapping[int, Callable[[int], V | None]] | None = None,
 ) -> DictionaryColumn[V]:
     """Return the value of each key at its time, after the updates of earlier rows.
 
     All updates are applied. A null key has a null value.
 
     Args:
-        overrides: functions to call instead of the lookup, by row.
+        lookup_by_row: functions to call instead of the lookup, by row.
     """
-    encoded = keys.dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    timeline.preload([*names, *(update.key for update in updates)])
+    encoded_keys = keys.dictionary_encode()
+    distinct_keys = encoded_keys.dictionary.to_pylist()
+    timeline.preload([*distinct_keys, *(update.key for update in updates)])
     updated_keys = {update.key for update in updates}
-    first, last = (int(ts.min()), int(ts.max())) if len(ts) else (0, 0)
+    first_ts, last_ts = (int(ts.min()), int(ts.max())) if len(ts) else (0, 0)
     values: list[V] = []
-    code_of = np.full(len(names) + 1, -1, np.int32)  # the last entry stands for a null key
-    for index, value in enumerate(timeline.find_constant(names, first, last)):
-        if value is NOT_CONSTANT or names[index] in updated_keys:
-            code_of[index] = -2
+    code_by_key_index = np.full(
+        len(distinct_keys) + 1, -1, np.int32
+    )  # the last entry stands for a null key
+    for index, value in enumerate(timeline.find_constant(distinct_keys, first_ts, last_ts)):
+        if value is NOT_CONSTANT or distinct_keys[index] in updated_keys:
+            code_by_key_index[index] = _PENDING
         elif value is not None:
-            code_of[index] = len(values)
+            code_by_key_index[index] = len(values)
             values.append(value)
-    codes_of_row = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
-    codes = code_of[codes_of_row]
+    key_indexes = encoded_keys.indices.fill_null(len(distinct_keys)).to_numpy(zero_copy_only=False)
+    codes = code_by_key_index[key_indexes]
 
     def look_up(row: int) -> None:
         value = (
-            overrides[row](row)
-            if overrides and row in overrides
-            else timeline.at(names[codes_of_row[row]], int(ts[row]))
+            lookup_by_row[row](row)
+            if lookup_by_row and row in lookup_by_row
+            else timeline.at(distinct_keys[key_indexes[row]], int(ts[row]))
         )
         codes[row] = -1 if value is None else len(values)
         if value is not None:
             values.append(value)
 
     lookups = [
-        (row, look_up) for row in (*np.flatnonzero(codes == -2).tolist(), *(overrides or ()))
+        (row, look_up)
+        for row in (*np.flatnonzero(codes == _PENDING).tolist(), *(lookup_by_row or ()))
     ]
     for row, action in sorted(
         [*lookups, *((update.row, update.apply) for update in updates)], key=itemgetter(0)
@@ -116,24 +124,24 @@ def look_up_item_profiles(
     keys: pa.Array,
     ts: Int64s,
     history: profile_history.ProfileHistory,
-    first_p: int,
+    first_log_position: int,
     is_profile: Bools,
 ) -> DictionaryColumn[profile_history.ProfileVersion]:
     """Return the item profile of each event; that of each item for an event about several."""
-    updates = profile_updates(arrivals, history, "item", "item_id", first_p)
+    updates = build_profile_updates(arrivals, history, "item", "item_id", first_log_position)
     item_lists = arrivals.columns["items"]
     if item_lists.null_count == len(item_lists):
         return look_up_profiles(keys, ts, history.timeline, updates)
-    lengths = pc.fill_null(pc.list_value_length(item_lists), 0).to_numpy(zero_copy_only=False)
+    list_lengths = pc.fill_null(pc.list_value_length(item_lists), 0).to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(
-        (lengths > 0) & keys.is_null().to_numpy(zero_copy_only=False) & ~is_profile
+        (list_lengths > 0) & keys.is_null().to_numpy(zero_copy_only=False) & ~is_profile
     )
-    selected = item_lists.take(pa.array(rows))
-    history.timeline.preload(selected.flatten().unique().to_pylist())
-    items_by_row = dict(zip(rows.tolist(), selected.to_pylist(), strict=True))
+    selected_lists = item_lists.take(pa.array(rows))
+    history.timeline.preload(selected_lists.flatten().unique().to_pylist())
+    items_by_row = dict(zip(rows.tolist(), selected_lists.to_pylist(), strict=True))
 
     def look_up(row: int) -> profile_history.ProfileVersion | None:
-        return history.list_versions(items_by_row[row], int(ts[row]))
+        return history.join_versions(items_by_row[row], int(ts[row]))
 
     return look_up_profiles(
         keys, ts, history.timeline, updates, dict.fromkeys(items_by_row, look_up)

@@ -55,18 +55,24 @@ class ProfileHistory:
         self._unsaved: list[tuple[str, str, int, int, str, str]] = []
 
     @property
-    def bytes(self) -> int:
+    def cache_bytes(self) -> int:
         """Return the approximate size of the cache."""
-        return self.timeline.bytes
+        return self.timeline.cache_bytes
 
     def apply(
-        self, id_: str, ts: int, p: int, version: str, properties: dict[str, Any], text: str
+        self,
+        id_: str,
+        ts: int,
+        log_position: int,
+        version: str,
+        properties: dict[str, Any],
+        properties_json: str,
     ) -> None:
-        """Make this version the profile of `id_` from `ts` on; `text` is its properties as JSON."""
+        """Make this version the profile of `id_` from `ts` on."""
         self.timeline.put(id_, ts, ProfileVersion(version, self._encode_attributes(properties)))
-        self._unsaved.append((self._kind, id_, ts, p, version, text))
+        self._unsaved.append((self._kind, id_, ts, log_position, version, properties_json))
 
-    def list_versions(self, ids: Sequence[str], ts: int) -> ProfileVersion | None:
+    def join_versions(self, ids: Sequence[str], ts: int) -> ProfileVersion | None:
         """Return the versions of several ids at `ts`, as JSON lists in the order of `ids`.
 
         Returns None if no id has a version.

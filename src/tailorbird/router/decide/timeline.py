@@ -24,14 +24,14 @@ _get_ts = itemgetter(0)
 
 
 class _CachedKey(Generic[V]):
-    """Cached values of a key: the newest by time, and in `late` unsaved values older than them."""
+    """Cached values of a key: the newest by time, and in `late_values` unsaved older ones."""
 
-    __slots__ = ("is_complete", "late", "size", "values")
+    __slots__ = ("is_complete", "late_values", "size", "values")
 
     def __init__(self, values: list[tuple[int, V]], is_complete: bool) -> None:
         self.values = values
         self.is_complete = is_complete  # the table has no older values
-        self.late: list[tuple[int, V]] = []
+        self.late_values: list[tuple[int, V]] = []
         self.size = 0
 
 
@@ -47,10 +47,10 @@ class Timeline(Generic[V]):
     puts to the table, with ascending `p`, before it calls `mark_saved`; nobody else writes to it.
 
     Args:
-        select: query of the rows of key ?1, with the columns ts and those that `make` takes,
-            without an order.
-        make: makes a value from the columns after ts.
-        size: returns the bytes of a value's texts.
+        select: query of the rows of key ?1, with the columns ts and those that `make_value`
+            takes, without an order.
+        make_value: makes a value from the columns after ts.
+        value_bytes: returns the bytes of a value's texts.
         bytes_max: bound of the cache between steps; what a step reads and puts comes on top.
     """
 
@@ -58,15 +58,15 @@ class Timeline(Generic[V]):
         self,
         connection: apsw.Connection,
         select: str,
-        make: Callable[..., V],
-        size: Callable[[V], int],
+        make_value: Callable[..., V],
+        value_bytes: Callable[[V], int],
         *,
         bytes_max: int,
     ) -> None:
-        self._connection, self._make, self._size, self._bytes_max = (
+        self._connection, self._make_value, self._value_bytes, self._bytes_max = (
             connection,
-            make,
-            size,
+            make_value,
+            value_bytes,
             bytes_max,
         )
         order = "ORDER BY ts DESC, p DESC LIMIT"
@@ -75,38 +75,38 @@ class Timeline(Generic[V]):
             "SELECT value FROM json_each(?1) WHERE EXISTS "
             f"({select.replace('?1', 'json_each.value')})"
         )
-        self._before_query = f"{select} AND ts <= ?2 {order} 1"
+        self._as_of_query = f"{select} AND ts <= ?2 {order} 1"
         self._cache: OrderedDict[str, _CachedKey[V]] = OrderedDict()
-        self._absent: _CachedKey[V] = _CachedKey(
+        self._absent_key: _CachedKey[V] = _CachedKey(
             [], is_complete=True
         )  # shared by all keys without values
         self._updated_keys: set[str] = set()
-        self.bytes = 0
+        self.cache_bytes = 0
 
     def preload(self, keys: Iterable[str]) -> None:
         """Load `keys` into the cache in one transaction and mark them as most recently used."""
-        cache, missing = self._cache, []
+        cache, missing_keys = self._cache, []
         for key in dict.fromkeys(keys):
             if key in cache:
                 cache.move_to_end(key)
             else:
-                missing.append(key)
-        if not missing:
+                missing_keys.append(key)
+        if not missing_keys:
             return
         owns_transaction = not self._connection.in_transaction
         if owns_transaction:
             self._connection.execute("BEGIN")  # one read transaction instead of one per key
         try:
-            present = {
+            present_keys = {
                 key
                 for (key,) in self._connection.execute(
-                    self._present_query, (msgspec.json.encode(missing).decode(),)
+                    self._present_query, (msgspec.json.encode(missing_keys).decode(),)
                 )
             }
-            absent = [key for key in missing if key not in present]
-            cache.update(dict.fromkeys(absent, self._absent))
-            self.bytes += KEY_BYTES * len(absent) + sum(map(len, absent))
-            for key in present:
+            absent_keys = [key for key in missing_keys if key not in present_keys]
+            cache.update(dict.fromkeys(absent_keys, self._absent_key))
+            self.cache_bytes += KEY_BYTES * len(absent_keys) + sum(map(len, absent_keys))
+            for key in present_keys:
                 self._read(key)
         finally:
             if (
@@ -117,13 +117,13 @@ class Timeline(Generic[V]):
     def put(self, key: str, ts: int, value: V) -> None:
         """Set the value from `ts` on, until the next time of the key."""
         cached = self._get(key)
-        if cached is self._absent:
+        if cached is self._absent_key:
             cached = self._cache[key] = _CachedKey([], is_complete=True)
             cached.size = KEY_BYTES + len(key)
         self._updated_keys.add(key)
         values = cached.values
         if not cached.is_complete and ts < values[0][0]:
-            insort_right(cached.late, (ts, value), key=_get_ts)
+            insort_right(cached.late_values, (ts, value), key=_get_ts)
         elif not values or values[-1][0] <= ts:
             values.append((ts, value))
         else:
@@ -134,16 +134,16 @@ class Timeline(Generic[V]):
         cached = self._get(key)
         values = cached.values
         if values and values[0][0] <= ts:
-            newest = values[-1]
+            newest_ts, newest_value = values[-1]
             return (
-                newest[1]
-                if newest[0] <= ts
+                newest_value
+                if newest_ts <= ts
                 else values[bisect_right(values, ts, key=_get_ts) - 1][1]
             )
         return None if cached.is_complete else self._read_older(key, cached, ts)
 
-    def find_constant(self, keys: Sequence[str], first: int, last: int) -> list[V | None]:
-        """Return the value of each key that holds from `first` to `last`.
+    def find_constant(self, keys: Sequence[str], first_ts: int, last_ts: int) -> list[V | None]:
+        """Return the value of each key that holds from `first_ts` to `last_ts`.
 
         It is `NOT_CONSTANT` where the value may change in between and needs a lookup by time.
         """
@@ -151,10 +151,10 @@ class Timeline(Generic[V]):
         for key in keys:
             cached = self._get(key)
             values = cached.values
-            if not values or (cached.is_complete and values[0][0] > last):
+            if not values or (cached.is_complete and values[0][0] > last_ts):
                 constants.append(None)
             else:
-                constants.append(values[-1][1] if values[-1][0] <= first else NOT_CONSTANT)
+                constants.append(values[-1][1] if values[-1][0] <= first_ts else NOT_CONSTANT)
         return constants
 
     def values(self, key: str) -> list[V]:
@@ -168,12 +168,12 @@ class Timeline(Generic[V]):
             if len(cached.values) > CACHED_VALUES:
                 del cached.values[:-CACHED_VALUES]
                 cached.is_complete = False
-            cached.late.clear()
+            cached.late_values.clear()
             self._update_size(key, cached)
         self._updated_keys = set()
-        while self.bytes > self._bytes_max and self._cache:
+        while self.cache_bytes > self._bytes_max and self._cache:
             key, cached = self._cache.popitem(last=False)
-            self.bytes -= KEY_BYTES + len(key) if cached is self._absent else cached.size
+            self.cache_bytes -= KEY_BYTES + len(key) if cached is self._absent_key else cached.size
 
     def _get(self, key: str) -> _CachedKey[V]:
         cached = self._cache.get(key)
@@ -183,26 +183,31 @@ class Timeline(Generic[V]):
         rows: list[tuple[Any, ...]] = self._connection.execute(
             self._newest_query, (key,)
         ).fetchall()
-        values = [(row[0], self._make(*row[1:])) for row in reversed(rows[:CACHED_VALUES])]
+        values = [
+            (ts, self._make_value(*columns)) for ts, *columns in reversed(rows[:CACHED_VALUES])
+        ]
         cached = self._cache[key] = _CachedKey(values, len(rows) <= CACHED_VALUES)
         self._update_size(key, cached)
         return cached
 
     def _read_older(self, key: str, cached: _CachedKey[V], ts: int) -> V | None:
-        row = self._connection.execute(self._before_query, (key, ts)).fetchone()
-        late = bisect_right(cached.late, ts, key=_get_ts)
-        if late and (row is None or row[0] <= cached.late[late - 1][0]):
-            return cached.late[late - 1][1]
-        return None if row is None else self._make(*row[1:])
+        row = self._connection.execute(self._as_of_query, (key, ts)).fetchone()
+        saved_ts, *columns = row or (None,)
+        late_count = bisect_right(cached.late_values, ts, key=_get_ts)
+        if late_count:
+            late_ts, late_value = cached.late_values[late_count - 1]
+            if saved_ts is None or saved_ts <= late_ts:
+                return late_value
+        return None if saved_ts is None else self._make_value(*columns)
 
     def _update_size(self, key: str, cached: _CachedKey[V]) -> None:
-        size = (
+        byte_count = (
             KEY_BYTES
             + len(key)
-            + sum(VALUE_BYTES + self._size(value) for _, value in cached.values)
+            + sum(VALUE_BYTES + self._value_bytes(value) for _, value in cached.values)
         )
-        self.bytes += size - cached.size
-        cached.size = size
+        self.cache_bytes += byte_count - cached.size
+        cached.size = byte_count
 
     def __len__(self) -> int:
         return len(self._cache)

@@ -16,7 +16,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events import Event
 from tailorbird.router.decide import attribution, dedup
-from tailorbird.router.decide.dedup import ENTRY, Entries, compute_fingerprints
+from tailorbird.router.decide.dedup import ENTRY_DTYPE, Entries, compute_fingerprints
 from tailorbird.router.routed_log import pruned
 from tailorbird.stream import EmbeddedWriter
 
@@ -41,11 +41,11 @@ class Mentions(Protocol):
         """Return whether a text mentions one of them."""
         ...
 
-    def rewritten(self, text: str) -> str | None:
+    def redact_json(self, text: str) -> str | None:
         """Return a JSON object without the mentions; None where there are none."""
         ...
 
-    def renamed(self, id_: str) -> str:
+    def rename(self, id_: str) -> str:
         """Return a new id for an event or request id that mentions one of them, else the id."""
         ...
 
@@ -54,35 +54,35 @@ def erase_from_file(
     log: EmbeddedWriter,
     before: int,
     *,
-    users: Collection[str],
-    visitors: Collection[str],
-    events: Collection[tuple[str, str, str]],
-    requests: Collection[str],
+    user_ids: Collection[str],
+    anonymous_ids: Collection[str],
+    event_keys: Collection[tuple[str, str, str]],
+    request_ids: Collection[str],
     mentions: Mentions,
 ) -> ErasedCounts:
     """Erase people from the router's file, whose writer is `log`.
 
     Args:
         before: every block ends at or before it, and no reader needs one.
-        users, visitors: user ids and anonymous ids whose identities and profiles are deleted;
-            anonymous ids that somebody else used too are not among them.
-        events: kind of subject ("u" or "a"), subject, event id.
-        requests: request ids of the responses to delete.
+        user_ids, anonymous_ids: those whose identities and profiles are deleted; anonymous ids
+            that somebody else used too are not among them.
+        event_keys: kind of subject ("u" or "a"), subject, event id.
+        request_ids: request ids of the responses to delete.
         mentions: removed from profiles of items and of others.
     """
     blocks = 0
-    while count := log.prune_batch(
-        before, before_delete=partial(pruned.summarize_blocks, log.connection)
+    while block_count := log.prune_batch(
+        before, on_delete=partial(pruned.summarize_blocks, log.connection)
     ):
-        blocks += count
+        blocks += block_count
         faults.at("erase.routed_blocks")
     with log.transaction() as connection:
         counts = erase_from_tables(
             connection,
-            users=users,
-            visitors=visitors,
-            events=events,
-            requests=requests,
+            user_ids=user_ids,
+            anonymous_ids=anonymous_ids,
+            event_keys=event_keys,
+            request_ids=request_ids,
             mentions=mentions,
         )
         faults.at("erase.routed_tables")
@@ -94,65 +94,76 @@ def erase_from_file(
 def erase_from_tables(
     connection: apsw.Connection,
     *,
-    users: Collection[str],
-    visitors: Collection[str],
-    events: Collection[tuple[str, str, str]],
-    requests: Collection[str],
+    user_ids: Collection[str],
+    anonymous_ids: Collection[str],
+    event_keys: Collection[tuple[str, str, str]],
+    request_ids: Collection[str],
     mentions: Mentions,
 ) -> ErasedCounts:
     """Erase people from the tables alone, within a transaction; see `erase`."""
-    dedup_entries = _delete_dedup_entries(connection, _fingerprint_entries(events))
-    identities = _delete(connection, "identity", "user_id", users) + _delete(
-        connection, "identity", "anonymous_id", visitors
+    dedup_entries = _delete_dedup_entries(connection, _build_dedup_entries(event_keys))
+    identities = _delete(connection, "identity", "user_id", user_ids) + _delete(
+        connection, "identity", "anonymous_id", anonymous_ids
     )
-    identities += _delete(connection, "merge", "user_id", users)
+    identities += _delete(connection, "merge", "user_id", user_ids)
     connection.executemany(
-        "UPDATE merge SET merged_into = user_id WHERE merged_into = ?", [(user,) for user in users]
+        "UPDATE merge SET merged_into = user_id WHERE merged_into = ?",
+        [(user,) for user in user_ids],
     )
-    profiles = _delete(connection, "profile", "kind = 'user' AND id", users)
-    responses = _delete_responses(connection, frozenset(requests))
+    profiles = _delete(connection, "profile", "kind = 'user' AND id", user_ids)
+    responses = _delete_responses(connection, frozenset(request_ids))
     mentions_removed = _remove_mentions(
-        connection, "profile", ("kind", "id", "ts", "p"), mentions.rewritten
+        connection, "profile", ("kind", "id", "ts", "p"), mentions.redact_json
     ) + remove_item_mentions(connection, mentions)
     mentions_removed += _rename_profile_versions(connection, mentions) + _remove_response_mentions(
         connection, mentions
     )
-    return ErasedCounts(0, dedup_entries, identities, profiles, responses, mentions_removed)
+    return ErasedCounts(
+        repeats=dedup_entries,
+        identities=identities,
+        profiles=profiles,
+        answers=responses,
+        mentions=mentions_removed,
+    )
 
 
 def remove_item_mentions(connection: apsw.Connection, mentions: Mentions) -> int:
     """Remove mentions from the item summary and return how many items had some."""
-    return _remove_mentions(connection, "pruned_item", ("item_id",), mentions.rewritten)
+    return _remove_mentions(connection, "pruned_item", ("item_id",), mentions.redact_json)
 
 
 def _remove_mentions(
     connection: apsw.Connection,
     table: str,
-    key: tuple[str, ...],
+    key_columns: tuple[str, ...],
     rewrite: Callable[[str], str | None],
 ) -> int:
-    rows = connection.execute(f"SELECT properties, {', '.join(key)} FROM {table}")
+    rows = connection.execute(f"SELECT properties, {', '.join(key_columns)} FROM {table}")
     changed_rows = [
         (new_text, *key_values)
         for text, *key_values in rows
         if (new_text := rewrite(text)) is not None
     ]
-    where = " AND ".join(f"{name} = ?" for name in key)
-    connection.executemany(f"UPDATE {table} SET properties = ? WHERE {where}", changed_rows)
+    where_sql = " AND ".join(f"{name} = ?" for name in key_columns)
+    connection.executemany(f"UPDATE {table} SET properties = ? WHERE {where_sql}", changed_rows)
     return len(changed_rows)
 
 
 def _rename_profile_versions(connection: apsw.Connection, mentions: Mentions) -> int:
     """Rename profile versions, which are event ids, where they mention an erased person."""
     rows = connection.execute("SELECT DISTINCT version FROM profile").fetchall()
-    changed_rows = [(new, old) for (old,) in rows if (new := mentions.renamed(old)) != old]
+    changed_rows = [
+        (new_version, old_version)
+        for (old_version,) in rows
+        if (new_version := mentions.rename(old_version)) != old_version
+    ]
     connection.executemany("UPDATE profile SET version = ? WHERE version = ?", changed_rows)
     return len(changed_rows)
 
 
 def _remove_response_mentions(connection: apsw.Connection, mentions: Mentions) -> int:
     count = 0
-    for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
+    for batch_id, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
         responses = _decode_responses(data)
         rewritten_responses = [_without_mentions(response, mentions) for response in responses]
         if changed_count := sum(
@@ -160,7 +171,7 @@ def _remove_response_mentions(connection: apsw.Connection, mentions: Mentions) -
         ):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
-                (msgspec.msgpack.encode(rewritten_responses), id_),
+                (msgspec.msgpack.encode(rewritten_responses), batch_id),
             )
             count += changed_count
     return count
@@ -171,48 +182,49 @@ def _without_mentions(
 ) -> attribution.RememberedResponse:
     query = None if response.query and mentions.in_text(response.query) else response.query
     return msgspec.structs.replace(
-        response, query=query, request_id=mentions.renamed(response.request_id)
+        response, query=query, request_id=mentions.rename(response.request_id)
     )
 
 
-def _fingerprint_entries(events: Collection[tuple[str, str, str]]) -> Entries:
-    subjects = [
+def _build_dedup_entries(event_keys: Collection[tuple[str, str, str]]) -> Entries:
+    erased_events = [
         Event(
-            id_,
+            event_id,
             "",
             user_id=subject_id if subject_kind == "u" else None,
             anonymous_id=subject_id if subject_kind == "a" else None,
         )
-        for subject_kind, subject_id, id_ in events
+        for subject_kind, subject_id, event_id in event_keys
     ]
-    entries = np.zeros(len(subjects), ENTRY)
-    if subjects:
-        hashes = compute_fingerprints(subjects)
-        entries["key"], entries["fingerprint_rest"] = hashes[:, 0], hashes[:, 1]
+    entries = np.zeros(len(erased_events), ENTRY_DTYPE)
+    if erased_events:
+        fingerprints = compute_fingerprints(erased_events)
+        entries["key"], entries["fingerprint_rest"] = fingerprints[:, 0], fingerprints[:, 1]
     return entries
 
 
 def _delete(connection: apsw.Connection, table: str, column: str, values: Collection[str]) -> int:
-    before = connection.total_changes()
+    changes_before = connection.total_changes()
     connection.executemany(
         f"DELETE FROM {table} WHERE {column} = ?", [(value,) for value in values]
     )
-    return connection.total_changes() - before
+    return connection.total_changes() - changes_before
 
 
-def _delete_dedup_entries(connection: apsw.Connection, erased: Entries) -> int:
+def _delete_dedup_entries(connection: apsw.Connection, erased_entries: Entries) -> int:
     count = 0
-    for id_, data in connection.execute("SELECT id, entries FROM dedup_run").fetchall():
-        entries = np.frombuffer(data, ENTRY)
-        retained = entries[~_is_among(entries, erased)]
-        if len(retained) < len(entries):
+    for run_id, data in connection.execute("SELECT id, entries FROM dedup_run").fetchall():
+        entries = np.frombuffer(data, ENTRY_DTYPE)
+        retained_entries = entries[~_is_among(entries, erased_entries)]
+        if len(retained_entries) < len(entries):
             connection.execute(
-                "UPDATE dedup_run SET entries = ? WHERE id = ?", (retained.tobytes(), id_)
+                "UPDATE dedup_run SET entries = ? WHERE id = ?",
+                (retained_entries.tobytes(), run_id),
             )
-            count += len(entries) - len(retained)
-    for (segment,) in connection.execute("SELECT id FROM dedup_segment").fetchall():
+            count += len(entries) - len(retained_entries)
+    for (segment_id,) in connection.execute("SELECT id FROM dedup_segment").fetchall():
         pages = connection.execute(
-            "SELECT entries FROM dedup_page WHERE segment = ? ORDER BY page", (segment,)
+            "SELECT entries FROM dedup_page WHERE segment = ? ORDER BY page", (segment_id,)
         ).fetchall()
         if not pages:
             fix = (
@@ -220,37 +232,44 @@ def _delete_dedup_entries(connection: apsw.Connection, erased: Entries) -> int:
                 "left elsewhere: tailorbird lake verify"
             )
             raise DamageError(
-                f"the index of repeats has lost the pages of segment {segment}",
+                f"the index of repeats has lost the pages of segment {segment_id}",
                 where=connection.filename,
                 fix=fix,
             )
-        entries = np.concatenate([np.frombuffer(data, ENTRY) for (data,) in pages])
-        retained = entries[~_is_among(entries, erased)]
-        if len(retained) < len(entries):
-            dedup.rewrite_segment(connection, segment, retained)
-            count += len(entries) - len(retained)
+        entries = np.concatenate([np.frombuffer(data, ENTRY_DTYPE) for (data,) in pages])
+        retained_entries = entries[~_is_among(entries, erased_entries)]
+        if len(retained_entries) < len(entries):
+            dedup.rewrite_segment(connection, segment_id, retained_entries)
+            count += len(entries) - len(retained_entries)
     return count
 
 
-def _is_among(entries: Entries, erased: Entries) -> np.ndarray:
-    is_erased = np.isin(entries["key"], erased["key"])
+def _is_among(entries: Entries, erased_entries: Entries) -> np.ndarray:
+    is_erased = np.isin(entries["key"], erased_entries["key"])
     if is_erased.any():
-        compute_fingerprints = {(entry[0], entry[1]) for entry in erased.tolist()}
+        erased_fingerprints = set(_list_fingerprints(erased_entries))
         is_erased[is_erased] = [
-            (entry[0], entry[1]) in compute_fingerprints for entry in entries[is_erased].tolist()
+            fingerprint in erased_fingerprints
+            for fingerprint in _list_fingerprints(entries[is_erased])
         ]
     return is_erased
 
 
-def _delete_responses(connection: apsw.Connection, requests: frozenset[str]) -> int:
+def _list_fingerprints(entries: Entries) -> list[tuple[int, int]]:
+    return list(zip(entries["key"].tolist(), entries["fingerprint_rest"].tolist(), strict=True))
+
+
+def _delete_responses(connection: apsw.Connection, request_ids: frozenset[str]) -> int:
     count = 0
-    for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
+    for batch_id, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
         responses = _decode_responses(data)
-        retained = [response for response in responses if response.request_id not in requests]
-        if len(retained) < len(responses):
+        retained_responses = [
+            response for response in responses if response.request_id not in request_ids
+        ]
+        if len(retained_responses) < len(responses):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
-                (msgspec.msgpack.encode(retained), id_),
+                (msgspec.msgpack.encode(retained_responses), batch_id),
             )
-            count += len(responses) - len(retained)
+            count += len(responses) - len(retained_responses)
     return count

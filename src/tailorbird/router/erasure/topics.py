@@ -1,7 +1,7 @@
 """Erasure where the routed log is in topics: erase people from the routers' tables and reset the
 topics, with a snapshot in each.
 
-    summarize   the items of the log go into the topic `items`, as in pruning (`router.routed_log.retention`)
+    summary     the items of the log go into the topic `items`, as in `router.routed_log.retention`
     erase       people and mentions of them are deleted from the local files
     items       the topic is reset (`stream.kafka.topic_reset`) and gets the current summary
     index       the topic of snapshots is reset and gets one of the current tables
@@ -29,8 +29,12 @@ from tailorbird.router.erasure.erase import (
     remove_item_mentions,
 )
 from tailorbird.router.partitions.group import lock_member_folder
-from tailorbird.router.partitions.order import FIRST_P, restart_order
-from tailorbird.router.routed_log.retention import publish_summary, rewrite_summary, summarize
+from tailorbird.router.partitions.order import FIRST_LOG_POSITION, restart_order
+from tailorbird.router.routed_log.retention import (
+    publish_summary,
+    rewrite_summary,
+    summarize_all_items,
+)
 from tailorbird.router.routed_log.tables import make_tables
 from tailorbird.router.routed_log.topic import RoutedTopic
 from tailorbird.stream import open_reader, open_writer
@@ -53,7 +57,7 @@ class RoutedTopics:
     stream: "KafkaLogSet"
     folder: Path
     topics: list[RoutedTopic]
-    order: "KafkaWriter | None"
+    order_writer: "KafkaWriter | None"
 
     @property
     def ends(self) -> list[int]:
@@ -65,20 +69,20 @@ class RoutedTopics:
         Raises:
             LagError: rows are not ordered yet, or a router lacks profiles.
         """
-        if self.order is None:
+        if self.order_writer is None:
             return self.ends[0]
-        with open_reader(self.stream.order(None)) as reader:
+        with open_reader(self.stream.order_log(None)) as reader:
             end = reader.end()
             ordered_ends = (
                 list(decode_entry(reader.read(end - 1)[-1].block).ends)
                 if end > reader.start()
-                else [FIRST_P] * len(self.topics)
+                else [FIRST_LOG_POSITION] * len(self.topics)
             )
         followed_ends = [
             topic.connection.execute("SELECT offset FROM followed").get or 0
             for topic in self.topics[1:]
         ]
-        is_profile_pending = self.ends[0] > FIRST_P and any(
+        is_profile_pending = self.ends[0] > FIRST_LOG_POSITION and any(
             followed_end < self.ends[0] for followed_end in followed_ends
         )
         if ordered_ends != self.ends or is_profile_pending:
@@ -91,25 +95,31 @@ class RoutedTopics:
 
     def summarize_items(self) -> list[TopicSpec]:
         """Summarize the items of the log, and return the topics to reset with their ends."""
-        summarize(self.stream)
-        topics = [topic_reset.describe_topic(list(self.stream.routed_parts), self.ends)]
-        if (items := _topic_ends([self.stream.item_summary])) is not None:
-            topics.append(topic_reset.describe_topic([self.stream.item_summary], items))
-        if (index := _topic_ends(self.stream.snapshots())) is not None:
-            topics.append(topic_reset.describe_topic(list(self.stream.snapshots()), index))
-        if self.order is not None:
-            topics.append(
-                topic_reset.describe_topic([self.stream.order(self.folder)], [self.order.end()])
+        summarize_all_items(self.stream)
+        topic_specs = [topic_reset.describe_topic(list(self.stream.routed_partitions), self.ends)]
+        if (item_summary_ends := _read_topic_ends([self.stream.item_summary])) is not None:
+            topic_specs.append(
+                topic_reset.describe_topic([self.stream.item_summary], item_summary_ends)
             )
-        return topics
+        if (index_ends := _read_topic_ends(self.stream.snapshots())) is not None:
+            topic_specs.append(
+                topic_reset.describe_topic(list(self.stream.snapshots()), index_ends)
+            )
+        if self.order_writer is not None:
+            topic_specs.append(
+                topic_reset.describe_topic(
+                    [self.stream.order_log(self.folder)], [self.order_writer.end()]
+                )
+            )
+        return topic_specs
 
     def erase(
         self,
         *,
-        users: Collection[str],
-        visitors: Collection[str],
-        events: Collection[tuple[str, str, str]],
-        requests: Collection[str],
+        user_ids: Collection[str],
+        anonymous_ids: Collection[str],
+        event_keys: Collection[tuple[str, str, str]],
+        request_ids: Collection[str],
         mentions: Mentions,
     ) -> list[ErasedCounts]:
         """Summarize the items of the log, and erase people from summary and tables."""
@@ -121,14 +131,14 @@ class RoutedTopics:
             )
         ]
         for topic in self.topics:
-            with topic.tables() as connection:
+            with topic.edit_tables() as connection:
                 counts.append(
                     erase_from_tables(
                         connection,
-                        users=users,
-                        visitors=visitors,
-                        events=events,
-                        requests=requests,
+                        user_ids=user_ids,
+                        anonymous_ids=anonymous_ids,
+                        event_keys=event_keys,
+                        request_ids=request_ids,
                         mentions=mentions,
                     )
                 )
@@ -138,28 +148,28 @@ class RoutedTopics:
 
     def reset(
         self,
-        routed: TopicSpec,
-        order: TopicSpec | None,
-        index: TopicSpec | None,
-        items: TopicSpec | None,
+        routed_spec: TopicSpec,
+        order_spec: TopicSpec | None,
+        index_spec: TopicSpec | None,
+        items_spec: TopicSpec | None,
         clock: Clock,
     ) -> None:
         """Reset the topics after their snapshots; steps that were done before are skipped."""
         snapshots = list(self.stream.snapshots())
         for topic in self.topics:
-            topic.check_alone()
-        if items is not None:
-            topic_reset.reset_topic([self.stream.item_summary], items)
+            topic.check_sole_writer()
+        if items_spec is not None:
+            topic_reset.reset_topic([self.stream.item_summary], items_spec)
             faults.at("erase.items_topic")
             publish_summary(self.stream)
-        if index is not None:
-            topic_reset.reset_topic(snapshots, index)
+        if index_spec is not None:
+            topic_reset.reset_topic(snapshots, index_spec)
         for topic, address in zip(self.topics, snapshots, strict=True):
             topic.put_snapshot(address)
         faults.at("erase.snapshot")
         self.close()
-        logs = list(self.stream.routed_parts)
-        topic_reset.reset_topic(logs, routed)
+        logs = list(self.stream.routed_partitions)
+        topic_reset.reset_topic(logs, routed_spec)
         faults.at("erase.routed_topic")
         ends: list[int] = []
         for number, log in enumerate(logs):
@@ -169,19 +179,19 @@ class RoutedTopics:
                         topic.append_first_row()
                 topic.shrink()
                 ends.append(topic.end())
-        if order is not None:
-            order_log = self.stream.order(self.folder)
-            topic_reset.reset_topic([order_log], order)
+        if order_spec is not None:
+            order_log = self.stream.order_log(self.folder)
+            topic_reset.reset_topic([order_log], order_spec)
             faults.at("erase.order_topic")
-            restart_order(order_log, routed.ends, ends, clock)
+            restart_order(order_log, routed_spec.ends, ends, clock)
 
     def close(self) -> None:
         """Close all topics."""
         for topic in self.topics:
             topic.close()
         self.topics.clear()
-        if self.order is not None:
-            self.order.close()
+        if self.order_writer is not None:
+            self.order_writer.close()
 
 
 @contextmanager
@@ -196,16 +206,16 @@ def lock_routed_topics(stream: "KafkaLogSet") -> Iterator[RoutedTopics]:
     with ExitStack() as stack:
         folder = (
             stream.folder
-            if stream.count == 1
+            if stream.partition_count == 1
             else stack.enter_context(lock_member_folder(stream.folder, exclusive=True))
         )
         topics = RoutedTopics(stream, folder, [], None)
         stack.callback(topics.close)
-        for number in range(stream.count):
+        for number in range(stream.partition_count):
             topics.topics.append(_open_topic(stream, number, folder))
-        if stream.count > 1:
-            topics.order = open_writer(
-                stream.order(folder), partition="order", first_position=FIRST_P
+        if stream.partition_count > 1:
+            topics.order_writer = open_writer(
+                stream.order_log(folder), partition="order", first_position=FIRST_LOG_POSITION
             )
         for path in stream.index_paths():
             if path.parent != folder:  # rebuilt from the topic when needed
@@ -217,7 +227,11 @@ def lock_routed_topics(stream: "KafkaLogSet") -> Iterator[RoutedTopics]:
 def _open_topic(stream: "KafkaLogSet", number: int, folder: Path) -> RoutedTopic:
     share = stream.share(number, folder)
     return RoutedTopic(
-        share.routed, share.index, make_tables, first=FIRST_P, snapshots=share.snapshots
+        share.routed,
+        share.index_path,
+        make_tables,
+        first_position=FIRST_LOG_POSITION,
+        snapshots=share.snapshots,
     )
 
 
@@ -231,11 +245,11 @@ def open_partition(stream: "KafkaLogSet", number: int, folder: Path) -> Iterator
         topic.close()
 
 
-def _topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
+def _read_topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
     """Return the ends of a topic's partitions; None where it does not exist."""
     existing_topics = topic_reset.list_topics(logs[0].cluster)
     return (
-        [topic_reset.log_end(log, existing_topics) for log in logs]
+        [topic_reset.read_log_end(log, existing_topics) for log in logs]
         if logs[0].name in existing_topics
         else None
     )

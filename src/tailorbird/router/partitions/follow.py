@@ -24,27 +24,27 @@ from tailorbird.stream import LogReader, open_reader
 if TYPE_CHECKING:
     from tailorbird.stream.kafka.logs import KafkaPartition
 
-TABLE = """
+SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS followed(
     id INTEGER PRIMARY KEY CHECK (id = 1), offset INTEGER NOT NULL  -- next row of partition 0
 ) STRICT;
 """
-_NAMES = ("type", "ts", "event_id", "user_id", "item_id", "person", "properties")
+_COLUMNS = ("type", "ts", "event_id", "user_id", "item_id", "person", "properties")
 _READ_OPTIONS = pa.ipc.IpcReadOptions(
-    included_fields=[ROUTED.get_field_index(name) for name in _NAMES]
+    included_fields=[ROUTED.get_field_index(name) for name in _COLUMNS]
 )
 _BYTES_MAX = 16 << 20  # of partition 0 a step
-_decode = msgspec.json.Decoder(dict).decode
+_decode_properties = msgspec.json.Decoder(dict).decode
 
 
 class ProfileFollower:
     """A follower of partition 0 for one router."""
 
     def __init__(self, share: "KafkaPartition", connection: apsw.Connection) -> None:
-        self._log, self._order = share.profiles
+        self._log, self._order = share.profile_logs
         self._log_reader: LogReader | None = None
         self._order_reader: LogReader | None = None
-        self._position = self._limit = 0
+        self._position = self._ordered_end = 0
         self.load(connection)
 
     def load(self, connection: apsw.Connection) -> None:
@@ -60,24 +60,28 @@ class ProfileFollower:
 
     def follow(self, memory: RouterMemory) -> int:
         """Apply new profiles and merges, and return how many rows of partition 0 were read."""
-        self._refresh_limit()
-        start, size = self._position, 0
-        while self._log_reader is not None and self._position < self._limit and size < _BYTES_MAX:
-            for stored in self._log_reader.read(self._position, bytes_max=_BYTES_MAX):
-                if stored.end > self._limit:
+        self._refresh_ordered_end()
+        start, bytes_read = self._position, 0
+        while (
+            self._log_reader is not None
+            and self._position < self._ordered_end
+            and bytes_read < _BYTES_MAX
+        ):
+            for stored_block in self._log_reader.read(self._position, bytes_max=_BYTES_MAX):
+                if stored_block.end > self._ordered_end:
                     return self._position - start
-                if stored.block.kind == "events":
-                    _apply(memory, stored.block.payload, stored.offset)
-                size += len(stored.block.payload)
-                self._position = stored.end
+                if stored_block.block.kind == "events":
+                    _apply_profiles(memory, stored_block.block.payload, stored_block.offset)
+                bytes_read += len(stored_block.block.payload)
+                self._position = stored_block.end
         return self._position - start
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Return whether partition 0 has rows to follow."""
-        self._refresh_limit()
-        return self._position < self._limit
+        self._refresh_ordered_end()
+        return self._position < self._ordered_end
 
-    def _refresh_limit(self) -> None:
+    def _refresh_ordered_end(self) -> None:
         """Refresh the row of partition 0 up to which the order has come."""
         try:
             if self._log_reader is None:
@@ -86,12 +90,12 @@ class ProfileFollower:
                 self._order_reader = open_reader(self._order)
         except NotReadyError:
             return
-        if self._order_reader.changed() or not self._limit:
+        if self._order_reader.has_changed() or not self._ordered_end:
             from tailorbird.stream.kafka.merged import decode_entry
 
             end = self._order_reader.end()
             if end > self._order_reader.start():
-                self._limit = decode_entry(self._order_reader.read(end - 1)[-1].block).ends[0]
+                self._ordered_end = decode_entry(self._order_reader.read(end - 1)[-1].block).ends[0]
 
     def close(self) -> None:
         for reader in (self._log_reader, self._order_reader):
@@ -99,7 +103,7 @@ class ProfileFollower:
                 reader.close()
 
 
-def _apply(memory: RouterMemory, payload: bytes, first_position: int) -> None:
+def _apply_profiles(memory: RouterMemory, payload: bytes, first_position: int) -> None:
     with pa.ipc.open_stream(payload, options=_READ_OPTIONS) as stream:
         rows = stream.read_all()
     rows = rows.append_column(
@@ -110,11 +114,18 @@ def _apply(memory: RouterMemory, payload: bytes, first_position: int) -> None:
         rows[name].to_pylist()
         for name in ("type", "event_id", "user_id", "item_id", "person", "properties", "p")
     ]
-    for ts, (type_, version, user_id, item_id, person, text, p) in zip(
+    for ts, (type_, version, user_id, item_id, person, properties_json, log_position) in zip(
         micros(rows["ts"]).tolist(), zip(*columns, strict=True), strict=True
     ):
         if type_ == "merge":
-            memory.merges.apply(user_id, ts, p, person)
+            memory.merges.apply(user_id, ts, log_position, person)
             continue
         history, id_ = (memory.items, item_id) if type_ == "item" else (memory.users, user_id)
-        history.apply(id_ or "", ts, p, version, _decode(text or "{}"), text or "{}")
+        history.apply(
+            id_ or "",
+            ts,
+            log_position,
+            version,
+            _decode_properties(properties_json or "{}"),
+            properties_json or "{}",
+        )

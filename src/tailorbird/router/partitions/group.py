@@ -29,10 +29,10 @@ from tailorbird.stream.kafka.logs import KafkaLogSet
 
 POLL_S = 0.005
 ROWS_MAX = 20_000
-SESSION_S = 10.0
-WAITING_LOG_S = 60.0  # interval of the warning of a process without partitions
+SESSION_TIMEOUT_S = 10.0
+UNASSIGNED_WARNING_INTERVAL_S = 60.0  # interval of the warning of a process without partitions
 # delay before a partition that another process wrote is tried again, if it is still assigned
-RETRY_S = 3.0
+RETRY_DELAY_S = 3.0
 _POLL_MAX_S = 600.0  # bounds a step or the rebuild of an index before the partition is reassigned
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,14 @@ class GroupMember:
         plan: RoutePlan,
         clock: Clock,
         *,
-        session_s: float = SESSION_S,
+        session_s: float = SESSION_TIMEOUT_S,
         suppression_list: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._suppression_list, self._memory_bytes = suppression_list, memory_bytes // stream.count
+        self._suppression_list, self._memory_bytes = (
+            suppression_list,
+            memory_bytes // stream.partition_count,
+        )
         self._stream, self._folder, self._plan, self._clock = stream, folder, plan, clock
         self.routers: dict[int, Router] = {}
         self._sequencer: SequencerThread | None = None
@@ -102,23 +105,23 @@ class GroupMember:
         self._consumer.poll(0)
         if not self._assigned_partitions:
             self._warn_unassigned()
-        for number in sorted(self._assigned_partitions - self.routers.keys()):
-            self._start_router(number)
+        for partition in sorted(self._assigned_partitions - self.routers.keys()):
+            self._start_router(partition)
         if self._sequencer is not None and self._sequencer.error is not None:
             self._give_up(0, self._sequencer.error)
         has_backlog = False
-        for number, router in list(self.routers.items()):
+        for partition, router in list(self.routers.items()):
             try:
-                if number in self._backlogged_partitions or router.changed():
+                if partition in self._backlogged_partitions or router.has_changed():
                     router_has_more = router.step(ROWS_MAX).has_more
                     (
                         self._backlogged_partitions.add
                         if router_has_more
                         else self._backlogged_partitions.discard
-                    )(number)
+                    )(partition)
                     has_backlog |= router_has_more
             except LockedError as error:
-                self._give_up(number, error)
+                self._give_up(partition, error)
         return has_backlog
 
     def _warn_unassigned(self) -> None:
@@ -127,7 +130,7 @@ class GroupMember:
         That is normal where others have all of them. Where nobody has, nothing is routed, and no
         other process would say so.
         """
-        if time.monotonic() - self._warned_at < WAITING_LOG_S:
+        if time.monotonic() - self._warned_at < UNASSIGNED_WARNING_INTERVAL_S:
             return
         self._warned_at = time.monotonic()
         log.warning(
@@ -135,51 +138,51 @@ class GroupMember:
             "%d, or the broker still counts on "
             "one that is gone; see what `tailorbird doctor` says of the router",
             self._stream.cluster.prefix,
-            self._stream.count,
+            self._stream.partition_count,
         )
 
-    def _start_router(self, number: int) -> None:
-        if time.monotonic() < self._retry_at.get(number, 0.0):
+    def _start_router(self, partition: int) -> None:
+        if time.monotonic() < self._retry_at.get(partition, 0.0):
             return
         try:
-            share, memory = self._stream.share(number, self._folder), self._memory_bytes
-            self.routers[number] = Router(
+            share, memory = self._stream.share(partition, self._folder), self._memory_bytes
+            self.routers[partition] = Router(
                 share,
                 self._plan,
                 clock=self._clock,
                 suppression_list=self._suppression_list,
                 memory_bytes=memory,
             )
-            self._backlogged_partitions.add(number)
-            if number == 0:
+            self._backlogged_partitions.add(partition)
+            if partition == 0:
                 self._sequencer = SequencerThread(self._stream, self._folder, clock=self._clock)
         except LockedError as error:
-            self._give_up(number, error)
+            self._give_up(partition, error)
 
-    def _give_up(self, number: int, error: TailorbirdError) -> None:
+    def _give_up(self, partition: int, error: TailorbirdError) -> None:
         """Stop a router whose partition another process writes, and retry later.
 
         Only the group can decide which of the two is right.
         """
         if not isinstance(error, LockedError):
             raise error
-        log.warning("partition %d: %s", number, error)
-        self._stop_router(number)
-        self._retry_at[number] = time.monotonic() + RETRY_S
+        log.warning("partition %d: %s", partition, error)
+        self._stop_router(partition)
+        self._retry_at[partition] = time.monotonic() + RETRY_DELAY_S
 
-    def _stop_router(self, number: int) -> None:
-        if number == 0 and self._sequencer is not None:
+    def _stop_router(self, partition: int) -> None:
+        if partition == 0 and self._sequencer is not None:
             self._sequencer.close()
             self._sequencer = None
-        router = self.routers.pop(number, None)
+        router = self.routers.pop(partition, None)
         if router is not None:
             router.close()
-        self._backlogged_partitions.discard(number)
+        self._backlogged_partitions.discard(partition)
 
     def close(self) -> None:
         """Leave the group, which reassigns the partitions at once."""
-        for number in list(self.routers):
-            self._stop_router(number)
+        for partition in list(self.routers):
+            self._stop_router(partition)
         self._consumer.close()
 
     def __enter__(self) -> "GroupMember":
@@ -195,7 +198,7 @@ def run_member(
     clock: Clock,
     stop: threading.Event,
     *,
-    session_s: float = SESSION_S,
+    session_s: float = SESSION_TIMEOUT_S,
     suppression_list: SuppressionList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
@@ -227,15 +230,15 @@ def run_member(
 
 
 @contextmanager
-def lock_member_folder(stream: Path, *, exclusive: bool = False) -> Iterator[Path]:
+def lock_member_folder(stream_folder: Path, *, exclusive: bool = False) -> Iterator[Path]:
     """Lock and yield the first free folder below `routers/`.
 
     With `exclusive`, raise LockedError if any process of this machine has one.
     """
     locks: list[FileLock] = []
     try:
-        for number in range(1, 1_000):
-            folder = stream / "routers" / str(number)
+        for folder_number in range(1, 1_000):
+            folder = stream_folder / "routers" / str(folder_number)
             if exclusive and not folder.exists() and locks:
                 break
             try:

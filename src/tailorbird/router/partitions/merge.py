@@ -20,7 +20,7 @@ import msgspec
 from tailorbird.events import Receipt
 from tailorbird.stream import HISTORICAL_PRODUCERS, StoredBlock
 
-_decode = msgspec.json.Decoder(Receipt).decode
+_decode_receipt = msgspec.json.Decoder(Receipt).decode
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class QueuedBody:
     """A body to route; `receipt` is None if its block cannot be routed."""
 
     producer: str
-    stored: StoredBlock
+    stored_block: StoredBlock
     receipt: Receipt | None
 
 
@@ -55,22 +55,28 @@ def merge_by_receipt(batches: Sequence[LogBatch]) -> list[QueuedBody]:
     the step began to read.
     """
     queue: list[tuple[int, QueuedBody]] = []
-    limits: list[int] = []  # receipt times at which the merge must stop
+    newest_complete: list[int] = []  # receipt times at which the merge must stop
     newest_initial = 0
     for batch in batches:
         received_at = 0
-        for stored in batch.bodies:
-            receipt = _decode(stored.block.receipt) if stored.block.kind == "body" else None
+        for stored_block in batch.bodies:
+            receipt = (
+                _decode_receipt(stored_block.block.receipt)
+                if stored_block.block.kind == "body"
+                else None
+            )
             received_at = received_at if receipt is None else max(received_at, receipt.received_at)
-            queue.append((received_at, QueuedBody(batch.producer, stored, receipt)))
-            if stored.offset < batch.initial_end:
+            queue.append((received_at, QueuedBody(batch.producer, stored_block, receipt)))
+            if stored_block.offset < batch.initial_end:
                 newest_initial = max(newest_initial, received_at)
         if batch.has_more and batch.bodies and batch.producer not in HISTORICAL_PRODUCERS:
-            limits.append(received_at)
+            newest_complete.append(received_at)
     # Logs are read one after the other, so a body that arrived meanwhile may depend on one in a log
     # that was read before. Bodies newer than all initial ones wait for the next step.
-    limit = min([newest_initial, *limits])
+    newest_allowed = min([newest_initial, *newest_complete])
     queue.sort(key=lambda entry: entry[0])
     return [
-        body for moment, body in queue if moment <= limit or body.producer in HISTORICAL_PRODUCERS
+        body
+        for body_received_at, body in queue
+        if body_received_at <= newest_allowed or body.producer in HISTORICAL_PRODUCERS
     ]

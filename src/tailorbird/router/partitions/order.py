@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST_P = 1
+FIRST_LOG_POSITION = 1
 POLL_S = 0.005
 
 
@@ -51,27 +51,29 @@ class Sequencer:
     """
 
     def __init__(self, stream: "KafkaLogSet", folder: "Path", *, clock: Clock) -> None:
-        routed = stream.merged
-        self._parts, self._clock = routed.parts, clock
+        merged_log = stream.merged_log
+        self._partition_logs, self._clock = merged_log.partitions, clock
         self._readers: dict[int, LogReader] = {}
-        self._writer = open_writer(stream.order(folder), partition="order", first_position=FIRST_P)
+        self._writer = open_writer(
+            stream.order_log(folder), partition="order", first_position=FIRST_LOG_POSITION
+        )
         try:
-            self._ends = self._load_ends(routed)
+            self._ends = self._load_ends(merged_log)
         except BaseException:
             self.close()
             raise
 
-    def _load_ends(self, routed: MergedLog) -> list[int]:
-        with open_reader(routed.order) as reader:
+    def _load_ends(self, merged_log: MergedLog) -> list[int]:
+        with open_reader(merged_log.order) as reader:
             end = reader.end()
             if end <= reader.start():
-                return [FIRST_P] * len(self._parts)
+                return [FIRST_LOG_POSITION] * len(self._partition_logs)
             ends = decode_entry(reader.read(end - 1)[-1].block).ends
-        if len(ends) != len(self._parts):
+        if len(ends) != len(self._partition_logs):
             raise ConfigError(
                 f"the order is of {len(ends)} partitions, stream.partitions says "
-                f"{len(self._parts)}",
-                where=str(routed.order),
+                f"{len(self._partition_logs)}",
+                where=str(merged_log.order),
                 fix="set stream.partitions back: the number is fixed when the topics are made",
             )
         return list(ends)
@@ -79,31 +81,31 @@ class Sequencer:
     def step(self) -> int:
         """Append newly routed rows to the order, durably, and return how many there were."""
         ends, blocks = list(self._ends), []
-        for number in range(len(self._parts)):
-            end = self._end_of_part(number)
-            if end > ends[number]:
-                first_row, ends[number] = ends[number], end
-                blocks.append(self._build_block(number, first_row, ends))
+        for partition in range(len(self._partition_logs)):
+            end = self._get_partition_end(partition)
+            if end > ends[partition]:
+                first_row, ends[partition] = ends[partition], end
+                blocks.append(self._build_block(partition, first_row, ends))
         if blocks:
             self._writer.append(blocks)
-        count = sum(ends) - sum(self._ends)
+        ordered_rows = sum(ends) - sum(self._ends)
         self._ends = ends
-        return count
+        return ordered_rows
 
-    def _build_block(self, number: int, first_row: int, ends: list[int]) -> Block:
+    def _build_block(self, partition: int, first_row: int, ends: list[int]) -> Block:
         receipt = msgspec.json.encode(_OrderReceipt(self._clock.now()))
         return encode_entry(
-            OrderEntry(number, first_row, tuple(ends)), ends[number] - first_row, receipt
+            OrderEntry(partition, first_row, tuple(ends)), ends[partition] - first_row, receipt
         )
 
-    def _end_of_part(self, number: int) -> int:
-        if number not in self._readers:
+    def _get_partition_end(self, partition: int) -> int:
+        if partition not in self._readers:
             try:
-                self._readers[number] = open_reader(self._parts[number])
+                self._readers[partition] = open_reader(self._partition_logs[partition])
             except NotReadyError:  # no router has begun with it
-                return self._ends[number]
-        reader = self._readers[number]
-        return reader.end() if reader.changed() else self._ends[number]
+                return self._ends[partition]
+        reader = self._readers[partition]
+        return reader.end() if reader.has_changed() else self._ends[partition]
 
     def end(self) -> int:
         """Return the position after the last ordered row."""
@@ -130,17 +132,17 @@ def restart_order(
     Does nothing if the order has blocks already.
     """
     with (
-        open_writer(order, partition="order", first_position=FIRST_P) as writer,
+        open_writer(order, partition="order", first_position=FIRST_LOG_POSITION) as writer,
         open_reader(order) as reader,
     ):
         if writer.end() > reader.start():
             return
         ends_so_far, blocks = list(starts), []
-        for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            ends_so_far[number] = end
+        for partition, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            ends_so_far[partition] = end
             receipt = msgspec.json.encode(_OrderReceipt(clock.now()))
             blocks.append(
-                encode_entry(OrderEntry(number, start, tuple(ends_so_far)), end - start, receipt)
+                encode_entry(OrderEntry(partition, start, tuple(ends_so_far)), end - start, receipt)
             )
         writer.append(blocks)
 
@@ -155,15 +157,15 @@ class SequencerThread:
     def __init__(self, stream: "KafkaLogSet", folder: "Path", *, clock: Clock) -> None:
         self._sequencer = Sequencer(stream, folder, clock=clock)
         self.error: TailorbirdError | None = None
-        self._stop = threading.Event()
+        self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._run, name="order", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
+            while not self._stop_event.is_set():
                 if not self._sequencer.step():
-                    self._stop.wait(POLL_S)
+                    self._stop_event.wait(POLL_S)
         except TailorbirdError as error:
             self.error = error
         except Exception as error:  # A swallowed error would stall the order for all readers.
@@ -174,6 +176,6 @@ class SequencerThread:
 
     def close(self) -> None:
         """Stop and release the log."""
-        self._stop.set()
+        self._stop_event.set()
         self._thread.join()
         self._sequencer.close()

@@ -30,11 +30,11 @@ class PartitionedRouter:
         suppression_list: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        memory_bytes //= stream.count
+        memory_bytes //= stream.partition_count
         self._stack = ExitStack()
         try:
             folder = self._stack.enter_context(lock_member_folder(stream.folder, exclusive=True))
-            shares = [stream.share(number, folder) for number in range(stream.count)]
+            shares = [stream.share(number, folder) for number in range(stream.partition_count)]
             routers = (
                 Router(
                     share,
@@ -66,18 +66,18 @@ class PartitionedRouter:
             for name, position in report.positions.items():
                 positions[name] = min(position, positions.get(name, position))
         return RouteReport(
-            sum(report.accepted for report in reports),
-            sum(report.duplicates for report in reports),
-            sum(report.quarantined for report in reports),
-            positions,
-            max(report.lag_us for report in reports),
-            any(report.has_more for report in reports),
+            accepted=sum(report.accepted for report in reports),
+            duplicates=sum(report.duplicates for report in reports),
+            quarantined=sum(report.quarantined for report in reports),
+            positions=positions,
+            lag_us=max(report.lag_us for report in reports),
+            has_more=any(report.has_more for report in reports),
         )
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Return whether there may be something to route."""
         return (
-            sum(router.changed() for router in self.routers) > 0
+            sum(router.has_changed() for router in self.routers) > 0
         )  # no short circuit: each call resets a flag
 
     def prune_batch(self, before: int) -> int:

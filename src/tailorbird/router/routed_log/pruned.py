@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tailorbird.events import ROUTED, micros
 from tailorbird.stream import StoredBlock
 
-TABLES = """
+SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS pruned_item(
     item_id TEXT PRIMARY KEY, properties TEXT NOT NULL,
     valid_from INTEGER NOT NULL, known_since INTEGER NOT NULL
@@ -26,16 +26,16 @@ CREATE TABLE IF NOT EXISTS pruned_interest(
     type TEXT NOT NULL, item_id TEXT NOT NULL, events INTEGER NOT NULL, PRIMARY KEY (type, item_id)
 ) STRICT, WITHOUT ROWID;
 """
-_NAMES = ("type", "ts", "received_at", "item_id", "properties", "timeless")
+_COLUMNS = ("type", "ts", "received_at", "item_id", "properties", "timeless")
 _READ_OPTIONS = pa.ipc.IpcReadOptions(
-    included_fields=[ROUTED.get_field_index(name) for name in _NAMES]
+    included_fields=[ROUTED.get_field_index(name) for name in _COLUMNS]
 )
-_PUT_ITEM = """
+_UPSERT_ITEM_SQL = """
 INSERT INTO pruned_item VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT DO UPDATE SET properties = ?2, valid_from = ?3, known_since = ?4
 WHERE (?3, ?4) >= (valid_from, known_since)
 """
-_ADD_INTEREST = (
+_ADD_INTEREST_SQL = (
     "INSERT INTO pruned_interest VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET events = events + ?3"
 )
 log = logging.getLogger(__name__)
@@ -46,16 +46,16 @@ def summarize_blocks(connection: apsw.Connection, blocks: Sequence[StoredBlock])
 
     A block that cannot be read is logged and skipped, since it is deleted anyway.
     """
-    for stored in blocks:
-        if stored.block.kind != "events":
+    for stored_block in blocks:
+        if stored_block.block.kind != "events":
             continue
         try:
-            with pa.ipc.open_stream(stored.block.payload, options=_READ_OPTIONS) as stream:
+            with pa.ipc.open_stream(stored_block.block.payload, options=_READ_OPTIONS) as stream:
                 rows = stream.read_all()
         except (pa.ArrowException, OSError) as error:
             log.error(
                 "the block at %d of the routed log cannot be read, its items are left out: %s",
-                stored.offset,
+                stored_block.offset,
                 error,
             )
             continue
@@ -64,19 +64,20 @@ def summarize_blocks(connection: apsw.Connection, blocks: Sequence[StoredBlock])
 
 
 def _upsert_items(connection: apsw.Connection, rows: pa.Table) -> None:
-    times = zip(
+    profiles = zip(
+        rows["item_id"].to_pylist(),
+        rows["properties"].to_pylist(),
         micros(rows["ts"]).tolist(),
         micros(rows["received_at"]).tolist(),
         rows["timeless"].to_pylist(),
         strict=True,
     )
-    validity = [
-        (0 if timeless else ts, max(ts, received_at)) for ts, received_at, timeless in times
-    ]
-    texts = zip(rows["item_id"].to_pylist(), rows["properties"].to_pylist(), strict=True)
     connection.executemany(
-        _PUT_ITEM,
-        [(id_, text or "{}", *span) for (id_, text), span in zip(texts, validity, strict=True)],
+        _UPSERT_ITEM_SQL,
+        [
+            (item_id, properties or "{}", 0 if is_timeless else ts, max(ts, received_at))
+            for item_id, properties, ts, received_at, is_timeless in profiles
+        ],
     )
 
 
@@ -86,7 +87,7 @@ def _count_item_events(connection: apsw.Connection, rows: pa.Table) -> None:
         .group_by(["type", "item_id"])
         .aggregate([([], "count_all")])
     )
-    counts = zip(
+    interest_rows = zip(
         *(item_counts[name].to_pylist() for name in ("type", "item_id", "count_all")), strict=True
     )
-    connection.executemany(_ADD_INTEREST, list(counts))
+    connection.executemany(_ADD_INTEREST_SQL, list(interest_rows))

@@ -25,7 +25,7 @@ from tailorbird.stream import LogReader, open_reader, sqlite
 from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import KafkaLogSet
 from tailorbird.stream.kafka.merged import decode_entry
-from tailorbird.stream.kafka.pruning import Deleter
+from tailorbird.stream.kafka.pruning import RecordDeleter
 from tailorbird.stream.kafka.snapshots import (
     LatestSnapshot,
     Snapshot,
@@ -33,11 +33,11 @@ from tailorbird.stream.kafka.snapshots import (
     take_snapshot,
 )
 
-FILE = "routed-items.db"
-EVERY_S = 60.0
+SUMMARY_FILE = "routed-items.db"
+PRUNE_INTERVAL_S = 60.0
 RETAINED_ROWS = 200_000  # time for readers without a tracked position, such as servers
-ROWS_MIN = 50_000  # fewer are not worth a rewrite of the summary
-_POSITION_TABLE = (
+PRUNED_ROWS_MIN = 50_000  # fewer are not worth a rewrite of the summary
+_POSITION_TABLE_SQL = (
     "CREATE TABLE IF NOT EXISTS summed(id INTEGER PRIMARY KEY CHECK (id = 1), p INTEGER NOT "
     "NULL) STRICT"
 )
@@ -49,7 +49,8 @@ class Retention:
     """Pruning of routed rows that no reader needs.
 
     Args:
-        released: returns the row before which neither the lake nor a worker needs the log.
+        read_released_position: returns the row before which neither the lake nor a worker needs
+            the log.
         retained_rows: number of newest rows that stay.
         rows_min: number of rows from which on a deletion is worthwhile.
     """
@@ -57,21 +58,21 @@ class Retention:
     def __init__(
         self,
         stream: KafkaLogSet,
-        released: Callable[[], int],
+        read_released_position: Callable[[], int],
         *,
-        keep_rows: int = RETAINED_ROWS,
-        rows_min: int = ROWS_MIN,
+        retained_rows: int = RETAINED_ROWS,
+        rows_min: int = PRUNED_ROWS_MIN,
     ) -> None:
-        self._stream, self._released, self._keep_rows, self._rows_min = (
+        self._stream, self._read_released_position, self._retained_rows, self._rows_min = (
             stream,
-            released,
-            keep_rows,
+            read_released_position,
+            retained_rows,
             rows_min,
         )
-        self._newest = [LatestSnapshot(address) for address in stream.snapshots()]
-        self._routed = stream.routed
-        self._order = stream.order(None) if stream.count > 1 else None
-        self._parts = stream.routed_parts
+        self._latest_snapshots = [LatestSnapshot(address) for address in stream.snapshots()]
+        self._routed_log = stream.routed
+        self._order_log = stream.order_log(None) if stream.partition_count > 1 else None
+        self._partition_logs = stream.routed_partitions
 
     def prune(self) -> int:
         """Delete rows that may go and return the number of messages.
@@ -81,7 +82,7 @@ class Retention:
                 again.
         """
         try:
-            with open_reader(self._routed) as reader:
+            with open_reader(self._routed_log) as reader:
                 return self._prune(reader)
         except NotReadyError:
             return 0
@@ -95,23 +96,23 @@ class Retention:
             log.warning("nothing routed is deleted: %s", error)
 
     def _prune(self, reader: LogReader) -> int:
-        snapshots = [newest.refresh() for newest in self._newest]
-        begin = reader.start()
-        target = min(self._released(), reader.end() - self._keep_rows)
-        if len(self._parts) == 1:
-            target = min(target, 0 if snapshots[0] is None else snapshots[0].position)
-        if target - begin >= self._rows_min:
-            begin = self._summarize_until(reader, target)
+        snapshots = [latest.refresh() for latest in self._latest_snapshots]
+        summarized_end = reader.start()
+        prune_before = min(self._read_released_position(), reader.end() - self._retained_rows)
+        if len(self._partition_logs) == 1:
+            prune_before = min(prune_before, 0 if snapshots[0] is None else snapshots[0].position)
+        if prune_before - summarized_end >= self._rows_min:
+            summarized_end = self._summarize_until(reader, prune_before)
             faults.at("retention.before_order")
         # Without new rows this still deletes what a broker refused or a kill prevented before.
-        return self._delete(reader, begin, snapshots)
+        return self._delete_rows(reader, summarized_end, snapshots)
 
-    def _delete(
+    def _delete_rows(
         self, reader: LogReader, order_before: int, snapshots: list[Snapshot | None]
     ) -> int:
-        if self._order is not None:
-            count = _delete_records(self._order, order_before)
-            ends = self._unnamed_ends(self._order)
+        if self._order_log is not None:
+            count = _delete_records(self._order_log, order_before)
+            ends = self._unnamed_ends(self._order_log)
             faults.at("retention.before_routed")
         else:
             ends, count = [order_before], 0
@@ -119,7 +120,7 @@ class Retention:
             0 if snapshot is None else snapshot.followed for snapshot in snapshots[1:]
         ]
         for number, (address, end, snapshot) in enumerate(
-            zip(self._parts, ends, snapshots, strict=True)
+            zip(self._partition_logs, ends, snapshots, strict=True)
         ):
             first_retained = min(
                 end,
@@ -134,66 +135,66 @@ class Retention:
 
         The order is deleted by whole runs.
         """
-        with open_reader(order_log) as order:
-            start, end = order.start(), order.end()
+        with open_reader(order_log) as reader:
+            start, end = reader.start(), reader.end()
             if end <= start:
-                return [1] * len(self._parts)
-            run = decode_entry(order.read(start)[0].block)
-        ends = list(run.ends)
-        ends[run.partition] = run.first
+                return [1] * len(self._partition_logs)
+            first_entry = decode_entry(reader.read(start)[0].block)
+        ends = list(first_entry.ends)
+        ends[first_entry.partition] = first_entry.first_row
         return ends
 
-    def _summarize_until(self, reader: LogReader, target: int) -> int:
-        """Summarize the items of whole blocks up to `target`, publish, and return the end."""
-        file = self._stream.folder / FILE
-        connection, newest = _open_newest(self._stream)
+    def _summarize_until(self, reader: LogReader, end_max: int) -> int:
+        """Summarize the items of whole blocks up to `end_max`, publish, and return the end."""
+        file = self._stream.folder / SUMMARY_FILE
+        connection, newest = _open_newest_summary(self._stream)
         try:
-            position = _summary_position(connection)[0]
+            position = _read_summary_positions(connection)[0]
             if position < reader.start():
                 raise DamageError(
                     f"items are summed up to {position}, and the log begins at {reader.start()}",
                     where=str(file),
                     fix="put the file back, or the topic `items`; until then nothing is deleted",
                 )
-            while position < target:
-                stored = [
+            while position < end_max:
+                stored_blocks = [
                     stored_block
                     for stored_block in reader.read(position, bytes_max=_READ_BYTES)
-                    if stored_block.end <= target
+                    if stored_block.end <= end_max
                 ]
-                if not stored:
+                if not stored_blocks:
                     break
                 with sqlite.translate_errors(file), connection:
-                    pruned.summarize_blocks(connection, stored)
-                    connection.execute("UPDATE summed SET p = ?", (stored[-1].end,))
-                position = stored[-1].end
+                    pruned.summarize_blocks(connection, stored_blocks)
+                    connection.execute("UPDATE summed SET p = ?", (stored_blocks[-1].end,))
+                position = stored_blocks[-1].end
             sqlite.checkpoint(connection, file)
         finally:
             connection.close()
         if newest is None or newest.position < position:
-            take_snapshot(file, self._stream.item_summary, _summary_position)
+            take_snapshot(file, self._stream.item_summary, _read_summary_positions)
         return position
 
 
-def summarize(stream: KafkaLogSet) -> None:
+def summarize_all_items(stream: KafkaLogSet) -> None:
     """Summarize the items of all rows and publish the summary, before the topics are reset."""
     with open_reader(stream.routed) as reader:
         Retention(stream, lambda: 0)._summarize_until(reader, reader.end())
-    file = stream.folder / FILE
-    connection = _open(file)
+    file = stream.folder / SUMMARY_FILE
+    connection = _open_summary(file)
     sqlite.checkpoint(connection, file, truncate=True)
     connection.close()
 
 
-def rewrite_summary(stream: KafkaLogSet, change: Callable[[apsw.Connection], int]) -> int:
-    """Summarize all rows, apply `change` to the summary file, and return its count."""
-    summarize(stream)
-    file = stream.folder / FILE
-    connection = _open(file)
+def rewrite_summary(stream: KafkaLogSet, edit_summary: Callable[[apsw.Connection], int]) -> int:
+    """Summarize all rows, apply `edit_summary` to the summary file, and return its count."""
+    summarize_all_items(stream)
+    file = stream.folder / SUMMARY_FILE
+    connection = _open_summary(file)
     try:
         with sqlite.translate_errors(file):
             with connection:
-                count = change(connection)
+                count = edit_summary(connection)
             connection.execute("VACUUM")  # free pages would keep the old content
         sqlite.checkpoint(connection, file, truncate=True)
     finally:
@@ -203,39 +204,39 @@ def rewrite_summary(stream: KafkaLogSet, change: Callable[[apsw.Connection], int
 
 def publish_summary(stream: KafkaLogSet) -> None:
     """Publish the local summary to its topic."""
-    take_snapshot(stream.folder / FILE, stream.item_summary, _summary_position)
+    take_snapshot(stream.folder / SUMMARY_FILE, stream.item_summary, _read_summary_positions)
 
 
-def _open_newest(stream: KafkaLogSet) -> tuple[apsw.Connection, Snapshot | None]:
+def _open_newest_summary(stream: KafkaLogSet) -> tuple[apsw.Connection, Snapshot | None]:
     """Open the local summary, restored from the topic's newest if that is further; return both."""
-    file = stream.folder / FILE
+    file = stream.folder / SUMMARY_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     newest = LatestSnapshot(stream.item_summary).refresh()
-    connection = _open(file)
-    if newest is not None and _summary_position(connection)[0] < newest.position:
+    connection = _open_summary(file)
+    if newest is not None and _read_summary_positions(connection)[0] < newest.position:
         connection.close()
         restore_snapshot(stream.item_summary, newest, file)
-        connection = _open(file)
+        connection = _open_summary(file)
     return connection, newest
 
 
-def _open(file: Path) -> apsw.Connection:
+def _open_summary(file: Path) -> apsw.Connection:
     with sqlite.translate_errors(file):
         connection = sqlite.connect_writer(file)
         sqlite.recover_wal(connection, file)
-        connection.execute(pruned.TABLES)
-        connection.execute(_POSITION_TABLE)
+        connection.execute(pruned.SCHEMA_SQL)
+        connection.execute(_POSITION_TABLE_SQL)
         connection.execute("INSERT OR IGNORE INTO summed VALUES (1, 1)")
     return connection
 
 
-def _summary_position(connection: apsw.Connection) -> tuple[int, int]:
-    (position,) = sqlite.one_row(connection, "SELECT p FROM summed")
+def _read_summary_positions(connection: apsw.Connection) -> tuple[int, int]:
+    (position,) = sqlite.read_one_row(connection, "SELECT p FROM summed")
     return position, 0
 
 
 def _delete_records(address: KafkaLog, before: int) -> int:
-    deleter = Deleter(address)
+    deleter = RecordDeleter(address)
     try:
         return deleter.delete(before)
     finally:

@@ -37,9 +37,9 @@ from tailorbird.stream.kafka.snapshots import (
 )
 from tailorbird.stream.protocol import StoredBlock
 
-INDEX = "index"  # kind of the block with a step's changes of the tables
+INDEX_KIND = "index"  # kind of the block with a step's changes of the tables
 EMPTIED_KIND = "emptied"  # kind of the first block of a topic that was reset
-_POSITION = """
+_POSITION_SQL = """
 CREATE TABLE IF NOT EXISTS routed_position(
     id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL
 ) STRICT;
@@ -55,7 +55,7 @@ class RoutedTopic:
     Args:
         file: path of the index.
         make_tables: creates the router's tables where they do not exist.
-        first: position of the first row of a new log.
+        first_position: position of the first row of a new log.
         snapshots: topic of snapshots of the file, one for each `snapshot_rows` rows.
     Attributes:
         connection: connection to the index; change its tables only within `transaction()`.
@@ -67,55 +67,68 @@ class RoutedTopic:
     def __init__(
         self,
         address: KafkaLog,
-        file: Path,
+        index_path: Path,
         make_tables: Callable[[apsw.Connection], None],
         *,
-        first: int,
+        first_position: int,
         snapshots: KafkaLog,
         snapshot_rows: int = SNAPSHOT_ROWS,
     ) -> None:
-        self.address, self.path = address, file
+        self.address, self.path = address, index_path
         self._failure = ""
-        self._lock = FileLock(file)
+        self._lock = FileLock(index_path)
         with ExitStack() as stack:
             stack.callback(self._lock.release)
-            self.connection = self._open(make_tables, first)
+            self.connection = self._open(make_tables, first_position)
             self._topic = open_writer(
-                address, partition="routed", first_position=first
+                address, partition="routed", first_position=first_position
             )  # from here on, other routers are fenced
             stack.callback(self._topic.close)
-            newest = LatestSnapshot(snapshots).refresh()
-            self._restore_snapshot(newest, snapshots, make_tables, first)
+            newest_snapshot = LatestSnapshot(snapshots).refresh()
+            self._restore_snapshot(newest_snapshot, snapshots, make_tables, first_position)
             self._catch_up()
-            at = first if newest is None else newest.position
-            self._snapshots = SnapshotThread(
-                file, snapshots, _read_position, last_position=at, every_rows=snapshot_rows
+            last_snapshot_position = (
+                first_position if newest_snapshot is None else newest_snapshot.position
+            )
+            self._snapshot_thread = SnapshotThread(
+                index_path,
+                snapshots,
+                _read_positions,
+                last_position=last_snapshot_position,
+                interval_rows=snapshot_rows,
             )
             stack.pop_all()
 
-    def _open(self, make_tables: Callable[[apsw.Connection], None], first: int) -> apsw.Connection:
+    def _open(
+        self, make_tables: Callable[[apsw.Connection], None], first_position: int
+    ) -> apsw.Connection:
         with sqlite.translate_errors(self.path):
             connection = sqlite.connect_writer(self.path)
             sqlite.recover_wal(connection, self.path)
-            connection.execute(_POSITION)
+            connection.execute(_POSITION_SQL)
             make_tables(connection)
             connection.execute(
-                "INSERT OR IGNORE INTO routed_position VALUES (1, ?, ?)", (str(self.address), first)
+                "INSERT OR IGNORE INTO routed_position VALUES (1, ?, ?)",
+                (str(self.address), first_position),
             )
         return connection
 
     def _restore_snapshot(
         self,
-        newest: Snapshot | None,
+        newest_snapshot: Snapshot | None,
         snapshots: KafkaLog,
         make_tables: Callable[[apsw.Connection], None],
-        first: int,
+        first_position: int,
     ) -> None:
         """Restore the newest snapshot where the file is new or ends before the topic begins."""
-        (position,) = sqlite.one_row(self.connection, "SELECT offset FROM routed_position")
+        (position,) = sqlite.read_one_row(self.connection, "SELECT offset FROM routed_position")
         with open_reader(self.address) as reader:
             start = reader.start()
-        if newest is None or newest.position <= position or start <= position != first:
+        if (
+            newest_snapshot is None
+            or newest_snapshot.position <= position
+            or start <= position != first_position
+        ):
             if position < start:
                 raise DamageError(
                     f"the topic begins at {start}, the index ends at {position}, and no "
@@ -125,13 +138,13 @@ class RoutedTopic:
                 )
             return
         self.connection.close()
-        restore_snapshot(snapshots, newest, self.path)
-        self.connection = self._open(make_tables, first)
+        restore_snapshot(snapshots, newest_snapshot, self.path)
+        self.connection = self._open(make_tables, first_position)
         set_topic_name(self.connection, self.address)
-        log.info("began the index with the snapshot at %d", newest.position)
+        log.info("began the index with the snapshot at %d", newest_snapshot.position)
 
     def _catch_up(self) -> None:
-        topic, position = sqlite.one_row(
+        topic, position = sqlite.read_one_row(
             self.connection, "SELECT topic, offset FROM routed_position"
         )
         if topic != str(self.address) or position > self._topic.end():
@@ -150,20 +163,20 @@ class RoutedTopic:
             )
         start = position
         with open_reader(self.address) as reader:
-            while position < self._topic.end() and (stored := reader.read(position)):
-                self._apply(stored)
-                position = stored[-1].end
+            while position < self._topic.end() and (stored_blocks := reader.read(position)):
+                self._apply_blocks(stored_blocks)
+                position = stored_blocks[-1].end
         if position > start:
             log.info("brought the index up from %d to %d", start, position)
 
-    def _apply(self, stored: list[StoredBlock]) -> None:
+    def _apply_blocks(self, stored_blocks: list[StoredBlock]) -> None:
         with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
-                for stored_block in stored:
-                    if stored_block.block.kind == INDEX:
-                        apsw.Changeset.apply(_unpack(stored_block.block), self.connection)
-                self._set_position(stored[-1].end)
+                for stored_block in stored_blocks:
+                    if stored_block.block.kind == INDEX_KIND:
+                        apsw.Changeset.apply(_unpack_patchset(stored_block.block), self.connection)
+                self._set_position(stored_blocks[-1].end)
             except apsw.AbortError as error:
                 self._roll_back()
                 raise DamageError(
@@ -177,7 +190,7 @@ class RoutedTopic:
             self.connection.execute("COMMIT")
 
     @contextmanager
-    def tables(self) -> Iterator[apsw.Connection]:
+    def edit_tables(self) -> Iterator[apsw.Connection]:
         """Change the tables without a block in the topic.
 
         The caller must put a snapshot and reset the topic afterwards, see `router.erasure.topics`.
@@ -194,7 +207,7 @@ class RoutedTopic:
     def put_snapshot(self, address: KafkaLog) -> None:
         """Put a snapshot of the current tables into a topic that has none."""
         if LatestSnapshot(address).refresh() is None:
-            take_snapshot(self.path, address, _read_position)
+            take_snapshot(self.path, address, _read_positions)
 
     def append_first_row(self) -> None:
         """Append the first row of a topic that was reset."""
@@ -208,7 +221,7 @@ class RoutedTopic:
             self.connection.execute("VACUUM")
             sqlite.checkpoint(self.connection, self.path, truncate=True)
 
-    def check_alone(self) -> None:
+    def check_sole_writer(self) -> None:
         """Raise LockedError if another router has taken over the topic."""
         self._topic.check_sole_writer()
 
@@ -233,7 +246,7 @@ class RoutedTopic:
                 patchset = session.patchset()
                 session.close()
                 if patchset:
-                    self._topic.append([_pack(patchset)])
+                    self._topic.append([_pack_patchset(patchset)])
                 faults.at("router.before_topic")
             is_sent = True
             faults.at("router.between_topic_and_index")
@@ -245,7 +258,7 @@ class RoutedTopic:
                 self._failure = str(error) or type(error).__name__
             self._roll_back()
             raise
-        self._snapshots.tick(self._topic.end())
+        self._snapshot_thread.tick(self._topic.end())
         if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
             with sqlite.translate_errors(self.path):
                 sqlite.checkpoint(self.connection, self.path)
@@ -265,14 +278,14 @@ class RoutedTopic:
         return self._topic.end()
 
     def prune_batch(
-        self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None
+        self, before: int, *, on_delete: Callable[[list[StoredBlock]], None] | None = None
     ) -> int:
         """Return 0: `router.routed_log.retention` prunes topics."""
         return 0
 
     def close(self) -> None:
         """Close topic and file, and release the lock."""
-        self._snapshots.close()
+        self._snapshot_thread.close()
         self._topic.close()
         self.connection.close()
         self._lock.release()
@@ -283,17 +296,19 @@ def set_topic_name(connection: apsw.Connection, address: KafkaLog) -> None:
     connection.execute("UPDATE routed_position SET topic = ?", (str(address),))
 
 
-def _read_position(connection: apsw.Connection) -> tuple[int, int]:
+def _read_positions(connection: apsw.Connection) -> tuple[int, int]:
     """Return the applied position of a file, and its position in partition 0."""
-    (position,) = sqlite.one_row(connection, "SELECT offset FROM routed_position")
+    (position,) = sqlite.read_one_row(connection, "SELECT offset FROM routed_position")
     return position, connection.execute("SELECT offset FROM followed").get or 0
 
 
-def _pack(patchset: bytes) -> Block:
-    return Block(INDEX, 1, pa.compress(patchset, codec=_CODEC, asbytes=True), b"%d" % len(patchset))
+def _pack_patchset(patchset: bytes) -> Block:
+    return Block(
+        INDEX_KIND, 1, pa.compress(patchset, codec=_CODEC, asbytes=True), b"%d" % len(patchset)
+    )
 
 
-def _unpack(block: Block) -> bytes:
+def _unpack_patchset(block: Block) -> bytes:
     return pa.decompress(
         block.payload, decompressed_size=int(block.receipt), codec=_CODEC, asbytes=True
     )

@@ -39,7 +39,7 @@ class DistinctCounter:
 
     def __init__(self) -> None:
         self._ranks = bytearray(_REGISTERS)
-        self._sum, self._empty = float(_REGISTERS), _REGISTERS
+        self._sum_of_powers, self._empty_registers = float(_REGISTERS), _REGISTERS
 
     def add(self, texts: Iterable[str]) -> None:
         for text in texts:
@@ -49,13 +49,13 @@ class DistinctCounter:
             old_rank = self._ranks[register_index]
             if rank > old_rank:
                 self._ranks[register_index] = rank
-                self._sum += 2.0**-rank - 2.0**-old_rank
-                self._empty -= old_rank == 0
+                self._sum_of_powers += 2.0**-rank - 2.0**-old_rank
+                self._empty_registers -= old_rank == 0
 
     def estimate(self) -> float:
-        raw_estimate = _ALPHA * _REGISTERS * _REGISTERS / self._sum
+        raw_estimate = _ALPHA * _REGISTERS * _REGISTERS / self._sum_of_powers
         return (
-            _REGISTERS * math.log(_REGISTERS / self._empty)
-            if raw_estimate <= 2.5 * _REGISTERS and self._empty
+            _REGISTERS * math.log(_REGISTERS / self._empty_registers)
+            if raw_estimate <= 2.5 * _REGISTERS and self._empty_registers
             else raw_estimate
         )

@@ -28,10 +28,10 @@ from tailorbird.errors import ConfigError, StorageError, UsageError, fix_for_os_
 
 OPEN, READ, WRITE, ADMIN = "open", "read", "write", "admin"
 SCOPES = (READ, WRITE, ADMIN)  # of a key; OPEN needs none
-VERSION = 1
-_TOKEN = re.compile(r"tb_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
-_NAME = re.compile(r"[\w .:@-]{1,64}\Z")
-_ORIGIN = re.compile(
+FORMAT_VERSION = 1
+_TOKEN_PATTERN = re.compile(r"tb_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
+_NAME_PATTERN = re.compile(r"[\w .:@-]{1,64}\Z")
+_ORIGIN_PATTERN = re.compile(
     r"https?://[a-z0-9.\-\[\]:]{1,255}\Z"
 )  # as browsers send it: lower case, no path
 _HASH_PERSONALISATION = b"tailorbird key"
@@ -86,7 +86,7 @@ class KeyRecord(
     identify: bool = False
 
     def matches(self, secret: str) -> bool:
-        return hmac.compare_digest(bytes.fromhex(self.hash), _hash(secret, self.salt))
+        return hmac.compare_digest(bytes.fromhex(self.hash), _hash_secret(secret, self.salt))
 
 
 class _KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,12 +94,12 @@ class _KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: list[KeyRecord]
 
 
-_decoder = msgspec.json.Decoder(_KeyFile)
+_key_file_decoder = msgspec.json.Decoder(_KeyFile)
 
 
 def parse_token(token: str) -> tuple[str, str] | None:
     """Return id and secret of a Tailorbird key, or None if the token does not look like one."""
-    match = _TOKEN.match(token)
+    match = _TOKEN_PATTERN.match(token)
     return (match[1], match[2]) if match else None
 
 
@@ -122,16 +122,16 @@ def read_keys(file: Path) -> list[KeyRecord]:
             fix=f"chmod 600 {file}",
         )
     try:
-        key_file = _decoder.decode(data)
+        key_file = _key_file_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"is no file of keys: {error}",
             where=str(file),
             fix="tailorbird keys create makes a new one",
         ) from None
-    if key_file.version != VERSION:
+    if key_file.version != FORMAT_VERSION:
         raise ConfigError(
-            f"has version {key_file.version}, expected {VERSION}",
+            f"has version {key_file.version}, expected {FORMAT_VERSION}",
             where=str(file),
             fix="use the Tailorbird that wrote it",
         )
@@ -150,19 +150,19 @@ def create_key(
     limits: Limits = NO_LIMITS,
     identify: bool = False,
     expires_at: int = 0,
-    replaces: str = "",
+    replaced_key_id: str = "",
     keep_until: int = 0,
 ) -> tuple[str, KeyRecord]:
     """Create a key and store its hash; the key itself is returned here and nowhere else.
 
-    With `replaces`, the named key is refused from `keep_until` on, so that both work until every
-    client has the new one.
+    With `replaced_key_id`, that key is refused from `keep_until` on, so that both work until
+    every client has the new one.
 
     Raises:
         UsageError: an invalid scope, origin or name; `identify` without an origin; no key of that
             id.
     """
-    if not _NAME.match(name):
+    if not _NAME_PATTERN.match(name):
         raise UsageError(
             f"expected a name of 1 to 64 letters, digits, spaces and . : @ - _, got {name[:70]!r}"
         )
@@ -173,12 +173,12 @@ def create_key(
             fix="a write key without an origin may send all events",
         )
     secret, salt = secrets.token_urlsafe(32), secrets.token_hex(16)
-    record = KeyRecord(
+    key_record = KeyRecord(
         id=secrets.token_hex(6),
         name=name,
         scopes=sorted(set(scopes)),
         salt=salt,
-        hash=_hash(secret, salt).hex(),
+        hash=_hash_secret(secret, salt).hex(),
         created_at=now,
         expires_at=expires_at,
         origins=sorted(set(origins)),
@@ -186,13 +186,17 @@ def create_key(
         identify=identify,
     )
     with _edit_keys(file) as keys:
-        if replaces:
-            index = _index_of(keys, replaces, file)
-            old = keys[index]
-            until = keep_until if not old.expires_at else min(keep_until, old.expires_at)
-            keys[index] = msgspec.structs.replace(old, expires_at=until)
-        keys.append(record)
-    return f"tb_{record.id}_{secret}", record
+        if replaced_key_id:
+            replaced_index = _find_index(keys, replaced_key_id, file)
+            replaced_key = keys[replaced_index]
+            refused_from = (
+                keep_until
+                if not replaced_key.expires_at
+                else min(keep_until, replaced_key.expires_at)
+            )
+            keys[replaced_index] = msgspec.structs.replace(replaced_key, expires_at=refused_from)
+        keys.append(key_record)
+    return f"tb_{key_record.id}_{secret}", key_record
 
 
 def revoke_key(file: Path, key_id: str) -> KeyRecord:
@@ -202,7 +206,7 @@ def revoke_key(file: Path, key_id: str) -> KeyRecord:
         UsageError: no key of that id.
     """
     with _edit_keys(file) as keys:
-        return keys.pop(_index_of(keys, key_id, file))
+        return keys.pop(_find_index(keys, key_id, file))
 
 
 def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
@@ -215,7 +219,7 @@ def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
             fix="--scope write",
         )
     for origin in origins:
-        if not _ORIGIN.match(origin):
+        if not _ORIGIN_PATTERN.match(origin):
             raise UsageError(
                 f"expected an origin such as https://shop.example, got {origin[:80]!r}"
             )
@@ -226,7 +230,7 @@ def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
         )
 
 
-def _index_of(keys: Sequence[KeyRecord], key_id: str, file: Path) -> int:
+def _find_index(keys: Sequence[KeyRecord], key_id: str, file: Path) -> int:
     for index, record in enumerate(keys):
         if record.id == key_id:
             return index
@@ -246,19 +250,21 @@ def _edit_keys(file: Path) -> Iterator[list[KeyRecord]]:
         fcntl.flock(folder_fd, fcntl.LOCK_EX)
         keys = read_keys(file)
         yield keys
-        draft = file.with_name(f".{file.name}.new")
+        draft_path = file.with_name(f".{file.name}.new")
         try:
-            draft.unlink(missing_ok=True)
+            draft_path.unlink(missing_ok=True)
             with open(
-                os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+                os.open(draft_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
             ) as draft_file:
                 draft_file.write(
-                    msgspec.json.format(msgspec.json.encode(_KeyFile(VERSION, keys)), indent=1)
+                    msgspec.json.format(
+                        msgspec.json.encode(_KeyFile(FORMAT_VERSION, keys)), indent=1
+                    )
                     + b"\n"
                 )
                 draft_file.flush()
                 os.fsync(draft_file.fileno())
-            draft.rename(file)
+            draft_path.rename(file)
             os.fsync(folder_fd)
         except OSError as error:
             raise StorageError(
@@ -270,7 +276,7 @@ def _edit_keys(file: Path) -> Iterator[list[KeyRecord]]:
         os.close(folder_fd)
 
 
-def _hash(secret: str, salt: str) -> bytes:
+def _hash_secret(secret: str, salt: str) -> bytes:
     return blake2b(
         secret.encode(), digest_size=32, salt=bytes.fromhex(salt), person=_HASH_PERSONALISATION
     ).digest()

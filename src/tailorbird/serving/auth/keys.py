@@ -224,11 +224,11 @@ class Keys:
                 caller = Caller(record.id, bool(record.origins), record.limits, record.identify)
                 return caller, frozenset(record.scopes), frozenset(record.origins)
             return _NO_CALLER
-        key_digest, match = _hash(key), _NO_CALLER
+        key_digest, matched = _hash(key), _NO_CALLER
         for digest, name, scopes in self._setting_keys:  # compare all, so that timing leaks nothing
             if hmac.compare_digest(digest, key_digest):
-                match = (Caller(name), scopes, frozenset())
-        return match
+                matched = (Caller(name), scopes, frozenset())
+        return matched
 
     def _reload_if_changed(self) -> None:
         """Reload the file if it has changed."""

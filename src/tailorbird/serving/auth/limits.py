@@ -23,13 +23,13 @@ from itertools import chain
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.events.contract.checked_batch import EventColumns
-from tailorbird.events.contract.event_types import NEEDS_ITEM
+from tailorbird.events.contract.event_types import ITEM_EVENT_TYPES
 from tailorbird.serving.auth.buckets import Bucket, DistinctCounter
 from tailorbird.serving.auth.keyfile import READ, WRITE
 from tailorbird.serving.auth.keys import Caller
 from tailorbird.serving.auth.networks import Networks, client_address
 
-CLICKS = NEEDS_ITEM | {"purchase"}  # types that features and training count as interest
+CLICK_TYPES = ITEM_EVENT_TYPES | {"purchase"}  # types that features and training count as interest
 ADDRESSES_MAX = 10_000
 HOUR_S = 3_600.0
 
@@ -60,7 +60,7 @@ class ServerLimits:
 
     Attributes:
         address_events_per_s: of one address with a key for browsers.
-        address_clicks_per_hour: likewise, of `CLICKS` alone: so many at once, and as many an hour
+        address_clicks_per_hour: likewise, of `CLICK_TYPES` alone: so many at once, and as many an hour
             from then on.
         address_connections: open at a time from one address that is no proxy's.
         proxies: networks whose `X-Forwarded-For` is trusted.
@@ -90,9 +90,9 @@ class Limiter:
         self._lock = threading.Lock()
         self._buckets: dict[tuple[str, str, float], Bucket] = {}
         self._address_buckets: OrderedDict[str, Bucket] = OrderedDict()
-        self._clicks: OrderedDict[str, Bucket] = OrderedDict()
+        self._click_buckets: OrderedDict[str, Bucket] = OrderedDict()
         self._id_counters: dict[str, tuple[float, DistinctCounter]] = {}
-        self.limited: Counter[str] = Counter()
+        self.refusals_by_limit: Counter[str] = Counter()
 
     def admit_request(self, caller: Caller, scope: str, address: str) -> None:
         """Charge a request before it is read. Raise LimitError if the key or the address has to
@@ -107,24 +107,24 @@ class Limiter:
                 if limit_name == "requests":
                     bucket.take(1)
 
-    def charge(self, caller: Caller, address: str, rows: int, charged: int) -> None:
-        """Take the rows of a body, of which `charged` were taken before, from its sender's buckets.
+    def charge(self, caller: Caller, address: str, rows: int, already_charged: int) -> None:
+        """Take the rows of a body, of which `already_charged` were taken before, from its sender's buckets.
 
         Raise LimitError if one body may not contain so many, or the sender has to wait for what it
         sent since `admit_request`.
         """
-        batch_max = int(self._limit(caller.limits.batch_max, self.server.batch_max))
-        too_many = 0 < batch_max < rows
+        batch_max = int(self._effective_limit(caller.limits.batch_max, self.server.batch_max))
+        is_too_long = 0 < batch_max < rows
         with self._lock:
             now = self._monotonic()
             buckets = self._buckets_for(caller, WRITE, address, now)
-            if not charged:
+            if not already_charged:
                 for bucket, limit_name in buckets:
                     self._require_tokens(bucket, limit_name, now)
             for bucket, _ in buckets:
-                bucket.take((batch_max if too_many else rows) - charged)
-            if too_many:
-                self.limited["batch"] += 1
+                bucket.take((batch_max if is_too_long else rows) - already_charged)
+            if is_too_long:
+                self.refusals_by_limit["batch"] += 1
                 raise LimitError(
                     f"{rows} events in one body, at most {batch_max} are taken",
                     limit="batch",
@@ -151,11 +151,11 @@ class Limiter:
     def count_refusal(self, limit: str) -> None:
         """Count a refusal by another limit."""
         with self._lock:
-            self.limited[limit] += 1
+            self.refusals_by_limit[limit] += 1
 
     def _require_tokens(self, bucket: Bucket, limit_name: str, now: float) -> None:
         if wait_s := bucket.wait_s(now):
-            self.limited[limit_name] += 1
+            self.refusals_by_limit[limit_name] += 1
             raise LimitError(
                 f"too much within a short time ({limit_name})",
                 limit=limit_name,
@@ -169,9 +169,9 @@ class Limiter:
         buckets: list[tuple[Bucket, str]] = []
         limit_name = "requests" if scope == READ else "events"
         rate = (
-            self._limit(key_limits.requests_per_s, server.requests_per_s)
+            self._effective_limit(key_limits.requests_per_s, server.requests_per_s)
             if scope == READ
-            else self._limit(key_limits.events_per_s, server.events_per_s)
+            else self._effective_limit(key_limits.events_per_s, server.events_per_s)
         )
         if rate and caller.id:
             key = (caller.id, scope, rate)  # a changed rate starts a new bucket
@@ -197,12 +197,12 @@ class Limiter:
             not caller.public
             or not address
             or not per_hour
-            or not (count := sum(type_ in CLICKS for type_ in accepted.type))
+            or not (count := sum(type_ in CLICK_TYPES for type_ in accepted.type))
         ):
             return
-        bucket = _bucket_of(self._clicks, address, Bucket(per_hour / HOUR_S, now, HOUR_S))
+        bucket = _bucket_of(self._click_buckets, address, Bucket(per_hour / HOUR_S, now, HOUR_S))
         if wait_s := bucket.wait_s(now):
-            self.limited["clicks"] += 1
+            self.refusals_by_limit["clicks"] += 1
             raise LimitError(
                 "too many clicks and the like from one address",
                 limit="clicks",
@@ -211,15 +211,15 @@ class Limiter:
         bucket.take(count)
 
     def _require_few_ids(self, caller: Caller, accepted: EventColumns, now: float) -> None:
-        ids_max = self._limit(caller.limits.ids_per_hour, self.server.ids_per_hour)
+        ids_max = self._effective_limit(caller.limits.ids_per_hour, self.server.ids_per_hour)
         if not ids_max or not caller.id:
             return
-        window_start, ids = self._id_counters.get(caller.id, (now, None))
-        if ids is None or now - window_start >= HOUR_S:
-            window_start, ids = now, DistinctCounter()
-            self._id_counters[caller.id] = (window_start, ids)
-        if ids.estimate() >= ids_max:
-            self.limited["ids"] += 1
+        window_start, id_counter = self._id_counters.get(caller.id, (now, None))
+        if id_counter is None or now - window_start >= HOUR_S:
+            window_start, id_counter = now, DistinctCounter()
+            self._id_counters[caller.id] = (window_start, id_counter)
+        if id_counter.estimate() >= ids_max:
+            self.refusals_by_limit["ids"] += 1
             raise LimitError(
                 f"more than {ids_max} different people and items within an hour",
                 limit="ids",
@@ -233,10 +233,10 @@ class Limiter:
             accepted.item_id,
             *(items for items in accepted.items if items),
         )
-        ids.add({text for text in texts if text})
+        id_counter.add({text for text in texts if text})
 
     @staticmethod
-    def _limit(key_limit: float | None, server_limit: float) -> float:
+    def _effective_limit(key_limit: float | None, server_limit: float) -> float:
         return server_limit if key_limit is None else key_limit
 
 
@@ -266,26 +266,26 @@ class Connections:
     """
 
     def __init__(self, limits: ServerLimits) -> None:
-        self._limit, self._proxies = limits.address_connections, limits.proxies
-        self._open: Counter[str] = Counter()
+        self._effective_limit, self._proxies = limits.address_connections, limits.proxies
+        self._open_count_by_address: Counter[str] = Counter()
 
     def add(self, peer: str) -> bool:
         """Count one more connection, and return whether it is one too many."""
         address = self._counted_address(peer)
-        self._open[address] += bool(address)
-        return self._open[address] > self._limit
+        self._open_count_by_address[address] += bool(address)
+        return self._open_count_by_address[address] > self._effective_limit
 
     def remove(self, peer: str) -> None:
         address = self._counted_address(peer)
-        if self._open[address] > 1:
-            self._open[address] -= 1
+        if self._open_count_by_address[address] > 1:
+            self._open_count_by_address[address] -= 1
         else:
-            del self._open[address]
+            del self._open_count_by_address[address]
 
     def _counted_address(self, peer: str) -> str:
         return (
             ""
-            if not self._limit or not peer or peer in self._proxies
+            if not self._effective_limit or not peer or peer in self._proxies
             else client_address(peer, "", self._proxies)
         )
 

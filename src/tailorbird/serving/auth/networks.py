@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from tailorbird.errors import ConfigError
 
-UNKNOWN = "unknown"  # callers without a known address share one limit
+UNKNOWN_ADDRESS = "unknown"  # callers without a known address share one limit
 
 
 class Networks:
@@ -20,13 +20,13 @@ class Networks:
 
     def __init__(self, texts: Iterable[str] = (), *, where: str = "serve.trusted_proxies") -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
-        for text in texts:
+        for network_text in texts:
             try:
-                self._networks.append(ip_network(text))
+                self._networks.append(ip_network(network_text))
             except ValueError as error:
                 fix = "write it as 10.0.0.7 or 10.0.0.0/8, without bits beyond the prefix"
                 raise ConfigError(
-                    f"{text!r} is no address and no network: {error}", where=where, fix=fix
+                    f"{network_text!r} is no address and no network: {error}", where=where, fix=fix
                 ) from None
 
     def __contains__(self, address: str | IPv4Address | IPv6Address) -> bool:
@@ -34,7 +34,7 @@ class Networks:
         return any(ip in network for network in self._networks if ip is not None)
 
 
-def client_address(peer: str, forwarded: str, proxies: Networks) -> str:
+def client_address(peer: str, forwarded_for: str, trusted_proxies: Networks) -> str:
     """Return the address of the caller: the peer, or the last hop that a trusted proxy did not add
     itself.
 
@@ -42,23 +42,23 @@ def client_address(peer: str, forwarded: str, proxies: Networks) -> str:
     counts for that proxy.
 
     Args:
-        forwarded: all lines of `X-Forwarded-For` in their order, joined by commas; some proxies
+        forwarded_for: all lines of `X-Forwarded-For` in their order, joined by commas; some proxies
             extend the last line, others add one.
     """
-    caller = _parse_ip(peer)
-    if caller is None:
-        return UNKNOWN
-    hops = [hop for hop in map(str.strip, forwarded.split(",")) if hop]
-    while hops and caller in proxies and (hop_ip := _parse_ip(hops.pop())) is not None:
-        caller = hop_ip
+    caller_ip = _parse_ip(peer)
+    if caller_ip is None:
+        return UNKNOWN_ADDRESS
+    hops = [hop for hop in map(str.strip, forwarded_for.split(",")) if hop]
+    while hops and caller_ip in trusted_proxies and (hop_ip := _parse_ip(hops.pop())) is not None:
+        caller_ip = hop_ip
     return (
-        str(caller)
-        if isinstance(caller, IPv4Address)
-        else f"{IPv6Address(int(caller) >> 64 << 64)}/64"
+        str(caller_ip)
+        if isinstance(caller_ip, IPv4Address)
+        else f"{IPv6Address(int(caller_ip) >> 64 << 64)}/64"
     )
 
 
-def is_public(peer: str) -> bool:
+def is_public_address(peer: str) -> bool:
     """Return whether an address is globally routable, and not of a private network."""
     ip = _parse_ip(peer)
     return ip is not None and ip.is_global

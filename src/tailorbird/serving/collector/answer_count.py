@@ -21,7 +21,7 @@ class ResponseCount:
             path.write_bytes(bytes(16))
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 16)
-        self.total = self._settled_total = 0
+        self.given_total = self._settled_total = 0
 
     def settle(self) -> int:
         """Return an upper bound of the answers that the last run left unsettled, and restart the
@@ -32,8 +32,8 @@ class ResponseCount:
         return max(0, given_total - settled_total)
 
     def record_given(self) -> None:
-        self.total += 1
-        struct.pack_into("<q", self._map, 0, self.total)
+        self.given_total += 1
+        struct.pack_into("<q", self._map, 0, self.given_total)
 
     def record_settled(self, count: int) -> None:
         self._settled_total += count

@@ -58,23 +58,28 @@ class BodyCheck:
         self._suppression_list = suppression_list or SuppressionList(b"")
 
     def check(
-        self, body: bytes, encoding: str, source: str, format_: str, admit: AdmissionCheck | None
+        self,
+        body: bytes,
+        encoding: str,
+        source: str,
+        format_: str,
+        admission: AdmissionCheck | None,
     ) -> CheckedBody:
         """Check a body that is received now.
 
         Args:
-            admit: checks the sender's limits, and raises if the body is not to be taken.
+            admission: checks the sender's limits, and raises if the body is not to be taken.
         """
         if self._pseudonyms is not None:
             body = self._pseudonyms.pseudonymise_body(
-                body, encoding, foreign=bool(format_), types=self._event_types
+                body, encoding, is_foreign=bool(format_), event_types=self._event_types
             )
         receipt = Receipt(self._clock.now(), source, encoding, format_)
-        remaining = self._suppression_list.filter_body(body, receipt)
-        checked_body = self._decide(body, remaining, receipt, admit)
+        remaining_body = self._suppression_list.filter_body(body, receipt)
+        checked_body = self._decide(body, remaining_body, receipt, admission)
         if (
             self._log_clock is not None
-            and self._log_clock.behind
+            and self._log_clock.lag_us
             and self._is_present_time(checked_body, self._log_clock)
         ):
             self._log_clock.go_live()
@@ -90,9 +95,13 @@ class BodyCheck:
         return self._decide(checked_body.sender_body, checked_body.body, receipt)
 
     def _decide(
-        self, sender_body: bytes, body: bytes, receipt: Receipt, admit: AdmissionCheck | None = None
+        self,
+        sender_body: bytes,
+        body: bytes,
+        receipt: Receipt,
+        admission: AdmissionCheck | None = None,
     ) -> CheckedBody:
-        sender_decisions = _decide_rows(sender_body, receipt, self._contract, admit)
+        sender_decisions = _decide_rows(sender_body, receipt, self._contract, admission)
         decisions = (
             sender_decisions if body is sender_body else _decide_rows(body, receipt, self._contract)
         )
@@ -109,8 +118,8 @@ class BodyCheck:
         future_count = _count_future(checked_body.decisions)
         if not future_count:
             return False
-        today = self.repeat_at(checked_body, log_clock.machine_now())
-        return _count_future(today.decisions) < future_count
+        decisions_by_machine_time = self.repeat_at(checked_body, log_clock.machine_now())
+        return _count_future(decisions_by_machine_time.decisions) < future_count
 
 
 def _count_future(decisions: Sequence[Decision]) -> int:
@@ -118,25 +127,25 @@ def _count_future(decisions: Sequence[Decision]) -> int:
 
 
 def _decide_rows(
-    body: bytes, receipt: Receipt, contract: Contract, admit: AdmissionCheck | None = None
+    body: bytes, receipt: Receipt, contract: Contract, admission: AdmissionCheck | None = None
 ) -> list[Decision]:
     """Return one decision for each row of a body, in order, by the contract that the router applies
     again.
 
-    `admit` checks the accepted events, and raises if the body is not to be taken at all.
+    `admission` checks the accepted events, and raises if the body is not to be taken at all.
     """
-    checked_body = contract.check([(body, receipt)])
-    rows = len(checked_body) + len(checked_body.refused)
-    if admit is not None:
-        admit.check_events(checked_body.fields)
-    decisions = [_ACCEPTED_DECISION] * rows
-    for _, refusal in checked_body.refused:
-        decisions[refusal.row] = _refusal(refusal)
+    checked_body = contract.check_bodies([(body, receipt)])
+    row_count = len(checked_body) + len(checked_body.refusals)
+    if admission is not None:
+        admission.check_events(checked_body.fields)
+    decisions = [_ACCEPTED_DECISION] * row_count
+    for _, refusal in checked_body.refusals:
+        decisions[refusal.row] = _to_decision(refusal)
     return decisions
 
 
 _ACCEPTED_DECISION = Decision(True)
 
 
-def _refusal(refusal: Refusal) -> Decision:
+def _to_decision(refusal: Refusal) -> Decision:
     return Decision(False, refusal.code, refusal.path, refusal.message)

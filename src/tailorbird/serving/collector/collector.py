@@ -87,10 +87,10 @@ class EventCollector:
         log_clock: LogClock | None = None,
     ) -> None:
         self.producer = producer
-        self._check = BodyCheck(plan, clock, pseudonyms, suppression_list, log_clock)
+        self._body_check = BodyCheck(plan, clock, pseudonyms, suppression_list, log_clock)
         self._record_timeout_s = record_timeout_s
         logs = log_set(stream)
-        self.raw_names = list(logs.raw_stems(producer).values())
+        self.raw_names = list(logs.raw_names_by_stem(producer).values())
         self._receipt_times = ReceiptTimes(clock, plan.skew_us)
         folder = logs.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,12 +115,12 @@ class EventCollector:
         *,
         source: str = "collector",
         format_: str = "",
-        admit: AdmissionCheck | None = None,
+        admission: AdmissionCheck | None = None,
     ) -> list[Decision]:
         """Check, append and sync a body, and return one decision for each event, in order.
 
         Returns after the sync. `format_` names the foreign format from which an adapter made the
-        lines. `admit` may refuse the whole body, see `decisions.AdmissionCheck`.
+        lines. `admission` may refuse the whole body, see `decisions.AdmissionCheck`.
 
         Refused events are appended as well: the router finds them by the same check and quarantines
         them. A row that is dropped because its person was erased gets an ordinary decision, so that
@@ -131,7 +131,7 @@ class EventCollector:
             DiskFullError: the disk is almost full.
             ClosedError: the log cannot be written. Nothing was acknowledged.
         """
-        decisions, done_future = self._enqueue(body, encoding, source, format_, admit)
+        decisions, done_future = self._enqueue(body, encoding, source, format_, admission)
         done_future.result()
         return decisions
 
@@ -142,17 +142,17 @@ class EventCollector:
         *,
         source: str = "collector",
         format_: str = "",
-        admit: AdmissionCheck | None = None,
+        admission: AdmissionCheck | None = None,
     ) -> list[Decision]:
         """Submit a body from an event loop: large bodies are checked in a thread, and nothing
         blocks the loop.
         """
         if len(body) > CHECK_INLINE_BYTES:
             decisions, done_future = await asyncio.to_thread(
-                self._enqueue, body, encoding, source, format_, admit
+                self._enqueue, body, encoding, source, format_, admission
             )
         else:
-            decisions, done_future = self._enqueue(body, encoding, source, format_, admit)
+            decisions, done_future = self._enqueue(body, encoding, source, format_, admission)
         await asyncio.wrap_future(done_future)
         return decisions
 
@@ -182,9 +182,9 @@ class EventCollector:
 
         The caller guarantees that they are no longer needed.
         """
-        offsets = (raw_before,) if isinstance(raw_before, int) else raw_before
+        raw_offsets = (raw_before,) if isinstance(raw_before, int) else raw_before
         with self._queue.condition:
-            self._queue.prune_requests.append((offsets, responses_before))
+            self._queue.prune_requests.append((raw_offsets, responses_before))
             self._queue.condition.notify_all()
 
     def figures(self) -> CollectorFigures:
@@ -194,9 +194,9 @@ class EventCollector:
             return CollectorFigures(
                 accepted=queue.accepted,
                 refused=dict(queue.refused),
-                batches=self._writer.batches,
+                batches=self._writer.batch_count,
                 failures=self._writer.failures,
-                responses=self._response_count.total,
+                responses=self._response_count.given_total,
                 responses_waiting=len(queue.records),
                 responses_dropped=queue.dropped_responses,
                 responses_lost=self._lost_responses,
@@ -224,33 +224,43 @@ class EventCollector:
         self.close()
 
     def _enqueue(
-        self, body: bytes, encoding: str, source: str, format_: str, admit: AdmissionCheck | None
+        self,
+        body: bytes,
+        encoding: str,
+        source: str,
+        format_: str,
+        admission: AdmissionCheck | None,
     ) -> tuple[list[Decision], "Future[None]"]:
-        if admit is None:
+        if admission is None:
             return self._check_and_queue(body, encoding, source, format_, None)
         # This precedes the check of the queue: a sender beyond its own limit gets that error, and
         # does not fill the queue for others.
-        admit.charge_rows(count_rows(body, encoding))
+        admission.charge_rows(count_rows(body, encoding))
         try:
-            return self._check_and_queue(body, encoding, source, format_, admit)
+            return self._check_and_queue(body, encoding, source, format_, admission)
         except StorageError:
-            admit.refund()
+            admission.refund()
             raise
 
     def _check_and_queue(
-        self, body: bytes, encoding: str, source: str, format_: str, admit: AdmissionCheck | None
+        self,
+        body: bytes,
+        encoding: str,
+        source: str,
+        format_: str,
+        admission: AdmissionCheck | None,
     ) -> tuple[list[Decision], "Future[None]"]:
         self._queue.require_room(len(body))  # before the check, because shedding must be cheap
-        checked = self._check.check(body, encoding, source, format_, admit)
+        checked_body = self._body_check.check(body, encoding, source, format_, admission)
         done_future: Future[None] = Future()
         done_future.set_running_or_notify_cancel()  # a cancelled caller cannot withdraw its events
         with self._queue.condition:
-            received_at = self._receipt_times.next(checked.receipt.received_at)
-            if received_at != checked.receipt.received_at:
+            received_at = self._receipt_times.next(checked_body.receipt.received_at)
+            if received_at != checked_body.receipt.received_at:
                 # Another thread came first, or the clock was set back meanwhile. The router decides
                 # by the stored receipt, so the decision is repeated with that one.
-                checked = self._check.repeat_at(checked, received_at)
-            receipt = _RECEIPT.encode(checked.receipt)
-            block = Block("body", len(checked.decisions), checked.body, receipt)
-            self._queue.add_events(QueueEntry(block, checked.decisions, done_future))
-        return checked.sender_decisions, done_future
+                checked_body = self._body_check.repeat_at(checked_body, received_at)
+            receipt = _RECEIPT.encode(checked_body.receipt)
+            block = Block("body", len(checked_body.decisions), checked_body.body, receipt)
+            self._queue.add_events(QueueEntry(block, checked_body.decisions, done_future))
+        return checked_body.sender_decisions, done_future

@@ -50,18 +50,18 @@ class CollectorLogs:
         logs = log_set(stream)
         raw_log, response_log = logs.raw(producer), logs.response_log(producer)
         required_offsets = read_expected_ends(logs, producer, lake)
-        raw = open_writer(raw_log, partition=producer, expected_ends=required_offsets)
+        raw_writer = open_writer(raw_log, partition=producer, expected_ends=required_offsets)
         try:
-            responses = open_writer(
+            response_writer = open_writer(
                 response_log, partition=producer, expected_ends=required_offsets
             )
         except BaseException:
-            raw.close()
+            raw_writer.close()
             raise
         set_aside_count = sum(
-            len(log_address(address).set_aside_files()) for address in (raw_log, response_log)
+            len(log_address(address).damaged_tail_files()) for address in (raw_log, response_log)
         )
-        return cls(logs, lake, producer, raw, responses, set_aside_count)
+        return cls(logs, lake, producer, raw_writer, response_writer, set_aside_count)
 
     def reopened(self) -> "CollectorLogs":
         """Reopen the same logs after a failed commit closed them.

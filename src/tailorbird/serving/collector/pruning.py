@@ -11,7 +11,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.periodic import PeriodicTask
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.storage_paths import StoragePath
-from tailorbird.stream import read_prunable
+from tailorbird.stream import read_prunable_positions
 
 EVERY_S = 30.0
 log = logging.getLogger(__name__)
@@ -24,18 +24,20 @@ class Pruner:
         self, collector: EventCollector, lake: StoragePath, *, every_s: float = EVERY_S
     ) -> None:
         self._collector, self._lake = collector, lake
-        self.loop = PeriodicTask("pruner", self.tick, interval_s=every_s, run_at_start=False)
+        self.periodic_task = PeriodicTask(
+            "pruner", self.tick, interval_s=every_s, run_at_start=False
+        )
 
     def start(self) -> None:
-        self.loop.start()
+        self.periodic_task.start()
 
     def stop(self) -> None:
-        self.loop.stop()
+        self.periodic_task.stop()
 
     def tick(self) -> None:
         """Prune once, by the offsets that are released now."""
         try:
-            released = read_prunable(self._lake)
+            released = read_prunable_positions(self._lake)
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
             return

@@ -163,10 +163,10 @@ class CollectorQueue:
 
     def clear(self) -> tuple[list[QueueEntry], int]:
         """Give up all that waits; return the entries, and the number of answers."""
-        entries, responses = list(self.entries), len(self.records)
+        entries, response_count = list(self.entries), len(self.records)
         self.entries.clear()
         self.records.clear()
         self.size = self.events_waiting = self.writable_records = 0
-        self.dropped_responses += responses
+        self.dropped_responses += response_count
         self.condition.notify_all()
-        return entries, responses
+        return entries, response_count

@@ -35,7 +35,7 @@ class CollectorWriter:
         reopen_after_s: how long after a failed commit the log is reopened.
 
     Attributes:
-        batches, failures: commits of the raw log, and those that failed.
+        batch_count, failures: commits of the raw log, and those that failed.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CollectorWriter:
         self._queue, self._logs = queue, logs
         self._response_count, self._receipt_times = answer_count, receipt_times
         self._flush_s, self._reopen_after_s = flush_s, reopen_after_s
-        self.batches = self.failures = 0
+        self.batch_count = self.failures = 0
         self._failed_at = 0.0
         self._is_superseded = False
         self._thread = threading.Thread(
@@ -72,20 +72,20 @@ class CollectorWriter:
     def _run(self) -> None:
         while True:
             with self._queue.condition:
-                self._wait()
-                closing = self._queue.is_closing
+                self._wait_for_work()
+                is_closing = self._queue.is_closing
                 entries = self._queue.next_batch()
                 prune_requests, self._queue.prune_requests = self._queue.prune_requests, []
             if self._queue.failure:
                 self._reject(entries)
-                if not closing:
+                if not is_closing:
                     self._try_reopen()
             else:
                 self._write(entries, prune_requests)
-            if closing and not self._queue.entries:
+            if is_closing and not self._queue.entries:
                 return
 
-    def _wait(self) -> None:
+    def _wait_for_work(self) -> None:
         """Sleep until events wait, or something is due.
 
         Answers alone do not wake the writer before their flush is due.
@@ -136,18 +136,18 @@ class CollectorWriter:
             self._fail(error, entries)
 
     def _commit(self, entries: list[QueueEntry]) -> None:
-        acknowledge_early = faults.is_disabled(
+        acknowledges_early = faults.is_disabled(
             "collector.sync_before_ack"
         )  # a fault that the durability test must detect
-        if acknowledge_early:
+        if acknowledges_early:
             self._acknowledge(entries)
         faults.at("collector.before_append")
         with self._logs.raw.transaction():
             self._logs.raw.append([entry.block for entry in entries])
             faults.at("collector.before_sync")
         faults.at("collector.before_ack")
-        self.batches += 1
-        if not acknowledge_early:
+        self.batch_count += 1
+        if not acknowledges_early:
             self._acknowledge(entries)
 
     def _commit_records(self) -> None:
@@ -202,8 +202,8 @@ class CollectorWriter:
         not in the log.
         """
         with self._queue.condition:
-            queued_entries, responses = self._queue.clear()
-            self._response_count.record_settled(responses)
+            queued_entries, response_count = self._queue.clear()
+            self._response_count.record_settled(response_count)
         for error_type, rejected_entries in (
             (UnknownOutcomeError if in_flight else ClosedError, entries),
             (ClosedError, queued_entries),

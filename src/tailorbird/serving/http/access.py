@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailorbird.errors import ConfigError
 from tailorbird.serving.auth.keys import AccessError, Keys
-from tailorbird.serving.http.logs import REQUEST_ID, request_id_of
+from tailorbird.serving.http.logs import REQUEST_ID, choose_request_id
 from tailorbird.serving.messages import Fault
 
 _ORIGIN = re.compile(
@@ -113,21 +113,21 @@ class Guard:
     While draining, responses carry `Connection: close`.
 
     Args:
-        origins: returns the origins that keys name; those of the perimeter are allowed as well.
+        read_key_origins: returns the origins that keys name; those of the perimeter are allowed as well.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         perimeter: Perimeter,
-        draining: Callable[[], bool],
-        origins: Callable[[], frozenset[str]],
+        is_draining: Callable[[], bool],
+        read_key_origins: Callable[[], frozenset[str]],
     ) -> None:
-        self.app, self._perimeter, self._draining, self._key_origins = (
+        self.app, self._perimeter, self._is_draining, self._read_key_origins = (
             app,
             perimeter,
-            draining,
-            origins,
+            is_draining,
+            read_key_origins,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,15 +135,15 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = request_id_of(headers.get("x-request-id"))
+        request_id = choose_request_id(headers.get("x-request-id"))
         REQUEST_ID.set(request_id)  # each request has a context of its own
-        allowed = self._allowed_origin(headers.get("origin"))
+        allowed_origin = self._allowed_origin(headers.get("origin"))
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 response_headers = MutableHeaders(scope=message)
                 response_headers["x-request-id"] = request_id
-                self._add_headers(response_headers, allowed)
+                self._add_headers(response_headers, allowed_origin)
             await send(message)
 
         if not self._host_allowed(headers.get("host", "")):
@@ -153,10 +153,12 @@ class Guard:
                 _encode_fault("wrong_host", "this server does not answer for that host"),
             )
         elif (
-            scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers
+            scope["method"] == "OPTIONS"
+            and allowed_origin
+            and "access-control-request-method" in headers
         ):
             await _send_json(send_guarded, 204, b"")
-        elif scope["method"] not in _SAFE_METHODS and not allowed and _is_foreign(headers):
+        elif scope["method"] not in _SAFE_METHODS and not allowed_origin and _is_foreign(headers):
             await _send_json(send_guarded, 403, _encode_fault(*WRONG_ORIGIN))
         else:
             await self.app(scope, receive, send_guarded)
@@ -170,14 +172,14 @@ class Guard:
     def _allowed_origin(self, origin: str | None) -> str | None:
         return (
             origin
-            if origin and (origin in self._perimeter.origins or origin in self._key_origins())
+            if origin and (origin in self._perimeter.origins or origin in self._read_key_origins())
             else None
         )
 
     def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
-        if self._perimeter.origins or self._key_origins():
+        if self._perimeter.origins or self._read_key_origins():
             headers.add_vary_header("Origin")
         if origin:
             headers["access-control-allow-origin"] = origin
@@ -185,7 +187,7 @@ class Guard:
             headers["access-control-allow-headers"] = _CORS_ALLOWED_HEADERS
             headers["access-control-expose-headers"] = "Retry-After, X-Request-Id"
             headers["access-control-max-age"] = "600"
-        if self._draining():
+        if self._is_draining():
             headers["connection"] = "close"
 
 

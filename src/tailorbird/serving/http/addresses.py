@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-_SLASH = "\udc2f"  # placeholder of a slash in an id; cannot occur in decoded text
+_SLASH_PLACEHOLDER = "\udc2f"  # placeholder of a slash in an id; cannot occur in decoded text
 
 
 class EncodedIdRoute(Route):
@@ -37,15 +37,21 @@ class EncodedIdRoute(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a request against this route and extract the ids from its path."""
-        raw: bytes = scope.get("raw_path") or b""
-        if b"%2" not in raw:
+        raw_path: bytes = scope.get("raw_path") or b""
+        if b"%2" not in raw_path:
             return super().matches(scope)
-        parts = raw.partition(b"?")[0].decode("latin-1").split("/")
+        encoded_parts = raw_path.partition(b"?")[0].decode("latin-1").split("/")
         match, child_scope = super().matches(
-            {**scope, "path": "/".join(unquote(part).replace("/", _SLASH) for part in parts)}
+            {
+                **scope,
+                "path": "/".join(
+                    unquote(encoded_part).replace("/", _SLASH_PLACEHOLDER)
+                    for encoded_part in encoded_parts
+                ),
+            }
         )
-        ids = {
-            name: value.replace(_SLASH, "/")
+        path_ids = {
+            name: value.replace(_SLASH_PLACEHOLDER, "/")
             for name, value in child_scope.get("path_params", {}).items()
         }
-        return match, {**child_scope, "path_params": ids} if child_scope else child_scope
+        return match, {**child_scope, "path_params": path_ids} if child_scope else child_scope

@@ -26,24 +26,24 @@ from tailorbird.serving.http.body import Reservation
 from tailorbird.serving.http.handling import Handler, Service, authorize_and_handle, error_response
 from tailorbird.serving.http.routes import ROUTES
 
-_SEGMENT_PATHS = (*segment.BATCH_KINDS, *segment.MESSAGE_KINDS)
+_SEGMENT_PATH_NAMES = (*segment.BATCH_PATH_NAMES, *segment.MESSAGE_TYPES)
 
 
 def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     """Create the ASGI application of a serve process.
 
     Args:
-        routes: additional routes, such as a demo's shop page. Each must be made by `route`, so that
-            none lacks a declared scope.
+        routes: additional routes, such as a demo's shop page. Each must be made by `create_route`,
+            so that none lacks a declared scope.
     Raises:
         ValueError: a route declares no scope; that is a bug, not a user's mistake.
     """
     own_routes = [
-        route(path, method, handler, operation.scope, service, allow_slashes=True)
+        create_route(path, method, handler, operation.scope, service, allow_slashes=True)
         for (path, method), (handler, operation) in ROUTES.items()
     ]
     own_routes += [
-        route(path, "POST", handler, WRITE, service, allow_slashes=True)
+        create_route(path, "POST", handler, WRITE, service, allow_slashes=True)
         for path, handler in segment.handlers_by_path().items()
     ]
     for declared_route in (*own_routes, *routes):
@@ -51,16 +51,19 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
             raise ValueError(f"route {declared_route} declares no scope")
     service.metrics.watch_collector(service.collector.figures)
     service.metrics.watch_shedding(service.shedder)
-    service.metrics.watch_limits(lambda: dict(service.limiter.limited))
+    service.metrics.watch_limits(lambda: dict(service.limiter.refusals_by_limit))
     app = Starlette(
         routes=[*own_routes, *routes],
-        exception_handlers={HTTPException: _http_fault, Exception: _internal_fault},
+        exception_handlers={
+            HTTPException: _respond_to_http_error,
+            Exception: _respond_to_internal_error,
+        },
     )
     app.router.redirect_slashes = False
     return Guard(app, service.perimeter, lambda: service.draining, lambda: service.keys.origins())
 
 
-def route(
+def create_route(
     path: str,
     method: str,
     handler: Handler,
@@ -87,16 +90,16 @@ def route(
             status = response.status_code
         finally:
             request.state.reservation.release()
-            seconds = time.perf_counter() - start
-            service.metrics.request(path, status, seconds)
-            service.requests.record(path, status, seconds, request.state.caller.id)
+            duration_s = time.perf_counter() - start
+            service.metrics.request(path, status, duration_s)
+            service.requests.record(path, status, duration_s, request.state.caller.id)
         return response
 
     endpoint.scope = scope  # type: ignore[attr-defined]
     return EncodedIdRoute(path, endpoint, methods=[method], allow_slashes=allow_slashes)
 
 
-async def _http_fault(request: Request, error: Exception) -> Response:
+async def _respond_to_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
     fix = _suggest_fix(request.url.path.rstrip("/"), error)
@@ -109,10 +112,10 @@ def _suggest_fix(path: str, error: HTTPException) -> str:
     """Suggest what to request instead of a path or method that is not served."""
     if error.status_code == 405:
         return f"it takes {(error.headers or {}).get('Allow', 'another method')}"
-    last = path.rpartition("/")[2]
-    if last in _SEGMENT_PATHS:
+    last_part = path.rpartition("/")[2]
+    if last_part in _SEGMENT_PATH_NAMES:
         return (
-            f"Segment's libraries post to /v1/{last}: give them this server as their host, "
+            f"Segment's libraries post to /v1/{last_part}: give them this server as their host, "
             "without a path"
         )
     if error.status_code != 404:
@@ -124,6 +127,6 @@ def _suggest_fix(path: str, error: HTTPException) -> str:
     )
 
 
-async def _internal_fault(request: Request, error: Exception) -> Response:
+async def _respond_to_internal_error(request: Request, error: Exception) -> Response:
     """Answer 500 without the traceback, which the server has already logged."""
     return error_response(500, "internal", "this is a fault of the server's; it has been logged")

@@ -161,37 +161,37 @@ class _Decompressor:
         new_inflater: Callable[[], _Inflater],
         corruption_error: type[Exception],
     ) -> None:
-        self.name, self._remaining, self._new_inflater, self._corruption_error = (
+        self.name, self._remaining_bytes, self._new_inflater, self._corruption_error = (
             name,
             bytes_max,
             new_inflater,
             corruption_error,
         )
-        self._bytes_max, self._members, self._inflater = bytes_max, 1, new_inflater()
+        self._bytes_max, self._member_count, self._inflater = bytes_max, 1, new_inflater()
 
     def decode_chunk(self, chunk: bytes) -> bytes:
-        data = bytearray()
+        decompressed = bytearray()
         while chunk:
             if self._inflater.eof:
                 self._start_member()
             try:
-                part = self._inflater.decompress(chunk, self._remaining + 1)
+                member_bytes = self._inflater.decompress(chunk, self._remaining_bytes + 1)
             except self._corruption_error:
                 raise BodyError(
                     f"the body is not {self.name}, or is damaged",
                     status=400,
                     code=f"bad_{self.name}",
                 ) from None
-            self._remaining -= len(part)
-            if self._remaining < 0:
+            self._remaining_bytes -= len(member_bytes)
+            if self._remaining_bytes < 0:
                 raise _too_large(self._bytes_max)
-            data += part
+            decompressed += member_bytes
             chunk = self._inflater.unused_data
-        return bytes(data)
+        return bytes(decompressed)
 
     def _start_member(self) -> None:
-        self._members += 1
-        if self._members > MEMBERS_MAX:
+        self._member_count += 1
+        if self._member_count > MEMBERS_MAX:
             fix = f"pack the whole body as one {self.name} stream"
             raise BodyError(
                 f"the body has more than {MEMBERS_MAX} {self.name} members",

@@ -25,12 +25,12 @@ from tailorbird.serving.http.handling import (
 )
 from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, ShownItem, decode
 
-SIZE = 10  # Gorse's own default
-PEOPLE_MAX = 20_000
-ANSWERS_MAX = 3
+DEFAULT_SIZE = 10  # Gorse's own default
+REMEMBERED_USERS_MAX = 20_000
+REMEMBERED_RESPONSES_MAX = 3
 
-SESSION_MAX = 10  # newest items of a session that count
-LISTS = {"popular": "popular", "latest": "new_items"}
+SESSION_ITEMS_MAX = 10  # newest items of a session that count
+SOURCE_BY_LIST = {"popular": "popular", "latest": "new_items"}
 
 log = logging.getLogger(__name__)
 
@@ -39,72 +39,79 @@ class _SessionItem(msgspec.Struct):
     ItemId: str
 
 
-_session_of = msgspec.json.Decoder(list[_SessionItem])
+_session_decoder = msgspec.json.Decoder(list[_SessionItem])
 
 
 class RecentResponses:
     """The newest answers of each person, as far as this process gave them. Thread-safe."""
 
-    def __init__(self, people_max: int = PEOPLE_MAX) -> None:
-        self._people: OrderedDict[str, deque[tuple[str, frozenset[str]]]] = OrderedDict()
-        self._people_max = people_max
+    def __init__(self, users_max: int = REMEMBERED_USERS_MAX) -> None:
+        self._responses_by_user: OrderedDict[str, deque[tuple[str, frozenset[str]]]] = OrderedDict()
+        self._users_max = users_max
         self._lock = threading.Lock()
 
-    def record(self, user: str, request_id: str, items: list[str]) -> None:
+    def record(self, user_id: str, request_id: str, item_ids: list[str]) -> None:
         """Record the items that were shown to a person."""
         with self._lock:
-            responses = self._people.setdefault(user, deque(maxlen=ANSWERS_MAX))
-            responses.append((request_id, frozenset(items)))
-            self._people.move_to_end(user)
-            while len(self._people) > self._people_max:
-                self._people.popitem(last=False)
+            responses = self._responses_by_user.setdefault(
+                user_id, deque(maxlen=REMEMBERED_RESPONSES_MAX)
+            )
+            responses.append((request_id, frozenset(item_ids)))
+            self._responses_by_user.move_to_end(user_id)
+            while len(self._responses_by_user) > self._users_max:
+                self._responses_by_user.popitem(last=False)
 
-    def find_request_id(self, user: str, item: str) -> str | None:
+    def find_request_id(self, user_id: str, item_id: str) -> str | None:
         """Return the newest answer that showed this item to this person."""
         with self._lock:
-            responses = self._people.get(user, ())
+            responses = self._responses_by_user.get(user_id, ())
             return next(
-                (request_id for request_id, items in reversed(responses) if item in items), None
+                (
+                    request_id
+                    for request_id, shown_ids in reversed(responses)
+                    if item_id in shown_ids
+                ),
+                None,
             )
 
 
 async def recommend_items(
     request: Request, service: Service, *, slot: str, recent_responses: RecentResponses
 ) -> Response:
-    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
+    count, offset = _read_number(request, "n", DEFAULT_SIZE), _read_number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
         return json_response([])
-    write_back = request.query_params.get("write-back-type")
-    if write_back:
+    write_back_type = request.query_params.get("write-back-type")
+    if write_back_type:
         require_additional_scope(request, service, WRITE)  # checked first, because this is a write
-    user = request.path_params["user"]
+    user_id = request.path_params["user"]
     category = _read_category(request)
     query = RecommendQuery(
         slot=slot,
-        user_id=user,
+        user_id=user_id,
         size=min(count + offset, SIZE_MAX),
         filters={"category": category} if category else {},
     )
-    answer = await run_in_thread(service, service.pipeline.answer, query)
-    items = answer.items[offset : offset + count]
-    shown = [item.item_id for item in items]
-    recent_responses.record(user, answer.request_id, shown)
-    response = (
-        _scored_response(items)
+    response = await run_in_thread(service, service.pipeline.answer, query)
+    shown_items = response.items[offset : offset + count]
+    shown_ids = [item.item_id for item in shown_items]
+    recent_responses.record(user_id, response.request_id, shown_ids)
+    http_response = (
+        _scored_response(shown_items)
         if request.headers.get("x-api-version") == "2"
-        else json_response(shown)
+        else json_response(shown_ids)
     )
-    if shown and write_back:
+    if shown_ids and write_back_type:
         impression = Event(
-            f"{answer.request_id}#impression",
+            f"{response.request_id}#impression",
             "impression",
-            user_id=user,
-            items=shown,
-            request_id=answer.request_id,
+            user_id=user_id,
+            items=shown_ids,
+            request_id=response.request_id,
         )
-        if refused := await _write_back(request, service, impression):
-            response.headers["x-write-back"] = refused
-    return response
+        if refusal_code := await _write_back(request, service, impression):
+            http_response.headers["x-write-back"] = refusal_code
+    return http_response
 
 
 async def _write_back(request: Request, service: Service, impression: Event) -> str:
@@ -113,9 +120,9 @@ async def _write_back(request: Request, service: Service, impression: Event) -> 
     The answer is given in either case.
     """
     try:
-        admit, source = create_admission(request, service), request.state.caller.source
+        admission, source = create_admission(request, service), request.state.caller.source
         (decision,) = await service.collector.submit_async(
-            encode_event(impression), source=source, admit=admit
+            encode_event(impression), source=source, admission=admission
         )
     except TailorbirdError as error:
         log.warning("what was shown could not be noted: %s: %s", error.code, error.message)
@@ -128,60 +135,62 @@ async def recommend_for_session(request: Request, service: Service, *, slot: str
 
     The items of the session themselves are left out.
     """
-    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
+    count, offset = _read_number(request, "n", DEFAULT_SIZE), _read_number(request, "offset", 0)
     body = await read_request_body(request, service)
-    items = [feedback.ItemId for feedback in decode(body, _session_of)][-SESSION_MAX:]
-    related = await run_in_thread(
-        service, _sum_similar, service.pipeline, items, min(count + offset, SIZE_MAX), slot
+    item_ids = [feedback.ItemId for feedback in decode(body, _session_decoder)][-SESSION_ITEMS_MAX:]
+    related_items = await run_in_thread(
+        service, _sum_similar, service.pipeline, item_ids, min(count + offset, SIZE_MAX), slot
     )
-    return json_response(related[offset : offset + count])
+    return json_response(related_items[offset : offset + count])
 
 
 def _sum_similar(
-    pipeline: RequestPipeline, items: list[str], size: int, slot: str
+    pipeline: RequestPipeline, item_ids: list[str], size: int, slot: str
 ) -> list[dict[str, Any]]:
-    scores: dict[str, float] = {}
-    for item in dict.fromkeys(items):
-        neighbors = pipeline.similar(item, SIZE_MAX, slot)
-        for shown in neighbors.items if neighbors is not None else ():
-            if shown.item_id not in items:
-                scores[shown.item_id] = scores.get(shown.item_id, 0.0) + (shown.score or 0.0)
+    score_by_item: dict[str, float] = {}
+    for item_id in dict.fromkeys(item_ids):
+        neighbors = pipeline.similar_items(item_id, SIZE_MAX, slot)
+        for similar_item in neighbors.items if neighbors is not None else ():
+            if similar_item.item_id not in item_ids:
+                score_by_item[similar_item.item_id] = score_by_item.get(
+                    similar_item.item_id, 0.0
+                ) + (similar_item.score or 0.0)
     ranked = sorted(
-        scores.items(), key=lambda entry: -entry[1]
+        score_by_item.items(), key=lambda entry: -entry[1]
     )  # fillers have score 0 and keep their order
-    return [{"Id": item, "Score": score} for item, score in ranked[:size]]
+    return [{"Id": item_id, "Score": score} for item_id, score in ranked[:size]]
 
 
 async def list_neighbors(request: Request, service: Service, *, slot: str) -> Response:
-    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
+    count, offset = _read_number(request, "n", DEFAULT_SIZE), _read_number(request, "offset", 0)
     similar_items = await run_in_thread(
         service,
-        service.pipeline.similar,
+        service.pipeline.similar_items,
         request.path_params["id"],
         min(count + offset, SIZE_MAX),
         slot,
     )
     return (
-        no_item()
+        unknown_item_response()
         if similar_items is None
         else _scored_response(similar_items.items[offset : offset + count])
     )
 
 
 async def get_list(request: Request, service: Service, *, name: str, slot: str) -> Response:
-    count, offset = _read_number(request, "n", SIZE), _read_number(request, "offset", 0)
+    count, offset = _read_number(request, "n", DEFAULT_SIZE), _read_number(request, "offset", 0)
     category = _read_category(request)
     listed_items = await run_in_thread(
-        service, service.pipeline.top_items, LISTS[name], count + offset, category, slot
+        service, service.pipeline.top_items, SOURCE_BY_LIST[name], count + offset, category, slot
     )
     return _scored_response(listed_items[offset : offset + count])
 
 
-async def non_personalized(request: Request, service: Service, *, slot: str) -> Response:
+async def get_non_personalized(request: Request, service: Service, *, slot: str) -> Response:
     name = request.path_params["name"]
-    if name not in LISTS:
+    if name not in SOURCE_BY_LIST:
         return error_response(
-            404, "unknown_list", f"there is no such list; there are {', '.join(LISTS)}"
+            404, "unknown_list", f"there is no such list; there are {', '.join(SOURCE_BY_LIST)}"
         )
     return await get_list(request, service, name=name, slot=slot)
 
@@ -190,7 +199,7 @@ def _scored_response(items: list[ShownItem]) -> Response:
     return json_response([{"Id": item.item_id, "Score": item.score or 0.0} for item in items])
 
 
-def no_item() -> Response:
+def unknown_item_response() -> Response:
     return error_response(404, "unknown_item", "the live index has no such item")
 
 
@@ -199,11 +208,15 @@ def _read_category(request: Request) -> str | None:
 
     Gorse takes several, which an item must all have; here an item has one.
     """
-    requested = [
+    requested_categories = [
         request.path_params.get("category") or "",
         *request.query_params.getlist("category"),
     ]
-    categories = requested[:1] if requested[0] else list(dict.fromkeys(filter(None, requested)))
+    categories = (
+        requested_categories[:1]
+        if requested_categories[0]
+        else list(dict.fromkeys(filter(None, requested_categories)))
+    )
     if len(categories) > 1:
         raise QueryError(
             f"expected one category, got {len(categories)}: an item has its first one only",

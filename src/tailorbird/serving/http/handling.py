@@ -24,7 +24,7 @@ from tailorbird.events.adapters.webhook import body_to_lines
 from tailorbird.serving.auth.keyfile import WRITE
 from tailorbird.serving.auth.keys import AccessError, Caller, Keys
 from tailorbird.serving.auth.limits import Admission, Limiter, LimitError
-from tailorbird.serving.auth.networks import client_address, is_public
+from tailorbird.serving.auth.networks import client_address, is_public_address
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.collector.decisions import Decision
 from tailorbird.serving.http import access
@@ -80,12 +80,12 @@ class RequestPipeline(Protocol):
     def answer(self, query: RecommendQuery) -> RecommendResponse: ...
     def rank(self, query: RankQuery) -> RecommendResponse: ...
     def search(self, query: SearchQuery) -> RecommendResponse: ...
-    def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None: ...
+    def similar_items(self, item_id: str, size: int, slot: str = "") -> Similar | None: ...
     def item(self, item_id: str) -> Item | None: ...
     def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
     ) -> list[ShownItem]: ...
-    def missing(self) -> list[str]: ...
+    def missing_parts(self) -> list[str]: ...
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Service:
     Attributes:
         wait_s: how long a request may have to wait for a thread, see `serving.load_shedding`.
         draining: set at shutdown; answers then close their connections, and `/readyz` fails.
-        warned_of_proxy: whether the warning about an unlisted proxy was logged.
+        has_warned_of_proxy: whether the warning about an unlisted proxy was logged.
         is_warming: returns whether warm-up still runs; `/readyz` fails meanwhile.
         lags: returns the last measured lag of each log reader.
     """
@@ -116,7 +116,7 @@ class Service:
     threads: int = 2
     wait_s: float = WAIT_S
     draining: bool = False
-    warned_of_proxy: bool = False
+    has_warned_of_proxy: bool = False
     is_warming: Callable[[], bool] = lambda: False
     lags: Callable[[], list[Lag]] = list
     pool: ThreadPoolExecutor = field(init=False)
@@ -161,7 +161,7 @@ async def authorize_and_handle(
     ):
         authorization = f"Bearer {key}"
     authorization = _basic_to_bearer(authorization)
-    if not service.warned_of_proxy:
+    if not service.has_warned_of_proxy:
         _warn_of_unlisted_proxy(request, service)
     try:
         url_key = request.query_params.get("key") if scope == WRITE else None
@@ -182,23 +182,23 @@ async def authorize_and_handle(
         )
     except BodyError as error:
         # The rest of the body is not read, so the connection cannot be used again.
-        wait = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {}
+        retry_headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {}
         service.limiter.count_refusal(error.code)
         return error_response(
             error.status,
             error.code,
             error.message,
             fix=error.fix,
-            headers={**wait, "connection": "close"},
+            headers={**retry_headers, "connection": "close"},
         )
     except LimitError as error:
-        wait = {"retry-after": str(error.retry_after_s)} if error.status == 429 else {}
+        retry_headers = {"retry-after": str(error.retry_after_s)} if error.status == 429 else {}
         return error_response(
             error.status,
             error.code,
             error.message,
             fix=error.fix,
-            headers={**wait, "connection": "close"},
+            headers={**retry_headers, "connection": "close"},
         )
     except TailorbirdError as error:
         return _fault_response(error)
@@ -212,9 +212,9 @@ def _warn_of_unlisted_proxy(request: Request, service: Service) -> None:
     peer = request.client.host if request.client is not None else ""
     if "x-forwarded-for" not in request.headers or peer in service.limiter.server.proxies:
         return
-    service.warned_of_proxy = True
+    service.has_warned_of_proxy = True
     # A public address may belong to a visitor who sent the header, so it is not logged.
-    source = peer if peer and not is_public(peer) else "an address"
+    source = peer if peer and not is_public_address(peer) else "an address"
     log.warning(
         "X-Forwarded-For comes from %s, which is not in serve.trusted_proxies: all who come from "
         "there share the limits of one address. "
@@ -292,28 +292,28 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
     """Run a call in the thread pool. Raise OverloadedError if it would have to wait too long."""
     query = args[0] if args else None
     # Queries that a page depends on take precedence.
-    ticket = service.shedder.admit(
+    admitted_request = service.shedder.admit(
         getattr(call, "__name__", "other"),
         _relative_size(query),
         is_primary=isinstance(query, Query),
     )
-    seconds: list[float] = []
+    durations_s: list[float] = []
 
-    def call_timed() -> Any:
-        service.metrics.observe_wait(service.shedder.start(ticket))
+    def call_and_time() -> Any:
+        service.metrics.observe_wait(service.shedder.start(admitted_request))
         started_at = time.perf_counter()
         try:
             return call(*args)
         finally:
-            seconds.append(time.perf_counter() - started_at)
+            durations_s.append(time.perf_counter() - started_at)
 
     try:
         # The copied context carries the request's id into the log.
         return await asyncio.get_running_loop().run_in_executor(
-            service.pool, copy_context().run, call_timed
+            service.pool, copy_context().run, call_and_time
         )
     finally:
-        service.shedder.finish(ticket, seconds[0] if seconds else None)
+        service.shedder.finish(admitted_request, durations_s[0] if durations_s else None)
 
 
 def _relative_size(query: object) -> float:
@@ -330,14 +330,14 @@ def receipts_response(decisions: Sequence[Decision]) -> Response:
     """Return a response with the decision on each event of a body."""
     # A body that is refused in full is the sender's mistake, and a 400. If some events were
     # accepted, a retry of the whole body would be wrong.
-    refused = sum(not decision.accepted for decision in decisions)
+    refused_count = sum(not decision.accepted for decision in decisions)
     events = [
         EventDecision(decision.accepted, decision.code, decision.path, decision.message)
         for decision in decisions
     ]
     return json_response(
-        Receipts(len(decisions) - refused, refused, events),
-        400 if decisions and refused == len(decisions) else 200,
+        Receipts(len(decisions) - refused_count, refused_count, events),
+        400 if decisions and refused_count == len(decisions) else 200,
     )
 
 
@@ -345,16 +345,16 @@ async def accept_foreign_events(
     request: Request, service: Service, format_: str, body: bytes
 ) -> Response:
     """Accept a body in a foreign format, and respond with the decision on each event in it."""
-    admit = create_admission(request, service)
+    admission = create_admission(request, service)
     lines = await asyncio.to_thread(
-        body_to_lines, format_, body, request.headers, admit.charge_rows
+        body_to_lines, format_, body, request.headers, admission.charge_rows
     )
     if not lines:
         return json_response(Receipts(0, 0, []))  # nothing in it is about people or items
     source = request.state.caller.source
     return receipts_response(
         await service.collector.submit_async(
-            b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit
+            b"\n".join(lines), "ndjson", source=source, format_=format_, admission=admission
         )
     )
 

@@ -1,7 +1,8 @@
 """The HTTP server of the serve process, which drains without failed requests.
 
-SIGTERM starts a drain: for a while (`serve.drain_for`) new requests are still answered, and each answer
-closes its connection. Then nothing new is accepted, and running requests finish within a second.
+SIGTERM starts a drain: for a while (`serve.drain_for`) new requests are still answered, and each
+response closes its connection. Then nothing new is accepted, and running requests finish within a
+second.
 `serving.http.protocol` limits each connection.
 """
 
@@ -106,8 +107,8 @@ class HttpServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         # Looking at it is also the heartbeat of this process.
-        is_requested = self._stop_requested is not None and self._stop_requested.is_set()
-        if is_requested and self._stop_at is None:
+        stop_is_requested = self._stop_requested is not None and self._stop_requested.is_set()
+        if stop_is_requested and self._stop_at is None:
             if counter == 0:  # before the start; no load balancer knows of this server
                 self._drain_s = 0.0
             self.handle_exit(signal.SIGTERM, None)

@@ -17,14 +17,14 @@ from contextvars import ContextVar
 import msgspec
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-LINES_PER_S = 20.0  # of refused requests, which must not fill the disk
+REFUSED_LINES_PER_S = 20.0  # so that refused requests cannot fill the disk
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_FIELDS = ("route", "status", "ms", "key", "code", "left_out")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_EXTRA_FIELDS = ("route", "status", "ms", "key", "code", "left_out")
 log = logging.getLogger(__name__)
 
 
-def request_id_of(header: str | None) -> str:
+def choose_request_id(header: str | None) -> str:
     """Return the caller's own id if it is safe to log, else a new one."""
     return header if header and _SAFE_ID.match(header) else f"{random.getrandbits(128):032x}"
 
@@ -46,7 +46,7 @@ class LineFormatter(logging.Formatter):
         }
         if request_id := REQUEST_ID.get():
             fields["request_id"] = request_id
-        fields |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+        fields |= {name: getattr(record, name) for name in _EXTRA_FIELDS if hasattr(record, name)}
         if record.exc_info and record.exc_info[0]:
             fields["exception"] = record.exc_info[0].__name__
             frames = traceback.extract_tb(record.exc_info[2])[-12:]
@@ -76,38 +76,42 @@ def configure(*, as_json: bool) -> None:
 class RequestLog:
     """Logs each refused or failed request, or every request.
 
-    Refused requests, including those shed for load, are limited to `LINES_PER_S`.
+    Refused requests, including those shed for load, are limited to `REFUSED_LINES_PER_S`.
     """
 
-    def __init__(self, *, every: bool = False) -> None:
-        self._every = every
-        self._tokens, self._refilled_at, self._skipped = LINES_PER_S, time.monotonic(), 0
+    def __init__(self, *, log_all: bool = False) -> None:
+        self._logs_all = log_all
+        self._tokens, self._refilled_at = REFUSED_LINES_PER_S, time.monotonic()
+        self._skipped_lines = 0
 
-    def record(self, route: str, status: int, seconds: float, key: str) -> None:
+    def record(self, route: str, status: int, duration_s: float, key_id: str) -> None:
         """Log a request; `route` is the declared path, never the requested one."""
-        if status < 400 and not self._every:
+        if status < 400 and not self._logs_all:
             return
-        throttling: dict[str, object] = {}
+        throttle_fields: dict[str, object] = {}
         if 400 <= status < 500 or status == 503:
             now = time.monotonic()
             self._tokens, self._refilled_at = (
-                min(LINES_PER_S, self._tokens + (now - self._refilled_at) * LINES_PER_S),
+                min(
+                    REFUSED_LINES_PER_S,
+                    self._tokens + (now - self._refilled_at) * REFUSED_LINES_PER_S,
+                ),
                 now,
             )
             if self._tokens < 1:
-                self._skipped += 1
+                self._skipped_lines += 1
                 return
             self._tokens -= 1
-            throttling["left_out"], self._skipped = self._skipped, 0
+            throttle_fields["left_out"], self._skipped_lines = self._skipped_lines, 0
         fields = {
             "route": route,
             "status": status,
-            "ms": round(seconds * 1e3, 1),
-            "key": key,
-            **throttling,
+            "ms": round(duration_s * 1e3, 1),
+            "key": key_id,
+            **throttle_fields,
         }
         log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=fields)
 
 
 def _escape(text: str) -> str:
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return _CONTROL_CHARACTER.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -14,8 +14,8 @@ from tailorbird.pages import render
 from tailorbird.serving.auth.keyfile import OPEN
 from tailorbird.version import __version__
 
-_ENCODED = "Percent-encoded, a slash too (`%2F`)."
-_REF = "#/components/schemas/{name}"
+_ENCODED_ID_NOTE = "Percent-encoded, a slash too (`%2F`)."
+_REF_TEMPLATE = "#/components/schemas/{name}"
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Operation:
         summary: one sentence.
         request_type: the type of the body, or None.
         response_type: the type of a 200 answer; `str` for text.
-        text: the media type of such a text.
+        text_media_type: the media type of such a text.
         refusal_type: the type of a 400 answer where that is not only a fault.
         queries: query parameters, name → description.
-        body_types: media types of the body.
-        statuses: other statuses that it may answer with.
+        request_media_types: media types of the body.
+        error_statuses: other statuses that it may answer with.
     """
 
     scope: str
@@ -39,13 +39,13 @@ class Operation:
     request_type: Any = None
     response_type: Any = str
     queries: dict[str, str] = field(default_factory=dict)
-    body_types: Sequence[str] = ("application/json",)
-    statuses: Sequence[int] = ()
-    text: str = "text/plain"
+    request_media_types: Sequence[str] = ("application/json",)
+    error_statuses: Sequence[int] = ()
+    text_media_type: str = "text/plain"
     refusal_type: Any = None
 
 
-_STATUSES = {
+_STATUS_DESCRIPTIONS = {
     400: "The request cannot be read; `path` says where.",
     401: "No key, or an unknown one.",
     403: "The key's scope does not allow this.",
@@ -59,10 +59,12 @@ _STATUSES = {
 }
 
 
-def build_document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[str, Any]:
+def build_document(
+    operations: dict[tuple[str, str], Operation], fault_type: type
+) -> dict[str, Any]:
     """Generate the document of (path, method) → operation."""
     types = [
-        fault,
+        fault_type,
         *(
             type_
             for operation in operations.values()
@@ -70,12 +72,12 @@ def build_document(operations: dict[tuple[str, str], Operation], fault: type) ->
             if type_ not in (None, str, dict)
         ),
     ]
-    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    by_type = dict(zip(map(_type_key, types), schemas, strict=True))
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF_TEMPLATE)
+    schema_by_type = dict(zip(map(_type_key, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for (path, method), operation in operations.items():
-        paths.setdefault(path, {})[method.lower()] = _describe(
-            path, method, operation, by_type, by_type[_type_key(fault)]
+        paths.setdefault(path, {})[method.lower()] = _describe_operation(
+            path, method, operation, schema_by_type, schema_by_type[_type_key(fault_type)]
         )
     return {
         "openapi": "3.1.0",
@@ -92,18 +94,20 @@ def build_document(operations: dict[tuple[str, str], Operation], fault: type) ->
     }
 
 
-def _type_key(kind: Any) -> str:
-    return repr(kind)
+def _type_key(type_: Any) -> str:
+    return repr(type_)
 
 
-def _describe(
-    path: str, method: str, operation: Operation, by_type: dict[str, Any], fault: Any
+def _describe_operation(
+    path: str, method: str, operation: Operation, schema_by_type: dict[str, Any], fault_schema: Any
 ) -> dict[str, Any]:
     path_name = path.replace("/", "_").replace("{", "").replace("}", "")
     operation_object: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{method.lower()}{path_name}",
-        "responses": {"200": {"description": "Done.", "content": _content(operation, by_type)}},
+        "responses": {
+            "200": {"description": "Done.", "content": _describe_content(operation, schema_by_type)}
+        },
     }
     if operation.scope != OPEN:
         operation_object["security"] = [{"key": []}, {}]
@@ -115,49 +119,51 @@ def _describe(
             "name": part[1:-1],
             "in": "path",
             "required": True,
-            "description": _ENCODED,
+            "description": _ENCODED_ID_NOTE,
             "schema": {"type": "string"},
         }
         for part in path.split("/")
         if part[:1] == "{"
     ]
     parameters += [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-        for name, text in operation.queries.items()
+        {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
+        for name, description in operation.queries.items()
     ]
     if parameters:
         operation_object["parameters"] = parameters
     if operation.request_type is not None:
-        schema = by_type[_type_key(operation.request_type)]
+        schema = schema_by_type[_type_key(operation.request_type)]
         operation_object["requestBody"] = {
             "required": True,
-            "content": {kind: {"schema": schema} for kind in operation.body_types},
+            "content": {
+                media_type: {"schema": schema} for media_type in operation.request_media_types
+            },
         }
-    for status in operation.statuses:
+    for status in operation.error_statuses:
         schema = (
-            fault
+            fault_schema
             if status != 400 or operation.refusal_type is None
-            else {"anyOf": [fault, by_type[_type_key(operation.refusal_type)]]}
+            else {"anyOf": [fault_schema, schema_by_type[_type_key(operation.refusal_type)]]}
         )
         content = {"application/json": {"schema": schema}}
         if operation.scope == OPEN:  # probes of load balancers get plain text
             content = {"text/plain": {"schema": {"type": "string"}}}
         operation_object["responses"][str(status)] = {
-            "description": _STATUSES[status],
+            "description": _STATUS_DESCRIPTIONS[status],
             "content": content,
         }
     return operation_object
 
 
-def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
+def _describe_content(operation: Operation, schema_by_type: dict[str, Any]) -> dict[str, Any]:
     response_type = operation.response_type
     if response_type is str:
-        return {operation.text: {"schema": {"type": "string"}}}
+        return {operation.text_media_type: {"schema": {"type": "string"}}}
     return {
         "application/json": {
             "schema": {"type": "object"}
             if response_type is dict
-            else by_type[_type_key(response_type)]
+            else schema_by_type[_type_key(response_type)]
         }
     }
 
@@ -190,17 +196,23 @@ def render_page(document: dict[str, Any]) -> str:
     )
 
 
-def type_names(part: Any) -> list[str]:
+def type_names(document_part: Any) -> list[str]:
     """Return the names of the types that a part of the document refers to, sorted."""
-    return sorted(set(_references(part)))
+    return sorted(set(_referenced_names(document_part)))
 
 
-def _references(part: Any) -> list[str]:
-    if isinstance(part, dict):
-        references = [part["$ref"].rpartition("/")[2]] if isinstance(part.get("$ref"), str) else []
-        return references + [name for value in part.values() for name in _references(value)]
-    if isinstance(part, list):
-        return [name for value in part for name in _references(value)]
+def _referenced_names(document_part: Any) -> list[str]:
+    if isinstance(document_part, dict):
+        names = (
+            [document_part["$ref"].rpartition("/")[2]]
+            if isinstance(document_part.get("$ref"), str)
+            else []
+        )
+        return names + [
+            name for value in document_part.values() for name in _referenced_names(value)
+        ]
+    if isinstance(document_part, list):
+        return [name for value in document_part for name in _referenced_names(value)]
     return []
 
 

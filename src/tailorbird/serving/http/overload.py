@@ -17,16 +17,16 @@ import msgspec
 
 from tailorbird.serving.http.access import SECURITY_HEADERS
 from tailorbird.serving.http.handling import Service
-from tailorbird.serving.http.logs import request_id_of
+from tailorbird.serving.http.logs import choose_request_id
 from tailorbird.serving.load_shedding import OverloadedError
 from tailorbird.serving.messages import Fault
 
 PATHS = ("/v1/recommend", "/v1/rank", "/v1/search")
-_LINES = {f"POST {path} HTTP/1.1\r\n".encode(): path for path in PATHS}
-_LINE_PREFIXES = tuple(_LINES)
-_LENGTH = re.compile(rb"\r\ncontent-length: (\d{1,6})(?=\r\n|\Z)")
-_ID = re.compile(rb"\r\nx-request-id: ([^\r]*)", re.IGNORECASE)
-_SPECIAL_HEADERS = re.compile(
+_PATH_BY_LINE = {f"POST {path} HTTP/1.1\r\n".encode(): path for path in PATHS}
+_LINE_PREFIXES = tuple(_PATH_BY_LINE)
+_LENGTH_PATTERN = re.compile(rb"\r\ncontent-length: (\d{1,6})(?=\r\n|\Z)")
+_REQUEST_ID_PATTERN = re.compile(rb"\r\nx-request-id: ([^\r]*)", re.IGNORECASE)
+_SPECIAL_HEADERS_PATTERN = re.compile(
     rb"\r\n(?:origin|expect|transfer-encoding|upgrade|connection: (?!keep-alive(?:\r|\Z)))"
 )
 _HEADERS = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS.items())
@@ -44,53 +44,53 @@ class EarlyRefusal:
     """
 
     def __init__(self, service: Service) -> None:
-        self._service, self._arriving = service, 0
+        self._service, self._arriving_count = service, 0
 
     def __call__(self, data: bytes) -> bytes | None:
         service = self._service
         if service.draining or not data.startswith(_LINE_PREFIXES):
             return None
-        if not service.shedder.is_full(arriving=self._arriving):
-            if not self._arriving:
-                asyncio.get_running_loop().call_soon(self._count_anew)
-            self._arriving += 1
+        if not service.shedder.is_full(arriving=self._arriving_count):
+            if not self._arriving_count:
+                asyncio.get_running_loop().call_soon(self._reset_arriving)
+            self._arriving_count += 1
             return None
         head, _, body = data.partition(b"\r\n\r\n")
         lower = head.lower()
         if not _is_simple(lower, len(body)):
             return None
-        path = _LINES[data[: data.index(b"\n") + 1]]
+        path = _PATH_BY_LINE[data[: data.index(b"\n") + 1]]
         service.metrics.count_early_refusal(path)
         service.requests.record(path, 503, 0.0, "")
-        id_header = _ID.search(head)
-        request_id = request_id_of(id_header[1].decode("latin-1") if id_header else None)
+        id_header = _REQUEST_ID_PATTERN.search(head)
+        request_id = choose_request_id(id_header[1].decode("latin-1") if id_header else None)
         template, id_placeholder = _response_template(
             service.shedder.record_refusal(), len(request_id)
         )
         return template.replace(id_placeholder, request_id.encode())
 
-    def _count_anew(self) -> None:
-        self._arriving = 0
+    def _reset_arriving(self) -> None:
+        self._arriving_count = 0
 
 
-def _is_simple(head: bytes, length: int) -> bool:
+def _is_simple(head: bytes, body_length: int) -> bool:
     """Return whether a lower-case head fits a body of that length, and has no special header."""
-    lines, length_header = head.count(b"\r\n"), _LENGTH.search(head)
+    lines, length_header = head.count(b"\r\n"), _LENGTH_PATTERN.search(head)
     return (
         length_header is not None
-        and int(length_header[1]) == length
+        and int(length_header[1]) == body_length
         and head.count(b"\r\ncontent-length") == 1
         and head.count(b"\n") == head.count(b"\r") == lines
-        and not _SPECIAL_HEADERS.search(head)
+        and not _SPECIAL_HEADERS_PATTERN.search(head)
     )
 
 
 @lru_cache(maxsize=256)
-def _response_template(retry_after_s: int, length: int) -> tuple[bytes, bytes]:
+def _response_template(retry_after_s: int, id_length: int) -> tuple[bytes, bytes]:
     """Return the complete response, and the placeholder in it of a request id of that length."""
-    error, id_placeholder = OverloadedError(retry_after_s), "\x00" * length
-    body = _encode(Fault(error.code, error.message, "", error.fix, "-" * length)).replace(
-        b"-" * length, id_placeholder.encode()
+    error, id_placeholder = OverloadedError(retry_after_s), "\x00" * id_length
+    body = _encode(Fault(error.code, error.message, "", error.fix, "-" * id_length)).replace(
+        b"-" * id_length, id_placeholder.encode()
     )
     head_end = (
         f"retry-after: {error.retry_after_s}\r\nx-request-id: {id_placeholder}\r\ncontent-length: "

@@ -26,24 +26,26 @@ from tailorbird.serving.messages import (
 from tailorbird.serving.pipeline.request import AnyQuery
 from tailorbird.serving.scores.log import not_scored_error
 
-_recommend = msgspec.json.Decoder(RecommendQuery)
-_rank = msgspec.json.Decoder(RankQuery)
-_search = msgspec.json.Decoder(SearchQuery)
-_formula = msgspec.json.Decoder(FormulaQuery)
+_recommend_decoder = msgspec.json.Decoder(RecommendQuery)
+_rank_decoder = msgspec.json.Decoder(RankQuery)
+_search_decoder = msgspec.json.Decoder(SearchQuery)
+_formula_decoder = msgspec.json.Decoder(FormulaQuery)
 
 
 async def recommend(request: Request, service: Service) -> Response:
-    query = _with_explain(request, decode(await read_query_body(request, service), _recommend))
+    query = _with_explain(
+        request, decode(await read_query_body(request, service), _recommend_decoder)
+    )
     return json_response(await run_in_thread(service, service.pipeline.answer, query))
 
 
 async def rank(request: Request, service: Service) -> Response:
-    query = _with_explain(request, decode(await read_query_body(request, service), _rank))
+    query = _with_explain(request, decode(await read_query_body(request, service), _rank_decoder))
     return json_response(await run_in_thread(service, service.pipeline.rank, query))
 
 
 async def search(request: Request, service: Service) -> Response:
-    query = _with_explain(request, decode(await read_query_body(request, service), _search))
+    query = _with_explain(request, decode(await read_query_body(request, service), _search_decoder))
     return json_response(await run_in_thread(service, service.pipeline.search, query))
 
 
@@ -51,7 +53,7 @@ async def get_similar(request: Request, service: Service) -> Response:
     size = _parse_size(request.query_params.get("size", "12"))
     slot = request.query_params.get("slot", "")
     similar_items = await run_in_thread(
-        service, service.pipeline.similar, request.path_params["id"], size, slot
+        service, service.pipeline.similar_items, request.path_params["id"], size, slot
     )
     return _unknown_item() if similar_items is None else json_response(similar_items)
 
@@ -64,7 +66,7 @@ async def get_item(request: Request, service: Service) -> Response:
 async def get_churn(request: Request, service: Service) -> Response:
     if service.churn is None:
         raise NotReadyError("there is no churn model", fix="declare one in churn.py")
-    explain = _explain(request)
+    explain = _wants_explanation(request)
     name = request.query_params.get("model", "churn")
     return json_response(
         await run_in_thread(
@@ -102,20 +104,20 @@ async def get_formulas(request: Request, service: Service) -> Response:
 async def put_formula(request: Request, service: Service) -> Response:
     if service.formulas is None:
         raise NotReadyError("this server has no registry")
-    query = decode(await read_query_body(request, service), _formula)
+    query = decode(await read_query_body(request, service), _formula_decoder)
     put = partial(service.formulas.put, by=f"key {request.state.caller.id}", why=query.why)
     return json_response(
         await run_in_thread(service, put, request.path_params["slot"], query.formula)
     )
 
 
-def _explain(request: Request) -> bool:
+def _wants_explanation(request: Request) -> bool:
     return request.query_params.get("explain", "").lower() in ("true", "1")
 
 
 def _with_explain(request: Request, query: AnyQuery) -> AnyQuery:
     """Return the query with `explain` set if the URL asks for it."""
-    return msgspec.structs.replace(query, explain=True) if _explain(request) else query
+    return msgspec.structs.replace(query, explain=True) if _wants_explanation(request) else query
 
 
 def _parse_size(text: str) -> int:

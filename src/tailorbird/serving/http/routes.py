@@ -49,23 +49,25 @@ from tailorbird.serving.scores.log import Scores
 
 
 async def post_events(request: Request, service: Service) -> Response:
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    media_type = (
+        request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    )
     encoding = (
         "ndjson"
-        if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson")
+        if media_type in ("application/x-ndjson", "application/jsonl", "application/ndjson")
         else "json"
     )
     body = await read_request_body(request, service)
     format_ = request.query_params.get("format", "")
     if not format_ and (
-        kind.startswith("application/cloudevents") or "ce-specversion" in request.headers
+        media_type.startswith("application/cloudevents") or "ce-specversion" in request.headers
     ):
         format_ = "cloudevents"
     if format_:
         return await accept_foreign_events(request, service, format_, body)
-    admit, source = create_admission(request, service), request.state.caller.source
+    admission, source = create_admission(request, service), request.state.caller.source
     return receipts_response(
-        await service.collector.submit_async(body, encoding, source=source, admit=admit)
+        await service.collector.submit_async(body, encoding, source=source, admission=admission)
     )
 
 
@@ -86,49 +88,53 @@ async def readyz(request: Request, service: Service) -> Response:
         return Response(b"not ready\n", 503, media_type="text/plain")
     if service.is_warming():
         return Response(b"warming\n", 503, media_type="text/plain")
-    missing = service.pipeline.missing()
+    missing = service.pipeline.missing_parts()
     return Response(b"degraded\n" if missing else b"ready\n", media_type="text/plain")
 
 
-async def metrics(request: Request, service: Service) -> Response:
+async def get_metrics(request: Request, service: Service) -> Response:
     text = await asyncio.to_thread(service.metrics.text)  # It asks the other servers.
     return Response(text, headers={"content-type": CONTENT_TYPE})
 
 
-async def status(request: Request, service: Service) -> Response:
+async def get_status(request: Request, service: Service) -> Response:
     """Summarise the server for an operator: log state, missing parts, limits and key usage."""
     figures = service.collector.figures()
     return json_response(
         Status(
             producer=service.collector.producer,
             draining=service.draining,
-            missing=service.pipeline.missing(),
+            missing=service.pipeline.missing_parts(),
             waiting=service.shedder.waiting,
             collector={name: value for name, value in asdict(figures).items() if name != "refused"},
             refused=figures.refused,
-            limited=dict(service.limiter.limited),
+            limited=dict(service.limiter.refusals_by_limit),
             keys=service.keys.figures(),
         )
     )
 
 
-async def spec(request: Request, service: Service) -> Response:
+async def get_openapi(request: Request, service: Service) -> Response:
     return json_response(openapi.build_document(OPERATIONS, Fault))
 
 
-async def docs(request: Request, service: Service) -> Response:
+async def get_docs(request: Request, service: Service) -> Response:
     html = openapi.render_page(openapi.build_document(OPERATIONS, Fault))
-    policy = access.SECURITY_HEADERS["content-security-policy"].replace(
+    content_security_policy = access.SECURITY_HEADERS["content-security-policy"].replace(
         "style-src 'self'", f"style-src {openapi.STYLE_HASH}"
     )
-    return Response(html, media_type="text/html", headers={"content-security-policy": policy})
+    return Response(
+        html, media_type="text/html", headers={"content-security-policy": content_security_policy}
+    )
 
 
-async def tracker_script(request: Request, service: Service) -> Response:
+async def get_tracker_script(request: Request, service: Service) -> Response:
     return Response(tracker.read_script(), media_type="text/javascript", headers=tracker.HEADERS)
 
 
-_EXPLAIN = {"explain": "`true` tells what stood behind each item, as `explain` in the body does"}
+_EXPLAIN_QUERY = {
+    "explain": "`true` tells what stood behind each item, as `explain` in the body does"
+}
 _QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 429, 503)
 _GET_STATUSES = (401, 403, 429, 503)
 ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
@@ -146,8 +152,8 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
                 "events without it",
                 "key": "a key for browsers, where a page that is left can set no header",
             },
-            body_types=("application/json", "application/x-ndjson"),
-            statuses=(400, 401, 403, 408, 413, 415, 429, 503, 507),
+            request_media_types=("application/json", "application/x-ndjson"),
+            error_statuses=(400, 401, 403, 408, 413, 415, 429, 503, 507),
         ),
     ),
     ("/v1/recommend", "POST"): (
@@ -157,8 +163,8 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "Fill a slot for a person.",
             RecommendQuery,
             RecommendResponse,
-            queries=_EXPLAIN,
-            statuses=_QUERY_STATUSES,
+            queries=_EXPLAIN_QUERY,
+            error_statuses=_QUERY_STATUSES,
         ),
     ),
     ("/v1/rank", "POST"): (
@@ -168,8 +174,8 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "Order the caller's own items for a person.",
             RankQuery,
             RecommendResponse,
-            queries=_EXPLAIN,
-            statuses=_QUERY_STATUSES,
+            queries=_EXPLAIN_QUERY,
+            error_statuses=_QUERY_STATUSES,
         ),
     ),
     ("/v1/search", "POST"): (
@@ -179,8 +185,8 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "Find items by words, ordered for a person.",
             SearchQuery,
             RecommendResponse,
-            queries=_EXPLAIN,
-            statuses=_QUERY_STATUSES,
+            queries=_EXPLAIN_QUERY,
+            error_statuses=_QUERY_STATUSES,
         ),
     ),
     ("/v1/items/{id}/similar", "GET"): (
@@ -193,7 +199,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
                 "size": "how many, 12 unless said",
                 "slot": "whose rules for everybody, and lists, hold; none unless said",
             },
-            statuses=(400, 404, *_GET_STATUSES),
+            error_statuses=(400, 404, *_GET_STATUSES),
         ),
     ),
     ("/v1/users/{id}/churn", "GET"): (
@@ -206,7 +212,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
                 "model": "which of churn.py, `churn` unless said",
                 "explain": "`true` tells what moves the score",
             },
-            statuses=(400, *_GET_STATUSES),
+            error_statuses=(400, *_GET_STATUSES),
         ),
     ),
     ("/v1/items/{id}", "GET"): (
@@ -215,7 +221,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             READ,
             "An item as the live index knows it.",
             response_type=Item,
-            statuses=(404, *_GET_STATUSES),
+            error_statuses=(404, *_GET_STATUSES),
         ),
     ),
     ("/v1/scores", "GET"): (
@@ -227,7 +233,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             queries={
                 "start": "the `next` of the last answer; 0, or none, for the oldest that is kept"
             },
-            statuses=(400, 404, *_GET_STATUSES),
+            error_statuses=(400, 404, *_GET_STATUSES),
         ),
     ),
     ("/v1/formulas", "GET"): (
@@ -236,7 +242,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             ADMIN,
             "What an item is worth to each slot.",
             response_type=list[SlotFormula],
-            statuses=_GET_STATUSES,
+            error_statuses=_GET_STATUSES,
         ),
     ),
     ("/v1/formulas/{slot}", "PUT"): (
@@ -246,38 +252,47 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "Change what an item is worth to a slot, on all servers, without a new model.",
             FormulaQuery,
             SlotFormula,
-            statuses=_QUERY_STATUSES,
+            error_statuses=_QUERY_STATUSES,
         ),
     ),
     ("/healthz", "GET"): (healthz, Operation(OPEN, "Whether the process answers.")),
     ("/readyz", "GET"): (
         readyz,
-        Operation(OPEN, "Whether traffic should be sent here.", statuses=(503,)),
+        Operation(OPEN, "Whether traffic should be sent here.", error_statuses=(503,)),
     ),
     ("/metrics", "GET"): (
-        metrics,
-        Operation(READ, "Figures for Prometheus.", statuses=(401, 403, 429)),
+        get_metrics,
+        Operation(READ, "Figures for Prometheus.", error_statuses=(401, 403, 429)),
     ),
     ("/v1/status", "GET"): (
-        status,
+        get_status,
         Operation(
             ADMIN,
             "What this server is doing, and which keys are used.",
             response_type=Status,
-            statuses=(401, 403),
+            error_statuses=(401, 403),
         ),
     ),
     ("/tailorbird.js", "GET"): (
-        tracker_script,
-        Operation(OPEN, "The script that sends what people do on a page.", text="text/javascript"),
+        get_tracker_script,
+        Operation(
+            OPEN,
+            "The script that sends what people do on a page.",
+            text_media_type="text/javascript",
+        ),
     ),
     ("/openapi.json", "GET"): (
-        spec,
-        Operation(READ, "This document.", response_type=dict, statuses=(401, 403, 429)),
+        get_openapi,
+        Operation(READ, "This document.", response_type=dict, error_statuses=(401, 403, 429)),
     ),
     ("/docs", "GET"): (
-        docs,
-        Operation(READ, "This document as a page.", text="text/html", statuses=(401, 403, 429)),
+        get_docs,
+        Operation(
+            READ,
+            "This document as a page.",
+            text_media_type="text/html",
+            error_statuses=(401, 403, 429),
+        ),
     ),
 }
 OPERATIONS = {key: operation for key, (_, operation) in ROUTES.items()}

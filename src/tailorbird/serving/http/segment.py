@@ -24,29 +24,33 @@ from tailorbird.serving.http.handling import (
     read_request_body,
 )
 
-BATCH_KINDS = ("batch", "import")
-MESSAGE_KINDS = ("track", "identify", "page", "screen", "group", "alias")
+BATCH_PATH_NAMES = ("batch", "import")
+MESSAGE_TYPES = ("track", "identify", "page", "screen", "group", "alias")
 
 
-async def post_messages(request: Request, service: Service, *, kind: str) -> Response:
+async def post_messages(request: Request, service: Service, *, path_name: str) -> Response:
     """Accept a body in Segment's format."""
     body = await read_request_body(request, service)
     return await accept_foreign_events(
-        request, service, "segment", body if kind in BATCH_KINDS else _with_type(body, kind)
+        request,
+        service,
+        "segment",
+        body if path_name in BATCH_PATH_NAMES else _with_type(body, path_name),
     )
 
 
 def handlers_by_path() -> dict[str, Handler]:
     """Return path → handler."""
     return {
-        f"/v1/{kind}": partial(post_messages, kind=kind) for kind in (*BATCH_KINDS, *MESSAGE_KINDS)
+        f"/v1/{path_name}": partial(post_messages, path_name=path_name)
+        for path_name in (*BATCH_PATH_NAMES, *MESSAGE_TYPES)
     }
 
 
-def _with_type(body: bytes, kind: str) -> bytes:
+def _with_type(body: bytes, message_type: str) -> bytes:
     """Set the type of a message to that of its path; leave non-objects to the adapter."""
     try:
         message = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return body
-    return msgspec.json.encode({**message, "type": kind})
+    return msgspec.json.encode({**message, "type": message_type})

@@ -75,15 +75,15 @@ B = TypeVar("B", bound=VersionedBundle)
 B_contra = TypeVar("B_contra", bound=VersionedBundle, contravariant=True)
 
 
-class Watcher(Protocol):
+class SwapListener(Protocol):
     """Receives notice of swaps, as `serving.metrics.Metrics` does."""
 
     def bundle_loaded(self, version: str) -> None: ...
     def bundle_refused(self) -> None: ...
 
 
-class Gate(Protocol[B_contra]):
-    """Decides when a loaded bundle may serve, as `serving.models.schemas.Schemas` does."""
+class ReadinessGate(Protocol[B_contra]):
+    """Decides when a loaded bundle may serve, as `serving.models.schemas.LiveFeatureProvider` does."""
 
     def is_caught_up(self, bundle: B_contra, serving: B_contra | None) -> bool: ...
     def set_serving(self, bundle: B_contra) -> None: ...
@@ -97,16 +97,16 @@ class BundleHolder(Generic[B]):
     Args:
         registry: where the champion is named.
         load: makes a complete and warm bundle of a folder, or raises BundleError.
-        watcher: notified of each swap and each refusal.
+        swap_listener: notified of each swap and each refusal.
         gate: decides when a bundle may serve, and is notified which one serves; None lets it serve
             at once.
-        name: the alias of the registry's `NAMES` to follow. A bundle of an alias other than the
+        alias: the alias of the registry's `NAMES` to follow. A bundle of an alias other than the
             champion is released when the alias is removed.
         keep_previous: keep the previous champion loaded.
         probe: tries a folder in a child process before it is loaded here, and raises BundleError;
             None skips that.
     Attributes:
-        share: fraction of the people whom a canary answers, as last read from the registry.
+        canary_share: fraction of the people whom a canary answers, as last read from the registry.
         is_fallback: whether the previous champion serves because the champion could not be loaded
             at the start.
     """
@@ -115,16 +115,21 @@ class BundleHolder(Generic[B]):
         self,
         registry: Registry,
         load: Callable[[Path], B],
-        watcher: Watcher,
+        swap_listener: SwapListener,
         *,
-        gate: Gate[B] | None = None,
-        name: str = "champion",
+        gate: ReadinessGate[B] | None = None,
+        alias: str = "champion",
         keep_previous: bool = False,
         probe: Callable[[Path], None] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        self._registry, self._load, self._watcher, self._probe = registry, load, watcher, probe
-        self._gate, self._name, self._keep_previous = gate, name, keep_previous
+        self._registry, self._load, self._swap_listener, self._probe = (
+            registry,
+            load,
+            swap_listener,
+            probe,
+        )
+        self._gate, self._name, self._keep_previous = gate, alias, keep_previous
         self._bundle: B | None = None
         self._previous_bundle: B | None = None
         self._waiting_bundle: B | None = None
@@ -134,8 +139,8 @@ class BundleHolder(Generic[B]):
         self.is_fallback = False
         self._aliases_stamp: FileStamp | None = None
         self._problem = ""
-        self.loop = PeriodicTask(
-            "bundles" if name == "champion" else name,
+        self.periodic_task = PeriodicTask(
+            "bundles" if alias == "champion" else alias,
             self.tick,
             interval_s=poll_s,
             run_at_start=False,
@@ -160,14 +165,14 @@ class BundleHolder(Generic[B]):
         """
         self.tick()
         if self._bundle is None and self._problem and self._name == "champion":
-            problem, refused = self._problem, self._refused_folder
+            problem, refused_folder = self._problem, self._refused_folder
             with suppress(TailorbirdError):  # a damaged alias file, which `tick` has reported
-                self.is_fallback = self._load_folder(self._registry.previous())
-            self._problem, self._refused_folder = problem, refused
-        self.loop.start()
+                self.is_fallback = self._load_folder(self._registry.previous_folder())
+            self._problem, self._refused_folder = problem, refused_folder
+        self.periodic_task.start()
 
     def stop(self) -> None:
-        self.loop.stop()
+        self.periodic_task.stop()
 
     def tick(self) -> bool:
         """Check once for a champion to serve, and return whether it was swapped in.
@@ -203,7 +208,7 @@ class BundleHolder(Generic[B]):
         """
         self._is_previous_unloaded = False
         try:
-            folder = self._registry.previous()
+            folder = self._registry.previous_folder()
             if folder is None or (self._bundle is not None and folder.name == self._bundle.version):
                 self._previous_bundle = None
             elif self._previous_bundle is None or self._previous_bundle.version != folder.name:
@@ -217,17 +222,17 @@ class BundleHolder(Generic[B]):
         if folder is None or (self._bundle is not None and self._bundle.version == folder.name):
             self._problem, self.is_fallback = "", False
             return False
-        refused = _RefusedFolder(folder)
+        refused_folder = _RefusedFolder(folder)
         try:
-            previous = self._previous_bundle
+            previous_bundle = self._previous_bundle
             bundle = (
-                previous
-                if previous is not None and previous.version == folder.name
+                previous_bundle
+                if previous_bundle is not None and previous_bundle.version == folder.name
                 else self._probe_and_load(folder)
             )
         except Exception as error:  # after any error the previous bundle keeps serving
             self._refuse(f"{folder.name}: {error}")
-            self._refused_folder = refused
+            self._refused_folder = refused_folder
             return False
         return self._serve_or_wait(bundle)
 
@@ -264,7 +269,7 @@ class BundleHolder(Generic[B]):
         self._problem, self.is_fallback = "", False
         if self._gate is not None:
             self._gate.set_serving(bundle)
-        self._watcher.bundle_loaded(bundle.version)
+        self._swap_listener.bundle_loaded(bundle.version)
         log.info("bundle %s serves as %s", bundle.version, self._name)
         return True
 
@@ -277,9 +282,9 @@ class BundleHolder(Generic[B]):
 
     def _refuse(self, problem: str) -> None:
         self._problem = problem
-        self._watcher.bundle_refused()
-        serving = self._bundle.version if self._bundle is not None else "none"
-        log.error("the %s was refused, %s serves on: %s", self._name, serving, problem)
+        self._swap_listener.bundle_refused()
+        serving_version = self._bundle.version if self._bundle is not None else "none"
+        log.error("the %s was refused, %s serves on: %s", self._name, serving_version, problem)
 
 
 def probe_in_child(folder: Path) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from tailorbird.atomic_write import FileStamp, file_stamp
-from tailorbird.candidates.contract import Board, Contract, contract_of
+from tailorbird.candidates.contract import Board, Contract, build_contract
 from tailorbird.candidates.folder import CURRENT_FILE, current_contract, folder_of, open_tables
 from tailorbird.candidates.protocol import (
-    EVERYONE,
+    ALL_USERS,
     NO_TABLES,
     BoardTable,
     CandidateTables,
@@ -33,8 +33,8 @@ from tailorbird.candidates.tables import TableReader
 from tailorbird.errors import TailorbirdError
 from tailorbird.events.clock import Clock
 from tailorbird.periodic import PeriodicTask
-from tailorbird.store import CopyTarget, inode
-from tailorbird.store.breaker import Breaker
+from tailorbird.store import CopyTarget, read_inode
+from tailorbird.store.breaker import CircuitBreaker
 
 POLL_S = 0.2
 RETRY_S = 1.0
@@ -53,14 +53,15 @@ class _OpenTables:
 
 
 class LiveTables:
-    """Implements `pipeline.protocols.Tables` over `data/candidates`, or over copies. Thread-safe.
+    """Implements `pipeline.protocols.TableProvider` over `data/candidates`, or over copies.
+    Thread-safe.
 
     Args:
         root: the folder of candidates.
-        expected_contract: returns the contract to read where only copies are available, because
-            `current.json` is on another machine.
-        log_end: returns the offset behind the routed log. Tables that cover all of it are current,
-            even if nobody publishes them any more.
+        read_expected_contract: returns the contract to read where only copies are available,
+            because `current.json` is on another machine.
+        read_log_end: returns the offset behind the routed log. Tables that cover all of it are
+            current, even if nobody publishes them any more.
     """
 
     def __init__(
@@ -69,31 +70,31 @@ class LiveTables:
         clock: Clock,
         *,
         copies: CopyTarget | None = None,
-        expected_contract: Callable[[], Contract] | None = None,
-        log_end: Callable[[], int] | None = None,
+        read_expected_contract: Callable[[], Contract] | None = None,
+        read_log_end: Callable[[], int] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        self._root, self._clock, self._copies, self._expected_contract = (
+        self._root, self._clock, self._copies, self._read_expected_contract = (
             root,
             clock,
             copies,
-            expected_contract,
+            read_expected_contract,
         )
-        self._log_end = log_end
-        self._breaker = Breaker() if copies is not None else None
+        self._read_log_end = read_log_end
+        self._breaker = CircuitBreaker() if copies is not None else None
         self._open_tables: _OpenTables | None = None
         self._current_stamp: FileStamp | None = None
         self._retry_at = 0.0
         self.problem = "nothing is published yet"
         self._lock = threading.Lock()
-        self.loop = PeriodicTask("candidates", self.tick, interval_s=poll_s)
+        self.periodic_task = PeriodicTask("candidates", self.tick, interval_s=poll_s)
 
     def start(self) -> None:
         self.tick()
-        self.loop.start()
+        self.periodic_task.start()
 
     def stop(self) -> None:
-        self.loop.stop()
+        self.periodic_task.stop()
         with self._lock:
             self._retire()
 
@@ -102,32 +103,32 @@ class LiveTables:
         """Open the newest tables for a request, or yield `NO_TABLES` where there are none or
         they are unreachable.
         """
-        opened = self._acquire()
-        if opened is None:
+        opened_tables = self._acquire()
+        if opened_tables is None:
             yield NO_TABLES
             return
         try:
             with ExitStack() as stack:
                 try:
                     tables: CandidateTables = FailSafeTables(
-                        stack.enter_context(opened.reader.tables()), self._report_problem
+                        stack.enter_context(opened_tables.reader.tables()), self._report_problem
                     )
                 except TailorbirdError as error:
                     self._report_problem(str(error))
                     tables = NO_TABLES
                 yield tables
         finally:
-            self._release(opened)
+            self._release(opened_tables)
 
     def covers(self, sources: Collection[str]) -> bool:
         """Return whether the tables hold all that some sources read."""
         with self._lock:
             return self._open_tables is not None and self._open_tables.reader.contract.covers(
-                contract_of(sources, shown=self._shown)
+                build_contract(sources, shown=self._shown_event_type)
             )
 
     @property
-    def _shown(self) -> str:
+    def _shown_event_type(self) -> str:
         return (
             self._open_tables.reader.contract.shown
             if self._open_tables is not None
@@ -138,38 +139,48 @@ class LiveTables:
         """Return by group of tables how long they have not been known to be current, in
         microseconds.
         """
-        opened = self._acquire()
-        if opened is None:
+        opened_tables = self._acquire()
+        if opened_tables is None:
             return {}
-        published = opened.reader.last_published
-        self._release(opened)
-        if published is None:
+        publication = opened_tables.reader.last_published
+        self._release(opened_tables)
+        if publication is None:
             return {}
-        now, end = self._clock.now(), self._log_end() if self._log_end is not None else 1 << 62
+        now, log_end = (
+            self._clock.now(),
+            self._read_log_end() if self._read_log_end is not None else 1 << 62,
+        )
         return {
-            name: 0 if group.position >= end - 1 else max(now - group.current_as_of, 0)
-            for name, group in published.groups.items()
+            name: 0 if group.position >= log_end - 1 else max(now - group.current_as_of, 0)
+            for name, group in publication.groups.items()
         }
 
     def tick(self) -> None:
         """Follow the current contract, and decode new tables."""
         self._follow_contract()
-        opened = self._acquire()
-        if opened is None:
+        opened_tables = self._acquire()
+        if opened_tables is None:
             return
         try:
-            opened.reader.prefetch_sessions()
+            opened_tables.reader.prefetch_sessions()
         except TailorbirdError as error:
             self._report_problem(str(error))
         finally:
-            self._release(opened)
+            self._release(opened_tables)
 
     def _follow_contract(self) -> None:
         current_stamp = file_stamp(self._root / CURRENT_FILE) if self._copies is None else None
         with self._lock:
-            opened = self._open_tables
-        if opened is not None and self._copies is None and current_stamp == self._current_stamp:
-            if inode(folder_of(self._root, opened.reader.contract)) == opened.inode:
+            opened_tables = self._open_tables
+        if (
+            opened_tables is not None
+            and self._copies is None
+            and current_stamp == self._current_stamp
+        ):
+            if (
+                read_inode(folder_of(self._root, opened_tables.reader.contract))
+                == opened_tables.inode
+            ):
                 return
         elif time.monotonic() < self._retry_at:
             return
@@ -177,13 +188,13 @@ class LiveTables:
         try:
             contract = (
                 current_contract(self._root)
-                if self._copies is None or self._expected_contract is None
-                else self._expected_contract()
+                if self._copies is None or self._read_expected_contract is None
+                else self._read_expected_contract()
             )
             if contract is None or (
-                opened is not None
+                opened_tables is not None
                 and self._copies is not None
-                and opened.reader.contract == contract
+                and opened_tables.reader.contract == contract
             ):
                 return
             reader = open_tables(self._root, contract, copies=self._copies, breaker=self._breaker)
@@ -193,7 +204,7 @@ class LiveTables:
             return
         with self._lock:
             self._retire()
-            self._open_tables = _OpenTables(reader, inode(folder_of(self._root, contract)))
+            self._open_tables = _OpenTables(reader, read_inode(folder_of(self._root, contract)))
             self._current_stamp, self.problem = current_stamp, ""
         log.info("candidates of contract %s are read", contract.hash)
 
@@ -208,19 +219,19 @@ class LiveTables:
                 self._open_tables.use_count += 1
             return self._open_tables
 
-    def _release(self, opened: _OpenTables) -> None:
+    def _release(self, opened_tables: _OpenTables) -> None:
         with self._lock:
-            opened.use_count -= 1
-            if opened.is_retired and not opened.use_count:
-                opened.reader.close()
+            opened_tables.use_count -= 1
+            if opened_tables.is_retired and not opened_tables.use_count:
+                opened_tables.reader.close()
 
     def _retire(self) -> None:
-        opened, self._open_tables = self._open_tables, None
-        if opened is None:
+        opened_tables, self._open_tables = self._open_tables, None
+        if opened_tables is None:
             return
-        opened.is_retired = True
-        if not opened.use_count:
-            opened.reader.close()
+        opened_tables.is_retired = True
+        if not opened_tables.use_count:
+            opened_tables.reader.close()
 
 
 class FailSafeTables:
@@ -237,7 +248,7 @@ class FailSafeTables:
     def epochs(self) -> Mapping[str, Epoch]:
         return self._tables.epochs
 
-    def leaderboard(self, board: Board, segment: int = EVERYONE) -> BoardTable:
+    def leaderboard(self, board: Board, segment: int = ALL_USERS) -> BoardTable:
         return self._read(lambda tables: tables.leaderboard(board, segment))
 
     def new_items(self) -> RankedList:
@@ -252,10 +263,10 @@ class FailSafeTables:
     def facts(self, keys: Keys) -> ItemFacts:
         return self._read(lambda tables: tables.facts(keys))
 
-    def _read(self, query: Callable[[CandidateTables], T]) -> T:
+    def _read(self, read: Callable[[CandidateTables], T]) -> T:
         try:
-            return query(self._tables)
+            return read(self._tables)
         except TailorbirdError as error:
             self._on_error(str(error))
             self._tables = NO_TABLES
-            return query(self._tables)
+            return read(self._tables)

@@ -23,10 +23,10 @@ from tailorbird.ranking.churn.reasons import churn_reasons
 from tailorbird.registry import Registry
 from tailorbird.serving.messages import ChurnReason, ChurnResponse, QueryError
 from tailorbird.serving.models.bundles import BundleHolder
-from tailorbird.serving.models.schemas import Schemas
+from tailorbird.serving.models.schemas import LiveFeatureProvider
 
 
-class ChurnWatcher(Protocol):
+class ChurnSwapListener(Protocol):
     """Receives notice of swaps, as `serving.metrics.Metrics` does."""
 
     def churn_loaded(self, name: str, version: str) -> None: ...
@@ -38,15 +38,15 @@ class _SwapNotifier:
     """Notifies a watcher of the swaps of one model."""
 
     name: str
-    watcher: ChurnWatcher
+    swap_listener: ChurnSwapListener
     on_swap: Callable[[], None]
 
     def bundle_loaded(self, version: str) -> None:
         self.on_swap()
-        self.watcher.churn_loaded(self.name, version)
+        self.swap_listener.churn_loaded(self.name, version)
 
     def bundle_refused(self) -> None:
-        self.watcher.churn_refused(self.name)
+        self.swap_listener.churn_refused(self.name)
 
 
 class ChurnModels:
@@ -54,26 +54,26 @@ class ChurnModels:
 
     Args:
         registries: by the model's name.
-        schemas: the states that columns are read from.
+        feature_provider: the states that columns are read from.
         pseudonyms: hides people under the same pseudonyms as the collector's.
     """
 
     def __init__(
         self,
         registries: Mapping[str, Path],
-        schemas: Schemas,
+        feature_provider: LiveFeatureProvider,
         clock: Clock,
-        watcher: ChurnWatcher,
+        swap_listener: ChurnSwapListener,
         *,
         pseudonyms: Pseudonyms | None = None,
         probe: Callable[[Path], None] | None = None,
     ) -> None:
-        self._schemas, self._clock, self._pseudonyms = schemas, clock, pseudonyms
+        self._feature_provider, self._clock, self._pseudonyms = feature_provider, clock, pseudonyms
         self._holders = {
             name: BundleHolder(
                 Registry(path, clock=clock),
                 lambda folder: ChurnBundle.load(folder, schema_hash=None),
-                _SwapNotifier(name, watcher, self._keep_open),
+                _SwapNotifier(name, swap_listener, self._keep_open),
                 probe=probe,
             )
             for name, path in registries.items()
@@ -98,22 +98,25 @@ class ChurnModels:
         now = self._clock.now()
         person = user_id if self._pseudonyms is None else self._pseudonyms.user_id(user_id)
         assert bundle.features is not None  # ensured by `_require_bundle`
-        with self._schemas.access_for(bundle.features) as access:
-            if access.reader is None:
+        with self._feature_provider.open_schema(bundle.features) as feature_access:
+            if feature_access.reader is None:
                 raise NotReadyError(
                     "the features are not there at the moment", fix="ask again later"
                 )
-            moments = [
-                access.reader.person(ReadRequest(user_id=person, now=moment))
-                for moment in bundle.moments(now)
+            rows_by_time = [
+                feature_access.reader.person(ReadRequest(user_id=person, now=as_of))
+                for as_of in bundle.moments(now)
             ]
-        rows = [_select_columns(moment_rows, bundle, access.features) for moment_rows in moments]
-        scores = bundle.score(rows)
+        model_inputs = [
+            _select_columns(feature_rows, bundle, feature_access.features)
+            for feature_rows in rows_by_time
+        ]
+        scores = bundle.score(model_inputs)
         purchases = float(scores.purchases[0])
-        why: list[ChurnReason] = []
+        reasons: list[ChurnReason] = []
         if explain:
-            column_reasons = churn_reasons(bundle, rows)[0]
-            why = [
+            column_reasons = churn_reasons(bundle, model_inputs)[0]
+            reasons = [
                 ChurnReason(reason.column, reason.effect, reason.text) for reason in column_reasons
             ]
         return ChurnResponse(
@@ -122,9 +125,9 @@ class ChurnModels:
             model=bundle.version,
             gone=float(scores.churn_probability[0]),
             purchases=None if np.isnan(purchases) else purchases,
-            known=_has_activity(rows[0]),
-            as_of=moments[0].t,
-            reasons=why,
+            known=_has_activity(model_inputs[0]),
+            as_of=rows_by_time[0].t,
+            reasons=reasons,
         )
 
     def features(self, name: str) -> FeatureSet | None:
@@ -164,7 +167,7 @@ class ChurnModels:
             for bundle in bundles
             if bundle is not None and bundle.features is not None
         )
-        self._schemas.keep_open(schema_hashes, by="churn")
+        self._feature_provider.keep_open(schema_hashes, by="churn")
 
 
 def _select_columns(

@@ -21,27 +21,27 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from tailorbird.experiments.assign import in_share
+from tailorbird.experiments.assign import is_in_share
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.serving.models.arms import ArmBundles
-from tailorbird.serving.models.bundles import POLL_S, BundleHolder, Watcher
-from tailorbird.serving.models.schemas import Schemas
+from tailorbird.serving.models.bundles import POLL_S, BundleHolder, SwapListener
+from tailorbird.serving.models.schemas import LiveFeatureProvider
 
 RECENT_BUNDLES = 3  # bundles that stay loaded, whatever the registry names
 
 
-class _SecondaryWatcher:
-    """Receives notice of bundles other than the champion; implements `bundles.Watcher`."""
+class _SecondaryListener:
+    """Receives notice of bundles other than the champion; implements `bundles.SwapListener`."""
 
-    def __init__(self, name: str, watcher: Watcher) -> None:
-        self._name, self._watcher = name, watcher
+    def __init__(self, name: str, swap_listener: SwapListener) -> None:
+        self._name, self._swap_listener = name, swap_listener
 
     def bundle_loaded(self, version: str) -> None:
         pass  # metrics read `Rollout.versions`
 
     def bundle_refused(self) -> None:
-        self._watcher.bundle_refused()
+        self._swap_listener.bundle_refused()
 
 
 class TableCoverage(Protocol):
@@ -55,14 +55,16 @@ class TableCoverage(Protocol):
 class _Gate:
     """Admits a bundle once its state is there and its candidate tables are published.
 
-    Implements `bundles.Gate`.
+    Implements `bundles.ReadinessGate`.
     """
 
-    def __init__(self, name: str, schemas: Schemas, tables: TableCoverage | None) -> None:
-        self._name, self._schemas, self._tables = name, schemas, tables
+    def __init__(
+        self, name: str, feature_provider: LiveFeatureProvider, tables: TableCoverage | None
+    ) -> None:
+        self._name, self._feature_provider, self._tables = name, feature_provider, tables
 
     def is_caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
-        has_state = self._schemas.is_caught_up(
+        has_state = self._feature_provider.is_caught_up(
             bundle, serving if self._name == "champion" else None
         )
         return has_state and self._has_tables(bundle, serving)
@@ -78,34 +80,34 @@ class _Gate:
 
     def set_serving(self, bundle: Bundle) -> None:
         if self._name == "champion":
-            self._schemas.set_serving(bundle)
+            self._feature_provider.set_serving(bundle)
         else:
-            self._schemas.keep_open({bundle.schema_hash}, by=self._name)
+            self._feature_provider.keep_open({bundle.schema_hash}, by=self._name)
 
 
 class Rollout:
-    """Implements `parts.Bundles` over a registry. Thread-safe once started.
+    """Implements `protocols.BundleSelector` over a registry. Thread-safe once started.
 
     Args:
         load: makes a complete and warm bundle of a folder, or raises BundleError.
         probe: tries a folder in a child process first, and raises BundleError; None skips that.
         tables: the candidate tables that bundles read; None requires none.
-        holdout: share of the people whom the previous champion answers.
+        holdout_share: share of the people whom the previous champion answers.
     """
 
     def __init__(
         self,
         registry: Registry,
         load: Callable[[Path], Bundle],
-        watcher: Watcher,
-        schemas: Schemas,
+        swap_listener: SwapListener,
+        feature_provider: LiveFeatureProvider,
         *,
         probe: Callable[[Path], None] | None = None,
         tables: TableCoverage | None = None,
-        holdout: float = 0.0,
+        holdout_share: float = 0.0,
         poll_s: float = POLL_S,
     ) -> None:
-        self._holdout = holdout
+        self._holdout_share = holdout_share
         self._registry, self._load, self._probe = registry, load, probe
         self._loaded_bundles: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
         self._recent_bundles: deque[Bundle] = deque(
@@ -115,8 +117,8 @@ class Rollout:
         self.champion = BundleHolder(
             registry,
             self._load_once,
-            watcher,
-            gate=_Gate("champion", schemas, tables),
+            swap_listener,
+            gate=_Gate("champion", feature_provider, tables),
             keep_previous=True,
             poll_s=poll_s,
         )
@@ -124,9 +126,9 @@ class Rollout:
             BundleHolder(
                 registry,
                 self._load_once,
-                _SecondaryWatcher(name, watcher),
-                gate=_Gate(name, schemas, tables),
-                name=name,
+                _SecondaryListener(name, swap_listener),
+                gate=_Gate(name, feature_provider, tables),
+                alias=name,
                 poll_s=poll_s,
             )
             for name in ("canary", "shadow")
@@ -135,21 +137,24 @@ class Rollout:
         self.arms = ArmBundles(
             registry,
             self._load_once,
-            _Gate("arms", schemas, tables),
-            lambda hashes: schemas.keep_open(hashes, by="arms"),
-            watcher,
+            _Gate("arms", feature_provider, tables),
+            lambda hashes: feature_provider.keep_open(hashes, by="arms"),
+            swap_listener,
             poll_s=poll_s,
         )
-        self.loops = [*(holder.loop for holder in self._holders.values()), self.arms.loop]
+        self.periodic_tasks = [
+            *(holder.periodic_task for holder in self._holders.values()),
+            self.arms.periodic_task,
+        ]
 
     def start(self) -> None:
         """Load the bundles that the registry names, the champion first, and follow changes."""
         for holder in self._holders.values():
             holder.start()
-        self.arms.loop.start()
+        self.arms.periodic_task.start()
 
     def stop(self) -> None:
-        self.arms.loop.stop()
+        self.arms.periodic_task.stop()
         for holder in self._holders.values():
             holder.stop()
 
@@ -169,12 +174,12 @@ class Rollout:
         if (
             canary is not None
             and canary.version != champion.version
-            and in_share(f"canary-{canary.version}", self._canary.canary_share, person)
+            and is_in_share(f"canary-{canary.version}", self._canary.canary_share, person)
         ):
             return canary
         return self._holdout_bundle(champion, person) or champion
 
-    def pinned(self, version: str) -> "PinnedBundle":
+    def pin_version(self, version: str) -> "PinnedBundle":
         """Return a version as the only one, for comparisons that nobody sees."""
         return PinnedBundle(self._load_once(self._registry.resolve(version)))
 
@@ -190,11 +195,11 @@ class Rollout:
         """
         previous = self.champion.previous()
         if (
-            not self._holdout
+            not self._holdout_share
             or previous is None
             or previous.version == champion.version
             or previous.schema_hash != champion.schema_hash
-            or not in_share(f"holdout-{champion.version}", self._holdout, person)
+            or not is_in_share(f"holdout-{champion.version}", self._holdout_share, person)
         ):
             return None
         return previous
@@ -228,7 +233,7 @@ class Rollout:
 
 
 class PinnedBundle:
-    """One bundle that answers everybody; implements `protocols.Bundles`."""
+    """One bundle that answers everybody; implements `protocols.BundleSelector`."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle

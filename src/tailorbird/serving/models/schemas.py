@@ -4,7 +4,7 @@ meanwhile.
 A bundle brings its declarations. Their state is opened when the bundle is loaded, and closed when
 the last request that reads it has finished, so that a promotion or a rollback switches features,
 encoder and model at one moment. A bundle whose state does not exist yet, or lags behind that of the
-serving bundle, waits: `BundleHolder` calls `caught_up`. Without a bundle, the applied schema is
+serving bundle, waits: `BundleHolder` calls `is_caught_up`. Without a bundle, the applied schema is
 read.
 """
 
@@ -38,7 +38,7 @@ class _OpenSchema:
     use_count: int = 0
 
 
-class Schemas:
+class LiveFeatureProvider:
     """The schemas of a project's bundles, as its workers keep their states. Thread-safe.
 
     Args:
@@ -71,37 +71,37 @@ class Schemas:
         self._active_hashes = {
             declared.schema_hash
         }  # kept open while unused: the serving schema and the next one
-        self._pinned_hashes: dict[str, frozenset[str]] = {}
-        self._target_positions: dict[str, int] = {}
+        self._pinned_hashes_by_owner: dict[str, frozenset[str]] = {}
+        self._target_position_by_schema: dict[str, int] = {}
         self._next_check_at = 0.0
         self._lock = threading.Lock()
 
     @contextmanager
-    def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
+    def open_features(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
         """Open the features of a bundle for the duration of a request."""
-        with self.access_for(
+        with self.open_schema(
             self._default_features() if bundle is None else _read_features(bundle)
         ) as access:
             yield access
 
     @contextmanager
-    def access_for(self, features: FeatureSet) -> Iterator[FeatureAccess]:
+    def open_schema(self, features: FeatureSet) -> Iterator[FeatureAccess]:
         """Open the features of a schema for the duration of the block."""
-        opened = self._acquire(features)
+        open_schema = self._acquire(features)
         try:
-            yield opened.access
+            yield open_schema.access
         finally:
-            self._release(features.schema_hash, opened)
+            self._release(features.schema_hash, open_schema)
 
     def keep_open(self, schemas: Iterable[str], *, by: str) -> None:
         """Keep the states of further schemas open though the champion does not read them, until the
         next call of `by`.
         """
         with self._lock:
-            self._pinned_hashes[by] = frozenset(schemas)
+            self._pinned_hashes_by_owner[by] = frozenset(schemas)
             self._close_idle()
 
-    def complete(self, bundle: Bundle) -> Bundle:
+    def attach_schema(self, bundle: Bundle) -> Bundle:
         """Return the bundle with its declarations, which are looked up here if it does not bring
         them.
 
@@ -128,7 +128,7 @@ class Schemas:
         """
         with self._lock:
             self._active_hashes = {_read_features(bundle).schema_hash}
-            self._target_positions.clear()
+            self._target_position_by_schema.clear()
             self._close_idle()
 
     def is_caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
@@ -142,24 +142,24 @@ class Schemas:
             return True
         return self._is_caught_up(features, None if serving is None else _read_features(serving))
 
-    def ready(self, bundle: Bundle | None) -> bool:
+    def is_ready(self, bundle: Bundle | None) -> bool:
         """Return whether features can be read for a bundle now."""
-        with self.access(bundle) as access:
+        with self.open_features(bundle) as access:
             return isinstance(access.reader, StateReader) and access.reader.ready()
 
     def published_at(self) -> dict[str, int]:
         """Return by schema when its copies were last known to be current, in microseconds."""
         with self._lock:
             return {
-                schema: opened.reader.published_at
-                for schema, opened in self._open_schemas.items()
-                if opened.reader.published_at
+                schema: open_schema.reader.published_at
+                for schema, open_schema in self._open_schemas.items()
+                if open_schema.reader.published_at
             }
 
     def close(self) -> None:
         with self._lock:
-            for opened in self._open_schemas.values():
-                opened.reader.close()
+            for open_schema in self._open_schemas.values():
+                open_schema.reader.close()
             self._open_schemas.clear()
 
     def _is_caught_up(self, features: FeatureSet, reference: FeatureSet | None) -> bool:
@@ -168,19 +168,19 @@ class Schemas:
         position = self._read_position(features)
         if position is None:
             return False
-        if features.schema_hash not in self._target_positions:
+        if features.schema_hash not in self._target_position_by_schema:
             reference_position = None if reference is None else self._read_position(reference)
-            self._target_positions[features.schema_hash] = reference_position or 0
-        return position >= self._target_positions[features.schema_hash]
+            self._target_position_by_schema[features.schema_hash] = reference_position or 0
+        return position >= self._target_position_by_schema[features.schema_hash]
 
     def _read_position(self, features: FeatureSet) -> int | None:
-        opened = self._acquire(features)
+        open_schema = self._acquire(features)
         try:
-            return opened.reader.position()
+            return open_schema.reader.position()
         except NotReadyError:
             return None
         finally:
-            self._release(features.schema_hash, opened)
+            self._release(features.schema_hash, open_schema)
 
     def _default_features(self) -> FeatureSet:
         """Return the applied schema, once its state has reached that of the previous one."""
@@ -192,20 +192,23 @@ class Schemas:
             schema = read_applied(self._state).schema
             if not schema or schema == self._declared_features.schema_hash:
                 return self._declared_features
-            applied = load_declarations(self._state, schema)
+            applied_features = load_declarations(self._state, schema)
         except TailorbirdError as error:
             log.warning("the applied schema cannot be read with: %s", error)
             return self._declared_features
-        if self._is_caught_up(applied, self._declared_features):
+        if self._is_caught_up(applied_features, self._declared_features):
             with self._lock:
-                self._declared_features, self._active_hashes = applied, {applied.schema_hash}
+                self._declared_features, self._active_hashes = (
+                    applied_features,
+                    {applied_features.schema_hash},
+                )
                 self._close_idle()
         return self._declared_features
 
     def _acquire(self, features: FeatureSet) -> _OpenSchema:
         with self._lock:
-            opened = self._open_schemas.get(features.schema_hash)
-            if opened is None:
+            open_schema = self._open_schemas.get(features.schema_hash)
+            if open_schema is None:
                 reader = StateReader(
                     self._state,
                     features,
@@ -214,29 +217,29 @@ class Schemas:
                     workers=self._workers,
                     retry_s=self._retry_s,
                 )
-                opened = self._open_schemas[features.schema_hash] = _OpenSchema(
+                open_schema = self._open_schemas[features.schema_hash] = _OpenSchema(
                     FeatureAccess.from_features(features, reader), reader
                 )
-            opened.use_count += 1
-            return opened
+            open_schema.use_count += 1
+            return open_schema
 
-    def _release(self, schema: str, opened: _OpenSchema) -> None:
+    def _release(self, schema: str, open_schema: _OpenSchema) -> None:
         with self._lock:
-            opened.use_count -= 1
+            open_schema.use_count -= 1
             self._close_idle()
 
     def _close_idle(self) -> None:
-        needed = self._active_hashes.union(*self._pinned_hashes.values())
+        needed_hashes = self._active_hashes.union(*self._pinned_hashes_by_owner.values())
         for schema in [
             schema
-            for schema, opened in self._open_schemas.items()
-            if not opened.use_count and schema not in needed
+            for schema, open_schema in self._open_schemas.items()
+            if not open_schema.use_count and schema not in needed_hashes
         ]:
             self._open_schemas.pop(schema).reader.close()
 
 
 def _read_features(bundle: Bundle) -> FeatureSet:
-    assert bundle.features is not None  # ensured by `complete`
+    assert bundle.features is not None  # ensured by `attach_schema`
     return bundle.features
 
 
@@ -247,10 +250,10 @@ class SingleSchema:
         self._access = FeatureAccess.from_features(features, reader)
 
     @contextmanager
-    def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
+    def open_features(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
         yield self._access
 
-    def ready(self, bundle: Bundle | None) -> bool:
+    def is_ready(self, bundle: Bundle | None) -> bool:
         reader = self._access.reader
         ready = getattr(reader, "ready", None)
         return reader is not None and (ready is None or bool(ready()))

@@ -18,8 +18,8 @@ from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.features.online.read import Reader, make_breaker
 from tailorbird.features.state.key_partition import all_parts
-from tailorbird.store import CopyTarget, inode
-from tailorbird.store.breaker import Breaker
+from tailorbird.store import CopyTarget, read_inode
+from tailorbird.store.breaker import CircuitBreaker
 
 # Between attempts to open the state, and between checks whether the folder was replaced.
 RETRY_S = 1.0
@@ -54,7 +54,7 @@ class StateReader:
         features: FeatureSet,
         *,
         copies: CopyTarget | None = None,
-        breaker: Breaker | None = None,
+        breaker: CircuitBreaker | None = None,
         workers: int = 1,
         retry_s: float = RETRY_S,
     ) -> None:
@@ -88,24 +88,24 @@ class StateReader:
         """
         return self._read_with(lambda reader: reader.read_person(request))
 
-    def _read_with(self, query: Callable[[Reader], Rows]) -> Rows:
-        opened = self._acquire()
+    def _read_with(self, read: Callable[[Reader], Rows]) -> Rows:
+        open_reader = self._acquire()
         try:
-            rows = query(opened.reader)
+            rows = read(open_reader.reader)
             self.published_at = max(self.published_at, rows.published_at)
             return rows
         except NotReadyError:
             raise
         # The store's errors have no common base class; after any of them it is reopened later.
         except Exception as error:
-            self._discard_if_broken(opened, error)
+            self._discard_if_broken(open_reader, error)
             raise NotReadyError(
                 f"the features cannot be read: {error}",
                 where=str(self._state),
                 fix="tailorbird run worker",
             ) from error
         finally:
-            self._release(opened)
+            self._release(open_reader)
 
     def ready(self) -> bool:
         """Return whether features can be read now; open the state if necessary."""
@@ -117,19 +117,19 @@ class StateReader:
 
     def position(self) -> int:
         """Return the position that the state has reached. Raises NotReadyError as `read`."""
-        opened = self._acquire()
+        open_reader = self._acquire()
         try:
-            position = opened.reader.position()
+            position = open_reader.reader.position()
         except Exception as error:  # as above
-            self._discard_if_broken(opened, error)
+            self._discard_if_broken(open_reader, error)
             raise NotReadyError(
                 f"the features cannot be read: {error}", where=str(self._state)
             ) from error
         finally:
-            self._release(opened)
-        if not position.ready:
+            self._release(open_reader)
+        if not position.is_ready:
             raise NotReadyError("the state is still being built", where=str(self._state))
-        return position.p
+        return position.log_position
 
     def close(self) -> None:
         with self._lock:
@@ -173,31 +173,31 @@ class StateReader:
                 self._problem = f"the state cannot be opened: {error}"
 
     def _read_inodes(self) -> tuple[int, ...]:
-        return (1,) if self._copies is not None else tuple(map(inode, self._folders))
+        return (1,) if self._copies is not None else tuple(map(read_inode, self._folders))
 
-    def _discard_if_broken(self, opened: _OpenReader, error: Exception) -> None:
+    def _discard_if_broken(self, open_reader: _OpenReader, error: Exception) -> None:
         """Drop a reader that failed, to be reopened later.
 
         A server that did not answer is left to the breaker instead.
         """
         if self._copies is None or not isinstance(error, StorageError):
-            self._retire(opened, f"{type(error).__name__}: {error}")
+            self._retire(open_reader, f"{type(error).__name__}: {error}")
 
-    def _retire(self, opened: _OpenReader, problem: str) -> None:
+    def _retire(self, open_reader: _OpenReader, problem: str) -> None:
         with self._lock:
-            if self._open_reader is opened:
+            if self._open_reader is open_reader:
                 self._drop(problem)
 
     def _drop(self, problem: str) -> None:
-        opened, self._open_reader = self._open_reader, None
+        open_reader, self._open_reader = self._open_reader, None
         self._problem = problem
-        if opened is not None:
-            opened.is_retired = True
-            if not opened.use_count:
-                opened.reader.close()
+        if open_reader is not None:
+            open_reader.is_retired = True
+            if not open_reader.use_count:
+                open_reader.reader.close()
 
-    def _release(self, opened: _OpenReader) -> None:
+    def _release(self, open_reader: _OpenReader) -> None:
         with self._lock:
-            opened.use_count -= 1
-            if opened.is_retired and not opened.use_count:
-                opened.reader.close()
+            open_reader.use_count -= 1
+            if open_reader.is_retired and not open_reader.use_count:
+                open_reader.reader.close()

@@ -21,8 +21,8 @@ from tailorbird.ranking.head_sessions import run_heads
 from tailorbird.serving.messages import RecommendQuery
 
 WARM_UP_ROWS = 512  # candidates of a large request
-REQUESTS_MAX = 10  # per slot
-WAIT_S = 1.0  # before a server of several accepts
+REQUESTS_PER_SLOT_MAX = 10  # per slot
+WARM_WAIT_S = 1.0  # before a server of several accepts
 WARM_UP_TIMEOUT_S = 20.0  # a cold server is better than none
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def warm_up_model(bundle: Bundle) -> None:
 
 def wait_until_warm(is_warming: Callable[[], bool]) -> None:
     """Wait, but not long: another server may answer meanwhile, or connections wait in the queue."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + WARM_WAIT_S
     while is_warming() and time.monotonic() < deadline:
         time.sleep(0.01)
 
@@ -70,9 +70,14 @@ class WarmUp:
         catalogue: LogFollower,
         slots: Mapping[str, Slot],
         *,
-        now: Callable[[], float] = time.monotonic,
+        read_clock_s: Callable[[], float] = time.monotonic,
     ):
-        self._pipeline, self._catalogue, self._slots, self._now = pipeline, catalogue, slots, now
+        self._pipeline, self._catalogue, self._slots, self._read_clock_s = (
+            pipeline,
+            catalogue,
+            slots,
+            read_clock_s,
+        )
         self._thread = threading.Thread(target=self._run, name="warming", daemon=True)
         self._stop_event = threading.Event()
         self._done_event = threading.Event()
@@ -91,23 +96,23 @@ class WarmUp:
         return not self._done_event.is_set()
 
     def _run(self) -> None:
-        deadline = self._now() + WARM_UP_TIMEOUT_S
+        deadline = self._read_clock_s() + WARM_UP_TIMEOUT_S
         try:
             while (
                 not self._catalogue.is_caught_up
-                and self._now() < deadline
+                and self._read_clock_s() < deadline
                 and not self._stop_event.wait(0.02)
             ):
                 pass
             for name in self._slots:
                 fastest_s = float("inf")
-                for _ in range(REQUESTS_MAX):
-                    started_at = self._now()
+                for _ in range(REQUESTS_PER_SLOT_MAX):
+                    started_at = self._read_clock_s()
                     self._pipeline.answer(RecommendQuery(slot=name))
-                    elapsed_s = self._now() - started_at
+                    elapsed_s = self._read_clock_s() - started_at
                     if (
                         self._stop_event.is_set()
-                        or self._now() > deadline
+                        or self._read_clock_s() > deadline
                         or elapsed_s > 0.8 * fastest_s
                     ):
                         break

@@ -17,7 +17,7 @@ import math
 import threading
 from dataclasses import dataclass
 
-from tailorbird.store.breaker import Breaker
+from tailorbird.store.breaker import CircuitBreaker
 
 ROWS_MIN = 50  # rows that are always scored, the minimum for an answer
 _VERSIONS_MAX = 8
@@ -42,15 +42,15 @@ class Dependency:
     """An optional dependency of an answer, with a breaker that counts late answers as failures.
 
     >>> store = Dependency("store", budget_s=0.05)
-    >>> [store.record(0.2) for _ in range(3)], store.allow(), store.late
+    >>> [store.record(0.2) for _ in range(3)], store.allow(), store.late_count
     ([None, None, None], False, 3)
     """
 
     def __init__(
-        self, name: str, budget_s: float = math.inf, breaker: Breaker | None = None
+        self, name: str, budget_s: float = math.inf, breaker: CircuitBreaker | None = None
     ) -> None:
         self.name, self._budget_s = name, budget_s
-        self.breaker = breaker or Breaker()
+        self.breaker = breaker or CircuitBreaker()
         self.late_count = 0
 
     def allow(self) -> bool:
@@ -73,7 +73,7 @@ class ModelBreakers:
     def __init__(self, budget_s: float) -> None:
         self._budget_s = budget_s
         self._dependencies: dict[str, Dependency] = {}
-        self._row_s: dict[str, float] = {}
+        self._row_s_by_version: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def breaker_of(self, version: str) -> Dependency:
@@ -82,31 +82,33 @@ class ModelBreakers:
             dependency = self._dependencies.get(version)
             if dependency is None:
                 while len(self._dependencies) >= _VERSIONS_MAX:
-                    oldest = next(iter(self._dependencies))
-                    self._dependencies.pop(oldest)
-                    self._row_s.pop(oldest, None)
+                    oldest_version = next(iter(self._dependencies))
+                    self._dependencies.pop(oldest_version)
+                    self._row_s_by_version.pop(oldest_version, None)
                 dependency = self._dependencies[version] = Dependency("model", self._budget_s)
             return dependency
 
     def rows_max(self, version: str) -> float:
         """Return how many rows a version can score within its budget."""
-        row_s = self._row_s.get(version, 0.0)
+        row_s = self._row_s_by_version.get(version, 0.0)
         return math.inf if row_s <= 0 else max(ROWS_MIN, self._budget_s / row_s)
 
-    def record_scored(self, version: str, rows: int, seconds: float) -> None:
+    def record_scoring(self, version: str, rows: int, seconds: float) -> None:
         """Record that a version scored so many rows."""
         self.breaker_of(version).record(seconds)
         if rows >= ROWS_MIN:
-            row_s, previous_s = seconds / rows, self._row_s.get(version)
-            self._row_s[version] = (
-                row_s if previous_s is None else previous_s + _SMOOTHING * (row_s - previous_s)
+            row_s, previous_row_s = seconds / rows, self._row_s_by_version.get(version)
+            self._row_s_by_version[version] = (
+                row_s
+                if previous_row_s is None
+                else previous_row_s + _SMOOTHING * (row_s - previous_row_s)
             )
 
     def late_count(self) -> int:
         with self._lock:
             return sum(dependency.late_count for dependency in self._dependencies.values())
 
-    def open(self) -> bool:
+    def any_open(self) -> bool:
         """Return whether any of the breakers is open."""
         with self._lock:
             return any(dependency.breaker.is_open for dependency in self._dependencies.values())
@@ -134,7 +136,7 @@ class Breakers:
         self.store = Dependency("store", budgets.features_s)
         self.policy = Dependency("policy", budgets.policy_s)
         self.log = Dependency("log", budgets.log_s)
-        self.models = ModelBreakers(budgets.ranking_s)
+        self.model_breakers = ModelBreakers(budgets.ranking_s)
 
     def states(self) -> list[BreakerState]:
         """Return the current state of each."""
@@ -150,6 +152,9 @@ class Breakers:
         return [
             *states,
             BreakerState(
-                "model", self.models.open(), self.models.open_count(), self.models.late_count()
+                "model",
+                self.model_breakers.any_open(),
+                self.model_breakers.open_count(),
+                self.model_breakers.late_count(),
             ),
         ]

@@ -20,25 +20,27 @@ from tailorbird.errors import DeclarationError
 from tailorbird.events import hash64s
 from tailorbird.periodic import PeriodicTask
 from tailorbird.ranking import Slot
-from tailorbird.serving.pipeline.protocols import Lists
+from tailorbird.serving.pipeline.protocols import KeysByList
 
-FILE = "lists.toml"
+LISTS_FILE = "lists.toml"
 POLL_S = 0.5
 log = logging.getLogger(__name__)
 
 
-class LiveLists:
-    """The current lists of a project's file. `keys` may be read from any thread."""
+class LiveEditorialLists:
+    """The current lists of a project's file. `keys_by_list` may be read from any thread."""
 
     def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
         self._path = path
         self._loaded_stamp: FileStamp | None = None
         self._latest_stamp = file_stamp(path)
-        self.keys: Lists = {}
-        self.loop = PeriodicTask("lists", self.tick, interval_s=poll_s, run_at_start=False)
-        self.tick()
+        self.keys_by_list: KeysByList = {}
+        self.periodic_task = PeriodicTask(
+            "lists", self.reload_if_changed, interval_s=poll_s, run_at_start=False
+        )
+        self.reload_if_changed()
 
-    def tick(self) -> bool:
+    def reload_if_changed(self) -> bool:
         """Load a changed file that has been stable since the last check, and return whether it was
         loaded.
         """
@@ -47,21 +49,24 @@ class LiveLists:
             return False
         self._loaded_stamp = self._latest_stamp
         try:
-            self.keys = {name: hash64s(items) for name, items in read_lists(self._path).items()}
+            self.keys_by_list = {
+                name: hash64s(items) for name, items in read_lists(self._path).items()
+            }
         except (DeclarationError, OSError) as error:
             log.error("the editorial lists were refused, those before stay in force: %s", error)
             return False
         log.info(
             "editorial lists: %s",
-            ", ".join(f"{name} ({keys.size})" for name, keys in self.keys.items()) or "none",
+            ", ".join(f"{name} ({keys.size})" for name, keys in self.keys_by_list.items())
+            or "none",
         )
         return True
 
     def start(self) -> None:
-        self.loop.start()
+        self.periodic_task.start()
 
     def stop(self) -> None:
-        self.loop.stop()
+        self.periodic_task.stop()
 
 
 def read_lists(path: Path) -> dict[str, list[str]]:
@@ -98,9 +103,9 @@ def check_lists(path: Path, slots: Iterable[Slot]) -> Mapping[str, Sequence[str]
     for slot in slots:
         for source in slot.sources:
             parsed_source = source_of(source)
-            if parsed_source.kind == "editorial" and parsed_source.list not in lists:
+            if parsed_source.kind == "editorial" and parsed_source.list_name not in lists:
                 raise DeclarationError(
-                    f"there is no list {parsed_source.list!r}",
+                    f"there is no list {parsed_source.list_name!r}",
                     where=f"slot {slot.name}, sources",
                     fix=f"declare it in {path}",
                 )

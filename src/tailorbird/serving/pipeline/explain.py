@@ -38,44 +38,53 @@ Floats = npt.NDArray[np.float64]
 class Adjustment:
     """The effects of the search and of the slot's rules on one item.
 
-    `value` is the value before them, `moved` the change by each of them, and `placed` the rules
-    that fixed its position.
+    `value` is the value before them, `rule_effects` the change by each of them, and `placements`
+    the rules that fixed its position.
     """
 
     value: float
-    moved: dict[str, float]
-    placed: list[str]
+    rule_effects: dict[str, float]
+    placements: list[str]
 
 
 def explain_slate(
     features: FeatureSet,
     bundle: Bundle | None,
     index: Index,
-    item_rows: npt.NDArray[np.intp],
-    keys: npt.NDArray[np.uint64],
-    rows: Rows | None,
+    *,
+    index_rows: npt.NDArray[np.intp],
+    item_keys: npt.NDArray[np.uint64],
+    feature_rows: Rows | None,
     scores: Scores | None,
     objective: Mapping[str, float],
     context: Context,
     adjustments: Sequence[Adjustment],
-    live: npt.NDArray[np.float32] | None = None,
+    live_columns: npt.NDArray[np.float32] | None = None,
 ) -> list[Explanation]:
     """Return one explanation for each shown item.
 
     All arguments but the first two, the index and the context describe these items, in order.
     """
-    live_columns = None if live is None else live[:ITEMS_MAX]
     attribution = (
-        _attribute_of_item(bundle, index, keys[:ITEMS_MAX], rows, objective, live_columns)
-        if bundle is not None and rows is not None
+        _attribute_value(
+            bundle,
+            index,
+            item_keys[:ITEMS_MAX],
+            feature_rows,
+            objective,
+            None if live_columns is None else live_columns[:ITEMS_MAX],
+        )
+        if bundle is not None and feature_rows is not None
         else None
     )
     explanations = []
-    for position in range(keys.size):
+    for position in range(item_keys.size):
         feature_values = (
             {}
-            if rows is None
-            else _read_features(features, index, int(item_rows[position]), rows, position, context)
+            if feature_rows is None
+            else _read_features(
+                features, index, int(index_rows[position]), feature_rows, position, context
+            )
         )
         heads = (
             {}
@@ -83,35 +92,34 @@ def explain_slate(
             else {name: float(column[position]) for name, column in scores.heads.items()}
         )
         explanation, adjustment = Explanation(feature_values, heads), adjustments[position]
-        if attribution is not None and bundle is not None and position < len(attribution.columns):
+        if attribution is not None and bundle is not None and position < len(attribution.effects):
             largest_contributions = _largest_contributions(
-                attribution.columns[position], bundle.encoder.names
+                attribution.effects[position], bundle.encoder.names
             )
             other_contributions = (
-                float(attribution.columns[position].sum() - sum(largest_contributions.values()))
-                if attribution.base is not None
+                float(attribution.effects[position].sum() - sum(largest_contributions.values()))
+                if attribution.base_value is not None
                 else None
             )
-            explanation = Explanation(
-                feature_values,
-                heads,
-                largest_contributions,
-                attribution.method,
-                attribution.base,
-                other_contributions,
+            explanation = msgspec.structs.replace(
+                explanation,
+                contributions=largest_contributions,
+                method=attribution.method,
+                base=attribution.base_value,
+                rest=other_contributions,
             )
         explanations.append(
             msgspec.structs.replace(
                 explanation,
                 value=adjustment.value,
-                moved=adjustment.moved,
-                placed=adjustment.placed,
+                moved=adjustment.rule_effects,
+                placed=adjustment.placements,
             )
         )
     return explanations
 
 
-def select_rows(rows: Rows, positions: npt.NDArray[np.intp]) -> Rows:
+def select_feature_rows(rows: Rows, positions: npt.NDArray[np.intp]) -> Rows:
     """Return the rows at some positions; the request's own parts stay."""
     return replace(rows, numeric=rows.numeric[positions], categorical=rows.categorical[positions])
 
@@ -122,13 +130,13 @@ def _read_features(
     feature_values: dict[str, float | str | None] = {}
     for name, value in zip(features.numeric, rows.numeric[position].tolist(), strict=True):
         feature_values[name] = None if value != value else value
-    texts = _text_of_hash(index, row, context)
+    text_by_hash = _text_by_hash(index, row, context)
     for name, key in zip(features.categorical, rows.categorical[position].tolist(), strict=True):
-        feature_values[name] = None if key == 0 else texts.get(key, f"#{key:016x}")
+        feature_values[name] = None if key == 0 else text_by_hash.get(key, f"#{key:016x}")
     return feature_values
 
 
-def _text_of_hash(index: Index, row: int, context: Context) -> dict[int, str]:
+def _text_by_hash(index: Index, row: int, context: Context) -> dict[int, str]:
     """Map hashes to the texts that a categorical column of this row may stand for, because columns
     hold hashes only.
     """
@@ -149,12 +157,12 @@ class _Attribution:
     value.
     """
 
-    columns: Floats
+    effects: Floats
     method: str
-    base: float | None = None
+    base_value: float | None = None
 
 
-def _attribute_of_item(
+def _attribute_value(
     bundle: Bundle,
     index: Index,
     keys: npt.NDArray[np.uint64],
@@ -164,7 +172,7 @@ def _attribute_of_item(
 ) -> _Attribution:
     space = bundle.with_index(index).space
     matrix = bundle.encoder.encode_request(
-        select_rows(rows, np.arange(keys.size)), keys, index, space, live=live
+        select_feature_rows(rows, np.arange(keys.size)), keys, index, space, live=live
     )
     heads = [head for head in objective if head in bundle.heads]
     if all(head in bundle.trees for head in heads):
@@ -175,29 +183,31 @@ def _attribute_of_item(
 def _attribute_by_trees(
     bundle: Bundle, matrix: npt.NDArray[np.float32], weights: Mapping[str, float]
 ) -> _Attribution:
-    columns, base = np.zeros(matrix.shape), 0.0
+    effects, base_value = np.zeros(matrix.shape), 0.0
     for head, weight in weights.items():
         trees, calibration = bundle.trees[head], bundle.calibration.get(head, Identity())
-        contributions, expected = trees.contributions(matrix)
+        contributions, expected_score = trees.contributions(matrix)
 
-        def weighted_value(raw: Floats) -> Floats:
-            return weight * calibration.apply(trees.apply_link(raw))  # noqa: B023 - called at once
+        def weighted_value(raw_scores: Floats) -> Floats:
+            return weight * calibration.apply(trees.apply_link(raw_scores))  # noqa: B023 - called at once
 
-        columns += rescale_contributions(contributions, expected, weighted_value)
-        base += float(weighted_value(np.full(1, expected))[0])
-    return _Attribution(columns, "tree_shap", base)
+        effects += rescale_contributions(contributions, expected_score, weighted_value)
+        base_value += float(weighted_value(np.full(1, expected_score))[0])
+    return _Attribution(effects, "tree_shap", base_value)
 
 
 def _attribute_by_occlusion(
     bundle: Bundle, matrix: npt.NDArray[np.float32], objective: Mapping[str, float]
 ) -> Floats:
-    count, width = matrix.shape
-    occluded_matrix = np.repeat(matrix[None], width, axis=0)
-    for column in range(width):
+    item_count, column_count = matrix.shape
+    occluded_matrix = np.repeat(matrix[None], column_count, axis=0)
+    for column in range(column_count):
         occluded_matrix[column, :, column] = bundle.encoder.missing_row[column]
-    stacked = np.concatenate([matrix, occluded_matrix.reshape(count * width, width)])
-    value = bundle.score_matrix(stacked, objective=objective).value
-    return (value[:count] - value[count:].reshape(width, count)).T
+    stacked_matrix = np.concatenate(
+        [matrix, occluded_matrix.reshape(item_count * column_count, column_count)]
+    )
+    values = bundle.score_matrix(stacked_matrix, objective=objective).value
+    return (values[:item_count] - values[item_count:].reshape(column_count, item_count)).T
 
 
 def _largest_contributions(effects: Floats, names: Sequence[str]) -> dict[str, float]:

@@ -16,11 +16,11 @@ class FallbackReader:
     """Reads features through a circuit breaker, and recalls the last ones. Thread-safe.
 
     Args:
-        stale_us: age of feature copies beyond which an answer names `freshness` as missing.
+        stale_after_us: age of feature copies beyond which an answer names `freshness` as missing.
     """
 
-    def __init__(self, clock: Clock, breaker: Dependency, stale_us: int) -> None:
-        self._clock, self._breaker, self._stale_us = clock, breaker, stale_us
+    def __init__(self, clock: Clock, breaker: Dependency, stale_after_us: int) -> None:
+        self._clock, self._breaker, self._stale_after_us = clock, breaker, stale_after_us
         self._stale_cache = StaleFeatureCache()
 
     def read_person(self, request: Request) -> Rows | None:
@@ -36,17 +36,15 @@ class FallbackReader:
         )
 
     def _read_or_recall(
-        self, request: Request, keys: Keys | None, query: Callable[[FeatureReader], Rows]
+        self, request: Request, keys: Keys | None, read: Callable[[FeatureReader], Rows]
     ) -> Rows | None:
-        features = request.access.features
+        features = request.feature_access.features
         person_id = request.query.user_id or (
             f"anon:{request.query.anonymous_id}" if request.query.anonymous_id else ""
         )
-        reader = request.access.reader
+        reader = request.feature_access.reader
         rows = (
-            self._from_store(reader, query)
-            if reader is not None and self._breaker.allow()
-            else None
+            self._read_store(reader, read) if reader is not None and self._breaker.allow() else None
         )
         if rows is None:
             rows = self._stale_cache.lookup(features, person_id, keys, request.now)
@@ -55,16 +53,16 @@ class FallbackReader:
             return rows
         request.has_stale_features = False
         self._stale_cache.store(features, person_id, rows, keys)
-        if rows.published_at and self._clock.now() - rows.published_at > self._stale_us:
+        if rows.published_at and self._clock.now() - rows.published_at > self._stale_after_us:
             request.mark_degraded("freshness")
         return rows
 
-    def _from_store(
-        self, reader: FeatureReader, query: Callable[[FeatureReader], Rows]
+    def _read_store(
+        self, reader: FeatureReader, read: Callable[[FeatureReader], Rows]
     ) -> Rows | None:
         start = time.perf_counter()
         try:
-            rows = query(reader)
+            rows = read(reader)
         except (
             NotReadyError
         ):  # an immediate error is cheap to repeat, a late one counts as an outage

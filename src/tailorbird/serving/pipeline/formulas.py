@@ -21,7 +21,7 @@ from tailorbird.ranking.policy.formula import (
     parse_usable_formula,
 )
 from tailorbird.registry import FormulaChange, Registry, read_formulas
-from tailorbird.registry.formulas import FILE, Formulas
+from tailorbird.registry.formulas import FORMULAS_FILE, Formulas
 from tailorbird.serving.messages import QueryError, SlotFormula
 
 POLL_S = 0.2
@@ -61,12 +61,14 @@ class LiveFormulas:
     ) -> None:
         self._registry, self._slots = registry, slots
         self._file_stamp: FileStamp | None = None
-        self._overrides: Mapping[str, Formula] = {}
-        self.loop = PeriodicTask("formulas", self.tick, interval_s=poll_s, run_at_start=False)
+        self._override_by_slot: Mapping[str, Formula] = {}
+        self.periodic_task = PeriodicTask(
+            "formulas", self.reload_if_changed, interval_s=poll_s, run_at_start=False
+        )
 
     def formula_for(self, slot: Slot) -> Formula:
         """Return the formula in force for a slot."""
-        override = self._overrides.get(slot.name)
+        override = self._override_by_slot.get(slot.name)
         return Formula(slot.objective) if override is None else override
 
     def describe_all(self) -> list[SlotFormula]:
@@ -88,30 +90,30 @@ class LiveFormulas:
             raise QueryError(
                 error.message, path="$.formula", code="bad_formula", fix=error.fix
             ) from None
-        self.tick()
+        self.reload_if_changed()
         return describe_formulas(self._registry, [self._slots[slot]])[0]
 
     def start(self) -> None:
-        self.tick()
-        self.loop.start()
+        self.reload_if_changed()
+        self.periodic_task.start()
 
     def stop(self) -> None:
-        self.loop.stop()
+        self.periodic_task.stop()
 
-    def tick(self) -> bool:
+    def reload_if_changed(self) -> bool:
         """Load the formulas in force if the file changed since the last check, and return
         whether it did.
         """
-        stamp = file_stamp(self._registry.path / FILE)
+        stamp = file_stamp(self._registry.path / FORMULAS_FILE)
         if stamp == self._file_stamp:
             return False
         self._file_stamp = stamp
         try:
-            self._overrides = _load_overrides(self._registry.path)
+            self._override_by_slot = _load_overrides(self._registry.path)
         except TailorbirdError as error:
             log.error("the formulas were refused, those before stay in force: %s", error)
             return False
-        for slot, formula in self._overrides.items():
+        for slot, formula in self._override_by_slot.items():
             log.info("formula %s of slot %s is in force: %s", formula.version, slot, formula.text)
         return True
 
@@ -125,7 +127,7 @@ def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str)
             champion does not have.
     """
     if text:
-        champion = registry.champion()
+        champion = registry.champion_folder()
         heads = registry.info(champion.name).heads if champion is not None else None
         model = f"the champion {champion.name}" if champion is not None else ""
         parse_usable_formula(text, heads, model=model, where=f"slot {slot.name}")
@@ -134,7 +136,7 @@ def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str)
 
 def weights_in_force(formulas: Formulas, slot: Slot) -> Mapping[str, float]:
     """Return the formula in force for a slot: the one that was set last, or the slot's own."""
-    change = formulas.in_force(slot.name)
+    change = formulas.current_change(slot.name)
     if change is None:
         return slot.objective
     return parse_formula(change.text, where=f"slot {slot.name}")
@@ -142,11 +144,11 @@ def weights_in_force(formulas: Formulas, slot: Slot) -> Mapping[str, float]:
 
 def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula]:
     """Describe the formula in force for each slot, with the heads that the champion lacks."""
-    formulas, champion = read_formulas(registry.path), registry.champion()
+    formulas, champion = read_formulas(registry.path), registry.champion_folder()
     heads = registry.info(champion.name).heads if champion is not None else ()
     descriptions = []
     for slot in slots:
-        change = formulas.in_force(slot.name)
+        change = formulas.current_change(slot.name)
         weights = weights_in_force(formulas, slot)
         missing = missing_heads(weights, heads) if heads else ()
         descriptions.append(
@@ -168,7 +170,7 @@ def _load_overrides(registry: Path) -> dict[str, Formula]:
     formulas = read_formulas(registry)
     overrides: dict[str, Formula] = {}
     for slot in dict.fromkeys(change.slot for change in formulas.changes):
-        change = formulas.in_force(slot)
+        change = formulas.current_change(slot)
         if change is not None:
             overrides[slot] = Formula(
                 parse_formula(change.text, where=f"slot {slot}"), change.version

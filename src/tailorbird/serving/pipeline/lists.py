@@ -5,7 +5,7 @@ import numpy as np
 from tailorbird.candidates.contract import Board
 from tailorbird.candidates.item_knn.query import item_neighbours
 from tailorbird.candidates.protocol import CandidateTables, RankedList
-from tailorbird.candidates.query import WEEK
+from tailorbird.candidates.query import WEEK_BOARD
 from tailorbird.events.keys import hash64
 from tailorbird.retrieval import Index
 from tailorbird.serving.messages import ShownItem
@@ -20,9 +20,13 @@ def list_items(
 
     An unknown category has none.
     """
-    ranked_list = tables.new_items() if source == "new_items" else tables.leaderboard(WEEK).shares
+    ranked_list = (
+        tables.new_items() if source == "new_items" else tables.leaderboard(WEEK_BOARD).shares
+    )
     if source == "popular" and category is not None:
-        category_board = tables.leaderboard(Board(WEEK.window_us, "category"), hash64(category))
+        category_board = tables.leaderboard(
+            Board(WEEK_BOARD.window_us, "category"), hash64(category)
+        )
         ranked_list = category_board.shares if len(category_board.items) else ranked_list
     rows, scores = _visible_rows(index, ranked_list)
     if category is not None:
@@ -43,24 +47,25 @@ def list_items(
     ]
 
 
-def similar_items(
+def list_similar_items(
     index: Index, tables: CandidateTables, item_id: str, size: int
 ) -> list[ShownItem]:
     """Return the items related to an item, best first, then popular ones of its category, then
     of all.
     """
     row = int(index.find_ids([item_id])[0])
-    related, scores = _visible_rows(index, item_neighbours(tables, int(index.keys[row])))
-    filler, _ = _visible_rows(index, tables.leaderboard(WEEK).items)
+    related_rows, scores = _visible_rows(index, item_neighbours(tables, int(index.keys[row])))
+    filler_rows, _ = _visible_rows(index, tables.leaderboard(WEEK_BOARD).items)
     category_code = index.category.codes[row]
-    filler = filler[
+    filler_rows = filler_rows[
         np.argsort(
-            ~((index.category.codes[filler] == category_code) & (category_code >= 0)), kind="stable"
+            ~((index.category.codes[filler_rows] == category_code) & (category_code >= 0)),
+            kind="stable",
         )
     ]
-    filler = filler[~np.isin(filler, related) & (filler != row)]
-    rows = np.concatenate([related, filler])[:size]
-    scores = np.concatenate([scores, np.zeros(len(filler))])[:size]
+    filler_rows = filler_rows[~np.isin(filler_rows, related_rows) & (filler_rows != row)]
+    rows = np.concatenate([related_rows, filler_rows])[:size]
+    scores = np.concatenate([scores, np.zeros(len(filler_rows))])[:size]
     return [
         ShownItem(
             item_id=index.ids[row],
@@ -77,6 +82,6 @@ def similar_items(
 def _visible_rows(index: Index, ranked_list: RankedList) -> tuple[np.ndarray, np.ndarray]:
     rows = index.find(ranked_list.keys)
     is_visible = rows >= 0
-    if index.shown is not None:
-        is_visible &= index.shown[np.maximum(rows, 0)]
+    if index.visible is not None:
+        is_visible &= index.visible[np.maximum(rows, 0)]
     return rows[is_visible], ranked_list.scores[is_visible]

@@ -16,13 +16,13 @@ from tailorbird.retrieval import Index
 from tailorbird.serving.experiments import Assignment
 from tailorbird.serving.messages import Query, SearchQuery
 from tailorbird.serving.pipeline.protocols import (
-    Assignments,
-    Bundles,
+    ArmAssigner,
+    BundleSelector,
     FeatureAccess,
     FeatureProvider,
-    Formulas,
-    Overlay,
-    Tables,
+    FormulaProvider,
+    IndexOverlay,
+    TableProvider,
 )
 from tailorbird.serving.pipeline.request import (
     Request,
@@ -45,38 +45,46 @@ class RequestOpener:
 
     def __init__(
         self,
-        bundles: Bundles,
+        bundle_selector: BundleSelector,
         feature_provider: FeatureProvider,
-        tables: Tables,
-        catalogue: Overlay,
-        formulas: Formulas,
+        table_provider: TableProvider,
+        index_overlay: IndexOverlay,
+        formula_provider: FormulaProvider,
         stages: Stages,
         slots: Mapping[str, Slot],
-        experiments: Assignments,
+        arm_assigner: ArmAssigner,
         *,
         clock: Clock,
         pseudonyms: Pseudonyms | None,
     ) -> None:
-        self._bundles, self._feature_provider, self._tables = bundles, feature_provider, tables
-        self._catalogue, self._formulas, self._stages = catalogue, formulas, stages
-        self._slots, self._experiments = slots, experiments
+        self._bundle_selector, self._feature_provider, self._table_provider = (
+            bundle_selector,
+            feature_provider,
+            table_provider,
+        )
+        self._index_overlay, self._formula_provider, self._stages = (
+            index_overlay,
+            formula_provider,
+            stages,
+        )
+        self._slots, self._arm_assigner = slots, arm_assigner
         self._clock, self._pseudonyms = clock, pseudonyms
         self._last_index: Index | None = None
 
-    def current(self) -> tuple[Bundle | None, Index | None]:
+    def current_bundle_and_index(self) -> tuple[Bundle | None, Index | None]:
         """Return the bundle that serves, and the current items."""
-        bundle = self._bundles.current()
+        bundle = self._bundle_selector.current()
         return bundle, self.current_index(bundle)
 
     def current_index(self, bundle: Bundle | None) -> Index | None:
         """Return the current items; those of the last index where the bundle has none."""
-        index = self._catalogue.overlay_for(bundle.index if bundle else None)
+        index = self._index_overlay.overlay_for(bundle.index if bundle else None)
         if index is not None and len(index):
             self._last_index = index
             return index
         return self._last_index
 
-    def run(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
+    def run_query(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
         """Check the query and answer it by this person's bundle, or by that of the person's arm.
 
         Where its model fails, the fallback bundle answers, and then none.
@@ -89,30 +97,43 @@ class RequestOpener:
         anonymous_id = query.anonymous_id
         if query.user_id is None and anonymous_id is None:
             anonymous_id = f"stranger-{request_id}"
-        assigned_bundle = self._bundles.for_person(query.user_id or f"anon:{anonymous_id}")
+        assigned_bundle = self._bundle_selector.for_person(query.user_id or f"anon:{anonymous_id}")
         assignment: Assignment | None = None
         failure = ""
         fallback_bundles = self._fallback_chain(assigned_bundle)
         while True:  # an answer without a model cannot lose it
             bundle, may_score = next(fallback_bundles)
-            with self._feature_provider.access(bundle) as access, self._tables.tables() as tables:
-                request = self._start(
-                    query, slot, now, bundle, access, tables, request_id, anonymous_id, assignment
+            with (
+                self._feature_provider.open_features(bundle) as feature_access,
+                self._table_provider.tables() as tables,
+            ):
+                request = self._open_request(
+                    query,
+                    slot,
+                    now,
+                    bundle,
+                    feature_access,
+                    tables,
+                    request_id,
+                    anonymous_id,
+                    assignment,
                 )
                 assignment = request.assignment
                 arm_bundle = (
-                    self._bundles.for_version(assignment.version) if assignment.version else None
+                    self._bundle_selector.for_version(assignment.version)
+                    if assignment.version
+                    else None
                 )
                 if arm_bundle is not None and arm_bundle is not assigned_bundle:
                     # The person and the arm are known only now, and this bundle has its own state.
                     assigned_bundle, fallback_bundles = arm_bundle, self._fallback_chain(arm_bundle)
                     continue
-                request.may_score, request.failure = may_score, failure
+                request.may_score, request.failure_reason = may_score, failure
                 request.assigned_version = (
                     assigned_bundle.version if assigned_bundle is not None else ""
                 )
                 if bundle is not assigned_bundle or (
-                    bundle is not None and may_score and self._bundles.is_fallback(bundle)
+                    bundle is not None and may_score and self._bundle_selector.is_fallback(bundle)
                 ):
                     request.mark_degraded("previous_model")
                 elif not may_score:
@@ -120,18 +141,18 @@ class RequestOpener:
                 try:
                     return work(request)
                 except ModelUnavailableError as error:
-                    failure = failure or error.why
+                    failure = failure or error.reason
 
     def open_arms(self, request: Request) -> list[Request]:
         """Return the request as each arm of an interleaved experiment sees it; else itself."""
         if not request.assignment.interleaved:
             return [request]
-        arms = []
+        arm_requests = []
         for assignment in request.assignment.interleaved:
             slot = self._slots[assignment.slot] if assignment.slot else request.slot
-            formula = self._formulas.formula_for(slot)
-            arms.append(replace(request, assignment=assignment, slot=slot, formula=formula))
-        return arms
+            formula = self._formula_provider.formula_for(slot)
+            arm_requests.append(replace(request, assignment=assignment, slot=slot, formula=formula))
+        return arm_requests
 
     def _fallback_chain(
         self, assigned_bundle: Bundle | None
@@ -142,19 +163,21 @@ class RequestOpener:
         """
         if assigned_bundle is not None:
             yield assigned_bundle, True
-            champion = self._bundles.current()
-            fallback = champion if champion is not assigned_bundle else self._bundles.previous()
+            champion = self._bundle_selector.current()
+            fallback = (
+                champion if champion is not assigned_bundle else self._bundle_selector.previous()
+            )
             if fallback is not None and fallback.heads:
                 yield fallback, True
         yield assigned_bundle, False
 
-    def _start(
+    def _open_request(
         self,
         query: Query,
         slot: Slot,
         now: int,
         bundle: Bundle | None,
-        access: FeatureAccess,
+        feature_access: FeatureAccess,
         tables: CandidateTables,
         request_id: str,
         anonymous_id: str | None,
@@ -163,73 +186,75 @@ class RequestOpener:
         """Identify the person, and assign the arm unless it was assigned already."""
         index = self.current_index(bundle)
         context = query.context
-        hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
-        text = query.query if isinstance(query, SearchQuery) else None
+        local_hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
+        search_text = query.query if isinstance(query, SearchQuery) else None
         read_request = ReadRequest(
-            None,
-            anonymous_id,
-            query.session_id,
-            context.device,
-            context.country,
-            hour,
-            now,
-            text,
+            person=None,
+            anonymous_id=anonymous_id,
+            session_id=query.session_id,
+            device=context.device,
+            country=context.country,
+            local_hour=local_hour,
+            now=now,
+            query=search_text,
             user_id=query.user_id,
         )
         request = Request(
-            request_id, slot, query, bundle, access, index, now, read_request, anonymous_id
+            request_id, slot, query, bundle, feature_access, index, now, read_request, anonymous_id
         )
         request.person = query.user_id or f"anon:{anonymous_id}"
-        request.formula = self._formulas.formula_for(slot)
-        with self._stages.timed("person"):
+        request.formula = self._formula_provider.formula_for(slot)
+        with self._stages.time_stage("person"):
             self._load_person(request)
-        recent = request.recent
+        recent_events = request.recent_events
         segments = segment_keys(
             {"device": context.device, "country": context.country, "referrer": context.referrer}
         )
         candidate_request = (
             CandidateRequest(segments=segments)
-            if recent is None
-            else CandidateRequest(recent.item, recent.ts, segments)
+            if recent_events is None
+            else CandidateRequest(recent_events.item, recent_events.ts, segments)
         )
-        request.lists = RequestLists(tables, candidate_request, strict=False)
+        request.ranked_lists = RequestLists(tables, candidate_request, strict=False)
         request.requested_slot = slot.name
-        session = query.session_id or request.person
-        request.assignment = assignment or self._experiments.assign(
+        session_key = query.session_id or request.person
+        request.assignment = assignment or self._arm_assigner.assign(
             slot,
             request.person,
-            session,
+            session_key,
             query.arm or "",
-            lambda condition: condition.holds(request.user, context_fields(request), now),
+            lambda condition: condition.holds(request.user_features, context_fields(request), now),
         )
         if request.assignment.slot:
             request.slot = self._slots[request.assignment.slot]
-            request.formula = self._formulas.formula_for(request.slot)
+            request.formula = self._formula_provider.formula_for(request.slot)
         if bundle is not None and not len(bundle.index):
             request.mark_degraded("index")
         return request
 
     def _load_person(self, request: Request) -> None:
         """Read the person's recent items and own columns, which candidate sources need."""
-        rows = self._stages.features.read_person(request)
-        if rows is None:
+        user_rows = self._stages.features.read_person(request)
+        if user_rows is None:
             return
-        request.person = rows.person or request.person
+        request.person = user_rows.person or request.person
         if (
             not request.has_stale_features
         ):  # identity is fixed within a request, even if merged meanwhile
             request.read_request = replace(
-                request.read_request, person=rows.person, now=max(request.read_request.now, rows.t)
+                request.read_request,
+                person=user_rows.person,
+                now=max(request.read_request.now, user_rows.t),
             )
-        names = list(rows.sequences)
+        sequence_names = list(user_rows.sequences)
         sequence_name = request.bundle.encoder.sequence if request.bundle is not None else ""
-        if sequence_name in rows.sequences or names:
-            request.sequences = rows.sequences
-            request.recent = rows.sequences[
-                sequence_name if sequence_name in rows.sequences else names[0]
+        if sequence_name in user_rows.sequences or sequence_names:
+            request.sequences = user_rows.sequences
+            request.recent_events = user_rows.sequences[
+                sequence_name if sequence_name in user_rows.sequences else sequence_names[0]
             ]
-        values = rows.numeric[0].tolist()
-        request.user = {
-            name: None if values[position] != values[position] else values[position]
-            for position, name in request.access.user_columns
+        user_values = user_rows.numeric[0].tolist()
+        request.user_features = {
+            name: None if user_values[position] != user_values[position] else user_values[position]
+            for position, name in request.feature_access.user_columns
         }

@@ -14,15 +14,15 @@ from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
-from tailorbird.serving.experiments import Assignment, Eligible
+from tailorbird.serving.experiments import Assignment, EligibilityCheck
 from tailorbird.serving.pipeline.formulas import Formula
 
 Keys = npt.NDArray[np.uint64]
-Lists = Mapping[str, Keys]  # name of an editorial list → item keys in order
+KeysByList = Mapping[str, Keys]  # name of an editorial list → item keys in order
 Floats = npt.NDArray[np.float64]
 
 
-class Bundles(Protocol):
+class BundleSelector(Protocol):
     """Selects the bundle that answers a person, as `rollout.Rollout` does."""
 
     def current(self) -> Bundle | None:
@@ -52,11 +52,11 @@ class Bundles(Protocol):
         ...
 
 
-class Overlay(Protocol):
+class IndexOverlay(Protocol):
     def overlay_for(self, index: Index | None) -> Index | None: ...
 
 
-class Tables(Protocol):
+class TableProvider(Protocol):
     """Opens the published candidate tables for a request, as `serving.models.candidates.LiveTables`
     does.
     """
@@ -65,7 +65,7 @@ class Tables(Protocol):
     def ages(self) -> Mapping[str, int]: ...
 
 
-class NoLiveTables:
+class NullTableProvider:
     """No tables at all: for ranking the caller's own items, and for tests."""
 
     @contextmanager
@@ -108,19 +108,19 @@ class FeatureAccess:
 
 
 class EditorialLists(Protocol):
-    """The current editorial lists, as `editorial.LiveLists` has them."""
+    """The current editorial lists, as `editorial.LiveEditorialLists` has them."""
 
     @property
-    def keys(self) -> Lists: ...
+    def keys_by_list(self) -> KeysByList: ...
 
 
-class Formulas(Protocol):
+class FormulaProvider(Protocol):
     """The value of an item to a slot, as `formulas.LiveFormulas` has it."""
 
     def formula_for(self, slot: Slot) -> Formula: ...
 
 
-class Assignments(Protocol):
+class ArmAssigner(Protocol):
     """The arm of a request, as `experiments.LiveExperiments` has it."""
 
     def assign(
@@ -129,38 +129,38 @@ class Assignments(Protocol):
         person: str,
         session: str,
         forced_arm: str = "",
-        is_eligible: Eligible = ...,
+        is_eligible: EligibilityCheck = ...,
     ) -> Assignment: ...
 
 
 class FeatureProvider(Protocol):
-    """Opens the features of a bundle for a request, as `schemas.Schemas` does."""
+    """Opens the features of a bundle for a request, as `schemas.LiveFeatureProvider` does."""
 
-    def access(self, bundle: Bundle | None) -> AbstractContextManager[FeatureAccess]: ...
-    def ready(self, bundle: Bundle | None) -> bool: ...
+    def open_features(self, bundle: Bundle | None) -> AbstractContextManager[FeatureAccess]: ...
+    def is_ready(self, bundle: Bundle | None) -> bool: ...
 
 
 class ResponseLog(Protocol):
     def record_response(self, event_body: bytes, record: ResponseRecord) -> bool: ...
 
 
-class Watcher(Protocol):
+class PipelineMetrics(Protocol):
     """Counts stages and faults, as `serving.metrics.Metrics` does."""
 
-    def stage(self, name: str, seconds: float) -> None: ...
-    def degraded(self, what: Iterable[str]) -> None: ...
-    def fault(self, part: str) -> None: ...
+    def record_stage(self, name: str, seconds: float) -> None: ...
+    def count_degraded(self, what: Iterable[str]) -> None: ...
+    def count_fault(self, part: str) -> None: ...
 
 
-class NullWatcher:
+class NullMetrics:
     """Counts nothing: for bulk traffic and tests."""
 
-    def stage(self, name: str, seconds: float) -> None: ...
-    def degraded(self, what: Iterable[str]) -> None: ...
-    def fault(self, part: str) -> None: ...
+    def record_stage(self, name: str, seconds: float) -> None: ...
+    def count_degraded(self, what: Iterable[str]) -> None: ...
+    def count_fault(self, part: str) -> None: ...
 
 
-class NoOverlay:
+class NullOverlay:
     """The bundle's index without later changes."""
 
     def overlay_for(self, index: Index | None) -> Index | None:

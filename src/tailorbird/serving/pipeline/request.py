@@ -11,17 +11,18 @@ import numpy.typing as npt
 
 from tailorbird.candidates.protocol import NO_TABLES, CandidateRequest
 from tailorbird.candidates.query import RequestLists
-from tailorbird.events import Event, Receipt, RoutePlan, check
+from tailorbird.events import Event, Receipt, RoutePlan, check_body
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.features import ReadRequest
-from tailorbird.features import Sequence as Recent
+from tailorbird.features import ReadRequest, Rows
+from tailorbird.features import Sequence as EventSequence
 from tailorbird.ranking import Slot
-from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.bundle import Bundle, Scores
 from tailorbird.ranking.tower import UserQuery
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.columns import is_boolean
 from tailorbird.serving.experiments import Assignment
 from tailorbird.serving.messages import Query, QueryError, RankQuery
+from tailorbird.serving.pipeline.explain import select_feature_rows
 from tailorbird.serving.pipeline.formulas import Formula
 from tailorbird.serving.pipeline.protocols import FeatureAccess
 
@@ -35,7 +36,7 @@ AnyQuery = TypeVar("AnyQuery", bound=Query)
 
 SEARCH_LIFT_MAX = 1.0  # a hit is lifted to at most twice its text score
 _encode = msgspec.json.Encoder().encode
-_PLAN = RoutePlan()
+_ROUTE_PLAN = RoutePlan()
 
 
 @dataclass
@@ -46,28 +47,30 @@ class Request:
     slot: Slot
     query: Query
     bundle: Bundle | None
-    access: FeatureAccess
+    feature_access: FeatureAccess
     index: Index | None
     now: int
     read_request: ReadRequest
     anonymous_id: str | None
-    text: str | None = None
+    search_text: str | None = None
     person: str = ""
     assignment: Assignment = field(default_factory=Assignment)
     requested_slot: str = ""  # `slot` may be that of an arm
     formula: Formula = field(default_factory=lambda: Formula({}))
-    lists: RequestLists = field(default_factory=lambda: RequestLists(NO_TABLES, CandidateRequest()))
-    live: Matrix | None = None  # live columns of the scored candidates
-    recent: Recent | None = None
-    sequences: Mapping[str, Recent] = field(default_factory=dict)
-    vector: UserQuery | None = None  # of the person, if retrieval computed it
-    user: Mapping[str, str | float | bool | None] = field(default_factory=dict)
+    ranked_lists: RequestLists = field(
+        default_factory=lambda: RequestLists(NO_TABLES, CandidateRequest())
+    )
+    live_columns: Matrix | None = None  # live columns of the scored candidates
+    recent_events: EventSequence | None = None
+    sequences: Mapping[str, EventSequence] = field(default_factory=dict)
+    user_query: UserQuery | None = None  # the person's vector, if retrieval computed it
+    user_features: Mapping[str, str | float | bool | None] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
     may_score: bool = True  # whether the bundle's model may score
     has_stale_features: bool = False  # features of an earlier request are used
     assigned_version: str = ""  # the version selected for the person
-    failure: str = ""  # why it did not answer: `error`, `not_finite`, or `breaker_open`
-    shadow: str = ""  # version that computed `shadow_scores`
+    failure_reason: str = ""  # why it did not answer: `error`, `not_finite`, or `breaker_open`
+    shadow_version: str = ""  # version that computed `shadow_scores`
     shadow_scores: list[float] = field(default_factory=list)
     shadow_us: int = 0
     champion_us: int = 0  # that the answering version took for the same items; 0: not timed
@@ -134,6 +137,44 @@ class Candidates:
         )
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates with the values that order them, shape (n,), and what the model read and said.
+
+    Attributes:
+        model_values: the values before those of the search are added.
+        text_values: the values before boosts.
+        feature_rows: features of the candidates, if they were read.
+        live_columns: of the candidates, if the model scored.
+    """
+
+    candidates: Candidates
+    model_values: Floats
+    text_values: Floats
+    values: Floats
+    feature_rows: Rows | None = None
+    scores: Scores | None = None
+    live_columns: Matrix | None = None
+
+    def select(self, positions: RowIndices) -> "Ranking":
+        """Return the candidates at some positions, in that order."""
+        scores = self.scores
+        if scores is not None:
+            heads = {name: column[positions] for name, column in scores.heads.items()}
+            scores = Scores(heads, scores.value[positions])
+        return Ranking(
+            self.candidates.select(positions),
+            self.model_values[positions],
+            self.text_values[positions],
+            self.values[positions],
+            None
+            if self.feature_rows is None
+            else select_feature_rows(self.feature_rows, positions),
+            scores,
+            None if self.live_columns is None else self.live_columns[positions],
+        )
+
+
 NO_CANDIDATES = Candidates(np.zeros(0, np.intp), (), np.zeros(0, np.uint64), (), np.zeros(0))
 
 
@@ -159,8 +200,8 @@ def require_contract(query: Query, now: int) -> None:
         items=query.items if isinstance(query, RankQuery) else None,
         context=query.context,
     )
-    _, refused = check(_encode(probe_event), Receipt(now), _PLAN)
-    for refusal in refused:
+    _, refusals = check_body(_encode(probe_event), Receipt(now), _ROUTE_PLAN)
+    for refusal in refusals:
         raise QueryError(refusal.message, path=refusal.path, code=refusal.code)
 
 
@@ -293,8 +334,10 @@ def _field_path(attribute: str) -> str:
     return f"$.filters.{attribute[:60]}"
 
 
-def search_values(text: Floats, values: Floats) -> Floats:
+def lift_text_scores(text_scores: Floats, model_values: Floats) -> Floats:
     """Multiply text scores by a lift of the ranker, at most 1 + SEARCH_LIFT_MAX."""
-    highest = float(values.max(initial=0.0))
-    personal = np.maximum(values, 0.0) / highest if highest > 0 else np.zeros_like(values)
-    return text * (1.0 + SEARCH_LIFT_MAX * personal)
+    highest = float(model_values.max(initial=0.0))
+    relative_values = (
+        np.maximum(model_values, 0.0) / highest if highest > 0 else np.zeros_like(model_values)
+    )
+    return text_scores * (1.0 + SEARCH_LIFT_MAX * relative_values)

@@ -18,15 +18,15 @@ from tailorbird.ranking.tower import add_sequence_source
 from tailorbird.retrieval import Index, SearchResult
 from tailorbird.serving.pipeline.request import Candidates, Request
 
-Rows = npt.NDArray[np.intp]
+RowIndices = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 NearestSearch = Callable[[int], SearchResult]
 
 # Ages beyond which an answer is marked as having stale candidates. Session tables are published
 # once a minute.
-LATE_US = {BOARDS: 30 * SECOND, NEIGHBOURS: 60 * SECOND, SESSIONS: 150 * SECOND}
+TABLE_AGE_MAX_US = {BOARDS: 30 * SECOND, NEIGHBOURS: 60 * SECOND, SESSIONS: 150 * SECOND}
 CLUSTER_DECAY = 0.8  # weight per step back in the person's history
-BASELINE_ITEMS = 200  # per source of a baseline
+ITEMS_PER_BASELINE_SOURCE = 200  # per source of a baseline
 CACHED_LISTS_MAX = 256  # lists whose rows are cached
 log = logging.getLogger(__name__)
 
@@ -35,18 +35,18 @@ class CandidateFinder:
     """Queries candidate sources. Thread-safe."""
 
     def __init__(self) -> None:
-        self._row_cache: dict[int, tuple[RankedList, Index, Rows, Floats]] = {}
+        self._row_cache: dict[int, tuple[RankedList, Index, RowIndices, Floats]] = {}
 
     def find(
         self,
         request: Request,
         view: Index,
-        sources: Mapping[str, int],
+        limit_by_source: Mapping[str, int],
         *,
         nearest: NearestSearch | None,
         search: Callable[[int], SearchResult],
-        lists: Mapping[str, npt.NDArray[np.uint64]],
-        until: float,
+        editorial_lists: Mapping[str, npt.NDArray[np.uint64]],
+        deadline: float,
     ) -> MergedItems:
         """Query the sources in their order, and merge their visible items.
 
@@ -55,22 +55,22 @@ class CandidateFinder:
             nearest: returns the items nearest to the person's vector; None where there is no
                 vector.
             search: returns the items that match the query.
-            lists: editorial lists.
-            until: deadline of `time.perf_counter` after which no further source is queried;
+            editorial_lists: item keys by the name of the list.
+            deadline: time of `time.perf_counter` after which no further source is queried;
                 `degraded` then names `retrieval`.
         """
-        merge = ListMerger(len(view))
-        for name, limit in sources.items():
-            if merge.size and time.perf_counter() > until:
+        merger = ListMerger(len(view))
+        for name, limit in limit_by_source.items():
+            if merger.merged_count and time.perf_counter() > deadline:
                 request.mark_degraded("retrieval")
                 break
             rows, scores = self._query_source(
-                request, view, name, limit + merge.size, nearest, search, lists
+                request, view, name, limit + merger.merged_count, nearest, search, editorial_lists
             )
-            merge.add(name, limit, rows, scores)
-        if request.lists.failed:
+            merger.add(name, limit, rows, scores)
+        if request.ranked_lists.failed_sources:
             request.mark_degraded("retrieval")
-        return merge.result()
+        return merger.result()
 
     def _query_source(
         self,
@@ -80,13 +80,13 @@ class CandidateFinder:
         limit: int,
         nearest: NearestSearch | None,
         search: Callable[[int], SearchResult],
-        lists: Mapping[str, npt.NDArray[np.uint64]],
-    ) -> tuple[Rows, Floats]:
+        editorial_lists: Mapping[str, npt.NDArray[np.uint64]],
+    ) -> tuple[RowIndices, Floats]:
         source = source_of(name)
         if source.kind in SERVED_KINDS:
-            return self._visible_rows(request.lists.get(name), view)
+            return self._visible_rows(request.ranked_lists.get(name), view)
         if source.kind == "editorial":
-            keys = lists.get(source.list, np.zeros(0, np.uint64))
+            keys = editorial_lists.get(source.list_name, np.zeros(0, np.uint64))
             return self._visible_rows(
                 RankedList(keys, np.arange(float(len(keys)), 0.0, -1.0)), view, use_cache=False
             )
@@ -100,7 +100,7 @@ class CandidateFinder:
 
     def _visible_rows(
         self, ranked_list: RankedList, view: Index, *, use_cache: bool = True
-    ) -> tuple[Rows, Floats]:
+    ) -> tuple[RowIndices, Floats]:
         """Return the visible rows of a list and their scores.
 
         The rows of leaderboards, which many requests read, are cached.
@@ -110,8 +110,8 @@ class CandidateFinder:
             return cached[2], cached[3]
         rows = view.find(ranked_list.keys)
         is_visible = rows >= 0
-        if view.shown is not None:
-            is_visible &= view.shown[np.maximum(rows, 0)]
+        if view.visible is not None:
+            is_visible &= view.visible[np.maximum(rows, 0)]
         rows, scores = rows[is_visible], ranked_list.scores[is_visible]
         if use_cache and ranked_list.is_shared:
             if len(self._row_cache) >= CACHED_LISTS_MAX:
@@ -120,16 +120,19 @@ class CandidateFinder:
         return rows, scores
 
 
-def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
+def query_limits(request: Request, limit_by_source: Mapping[str, int]) -> dict[str, int]:
     """Return the sources to query for a request, with those of its bundle's baseline, within
     `CANDIDATES_MAX`.
     """
-    limits = dict(sources)
+    limits = dict(limit_by_source)
     bundle = request.bundle
     # A search answers with what matches, whichever bundle orders it.
-    if bundle is not None and request.text is None and request.policy == "model":
+    if bundle is not None and request.search_text is None and request.policy == "model":
         if bundle.baseline:
-            limits = dict.fromkeys(Baseline.parse(bundle.baseline).sources, BASELINE_ITEMS) | limits
+            limits = (
+                dict.fromkeys(Baseline.parse(bundle.baseline).sources, ITEMS_PER_BASELINE_SOURCE)
+                | limits
+            )
         if bundle.tower is not None:
             limits = add_sequence_source(limits, bundle.tower.plan.share)
     return bound_limits(limits)
@@ -139,7 +142,7 @@ def with_newest(candidates: Candidates, view: Index, limit: int) -> Candidates:
     """Append the newest visible items, for sources that return too little or before anything is
     published.
     """
-    rows = np.arange(len(view)) if view.shown is None else np.flatnonzero(view.shown)
+    rows = np.arange(len(view)) if view.visible is None else np.flatnonzero(view.visible)
     rows = rows[~np.isin(rows, candidates.rows)]
     rows = rows[np.lexsort((view.keys[rows], -view.first_seen[rows]))[:limit]]
     return Candidates(
@@ -151,29 +154,29 @@ def with_newest(candidates: Candidates, view: Index, limit: int) -> Candidates:
     )
 
 
-def check_tables(request: Request, ages: Mapping[str, int], reads_tables: bool) -> None:
+def mark_stale_tables(request: Request, ages: Mapping[str, int], reads_tables: bool) -> None:
     """Mark the answer as degraded if no candidate tables are published, or if they are stale."""
     if not reads_tables:
         return
-    if not request.lists.tables.epochs:
+    if not request.ranked_lists.tables.epochs:
         request.mark_degraded("candidates")
-    elif any(age > LATE_US[group] for group, age in ages.items()):
+    elif any(age > TABLE_AGE_MAX_US[group] for group, age in ages.items()):
         request.mark_degraded("stale_candidates")
 
 
 def _query_clusters(request: Request, view: Index, limit: int) -> SearchResult:
     recent = (
-        request.recent.item[::-1][:RECENT_MAX]
-        if request.recent is not None
+        request.recent_events.item[::-1][:RECENT_MAX]
+        if request.recent_events is not None
         else np.zeros(0, np.uint64)
     )
     rows = view.find(recent)
     counts = np.zeros(len(view), np.int64)
-    board = request.lists.board_counts()
+    board = request.ranked_lists.weekly_board()
     board_rows = view.find(board.keys)
     counts[board_rows[board_rows >= 0]] = board.scores[board_rows >= 0].astype(np.int64)
     is_indexed = rows >= 0
-    return view.clusters(
+    return view.rank_by_clusters(
         rows[is_indexed],
         np.power(CLUSTER_DECAY, np.arange(float(rows.size)))[is_indexed],
         counts,

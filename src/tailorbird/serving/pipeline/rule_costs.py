@@ -15,14 +15,14 @@ from tailorbird.events import Clock
 from tailorbird.ranking import Slot
 from tailorbird.serving.experiments import Assignment
 from tailorbird.serving.pipeline.deadlines import UNBOUNDED, Breakers
-from tailorbird.serving.pipeline.protocols import NullWatcher
+from tailorbird.serving.pipeline.protocols import NullMetrics
 from tailorbird.serving.pipeline.request import Candidates, Request
-from tailorbird.serving.pipeline.stages import STALE_US, Stages
+from tailorbird.serving.pipeline.stages import STALE_AFTER_US, Stages
 
 ALL_RULES = "all"
 
 
-def variants_without(slot: Slot) -> dict[str, Slot]:
+def slot_without_each_rule(slot: Slot) -> dict[str, Slot]:
     """Return each rule in words, with the slot without it."""
     variants: dict[str, Slot] = {}
     for rule in dict.fromkeys(slot.rules):
@@ -88,23 +88,28 @@ class VariantComparer:
 
     def __init__(self, slot: Slot, clock: Clock) -> None:
         base_slot = replace(slot, explore=None, experiment=None)
-        self._slots = {ALL_RULES: base_slot, **variants_without(base_slot)}
+        self._slot_by_variant = {ALL_RULES: base_slot, **slot_without_each_rule(base_slot)}
         rng = np.random.default_rng(0)
         breakers = Breakers(UNBOUNDED)
-        self._variants = {
+        self._stages_by_variant = {
             name: Stages(
-                {variant.name: variant}, clock, rng, NullWatcher(), STALE_US, breakers=breakers
+                {variant.name: variant},
+                clock,
+                rng,
+                NullMetrics(),
+                STALE_AFTER_US,
+                breakers=breakers,
             )
-            for name, variant in self._slots.items()
+            for name, variant in self._slot_by_variant.items()
         }
 
     @property
     def names(self) -> list[str]:
-        """The rules, as `variants_without` names them."""
-        return [name for name in self._slots if name != ALL_RULES]
+        """The rules, as `slot_without_each_rule` names them."""
+        return [name for name in self._slot_by_variant if name != ALL_RULES]
 
     def compare(
-        self, request: Request, sources: Mapping[str, int], size: int
+        self, request: Request, limit_by_source: Mapping[str, int], size: int
     ) -> dict[str, VariantOutcome] | None:
         """Return the answer with all rules, as `ALL_RULES`, and the one without each rule.
 
@@ -114,12 +119,12 @@ class VariantComparer:
             return None
         request.assignment = Assignment()  # the person may be in an arm without a model
         candidate_lists: list[Candidates] = []
-        for name, stages in self._variants.items():
-            request.slot = self._slots[name]
-            candidate_lists.append(stages.find(request, sources, size))
-        request.slot = self._slots[ALL_RULES]
+        for name, stages in self._stages_by_variant.items():
+            request.slot = self._slot_by_variant[name]
+            candidate_lists.append(stages.find_candidates(request, limit_by_source, size))
+        request.slot = self._slot_by_variant[ALL_RULES]
         all_candidates = _merge_candidates(candidate_lists)
-        stages = self._variants[ALL_RULES]
+        stages = self._stages_by_variant[ALL_RULES]
         scores = stages.score(
             request,
             all_candidates,
@@ -132,13 +137,16 @@ class VariantComparer:
         ):
             return None
         outcomes = {}
-        for name, stages in self._variants.items():
-            request.slot = self._slots[name]
-            visible = np.flatnonzero(
+        for name, stages in self._stages_by_variant.items():
+            request.slot = self._slot_by_variant[name]
+            visible_positions = np.flatnonzero(
                 stages.visible_mask(request, request.index, all_candidates.rows)
             )
-            visible_candidates, values = all_candidates.select(visible), scores.value[visible]
-            slate = stages.choose(
+            visible_candidates, values = (
+                all_candidates.select(visible_positions),
+                scores.value[visible_positions],
+            )
+            slate = stages.choose_slate(
                 request,
                 visible_candidates,
                 stages.apply_boosts(request, visible_candidates, values),
@@ -176,7 +184,7 @@ def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
     """
     if not outcomes:
         return []
-    mean = float(np.mean([outcome[ALL_RULES].value for outcome in outcomes]))
+    mean_value = float(np.mean([outcome[ALL_RULES].value for outcome in outcomes]))
     rule_costs = []
     for rule in (name for name in outcomes[0] if name != ALL_RULES):
         losses = np.array([outcome[rule].value - outcome[ALL_RULES].value for outcome in outcomes])
@@ -196,7 +204,7 @@ def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
                 value,
                 value - half_width,
                 value + half_width,
-                value / mean if mean > 0 else float("nan"),
+                value / mean_value if mean_value > 0 else float("nan"),
             )
         )
     return sorted(rule_costs, key=lambda cost: -cost.value)
@@ -206,6 +214,6 @@ def _merge_candidates(candidate_lists: Sequence[Candidates]) -> Candidates:
     """Return the union of all candidates."""
     merged = candidate_lists[0]
     for candidates in candidate_lists[1:]:
-        is_new = np.flatnonzero(~np.isin(candidates.keys, merged.keys))
-        merged = merged.concat(candidates.select(is_new)) if is_new.size else merged
+        new_positions = np.flatnonzero(~np.isin(candidates.keys, merged.keys))
+        merged = merged.concat(candidates.select(new_positions)) if new_positions.size else merged
     return merged

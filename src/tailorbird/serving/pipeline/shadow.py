@@ -1,6 +1,6 @@
 """A shadow bundle scores the shown items for the log: same items, same features, same time.
 
-Its cost is bounded: it scores only shown items, may take `SHARE` of the time that answers take, and
+Its cost is bounded: it scores only shown items, may take `TIME_SHARE_MAX` of the time that answers take, and
 skips answers that it has no time for. One that fails three times in a row is skipped for a second.
 It never changes an answer. Now and then the champion scores the same items again, so that the log
 has the time that each takes for them.
@@ -14,12 +14,12 @@ from tailorbird.errors import NotReadyError
 from tailorbird.features import Rows
 from tailorbird.ranking.bundle import Bundle, Scores
 from tailorbird.retrieval import Index
-from tailorbird.serving.pipeline.protocols import FeatureProvider, Watcher
+from tailorbird.serving.pipeline.protocols import FeatureProvider, PipelineMetrics
 from tailorbird.serving.pipeline.request import Candidates, Request
-from tailorbird.store.breaker import Breaker
+from tailorbird.store.breaker import CircuitBreaker
 
-SHARE = 0.1
-CREDIT_S = 0.05  # bound of the time that may be saved up
+TIME_SHARE_MAX = 0.1
+CREDIT_MAX_S = 0.05  # bound of the time that may be saved up
 CHAMPION_TIMED_EVERY = 8  # one in so many scored answers has the champion's time too
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 class ShadowScorer:
     """Scores shown items by a shadow bundle. Thread-safe."""
 
-    def __init__(self, feature_provider: FeatureProvider, watcher: Watcher) -> None:
-        self._feature_provider, self._watcher = feature_provider, watcher
-        self._breaker = Breaker()
-        self._credit_s = CREDIT_S
+    def __init__(self, feature_provider: FeatureProvider, metrics: PipelineMetrics) -> None:
+        self._feature_provider, self._metrics = feature_provider, metrics
+        self._breaker = CircuitBreaker()
+        self._credit_s = CREDIT_MAX_S
         self._scored_count = 0
         self._lock = threading.Lock()
 
@@ -57,29 +57,32 @@ class ShadowScorer:
             or not self._breaker.allow()
         ):
             return
-        shared_rows = (
+        shares_schema = (
             request.bundle is not None and shadow.schema_hash == request.bundle.schema_hash
         )
         try:
-            if not shared_rows:
-                with self._feature_provider.access(shadow) as access:
+            if not shares_schema:
+                with self._feature_provider.open_features(shadow) as access:
                     if access.reader is None:
                         return
                     rows = access.reader.read(request.read_request, shown.ids, shown.keys)
             scores, request.shadow_us = _time_scoring(shadow, index, request, shown, rows)
-            request.shadow, request.shadow_scores = shadow.version, scores.value.tolist()
+            request.shadow_version, request.shadow_scores = shadow.version, scores.value.tolist()
             self._breaker.record_success()
             self._scored_count += 1
-            is_timed = self._scored_count % CHAMPION_TIMED_EVERY == 0 and shared_rows
-            if is_timed and champion is not None and request.index is not None:
-                timed = _time_scoring(champion, request.index, request, shown, rows)
-                request.champion_us = timed[1]
+            is_champion_timed = self._scored_count % CHAMPION_TIMED_EVERY == 0 and shares_schema
+            if is_champion_timed and champion is not None and request.index is not None:
+                _, request.champion_us = _time_scoring(
+                    champion, request.index, request, shown, rows
+                )
         except NotReadyError:
             self._breaker.record_failure()
         except Exception:  # any error, because it does not serve
             log.exception("the shadow %s failed", shadow.version)
-            request.shadow = shadow.version  # without scores, which is how the log has a failure
-            self._watcher.fault("shadow")
+            request.shadow_version = (
+                shadow.version
+            )  # without scores, which is how the log has a failure
+            self._metrics.count_fault("shadow")
             self._breaker.record_failure()
         finally:
             with self._lock:
@@ -88,7 +91,7 @@ class ShadowScorer:
     def _has_credit(self, response_s: float) -> bool:
         """Return whether there is time left, after this answer has earned its share."""
         with self._lock:
-            self._credit_s = min(CREDIT_S, self._credit_s + SHARE * response_s)
+            self._credit_s = min(CREDIT_MAX_S, self._credit_s + TIME_SHARE_MAX * response_s)
             return self._credit_s > 0
 
 
@@ -97,8 +100,8 @@ def _time_scoring(
 ) -> tuple[Scores, int]:
     """Return a bundle's scores of the shown items, and the microseconds that they took."""
     started_at = time.perf_counter()
-    live = bundle.encoder.read_live(request.lists, rows, shown.keys)
+    live_columns = bundle.encoder.read_live_columns(request.ranked_lists, rows, shown.keys)
     scores = bundle.with_index(index).score(
-        rows, shown.keys, objective=request.formula.weights, live=live
+        rows, shown.keys, objective=request.formula.weights, live_columns=live_columns
     )
     return scores, round((time.perf_counter() - started_at) * 1e6)

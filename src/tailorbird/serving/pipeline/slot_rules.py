@@ -23,6 +23,7 @@ from tailorbird.ranking.policy.policy import SlateSpec, apply_boosts
 from tailorbird.ranking.policy.rule_columns import RuleRequest, seen_mask
 from tailorbird.ranking.policy.rule_language import ITEM_FIELDS
 from tailorbird.ranking.policy.rules import Rules, compile_rules
+from tailorbird.ranking.slot import Cap
 from tailorbird.retrieval import Index
 from tailorbird.serving.pipeline.request import (
     Candidates,
@@ -43,10 +44,10 @@ log = logging.getLogger(__name__)
 class _SlotView:
     """An index and its view without the items that nobody may see.
 
-    `base` identifies its bundle, whose later index replaces it.
+    `bundle_identity` identifies its bundle, whose later index replaces it.
     """
 
-    base: tuple[int, int]
+    bundle_identity: tuple[int, int]
     index: Index
     view: Index
 
@@ -72,7 +73,7 @@ class SlotRules:
             (boost.factor, compile_rules([boost.when], where=f"{where}, boost"))
             for boost in slot.boosts
         ]
-        self.promotions = [
+        self.promotion_rules = [
             compile_rules([promotion.when], where=f"{where}, promotion")
             for promotion in slot.promotions
         ]
@@ -81,8 +82,8 @@ class SlotRules:
             for pin in slot.pins
         ]
         self._global_rules = self.rules.item_only
-        self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
-        self._pin_keys = {pin.item: hash64(pin.item) for pin in slot.pins}
+        self._allow_keys, self._deny_keys = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
+        self._key_by_pinned_item = {pin.item: hash64(pin.item) for pin in slot.pins}
         self._views: tuple[_SlotView, ...] = ()
         self._view_lock = threading.Lock()
         self._empty_reason = ""  # last reported reason why nothing is shown
@@ -90,49 +91,53 @@ class SlotRules:
     @property
     def item_attributes(self) -> frozenset[str]:
         """Attributes of items that the rules read."""
-        compiled = (
+        rule_sets = (
             self.rules,
             *(rules for _, rules in self.boosts),
-            *self.promotions,
+            *self.promotion_rules,
             *(rules for _, rules in self.pins),
         )
         return frozenset().union(
-            *(rules.item_fields for rules in compiled), (quota.by for quota in self.slot.all_quotas)
+            *(rules.item_fields for rules in rule_sets),
+            (quota.by for quota in self.slot.all_quotas),
         ) - set(ITEM_FIELDS)
 
     # Filters
 
-    def view(self, index: Index) -> Index:
+    def public_view(self, index: Index) -> Index:
         """Return the index without items that are forbidden for everybody, computed once for each
         index.
         """
-        if not self._global_rules.rules and not self._allow.size and not self._deny.size:
+        if not self._global_rules.rules and not self._allow_keys.size and not self._deny_keys.size:
             return index
-        if (view := self._view_of(index)) is not None:
+        if (view := self._cached_view(index)) is not None:
             return view
         with self._view_lock:
-            if (view := self._view_of(index)) is not None:
+            if (view := self._cached_view(index)) is not None:
                 return view
             if missing := sorted(self.item_attributes - index.attributes.keys() - RARE_ATTRIBUTES):
                 log.warning(
                     "slot %s asks for %s, which no item has", self.slot.name, ", ".join(missing)
                 )
-            shown = self._visible_to_all(index, np.arange(len(index)))
-            self._warn_if_empty(self._explain_empty(index, shown))
-            base = index.as_of, id(index.text.built) if index.text is not None else 0
-            older = [view for view in self._views if view.base != base]
-            slot_view = _SlotView(base, index, index.only(shown))
-            self._views = (slot_view, *older[: VIEWS_MAX - 1])
+            shown_mask = self._visible_to_all(index, np.arange(len(index)))
+            self._warn_if_empty(self._explain_empty(index, shown_mask))
+            bundle_identity = (
+                index.as_of,
+                id(index.text.base_index) if index.text is not None else 0,
+            )
+            other_views = [view for view in self._views if view.bundle_identity != bundle_identity]
+            slot_view = _SlotView(bundle_identity, index, index.restrict(shown_mask))
+            self._views = (slot_view, *other_views[: VIEWS_MAX - 1])
             return slot_view.view
 
-    def _view_of(self, index: Index) -> Index | None:
+    def _cached_view(self, index: Index) -> Index | None:
         return next((cached.view for cached in self._views if cached.index is index), None)
 
     def explain_empty(self, index: Index) -> str:
         """Return why nobody may see any item of an index; "" if somebody may, or none exists."""
         return self._explain_empty(index, self._visible_to_all(index, np.arange(len(index))))
 
-    def empty_for_strangers(self, index: Index) -> list[str]:
+    def rules_unmet_by_strangers(self, index: Index) -> list[str]:
         """Return the rules about the person that no item satisfies for an unknown person.
 
         That is somebody new, or anybody without the store.
@@ -149,15 +154,15 @@ class SlotRules:
             if not self._rule_mask(Rules((rule,)), inputs).any()
         ]
 
-    def _warn_if_empty(self, why: str) -> None:
+    def _warn_if_empty(self, reason: str) -> None:
         """Warn once, rather than with each new item."""
-        if why and why != self._empty_reason:
-            log.warning("slot %s shows nothing: %s", self.slot.name, why)
-        self._empty_reason = why
+        if reason and reason != self._empty_reason:
+            log.warning("slot %s shows nothing: %s", self.slot.name, reason)
+        self._empty_reason = reason
 
-    def _explain_empty(self, index: Index, shown: Mask) -> str:
+    def _explain_empty(self, index: Index, shown_mask: Mask) -> str:
         item_count = len(index)
-        if not item_count or shown.any():
+        if not item_count or shown_mask.any():
             return ""
         inputs = RuleRequest(index, np.arange(item_count))
         unmet_conditions = [
@@ -180,9 +185,9 @@ class SlotRules:
     def _allowed_by_lists(self, index: Index, rows: RowIndices) -> Mask:
         """Return which rows the lists allow."""
         mask = np.ones(rows.size, bool)
-        if self._allow.size:
-            mask &= np.isin(index.keys[rows], self._allow)
-        return mask & ~np.isin(index.keys[rows], self._deny) if self._deny.size else mask
+        if self._allow_keys.size:
+            mask &= np.isin(index.keys[rows], self._allow_keys)
+        return mask & ~np.isin(index.keys[rows], self._deny_keys) if self._deny_keys.size else mask
 
     def visible_mask(self, request: Request, index: Index, rows: RowIndices) -> Mask:
         """Return which rows this request may show: by lists and rules, the query's filters, and
@@ -204,14 +209,7 @@ class SlotRules:
             for sequence in request.sequences.values():  # any sequence may contain such events
                 mask &= ~seen_mask(index, rows, sequence, types=self.slot.hide_seen)
         for cap in self.slot.caps:
-            mask &= ~self._mark_capped(
-                request,
-                index,
-                rows,
-                cap.sequence,
-                cap.most,
-                request.now - parse_duration(cap.within),
-            )
+            mask &= ~self._capped_mask(request, index, rows, cap)
         return (
             mask
             & self._allowed_by_lists(index, rows)
@@ -224,12 +222,12 @@ class SlotRules:
         inputs: RuleRequest,
         request: Request | None = None,
         *,
-        on_failure: bool = True,
+        value_on_failure: bool = True,
     ) -> Mask:
         """Return where all of some rules hold.
 
-        A rule that fails counts as `on_failure`: a filter passes, the `when` of a boost, pin or
-        promotion does not hold. The other rules still apply.
+        A rule that fails counts as `value_on_failure`: a filter passes, the `when` of a boost, pin
+        or promotion does not hold. The other rules still apply.
         """
         mask = np.ones(inputs.rows.size, bool)
         for rule in rules.rules:
@@ -240,17 +238,17 @@ class SlotRules:
                 self._report_failure()
                 if request is not None:
                     request.mark_degraded("rules")
-                mask &= on_failure
+                mask &= value_on_failure
         return mask
 
-    def _mark_capped(
-        self, request: Request, index: Index, rows: RowIndices, name: str, most: int, since: int
-    ) -> Mask:
-        sequence = request.sequences.get(name)
+    def _capped_mask(self, request: Request, index: Index, rows: RowIndices, cap: Cap) -> Mask:
+        """Return which rows a cap hides: those that the person met `cap.most` times lately."""
+        sequence = request.sequences.get(cap.sequence)
+        since = request.now - parse_duration(cap.within)
         if sequence is None or not sequence.item.size:
             return np.zeros(rows.size, bool)
         keys, counts = np.unique(sequence.item[sequence.ts >= since], return_counts=True)
-        return np.isin(index.keys[rows], keys[counts >= most])
+        return np.isin(index.keys[rows], keys[counts >= cap.most])
 
     # Layout
 
@@ -261,23 +259,29 @@ class SlotRules:
 
         Pinned items come first so that no time budget cuts them off.
         """
-        keys = [self._pin_keys[pin.item] for pin in self._active_pins(request, index, size)]
-        rows = index.find(np.array(keys, np.uint64))
-        if not rows.size:
+        keys = [
+            self._key_by_pinned_item[pin.item] for pin in self._active_pins(request, index, size)
+        ]
+        pinned_rows = index.find(np.array(keys, np.uint64))
+        if not pinned_rows.size:
             return candidates
-        is_pinned = np.isin(candidates.rows, rows)
+        is_pinned = np.isin(candidates.rows, pinned_rows)
         if is_pinned.any():  # its source is the pin, even if another source found it too
             candidates = candidates.select(np.argsort(~is_pinned, kind="stable"))
-            pinned = int(np.count_nonzero(is_pinned))
+            pinned_count = int(np.count_nonzero(is_pinned))
             candidates = replace(
-                candidates, sources=[*[PINNED] * pinned, *candidates.sources[pinned:]]
+                candidates, sources=[*[PINNED] * pinned_count, *candidates.sources[pinned_count:]]
             )
-        rows = rows[~np.isin(rows, candidates.rows)]
-        ids = [index.ids[row] for row in rows.tolist()]
+        pinned_rows = pinned_rows[~np.isin(pinned_rows, candidates.rows)]
+        ids = [index.ids[row] for row in pinned_rows.tolist()]
         pinned_candidates = Candidates(
-            rows, ids, index.keys[rows], [PINNED] * rows.size, np.zeros(rows.size)
+            pinned_rows,
+            ids,
+            index.keys[pinned_rows],
+            [PINNED] * pinned_rows.size,
+            np.zeros(pinned_rows.size),
         )
-        return pinned_candidates.concat(candidates) if rows.size else candidates
+        return pinned_candidates.concat(candidates) if pinned_rows.size else candidates
 
     def _active_pins(self, request: Request, index: Index, size: int) -> list[Pin]:
         """Return the pins whose `when` holds, one a position and one an item, the first declared
@@ -293,10 +297,12 @@ class SlotRules:
                 or any(pin.item == other.item for other in pins_by_position.values())
             ):
                 continue
-            row = index.find(np.array([self._pin_keys[pin.item]], np.uint64))
+            row = index.find(np.array([self._key_by_pinned_item[pin.item]], np.uint64))
             if (
                 row[0] >= 0
-                and self._rule_mask(when, rule_inputs(request, row), request, on_failure=False)[0]
+                and self._rule_mask(
+                    when, rule_inputs(request, row), request, value_on_failure=False
+                )[0]
             ):
                 pins_by_position[pin.position] = pin
         return list(pins_by_position.values())
@@ -306,67 +312,69 @@ class SlotRules:
         index, slot = request.index, self.slot
         if index is None:
             return SlateSpec(None, candidates.rows)
-        position_of = {key: position for position, key in enumerate(candidates.keys.tolist())}
-        active = self._active_pins(request, index, size) if self.pins else []
-        pin_positions = {
-            pin.position - 1: position_of.get(self._pin_keys[pin.item], -1) for pin in active
+        position_by_key = {key: position for position, key in enumerate(candidates.keys.tolist())}
+        active_pins = self._active_pins(request, index, size) if self.pins else []
+        candidate_by_slate_position = {
+            pin.position - 1: position_by_key[self._key_by_pinned_item[pin.item]]
+            for pin in active_pins
+            if self._key_by_pinned_item[pin.item] in position_by_key
         }
         return SlateSpec(
             index,
             candidates.rows,
-            slot.all_quotas,
-            slot.diversity,
-            {
-                position: index_position
-                for position, index_position in pin_positions.items()
-                if index_position >= 0
-            },
-            tuple(slot.promotions),
-            self._compute_masks(request, candidates, self.promotions),
+            quotas=slot.all_quotas,
+            diversity=slot.diversity,
+            pins=candidate_by_slate_position,
+            promotions=tuple(slot.promotions),
+            promoted=self._compute_masks(request, candidates, self.promotion_rules),
         )
 
-    def factors(self, request: Request, candidates: Candidates) -> list[tuple[float, Mask]]:
+    def boost_masks(self, request: Request, candidates: Candidates) -> list[tuple[float, Mask]]:
         """Return for each boost its factor and the candidates that it applies to."""
         masks = self._compute_masks(request, candidates, [rules for _, rules in self.boosts])
         return [(factor, mask) for (factor, _), mask in zip(self.boosts, masks, strict=True)]
 
     def explain_placement(
-        self, request: Request, shown: Candidates, values: Floats
+        self, request: Request, shown_candidates: Candidates, values: Floats
     ) -> list[tuple[dict[str, float], list[str]]]:
         """Return for each item of an answer the effect of every boost, and its pin and promotions.
 
-        `shown` is in the answer's order; `values` are those before the boosts.
+        `shown_candidates` is in the answer's order; `values` are those before the boosts.
         """
-        boosts_by_item: list[dict[str, float]] = [{} for _ in range(len(shown))]
-        placed: list[list[str]] = [[] for _ in range(len(shown))]
+        boost_effects_by_item: list[dict[str, float]] = [{} for _ in range(len(shown_candidates))]
+        placements_by_item: list[list[str]] = [[] for _ in range(len(shown_candidates))]
         if request.index is None:
-            return list(zip(boosts_by_item, placed, strict=True))
-        for boost, factor in zip(self.slot.boosts, self.factors(request, shown), strict=True):
-            boosted_values, name = apply_boosts(values, [factor]), f"boost {boost.when}"
-            for position in np.flatnonzero(factor[1]).tolist():
-                boosts_by_item[position][name] = boosts_by_item[position].get(name, 0.0) + float(
-                    boosted_values[position] - values[position]
-                )
+            return list(zip(boost_effects_by_item, placements_by_item, strict=True))
+        for boost, (factor, mask) in zip(
+            self.slot.boosts, self.boost_masks(request, shown_candidates), strict=True
+        ):
+            boosted_values, name = apply_boosts(values, [(factor, mask)]), f"boost {boost.when}"
+            for position in np.flatnonzero(mask).tolist():
+                effects = boost_effects_by_item[position]
+                effect = float(boosted_values[position] - values[position])
+                effects[name] = effects.get(name, 0.0) + effect
             values = boosted_values
-        for pin in self._active_pins(request, request.index, len(shown)):
-            if shown.ids[pin.position - 1] == pin.item:
-                placed[pin.position - 1].append(f"pin {pin.position}")
+        for pin in self._active_pins(request, request.index, len(shown_candidates)):
+            if shown_candidates.ids[pin.position - 1] == pin.item:
+                placements_by_item[pin.position - 1].append(f"pin {pin.position}")
         for promotion, mask in zip(
-            self.slot.promotions, self._compute_masks(request, shown, self.promotions), strict=True
+            self.slot.promotions,
+            self._compute_masks(request, shown_candidates, self.promotion_rules),
+            strict=True,
         ):
             for position in np.flatnonzero(mask).tolist():
-                placed[position].append(f"promotion {promotion.when}")
-        return list(zip(boosts_by_item, placed, strict=True))
+                placements_by_item[position].append(f"promotion {promotion.when}")
+        return list(zip(boost_effects_by_item, placements_by_item, strict=True))
 
     def _compute_masks(
-        self, request: Request, candidates: Candidates, compiled: Sequence[Rules]
+        self, request: Request, candidates: Candidates, rule_sets: Sequence[Rules]
     ) -> list[Mask]:
-        if not compiled:
+        if not rule_sets:
             return []
         inputs = rule_inputs(request, np.maximum(candidates.rows, 0))
         return [
-            self._rule_mask(rules, inputs, request, on_failure=False) & (candidates.rows >= 0)
-            for rules in compiled
+            self._rule_mask(rules, inputs, request, value_on_failure=False) & (candidates.rows >= 0)
+            for rules in rule_sets
         ]
 
 
@@ -376,9 +384,9 @@ def rule_inputs(request: Request, rows: RowIndices) -> RuleRequest:
     return RuleRequest(
         request.index,
         rows,
-        request.now,
-        request.user,
-        context_fields(request),
-        request.recent,
-        request.lists.popularity,
+        now=request.now,
+        user=request.user_features,
+        context=context_fields(request),
+        recent_events=request.recent_events,
+        popularity=request.ranked_lists.popularity_percentiles,
     )

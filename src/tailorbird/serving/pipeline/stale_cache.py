@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features import FeatureSet, Rows
-from tailorbird.features.arithmetic.finish import derive
+from tailorbird.features.arithmetic.finish import fill_derived_columns
 
 Keys = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.intp]
@@ -38,58 +38,66 @@ class _ColumnGroups:
     columns.
     """
 
-    item: Indices
-    request: Indices
+    item_positions: Indices
+    request_positions: Indices
 
     @classmethod
-    def of(cls, names: tuple[str, ...], entities: dict[str, str]) -> "_ColumnGroups":
-        item, request = [], []
+    def of(cls, names: tuple[str, ...], entity_by_column: dict[str, str]) -> "_ColumnGroups":
+        item_positions, request_positions = [], []
         for position, name in enumerate(names):
-            is_item_part = [part.partition(".")[0] == "item" for part in entities[name].split("+")]
-            if all(is_item_part):
-                item.append(position)
-            elif not any(is_item_part):
-                request.append(position)
-        return cls(np.array(item, np.intp), np.array(request, np.intp))
+            is_item_by_part = [
+                part.partition(".")[0] == "item" for part in entity_by_column[name].split("+")
+            ]
+            if all(is_item_by_part):
+                item_positions.append(position)
+            elif not any(is_item_by_part):
+                request_positions.append(position)
+        return cls(np.array(item_positions, np.intp), np.array(request_positions, np.intp))
 
 
 class _ItemTable:
     """The cached items of one schema."""
 
     def __init__(self, features: FeatureSet) -> None:
-        entities = {column.name: column.entity for column in features.columns}
+        entity_by_column = {column.name: column.entity for column in features.columns}
         self.features = features
-        self.numeric = _ColumnGroups.of(features.numeric, entities)
-        self.categorical = _ColumnGroups.of(features.categorical, entities)
+        self.numeric = _ColumnGroups.of(features.numeric, entity_by_column)
+        self.categorical = _ColumnGroups.of(features.categorical, entity_by_column)
         self.keys = np.zeros(ITEMS_MAX, np.uint64)
-        self.updated_at = np.full(ITEMS_MAX, -np.inf)
-        self.numbers = np.full((ITEMS_MAX, self.numeric.item.size), np.nan, np.float32)
-        self.codes = np.zeros((ITEMS_MAX, self.categorical.item.size), np.uint64)
+        self.updated_at_s = np.full(ITEMS_MAX, -np.inf)
+        self.numeric_values = np.full(
+            (ITEMS_MAX, self.numeric.item_positions.size), np.nan, np.float32
+        )
+        self.categorical_hashes = np.zeros(
+            (ITEMS_MAX, self.categorical.item_positions.size), np.uint64
+        )
 
     def store(self, keys: Keys, rows: Rows, now: float) -> None:
         cells = (keys % np.uint64(ITEMS_MAX)).astype(np.intp)
         stale_rows = np.flatnonzero(
-            (self.keys[cells] != keys) | (self.updated_at[cells] < now - REFRESH_AFTER_S)
+            (self.keys[cells] != keys) | (self.updated_at_s[cells] < now - REFRESH_AFTER_S)
         )
         if not stale_rows.size:
             return
         cells = cells[stale_rows]
-        self.keys[cells], self.updated_at[cells] = keys[stale_rows], now
-        self.numbers[cells] = rows.numeric[stale_rows[:, None], self.numeric.item]
-        self.codes[cells] = rows.categorical[stale_rows[:, None], self.categorical.item]
+        self.keys[cells], self.updated_at_s[cells] = keys[stale_rows], now
+        self.numeric_values[cells] = rows.numeric[stale_rows[:, None], self.numeric.item_positions]
+        self.categorical_hashes[cells] = rows.categorical[
+            stale_rows[:, None], self.categorical.item_positions
+        ]
 
 
 class StaleFeatureCache:
     """Caches features by person and by item. Thread-safe; for two schemas at a time.
 
     Args:
-        now: monotonic seconds.
+        read_clock_s: monotonic seconds.
     """
 
     def __init__(
-        self, people_max: int = PEOPLE_MAX, *, now: Callable[[], float] = time.monotonic
+        self, people_max: int = PEOPLE_MAX, *, read_clock_s: Callable[[], float] = time.monotonic
     ) -> None:
-        self._people_max, self._now = people_max, now
+        self._people_max, self._read_clock_s = people_max, read_clock_s
         self._people: OrderedDict[tuple[str, str], tuple[float, Rows]] = OrderedDict()
         self._tables: OrderedDict[str, _ItemTable] = OrderedDict()
         self._lock = threading.Lock()
@@ -103,7 +111,7 @@ class StaleFeatureCache:
         """
         with self._lock:
             table = self._item_table(features)
-            now = self._now()
+            now = self._read_clock_s()
             if keys is not None:
                 table.store(keys, rows, now)
                 return
@@ -122,32 +130,34 @@ class StaleFeatureCache:
     ) -> Rows | None:
         """Return rows for a person's request, or None where too little is cached."""
         with self._lock:
-            table, oldest_usable = self._item_table(features), self._now() - AGE_MAX_S
-            stored_at, user_row = self._people.get(
+            table, oldest_usable_s = self._item_table(features), self._read_clock_s() - AGE_MAX_S
+            stored_at_s, user_row = self._people.get(
                 (features.schema_hash, person_id), (-np.inf, None)
             )
-            if user_row is None or stored_at < oldest_usable:
+            if user_row is None or stored_at_s < oldest_usable_s:
                 return None
             if keys is None:
                 return replace(user_row, t=t)
             cells = (keys % np.uint64(ITEMS_MAX)).astype(np.intp)
-            is_cached = (table.keys[cells] == keys) & (table.updated_at[cells] >= oldest_usable)
+            is_cached = (table.keys[cells] == keys) & (table.updated_at_s[cells] >= oldest_usable_s)
             if not keys.size or is_cached.mean() < COVERAGE_MIN:
                 return None
             numeric = np.full((keys.size, len(features.numeric)), np.nan, np.float32)
-            numeric[:, table.numeric.item] = np.where(
-                is_cached[:, None], table.numbers[cells], np.float32(np.nan)
+            numeric[:, table.numeric.item_positions] = np.where(
+                is_cached[:, None], table.numeric_values[cells], np.float32(np.nan)
             )
             categorical = np.zeros((keys.size, len(features.categorical)), np.uint64)
-            categorical[:, table.categorical.item] = np.where(
-                is_cached[:, None], table.codes[cells], np.uint64(0)
+            categorical[:, table.categorical.item_positions] = np.where(
+                is_cached[:, None], table.categorical_hashes[cells], np.uint64(0)
             )
-        numeric[:, table.numeric.request] = user_row.numeric[:, table.numeric.request]
-        categorical[:, table.categorical.request] = user_row.categorical[
-            :, table.categorical.request
+        numeric[:, table.numeric.request_positions] = user_row.numeric[
+            :, table.numeric.request_positions
+        ]
+        categorical[:, table.categorical.request_positions] = user_row.categorical[
+            :, table.categorical.request_positions
         ]
         with np.errstate(all="ignore"):
-            derive(features.layout, numeric)
+            fill_derived_columns(features.layout, numeric)
         return replace(user_row, numeric=numeric, categorical=categorical, t=t)
 
     def _item_table(self, features: FeatureSet) -> _ItemTable:

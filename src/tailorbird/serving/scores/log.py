@@ -24,8 +24,8 @@ import msgspec
 from tailorbird.errors import NotReadyError
 from tailorbird.stream import Address, LogReader, StoredBlock, open_reader
 
-KIND = "scores"
-NAME = "scores"
+BLOCK_KIND = "scores"
+LOG_NAME = "scores"
 READ_BYTES = 1 << 20
 
 
@@ -97,13 +97,13 @@ def encode_scores(scores: Sequence[Scored]) -> bytes:
     return b"\n".join(map(_encode, scores))
 
 
-def decode_scores(stored: StoredBlock) -> list[ScoreRecord]:
+def decode_scores(stored_block: StoredBlock) -> list[ScoreRecord]:
     """Decode the scores of a block, with repeated ones. Raise msgspec.DecodeError if it contains
     none.
     """
     return (
-        [_decode(line) for line in stored.block.payload.split(b"\n")]
-        if stored.block.kind == KIND and stored.block.payload
+        [_decode(line) for line in stored_block.block.payload.split(b"\n")]
+        if stored_block.block.kind == BLOCK_KIND and stored_block.block.payload
         else []
     )
 
@@ -114,7 +114,7 @@ class ScoreFigures:
 
     rows: int = 0
     scores: Counter[str] = field(default_factory=Counter)
-    unscored: Counter[str] = field(default_factory=Counter)
+    unscored_by_name: Counter[str] = field(default_factory=Counter)
     position: int = 0
 
 
@@ -138,10 +138,12 @@ class ScoreFeed:
         """
         with self._lock:
             reader = self._reader = self._reader or open_reader(self.address)
-            begins, end = reader.start(), reader.end()
-            start = max(start, begins)
+            log_start, end = reader.start(), reader.end()
+            start = max(start, log_start)
             if start >= end:
-                return Scores(scores=[], next=max(start, 0) if start <= end else end, begins=begins)
+                return Scores(
+                    scores=[], next=max(start, 0) if start <= end else end, begins=log_start
+                )
             blocks = reader.read(start, bytes_max=bytes_max)
         scores = [
             score
@@ -150,7 +152,7 @@ class ScoreFeed:
             if score.p >= start and not score.held
         ]
         return Scores(
-            scores=list[Scored](scores), next=blocks[-1].end if blocks else start, begins=begins
+            scores=list[Scored](scores), next=blocks[-1].end if blocks else start, begins=log_start
         )
 
     def iterate_from(self, start: int) -> Iterator[Scores]:

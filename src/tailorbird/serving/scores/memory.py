@@ -10,18 +10,20 @@ from tailorbird.serving.scores.log import Scored, ScoreRecord
 class ScoreMemory:
     """The state of people by the score log; a key is (score, person)."""
 
-    def __init__(self, declared: Sequence[Score], keep_us: int) -> None:
-        self._declared, self._keep_us = {score.name for score in declared}, keep_us
+    def __init__(self, declared_scores: Sequence[Score], keep_us: int) -> None:
+        self._declared_names, self._keep_us = {score.name for score in declared_scores}, keep_us
         self._people_above: set[tuple[str, str]] = set()  # with a risk above the threshold
         self._last_scored_ts: dict[tuple[str, str], int] = {}  # of the last scored event
         # Intervals of NextBests that exceed the retention of scores.
-        every_us = {
+        interval_us_by_score = {
             score.name: parse_duration(score.every)
-            for score in declared
+            for score in declared_scores
             if isinstance(score, NextBest)
         }
-        self._long_interval_us = {
-            name: interval_us for name, interval_us in every_us.items() if interval_us > keep_us
+        self._long_interval_us_by_score = {
+            name: interval_us
+            for name, interval_us in interval_us_by_score.items()
+            if interval_us > keep_us
         }
 
     def is_above(self, name: str, person: str) -> bool:
@@ -34,7 +36,7 @@ class ScoreMemory:
         self._last_scored_ts = {
             key: ts
             for key, ts in self._last_scored_ts.items()
-            if ts > newest - self._long_interval_us.get(key[0], self._keep_us)
+            if ts > newest - self._long_interval_us_by_score.get(key[0], self._keep_us)
         }
 
     def apply(self, scored: Scored) -> None:
@@ -47,16 +49,19 @@ class ScoreMemory:
         else:
             self._last_scored_ts[key] = scored.ts
 
-    def needs(self, line: ScoreRecord) -> bool:
+    def needs(self, record: ScoreRecord) -> bool:
         """Return whether a score must be remembered, and no remaining block says so."""
-        key = line.name, line.person
-        if line.crossed:
+        key = record.name, record.person
+        if record.crossed:
             return (
-                line.crossed == "above"
+                record.crossed == "above"
                 and key in self._people_above
-                and line.name in self._declared
+                and record.name in self._declared_names
             )
-        return line.name in self._long_interval_us and self._last_scored_ts.get(key) == line.ts
+        return (
+            record.name in self._long_interval_us_by_score
+            and self._last_scored_ts.get(key) == record.ts
+        )
 
     def due_rows(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
         """Yield the rows that come at least `score.every` after the last of the same person."""

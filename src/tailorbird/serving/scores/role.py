@@ -29,8 +29,8 @@ from tailorbird.events import Clock, Context
 from tailorbird.ranking.scores import ChurnScore, NextBest, Score
 from tailorbird.serving.messages import ChurnResponse, RecommendQuery, RecommendResponse
 from tailorbird.serving.scores.log import (
-    KIND,
-    NAME,
+    BLOCK_KIND,
+    LOG_NAME,
     READ_BYTES,
     Scored,
     ScoredItem,
@@ -46,7 +46,7 @@ from tailorbird.stream import Address, Block, LogReader, LogWriter, open_reader,
 POLL_S = 0.01
 REFRESH_INTERVAL_S = 0.5  # between refreshes of models, formulas and items
 REPORT_INTERVAL_S = 5.0
-ROWS_BYTES = 4 << 20  # of the routed log per step
+BATCH_BYTES = 4 << 20  # of the routed log per step
 # Events per append that trigger a score: some seconds of work, which a crash loses.
 EVENTS_MAX = 100
 EMPTY_AFTER_S = 5.0  # after which an empty block records progress
@@ -54,7 +54,7 @@ PRUNE_EVERY_S = 60.0
 log = logging.getLogger(__name__)
 
 
-class Scorers(Protocol):
+class ScoringModels(Protocol):
     """The models of the role, as `cli.roles.scoring.Models`."""
 
     def refresh(self) -> None:
@@ -91,8 +91,8 @@ class ScoreRole:
     """The one writer of the score log.
 
     Args:
-        routed: the router's log; it need not exist yet.
-        scores: the address of the score log. A new log begins where the routed log ends: the past
+        routed_address: the router's log; it need not exist yet.
+        score_log_address: the address of the score log. A new log begins where the routed log ends: the past
             is not scored.
         keep_us: how long scores are kept.
     Raises:
@@ -101,31 +101,24 @@ class ScoreRole:
 
     def __init__(
         self,
-        routed: Address,
-        scores: Address,
-        declared: Sequence[Score],
-        models: Scorers,
+        routed_address: Address,
+        score_log_address: Address,
+        declared_scores: Sequence[Score],
+        models: ScoringModels,
         clock: Clock,
         *,
         keep_us: int,
     ) -> None:
-        self._routed, self._address, self._models, self._clock, self._keep_us = (
-            routed,
-            scores,
-            models,
-            clock,
-            keep_us,
-        )
-        self._declared = list(declared)
-        self._trigger_types = sorted({kind for score in declared for kind in score.on})
+        self._routed_address, self._score_log_address = routed_address, score_log_address
+        self._models, self._clock, self._keep_us = models, clock, keep_us
+        self._declared_scores = list(declared_scores)
+        self._trigger_types = sorted({kind for score in declared_scores for kind in score.on})
         self._reader: LogReader | None = None
         self._writer: LogWriter | None = None
-        self._memory = ScoreMemory(declared, keep_us)
+        self._memory = ScoreMemory(declared_scores, keep_us)
         self._carried_records: list[ScoreRecord] = []  # to be repeated with the next append
-        self._carried_before, self._rewritten_before = (
-            0,
-            0,
-        )  # positions before which records are carried, or were repeated
+        # Positions before which records are carried, or were repeated.
+        self._carried_before = self._rewritten_before = 0
         self._position = 0
         self._appended_at = time.monotonic()
         self.figures = ScoreFigures()
@@ -149,17 +142,21 @@ class ScoreRole:
                 self._position,
                 reader.start() - 1,
             )
-            return self._append([], reader.start())
-        blocks = reader.read(self._position, bytes_max=ROWS_BYTES)
+            return self._append_scores([], reader.start())
+        blocks = reader.read(self._position, bytes_max=BATCH_BYTES)
         if not blocks:
             return self._append_progress()
         end = blocks[-1].end
-        triggers = read_triggers(blocks, self._position, self._routed, self._trigger_types)
+        triggers = read_triggers(blocks, self._position, self._routed_address, self._trigger_types)
         if len(triggers) > EVENTS_MAX:
             end, triggers = triggers[EVENTS_MAX]["p"], triggers[:EVENTS_MAX]
-        if triggers and not self._wait(end - 1, stop):
+        if triggers and not self._wait_for_states(end - 1, stop):
             return ScoreReport(0, 0, self._position)
-        scores = [scored for score in self._declared for scored in self._score(score, triggers)]
+        scores = [
+            scored
+            for score in self._declared_scores
+            for scored in self._score_triggers(score, triggers)
+        ]
         scores.sort(key=lambda scored: scored.p)
         faults.at("score.scored")
         if (
@@ -167,13 +164,11 @@ class ScoreRole:
             and not self._carried_records
             and time.monotonic() - self._appended_at < EMPTY_AFTER_S
         ):
-            rows, self._position = (
-                end - self._position,
-                end,
-            )  # reading these again after a crash loses nothing
+            # Reading these again after a crash loses nothing.
+            rows, self._position = end - self._position, end
             self.figures.rows += rows
             return ScoreReport(rows, 0, end)
-        return self._append(scores, end)
+        return self._append_scores(scores, end)
 
     def run(
         self, stop: threading.Event, *, report: Callable[[int], None] = lambda position: None
@@ -207,10 +202,10 @@ class ScoreRole:
         if self._writer is None:
             return 0
         self._memory.forget_old()
-        prune_before, lines = self._expired_records(self._clock.now() - self._keep_us)
+        prune_before, records = self._expired_records(self._clock.now() - self._keep_us)
         carried_records = {
             (line.name, line.person): msgspec.structs.replace(line, held=True, reasons=[])
-            for line in lines
+            for line in records
             if self._memory.needs(line)
         }
         if carried_records and prune_before > self._rewritten_before:
@@ -223,24 +218,24 @@ class ScoreRole:
 
     def _expired_records(self, oldest: int) -> tuple[int, list[ScoreRecord]]:
         """Return the position before which all blocks are older, or 0, and their scores."""
-        prune_before, lines = 0, list[ScoreRecord]()
+        prune_before, records = 0, list[ScoreRecord]()
         try:
-            with open_reader(self._address) as reader:
+            with open_reader(self._score_log_address) as reader:
                 position = reader.start()
                 while blocks := reader.read(position, bytes_max=READ_BYTES):
-                    for stored in blocks:
-                        if _written_at(stored.block.receipt) >= oldest:
-                            return prune_before, lines
-                        prune_before = position = stored.end
-                        lines += decode_scores(stored)
+                    for stored_block in blocks:
+                        if _written_at(stored_block.block.receipt) >= oldest:
+                            return prune_before, records
+                        prune_before = position = stored_block.end
+                        records += decode_scores(stored_block)
         except NotReadyError:
             return 0, []
-        return prune_before, lines
+        return prune_before, records
 
     def close(self) -> None:
-        for opened in (self._reader, self._writer):
-            if opened is not None:
-                opened.close()
+        for opened_log in (self._reader, self._writer):
+            if opened_log is not None:
+                opened_log.close()
         self._reader = self._writer = None
 
     def __enter__(self) -> "ScoreRole":
@@ -254,11 +249,13 @@ class ScoreRole:
     def _open(self) -> LogReader | None:
         if self._reader is None:
             try:
-                self._reader = open_reader(self._routed)
+                self._reader = open_reader(self._routed_address)
             except NotReadyError:  # there is no router yet
                 return None
             first_position = max(1, self._reader.end())
-            writer = open_writer(self._address, partition=NAME, first_position=first_position)  # type: ignore[arg-type]
+            writer = open_writer(
+                self._score_log_address, partition=LOG_NAME, first_position=first_position
+            )  # type: ignore[arg-type]
             self._writer = writer  # type: ignore[assignment]
             self._position = writer.end()
             self._replay_log()
@@ -266,22 +263,24 @@ class ScoreRole:
 
     def _replay_log(self) -> None:
         """Restore what the log says about people."""
-        with open_reader(self._address) as reader:
+        with open_reader(self._score_log_address) as reader:
             position = reader.start()
             while blocks := reader.read(position):
-                for scored in (record for stored in blocks for record in decode_scores(stored)):
+                for scored in (
+                    record for stored_block in blocks for record in decode_scores(stored_block)
+                ):
                     self._memory.apply(scored)
                 position = blocks[-1].end
 
-    def _wait(self, p: int, stop: threading.Event | None) -> bool:
-        """Wait until the states have row `p`; return False if stopped before."""
-        while self._models.reached() < p:
+    def _wait_for_states(self, log_position: int, stop: threading.Event | None) -> bool:
+        """Wait until the states have row `log_position`; return False if stopped before."""
+        while self._models.reached() < log_position:
             if stop is None or stop.wait(POLL_S):
                 return False
             self._models.refresh()
         return True
 
-    def _score(self, score: Score, triggers: Iterable[dict]) -> list[Scored]:
+    def _score_triggers(self, score: Score, triggers: Iterable[dict]) -> list[Scored]:
         scored_people: list[Scored] = []
         matching_rows = [row for row in triggers if row["type"] in score.on]
         for row in (
@@ -293,10 +292,10 @@ class ScoreRole:
                 scored = (
                     self._score_churn(score, row)
                     if isinstance(score, ChurnScore)
-                    else self._next_best(score, row)
+                    else self._score_next_best(score, row)
                 )
             except NotReadyError:
-                self.figures.unscored[score.name] += 1
+                self.figures.unscored_by_name[score.name] += 1
                 continue
             if scored is not None:
                 scored_people.append(scored)
@@ -322,7 +321,7 @@ class ScoreRole:
             reasons=reasons,
         )
 
-    def _next_best(self, score: NextBest, row: Mapping) -> Scored:
+    def _score_next_best(self, score: NextBest, row: Mapping) -> Scored:
         query = RecommendQuery(
             slot=score.slot,
             user_id=row["user_id"],
@@ -357,20 +356,23 @@ class ScoreRole:
             self._position > self._writer.end()
             and time.monotonic() - self._appended_at >= EMPTY_AFTER_S
         ):
-            self._append([], self._position)
+            self._append_scores([], self._position)
         return ScoreReport(0, 0, self._position)
 
-    def _append(self, scores: list[Scored], end: int) -> ScoreReport:
+    def _append_scores(self, scores: list[Scored], end: int) -> ScoreReport:
         assert self._writer is not None
-        rows, begin = end - self._position, self._writer.end()
-        if end > begin:
+        rows, start = end - self._position, self._writer.end()
+        if end > start:
             faults.at("score.before_append")
             receipt = msgspec.json.encode({"received_at": self._clock.now()})
             # Carried records come first, so that a new score of the same person overrides them.
             self._writer.append(
                 [
                     Block(
-                        KIND, end - begin, encode_scores([*self._carried_records, *scores]), receipt
+                        BLOCK_KIND,
+                        end - start,
+                        encode_scores([*self._carried_records, *scores]),
+                        receipt,
                     )
                 ]
             )
@@ -390,8 +392,8 @@ class _Receipt(msgspec.Struct, frozen=True):
     received_at: int = 0
 
 
-_receipt = msgspec.json.Decoder(_Receipt).decode
+_decode_receipt = msgspec.json.Decoder(_Receipt).decode
 
 
 def _written_at(receipt: bytes) -> int:
-    return _receipt(receipt).received_at if receipt else 0
+    return _decode_receipt(receipt).received_at if receipt else 0

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import micros
-from tailorbird.features.online.receipts import events_of
+from tailorbird.features.online.receipts import read_block_events
 from tailorbird.stream import Address, StoredBlock
 
 _COLUMNS = (
@@ -30,8 +30,8 @@ def read_triggers(
 ) -> list[dict]:
     """Return the events of some blocks that trigger a score."""
     tables = []
-    for stored in blocks:
-        table = events_of(stored, position, routed)
+    for stored_block in blocks:
+        table = read_block_events(stored_block, position, routed)
         if table is None:
             continue
         is_trigger = pc.and_(

@@ -26,14 +26,14 @@ class KafkaLog(KafkaTopic):
         *,
         partition: str,
         first_position: int,
-        damaged_tail: str,
+        on_damaged_tail: str,
         expected_ends: Mapping[str, int],
     ) -> KafkaWriter:
         return KafkaWriter(
             self, first_position=first_position, expected_end=expected_ends.get(self.stem, 0)
         )
 
-    def set_aside_files(self) -> list[Path]:
+    def damaged_tail_files(self) -> list[Path]:
         return []
 
     def open_backlog(self, client: BacklogClient | None) -> LogBacklog:

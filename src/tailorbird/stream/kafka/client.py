@@ -1,5 +1,5 @@
 """The client of Kafka, where it is installed: its classes, untyped as they are. Whoever opens a log
-calls `need_client` first.
+calls `require_client` first.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ except ImportError:  # the module can be imported, a log cannot be opened
     confluent_kafka = admin = None  # type: ignore[assignment]
 
 
-class _NotThereError(Exception):
+class _MissingClientError(Exception):
     """Never raised."""
 
 
@@ -23,14 +23,14 @@ Consumer: Any = _client and _client.Consumer
 Producer: Any = _client and _client.Producer
 TopicPartition: Any = _client and _client.TopicPartition
 KafkaError: Any = _client and _client.KafkaError
-KafkaException: type[Exception] = _client.KafkaException if _client else _NotThereError
+KafkaException: type[Exception] = _client.KafkaException if _client else _MissingClientError
 AdminClient: Any = _admin and _admin.AdminClient
 OFFSET_END: Any = _client and _client.OFFSET_END
 ConfigResource: Any = _admin and _admin.ConfigResource
 NewTopic: Any = _admin and _admin.NewTopic
 
 
-def need_client() -> None:
+def require_client() -> None:
     """Raise ConfigError where the client is not installed."""
     if _client is None:
         raise ConfigError(

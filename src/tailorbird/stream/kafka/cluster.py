@@ -24,19 +24,19 @@ from tailorbird.stream.kafka.client import (
     KafkaError,
     KafkaException,
     NewTopic,
-    need_client,
+    require_client,
 )
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 SHUFFLED_PREFIX = "shuffled"  # prefix of the topics that a shuffle derives for workers
-MESSAGE_BYTES = 1_000_000  # default limit of a broker that does not tell its own
+MESSAGE_BYTES_DEFAULT = 1_000_000  # default limit of a broker that does not tell its own
 _HEADERS_BYTES = 16_384  # room for headers in a message
-_NAME = re.compile(
+_PREFIX = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}\Z"
 )  # no dots: `shop` must not read what `shop.raw` writes
-_TOPIC = {
+_TOPIC_SETTINGS = {
     "retention.ms": "-1",
     "retention.bytes": "-1",
     "cleanup.policy": "delete",
@@ -77,7 +77,7 @@ class Cluster:
             acknowledge.
         timeout_s: time after which an unanswered call fails.
         broker_errors: the last refusals by brokers.
-        erasing: whether this process runs an erasure, which keeps other writers out.
+        is_erasing: whether this process runs an erasure, which keeps other writers out.
     """
 
     servers: str
@@ -87,10 +87,10 @@ class Cluster:
     partitions: int = 1
     timeout_s: float = TIMEOUT_S
     broker_errors: BrokerErrors = field(default_factory=BrokerErrors, repr=False, compare=False)
-    erasing: bool = False
+    is_erasing: bool = False
 
     @property
-    def marker(self) -> str:
+    def marker_topic(self) -> str:
         """The topic that exists while people are erased, see `stream.kafka.topic_reset`."""
         return f"{self.prefix}.erasing"
 
@@ -110,10 +110,10 @@ class Cluster:
         }
         return {**base, **self.options, **client_settings}
 
-    def client(self, make: Callable[[dict[str, Any]], Any], conf: dict[str, Any]) -> Any:
+    def client(self, client_class: Callable[[dict[str, Any]], Any], conf: dict[str, Any]) -> Any:
         """Create a client with these settings. Raises ConfigError for an invalid one."""
         try:
-            return make(conf)
+            return client_class(conf)
         except (KafkaException, ValueError, TypeError) as error:
             reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
             fix = (
@@ -133,7 +133,7 @@ class Cluster:
 
     @cached_property
     def _admin(self) -> Any:
-        need_client()
+        require_client()
         return self.client(AdminClient, self.conf())
 
 
@@ -145,15 +145,15 @@ class KafkaTopic:
         topic: name without the cluster's prefix, such as `raw.serve-1` or `routed`.
         partition: name of the log, see `LogReader.partition`.
         folder: holds the lock against a second writer on this machine.
-        number: number of the partition, out of `count` of the topic.
+        partition_number: number of the partition, out of `partition_count` of the topic.
     """
 
     cluster: Cluster
     topic: str
     partition: str
     folder: Path | None = None
-    number: int = 0
-    count: int = 1
+    partition_number: int = 0
+    partition_count: int = 1
 
     @property
     def name(self) -> str:
@@ -163,12 +163,14 @@ class KafkaTopic:
     @property
     def stem(self) -> str:
         """The name of the log as a file, without suffix."""
-        return self.topic.replace(".", "-", 1) + (f".{self.number}" if self.count > 1 else "")
+        return self.topic.replace(".", "-", 1) + (
+            f".{self.partition_number}" if self.partition_count > 1 else ""
+        )
 
     @property
     def label(self) -> str:
         """The topic, with the number of the partition if there are several."""
-        return self.topic + (f"[{self.number}]" if self.count > 1 else "")
+        return self.topic + (f"[{self.partition_number}]" if self.partition_count > 1 else "")
 
     @property
     def is_derived(self) -> bool:
@@ -176,7 +178,7 @@ class KafkaTopic:
 
     def __str__(self) -> str:
         return f"kafka://{self.cluster.servers}/{self.name}" + (
-            f"[{self.number}]" if self.count > 1 else ""
+            f"[{self.partition_number}]" if self.partition_count > 1 else ""
         )
 
 
@@ -200,7 +202,7 @@ def parse_cluster(url: str, **settings: Any) -> Cluster:
         for server in parts.netloc.split(",")
     ]
     prefix = parts.path.strip("/") or "tailorbird"
-    if not _NAME.match(prefix):
+    if not _PREFIX.match(prefix):
         raise ConfigError(
             f"topics cannot begin with {prefix!r}",
             where="stream.url",
@@ -273,7 +275,7 @@ def check_topic_exists(consumer: Any, address: KafkaTopic) -> None:
         raise NotReadyError(
             "there is no such topic", where=str(address), fix="start its writer first"
         )
-    _check_count(topic, address)
+    _check_partition_count(topic, address)
 
 
 def ensure_topic(address: KafkaTopic) -> int:
@@ -288,13 +290,13 @@ def ensure_topic(address: KafkaTopic) -> int:
     admin = cluster.admin()
     new_topic = NewTopic(
         address.name,
-        num_partitions=address.count,
+        num_partitions=address.partition_count,
         replication_factor=cluster.replication,
         config=topic_settings(cluster.replication),
     )
     with translate_errors(address, admin):
         topics_by_name = admin.list_topics(timeout=cluster.timeout_s).topics
-        if cluster.marker in topics_by_name and not cluster.erasing:
+        if cluster.marker_topic in topics_by_name and not cluster.is_erasing:
             raise NotReadyError(
                 "people are being erased, or their erasure was cut short, and nothing may be "
                 "written meanwhile",
@@ -312,8 +314,8 @@ def ensure_topic(address: KafkaTopic) -> int:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
         else:
-            _check_count(topic, address)
-    return _bytes_max(admin, address)
+            _check_partition_count(topic, address)
+    return _read_payload_bytes_max(admin, address)
 
 
 def topic_settings(replication: int) -> dict[str, str]:
@@ -323,19 +325,19 @@ def topic_settings(replication: int) -> dict[str, str]:
     become the leader.
     """
     if replication == 1:
-        return _TOPIC
+        return _TOPIC_SETTINGS
     return {
-        **_TOPIC,
+        **_TOPIC_SETTINGS,
         "min.insync.replicas": "2" if replication > 2 else "1",
         "unclean.leader.election.enable": "false",
     }
 
 
-def _check_count(topic: Any, address: KafkaTopic) -> None:
-    if len(topic.partitions) != address.count:
+def _check_partition_count(topic: Any, address: KafkaTopic) -> None:
+    if len(topic.partitions) != address.partition_count:
         raise ConfigError(
-            f"the topic has {len(topic.partitions)} partitions, expected {address.count}; "
-            "the number is fixed when a topic is made",
+            f"the topic has {len(topic.partitions)} partitions, expected "
+            f"{address.partition_count}; the number is fixed when a topic is made",
             where=f"{address.cluster}: {address.name}",
             fix="set stream.partitions back; or delete the topic if it is not ours, or give the "
             "project another prefix: "
@@ -343,19 +345,19 @@ def _check_count(topic: Any, address: KafkaTopic) -> None:
         )
 
 
-def _bytes_max(admin: Any, address: KafkaTopic) -> int:
+def _read_payload_bytes_max(admin: Any, address: KafkaTopic) -> int:
     resource = ConfigResource("topic", address.name)
     try:
         config_entries = admin.describe_configs(
             [resource], request_timeout=address.cluster.timeout_s
         )[resource].result(address.cluster.timeout_s)
-        size = int(config_entries["max.message.bytes"].value)
+        message_bytes_max = int(config_entries["max.message.bytes"].value)
     except (KafkaException, KeyError, TypeError, ValueError, TimeoutError):
-        size = MESSAGE_BYTES  # the broker does not tell
-    if size <= 2 * _HEADERS_BYTES:
+        message_bytes_max = MESSAGE_BYTES_DEFAULT  # the broker does not tell
+    if message_bytes_max <= 2 * _HEADERS_BYTES:
         raise ConfigError(
-            f"the topic takes messages of {size} bytes at most",
+            f"the topic takes messages of {message_bytes_max} bytes at most",
             where=str(address),
             fix="set its max.message.bytes to 1000000",
         )
-    return size - _HEADERS_BYTES
+    return message_bytes_max - _HEADERS_BYTES

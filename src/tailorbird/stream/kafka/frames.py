@@ -33,20 +33,20 @@ class MessagePart(msgspec.Struct, frozen=True):
     """One message.
 
     Attributes:
-        at: offset at which it must stand.
-        base: position of the first row of its run.
-        index, count: number of the message in the run, and of all its messages.
+        expected_offset: offset at which it must stand.
+        run_start: position of the first row of its run.
+        index, run_length: number of the message in the run, and of all its messages.
         is_continued: whether its block continues in the next message.
-        total: number of rows of the run.
+        run_rows: number of rows of the run.
         writer: name of the writer, see `KafkaWriter`.
     """
 
-    at: int
-    base: int
+    expected_offset: int
+    run_start: int
     index: int
-    count: int
+    run_length: int
     is_continued: bool
-    total: int
+    run_rows: int
     writer: str
     kind: str
     rows: int
@@ -56,61 +56,60 @@ class MessagePart(msgspec.Struct, frozen=True):
     @property
     def end(self) -> int:
         """The end of the log with this message: that of its run, if it completes it."""
-        return self.base + self.total if self.is_last else self.base
+        return self.run_start + self.run_rows if self.is_last else self.run_start
 
     @property
     def is_last(self) -> bool:
         """True if the message completes its run."""
-        return self.index + 1 == self.count
+        return self.index + 1 == self.run_length
 
     def headers(self) -> Headers:
         """Encode the message's headers."""
-        place_header = (
-            f"{self.at} {self.base} {self.index} {self.count} {int(self.is_continued)} "
-            f"{self.total} "
-            f"{self.writer}"
+        place = (
+            f"{self.expected_offset} {self.run_start} {self.index} {self.run_length} "
+            f"{int(self.is_continued)} {self.run_rows} {self.writer}"
         ).encode()
-        pairs = [("place", place_header), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
+        header_pairs = [("place", place), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
         if self.receipt:
-            pairs.append(("receipt", self.receipt))
-        return [*pairs, ("crc", b"%d" % _compute_checksum(pairs, self.payload))]
+            header_pairs.append(("receipt", self.receipt))
+        return [*header_pairs, ("crc", b"%d" % _compute_checksum(header_pairs, self.payload))]
 
 
 def split_run(
-    blocks: Sequence[Block], *, at: int, base: int, writer: str, bytes_max: int
+    blocks: Sequence[Block], *, expected_offset: int, run_start: int, writer: str, bytes_max: int
 ) -> list[MessagePart]:
     """Split a run into messages of at most `bytes_max` of payload."""
-    chunks = [
+    chunk_starts = [
         (block, start)
         for block in blocks
         for start in range(0, max(1, len(block.payload)), bytes_max)
     ]
-    result: list[MessagePart] = []
-    total = sum(block.rows for block in blocks)
-    for index, (block, start) in enumerate(chunks):
-        has_more = start + bytes_max < len(block.payload)
+    parts: list[MessagePart] = []
+    run_rows = sum(block.rows for block in blocks)
+    for index, (block, start) in enumerate(chunk_starts):
+        is_continued = start + bytes_max < len(block.payload)
         payload = (
             block.payload
-            if start == 0 and not has_more
+            if start == 0 and not is_continued
             else block.payload[start : start + bytes_max]
         )
         receipt = block.receipt if start == 0 else b""
-        result.append(
+        parts.append(
             MessagePart(
-                at + index,
-                base,
-                index,
-                len(chunks),
-                has_more,
-                total,
-                writer,
-                block.kind,
-                block.rows,
-                receipt,
-                payload,
+                expected_offset=expected_offset + index,
+                run_start=run_start,
+                index=index,
+                run_length=len(chunk_starts),
+                is_continued=is_continued,
+                run_rows=run_rows,
+                writer=writer,
+                kind=block.kind,
+                rows=block.rows,
+                receipt=receipt,
+                payload=payload,
             )
         )
-    return result
+    return parts
 
 
 def decode_message(headers: Headers | None, payload: bytes, where: str) -> MessagePart | None:
@@ -122,24 +121,23 @@ def decode_message(headers: Headers | None, payload: bytes, where: str) -> Messa
     header_values = dict(headers or ())
     if "place" not in header_values or "crc" not in header_values:
         return None
-    pairs = [(name, value) for name, value in headers or () if name != "crc"]
+    header_pairs = [(name, value) for name, value in headers or () if name != "crc"]
     try:
         *numbers, writer = header_values["place"].split()
-        offset, base, index, count, has_more, total = map(int, numbers)
-        if int(header_values["crc"]) == _compute_checksum(pairs, payload):
-            kind, receipt = header_values["kind"].decode(), header_values.get("receipt", b"")
+        expected_offset, run_start, index, run_length, is_continued, run_rows = map(int, numbers)
+        if int(header_values["crc"]) == _compute_checksum(header_pairs, payload):
             return MessagePart(
-                offset,
-                base,
-                index,
-                count,
-                bool(has_more),
-                total,
-                writer.decode(),
-                kind,
-                int(header_values["rows"]),
-                receipt,
-                payload,
+                expected_offset=expected_offset,
+                run_start=run_start,
+                index=index,
+                run_length=run_length,
+                is_continued=bool(is_continued),
+                run_rows=run_rows,
+                writer=writer.decode(),
+                kind=header_values["kind"].decode(),
+                rows=int(header_values["rows"]),
+                receipt=header_values.get("receipt", b""),
+                payload=payload,
             )
     except (ValueError, KeyError, UnicodeDecodeError):
         pass
@@ -150,11 +148,11 @@ def decode_message(headers: Headers | None, payload: bytes, where: str) -> Messa
     )
 
 
-def _compute_checksum(pairs: Headers, payload: bytes) -> int:
-    total = 0
-    for name, value in pairs:
-        total = crc32(value, crc32(b"%s %d " % (name.encode(), len(value)), total))
-    return crc32(payload, total)
+def _compute_checksum(header_pairs: Headers, payload: bytes) -> int:
+    checksum = 0
+    for name, value in header_pairs:
+        checksum = crc32(value, crc32(b"%s %d " % (name.encode(), len(value)), checksum))
+    return crc32(payload, checksum)
 
 
 class RunAssembler:
@@ -177,18 +175,21 @@ class RunAssembler:
         Raises:
             DamageError: rows before it are missing.
         """
-        if part is None or part.at != offset:
+        if part is None or part.expected_offset != offset:
             return []
         if part.index == 0:
             self._run = []
-            if part.base != self.end:
+            if part.run_start != self.end:
                 raise DamageError(
-                    f"the run at {part.base} follows rows that end at {self.end}: the "
+                    f"the run at {part.run_start} follows rows that end at {self.end}: the "
                     "broker lost what it acknowledged, or has it twice",
                     where=self._where,
                     fix="look at its replication, restore what is missing from the archive",
                 )
-        elif not self._run or (self._run[-1].at + 1, self._run[-1].base) != (part.at, part.base):
+        elif not self._run or (self._run[-1].expected_offset + 1, self._run[-1].run_start) != (
+            part.expected_offset,
+            part.run_start,
+        ):
             self._run = []
             return []
         self._run.append(part)
@@ -196,12 +197,12 @@ class RunAssembler:
             return []
         run, self._run = self._run, []
         blocks = list(_decode_blocks(run))
-        self.end = part.base + part.total
+        self.end = part.run_start + part.run_rows
         return blocks
 
 
 def _decode_blocks(run: Sequence[MessagePart]) -> Iterator[StoredBlock]:
-    position = run[0].base
+    position = run[0].run_start
     block_pieces: list[MessagePart] = []
     for part in run:
         if part.rows == 0:

@@ -33,7 +33,7 @@ class ClusterState:
     topics: tuple[TopicState, ...]
 
 
-_SETTINGS = (
+_INSPECTED_SETTINGS = (
     "min.insync.replicas",
     "retention.ms",
     "retention.bytes",
@@ -60,31 +60,31 @@ def inspect_cluster(cluster: Cluster) -> ClusterState:
     )
     states = []
     for name, resource in zip(names, resources, strict=True):
-        parts = metadata.topics[name].partitions.values()
+        partitions = metadata.topics[name].partitions.values()
         try:
             entries = descriptions[resource].result(cluster.timeout_s)
         except (KafkaException, TimeoutError):
             entries = {}  # the broker does not say, or not to us
         settings = {
             key: entries[key].value
-            for key in _SETTINGS
+            for key in _INSPECTED_SETTINGS
             if key in entries and entries[key].value is not None
         }
-        copies, in_sync = (
-            min((len(part.replicas) for part in parts), default=0),
-            min((len(part.isrs) for part in parts), default=0),
+        replication, in_sync = (
+            min((len(partition.replicas) for partition in partitions), default=0),
+            min((len(partition.isrs) for partition in partitions), default=0),
         )
-        states.append(TopicState(name, len(parts), copies, in_sync, settings))
+        states.append(TopicState(name, len(partitions), replication, in_sync, settings))
     return ClusterState(brokers, tuple(states))
 
 
 def find_problems(
-    topic: TopicState, cluster: Cluster, partitions: int
+    topic: TopicState, cluster: Cluster, expected_partitions: int
 ) -> Iterator[tuple[str, str]]:
-    """Yield problems of a topic and their fixes; `partitions` is the expected number."""
-    if topic.partitions != partitions:
+    """Yield problems of a topic and their fixes; `expected_partitions` is the expected number."""
+    if topic.partitions != expected_partitions:
         yield (
-            f"{topic.partitions} partitions, {partitions} configured",
+            f"{topic.partitions} partitions, {expected_partitions} configured",
             "the number is fixed when a topic is made",
         )
     if topic.replication < cluster.replication:

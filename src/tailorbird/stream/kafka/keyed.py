@@ -23,7 +23,7 @@ from tailorbird.stream.kafka.cluster import Cluster
 from tailorbird.stream.kafka.writer import KafkaWriter
 from tailorbird.stream.protocol import Block
 
-_receipt = msgspec.json.Decoder(Receipt).decode
+_decode_receipt = msgspec.json.Decoder(Receipt).decode
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class KeyedLog:
         *,
         partition: str,
         first_position: int,
-        damaged_tail: str,
+        on_damaged_tail: str,
         expected_ends: Mapping[str, int],
     ) -> "KeyedWriter":
         return KeyedWriter(self, expected_ends)
 
-    def set_aside_files(self) -> list[Path]:
+    def damaged_tail_files(self) -> list[Path]:
         return []
 
     def __str__(self) -> str:
@@ -73,11 +73,11 @@ class KeyedWriter:
             self._writers.append(
                 openers[0]()
             )  # alone at first, to learn whether another writer has the log
-            openings = [self._pool.submit(opener) for opener in openers[1:]]
-            errors = [opening.exception() for opening in openings]
+            open_futures = [self._pool.submit(open_writer) for open_writer in openers[1:]]
+            errors = [open_future.exception() for open_future in open_futures]
             self._writers += [
-                opening.result()
-                for opening, error in zip(openings, errors, strict=True)
+                open_future.result()
+                for open_future, error in zip(open_futures, errors, strict=True)
                 if error is None
             ]
             for error in errors:
@@ -106,27 +106,30 @@ class KeyedWriter:
             self._waiting_blocks += blocks
 
     def _commit(self, blocks: Sequence[Block]) -> None:
-        parts: dict[int, list[Block]] = {}
+        blocks_by_partition: dict[int, list[Block]] = {}
         for block in blocks:
             for number, (body, rows) in split_by_partition(
-                block.payload, _receipt(block.receipt), len(self._writers)
+                block.payload, _decode_receipt(block.receipt), len(self._writers)
             ).items():
-                parts.setdefault(number, []).append(Block(block.kind, rows, body, block.receipt))
-        deliveries = [
-            self._pool.submit(self._writers[number].append, part_blocks)
-            for number, part_blocks in sorted(parts.items())
+                blocks_by_partition.setdefault(number, []).append(
+                    Block(block.kind, rows, body, block.receipt)
+                )
+        append_futures = [
+            self._pool.submit(self._writers[number].append, partition_blocks)
+            for number, partition_blocks in sorted(blocks_by_partition.items())
         ]
         errors = [
-            delivery.exception() for delivery in deliveries
+            append_future.exception() for append_future in append_futures
         ]  # wait for all before an error is raised
         for error in errors:
             if error is not None:
                 raise error
 
-    def prune_partitions(self, before: Sequence[int]) -> int:
+    def prune_partitions(self, before_positions: Sequence[int]) -> int:
         """Prune each partition, see `KafkaWriter.prune_batch`."""
         return sum(
-            writer.prune_batch(until) for writer, until in zip(self._writers, before, strict=True)
+            writer.prune_batch(position)
+            for writer, position in zip(self._writers, before_positions, strict=True)
         )
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from tailorbird.stream.kafka.topic_backlog import BacklogClient
 from tailorbird.stream.partitions import HISTORICAL_PRODUCERS, check_producer_name, raw_logs
 
 _REFRESH_S = 1.0  # between listings of topics
-_INDEX = "routed-index"
+_INDEX_STEM = "routed-index"
 
 
 class KafkaLogSet:
@@ -36,7 +36,7 @@ class KafkaLogSet:
     Attributes:
         folder: local folder with locks, router indexes, and files of imports and replays.
         host: name of this machine, the prefix of its producers' names.
-        count: number of partitions.
+        partition_count: number of partitions.
         snapshot_rows: number of routed rows between two snapshots of a router's tables.
     """
 
@@ -44,26 +44,26 @@ class KafkaLogSet:
         self, cluster: Cluster, folder: Path, *, snapshot_rows: int = SNAPSHOT_ROWS
     ) -> None:
         self.cluster, self.folder, self.snapshot_rows = cluster, folder, snapshot_rows
-        self.count = cluster.partitions
+        self.partition_count = cluster.partitions
         self.host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()).strip("-")[:40] or "host"
         self._listed_producers: dict[str, tuple[float, list[str]]] = {}
         self.is_remote = True
 
     @property
-    def topics(self) -> "KafkaLogSet":
+    def kafka_logs(self) -> "KafkaLogSet":
         return self
 
     def raw(self, producer: str) -> KafkaLog | KeyedLog:
         """Return the raw log of `producer`."""
-        parts = self.raw_parts(producer)
-        return parts[0] if self.count == 1 else KeyedLog(parts)
+        parts = self.raw_partitions(producer)
+        return parts[0] if self.partition_count == 1 else KeyedLog(parts)
 
-    def raw_parts(self, producer: str) -> tuple[KafkaLog, ...]:
+    def raw_partitions(self, producer: str) -> tuple[KafkaLog, ...]:
         """Return the partitions of the raw log of `producer`."""
-        return self._list_parts(f"raw.{check_producer_name(producer)}", producer, self.folder)
+        return self._list_partitions(f"raw.{check_producer_name(producer)}", producer, self.folder)
 
-    def raw_stems(self, producer: str) -> dict[str, str]:
-        return {part.stem: part.partition for part in self.raw_parts(producer)}
+    def raw_names_by_stem(self, producer: str) -> dict[str, str]:
+        return {part.stem: part.partition for part in self.raw_partitions(producer)}
 
     def response_log(self, producer: str) -> KafkaLog:
         """Return the response log of the serve process `producer`."""
@@ -74,19 +74,19 @@ class KafkaLogSet:
     @property
     def routed(self) -> KafkaLog | MergedLog:
         """The routed log in the order of all readers."""
-        return self.routed_parts[0] if self.count == 1 else self.merged
+        return self.routed_partitions[0] if self.partition_count == 1 else self.merged_log
 
     @property
-    def merged(self) -> MergedLog:
+    def merged_log(self) -> MergedLog:
         """The partitions of the routed topic in their order."""
-        return MergedLog(self.order(None), self.routed_parts)
+        return MergedLog(self.order_log(None), self.routed_partitions)
 
     @property
-    def routed_parts(self) -> tuple[KafkaLog, ...]:
+    def routed_partitions(self) -> tuple[KafkaLog, ...]:
         """The partitions of the routed topic."""
-        return self._list_parts("routed", "routed", self.folder)
+        return self._list_partitions("routed", "routed", self.folder)
 
-    def order(self, folder: Path | None) -> KafkaLog:
+    def order_log(self, folder: Path | None) -> KafkaLog:
         """Return the log with the order of the partitions of `routed`; `folder` has its lock."""
         return KafkaLog(self.cluster, "order", "order", folder)
 
@@ -114,7 +114,7 @@ class KafkaLogSet:
 
     def snapshots(self) -> tuple[KafkaLog, ...]:
         """Return the topics of router snapshots, by partition."""
-        return self._list_parts("index", "index", None)
+        return self._list_partitions("index", "index", None)
 
     @property
     def scores(self) -> KafkaLog:
@@ -148,14 +148,14 @@ class KafkaLogSet:
 
     def raw_topics(self) -> list[KafkaLog]:
         """Return the existing raw logs in topics, in order of producer."""
-        return [log for name in self._list_producers("raw") for log in self.raw_parts(name)]
+        return [log for name in self._list_producers("raw") for log in self.raw_partitions(name)]
 
     def measured_logs(
         self, producer: str
     ) -> tuple[Mapping[str, Path | KafkaLog], Mapping[str, KafkaLog]]:
         if not producer:
             return self.raw_logs(), self.response_logs()
-        raw = {log.partition: log for log in self.raw_parts(producer)}
+        raw = {log.partition: log for log in self.raw_partitions(producer)}
         return raw, {producer: self.response_log(producer)}
 
     def backlog_client(self) -> BacklogClient:
@@ -168,7 +168,7 @@ class KafkaLogSet:
         return f"{self.host}-{prefix}"
 
     def single_share(self) -> "KafkaPartition":
-        if self.count > 1:
+        if self.partition_count > 1:
             raise ValueError("each of several partitions has a router of its own, see router.group")
         return self.share(0, self.folder)
 
@@ -182,22 +182,24 @@ class KafkaLogSet:
 
     def index_paths(self) -> list[Path]:
         """Return the paths of router tables on this machine."""
-        if self.count == 1:
-            return [self.folder / f"{_INDEX}.db"]
-        return sorted((self.folder / "routers").glob(f"*/{_INDEX}.*.db"))
+        if self.partition_count == 1:
+            return [self.folder / f"{_INDEX_STEM}.db"]
+        return sorted((self.folder / "routers").glob(f"*/{_INDEX_STEM}.*.db"))
 
-    def partition_count(self, topic: str) -> int:
+    def expected_partition_count(self, topic: str) -> int:
         """Return the expected number of partitions of a topic, named without the prefix."""
         if topic.startswith(f"{SHUFFLED_PREFIX}."):
             return int(topic.rpartition("-")[2])
-        return self.count if topic in ("routed", "index") or topic.startswith("raw.") else 1
+        return (
+            self.partition_count if topic in ("routed", "index") or topic.startswith("raw.") else 1
+        )
 
-    def _list_parts(self, topic: str, name: str, folder: Path | None) -> tuple[KafkaLog, ...]:
-        if self.count == 1:
+    def _list_partitions(self, topic: str, name: str, folder: Path | None) -> tuple[KafkaLog, ...]:
+        if self.partition_count == 1:
             return (KafkaLog(self.cluster, topic, name, folder),)
         return tuple(
-            KafkaLog(self.cluster, topic, f"{name}.{number}", folder, number, self.count)
-            for number in range(self.count)
+            KafkaLog(self.cluster, topic, f"{name}.{number}", folder, number, self.partition_count)
+            for number in range(self.partition_count)
         )
 
     def _historical_logs(self) -> dict[str, Path]:
@@ -222,17 +224,23 @@ class KafkaPartition:
     """The logs of the router of one partition.
 
     Attributes:
-        number, count: number of the partition, and of all partitions.
-        index: file of the router's tables.
+        partition_number, partition_count: number of the partition, and of all partitions.
+        index_path: file of the router's tables.
     """
 
     def __init__(self, log_set: KafkaLogSet, number: int, folder: Path) -> None:
-        self._stream, self.number, self.count = log_set, number, log_set.count
+        self._log_set, self.partition_number, self.partition_count = (
+            log_set,
+            number,
+            log_set.partition_count,
+        )
         self.folder, self.snapshot_rows = folder, log_set.snapshot_rows
-        self.index = folder / (f"{_INDEX}.db" if log_set.count == 1 else f"{_INDEX}.{number}.db")
+        self.index_path = folder / (
+            f"{_INDEX_STEM}.db" if log_set.partition_count == 1 else f"{_INDEX_STEM}.{number}.db"
+        )
 
     @property
-    def topics(self) -> "KafkaPartition":
+    def kafka_logs(self) -> "KafkaPartition":
         return self
 
     def single_share(self) -> "KafkaPartition":
@@ -241,25 +249,29 @@ class KafkaPartition:
     @property
     def routed(self) -> KafkaLog:
         """The partition of the routed topic that this router writes."""
-        return self._stream._list_parts("routed", "routed", self.folder)[self.number]
+        return self._log_set._list_partitions("routed", "routed", self.folder)[
+            self.partition_number
+        ]
 
     @property
     def snapshots(self) -> KafkaLog:
         """The topic of this router's snapshots."""
-        return self._stream.snapshots()[self.number]
+        return self._log_set.snapshots()[self.partition_number]
 
     @property
-    def profiles(self) -> tuple[KafkaLog, KafkaLog]:
+    def profile_logs(self) -> tuple[KafkaLog, KafkaLog]:
         """The routed log with the profiles, and the order log that limits how far to follow it."""
-        return self._stream._list_parts("routed", "routed", None)[0], self._stream.order(None)
+        return self._log_set._list_partitions("routed", "routed", None)[0], self._log_set.order_log(
+            None
+        )
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """Return the raw logs of this partition, in order of name."""
         logs: dict[str, KafkaLog | Path] = {}
-        for producer in self._stream._list_producers("raw"):
-            log = self._stream.raw_parts(producer)[self.number]
+        for producer in self._log_set._list_producers("raw"):
+            log = self._log_set.raw_partitions(producer)[self.partition_number]
             logs[log.partition] = log
-        return dict(sorted({**logs, **self._stream._historical_logs()}.items()))
+        return dict(sorted({**logs, **self._log_set._historical_logs()}.items()))
 
     def __str__(self) -> str:
-        return f"{self._stream}[{self.number}]"
+        return f"{self._log_set}[{self.partition_number}]"

@@ -33,12 +33,15 @@ def set_marker(cluster: Cluster, erasure_token: str) -> None:
     admin = cluster.admin()
     settings = topic_settings(cluster.replication)  # the message with the token must not expire
     topic = NewTopic(
-        cluster.marker, num_partitions=1, replication_factor=cluster.replication, config=settings
+        cluster.marker_topic,
+        num_partitions=1,
+        replication_factor=cluster.replication,
+        config=settings,
     )
     try:
-        admin.create_topics([topic], operation_timeout=cluster.timeout_s)[cluster.marker].result(
-            cluster.timeout_s
-        )
+        admin.create_topics([topic], operation_timeout=cluster.timeout_s)[
+            cluster.marker_topic
+        ].result(cluster.timeout_s)
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise storage_error(error.args[0], cluster, admin) from error
@@ -49,15 +52,17 @@ def set_marker(cluster: Cluster, erasure_token: str) -> None:
             where=str(cluster),
             fix="finish it on the machine where it was begun: tailorbird lake erase --yes. If "
             "that machine is lost with its disk, "
-            f"delete the topic {cluster.marker} and erase these people again",
+            f"delete the topic {cluster.marker_topic} and erase these people again",
         )
 
 
 def clear_marker(cluster: Cluster, erasure_token: str) -> bool:
     """Remove the marker with this token, and return whether there was one."""
-    if cluster.marker not in list_topics(cluster) or not _claim_or_compare(cluster, erasure_token):
+    if cluster.marker_topic not in list_topics(cluster) or not _claim_or_compare(
+        cluster, erasure_token
+    ):
         return False
-    delete_topic(cluster, cluster.marker)
+    delete_topic(cluster, cluster.marker_topic)
     return True
 
 
@@ -71,7 +76,7 @@ def _claim_or_compare(cluster: Cluster, erasure_token: str) -> bool:
 
 
 def _read_token(cluster: Cluster) -> str | None:
-    with closing(read_messages(cluster, cluster.marker, 0)) as stored_messages:
+    with closing(read_messages(cluster, cluster.marker_topic, 0)) as stored_messages:
         first_message = next(stored_messages, None)
     if first_message is None:
         return None
@@ -87,10 +92,10 @@ def _append_claim(cluster: Cluster, erasure_token: str) -> None:
         acks="all", linger_ms=0, message_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms
     )
     producer = cluster.client(Producer, conf)
-    where = KafkaLog(cluster, cluster.marker.removeprefix(f"{cluster.prefix}."), "")
+    where = KafkaLog(cluster, cluster.marker_topic.removeprefix(f"{cluster.prefix}."), "")
     with translate_errors(where, producer):
         producer.produce(
-            cluster.marker,
+            cluster.marker_topic,
             erasure_token.encode(),
             partition=0,
             on_delivery=lambda error, _: failures.append(error) if error else None,

@@ -10,13 +10,13 @@ import threading
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.stream.kafka.client import KafkaException, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaTopic
-from tailorbird.stream.kafka.tail import Tail
+from tailorbird.stream.kafka.tail import MessageReader
 
-_JOIN_S = 0.5  # wait for the thread in close()
+_JOIN_TIMEOUT_S = 0.5  # wait for the thread in close()
 log = logging.getLogger(__name__)
 
 
-class Deleter:
+class RecordDeleter:
     """A deleter of the oldest records of one log. One thread at a time.
 
     Attributes:
@@ -26,7 +26,7 @@ class Deleter:
     def __init__(self, address: KafkaTopic) -> None:
         self.address = address
         self.problem = ""
-        self._tail: Tail | None = None
+        self._message_reader: MessageReader | None = None
 
     def delete(self, prune_before: int) -> int:
         """Delete the messages before the run that holds row `prune_before`, and return how many.
@@ -37,23 +37,23 @@ class Deleter:
         Raises:
             StorageError, DamageError: the topic cannot be read.
         """
-        if self._tail is None:
+        if self._message_reader is None:
             try:
-                self._tail = Tail(self.address)
+                self._message_reader = MessageReader(self.address)
             except NotReadyError:
                 return 0
-        low, high = self._tail.watermarks()
+        low, high = self._message_reader.watermarks()
         if high == 0 or low == high:
             return 0
-        start = self._tail.start()
-        offset = self._tail.find(max(prune_before, start))
+        start = self._message_reader.start()
+        offset = self._message_reader.find_offset(max(prune_before, start))
         if offset >= high:
-            offset = self._tail.last_run_offset()
-        return self._delete(low, offset) if offset > low else 0
+            offset = self._message_reader.last_run_offset()
+        return self._delete_records(low, offset) if offset > low else 0
 
-    def _delete(self, low: int, offset: int) -> int:
+    def _delete_records(self, low: int, offset: int) -> int:
         cluster = self.address.cluster
-        partition = TopicPartition(self.address.name, self.address.number, offset)
+        partition = TopicPartition(self.address.name, self.address.partition_number, offset)
         try:
             cluster.admin().delete_records([partition], request_timeout=cluster.timeout_s)[
                 partition
@@ -74,22 +74,22 @@ class Deleter:
         return offset - low
 
     def close(self) -> None:
-        if self._tail is not None:
-            self._tail.close()
-            self._tail = None
+        if self._message_reader is not None:
+            self._message_reader.close()
+            self._message_reader = None
 
 
-class DeletingThread:
+class RecordDeletionThread:
     """A deleter in a thread, which starts with the first request."""
 
     def __init__(self, address: KafkaTopic) -> None:
-        self._deleter = Deleter(address)
+        self._deleter = RecordDeleter(address)
         self._prune_before = 0
         self._change_condition = threading.Condition()
         self._is_closing = False
         self._thread: threading.Thread | None = None
 
-    def ask(self, prune_before: int) -> None:
+    def request_deletion(self, prune_before: int) -> None:
         """Request the deletion of everything before row `prune_before`."""
         with self._change_condition:
             self._prune_before = max(prune_before, self._prune_before)
@@ -122,4 +122,4 @@ class DeletingThread:
             self._is_closing = True
             self._change_condition.notify_all()
         if self._thread is not None:
-            self._thread.join(_JOIN_S)
+            self._thread.join(_JOIN_TIMEOUT_S)

@@ -24,7 +24,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, NotReadyError, TailorbirdError
 from tailorbird.stream import sqlite
 from tailorbird.stream.kafka.cluster import Cluster, KafkaTopic
-from tailorbird.stream.kafka.pruning import Deleter
+from tailorbird.stream.kafka.pruning import RecordDeleter
 from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.kafka.writer import KafkaWriter
 from tailorbird.stream.protocol import Block
@@ -33,7 +33,7 @@ SNAPSHOT_ROWS = 500_000  # rows after which one is due
 ITEM_SUMMARY = "items"  # the topic with the items of deleted rows
 PIECE, SNAPSHOT = "piece", "snapshot"
 PIECE_BYTES = 4 << 20
-AGE_S = 3600.0  # age after which fewer rows suffice
+SNAPSHOT_AGE_S = 3600.0  # age after which fewer rows suffice
 _CODEC = "zstd"
 _READ_BYTES = 16 << 20
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     sha256: str
 
 
-_decode = msgspec.json.Decoder(Snapshot).decode
+_decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 
 
 class LatestSnapshot:
@@ -75,53 +75,53 @@ class LatestSnapshot:
                 end, start = reader.end(), reader.start()
                 if end == self._end or end <= start:
                     return self._newest_snapshot
-                last = reader.read(end - 1)[-1].block
-                if last.kind == SNAPSHOT:
-                    self._newest_snapshot, self._end = _decode(last.payload), end
+                last_block = reader.read(end - 1)[-1].block
+                if last_block.kind == SNAPSHOT:
+                    self._newest_snapshot, self._end = _decode_snapshot(last_block.payload), end
                 elif self._newest_snapshot is None:  # the last one is incomplete
                     position = start
                     while position < end and (
-                        stored := reader.read(position, bytes_max=_READ_BYTES)
+                        stored_blocks := reader.read(position, bytes_max=_READ_BYTES)
                     ):
                         self._newest_snapshot = next(
                             (
-                                _decode(stored_block.block.payload)
-                                for stored_block in reversed(stored)
+                                _decode_snapshot(stored_block.block.payload)
+                                for stored_block in reversed(stored_blocks)
                                 if stored_block.block.kind == SNAPSHOT
                             ),
                             self._newest_snapshot,
                         )
-                        position = stored[-1].end
+                        position = stored_blocks[-1].end
         except NotReadyError:
             return None
         return self._newest_snapshot
 
 
 def take_snapshot(
-    file: Path, address: KafkaTopic, position_of: Callable[[apsw.Connection], tuple[int, int]]
+    file: Path, address: KafkaTopic, read_positions: Callable[[apsw.Connection], tuple[int, int]]
 ) -> Snapshot:
     """Put a snapshot of the SQLite file into the topic, and return the newest in it.
 
     The writer of the file continues meanwhile. A temporary copy takes the same disk space again.
 
     Args:
-        position_of: returns `position` and `followed` of the copy.
+        read_positions: returns `position` and `followed` of the copy.
     Raises:
         LockedError: another process writes snapshots to the topic.
         StorageError, DamageError: disk or broker.
     """
-    copy = file.with_name(f"{file.name}.copy")
+    copy_path = file.with_name(f"{file.name}.copy")
     try:
-        _copy(file, copy)
-        with sqlite.translate_errors(copy):
-            connection = apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READONLY)
-            position, followed = position_of(connection)
+        _copy_database(file, copy_path)
+        with sqlite.translate_errors(copy_path):
+            connection = apsw.Connection(str(copy_path), flags=apsw.SQLITE_OPEN_READONLY)
+            position, followed = read_positions(connection)
             connection.close()
         faults.at("snapshot.before_pieces")
         with KafkaWriter(address) as writer:
             previous = LatestSnapshot(address).refresh()
             digest, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
-            for chunk in _read_chunks(copy):
+            for chunk in _read_chunks(copy_path):
                 digest.update(chunk)
                 size, piece_count = size + len(chunk), piece_count + 1
                 writer.append(
@@ -135,7 +135,7 @@ def take_snapshot(
                     ]
                 )
             snapshot = Snapshot(position, followed, start, piece_count, size, digest.hexdigest())
-            for _ in _read(address, snapshot):  # reads it back to verify it
+            for _ in _read_pieces(address, snapshot):  # reads it back to verify it
                 pass
             newest = (
                 snapshot if previous is None or snapshot.position >= previous.position else previous
@@ -143,35 +143,35 @@ def take_snapshot(
             faults.at("snapshot.before_whole")
             writer.append([Block(SNAPSHOT, 1, msgspec.json.encode(newest))])
             faults.at("snapshot.before_delete")
-        deleter = Deleter(address)
+        deleter = RecordDeleter(address)
         try:
             deleter.delete(newest.first)
         finally:
             deleter.close()
         return newest
     finally:
-        copy.unlink(missing_ok=True)
+        copy_path.unlink(missing_ok=True)
 
 
 def restore_snapshot(address: KafkaTopic, snapshot: Snapshot, file: Path) -> None:
     """Replace `file`, which nobody has open, by a snapshot. Raises DamageError, StorageError."""
-    temporary = file.with_name(f"{file.name}.fresh")
+    temporary_path = file.with_name(f"{file.name}.fresh")
     with sqlite.translate_errors(file):
-        with temporary.open("wb") as copy_file:
-            for chunk in _read(address, snapshot):
+        with temporary_path.open("wb") as copy_file:
+            for chunk in _read_pieces(address, snapshot):
                 copy_file.write(chunk)
             copy_file.flush()
             os.fsync(copy_file.fileno())
-        for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
-            name.unlink(missing_ok=True)
-        temporary.rename(file)
+        for stale_path in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
+            stale_path.unlink(missing_ok=True)
+        temporary_path.rename(file)
         sqlite.sync_folder(file.parent)
 
 
 def load_snapshot(address: KafkaTopic, snapshot: Snapshot) -> apsw.Connection:
     """Load the file of a snapshot into memory. Raises DamageError, StorageError."""
     connection = apsw.Connection(":memory:")
-    connection.deserialize("main", b"".join(_read(address, snapshot)))
+    connection.deserialize("main", b"".join(_read_pieces(address, snapshot)))
     return connection
 
 
@@ -197,26 +197,26 @@ def open_item_summary(cluster: Cluster, start: int) -> Iterator[tuple[apsw.Conne
         yield connection, newest.position
 
 
-def _copy(file: Path, copy: Path) -> None:
-    copy.unlink(missing_ok=True)
+def _copy_database(file: Path, copy_path: Path) -> None:
+    copy_path.unlink(missing_ok=True)
     with sqlite.translate_errors(file):
         connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             connection.execute(
-                "VACUUM INTO ?", (str(copy),)
+                "VACUUM INTO ?", (str(copy_path),)
             )  # a consistent copy despite concurrent writes
         finally:
             connection.close()
 
 
 def _read_chunks(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as data:
-        while chunk := data.read(PIECE_BYTES):
+    with file.open("rb") as source:
+        while chunk := source.read(PIECE_BYTES):
             yield chunk
 
 
-def _read(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
+def _read_pieces(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
     """Yield the decompressed pieces of a snapshot.
 
     Raises:
@@ -230,14 +230,14 @@ def _read(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
     )
     with KafkaReader(address) as reader:
         while position < end:
-            stored = [
+            stored_blocks = [
                 stored_block
                 for stored_block in reader.read(position, bytes_max=_READ_BYTES)
                 if stored_block.offset < end
             ]
-            if not stored:
+            if not stored_blocks:
                 break
-            for stored_block in stored:
+            for stored_block in stored_blocks:
                 chunk = pa.decompress(
                     stored_block.block.payload,
                     decompressed_size=int(stored_block.block.receipt),
@@ -247,7 +247,7 @@ def _read(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
                 digest.update(chunk)
                 size += len(chunk)
                 yield chunk
-            position = stored[-1].end
+            position = stored_blocks[-1].end
     if (size, digest.hexdigest()) != (snapshot.size, snapshot.sha256):
         fix = (
             "look at the broker's disks; an index on the disk of another router can be copied here"
@@ -262,21 +262,21 @@ class SnapshotThread:
 
     Args:
         last_position: position of the last snapshot.
-        every_rows, age_s: number of rows, or age, after which one is due.
+        interval_rows, age_s: number of rows, or age, after which one is due.
     """
 
     def __init__(
         self,
         file: Path,
         address: KafkaTopic,
-        position_of: Callable[[apsw.Connection], tuple[int, int]],
+        read_positions: Callable[[apsw.Connection], tuple[int, int]],
         *,
         last_position: int,
-        every_rows: int = SNAPSHOT_ROWS,
-        age_s: float = AGE_S,
+        interval_rows: int = SNAPSHOT_ROWS,
+        age_s: float = SNAPSHOT_AGE_S,
     ) -> None:
-        self._file, self._address, self._position_of = file, address, position_of
-        self._at, self._every_rows, self._age_s = last_position, every_rows, age_s
+        self._file, self._address, self._read_positions = file, address, read_positions
+        self._last_position, self._interval_rows, self._age_s = last_position, interval_rows, age_s
         self._taken_at, self._end = time.monotonic(), last_position
         self._thread: threading.Thread | None = None
 
@@ -288,25 +288,25 @@ class SnapshotThread:
             self._thread.start()
 
     def _is_due(self) -> bool:
-        rows = self._end - self._at
+        rows = self._end - self._last_position
         return rows > 0 and (
-            rows >= self._every_rows or time.monotonic() - self._taken_at >= self._age_s
+            rows >= self._interval_rows or time.monotonic() - self._taken_at >= self._age_s
         )
 
     def _run(self) -> None:
         while self._is_due():
             self._taken_at, end = time.monotonic(), self._end
             try:
-                self._at = max(
-                    end, take_snapshot(self._file, self._address, self._position_of).position
+                self._last_position = max(
+                    end, take_snapshot(self._file, self._address, self._read_positions).position
                 )
             except TailorbirdError as error:
-                self._at = end  # retried after as many rows again
+                self._last_position = end  # retried after as many rows again
                 log.error(
                     "no snapshot of the router's index was made, its topic stays longer: %s", error
                 )
             except Exception:  # the router continues without a snapshot
-                self._at = end
+                self._last_position = end
                 log.exception("no snapshot of the router's index was made, its topic stays longer")
 
     def close(self) -> None:

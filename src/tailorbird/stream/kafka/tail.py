@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from tailorbird.errors import DamageError, InputError, StorageError
-from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
+from tailorbird.stream.kafka.client import Consumer, TopicPartition, require_client
 from tailorbird.stream.kafka.cluster import (
     KafkaTopic,
     check_topic_exists,
@@ -17,7 +17,7 @@ from tailorbird.stream.kafka.cluster import (
 from tailorbird.stream.kafka.frames import MessagePart, decode_message
 
 _RETRY_S = 0.05
-_SCAN_MAX = 10_000  # bound of the search for a message that counts at the end
+_SCAN_MESSAGES_MAX = 10_000  # bound of the search for a message that counts at the end
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class TopicEnd:
     end: int | None  # None: the topic is empty
 
 
-def consumer_of(address: KafkaTopic, **settings: Any) -> Any:
+def create_consumer(address: KafkaTopic, **settings: Any) -> Any:
     """Create a consumer with manual assignment that commits nothing."""
-    need_client()
+    require_client()
     conf = address.cluster.conf(
         group_id="tailorbird",  # never joined
         enable_auto_commit=False,
@@ -45,14 +45,14 @@ def consumer_of(address: KafkaTopic, **settings: Any) -> Any:
     return address.cluster.client(Consumer, conf)
 
 
-def tail_consumer(address: KafkaTopic) -> Any:
+def create_tail_consumer(address: KafkaTopic) -> Any:
     """Create a consumer for single messages at random offsets."""
-    return consumer_of(
+    return create_consumer(
         address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1
     )
 
 
-class Tail:
+class MessageReader:
     """A reader of single messages of a topic. One thread at a time.
 
     Args:
@@ -64,8 +64,8 @@ class Tail:
     def __init__(self, address: KafkaTopic, consumer: Any = None) -> None:
         self.address, self._owns_consumer = address, consumer is None
         self._timeout_s = address.cluster.timeout_s
-        self._consumer = tail_consumer(address) if consumer is None else consumer
-        self._partition = TopicPartition(address.name, address.number)
+        self._consumer = create_tail_consumer(address) if consumer is None else consumer
+        self._partition = TopicPartition(address.name, address.partition_number)
         self._cache: dict[int, MessagePart | None] = {}
         try:
             check_topic_exists(self._consumer, address)
@@ -73,14 +73,14 @@ class Tail:
             self.close()
             raise
 
-    def watermarks(self, until: float = 0.0) -> tuple[int, int]:
+    def watermarks(self, retry_until: float = 0.0) -> tuple[int, int]:
         """Return the first offset and the next one, and wait for a broker that is briefly away.
 
         Args:
-            until: deadline by the monotonic clock, with at least two short attempts; 0 is the
+            retry_until: deadline by the monotonic clock, with at least two short attempts; 0 is the
                 cluster's timeout.
         """
-        deadline, attempts = until or time.monotonic() + self._timeout_s, 0
+        deadline, attempts = retry_until or time.monotonic() + self._timeout_s, 0
         while True:
             attempts += 1
             try:
@@ -106,14 +106,15 @@ class Tail:
     def find_end(self) -> TopicEnd:
         """Return the end of the log, without an incomplete run."""
         low, high = self.watermarks()
-        for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
+        for offset in range(high - 1, max(low, high - _SCAN_MESSAGES_MAX) - 1, -1):
             part = self.read_part(offset)
-            if part is not None and part.at == offset:
+            if part is not None and part.expected_offset == offset:
                 return TopicEnd(high, part.end)
         if high == 0:
             return TopicEnd(0, None)
         raise DamageError(
-            f"none of the messages {max(low, high - _SCAN_MAX)} to {high} is one of this log's",
+            f"none of the messages {max(low, high - _SCAN_MESSAGES_MAX)} to {high} is one of "
+            "this log's",
             where=str(self.address),
             fix="did the topic's retention delete it, or does somebody else write here? Give the "
             "project another prefix",
@@ -122,63 +123,62 @@ class Tail:
     def last_run_offset(self) -> int:
         """Return the offset at which the last run begins."""
         low, high = self.watermarks()
-        for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
+        for offset in range(high - 1, max(low, high - _SCAN_MESSAGES_MAX) - 1, -1):
             part = self.read_part(offset)
-            if part is not None and part.at == offset:
-                return part.at - part.index
+            if part is not None and part.expected_offset == offset:
+                return part.expected_offset - part.index
         return low
 
     def start(self) -> int:
         """Return the position of the first row that was not pruned."""
         low, high = self.watermarks()
-        first_counted = self._first_counted(low, high)
-        return (
-            0
-            if first_counted is None
-            else first_counted.base + self._pruned_rows(first_counted, low)
-        )
-
-    def _pruned_rows(self, part: MessagePart, low: int) -> int:
-        if part.index == 0 or part.at > low:
+        first_part = self._find_first_valid(low, high)
+        if first_part is None:
             return 0
+        self._check_run_is_whole(first_part, low)
+        return first_part.run_start
+
+    def _check_run_is_whole(self, part: MessagePart, low: int) -> None:
+        if part.index == 0 or part.expected_offset > low:
+            return
         raise DamageError(
             "the topic begins within a run",
             where=str(self.address),
             fix="delete records only by way of Tailorbird",
         )
 
-    def find(self, position: int) -> int:
+    def find_offset(self, position: int) -> int:
         """Return the offset of the first message of the run that holds `position`, or will."""
         low, high = self.watermarks()
-        first_counted = self._first_counted(low, high)
-        if first_counted is None:
+        first_part = self._find_first_valid(low, high)
+        if first_part is None:
             return high
-        pruned_part = (
-            low > 0 or first_counted.base > 1
+        was_pruned = (
+            low > 0 or first_part.run_start > 1
         )  # positions begin at 0 or 1, and later in a log that was reset
-        if position < first_counted.base and pruned_part:
+        if position < first_part.run_start and was_pruned:
             raise InputError(
-                f"rows before {first_counted.base} were pruned, asked for {position}",
+                f"rows before {first_part.run_start} were pruned, asked for {position}",
                 where=str(self.address),
                 fix="read them from the lake, then go on here",
             )
-        last_counted, left, right = first_counted, first_counted.at + 1, high
+        last_part, left, right = first_part, first_part.expected_offset + 1, high
         while left < right:
             middle = (left + right) // 2
-            part = self._first_counted(middle, right)
+            part = self._find_first_valid(middle, right)
             if part is None:
                 right = middle
-            elif part.base <= position:
-                last_counted, left = part, part.at + 1
+            elif part.run_start <= position:
+                last_part, left = part, part.expected_offset + 1
             else:
                 right = middle
-        return last_counted.at - last_counted.index
+        return last_part.expected_offset - last_part.index
 
-    def _first_counted(self, low: int, high: int) -> MessagePart | None:
+    def _find_first_valid(self, low: int, high: int) -> MessagePart | None:
         """Return the first message from `low` on that stands at its expected offset."""
         for offset in range(low, high):
             part = self.read_part(offset)
-            if part is not None and part.at == offset:
+            if part is not None and part.expected_offset == offset:
                 return part
         return None
 
@@ -199,7 +199,9 @@ class Tail:
 
     def _read_message(self, offset: int) -> Any:
         with translate_errors(self.address):
-            self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
+            self._consumer.assign(
+                [TopicPartition(self.address.name, self.address.partition_number, offset)]
+            )
             message = self._consumer.poll(self._timeout_s)
             self._consumer.unassign()
         if message is None:

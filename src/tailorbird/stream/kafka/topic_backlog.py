@@ -4,7 +4,7 @@ from typing import Any
 
 from tailorbird.errors import NotReadyError
 from tailorbird.stream.kafka.cluster import KafkaTopic
-from tailorbird.stream.kafka.tail import Tail, tail_consumer
+from tailorbird.stream.kafka.tail import MessageReader, create_tail_consumer
 from tailorbird.stream.protocol import BACKLOG_RECEIPTS, Backlog
 
 
@@ -21,8 +21,8 @@ class BacklogClient:
             NotReadyError: there is no such topic yet.
         """
         if self._consumer is None:
-            self._consumer = tail_consumer(log)
-        return LogBacklog(Tail(log, self._consumer))
+            self._consumer = create_tail_consumer(log)
+        return LogBacklog(MessageReader(log, self._consumer))
 
     def close(self) -> None:
         if self._consumer is not None:
@@ -33,20 +33,22 @@ class BacklogClient:
 class LogBacklog:
     """The backlog of one log."""
 
-    def __init__(self, tail: Tail) -> None:
-        self._tail = tail
-        if tail.watermarks()[1] == 0:
+    def __init__(self, messages: MessageReader) -> None:
+        self._messages = messages
+        if messages.watermarks()[1] == 0:
             raise NotReadyError(
-                "this topic holds no log yet", where=str(tail.address), fix="start its writer first"
+                "this topic holds no log yet",
+                where=str(messages.address),
+                fix="start its writer first",
             )
 
     def backlog_after(self, position: int) -> Backlog:
         """Return the backlog after a position, see `LogReader.backlog_after`."""
-        high, end = self._tail.watermarks()[1], self._tail.find_end().end or 0
-        requested, position = position, max(position, self._tail.start())
+        high, end = self._messages.watermarks()[1], self._messages.find_end().end or 0
+        requested_position, position = position, max(position, self._messages.start())
         if position >= end:
-            return Backlog(0, 0, rows_past_end=max(0, requested - end))
-        first_offset = self._tail.find(position)
+            return Backlog(0, 0, rows_past_end=max(0, requested_position - end))
+        first_offset = self._messages.find_offset(position)
         return Backlog(
             end - position, high - first_offset, self._read_receipts(first_offset, high, position)
         )
@@ -56,11 +58,11 @@ class LogBacklog:
         receipts: list[bytes] = []
         block_end, is_continued = 0, False
         for offset in range(first_offset, min(high, first_offset + 16 * BACKLOG_RECEIPTS)):
-            part = self._tail.read_part(offset)
-            if part is None or part.at != offset:
+            part = self._messages.read_part(offset)
+            if part is None or part.expected_offset != offset:
                 continue
             if part.index == 0:
-                block_end, is_continued = part.base, False
+                block_end, is_continued = part.run_start, False
             if not is_continued and part.rows:
                 block_end += part.rows
                 if block_end > position:

@@ -35,13 +35,13 @@ from tailorbird.stream.kafka.cluster import (
     translate_errors,
 )
 from tailorbird.stream.kafka.reader import KafkaReader
-from tailorbird.stream.kafka.tail import consumer_of
+from tailorbird.stream.kafka.tail import create_consumer
 from tailorbird.stream.kafka.writer import KafkaWriter
 from tailorbird.stream.protocol import Block
 
 _POLL_S = 0.05
 _TOPIC_SOURCE = 1  # source of a setting of the topic itself
-_KIND = "erased"
+_ERASURE_KIND = "erased"
 
 
 class TopicSpec(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class Erasure(msgspec.Struct, frozen=True):
     """
 
     number: int
-    stop: bytes
+    suppression_list: bytes = msgspec.field(name="stop")
     key: bytes
 
 
@@ -79,24 +79,26 @@ def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
         topic = admin.list_topics(timeout=cluster.timeout_s).topics[name]
         resource = ConfigResource("topic", name)
         try:
-            entries = admin.describe_configs([resource], request_timeout=cluster.timeout_s)[
+            config_entries = admin.describe_configs([resource], request_timeout=cluster.timeout_s)[
                 resource
             ].result(cluster.timeout_s)
         except (KafkaException, TimeoutError):
-            entries = {}  # the broker does not tell, or not this user
-    own_topics = {
+            config_entries = {}  # the broker does not tell, or not this user
+    own_settings = {
         key: entry.value
-        for key, entry in entries.items()
+        for key, entry in config_entries.items()
         if entry.value is not None and entry.source == _TOPIC_SOURCE
     }
-    copies = max(
+    replication = max(
         1,
         min(
             (len(partition.replicas) for partition in topic.partitions.values()),
             default=cluster.replication,
         ),
     )
-    return TopicSpec(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own_topics})
+    return TopicSpec(
+        logs[0].topic, tuple(ends), replication, {**topic_settings(replication), **own_settings}
+    )
 
 
 def reset_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
@@ -107,7 +109,7 @@ def reset_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
     Raises:
         StorageError: the broker does not delete topics, or cannot be reached.
     """
-    if _is_there(logs[0]) and not _is_empty(logs, spec):
+    if _topic_exists(logs[0]) and not _was_reset(logs, spec):
         delete_topic(logs[0].cluster, logs[0].name)
     create_topic(logs, spec)
 
@@ -115,7 +117,7 @@ def reset_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
 def create_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
     """Create a deleted topic and begin its empty partitions; existing rows stay."""
     cluster, name = logs[0].cluster, logs[0].name
-    if not _is_there(logs[0]):
+    if not _topic_exists(logs[0]):
         topic = NewTopic(
             name,
             num_partitions=len(logs),
@@ -133,14 +135,14 @@ def create_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
 
 def erasure_log(cluster: Cluster) -> KafkaLog:
     """Return the log of the erasures."""
-    return KafkaLog(cluster, _KIND, _KIND)
+    return KafkaLog(cluster, _ERASURE_KIND, _ERASURE_KIND)
 
 
-def record_erasure(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
+def record_erasure(cluster: Cluster, suppression_list: bytes, key: bytes) -> Erasure:
     """Append an erasure to the log of erasures."""
     with KafkaWriter(erasure_log(cluster), first_position=1) as writer:
-        erasure = Erasure(writer.end(), stop, key)
-        writer.append([Block(_KIND, 1, msgspec.msgpack.encode(erasure))])
+        erasure = Erasure(writer.end(), suppression_list, key)
+        writer.append([Block(_ERASURE_KIND, 1, msgspec.msgpack.encode(erasure))])
     return erasure
 
 
@@ -150,7 +152,7 @@ def last_erasure(cluster: Cluster) -> Erasure | None:
     with translate_errors(cluster, admin):
         topics = admin.list_topics(timeout=cluster.timeout_s).topics
     log = erasure_log(cluster)
-    if cluster.marker in topics:
+    if cluster.marker_topic in topics:
         raise NotReadyError(
             "people are being erased, or their erasure was cut short",
             where=str(cluster),
@@ -184,7 +186,7 @@ def list_topics(cluster: Cluster) -> dict[str, int]:
     }
 
 
-def log_end(log: KafkaLog, existing_topics: Collection[str]) -> int:
+def read_log_end(log: KafkaLog, existing_topics: Collection[str]) -> int:
     """Return the end of a log; 0 if its topic is not in `existing_topics`, or empty."""
     if log.name not in existing_topics:
         return 0
@@ -200,7 +202,7 @@ def read_messages(
 ) -> Generator[tuple[int, dict[str, bytes], bytes], None, None]:
     """Yield offset, headers with the key, and value of every message of a partition."""
     log = KafkaLog(cluster, name.removeprefix(f"{cluster.prefix}."), "")
-    consumer = consumer_of(log)
+    consumer = create_consumer(log)
     topic_partition = TopicPartition(name, partition)
     try:
         with translate_errors(cluster, consumer):
@@ -231,11 +233,11 @@ def read_messages(
         consumer.close()
 
 
-def _is_there(log: KafkaLog) -> bool:
+def _topic_exists(log: KafkaLog) -> bool:
     return log.name in list_topics(log.cluster)
 
 
-def _is_empty(logs: list[KafkaLog], spec: TopicSpec) -> bool:
+def _was_reset(logs: list[KafkaLog], spec: TopicSpec) -> bool:
     """Return whether no partition has a row from before its reset."""
     for log, end in zip(logs, spec.ends, strict=True):
         try:

@@ -19,18 +19,18 @@ from tailorbird.file_lock import FileLock
 from tailorbird.stream.kafka.client import Producer
 from tailorbird.stream.kafka.cluster import KafkaTopic, ensure_topic, translate_errors
 from tailorbird.stream.kafka.frames import OPENED_KIND, MessagePart, split_run
-from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
-from tailorbird.stream.kafka.tail import Tail
+from tailorbird.stream.kafka.pruning import RecordDeleter, RecordDeletionThread
+from tailorbird.stream.kafka.tail import MessageReader
 from tailorbird.stream.protocol import Block
 
-_ATTEMPTS = 5
+_ATTEMPTS_MAX = 5
 
 
 class KafkaWriter:
     """The one writer of a log in a topic.
 
     Args:
-        first: position of the first row of a new log.
+        first_position: position of the first row of a new log.
         expected_end: highest position that a reader has read, see `stream.locked`.
     Raises:
         LockedError: another writer of this machine has it.
@@ -48,19 +48,18 @@ class KafkaWriter:
         self._failure = ""
         self._is_fenced = False
         self._pending_blocks: list[Block] | None = None
-        self._deleter = DeletingThread(address)
+        self._deleter = RecordDeletionThread(address)
         self._lock = None if address.folder is None else FileLock(address.folder / address.stem)
-        self._tail: Tail | None = None
+        self._message_reader: MessageReader | None = None
         self._producer: Any = None
         try:
             self._bytes_max = ensure_topic(address)
-            self._tail = Tail(address)
+            self._message_reader = MessageReader(address)
             self._producer = address.cluster.client(Producer, self._producer_conf())
-            with translate_errors(
-                address, self._producer
-            ):  # else the first message waits a second for metadata
+            with translate_errors(address, self._producer):
+                # Otherwise the first message waits a second for metadata.
                 self._producer.list_topics(address.name, timeout=self._timeout_s)
-            self._begin(first_position, expected_end)
+            self._write_opening_message(first_position, expected_end)
         except BaseException:
             self.close()
             raise
@@ -79,12 +78,12 @@ class KafkaWriter:
             compression_type="none",  # routed blocks are compressed already
         )
 
-    def _begin(self, first_position: int, expected_end: int) -> None:
+    def _write_opening_message(self, first_position: int, expected_end: int) -> None:
         """Write the opening message, which fences messages of other writers in flight."""
-        assert self._tail is not None
-        process_name = f"process {os.getpid()} of {socket.gethostname()}".encode()
-        for _ in range(_ATTEMPTS):
-            log_end = self._tail.find_end()
+        assert self._message_reader is not None
+        process_name = f"process {os.getpid()} of {socket.gethostname()}"
+        for _ in range(_ATTEMPTS_MAX):
+            log_end = self._message_reader.find_end()
             end = first_position if log_end.end is None else log_end.end
             if end < expected_end:
                 raise DamageError(
@@ -97,7 +96,17 @@ class KafkaWriter:
                     'for good"',
                 )
             opening_part = MessagePart(
-                log_end.offset, end, 0, 1, False, 0, self._name, OPENED_KIND, 0, process_name, b""
+                expected_offset=log_end.offset,
+                run_start=end,
+                index=0,
+                run_length=1,
+                is_continued=False,
+                run_rows=0,
+                writer=self._name,
+                kind=OPENED_KIND,
+                rows=0,
+                receipt=process_name.encode(),
+                payload=b"",
             )
             offsets = self._send([opening_part])
             if self._is_in_place([opening_part], offsets):
@@ -113,26 +122,26 @@ class KafkaWriter:
     def transaction(self) -> Iterator[None]:
         """Send all appends as one run when the block ends."""
         self._check_usable()
-        before = self._end
+        previous_end = self._end
         self._pending_blocks = []
         try:
             yield
         except BaseException:
-            self._end = before
+            self._end = previous_end
             self._pending_blocks = None
             raise
         blocks, self._pending_blocks = self._pending_blocks, None
-        self._end = before
+        self._end = previous_end
         self._commit(blocks)
 
     def append(self, blocks: Iterable[Block]) -> int:
         """Append blocks, see `LogWriter.append`; within `transaction()` they are sent with it."""
         if self._pending_blocks is None:
             with self.transaction():
-                return self._buffer(blocks)
-        return self._buffer(blocks)
+                return self._buffer_blocks(blocks)
+        return self._buffer_blocks(blocks)
 
-    def _buffer(self, blocks: Iterable[Block]) -> int:
+    def _buffer_blocks(self, blocks: Iterable[Block]) -> int:
         faults.at("stream.before_append")
         assert self._pending_blocks is not None
         start = self._end
@@ -172,11 +181,11 @@ class KafkaWriter:
 
     def _send_run(self, blocks: Sequence[Block]) -> int:
         """Send a run until it is in place, and return the offset of its last message."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS_MAX):
             run = split_run(
                 blocks,
-                at=self._next_offset,
-                base=self._end,
+                expected_offset=self._next_offset,
+                run_start=self._end,
                 writer=self._name,
                 bytes_max=self._bytes_max,
             )
@@ -196,16 +205,14 @@ class KafkaWriter:
         Raises:
             LockedError: another writer's messages count.
         """
-        assert self._tail is not None
-        _, high = self._tail.watermarks()
-        if (
-            high < self._next_offset
-        ):  # the topic was deleted and created again, see `stream.kafka.topic_reset`
+        assert self._message_reader is not None
+        _, high = self._message_reader.watermarks()
+        if high < self._next_offset:  # the topic was reset, see `stream.kafka.topic_reset`
             self._is_fenced = True
             raise self._fenced_error()
         for offset in range(self._next_offset, high):
-            part = self._tail.read_part(offset)
-            if part is not None and part.at == offset and part.writer != self._name:
+            part = self._message_reader.read_part(offset)
+            if part is not None and part.expected_offset == offset and part.writer != self._name:
                 self._is_fenced = True
                 raise self._fenced_error()
         self._next_offset = high
@@ -215,16 +222,20 @@ class KafkaWriter:
 
         A broker that stored a message twice, after a retry, reports the second offset.
         """
-        assert self._tail is not None
+        assert self._message_reader is not None
         for part, offset in zip(run, offsets, strict=True):
-            if offset == part.at:
+            if offset == part.expected_offset:
                 continue
-            stored = self._tail.read_part(part.at) if offset > part.at else None
-            if stored is None or (stored.at, stored.writer, stored.index) != (
-                part.at,
-                self._name,
-                part.index,
-            ):
+            stored_part = (
+                self._message_reader.read_part(part.expected_offset)
+                if offset > part.expected_offset
+                else None
+            )
+            if stored_part is None or (
+                stored_part.expected_offset,
+                stored_part.writer,
+                stored_part.index,
+            ) != (part.expected_offset, self._name, part.index):
                 return False
         return True
 
@@ -237,7 +248,7 @@ class KafkaWriter:
         offsets: dict[int, int] = {}
         failures: list[Any] = []
 
-        def report(error: Any, message: Any, index: int) -> None:
+        def record_delivery(error: Any, message: Any, index: int) -> None:
             if error is not None:
                 failures.append(error)
             else:
@@ -246,14 +257,16 @@ class KafkaWriter:
         deadline = time.monotonic() + self._timeout_s + 1
         for index, part in enumerate(run):
             self._produce(
-                part, lambda error, message, index=index: report(error, message, index), deadline
+                part,
+                lambda error, message, index=index: record_delivery(error, message, index),
+                deadline,
             )
         while len(offsets) + len(failures) < len(run) and time.monotonic() < deadline:
             self._producer.poll(0.05)
         if len(offsets) == len(run):
             return [offsets[index] for index in range(len(run))]
         if self._is_stored(run, deadline):
-            return [part.at for part in run]
+            return [part.expected_offset for part in run]
         reason = (
             f"{failures[0].str()} ({failures[0].name()})"
             if failures
@@ -271,28 +284,29 @@ class KafkaWriter:
 
         Sending and checking share one deadline, so that a dead broker is not waited for twice.
         """
-        assert self._tail is not None
+        assert self._message_reader is not None
         try:
-            if self._tail.watermarks(deadline)[1] <= run[-1].at:
+            if self._message_reader.watermarks(deadline)[1] <= run[-1].expected_offset:
                 return False
-            stored = [self._tail.read_part(part.at) for part in run]
+            stored_parts = [self._message_reader.read_part(part.expected_offset) for part in run]
         except TailorbirdError:
             return False
         identities = [
-            None if part is None else (part.at, part.writer, part.index) for part in stored
+            None if part is None else (part.expected_offset, part.writer, part.index)
+            for part in stored_parts
         ]
-        return identities == [(part.at, self._name, part.index) for part in run]
+        return identities == [(part.expected_offset, self._name, part.index) for part in run]
 
-    def _produce(self, part: MessagePart, report: Any, deadline: float) -> None:
+    def _produce(self, part: MessagePart, on_delivery: Any, deadline: float) -> None:
         while True:
             try:
                 with translate_errors(self.address):
                     self._producer.produce(
                         self.address.name,
                         part.payload,
-                        partition=self.address.number,
+                        partition=self.address.partition_number,
                         headers=part.headers(),
-                        on_delivery=report,
+                        on_delivery=on_delivery,
                     )
                 return
             except BufferError:  # the client's queue is full: wait for reports until the deadline
@@ -318,20 +332,20 @@ class KafkaWriter:
         Returns 0 from a broker that cannot delete records, which is logged.
         """
         self._check_usable()
-        deleter = Deleter(self.address)
+        deleter = RecordDeleter(self.address)
         try:
             return deleter.delete(before)
         finally:
             deleter.close()
 
-    def prune_partitions(self, before: Sequence[int]) -> int:
+    def prune_partitions(self, before_positions: Sequence[int]) -> int:
         """Prune the one partition, see `prune_batch`."""
-        return self.prune_batch(before[0])
+        return self.prune_batch(before_positions[0])
 
     def prune_batch(self, before: int) -> int:
         """Request deletion before the run that holds row `before` from a thread, and return 0."""
         self._check_usable()
-        self._deleter.ask(before)
+        self._deleter.request_deletion(before)
         return 0
 
     def _fenced_error(self) -> LockedError:
@@ -343,11 +357,11 @@ class KafkaWriter:
 
     def _find_successor(self) -> str:
         """Return the writer that took over, according to the last messages."""
-        assert self._tail is not None
+        assert self._message_reader is not None
         try:
-            _, high = self._tail.watermarks()
+            _, high = self._message_reader.watermarks()
             for offset in range(self._next_offset, high):
-                part = self._tail.read_part(offset)
+                part = self._message_reader.read_part(offset)
                 if part is not None and part.kind == OPENED_KIND:
                     return part.receipt.decode(errors="replace")
         except TailorbirdError:
@@ -373,9 +387,9 @@ class KafkaWriter:
             self._producer.purge()
             self._producer.flush(0)
             self._producer = None
-        if self._tail is not None:
-            self._tail.close()
-            self._tail = None
+        if self._message_reader is not None:
+            self._message_reader.close()
+            self._message_reader = None
         if self._lock is not None:
             self._lock.release()
 

@@ -39,7 +39,7 @@ Ints = npt.NDArray[np.int64]
 
 CHECKED_REQUESTS = 12  # checked one by one
 # Share and count of repeats with the same lag that cannot be chance.
-REPEATED_SHARE_MAX = 0.01
+COMMON_LAG_SHARE_MIN = 0.01
 REPEATS_MIN = 20
 COARSE_SHARE_MIN = 0.1  # share of events at the same second of the hour: times are rounded
 
@@ -66,10 +66,10 @@ class Finding:
 
 
 def find_target_leakage(
-    names: Sequence[str], matrix: Matrix, label: npt.NDArray, head: str
+    column_names: Sequence[str], matrix: Matrix, labels: npt.NDArray, head: str
 ) -> list[Finding]:
     """Return columns that alone predict a target suspiciously well."""
-    leakage = find_leakage(names, matrix, label)
+    leakage = find_leakage(column_names, matrix, labels)
     findings = [Finding(LEAK, name, f"{why} for {head}") for name, why in leakage.leaks.items()]
     return findings + [
         Finding(LEAK, name, why) for name, why in leakage.describe_dominant(head).items()
@@ -88,71 +88,74 @@ def find_lookahead(
         data: rows of requests; a sample of the requests is checked.
     """
     events = training_data.events
-    ts, p = micros(events["ts"]), events["p"].to_numpy()
-    timeless = pc.fill_null(events["timeless"], False).to_numpy(zero_copy_only=False)
+    ts, log_position = micros(events["ts"]), events["p"].to_numpy()
+    is_timeless = pc.fill_null(events["timeless"], False).to_numpy(zero_copy_only=False)
     rng = np.random.default_rng(seed)
     sampled_requests = np.sort(
-        rng.choice(data.requests, min(data.requests, CHECKED_REQUESTS), replace=False)
+        rng.choice(data.request_count, min(data.request_count, CHECKED_REQUESTS), replace=False)
     )
-    changed_rows: dict[str, int] = {}
-    rows = 0
-    for index in sampled_requests:
-        request = data.take(np.array([index]))
-        is_visible = timeless | (
-            (ts < request.t[0]) & (p <= request.p[0].max())
+    changed_rows_by_column: dict[str, int] = {}
+    row_count = 0
+    for request_index in sampled_requests:
+        request_data = data.take(np.array([request_index]))
+        is_visible = is_timeless | (
+            (ts < request_data.t[0]) & (log_position <= request_data.log_position[0].max())
         )  # with several parts, the most advanced position counts
-        full, truncated = (
-            _compute_rows(request, features, known_events)
+        with_all_events, with_visible_events = (
+            _compute_features(request_data, features, known_events)
             for known_events in (events, events.filter(pa.array(is_visible)))
         )
-        rows += request.rows
-        for name, count in count_differences(full, truncated).items():
-            changed_rows[name] = changed_rows.get(name, 0) + count
+        row_count += request_data.row_count
+        for name, count in count_differences(with_all_events, with_visible_events).items():
+            changed_rows_by_column[name] = changed_rows_by_column.get(name, 0) + count
     findings = [
         Finding(
             LEAK,
             name,
-            f"of {rows:,} rows {count:,} have another value once what came, or came in, "
+            f"of {row_count:,} rows {count:,} have another value once what came, or came in, "
             "after the request is taken away",
         )
-        for name, count in changed_rows.items()
+        for name, count in changed_rows_by_column.items()
     ]
-    if timeless.any():
+    if is_timeless.any():
         sample = data.take(sampled_requests)
-        changed_without_profiles = count_differences(
-            _compute_rows(sample, features, events),
-            _compute_rows(sample, features, events.filter(pa.array(~timeless))),
+        changed_rows_without_profiles = count_differences(
+            _compute_features(sample, features, events),
+            _compute_features(sample, features, events.filter(pa.array(~is_timeless))),
         )
         why = (
             "have a value from a profile without a time, which is valid from the beginning: it "
             "must be one that was known all along"
         )
         findings += [
-            Finding(REVIEW, name, f"of {rows:,} rows {count:,} {why}")
-            for name, count in changed_without_profiles.items()
-            if name not in changed_rows
+            Finding(REVIEW, name, f"of {row_count:,} rows {count:,} {why}")
+            for name, count in changed_rows_without_profiles.items()
+            if name not in changed_rows_by_column
         ]
     return findings
 
 
-def _compute_rows(data: Dataset, features: FeatureSet, events: pa.Table) -> FeatureChunk:
-    return next(iterate_features(data, features, events, rows_max=max(1, data.rows)))
+def _compute_features(data: Dataset, features: FeatureSet, events: pa.Table) -> FeatureChunk:
+    return next(iterate_features(data, features, events, rows_max=max(1, data.row_count)))
 
 
 def count_differences(expected: FeatureChunk, actual: FeatureChunk) -> dict[str, int]:
     """Return column or sequence → rows that differ in any bit; missing values are equal."""
-    a, b = expected.rows, actual.rows
-    counts = count_changes(a.numeric_names, a.numeric, b.numeric)
-    counts |= count_changes(a.categorical_names, a.categorical, b.categorical)
-    lengths = np.diff(expected.part.offsets)
-    for name, sequence in expected.rows.sequences.items():
-        other_sequence = actual.rows.sequences[name]
-        changed = [
-            request
-            for request in range(len(lengths))
-            if sequence.of(request).lists() != other_sequence.of(request).lists()
+    expected_rows, actual_rows = expected.rows, actual.rows
+    counts = count_changes(expected_rows.numeric_names, expected_rows.numeric, actual_rows.numeric)
+    counts |= count_changes(
+        expected_rows.categorical_names, expected_rows.categorical, actual_rows.categorical
+    )
+    request_lengths = np.diff(expected.data.offsets)
+    for name, expected_sequence in expected.rows.sequences.items():
+        actual_sequence = actual.rows.sequences[name]
+        changed_requests = [
+            request_index
+            for request_index in range(len(request_lengths))
+            if expected_sequence.of(request_index).to_lists()
+            != actual_sequence.of(request_index).to_lists()
         ]
-        counts[f"sequence {name}"] = int(lengths[changed].sum())
+        counts[f"sequence {name}"] = int(request_lengths[changed_requests].sum())
     return {name: count for name, count in counts.items() if count}
 
 
@@ -161,19 +164,20 @@ def find_backdated_items(training_data: TrainingData) -> list[Finding]:
 
     Indexes of past moments then hold what may not have been known.
     """
-    items = training_data.items
+    items = training_data.item_profiles
     if "received_at" not in items.column_names or not items.num_rows:
         return []
-    timed = items.filter(pc.invert(pc.fill_null(items["timeless"], False)))
-    delay = micros(pc.coalesce(timed["received_at"], timed["valid_from"])) - micros(
-        timed["valid_from"]
+    timed_items = items.filter(pc.invert(pc.fill_null(items["timeless"], False)))
+    delay_us = micros(pc.coalesce(timed_items["received_at"], timed_items["valid_from"])) - micros(
+        timed_items["valid_from"]
     )
-    count = int(np.count_nonzero(delay > HOUR))
-    if not count:
+    late_count = int(np.count_nonzero(delay_us > HOUR))
+    if not late_count:
         return []
     summary = (
-        f"{count:,} of {timed.num_rows:,} profiles with a time came in over an hour after it, "
-        f"at most {delay.max() / DAY:,.1f} days"
+        f"{late_count:,} of {timed_items.num_rows:,} profiles with a time came in "
+        "over an hour after it, "
+        f"at most {delay_us.max() / DAY:,.1f} days"
     )
     why = (
         f"{summary}: columns of indexes know what they say from that time on, which must be "
@@ -191,7 +195,7 @@ def find_backdated_imports(lake: Lake, features: FeatureSet) -> list[Finding]:
 
 
 def find_repeated_events(
-    interactions_by_type: Mapping[str, Interactions], borders: Sequence[int]
+    interactions_by_type: Mapping[str, Interactions], split_borders: Sequence[int]
 ) -> list[Finding]:
     """Return a finding if the log repeats events, so that held-out events were trained on.
 
@@ -202,40 +206,37 @@ def find_repeated_events(
     Args:
         interactions_by_type: interactions by event type; a click and the view that it opened are no
             repeat.
-        borders: moments between training and holdout parts.
+        split_borders: moments between training and holdout parts.
     """
-    repeats = [_repeat_lags(interaction) for interaction in interactions_by_type.values()]
-    lag, event_rows = (
-        np.concatenate([np.zeros(0, np.int64), *(repeat[index] for repeat in repeats)])
-        for index in (0, 1)
-    )
-    is_coarse = _is_coarse_time(
-        lag,
-        event_rows,
-        np.concatenate(
-            [
-                np.zeros(0, np.int64),
-                *(interaction.ts for interaction in interactions_by_type.values()),
-            ]
-        ),
-    )
-    lag, event_rows = lag[~is_coarse], event_rows[~is_coarse]
-    if not len(lag):
+    empty = np.zeros(0, np.int64)
+    all_ts = [empty, *(interactions.ts for interactions in interactions_by_type.values())]
+    repeats = [(empty, empty), *map(_measure_repeats, interactions_by_type.values())]
+    lags, repeat_ts = map(np.concatenate, zip(*repeats, strict=True))
+    is_coarse = _mark_coarse_lags(lags, repeat_ts, np.concatenate(all_ts))
+    lags, repeat_ts = lags[~is_coarse], repeat_ts[~is_coarse]
+    if not len(lags):
         return []
-    values, counts = np.unique(lag, return_counts=True)
-    most_frequent = int(np.argmax(counts))
-    count, after = int(counts[most_frequent]), int(values[most_frequent])
-    if count < REPEATS_MIN or count < REPEATED_SHARE_MAX * len(lag):
+    distinct_lags, lag_counts = np.unique(lags, return_counts=True)
+    most_common_index = int(np.argmax(lag_counts))
+    common_lag_count, common_lag = (
+        int(lag_counts[most_common_index]),
+        int(distinct_lags[most_common_index]),
+    )
+    if common_lag_count < REPEATS_MIN or common_lag_count < COMMON_LAG_SHARE_MIN * len(lags):
         return []
-    earlier = event_rows[lag == after] - after
+    earlier_ts = repeat_ts[lags == common_lag] - common_lag
     crossing_count = sum(
-        int(np.count_nonzero((earlier < border) & (earlier + after >= border)))
-        for border in borders
+        int(np.count_nonzero((earlier_ts < border) & (earlier_ts + common_lag >= border)))
+        for border in split_borders
     )
-    when = "at the very same time" if after == 0 else f"exactly {after / SECOND:,.6g} s later"
+    lag_text = (
+        "at the very same time"
+        if common_lag == 0
+        else f"exactly {common_lag / SECOND:,.6g} s later"
+    )
     summary = (
-        f"{count:,} times somebody did the same with the same item {when}: "
-        f"{count / len(lag):.1%} of all that was done again"
+        f"{common_lag_count:,} times somebody did the same with the same item {lag_text}: "
+        f"{common_lag_count / len(lags):.1%} of all that was done again"
     )
     border_note = (
         f"; {crossing_count:,} of them lie on both sides of a border between what is learned from "
@@ -246,22 +247,32 @@ def find_repeated_events(
     return [Finding(LEAK if crossing_count else REVIEW, "the log", summary + border_note)]
 
 
-def _repeat_lags(interactions: Interactions) -> tuple[Ints, Ints]:
+def _measure_repeats(interactions: Interactions) -> tuple[Ints, Ints]:
     """Return the lag and time of each repeat of a person's action on an item."""
-    rows = np.flatnonzero((interactions.person >= 0) & (interactions.item >= 0))
-    order = rows[
-        np.lexsort((interactions.ts[rows], interactions.item[rows], interactions.person[rows]))
+    known_rows = np.flatnonzero((interactions.person >= 0) & (interactions.item >= 0))
+    sorted_rows = known_rows[
+        np.lexsort(
+            (
+                interactions.ts[known_rows],
+                interactions.item[known_rows],
+                interactions.person[known_rows],
+            )
+        )
     ]
-    person, item, ts = interactions.person[order], interactions.item[order], interactions.ts[order]
+    person, item, ts = (
+        interactions.person[sorted_rows],
+        interactions.item[sorted_rows],
+        interactions.ts[sorted_rows],
+    )
     is_repeat = (person[1:] == person[:-1]) & (item[1:] == item[:-1])
     return (ts[1:] - ts[:-1])[is_repeat], ts[1:][is_repeat]
 
 
-def _is_coarse_time(lag: Ints, event_rows: Ints, ts: Ints) -> npt.NDArray[np.bool_]:
+def _mark_coarse_lags(lags: Ints, repeat_ts: Ints, ts: Ints) -> npt.NDArray[np.bool_]:
     """Return which repeats are whole hours apart because times are rounded."""
-    offsets_in_hour, counts = np.unique(ts % HOUR, return_counts=True)
-    return (lag % HOUR == 0) & np.isin(
-        event_rows % HOUR, offsets_in_hour[counts >= COARSE_SHARE_MIN * len(ts)]
+    offsets_in_hour, offset_counts = np.unique(ts % HOUR, return_counts=True)
+    return (lags % HOUR == 0) & np.isin(
+        repeat_ts % HOUR, offsets_in_hour[offset_counts >= COARSE_SHARE_MIN * len(ts)]
     )
 
 

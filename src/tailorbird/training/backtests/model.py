@@ -8,9 +8,9 @@ own (`training.fit.architecture`).
 from dataclasses import asdict, replace
 from typing import Any
 
-from tailorbird.models.deep.fitting import DEEP, Net
+from tailorbird.models.deep.fitting import NETS, NetModel
 from tailorbird.models.deep.parameters import resolve_parameters
-from tailorbird.ranking.own_models import default_settings, find_family
+from tailorbird.ranking.own_models import default_settings, find_estimator_class
 from tailorbird.training.fit.architecture import auto_net_architecture, ndcg_gain
 from tailorbird.training.fit.net import check_convergence
 from tailorbird.training.settings import AUTO, TrainSettings
@@ -18,7 +18,7 @@ from tailorbird.training.tuning.architectures import (
     CalibratedModel,
     FitRequest,
     fit_split,
-    net_settings,
+    merge_net_settings,
 )
 from tailorbird.training.tuning.splits import Split
 
@@ -36,41 +36,57 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
     Raises:
         DivergenceError: a weight of a net is not finite.
     """
-    name = request.train.architecture
-    challengers = list(request.train.challengers) if name in (TREES, AUTO) else []
-    if name == AUTO and split.layout is not None:  # None where torch is not installed
-        challengers.insert(0, auto_net_architecture(split.objective))
-    if not challengers:
-        return _fit_architecture(TREES if name == AUTO else name, split, request)
-    winner = trees = _fit_architecture(TREES, split, request)
-    validation, best_gain = split.validation, 0.0
-    gain_of_rows = validation.gain(split.objective)
-    for challenger in challengers:
-        model = _fit_architecture(challenger, split, request)
-        validation_values = model.value(split.served), trees.value(split.served)
-        gain = ndcg_gain(*validation_values, gain_of_rows, validation.offsets, validation.person)
-        if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
-            winner, best_gain = model, gain.value
-    return winner
-
-
-def _fit_architecture(name: str, split: Split, request: FitRequest) -> CalibratedModel:
-    uses_requested_settings = name == request.train.architecture or name in DEEP
-    fitted = fit_split(
-        name,
-        split,
-        request if uses_requested_settings and name != TREES else replace(request, settings={}),
+    architecture = request.train_settings.architecture
+    challenger_names = (
+        list(request.train_settings.challengers) if architecture in (TREES, AUTO) else []
     )
-    if isinstance(fitted.model, Net):
-        check_convergence(fitted.model.deep)
-    return fitted
+    if architecture == AUTO and split.layout is not None:  # None where torch is not installed
+        challenger_names.insert(0, auto_net_architecture(split.objective))
+    if not challenger_names:
+        return _fit_architecture(TREES if architecture == AUTO else architecture, split, request)
+    best_model = tree_model = _fit_architecture(TREES, split, request)
+    validation, best_gain = split.validation, 0.0
+    row_gains = validation.row_gains(split.objective)
+    for challenger_name in challenger_names:
+        challenger = _fit_architecture(challenger_name, split, request)
+        validation_scores = (
+            challenger.predict_values(split.served_matrix),
+            tree_model.predict_values(split.served_matrix),
+        )
+        gain = ndcg_gain(*validation_scores, row_gains, validation.offsets, validation.person)
+        if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
+            best_model, best_gain = challenger, gain.value
+    return best_model
 
 
-def resolved_settings(name: str, request: FitRequest) -> dict[str, Any]:
+def _fit_architecture(architecture: str, split: Split, request: FitRequest) -> CalibratedModel:
+    uses_requested_settings = (
+        architecture == request.train_settings.architecture or architecture in NETS
+    )
+    model = fit_split(
+        architecture,
+        split,
+        request
+        if uses_requested_settings and architecture != TREES
+        else replace(request, settings={}),
+    )
+    if isinstance(model.model, NetModel):
+        check_convergence(model.model.deep)
+    return model
+
+
+def resolve_settings(architecture: str, request: FitRequest) -> dict[str, Any]:
     """Return all settings of a fit of an architecture, as JSON."""
-    if name == TREES:
-        return asdict(request.train.gbdt)
-    if name in DEEP:
-        return asdict(resolve_parameters(name, net_settings(request)))
-    defaults = {"penalty": 1.0} if name == "logistic" else default_settings(find_family(name))
-    return {**defaults, **(request.settings if name == request.train.architecture else {})}
+    if architecture == TREES:
+        return asdict(request.train_settings.gbdt)
+    if architecture in NETS:
+        return asdict(resolve_parameters(architecture, merge_net_settings(request)))
+    defaults = (
+        {"penalty": 1.0}
+        if architecture == "logistic"
+        else default_settings(find_estimator_class(architecture))
+    )
+    return {
+        **defaults,
+        **(request.settings if architecture == request.train_settings.architecture else {}),
+    }

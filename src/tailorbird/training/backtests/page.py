@@ -19,9 +19,15 @@ _LOSS_COLOUR = "#b3541e"
 def write_validation(folder: Path, report: ValidationReport) -> Path:
     """Write `validation-SLOT.html` and its JSON, and return the page's path."""
     page = folder / f"validation-{report.slot}.html"
-    figures = report.evaluation.figures
-    shown = [MODEL_NAME, *(test.competitor for test in report.tests if test.kind == "baseline")]
-    charts = [_plot_gains(report.tests), *([_plot_curve(report)] if report.curve else [])]
+    figures = report.evaluation.intervals
+    shown_models = [
+        MODEL_NAME,
+        *(test.competitor for test in report.tests if test.kind == "baseline"),
+    ]
+    charts = [
+        _plot_gains(report.tests),
+        *([_plot_learning_curve(report)] if report.learning_curve else []),
+    ]
     write_page(
         page,
         "validation",
@@ -29,7 +35,7 @@ def write_validation(folder: Path, report: ValidationReport) -> Path:
         report=report,
         model=MODEL_NAME,
         primary=PRIMARY_METRIC,
-        ranked=sorted(shown, key=lambda name: -figures[name][PRIMARY_METRIC].value),
+        ranked=sorted(shown_models, key=lambda name: -figures[name][PRIMARY_METRIC].value),
         best=best_baseline(report),
         charts=[to_svg(chart) for chart in charts],
         facts=[
@@ -67,16 +73,18 @@ def _plot_gains(tests: Sequence[ComparisonTest]) -> Figure:
     return clean_axes(figure)
 
 
-def _plot_curve(report: ValidationReport) -> Figure:
+def _plot_learning_curve(report: ValidationReport) -> Figure:
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axes = figure.subplots()
-    shares = list(report.curve)
-    values = [report.curve[share] for share in shares]
-    spread = np.array([[value.value - value.low, value.high - value.value] for value in values]).T
+    shares = list(report.learning_curve)
+    intervals = [report.learning_curve[share] for share in shares]
+    error_lengths = np.array(
+        [[interval.value - interval.low, interval.high - interval.value] for interval in intervals]
+    ).T
     axes.errorbar(
         shares,
-        [value.value for value in values],
-        np.maximum(spread, 0),
+        [interval.value for interval in intervals],
+        np.maximum(error_lengths, 0),
         fmt="o-",
         color=HIGHLIGHT_COLOUR,
         markersize=4,
@@ -96,6 +104,6 @@ def best_baseline(report: ValidationReport) -> str:
     baselines = [test.competitor for test in report.tests if test.kind == "baseline"]
     return max(
         baselines,
-        key=lambda name: report.evaluation.figures[name][PRIMARY_METRIC].value,
+        key=lambda name: report.evaluation.intervals[name][PRIMARY_METRIC].value,
         default="",
     )

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.stats import norm
 
-from tailorbird.experiments.analysis.multiple import holm
+from tailorbird.experiments.analysis.multiple import adjust_holm
 from tailorbird.platform.frames import Frame, figures_frame, plot_figures
 from tailorbird.training.backtests.leaks import LEAK, Finding
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
@@ -39,17 +39,17 @@ class ComparisonTest:
         return "ahead" if self.gain.value > 0 else "behind"
 
     def to_dict(self) -> dict[str, Any]:
-        chances = {"p": _round_or_none(self.p), "p_holm": _round_or_none(self.p_adjusted)}
+        p_values = {"p": _round_or_none(self.p), "p_holm": _round_or_none(self.p_adjusted)}
         return {
             "other": self.competitor,
             "kind": self.kind,
             **flatten_intervals({"gain": self.gain}),
-            **chances,
+            **p_values,
             "verdict": self.verdict,
         }
 
 
-def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[ComparisonTest]:
+def holm_adjust(comparisons: Sequence[tuple[str, str, Interval]]) -> list[ComparisonTest]:
     """Return paired tests with p-values adjusted by Holm's method.
 
     The family-wise error rate is 5 % at p < 0.05.
@@ -57,41 +57,53 @@ def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[Compariso
     Source: Holm, Scand. J. Statist. 6 (1979).
     """
     p_values = []
-    for _, _, gain in compared:
-        error = (gain.high - gain.low) / (2 * 1.96)
+    for _, _, gain in comparisons:
+        standard_error = (gain.high - gain.low) / (2 * 1.96)
         p_without_error = 1.0 if gain.value == 0 else 0.0
-        p = float(2 * norm.sf(abs(gain.value) / error)) if error > 0 else p_without_error
+        p = (
+            float(2 * norm.sf(abs(gain.value) / standard_error))
+            if standard_error > 0
+            else p_without_error
+        )
         p_values.append(p if gain.has_bounds else float("nan"))
     p_adjusted_values = np.array(p_values, np.float64)
     is_known = np.isfinite(p_adjusted_values)
-    p_adjusted_values[is_known] = holm(p_adjusted_values[is_known])
-    rows = zip(compared, p_values, p_adjusted_values.tolist(), strict=True)
+    p_adjusted_values[is_known] = adjust_holm(p_adjusted_values[is_known])
+    adjusted_comparisons = zip(comparisons, p_values, p_adjusted_values.tolist(), strict=True)
     return [
         ComparisonTest(name, kind, gain, p, p_adjusted)
-        for (name, kind, gain), p, p_adjusted in rows
+        for (name, kind, gain), p, p_adjusted in adjusted_comparisons
     ]
+
+
+class PartFigures(NamedTuple):
+    """One metric on the three parts of a split."""
+
+    train: float
+    validation: float
+    holdout: float
 
 
 @dataclass(frozen=True)
 class OverfitGap:
-    """AUC and log loss of one head on the training, validation and holdout parts, weighted."""
+    """Weighted AUC and log loss of one head on the parts of a split."""
 
     origin: str
     head: str
-    auc: tuple[float, float, float]
-    log_loss: tuple[float, float, float]
+    auc: PartFigures
+    log_loss: PartFigures
 
     @property
     def overfit(self) -> float:
-        return self.auc[0] - self.auc[2]
+        return self.auc.train - self.auc.holdout
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("train", "validation", "test")
+        part_names = ("train", "validation", "test")
         figures = {"auc": self.auc, "log_loss": self.log_loss}
         values_by_name = {
-            f"{figure}_{name}": _round_or_none(value)
-            for figure, values in figures.items()
-            for name, value in zip(names, values, strict=True)
+            f"{metric}_{part}": _round_or_none(value)
+            for metric, values in figures.items()
+            for part, value in zip(part_names, values, strict=True)
         }
         return {"origin": self.origin, "head": self.head, **values_by_name}
 
@@ -104,7 +116,7 @@ class ValidationReport:
         evaluation: over all origins; sliced by origin, new and known users, devices, long tail
             and new items.
         tests: against baselines and other ways of training.
-        curve: share of the training requests → NDCG@10; 1 is the model.
+        learning_curve: share of the training requests → NDCG@10; 1 is the model.
         findings: suspected leaks, and overfitted heads.
         substitution: note that another architecture was requested than the slot is tuned to, or "".
     """
@@ -112,8 +124,8 @@ class ValidationReport:
     slot: str
     evaluation: Evaluation
     tests: tuple[ComparisonTest, ...]
-    gaps: tuple[OverfitGap, ...]
-    curve: Mapping[float, Interval]
+    overfit_gaps: tuple[OverfitGap, ...]
+    learning_curve: Mapping[float, Interval]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     about: dict[str, Any]
@@ -131,10 +143,13 @@ class ValidationReport:
         return tuple(finding for finding in self.findings if finding.severity == LEAK)
 
     @property
-    def _header(self) -> str:
-        leaks = f"{len(self.leaks)} leaks" if self.leaks else "no leak"
-        cuts, requests = len(self.about["splits"]), self.evaluation.requests
-        return f"slot {self.slot}: {cuts} past cuts, {requests:,} requests, {leaks} found"
+    def _summary_line(self) -> str:
+        leak_text = f"{len(self.leaks)} leaks" if self.leaks else "no leak"
+        origin_count, request_count = len(self.about["splits"]), self.evaluation.request_count
+        return (
+            f"slot {self.slot}: {origin_count} past cuts, {request_count:,} requests, "
+            f"{leak_text} found"
+        )
 
     def to_frame(self) -> Frame:
         """Return the figures over all cuts, the best model first."""
@@ -145,21 +160,21 @@ class ValidationReport:
         return plot_figures(self.evaluation.to_dict()["results"], metric)
 
     def __repr__(self) -> str:
-        return f"{self._header}\n{self.to_frame()!r}"
+        return f"{self._summary_line}\n{self.to_frame()!r}"
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(self._header)
+        return self.to_frame().to_html(self._summary_line)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
-        curve = [
-            {"share": share, **flatten_intervals({PRIMARY_METRIC: figure})}
-            for share, figure in self.curve.items()
+        learning_curve = [
+            {"share": share, **flatten_intervals({PRIMARY_METRIC: interval})}
+            for share, interval in self.learning_curve.items()
         ]
         tables = {
             "tests": [test.to_dict() for test in self.tests],
-            "gaps": [gap.to_dict() for gap in self.gaps],
-            "learning_curve": curve,
+            "gaps": [gap.to_dict() for gap in self.overfit_gaps],
+            "learning_curve": learning_curve,
         }
         details = {
             "findings": [finding.to_dict() for finding in self.findings],

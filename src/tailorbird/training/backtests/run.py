@@ -33,9 +33,14 @@ from tailorbird.training.backtests.model import (
     TREES,
     build_fit_request,
     fit_model,
-    resolved_settings,
+    resolve_settings,
 )
-from tailorbird.training.backtests.report import OverfitGap, ValidationReport, holm_adjust
+from tailorbird.training.backtests.report import (
+    OverfitGap,
+    PartFigures,
+    ValidationReport,
+    holm_adjust,
+)
 from tailorbird.training.backtests.variants import Variant, build_variants
 from tailorbird.training.dataset.completion import EvaluationRows
 from tailorbird.training.evaluation import metrics
@@ -107,65 +112,76 @@ def validate(
         NotReadyError: there is too little data to evaluate each origin.
         UsageError: the architecture is unknown, not installed, or it diverged.
     """
-    train = settings.train.resolve_quick()
-    nets = allows_net(train)
-    segmented = segment_requests(
-        features, slot, Lake(lake), clock.now(), settings.splits, train, progress, include_test=True
-    )
-    splits = encode_splits(
-        segmented,
+    train_settings = settings.train.with_quick_applied()
+    allows_nets = allows_net(train_settings)
+    segmented_requests = segment_requests(
         features,
         slot,
-        train,
+        Lake(lake),
+        clock.now(),
+        settings.splits,
+        train_settings,
+        progress,
+        include_test=True,
+    )
+    splits = encode_splits(
+        segmented_requests,
+        features,
+        slot,
+        train_settings,
         judged_max=settings.judged,
         progress=progress,
         uniform_holdout=True,
-        for_nets=nets,
+        for_nets=allows_nets,
     )
     progress("leaks", 0, 1)
     findings = [
-        *_find_leaks(splits, segmented, features, settings.seed),
+        *_find_leaks(splits, segmented_requests, features, settings.seed),
         *find_backdated_imports(Lake(lake), features),
         *findings_from_ranking(signals or {}),
     ]
     progress("leaks", 1, 1)
-    variants = _build_variants(splits[-1][0], features, settings, signals or {})
-    request = build_fit_request(train, settings.seed)
-    models, scores, skipped_variants = _fit_origins_and_variants(
+    newest_split, _ = splits[-1]
+    variants = _build_variants(newest_split, features, settings, signals or {})
+    request = build_fit_request(train_settings, settings.seed)
+    models, scores_by_origin, skipped_variants = _fit_origins_and_variants(
         splits, variants, request, progress
     )
-    evaluation, gaps = _evaluate_origins(
-        segmented, splits, models, scores, slot.objective, settings.seed
+    evaluation, overfit_gaps = _evaluate_origins(
+        segmented_requests, splits, models, scores_by_origin, slot.objective, settings.seed
     )
-    kinds = {variant.name: variant.kind for variant in variants}
+    kind_by_variant = {variant.name: variant.kind for variant in variants}
     tests = holm_adjust(
-        [(name, kinds.get(name, "baseline"), gain) for name, gain in evaluation.differences.items()]
+        [
+            (name, kind_by_variant.get(name, "baseline"), gain)
+            for name, gain in evaluation.differences.items()
+        ]
     )
-    fitted = [model.model.architecture for model in models]
-    findings += _find_overfit(gaps, nets=fitted[-1] != TREES)
-    substitution = _describe_substitution(train.architecture, settings.tuned_to)
+    fitted_names = [model.model.architecture for model in models]
+    findings += _find_overfit(overfit_gaps, is_net=fitted_names[-1] != TREES)
+    substitution = _describe_substitution(train_settings.architecture, settings.tuned_to)
     notes = [
-        segmented.training_data.source_note,
-        *_describe_auto_choice(train.architecture, fitted, nets=nets),
+        segmented_requests.training_data.source_note,
+        *_describe_auto_choice(train_settings.architecture, fitted_names, allows_nets=allows_nets),
         *skipped_variants,
     ]
-    about = describe_splits(segmented, [split for split, _ in splits])
+    about = describe_splits(segmented_requests, [split for split, _ in splits])
     about["splits"] = [
         {**split_summary, "architecture": name}
-        for split_summary, name in zip(about["splits"], fitted, strict=True)
+        for split_summary, name in zip(about["splits"], fitted_names, strict=True)
     ]
     about |= {
         "seed": settings.seed,
-        "tuned": "; ".join(note for note in (train.tuned, substitution) if note) or "no",
-        "architecture": train.architecture,
-        "settings": {name: resolved_settings(name, request) for name in dict.fromkeys(fitted)},
+        "tuned": "; ".join(note for note in (train_settings.tuned, substitution) if note) or "no",
+        "architecture": train_settings.architecture,
+        "settings": {name: resolve_settings(name, request) for name in dict.fromkeys(fitted_names)},
     }
     return ValidationReport(
         slot.name,
         evaluation,
         tuple(tests),
-        tuple(gaps),
-        _cost_curve(evaluation),
+        tuple(overfit_gaps),
+        _build_learning_curve(evaluation),
         tuple(findings),
         tuple(notes),
         about,
@@ -174,30 +190,30 @@ def validate(
 
 
 def _evaluate_origins(
-    segmented: SegmentedRequests,
+    segmented_requests: SegmentedRequests,
     splits: Sequence[tuple[Split, EvaluationRows]],
     models: Sequence[CalibratedModel],
-    scores: Sequence[Mapping[str, Floats]],
+    scores_by_origin: Sequence[Mapping[str, Floats]],
     objective: Mapping[str, float],
     seed: int,
 ) -> tuple[Evaluation, list[OverfitGap]]:
     """Evaluate all models on the holdout requests of each origin, and measure overfitting."""
-    history = segmented.training_data.history
+    history = segmented_requests.training_data.history
     evaluator = Evaluator(history, interaction_shares(history, 0), objective, seed=seed)
-    gaps: list[OverfitGap] = []
-    for number, ((split, holdout), model) in enumerate(zip(splits, models, strict=True)):
-        holdout_from = segmented.borders[number + 1]
-        origin = f"from {to_iso(holdout_from)[:16]}"
-        gaps += _measure_gaps(origin, split, model)
-        evaluator.set_popularity(interaction_shares(history, holdout_from))
+    overfit_gaps: list[OverfitGap] = []
+    for origin_index, ((split, holdout), model) in enumerate(zip(splits, models, strict=True)):
+        holdout_start = segmented_requests.borders[origin_index + 1]
+        origin_label = f"from {to_iso(holdout_start)[:16]}"
+        overfit_gaps += _measure_overfit_gaps(origin_label, split, model)
+        evaluator.set_popularity(interaction_shares(history, holdout_start))
         evaluator.add(
             holdout.rows,
-            {**scores[number], **holdout.baseline_values},
-            model.probabilities(split.holdout.matrix),
+            {**scores_by_origin[origin_index], **holdout.baseline_values},
+            model.predict_probabilities(split.holdout.matrix),
             holdout.slates,
-            slice_name=origin,
+            slice_name=origin_label,
         )
-    return evaluator.evaluation(MODEL_NAME), gaps
+    return evaluator.build_evaluation(MODEL_NAME), overfit_gaps
 
 
 def _fit_origins_and_variants(
@@ -210,12 +226,12 @@ def _fit_origins_and_variants(
 
     Variants that could not be fitted at every origin are left out, with a note.
     """
-    architecture = request.train.architecture
+    architecture = request.train_settings.architecture
     models = _fit_each_origin(
         architecture, splits, lambda split: fit_model(split, request), progress
     )
-    scores = [
-        {MODEL_NAME: model.value(split.holdout.matrix)}
+    scores_by_origin = [
+        {MODEL_NAME: model.predict_values(split.holdout.matrix)}
         for model, (split, _) in zip(models, splits, strict=True)
     ]
     skipped_variants = []
@@ -223,18 +239,20 @@ def _fit_origins_and_variants(
         label = (
             variant.name if variant.kind == "architecture" else f"{architecture}, {variant.name}"
         )
-        values = _fit_each_origin(
-            label, splits, lambda split, variant=variant: variant.value(split, request), progress
+        fit_and_predict = variant.fit_and_predict
+        variant_scores = _fit_each_origin(
+            label, splits, lambda split, fit=fit_and_predict: fit(split, request), progress
         )
-        complete_values = [value for value in values if value is not None]
-        if len(complete_values) < len(splits):  # it would be compared on other requests
+        complete_scores = [value for value in variant_scores if value is not None]
+        if len(complete_scores) < len(splits):  # it would be compared on other requests
             skipped_variants.append(
-                f"{variant.name} was left out: too little to learn from, or it diverged, at some origin"
+                f"{variant.name} was left out: too little to learn from, or it "
+                "diverged, at some origin"
             )
             continue
-        for origin_scores, value in zip(scores, complete_values, strict=True):
+        for origin_scores, value in zip(scores_by_origin, complete_scores, strict=True):
             origin_scores[variant.name] = value
-    return models, scores, skipped_variants
+    return models, scores_by_origin, skipped_variants
 
 
 def _fit_each_origin(
@@ -245,8 +263,8 @@ def _fit_each_origin(
 ) -> list[FitOutput]:
     """Return the output of a fit at each origin, reporting progress under a label."""
     outputs = []
-    for number, (split, _) in enumerate(splits):
-        progress(label, number, len(splits))
+    for origin_index, (split, _) in enumerate(splits):
+        progress(label, origin_index, len(splits))
         outputs.append(fit(split))
     progress(label, len(splits), len(splits))
     return outputs
@@ -261,26 +279,28 @@ def _describe_substitution(architecture: str, tuned_to: str) -> str:
     )
 
 
-def _describe_auto_choice(architecture: str, fitted: Sequence[str], *, nets: bool) -> list[str]:
+def _describe_auto_choice(
+    architecture: str, fitted_names: Sequence[str], *, allows_nets: bool
+) -> list[str]:
     """Describe the choice of `auto`."""
     if architecture != AUTO:
         return []
-    if not nets:
+    if not allows_nets:
         return [
             "auto took gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets "
             "it try nets"
         ]
-    return [f"auto took, by what each origin watched: {', '.join(fitted)}"]
+    return [f"auto took, by what each origin watched: {', '.join(fitted_names)}"]
 
 
 def _find_leaks(
     splits: Sequence[tuple[Split, EvaluationRows]],
-    segmented: SegmentedRequests,
+    segmented_requests: SegmentedRequests,
     features: FeatureSet,
     seed: int,
 ) -> list[Finding]:
     """Return suspected leaks in the largest split and in the log."""
-    split, judged = splits[-1][0], splits[-1][1].rows
+    split, holdout = splits[-1]
     column_findings = [
         finding
         for head in split.objective
@@ -292,12 +312,12 @@ def _find_leaks(
         column_finding.subject: column_finding for column_finding in reversed(column_findings)
     }
     unique_findings = list(reversed(first_by_subject.values()))
-    training_data = segmented.training_data
+    training_data = segmented_requests.training_data
     return [
         *unique_findings,
-        *find_lookahead(training_data, judged, features, seed=seed),
+        *find_lookahead(training_data, holdout.rows, features, seed=seed),
         *find_backdated_items(training_data),
-        *find_repeated_events(training_data.interactions_by_type, segmented.borders[:-1]),
+        *find_repeated_events(training_data.interactions_by_type, segmented_requests.borders[:-1]),
     ]
 
 
@@ -306,68 +326,73 @@ def _build_variants(
 ) -> list[Variant]:
     if not settings.variants:
         return []
-    keep = signals.get("subset", {}).get("keep", ())
+    ranked_columns = signals.get("subset", {}).get("keep", ())
     return build_variants(
-        split.names, features, keep, defaults=bool(settings.train.tuned), layout=split.layout
+        split.names,
+        features,
+        ranked_columns,
+        defaults=bool(settings.train.tuned),
+        layout=split.layout,
     )
 
 
-def _measure_gaps(origin: str, split: Split, model: CalibratedModel) -> list[OverfitGap]:
-    gaps = []
-    parts: list[tuple[SplitPart, Mapping[str, Floats]]] = [
-        (split.train, model.probabilities(split.train.matrix)),
-        (split.validation, model.probabilities(split.served)),
-        (split.holdout, model.probabilities(split.holdout.matrix)),
+def _measure_overfit_gaps(origin: str, split: Split, model: CalibratedModel) -> list[OverfitGap]:
+    overfit_gaps = []
+    probabilities_of_parts: list[tuple[SplitPart, Mapping[str, Floats]]] = [
+        (split.train, model.predict_probabilities(split.train.matrix)),
+        (split.validation, model.predict_probabilities(split.served_matrix)),
+        (split.holdout, model.predict_probabilities(split.holdout.matrix)),
     ]
     for head in split.objective:
-        areas = [
+        aucs = [
             metrics.auc(probabilities[head], part.labels[head], part.weight)
-            for part, probabilities in parts
+            for part, probabilities in probabilities_of_parts
         ]
         losses = [
             _weighted_mean(metrics.log_losses(probabilities[head], part.labels[head]), part.weight)
-            for part, probabilities in parts
+            for part, probabilities in probabilities_of_parts
         ]
-        gaps.append(OverfitGap(origin, head, tuple(areas), tuple(losses)))  # type: ignore[arg-type]
-    return gaps
+        overfit_gaps.append(OverfitGap(origin, head, PartFigures(*aucs), PartFigures(*losses)))
+    return overfit_gaps
 
 
-def _weighted_mean(values: Floats, weight: Floats) -> float:
+def _weighted_mean(values: Floats, weights: Floats) -> float:
     """Return the weighted mean, NaN without weight.
 
     Weights are all zero if no source found the chosen items.
     """
-    return float(np.average(values, weights=weight)) if weight.sum() > 0 else float("nan")
+    return float(np.average(values, weights=weights)) if weights.sum() > 0 else float("nan")
 
 
-def _find_overfit(gaps: Sequence[OverfitGap], *, nets: bool) -> list[Finding]:
+def _find_overfit(overfit_gaps: Sequence[OverfitGap], *, is_net: bool) -> list[Finding]:
     findings = []
     advice = (
         "more dropout or weight decay, fewer epochs"
-        if nets
+        if is_net
         else "fewer leaves, more rows of a leaf"
     )
-    for head in dict.fromkeys(gap.head for gap in gaps):
-        head_gaps = [gap for gap in gaps if gap.head == head and np.isfinite(gap.overfit)]
-        gap = float(np.mean([head_gap.overfit for head_gap in head_gaps])) if head_gaps else 0.0
-        if gap > OVERFIT_MIN:
-            reached = (
-                f"{np.mean([head_gap.auc[0] for head_gap in head_gaps]):.3f} on what it learned from, "
-                f"{np.mean([head_gap.auc[2] for head_gap in head_gaps]):.3f} later"
+    for head in dict.fromkeys(gap.head for gap in overfit_gaps):
+        head_gaps = [gap for gap in overfit_gaps if gap.head == head and np.isfinite(gap.overfit)]
+        mean_overfit = float(np.mean([gap.overfit for gap in head_gaps])) if head_gaps else 0.0
+        if mean_overfit > OVERFIT_MIN:
+            auc_text = (
+                f"{np.mean([gap.auc.train for gap in head_gaps]):.3f} on what it learned from, "
+                f"{np.mean([gap.auc.holdout for gap in head_gaps]):.3f} later"
             )
             fix = f"{advice} or more data may help: tailorbird tune"
             findings.append(
-                Finding("look", f"head {head}", f"over-fit: an AUC of {reached}; {fix}")
+                Finding("look", f"head {head}", f"over-fit: an AUC of {auc_text}; {fix}")
             )
     return findings
 
 
-def _cost_curve(evaluation: Evaluation) -> dict[float, Interval]:
-    from tailorbird.training.backtests.variants import SHARES, share_variant_name
+def _build_learning_curve(evaluation: Evaluation) -> dict[float, Interval]:
+    from tailorbird.training.backtests.variants import TRAINING_SHARES, share_variant_name
 
-    curve = {
-        share: evaluation.figures[share_variant_name(share)][PRIMARY_METRIC]
-        for share in SHARES
-        if share_variant_name(share) in evaluation.figures
+    learning_curve = {
+        share: evaluation.intervals[share_variant_name(share)][PRIMARY_METRIC]
+        for share in TRAINING_SHARES
+        if share_variant_name(share) in evaluation.intervals
     }
-    return {**curve, 1.0: evaluation.figures[MODEL_NAME][PRIMARY_METRIC]} if curve else {}
+    model_interval = evaluation.intervals[MODEL_NAME][PRIMARY_METRIC]
+    return {**learning_curve, 1.0: model_interval} if learning_curve else {}

@@ -1,8 +1,8 @@
 """Rows with their features in chunks: in memory, or in files where they do not fit.
 
     in memory   `FeatureChunks.of(iterate_features(…))`
-    in files    `FeatureChunks.spill_to_files(iterate_features(…), folder, rows)`; arrays are mapped, and
-                `write_matrix_files` writes the matrix to files too
+    in files    `FeatureChunks.spill_to_files(iterate_features(…), folder, row_count)`; arrays are
+                mapped, and `write_matrix_files` writes the matrix to files too
 
 Both hold the same numbers in the same order, and a net learns the same weights from either, bit for
 bit.
@@ -42,29 +42,31 @@ class FeatureChunks:
 
     @classmethod
     def spill_to_files(
-        cls, feature_chunks: Iterable[FeatureChunk], folder: Path, rows: int
+        cls, feature_chunks: Iterable[FeatureChunk], folder: Path, row_count: int
     ) -> "FeatureChunks":
         """Write the features of each chunk as it arrives.
 
         Args:
             folder: is created; the caller deletes it.
-            rows: rows of all chunks.
+            row_count: rows of all chunks.
         """
         folder.mkdir(parents=True)
         chunks: list[FeatureChunk] = []
-        categorical, start = np.zeros((rows, 0), np.uint64), 0
-        for number, chunk in enumerate(feature_chunks):
-            width = chunk.rows.categorical.shape[1]
-            if not start and width and rows:
+        categorical, start_row = np.zeros((row_count, 0), np.uint64), 0
+        for chunk_number, chunk in enumerate(feature_chunks):
+            column_count = chunk.rows.categorical.shape[1]
+            if not start_row and column_count and row_count:
                 categorical = np.lib.format.open_memmap(
-                    folder / "categorical.npy", "w+", np.uint64, (rows, width)
+                    folder / "categorical.npy", "w+", np.uint64, (row_count, column_count)
                 )
-            row_range = slice(start, start := start + chunk.part.rows)
+            row_range = slice(start_row, start_row := start_row + chunk.data.row_count)
             categorical[row_range] = chunk.rows.categorical
             chunks.append(
                 replace(
                     chunk,
-                    rows=_map_rows(chunk.rows, categorical[row_range], folder / f"{number:06}"),
+                    rows=_memory_map_rows(
+                        chunk.rows, categorical[row_range], folder / f"{chunk_number:06}"
+                    ),
                 )
             )
         return cls(chunks, categorical)
@@ -79,14 +81,14 @@ def encode_chunks(
     encoder: Encoder,
     index_series: IndexSeries,
     *,
-    position: bool,
+    with_positions: bool,
     live_columns: LiveColumns,
     target_encodings: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> Iterator[tuple[slice, Matrix]]:
     """Yield the range of rows of each chunk, and their matrix; see `matrix.encode_rows`."""
     start = 0
     for chunk in chunks:
-        row_range = slice(start, start := start + chunk.part.rows)
+        row_range = slice(start, start := start + chunk.data.row_count)
         encodings = {name: column[row_range] for name, column in (target_encodings or {}).items()}
         yield (
             row_range,
@@ -94,7 +96,7 @@ def encode_chunks(
                 chunk,
                 encoder,
                 index_series,
-                position=position,
+                with_positions=with_positions,
                 target_encodings=encodings,
                 live_columns=live_columns,
             ),
@@ -109,7 +111,7 @@ def write_matrix_files(
     labels: Mapping[str, npt.NDArray],
     weight: npt.NDArray,
     *,
-    position: bool,
+    with_positions: bool,
     target_encodings: Mapping[str, npt.NDArray[np.float64]],
     live_columns: LiveColumns,
 ) -> PartRows:
@@ -119,45 +121,47 @@ def write_matrix_files(
         chunks.chunks,
         encoder,
         index_series,
-        position=position,
+        with_positions=with_positions,
         live_columns=live_columns,
         target_encodings=target_encodings,
     )
-    blocks = (
+    row_blocks = (
         Rows(matrix, {head: label[row_range] for head, label in labels.items()}, weight[row_range])
         for row_range, matrix in matrices
     )
-    return write_parts(folder, blocks)
+    return write_parts(folder, row_blocks)
 
 
-def sample_blocks(rows: Blocks, rows_max: int = SAMPLE_ROWS_MAX) -> Rows:
+def sample_blocks(all_blocks: Blocks, rows_max: int = SAMPLE_ROWS_MAX) -> Rows:
     """Return blocks spread evenly over all rows: at most `rows_max` rows, at least one block."""
-    count = max(1, min(len(rows.sizes), rows_max // max(max(rows.sizes, default=1), 1)))
-    blocks = [
-        rows.block(block_index)
+    block_count = max(
+        1, min(len(all_blocks.sizes), rows_max // max(max(all_blocks.sizes, default=1), 1))
+    )
+    sampled_blocks = [
+        all_blocks.block(block_index)
         for block_index in dict.fromkeys(
-            np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist()
+            np.linspace(0, len(all_blocks.sizes) - 1, block_count).astype(int).tolist()
         )
     ]
-    label = np.concatenate([block.labels for block in blocks])
-    labels = {head: label[:, column] for column, head in enumerate(rows.heads)}
+    label_matrix = np.concatenate([block.labels for block in sampled_blocks])
+    labels = {head: label_matrix[:, column] for column, head in enumerate(all_blocks.heads)}
     return Rows(
-        np.concatenate([block.matrix for block in blocks]),
+        np.concatenate([block.matrix for block in sampled_blocks]),
         labels,
-        np.concatenate([block.weight for block in blocks]),
+        np.concatenate([block.weight for block in sampled_blocks]),
     )
 
 
-def _map_rows(rows: BackfilledRows, categorical: Keys, folder: Path) -> BackfilledRows:
+def _memory_map_rows(rows: BackfilledRows, categorical: Keys, folder: Path) -> BackfilledRows:
     folder.mkdir()
     sequences = {
         name: RaggedSequence(
             sequence.offsets,
-            _map_array(sequence.item, folder / f"{sequence_index}-item.npy"),
-            _map_array(sequence.type, folder / f"{sequence_index}-type.npy"),
-            _map_array(sequence.ts, folder / f"{sequence_index}-ts.npy"),
+            _memory_map_array(sequence.item, folder / f"{sequence_index}-item.npy"),
+            _memory_map_array(sequence.type, folder / f"{sequence_index}-type.npy"),
+            _memory_map_array(sequence.ts, folder / f"{sequence_index}-ts.npy"),
             {
-                key: _map_array(value, folder / f"{sequence_index}-{value_index}.npy")
+                key: _memory_map_array(value, folder / f"{sequence_index}-{value_index}.npy")
                 for value_index, (key, value) in enumerate(sequence.values.items())
             },
         )
@@ -165,13 +169,13 @@ def _map_rows(rows: BackfilledRows, categorical: Keys, folder: Path) -> Backfill
     }
     return replace(
         rows,
-        numeric=_map_array(rows.numeric, folder / "numeric.npy"),
+        numeric=_memory_map_array(rows.numeric, folder / "numeric.npy"),
         categorical=categorical,
         sequences=sequences,
     )
 
 
-def _map_array(array: npt.NDArray, path: Path) -> npt.NDArray:
+def _memory_map_array(array: npt.NDArray, path: Path) -> npt.NDArray:
     if not array.size:  # an empty file cannot be mapped
         return array
     np.save(path, array)

@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import micros
-from tailorbird.training.dataset.codes import Codes, interaction_mask
+from tailorbird.training.dataset.codes import IdVocabulary, interaction_mask
 from tailorbird.training.dataset.dataset import Dataset, MissedPositives, select_context
-from tailorbird.training.dataset.replay import CandidateChunk, Progress, Replay, Slates
+from tailorbird.training.dataset.replay import CandidateChunk, Progress, Replay
+from tailorbird.training.dataset.slates import Slates
 
 Ints = npt.NDArray[np.int64]
 
@@ -41,8 +42,8 @@ class SamplingScheme:
         truth: `event` places a request before each event, with its item as the positive; `session`
             places one before each session (or, without a session_id, each event), with all of its
             items as positives.
-        moves_before_visit: whether to move requests before the visits that most of these events follow;
-            see `training.dataset.pre_visit`.
+        moves_before_visit: whether to move requests before the visits that most of these events
+            follow; see `training.dataset.pre_visit`.
         seed: seed of every draw.
     """
 
@@ -54,8 +55,8 @@ class SamplingScheme:
 
 def draw_requests(
     events: pa.Table,
-    people: Codes,
-    items: Codes,
+    person_vocabulary: IdVocabulary,
+    item_vocabulary: IdVocabulary,
     scheme: SamplingScheme,
     *,
     ts_from: int,
@@ -69,44 +70,47 @@ def draw_requests(
     Raises:
         NotReadyError: there is no such event.
     """
-    positives = events.filter(interaction_mask(events, (scheme.type,)))
-    t = micros(positives["ts"])
-    order = np.lexsort((positives["p"].to_numpy(), t))
-    positives = positives.take(pa.array(order)).combine_chunks()
-    t, p = t[order], positives["p"].to_numpy()
-    person, item = people.encode(positives["person"]), items.encode(positives["item_id"])
+    positive_events = events.filter(interaction_mask(events, (scheme.type,)))
+    t = micros(positive_events["ts"])
+    event_order = np.lexsort((positive_events["p"].to_numpy(), t))
+    positive_events = positive_events.take(pa.array(event_order)).combine_chunks()
+    t, log_position = t[event_order], positive_events["p"].to_numpy()
+    person_codes, item_codes = (
+        person_vocabulary.encode(positive_events["person"]),
+        item_vocabulary.encode(positive_events["item_id"]),
+    )
     session_code = (
-        _session_codes(positives, person, len(people))
+        _session_codes(positive_events, person_codes, len(person_vocabulary))
         if scheme.truth == "session"
         else np.arange(len(t))
     )
-    session_start = np.full(session_code.max(initial=-1) + 1, len(t))
-    np.minimum.at(session_start, session_code, np.arange(len(t)))
-    request_start = session_start[session_code]
-    rows = np.lexsort((np.arange(len(t)), request_start))
-    rows = rows[(t[request_start[rows]] >= ts_from) & (t[request_start[rows]] < ts_to)]
+    session_start_rows = np.full(session_code.max(initial=-1) + 1, len(t))
+    np.minimum.at(session_start_rows, session_code, np.arange(len(t)))
+    request_start_row = session_start_rows[session_code]
+    rows = np.lexsort((np.arange(len(t)), request_start_row))
+    rows = rows[(t[request_start_row[rows]] >= ts_from) & (t[request_start_row[rows]] < ts_to)]
     if not len(rows):
         raise NotReadyError(
             f"no event of type {scheme.type!r} in the window",
             fix="tailorbird import FORMAT PATH, or widen the window",
         )
-    first_rows, size = np.unique(request_start[rows], return_counts=True)
+    first_rows, sizes = np.unique(request_start_row[rows], return_counts=True)
     ones = np.ones(len(rows))
     return Dataset(
         # Just after the events before it, where times are coarse, such as days.
         t[first_rows] + 1,
         # The request's own event is routed at p, so p − 1 is what was known just before it.
-        p[first_rows] - 1,
-        person[first_rows],
-        select_context(positives).take(pa.array(first_rows)),
-        np.concatenate(([0], np.cumsum(size))).astype(np.int64),
-        item[rows],
+        log_position[first_rows] - 1,
+        person_codes[first_rows],
+        select_context(positive_events).take(pa.array(first_rows)),
+        np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+        item_codes[rows],
         np.zeros(len(rows), np.int32),
         ones,
         {scheme.type: ones > 0},
         ones,
-        people,
-        items,
+        person_vocabulary,
+        item_vocabulary,
         asdict(scheme) | {"rows": "the truth alone", "requests": len(first_rows)},
     )
 
@@ -118,13 +122,13 @@ class DrawnRequests:
     Attributes:
         data: requests in order of time; the candidates are the rows.
         slates: slates of these requests by baseline.
-        positives, retrieved_positives: number of chosen items, and of those that were candidates.
+        positive_count, retrieved_positive_count: chosen items, and those that were candidates.
     """
 
     data: Dataset
     slates: Mapping[str, Slates]
-    positives: int
-    retrieved_positives: int
+    positive_count: int
+    retrieved_positive_count: int
 
 
 def draw_candidates(
@@ -132,26 +136,26 @@ def draw_candidates(
     replay: Replay,
     scheme: SamplingScheme,
     *,
-    negatives: int = 0,
+    negatives_per_request: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> Iterator[DrawnRequests]:
     """Yield the requests with the candidates that the slot's sources gave, one chunk at a time.
 
     Args:
         data: from `draw_requests`.
-        negatives: weighted negatives to keep for each request, for training; 0 keeps all rows, for
-            a test.
+        negatives_per_request: weighted negatives to keep, for training; 0 keeps all rows, for a
+            test.
     """
     rng = np.random.default_rng(scheme.seed)
-    for part in replay.draw_candidates(data, progress=progress):
-        yield _label_candidates(data, part, scheme, negatives, rng)
+    for chunk in replay.iterate_candidates(data, progress=progress):
+        yield _label_candidates(data, chunk, scheme, negatives_per_request, rng)
 
 
 def sample_negatives(
     data: Dataset,
     replay: Replay,
     scheme: SamplingScheme,
-    negatives: int,
+    negatives_per_request: int,
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
     """Return all requests with a weighted sample of their candidates, for training.
@@ -159,31 +163,35 @@ def sample_negatives(
     Raises:
         NotReadyError: no source gave any chosen item.
     """
-    chunks = list(draw_candidates(data, replay, scheme, negatives=negatives, progress=progress))
-    positives, recalled_count = (
-        sum(chunk.positives for chunk in chunks),
-        sum(chunk.retrieved_positives for chunk in chunks),
+    chunks = list(
+        draw_candidates(
+            data, replay, scheme, negatives_per_request=negatives_per_request, progress=progress
+        )
+    )
+    positive_count, recalled_count = (
+        sum(chunk.positive_count for chunk in chunks),
+        sum(chunk.retrieved_positive_count for chunk in chunks),
     )
     if not recalled_count:
         problem = (
-            f"no source of candidates gave any of the {positives:,} things that people chose "
+            f"no source of candidates gave any of the {positive_count:,} things that people chose "
             f"({scheme.type})"
         )
         raise NotReadyError(
             problem, fix="import more history, widen the window, or add sources to the slot"
         )
     dataset, _ = concat_datasets([chunk.data for chunk in chunks])
-    candidates = sum(chunk.data.scheme["candidates"] for chunk in chunks)
+    candidate_count = sum(chunk.data.provenance["candidates"] for chunk in chunks)
     description = {
         "rows": "candidates of the slot's sources",
-        "requests": dataset.requests,
-        "negatives": negatives,
+        "requests": dataset.request_count,
+        "negatives": negatives_per_request,
     }
     description |= {
-        "candidate_recall": recalled_count / max(positives, 1),
-        "candidates_mean": round(candidates / max(data.requests, 1), 1),
+        "candidate_recall": recalled_count / max(positive_count, 1),
+        "candidates_mean": round(candidate_count / max(data.request_count, 1), 1),
     }
-    return replace(dataset, scheme={**data.scheme, **description})
+    return replace(dataset, provenance={**data.provenance, **description})
 
 
 def concat_datasets(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
@@ -191,33 +199,45 @@ def concat_datasets(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
 
     Return also the order: the index of each request in the parts, one after another.
     """
-    dataset, counts = parts[0], np.cumsum([0, *(part.requests for part in parts)])
+    first_part, request_starts = parts[0], np.cumsum([0, *(part.request_count for part in parts)])
     sizes = np.concatenate([np.diff(part.offsets) for part in parts])
-    missed = MissedPositives(
+    missed_positives = MissedPositives(
         np.concatenate(
-            [part.missed.request + start for part, start in zip(parts, counts, strict=False)]
+            [
+                part.missed_positives.request_index + start
+                for part, start in zip(parts, request_starts, strict=False)
+            ]
         ),
-        np.concatenate([part.missed.item for part in parts]),
+        np.concatenate([part.missed_positives.item_codes for part in parts]),
     )
-    names = ("t", "p", "person", "item", "position", "propensity", "weight")
+    column_names = (
+        "t",
+        "log_position",
+        "person_codes",
+        "item_codes",
+        "position",
+        "propensity",
+        "weight",
+    )
     columns: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in names
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in column_names
     }
-    live = (
+    live_values = (
         None
-        if dataset.live is None
-        else np.concatenate([part.live for part in parts if part.live is not None])
+        if first_part.live_values is None
+        else np.concatenate([part.live_values for part in parts if part.live_values is not None])
     )
     combined_data = replace(
-        dataset,
+        first_part,
         **columns,
         context=pa.concat_tables([part.context for part in parts]),
         offsets=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
         labels={
-            head: np.concatenate([part.labels[head] for part in parts]) for head in dataset.labels
+            head: np.concatenate([part.labels[head] for part in parts])
+            for head in first_part.labels
         },
-        live=live,
-        missed=missed,
+        live_values=live_values,
+        missed_positives=missed_positives,
     )
     order = time_order(combined_data)
     return (
@@ -227,112 +247,131 @@ def concat_datasets(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
 
 def time_order(data: Dataset) -> Ints:
     """Return the order of requests by time, ties by log position."""
-    return np.lexsort((data.p if data.p.ndim == 1 else data.p[:, 0], data.t))
+    return np.lexsort(
+        (data.log_position if data.log_position.ndim == 1 else data.log_position[:, 0], data.t)
+    )
 
 
 def infer_scheme(events: pa.Table, head: str) -> SamplingScheme:
     """Choose a scheme that fits a log: a session is one basket if purchases come in sessions."""
-    positives = events.filter(interaction_mask(events, (head,)))
-    sessions = positives.filter(pc.is_valid(positives["session_id"]))
-    basket = head == "purchase" and sessions.num_rows > 2 * max(
-        1, len(pc.unique(sessions["session_id"]))
+    positive_events = events.filter(interaction_mask(events, (head,)))
+    session_events = positive_events.filter(pc.is_valid(positive_events["session_id"]))
+    has_baskets = head == "purchase" and session_events.num_rows > 2 * max(
+        1, len(pc.unique(session_events["session_id"]))
     )
-    return SamplingScheme(type=head, truth="session" if basket else "event")
+    return SamplingScheme(type=head, truth="session" if has_baskets else "event")
 
 
-def _session_codes(events: pa.Table, person: Ints, people: int) -> Ints:
+def _session_codes(events: pa.Table, person_codes: Ints, person_count: int) -> Ints:
     """Return the session code of each event; an event without a session has one of its own."""
     session_ids = pc.if_else(
         pc.is_valid(events["session_id"]), events["session_id"], events["event_id"]
     )
-    code = Codes.of(session_ids).encode(session_ids)
-    _, member = np.unique(code * (people + 1) + person + 1, return_inverse=True)
-    return member
+    id_codes = IdVocabulary.of(session_ids).encode(session_ids)
+    _, session_codes = np.unique(
+        id_codes * (person_count + 1) + person_codes + 1, return_inverse=True
+    )
+    return session_codes
 
 
 def _label_candidates(
     data: Dataset,
-    part: CandidateChunk,
+    chunk: CandidateChunk,
     scheme: SamplingScheme,
-    negatives: int,
+    negatives_per_request: int,
     rng: np.random.Generator,
 ) -> DrawnRequests:
     """Label the candidates of some requests."""
-    requests, items = part.request, max(len(data.items), 1)
-    subset = data.take(requests)
-    truth = np.unique(subset.request * items + subset.item)
-    request = np.repeat(np.arange(len(requests)), part.size)
-    key = request * items + part.item
-    order = np.argsort(key, kind="stable")
-    matched_positions = np.searchsorted(key[order], truth)
-    matched_positions = np.minimum(matched_positions, max(len(key) - 1, 0))
+    request_indexes, item_count = chunk.request_indexes, max(len(data.item_vocabulary), 1)
+    chunk_requests = data.take(request_indexes)
+    positive_keys = np.unique(chunk_requests.request_index * item_count + chunk_requests.item_codes)
+    request_index = np.repeat(np.arange(len(request_indexes)), chunk.sizes)
+    candidate_keys = request_index * item_count + chunk.item_codes
+    order = np.argsort(candidate_keys, kind="stable")
+    matched_indexes = np.searchsorted(candidate_keys[order], positive_keys)
+    matched_indexes = np.minimum(matched_indexes, max(len(candidate_keys) - 1, 0))
     is_candidate = (
-        key[order][matched_positions] == truth if len(key) else np.zeros(len(truth), bool)
+        candidate_keys[order][matched_indexes] == positive_keys
+        if len(candidate_keys)
+        else np.zeros(len(positive_keys), bool)
     )
-    label = np.zeros(len(key), bool)
-    label[order[matched_positions[is_candidate]]] = True
+    label = np.zeros(len(candidate_keys), bool)
+    label[order[matched_indexes[is_candidate]]] = True
     sampled_rows, weight = _sample_rows(
-        request, label, part.rank.astype(np.float64), negatives, len(requests), rng
+        request_index,
+        label,
+        chunk.best_rank.astype(np.float64),
+        negatives_per_request,
+        len(request_indexes),
+        rng,
     )
-    counts = np.bincount(request[sampled_rows], minlength=len(requests))
-    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    missed = MissedPositives(truth[~is_candidate] // items, truth[~is_candidate] % items)
-    rows = Dataset(
-        subset.t,
-        subset.p,
-        subset.person,
-        subset.context,
+    row_counts = np.bincount(request_index[sampled_rows], minlength=len(request_indexes))
+    offsets = np.concatenate(([0], np.cumsum(row_counts))).astype(np.int64)
+    missed_positives = MissedPositives(
+        positive_keys[~is_candidate] // item_count, positive_keys[~is_candidate] % item_count
+    )
+    labelled_data = Dataset(
+        chunk_requests.t,
+        chunk_requests.log_position,
+        chunk_requests.person_codes,
+        chunk_requests.context,
         offsets,
-        part.item[sampled_rows],
+        chunk.item_codes[sampled_rows],
         np.zeros(len(sampled_rows), np.int32),
         np.ones(len(sampled_rows)),
         {scheme.type: label[sampled_rows]},
         weight,
-        data.people,
-        data.items,
-        {**data.scheme, "candidates": len(key)},
-        part.live[sampled_rows],
-        missed,
+        data.person_vocabulary,
+        data.item_vocabulary,
+        {**data.provenance, "candidates": len(candidate_keys)},
+        chunk.live_values[sampled_rows],
+        missed_positives,
     )
-    order = time_order(rows)
+    order = time_order(labelled_data)
     if not bool(np.all(np.diff(order) == 1)):
-        rows = rows.take(order)
-        slates = {name: slate.take(order) for name, slate in part.slates.items()}
-        return DrawnRequests(rows, slates, len(truth), int(is_candidate.sum()))
-    return DrawnRequests(rows, part.slates, len(truth), int(is_candidate.sum()))
+        labelled_data = labelled_data.take(order)
+        slates = {name: slate.take(order) for name, slate in chunk.slates.items()}
+        return DrawnRequests(labelled_data, slates, len(positive_keys), int(is_candidate.sum()))
+    return DrawnRequests(labelled_data, chunk.slates, len(positive_keys), int(is_candidate.sum()))
 
 
 def _sample_rows(
-    request: Ints,
+    request_index: Ints,
     label: npt.NDArray[np.bool_],
     rank: npt.NDArray[np.float64],
-    negatives: int,
-    requests: int,
+    negatives_per_request: int,
+    request_count: int,
     rng: np.random.Generator,
 ) -> tuple[Ints, npt.NDArray[np.float64]]:
     """Return the rows to keep, ascending, and their weights.
 
     Each negative is sampled on its own, with a chance that falls with its rank.
     """
-    if not negatives:
-        return np.arange(len(request)), np.ones(len(request))
+    if not negatives_per_request:
+        return np.arange(len(request_index)), np.ones(len(request_index))
     priority = np.where(label, 0.0, 1.0 / (rank + HARD_RANK))
     chance = np.where(label, 1.0, 0.0)
     for _ in range(4):  # rows that reach a chance of 1 leave their surplus to the others
-        is_open = ~label & (chance < 1.0)
-        spare = negatives - np.bincount(request, ~label & ~is_open, minlength=requests)
-        total = np.bincount(request, np.where(is_open, priority, 0.0), minlength=requests)
-        share = np.maximum(spare, 0.0) / np.maximum(total, 1e-12)
-        chance[is_open] = np.minimum(1.0, priority[is_open] * share[request[is_open]])
-    rows = np.flatnonzero(rng.random(len(request)) < chance)
+        is_below_one = ~label & (chance < 1.0)
+        remaining_negatives = negatives_per_request - np.bincount(
+            request_index, ~label & ~is_below_one, minlength=request_count
+        )
+        priority_total = np.bincount(
+            request_index, np.where(is_below_one, priority, 0.0), minlength=request_count
+        )
+        scale = np.maximum(remaining_negatives, 0.0) / np.maximum(priority_total, 1e-12)
+        chance[is_below_one] = np.minimum(
+            1.0, priority[is_below_one] * scale[request_index[is_below_one]]
+        )
+    rows = np.flatnonzero(rng.random(len(request_index)) < chance)
     return rows, 1.0 / chance[rows]
 
 
-def describe_sources(sources: Mapping[str, int], scheme: Mapping[str, Any]) -> str:
+def describe_sources(source_limits: Mapping[str, int], provenance: Mapping[str, Any]) -> str:
     """Describe in one sentence where candidates came from."""
-    limits = ", ".join(f"{limit} by {name}" for name, limit in sources.items() if limit)
-    recall_note = f"they held what people chose in {scheme['candidate_recall']:.1%} of cases"
+    limits = ", ".join(f"{limit} by {name}" for name, limit in source_limits.items() if limit)
+    recall_note = f"they held what people chose in {provenance['candidate_recall']:.1%} of cases"
     return (
-        f"at most {limits}, as of each moment: {scheme['candidates_mean']:,.0f} candidates a "
+        f"at most {limits}, as of each moment: {provenance['candidates_mean']:,.0f} candidates a "
         f"request; {recall_note}"
     )

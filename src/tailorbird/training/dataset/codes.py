@@ -1,4 +1,4 @@
-"""Codes for text: users and items as numbers in [0, n), so later steps are array arithmetic."""
+"""Codes for ids: users and items as numbers in [0, n), so later steps are array arithmetic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from tailorbird.events import hash64s, micros
 from tailorbird.experiments.assign import INTERLEAVED
 from tailorbird.models.interactions import Interactions
-from tailorbird.ranking.policy.targets import DWELL, DWELL_MAX_S, is_amount_head
+from tailorbird.ranking.policy.targets import DWELL_MAX_S, DWELL_PATTERN, is_amount_head
 
 Ints = npt.NDArray[np.int64]
 
@@ -21,13 +21,13 @@ INTERACTION_TYPES = ("click", "view", "cart", "purchase", "rating", "like", "sha
 
 
 @dataclass(frozen=True)
-class Codes:
+class IdVocabulary:
     """Distinct texts; the code of a text is its index."""
 
     values: pa.Array
 
     @classmethod
-    def of(cls, *columns: pa.Array | pa.ChunkedArray) -> "Codes":
+    def of(cls, *columns: pa.Array | pa.ChunkedArray) -> "IdVocabulary":
         """Collect the distinct texts of some columns; nulls get no code."""
         chunks = [
             chunk
@@ -37,7 +37,7 @@ class Codes:
         return cls(pc.drop_null(pc.unique(pa.chunked_array(chunks, pa.string()))))
 
     @classmethod
-    def sorted_of(cls, *columns: pa.Array | pa.ChunkedArray) -> "Codes":
+    def sorted_of(cls, *columns: pa.Array | pa.ChunkedArray) -> "IdVocabulary":
         """Collect the distinct texts in ascending order, whatever the order of the columns."""
         values = cls.of(*columns).values
         return cls(values.take(pc.sort_indices(values)))
@@ -65,16 +65,19 @@ class Codes:
 
 
 def encode_interactions(
-    events: pa.Table, people: Codes, items: Codes, types: Sequence[str] = INTERACTION_TYPES
+    events: pa.Table,
+    person_vocabulary: IdVocabulary,
+    item_vocabulary: IdVocabulary,
+    types: Sequence[str] = INTERACTION_TYPES,
 ) -> Interactions:
     """Encode interactions: human events of `types` (dwell heads included) that count."""
-    matching = events.filter(interaction_mask(events, types))
+    matching_events = events.filter(interaction_mask(events, types))
     return Interactions(
-        people.encode(matching["person"]),
-        items.encode(matching["item_id"]),
-        micros(matching["ts"]),
-        len(people),
-        len(items),
+        person_vocabulary.encode(matching_events["person"]),
+        item_vocabulary.encode(matching_events["item_id"]),
+        micros(matching_events["ts"]),
+        len(person_vocabulary),
+        len(item_vocabulary),
     )
 
 
@@ -97,7 +100,7 @@ def head_mask(events: pa.Table, heads: Sequence[str]) -> pa.ChunkedArray:
     views of any duration.
     """
     mask = pc.is_in(events["type"], pa.array(heads, pa.string()))
-    for seconds in (float(dwell[1]) for head in heads if (dwell := DWELL.fullmatch(head))):
+    for seconds in (float(dwell[1]) for head in heads if (dwell := DWELL_PATTERN.fullmatch(head))):
         mask = pc.or_(
             mask, _view_mask(events, pc.greater_equal(events["dwell_ms"], 1_000.0 * seconds))
         )

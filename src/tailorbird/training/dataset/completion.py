@@ -8,19 +8,20 @@ import numpy.typing as npt
 
 from tailorbird.training.dataset.clicks import concat_datasets, draw_candidates, sample_negatives
 from tailorbird.training.dataset.dataset import Dataset
-from tailorbird.training.dataset.replay import Replay, Slates, concat_slates
+from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.request_choice import NEGATIVES
 from tailorbird.training.dataset.rows import TrainingData
+from tailorbird.training.dataset.slates import Slates, concat_slates
 
 Floats = npt.NDArray[np.float64]
 
 
-def training_rows(training_data: TrainingData, part: Dataset, replay: Replay) -> Dataset:
+def build_training_rows(training_data: TrainingData, requests: Dataset, replay: Replay) -> Dataset:
     """Return the rows to learn from: logged responses, or drawn requests with some candidates."""
-    if training_data.sampling is None:
-        return replace(part, live=replay.read_live_columns(part)[0])
-    return training_data.add_labels(
-        sample_negatives(part, replay, training_data.sampling, NEGATIVES)
+    if training_data.sampling_scheme is None:
+        return replace(requests, live_values=replay.read_live_columns(requests)[0])
+    return training_data.add_extra_labels(
+        sample_negatives(requests, replay, training_data.sampling_scheme, NEGATIVES)
     )
 
 
@@ -38,20 +39,22 @@ class EvaluationRows:
     slates: Mapping[str, Slates]
 
 
-def evaluation_rows(training_data: TrainingData, part: Dataset, replay: Replay) -> EvaluationRows:
+def build_evaluation_rows(
+    training_data: TrainingData, requests: Dataset, replay: Replay
+) -> EvaluationRows:
     """Return the rows to evaluate on.
 
     Baselines order the shown items of logged responses; for drawn requests they show slates of
     their own.
     """
-    if training_data.sampling is None:
-        live, values = replay.read_live_columns(part)
-        return EvaluationRows(replace(part, live=live), values, {})
-    drawn = list(draw_candidates(part, replay, training_data.sampling))
-    slates = concat_slates([chunk.slates for chunk in drawn])
-    rows, order = concat_datasets([chunk.data for chunk in drawn])
+    if training_data.sampling_scheme is None:
+        live_values, baseline_values = replay.read_live_columns(requests)
+        return EvaluationRows(replace(requests, live_values=live_values), baseline_values, {})
+    drawn_chunks = list(draw_candidates(requests, replay, training_data.sampling_scheme))
+    slates = concat_slates([chunk.slates for chunk in drawn_chunks])
+    rows, order = concat_datasets([chunk.data for chunk in drawn_chunks])
     return EvaluationRows(
-        training_data.add_labels(rows),
+        training_data.add_extra_labels(rows),
         {},
         {name: slate.take(order) for name, slate in slates.items()},
     )

@@ -33,13 +33,13 @@ class ExplorationRows:
         position_index: shape (n,), position from 0.
         is_drawn: shape (n,), whether another item could have stood there.
         kind: shape (n,), kind of the row's response.
-        is_pair_upper: shape (n,), whether the row is the upper one of a `swap` pair, if its response is of
-            that kind.
+        is_pair_upper: shape (n,), whether the row is the upper one of a `swap` pair, if its
+            response is of that kind.
     """
 
-    response: Ints
+    response_index: Ints
     position_index: Ints
-    clicked: Bools
+    is_clicked: Bools
     propensity: Floats
     is_drawn: Bools
     kind: Ints
@@ -57,10 +57,16 @@ def collect_exploration_rows(
     )
     response = np.unique(request[order], return_inverse=True)[1].astype(np.int64)
     is_drawn_row = propensity < 1
-    pair = _mark_pairs(response, position_index, is_drawn_row)
-    kind = _response_kinds(response, propensity, is_drawn_row, pair)[response]
+    is_pair_upper = _mark_pairs(response, position_index, is_drawn_row)
+    kind = _response_kinds(response, propensity, is_drawn_row, is_pair_upper)[response]
     return ExplorationRows(
-        response, position_index, clicked[order].astype(bool), propensity, is_drawn_row, kind, pair
+        response_index=response,
+        position_index=position_index,
+        is_clicked=clicked[order].astype(bool),
+        propensity=propensity,
+        is_drawn=is_drawn_row,
+        kind=kind,
+        is_pair_upper=is_pair_upper,
     )
 
 
@@ -70,7 +76,7 @@ def exchangeable_rows(rows: ExplorationRows) -> Iterator[Ints]:
     The next row stands at the next position.
     """
     is_exchangeable = (
-        (np.diff(rows.response) == 0)
+        (np.diff(rows.response_index) == 0)
         & (np.diff(rows.position_index) == 1)
         & rows.is_drawn[:-1]
         & rows.is_drawn[1:]
@@ -79,8 +85,8 @@ def exchangeable_rows(rows: ExplorationRows) -> Iterator[Ints]:
         (ANY_ROW, is_exchangeable),
         (PAIRS, is_exchangeable & rows.is_pair_upper[:-1]),
     ):
-        if (upper := np.flatnonzero(mask & (rows.kind[:-1] == kind))).size:
-            yield upper
+        if (upper_rows := np.flatnonzero(mask & (rows.kind[:-1] == kind))).size:
+            yield upper_rows
 
 
 def _mark_pairs(response: Ints, position_index: Ints, is_drawn_row: Bools) -> Bools:
@@ -94,60 +100,82 @@ def _mark_pairs(response: Ints, position_index: Ints, is_drawn_row: Bools) -> Bo
     follows_previous = np.zeros(n, bool)
     follows_previous[1:] = (np.diff(response) == 0) & (np.diff(position_index) == 1)
     continues_pair = follows_previous & is_drawn_row & np.concatenate([[False], is_drawn_row[:-1]])
-    starts = is_drawn_row & ~continues_pair
-    is_anchored = starts & ((position_index == 0) | follows_previous)
-    run_start = np.maximum.accumulate(np.where(starts, np.arange(n), 0))
-    upper = is_drawn_row & is_anchored[run_start] & ((np.arange(n) - run_start) % 2 == 0)
-    return upper & np.concatenate([continues_pair[1:], [False]])
+    is_run_start = is_drawn_row & ~continues_pair
+    is_anchored = is_run_start & ((position_index == 0) | follows_previous)
+    run_start = np.maximum.accumulate(np.where(is_run_start, np.arange(n), 0))
+    is_upper = is_drawn_row & is_anchored[run_start] & ((np.arange(n) - run_start) % 2 == 0)
+    return is_upper & np.concatenate([continues_pair[1:], [False]])
 
 
-def _response_kinds(response: Ints, propensity: Floats, is_drawn_row: Bools, pair: Bools) -> Ints:
+def _response_kinds(
+    response: Ints, propensity: Floats, is_drawn_row: Bools, is_pair_upper: Bools
+) -> Ints:
     """Return the kind of each response."""
-    count = int(response[-1]) + 1
+    response_count = int(response[-1]) + 1
     drawn_response, chance = response[is_drawn_row], propensity[is_drawn_row]
-    low, high = np.full(count, np.inf), np.full(count, -np.inf)
-    np.minimum.at(low, drawn_response, chance)
-    np.maximum.at(high, drawn_response, chance)
-    has_draws = np.isfinite(low)
-    low, high = np.where(has_draws, low, 1.0), np.where(has_draws, high, 1.0)
-    size, low_counts, high_counts = (
-        np.bincount(drawn_response[mask], minlength=count)
+    lowest_chance, highest_chance = (
+        np.full(response_count, np.inf),
+        np.full(response_count, -np.inf),
+    )
+    np.minimum.at(lowest_chance, drawn_response, chance)
+    np.maximum.at(highest_chance, drawn_response, chance)
+    has_draws = np.isfinite(lowest_chance)
+    lowest_chance, highest_chance = (
+        np.where(has_draws, lowest_chance, 1.0),
+        np.where(has_draws, highest_chance, 1.0),
+    )
+    drawn_counts, low_counts, high_counts = (
+        np.bincount(drawn_response[mask], minlength=response_count)
         for mask in (
             slice(None),
-            np.abs(chance - low[drawn_response]) < _PROBABILITY_TOLERANCE,
-            np.abs(chance - high[drawn_response]) < _PROBABILITY_TOLERANCE,
+            np.abs(chance - lowest_chance[drawn_response]) < _PROBABILITY_TOLERANCE,
+            np.abs(chance - highest_chance[drawn_response]) < _PROBABILITY_TOLERANCE,
         )
     )
-    has_one_level = has_draws & (high - low < _PROBABILITY_TOLERANCE)
-    has_two_levels = has_draws & ~has_one_level & (low_counts + high_counts == size)
+    has_one_level = has_draws & (highest_chance - lowest_chance < _PROBABILITY_TOLERANCE)
+    has_two_levels = has_draws & ~has_one_level & (low_counts + high_counts == drawn_counts)
 
-    adds_up = (has_two_levels | has_one_level) & (np.abs(low + high - 1.0) < _PROBABILITY_TOLERANCE)
-    upper = np.flatnonzero(pair)
-    has_uneven_pair = np.zeros(count, bool)
+    sums_to_one = (has_two_levels | has_one_level) & (
+        np.abs(lowest_chance + highest_chance - 1.0) < _PROBABILITY_TOLERANCE
+    )
+    upper_rows = np.flatnonzero(is_pair_upper)
+    has_uneven_pair = np.zeros(response_count, bool)
     has_uneven_pair[
-        response[upper][np.abs(propensity[upper] - propensity[upper + 1]) >= _PROBABILITY_TOLERANCE]
+        response[upper_rows][
+            np.abs(propensity[upper_rows] - propensity[upper_rows + 1]) >= _PROBABILITY_TOLERANCE
+        ]
     ] = True
-    rates = _consistent_keys(_to_key(low[adds_up]), ~has_uneven_pair[adds_up])
-    is_swap = (adds_up & np.isin(_to_key(low), rates)) | (
-        has_one_level & (np.isin(_to_key(low), rates) | np.isin(_to_key(1.0 - low), rates))
+    swap_keys = _consistent_probability_keys(
+        _to_probability_key(lowest_chance[sums_to_one]), ~has_uneven_pair[sums_to_one]
+    )
+    is_swap = (sums_to_one & np.isin(_to_probability_key(lowest_chance), swap_keys)) | (
+        has_one_level
+        & (
+            np.isin(_to_probability_key(lowest_chance), swap_keys)
+            | np.isin(_to_probability_key(1.0 - lowest_chance), swap_keys)
+        )
     )
 
-    pool = (1.0 - high) / np.maximum(low, 1e-12)
+    pool_size = (1.0 - highest_chance) / np.maximum(lowest_chance, 1e-12)
     is_other = has_draws & ~has_one_level & ~is_swap
     has_item_trace = (
         is_other
         & has_two_levels
         & (low_counts == 1)
-        & (high >= 0.5)
-        & (np.abs(pool - np.round(pool)) < 1e-3)
-        & (pool > 0.5)
+        & (highest_chance >= 0.5)
+        & (np.abs(pool_size - np.round(pool_size)) < 1e-3)
+        & (pool_size > 0.5)
     )
-    item_keys = _consistent_keys(_to_key(high[is_other]), has_item_trace[is_other])
-    is_item = (has_item_trace | (has_one_level & ~is_swap)) & np.isin(_to_key(high), item_keys)
+    item_keys = _consistent_probability_keys(
+        _to_probability_key(highest_chance[is_other]), has_item_trace[is_other]
+    )
+    is_item = (has_item_trace | (has_one_level & ~is_swap)) & np.isin(
+        _to_probability_key(highest_chance), item_keys
+    )
     return np.where(is_item, NO_ROW, np.where(is_swap, PAIRS, ANY_ROW)).astype(np.int64)
 
 
-def _consistent_keys(key: Ints, is_consistent: Bools) -> Ints:
+def _consistent_probability_keys(key: Ints, is_consistent: Bools) -> Ints:
     """Return the probabilities whose responses nearly all fit the traces of one method."""
     keys, key_index = np.unique(key, return_inverse=True)
     share = np.bincount(key_index, ~is_consistent, len(keys)) / np.maximum(
@@ -156,5 +184,5 @@ def _consistent_keys(key: Ints, is_consistent: Bools) -> Ints:
     return keys[share <= _UNEXPLAINED_SHARE_MAX]
 
 
-def _to_key(chance: Floats) -> Ints:
+def _to_probability_key(chance: Floats) -> Ints:
     return np.round(chance / _PROBABILITY_TOLERANCE).astype(np.int64)

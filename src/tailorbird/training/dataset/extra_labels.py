@@ -21,12 +21,12 @@ class OutcomeIndex:
         self, interactions: Interactions, amount: npt.NDArray[np.float64] | None = None
     ) -> None:
         has_ids = (interactions.person >= 0) & (interactions.item >= 0)
-        self._items = interactions.items
-        pair = interactions.person[has_ids] * self._items + interactions.item[has_ids]
-        self._times, rank = np.unique(interactions.ts[has_ids], return_inverse=True)
-        self._rank_bits = len(self._times).bit_length()
-        self._pairs, code = np.unique(pair, return_inverse=True)
-        packed = (code << self._rank_bits) | rank
+        self._item_count = interactions.item_count
+        pair = interactions.person[has_ids] * self._item_count + interactions.item[has_ids]
+        self._sorted_times, time_rank = np.unique(interactions.ts[has_ids], return_inverse=True)
+        self._rank_bits = len(self._sorted_times).bit_length()
+        self._sorted_pairs, pair_code = np.unique(pair, return_inverse=True)
+        packed = (pair_code << self._rank_bits) | time_rank
         order = np.argsort(packed, kind="stable")
         self._packed_keys = packed[order]
         amounts = np.ones(len(order)) if amount is None else amount[has_ids][order]
@@ -35,29 +35,32 @@ class OutcomeIndex:
     def __len__(self) -> int:
         return len(self._packed_keys)
 
-    def has_outcome(self, data: Dataset, span: int) -> npt.NDArray[np.bool_]:
-        """Return whether the row's person and item have an outcome in [t, t + span), shape (n,)."""
-        start, end = self._event_ranges(data, span)
+    def has_outcome(self, data: Dataset, window: int) -> npt.NDArray[np.bool_]:
+        """Return whether the row's person and item have an outcome in [t, t + window), (n,)."""
+        start, end = self._event_ranges(data, window)
         return end > start
 
-    def total_amount(self, data: Dataset, span: int) -> npt.NDArray[np.float32]:
-        """Return the amount for the row's person and item in [t, t + span), shape (rows,)."""
-        start, end = self._event_ranges(data, span)
+    def total_amount(self, data: Dataset, window: int) -> npt.NDArray[np.float32]:
+        """Return the amount for the row's person and item in [t, t + window), shape (rows,)."""
+        start, end = self._event_ranges(data, window)
         return np.where(
             end > start, self._running_totals[end] - self._running_totals[start], 0.0
         ).astype(np.float32)
 
-    def _event_ranges(self, data: Dataset, span: int) -> tuple[Ints, Ints]:
+    def _event_ranges(self, data: Dataset, window: int) -> tuple[Ints, Ints]:
         """Return the range of each row's outcomes as start and end; equal where there are none."""
         if not len(self):
-            return np.zeros(data.rows, np.int64), np.zeros(data.rows, np.int64)
-        person, t = data.person[data.request], data.t[data.request]
-        pair = person * self._items + data.item
-        code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
+            return np.zeros(data.row_count, np.int64), np.zeros(data.row_count, np.int64)
+        person, t = data.person_codes[data.request_index], data.t[data.request_index]
+        pair = person * self._item_count + data.item_codes
+        pair_code = np.minimum(
+            np.searchsorted(self._sorted_pairs, pair), len(self._sorted_pairs) - 1
+        )
         start, end = (
             np.searchsorted(
-                self._packed_keys, (code << self._rank_bits) | np.searchsorted(self._times, bound)
+                self._packed_keys,
+                (pair_code << self._rank_bits) | np.searchsorted(self._sorted_times, bound),
             )
-            for bound in (t, t + span)
+            for bound in (t, t + window)
         )
-        return start, np.where((self._pairs[code] == pair) & (person >= 0), end, start)
+        return start, np.where((self._sorted_pairs[pair_code] == pair) & (person >= 0), end, start)

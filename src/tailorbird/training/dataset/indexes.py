@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.events.contract.schema import TIME
+from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.ranking.tower import Space
-from tailorbird.retrieval import Index, MeaningSettings, build_index
+from tailorbird.retrieval import Index, TextVectorSettings, build_index
 from tailorbird.training.dataset.codes import INTERACTION_TYPES
 
 Ints = npt.NDArray[np.int64]
@@ -26,7 +26,7 @@ EVENT_COLUMNS = ("type", "ts", "person", "item_id", "agent", "counts")  # read b
 ITEM_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("valid_from", TIME),
+        ("valid_from", TIME_TYPE),
         ("attributes", pa.string()),
         ("timeless", pa.bool_()),
     ]
@@ -35,19 +35,19 @@ ITEM_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class IndexSeries:
-    """Indexes in ascending order of their moment.
+    """Indexes in ascending order of their `as_of_times`.
 
     Attributes:
         spaces: vectors over each index, None where too little had happened before; or empty.
     """
 
-    moments: Ints
+    as_of_times: Ints
     indexes: tuple[Index, ...]
     spaces: tuple[Space | None, ...] = ()
 
-    def positions_at(self, t: Ints) -> Ints:
+    def index_numbers_at(self, t: Ints) -> Ints:
         """Return the position of the index for rows at t, −1 where there is none yet."""
-        return np.searchsorted(self.moments, t, side="right") - 1
+        return np.searchsorted(self.as_of_times, t, side="right") - 1
 
     def space(self, position: int) -> Space | None:
         """Return the vectors over an index, None where the series has none."""
@@ -57,21 +57,23 @@ class IndexSeries:
 def build_series(
     events: pa.Table,
     items: pa.Table,
-    moments: Sequence[int],
+    as_of_times: Sequence[int],
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> IndexSeries:
-    """Build an index for each moment, in a temporary folder, and open it."""
-    ordered = sorted(set(moments))
+    """Build an index for each time, in a temporary folder, and open it."""
+    sorted_times = sorted(set(as_of_times))
     indexes: list[Index] = []
     with tempfile.TemporaryDirectory(prefix="tailorbird-index-") as folder:
-        for done, (moment, until) in enumerate(pairwise([*ordered, 1 << 62]), 1):
-            path = Path(folder) / str(moment)
-            write_index(path, events, items, moment, until=until, texts=False)
+        for indexes_built, (as_of, next_as_of) in enumerate(pairwise([*sorted_times, 1 << 62]), 1):
+            path = Path(folder) / str(as_of)
+            write_index(
+                path, events, items, as_of, new_items_until=next_as_of, with_text_index=False
+            )
             indexes.append(Index.open(path))
             if progress is not None:
-                progress(done, len(ordered))
-    return IndexSeries(np.array(ordered, np.int64), tuple(indexes))
+                progress(indexes_built, len(sorted_times))
+    return IndexSeries(np.array(sorted_times, np.int64), tuple(indexes))
 
 
 def write_index(
@@ -80,16 +82,16 @@ def write_index(
     items: pa.Table,
     as_of: int,
     *,
-    until: int | None = None,
-    texts: bool = True,
-    meaning: MeaningSettings | None = None,
+    new_items_until: int | None = None,
+    with_text_index: bool = True,
+    text_vector_settings: TextVectorSettings | None = None,
 ) -> None:
     """Build the index as of one moment in a new folder, without the vectors of a tower.
 
     Args:
-        until: items that appear before this time are included, with their first profile.
-        texts: whether to build the text index for search.
-        meaning: how the index gets text vectors; None searches by words alone.
+        new_items_until: items that appear before this time are included, with their first profile.
+        with_text_index: whether to build the text index for search.
+        text_vector_settings: how the index gets text vectors; None searches by words alone.
     """
     index_events = events.select([name for name in EVENT_COLUMNS if name in events.column_names])
     build_index(
@@ -98,9 +100,9 @@ def write_index(
         items,
         as_of=as_of,
         event_types=INTERACTION_TYPES,
-        until=until,
-        texts=texts,
-        meaning=meaning,
+        new_items_until=new_items_until,
+        with_text_index=with_text_index,
+        text_vector_settings=text_vector_settings,
     )
 
 

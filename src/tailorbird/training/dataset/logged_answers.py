@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import micros
-from tailorbird.events.clock import ATTRIBUTION
-from tailorbird.features.offline.positions import positions_of, widen_positions
+from tailorbird.events.clock import ATTRIBUTION_WINDOW
+from tailorbird.features.offline.positions import positions_of, to_position_columns
 from tailorbird.ranking.policy.targets import is_amount_head, item_heads
 from tailorbird.training.dataset.codes import (
-    Codes,
+    IdVocabulary,
     head_mask,
     human_mask,
     interleaved_mask,
@@ -31,27 +31,28 @@ def dataset_from_responses(
     heads: Sequence[str],
     *,
     ts_from: int,
-    mature_before: int,
-    attribution: int = ATTRIBUTION,
+    complete_until: int,
+    attribution_us: int = ATTRIBUTION_WINDOW,
     denominator: str = "impression",
-    responses: pa.Table | None = None,
-    people: Codes | None = None,
-    items: Codes | None = None,
+    response_log: pa.Table | None = None,
+    person_vocabulary: IdVocabulary | None = None,
+    item_vocabulary: IdVocabulary | None = None,
     extra_heads: Sequence[str] = (),
     arm: str = "",
     with_interleaved: bool = True,
 ) -> Dataset:
-    """Build rows and labels of responses with ts_from ≤ t and t + attribution ≤ mature_before.
+    """Build rows and labels of responses with ts_from ≤ t and t + attribution_us ≤ complete_until.
 
     Args:
         events: the lake's `events` (columns of ROUTED), in any order, with responses, impressions
             and outcomes.
         slot: name of the slot.
         heads: event types that are targets, or targets of `ranking.policy.targets`.
-        mature_before: now minus the allowed lateness.
-        responses: the lake's `answers`, if any: gives the p at which a response's features were read.
-            A response without a row there (imported history) gets its own routed position.
-        people, items: codes to use; by default those of the events.
+        complete_until: now minus the allowed lateness.
+        response_log: the lake's `answers`, if any: gives the log position at which a response's
+            features were read. A response without a row there (imported history) gets its own
+            routed position.
+        person_vocabulary, item_vocabulary: codes to use; by default those of the events.
         extra_heads: targets of other slots, which get labels but do not decide what a row is.
         arm: only responses of this EXPERIMENT:ARM; "" takes all.
         with_interleaved: whether drafts of two rankings are rows. Their propensity is 1.
@@ -59,62 +60,86 @@ def dataset_from_responses(
     Raises:
         NotReadyError: there is no such response.
     """
-    people = people or Codes.of(events["person"])
-    items = items or Codes.of(events["item_id"], pc.list_flatten(events["items"]))
+    person_vocabulary = person_vocabulary or IdVocabulary.of(events["person"])
+    item_vocabulary = item_vocabulary or IdVocabulary.of(
+        events["item_id"], pc.list_flatten(events["items"])
+    )
     slot_responses = _select_responses(
         events,
         slot,
         ts_from=ts_from,
-        ts_to=mature_before - attribution,
+        ts_to=complete_until - attribution_us,
         with_interleaved=with_interleaved,
     )
-    unlabelled = _unlabelled_dataset(slot_responses, responses, people, items)
-    request_ids = Codes.of(slot_responses["request_id"])
+    unlabelled = _unlabelled_dataset(
+        slot_responses, response_log, person_vocabulary, item_vocabulary
+    )
+    request_vocabulary = IdVocabulary.of(slot_responses["request_id"])
     slot_items, other_items = (
-        _list_items(slot_responses, people, items),
-        _list_items(_other_responses(events, slot_responses, ts_from), people, items),
+        _flatten_response_items(slot_responses, person_vocabulary, item_vocabulary),
+        _flatten_response_items(
+            _other_responses(events, slot_responses, ts_from), person_vocabulary, item_vocabulary
+        ),
     )
     matcher = OutcomeMatcher(
         unlabelled,
-        request_ids.encode(slot_responses["request_id"]),
+        request_vocabulary.encode(slot_responses["request_id"]),
         slot_items,
         other_items,
-        attribution,
+        attribution_us,
     )
     labels = {
-        head: _head_label(matcher, events, head, request_ids, people, items)
+        head: _head_label(
+            matcher=matcher,
+            events=events,
+            head=head,
+            request_vocabulary=request_vocabulary,
+            person_vocabulary=person_vocabulary,
+            item_vocabulary=item_vocabulary,
+        )
         for head in item_heads(heads)
     }
-    is_seen = np.ones(unlabelled.rows, bool)
+    is_seen = np.ones(unlabelled.row_count, bool)
     if denominator == "impression":
-        is_seen = matcher.match(_read_impressions(events, request_ids, people, items))
+        is_seen = matcher.match_rows(
+            _read_impressions(events, request_vocabulary, person_vocabulary, item_vocabulary)
+        )
         # An outcome of any kind proves that the item was seen.
         is_seen |= (
             np.logical_or.reduce([label > 0 for label in labels.values()]) if labels else False
         )
-    scheme = {
+    provenance = {
         "rows": f"items of answers of slot {slot!r}"
         + (", seen by the client" if denominator == "impression" else ""),
         "answers": slot_responses.num_rows,
-        "attribution_us": attribution,
-        "mature_before": mature_before,
+        "attribution_us": attribution_us,
+        "mature_before": complete_until,
     }
     labels |= {
-        head: _head_label(matcher, events, head, request_ids, people, items)
+        head: _head_label(
+            matcher=matcher,
+            events=events,
+            head=head,
+            request_vocabulary=request_vocabulary,
+            person_vocabulary=person_vocabulary,
+            item_vocabulary=item_vocabulary,
+        )
         for head in item_heads(extra_heads)
         if head not in labels
     }
-    if returning := return_targets((*heads, *extra_heads)):
-        returns = PresenceIndex(events, people, mature_before)
+    if return_target_by_head := return_targets((*heads, *extra_heads)):
+        presence_index = PresenceIndex(events, person_vocabulary, complete_until)
         labels |= {
-            head: returns.label(return_target, unlabelled.person, unlabelled.t)[unlabelled.request]
-            for head, return_target in returning.items()
+            head: presence_index.label(return_target, unlabelled.person_codes, unlabelled.t)[
+                unlabelled.request_index
+            ]
+            for head, return_target in return_target_by_head.items()
         }
     is_row = is_seen
     if arm:
-        is_row = is_seen & _is_in_arm(slot_responses, arm)[unlabelled.request]
-        scheme |= {"arm": arm}
-    dataset = replace(unlabelled, labels=labels, scheme=scheme)
+        is_row = is_seen & _is_in_arm(slot_responses, arm)[unlabelled.request_index]
+        provenance |= {"arm": arm}
+    dataset = replace(unlabelled, labels=labels, provenance=provenance)
     return dataset if is_row.all() else dataset.filter_rows(is_row)
 
 
@@ -130,22 +155,25 @@ def _select_responses(
         pc.equal(events["type"], "answer"),
         pc.and_(pc.equal(events["slot"], slot), human_mask(events)),
     )
-    rows = events.filter(is_selected)
-    rows = rows.filter(
-        pc.and_(pc.is_valid(rows["request_id"]), pc.greater(pc.list_value_length(rows["items"]), 0))
+    responses = events.filter(is_selected)
+    responses = responses.filter(
+        pc.and_(
+            pc.is_valid(responses["request_id"]),
+            pc.greater(pc.list_value_length(responses["items"]), 0),
+        )
     )
     if not with_interleaved:
-        rows = rows.filter(pc.invert(interleaved_mask(rows)))
-    t = micros(rows["ts"])
-    rows = rows.filter(pa.array((t >= ts_from) & (t <= ts_to)))
-    rows = rows.sort_by([("ts", "ascending"), ("p", "ascending")]).combine_chunks()
-    if not rows.num_rows:
+        responses = responses.filter(pc.invert(interleaved_mask(responses)))
+    t = micros(responses["ts"])
+    responses = responses.filter(pa.array((t >= ts_from) & (t <= ts_to)))
+    responses = responses.sort_by([("ts", "ascending"), ("p", "ascending")]).combine_chunks()
+    if not responses.num_rows:
         fix = (
             "let traffic run longer than the attribution window plus the allowed lateness, or "
             "import history with answers"
         )
         raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
-    return rows
+    return responses
 
 
 def _is_in_arm(slot_responses: pa.Table, arm: str) -> Bools:
@@ -167,56 +195,62 @@ def _is_in_arm(slot_responses: pa.Table, arm: str) -> Bools:
 
 
 def _unlabelled_dataset(
-    slot_responses: pa.Table, responses: pa.Table | None, people: Codes, items: Codes
+    slot_responses: pa.Table,
+    response_log: pa.Table | None,
+    person_vocabulary: IdVocabulary,
+    item_vocabulary: IdVocabulary,
 ) -> Dataset:
     """Return the responses as a data set without labels."""
-    lists = slot_responses["items"].combine_chunks()
-    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
-    size = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
-    offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
-    item = items.encode(pc.list_flatten(lists))
-    position = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], size) + 1).astype(np.int32)
+    item_lists = slot_responses["items"].combine_chunks()
+    item_lists = item_lists.chunk(0) if isinstance(item_lists, pa.ChunkedArray) else item_lists
+    sizes = pc.list_value_length(item_lists).to_numpy(zero_copy_only=False).astype(np.int64)
+    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    item_codes = item_vocabulary.encode(pc.list_flatten(item_lists))
+    position = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes) + 1).astype(np.int32)
     logged_propensities = pc.list_flatten(slot_responses["propensities"])
     propensity = (
         logged_propensities.to_numpy().astype(np.float64)
-        if len(logged_propensities) == len(item)
-        else np.ones(len(item))
+        if len(logged_propensities) == len(item_codes)
+        else np.ones(len(item_codes))
     )
     propensity = np.where(
-        np.repeat(interleaved_mask(slot_responses).to_numpy(), size), 1.0, propensity
+        np.repeat(interleaved_mask(slot_responses).to_numpy(), sizes), 1.0, propensity
     )
-    p = slot_responses["p"].to_numpy().copy()
-    if responses is not None and responses.num_rows:
-        response_row = (
+    log_position = slot_responses["p"].to_numpy().copy()
+    if response_log is not None and response_log.num_rows:
+        response_log_rows = (
             pc.fill_null(
                 pc.index_in(
-                    slot_responses["request_id"], value_set=responses["request_id"].combine_chunks()
+                    slot_responses["request_id"],
+                    value_set=response_log["request_id"].combine_chunks(),
                 ),
                 -1,
             )
             .to_numpy()
             .astype(np.int64)
         )
-        response_positions = positions_of(responses)
-        p = (
-            p
-            if response_positions.ndim == 1
-            else widen_positions(p, response_positions.shape[1]).copy()
+        read_positions = positions_of(response_log)
+        log_position = (
+            log_position
+            if read_positions.ndim == 1
+            else to_position_columns(log_position, read_positions.shape[1]).copy()
         )
-        p[response_row >= 0] = response_positions[response_row[response_row >= 0]]
+        log_position[response_log_rows >= 0] = read_positions[
+            response_log_rows[response_log_rows >= 0]
+        ]
     return Dataset(
         micros(slot_responses["ts"]).copy(),
-        p,
-        people.encode(slot_responses["person"]),
+        log_position,
+        person_vocabulary.encode(slot_responses["person"]),
         select_context(slot_responses),
         offsets,
-        item,
+        item_codes,
         position,
         propensity,
         {},
-        np.ones(len(item)),
-        people,
-        items,
+        np.ones(len(item_codes)),
+        person_vocabulary,
+        item_vocabulary,
     )
 
 
@@ -231,79 +265,96 @@ def _other_responses(events: pa.Table, slot_responses: pa.Table, ts_from: int) -
     return responses.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
 
 
-def _list_items(responses: pa.Table, people: Codes, items: Codes) -> ResponseItems:
-    size = pc.list_value_length(responses["items"]).to_numpy().astype(np.int64)
+def _flatten_response_items(
+    responses: pa.Table, person_vocabulary: IdVocabulary, item_vocabulary: IdVocabulary
+) -> ResponseItems:
+    sizes = pc.list_value_length(responses["items"]).to_numpy().astype(np.int64)
     response_columns = (
-        people.encode(responses["person"]),
+        person_vocabulary.encode(responses["person"]),
         micros(responses["ts"]),
         responses["p"].to_numpy(),
     )
-    person, ts, p = (np.repeat(column, size) for column in response_columns)
-    return ResponseItems(person, items.encode(pc.list_flatten(responses["items"])), ts, p)
+    person_code, ts, log_position = (np.repeat(column, sizes) for column in response_columns)
+    return ResponseItems(
+        person_code, item_vocabulary.encode(pc.list_flatten(responses["items"])), ts, log_position
+    )
 
 
 def _head_label(
     matcher: OutcomeMatcher,
     events: pa.Table,
     head: str,
-    request_ids: Codes,
-    people: Codes,
-    items: Codes,
+    request_vocabulary: IdVocabulary,
+    person_vocabulary: IdVocabulary,
+    item_vocabulary: IdVocabulary,
 ) -> npt.NDArray:
     """Return the label of each row: whether the head happened, or its amount."""
-    outcomes = _head_outcomes(events, head, request_ids, people, items)
-    return matcher.total(outcomes) if is_amount_head(head) else matcher.match(outcomes)
+    outcomes = _head_outcomes(events, head, request_vocabulary, person_vocabulary, item_vocabulary)
+    return matcher.sum_amounts(outcomes) if is_amount_head(head) else matcher.match_rows(outcomes)
 
 
 def _head_outcomes(
-    events: pa.Table, head: str, request_ids: Codes, people: Codes, items: Codes
+    events: pa.Table,
+    head: str,
+    request_vocabulary: IdVocabulary,
+    person_vocabulary: IdVocabulary,
+    item_vocabulary: IdVocabulary,
 ) -> Outcomes:
     """Return the events of a head that name an item."""
-    matching = events.filter(pc.and_(head_mask(events, (head,)), pc.is_valid(events["item_id"])))
-    matching = _drop_other_responses(matching, request_ids)
+    head_events = events.filter(pc.and_(head_mask(events, (head,)), pc.is_valid(events["item_id"])))
+    head_events = _drop_other_responses(head_events, request_vocabulary)
     columns = (
-        request_ids.encode(matching["request_id"]),
-        people.encode(matching["person"]),
-        items.encode(matching["item_id"]),
-        micros(matching["ts"]),
+        request_vocabulary.encode(head_events["request_id"]),
+        person_vocabulary.encode(head_events["person"]),
+        item_vocabulary.encode(head_events["item_id"]),
+        micros(head_events["ts"]),
     )
-    return Outcomes(*columns, seconds_viewed(matching) if is_amount_head(head) else None)
+    return Outcomes(*columns, seconds_viewed(head_events) if is_amount_head(head) else None)
 
 
-def _drop_other_responses(events: pa.Table, request_ids: Codes) -> pa.Table:
-    """Drop events that name a response which is not in `request_ids`."""
-    is_of_selected = pc.is_in(events["request_id"], value_set=request_ids.values)
+def _drop_other_responses(events: pa.Table, request_vocabulary: IdVocabulary) -> pa.Table:
+    """Drop events that name a response which is not in `request_vocabulary`."""
+    is_of_selected = pc.is_in(events["request_id"], value_set=request_vocabulary.values)
     return events.filter(pc.or_(pc.is_null(events["request_id"]), is_of_selected))
 
 
 def _read_impressions(
-    events: pa.Table, request_ids: Codes, people: Codes, items: Codes
+    events: pa.Table,
+    request_vocabulary: IdVocabulary,
+    person_vocabulary: IdVocabulary,
+    item_vocabulary: IdVocabulary,
 ) -> Outcomes:
     """Return impressions, one per item; an impression event names one item or several."""
     impressions = _drop_other_responses(
-        events.filter(pc.equal(events["type"], "impression")), request_ids
+        events.filter(pc.equal(events["type"], "impression")), request_vocabulary
     ).combine_chunks()
-    single = impressions.filter(pc.is_valid(impressions["item_id"]))
-    multiple = impressions.filter(
+    single_item = impressions.filter(pc.is_valid(impressions["item_id"]))
+    multiple_items = impressions.filter(
         pc.and_(pc.is_null(impressions["item_id"]), pc.is_valid(impressions["items"]))
     )
     list_index = (
-        pc.list_parent_indices(multiple["items"]).to_numpy()
-        if multiple.num_rows
+        pc.list_parent_indices(multiple_items["items"]).to_numpy()
+        if multiple_items.num_rows
         else np.zeros(0, np.int64)
     )
     return Outcomes(
         np.concatenate(
             [
-                request_ids.encode(single["request_id"]),
-                request_ids.encode(multiple["request_id"])[list_index],
+                request_vocabulary.encode(single_item["request_id"]),
+                request_vocabulary.encode(multiple_items["request_id"])[list_index],
             ]
         ),
         np.concatenate(
-            [people.encode(single["person"]), people.encode(multiple["person"])[list_index]]
+            [
+                person_vocabulary.encode(single_item["person"]),
+                person_vocabulary.encode(multiple_items["person"])[list_index],
+            ]
         ),
         np.concatenate(
-            [items.encode(single["item_id"]), items.encode(pc.list_flatten(multiple["items"]))]
+            [
+                item_vocabulary.encode(single_item["item_id"]),
+                item_vocabulary.encode(pc.list_flatten(multiple_items["items"])),
+            ]
         ),
-        np.concatenate([micros(single["ts"]), micros(multiple["ts"])[list_index]]),
+        np.concatenate([micros(single_item["ts"]), micros(multiple_items["ts"])[list_index]]),
     )

@@ -18,7 +18,7 @@ from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.live import NO_LIVE_COLUMNS, LiveColumns
 from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower import Space
-from tailorbird.registry import Columns
+from tailorbird.registry import ColumnNames
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import IndexSeries
 
@@ -51,7 +51,7 @@ _CONTEXT_COLUMNS = ("device", "country", "referrer", "local_hour")
 class FeatureChunk:
     """A chunk of a data set with its features."""
 
-    part: Dataset
+    data: Dataset
     rows: BackfilledRows
 
 
@@ -75,7 +75,7 @@ def encode_rows(
     encoder: Encoder,
     index_series: IndexSeries,
     *,
-    position: bool = False,
+    with_positions: bool = False,
     target_encodings: Mapping[str, npt.NDArray[np.float64]] | None = None,
     fallback_space: Space | None = None,
     live_columns: LiveColumns = NO_LIVE_COLUMNS,
@@ -84,77 +84,88 @@ def encode_rows(
 
     Args:
         index_series: each request uses the newest index that is not after its t; there must be one.
-        position: whether rows carry the position at which they were shown; otherwise all get the
-            first position, as in serving.
-        target_encodings: target encodings of training rows as of each row's time; see `Encoder.encode`.
+        with_positions: whether rows carry the position at which they were shown; otherwise all get
+            the first position, as in serving.
+        target_encodings: target encodings of training rows as of each row's time; see
+            `Encoder.encode`.
         fallback_space: vectors where the series has none: those of a bundle, which may know what
             came later.
         live_columns: live columns of the chunk's data.
     """
-    part, rows = chunk.part, chunk.rows
-    columns = (
+    data, rows = chunk.data, chunk.rows
+    live_by_name = (
         {}
-        if part.live is None
-        else {name: part.live[:, index] for index, name in enumerate(live_columns.names)}
+        if data.live_values is None
+        else {
+            name: data.live_values[:, index_number]
+            for index_number, name in enumerate(live_columns.names)
+        }
     )
-    index_position = index_series.positions_at(part.t)
-    assert np.all(index_position >= 0)
-    matrix = np.empty((part.rows, len(encoder.names)), np.float32)
-    keys, request = part.items.keys[part.item], part.request
-    for index in np.unique(index_position):
-        requests = np.flatnonzero(index_position == index)
+    index_numbers = index_series.index_numbers_at(data.t)
+    assert np.all(index_numbers >= 0)
+    matrix = np.empty((data.row_count, len(encoder.names)), np.float32)
+    item_keys, request_index = data.item_vocabulary.keys[data.item_codes], data.request_index
+    for index_number in np.unique(index_numbers):
+        request_indexes = np.flatnonzero(index_numbers == index_number)
         # Requests are in order of time, so those of one index are adjacent.
-        low, high = requests[0], requests[-1] + 1
-        assert high - low == len(requests)
-        row_range = slice(part.offsets[low], part.offsets[high])
+        first_request, end_request = request_indexes[0], request_indexes[-1] + 1
+        assert end_request - first_request == len(request_indexes)
+        row_range = slice(data.offsets[first_request], data.offsets[end_request])
         sequences = {
-            name: _slice_sequence(sequence, low, high) for name, sequence in rows.sequences.items()
+            name: _slice_sequence(sequence, first_request, end_request)
+            for name, sequence in rows.sequences.items()
         }
         matrix[row_range] = encoder.encode(
             rows.numeric[row_range],
             rows.categorical[row_range],
-            keys[row_range],
-            (request[row_range] - low).astype(np.intp),
+            item_keys[row_range],
+            (request_index[row_range] - first_request).astype(np.intp),
             sequences,
-            part.t[low:high],
-            index_series.indexes[index],
-            part.position[row_range] if position else None,
+            data.t[first_request:end_request],
+            index_series.indexes[index_number],
+            data.position[row_range] if with_positions else None,
             {name: column[row_range] for name, column in (target_encodings or {}).items()},
-            index_series.space(int(index)) or fallback_space,
-            live={name: column[row_range] for name, column in columns.items()} if columns else None,
+            index_series.space(int(index_number)) or fallback_space,
+            live={name: column[row_range] for name, column in live_by_name.items()}
+            if live_by_name
+            else None,
         )
     return matrix
 
 
 def required_columns(features: FeatureSet) -> list[str]:
     """Return the columns of `events` that training reads; the others need not fit into memory."""
-    needed = {*_ROW_COLUMNS, *_CONTEXT_COLUMNS, *event_columns(features)}
-    return [name for name in ROUTED.names if name in needed]
+    required_names = {*_ROW_COLUMNS, *_CONTEXT_COLUMNS, *event_columns(features)}
+    return [name for name in ROUTED.names if name in required_names]
 
 
-def bundle_columns(features: FeatureSet) -> Columns:
+def bundle_columns(features: FeatureSet) -> ColumnNames:
     """Return the columns of a feature set as a bundle names them."""
-    return Columns(features.numeric, features.categorical, features.sequences)
+    return ColumnNames(features.numeric, features.categorical, features.sequences)
 
 
-def _slice_sequence(sequence: object, low: int, high: int) -> RaggedArrays:
-    """Return the sequences of requests low…high as a set of their own."""
+def _slice_sequence(sequence: object, first_request: int, end_request: int) -> RaggedArrays:
+    """Return the sequences of requests from `first_request` to before `end_request`."""
     offsets, item, ts = sequence.offsets, sequence.item, sequence.ts  # type: ignore[attr-defined]
-    event_range = slice(offsets[low], offsets[high])
-    return RaggedArrays(offsets[low : high + 1] - offsets[low], item[event_range], ts[event_range])
+    event_range = slice(offsets[first_request], offsets[end_request])
+    return RaggedArrays(
+        offsets[first_request : end_request + 1] - offsets[first_request],
+        item[event_range],
+        ts[event_range],
+    )
 
 
-def _to_requests(part: Dataset) -> Requests:
-    context = part.context
+def _to_requests(data: Dataset) -> Requests:
+    context = data.context
     return Requests(
-        t=part.t,
-        p=part.p,
+        t=data.t,
+        log_position=data.log_position,
         person=context["person"],
         session_id=context["session_id"],
         device=context["device"],
         country=context["country"],
         local_hour=context["local_hour"],
         query=context["answer_query"] if "answer_query" in context.column_names else None,
-        row_request=part.request,
-        row_item=part.items.values.take(pa.array(part.item)),
+        row_request=data.request_index,
+        row_item=data.item_vocabulary.values.take(pa.array(data.item_codes)),
     )

@@ -15,13 +15,13 @@ class Outcomes:
     Arrays have shape (m,).
 
     Attributes:
-        request: code of the request, −1 where the event names none.
+        request_code: code of the request, −1 where the event names none.
         amount: amount that each event adds to the label; None for labels that only count events.
     """
 
-    request: Ints
-    person: Ints
-    item: Ints
+    request_code: Ints
+    person_code: Ints
+    item_code: Ints
     ts: Ints
     amount: npt.NDArray[np.float64] | None = None
 
@@ -33,10 +33,10 @@ class ResponseItems:
     Arrays have shape (m,).
     """
 
-    person: Ints
-    item: Ints
+    person_code: Ints
+    item_code: Ints
     ts: Ints
-    p: Ints
+    log_position: Ints
 
 
 class OutcomeMatcher:
@@ -44,7 +44,7 @@ class OutcomeMatcher:
 
     Args:
         request_code: shape (requests,), the code of each response's request_id.
-        slot_items: the rows of `base`.
+        slot_items: items of the rows of `data`.
         other_items: items of responses that are no rows; outcomes that follow them belong to them.
     """
 
@@ -54,81 +54,94 @@ class OutcomeMatcher:
         request_code: Ints,
         slot_items: ResponseItems,
         other_items: ResponseItems,
-        attribution: int,
+        attribution_us: int,
     ) -> None:
         self._data = data
-        self._attribution = attribution
-        self._items = len(data.items)
-        self._request = data.request
-        self._by_request = _FirstRowLookup(request_code[self._request] * self._items + data.item)
-        person, item, ts, p = (
+        self._attribution_us = attribution_us
+        self._item_count = len(data.item_vocabulary)
+        self._request_index = data.request_index
+        self._named_row_lookup = _FirstRowLookup(
+            request_code[self._request_index] * self._item_count + data.item_codes
+        )
+        person_code, item_code, ts, log_position = (
             np.concatenate([getattr(slot_items, name), getattr(other_items, name)])
-            for name in ("person", "item", "ts", "p")
+            for name in ("person_code", "item_code", "ts", "log_position")
         )
-        row = np.concatenate([np.arange(data.rows), np.full(len(other_items.ts), -1)])
-        identified = np.flatnonzero(person >= 0)
-        pair = person[identified] * self._items + item[identified]
-        order = identified[np.lexsort((p[identified], ts[identified], pair))]
-        self._row, self._ts = row[order], ts[order]
-        self._times, rank = np.unique(self._ts, return_inverse=True)
-        self._rank_bits = len(self._times).bit_length()
-        self._pairs, self._pair_code = np.unique(
-            person[order] * self._items + item[order], return_inverse=True
+        rows = np.concatenate([np.arange(data.row_count), np.full(len(other_items.ts), -1)])
+        identified_rows = np.flatnonzero(person_code >= 0)
+        pair_key = person_code[identified_rows] * self._item_count + item_code[identified_rows]
+        order = identified_rows[
+            np.lexsort((log_position[identified_rows], ts[identified_rows], pair_key))
+        ]
+        self._rows, self._ts = rows[order], ts[order]
+        self._sorted_times, time_rank = np.unique(self._ts, return_inverse=True)
+        self._rank_bits = len(self._sorted_times).bit_length()
+        self._sorted_pairs, self._pair_code = np.unique(
+            person_code[order] * self._item_count + item_code[order], return_inverse=True
         )
-        self._packed_keys = (self._pair_code << self._rank_bits) | rank
+        self._packed_keys = (self._pair_code << self._rank_bits) | time_rank
 
-    def match(self, outcomes: Outcomes) -> Bools:
+    def match_rows(self, outcomes: Outcomes) -> Bools:
         """Return the mask of rows with at least one of the outcomes, shape (n,)."""
-        row = self._match_rows(outcomes)
-        hit = np.zeros(self._data.rows, bool)
-        hit[row[row >= 0]] = True
-        return hit
+        rows = self._match_rows(outcomes)
+        has_outcome = np.zeros(self._data.row_count, bool)
+        has_outcome[rows[rows >= 0]] = True
+        return has_outcome
 
-    def total(self, outcomes: Outcomes) -> npt.NDArray[np.float32]:
+    def sum_amounts(self, outcomes: Outcomes) -> npt.NDArray[np.float32]:
         """Return the total amount of the outcomes of each row, shape (n,)."""
-        row = self._match_rows(outcomes)
+        rows = self._match_rows(outcomes)
         assert outcomes.amount is not None
-        return np.bincount(row[row >= 0], outcomes.amount[row >= 0], self._data.rows).astype(
-            np.float32
-        )
+        return np.bincount(
+            rows[rows >= 0], outcomes.amount[rows >= 0], self._data.row_count
+        ).astype(np.float32)
 
     def _match_rows(self, outcomes: Outcomes) -> Ints:
         """Return the row of each outcome, −1 without one, shape (m,)."""
         rows = np.full(len(outcomes.ts), -1, np.int64)
-        with_request = np.flatnonzero((outcomes.request >= 0) & (outcomes.item >= 0))
-        row = self._by_request.find(
-            outcomes.request[with_request] * self._items + outcomes.item[with_request]
+        named_outcomes = np.flatnonzero((outcomes.request_code >= 0) & (outcomes.item_code >= 0))
+        named_rows = self._named_row_lookup.find(
+            outcomes.request_code[named_outcomes] * self._item_count
+            + outcomes.item_code[named_outcomes]
         )
-        age = outcomes.ts[with_request] - self._data.t[self._request[row]]
-        rows[with_request] = np.where((row >= 0) & (age >= 0) & (age < self._attribution), row, -1)
-        without_request = np.flatnonzero(
-            (outcomes.request < 0) & (outcomes.person >= 0) & (outcomes.item >= 0)
+        age = outcomes.ts[named_outcomes] - self._data.t[self._request_index[named_rows]]
+        rows[named_outcomes] = np.where(
+            (named_rows >= 0) & (age >= 0) & (age < self._attribution_us), named_rows, -1
         )
-        rows[without_request] = self._last_response_rows(
-            outcomes.person[without_request],
-            outcomes.item[without_request],
-            outcomes.ts[without_request],
+        unnamed_outcomes = np.flatnonzero(
+            (outcomes.request_code < 0) & (outcomes.person_code >= 0) & (outcomes.item_code >= 0)
+        )
+        rows[unnamed_outcomes] = self._last_response_rows(
+            outcomes.person_code[unnamed_outcomes],
+            outcomes.item_code[unnamed_outcomes],
+            outcomes.ts[unnamed_outcomes],
         )
         return rows
 
-    def _last_response_rows(self, person: Ints, item: Ints, ts: Ints) -> Ints:
+    def _last_response_rows(self, person_code: Ints, item_code: Ints, ts: Ints) -> Ints:
         """Return the row of the person's last response with the item, −1 without one.
 
         The response must lie before ts and within the attribution window.
         """
-        if not len(self._pairs) or not len(person):
-            return np.full(len(person), -1, np.int64)
-        pair = person * self._items + item
-        code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
-        rank = np.searchsorted(self._times, ts)  # answers with t < ts have a smaller rank
-        last = np.searchsorted(self._packed_keys, (code << self._rank_bits) | rank) - 1
-        index = np.maximum(last, 0)
-        row, age = self._row[index], ts - self._ts[index]
+        if not len(self._sorted_pairs) or not len(person_code):
+            return np.full(len(person_code), -1, np.int64)
+        pair_key = person_code * self._item_count + item_code
+        pair_code = np.minimum(
+            np.searchsorted(self._sorted_pairs, pair_key), len(self._sorted_pairs) - 1
+        )
+        time_rank = np.searchsorted(
+            self._sorted_times, ts
+        )  # answers with t < ts have a smaller rank
+        last_index = (
+            np.searchsorted(self._packed_keys, (pair_code << self._rank_bits) | time_rank) - 1
+        )
+        index = np.maximum(last_index, 0)
+        row, age = self._rows[index], ts - self._ts[index]
         is_match = (
-            (last >= 0)
-            & (self._pairs[code] == pair)
-            & (self._pair_code[index] == code)
-            & (age < self._attribution)
+            (last_index >= 0)
+            & (self._sorted_pairs[pair_code] == pair_key)
+            & (self._pair_code[index] == pair_code)
+            & (age < self._attribution_us)
         )
         return np.where(is_match, row, -1)
 

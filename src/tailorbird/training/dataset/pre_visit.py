@@ -28,8 +28,8 @@ from tailorbird.training.dataset.dataset import Dataset, select_context
 
 Ints = npt.NDArray[np.int64]
 
-MOVED_SHARE_MIN = 0.5  # of the choices must follow a visit for requests to be moved
-PRE_VISIT_KEY = "asked"  # key in `Dataset.scheme` of requests that were moved
+VISIT_SHARE_MIN = 0.5  # of the choices must follow a visit for requests to be moved
+PRE_VISIT_KEY = "asked"  # key in `Dataset.provenance` of requests that were moved
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,25 @@ class MovedRequests:
     """Requests moved before the visits that led to the choices.
 
     Attributes:
-        share: share of the choices that followed a visit to the same item.
-        left_out: requests dropped because the visit began before the attribution window.
+        visit_share: share of the choices that followed a visit to the same item.
+        dropped_count: requests dropped because the visit began before the attribution window.
     """
 
     data: Dataset
-    share: float
-    left_out: int
+    visit_share: float
+    dropped_count: int
 
     @property
     def summary(self) -> str:
         """Describe the move in one sentence."""
         visit_note = (
-            f"before {self.share:.0%} of these the person had looked at the very item within "
+            f"before {self.visit_share:.0%} of these the person had looked at the very item within "
             f"{SESSION_GAP // MINUTE} min"
         )
         dropped_note = (
-            f"; {self.left_out:,} whose looks began longer before than the slot's "
+            f"; {self.dropped_count:,} whose looks began longer before than the slot's "
             "attribution are left out"
-            if self.left_out
+            if self.dropped_count
             else ""
         )
         return (
@@ -65,53 +65,62 @@ class MovedRequests:
 
 
 def move_before_visits(
-    events: pa.Table, data: Dataset, type_: str, attribution: int
+    events: pa.Table, data: Dataset, event_type: str, attribution_us: int
 ) -> MovedRequests | None:
     """Move requests before the visits that led to their choices; None if most followed no visit.
 
     Args:
         events: the lake's `events`.
-        data: requests for events of `type_`, from `clicks.draw_requests`.
-        attribution: attribution window of the slot, microseconds.
+        data: requests for events of `event_type`, from `clicks.draw_requests`.
+        attribution_us: attribution window of the slot, microseconds.
 
     Raises:
         NotReadyError: every visit began before the attribution window.
     """
     visits = _ItemVisits.of(
-        events, data, [type_name for type_name in INTERACTION_TYPES if type_name != type_]
+        events, data, [type_name for type_name in INTERACTION_TYPES if type_name != event_type]
     )
     visit_rows = visits.visit_rows(data)
-    if (share := float(np.mean(visit_rows >= 0))) < MOVED_SHARE_MIN:
+    if (visit_share := float(np.mean(visit_rows >= 0))) < VISIT_SHARE_MIN:
         return None
     # The request of a basket stands before the earliest visit to any of its items.
     ts = np.where(
-        visit_rows >= 0, visits.ts[visit_rows] + 1, data.t[data.request]
+        visit_rows >= 0, visits.ts[visit_rows] + 1, data.t[data.request_index]
     )  # just behind what came before it, as `clicks.choices` has it
-    order = np.lexsort((ts, data.request))
+    order = np.lexsort((ts, data.request_index))
     first_choices = order[data.offsets[:-1]]
-    visit, is_moved = visit_rows[first_choices], visit_rows[first_choices] >= 0
-    p = np.where(is_moved, visits.p[visit] - 1, data.p)
+    visit_row, is_moved = visit_rows[first_choices], visit_rows[first_choices] >= 0
+    log_position = np.where(is_moved, visits.log_position[visit_row] - 1, data.log_position)
     context = pa.concat_tables([data.context, visits.context]).take(
-        pa.array(np.where(is_moved, data.requests + visit, np.arange(data.requests)))
+        pa.array(np.where(is_moved, data.request_count + visit_row, np.arange(data.request_count)))
     )
-    moved = replace(
+    moved_data = replace(
         data,
         t=ts[first_choices],
-        p=p,
+        log_position=log_position,
         context=context,
-        scheme={**data.scheme, PRE_VISIT_KEY: "before the look that led to it"},
+        provenance={**data.provenance, PRE_VISIT_KEY: "before the look that led to it"},
     )
-    attributable = np.flatnonzero(data.t - moved.t < attribution)
-    if not len(attributable):
+    attributable_requests = np.flatnonzero(data.t - moved_data.t < attribution_us)
+    if not len(attributable_requests):
         problem = (
-            f"people looked at each of the {data.requests:,} things that they chose ({type_}) "
+            f"people looked at each of the {data.request_count:,} things that they chose "
+            f"({event_type}) "
             "longer before than the slot's attribution"
         )
         raise NotReadyError(
-            f"{problem}, {format_duration(attribution)}", fix="lengthen the slot's attribution"
+            f"{problem}, {format_duration(attribution_us)}", fix="lengthen the slot's attribution"
         )
-    attributable = attributable[np.lexsort((moved.p[attributable], moved.t[attributable]))]
-    return MovedRequests(moved.take(attributable), share, data.requests - len(attributable))
+    attributable_requests = attributable_requests[
+        np.lexsort(
+            (moved_data.log_position[attributable_requests], moved_data.t[attributable_requests])
+        )
+    ]
+    return MovedRequests(
+        moved_data.take(attributable_requests),
+        visit_share,
+        data.request_count - len(attributable_requests),
+    )
 
 
 @dataclass(frozen=True)
@@ -119,59 +128,72 @@ class _ItemVisits:
     """Events with items, sorted by user, item and time; shape (m,) each.
 
     Attributes:
-        pair: code of user and item, ascending.
+        pair_code: code of user and item, ascending.
         first_row: first row of the visit that each event belongs to.
         context: a table with as many rows.
     """
 
-    pair: Ints
+    pair_code: Ints
     ts: Ints
-    p: Ints
+    log_position: Ints
     first_row: Ints
     context: pa.Table
-    items: int
+    item_count: int
 
     @classmethod
     def of(cls, events: pa.Table, data: Dataset, types: Sequence[str]) -> "_ItemVisits":
         interactions = events.filter(interaction_mask(events, types))
-        person, item, items = (
-            data.people.encode(interactions["person"]),
-            data.items.encode(interactions["item_id"]),
-            len(data.items),
+        person_code, item_code, item_count = (
+            data.person_vocabulary.encode(interactions["person"]),
+            data.item_vocabulary.encode(interactions["item_id"]),
+            len(data.item_vocabulary),
         )
-        ts, p, pair = (
+        ts, log_position, pair_code = (
             micros(interactions["ts"]),
             interactions["p"].to_numpy(),
-            person * items + item,
+            person_code * item_count + item_code,
         )
-        order = np.lexsort((p, ts, pair))
-        order = order[person[order] >= 0]
-        pair, ts = pair[order], ts[order]
-        is_start = (np.diff(pair, prepend=-1) != 0) | (np.diff(ts, prepend=0) > SESSION_GAP)
+        order = np.lexsort((log_position, ts, pair_code))
+        order = order[person_code[order] >= 0]
+        pair_code, ts = pair_code[order], ts[order]
+        is_start = (np.diff(pair_code, prepend=-1) != 0) | (np.diff(ts, prepend=0) > SESSION_GAP)
         first_row = np.maximum.accumulate(np.where(is_start, np.arange(len(ts)), 0))
         return cls(
-            pair, ts, p[order], first_row, select_context(interactions).take(pa.array(order)), items
+            pair_code,
+            ts,
+            log_position[order],
+            first_row,
+            select_context(interactions).take(pa.array(order)),
+            item_count,
         )
 
     def visit_rows(self, data: Dataset) -> Ints:
         """Return the first row of the visit before each choice, −1 without one; shape (rows,)."""
-        person, t = data.person[data.request], data.t[data.request] - 1  # when it was chosen
+        person_codes, choice_ts = (
+            data.person_codes[data.request_index],
+            data.t[data.request_index] - 1,
+        )  # when it was chosen
         if not len(self.ts):
-            return np.full(data.rows, -1, np.int64)
-        pairs, code = np.unique(self.pair, return_inverse=True)
-        times, rank = np.unique(self.ts, return_inverse=True)
-        bits = len(times).bit_length()
-        pair_key = person * self.items + data.item
-        pair_code = np.minimum(np.searchsorted(pairs, pair_key), len(pairs) - 1)
-        last = (
-            np.searchsorted((code << bits) | rank, (pair_code << bits) | np.searchsorted(times, t))
-            - 1
-        )  # the last one before t
-        index = np.maximum(last, 0)
-        followed = (
-            (last >= 0)
-            & (person >= 0)
-            & (self.pair[index] == pair_key)
-            & (t - self.ts[index] <= SESSION_GAP)
+            return np.full(data.row_count, -1, np.int64)
+        unique_pair_codes, pair_ranks = np.unique(self.pair_code, return_inverse=True)
+        unique_ts, ts_ranks = np.unique(self.ts, return_inverse=True)
+        rank_bits = len(unique_ts).bit_length()
+        choice_pair_codes = person_codes * self.item_count + data.item_codes
+        choice_pair_ranks = np.minimum(
+            np.searchsorted(unique_pair_codes, choice_pair_codes), len(unique_pair_codes) - 1
         )
-        return np.where(followed, self.first_row[index], -1)
+        preceding_event = (
+            np.searchsorted(
+                (pair_ranks << rank_bits) | ts_ranks,
+                (choice_pair_ranks << rank_bits) | np.searchsorted(unique_ts, choice_ts),
+            )
+            - 1
+        )  # the last event before the choice
+        event_index = np.maximum(preceding_event, 0)
+        follows_visit = (
+            (preceding_event >= 0)
+            & (person_codes >= 0)
+            & (self.pair_code[event_index] == choice_pair_codes)
+            & (choice_ts - self.ts[event_index] <= SESSION_GAP)
+        )
+        return np.where(follows_visit, self.first_row[event_index], -1)

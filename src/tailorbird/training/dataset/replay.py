@@ -1,8 +1,8 @@
 """Replay of candidate sources: candidates of past requests, computed by the code that serves.
 
     replay = Replay(events, features, slot, items, live_columns)
-    for chunk in replay.draw_candidates(requests): ...  candidates and live columns, chunk by chunk
-    replay.read_live_columns(rows)                      live columns of logged responses
+    for chunk in replay.iterate_candidates(requests): ...  candidates and live columns, chunk by
+    chunk replay.read_live_columns(rows)                      live columns of logged responses
 
 A replay processes the log once (`candidates.replay`). Each request sees the tables of its moment,
 and the person's sequences as the features had them at its (t, p). A chosen item is no candidate
@@ -17,12 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.candidates.batch import CONTEXT, segment_keys
-from tailorbird.candidates.contract import SERVED_KINDS, Contract, contract_of
+from tailorbird.candidates.batch import CONTEXT_FIELDS, segment_keys
+from tailorbird.candidates.contract import SERVED_KINDS, Contract, build_contract
 from tailorbird.candidates.merge import ListMerger, MergedItems, bound_limits
 from tailorbird.candidates.protocol import CandidateRequest, RankedList
-from tailorbird.candidates.query import CandidateColumns, RequestLists, live_sources, source_of
-from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
+from tailorbird.candidates.query import (
+    CandidateColumns,
+    RequestLists,
+    select_live_sources,
+    source_of,
+)
+from tailorbird.candidates.replay import ReplayRequests, assign_regular_epochs, replay_requests
 from tailorbird.events import hash64s
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.backfill import History
@@ -31,8 +36,9 @@ from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.encode.similarities import from_declaration
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.dataset.codes import Codes
+from tailorbird.training.dataset.codes import IdVocabulary
 from tailorbird.training.dataset.dataset import Dataset
+from tailorbird.training.dataset.slates import Slates, build_slates
 
 Ints = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -48,56 +54,23 @@ SLATE_SIZE = 20  # items of a baseline's slate
 
 
 @dataclass(frozen=True)
-class Slates:
-    """Slates of a baseline: request r has item[offsets[r]:offsets[r + 1]], best first."""
-
-    offsets: Ints
-    item: Ints
-
-    def take(self, requests: Ints) -> "Slates":
-        """Select the slates of some requests, in the given order."""
-        size = np.diff(self.offsets)[requests]
-        offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
-        return Slates(
-            offsets,
-            self.item[
-                np.arange(offsets[-1]) + np.repeat(self.offsets[requests] - offsets[:-1], size)
-            ],
-        )
-
-
-def concat_slates(slates_by_request: Sequence[Mapping[str, Slates]]) -> dict[str, Slates]:
-    """Concatenate the slates of different requests, in the given order."""
-    return (
-        {
-            name: _build_slates(
-                [lists for part in slates_by_request for lists in _split_slates(part[name])]
-            )
-            for name in slates_by_request[0]
-        }
-        if slates_by_request
-        else {}
-    )
-
-
-@dataclass(frozen=True)
 class CandidateChunk:
     """Candidates of some requests, in order of the requests.
 
     Attributes:
-        request: (m,), indices of the requests.
-        size: (m,), number of candidates of each.
-        item: (n,), item codes.
-        rank: (n,), best rank in any source.
-        live: (n, columns), live columns.
+        request_indexes: (m,), indices of the requests.
+        sizes: (m,), number of candidates of each.
+        item_codes: (n,), item codes.
+        best_rank: (n,), best rank in any source.
+        live_values: (n, columns), live columns.
         slates: slates by baseline.
     """
 
-    request: Ints
-    size: Ints
-    item: Ints
-    rank: Ints
-    live: Matrix
+    request_indexes: Ints
+    sizes: Ints
+    item_codes: Ints
+    best_rank: Ints
+    live_values: Matrix
     slates: Mapping[str, Slates]
 
 
@@ -107,10 +80,10 @@ class Replay:
     Args:
         events: events of the lake, in order of p, with the columns of `candidates.batch.COLUMNS`
             and those that sequences need.
-        items: codes of items.
+        item_vocabulary: codes of items.
         live_columns: live columns to read, possibly for several models.
         baselines: baselines whose slates are built as well.
-        sources: source → limit; by default those of the slot.
+        source_limits: source → limit; by default those of the slot.
         retriever: returns candidates by vectors, for the source `sequence`; None without vectors.
     """
 
@@ -119,35 +92,42 @@ class Replay:
         events: pa.Table,
         features: FeatureSet,
         slot: Slot,
-        items: Codes,
+        item_vocabulary: IdVocabulary,
         live_columns: LiveColumns,
         *,
         baselines: Sequence[str] = (),
-        sources: Mapping[str, int] | None = None,
+        source_limits: Mapping[str, int] | None = None,
         retriever: VectorRetriever | None = None,
     ) -> None:
-        self._events, self._features, self._slot, self._items = events, features, slot, items
+        self._events, self._features, self._slot, self._item_vocabulary = (
+            events,
+            features,
+            slot,
+            item_vocabulary,
+        )
         self.live_columns = live_columns
         self.baselines = {name: Baseline.parse(name) for name in baselines}
-        self._sources = dict(sources if sources is not None else bound_limits(slot.sources))
+        self._source_limits = dict(
+            source_limits if source_limits is not None else bound_limits(slot.sources)
+        )
         self._retriever = retriever
         baseline_sources = (
             name for baseline in self.baselines.values() for name in baseline.sources
         )
-        self._source_names = live_sources(
-            dict.fromkeys([*self._sources, *live_columns.sources, *baseline_sources])
+        self._source_names = select_live_sources(
+            dict.fromkeys([*self._source_limits, *live_columns.sources, *baseline_sources])
         )
-        self._contract: Contract = contract_of(self._source_names, shown=slot.denominator)
-        order = np.argsort(items.keys)
-        self._sorted_keys, self._sorted_codes = items.keys[order], order
+        self._contract: Contract = build_contract(self._source_names, shown=slot.denominator)
+        key_order = np.argsort(item_vocabulary.keys)
+        self._sorted_keys, self._sorted_codes = item_vocabulary.keys[key_order], key_order
         self._list_cache: dict[int, tuple[RankedList, Ints]] = {}
-        self._hidden_types = (
+        self._hidden_type_keys = (
             hash64s(list(slot.hide_seen)) if slot.hide_seen else np.zeros(0, np.uint64)
         )
-        self._main_sequence = features.sequences[0] if features.sequences else ""
+        self._main_sequence_name = features.sequences[0] if features.sequences else ""
         self._history: History | None = None
 
-    def draw_candidates(
+    def iterate_candidates(
         self, data: Dataset, *, progress: Progress = lambda done, total: None
     ) -> Iterator[CandidateChunk]:
         """Yield the candidates of requests in chunks.
@@ -156,10 +136,13 @@ class Replay:
         """
         sequences = self.read_sequences(data)
         request_candidates: list[_RequestCandidates] = []
-        for request, lists in self.iterate_lists(data, sequences, progress=progress):
+        for request_index, lists in self.iterate_request_lists(data, sequences, progress=progress):
             request_candidates.append(
                 self._collect_candidates(
-                    request, int(data.t[request]), lists, _request_sequences(sequences, request)
+                    request_index,
+                    int(data.t[request_index]),
+                    lists,
+                    _request_sequences(sequences, request_index),
                 )
             )
             if len(request_candidates) >= CHUNK_REQUESTS:
@@ -173,19 +156,19 @@ class Replay:
     ) -> tuple[Matrix, dict[str, Floats]]:
         """Return live columns of rows, (rows, columns), and their values by baseline, (rows,)."""
         sequences = self.read_sequences(data)
-        keys, matrix = (
-            self._items.keys[data.item],
-            np.empty((data.rows, len(self.live_columns.names)), np.float32),
+        item_keys, matrix = (
+            self._item_vocabulary.keys[data.item_codes],
+            np.empty((data.row_count, len(self.live_columns.names)), np.float32),
         )
-        values = {name: np.zeros(data.rows) for name in self.baselines}
-        for request, lists in self.iterate_lists(data, sequences, progress=progress):
-            row_range = slice(data.offsets[request], data.offsets[request + 1])
+        baseline_values = {name: np.zeros(data.row_count) for name in self.baselines}
+        for request_index, lists in self.iterate_request_lists(data, sequences, progress=progress):
+            row_range = slice(data.offsets[request_index], data.offsets[request_index + 1])
             matrix[row_range] = self.live_columns.matrix(
-                lists, _request_sequences(sequences, request), keys[row_range]
+                lists, _request_sequences(sequences, request_index), item_keys[row_range]
             )
             for name, baseline in self.baselines.items():
-                values[name][row_range] = baseline.values(lists, keys[row_range])
-        return matrix, values
+                baseline_values[name][row_range] = baseline.values(lists, item_keys[row_range])
+        return matrix, baseline_values
 
     def read_sequences(self, data: Dataset) -> Mapping[str, RaggedSequence]:
         """Return the persons' sequences as the features have them at the (t, p) of each request."""
@@ -193,15 +176,15 @@ class Replay:
             return {}
         if self._history is None:
             self._history = History(
-                self._features, self._events, only=list(self._features.sequences)
+                self._features, self._events, only_columns=list(self._features.sequences)
             )
         context = data.context
-        no_item_ids = pa.nulls(data.requests, pa.string())
+        no_item_ids = pa.nulls(data.request_count, pa.string())
         requests = Requests(
             data.t,
-            data.p,
+            data.log_position,
             context["person"],
-            np.arange(data.requests),
+            np.arange(data.request_count),
             no_item_ids,
             context["session_id"],
             context["device"],
@@ -210,7 +193,7 @@ class Replay:
         )
         return self._history.rows(requests).sequences
 
-    def iterate_lists(
+    def iterate_request_lists(
         self,
         data: Dataset,
         sequences: Mapping[str, RaggedSequence],
@@ -218,81 +201,105 @@ class Replay:
         progress: Progress = lambda done, total: None,
     ) -> Iterator[tuple[int, RequestLists]]:
         """Yield each request with its lists in log order; lists are valid until the next one."""
-        texts = {name: data.context[name].to_pylist() for name in CONTEXT}
+        context_values = {name: data.context[name].to_pylist() for name in CONTEXT_FIELDS}
         requests = []
-        for index in range(data.requests):
-            sequence = _request_sequences(sequences, index).get(self._main_sequence)
-            segments = segment_keys({name: values[index] for name, values in texts.items()})
+        for index in range(data.request_count):
+            sequence = _request_sequences(sequences, index).get(self._main_sequence_name)
+            segments = segment_keys(
+                {name: values[index] for name, values in context_values.items()}
+            )
             request = (
                 CandidateRequest(segments=segments)
                 if sequence is None
                 else CandidateRequest(sequence.item, sequence.ts, segments)
             )
             requests.append(request)
-        p = data.p if data.p.ndim == 1 else data.p.max(axis=1)
-        replayed = ReplayRequests(requests, epochs_by_group(self._events, p))
+        log_position = (
+            data.log_position if data.log_position.ndim == 1 else data.log_position.max(axis=1)
+        )
+        requests_to_replay = ReplayRequests(
+            requests, assign_regular_epochs(self._events, log_position)
+        )
         for indices, lists in replay_requests(
-            self._contract, self._events, replayed, self._source_names, progress=progress
+            self._contract, self._events, requests_to_replay, self._source_names, progress=progress
         ):
             yield from zip(indices.tolist(), lists, strict=True)
 
-    def merge_sources(self, t: int, lists: RequestLists, sources: Mapping[str, int]) -> MergedItems:
+    def merge_sources(
+        self, t: int, lists: RequestLists, source_limits: Mapping[str, int]
+    ) -> MergedItems:
         """Return the merged candidates of some sources for a request at t; rows are item codes."""
-        merge = ListMerger(len(self._items))
-        for name, limit in sources.items():
+        merger = ListMerger(len(self._item_vocabulary))
+        for name, limit in source_limits.items():
             source = source_of(name)
             if source.kind in SERVED_KINDS:
-                merge.add(name, limit, *self._list_codes(lists.get(name)))
+                merger.add(name, limit, *self._find_list_codes(lists.get(name)))
             elif source.kind == "sequence" and self._retriever is not None:
-                merge.add(
+                merger.add(
                     name,
                     limit,
-                    *self._list_codes(self._retriever(t, lists.request, limit + merge.size)),
+                    *self._find_list_codes(
+                        self._retriever(t, lists.request, limit + merger.merged_count)
+                    ),
                 )
-        return merge.result()
+        return merger.result()
 
     def _collect_candidates(
-        self, request: int, t: int, lists: RequestLists, sequences: Mapping[str, Any]
+        self, request_index: int, t: int, lists: RequestLists, sequences: Mapping[str, Any]
     ) -> "_RequestCandidates":
         """Return the candidates of one request as a server would find them."""
-        merged_candidates = self.merge_sources(t, lists, self._sources)
-        hidden_keys = (
+        merged_candidates = self.merge_sources(t, lists, self._source_limits)
+        hidden_key_arrays = (
             [
-                sequence.item[np.isin(sequence.type, self._hidden_types)]
+                sequence.item[np.isin(sequence.type, self._hidden_type_keys)]
                 for sequence in sequences.values()
             ]
-            if len(self._hidden_types)
+            if len(self._hidden_type_keys)
             else []
         )
-        hidden_items = np.concatenate([np.zeros(0, np.uint64), *hidden_keys])
-        keys = self._items.keys[merged_candidates.rows]
-        is_visible = ~np.isin(keys, hidden_items)
+        hidden_item_keys = np.concatenate([np.zeros(0, np.uint64), *hidden_key_arrays])
+        keys = self._item_vocabulary.keys[merged_candidates.rows]
+        is_visible = ~np.isin(keys, hidden_item_keys)
         codes, keys = merged_candidates.rows[is_visible], keys[is_visible]
-        ranks = [rank for name in self._source_names if len(rank := lists.get(name).ranks(keys))]
+        ranks_by_source = [
+            source_ranks
+            for name in self._source_names
+            if len(source_ranks := lists.get(name).ranks(keys))
+        ]
         best_ranks = (
-            np.min([np.where(rank < 0, ABSENT_RANK, rank) for rank in ranks], axis=0)
-            if ranks
+            np.min(
+                [
+                    np.where(source_ranks < 0, ABSENT_RANK, source_ranks)
+                    for source_ranks in ranks_by_source
+                ],
+                axis=0,
+            )
+            if ranks_by_source
             else np.zeros(len(keys), np.int64)
         )
         slates = {
-            name: self._encode_keys(baseline.top(lists, hidden_items, SLATE_SIZE))
+            name: self._encode_keys(baseline.top(lists, hidden_item_keys, SLATE_SIZE))
             for name, baseline in self.baselines.items()
         }
         return _RequestCandidates(
-            request, codes, best_ranks, self.live_columns.matrix(lists, sequences, keys), slates
+            request_index,
+            codes,
+            best_ranks,
+            self.live_columns.matrix(lists, sequences, keys),
+            slates,
         )
 
-    def _list_codes(self, ranked_list: RankedList) -> tuple[Ints, npt.NDArray[np.float64]]:
+    def _find_list_codes(self, ranked_list: RankedList) -> tuple[Ints, npt.NDArray[np.float64]]:
         """Return the codes of a list's items; codes of shared leaderboards are cached.
 
         A source of the project may return items that were never logged. They are left out.
         """
-        cached = self._list_cache.get(id(ranked_list))
-        if cached is not None and cached[0] is ranked_list:
-            return cached[1], ranked_list.scores
-        codes, is_known = self._find_codes(ranked_list.keys)
-        if not is_known.all():
-            return codes[is_known], ranked_list.scores[is_known]
+        cached_list, cached_codes = self._list_cache.get(id(ranked_list), (None, None))
+        if cached_codes is not None and cached_list is ranked_list:
+            return cached_codes, ranked_list.scores
+        codes, has_code = self._find_codes(ranked_list.keys)
+        if not has_code.all():
+            return codes[has_code], ranked_list.scores[has_code]
         if ranked_list.is_shared:
             if len(self._list_cache) > CACHED_LISTS_MAX:
                 self._list_cache.clear()
@@ -300,8 +307,8 @@ class Replay:
         return codes, ranked_list.scores
 
     def _encode_keys(self, keys: Keys) -> Ints:
-        codes, is_known = self._find_codes(keys)
-        assert is_known.all()  # sources only know logged items
+        codes, has_code = self._find_codes(keys)
+        assert has_code.all()  # sources only know logged items
         return codes
 
     def _find_codes(self, keys: Keys) -> tuple[Ints, npt.NDArray[np.bool_]]:
@@ -318,53 +325,53 @@ CACHED_LISTS_MAX = 256
 
 @dataclass(frozen=True)
 class _RequestCandidates:
-    request: int
-    item: Ints
-    rank: Ints
-    live: Matrix
+    request_index: int
+    item_codes: Ints
+    best_rank: Ints
+    live_values: Matrix
     slates: Mapping[str, Ints]
 
 
 def _build_chunk(
     request_candidates: list[_RequestCandidates], baselines: Sequence[str]
 ) -> CandidateChunk:
-    request_candidates = sorted(request_candidates, key=lambda candidates: candidates.request)
-    item, rank, live = (
+    request_candidates = sorted(request_candidates, key=lambda candidates: candidates.request_index)
+    item_codes, best_rank, live_values = (
         np.concatenate([getattr(candidates, name) for candidates in request_candidates])
-        for name in ("item", "rank", "live")
+        for name in ("item_codes", "best_rank", "live_values")
     )
     slates = {
-        name: _build_slates([candidates.slates[name] for candidates in request_candidates])
+        name: build_slates([candidates.slates[name] for candidates in request_candidates])
         for name in baselines
     }
-    request, size = (
-        np.array([candidates.request for candidates in request_candidates]),
-        np.array([len(candidates.item) for candidates in request_candidates]),
+    request_index, sizes = (
+        np.array([candidates.request_index for candidates in request_candidates]),
+        np.array([len(candidates.item_codes) for candidates in request_candidates]),
     )
-    return CandidateChunk(request, size, item, rank, live, slates)
+    return CandidateChunk(
+        request_indexes=request_index,
+        sizes=sizes,
+        item_codes=item_codes,
+        best_rank=best_rank,
+        live_values=live_values,
+        slates=slates,
+    )
 
 
-def _build_slates(lists: Sequence[Ints]) -> Slates:
-    offsets = np.concatenate(([0], np.cumsum([len(items) for items in lists]))).astype(np.int64)
-    return Slates(offsets, np.concatenate([np.zeros(0, np.int64), *lists]))
-
-
-def _split_slates(slates: Slates) -> list[Ints]:
-    return np.split(slates.item, slates.offsets[1:-1])
-
-
-def _request_sequences(sequences: Mapping[str, RaggedSequence], request: int) -> dict[str, Any]:
+def _request_sequences(
+    sequences: Mapping[str, RaggedSequence], request_index: int
+) -> dict[str, Any]:
     """Return the sequences of one request."""
-    return {name: sequence.of(request) for name, sequence in sequences.items()}
+    return {name: sequence.of(request_index) for name, sequence in sequences.items()}
 
 
 def select_live_columns(features: FeatureSet, slot: Slot) -> LiveColumns:
     """Return the live columns of a slot's ranker: sources, declared columns and similarities."""
-    names = dict.fromkeys(live_sources([*slot.sources, *slot.columns, *DEFAULT_COLUMNS]))
+    names = dict.fromkeys(select_live_sources([*slot.sources, *slot.columns, *DEFAULT_COLUMNS]))
     # `trending` and `popular:1h` are one column.
-    by_column = {source_of(name).column: name for name in names}
-    similar = tuple(from_declaration(similarity) for similarity in features.similarities)
-    return LiveColumns(CandidateColumns(tuple(by_column.values())), similar)
+    name_by_column = {source_of(name).column: name for name in names}
+    similarities = tuple(from_declaration(similarity) for similarity in features.similarities)
+    return LiveColumns(CandidateColumns(tuple(name_by_column.values())), similarities)
 
 
 DEFAULT_COLUMNS = ("popular:1h", "popular:24h", "popular:7d", "item_knn:1", "item_knn")

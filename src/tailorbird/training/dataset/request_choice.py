@@ -14,7 +14,7 @@ from tailorbird.lake import Lake
 from tailorbird.ranking.policy.targets import item_heads, item_probability_heads
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.clicks import SamplingScheme, draw_requests, infer_scheme
-from tailorbird.training.dataset.codes import Codes, interaction_mask
+from tailorbird.training.dataset.codes import IdVocabulary, interaction_mask
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.logged_answers import dataset_from_responses
 from tailorbird.training.dataset.pre_visit import move_before_visits
@@ -32,29 +32,29 @@ class RowSettings:
     """Settings for the requests to load and their rows.
 
     Attributes:
-        ts_from, now: start and end of the window.
+        ts_from, as_of: start and end of the window.
         lateness_us: allowed lateness of events; younger responses are left out.
-        rows: `answers` or `clicks`; `auto` uses responses if enough have an outcome, else what
-            people chose, if that is more.
-        scheme: how to draw requests even if there are responses; None infers it if needed.
-        heads: targets of other slots, which get labels as well.
+        row_source: `answers` or `clicks`; `auto` uses responses if enough have an outcome, else
+            what people chose, if that is more.
+        sampling_scheme: how to draw requests even if there are responses; None infers it if needed.
+        extra_heads: targets of other slots, which get labels as well.
         arm: only responses of this EXPERIMENT:ARM; "" takes all.
     """
 
     ts_from: int
-    now: int
+    as_of: int
     lateness_us: int = DAY
-    rows: RowSource = "auto"
-    scheme: SamplingScheme | None = None
-    heads: Sequence[str] = ()
+    row_source: RowSource = "auto"
+    sampling_scheme: SamplingScheme | None = None
+    extra_heads: Sequence[str] = ()
     arm: str = ""
 
 
 def choose_requests(
     lake: Lake,
     events: pa.Table,
-    people: Codes,
-    codes: Codes,
+    person_vocabulary: IdVocabulary,
+    item_vocabulary: IdVocabulary,
     slot: Slot,
     row_settings: RowSettings,
     complete_until: int,
@@ -64,51 +64,66 @@ def choose_requests(
     Returns:
         The requests, their scheme (None for responses), and the choice as a sentence.
     """
-    logged = None
-    if row_settings.rows != "clicks" and row_settings.scheme is None:
+    logged_data = None
+    if row_settings.row_source != "clicks" and row_settings.sampling_scheme is None:
         try:
-            logged = _rows_from_responses(
-                lake, events, people, codes, slot, row_settings, complete_until
+            logged_data = _rows_from_responses(
+                lake=lake,
+                events=events,
+                person_vocabulary=person_vocabulary,
+                item_vocabulary=item_vocabulary,
+                slot=slot,
+                row_settings=row_settings,
+                complete_until=complete_until,
             )
         except NotReadyError:
-            if row_settings.rows == "answers" or (
-                _has_responses(events, slot)
-                and not _first_chosen_head(events, slot, row_settings)[1]
+            _, chosen_count = _first_chosen_head(events, slot, row_settings)
+            if row_settings.row_source == "answers" or (
+                _has_responses(events, slot) and not chosen_count
             ):
                 raise
-    count = _count_with_outcome(logged, slot) if logged else 0
-    outcome_note = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
-    if logged and row_settings.arm:
+    outcome_count = _count_with_outcome(logged_data, slot) if logged_data else 0
+    outcome_note = (
+        f"{outcome_count:,} answers of slot {slot.name!r} have an outcome that is known by now"
+    )
+    if logged_data and row_settings.arm:
         outcome_note += f". They are those of the arm {row_settings.arm}; features, candidates and"
         outcome_note += " popularity are of the whole log"
-    if logged and row_settings.rows == "answers":
-        return logged, None, f"rows are logged answers, as asked for: {outcome_note}"
-    if logged and count >= RESPONSES_MIN:
-        return logged, None, f"rows are logged answers: {outcome_note}"
+    if logged_data and row_settings.row_source == "answers":
+        return logged_data, None, f"rows are logged answers, as asked for: {outcome_note}"
+    if logged_data and outcome_count >= RESPONSES_MIN:
+        return logged_data, None, f"rows are logged answers: {outcome_note}"
     head, chosen_count = _first_chosen_head(events, slot, row_settings)
     # Nearly all choices were made from these very responses.
-    if logged and chosen_count < 2 * count:
+    if logged_data and chosen_count < 2 * outcome_count:
         return (
-            logged,
+            logged_data,
             None,
             f"rows are logged answers, though only {outcome_note}: the log holds hardly any {head} "
             "beside them",
         )
-    scheme = row_settings.scheme or infer_scheme(events, head)
+    scheme = row_settings.sampling_scheme or infer_scheme(events, head)
     data = draw_requests(
-        events, people, codes, scheme, ts_from=row_settings.ts_from, ts_to=row_settings.now
+        events,
+        person_vocabulary,
+        item_vocabulary,
+        scheme,
+        ts_from=row_settings.ts_from,
+        ts_to=row_settings.as_of,
     )
     source_note, move_note = (
-        f"requests are put before what people chose ({data.rows:,} of type {scheme.type})",
+        f"requests are put before what people chose ({data.row_count:,} of type {scheme.type})",
         "",
     )
     if (
-        moved := move_before_visits(events, data, scheme.type, parse_duration(slot.attribution))
+        moved_requests := move_before_visits(
+            events, data, scheme.type, parse_duration(slot.attribution)
+        )
         if scheme.moves_before_visit
         else None
     ):
-        data, move_note = moved.data, f"; {moved.summary}"
-    if row_settings.scheme or row_settings.rows == "clicks":
+        data, move_note = moved_requests.data, f"; {moved_requests.summary}"
+    if row_settings.sampling_scheme or row_settings.row_source == "clicks":
         return data, scheme, f"{source_note}, as asked for{move_note}"
     if not _has_responses(events, slot):
         return data, scheme, f"{source_note}: slot {slot.name!r} has no logged answer{move_note}"
@@ -123,8 +138,8 @@ def choose_requests(
 def _rows_from_responses(
     lake: Lake,
     events: pa.Table,
-    people: Codes,
-    codes: Codes,
+    person_vocabulary: IdVocabulary,
+    item_vocabulary: IdVocabulary,
     slot: Slot,
     row_settings: RowSettings,
     complete_until: int,
@@ -134,15 +149,15 @@ def _rows_from_responses(
         slot.name,
         list(slot.objective),
         ts_from=row_settings.ts_from,
-        mature_before=complete_until,
-        attribution=parse_duration(slot.attribution),
+        complete_until=complete_until,
+        attribution_us=parse_duration(slot.attribution),
         denominator=slot.denominator,
-        responses=lake.responses(["request_id", "p", "positions"])
+        response_log=lake.responses(["request_id", "p", "positions"])
         if lake.exists("answers")
         else None,
-        people=people,
-        items=codes,
-        extra_heads=row_settings.heads,
+        person_vocabulary=person_vocabulary,
+        item_vocabulary=item_vocabulary,
+        extra_heads=row_settings.extra_heads,
         arm=row_settings.arm,
     )
 
@@ -155,23 +170,23 @@ def _has_responses(events: pa.Table, slot: Slot) -> bool:
     return bool(pc.any(is_answer).as_py())
 
 
-def _count_with_outcome(logged: Dataset, slot: Slot) -> int:
+def _count_with_outcome(logged_data: Dataset, slot: Slot) -> int:
     """Return the number of responses with an outcome that counts in the slot's objective."""
     has_outcome = np.logical_or.reduce(
-        [logged.labels[head] > 0 for head in item_heads(slot.objective)]
+        [logged_data.labels[head] > 0 for head in item_heads(slot.objective)]
     )
-    return len(np.unique(logged.request[has_outcome]))
+    return len(np.unique(logged_data.request_index[has_outcome]))
 
 
 def _first_chosen_head(events: pa.Table, slot: Slot, row_settings: RowSettings) -> tuple[str, int]:
     """Return the objective's first head with an event in the window, and its number of events."""
     heads = item_probability_heads(slot.objective) or ["view"]
     t = micros(events["ts"])
-    is_recent = (t >= row_settings.ts_from) & (t < row_settings.now)
+    is_recent = (t >= row_settings.ts_from) & (t < row_settings.as_of)
     for head in heads:
-        chosen = pc.and_(
+        is_chosen = pc.and_(
             interaction_mask(events, (head,)), pc.is_valid(events["person"])
         ).to_numpy()
-        if count := int(np.count_nonzero(chosen & is_recent)):
+        if count := int(np.count_nonzero(is_chosen & is_recent)):
             return head, count
     return heads[0], 0

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import micros
-from tailorbird.models.interactions import Counter
+from tailorbird.models.interactions import WindowCounter
 from tailorbird.ranking.policy.targets import ReturnTarget, parse_return
-from tailorbird.training.dataset.codes import INTERACTION_TYPES, Codes, human_mask
+from tailorbird.training.dataset.codes import INTERACTION_TYPES, IdVocabulary, human_mask
 
 Ints = npt.NDArray[np.int64]
 Label = npt.NDArray[np.float32]
@@ -35,39 +35,41 @@ class PresenceIndex:
     """Times at which each person was present.
 
     Args:
-        people: codes of persons.
+        person_vocabulary: codes of persons.
         complete_until: moment up to which the log is complete.
     """
 
-    def __init__(self, events: pa.Table, people: Codes, complete_until: int) -> None:
+    def __init__(
+        self, events: pa.Table, person_vocabulary: IdVocabulary, complete_until: int
+    ) -> None:
         mask = pc.and_(
             pc.is_in(events["type"], pa.array(PRESENCE_TYPES, pa.string())), human_mask(events)
         )
         for name, expected in (("counts", True), ("timeless", False)):
             if name in events.column_names:
                 mask = pc.and_(mask, pc.equal(pc.fill_null(events[name], expected), expected))
-        present = events.filter(mask)
-        self._counter = Counter.from_keys(people.encode(present["person"]), micros(present["ts"]))
+        presence_events = events.filter(mask)
+        self._counter = WindowCounter.from_keys(
+            person_vocabulary.encode(presence_events["person"]), micros(presence_events["ts"])
+        )
         self._complete_until = complete_until
 
-    def label(self, target: ReturnTarget, person: Ints, t: Ints) -> Label:
+    def label(self, target: ReturnTarget, person_code: Ints, t: Ints) -> Label:
         """Return 1, 0 or NaN for each request, shape (n,).
 
         Args:
-            person: shape (n,), −1 if unknown.
+            person_code: shape (n,), −1 if unknown.
             t: shape (n,), microseconds.
         """
-        visits = self._counter.count(
-            person, t + target.until, np.arange(len(t)), target.until - target.gap
+        event_counts = self._counter.count(
+            person_code, t + target.until_us, np.arange(len(t)), target.until_us - target.gap_us
         )
-        is_complete = (person >= 0) & (t + target.until <= self._complete_until)
-        return np.where(is_complete, visits > 0, np.nan).astype(np.float32)
+        is_complete = (person_code >= 0) & (t + target.until_us <= self._complete_until)
+        return np.where(is_complete, event_counts > 0, np.nan).astype(np.float32)
 
 
-def censor_labels(
-    labels: Mapping[str, npt.NDArray], t: Ints, moment: int
-) -> dict[str, npt.NDArray]:
-    """Set return labels to NaN that were unknown at a moment; other heads keep theirs.
+def censor_labels(labels: Mapping[str, npt.NDArray], t: Ints, as_of: int) -> dict[str, npt.NDArray]:
+    """Set return labels to NaN that were unknown at `as_of`; other heads keep theirs.
 
     Args:
         labels: head → shape (n,).
@@ -76,7 +78,7 @@ def censor_labels(
     visible_labels = dict(labels)
     for head, target in return_targets(labels).items():
         visible_labels[head] = np.where(
-            t + target.until <= moment, labels[head], np.float32(np.nan)
+            t + target.until_us <= as_of, labels[head], np.float32(np.nan)
         )
     return visible_labels
 

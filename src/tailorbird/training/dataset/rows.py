@@ -18,14 +18,14 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import micros, parse_duration, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
-from tailorbird.lake import Lake, span
+from tailorbird.lake import Lake, time_filter
 from tailorbird.models.interactions import History, Interactions
 from tailorbird.ranking.policy.targets import is_amount_head, item_heads
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.dataset.clicks import SamplingScheme
 from tailorbird.training.dataset.codes import (
     INTERACTION_TYPES,
-    Codes,
+    IdVocabulary,
     encode_interactions,
     interaction_mask,
     seconds_viewed,
@@ -47,59 +47,63 @@ class TrainingData:
 
     Attributes:
         events: all events that features may read, up to now.
-        items: item profiles, all versions.
-        people, item_codes: codes of persons and items.
-        data: the `Dataset` of all requests of the window, with their rows if they are logged
+        item_profiles: item profiles, all versions.
+        person_vocabulary, item_vocabulary: codes of persons and items.
+        dataset: the `Dataset` of all requests of the window, with their rows if they are logged
             responses, else with their positives alone.
-        sampling: how requests are drawn, None for logged responses.
+        sampling_scheme: how requests are drawn, None for logged responses.
         source_note: which of the two was chosen and why, as a sentence.
         heads: all targets: the slot's, then those of other slots.
-        attribution: the slot's attribution window, microseconds.
+        attribution_us: the slot's attribution window, microseconds.
         complete_until: moment up to which the log is complete.
     """
 
     events: pa.Table
-    items: pa.Table
-    people: Codes
-    item_codes: Codes
-    data: Dataset
-    sampling: SamplingScheme | None
+    item_profiles: pa.Table
+    person_vocabulary: IdVocabulary
+    item_vocabulary: IdVocabulary
+    dataset: Dataset
+    sampling_scheme: SamplingScheme | None
     source_note: str
     heads: tuple[str, ...]
-    attribution: int
+    attribution_us: int
     complete_until: int
 
     @cached_property
     def events_with_profiles(self) -> pa.Table:
         """Return the events with the properties of their items, as candidate sources read them."""
-        return add_profiles(self.events, self.items)
+        return add_profiles(self.events, self.item_profiles)
 
     @property
     def is_logged(self) -> bool:
         """Return whether the rows are logged responses."""
-        return self.sampling is None
+        return self.sampling_scheme is None
 
     @cached_property
     def history(self) -> History:
         """Return the interactions; for drawn requests, only those of the drawn event type."""
         return History(
-            encode_interactions(self.events, self.people, self.item_codes, self._interaction_types)
+            encode_interactions(
+                self.events, self.person_vocabulary, self.item_vocabulary, self._interaction_types
+            )
         )
 
     @property
     def interactions_by_type(self) -> dict[str, Interactions]:
         """Return the interactions of `history` by event type."""
         return {
-            type_name: encode_interactions(self.events, self.people, self.item_codes, (type_name,))
+            type_name: encode_interactions(
+                self.events, self.person_vocabulary, self.item_vocabulary, (type_name,)
+            )
             for type_name in self._interaction_types
         }
 
     @property
     def _interaction_types(self) -> Sequence[str]:
-        return INTERACTION_TYPES if self.sampling is None else (self.sampling.type,)
+        return INTERACTION_TYPES if self.sampling_scheme is None else (self.sampling_scheme.type,)
 
     @property
-    def label_window(self) -> int:
+    def label_window_us(self) -> int:
         """Return how long after a request its labels may change, microseconds.
 
         The drawn event occurs at the request itself, except where the request was moved to before
@@ -107,51 +111,53 @@ class TrainingData:
         """
         can_change = (
             self.is_logged
-            or PRE_VISIT_KEY in self.data.scheme
-            or any(len(outcomes) for outcomes in self._extra_outcomes.values())
+            or PRE_VISIT_KEY in self.dataset.provenance
+            or any(len(outcomes) for outcomes in self._outcome_index_by_head.values())
         )
-        return self.attribution if can_change else 0
+        return self.attribution_us if can_change else 0
 
     @cached_property
-    def _extra_outcomes(self) -> dict[str, OutcomeIndex]:
+    def _outcome_index_by_head(self) -> dict[str, OutcomeIndex]:
         """Return the outcomes of all heads but the one that requests are drawn for."""
         extra_heads = [
             head
             for head in item_heads(self.heads)
-            if self.sampling is not None and head != self.sampling.type
+            if self.sampling_scheme is not None and head != self.sampling_scheme.type
         ]
         return {head: self._outcome_index(head) for head in extra_heads}
 
     def _outcome_index(self, head: str) -> OutcomeIndex:
-        matching = self.events.filter(interaction_mask(self.events, (head,)))
+        head_events = self.events.filter(interaction_mask(self.events, (head,)))
         return OutcomeIndex(
-            encode_interactions(matching, self.people, self.item_codes, (head,)),
-            seconds_viewed(matching) if is_amount_head(head) else None,
+            encode_interactions(head_events, self.person_vocabulary, self.item_vocabulary, (head,)),
+            seconds_viewed(head_events) if is_amount_head(head) else None,
         )
 
-    def add_labels(self, requests: Dataset) -> Dataset:
+    def add_extra_labels(self, requests: Dataset) -> Dataset:
         """Add the labels of extra heads to requests with their candidates."""
-        if self.sampling is None:
+        if self.sampling_scheme is None:
             return requests
         extra_labels: dict[str, npt.NDArray] = {
-            head: outcomes.total_amount(requests, self.attribution)
+            head: outcomes.total_amount(requests, self.attribution_us)
             if is_amount_head(head)
-            else outcomes.has_outcome(requests, self.attribution)
-            for head, outcomes in self._extra_outcomes.items()
+            else outcomes.has_outcome(requests, self.attribution_us)
+            for head, outcomes in self._outcome_index_by_head.items()
         }
         # Other candidates were not seen, so a return label would say nothing about them: NaN.
-        is_positive = requests.labels[self.sampling.type]
+        is_positive = requests.labels[self.sampling_scheme.type]
         for head, target in return_targets(self.heads).items():
             extra_labels[head] = np.where(
                 is_positive,
-                self._return_visits.label(target, requests.person, requests.t)[requests.request],
+                self._presence_index.label(target, requests.person_codes, requests.t)[
+                    requests.request_index
+                ],
                 np.float32(np.nan),
             )
         return replace(requests, labels={**requests.labels, **extra_labels})
 
     @cached_property
-    def _return_visits(self) -> PresenceIndex:
-        return PresenceIndex(self.events, self.people, self.complete_until)
+    def _presence_index(self) -> PresenceIndex:
+        return PresenceIndex(self.events, self.person_vocabulary, self.complete_until)
 
 
 def load_training_data(
@@ -179,31 +185,39 @@ def load_training_data(
         )
     )
     columns += ["experiment", "arm"] if row_settings.arm else []
-    events = _sort_by_log(
-        JoinedEvents(lake, features, *other_features).table(columns, span(ts_to=row_settings.now))
+    events = _sort_by_log_position(
+        JoinedEvents(lake, features, *other_features).table(
+            columns, time_filter(ts_to=row_settings.as_of)
+        )
     )
     if not events.num_rows:
-        raise _no_events_error(lake, row_settings.now)
-    people = Codes.of(events["person"])
-    item_codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
+        raise _no_events_error(lake, row_settings.as_of)
+    person_vocabulary = IdVocabulary.of(events["person"])
+    item_vocabulary = IdVocabulary.of(events["item_id"], pc.list_flatten(events["items"]))
     items = _load_items(lake) if lake.exists("items") else empty_items()
-    complete_until = min(row_settings.now - row_settings.lateness_us, log_end(events))
-    data, sampling, source_note = choose_requests(
-        lake, events, people, item_codes, slot, row_settings, complete_until
+    complete_until = min(row_settings.as_of - row_settings.lateness_us, log_end(events))
+    dataset, sampling_scheme, source_note = choose_requests(
+        lake=lake,
+        events=events,
+        person_vocabulary=person_vocabulary,
+        item_vocabulary=item_vocabulary,
+        slot=slot,
+        row_settings=row_settings,
+        complete_until=complete_until,
     )
-    heads = tuple(dict.fromkeys((*slot.objective, *row_settings.heads)))
-    return _drop_unsettled(
+    heads = tuple(dict.fromkeys((*slot.objective, *row_settings.extra_heads)))
+    return _drop_unsettled_requests(
         TrainingData(
-            events,
-            items,
-            people,
-            item_codes,
-            data,
-            sampling,
-            source_note,
-            heads,
-            parse_duration(slot.attribution),
-            complete_until,
+            events=events,
+            item_profiles=items,
+            person_vocabulary=person_vocabulary,
+            item_vocabulary=item_vocabulary,
+            dataset=dataset,
+            sampling_scheme=sampling_scheme,
+            source_note=source_note,
+            heads=heads,
+            attribution_us=parse_duration(slot.attribution),
+            complete_until=complete_until,
         )
     )
 
@@ -214,30 +228,32 @@ def log_end(events: pa.Table) -> int:
     return int(micros(events["ts"]).max(initial=0, where=dated)) + 1
 
 
-def _drop_unsettled(training_data: TrainingData) -> TrainingData:
+def _drop_unsettled_requests(training_data: TrainingData) -> TrainingData:
     """Drop drawn requests whose extra labels may still change."""
-    data = training_data.data
-    if training_data.is_logged or not training_data.label_window:
+    dataset = training_data.dataset
+    if training_data.is_logged or not training_data.label_window_us:
         return training_data
     settled_requests = np.flatnonzero(
-        data.t + training_data.label_window <= training_data.complete_until
+        dataset.t + training_data.label_window_us <= training_data.complete_until
     )
     if not len(settled_requests):
-        problem = f"what came of the {data.requests:,} choices in the window is not known yet"
+        problem = (
+            f"what came of the {dataset.request_count:,} choices in the window is not known yet"
+        )
         raise NotReadyError(
             problem,
             fix="import more history, shorten the slot's attribution, or train as of an earlier "
             "day: --as-of 2026-11-25",
         )
-    return replace(training_data, data=data.take(settled_requests))
+    return replace(training_data, dataset=dataset.take(settled_requests))
 
 
-def _no_events_error(lake: Lake, now: int) -> NotReadyError:
+def _no_events_error(lake: Lake, as_of: int) -> NotReadyError:
     """Return the error for a lake without events to learn from."""
     # Reads a table instead of SQL, which cannot query an older version of the lake.
     if lake.exists("events") and lake.table("events", ["p"]).num_rows:
         return NotReadyError(
-            f"the lake holds no event before {to_iso(now)[:16]}",
+            f"the lake holds no event before {to_iso(as_of)[:16]}",
             where=str(lake.path),
             fix="a later --as-of, such as latest",
         )
@@ -246,17 +262,19 @@ def _no_events_error(lake: Lake, now: int) -> NotReadyError:
     )
 
 
-def _sort_by_log(rows: pa.Table) -> pa.Table:
+def _sort_by_log_position(rows: pa.Table) -> pa.Table:
     """Sort rows by log position, as codes and draws depend on the order."""
-    p = rows["p"].to_numpy()
+    log_position = rows["p"].to_numpy()
     return (
-        rows if bool(np.all(p[1:] > p[:-1])) else rows.take(pa.array(np.argsort(p)))
+        rows
+        if bool(np.all(log_position[1:] > log_position[:-1]))
+        else rows.take(pa.array(np.argsort(log_position)))
     ).combine_chunks()
 
 
 def _load_items(lake: Lake) -> pa.Table:
     names = ["id", "valid_from", "attributes", "timeless", "received_at"]
-    return _sort_by_log(lake.table("items", [*names, "p"]))
+    return _sort_by_log_position(lake.table("items", [*names, "p"]))
 
 
 def add_profiles(events: pa.Table, items: pa.Table) -> pa.Table:

@@ -24,7 +24,7 @@ class Split:
 
     Attributes:
         train_until, validation_until: the two borders, microseconds.
-        dropped: requests whose label window reaches over a border.
+        dropped_count: requests whose label window reaches over a border.
     """
 
     train: Ints
@@ -32,17 +32,19 @@ class Split:
     test: Ints
     train_until: int
     validation_until: int
-    dropped: int
+    dropped_count: int
 
 
-def split_by_time(t: Ints, *, validation: float = 0.15, test: float = 0.2, gap: int = 0) -> Split:
+def split_by_time(
+    t: Ints, *, validation_share: float = 0.15, test_share: float = 0.2, gap: int = 0
+) -> Split:
     """Split at the times before which the given shares of requests lie.
 
     Requests of one time stay together.
 
     Args:
         t: shape (requests,), the time of each request.
-        validation, test: shares of all requests, the newest being `test`.
+        validation_share, test_share: shares of all requests, the newest being `test_share`.
         gap: label window, microseconds.
 
     Raises:
@@ -54,8 +56,8 @@ def split_by_time(t: Ints, *, validation: float = 0.15, test: float = 0.2, gap: 
             fix="import more history, or widen the window",
         )
     sorted_times = np.sort(t)
-    train_until = int(sorted_times[round(len(t) * (1 - validation - test))])
-    validation_until = int(sorted_times[min(round(len(t) * (1 - test)), len(t) - 1)])
+    train_until = int(sorted_times[round(len(t) * (1 - validation_share - test_share))])
+    validation_until = int(sorted_times[min(round(len(t) * (1 - test_share)), len(t) - 1)])
     return split_at(t, train_until, validation_until, gap=gap)
 
 
@@ -65,19 +67,20 @@ def split_at(t: Ints, train_until: int, validation_until: int, *, gap: int = 0) 
     Raises:
         UsageError: a part would be empty.
     """
-    order = np.argsort(t, kind="stable")
-    sorted_times = t[order]
-    train = order[(sorted_times < train_until) & (sorted_times + gap <= train_until)]
-    validation = order[
+    time_order = np.argsort(t, kind="stable")
+    sorted_times = t[time_order]
+    train = time_order[(sorted_times < train_until) & (sorted_times + gap <= train_until)]
+    validation = time_order[
         (sorted_times >= train_until)
         & (sorted_times < validation_until)
         & (sorted_times + gap <= validation_until)
     ]
-    test = order[sorted_times >= validation_until]
+    test = time_order[sorted_times >= validation_until]
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if not len(part):
             span_note = (
-                f"{len(t)} requests from {to_iso(int(sorted_times[0]))} to {to_iso(int(sorted_times[-1]))}"
+                f"{len(t)} requests from {to_iso(int(sorted_times[0]))} "
+                f"to {to_iso(int(sorted_times[-1]))}"
                 if len(t)
                 else "no request"
             )

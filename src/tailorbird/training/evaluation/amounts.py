@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class AmountFigures:
+class AmountMetrics:
     """Metrics of one head on the test part.
 
     Attributes:
@@ -29,7 +29,7 @@ class AmountFigures:
             rows.
         deviance, deviance_mean: mean Poisson deviance of the model and of the constant mean.
         expected, happened: means of the predictions and of the observed amounts.
-        positives, rows: rows with an amount above 0, and all rows.
+        positive_count, row_count: rows with an amount above 0, and all rows.
     """
 
     mae: Interval
@@ -39,8 +39,8 @@ class AmountFigures:
     deviance_mean: float
     expected: float
     happened: float
-    positives: int
-    rows: int
+    positive_count: int
+    row_count: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON; each interval adds `_low` and `_high` keys."""
@@ -56,7 +56,7 @@ class AmountFigures:
         return (
             fields
             | {name: round(getattr(self, name), 6) for name in scalar_names}
-            | {"positives": self.positives, "rows": self.rows}
+            | {"positives": self.positive_count, "rows": self.row_count}
         )
 
     def cells(self) -> Mapping[str, str]:
@@ -69,7 +69,7 @@ class AmountFigures:
             "deviance of always the mean": f"{self.deviance_mean:.4f}",
             "expected on average": f"{self.expected:.4f}",
             "happened on average": f"{self.happened:.4f}",
-            "rows with something": f"{self.positives:,} of {self.rows:,}",
+            "rows with something": f"{self.positive_count:,} of {self.row_count:,}",
         }
 
     @property
@@ -83,28 +83,30 @@ class AmountFigures:
         )
 
 
-def compute_amount_figures(
-    expected: Floats, amount: Floats, request: Ints, bootstrap: Bootstrap
-) -> AmountFigures:
+def compute_amount_metrics(
+    expected: Floats, amount: Floats, request_index: Ints, bootstrap: Bootstrap
+) -> AmountMetrics:
     """Compute the metrics of the rows of one head.
 
     Args:
         expected, amount: shape (n,).
-        request: shape (n,), the request of each row.
+        request_index: shape (n,), the request of each row.
         bootstrap: replicates over the users of the requests.
     """
-    amount, size = amount.astype(np.float64), len(bootstrap.person)
-    rows = metrics.totals(request, np.ones(len(request)), size)
+    amount, request_count = amount.astype(np.float64), len(bootstrap.person_codes)
+    row_counts = metrics.sum_by_index(request_index, np.ones(len(request_index)), request_count)
     error, deviance = np.abs(expected - amount), metrics.deviances(expected, amount)
     mean, median = float(amount.mean()), float(np.median(amount))
-    return AmountFigures(
-        mae=bootstrap.ratio(metrics.totals(request, error, size), rows),
+    return AmountMetrics(
+        mae=bootstrap.ratio(metrics.sum_by_index(request_index, error, request_count), row_counts),
         mae_mean=float(np.abs(amount - mean).mean()),
         mae_median=float(np.abs(amount - median).mean()),
-        deviance=bootstrap.ratio(metrics.totals(request, deviance, size), rows),
+        deviance=bootstrap.ratio(
+            metrics.sum_by_index(request_index, deviance, request_count), row_counts
+        ),
         deviance_mean=float(metrics.deviances(np.full(len(amount), mean), amount).mean()),
         expected=float(expected.mean()),
         happened=mean,
-        positives=int(np.count_nonzero(amount)),
-        rows=len(amount),
+        positive_count=int(np.count_nonzero(amount)),
+        row_count=len(amount),
     )

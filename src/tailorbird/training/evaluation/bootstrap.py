@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.training.evaluation.calibration import CalibrationBins, calibration_errors
-from tailorbird.training.evaluation.metrics import totals
+from tailorbird.training.evaluation.metrics import sum_by_index
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -36,7 +36,7 @@ class Interval:
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     @property
-    def signed(self) -> str:
+    def signed_text(self) -> str:
         """Return the interval as text of a difference, with its sign."""
         return f"{self.value:+.4f} " + (
             f"[{self.low:+.4f}, {self.high:+.4f}]" if self.has_bounds else NO_INTERVAL_NOTE
@@ -48,17 +48,19 @@ class Interval:
         )
 
 
-def code_people(person: Ints) -> Ints:
+def encode_people(person_codes: Ints) -> Ints:
     """Return codes for `Bootstrap`; each request of an unknown person, −1, is one of its own."""
-    anonymous = int(person.max(initial=0)) + 1 + np.arange(len(person))
-    return np.unique(np.where(person >= 0, person, anonymous), return_inverse=True)[1]
+    anonymous_codes = int(person_codes.max(initial=0)) + 1 + np.arange(len(person_codes))
+    return np.unique(
+        np.where(person_codes >= 0, person_codes, anonymous_codes), return_inverse=True
+    )[1]
 
 
 class Bootstrap:
     """Bootstrap replicates over users, drawn once.
 
     Args:
-        person: shape (requests,), a code in [0, people) for each request.
+        person_codes: shape (requests,), a code in [0, people) for each request.
         replicates: number of replicates; 1,000 give the ends of an interval to about 2 % of its
             width.
         level: confidence level of the intervals.
@@ -66,14 +68,14 @@ class Bootstrap:
     """
 
     def __init__(
-        self, person: Ints, *, replicates: int = 1_000, level: float = 0.95, seed: int = 0
+        self, person_codes: Ints, *, replicates: int = 1_000, level: float = 0.95, seed: int = 0
     ) -> None:
-        self.person = np.asarray(person, np.int64)
-        self.people = int(self.person.max(initial=-1)) + 1
+        self.person_codes = np.asarray(person_codes, np.int64)
+        self.person_count = int(self.person_codes.max(initial=-1)) + 1
         self.replicates = replicates
-        self._tail = (1 - level) / 2
+        self._tail_share = (1 - level) / 2
         self._seed = seed
-        self._counts: npt.NDArray[np.float32] | None = None
+        self._cached_weights: npt.NDArray[np.float32] | None = None
 
     def mean(self, value: Floats) -> Interval:
         """Return the mean over requests of `value` (requests,), with interval; NaN are left out."""
@@ -81,122 +83,132 @@ class Bootstrap:
 
     def means(self, values: Sequence[Floats]) -> list[Interval]:
         """Return the mean of several metrics from the same replicates."""
-        numerator, denominator = self._sums(values)
-        centre = _ratio(numerator.sum(axis=0), denominator.sum(axis=0))
-        spread = _ratio(self._resample(numerator), self._resample(denominator))
-        return [self.interval(c, spread[:, i]) for i, c in enumerate(centre)]
+        numerators, denominators = self._sum_by_person(values)
+        estimates = _ratio(numerators.sum(axis=0), denominators.sum(axis=0))
+        draws = _ratio(self._resample(numerators), self._resample(denominators))
+        return [self.interval(c, draws[:, i]) for i, c in enumerate(estimates)]
 
     def difference(self, first: Floats, second: Floats) -> Interval:
         """Return mean(first) − mean(second) over the same requests, with its paired interval."""
         is_finite = np.isfinite(first) & np.isfinite(second)
-        masked = np.where(is_finite, first - second, np.nan)
-        return self.mean(masked)
+        differences = np.where(is_finite, first - second, np.nan)
+        return self.mean(differences)
 
     def ratio(self, numerator: Floats, denominator: Floats) -> Interval:
         """Return Σ numerator ÷ Σ denominator, both by request, with its interval."""
         sums = np.stack(
-            [totals(self.person, amounts, self.people) for amounts in (numerator, denominator)],
+            [
+                sum_by_index(self.person_codes, amounts, self.person_count)
+                for amounts in (numerator, denominator)
+            ],
             axis=1,
         )
         draws = self._resample(sums)
-        centre = sums.sum(axis=0)
-        return self.interval(float(_ratio(centre[0], centre[1])), _ratio(draws[:, 0], draws[:, 1]))
+        total = sums.sum(axis=0)
+        return self.interval(float(_ratio(total[0], total[1])), _ratio(draws[:, 0], draws[:, 1]))
 
-    def auc(self, value: float, influence: Floats, request: Ints) -> Interval:
+    def auc(self, value: float, influence: Floats, request_index: Ints) -> Interval:
         """Return an AUC with its first-order interval.
 
         Args:
             influence: `metrics.auc_influence` of each row.
-            request: the request of each row.
+            request_index: the request of each row.
         """
-        sums = totals(self.person[request], influence, self.people)[:, None]
+        sums = sum_by_index(self.person_codes[request_index], influence, self.person_count)[:, None]
         return self.interval(value, value + self._resample(sums)[:, 0] - sums.sum())
 
     def calibration_errors(
-        self, calibration: CalibrationBins, probability: Floats, label: npt.NDArray, request: Ints
+        self,
+        calibration: CalibrationBins,
+        probability: Floats,
+        label: npt.NDArray,
+        request_index: Ints,
     ) -> tuple[Interval, Interval]:
         """Return the ECE and the debiased error, each with its interval; bins stay fixed.
 
         The upward bias of the ECE remains.
         """
-        bins = len(calibration.count)
-        cell = self.person[request] * bins + calibration.bin
-        size = self.people * bins
+        bin_count = len(calibration.counts)
+        cell = self.person_codes[request_index] * bin_count + calibration.row_bins
+        cell_count = self.person_count * bin_count
         weights = (np.ones(len(cell)), probability, label > 0)
         count, predicted, observed = (
-            self._resample(totals(cell, w, size).reshape(self.people, bins)) for w in weights
+            self._resample(sum_by_index(cell, w, cell_count).reshape(self.person_count, bin_count))
+            for w in weights
         )
-        positive_counts = np.maximum(count, 1e-12)
+        safe_counts = np.maximum(count, 1e-12)
         draws = np.array(
             [
                 calibration_errors(c, p, o)
                 for c, p, o in zip(
-                    count, predicted / positive_counts, observed / positive_counts, strict=True
+                    count, predicted / safe_counts, observed / safe_counts, strict=True
                 )
             ]
         )
         return (
-            self.interval(calibration.error, draws[:, 0]),
-            self.interval(calibration.debiased, draws[:, 1]),
+            self.interval(calibration.ece, draws[:, 0]),
+            self.interval(calibration.debiased_error, draws[:, 1]),
         )
 
-    def draw(self, figure: Callable[[Floats], Sequence[float]]) -> Floats:
-        """Return the figures of each replicate, shape (replicates, figures).
+    def resample_metrics(self, compute_metrics: Callable[[Floats], Sequence[float]]) -> Floats:
+        """Return the metrics of each replicate, shape (replicates, metrics).
 
         Args:
-            figure: figures of the users with these weights, shape (users,); for those that are no
-                ratio of sums.
+            compute_metrics: figures of the users with these weights, shape (users,); for those that
+                are no ratio of sums.
         """
         return np.array(
             [
-                figure(w)
+                compute_metrics(weights)
                 for start, stop in self._replicate_ranges()
-                for w in self._weights(start, stop)
+                for weights in self._draw_weights(start, stop)
             ]
         )
 
     def interval(self, value: float, draws: Floats) -> Interval:
         """Return the interval of a value from the same value of each replicate."""
         draws = draws[np.isfinite(draws)]
-        if not len(draws) or self.people < 2:
+        if not len(draws) or self.person_count < 2:
             return Interval(float(value), float("nan"), float("nan"))
-        low, high = np.quantile(draws, [self._tail, 1 - self._tail])
+        low, high = np.quantile(draws, [self._tail_share, 1 - self._tail_share])
         return Interval(float(value), float(low), float(high))
 
-    def _sums(self, values: Sequence[Floats]) -> tuple[Floats, Floats]:
+    def _sum_by_person(self, values: Sequence[Floats]) -> tuple[Floats, Floats]:
         """Return sum and count of each metric for each user, shapes (people, metrics)."""
         finite_masks = [np.isfinite(value) for value in values]
         numerator = [
-            totals(self.person, np.where(k, v, 0.0), self.people)
+            sum_by_index(self.person_codes, np.where(k, v, 0.0), self.person_count)
             for v, k in zip(values, finite_masks, strict=True)
         ]
-        denominator = [totals(self.person, k, self.people) for k in finite_masks]
+        denominator = [sum_by_index(self.person_codes, k, self.person_count) for k in finite_masks]
         return np.stack(numerator, axis=1), np.stack(denominator, axis=1)
 
     def _resample(self, sums: Floats) -> Floats:
         """Return weighted sums over users for each replicate, shape (replicates, columns)."""
         sums_by_replicate = np.empty((self.replicates, sums.shape[1]))
         for start, stop in self._replicate_ranges():
-            sums_by_replicate[start:stop] = self._weights(start, stop) @ sums
+            sums_by_replicate[start:stop] = self._draw_weights(start, stop) @ sums
         return sums_by_replicate
 
     def _replicate_ranges(self) -> Iterator[tuple[int, int]]:
-        step = max(1, 20_000_000 // max(self.people, 1))
+        step = max(1, 20_000_000 // max(self.person_count, 1))
         for start in range(0, self.replicates, step):
             yield start, min(start + step, self.replicates)
 
-    def _weights(self, start: int, stop: int) -> Floats:
+    def _draw_weights(self, start: int, stop: int) -> Floats:
         """Return the Poisson counts of replicates start…stop, shape (stop − start, people).
 
         Small matrices are cached.
         """
-        if self.replicates * self.people <= 50_000_000:
-            if self._counts is None:
+        if self.replicates * self.person_count <= 50_000_000:
+            if self._cached_weights is None:
                 rng = np.random.default_rng(self._seed)
-                self._counts = rng.poisson(1.0, (self.replicates, self.people)).astype(np.float32)
-            return self._counts[start:stop].astype(np.float64)
+                self._cached_weights = rng.poisson(
+                    1.0, (self.replicates, self.person_count)
+                ).astype(np.float32)
+            return self._cached_weights[start:stop].astype(np.float64)
         rng = np.random.default_rng((self._seed, start))
-        return rng.poisson(1.0, (stop - start, self.people)).astype(np.float64)
+        return rng.poisson(1.0, (stop - start, self.person_count)).astype(np.float64)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
@@ -205,12 +217,12 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     )
 
 
-def flatten_intervals(figures: Mapping[str, Interval]) -> dict[str, float | None]:
+def flatten_intervals(intervals: Mapping[str, Interval]) -> dict[str, float | None]:
     """Return `name`, `name_low` and `name_high` for each metric; None where not finite."""
     flat: dict[str, float | None] = {}
-    for name, figure in figures.items():
+    for name, interval in intervals.items():
         flat[name], flat[f"{name}_low"], flat[f"{name}_high"] = (
-            round_finite(x) for x in (figure.value, figure.low, figure.high)
+            round_finite(x) for x in (interval.value, interval.low, interval.high)
         )
     return flat
 
@@ -219,7 +231,7 @@ def flatten_tables(
     results: Mapping[str, Mapping[str, Interval]],
 ) -> dict[str, dict[str, float | None]]:
     """Return the metrics of each model, see `flatten_intervals`."""
-    return {name: flatten_intervals(figures) for name, figures in results.items()}
+    return {name: flatten_intervals(intervals) for name, intervals in results.items()}
 
 
 def round_finite(value: float) -> float | None:

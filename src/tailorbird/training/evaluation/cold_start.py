@@ -21,49 +21,51 @@ class ColdStartStep:
     """One point of a cold-start curve.
 
     Attributes:
-        events: number of events before the request, as text.
-        requests: requests with a positive.
-        figures: model or baseline → interval of NDCG@10.
+        step_label: number of events before the request, as text.
+        request_count: requests with a positive.
+        intervals: model or baseline → interval of NDCG@10.
     """
 
-    events: str
-    requests: int
-    figures: Mapping[str, Interval]
+    step_label: str
+    request_count: int
+    intervals: Mapping[str, Interval]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as JSON."""
         return {
-            "events": self.events,
-            "requests": self.requests,
+            "events": self.step_label,
+            "requests": self.request_count,
             **{
                 name: flatten_intervals({"ndcg_10": figure})
-                for name, figure in self.figures.items()
+                for name, figure in self.intervals.items()
             },
         }
 
 
-def assign_steps(events: npt.NDArray[Any]) -> Ints:
+def assign_steps(event_counts: npt.NDArray[Any]) -> Ints:
     """Return the step of each event count, shape (n,)."""
-    return np.searchsorted(np.array(STEP_STARTS), events, side="right").astype(np.int64) - 1
+    return np.searchsorted(np.array(STEP_STARTS), event_counts, side="right").astype(np.int64) - 1
 
 
 def cold_start_curve(
-    values: Sequence[Mapping[str, Floats]], bootstrap: Bootstrap
+    step_values: Sequence[Mapping[str, Floats]], bootstrap: Bootstrap
 ) -> tuple[ColdStartStep, ...]:
     """Return the steps that have a request.
 
     Args:
-        values: for each step, NDCG@10 of each request by model; NaN where the request is in another
-            step.
+        step_values: for each step, NDCG@10 of each request by model; NaN where the request is in
+            another step.
     """
     steps = []
-    for events, by_model in zip(STEP_LABELS, values, strict=True):
-        model_values = list(by_model.values())
-        count = int(np.isfinite(model_values[0]).sum()) if model_values else 0
-        if count:
+    for step_label, values_by_model in zip(STEP_LABELS, step_values, strict=True):
+        model_values = list(values_by_model.values())
+        request_count = int(np.isfinite(model_values[0]).sum()) if model_values else 0
+        if request_count:
             steps.append(
                 ColdStartStep(
-                    events, count, dict(zip(by_model, bootstrap.means(model_values), strict=True))
+                    step_label,
+                    request_count,
+                    dict(zip(values_by_model, bootstrap.means(model_values), strict=True)),
                 )
             )
     return tuple(steps)

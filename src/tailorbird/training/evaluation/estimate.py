@@ -11,7 +11,7 @@ import numpy as np
 from tailorbird.candidates.merge import bound_limits
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY, HOUR, Clock, to_iso
-from tailorbird.experiments.off_policy.support import ESS_MIN, FIX
+from tailorbird.experiments.off_policy.support import ESS_MIN, REFUSAL_FIX
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.ranking.bundle import Bundle
@@ -24,7 +24,11 @@ from tailorbird.training.dataset.indexes import IndexSeries, build_series
 from tailorbird.training.dataset.replay import Replay
 from tailorbird.training.dataset.rows import TrainingData, load_training_data
 from tailorbird.training.dataset.sampling import thin_evenly
-from tailorbird.training.evaluation.evaluate import Scorer, explain_mismatch, merge_live_columns
+from tailorbird.training.evaluation.evaluate import (
+    Scorer,
+    explain_head_mismatch,
+    merge_live_columns,
+)
 from tailorbird.training.evaluation.off_policy import (
     OffPolicyReport,
     PolicyGroup,
@@ -32,12 +36,16 @@ from tailorbird.training.evaluation.off_policy import (
     ignored_settings,
     read_responses,
 )
-from tailorbird.training.evaluation.policies import Policy, live_columns_of, scorer_of
-from tailorbird.training.evaluation.slates import replayed_settings
+from tailorbird.training.evaluation.policies import (
+    Policy,
+    build_policy_scorer,
+    select_policy_columns,
+)
+from tailorbird.training.evaluation.slates import replayable_slot
 from tailorbird.training.settings import TrainSettings
 
 PILOT_RESPONSES = 500  # responses that are replayed to see whether all of them can tell
-NOT_ESTIMATED = "value of this model and the champion, estimated from the log: not told, "
+NOT_ESTIMATED_PREFIX = "value of this model and the champion, estimated from the log: not told, "
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class LoggedResponses:
     features: FeatureSet
     data: Dataset
     groups: tuple[PolicyGroup, ...]
-    series: IndexSeries
+    index_series: IndexSeries
     reward_model: str
     responses_per_day: float
     notes: tuple[str, ...]
@@ -94,13 +102,13 @@ def estimate_policies(
         outcome=outcome,
     )
     report = evaluate_off_policy(
-        log.training_data,
-        log.features,
-        slot,
-        log.data,
-        log.groups,
-        log.series,
-        outcome,
+        training_data=log.training_data,
+        features=log.features,
+        slot=slot,
+        data=log.data,
+        groups=log.groups,
+        index_series=log.index_series,
+        outcome=outcome,
         reward_model=log.reward_model,
         seed=settings.seed,
     )
@@ -125,77 +133,102 @@ def load_responses(
             heads of its policy's formula.
         NotReadyError: no response is left.
     """
-    loaded = _load_policies(Registry(registry, clock=clock), policies)
-    bundles = [bundle for _, bundle in loaded.values() if bundle is not None]
+    policy_bundles = _load_policies(Registry(registry, clock=clock), policies)
+    bundles = [bundle for _, bundle in policy_bundles.values() if bundle is not None]
     own_features = [bundle.features for bundle in bundles if bundle.features is not None]
     read_features, *other_features = own_features or [features]
-    source, now = Lake(lake).pinned(), clock.now()
-    rows = replace(settings.row_settings(now, (outcome,)), rows="answers")
-    every_item = replace(slot, denominator="answer")
+    pinned_lake, now = Lake(lake).pin_versions(), clock.now()
+    row_settings = replace(settings.row_settings(now, (outcome,)), row_source="answers")
+    unfiltered_slot = replace(slot, denominator="answer")
     training_data = load_training_data(
-        source, read_features, every_item, rows, other_features=other_features
+        pinned_lake, read_features, unfiltered_slot, row_settings, other_features=other_features
     )
     learned_until = max((bundle.manifest.window.ts_to for bundle in bundles), default=0)
-    data = _read_known(source, training_data, slot, outcome, max(rows.ts_from, learned_until))
-    per_day = data.requests * DAY / max(int(data.t[-1] - data.t[0]), HOUR)
-    data, notes = _thin(data, training_data, settings)
-    live = merge_live_columns([live_columns_of(*each) for each in loaded.values()])
-    series = build_series(training_data.events, training_data.items, [int(data.t[0])])
+    data = _read_labelled_responses(
+        pinned_lake, training_data, slot, outcome, max(row_settings.ts_from, learned_until)
+    )
+    responses_per_day = data.request_count * DAY / max(int(data.t[-1] - data.t[0]), HOUR)
+    data, notes = _thin_responses(data, training_data, settings)
+    live_columns = merge_live_columns(
+        [select_policy_columns(policy, bundle) for policy, bundle in policy_bundles.values()]
+    )
+    index_series = build_series(training_data.events, training_data.item_profiles, [int(data.t[0])])
     scorers_by_slot: list[tuple[Slot, dict[str, Scorer]]] = []
-    for name, (policy, bundle) in loaded.items():
-        served = policy.served_slot
-        scorer = scorer_of(policy, bundle, series, live, read_features, training_data.events)
+    for name, (policy, bundle) in policy_bundles.items():
+        served_slot = policy.served_slot
+        scorer = build_policy_scorer(
+            policy=policy,
+            bundle=bundle,
+            index_series=index_series,
+            live_columns=live_columns,
+            features=read_features,
+            events=training_data.events,
+        )
         for group_slot, scorers in scorers_by_slot:
-            if replace(served, objective=group_slot.objective) == group_slot:
+            if replace(served_slot, objective=group_slot.objective) == group_slot:
                 scorers[name] = scorer
                 break
         else:
-            scorers_by_slot.append((served, {name: scorer}))
+            scorers_by_slot.append((served_slot, {name: scorer}))
     groups = tuple(
         PolicyGroup(
-            served,
+            served_slot,
             Replay(
                 training_data.events_with_profiles,
                 read_features,
-                served,
-                training_data.item_codes,
-                live,
-                sources=bound_limits(served.sources),
+                served_slot,
+                training_data.item_vocabulary,
+                live_columns,
+                source_limits=bound_limits(served_slot.sources),
             ),
             scorers,
         )
-        for served, scorers in scorers_by_slot
+        for served_slot, scorers in scorers_by_slot
     )
-    reward_model = next((name for name, (policy, _) in loaded.items() if policy.has_model), "")
+    reward_model = next(
+        (name for name, (policy, _) in policy_bundles.items() if policy.has_model), ""
+    )
     return LoggedResponses(
-        training_data, read_features, data, groups, series, reward_model, per_day, notes
+        training_data=training_data,
+        features=read_features,
+        data=data,
+        groups=groups,
+        index_series=index_series,
+        reward_model=reward_model,
+        responses_per_day=responses_per_day,
+        notes=notes,
     )
 
 
-def _read_known(
+def _read_labelled_responses(
     source: Lake, training_data: TrainingData, slot: Slot, outcome: str, ts_from: int
 ) -> Dataset:
     try:
         return read_responses(source, training_data, slot, outcome, ts_from=ts_from)
     except NotReadyError as error:
         raise NotReadyError(
-            f"no answer of slot {slot.name!r} with a known outcome is newer than {to_iso(ts_from)}, "
-            "up to which a version learned",
+            f"no answer of slot {slot.name!r} with a known outcome is newer than "
+            f"{to_iso(ts_from)}, up to which a version learned",
             fix="let traffic run on, or compare versions that learned earlier",
         ) from error
 
 
-def _thin(
+def _thin_responses(
     data: Dataset, training_data: TrainingData, settings: TrainSettings
 ) -> tuple[Dataset, tuple[str, ...]]:
     """Draw responses evenly over the time, and note what is left out."""
-    left_out, responses = training_data.data.requests - data.requests, data.requests
-    data = data.take(thin_evenly(np.arange(responses), settings.test_requests, settings.seed))
+    left_out_count, response_count = (
+        training_data.dataset.request_count - data.request_count,
+        data.request_count,
+    )
+    data = data.take(thin_evenly(np.arange(response_count), settings.test_requests, settings.seed))
     notes = []
-    if left_out > 0:
-        notes.append(f"left out: {left_out:,} answers that a version may have learned from")
-    if data.requests < responses:
-        notes.append(f"{data.requests:,} of {responses:,} answers, drawn evenly over the time")
+    if left_out_count > 0:
+        notes.append(f"left out: {left_out_count:,} answers that a version may have learned from")
+    if data.request_count < response_count:
+        notes.append(
+            f"{data.request_count:,} of {response_count:,} answers, drawn evenly over the time"
+        )
     return data, tuple(notes)
 
 
@@ -218,7 +251,11 @@ class ChampionEstimate:
     @property
     def summary(self) -> str:
         """The estimate, or why there is none, in one line."""
-        return self.report.summary if self.report is not None else f"{NOT_ESTIMATED}{self.refusal}"
+        return (
+            self.report.summary
+            if self.report is not None
+            else f"{NOT_ESTIMATED_PREFIX}{self.refusal}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON."""
@@ -250,17 +287,19 @@ def estimate_against_champion(
         data = read_responses(lake, training_data, slot, outcome, ts_from=ts_from)
     except NotReadyError:
         return ChampionEstimate(None, "no answer is newer than what the two learned from")
-    data = data.take(thin_evenly(np.arange(data.requests), settings.test_requests, settings.seed))
+    data = data.take(
+        thin_evenly(np.arange(data.request_count), settings.test_requests, settings.seed)
+    )
     if not (data.labels[outcome] > 0).any():
         return ChampionEstimate(None, f"no answer led to a {outcome}")
-    varied = np.zeros(int(data.position.max()), bool)
-    varied[data.position[data.propensity < 1] - 1] = True
-    if not varied.all():
-        position = int(np.flatnonzero(~varied)[0]) + 1
+    is_varied = np.zeros(int(data.position.max()), bool)
+    is_varied[data.position[data.propensity < 1] - 1] = True
+    if not is_varied.all():
+        position = int(np.flatnonzero(~is_varied)[0]) + 1
         return ChampionEstimate(
             None, f"the log shows what was ranked at position {position}, and nothing else"
         )
-    estimate = partial(
+    run_estimate = partial(
         evaluate_off_policy,
         training_data,
         features,
@@ -270,47 +309,48 @@ def estimate_against_champion(
         outcome=outcome,
         seed=settings.seed,
     )
-    if data.requests > 2 * PILOT_RESPONSES:
-        pilot = estimate(
-            data.take(thin_evenly(np.arange(data.requests), PILOT_RESPONSES, settings.seed))
+    if data.request_count > 2 * PILOT_RESPONSES:
+        pilot = run_estimate(
+            data.take(thin_evenly(np.arange(data.request_count), PILOT_RESPONSES, settings.seed))
         )
         supports = (pilot.evaluation.new.support, pilot.evaluation.old.support)
-        expected = (
-            min(support.effective / support.responses for support in supports) * data.requests
+        expected_sample_size = (
+            min(support.effective / support.responses for support in supports) * data.request_count
         )
-        if expected < ESS_MIN / 2:
+        if expected_sample_size < ESS_MIN / 2:
             return ChampionEstimate(
                 None,
-                f"{data.requests:,} answers promise an effective sample size of {expected:,.0f}, "
-                f"and {ESS_MIN:,.0f} are needed; {FIX}",
+                f"{data.request_count:,} answers promise an effective sample size of "
+                f"{expected_sample_size:,.0f}, "
+                f"and {ESS_MIN:,.0f} are needed; {REFUSAL_FIX}",
             )
-    return ChampionEstimate(estimate(data))
+    return ChampionEstimate(run_estimate(data))
 
 
 def _load_policies(
-    store: Registry, policies: Sequence[Policy]
+    registry: Registry, policies: Sequence[Policy]
 ) -> dict[str, tuple[Policy, Bundle | None]]:
     """Load the model of each policy, by the policy's name."""
     bundles: dict[Path, Bundle] = {}
-    loaded: dict[str, tuple[Policy, Bundle | None]] = {}
+    policy_bundles: dict[str, tuple[Policy, Bundle | None]] = {}
     for policy in policies:
         bundle = None
         if policy.has_model:
-            path = store.resolve(policy.version)
+            path = registry.resolve(policy.version)
             if path not in bundles:
                 bundles[path] = Bundle.load(path, schema_hash=None)
             bundle = bundles[path]
-            if reason := explain_mismatch(bundle, policy.slot):
+            if reason := explain_head_mismatch(bundle, policy.slot):
                 raise UsageError(
                     f"{bundle.version} {reason}",
                     where=f"slot {policy.slot.name}",
                     fix="name a version with a model: tailorbird models list",
                 )
         name = policy.name or (bundle.version if bundle is not None else policy.order)
-        for other, other_bundle in loaded.values():
+        for other, other_bundle in policy_bundles.values():
             _require_difference((other, other_bundle), (policy, bundle))
-        loaded[name] = policy, bundle
-    return loaded
+        policy_bundles[name] = policy, bundle
+    return policy_bundles
 
 
 def _require_difference(
@@ -320,11 +360,11 @@ def _require_difference(
     (new, bundle), (old, other_bundle) = policy, other
     version = bundle.version if bundle is not None else ""
     other_version = other_bundle.version if other_bundle is not None else ""
-    settings = replayed_settings(new.served_slot)
+    settings = replayable_slot(new.served_slot)
     if (new.order, version, settings) != (
         old.order,
         other_version,
-        replayed_settings(old.served_slot),
+        replayable_slot(old.served_slot),
     ):
         return
     subject = f"{version or new.order} with the settings of slot {new.slot.name}"

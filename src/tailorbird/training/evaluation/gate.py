@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from tailorbird.training.evaluation.bootstrap import Interval
 
-MARGIN = 0.01  # relative
-PEOPLE_MIN = 30  # with fewer users, a bootstrap says little
+RELATIVE_MARGIN = 0.01  # relative
+USERS_MIN = 30  # with fewer users, a bootstrap says little
 CALIBRATION_MAX = 2.0  # largest ratio of predicted to observed mean of a head, and its inverse
 COVERAGE_MIN = 0.5  # relative to the champion's, or the best baseline's
 SUPERIORITY, NON_INFERIORITY = "superiority", "non-inferiority"
@@ -32,12 +32,12 @@ class Decision:
     """A promotion decision, with one reason per check; the deciding reason comes first.
 
     Attributes:
-        by: `superiority` or `non-inferiority`, the rule applied to the champion.
+        rule: `superiority` or `non-inferiority`, the rule applied to the champion.
     """
 
-    promote: bool
+    is_accepted: bool
     reasons: tuple[str, ...]
-    by: str = SUPERIORITY
+    rule: str = SUPERIORITY
 
     @property
     def reason(self) -> str:
@@ -76,13 +76,13 @@ class Evidence:
         baselines: evaluated baselines.
         champion: None without one that can be evaluated.
         anchor: last model that won by superiority, if it is not the champion.
-        same_recipe: whether the new model was made like the champion.
+        has_same_recipe: whether the new model was made like the champion.
         champion_note: why the champion could not be evaluated; "" if it was, or there is none.
-        people: users of the test part with a positive.
-        calibration: head → mean prediction ÷ observed mean.
+        user_count: users of the test part with a positive.
+        calibration_ratios: head → mean prediction ÷ observed mean.
         coverage: share of chosen items in the new model's lists.
         coverage_reference: the same for the champion or the best baseline.
-        leaks: columns that look like target leakage, with the reason.
+        leak_reasons: columns that look like target leakage, with the reason.
         margin: relative margin of non-inferiority.
         estimate: the off-policy estimate of both, or why there is none; "" without a champion.
         is_estimated_worse: whether its whole interval is below 0.
@@ -92,14 +92,14 @@ class Evidence:
     baselines: tuple[Rival, ...]
     champion: Rival | None = None
     anchor: Rival | None = None
-    same_recipe: bool = False
+    has_same_recipe: bool = False
     champion_note: str = ""
-    people: int = 0
-    calibration: Mapping[str, float] | None = None
+    user_count: int = 0
+    calibration_ratios: Mapping[str, float] | None = None
     coverage: float = 1.0
     coverage_reference: float = 0.0
-    leaks: Mapping[str, str] | None = None
-    margin: float = MARGIN
+    leak_reasons: Mapping[str, str] | None = None
+    margin: float = RELATIVE_MARGIN
     estimate: str = ""
     is_estimated_worse: bool = False
 
@@ -107,29 +107,31 @@ class Evidence:
 def decide(evidence: Evidence) -> Decision:
     """Decide whether to promote the new model."""
     refusals, notes = _guardrail_failures(evidence), []
-    is_refresh = evidence.same_recipe and evidence.champion is not None
+    is_refresh = evidence.has_same_recipe and evidence.champion is not None
     best = max(evidence.baselines, key=lambda rival: rival.value, default=None)
-    pairs: list[tuple[Rival | None, str, bool]] = [
+    comparisons: list[tuple[Rival | None, str, bool]] = [
         (evidence.champion, "the champion", is_refresh),
         (best, "the best baseline", is_refresh),
         (evidence.anchor, "the last model that won by superiority", True),
     ]
-    for rival, role, has_margin in pairs:
+    for rival, role, has_margin in comparisons:
         if rival is None:
             continue
-        text = f"{evidence.metric} {rival.gain.signed} over {role}, {rival.name}"
+        comparison_text = f"{evidence.metric} {rival.gain.signed_text} over {role}, {rival.name}"
         if has_margin:
-            text += (
+            comparison_text += (
                 f", where it may lose {evidence.margin:.0%} "
                 f"({evidence.margin * abs(rival.value):.4f})"
             )
         passes = rival.is_matched(evidence.margin) if has_margin else rival.is_beaten
-        why = (
+        failure = (
             "falls too far behind: "
             if has_margin or rival.gain.high < 0
             else "no gain that could not be chance: "
         )
-        (notes if passes else refusals).append(text if passes else f"{why}{text}")
+        (notes if passes else refusals).append(
+            comparison_text if passes else f"{failure}{comparison_text}"
+        )
     if evidence.is_estimated_worse:
         refusals.append(f"earns less than the champion: {evidence.estimate}")
     elif evidence.estimate:
@@ -151,14 +153,14 @@ def describe_unevaluated(champion: str, why: str) -> str:
 def _guardrail_failures(evidence: Evidence) -> list[str]:
     """Return the guardrails that the model fails, whatever its gain."""
     refusals = []
-    if evidence.people < PEOPLE_MIN:
+    if evidence.user_count < USERS_MIN:
         refusals.append(
-            f"the test part has {evidence.people} people with a positive; at least "
-            f"{PEOPLE_MIN} are needed to tell a gain from noise"
+            f"the test part has {evidence.user_count} people with a positive; at least "
+            f"{USERS_MIN} are needed to tell a gain from noise"
         )
-    for column, why in (evidence.leaks or {}).items():
+    for column, why in (evidence.leak_reasons or {}).items():
         refusals.append(f"column {column} looks as if it knew the answer: {why}")
-    for head, ratio in (evidence.calibration or {}).items():
+    for head, ratio in (evidence.calibration_ratios or {}).items():
         if not 1 / CALIBRATION_MAX <= ratio <= CALIBRATION_MAX:
             refusals.append(
                 f"its probabilities of {head} are off: on average {ratio:.2g} times what happened"

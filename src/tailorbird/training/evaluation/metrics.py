@@ -18,7 +18,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-CELLS_MAX = 4_000_000  # cells of the padded matrix that ranks a chunk of lists: 32 MB
+PADDED_CELLS_MAX = 4_000_000  # cells of the padded matrix that ranks a chunk of lists: 32 MB
 
 
 @dataclass(frozen=True)
@@ -26,51 +26,58 @@ class RankedLists:
     """Ranks of the positives of each list, and its top rows.
 
     Attributes:
-        request: shape (positives,), the list of each positive.
+        list_index: shape (positives,), the list of each positive.
         row: shape (positives,), its row.
         rank: shape (positives,), from 1.
         gain: shape (positives,), the positive's label: 1, or more where some outcomes are worth
             more.
-        positives: shape (requests,), positives of each list.
+        positive_counts: shape (requests,), positives of each list.
         lengths: shape (requests,), rows of each list.
-        top: shape (requests, k), row numbers of the first k, −1 where a list is shorter.
-        missed: shape (requests,), positives that are in no row of the list.
+        top_rows: shape (requests, k), row numbers of the first k, −1 where a list is shorter.
+        missed_counts: shape (requests,), positives that are in no row of the list.
         missed_gain: gain of each missed positive.
     """
 
-    request: Ints
+    list_index: Ints
     row: Ints
     rank: Ints
     gain: Floats
-    positives: Ints
+    positive_counts: Ints
     lengths: Ints
-    top: Ints
-    missed: Ints
+    top_rows: Ints
+    missed_counts: Ints
     missed_gain: float = 1.0
 
     @property
     def has_positives(self) -> npt.NDArray[np.bool_]:
         """Return the mask of lists with at least one positive, missed ones included."""
-        return self.positives + self.missed > 0
+        return self.positive_counts + self.missed_counts > 0
 
     @property
     def candidate_recall(self) -> Floats:
         """Return the share of positives in the list, shape (requests,); NaN without positives."""
         return divide(
-            self.positives.astype(np.float64), (self.positives + self.missed).astype(np.float64)
+            self.positive_counts.astype(np.float64),
+            (self.positive_counts + self.missed_counts).astype(np.float64),
         )
 
-    def restrict(self, positives: npt.NDArray[np.bool_], missed: Ints) -> "RankedLists":
+    def restrict(self, is_retained: npt.NDArray[np.bool_], missed_counts: Ints) -> "RankedLists":
         """Return the lists with fewer positives; ranks stay those in the full list.
 
         Args:
-            positives: mask of the positives that remain.
-            missed: shape (requests,), missed positives that remain.
+            is_retained: mask of the positives that remain.
+            missed_counts: shape (requests,), missed positives that remain.
         """
-        request = self.request[positives]
-        count = np.bincount(request, minlength=len(self.positives))
-        columns = (request, self.row[positives], self.rank[positives], self.gain[positives], count)
-        return RankedLists(*columns, self.lengths, self.top, missed, self.missed_gain)
+        list_index = self.list_index[is_retained]
+        positive_counts = np.bincount(list_index, minlength=len(self.positive_counts))
+        columns = (
+            list_index,
+            self.row[is_retained],
+            self.rank[is_retained],
+            self.gain[is_retained],
+            positive_counts,
+        )
+        return RankedLists(*columns, self.lengths, self.top_rows, missed_counts, self.missed_gain)
 
 
 def rank_lists(
@@ -80,7 +87,7 @@ def rank_lists(
     *,
     k: int = 10,
     seed: int = 0,
-    missed: Ints | None = None,
+    missed_counts: Ints | None = None,
     missed_gain: float = 1.0,
 ) -> RankedLists:
     """Rank all lists at once, without a loop over requests.
@@ -93,29 +100,37 @@ def rank_lists(
         offsets: shape (requests + 1,).
         k: number of top rows to keep.
         seed: seed of the hash that breaks ties.
-        missed, missed_gain: shape (requests,), positives that are in no row; see `RankedLists`.
+        missed_counts: shape (requests,), positives that are in no row.
+        missed_gain: gain of each of them.
     """
     assert score.shape == label.shape
     assert offsets[-1] == len(score)
     lengths = np.diff(offsets)
-    value = np.where(np.isnan(score), -np.inf, score).astype(np.float64)
-    running = np.concatenate(([0], np.cumsum(label > 0)))
-    positives = running[offsets[1:]] - running[offsets[:-1]]
-    top = np.full((len(lengths), k), -1, np.int64)
-    rows, ranks = [], []
+    finite_scores = np.where(np.isnan(score), -np.inf, score).astype(np.float64)
+    positives_before = np.concatenate(([0], np.cumsum(label > 0)))
+    positive_counts = positives_before[offsets[1:]] - positives_before[offsets[:-1]]
+    top_rows = np.full((len(lengths), k), -1, np.int64)
+    row_parts, rank_parts = [], []
     # Lists of similar length are ranked together, so that padding stays small.
-    by_length = np.argsort(lengths, kind="stable")
-    for chunk in _split_chunks(by_length, lengths):
-        positive_rows, rank = _rank_chunk(value, label, offsets, chunk, top, seed)
-        rows.append(positive_rows)
-        ranks.append(rank)
-    row = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-    rank = np.concatenate(ranks) if ranks else np.zeros(0, np.int64)
-    request = np.searchsorted(offsets, row, side="right") - 1
-    order = np.lexsort((rank, request))
-    columns = request[order], row[order], rank[order], label[row[order]].astype(np.float64)
-    missed = np.zeros(len(lengths), np.int64) if missed is None else missed
-    return RankedLists(*columns, positives, lengths, top, missed, missed_gain)
+    lists_by_length = np.argsort(lengths, kind="stable")
+    for list_indexes in _split_chunks(lists_by_length, lengths):
+        positive_rows, rank = _rank_chunk(
+            scores=finite_scores,
+            label=label,
+            offsets=offsets,
+            list_indexes=list_indexes,
+            top_rows=top_rows,
+            seed=seed,
+        )
+        row_parts.append(positive_rows)
+        rank_parts.append(rank)
+    row = np.concatenate(row_parts) if row_parts else np.zeros(0, np.int64)
+    rank = np.concatenate(rank_parts) if rank_parts else np.zeros(0, np.int64)
+    list_index = np.searchsorted(offsets, row, side="right") - 1
+    order = np.lexsort((rank, list_index))
+    columns = list_index[order], row[order], rank[order], label[row[order]].astype(np.float64)
+    missed_counts = np.zeros(len(lengths), np.int64) if missed_counts is None else missed_counts
+    return RankedLists(*columns, positive_counts, lengths, top_rows, missed_counts, missed_gain)
 
 
 def ndcg(ranked: RankedLists, k: int = 10) -> Floats:
@@ -124,16 +139,20 @@ def ndcg(ranked: RankedLists, k: int = 10) -> Floats:
     DCG = Σ over positives at rank ≤ k of gain / log2(rank + 1), divided by the DCG of the best
     order of all positives, including missed ones.
     """
-    size = len(ranked.positives)
-    lists = np.concatenate([ranked.request, np.repeat(np.arange(size), ranked.missed)])
-    gain = np.concatenate(
-        [ranked.gain, np.full(len(lists) - len(ranked.request), ranked.missed_gain)]
+    list_count = len(ranked.positive_counts)
+    list_index = np.concatenate(
+        [ranked.list_index, np.repeat(np.arange(list_count), ranked.missed_counts)]
     )
-    ideal_order = np.lexsort((-gain, lists))
-    lists = lists[ideal_order]
-    ideal_rank = 1 + np.arange(len(ideal_order)) - np.searchsorted(lists, lists)
-    dcg = totals(ranked.request, ranked.gain * _rank_discount(ranked.rank, k), size)
-    return divide(dcg, totals(lists, gain[ideal_order] * _rank_discount(ideal_rank, k), size))
+    gain = np.concatenate(
+        [ranked.gain, np.full(len(list_index) - len(ranked.list_index), ranked.missed_gain)]
+    )
+    ideal_order = np.lexsort((-gain, list_index))
+    list_index = list_index[ideal_order]
+    ideal_rank = 1 + np.arange(len(ideal_order)) - np.searchsorted(list_index, list_index)
+    dcg = sum_by_index(ranked.list_index, ranked.gain * _rank_discount(ranked.rank, k), list_count)
+    return divide(
+        dcg, sum_by_index(list_index, gain[ideal_order] * _rank_discount(ideal_rank, k), list_count)
+    )
 
 
 def recall(ranked: RankedLists, k: int = 10) -> Floats:
@@ -141,8 +160,10 @@ def recall(ranked: RankedLists, k: int = 10) -> Floats:
 
     With one positive this is the hit rate.
     """
-    hits = totals(ranked.request, ranked.rank <= k, len(ranked.positives))
-    return divide(hits, np.minimum(ranked.positives + ranked.missed, k).astype(np.float64))
+    hits = sum_by_index(ranked.list_index, ranked.rank <= k, len(ranked.positive_counts))
+    return divide(
+        hits, np.minimum(ranked.positive_counts + ranked.missed_counts, k).astype(np.float64)
+    )
 
 
 def hit_rate(ranked: RankedLists, k: int = 20) -> Floats:
@@ -150,7 +171,7 @@ def hit_rate(ranked: RankedLists, k: int = 20) -> Floats:
 
     NaN for lists without positives.
     """
-    hits = totals(ranked.request, ranked.rank <= k, len(ranked.positives))
+    hits = sum_by_index(ranked.list_index, ranked.rank <= k, len(ranked.positive_counts))
     return np.where(ranked.has_positives, np.minimum(hits, 1.0), np.nan)
 
 
@@ -159,9 +180,9 @@ def reciprocal_rank(ranked: RankedLists) -> Floats:
 
     0 where all positives were missed; NaN without positives.
     """
-    best = np.full(len(ranked.positives), np.inf)
-    np.minimum.at(best, ranked.request, ranked.rank.astype(np.float64))
-    return np.where(ranked.has_positives, 1.0 / best, np.nan)
+    best_rank = np.full(len(ranked.positive_counts), np.inf)
+    np.minimum.at(best_rank, ranked.list_index, ranked.rank.astype(np.float64))
+    return np.where(ranked.has_positives, 1.0 / best_rank, np.nan)
 
 
 def list_auc(ranked: RankedLists) -> Floats:
@@ -169,37 +190,40 @@ def list_auc(ranked: RankedLists) -> Floats:
 
     Computed from ranks alone: the j-th best positive at rank r has r − j negatives above it.
     """
-    size = len(ranked.positives)
-    positive_number = (
-        1 + np.arange(len(ranked.rank)) - np.searchsorted(ranked.request, ranked.request)
+    list_count = len(ranked.positive_counts)
+    positive_ordinal = (
+        1 + np.arange(len(ranked.rank)) - np.searchsorted(ranked.list_index, ranked.list_index)
     )
-    positives_above = totals(ranked.request, ranked.rank - positive_number, size)
-    negatives = ranked.lengths - ranked.positives
-    return 1.0 - divide(positives_above, (ranked.positives * negatives).astype(np.float64))
+    negatives_above = sum_by_index(ranked.list_index, ranked.rank - positive_ordinal, list_count)
+    negatives = ranked.lengths - ranked.positive_counts
+    return 1.0 - divide(negatives_above, (ranked.positive_counts * negatives).astype(np.float64))
 
 
-def coverage(ranked: RankedLists, item: Ints, catalogue: int) -> float:
+def coverage(ranked: RankedLists, item_codes: Ints, catalogue_size: int) -> float:
     """Return the share of the catalogue in the top k of at least one list.
 
     Args:
-        item: shape (n,), code of each row's item.
+        item_codes: shape (n,), code of each row's item.
     """
-    shown = ranked.top[ranked.top >= 0]
-    return len(np.unique(item[shown])) / max(catalogue, 1)
+    shown = ranked.top_rows[ranked.top_rows >= 0]
+    return len(np.unique(item_codes[shown])) / max(catalogue_size, 1)
 
 
-def novelty(ranked: RankedLists, item: Ints, share: Floats) -> Floats:
+def novelty(ranked: RankedLists, item_codes: Ints, item_shares: Floats) -> Floats:
     """Return the mean self-information −log2(share) of each top k, in bits, shape (requests,).
 
-    `share[code]` is the item's share of all interactions before the test; an item never seen counts
-    as half an interaction.
+    `item_shares[code]` is the item's share of all interactions before the test; an item never seen
+    counts as half an interaction.
     """
-    seen_shares = share[share > 0]
-    floor = seen_shares.min() / 2 if len(seen_shares) else 1.0
-    bits = -np.log2(np.maximum(share, floor))
-    filled = ranked.top >= 0
-    rows = np.where(filled, ranked.top, 0)
-    return divide((bits[item[rows]] * filled).sum(axis=1), filled.sum(axis=1).astype(np.float64))
+    seen_shares = item_shares[item_shares > 0]
+    smallest_share = seen_shares.min() / 2 if len(seen_shares) else 1.0
+    self_information = -np.log2(np.maximum(item_shares, smallest_share))
+    is_filled = ranked.top_rows >= 0
+    rows = np.where(is_filled, ranked.top_rows, 0)
+    return divide(
+        (self_information[item_codes[rows]] * is_filled).sum(axis=1),
+        is_filled.sum(axis=1).astype(np.float64),
+    )
 
 
 def auc(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats | None = None) -> float:
@@ -208,12 +232,12 @@ def auc(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats | No
     The probability that a positive ranks above a negative; ties count half.
     """
     weight = np.ones(len(score)) if weight is None else weight
-    _, positive, negative = _by_score(score, label, weight)
-    negatives_below = np.cumsum(negative) - negative
-    total = positive.sum() * negative.sum()
+    _, positive_weight, negative_weight = _group_by_score(score, label, weight)
+    negatives_below = np.cumsum(negative_weight) - negative_weight
+    pair_weight = positive_weight.sum() * negative_weight.sum()
     return (
-        float((positive * (negatives_below + 0.5 * negative)).sum() / total)
-        if total > 0
+        float((positive_weight * (negatives_below + 0.5 * negative_weight)).sum() / pair_weight)
+        if pair_weight > 0
         else float("nan")
     )
 
@@ -225,17 +249,17 @@ def auc_influence(score: npt.NDArray[np.floating], label: npt.NDArray) -> Floats
     (Obuchowski, Biometrics 1997).
     """
     weight = np.ones(len(score))
-    group, positive, negative = _by_score(score, label, weight)
-    positives, negatives = positive.sum(), negative.sum()
-    if not positives or not negatives:
+    group, positive_weight, negative_weight = _group_by_score(score, label, weight)
+    positive_total, negative_total = positive_weight.sum(), negative_weight.sum()
+    if not positive_total or not negative_total:
         return np.full(len(score), np.nan)
-    negatives_below = (np.cumsum(negative) - 0.5 * negative) / negatives
-    positives_above = 1.0 - (np.cumsum(positive) - 0.5 * positive) / positives
-    value = (positive * negatives_below).sum() / positives
+    negative_share_below = (np.cumsum(negative_weight) - 0.5 * negative_weight) / negative_total
+    positive_share_above = 1 - (np.cumsum(positive_weight) - 0.5 * positive_weight) / positive_total
+    auc_value = (positive_weight * negative_share_below).sum() / positive_total
     return np.where(
         label > 0,
-        (negatives_below[group] - value) / positives,
-        (positives_above[group] - value) / negatives,
+        (negative_share_below[group] - auc_value) / positive_total,
+        (positive_share_above[group] - auc_value) / negative_total,
     )
 
 
@@ -257,12 +281,12 @@ def log_loss(probability: npt.NDArray[np.floating], label: npt.NDArray) -> float
     return float(log_losses(probability, label).mean())
 
 
-def totals(index: Ints, weight: npt.NDArray, size: int = 0) -> Floats:
+def sum_by_index(index: Ints, weight: npt.NDArray, size: int = 0) -> Floats:
     """Return Σ weight by index in float64, shape (max(size, largest index + 1),)."""
     return np.bincount(index, weight, minlength=size).astype(np.float64, copy=False)
 
 
-def tiebreak(rows: Ints, seed: int = 0) -> npt.NDArray[np.uint32]:
+def tiebreak_hash(rows: Ints, seed: int = 0) -> npt.NDArray[np.uint32]:
     """Return a pseudo-random number per row: MurmurHash3's finaliser over row number and seed."""
     h = (rows.astype(np.uint64) ^ np.uint64((seed * 0x9E3779B9) & 0xFFFFFFFF)).astype(np.uint32)
     h ^= h >> np.uint32(16)
@@ -272,94 +296,102 @@ def tiebreak(rows: Ints, seed: int = 0) -> npt.NDArray[np.uint32]:
     return h ^ (h >> np.uint32(16))
 
 
-def _split_chunks(by_length: Ints, lengths: Ints) -> list[Ints]:
-    """Split non-empty requests into runs whose padded matrix has at most CELLS_MAX cells."""
-    by_length = by_length[lengths[by_length] > 0]
+def _split_chunks(lists_by_length: Ints, lengths: Ints) -> list[Ints]:
+    """Split non-empty requests into runs whose padded matrix has at most PADDED_CELLS_MAX cells."""
+    lists_by_length = lists_by_length[lengths[lists_by_length] > 0]
     chunks, start = [], 0
-    while start < len(by_length):
-        width = lengths[by_length[start:]]  # ascending, so the last of a run is its width
-        cells = width * np.arange(1, len(width) + 1)
-        stop = start + max(1, int(np.searchsorted(cells, CELLS_MAX, side="right")))
-        chunks.append(by_length[start:stop])
+    while start < len(lists_by_length):
+        widths = lengths[lists_by_length[start:]]  # ascending, so the last of a run is its width
+        padded_cells = widths * np.arange(1, len(widths) + 1)
+        stop = start + max(1, int(np.searchsorted(padded_cells, PADDED_CELLS_MAX, side="right")))
+        chunks.append(lists_by_length[start:stop])
         start = stop
     return chunks
 
 
 def _rank_chunk(
-    value: Floats, label: npt.NDArray, offsets: Ints, chunk: Ints, top: Ints, seed: int
+    scores: Floats, label: npt.NDArray, offsets: Ints, list_indexes: Ints, top_rows: Ints, seed: int
 ) -> tuple[Ints, Ints]:
-    """Fill `top` for the requests of `chunk`; return row and rank of each of their positives."""
-    lengths = offsets[chunk + 1] - offsets[chunk]
+    """Fill `top_rows` for some lists; return row and rank of each of their positives."""
+    lengths = offsets[list_indexes + 1] - offsets[list_indexes]
     width = int(lengths[-1])
-    column = np.arange(width)
-    padding = column[None, :] >= lengths[:, None]
-    rows = np.where(padding, 0, offsets[chunk][:, None] + column[None, :])
-    score = value[rows]
-    tie = tiebreak(rows, seed)
+    columns = np.arange(width)
+    is_empty_cell = columns[None, :] >= lengths[:, None]
+    rows = np.where(is_empty_cell, 0, offsets[list_indexes][:, None] + columns[None, :])
+    padded_scores = scores[rows]
+    tiebreaks = tiebreak_hash(rows, seed)
     # Padding sorts after everything, including scores of −inf.
-    k = min(top.shape[1], width)
-    order = _top_columns(score, tie, padding, k)
-    is_padding = np.take_along_axis(padding, order, axis=1)
-    top[chunk, :k] = np.where(is_padding, -1, np.take_along_axis(rows, order, axis=1))
+    k = min(top_rows.shape[1], width)
+    top_columns = _top_columns(padded_scores, tiebreaks, is_empty_cell, k)
+    is_padding = np.take_along_axis(is_empty_cell, top_columns, axis=1)
+    top_rows[list_indexes, :k] = np.where(
+        is_padding, -1, np.take_along_axis(rows, top_columns, axis=1)
+    )
 
-    positive = (label[rows] > 0) & ~padding
-    list_index, column_index = np.nonzero(positive)
+    is_positive = (label[rows] > 0) & ~is_empty_cell
+    list_index, column_index = np.nonzero(is_positive)
     # The number of earlier positives in the same list.
-    positive_number = np.arange(len(list_index)) - np.searchsorted(list_index, list_index)
+    positive_ordinal = np.arange(len(list_index)) - np.searchsorted(list_index, list_index)
     rank = np.zeros(len(list_index), np.int64)
-    for number in range(int(positive_number.max(initial=-1)) + 1):
-        current_pairs = np.flatnonzero(positive_number == number)
-        list_row, position = list_index[current_pairs], column_index[current_pairs]
-        own_score, own_tie = score[list_row, position][:, None], tie[list_row, position][:, None]
-        is_ahead = (score[list_row] > own_score) | (
-            (score[list_row] == own_score) & (tie[list_row] < own_tie)
+    for ordinal in range(int(positive_ordinal.max(initial=-1)) + 1):
+        current_positives = np.flatnonzero(positive_ordinal == ordinal)
+        list_line, position = list_index[current_positives], column_index[current_positives]
+        own_score, own_tiebreak = (
+            padded_scores[list_line, position][:, None],
+            tiebreaks[list_line, position][:, None],
         )
-        rank[current_pairs] = 1 + (is_ahead & ~padding[list_row]).sum(axis=1)
+        is_ahead = (padded_scores[list_line] > own_score) | (
+            (padded_scores[list_line] == own_score) & (tiebreaks[list_line] < own_tiebreak)
+        )
+        rank[current_positives] = 1 + (is_ahead & ~is_empty_cell[list_line]).sum(axis=1)
     return rows[list_index, column_index], rank
 
 
 def _top_columns(
-    score: Floats, tie: npt.NDArray[np.uint32], padding: npt.NDArray[np.bool_], k: int
+    padded_scores: Floats,
+    tiebreaks: npt.NDArray[np.uint32],
+    is_empty_cell: npt.NDArray[np.bool_],
+    k: int,
 ) -> Ints:
-    """Return the columns of the k best of each line, in order, ties by `tie`; padding last."""
-    width = score.shape[1]
+    """Return the columns of the k best of each line, in order; empty cells last."""
+    width = padded_scores.shape[1]
     if width > 4 * k:
         # A partial sort may cut a run of ties at rank k, so such lines are sorted fully.
-        padded_score = np.where(padding, -np.inf, score)
-        top_columns = np.argpartition(padded_score, width - k, axis=1)[:, width - k :]
-        lowest_top_score = np.take_along_axis(padded_score, top_columns, axis=1).min(
+        masked_scores = np.where(is_empty_cell, -np.inf, padded_scores)
+        top_columns = np.argpartition(masked_scores, width - k, axis=1)[:, width - k :]
+        lowest_top_score = np.take_along_axis(masked_scores, top_columns, axis=1).min(
             axis=1, keepdims=True
         )
-        has_ties = (padded_score >= lowest_top_score).sum(axis=1) > k
-        order = np.empty((len(score), k), np.int64)
+        has_ties = (masked_scores >= lowest_top_score).sum(axis=1) > k
+        sorted_columns = np.empty((len(padded_scores), k), np.int64)
         top_order = np.lexsort(
             (
-                np.take_along_axis(tie, top_columns, axis=1),
-                -np.take_along_axis(padded_score, top_columns, axis=1),
+                np.take_along_axis(tiebreaks, top_columns, axis=1),
+                -np.take_along_axis(masked_scores, top_columns, axis=1),
             ),
             axis=1,
         )
-        order[:] = np.take_along_axis(top_columns, top_order, axis=1)
+        sorted_columns[:] = np.take_along_axis(top_columns, top_order, axis=1)
         if has_ties.any():
-            order[has_ties] = np.lexsort(
-                (tie[has_ties], -score[has_ties], padding[has_ties]), axis=1
+            sorted_columns[has_ties] = np.lexsort(
+                (tiebreaks[has_ties], -padded_scores[has_ties], is_empty_cell[has_ties]), axis=1
             )[:, :k]
-        return order
-    return np.lexsort((tie, -score, padding), axis=1)[:, :k]
+        return sorted_columns
+    return np.lexsort((tiebreaks, -padded_scores, is_empty_cell), axis=1)[:, :k]
 
 
 def _rank_discount(rank: Ints, k: int) -> Floats:
     return np.where(rank <= k, 1.0 / np.log2(rank + 1.0), 0.0)
 
 
-def _by_score(
+def _group_by_score(
     score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats
 ) -> tuple[Ints, Floats, Floats]:
     """Return the score group of each row, ascending, and positive and negative weight per group."""
     _, group = np.unique(score, return_inverse=True)
-    positive = totals(group, np.where(label > 0, weight, 0.0))
-    negative = totals(group, np.where(label > 0, 0.0, weight))
-    return group, positive, negative
+    positive_weight = sum_by_index(group, np.where(label > 0, weight, 0.0))
+    negative_weight = sum_by_index(group, np.where(label > 0, 0.0, weight))
+    return group, positive_weight, negative_weight
 
 
 def divide(a: Floats, b: Floats) -> Floats:

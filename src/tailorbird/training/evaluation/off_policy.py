@@ -37,16 +37,16 @@ from tailorbird.training.evaluation.evaluate import Scorer
 from tailorbird.training.evaluation.slates import (
     ReplayedResponse,
     SlateReplay,
-    expected_by_position,
-    replayed_settings,
+    mean_predictions_by_position,
+    replayable_slot,
 )
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-DRAWS = 4  # slates of an exploring policy over which its predicted reward is averaged
-HEADLINE = "dr"
-FALLBACK_HEADLINE = "snips"
+REWARD_SLATE_DRAWS = 4  # slates of an exploring policy over which its predicted reward is averaged
+HEADLINE_ESTIMATOR = "dr"
+FALLBACK_ESTIMATOR = "snips"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class OffPolicyReport:
     Attributes:
         outcome: what counts as reward, such as `click`.
         ts_from, ts_to: of the responses, microseconds.
-        rebuilt: share of the logged items that are among the replayed candidates.
+        rebuilt_share: share of the logged items that are among the replayed candidates.
     """
 
     slot: str
@@ -80,14 +80,18 @@ class OffPolicyReport:
     outcome: str
     ts_from: int
     ts_to: int
-    rebuilt: float
+    rebuilt_share: float
     evaluation: PolicyEvaluation
     notes: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
         """The estimator that decides: `dr` with a model of the reward, otherwise `snips`."""
-        return HEADLINE if HEADLINE in self.evaluation.difference else FALLBACK_HEADLINE
+        return (
+            HEADLINE_ESTIMATOR
+            if HEADLINE_ESTIMATOR in self.evaluation.difference
+            else FALLBACK_ESTIMATOR
+        )
 
     @property
     def is_worse(self) -> bool:
@@ -111,9 +115,9 @@ class OffPolicyReport:
     _repr_html_ = text_html
 
     def __repr__(self) -> str:
-        rebuilt = f"{self.rebuilt:.1%} of the logged items are among the replayed candidates"
-        head = f"{self.new} against {self.old}, slot {self.slot}"
-        return "\n".join([head, str(self.evaluation), rebuilt, *self.notes])
+        rebuilt = f"{self.rebuilt_share:.1%} of the logged items are among the replayed candidates"
+        title = f"{self.new} against {self.old}, slot {self.slot}"
+        return "\n".join([title, str(self.evaluation), rebuilt, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
@@ -124,7 +128,7 @@ class OffPolicyReport:
             "value": ONE_STEP,
             "from": to_iso(self.ts_from),
             "to": to_iso(self.ts_to),
-            "rebuilt": self.rebuilt,
+            "rebuilt": self.rebuilt_share,
             "headline": self.headline,
             **self.evaluation.to_dict(),
             "refusal": self.evaluation.refusal,
@@ -146,14 +150,14 @@ def read_responses(
         slot.name,
         [outcome],
         ts_from=ts_from,
-        mature_before=training_data.complete_until,
-        attribution=parse_duration(slot.attribution),
+        complete_until=training_data.complete_until,
+        attribution_us=parse_duration(slot.attribution),
         denominator="answer",
-        responses=lake.responses(["request_id", "p", "positions"])
+        response_log=lake.responses(["request_id", "p", "positions"])
         if lake.exists("answers")
         else None,
-        people=training_data.people,
-        items=training_data.item_codes,
+        person_vocabulary=training_data.person_vocabulary,
+        item_vocabulary=training_data.item_vocabulary,
         with_interleaved=False,  # a draft of two rankings tells nothing of a third
     )
 
@@ -184,57 +188,69 @@ def evaluate_off_policy(
         NotReadyError: there is no response.
         UsageError: the outcome never happened.
     """
-    if not data.requests:
+    if not data.request_count:
         raise NotReadyError(
             f"slot {slot.name!r} has no answer that could be replayed",
             fix="log more, or a longer --since",
         )
     if not (data.labels[outcome] > 0).any():
         raise UsageError(
-            f"none of {data.requests:,} answers of slot {slot.name!r} led to a {outcome!r}",
+            f"none of {data.request_count:,} answers of slot {slot.name!r} led to a {outcome!r}",
             fix="name an event type of the log: --outcome click",
         )
     scorers = {name: scorer for group in groups for name, scorer in group.scorers.items()}
-    new, old = scorers
-    reward_model = reward_model or new
-    samples, rebuilt = {}, 0.0
+    new_name, old_name = scorers
+    reward_model = reward_model or new_name
+    samples, rebuilt_share = {}, 0.0
     for group in groups:
         group_scorers = {**group.scorers, reward_model: scorers[reward_model]}
-        slates = SlateReplay(
-            features, group.slot, data, index_series, group_scorers, outcome, training_data
+        slate_replay = SlateReplay(
+            features=features,
+            slot=group.slot,
+            data=data,
+            index_series=index_series,
+            scorers=group_scorers,
+            outcome=outcome,
+            training_data=training_data,
         )
-        recorder = _Recorder(group, data, reward_model, outcome, seed)
-        for response in slates.responses(group.replay):
+        recorder = _PropensityRecorder(group, data, reward_model, outcome, seed)
+        for response in slate_replay.replay_responses(group.replay):
             recorder.record(response)
-        samples |= {name: recorder.sample(name) for name in group.scorers}
-        rebuilt = max(rebuilt, float(recorder.is_candidate.mean()))
+        samples |= {name: recorder.build_sample(name) for name in group.scorers}
+        rebuilt_share = max(rebuilt_share, float(recorder.is_candidate.mean()))
     return OffPolicyReport(
-        slot.name,
-        new,
-        old,
-        outcome,
-        int(data.t[0]),
-        int(data.t[-1]),
-        rebuilt,
-        evaluate_policies(samples[new], samples[old], seed=seed),
-        tuple(
+        slot=slot.name,
+        new=new_name,
+        old=old_name,
+        outcome=outcome,
+        ts_from=int(data.t[0]),
+        ts_to=int(data.t[-1]),
+        rebuilt_share=rebuilt_share,
+        evaluation=evaluate_policies(samples[new_name], samples[old_name], seed=seed),
+        notes=tuple(
             dict.fromkeys(note for group in groups for note in ignored_settings(group.slot, slot))
         ),
     )
 
 
-def ignored_settings(slot: Slot, logged: Slot) -> tuple[str, ...]:
+def ignored_settings(slot: Slot, logged_slot: Slot) -> tuple[str, ...]:
     """Describe the settings of a slot that a replay of another one's responses leaves out."""
-    item_only = replayed_settings(slot)
-    parts = [rule for rule in slot.rules if rule not in item_only.rules]
-    parts += [f"boost {boost.when}" for boost in slot.boosts if boost not in item_only.boosts]
-    names = (("caps", slot.caps), ("pins", slot.pins), ("promotions", slot.promotions))
-    parts += [name for name, declared in names if declared]
-    parts += [f"size {slot.size}, but that of each answer"] if slot.size != logged.size else []
-    return (f"not replayed: {', '.join(parts)}",) if parts else ()
+    item_only = replayable_slot(slot)
+    ignored = [rule for rule in slot.rules if rule not in item_only.rules]
+    ignored += [f"boost {boost.when}" for boost in slot.boosts if boost not in item_only.boosts]
+    unsupported_settings = (
+        ("caps", slot.caps),
+        ("pins", slot.pins),
+        ("promotions", slot.promotions),
+    )
+    ignored += [name for name, declared in unsupported_settings if declared]
+    ignored += (
+        [f"size {slot.size}, but that of each answer"] if slot.size != logged_slot.size else []
+    )
+    return (f"not replayed: {', '.join(ignored)}",) if ignored else ()
 
 
-class _Recorder:
+class _PropensityRecorder:
     """Collects the propensities and predictions of a group by row of the logged responses."""
 
     def __init__(
@@ -242,58 +258,73 @@ class _Recorder:
     ) -> None:
         self._slot, self._data, self._outcome = group.slot, data, outcome
         self._rng, self._reward_model = np.random.default_rng(seed), reward_model
-        self.is_candidate = np.zeros(data.rows, bool)
-        self._prediction = np.zeros(data.rows)
+        self.is_candidate = np.zeros(data.row_count, bool)
+        self._predicted_rewards = np.zeros(data.row_count)
         self._has_model = True
-        self._target = {name: np.zeros(data.rows) for name in group.scorers}
-        self._expected = {name: np.zeros(data.rows) for name in group.scorers}
+        self._target_propensities = {name: np.zeros(data.row_count) for name in group.scorers}
+        self._expected_rewards = {name: np.zeros(data.row_count) for name in group.scorers}
 
     def record(self, response: ReplayedResponse) -> None:
         """Record how each policy would have shown what one response showed."""
-        rows = slice(*self._data.offsets[response.request : response.request + 2])
-        shown = find_positions(self._data.item[rows], response.items)
-        self.is_candidate[rows] = shown >= 0
-        if not response.items.size:
+        rows = slice(*self._data.offsets[response.request_index : response.request_index + 2])
+        candidate_index = find_positions(self._data.item_codes[rows], response.item_codes)
+        self.is_candidate[rows] = candidate_index >= 0
+        if not response.item_codes.size:
             return
-        predicted = response.predictions.get(self._reward_model)
-        self._has_model &= predicted is not None
-        if predicted is not None:
-            self._prediction[rows] = np.where(shown >= 0, predicted[np.maximum(shown, 0)], 0.0)
-        for name in self._target:
+        predictions = response.predictions.get(self._reward_model)
+        self._has_model &= predictions is not None
+        if predictions is not None:
+            self._predicted_rewards[rows] = np.where(
+                candidate_index >= 0, predictions[np.maximum(candidate_index, 0)], 0.0
+            )
+        for name in self._target_propensities:
             distribution = response.distributions[name]
-            self._target[name][rows] = distribution.propensities(shown)[0]
-            if predicted is not None:
-                draws = DRAWS if self._slot.explore is not None else 1
-                self._expected[name][rows] = expected_by_position(
-                    distribution, [predicted], shown.size, self._rng, draws
+            self._target_propensities[name][rows] = distribution.propensities(candidate_index)[0]
+            if predictions is not None:
+                draw_count = REWARD_SLATE_DRAWS if self._slot.explore is not None else 1
+                self._expected_rewards[name][rows] = mean_predictions_by_position(
+                    distribution, [predictions], candidate_index.size, self._rng, draw_count
                 )[0]
 
-    def sample(self, name: str) -> PolicySample:
+    def build_sample(self, name: str) -> PolicySample:
         """Return the weights of a policy."""
         data = self._data
-        columns = int(np.diff(data.offsets).max())
+        position_count = int(np.diff(data.offsets).max())
 
         def by_position(values: npt.NDArray, fill: float = 0.0) -> Floats:
-            return to_positions(values, data.offsets, columns, fill=fill)[0]
+            return to_positions(values, data.offsets, position_count, fill=fill)[0]
 
-        reward, shown = to_positions(
-            data.labels[self._outcome].astype(np.float64), data.offsets, columns, fill=0.0
+        reward, is_shown = to_positions(
+            data.labels[self._outcome].astype(np.float64), data.offsets, position_count, fill=0.0
         )
         weight = divide_probabilities(
-            by_position(self._target[name], 1.0), by_position(data.propensity, 1.0), shown
+            by_position(self._target_propensities[name], 1.0),
+            by_position(data.propensity, 1.0),
+            is_shown,
         )
         if not self._has_model:
-            return PolicySample(reward, weight, data.person, shown)
-        prediction, expected = by_position(self._prediction), by_position(self._expected[name])
+            return PolicySample(reward, weight, data.person_codes, is_shown)
+        prediction, expected = (
+            by_position(self._predicted_rewards),
+            by_position(self._expected_rewards[name]),
+        )
         is_predicted = by_position(self.is_candidate) > 0
-        return model_sample(reward, weight, data.person, shown, prediction, expected, is_predicted)
+        return build_model_sample(
+            reward=reward,
+            weight=weight,
+            person_codes=data.person_codes,
+            is_shown=is_shown,
+            prediction=prediction,
+            expected=expected,
+            is_predicted=is_predicted,
+        )
 
 
-def model_sample(
+def build_model_sample(
     reward: Floats,
     weight: Floats,
-    person: Ints,
-    shown: npt.NDArray[np.bool_],
+    person_codes: Ints,
+    is_shown: npt.NDArray[np.bool_],
     prediction: Floats,
     expected: Floats,
     is_predicted: npt.NDArray[np.bool_],
@@ -303,7 +334,19 @@ def model_sample(
     A model predicts an outcome at the first position; the log says what others are worth. Items
     that the policy may not show have no prediction, and do not count.
     """
-    total = prediction.sum(axis=0, where=is_predicted)
-    rewards = reward.sum(axis=0, where=is_predicted)
-    scale = np.divide(rewards, total, out=np.zeros(len(total)), where=total > 0)
-    return PolicySample(reward, weight, person, shown, prediction * scale, expected * scale)
+    prediction_totals = prediction.sum(axis=0, where=is_predicted)
+    reward_totals = reward.sum(axis=0, where=is_predicted)
+    scale = np.divide(
+        reward_totals,
+        prediction_totals,
+        out=np.zeros(len(prediction_totals)),
+        where=prediction_totals > 0,
+    )
+    return PolicySample(
+        reward=reward,
+        weight=weight,
+        person=person_codes,
+        shown=is_shown,
+        prediction=prediction * scale,
+        expected=expected * scale,
+    )

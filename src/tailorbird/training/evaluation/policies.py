@@ -3,8 +3,8 @@
     version of the registry ─┐
     popular, recent, random ─┴─► scorer ─► formula, rules, sources, exploration of a slot ─► slates
 
-`scorer_of` scores as the serving path does: a model with the formula of the policy's slot, and an
-arm without a model by the counts of its sources, by age, or evenly.
+`build_policy_scorer` scores as the serving path does: a model with the formula of the policy's slot,
+and an arm without a model by the counts of its sources, by age, or evenly.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ from tailorbird.ranking.encode.live import LiveColumns
 from tailorbird.ranking.slot import Explore, Slot
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.matrix import FeatureChunk
-from tailorbird.training.evaluation.evaluate import Scorer, version_scorer
+from tailorbird.training.evaluation.evaluate import Scorer, build_version_scorer
 
 CHAMPION = "champion"
 POOL_MAX = 10_000  # more candidates than any slot has
-EVEN_DRAW = Explore(method="plackett_luce", first=1, pool=POOL_MAX, temperature=1.0)
+UNIFORM_EXPLORE = Explore(method="plackett_luce", first=1, pool=POOL_MAX, temperature=1.0)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Policy:
             return self.slot
         return replace(
             self.slot,
-            explore=EVEN_DRAW,
+            explore=UNIFORM_EXPLORE,
             boosts=(),
             quotas=(),
             per_category=0,
@@ -67,16 +67,16 @@ class Policy:
         )
 
 
-def live_columns_of(policy: Policy, bundle: Bundle | None) -> LiveColumns:
+def select_policy_columns(policy: Policy, bundle: Bundle | None) -> LiveColumns:
     """Return the live columns that a policy reads."""
     if bundle is not None and policy.has_model:
-        return bundle.encoder.live
+        return bundle.encoder.live_columns
     if policy.order == "popular":
         return LiveColumns(CandidateColumns(Baseline.parse(FALLBACK).sources))
     return LiveColumns(CandidateColumns(()))
 
 
-def scorer_of(
+def build_policy_scorer(
     policy: Policy,
     bundle: Bundle | None,
     index_series: IndexSeries,
@@ -89,43 +89,48 @@ def scorer_of(
     Args:
         bundle: of a policy with a model.
         live_columns: of the chunks, which include the policy's own.
-        features, events: see `version_scorer`.
+        features, events: see `build_version_scorer`.
     """
     if policy.has_model:
         assert bundle is not None
-        return version_scorer(
-            bundle, index_series, policy.slot.objective, live_columns, features, events
+        return build_version_scorer(
+            bundle=bundle,
+            index_series=index_series,
+            objective=policy.slot.objective,
+            live_columns=live_columns,
+            features=features,
+            events=events,
         )
     if policy.order == "popular":
         return _count_scorer(Baseline.parse(FALLBACK), live_columns)
     if policy.order == "recent":
         return _recency_scorer(index_series)
-    return lambda chunk: ({}, np.zeros(chunk.part.rows))
+    return lambda chunk: ({}, np.zeros(chunk.data.row_count))
 
 
 def _count_scorer(baseline: Baseline, live_columns: LiveColumns) -> Scorer:
     names = [f"{source_of(name).column}_score" for name in baseline.sources]
-    columns = [live_columns.names.index(name) for name in names]
+    column_indexes = [live_columns.names.index(name) for name in names]
 
     def score(chunk: FeatureChunk) -> tuple[Mapping[str, npt.NDArray], npt.NDArray]:
-        live = chunk.part.live
-        assert live is not None, "a replay gives live columns"
-        return {}, live[:, columns].sum(axis=1, dtype=np.float64)
+        live_values = chunk.data.live_values
+        assert live_values is not None, "a replay gives live columns"
+        return {}, live_values[:, column_indexes].sum(axis=1, dtype=np.float64)
 
     return score
 
 
 def _recency_scorer(index_series: IndexSeries) -> Scorer:
     def score(chunk: FeatureChunk) -> tuple[Mapping[str, npt.NDArray], npt.NDArray]:
-        part = chunk.part
-        values = np.zeros(part.rows)
-        positions = index_series.positions_at(part.t)
-        for request, position in enumerate(positions.tolist()):
-            rows = slice(part.offsets[request], part.offsets[request + 1])
-            index = index_series.indexes[position]
-            places = index.find(part.items.keys[part.item[rows]])
-            first_seen = index.first_seen[np.maximum(places, 0)].astype(np.float64)
-            values[rows] = np.where(places >= 0, first_seen, 0.0)
+        data = chunk.data
+        values = np.zeros(data.row_count)
+        index_numbers = index_series.index_numbers_at(data.t)
+        for request, index_number in enumerate(index_numbers.tolist()):
+            rows = slice(data.offsets[request], data.offsets[request + 1])
+            index = index_series.indexes[index_number]
+            item_rows = index.find(data.item_vocabulary.keys[data.item_codes[rows]])
+            first_seen = index.first_seen[np.maximum(item_rows, 0)].astype(np.float64)
+            values[rows] = np.where(item_rows >= 0, first_seen, 0.0)
         return {}, values
 
     return score

@@ -28,15 +28,15 @@ from tailorbird.ranking.policy.slate_distribution import (
 from tailorbird.ranking.slot import Explore
 from tailorbird.training.evaluation.estimate import LoggedResponses
 from tailorbird.training.evaluation.policies import Policy
-from tailorbird.training.evaluation.slates import SlateReplay, expected_by_position
+from tailorbird.training.evaluation.slates import SlateReplay, mean_predictions_by_position
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-DRAWN = Explore(method="plackett_luce", first=1, temperature=0.3)
+DRAWN_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+PLACKETT_LUCE_EXPLORE = Explore(method="plackett_luce", first=1, temperature=0.3)
 Z_95 = 1.959964
-DRAWS = 8  # slates of a response over which the cost of drawing is averaged
+COST_SLATE_DRAWS = 8  # slates of a response over which the cost of drawing is averaged
 
 
 def drawn_policies(control: Policy, treatments: Sequence[Policy]) -> tuple[Policy, ...]:
@@ -45,7 +45,7 @@ def drawn_policies(control: Policy, treatments: Sequence[Policy]) -> tuple[Polic
     Raises DeclarationError if the slot has quotas, diversity, promotions or pins, which drawn
     slates would not keep.
     """
-    slot = replace(control.slot, explore=DRAWN)
+    slot = replace(control.slot, explore=PLACKETT_LUCE_EXPLORE)
     return replace(control, slot=slot), *(
         replace(policy, slot=slot) if policy.slot.name == slot.name else policy
         for policy in treatments
@@ -53,43 +53,48 @@ def drawn_policies(control: Policy, treatments: Sequence[Policy]) -> tuple[Polic
 
 
 def drawn_shares(
-    log: LoggedResponses, outcome: str, responses: float, *, seed: int = 0
+    log: LoggedResponses, outcome: str, response_count: float, *, seed: int = 0
 ) -> tuple[DrawnShare, ...]:
     """Return what each share of drawn slates tells of each treatment.
 
     Args:
         log: of `drawn_policies`, of which the first is the control.
-        responses: that the slot logs in the planned duration.
+        response_count: that the slot logs in the planned duration.
     """
     (control, *treatments) = (name for group in log.groups for name in group.scorers)
-    slates: dict[str, dict[int, ReplayedSlates]] = {name: {} for name in treatments}
-    drawing: dict[int, _DrawnResponse] = {}
+    slates_by_policy: dict[str, dict[int, ReplayedSlates]] = {name: {} for name in treatments}
+    drawn_responses: dict[int, _DrawnResponse] = {}
     rng = np.random.default_rng(seed)
     for group in log.groups:
-        replayed = SlateReplay(
-            log.features,
-            group.slot,
-            log.data,
-            log.series,
-            group.scorers,
-            outcome,
-            log.training_data,
+        slate_replay = SlateReplay(
+            features=log.features,
+            slot=group.slot,
+            data=log.data,
+            index_series=log.index_series,
+            scorers=group.scorers,
+            outcome=outcome,
+            training_data=log.training_data,
         )
-        for response in replayed.responses(group.replay):
+        for response in slate_replay.replay_responses(group.replay):
             for name, distribution in response.distributions.items():
                 if name != control:
-                    slates[name][response.request] = ReplayedSlates.of(
-                        distribution, response.items, rng, is_shared=group.slot.explore == DRAWN
+                    slates_by_policy[name][response.request_index] = ReplayedSlates.of(
+                        distribution,
+                        response.item_codes,
+                        rng,
+                        is_shared=group.slot.explore == PLACKETT_LUCE_EXPLORE,
                     )
                 elif isinstance(distribution, PlackettLuce):
-                    drawing[response.request] = _DrawnResponse.of(
-                        distribution, response.items, response.predictions.get(name), rng
+                    drawn_responses[response.request_index] = _DrawnResponse.of(
+                        distribution, response.item_codes, response.predictions.get(name), rng
                     )
-    rate = _rates(log, outcome)
+    outcome_rates = _outcome_rates(log, outcome)
     return tuple(
-        row
+        drawn_share
         for name in treatments
-        for row in _shares_of(name, drawing, slates[name], rate, responses)
+        for drawn_share in _rowsof(
+            name, drawn_responses, slates_by_policy[name], outcome_rates, response_count
+        )
     )
 
 
@@ -98,13 +103,13 @@ class ReplayedSlates:
     """The slate of a policy by value and a drawn one; one slate twice if it draws on its own terms.
 
     Attributes:
-        items: (2, k), codes.
-        chance: (2, 2, k), of each slate's items at their positions: if no slate is drawn, and if
+        item_codes: (2, k), codes.
+        chances: (2, 2, k), of each slate's items at their positions: if no slate is drawn, and if
             all are.
     """
 
-    items: Ints
-    chance: Floats
+    item_codes: Ints
+    chances: Floats
 
     @classmethod
     def of(
@@ -115,7 +120,7 @@ class ReplayedSlates:
         *,
         is_shared: bool,
     ) -> "ReplayedSlates":
-        """Return the slates; `is_shared` says that the policy draws the same share as the control."""
+        """Return the slates; `is_shared`: the policy draws the same share as the control."""
         drawn = distribution.draw(rng)
         if not (is_shared and isinstance(distribution, PlackettLuce)):
             chance = distribution.propensities(drawn)[0]
@@ -136,13 +141,13 @@ class _DrawnResponse:
     """A response whose slates are drawn.
 
     Attributes:
-        items: (n,), codes of the candidates.
+        item_codes: (n,), codes of the candidates.
         predicted: (2, k), predicted outcome of the ranked and of the drawn items; None without a
             model.
     """
 
     distribution: PlackettLuce
-    items: Ints
+    item_codes: Ints
     predicted: Floats | None
 
     @classmethod
@@ -155,66 +160,81 @@ class _DrawnResponse:
     ) -> "_DrawnResponse":
         ranked, predicted = distribution.ranked, None
         if prediction is not None:
-            drawn = expected_by_position(distribution, [prediction], ranked.size, rng, DRAWS)[0]
+            drawn = mean_predictions_by_position(
+                distribution, [prediction], ranked.size, rng, COST_SLATE_DRAWS
+            )[0]
             predicted = np.stack([prediction[ranked], drawn])
         return cls(distribution, items, predicted)
 
     def chances(self, slate: Ints) -> Floats:
         """Return the control's chance of another slate's items at their positions, (2, k)."""
-        return position_chances(self.distribution, find_positions(slate, self.items))
+        return position_chances(self.distribution, find_positions(slate, self.item_codes))
 
 
-def _rates(log: LoggedResponses, outcome: str) -> Floats:
+def _outcome_rates(log: LoggedResponses, outcome: str) -> Floats:
     """Return the share of shown items that led to the outcome, by position."""
     data = log.data
-    position = data.position - 1
-    shown = np.bincount(position)
-    return np.bincount(position, data.labels[outcome] > 0) / np.maximum(shown, 1)
+    position_index = data.position - 1
+    shown_counts = np.bincount(position_index)
+    return np.bincount(position_index, data.labels[outcome] > 0) / np.maximum(shown_counts, 1)
 
 
-def _shares_of(
+def _rowsof(
     name: str,
-    drawing: Mapping[int, _DrawnResponse],
-    slates: Mapping[int, ReplayedSlates],
-    rate: Floats,
-    responses: float,
+    drawn_responses: Mapping[int, _DrawnResponse],
+    treatment_slates: Mapping[int, ReplayedSlates],
+    outcome_rates: Floats,
+    response_count: float,
 ) -> list[DrawnShare]:
     """Return the rows of one treatment."""
-    requests = [request for request in drawing if request in slates]
-    size = len(rate)
-    target, logging = np.ones((2, len(requests), 2, 2, size))  # slate, then how much is drawn
-    predicted = np.zeros((2, size))
-    for row, request in enumerate(requests):
-        drawn, treatment = drawing[request], slates[request]
-        k = min(size, treatment.items.shape[1])
-        target[row, :, :, :k] = treatment.chance[:, :, :k]
+    request_indexes = [
+        request_index for request_index in drawn_responses if request_index in treatment_slates
+    ]
+    position_count = len(outcome_rates)
+    target_chances, logging_chances = np.ones(
+        (2, len(request_indexes), 2, 2, position_count)
+    )  # slate, then how much is drawn
+    predicted = np.zeros((2, position_count))
+    for row, request_index in enumerate(request_indexes):
+        drawn, treatment = drawn_responses[request_index], treatment_slates[request_index]
+        k = min(position_count, treatment.item_codes.shape[1])
+        target_chances[row, :, :, :k] = treatment.chances[:, :, :k]
         for slate in range(2):
-            logging[row, slate, :, :k] = drawn.chances(treatment.items[slate, :k])
+            logging_chances[row, slate, :, :k] = drawn.chances(treatment.item_codes[slate, :k])
         if drawn.predicted is not None:
-            k = min(size, drawn.predicted.shape[1])
+            k = min(position_count, drawn.predicted.shape[1])
             predicted[:, :k] += drawn.predicted[:, :k]
-    value = float(rate.sum())
-    scale = np.divide(rate, predicted[0], out=np.zeros(size), where=predicted[0] > 0)
-    loss = 1.0 - float(scale @ predicted[1]) / value if value > 0 and predicted[0].any() else 0.0
+    value = float(outcome_rates.sum())
+    scale = np.divide(
+        outcome_rates, predicted[0], out=np.zeros(position_count), where=predicted[0] > 0
+    )
+    relative_loss = (
+        1.0 - float(scale @ predicted[1]) / value if value > 0 and predicted[0].any() else 0.0
+    )
     rows = []
-    for share in SHARES:
-        mixed = np.array([1 - share, share])
-        new, old = (np.einsum("d,rsdk->rsk", mixed, chance) for chance in (target, logging))
-        is_possible = old > 0
-        ratio = np.divide(new, old, out=np.zeros(new.shape), where=is_possible)
-        weight = np.einsum("s,rsk->rk", mixed, ratio)  # the mean weight of what it shows
-        unsupported = np.einsum("s,rsk->", mixed, ~is_possible) / (len(requests) * size)
-        variance = float((np.maximum(weight - 1, 0.0) * rate).sum(axis=1).mean())
-        effective = responses / float(weight.mean(axis=0).max(initial=1.0))
+    for share in DRAWN_SHARES:
+        mixture = np.array([1 - share, share])
+        target, logging = (
+            np.einsum("d,rsdk->rsk", mixture, chance)
+            for chance in (target_chances, logging_chances)
+        )
+        is_possible = logging > 0
+        ratio = np.divide(target, logging, out=np.zeros(target.shape), where=is_possible)
+        weight = np.einsum("s,rsk->rk", mixture, ratio)  # the mean weight of what it shows
+        unsupported = np.einsum("s,rsk->", mixture, ~is_possible) / (
+            len(request_indexes) * position_count
+        )
+        variance = float((np.maximum(weight - 1, 0.0) * outcome_rates).sum(axis=1).mean())
+        effective_sample_size = response_count / float(weight.mean(axis=0).max(initial=1.0))
         rows.append(
             DrawnShare(
-                name,
-                share,
-                Z_95 * float(np.sqrt(variance / max(responses, 1.0))) / value,
-                effective,
-                effective >= ESS_MIN,
-                share * loss,
-                float(unsupported),
+                arm=name,
+                share=share,
+                half_width=Z_95 * float(np.sqrt(variance / max(response_count, 1.0))) / value,
+                effective=effective_sample_size,
+                is_enough=effective_sample_size >= ESS_MIN,
+                cost=share * relative_loss,
+                unsupported=float(unsupported),
             )
         )
     return rows

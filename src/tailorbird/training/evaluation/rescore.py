@@ -23,7 +23,10 @@ from tailorbird.ranking.policy.formula import parse_formula
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.overlay import ItemVersion, overlay_versions, update_newest
 
-RELATIVE, ABSOLUTE = 1e-6, 1e-9  # tolerances for scores computed on another machine
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = (
+    1e-6,
+    1e-9,
+)  # tolerances for scores computed on another machine
 # A server may not have known an item's change this close to a response, or the response's time is
 # not the server's own.
 TIMING_TOLERANCE_US = 10 * SECOND
@@ -93,13 +96,13 @@ class IndexOverlay:
         self._is_joint = is_joint
         self._versions = _later_versions(base, items)
         self._available_since = [version.known_since for _, version in self._versions]
-        self._keys = (
+        self._version_keys = (
             hash64s([item for item, _ in self._versions])
             if self._versions
             else np.zeros(0, np.uint64)
         )
         self._newest: dict[str, ItemVersion] = {}
-        self._known_count = self._applied_count = 0
+        self._available_count = self._applied_count = 0
 
     def index_at(self, ts: int, item_keys: npt.NDArray[np.uint64]) -> tuple[Index, frozenset[str]]:
         """Return the index at a time, and the items that changed around it.
@@ -111,19 +114,19 @@ class IndexOverlay:
                 index gives the same scores.
         """
         while (
-            self._known_count < len(self._versions)
-            and self._available_since[self._known_count] <= ts
+            self._available_count < len(self._versions)
+            and self._available_since[self._available_count] <= ts
         ):
-            update_newest(self._newest, *self._versions[self._known_count])
-            self._known_count += 1
-        pending = self._keys[self._applied_count : self._known_count]
-        if pending.size and (
+            update_newest(self._newest, *self._versions[self._available_count])
+            self._available_count += 1
+        pending_keys = self._version_keys[self._applied_count : self._available_count]
+        if pending_keys.size and (
             self._is_joint
-            or (self._index.find(pending) < 0).any()
-            or np.isin(pending, item_keys).any()
+            or (self._index.find(pending_keys) < 0).any()
+            or np.isin(pending_keys, item_keys).any()
         ):
-            self._applied_count = self._known_count
-            self._index = overlay_versions(self._base, self._newest, texts=False)
+            self._applied_count = self._available_count
+            self._index = overlay_versions(self._base, self._newest, with_texts=False)
         start, stop = (
             bisect_left(self._available_since, ts - TIMING_TOLERANCE_US),
             bisect_right(self._available_since, ts + TIMING_TOLERANCE_US),
@@ -139,23 +142,22 @@ def _later_versions(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion
     starts = np.where(
         items["timeless"].to_numpy(zero_copy_only=False).astype(bool), 0, valid_from
     ).tolist()
-    texts, positions = items["attributes"].to_pylist(), items["p"].to_pylist()
-    records = zip(texts, starts, available_from.tolist(), positions, strict=True)
+    attribute_texts, log_positions = items["attributes"].to_pylist(), items["p"].to_pylist()
+    records = zip(attribute_texts, starts, available_from.tolist(), log_positions, strict=True)
     versions = [
-        ItemVersion(text or "{}", start, available, p) for text, start, available, p in records
+        ItemVersion(text or "{}", start, available, log_position)
+        for text, start, available, log_position in records
     ]
     is_new = (base.find_ids(ids) < 0).tolist()
-    recent_versions = {
+    changed_ids = {
         item
         for item, new, version in zip(ids, is_new, versions, strict=True)
         if new or version.is_later_than(base)
     }
-    changed = [
-        (item, version)
-        for item, version in zip(ids, versions, strict=True)
-        if item in recent_versions
+    changed_items = [
+        (item, version) for item, version in zip(ids, versions, strict=True) if item in changed_ids
     ]
-    return sorted(changed, key=lambda entry: (entry[1].known_since, entry[1].p))
+    return sorted(changed_items, key=lambda entry: (entry[1].known_since, entry[1].log_position))
 
 
 def rescore_responses(
@@ -163,7 +165,7 @@ def rescore_responses(
     responses: Iterable[pa.Table],
     items: pa.Table,
     *,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda done_count: None,
 ) -> ScoreReport:
     """Score shown items again and compare.
 
@@ -173,23 +175,25 @@ def rescore_responses(
         items: rows of the lake's `items` with `ITEM_COLUMNS`.
         progress: called with the number of responses so far.
     """
-    report, overlay, done = (
+    report, overlay, done_count = (
         ScoreReport(),
         IndexOverlay(bundle.index, items, is_joint=bundle.space is not None),
         0,
     )
     for batch in responses:
-        matching = batch.filter(pc.equal(batch["model"], bundle.version))
-        matching = matching.set_column(
-            matching.column_names.index("ts"), "ts", matching["ts"].cast(pa.int64())
+        version_responses = batch.filter(pc.equal(batch["model"], bundle.version))
+        version_responses = version_responses.set_column(
+            version_responses.column_names.index("ts"),
+            "ts",
+            version_responses["ts"].cast(pa.int64()),
         ).sort_by("ts")
-        for row in matching.to_pylist():
+        for row in version_responses.to_pylist():
             if _is_complete(row):
-                _compare(bundle, row, overlay, report)
+                _compare_response(bundle, row, overlay, report)
             else:
                 report.skipped += 1
-            done += 1
-            progress(done)
+            done_count += 1
+            progress(done_count)
     return report
 
 
@@ -204,44 +208,54 @@ def _is_complete(row: dict) -> bool:
     )
 
 
-def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreReport) -> None:
-    ids: list[str] = row["items"]
-    rows, keys = _logged_rows(bundle, row), hash64s(ids)
+def _compare_response(
+    bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreReport
+) -> None:
+    item_ids: list[str] = row["items"]
+    rows, item_keys = _logged_rows(bundle, row), hash64s(item_ids)
     sequence_items = np.concatenate(
         [sequence.item for sequence in rows.sequences.values()] or [np.zeros(0, np.uint64)]
     )
-    index, recently_changed = overlay.index_at(row["ts"], np.concatenate([keys, sequence_items]))
-    recent_versions = sorted(recently_changed)
+    index, recently_changed = overlay.index_at(
+        row["ts"], np.concatenate([item_keys, sequence_items])
+    )
+    changed_ids = sorted(recently_changed)
     # Vectors compare an item with all others.
     if recently_changed and (
-        bundle.space is not None or np.isin(sequence_items, hash64s(recent_versions)).any()
+        bundle.space is not None or np.isin(sequence_items, hash64s(changed_ids)).any()
     ):
-        report.moved += len(ids)
+        report.moved += len(item_ids)
         return
-    is_comparable = np.array([item not in recently_changed for item in ids]) & (
-        index.find(keys) >= 0
+    is_comparable = np.array([item not in recently_changed for item in item_ids]) & (
+        index.find(item_keys) >= 0
     )
-    weights = parse_formula(row["formula"]) if row["formula"] else None
-    scorer = (bundle.without_tower() if "vectors" in row["degraded"] else bundle).with_index(index)
-    live = np.array(row["live"], np.float32).reshape(len(ids), -1) if row["live"] else None
-    logged, recomputed = (
+    objective = parse_formula(row["formula"]) if row["formula"] else None
+    overlaid_bundle = (
+        bundle.without_tower() if "vectors" in row["degraded"] else bundle
+    ).with_index(index)
+    live_values = (
+        np.array(row["live"], np.float32).reshape(len(item_ids), -1) if row["live"] else None
+    )
+    logged_values, recomputed_values = (
         np.array(row["values"], np.float64),
-        scorer.score(rows, keys, objective=weights, live=live).value,
+        overlaid_bundle.score(rows, item_keys, objective=objective, live_columns=live_values).value,
     )
-    is_different = is_comparable & (logged != recomputed)
-    unequal = is_different & ~np.isclose(logged, recomputed, rtol=RELATIVE, atol=ABSOLUTE)
+    is_different = is_comparable & (logged_values != recomputed_values)
+    is_unequal = is_different & ~np.isclose(
+        logged_values, recomputed_values, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE
+    )
     report.answers += 1
     report.scores += int(is_comparable.sum())
     report.moved += int((~is_comparable).sum())
-    report.unequal += int(unequal.sum())
-    report.other_bits += int((is_different & ~unequal).sum())
-    for row_index in np.flatnonzero(unequal)[: EXAMPLES_MAX - len(report.examples)]:
+    report.unequal += int(is_unequal.sum())
+    report.other_bits += int((is_different & ~is_unequal).sum())
+    for row_index in np.flatnonzero(is_unequal)[: EXAMPLES_MAX - len(report.examples)]:
         report.examples.append(
             ScoreDifference(
                 row["request_id"],
-                ids[row_index],
-                float(logged[row_index]),
-                float(recomputed[row_index]),
+                item_ids[row_index],
+                float(logged_values[row_index]),
+                float(recomputed_values[row_index]),
             )
         )
 
@@ -259,4 +273,4 @@ def _logged_rows(bundle: Bundle, row: dict) -> Rows:
         name: Sequence(np.array(item, np.uint64), np.array(kind, np.uint64), np.array(ts, np.int64))
         for name, (item, kind, ts, *_) in unpack_sequences(row["sequences"]).items()
     }
-    return Rows(numeric, categorical, sequences, t=row["ts"], commit=0, p=0)
+    return Rows(numeric, categorical, sequences, t=row["ts"], commit=0, log_position=0)

@@ -35,14 +35,14 @@ class ReplayedResponse:
     """Slates that each scorer would show in place of one logged response.
 
     Attributes:
-        request: its number in the data set.
-        items: (n,), codes of the candidates that the slot may show.
-        distributions: scorer → distribution of slates, places in `items`.
+        request_index: its number in the data set.
+        item_codes: (n,), codes of the candidates that the slot may show.
+        distributions: scorer → distribution of slates, places in `item_codes`.
         predictions: scorer → its predicted outcome of each (n,), of those that predict it.
     """
 
-    request: int
-    items: Ints
+    request_index: int
+    item_codes: Ints
     distributions: Mapping[str, SlateDistribution]
     predictions: Mapping[str, Floats]
 
@@ -60,83 +60,98 @@ class SlateReplay:
         outcome: str,
         training_data: TrainingData,
     ) -> None:
-        self._data, self._series, self._scorers = data, index_series, scorers
+        self._data, self._index_series, self._scorers = data, index_series, scorers
         self._outcome = outcome
         self._history = History(features, training_data.events)
-        self._slot = slot = replayed_settings(slot)
+        self._slot = slot = replayable_slot(slot)
         self._rules = compile_rules(slot.rules)
         self._boosts = [(boost.factor, compile_rules([boost.when])) for boost in slot.boosts]
         self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
 
-    def responses(self, replay: Replay) -> Iterator[ReplayedResponse]:
+    def replay_responses(self, replay: Replay) -> Iterator[ReplayedResponse]:
         """Yield what each scorer would show, response by response."""
-        for chunk in replay.draw_candidates(self._data):
-            start = 0
+        for chunk in replay.iterate_candidates(self._data):
+            first_request = 0
             candidates = _candidate_rows(self._data, chunk)
-            for piece in iterate_features_from(self._history, candidates, rows_max=CHUNK_ROWS):
-                scored = {name: scorer(piece) for name, scorer in self._scorers.items()}
-                part = piece.part
-                for index in range(part.requests):
-                    rows = slice(part.offsets[index], part.offsets[index + 1])
-                    yield self._respond(
-                        int(chunk.request[start + index]),
-                        part.item[rows],
-                        {name: value[rows] for name, (_, value) in scored.items()},
+            for feature_chunk in iterate_features_from(
+                self._history, candidates, rows_max=CHUNK_ROWS
+            ):
+                results_by_scorer = {
+                    name: scorer(feature_chunk) for name, scorer in self._scorers.items()
+                }
+                requests = feature_chunk.data
+                for index in range(requests.request_count):
+                    rows = slice(requests.offsets[index], requests.offsets[index + 1])
+                    yield self._replay_response(
+                        int(chunk.request_indexes[first_request + index]),
+                        requests.item_codes[rows],
+                        {name: value[rows] for name, (_, value) in results_by_scorer.items()},
                         {
                             name: heads[self._outcome][rows]
-                            for name, (heads, _) in scored.items()
+                            for name, (heads, _) in results_by_scorer.items()
                             if self._outcome in heads
                         },
                     )
-                start += part.requests
+                first_request += requests.request_count
 
-    def _respond(
+    def _replay_response(
         self,
-        request: int,
-        items: Ints,
+        request_index: int,
+        item_codes: Ints,
         values: Mapping[str, Floats],
         predictions: Mapping[str, Floats],
     ) -> ReplayedResponse:
         data = self._data
-        keys = data.items.keys[items]
-        index = self._series.indexes[
-            int(self._series.positions_at(data.t[request : request + 1])[0])
+        item_keys = data.item_vocabulary.keys[item_codes]
+        index = self._index_series.indexes[
+            int(self._index_series.index_numbers_at(data.t[request_index : request_index + 1])[0])
         ]
-        places = index.find(keys)
-        inputs = RuleRequest(index, np.maximum(places, 0), int(data.t[request]))
-        visible = np.flatnonzero(self._visible(keys, places, inputs))
-        items, places = items[visible], places[visible]
-        if not items.size:
-            return ReplayedResponse(request, items, {}, {})
-        inputs = replace(inputs, rows=np.maximum(places, 0))
-        spec = SlateSpec(index, places, self._slot.all_quotas, self._slot.diversity)
-        constraints = spec.constraints()
-        factors = [(factor, rules.mask(inputs)) for factor, rules in self._boosts]
-        size = int(data.offsets[request + 1] - data.offsets[request])
+        index_rows = index.find(item_keys)
+        rule_request = RuleRequest(index, np.maximum(index_rows, 0), int(data.t[request_index]))
+        visible_candidates = np.flatnonzero(self._visible_mask(item_keys, index_rows, rule_request))
+        item_codes, index_rows = item_codes[visible_candidates], index_rows[visible_candidates]
+        if not item_codes.size:
+            return ReplayedResponse(request_index, item_codes, {}, {})
+        rule_request = replace(rule_request, rows=np.maximum(index_rows, 0))
+        slate_spec = SlateSpec(index, index_rows, self._slot.all_quotas, self._slot.diversity)
+        constraints = slate_spec.constraints()
+        boost_factors = [(factor, rules.mask(rule_request)) for factor, rules in self._boosts]
+        slate_size = int(data.offsets[request_index + 1] - data.offsets[request_index])
         distributions = {}
         for name, value in values.items():
-            boosted = apply_boosts(value[visible], factors) if factors else value[visible]
-            distributions[name] = self._distribution(boosted, size, spec, constraints)
-        predicted = {name: prediction[visible] for name, prediction in predictions.items()}
-        return ReplayedResponse(request, items, distributions, predicted)
+            boosted_values = (
+                apply_boosts(value[visible_candidates], boost_factors)
+                if boost_factors
+                else value[visible_candidates]
+            )
+            distributions[name] = self._slate_distribution(
+                boosted_values, slate_size, slate_spec, constraints
+            )
+        visible_predictions = {
+            name: prediction[visible_candidates] for name, prediction in predictions.items()
+        }
+        return ReplayedResponse(request_index, item_codes, distributions, visible_predictions)
 
-    def _visible(
-        self, keys: npt.NDArray[np.uint64], positions: npt.NDArray[np.intp], inputs: RuleRequest
+    def _visible_mask(
+        self,
+        item_keys: npt.NDArray[np.uint64],
+        index_rows: npt.NDArray[np.intp],
+        rule_request: RuleRequest,
     ) -> npt.NDArray[np.bool_]:
-        mask = self._rules.mask(inputs) | (positions < 0)
+        mask = self._rules.mask(rule_request) | (index_rows < 0)
         if self._allow.size:
-            mask &= np.isin(keys, self._allow)
-        return mask & ~np.isin(keys, self._deny)
+            mask &= np.isin(item_keys, self._allow)
+        return mask & ~np.isin(item_keys, self._deny)
 
-    def _distribution(
-        self, values: Floats, size: int, spec: SlateSpec, constraints: SlateConstraints
+    def _slate_distribution(
+        self, values: Floats, slate_size: int, spec: SlateSpec, constraints: SlateConstraints
     ) -> SlateDistribution:
         """Return the distribution of slates, as `serving.pipeline.stages` chooses from it."""
-        order = arrange_slate(values, size, spec, constraints)
-        return slate_distribution(order, size, self._slot.explore, values, constraints)
+        order = arrange_slate(values, slate_size, spec, constraints)
+        return slate_distribution(order, slate_size, self._slot.explore, values, constraints)
 
 
-def replayed_settings(slot: Slot) -> Slot:
+def replayable_slot(slot: Slot) -> Slot:
     """Return a slot with what a replay uses alone, whatever its name."""
     where = f"slot {slot.name}"
 
@@ -159,37 +174,37 @@ def replayed_settings(slot: Slot) -> Slot:
     )
 
 
-def expected_by_position(
+def mean_predictions_by_position(
     distribution: SlateDistribution,
     predictions: Sequence[Floats],
-    size: int,
+    position_count: int,
     rng: np.random.Generator,
-    draws: int,
+    draw_count: int,
 ) -> Floats:
     """Return the mean predictions of what is shown at each position, (predictions, size).
 
     Args:
         predictions: by model, of each candidate.
-        draws: slates over which they are averaged.
+        draw_count: slates over which they are averaged.
     """
-    total = np.zeros((len(predictions), size))
-    for _ in range(draws):
+    totals = np.zeros((len(predictions), position_count))
+    for _ in range(draw_count):
         slate = distribution.draw(rng)
-        for row, predicted in zip(total, predictions, strict=True):
+        for row, predicted in zip(totals, predictions, strict=True):
             row[: slate.size] += predicted[slate]
-    return total / draws
+    return totals / draw_count
 
 
 def _candidate_rows(data: Dataset, chunk: CandidateChunk) -> Dataset:
     """Return requests with the candidates of a chunk as rows."""
-    requests, n = data.take(chunk.request), len(chunk.item)
+    requests, n = data.take(chunk.request_indexes), len(chunk.item_codes)
     return replace(
         requests,
-        offsets=np.concatenate(([0], np.cumsum(chunk.size))).astype(np.int64),
-        item=chunk.item,
+        offsets=np.concatenate(([0], np.cumsum(chunk.sizes))).astype(np.int64),
+        item_codes=chunk.item_codes,
         position=np.zeros(n, np.int32),
         propensity=np.ones(n),
         labels={},
         weight=np.ones(n),
-        live=chunk.live,
+        live_values=chunk.live_values,
     )

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from tailorbird.errors import UsageError
 from tailorbird.models.architectures import ARCHITECTURES
-from tailorbird.models.deep.fitting import DEEP, is_available
+from tailorbird.models.deep.fitting import NETS, is_available
 from tailorbird.models.deep.rows import Rows
-from tailorbird.ranking.own_models import own_families
+from tailorbird.ranking.own_models import own_estimator_classes
 from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.training.dataset.chunks import sample_blocks
-from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval, code_people
+from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval, encode_people
 from tailorbird.training.evaluation.metrics import ndcg, rank_lists
 from tailorbird.training.fit.estimator import build_estimator, encode_parts
 from tailorbird.training.fit.export import export_model
@@ -36,7 +36,7 @@ def allows_net(settings: TrainSettings) -> bool:
     Raises:
         UsageError: the architecture is unknown, or its dependencies are not installed.
     """
-    choices = (*ARCHITECTURE_CHOICES, *own_families())
+    choices = (*ARCHITECTURE_CHOICES, *own_estimator_classes())
     if settings.architecture not in choices:
         raise UsageError(
             f"there is no architecture {settings.architecture!r}",
@@ -49,41 +49,59 @@ def allows_net(settings: TrainSettings) -> bool:
             f"{settings.architecture} needs torch, which is not installed",
             fix="pip install 'tailorbird[deep]'",
         )
-    return settings.architecture in DEEP
+    return settings.architecture in NETS
 
 
 def fit_heads(
-    inputs: FitInputs, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]
+    inputs: FitInputs,
+    settings: TrainSettings,
+    progress: Progress,
+    parity_rows: npt.NDArray[np.intp],
 ) -> FittedHeads:
     """Fit the configured architecture. Trees always predict expected amounts, also next to a net.
 
     Args:
-        sample: rows of the validation part on which model and export are compared.
+        parity_rows: rows of the validation part on which model and export are compared.
     """
     amount_heads = tuple(head for head in inputs.heads if is_amount_head(head))
     probability_heads = tuple(head for head in inputs.heads if not is_amount_head(head))
     if not amount_heads or (settings.architecture == "gbdt" and not settings.challengers):
-        return _fit_by_architecture(inputs, settings, progress, sample)
+        return _fit_by_architecture(inputs, settings, progress, parity_rows)
     if not probability_heads:
         return _fit_amount_trees(
-            inputs, inputs.without_net_columns(), amount_heads, settings, progress, sample
+            inputs=inputs,
+            tree_inputs=inputs.without_net_columns(),
+            heads=amount_heads,
+            settings=settings,
+            progress=progress,
+            parity_rows=parity_rows,
         )
     fitted = _fit_by_architecture(
-        replace(inputs, heads=probability_heads), settings, progress, sample
+        replace(inputs, heads=probability_heads), settings, progress, parity_rows
     )
     tree_inputs = (
         inputs.with_blank_net_columns()
         if len(fitted.encoder.names) == len(inputs.encoder.names)
         else inputs.without_net_columns()
     )
-    trees = _fit_amount_trees(inputs, tree_inputs, amount_heads, settings, progress, sample)
-    files, head_files = {**fitted.files, **trees.files}, {**fitted.head_files, **trees.head_files}
-    note = "; ".join(part for part in (fitted.note, trees.note) if part)
-    parity_error = max(fitted.parity_error, trees.parity_error)
+    fitted_trees = _fit_amount_trees(
+        inputs=inputs,
+        tree_inputs=tree_inputs,
+        heads=amount_heads,
+        settings=settings,
+        progress=progress,
+        parity_rows=parity_rows,
+    )
+    files, head_files = (
+        {**fitted.exported_files, **fitted_trees.exported_files},
+        {**fitted.head_files, **fitted_trees.head_files},
+    )
+    note = "; ".join(part for part in (fitted.note, fitted_trees.note) if part)
+    parity_error = max(fitted.parity_error, fitted_trees.parity_error)
     return replace(
         fitted,
-        models={**fitted.models, **trees.models},
-        files=files,
+        model_by_head={**fitted.model_by_head, **fitted_trees.model_by_head},
+        exported_files=files,
         head_files=head_files,
         parity_error=parity_error,
         note=note,
@@ -96,47 +114,52 @@ def _fit_amount_trees(
     heads: tuple[str, ...],
     settings: TrainSettings,
     progress: Progress,
-    sample: npt.NDArray[np.intp],
+    parity_rows: npt.NDArray[np.intp],
 ) -> FittedHeads:
     """Fit trees of expected amounts.
 
     If the rows lie in files, the trees see a sample that fits into memory.
     """
     tree_inputs = replace(tree_inputs, heads=heads)
-    if inputs.files is None:
-        return _fit_boosters(tree_inputs, settings, progress, sample)
-    rows = sample_blocks(inputs.files.select_heads(heads), settings.rows_in_memory)
-    matrix = rows.matrix.copy()
+    if inputs.row_files is None:
+        return _fit_boosters(tree_inputs, settings, progress, parity_rows)
+    sampled_rows = sample_blocks(inputs.row_files.select_heads(heads), settings.rows_in_memory)
+    matrix = sampled_rows.matrix.copy()
     matrix[:, len(drop_net_columns(inputs.encoder).names) :] = np.nan
-    rows = replace(rows, matrix=np.ascontiguousarray(matrix[:, : len(tree_inputs.encoder.names)]))
-    fitted = _fit_boosters(tree_inputs, settings, progress, sample, rows)
+    sampled_rows = replace(
+        sampled_rows, matrix=np.ascontiguousarray(matrix[:, : len(tree_inputs.encoder.names)])
+    )
+    fitted = _fit_boosters(tree_inputs, settings, progress, parity_rows, sampled_rows)
     note = (
-        f"{', '.join(heads)} was learned by trees, from {len(rows):,} of the "
-        f"{len(inputs.files):,} rows in files, evenly over all"
+        f"{', '.join(heads)} was learned by trees, from {len(sampled_rows):,} of the "
+        f"{len(inputs.row_files):,} rows in files, evenly over all"
     )
     return replace(fitted, note=note)
 
 
 def _fit_by_architecture(
-    inputs: FitInputs, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]
+    inputs: FitInputs,
+    settings: TrainSettings,
+    progress: Progress,
+    parity_rows: npt.NDArray[np.intp],
 ) -> FittedHeads:
-    if settings.architecture in DEEP:
-        return fit_net(inputs, settings.architecture, settings, progress, sample)
+    if settings.architecture in NETS:
+        return fit_net(inputs, settings.architecture, settings, progress, parity_rows)
     tree_inputs = inputs.without_net_columns()
     if settings.architecture not in ("gbdt", AUTO):
-        return _fit_without_choice(tree_inputs, settings.architecture, settings, sample)
+        return _fit_without_choice(tree_inputs, settings.architecture, settings, parity_rows)
     challengers: dict[str, FittedHeads] = {}
-    boosters = _fit_boosters(tree_inputs, settings, progress, sample)
+    boosters = _fit_boosters(tree_inputs, settings, progress, parity_rows)
     if settings.architecture == AUTO and allows_net(settings):
         name = auto_net_architecture(inputs.heads)
-        challengers[name] = fit_net(inputs, name, settings, progress, sample)
+        challengers[name] = fit_net(inputs, name, settings, progress, parity_rows)
     for name in settings.challengers:
         progress(name, 0, 1)
         challengers[name] = _fit_without_choice(
-            tree_inputs, name, replace(settings, parameters={}), sample
+            tree_inputs, name, replace(settings, parameters={}), parity_rows
         )
         progress(name, 1, 1)
-    winner = _choose(inputs, boosters, challengers)
+    winner = _choose_winner(inputs, boosters, challengers)
     if settings.architecture == AUTO and not allows_net(settings):
         no_net_note = (
             "gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets auto try nets"
@@ -145,14 +168,14 @@ def _fit_by_architecture(
     return winner
 
 
-def _choose(
+def _choose_winner(
     inputs: FitInputs, boosters: FittedHeads, challengers: Mapping[str, FittedHeads]
 ) -> FittedHeads:
     """Return the model that beats the boosters most on the validation part, or the boosters."""
     winner, best_gain, comparisons = boosters, 0.0, []
     for name, challenger in challengers.items():
         gain = _validation_gain(inputs, challenger, boosters)
-        comparisons.append(f"{gain.signed} for {name} over gbdt")
+        comparisons.append(f"{gain.signed_text} for {name} over gbdt")
         if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
             winner, best_gain = challenger, gain.value
     if not comparisons:
@@ -174,26 +197,28 @@ def _fit_boosters(
     inputs: FitInputs,
     settings: TrainSettings,
     progress: Progress,
-    sample: npt.NDArray[np.intp],
-    rows: Rows | None = None,
+    parity_rows: npt.NDArray[np.intp],
+    train_rows: Rows | None = None,
 ) -> FittedHeads:
-    """Fit trees for each head; `rows` replaces the rows of the training part."""
+    """Fit trees for each head; `train_rows` replaces the rows of the training part."""
     estimator = build_estimator(
         "gbdt",
         {},
         settings,
         progress=lambda head, done, total: progress(f"trees of {head}", done, total),
-        initial=inputs.boosters,
+        initial_boosters=inputs.boosters,
     )
-    return export_model(estimator.fit(*encode_parts(inputs, rows)), inputs, settings, sample)
+    return export_model(
+        estimator.fit(*encode_parts(inputs, train_rows)), inputs, settings, parity_rows
+    )
 
 
 def _fit_without_choice(
-    inputs: FitInputs, name: str, settings: TrainSettings, sample: npt.NDArray[np.intp]
+    inputs: FitInputs, name: str, settings: TrainSettings, parity_rows: npt.NDArray[np.intp]
 ) -> FittedHeads:
     """Fit an estimator that reads the columns of trees: regressions, or one of the project."""
     estimator = build_estimator(name, settings.parameters, settings)
-    return export_model(estimator.fit(*encode_parts(inputs, None)), inputs, settings, sample)
+    return export_model(estimator.fit(*encode_parts(inputs, None)), inputs, settings, parity_rows)
 
 
 def _validation_gain(inputs: FitInputs, challenger: FittedHeads, boosters: FittedHeads) -> Interval:
@@ -203,32 +228,35 @@ def _validation_gain(inputs: FitInputs, challenger: FittedHeads, boosters: Fitte
     """
     values = []
     for fitted in (challenger, boosters):
-        raw = fitted.score(
-            np.ascontiguousarray(inputs.validation_served[:, : len(fitted.encoder.names)])
+        raw_scores = fitted.score(
+            np.ascontiguousarray(inputs.validation_served_matrix[:, : len(fitted.encoder.names)])
         )
-        choices = fitted.calibrations(raw, inputs.validation, inputs.label_window)
-        weighted_heads = [
-            weight * choices[head].calibration.apply(raw[head])
+        choices = fitted.choose_calibrations(raw_scores, inputs.validation, inputs.label_window_us)
+        weighted_predictions = [
+            weight * choices[head].calibration.apply(raw_scores[head])
             for head, weight in inputs.objective.items()
-            if head in raw
+            if head in raw_scores
         ]
-        values.append(sum(weighted_heads, np.zeros(len(inputs.validation_served))))
+        values.append(sum(weighted_predictions, np.zeros(len(inputs.validation_served_matrix))))
+    challenger_values, booster_values = values
     return ndcg_gain(
-        values[0],
-        values[1],
+        challenger_values,
+        booster_values,
         inputs.validation.gain(inputs.objective),
         inputs.validation.offsets,
-        inputs.validation.person,
+        inputs.validation.person_codes,
     )
 
 
 def ndcg_gain(
-    first: Floats,
-    second: Floats,
-    gain: Floats,
+    scores: Floats,
+    reference_scores: Floats,
+    row_gains: Floats,
     offsets: npt.NDArray[np.int64],
-    person: npt.NDArray[np.int64],
+    person_codes: npt.NDArray[np.int64],
 ) -> Interval:
     """Return the paired gain in NDCG@10 of one ordering over another, with interval over users."""
-    figures = [ndcg(rank_lists(value, gain, offsets)) for value in (first, second)]
-    return Bootstrap(code_people(person), seed=0).difference(figures[0], figures[1])
+    ndcgs, reference_ndcgs = (
+        ndcg(rank_lists(values, row_gains, offsets)) for values in (scores, reference_scores)
+    )
+    return Bootstrap(encode_people(person_codes), seed=0).difference(ndcgs, reference_ndcgs)

@@ -32,14 +32,14 @@ from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.evaluation.metrics import deviances, log_losses
 
 Ints = npt.NDArray[np.int64]
-Fit = Callable[[Floats, Floats, Floats], Calibration]
+FitFunction = Callable[[Floats, Floats, Floats], Calibration]
 
 # Positives that an isotonic table needs; with fewer, only a curve of few parameters is fitted.
 ISOTONIC_POSITIVES_MIN = 300
 # Positives before a period, and in it, for the period to be evaluated.
 POSITIVES_MIN = 20
-PERIODS = 5  # periods for rows that cover fewer than three days
-METHODS: dict[str, Fit] = {
+PERIOD_COUNT = 5  # periods for rows that cover fewer than three days
+CALIBRATION_METHODS: dict[str, FitFunction] = {
     "platt": fit_platt,
     "isotonic": fit_isotonic,
     "beta": fit_beta,
@@ -53,40 +53,41 @@ class CalibrationChoice:
     """A calibration, and the losses that decided for it.
 
     Attributes:
-        losses: mean loss of each method over the evaluated periods, with `none` for the raw output
-            where that is a probability; empty where too few periods could be evaluated.
-        periods: number of evaluated periods.
+        mean_losses: mean loss of each method over the evaluated periods, with `none` for the raw
+            output where that is a probability; empty where too few periods could be evaluated.
+        evaluated_periods: number of evaluated periods.
         loss_name: name of the loss.
     """
 
     calibration: Calibration
-    losses: dict[str, float]
-    periods: int
+    mean_losses: dict[str, float]
+    evaluated_periods: int
     loss_name: str = "log loss"
 
     @property
     def summary(self) -> str:
         """Describe the choice in one sentence."""
         name = self.calibration.name
-        if not self.losses:
+        if not self.mean_losses:
             return f"{name}, as there is too little to choose by"
         loss_list = ", ".join(
             f"{method} {loss:.5f}"
-            for method, loss in sorted(self.losses.items(), key=lambda entry: entry[1])
+            for method, loss in sorted(self.mean_losses.items(), key=lambda entry: entry[1])
         )
-        return f"{name}, by {self.loss_name} on the next of {self.periods} periods: {loss_list}"
+        periods_note = f"on the next of {self.evaluated_periods} periods"
+        return f"{name}, by {self.loss_name} {periods_note}: {loss_list}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choice as JSON."""
         return {
             "method": self.calibration.name,
-            "periods": self.periods,
-            "losses": {k: round(v, 6) for k, v in self.losses.items()},
+            "periods": self.evaluated_periods,
+            "losses": {k: round(v, 6) for k, v in self.mean_losses.items()},
         }
 
 
 def choose_calibration(
-    raw: Floats,
+    raw_scores: Floats,
     label: npt.NDArray,
     period: Ints,
     weight: Floats | None = None,
@@ -98,60 +99,65 @@ def choose_calibration(
     """Choose a calibration by its loss on following periods, and fit it on all rows.
 
     Args:
-        raw: shape (n,), the model's output.
+        raw_scores: shape (n,), the model's output.
         label: shape (n,), above 0 is positive.
         period: shape (n,), ascending with time: a day, or an origin; see `assign_periods`.
         label_period: shape (n,), the first period in which the label of a row was known; by
             default the one after its own. Labels that look far ahead make neighbouring periods
             share outcomes, so that one would always confirm the other.
-        periods_min: periods that must be evaluated. With fewer, `losses` are empty and a
+        periods_min: periods that must be evaluated. With fewer, `mean_losses` are empty and a
             probability stays as it is.
         is_probability: whether the raw output is a probability. If not, a calibration is always
             needed, and only methods for arbitrary scores qualify.
     """
-    target = (label > 0).astype(np.float64)
-    weight = np.ones(raw.size) if weight is None else weight
+    is_positive = (label > 0).astype(np.float64)
+    weight = np.ones(raw_scores.size) if weight is None else weight
     methods = {
         name: fit
-        for name, fit in METHODS.items()
+        for name, fit in CALIBRATION_METHODS.items()
         if is_probability or name not in PROBABILITY_METHODS
     }
-    if target.sum() < ISOTONIC_POSITIVES_MIN:
+    if is_positive.sum() < ISOTONIC_POSITIVES_MIN:
         del methods["isotonic"]
-    total_loss = dict.fromkeys((*(("none",) if is_probability else ()), *methods), 0.0)
+    loss_totals = dict.fromkeys((*(("none",) if is_probability else ()), *methods), 0.0)
     available_period = period + 1 if label_period is None else label_period
     total_weight, evaluated_periods = 0.0, 0
-    for current in np.unique(period)[1:]:
-        is_past, is_current = available_period <= current, period == current
-        if min(target[is_past].sum(), target[is_current].sum()) < POSITIVES_MIN:
+    for current_period in np.unique(period)[1:]:
+        is_past, is_current = available_period <= current_period, period == current_period
+        if min(is_positive[is_past].sum(), is_positive[is_current].sum()) < POSITIVES_MIN:
             continue
         evaluated_periods, total_weight = (
             evaluated_periods + 1,
             total_weight + float(weight[is_current].sum()),
         )
-        for name in total_loss:
-            fitted = _fit_method(name, methods, raw[is_past], target[is_past], weight[is_past])
-            total_loss[name] += float(
-                weight[is_current] @ log_losses(fitted.apply(raw[is_current]), target[is_current])
+        for name in loss_totals:
+            calibration = _fit_method(
+                name, methods, raw_scores[is_past], is_positive[is_past], weight[is_past]
+            )
+            loss_totals[name] += float(
+                weight[is_current]
+                @ log_losses(calibration.apply(raw_scores[is_current]), is_positive[is_current])
             )
     if evaluated_periods < periods_min:
         if is_probability:
             return CalibrationChoice(Identity(), {}, evaluated_periods)
         return CalibrationChoice(
-            (fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight),
+            (fit_isotonic if "isotonic" in methods else fit_platt)(raw_scores, is_positive, weight),
             {},
             evaluated_periods,
         )
-    losses = {name: value / total_weight for name, value in total_loss.items()}
+    mean_losses = {name: value / total_weight for name, value in loss_totals.items()}
     # The raw output comes first, so it wins ties.
-    best = min(losses, key=lambda name: losses[name])
+    best_method = min(mean_losses, key=lambda name: mean_losses[name])
     return CalibrationChoice(
-        _fit_method(best, methods, raw, target, weight), losses, evaluated_periods
+        _fit_method(best_method, methods, raw_scores, is_positive, weight),
+        mean_losses,
+        evaluated_periods,
     )
 
 
 def choose_scale(
-    raw: Floats,
+    raw_amounts: Floats,
     amount: npt.NDArray,
     period: Ints,
     weight: Floats | None = None,
@@ -163,16 +169,16 @@ def choose_scale(
     The deviance is smallest where the mean is right.
 
     Args:
-        raw: shape (n,), expected amounts.
+        raw_amounts: shape (n,), expected amounts.
         amount: shape (n,), observed amounts ≥ 0.
         period, label_period: as in `choose_calibration`.
     """
-    weight = np.ones(raw.size) if weight is None else weight
+    weight = np.ones(raw_amounts.size) if weight is None else weight
     amount = amount.astype(np.float64)
     losses, total_weight, evaluated_periods = {"none": 0.0, "scale": 0.0}, 0.0, 0
     available_period = period + 1 if label_period is None else label_period
-    for current in np.unique(period)[1:]:
-        is_past, is_current = available_period <= current, period == current
+    for current_period in np.unique(period)[1:]:
+        is_past, is_current = available_period <= current_period, period == current_period
         if (
             min(np.count_nonzero(amount[is_past]), np.count_nonzero(amount[is_current]))
             < POSITIVES_MIN
@@ -184,42 +190,49 @@ def choose_scale(
         )
         for name, calibration in (
             ("none", Identity()),
-            ("scale", fit_scale(raw[is_past], amount[is_past], weight[is_past])),
+            ("scale", fit_scale(raw_amounts[is_past], amount[is_past], weight[is_past])),
         ):
             losses[name] += float(
                 weight[is_current]
-                @ deviances(calibration.apply(raw[is_current]), amount[is_current])
+                @ deviances(calibration.apply(raw_amounts[is_current]), amount[is_current])
             )
     if not evaluated_periods:
         return CalibrationChoice(Identity(), {}, 0)
     losses = {name: value / total_weight for name, value in losses.items()}
-    best = Identity() if losses["none"] <= losses["scale"] else fit_scale(raw, amount, weight)
-    return CalibrationChoice(best, losses, evaluated_periods, "Poisson deviance")
+    best_calibration = (
+        Identity() if losses["none"] <= losses["scale"] else fit_scale(raw_amounts, amount, weight)
+    )
+    return CalibrationChoice(best_calibration, losses, evaluated_periods, "Poisson deviance")
 
 
 def choose_head_calibration(
-    head: str, raw: Floats, validation: Dataset, label_window: int, *, is_probability: bool
+    head: str,
+    raw_scores: Floats,
+    validation: Dataset,
+    label_window_us: int,
+    *,
+    is_probability: bool,
 ) -> CalibrationChoice:
     """Choose the calibration of a head by the following days of the validation part.
 
     Labels known days later are evaluated by the day after they are known.
 
     Args:
-        raw: output for each row of the validation part.
-        label_window: microseconds until the label of a row is known.
+        raw_scores: output for each row of the validation part.
+        label_window_us: microseconds until the label of a row is known.
         is_probability: whether classification heads return probabilities.
     """
     is_labelled, return_target = np.isfinite(validation.labels[head]), parse_return(head)
-    t = validation.t[validation.request][is_labelled]
+    t = validation.t[validation.request_index][is_labelled]
     periods, weight, label_delay = (
         assign_periods(t),
         validation.weight[is_labelled],
-        return_target.until if return_target else label_window,
+        return_target.until_us if return_target else label_window_us,
     )
     label_period = assign_periods(t, label_delay) + 1 if label_delay >= DAY else None
     if is_amount_head(head):
         return choose_scale(
-            raw[is_labelled],
+            raw_scores[is_labelled],
             validation.labels[head][is_labelled],
             periods,
             weight,
@@ -227,7 +240,7 @@ def choose_head_calibration(
         )
     is_probability = is_probability or return_target is not None
     return choose_calibration(
-        raw[is_labelled],
+        raw_scores[is_labelled],
         validation.labels[head][is_labelled],
         periods,
         weight,
@@ -246,15 +259,21 @@ def assign_periods(t: Ints, offset_us: int = 0) -> Ints:
     """
     if len(np.unique(t // DAY)) >= 3:
         return (t + offset_us) // DAY
-    edges = np.quantile(t, np.linspace(0, 1, PERIODS + 1)[1:-1])
-    return np.searchsorted(edges, t + offset_us, side="right").astype(np.int64)
+    period_edges = np.quantile(t, np.linspace(0, 1, PERIOD_COUNT + 1)[1:-1])
+    return np.searchsorted(period_edges, t + offset_us, side="right").astype(np.int64)
 
 
 def _fit_method(
-    name: str, methods: dict[str, Fit], raw: Floats, target: Floats, weight: Floats
+    name: str,
+    methods: dict[str, FitFunction],
+    raw_scores: Floats,
+    is_positive: Floats,
+    weight: Floats,
 ) -> Calibration:
     if name == "none":
         return Identity()
-    if name == "isotonic" and target.sum() < ISOTONIC_POSITIVES_MIN:
-        return fit_platt(raw, target, weight)  # too few positives for a table at that time
-    return methods[name](raw, target, weight)
+    if name == "isotonic" and is_positive.sum() < ISOTONIC_POSITIVES_MIN:
+        return fit_platt(
+            raw_scores, is_positive, weight
+        )  # too few positives for a table at that time
+    return methods[name](raw_scores, is_positive, weight)

@@ -7,7 +7,7 @@ import numpy as np
 from lightgbm import Booster
 
 from tailorbird.models.architectures import GBDT, HeadProgress, Logistic, NetOptions, NeuralNet
-from tailorbird.models.deep.fitting import DEEP
+from tailorbird.models.deep.fitting import NETS
 from tailorbird.models.deep.rows import Blocks, Rows
 from tailorbird.models.estimator import EncodedRows, Estimator, HeadKind
 from tailorbird.ranking.policy.targets import is_amount_head, parse_return
@@ -23,45 +23,47 @@ def build_estimator(
     settings: TrainSettings,
     *,
     progress: HeadProgress | None = None,
-    options: NetOptions | None = None,
-    initial: Mapping[str, Booster] | None = None,
+    net_options: NetOptions | None = None,
+    initial_boosters: Mapping[str, Booster] | None = None,
 ) -> Estimator:
     """Return an estimator as training fits it: the one place that says how a model is fitted.
 
     Args:
         parameters: settings that differ from its defaults; of trees, from `settings.gbdt`.
-        initial: head → booster to which trees are added.
+        initial_boosters: head → booster to which trees are added.
 
     Raises:
         UsageError: there is no such estimator, or it has no such setting.
     """
     if name == "gbdt":
         overrides: dict[str, Any] = {"seed": settings.seed, **parameters}
-        return GBDT(settings.gbdt, progress=progress, initial=initial, **overrides)
+        return GBDT(
+            settings.gbdt, progress=progress, initial_boosters=initial_boosters, **overrides
+        )
     if name == "logistic":
         return Logistic(**parameters)
-    if name in DEEP:
-        return NeuralNet(name, seed=settings.seed, options=options, **parameters)
+    if name in NETS:
+        return NeuralNet(name, seed=settings.seed, options=net_options, **parameters)
     return OwnEstimator(name, parameters, seed=settings.seed)
 
 
-def encode_parts(inputs: FitInputs, rows: Blocks | None) -> tuple[EncodedRows, EncodedRows]:
-    """Return the training part, or the `rows` in its place, and the validation part."""
+def encode_parts(inputs: FitInputs, train_rows: Blocks | None) -> tuple[EncodedRows, EncodedRows]:
+    """Return the training part, or the `train_rows` in its place, and the validation part."""
     layout, heads = build_layout(inputs.encoder), inputs.heads
-    kinds: dict[str, HeadKind] = {
+    kind_by_head: dict[str, HeadKind] = {
         head: "return" if parse_return(head) else "amount" if is_amount_head(head) else "item"
         for head in heads
     }
-    train = rows or Rows(
-        inputs.matrix,
-        {head: inputs.labels[head] for head in heads},
+    train = train_rows or Rows(
+        inputs.train_matrix,
+        {head: inputs.train_labels[head] for head in heads},
         inputs.train.weight,
         np.diff(inputs.train.offsets),
     )
     valid = Rows(
-        inputs.validation_shown,
+        inputs.validation_shown_matrix,
         {head: inputs.validation.labels[head] for head in heads},
         inputs.validation.weight,
         np.diff(inputs.validation.offsets),
     )
-    return EncodedRows(train, layout, kinds), EncodedRows(valid, layout, kinds)
+    return EncodedRows(train, layout, kind_by_head), EncodedRows(valid, layout, kind_by_head)

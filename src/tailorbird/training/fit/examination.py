@@ -50,7 +50,7 @@ Floats = npt.NDArray[np.float64]
 
 # Upper bound of a click weight: one click at a rarely examined position must not outweigh a hundred
 # others.
-CAP = 10.0
+CLICK_WEIGHT_MAX = 10.0
 CLICKS_MIN = 20  # clicks of a position; with fewer, it gets the value of the one before it
 IMPORTANCE_MAX = 1_000.0  # importance weight of a row, in the mean over its position
 # Share of the expected mean weight of a position. It bounds how far items missing at one position
@@ -69,28 +69,30 @@ class Examination:
     """Examination probabilities of positions.
 
     Attributes:
-        chance: shape (positions,), relative to the first position; ≤ 1, never rising.
-        clicks: shape (positions,), clicks that it was learned from.
+        chance_by_position: shape (positions,), relative to the first position; ≤ 1, never rising.
+        click_counts: shape (positions,), clicks that it was learned from.
     """
 
-    chance: Floats
-    clicks: npt.NDArray[np.int64]
+    chance_by_position: Floats
+    click_counts: npt.NDArray[np.int64]
 
     def chance_at(self, position: npt.NDArray) -> Floats:
         """Return the probability at each position (n,), from 1; the last one extends further."""
-        return self.chance[np.clip(position, 1, len(self.chance)).astype(np.intp) - 1]
+        return self.chance_by_position[
+            np.clip(position, 1, len(self.chance_by_position)).astype(np.intp) - 1
+        ]
 
 
 def estimate_examination(
-    position: npt.NDArray, clicked: npt.NDArray, propensity: Floats, request: npt.NDArray
+    position: npt.NDArray, is_clicked: npt.NDArray, propensity: Floats, request_index: npt.NDArray
 ) -> Examination:
     """Estimate examination probabilities from shown rows.
 
     Args:
         position: shape (n,), from 1.
-        clicked: shape (n,).
+        is_clicked: shape (n,).
         propensity: shape (n,), probability with which the item was shown at that position.
-        request: shape (n,), the response of each row.
+        request_index: shape (n,), the response of each row.
 
     Raises:
         UsageError: there is nothing to learn from: no row was shown or drawn at random, the first
@@ -110,7 +112,7 @@ def estimate_examination(
             "no logged row was drawn at random", fix=f"let the slot explore, {_ALTERNATIVE_FIX}"
         )
     rows = collect_exploration_rows(
-        position[is_shown], clicked[is_shown] > 0, propensity[is_shown], request[is_shown]
+        position[is_shown], is_clicked[is_shown] > 0, propensity[is_shown], request_index[is_shown]
     )
     is_informative = rows.is_drawn & (rows.kind != NO_ROW)
     if not is_informative.any():
@@ -120,60 +122,81 @@ def estimate_examination(
         )
         raise UsageError(problem, where="--position weights", fix=_EXPLORE_FIX)
     position_count = int(rows.position_index[is_informative].max()) + 1
-    clicks = np.bincount(
-        rows.position_index[is_informative & rows.clicked], minlength=position_count
+    click_counts = np.bincount(
+        rows.position_index[is_informative & rows.is_clicked], minlength=position_count
     ).astype(np.int64)
-    return Examination(_chain_ratios(rows, clicks), clicks)
+    return Examination(_chain_ratios(rows, click_counts), click_counts)
 
 
 def click_weights(
-    examination: Examination, position: npt.NDArray, label: npt.NDArray, *, cap: float = CAP
+    examination: Examination,
+    position: npt.NDArray,
+    label: npt.NDArray,
+    *,
+    weight_max: float = CLICK_WEIGHT_MAX,
 ) -> Floats:
-    """Return the weight of each row, shape (n,): for positives 1 ÷ examination up to `cap`.
+    """Return the weight of each row, shape (n,): for positives 1 ÷ examination up to `weight_max`.
 
     All other rows have the weight 1.
     """
     return np.where(
-        label > 0, np.minimum(1.0 / np.maximum(examination.chance_at(position), 1e-12), cap), 1.0
+        label > 0,
+        np.minimum(1.0 / np.maximum(examination.chance_at(position), 1e-12), weight_max),
+        1.0,
     )
 
 
-def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Floats:
+def _chain_ratios(rows: ExplorationRows, click_counts: npt.NDArray[np.int64]) -> Floats:
     """Return the probability at each position as a product of the ratios of neighbours."""
-    position_count = len(clicks)
-    weight = np.minimum(1.0 / np.maximum(rows.propensity, 1e-12), IMPORTANCE_MAX)
-    drawn_count = np.where(
-        rows.kind == PAIRS, 2, np.bincount(rows.response, rows.is_drawn)[rows.response]
+    position_count = len(click_counts)
+    importance_weights = np.minimum(1.0 / np.maximum(rows.propensity, 1e-12), IMPORTANCE_MAX)
+    drawn_counts = np.where(
+        rows.kind == PAIRS, 2, np.bincount(rows.response_index, rows.is_drawn)[rows.response_index]
     )
-    log_ratio, precision, is_linked = (
+    weighted_log_ratios, evidence_totals, is_linked = (
         np.zeros(position_count),
         np.zeros(position_count),
         np.zeros(position_count, bool),
     )
-    first_clicks, comparisons = 0, []
-    for upper in exchangeable_rows(rows):
-        lower = upper + 1
-        position_index = rows.position_index[upper]
+    first_position_clicks, comparisons = 0, []
+    for upper_rows in exchangeable_rows(rows):
+        lower_rows = upper_rows + 1
+        position_index = rows.position_index[upper_rows]
         is_linked |= np.bincount(position_index + 1, minlength=position_count)[:position_count] > 0
         above, below = (
-            _compute_rates(position_index, rows.clicked[upper], weight[upper], position_count),
-            _compute_rates(position_index, rows.clicked[lower], weight[lower], position_count),
+            _compute_rates(
+                position_index,
+                rows.is_clicked[upper_rows],
+                importance_weights[upper_rows],
+                position_count,
+            ),
+            _compute_rates(
+                position_index,
+                rows.is_clicked[lower_rows],
+                importance_weights[lower_rows],
+                position_count,
+            ),
         )
         comparisons.append(
             (
                 above,
                 below,
-                np.bincount(position_index, drawn_count[upper], position_count)
+                np.bincount(position_index, drawn_counts[upper_rows], position_count)
                 / np.maximum(np.bincount(position_index, minlength=position_count), 1),
             )
         )
-        first_clicks += int(above.clicks[0])
+        first_position_clicks += int(above.clicks[0])
         has_enough_clicks = np.minimum(above.clicks, below.clicks) >= CLICKS_MIN
         log_rate_ratio = np.log(
-            np.divide(below.rate, above.rate, out=np.ones(position_count), where=has_enough_clicks)
+            np.divide(
+                below.click_rate,
+                above.click_rate,
+                out=np.ones(position_count),
+                where=has_enough_clicks,
+            )
         )
         # Ratios of several kinds are averaged, each weighted by its number of equivalent clicks.
-        evidence = (
+        equivalent_clicks = (
             np.divide(
                 1.0,
                 1.0 / np.maximum(above.effective_clicks, 1e-12)
@@ -181,67 +204,80 @@ def _chain_ratios(rows: ExplorationRows, clicks: npt.NDArray[np.int64]) -> Float
             )
             * has_enough_clicks
         )
-        log_ratio[1:] += (evidence * log_rate_ratio)[:-1]
-        precision[1:] += evidence[:-1]
-    last_position = int(np.flatnonzero(clicks >= CLICKS_MIN).max(initial=0))
-    _refuse_gaps(is_linked, clicks, last_position)
-    if last_position and first_clicks < CLICKS_MIN:
+        weighted_log_ratios[1:] += (equivalent_clicks * log_rate_ratio)[:-1]
+        evidence_totals[1:] += equivalent_clicks[:-1]
+    last_position = int(np.flatnonzero(click_counts >= CLICKS_MIN).max(initial=0))
+    _refuse_gaps(is_linked, click_counts, last_position)
+    if last_position and first_position_clicks < CLICKS_MIN:
         raise UsageError(
-            f"only {first_clicks} clicks on the first place of drawn lists",
+            f"only {first_position_clicks} clicks on the first place of drawn lists",
             fix="take a longer window",
         )
-    for above, below, item_count in comparisons:
-        _refuse_missing(above, below, item_count)
-    steps = np.divide(log_ratio, precision, out=np.zeros(position_count), where=precision > 0)
-    return np.minimum.accumulate(np.exp(np.cumsum(steps)))
+    for above, below, item_counts in comparisons:
+        _refuse_missing(above, below, item_counts)
+    mean_log_ratios = np.divide(
+        weighted_log_ratios,
+        evidence_totals,
+        out=np.zeros(position_count),
+        where=evidence_totals > 0,
+    )
+    return np.minimum.accumulate(np.exp(np.cumsum(mean_log_ratios)))
 
 
 def _refuse_gaps(
-    is_linked: npt.NDArray[np.bool_], clicks: npt.NDArray[np.int64], last_position: int
+    is_linked: npt.NDArray[np.bool_], click_counts: npt.NDArray[np.int64], last_position: int
 ) -> None:
     """Raise if a position up to `last_position` was never exchanged with the one before it."""
-    if not last_position and clicks[0] < CLICKS_MIN:
+    if not last_position and click_counts[0] < CLICKS_MIN:
         raise UsageError(
-            f"only {clicks[0]} clicks on the first place of drawn lists", fix="take a longer window"
+            f"only {click_counts[0]} clicks on the first place of drawn lists",
+            fix="take a longer window",
         )
     unlinked_positions = np.flatnonzero(~is_linked[1 : last_position + 1]) + 1
     if not unlinked_positions.size:
         return
-    if not clicks[0] and unlinked_positions[0] == 1:
+    if not click_counts[0] and unlinked_positions[0] == 1:
         problem = "what stood on the first place was never drawn at random"
     else:
         names = ", ".join(f"{gap} and {gap + 1}" for gap in unlinked_positions[:3].tolist()) + (
             ", …" if unlinked_positions.size > 3 else ""
         )
         problem = f"no answer could have exchanged what stood on places {names}"
-    overlap = (
+    overlap_fix = (
         'log answers of Explore(method="swap", first=1) and, for as long, of first=2, so '
         "that the pairs overlap"
     )
-    raise UsageError(problem, where="--position weights", fix=f"{overlap}; or {_EXPLORE_FIX}")
+    raise UsageError(problem, where="--position weights", fix=f"{overlap_fix}; or {_EXPLORE_FIX}")
 
 
-def _refuse_missing(upper: "_Rates", lower: "_Rates", item_count: Floats) -> None:
+def _refuse_missing(upper: "_PositionRates", lower: "_PositionRates", item_counts: Floats) -> None:
     """Raise if the rows of a position weigh far less than expected, so that items are missing.
 
     Neighbours are compared within the responses that have both, and others through them, since
     shorter responses may have had fewer items.
     """
-    compared = np.flatnonzero(np.minimum(upper.clicks, lower.clicks) >= CLICKS_MIN)
-    if not compared.size:
+    compared_positions = np.flatnonzero(np.minimum(upper.clicks, lower.clicks) >= CLICKS_MIN)
+    if not compared_positions.size:
         return
-    ratio = np.ones(len(item_count))
-    ratio[compared + 1] = lower.mean[compared] / upper.mean[compared]
-    mean = upper.mean[compared[0]] * np.cumprod(ratio[compared[0] : compared[-1] + 2])
-    worst_position, expected = (
-        int(mean.argmin()),
-        max(float(mean.max()), float(item_count[compared[0]])),
+    weight_ratios = np.ones(len(item_counts))
+    weight_ratios[compared_positions + 1] = (
+        lower.mean_weight[compared_positions] / upper.mean_weight[compared_positions]
     )
-    if mean[worst_position] < WEIGHT_SHARE_MIN * expected:
-        detail = f"rows there weigh {mean[worst_position]:.1f} in the mean, and would weigh {expected:.1f}"
+    mean_weights = upper.mean_weight[compared_positions[0]] * np.cumprod(
+        weight_ratios[compared_positions[0] : compared_positions[-1] + 2]
+    )
+    worst_position, expected_weight = (
+        int(mean_weights.argmin()),
+        max(float(mean_weights.max()), float(item_counts[compared_positions[0]])),
+    )
+    if mean_weights[worst_position] < WEIGHT_SHARE_MIN * expected_weight:
+        detail = (
+            f"rows there weigh {mean_weights[worst_position]:.1f} in the mean, and would weigh "
+            f"{expected_weight:.1f}"
+        )
         problem = (
-            f"place {compared[0] + worst_position + 1} of drawn lists hardly ever had the items that other "
-            f"places had, so they cannot be compared: {detail}"
+            f"place {compared_positions[0] + worst_position + 1} of drawn lists hardly ever had "
+            f"the items that other places had, so they cannot be compared: {detail}"
         )
         raise UsageError(
             problem,
@@ -251,31 +287,31 @@ def _refuse_missing(upper: "_Rates", lower: "_Rates", item_count: Floats) -> Non
 
 
 @dataclass(frozen=True)
-class _Rates:
+class _PositionRates:
     """Rates of the rows at each position.
 
     Attributes:
-        mean: mean weight.
-        rate: weighted share of clicked rows.
+        mean_weight: mean weight.
+        click_rate: weighted share of clicked rows.
         clicks: number of clicks.
         effective_clicks: number of equally weighted clicks with the same variance.
     """
 
-    mean: Floats
-    rate: Floats
+    mean_weight: Floats
+    click_rate: Floats
     clicks: npt.NDArray[np.int64]
     effective_clicks: Floats
 
 
 def _compute_rates(
-    position_index: npt.NDArray, clicked: npt.NDArray, weight: Floats, position_count: int
-) -> _Rates:
+    position_index: npt.NDArray, is_clicked: npt.NDArray, weight: Floats, position_count: int
+) -> _PositionRates:
     total_weight = np.bincount(position_index, weight, position_count)
-    clicked_weight = np.bincount(position_index, weight * clicked, position_count)
-    squared_weights = np.bincount(position_index, np.square(weight) * clicked, position_count)
-    clicks = np.bincount(position_index, clicked, position_count).astype(np.int64)
+    clicked_weight = np.bincount(position_index, weight * is_clicked, position_count)
+    squared_weights = np.bincount(position_index, np.square(weight) * is_clicked, position_count)
+    clicks = np.bincount(position_index, is_clicked, position_count).astype(np.int64)
     mean = total_weight / np.maximum(np.bincount(position_index, minlength=position_count), 1)
-    return _Rates(
+    return _PositionRates(
         mean,
         clicked_weight / np.maximum(total_weight, 1e-12),
         clicks,

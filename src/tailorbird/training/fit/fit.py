@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.features import FeatureSet
-from tailorbird.models.deep.fitting import DEEP
+from tailorbird.models.deep.fitting import NETS
 from tailorbird.models.estimator import HeadFile
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encode.encoder import Encoder
@@ -26,7 +26,7 @@ from tailorbird.training.fit.heads import FittedHeads, HeadModel
 from tailorbird.training.fit.inputs import PreparedInputs, SplitDatasets, prepare_inputs
 from tailorbird.training.fit.warm_trees import FROM_SCRATCH, WarmTrees
 from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.sketches import Row, objective_value, score_rows
+from tailorbird.training.sketches import HistogramRow, objective_value, score_histogram
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -40,29 +40,29 @@ class FittedModel:
     """The outcome of a fit.
 
     Attributes:
-        exported: file → ONNX bytes.
+        exported_files: file → ONNX bytes.
         head_files: location of each head in the files.
-        golden: rows of the matrix that a bundle carries to check itself.
+        golden_rows: rows of the matrix that a bundle carries to check itself.
         parity_error: largest difference between a trained model and its export.
-        leaks: columns that look like target leakage, with the reason.
+        leak_reasons: columns that look like target leakage, with the reason.
         calibration_choices: head → how its calibration was chosen.
         sketches: histograms of what it learned from, see `training.sketches`.
     """
 
     encoder: Encoder
     architecture: str
-    models: dict[str, HeadModel]
-    exported: dict[str, bytes]
+    model_by_head: dict[str, HeadModel]
+    exported_files: dict[str, bytes]
     head_files: dict[str, HeadFile]
-    calibration: dict[str, Calibration]
-    golden: Matrix
+    calibration_by_head: dict[str, Calibration]
+    golden_rows: Matrix
     parity_error: float
-    leaks: dict[str, str]
+    leak_reasons: dict[str, str]
     notes: tuple[str, ...]
     calibration_choices: dict[str, CalibrationChoice] = field(
         default_factory=dict
     )  # head → how its calibration was chosen
-    sketches: tuple[Row, ...] = ()
+    sketches: tuple[HistogramRow, ...] = ()
 
     def score(
         self,
@@ -77,8 +77,8 @@ class FittedModel:
         """
         matrix = encode_rows(chunk, self.encoder, index_series, live_columns=live_columns)
         heads = {
-            name: self.calibration[name].apply(model.score(matrix))
-            for name, model in self.models.items()
+            name: self.calibration_by_head[name].apply(model.score(matrix))
+            for name, model in self.model_by_head.items()
         }
         return heads, objective_value(heads, objective, len(matrix))
 
@@ -86,28 +86,28 @@ class FittedModel:
 def fit(
     events: pa.Table,
     features: FeatureSet,
-    parts: SplitDatasets,
+    datasets: SplitDatasets,
     index_series: IndexSeries,
     objective: Mapping[str, float],
     settings: TrainSettings,
     *,
-    position: bool,
-    label_window: int,
+    with_positions: bool,
+    label_window_us: int,
     progress: Progress,
-    heads: Sequence[str] = (),
+    extra_heads: Sequence[str] = (),
     warm_trees: WarmTrees = FROM_SCRATCH,
 ) -> FittedModel:
     """Fit on the training part; stop early and calibrate on the validation part.
 
     Args:
-        position: whether rows are all shown items, seen or not. The model then reads the position,
-            which serving sets to the first. Where only seen items are rows, the position only
-            reflects the old policy. Click weights can be learned from rows of either kind: among
-            seen items, from how much less is clicked further down.
-        label_window: microseconds until the label of a row is known; target encodings use no
+        with_positions: whether rows are all shown items, seen or not. The model then reads the
+            position, which serving sets to the first. Where only seen items are rows, the position
+            only reflects the old policy. Click weights can be learned from rows of either kind:
+            among seen items, from how much less is clicked further down.
+        label_window_us: microseconds until the label of a row is known; target encodings use no
             younger one.
-        heads: extra targets, of other slots, that have labels; those that cannot be learned are
-            left out.
+        extra_heads: extra targets, of other slots, that have labels; those that cannot be learned
+            are left out.
 
         warm_trees: trees to go on from.
 
@@ -116,56 +116,62 @@ def fit(
         UsageError: clicks are to be weighted by position, but no row has a position, or none was
             drawn at random.
     """
-    with _spill_folder(parts.train, settings) as folder:
-        prepared = prepare_inputs(
-            events,
-            features,
-            parts,
-            index_series,
-            objective,
-            settings,
-            position=position,
-            label_window=label_window,
+    with _spill_folder(datasets.train, settings) as spill_folder:
+        prepared_inputs = prepare_inputs(
+            events=events,
+            features=features,
+            datasets=datasets,
+            index_series=index_series,
+            objective=objective,
+            settings=settings,
+            with_positions=with_positions,
+            label_window_us=label_window_us,
             progress=progress,
-            heads=heads,
-            folder=folder,
+            extra_heads=extra_heads,
+            spill_folder=spill_folder,
             warm_trees=warm_trees,
         )
-        golden_rows = sample_rows(len(prepared.inputs.validation_served), settings.seed)
-        fitted_heads = fit_heads(prepared.inputs, settings, progress, golden_rows)
-    return calibrate(prepared, fitted_heads, golden_rows)
+        golden_rows = sample_row_indexes(
+            len(prepared_inputs.fit_inputs.validation_served_matrix), settings.seed
+        )
+        fitted_heads = fit_heads(prepared_inputs.fit_inputs, settings, progress, golden_rows)
+    return calibrate(prepared_inputs, fitted_heads, golden_rows)
 
 
 def calibrate(
-    prepared: PreparedInputs, fitted_heads: FittedHeads, golden_rows: npt.NDArray[np.intp]
+    prepared_inputs: PreparedInputs, fitted_heads: FittedHeads, golden_rows: npt.NDArray[np.intp]
 ) -> FittedModel:
     """Calibrate each head on the validation part as served."""
-    inputs = prepared.inputs
-    serving_matrix = inputs.validation_served[:, : len(fitted_heads.encoder.names)]
-    raw = fitted_heads.score(serving_matrix)
-    choices = fitted_heads.calibrations(raw, inputs.validation, inputs.label_window)
-    heads = {head: choice.calibration.apply(raw[head]) for head, choice in choices.items()}
-    value = objective_value(heads, inputs.objective, len(serving_matrix))
+    fit_inputs = prepared_inputs.fit_inputs
+    serving_matrix = fit_inputs.validation_served_matrix[:, : len(fitted_heads.encoder.names)]
+    raw_scores = fitted_heads.score(serving_matrix)
+    choices = fitted_heads.choose_calibrations(
+        raw_scores, fit_inputs.validation, fit_inputs.label_window_us
+    )
+    probabilities = {
+        head: choice.calibration.apply(raw_scores[head]) for head, choice in choices.items()
+    }
+    value = objective_value(probabilities, fit_inputs.objective, len(serving_matrix))
     return FittedModel(
-        fitted_heads.encoder,
-        fitted_heads.architecture,
-        fitted_heads.models,
-        fitted_heads.files,
-        fitted_heads.head_files,
-        {head: choice.calibration for head, choice in choices.items()},
-        serving_matrix[golden_rows],
-        fitted_heads.parity_error,
-        prepared.leaks,
-        (*prepared.notes, *((fitted_heads.note,) if fitted_heads.note else ())),
-        choices,
-        (*prepared.sketches, *score_rows(inputs.validation, value)),
+        encoder=fitted_heads.encoder,
+        architecture=fitted_heads.architecture,
+        model_by_head=fitted_heads.model_by_head,
+        exported_files=fitted_heads.exported_files,
+        head_files=fitted_heads.head_files,
+        calibration_by_head={head: choice.calibration for head, choice in choices.items()},
+        golden_rows=serving_matrix[golden_rows],
+        parity_error=fitted_heads.parity_error,
+        leak_reasons=prepared_inputs.leak_reasons,
+        notes=(*prepared_inputs.notes, *((fitted_heads.note,) if fitted_heads.note else ())),
+        calibration_choices=choices,
+        sketches=(*prepared_inputs.sketches, *score_histogram(fit_inputs.validation, value)),
     )
 
 
 @contextmanager
 def _spill_folder(train: Dataset, settings: TrainSettings) -> Iterator[Path | None]:
     """Yield the folder for rows that do not fit into memory, None where they do."""
-    if settings.architecture not in DEEP or train.rows <= settings.rows_in_memory:
+    if settings.architecture not in NETS or train.row_count <= settings.rows_in_memory:
         yield None
         return
     # Erasures search the checkpoint folder, and a killed run left its rows there.
@@ -178,7 +184,7 @@ def _spill_folder(train: Dataset, settings: TrainSettings) -> Iterator[Path | No
         shutil.rmtree(folder if settings.checkpoint else folder.parent, ignore_errors=True)
 
 
-def sample_rows(rows: int, seed: int) -> npt.NDArray[np.intp]:
-    if rows <= PARITY_ROWS:
-        return np.arange(rows)
-    return np.sort(np.random.default_rng(seed).choice(rows, PARITY_ROWS, replace=False))
+def sample_row_indexes(row_count: int, seed: int) -> npt.NDArray[np.intp]:
+    if row_count <= PARITY_ROWS:
+        return np.arange(row_count)
+    return np.sort(np.random.default_rng(seed).choice(row_count, PARITY_ROWS, replace=False))

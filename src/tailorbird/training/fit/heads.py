@@ -77,29 +77,30 @@ class FitInputs:
 
     Attributes:
         encoder: encoder of the matrices, with net columns where a net may be fitted.
-        matrix: rows of the training part; empty if they lie in files.
-        validation_shown, validation_served: rows of the validation part, encoded with the position
-            as it was shown and as serving sets it.
-        labels: labels of the training part, NaN where unknown.
+        train_matrix: rows of the training part; empty if they lie in files.
+        validation_shown_matrix, validation_served_matrix: rows of the validation part, encoded with
+            the position as it was shown and as serving sets it.
+        train_labels: labels of the training part, NaN where unknown.
         heads: heads to learn.
-        until: end of the training part, microseconds.
-        label_window: microseconds until the label of a row is known.
-        files: rows of the training part in files. A net learns from them, and trees from a sample.
+        train_until: end of the training part, microseconds.
+        label_window_us: microseconds until the label of a row is known.
+        row_files: rows of the training part in files. A net learns from them, and trees from a
+            sample.
         boosters: head → booster to which trees are added.
     """
 
     encoder: Encoder
-    matrix: Matrix
-    validation_shown: Matrix
-    validation_served: Matrix
+    train_matrix: Matrix
+    validation_shown_matrix: Matrix
+    validation_served_matrix: Matrix
     train: Dataset
     validation: Dataset
-    labels: Mapping[str, npt.NDArray]
+    train_labels: Mapping[str, npt.NDArray]
     heads: tuple[str, ...]
     objective: Mapping[str, float]
-    until: int
-    label_window: int
-    files: PartRows | None = None
+    train_until: int
+    label_window_us: int
+    row_files: PartRows | None = None
     boosters: Mapping[str, Booster] = field(default_factory=dict)
 
     def without_net_columns(self) -> "FitInputs":
@@ -107,17 +108,21 @@ class FitInputs:
         encoder = drop_net_columns(self.encoder)
         if encoder is self.encoder:
             return self
-        matrix, shown, served = (
+        train_matrix, shown_matrix, served_matrix = (
             np.ascontiguousarray(rows[:, : len(encoder.names)])
-            for rows in (self.matrix, self.validation_shown, self.validation_served)
+            for rows in (
+                self.train_matrix,
+                self.validation_shown_matrix,
+                self.validation_served_matrix,
+            )
         )
         return replace(
             self,
             encoder=encoder,
-            matrix=matrix,
-            validation_shown=shown,
-            validation_served=served,
-            files=None,
+            train_matrix=train_matrix,
+            validation_shown_matrix=shown_matrix,
+            validation_served_matrix=served_matrix,
+            row_files=None,
         )
 
     def with_blank_net_columns(self) -> "FitInputs":
@@ -125,17 +130,23 @@ class FitInputs:
 
         Trees next to a net then have the width of its matrix and never split on these columns.
         """
-        width = len(drop_net_columns(self.encoder).names)
+        tree_column_count = len(drop_net_columns(self.encoder).names)
         blank_matrices = [
-            rows.copy() for rows in (self.matrix, self.validation_shown, self.validation_served)
+            matrix.copy()
+            for matrix in (
+                self.train_matrix,
+                self.validation_shown_matrix,
+                self.validation_served_matrix,
+            )
         ]
-        for copy in blank_matrices:
-            copy[:, width:] = np.nan
+        for matrix in blank_matrices:
+            matrix[:, tree_column_count:] = np.nan
+        train_matrix, shown_matrix, served_matrix = blank_matrices
         return replace(
             self,
-            matrix=blank_matrices[0],
-            validation_shown=blank_matrices[1],
-            validation_served=blank_matrices[2],
+            train_matrix=train_matrix,
+            validation_shown_matrix=shown_matrix,
+            validation_served_matrix=served_matrix,
         )
 
 
@@ -144,7 +155,7 @@ class FittedHeads:
     """Fitted models by head, and their exported files.
 
     Attributes:
-        head_files: location of each head in `files`.
+        head_files: location of each head in `exported_files`.
         parity_error: largest difference between a trained model and its export.
         is_probability: whether classification heads return probabilities without calibration.
         note: how the architecture was chosen; empty if it was requested.
@@ -152,8 +163,8 @@ class FittedHeads:
 
     architecture: str
     encoder: Encoder
-    models: dict[str, HeadModel]
-    files: dict[str, bytes]
+    model_by_head: dict[str, HeadModel]
+    exported_files: dict[str, bytes]
     head_files: dict[str, HeadFile]
     parity_error: float
     is_probability: bool
@@ -161,15 +172,15 @@ class FittedHeads:
 
     def score(self, matrix: Matrix) -> dict[str, Floats]:
         """Return the uncalibrated output of each head's model."""
-        return {head: model.score(matrix) for head, model in self.models.items()}
+        return {head: model.score(matrix) for head, model in self.model_by_head.items()}
 
-    def calibrations(
-        self, raw: Mapping[str, Floats], validation: Dataset, label_window: int
+    def choose_calibrations(
+        self, raw_scores: Mapping[str, Floats], validation: Dataset, label_window_us: int
     ) -> dict[str, CalibrationChoice]:
         """Choose the calibration of each head from its output on the validation part as served."""
         return {
             head: choose_head_calibration(
-                head, score, validation, label_window, is_probability=self.is_probability
+                head, score, validation, label_window_us, is_probability=self.is_probability
             )
-            for head, score in raw.items()
+            for head, score in raw_scores.items()
         }

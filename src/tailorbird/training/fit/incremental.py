@@ -27,18 +27,22 @@ from tailorbird.training.settings import CONTINUATION, NO_CONTINUATION, TrainSet
 if TYPE_CHECKING:
     from tailorbird.models.deep.model import DeepModel
     from tailorbird.models.deep.parameters import DeepParameters
-    from tailorbird.models.deep.warm import Meta
+    from tailorbird.models.deep.warm import StateMetadata
 
 Keys = npt.NDArray[np.uint64]
 
-EPOCHS = 2  # maximum of an incremental training
+INCREMENTAL_EPOCHS_MAX = 2  # maximum of an incremental training
 
 
 @contextmanager
 def open_working_folder(
-    work: Path | None, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock
+    work_folder: Path | None,
+    features: FeatureSet,
+    slot: Slot,
+    settings: TrainSettings,
+    clock: Clock,
 ) -> Iterator[tuple[UnfinishedRun | None, TrainSettings]]:
-    """Open the folders of a net in `work`, and resume a killed training as of its own time.
+    """Open the folders of a net in `work_folder`, and resume a killed training as of its own time.
 
     Trees keep no state, since growing them again is faster than loading them. A training that was
     killed a day ago or longer is not resumed.
@@ -46,33 +50,37 @@ def open_working_folder(
     Raises:
         LockedError: another process trains a net for this slot and would write the same files.
     """
-    if work is None or settings.architecture == "gbdt":
+    if work_folder is None or settings.architecture == "gbdt":
         yield None, settings
         return
-    with hold_exclusive(work / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"):
-        yield _prepare_folders(work, features, slot, settings, clock)
+    with hold_exclusive(
+        work_folder / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"
+    ):
+        yield _prepare_folders(work_folder, features, slot, settings, clock)
 
 
 def _prepare_folders(
-    work: Path, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock
+    work_folder: Path, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock
 ) -> tuple[UnfinishedRun, TrainSettings]:
-    fingerprint = {
+    run_settings = {
         "settings": replace(settings, checkpoint=None, logs=None, warm=None),
         "schema": features.schema_hash,
         "slot": slot.name,
         "objective": dict(slot.objective),
         "as_of": 0 if isinstance(clock, SystemClock) else clock.now(),
     }
-    folder = work / UNFINISHED_FOLDER / slot.name
-    unfinished = UnfinishedRun(folder, fingerprint, clock.now())
-    if clock.now() - unfinished.started_at > DAY:
-        unfinished.discard()
-        unfinished = UnfinishedRun(folder, fingerprint, clock.now())
-    run_name = (
-        f"{slot.name}-{settings.architecture}-{to_iso(unfinished.started_at)[:19].replace(':', '')}"
-    )
-    return unfinished, replace(
-        settings, checkpoint=folder, logs=work / "logs" / run_name, warm=work / "warm" / slot.name
+    folder = work_folder / UNFINISHED_FOLDER / slot.name
+    unfinished_run = UnfinishedRun(folder, run_settings, clock.now())
+    if clock.now() - unfinished_run.started_at > DAY:
+        unfinished_run.discard()
+        unfinished_run = UnfinishedRun(folder, run_settings, clock.now())
+    started_text = to_iso(unfinished_run.started_at)[:19].replace(":", "")
+    run_name = f"{slot.name}-{settings.architecture}-{started_text}"
+    return unfinished_run, replace(
+        settings,
+        checkpoint=folder,
+        logs=work_folder / "logs" / run_name,
+        warm=work_folder / "warm" / slot.name,
     )
 
 
@@ -81,14 +89,14 @@ class WarmStart:
     """The start of a training.
 
     Attributes:
-        since: older rows are left out, microseconds; None takes all.
+        rows_since: older rows are left out, microseconds; None takes all.
         summary: sentence for the report, "" for a training from scratch.
     """
 
     layout: Layout
     parameters: dict[str, Any]
     weights: Mapping[str, npt.NDArray] | None = None
-    since: int | None = None
+    rows_since: int | None = None
     summary: str = ""
 
 
@@ -96,46 +104,58 @@ def begin_training(
     architecture: str,
     parameters: dict[str, Any],
     layout: Layout,
-    keys: Mapping[int, Keys],
+    keys_by_column: Mapping[int, Keys],
     heads: tuple[str, ...],
-    until: int,
+    train_until: int,
     settings: TrainSettings,
 ) -> WarmStart:
     """Start from the last state if requested and compatible; else from scratch, with the reason."""
-    fresh = WarmStart(layout, parameters)
+    scratch_start = WarmStart(layout, parameters)
     if not settings.incremental or settings.warm is None:
-        return fresh
+        return scratch_start
     from tailorbird.models.deep.parameters import resolve_parameters
-    from tailorbird.models.deep.warm import load_warm, series_name, warm_start
+    from tailorbird.models.deep.warm import load_warm_state, series_name, warm_start
 
-    settled_parameters = resolve_parameters(architecture, parameters)
-    series = settings.warm / series_name(architecture, settled_parameters, layout, heads)
-    warm = load_warm(series, before=until)
-    if warm is None:
+    resolved_parameters = resolve_parameters(architecture, parameters)
+    state_folder = settings.warm / series_name(architecture, resolved_parameters, layout, heads)
+    warm_state = load_warm_state(state_folder, before=train_until)
+    if warm_state is None:
         return start_from_scratch(
             layout,
             parameters,
             _explain_missing_state(
-                settings.warm, series, architecture, settled_parameters, layout, heads
+                warm_folder=settings.warm,
+                state_folder=state_folder,
+                architecture=architecture,
+                parameters=resolved_parameters,
+                layout=layout,
+                heads=heads,
             ),
         )
     try:
-        start = warm_start(warm, layout, keys, heads)
+        remapped_start = warm_start(warm_state, layout, keys_by_column, heads)
     except UsageError as error:
         return start_from_scratch(layout, parameters, error.message)
     summary = (
-        f"{CONTINUATION}weights of the last training: {start.added:,} new ids got a row, "
-        f"{start.dropped:,} lost theirs"
+        f"{CONTINUATION}weights of the last training: {remapped_start.added:,} new ids got a row, "
+        f"{remapped_start.dropped:,} lost theirs"
     )
-    incremental_parameters = {**parameters, "epochs": min(EPOCHS, settled_parameters.epochs)}
+    incremental_parameters = {
+        **parameters,
+        "epochs": min(INCREMENTAL_EPOCHS_MAX, resolved_parameters.epochs),
+    }
     return WarmStart(
-        start.layout, incremental_parameters, start.weights, 2 * warm.trained_until - until, summary
+        remapped_start.layout,
+        incremental_parameters,
+        remapped_start.weights,
+        2 * warm_state.trained_until - train_until,
+        summary,
     )
 
 
 def _explain_missing_state(
-    warm: Path,
-    series: Path,
+    warm_folder: Path,
+    state_folder: Path,
     architecture: str,
     parameters: "DeepParameters",
     layout: Layout,
@@ -144,79 +164,92 @@ def _explain_missing_state(
     """Return why there are no weights to start from."""
     from tailorbird.models.deep.warm import read_newest_meta
 
-    if any(series.glob("*.npz")):
+    if any(state_folder.glob("*.npz")):
         return "the trainings before it know as much, or more"
     states = [
         state
-        for folder in sorted(warm.glob(f"{architecture}-*"))
+        for folder in sorted(warm_folder.glob(f"{architecture}-*"))
         if (state := read_newest_meta(folder)) is not None
     ]
     if states:
-        last = max(states, key=lambda state: state.trained_until)
-        differences = _describe_differences(last, parameters, layout, heads)
+        last_state = max(states, key=lambda state: state.trained_until)
+        differences = _describe_differences(last_state, parameters, layout, heads)
         return f"the training of {architecture} before it {differences}"
     return (
         f"there was no training of {architecture} before"
-        if any(warm.glob("*/*.npz"))
+        if any(warm_folder.glob("*/*.npz"))
         else "there was no training before"
     )
 
 
 def _describe_differences(
-    last: "Meta", parameters: "DeepParameters", layout: Layout, heads: tuple[str, ...]
+    last_state: "StateMetadata",
+    parameters: "DeepParameters",
+    layout: Layout,
+    heads: tuple[str, ...],
 ) -> str:
     """Return how a training differed, so that its weights do not fit."""
-    from tailorbird.models.deep.warm import SHAPES
+    from tailorbird.models.deep.warm import SHAPE_PARAMETERS
 
     differences = []
-    if dropped := [head for head in last.heads if head not in heads]:
+    if lost_heads := [head for head in last_state.heads if head not in heads]:
         differences.append(
-            f"learned {', '.join(dropped)} too, which this one cannot or is not asked to"
+            f"learned {', '.join(lost_heads)} too, which this one cannot or is not asked to"
         )
-    if gained := [head for head in heads if head not in last.heads]:
-        differences.append(f"did not learn {', '.join(gained)}")
-    if (last.layout.columns, last.layout.numbers) != (layout.columns, layout.numbers):
+    if new_heads := [head for head in heads if head not in last_state.heads]:
+        differences.append(f"did not learn {', '.join(new_heads)}")
+    if (last_state.layout.columns, last_state.layout.numeric_indexes) != (
+        layout.columns,
+        layout.numeric_indexes,
+    ):
         differences.append("had other columns")
     if differing_names := [
-        name for name in SHAPES if getattr(last.parameters, name) != getattr(parameters, name)
+        name
+        for name in SHAPE_PARAMETERS
+        if getattr(last_state.parameters, name) != getattr(parameters, name)
     ]:
         differences.append(f"had other parameters ({', '.join(differing_names)})")
     return " and ".join(differences) or "had its heads in another order"
 
 
-def start_from_scratch(layout: Layout, parameters: dict[str, Any], why: str) -> WarmStart:
+def start_from_scratch(layout: Layout, parameters: dict[str, Any], reason: str) -> WarmStart:
     """Start from scratch although a warm start was requested."""
-    return WarmStart(layout, parameters, summary=f"{NO_CONTINUATION}{why}")
+    return WarmStart(layout, parameters, summary=f"{NO_CONTINUATION}{reason}")
 
 
 def save_state(
-    deep: "DeepModel", keys: Mapping[int, Keys], until: int, settings: TrainSettings
+    deep: "DeepModel", keys_by_column: Mapping[int, Keys], train_until: int, settings: TrainSettings
 ) -> str:
     """Save the weights for the next training and log to MLflow; return a warning or ""."""
     if settings.warm is not None:
         from tailorbird.models.deep.checkpoint import copy_weights
-        from tailorbird.models.deep.warm import WarmState, clear_series, save_warm, series_name
+        from tailorbird.models.deep.warm import (
+            WarmState,
+            clear_series,
+            save_warm_state,
+            series_name,
+        )
 
-        series = settings.warm / series_name(
+        state_folder = settings.warm / series_name(
             deep.architecture, deep.parameters, deep.layout, deep.heads
         )
-        save_warm(
-            series,
+        save_warm_state(
+            state_folder,
             WarmState(
-                deep.architecture,
-                deep.parameters,
-                deep.heads,
-                deep.layout,
-                keys,
-                copy_weights(deep.net),
-                until,
+                architecture=deep.architecture,
+                parameters=deep.parameters,
+                heads=deep.heads,
+                layout=deep.layout,
+                keys=keys_by_column,
+                weights=copy_weights(deep.net),
+                trained_until=train_until,
             ),
         )
         clear_series(settings.warm)
     if not settings.mlflow:
         return ""
     try:
-        run = log_to_mlflow(
+        was_logged = log_to_mlflow(
             deep.architecture,
             {"architecture": deep.architecture, **vars(deep.parameters)},
             deep.curve,
@@ -225,7 +258,9 @@ def save_state(
     except StorageError as error:  # a failing log does not lose the model
         return error.message
     return (
-        "" if run else "MLflow was told nothing, as it is not installed: pip install mlflow-skinny"
+        ""
+        if was_logged
+        else "MLflow was told nothing, as it is not installed: pip install mlflow-skinny"
     )
 
 
@@ -233,5 +268,5 @@ def make_epoch_logger(folder: Path | None) -> OnEpoch | None:
     """Return a callback that writes metrics by epoch for TensorBoard."""
     if folder is None:
         return None
-    log = EventLog(folder)
-    return lambda epoch, figures: log.scalars(epoch, group_tags(figures))
+    event_log = EventLog(folder)
+    return lambda epoch, metrics: event_log.scalars(epoch, group_tags(metrics))

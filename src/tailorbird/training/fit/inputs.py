@@ -29,12 +29,12 @@ from tailorbird.training.fit.architecture import allows_net
 from tailorbird.training.fit.examination import click_weights, estimate_examination
 from tailorbird.training.fit.heads import FitInputs, Matrix
 from tailorbird.training.fit.net_columns import add_net_columns
-from tailorbird.training.fit.preparation import learn_encoder, stack_matrices, training_labels
+from tailorbird.training.fit.preparation import build_training_labels, learn_encoder, stack_matrices
 from tailorbird.training.fit.target_encoding import LabelledRows
 from tailorbird.training.fit.warm_trees import FROM_SCRATCH, POSITIVES_MIN, WarmTrees
-from tailorbird.training.leakage.columns import dominant_column_notes, find_leakage
+from tailorbird.training.leakage.columns import describe_dominant_columns, find_leakage
 from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.sketches import FeatureSketch, Row, label_rows
+from tailorbird.training.sketches import FeatureSketch, HistogramRow, label_histogram_rows
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SplitDatasets:
     train: Dataset
     validation: Dataset
     test: Dataset
-    live: LiveColumns = NO_LIVE_COLUMNS
+    live_columns: LiveColumns = NO_LIVE_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -52,78 +52,96 @@ class PreparedInputs:
     """Encoded rows to fit heads to.
 
     Attributes:
-        leaks: columns that look like target leakage, with the reason.
+        leak_reasons: columns that look like target leakage, with the reason.
         notes: what was left out, and why.
         sketches: histograms of features and labels of the training part.
     """
 
-    inputs: FitInputs
-    leaks: dict[str, str]
+    fit_inputs: FitInputs
+    leak_reasons: dict[str, str]
     notes: tuple[str, ...]
-    sketches: tuple[Row, ...] = ()
+    sketches: tuple[HistogramRow, ...] = ()
 
 
 def prepare_inputs(
     events: pa.Table,
     features: FeatureSet,
-    parts: SplitDatasets,
+    datasets: SplitDatasets,
     index_series: IndexSeries,
     objective: Mapping[str, float],
     settings: TrainSettings,
     *,
-    position: bool,
-    label_window: int,
+    with_positions: bool,
+    label_window_us: int,
     progress: Progress,
-    heads: Sequence[str] = (),
-    folder: Path | None = None,
+    extra_heads: Sequence[str] = (),
+    spill_folder: Path | None = None,
     warm_trees: WarmTrees = FROM_SCRATCH,
 ) -> PreparedInputs:
     """Learn the encoder from the training part, encode it and the validation part, choose heads.
 
     Args:
-        folder: for rows that do not fit into memory; None keeps them in memory.
+        spill_folder: for rows that do not fit into memory; None keeps them in memory.
         warm_trees: trees to go on from, with their encoder; without one it is learned.
 
     Raises:
         NotReadyError: no head of the objective has enough positives.
     """
     weight_note = ""
-    sketch = FeatureSketch(features.numeric, features.categorical)
-    label_histograms = label_rows(parts.train)  # before clicks are weighted
+    feature_sketch = FeatureSketch(features.numeric, features.categorical)
+    label_histograms = label_histogram_rows(datasets.train)  # before clicks are weighted
     if settings.position == "weights":
-        parts, weight_note = _weight_clicks(parts, item_heads(objective)[0])
-    position = position and settings.position == "column"
+        datasets, weight_note = _weight_clicks(datasets, item_heads(objective)[0])
+    with_positions = with_positions and settings.position == "column"
     progress("features", 0, 2)
-    labels = training_labels(parts.train, settings)
-    labelled = LabelledRows(
-        parts.train.t[parts.train.request], labels, parts.train.weight, label_window
+    labels = build_training_labels(datasets.train, settings)
+    labelled_rows = LabelledRows(
+        datasets.train.t[datasets.train.request_index],
+        labels,
+        datasets.train.weight,
+        label_window_us,
     )
     encoder, training_rows = _encode_training_rows(
-        events,
-        features,
-        parts,
-        index_series,
-        settings,
-        labelled,
-        sketch,
-        folder,
-        position=position,
+        events=events,
+        features=features,
+        datasets=datasets,
+        index_series=index_series,
+        settings=settings,
+        labelled_rows=labelled_rows,
+        sketch=feature_sketch,
+        spill_folder=spill_folder,
+        with_positions=with_positions,
         warm_trees=warm_trees,
     )
     progress("features", 1, 2)
-    validation = list(iterate_features(parts.validation, features, events))
+    validation_chunks = list(iterate_features(datasets.validation, features, events))
     shown_matrix = stack_matrices(
-        validation, encoder, index_series, position=position, live_columns=parts.live
+        validation_chunks,
+        encoder,
+        index_series,
+        with_positions=with_positions,
+        live_columns=datasets.live_columns,
     )
     served_matrix = (
-        stack_matrices(validation, encoder, index_series, position=False, live_columns=parts.live)
-        if position
+        stack_matrices(
+            validation_chunks,
+            encoder,
+            index_series,
+            with_positions=False,
+            live_columns=datasets.live_columns,
+        )
+        if with_positions
         else shown_matrix
     )
-    del validation
+    del validation_chunks
     progress("features", 2, 2)
     head_selection = _select_heads(
-        (*objective, *heads), objective, encoder, training_rows, labels, parts
+        candidate_heads=(*objective, *extra_heads),
+        objective=objective,
+        encoder=encoder,
+        training_rows=training_rows,
+        labels=labels,
+        datasets=datasets,
     )
     notes = [note for note in (weight_note, *head_selection.notes, training_rows.note) if note]
     if not any(head in head_selection.heads for head in objective):
@@ -131,23 +149,23 @@ def prepare_inputs(
             "; ".join(notes) or f"none of {', '.join(objective)} ever happened",
             fix="train on a longer window",
         )
-    inputs = FitInputs(
-        encoder,
-        training_rows.matrix,
-        shown_matrix,
-        served_matrix,
-        parts.train,
-        parts.validation,
-        labels,
-        head_selection.heads,
-        objective,
-        int(parts.train.t[-1]),
-        label_window,
-        training_rows.files,
-        warm_trees.boosters,
+    fit_inputs = FitInputs(
+        encoder=encoder,
+        train_matrix=training_rows.matrix,
+        validation_shown_matrix=shown_matrix,
+        validation_served_matrix=served_matrix,
+        train=datasets.train,
+        validation=datasets.validation,
+        train_labels=labels,
+        heads=head_selection.heads,
+        objective=objective,
+        train_until=int(datasets.train.t[-1]),
+        label_window_us=label_window_us,
+        row_files=training_rows.row_files,
+        boosters=warm_trees.boosters,
     )
-    sketches = (*sketch.rows(), *label_histograms)
-    return PreparedInputs(inputs, head_selection.leaks, tuple(notes), sketches)
+    all_histograms = (*feature_sketch.histogram_rows(), *label_histograms)
+    return PreparedInputs(fit_inputs, head_selection.leak_reasons, tuple(notes), all_histograms)
 
 
 @dataclass(frozen=True)
@@ -155,16 +173,16 @@ class _TrainingRows:
     """Encoded training rows: a matrix, or files and a matrix without rows."""
 
     matrix: Matrix
-    files: PartRows | None = None
+    row_files: PartRows | None = None
 
     @property
     def note(self) -> str:
         return (
             ""
-            if self.files is None
+            if self.row_files is None
             else (
-                f"the {len(self.files):,} rows that were learned from lay in files, a few blocks "
-                "of them in memory"
+                f"the {len(self.row_files):,} rows that were learned from lay in files, a few "
+                "blocks of them in memory"
             )
         )
 
@@ -172,67 +190,67 @@ class _TrainingRows:
 def _encode_training_rows(
     events: pa.Table,
     features: FeatureSet,
-    parts: SplitDatasets,
+    datasets: SplitDatasets,
     index_series: IndexSeries,
     settings: TrainSettings,
-    labelled: LabelledRows,
+    labelled_rows: LabelledRows,
     sketch: FeatureSketch,
-    folder: Path | None,
+    spill_folder: Path | None,
     *,
-    position: bool,
+    with_positions: bool,
     warm_trees: WarmTrees,
 ) -> tuple[Encoder, _TrainingRows]:
     """Learn the encoder, or take the base's, and encode the training rows."""
-    train, live_columns = parts.train, parts.live
-    if folder is None:
+    train, live_columns = datasets.train, datasets.live_columns
+    if spill_folder is None:
         chunks = FeatureChunks.of(
             list(sketch.count_chunks(iterate_features(train, features, events)))
         )
     else:
         chunks = FeatureChunks.spill_to_files(
             sketch.count_chunks(iterate_features(train, features, events, rows_max=CHUNK_ROWS)),
-            folder / "features",
-            train.rows,
+            spill_folder / "features",
+            train.row_count,
         )
-    time_encodings: Mapping[str, npt.NDArray[np.float64]] = {}
+    target_encodings: Mapping[str, npt.NDArray[np.float64]] = {}
     if (encoder := warm_trees.encoder) is None:
-        encoder, time_encodings = learn_encoder(
+        encoder, target_encodings = learn_encoder(
             chunks,
             features,
             index_series,
             settings,
-            labelled,
-            position=position,
+            labelled_rows,
+            with_positions=with_positions,
             live_columns=live_columns,
         )
     if allows_net(settings):
         encoder = add_net_columns(encoder, train, index_series)
-    if folder is None:
+    if spill_folder is None:
         return encoder, _TrainingRows(
             stack_matrices(
                 chunks.chunks,
                 encoder,
                 index_series,
-                position=position,
-                target_encodings=time_encodings,
+                with_positions=with_positions,
+                target_encodings=target_encodings,
                 live_columns=live_columns,
             )
         )
-    labels, weight = labelled.labels, labelled.weight
-    files = write_matrix_files(
-        chunks,
-        encoder,
-        index_series,
-        folder / "matrix",
-        labels,
-        weight,
-        position=position,
-        target_encodings=time_encodings,
+    labels, weight = labelled_rows.labels, labelled_rows.weight
+    row_files = write_matrix_files(
+        chunks=chunks,
+        encoder=encoder,
+        index_series=index_series,
+        folder=spill_folder / "matrix",
+        labels=labels,
+        weight=weight,
+        with_positions=with_positions,
+        target_encodings=target_encodings,
         live_columns=live_columns,
     )
     del chunks
-    shutil.rmtree(folder / "features")
-    return encoder, _TrainingRows(np.zeros((0, len(encoder.names)), np.float32), files)
+    shutil.rmtree(spill_folder / "features")
+    return encoder, _TrainingRows(np.zeros((0, len(encoder.names)), np.float32), row_files)
 
 
 @dataclass(frozen=True)
@@ -240,63 +258,65 @@ class _HeadSelection:
     """Heads that can be learned, leaking columns, and notes on what was left out."""
 
     heads: tuple[str, ...]
-    leaks: dict[str, str]
+    leak_reasons: dict[str, str]
     notes: tuple[str, ...]
 
 
 def _select_heads(
-    candidates: Sequence[str],
+    candidate_heads: Sequence[str],
     objective: Mapping[str, float],
     encoder: Encoder,
     training_rows: _TrainingRows,
     labels: Mapping[str, npt.NDArray],
-    parts: SplitDatasets,
+    datasets: SplitDatasets,
 ) -> _HeadSelection:
     matrix, label_sample = training_rows.matrix, labels
-    if training_rows.files is not None:
-        rows = sample_blocks(training_rows.files)
-        matrix, label_sample = rows.matrix, rows.labels
+    if training_rows.row_files is not None:
+        sampled_rows = sample_blocks(training_rows.row_files)
+        matrix, label_sample = sampled_rows.matrix, sampled_rows.labels
     heads: list[str] = []
     leaks: dict[str, str] = {}
-    ahead_columns: dict[str, str] = {}
+    dominant_columns: dict[str, str] = {}
     notes: list[str] = []
-    for head in dict.fromkeys(candidates):
-        if reason := _explain_unvalidated(head, parts.validation):
+    for head in dict.fromkeys(candidate_heads):
+        if reason := _explain_unvalidated(head, datasets.validation):
             notes.append(f"head {head} was left out: {reason}")
             continue
-        if (count := int(np.count_nonzero(labels[head] > 0))) < POSITIVES_MIN:
+        if (positive_count := int(np.count_nonzero(labels[head] > 0))) < POSITIVES_MIN:
             notes.append(
-                f"head {head} was left out: {count} positives in the training part, at least "
-                f"{POSITIVES_MIN} are needed"
+                f"head {head} was left out: {positive_count} positives in the training part, at "
+                f"least {POSITIVES_MIN} are needed"
             )
             continue
         leakage = find_leakage(encoder.names, *_labelled_rows(matrix, label_sample[head]))
-        leaking = leakage.leaks
-        if leaking and head not in objective:
+        leaking_columns = leakage.leaks
+        if leaking_columns and head not in objective:
             notes.append(
                 f"head {head} of another slot was left out: columns that look as if they "
-                f"knew the answer: {', '.join(leaking)}"
+                f"knew the answer: {', '.join(leaking_columns)}"
             )
             continue
-        leaks |= leaking
-        ahead_columns = leakage.describe_dominant(head) | ahead_columns
+        leaks |= leaking_columns
+        dominant_columns = leakage.describe_dominant(head) | dominant_columns
         heads.append(head)
-    return _HeadSelection(tuple(heads), leaks, (*notes, *dominant_column_notes(ahead_columns)))
-
-
-def _weight_clicks(parts: SplitDatasets, head: str) -> tuple[SplitDatasets, str]:
-    """Weight clicks of the training part by the examination of their position; add a note."""
-    train = parts.train
-    examination = estimate_examination(
-        train.position, train.labels[head] > 0, train.propensity, train.request
+    return _HeadSelection(
+        tuple(heads), leaks, (*notes, *describe_dominant_columns(dominant_columns))
     )
-    positive = np.logical_or.reduce(
+
+
+def _weight_clicks(datasets: SplitDatasets, head: str) -> tuple[SplitDatasets, str]:
+    """Weight clicks of the training part by the examination of their position; add a note."""
+    train = datasets.train
+    examination = estimate_examination(
+        train.position, train.labels[head] > 0, train.propensity, train.request_index
+    )
+    is_positive = np.logical_or.reduce(
         [train.labels[head_name] > 0 for head_name in item_heads(train.labels)]
     )
-    weight = train.weight * click_weights(examination, train.position, positive)
-    chances = ", ".join(f"{chance:.2f}" for chance in examination.chance)
+    weight = train.weight * click_weights(examination, train.position, is_positive)
+    chances = ", ".join(f"{chance:.2f}" for chance in examination.chance_by_position)
     return replace(
-        parts, train=replace(train, weight=weight)
+        datasets, train=replace(train, weight=weight)
     ), f"positives weigh by how likely their place was looked at: {chances}"
 
 
@@ -306,12 +326,12 @@ def _explain_unvalidated(head: str, validation: Dataset) -> str:
     if return_target is None:
         return ""
     label = validation.labels[head]
-    finite = label[np.isfinite(label)]
-    if 0 < np.count_nonzero(finite) < len(finite):
+    finite_labels = label[np.isfinite(label)]
+    if 0 < np.count_nonzero(finite_labels) < len(finite_labels):
         return ""
     days = f"{(validation.t[-1] - validation.t[0]) / DAY:.1f} days"
     return (
-        f"what it asks for is known {return_target.until / DAY:g} days later, and the "
+        f"what it asks for is known {return_target.until_us / DAY:g} days later, and the "
         f"validation part is {days} long; train on a longer --window"
     )
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from tailorbird.errors import UsageError
 from tailorbird.models.architectures import NetOptions
-from tailorbird.models.deep.fitting import Net
-from tailorbird.models.deep.rows import Rows, RowSubset, single_class_problem
+from tailorbird.models.deep.fitting import NetModel
+from tailorbird.models.deep.rows import Rows, RowSubset, describe_single_class
 from tailorbird.training.fit.estimator import build_estimator, encode_parts
 from tailorbird.training.fit.export import export_model
 from tailorbird.training.fit.heads import FitInputs, FittedHeads
@@ -20,7 +20,7 @@ from tailorbird.training.fit.incremental import (
     save_state,
     start_from_scratch,
 )
-from tailorbird.training.fit.net_columns import code_keys
+from tailorbird.training.fit.net_columns import keys_by_code_column
 from tailorbird.training.settings import Progress, TrainSettings
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def fit_net(
     architecture: str,
     settings: TrainSettings,
     progress: Progress,
-    sample: npt.NDArray[np.intp],
+    parity_rows: npt.NDArray[np.intp],
 ) -> FittedHeads:
     """Fit a net, with a warm start if the settings ask for one, and export it.
 
@@ -52,49 +52,49 @@ def fit_net(
     parameters = dict(settings.parameters)
     if settings.quick:
         parameters.setdefault("epochs", QUICK_EPOCHS)
-    rows = None if inputs.files is None else inputs.files.select_heads(inputs.heads)
-    train, valid = encode_parts(inputs, rows)
-    start = begin_training(
-        architecture,
-        parameters,
-        train.layout,
-        code_keys(inputs.encoder),
-        inputs.heads,
-        inputs.until,
-        settings,
+    train_rows = None if inputs.row_files is None else inputs.row_files.select_heads(inputs.heads)
+    train, valid = encode_parts(inputs, train_rows)
+    warm_start = begin_training(
+        architecture=architecture,
+        parameters=parameters,
+        layout=train.layout,
+        keys_by_column=keys_by_code_column(inputs.encoder),
+        heads=inputs.heads,
+        train_until=inputs.train_until,
+        settings=settings,
     )
-    if start.since is not None:
+    if warm_start.rows_since is not None:
         newest_rows = RowSubset.from_mask(
-            train.blocks, inputs.train.t[inputs.train.request] >= start.since
+            train.blocks, inputs.train.t[inputs.train.request_index] >= warm_start.rows_since
         )
-        if reason := single_class_problem(newest_rows):
-            start = start_from_scratch(train.layout, parameters, f"since then {reason}")
+        if reason := describe_single_class(newest_rows):
+            warm_start = start_from_scratch(train.layout, parameters, f"since then {reason}")
         else:
             train = replace(train, blocks=newest_rows)
-    options = NetOptions(
+    net_options = NetOptions(
         on_epoch=make_epoch_logger(settings.logs),
         progress=partial(progress, f"net {architecture} (rows)"),
         checkpoint=settings.checkpoint,
-        layout=start.layout,
-        initial_weights=start.weights,
+        layout=warm_start.layout,
+        initial_weights=warm_start.weights,
         processes=settings.processes,
     )
-    model = build_estimator(architecture, start.parameters, settings, options=options).fit(
-        train, valid
-    )
-    assert isinstance(model, Net)
+    model = build_estimator(
+        architecture, warm_start.parameters, settings, net_options=net_options
+    ).fit(train, valid)
+    assert isinstance(model, NetModel)
     warm_start_note = _save_warm_start(
-        model.deep, valid.rows, code_keys(inputs.encoder), inputs.until, settings
+        model.deep, valid.rows, keys_by_code_column(inputs.encoder), inputs.train_until, settings
     )
-    note = "; ".join(sentence for sentence in (start.summary, warm_start_note) if sentence)
-    return replace(export_model(model, inputs, settings, sample), note=note)
+    note = "; ".join(sentence for sentence in (warm_start.summary, warm_start_note) if sentence)
+    return replace(export_model(model, inputs, settings, parity_rows), note=note)
 
 
 def _save_warm_start(
     deep: "DeepModel",
     validation: Rows,
-    keys: dict[int, npt.NDArray[np.uint64]],
-    until: int,
+    keys_by_column: dict[int, npt.NDArray[np.uint64]],
+    train_until: int,
     settings: TrainSettings,
 ) -> str:
     """Save the state for the next training; return a warning about the net, or "".
@@ -103,19 +103,19 @@ def _save_warm_start(
         DivergenceError: weights or losses are not finite.
     """
     check_convergence(deep)
-    unskilled_heads = deep.heads_without_skill(validation)
-    losses = ", ".join(
+    unskilled_heads = deep.find_heads_without_skill(validation)
+    loss_list = ", ".join(
         f"{head} {loss:.4f} to {mean:.4f}" for head, (loss, mean) in unskilled_heads.items()
     )
     warning = (
         "the net tells no more of the validation part than its mean does, by log loss: "
-        f"{losses}: it diverged, or there is little to learn"
+        f"{loss_list}: it diverged, or there is little to learn"
     )
     is_unusable = all(
         loss > DIVERGED_LOSS_RATIO * mean for loss, mean in unskilled_heads.values()
     ) and len(unskilled_heads) == len(deep.heads)
     save_note = save_state(
-        deep, keys, until, replace(settings, warm=None) if is_unusable else settings
+        deep, keys_by_column, train_until, replace(settings, warm=None) if is_unusable else settings
     )
     suffix = "; no later training goes on from it" if is_unusable else ""
     return "; ".join(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features import FeatureSet
-from tailorbird.features.declare.declarations import POSITION
+from tailorbird.features.declare.declarations import POSITION_COLUMN
 from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
@@ -30,7 +30,7 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 
-def training_labels(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray]:
+def build_training_labels(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray]:
     """Return the labels to learn from (NaN where unknown), shuffled if the settings say so.
 
     Shuffling happens here so that transforms see shuffled labels too.
@@ -47,9 +47,9 @@ def learn_encoder(
     features: FeatureSet,
     index_series: IndexSeries,
     settings: TrainSettings,
-    labelled: LabelledRows,
+    labelled_rows: LabelledRows,
     *,
-    position: bool,
+    with_positions: bool,
     live_columns: LiveColumns,
 ) -> tuple[Encoder, Mapping[str, Floats]]:
     """Learn the encoder from training rows; return also their target encodings in time."""
@@ -60,55 +60,57 @@ def learn_encoder(
         columns,
         features.transforms,
         find_preset(settings.preset),
-        position=position,
+        with_position=with_positions,
         leave_out=settings.leave_out,
-        similarities=similarity_columns,
+        similarity_names=similarity_columns,
     )
     categorical = chunks.categorical
-    has_position = position and POSITION not in column_plan.hidden
-    computed = (*COMPUTED_COLUMNS, *vector_columns)
+    has_position = with_positions and POSITION_COLUMN not in column_plan.hidden_columns
+    computed_columns = (*COMPUTED_COLUMNS, *vector_columns)
     encoder = fit_encoder(
         columns,
         categorical,
-        computed=computed,
+        computed=computed_columns,
         position=has_position,
-        leave_out=column_plan.hidden,
+        excluded_columns=column_plan.hidden_columns,
         similarities=features.similarities,
         candidates=live_columns.candidates,
     )
     transformed_names = {transform.column for transform in column_plan.transforms}
-    rows: dict[str, Column] = {
+    values_by_column: dict[str, Column] = {
         name: categorical[:, index]
         for index, name in enumerate(columns.categorical)
         if name in transformed_names
     }
     for column_index, name in enumerate(columns.numeric):
         if name in transformed_names:
-            rows[name] = chunks.numeric_column(column_index)
+            values_by_column[name] = chunks.numeric_column(column_index)
     if computed_names := [
         name
-        for name in (*COMPUTED_COLUMNS, *similarity_columns, POSITION)
+        for name in (*COMPUTED_COLUMNS, *similarity_columns, POSITION_COLUMN)
         if name in transformed_names
     ]:
         computed_encoder = msgspec.structs.replace(
             encoder,
             numeric=(),
             vocabularies=(),
-            computed=tuple(name for name in computed_names if name != POSITION),
-            position=POSITION in computed_names,
+            computed=tuple(name for name in computed_names if name != POSITION_COLUMN),
+            position=POSITION_COLUMN in computed_names,
         )
         computed_matrix = stack_matrices(
             chunks.chunks,
             computed_encoder,
             index_series,
-            position=position,
+            with_positions=with_positions,
             live_columns=live_columns,
         )
-        rows |= {
+        values_by_column |= {
             name: computed_matrix[:, index] for index, name in enumerate(computed_encoder.names)
         }
-    fitted = fit_transforms(column_plan.transforms, rows, labelled)
-    return msgspec.structs.replace(encoder, transforms=fitted.outputs), fitted.in_time
+    fitted_transforms = fit_transforms(column_plan.transforms, values_by_column, labelled_rows)
+    return msgspec.structs.replace(
+        encoder, transforms=fitted_transforms.outputs
+    ), fitted_transforms.encodings_in_time
 
 
 def stack_matrices(
@@ -116,7 +118,7 @@ def stack_matrices(
     encoder: Encoder,
     index_series: IndexSeries,
     *,
-    position: bool,
+    with_positions: bool,
     live_columns: LiveColumns,
     target_encodings: Mapping[str, Floats] | None = None,
 ) -> Matrix:
@@ -125,7 +127,7 @@ def stack_matrices(
         chunks,
         encoder,
         index_series,
-        position=position,
+        with_positions=with_positions,
         live_columns=live_columns,
         target_encodings=target_encodings,
     )

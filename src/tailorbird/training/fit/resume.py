@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import LockedError
-from tailorbird.file_lock import acquire
+from tailorbird.file_lock import acquire_lock
 
 UNFINISHED_FOLDER = "unfinished"  # subfolder of the results folder
 
@@ -36,33 +36,33 @@ class UnfinishedRun:
     def __init__(self, folder: Path, settings: Mapping[str, Any], now: int) -> None:
         self._folder = folder
         settings_file = folder / "settings.json"
-        expected = msgspec.json.decode(msgspec.json.encode(dict(settings)))
+        expected_settings = msgspec.json.decode(msgspec.json.encode(dict(settings)))
         try:
-            saved = msgspec.json.decode(settings_file.read_bytes())
+            saved_run = msgspec.json.decode(settings_file.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            saved = {}
+            saved_run = {}
         self.is_resumed = (
-            isinstance(saved, dict)
-            and saved.get("settings") == expected
+            isinstance(saved_run, dict)
+            and saved_run.get("settings") == expected_settings
             and any(path != settings_file for path in folder.iterdir())
         )
         if self.is_resumed:
-            self.started_at = int(saved["now"])
+            self.started_at = int(saved_run["now"])
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.started_at = now
-        settings_file.write_bytes(msgspec.json.encode({"settings": expected, "now": now}))
+        settings_file.write_bytes(msgspec.json.encode({"settings": expected_settings, "now": now}))
 
-    def arrays(
-        self, name: str, make: Callable[[], Mapping[str, npt.NDArray]]
+    def load_or_compute_arrays(
+        self, name: str, compute: Callable[[], Mapping[str, npt.NDArray]]
     ) -> dict[str, npt.NDArray]:
-        """Return the arrays saved under a name; make and save them if there are none."""
-        return load_or_make_arrays(self._folder, name, make)
+        """Return the arrays saved under a name; compute and save them if there are none."""
+        return load_or_compute_arrays(self._folder, name, compute)
 
-    def array(self, name: str, make: Callable[[], npt.NDArray]) -> npt.NDArray:
-        """Return the array saved under a name; make and save it if there is none."""
-        return self.arrays(name, lambda: {"array": make()})["array"]
+    def load_or_compute(self, name: str, compute: Callable[[], npt.NDArray]) -> npt.NDArray:
+        """Return the array saved under a name; compute and save it if there is none."""
+        return self.load_or_compute_arrays(name, lambda: {"array": compute()})["array"]
 
     def discard(self) -> None:
         """Delete all saved arrays at the end of the run."""
@@ -83,29 +83,29 @@ def hold_exclusive(lock: Path, activity: str) -> Iterator[None]:
         StorageError: the file cannot be created.
     """
 
-    def busy(other: str) -> LockedError:
+    def busy_error(other: str) -> LockedError:
         fix = f"wait for process {other} to end, or stop it: what it has done so far is kept"
         return LockedError(
             f"{activity} by process {other} already", where=str(lock.parent), fix=fix
         )
 
-    descriptor = acquire(lock, busy)
+    descriptor = acquire_lock(lock, busy_error)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def load_or_make_arrays(
-    folder: Path, name: str, make: Callable[[], Mapping[str, npt.NDArray]]
+def load_or_compute_arrays(
+    folder: Path, name: str, compute: Callable[[], Mapping[str, npt.NDArray]]
 ) -> dict[str, npt.NDArray]:
-    """Return the arrays saved in a folder under a name; make and save them if there are none."""
+    """Return the arrays of a name in a folder; compute and save them if there are none."""
     path = folder / f"{blake2b(name.encode(), digest_size=10).hexdigest()}.npz"
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
     except (OSError, ValueError, zipfile.BadZipFile):
-        arrays = dict(make())
+        arrays = dict(compute())
     temporary = path.with_suffix(f".{os.getpid()}.part")
     with temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]

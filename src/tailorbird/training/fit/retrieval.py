@@ -37,14 +37,14 @@ from tailorbird.training.fit.towers import (
 )
 
 Floats = npt.NDArray[np.float64]
-Choice = Literal["auto", "tables", "sequence"]
+RetrievalChoiceName = Literal["auto", "tables", "sequence"]
 
-CHOICES: tuple[Choice, ...] = ("auto", "tables", "sequence")
+RETRIEVAL_CHOICES: tuple[RetrievalChoiceName, ...] = ("auto", "tables", "sequence")
 TABLES = "tables"
-SHARES = (1 / 3, 2 / 3)  # shares of the candidates that may come from vectors
-QUESTIONS = 1_000
+VECTOR_SHARES = (1 / 3, 2 / 3)  # shares of the candidates that may come from vectors
+COMPARED_REQUESTS_MAX = 1_000
 COST_US_MAX = 3_000.0
-EVENTS_MIN = 100  # events without which nothing is learned, even if requested
+LEARNED_EVENTS_MIN = 100  # events without which nothing is learned, even if requested
 
 
 @dataclass(frozen=True)
@@ -52,27 +52,27 @@ class RetrievalChoice:
     """The chosen candidate retrieval.
 
     Attributes:
-        series: the indexes, with vectors if these are used.
+        index_series: the indexes, with vectors if these are used.
         learner: learner of the tower, None without vectors.
         summary: reason as a sentence; "" if not requested.
-        figures: source or way → recall with its interval, candidates, microseconds; as JSON.
+        measurements: source or way → recall with its interval, candidates, microseconds; as JSON.
     """
 
-    series: IndexSeries
+    index_series: IndexSeries
     learner: TowerLearner | None = None
     summary: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    measurements: Mapping[str, Any] = field(default_factory=dict)
 
-    def sources(self, slot: Slot) -> dict[str, int]:
+    def source_limits(self, slot: Slot) -> dict[str, int]:
         """Return the sources of the slot as a server with this choice queries them."""
-        share = None if self.learner is None else self.learner.share
+        share = None if self.learner is None else self.learner.vector_share
         return bound_limits(
             slot.sources if share is None else add_sequence_source(slot.sources, share)
         )
 
     def retriever(self) -> VectorRetriever | None:
         """Return the retriever by vectors, None without them."""
-        return None if self.learner is None else make_retriever(self.series)
+        return None if self.learner is None else make_retriever(self.index_series)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def make_retriever(index_series: IndexSeries) -> VectorRetriever:
     """Return a retriever of items by vectors over the newest index before a time."""
 
     def retrieve(t: int, request: CandidateRequest, limit: int) -> RankedList:
-        space = index_series.space(int(index_series.positions_at(np.array([t]))[0]))
+        space = index_series.space(int(index_series.index_numbers_at(np.array([t]))[0]))
         if space is None:
             return RankedList(np.zeros(0, np.uint64), np.zeros(0))
         nearest = space.nearest(
@@ -105,45 +105,47 @@ def choose_retrieval(
     features: FeatureSet,
     slot: Slot,
     index_series: IndexSeries,
-    window: tuple[int, int],
-    choice: Choice,
+    validation_from: int,
+    choice: RetrievalChoiceName,
     settings: TowerSettings,
     *,
     validation: Dataset,
     seed: int,
-    kept_share: float | None = None,
+    champion_share: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RetrievalChoice:
     """Choose between tables and vectors, and learn towers for the indexes if vectors are used.
 
     Args:
-        window: start and end of the validation part; an index must be of its start.
+        validation_from: start of the validation part, of which there must be an index.
         validation: requests of the validation part.
-        kept_share: share of vectors of the model that is continued, 0 without; taken without a
+        champion_share: share of vectors of the model that is continued, 0 without; taken without a
             comparison.
 
     Raises:
         UsageError: vectors were requested but are unavailable.
     """
-    if kept_share:
+    if champion_share:
         learner = make_learner(training_data, features, index_series, settings, seed)
         assert learner is not None  # as for the model that is continued
-        learner.share = kept_share
-        learned_series = add_spaces(index_series, learner, window[0], EVENTS_MIN, progress)
-        summary = f"{kept_share:.0%} of the candidates come from vectors, as the champion's do"
-        return RetrievalChoice(learned_series, learner, summary)
-    if choice not in CHOICES:
-        raise UsageError(
-            f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(CHOICES)}"
+        learner.vector_share = champion_share
+        learned_series = add_spaces(
+            index_series, learner, validation_from, LEARNED_EVENTS_MIN, progress
         )
-    if choice == "tables" or kept_share == 0.0:
+        summary = f"{champion_share:.0%} of the candidates come from vectors, as the champion's do"
+        return RetrievalChoice(learned_series, learner, summary)
+    if choice not in RETRIEVAL_CHOICES:
+        raise UsageError(
+            f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(RETRIEVAL_CHOICES)}"
+        )
+    if choice == "tables" or champion_share == 0.0:
         return RetrievalChoice(index_series)
     reason = _explain_unavailable(slot, features)
     learner = (
         None if reason else make_learner(training_data, features, index_series, settings, seed)
     )
-    events_min = settings.interactions_min if choice == "auto" else EVENTS_MIN
-    if learner is not None and learner.count(window[0]) < events_min:
+    events_min = settings.interactions_min if choice == "auto" else LEARNED_EVENTS_MIN
+    if learner is not None and learner.count_interactions(validation_from) < events_min:
         reason = f"the training part has fewer than {events_min:,} events to learn from"
     if reason or learner is None:
         if choice == "sequence":
@@ -152,45 +154,57 @@ def choose_retrieval(
             )
         return RetrievalChoice(index_series, summary=f"candidates come from tables alone: {reason}")
     progress(0, 1)
-    trial_series = _series_at(index_series, learner, window[0])
-    best, gain, figures = compare_retrieval(
-        training_data, features, slot, trial_series, validation, seed
+    trial_series = _series_at(index_series, learner, validation_from)
+    best_share, gain, measurements = compare_retrieval(
+        training_data=training_data,
+        features=features,
+        slot=slot,
+        index_series=trial_series,
+        validation=validation,
+        seed=seed,
     )
-    cost = figures[_vector_label(best)]["us"] - figures[TABLES]["us"]
-    gain_note = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
+    extra_cost_us = measurements[_vector_label(best_share)]["us"] - measurements[TABLES]["us"]
+    gain_note = (
+        f"{gain.signed_text} in recall with as many candidates, for {extra_cost_us:+,.0f} µs"
+    )
     progress(1, 1)
-    if choice == "auto" and not (gain.has_bounds and gain.low > 0 and cost <= COST_US_MAX):
+    if choice == "auto" and not (gain.has_bounds and gain.low > 0 and extra_cost_us <= COST_US_MAX):
         return RetrievalChoice(
             index_series,
             None,
             f"candidates come from tables alone: vectors would bring {gain_note}",
-            figures,
+            measurements,
         )
     learner = make_learner(training_data, features, index_series, settings, seed)
     assert learner is not None  # as at the first call
-    learner.share = best
-    learned_series = add_spaces(index_series, learner, window[0], events_min, progress)
+    learner.vector_share = best_share
+    learned_series = add_spaces(index_series, learner, validation_from, events_min, progress)
     request_note = ", as asked for" if choice == "sequence" else ""
     return RetrievalChoice(
         learned_series,
         learner,
-        f"{best:.0%} of the candidates come from vectors{request_note}: {gain_note}",
-        figures,
+        f"{best_share:.0%} of the candidates come from vectors{request_note}: {gain_note}",
+        measurements,
     )
 
 
 def _series_at(index_series: IndexSeries, learner: TowerLearner, as_of: int) -> IndexSeries:
     """Return the index at the start of the validation part, with vectors as of that moment."""
-    position = int(index_series.positions_at(np.array([as_of]))[0])
-    moment, index = int(index_series.moments[position]), index_series.indexes[position]
+    index_number = int(index_series.index_numbers_at(np.array([as_of]))[0])
+    index_as_of, index = (
+        int(index_series.as_of_times[index_number]),
+        index_series.indexes[index_number],
+    )
     return IndexSeries(
-        index_series.moments[position : position + 1], (index,), (learner.space(index, moment),)
+        index_series.as_of_times[index_number : index_number + 1],
+        (index,),
+        (learner.build_space(index, index_as_of),),
     )
 
 
 def _explain_unavailable(slot: Slot, features: FeatureSet) -> str:
     """Return why vectors are unavailable, "" if they are not."""
-    if "sequence" not in add_sequence_source(slot.sources, SHARES[0]):
+    if "sequence" not in add_sequence_source(slot.sources, VECTOR_SHARES[0]):
         return f"slot {slot.name} does not ask for what goes with a person's items"
     return explain_missing_tower(features)
 
@@ -209,56 +223,78 @@ def compare_retrieval(
         The better share of vectors, its gain in recall over tables alone, and recall and cost of
         each source and way.
     """
-    data = validation.take(thin_evenly(np.arange(validation.requests), QUESTIONS, seed))
+    data = validation.take(
+        thin_evenly(np.arange(validation.request_count), COMPARED_REQUESTS_MAX, seed)
+    )
     source_limits: dict[str, dict[str, int]] = {
         TABLES: bound_limits({name: n for name, n in slot.sources.items() if name != "sequence"})
     }
     source_limits |= {
         _vector_label(share): bound_limits(add_sequence_source(slot.sources, share))
-        for share in SHARES
+        for share in VECTOR_SHARES
     }
-    total = sum(source_limits[TABLES].values())
-    source_limits |= {name: {name: total} for name in ("sequence", *source_limits[TABLES])}
+    candidate_limit = sum(source_limits[TABLES].values())
+    source_limits |= {
+        name: {name: candidate_limit} for name in ("sequence", *source_limits[TABLES])
+    }
     retriever = make_retriever(index_series)
     replay = Replay(
         training_data.events_with_profiles,
         features,
         slot,
-        training_data.item_codes,
+        training_data.item_vocabulary,
         NO_LIVE_COLUMNS,
         retriever=retriever,
     )
-    recalls = {name: np.full(data.requests, np.nan) for name in source_limits}
+    recalls = {name: np.full(data.request_count, np.nan) for name in source_limits}
     durations: dict[str, list[float]] = {name: [] for name in source_limits}
-    for request, lists in replay.iterate_lists(data, replay.read_sequences(data)):
-        truth = data.item[data.offsets[request] : data.offsets[request + 1]]
+    for request_index, lists in replay.iterate_request_lists(data, replay.read_sequences(data)):
+        chosen_codes = data.item_codes[
+            data.offsets[request_index] : data.offsets[request_index + 1]
+        ]
         for name, sources in source_limits.items():
             start = time.process_time()  # CPU time, so that other processes do not matter
-            rows = replay.merge_sources(int(data.t[request]), lists, sources).rows
+            candidate_codes = replay.merge_sources(int(data.t[request_index]), lists, sources).rows
             durations[name].append(time.process_time() - start)
-            recalls[name][request] = float(np.isin(truth, rows).mean()) if len(truth) else np.nan
-    person = np.where(data.person < 0, -1 - np.arange(data.requests), data.person)
-    bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
-    best = max(SHARES, key=lambda share: (np.nansum(recalls[_vector_label(share)]), -share))
-    figures = {
-        name: _measure_figures(
-            bootstrap.mean(hit), durations[name], sum(source_limits[name].values())
+            recalls[name][request_index] = (
+                float(np.isin(chosen_codes, candidate_codes).mean())
+                if len(chosen_codes)
+                else np.nan
+            )
+    user_codes = np.where(
+        data.person_codes < 0, -1 - np.arange(data.request_count), data.person_codes
+    )
+    bootstrap = Bootstrap(np.unique(user_codes, return_inverse=True)[1], seed=seed)
+    best_share = max(
+        VECTOR_SHARES, key=lambda share: (np.nansum(recalls[_vector_label(share)]), -share)
+    )
+    measurements = {
+        name: _to_measurements(
+            bootstrap.mean(recall), durations[name], sum(source_limits[name].values())
         )
-        for name, hit in recalls.items()
+        for name, recall in recalls.items()
     }
-    return best, bootstrap.difference(recalls[_vector_label(best)], recalls[TABLES]), figures
+    return (
+        best_share,
+        bootstrap.difference(recalls[_vector_label(best_share)], recalls[TABLES]),
+        measurements,
+    )
 
 
 def _vector_label(share: float) -> str:
     return f"{share:.0%} by vectors"
 
 
-def _measure_figures(recall: Interval, durations: list[float], count: int) -> dict[str, float]:
-    us = float(np.median(durations)) * 1e6 if durations else float("nan")
+def _to_measurements(
+    recall: Interval, durations: list[float], candidate_count: int
+) -> dict[str, float]:
+    median_us = float(np.median(durations)) * 1e6 if durations else float("nan")
     values = {
         "recall": recall.value,
         "recall_low": recall.low,
         "recall_high": recall.high,
-        "us": us,
+        "us": median_us,
     }
-    return {name: round(value, 6) for name, value in values.items()} | {"candidates": count}
+    return {name: round(value, 6) for name, value in values.items()} | {
+        "candidates": candidate_count
+    }

@@ -24,8 +24,8 @@ from tailorbird.ranking.tower_net import TOLERANCE, OnnxNet
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.sequences import recent_windows
-from tailorbird.retrieval.vectors import INVERTED_ITEMS_MIN, Content, ItemVectors, content_of
-from tailorbird.training.dataset.codes import Codes, encode_interactions
+from tailorbird.retrieval.vectors import INVERTED_ITEMS_MIN, Content, ItemVectors, build_content
+from tailorbird.training.dataset.codes import IdVocabulary, encode_interactions
 from tailorbird.training.dataset.indexes import IndexSeries
 from tailorbird.training.dataset.rows import TrainingData
 
@@ -69,11 +69,15 @@ class TowerSettings:
     interactions_min: int = 2_000
     rate: float = 2e-3
 
-    def recipe(self, count: int, seed: int, content: Ints) -> SequenceTransformer:
+    def build_transformer(
+        self, interaction_count: int, seed: int, content: Ints
+    ) -> SequenceTransformer:
         """Return the transformer for a number of interactions."""
         steps = int(
             np.clip(
-                self.epochs * count / (self.batch * self.length), self.steps_min, self.steps_max
+                self.epochs * interaction_count / (self.batch * self.length),
+                self.steps_min,
+                self.steps_max,
             )
         )
         sizes = {
@@ -118,19 +122,19 @@ class EventData(Protocol):
     @property
     def events(self) -> pa.Table: ...
     @property
-    def people(self) -> Codes: ...
+    def person_vocabulary(self) -> IdVocabulary: ...
     @property
-    def item_codes(self) -> Codes: ...
+    def item_vocabulary(self) -> IdVocabulary: ...
 
 
 class TowerLearner:
-    """Learns towers as of ascending moments, each from the weights of the previous one.
+    """Learns towers as of ascending times, each from the weights of the previous one.
 
     Args:
         content: item attributes as tokens.
 
     Attributes:
-        share: share of a slot's candidates that later towers give.
+        vector_share: share of a slot's candidates that later towers give.
     """
 
     def __init__(
@@ -142,16 +146,19 @@ class TowerLearner:
         settings: TowerSettings,
         seed: int,
     ):
-        self.codes: Codes = training_data.item_codes
+        self.item_vocabulary: IdVocabulary = training_data.item_vocabulary
         self.interactions = encode_interactions(
-            training_data.events, training_data.people, training_data.item_codes, types
+            training_data.events,
+            training_data.person_vocabulary,
+            training_data.item_vocabulary,
+            types,
         )
-        identified = (self.interactions.person >= 0) & (self.interactions.item >= 0)
+        has_ids = (self.interactions.person >= 0) & (self.interactions.item >= 0)
         pairs = np.unique(
-            self.interactions.person[identified] * max(self.interactions.items, 1)
-            + self.interactions.item[identified]
+            self.interactions.person[has_ids] * max(self.interactions.item_count, 1)
+            + self.interactions.item[has_ids]
         )
-        self.has_repeats = len(pairs) < DISTINCT_SHARE_MAX * np.count_nonzero(identified)
+        self.has_repeats = len(pairs) < DISTINCT_SHARE_MAX * np.count_nonzero(has_ids)
         self._sequence, self._content, self._settings, self._seed = (
             sequence,
             content,
@@ -159,52 +166,61 @@ class TowerLearner:
             seed,
         )
         self._model: SequenceVectors | None = None
-        self._until = 0
-        self.share = SEQUENCE_SHARE
+        self._learned_until = 0
+        self.vector_share = SEQUENCE_SHARE
 
-    def count(self, before: int) -> int:
-        """Return the number of interactions before a moment."""
-        return int(np.count_nonzero(self.interactions.ts < before))
+    def count_interactions(self, as_of: int) -> int:
+        """Return the number of interactions before `as_of`."""
+        return int(np.count_nonzero(self.interactions.ts < as_of))
 
-    def space(self, index: Index, moment: int, *, learn: bool = True) -> Space:
-        """Return vectors over an index, by a tower that knows the events before a moment.
+    def build_space(self, index: Index, as_of: int, *, learn: bool = True) -> Space:
+        """Return vectors over an index, by a tower that knows the events before `as_of`.
 
         Without `learn`, the current tower is used.
         """
-        tokens = self._content.tokens(index.attributes, index.find(self.codes.keys))
+        content_tokens = self._content.tokens(
+            index.attributes, index.find(self.item_vocabulary.keys)
+        )
         # Sized by all interactions so far, as an update has as much to learn.
-        recipe = self._settings.recipe(self.count(moment), self._seed, tokens)
+        transformer = self._settings.build_transformer(
+            self.count_interactions(as_of), self._seed, content_tokens
+        )
         if self._model is None:
-            self._model = recipe.fit(self.interactions.before(moment), moment)
-        elif learn and moment > self._until:
+            self._model = transformer.fit(self.interactions.before(as_of), as_of)
+        elif learn and as_of > self._learned_until:
             new_interactions, seed = (
-                self.interactions.before(moment, self._until),
+                self.interactions.before(as_of, self._learned_until),
                 self._model.recipe.seed,
             )
-            self._model = replace(self._model, recipe=replace(recipe, seed=seed)).updated(
-                new_interactions, moment
+            self._model = replace(self._model, recipe=replace(transformer, seed=seed)).updated(
+                new_interactions, as_of
             )
-        self._until = moment if learn else self._until
+        self._learned_until = as_of if learn else self._learned_until
         model, settings = self._model, self._settings
         plan = TowerPlan(
-            self._sequence,
-            settings.length,
-            settings.width,
-            bool(self.has_repeats),
-            self._until,
-            self.share,
+            sequence=self._sequence,
+            length=settings.length,
+            width=settings.width,
+            repeats=bool(self.has_repeats),
+            trained_until=self._learned_until,
+            share=self.vector_share,
         )
-        edges = np.stack([model.input_vectors[0], model.input_vectors[-1]])
-        vectors = build_item_vectors(index, self.codes, model, self._content, tokens)
-        return Space(Tower(plan, edges, model.run), replace(index, vectors=vectors))
+        edge_vectors = np.stack([model.input_vectors[0], model.input_vectors[-1]])
+        vectors = build_item_vectors(
+            index, self.item_vocabulary, model, self._content, content_tokens
+        )
+        return Space(Tower(plan, edge_vectors, model.run), replace(index, vectors=vectors))
 
     def add_inverted_file(self, space: Space) -> Space:
         """Return the space with an inverted file, tuned with users, if it has many items."""
         if len(space.index) < INVERTED_ITEMS_MIN:
             return space
-        row, gap = self._user_windows(space, PROBE_USERS)
-        users = space.tower.encode_windows(space.vectors, row, gap)
-        return replace(space, index=replace(space.index, vectors=space.vectors.indexed(users)))
+        item_rows, gaps = self._user_windows(space, PROBE_USERS)
+        user_vectors = space.tower.encode_windows(space.vectors, item_rows, gaps)
+        return replace(
+            space,
+            index=replace(space.index, vectors=space.vectors.with_inverted_file(user_vectors)),
+        )
 
     def export_files(self, space: Space) -> dict[str, bytes]:
         """Export the last tower for a bundle, and check the export.
@@ -216,87 +232,96 @@ class TowerLearner:
         from tailorbird.ranking.onnx_session import start_session
 
         assert self._model is not None
-        data = tower_to_onnx(self._model)
-        exported = OnnxNet(start_session(data, where="tower"), space.tower.plan.width, "tower")
-        row, gap = self._parity_windows(space)
-        trained, restored_vectors = (
-            replace(space.tower, net=net).encode_windows(space.vectors, row, gap)
-            for net in (space.tower.net, exported)
+        onnx_bytes = tower_to_onnx(self._model)
+        exported_net = OnnxNet(
+            start_session(onnx_bytes, where="tower"), space.tower.plan.width, "tower"
         )
-        largest_difference = float(np.abs(trained - restored_vectors).max(initial=0.0))
+        item_rows, gaps = self._parity_windows(space)
+        trained_vectors, exported_vectors = (
+            replace(space.tower, net=net).encode_windows(space.vectors, item_rows, gaps)
+            for net in (space.tower.net, exported_net)
+        )
+        largest_difference = float(np.abs(trained_vectors - exported_vectors).max(initial=0.0))
         if not largest_difference <= TOLERANCE:
             raise BundleError(
-                f"the exported tower differs from the trained one by {largest_difference:.2g} (at most "
-                f"{TOLERANCE:g} is allowed)"
+                f"the exported tower differs from the trained one by {largest_difference:.2g} (at "
+                f"most {TOLERANCE:g} is allowed)"
             )
-        golden = self._random_windows(space, GOLDEN_ROWS)
-        arrays = {"edges": space.tower.edges, "golden_row": golden[0], "golden_gap": golden[1]}
-        arrays["golden_user"] = replace(space.tower, net=exported).encode_windows(
-            space.vectors, *golden
+        golden_rows, golden_gaps = self._random_windows(space, GOLDEN_ROWS)
+        arrays = {"edges": space.tower.edges, "golden_row": golden_rows, "golden_gap": golden_gaps}
+        arrays["golden_user"] = replace(space.tower, net=exported_net).encode_windows(
+            space.vectors, golden_rows, golden_gaps
         )
         files = {f"{name}.npy": array_bytes(array) for name, array in arrays.items()}
-        return {"plan.json": msgspec.json.encode(space.tower.plan), "user.onnx": data, **files}
+        return {
+            "plan.json": msgspec.json.encode(space.tower.plan),
+            "user.onnx": onnx_bytes,
+            **files,
+        }
 
     def _user_windows(self, space: Space, limit: int) -> tuple[Ints, Ints]:
         """Return sequence windows of users, drawn evenly."""
         order = np.lexsort((self.interactions.ts, self.interactions.person))
         order = order[self.interactions.person[order] >= 0]
         user_starts = np.flatnonzero(np.diff(self.interactions.person[order], prepend=-1))
-        row = space.index.find(
-            self.codes.keys[np.maximum(self.interactions.item[order], 0)]
+        item_rows = space.index.find(
+            self.item_vocabulary.keys[np.maximum(self.interactions.item[order], 0)]
         ).astype(np.int64)
-        rows, gaps = recent_windows(
+        window_rows, window_gaps = recent_windows(
             np.concatenate((user_starts, [len(order)])),
-            row,
+            item_rows,
             self.interactions.ts[order],
             space.tower.plan.length,
         )
-        sample = np.random.default_rng(self._seed).permutation(len(rows))[:limit]
-        return rows[sample], gaps[sample]
+        sample = np.random.default_rng(self._seed).permutation(len(window_rows))[:limit]
+        return window_rows[sample], window_gaps[sample]
 
     def _parity_windows(self, space: Space) -> tuple[Ints, Ints]:
         """Return `PARITY_ROWS` windows: of users, filled up with random ones."""
-        people = self._user_windows(space, PARITY_ROWS)
-        random_windows = self._random_windows(space, PARITY_ROWS - len(people[0]))
-        row, gap = (np.concatenate(pair) for pair in zip(people, random_windows, strict=True))
-        return row, gap
+        user_rows, user_gaps = self._user_windows(space, PARITY_ROWS)
+        random_rows, random_gaps = self._random_windows(space, PARITY_ROWS - len(user_rows))
+        return np.concatenate([user_rows, random_rows]), np.concatenate([user_gaps, random_gaps])
 
     def _random_windows(self, space: Space, count: int) -> tuple[Ints, Ints]:
         """Return windows of random items, so that no bundle holds a person's events."""
         rng, length = np.random.default_rng(self._seed), space.tower.plan.length
         offsets = np.concatenate(([0], np.cumsum(rng.integers(0, length + 1, count))))
-        items = (
+        item_rows = (
             rng.integers(0, max(len(space.index), 1), offsets[-1])
             if len(space.index)
             else np.full(offsets[-1], -1)
         )
         return recent_windows(
-            offsets, items, np.cumsum(rng.integers(0, 1 << 32, offsets[-1])), length
+            offsets, item_rows, np.cumsum(rng.integers(0, 1 << 32, offsets[-1])), length
         )
 
 
 def build_item_vectors(
-    index: Index, codes: Codes, model: "SequenceVectors", content: Content, tokens: Ints
+    index: Index,
+    item_vocabulary: IdVocabulary,
+    model: "SequenceVectors",
+    content: Content,
+    content_tokens: Ints,
 ) -> ItemVectors:
     """Return vectors of an index's items: learned ones, or by content for unseen items."""
-    net = model.net.state_dict()
-    is_learned = net["known"].numpy()[1:-1] > 0
-    table = np.zeros((content.size, model.recipe.width), np.float32)
-    seen_tokens = np.unique(tokens[is_learned])
+    weights_by_name = model.net.state_dict()
+    is_learned = weights_by_name["known"].numpy()[1:-1] > 0
+    token_vectors = np.zeros((content.size, model.recipe.width), np.float32)
+    seen_tokens = np.unique(content_tokens[is_learned])
     seen_tokens = seen_tokens[seen_tokens > 0]
-    table[seen_tokens] = net["token.weight"].numpy()[seen_tokens]
+    token_vectors[seen_tokens] = weights_by_name["token.weight"].numpy()[seen_tokens]
     content_vectors = ItemVectors(
         np.zeros((len(index), model.recipe.width), np.float32),
-        table,
-        net["unknown"].numpy().copy(),
+        token_vectors,
+        weights_by_name["unknown"].numpy().copy(),
         content,
     )
-    vectors = content_vectors.unknown + content_vectors.of_content(
+    vectors = content_vectors.unknown_vector + content_vectors.content_vectors(
         index.attributes, np.arange(len(index))
     )
-    row = index.find(codes.keys)
-    is_indexed = is_learned & (row >= 0)
-    vectors[row[is_indexed]] = model.item_vectors[is_indexed]
+    index_rows = index.find(item_vocabulary.keys)
+    is_indexed = is_learned & (index_rows >= 0)
+    vectors[index_rows[is_indexed]] = model.item_vectors[is_indexed]
     return replace(content_vectors, vectors=vectors)
 
 
@@ -314,29 +339,34 @@ def add_spaces(
     Args:
         events_min: number of events before which nothing is learned.
     """
-    count = len(index_series.indexes)
-    first_space = next(
+    index_count = len(index_series.indexes)
+    first_space_number = next(
         (
-            position
-            for position, moment in enumerate(index_series.moments.tolist())
-            if learner.count(moment) >= events_min
+            index_number
+            for index_number, as_of in enumerate(index_series.as_of_times.tolist())
+            if learner.count_interactions(as_of) >= events_min
         ),
-        count,
+        index_count,
     )
     evenly_chosen = (
-        np.linspace(first_space, count - 1, min(count - first_space, TOWERS_MAX))
+        np.linspace(
+            first_space_number, index_count - 1, min(index_count - first_space_number, TOWERS_MAX)
+        )
         .astype(int)
         .tolist()
     )
-    learned_at = {*evenly_chosen, int(index_series.positions_at(np.array([validation_from]))[0])}
-    spaces: list[Space | None] = [None] * first_space
-    for number in range(first_space, count):
-        progress(number, count)
+    learned_index_numbers = {
+        *evenly_chosen,
+        int(index_series.index_numbers_at(np.array([validation_from]))[0]),
+    }
+    spaces: list[Space | None] = [None] * first_space_number
+    for index_number in range(first_space_number, index_count):
+        progress(index_number, index_count)
         spaces.append(
-            learner.space(
-                index_series.indexes[number],
-                int(index_series.moments[number]),
-                learn=number in learned_at,
+            learner.build_space(
+                index_series.indexes[index_number],
+                int(index_series.as_of_times[index_number]),
+                learn=index_number in learned_index_numbers,
             )
         )
     progress(len(spaces), len(index_series.indexes))
@@ -355,5 +385,5 @@ def make_learner(
     if sequence is None:
         return None
     return TowerLearner(
-        training_data, *sequence, content_of(index_series.indexes[0].attributes), settings, seed
+        training_data, *sequence, build_content(index_series.indexes[0].attributes), settings, seed
     )

@@ -25,21 +25,31 @@ def export_trees(model: Gbdt) -> Trees:
     """Export the trees up to the best iteration."""
     model_dump = model.booster.dump_model(num_iteration=model.trees)
     trees = Trees(
-        len(model.columns), _LINKS[model.settings.objective], [], [], [], [], [], [], [], [], []
+        columns=len(model.columns),
+        link=_LINKS[model.settings.objective],
+        roots=[],
+        feature=[],
+        threshold=[],
+        left=[],
+        right=[],
+        kind=[],
+        cover=[],
+        value=[],
+        sets=[],
     )
     for tree in model_dump["tree_info"]:
         trees.roots.append(len(trees.feature))
-        _add(trees, tree["tree_structure"])
+        _append_tree(trees, tree["tree_structure"])
     return Trees(**{name: getattr(trees, name) for name in Trees.__struct_fields__})
 
 
-def _add(trees: Trees, root: dict[str, Any]) -> None:
-    stack: list[tuple[dict[str, Any], int, bool]] = [(root, -1, True)]
-    while stack:
-        node, parent, left = stack.pop()
+def _append_tree(trees: Trees, root: dict[str, Any]) -> None:
+    open_nodes: list[tuple[dict[str, Any], int, bool]] = [(root, -1, True)]
+    while open_nodes:
+        node, parent, is_left = open_nodes.pop()
         index = len(trees.feature)
         if parent >= 0:
-            (trees.left if left else trees.right)[parent] = index
+            (trees.left if is_left else trees.right)[parent] = index
         is_inner = "split_feature" in node
         trees.feature.append(node["split_feature"] if is_inner else LEAF)
         trees.threshold.append(_split_threshold(trees, node) if is_inner else 0.0)
@@ -49,7 +59,7 @@ def _add(trees: Trees, root: dict[str, Any]) -> None:
         trees.left.append(0)
         trees.right.append(0)
         if is_inner:
-            stack += [(node["right_child"], index, False), (node["left_child"], index, True)]
+            open_nodes += [(node["right_child"], index, False), (node["left_child"], index, True)]
 
 
 def _split_threshold(trees: Trees, node: dict[str, Any]) -> float:

@@ -29,7 +29,7 @@ from tailorbird.training.dataset.split import Split
 from tailorbird.training.fit.towers import explain_missing_tower
 from tailorbird.training.settings import CONTINUATION, NO_CONTINUATION, TrainSettings
 
-BOOSTERS = "boosters"  # folder of a bundle: HEAD.txt, as LightGBM writes it
+BOOSTERS_FOLDER = "boosters"  # folder of a bundle: HEAD.txt, as LightGBM writes it
 POSITIVES_MIN = 30  # positives of a head in the training part; heads with fewer are left out
 
 
@@ -38,27 +38,27 @@ class WarmTrees:
     """Trees to go on from; without a version a training from scratch.
 
     Attributes:
-        since: rows before this time are left out, microseconds.
-        share: share of the candidates that the champion gets by vectors, 0 without vectors; None
-            for a training from scratch, which chooses it.
+        rows_since: rows before this time are left out, microseconds.
+        vector_share: share of the candidates that the champion gets by vectors, 0 without vectors;
+            None for a training from scratch, which chooses it.
         summary: sentence for the report, "" if that was not asked for.
     """
 
-    version: str = ""
+    champion_version: str = ""
     encoder: Encoder | None = None
     boosters: Mapping[str, Booster] = field(default_factory=dict)
-    since: int = 0
-    share: float | None = None
+    rows_since: int = 0
+    vector_share: float | None = None
     summary: str = ""
 
-    def restrict(self, split: Split, data: Dataset, index_parts: int) -> tuple[Split, int]:
+    def restrict_split(self, split: Split, data: Dataset, index_parts: int) -> tuple[Split, int]:
         """Return the split with the newest rows of the training part alone, and its index parts.
 
         There are as many indexes for a time as from scratch.
         """
-        newest = split.train[data.t[split.train] >= self.since]
-        parts = math.ceil(index_parts * len(newest) / len(split.train))
-        return replace(split, train=newest), parts
+        newest_requests = split.train[data.t[split.train] >= self.rows_since]
+        newest_index_parts = math.ceil(index_parts * len(newest_requests) / len(split.train))
+        return replace(split, train=newest_requests), newest_index_parts
 
 
 FROM_SCRATCH = WarmTrees()
@@ -69,16 +69,18 @@ def find_warm_trees(
     recipe: str,
     champion: Bundle | None,
     features: FeatureSet,
-    store: Registry,
+    registry: Registry,
     training_data: TrainingData,
     split: Split,
 ) -> WarmTrees:
     """Return the champion's trees if the settings ask to go on from them and they fit."""
     if not settings.incremental or settings.architecture != "gbdt":
         return FROM_SCRATCH
-    why = _explain_mismatch(settings, recipe, champion, features, training_data)
+    mismatch = _explain_mismatch(settings, recipe, champion, features, training_data)
     trees_or_reason = (
-        why if champion is None or why else _load(champion, store, training_data, split)
+        mismatch
+        if champion is None or mismatch
+        else _load_champion_trees(champion, registry, training_data, split)
     )
     if isinstance(trees_or_reason, WarmTrees):
         return trees_or_reason
@@ -109,25 +111,34 @@ def _explain_mismatch(
     return "" if training_data.is_logged else training_data.source_note
 
 
-def _load(
-    champion: Bundle, store: Registry, training_data: TrainingData, split: Split
+def _load_champion_trees(
+    champion: Bundle, registry: Registry, training_data: TrainingData, split: Split
 ) -> WarmTrees | str:
     """Return the trees of the champion, or what is missing."""
-    files = read_sealed(store.resolve(champion.version)).files
-    names = {head: f"{BOOSTERS}/{head}.txt" for head in champion.heads}
-    if missing := [head for head, name in names.items() if name not in files]:
+    files = read_sealed(registry.resolve(champion.version)).files
+    file_by_head = {head: f"{BOOSTERS_FOLDER}/{head}.txt" for head in champion.heads}
+    if missing := [head for head, name in file_by_head.items() if name not in files]:
         return f"{champion.version} has no trees of {', '.join(missing)}"
-    data, train = training_data.data, split.train
+    data, train = training_data.dataset, split.train
     window = champion.manifest.metrics["about"]["window"]
-    since = 2 * int(window["train_until"]) - split.train_until
-    rows = np.isin(data.request, train[data.t[train] >= since])
+    rows_since = 2 * int(window["train_until"]) - split.train_until
+    is_recent = np.isin(data.request_index, train[data.t[train] >= rows_since])
     for head in champion.heads:
-        count = int(np.sum(data.labels[head][rows] > 0)) if head in data.labels else 0
-        if count < POSITIVES_MIN:
-            return f"{count} positives of {head} are in the rows since {to_iso(since)}"
+        positive_count = int(np.sum(data.labels[head][is_recent] > 0)) if head in data.labels else 0
+        if positive_count < POSITIVES_MIN:
+            return (
+                f"{positive_count} positives of {head} are in the rows since {to_iso(rows_since)}"
+            )
     boosters = {
-        head: Booster(model_str=bytes(files[name]).decode()) for head, name in names.items()
+        head: Booster(model_str=bytes(files[name]).decode()) for head, name in file_by_head.items()
     }
-    summary = f"{CONTINUATION}trees of {champion.version}, over the rows since {to_iso(since)}"
-    share = 0.0 if champion.tower is None else champion.tower.plan.share
-    return WarmTrees(champion.version, champion.encoder, boosters, since, share, summary)
+    summary = f"{CONTINUATION}trees of {champion.version}, over the rows since {to_iso(rows_since)}"
+    vector_share = 0.0 if champion.tower is None else champion.tower.plan.share
+    return WarmTrees(
+        champion_version=champion.version,
+        encoder=champion.encoder,
+        boosters=boosters,
+        rows_since=rows_since,
+        vector_share=vector_share,
+        summary=summary,
+    )

@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 from tailorbird.events import HOUR, micros
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.lake.write.etl import PAST_PARTITIONS
+from tailorbird.lake.write.etl import HISTORICAL_PARTITIONS
 
 PROFILE_COLUMNS = (
     "type",
@@ -32,8 +32,8 @@ PROFILE_COLUMNS = (
     "raw_partition",
 )
 # Share of entities with several dated values from which an attribute counts as a history.
-CHANGED_SHARE_MIN = 0.01
-_IDS = {"user": "user_id", "item": "item_id"}
+HISTORY_SHARE_MIN = 0.01
+_ID_COLUMN_BY_ENTITY = {"user": "user_id", "item": "item_id"}
 
 
 def find_backdated_profiles(
@@ -49,11 +49,11 @@ def find_backdated_profiles(
     Returns:
         Mask of the backdated profiles, shape (n,), and the names of their attributes that are no
         history. A profile is backdated if it has such an attribute: one with several dated values
-        for less than `CHANGED_SHARE_MIN` of its owners.
+        for less than `HISTORY_SHARE_MIN` of its owners.
     """
     is_doubtful = pc.and_(
         pc.equal(events["type"], entity),
-        pc.is_in(events["raw_partition"], pa.array(PAST_PARTITIONS)),
+        pc.is_in(events["raw_partition"], pa.array(HISTORICAL_PARTITIONS)),
     )
     # An import without times is dated at the import. Without a stated arrival time, the time that
     # a profile is dated at stands for it.
@@ -63,7 +63,7 @@ def find_backdated_profiles(
     is_doubtful = pc.and_(
         is_doubtful, pc.equal(pc.coalesce(events["received_at"], events["ts"]), events["ts"])
     )
-    return _mark_without_history(events, entity, is_doubtful)
+    return _mark_profiles_without_history(events, entity, is_doubtful)
 
 
 def find_late_profiles(
@@ -74,26 +74,26 @@ def find_late_profiles(
     Churn models use such profiles from their arrival on. Rankers ask for what holds at a time, and
     trust the date. Returns the same as `find_backdated_profiles`.
     """
-    late = micros(pc.coalesce(events["received_at"], events["ts"])) - micros(events["ts"]) > HOUR
-    return _mark_without_history(
-        events, entity, pc.and_(pc.equal(events["type"], entity), pa.array(late))
+    is_late = micros(pc.coalesce(events["received_at"], events["ts"])) - micros(events["ts"]) > HOUR
+    return _mark_profiles_without_history(
+        events, entity, pc.and_(pc.equal(events["type"], entity), pa.array(is_late))
     )
 
 
-def _mark_without_history(
+def _mark_profiles_without_history(
     events: pa.Table, entity: str, is_doubtful: pa.ChunkedArray
 ) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
     is_doubtful = pc.fill_null(
         pc.and_(is_doubtful, pc.invert(pc.fill_null(events["timeless"], False))), False
     )
-    mask = is_doubtful.to_numpy().astype(bool)
-    if not mask.any() or "properties" not in events.column_names:
-        return np.zeros(len(mask), bool), frozenset()
-    profiles = events.select([_IDS[entity], "ts", "properties"]).filter(is_doubtful)
-    mask[mask], names = _rows_without_history(
-        profiles.select([_IDS[entity], "ts"]), profiles["properties"].to_pylist()
+    is_backdated = is_doubtful.to_numpy().astype(bool)
+    if not is_backdated.any() or "properties" not in events.column_names:
+        return np.zeros(len(is_backdated), bool), frozenset()
+    profiles = events.select([_ID_COLUMN_BY_ENTITY[entity], "ts", "properties"]).filter(is_doubtful)
+    is_backdated[is_backdated], attribute_names = _mark_rows_without_history(
+        profiles.select([_ID_COLUMN_BY_ENTITY[entity], "ts"]), profiles["properties"].to_pylist()
     )
-    return mask, names
+    return is_backdated, attribute_names
 
 
 def describe_backdated_profiles(
@@ -117,20 +117,22 @@ def describe_backdated_profiles(
         profiles = lake.table(
             "events", [*PROFILE_COLUMNS, "item_id", "properties"], ds.field("type") == entity
         )
-        checks = [
+        profile_checks = [
             (
                 find_backdated_profiles(profiles, entity),
                 f"are the one that was imported of their {entity}, and nobody said when it came in",
             )
         ]
         if entity == "user" and len(profiles):
-            late = find_late_profiles(profiles)
-            if np.mean(late[0]) >= CHANGED_SHARE_MIN:  # a few late arrivals are normal
-                checks.append((late, "came in over an hour after the time that they are dated to"))
-        for (doubtful, names), reason in checks:
-            if affected := [name for name in attributes if name in names]:
+            late_profiles = find_late_profiles(profiles)
+            if np.mean(late_profiles[0]) >= HISTORY_SHARE_MIN:  # a few late arrivals are normal
+                profile_checks.append(
+                    (late_profiles, "came in over an hour after the time that they are dated to")
+                )
+        for (is_backdated, backdated_attributes), reason in profile_checks:
+            if affected_attributes := [name for name in attributes if name in backdated_attributes]:
                 count_note = (
-                    f"{np.count_nonzero(doubtful):,} of {profiles.num_rows:,} profiles {reason}"
+                    f"{np.count_nonzero(is_backdated):,} of {profiles.num_rows:,} profiles {reason}"
                 )
                 time_note = (
                     "counts from the time that it is dated to, and must have been known then"
@@ -138,7 +140,8 @@ def describe_backdated_profiles(
                 warnings.append(
                     (
                         f"{entity}s",
-                        f"{count_note}: what features read of it ({', '.join(affected)}) "
+                        f"{count_note}: what features read of it "
+                        f"({', '.join(affected_attributes)}) "
                         f"{time_note}",
                     )
                 )
@@ -146,48 +149,50 @@ def describe_backdated_profiles(
 
 
 def drop_attributes(
-    texts: pa.ChunkedArray, rows: npt.NDArray[np.bool_], names: frozenset[str]
+    profile_texts: pa.ChunkedArray, row_mask: npt.NDArray[np.bool_], attribute_names: frozenset[str]
 ) -> pa.Array:
     """Return profiles as JSON; the given rows lose the named attributes."""
-    cleaned: dict[str | None, str | None] = {None: None}
-    originals = texts.filter(pa.array(rows)).to_pylist()
-    for text in originals:
-        if text not in cleaned:
-            retained = {
-                name: value for name, value in _decode_attributes(text).items() if name not in names
+    cleaned_by_text: dict[str | None, str | None] = {None: None}
+    masked_texts = profile_texts.filter(pa.array(row_mask)).to_pylist()
+    for text in masked_texts:
+        if text not in cleaned_by_text:
+            retained_attributes = {
+                name: value
+                for name, value in _decode_attributes(text).items()
+                if name not in attribute_names
             }
-            cleaned[text] = msgspec.json.encode(retained).decode()
+            cleaned_by_text[text] = msgspec.json.encode(retained_attributes).decode()
     return pc.replace_with_mask(
-        texts.combine_chunks(),
-        pa.array(rows),
-        pa.array([cleaned[text] for text in originals], texts.type),
+        profile_texts.combine_chunks(),
+        pa.array(row_mask),
+        pa.array([cleaned_by_text[text] for text in masked_texts], profile_texts.type),
     )
 
 
 _decode_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def _rows_without_history(
-    rows: pa.Table, properties: Sequence[str | None]
+def _mark_rows_without_history(
+    profile_times: pa.Table, properties: Sequence[str | None]
 ) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
     """Return the mask of rows with an attribute that is no history, and these attributes.
 
     Args:
-        rows: id and time of each profile.
+        profile_times: id and time of each profile.
     """
     rows_by_attribute: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(properties):
         for name in _decode_attributes(text) if text else ():
             rows_by_attribute[name].append(row)
-    mask, names = np.zeros(len(rows), bool), set[str]()
-    id_column, ts = rows.column_names
-    for name, indices in rows_by_attribute.items():
-        times = (
-            rows.take(pa.array(indices))
+    without_history, attribute_names = np.zeros(len(profile_times), bool), set[str]()
+    id_column, ts_column = profile_times.column_names
+    for name, row_indexes in rows_by_attribute.items():
+        times_per_entity = (
+            profile_times.take(pa.array(row_indexes))
             .group_by(id_column)
-            .aggregate([(ts, "count_distinct")])[f"{ts}_count_distinct"]
+            .aggregate([(ts_column, "count_distinct")])[f"{ts_column}_count_distinct"]
         )
-        if np.mean(times.to_numpy() > 1) < CHANGED_SHARE_MIN:
-            mask[indices] = True
-            names.add(name)
-    return mask, frozenset(names)
+        if np.mean(times_per_entity.to_numpy() > 1) < HISTORY_SHARE_MIN:
+            without_history[row_indexes] = True
+            attribute_names.add(name)
+    return without_history, frozenset(attribute_names)

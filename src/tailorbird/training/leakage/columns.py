@@ -47,16 +47,16 @@ class LeakageReport:
         """Describe the columns that are far ahead for a target, by name."""
         context = f"for {head}, while no other column is above {self.rest_auc:.3f}"
         return {
-            name: f"alone it reaches an AUC of {reached:.3f} {context}"
-            for name, reached in self.dominant_aucs.items()
+            name: f"alone it reaches an AUC of {auc:.3f} {context}"
+            for name, auc in self.dominant_aucs.items()
         }
 
 
-def dominant_column_notes(ahead: Mapping[str, str]) -> list[str]:
+def describe_dominant_columns(evidence_by_column: Mapping[str, str]) -> list[str]:
     """Return report notes on columns that are far ahead; these do not fail the gate."""
     return [
         f"column {name} is far ahead of all others: {why}; if it knows the answer, leave it out"
-        for name, why in ahead.items()
+        for name, why in evidence_by_column.items()
     ]
 
 
@@ -74,30 +74,33 @@ def count_changes(
 
 
 def find_leakage(
-    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
+    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, auc_limit: float = LEAK_AUC
 ) -> LeakageReport:
     """Find columns that predict the label too well alone, or far better than all others."""
     leaks: dict[str, str] = {}
     best_aucs: dict[str, float] = {}
     if not 0 < np.count_nonzero(label) < len(label):
         return LeakageReport(leaks, {})
-    sample = _sample_rows(label)
+    sample_rows = _sample_rows(label)
     for index, name in enumerate(columns):
         column = matrix[:, index]
-        best = 0.0
-        for measure, compute_auc in (
+        best_auc = 0.0
+        for measure_name, compute_auc in (
             ("its value", lambda column=column: order_auc(column, label)),
             ("whether it is there", lambda column=column: _missingness_auc(column, label)),
-            ("bins of its value", lambda column=column: binned_auc(column[sample], label[sample])),
+            (
+                "bins of its value",
+                lambda column=column: binned_auc(column[sample_rows], label[sample_rows]),
+            ),
         ):
-            best = max(best, auc := compute_auc())
-            if auc >= limit:
-                leaks[name] = f"by {measure} alone it reaches an AUC of {auc:.3f}"
+            best_auc = max(best_auc, auc := compute_auc())
+            if auc >= auc_limit:
+                leaks[name] = f"by {measure_name} alone it reaches an AUC of {auc:.3f}"
                 break
         else:
-            best_aucs[name] = best
-    dominant, other_auc = find_dominant_columns(best_aucs)
-    return LeakageReport(leaks, {name: best_aucs[name] for name in dominant}, other_auc)
+            best_aucs[name] = best_auc
+    dominant_columns, rest_auc = find_dominant_columns(best_aucs)
+    return LeakageReport(leaks, {name: best_aucs[name] for name in dominant_columns}, rest_auc)
 
 
 def _missingness_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
@@ -106,10 +109,10 @@ def _missingness_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> flo
 
 
 def find_leaking_columns(
-    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
+    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, auc_limit: float = LEAK_AUC
 ) -> dict[str, str]:
     """Return the columns of `LeakageReport.leaks`."""
-    return find_leakage(columns, matrix, label, limit=limit).leaks
+    return find_leakage(columns, matrix, label, auc_limit=auc_limit).leaks
 
 
 def find_dominant_columns(aucs: Mapping[str, float]) -> tuple[list[str], float]:
@@ -119,21 +122,21 @@ def find_dominant_columns(aucs: Mapping[str, float]) -> tuple[list[str], float]:
     Honest columns come in families too (clicks of a day, of a week), so a group has to reach a
     higher AUC than a single column.
     """
-    ordered = sorted(aucs, key=lambda name: -aucs[name])
-    for count in range(len(ordered) - 1, 0, -1):
-        last_auc, next_auc = aucs[ordered[count - 1]], aucs[ordered[count]]
+    columns_by_auc = sorted(aucs, key=lambda name: -aucs[name])
+    for group_size in range(len(columns_by_auc) - 1, 0, -1):
+        last_auc, next_auc = aucs[columns_by_auc[group_size - 1]], aucs[columns_by_auc[group_size]]
         if (
-            last_auc >= (DOMINANT_AUC if count == 1 else DOMINANT_GROUP_AUC)
+            last_auc >= (DOMINANT_AUC if group_size == 1 else DOMINANT_GROUP_AUC)
             and last_auc >= next_auc + DOMINANT_MARGIN
         ):
-            return ordered[:count], next_auc
+            return columns_by_auc[:group_size], next_auc
     return [], 0.0
 
 
 def order_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
     """Return the AUC of the values in the better direction; missing values rank lowest."""
-    value = metrics.auc(np.where(np.isnan(column), -np.inf, column.astype(np.float64)), label)
-    return max(value, 1 - value)
+    auc = metrics.auc(np.where(np.isnan(column), -np.inf, column.astype(np.float64)), label)
+    return max(auc, 1 - auc)
 
 
 def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
@@ -141,66 +144,83 @@ def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
 
     Returns 0.5 if a half has too few rows of a class.
     """
-    positive = label > 0
-    half = (np.arange(len(label)) * BLOCKS // max(len(label), 1)) % 2 == 0
+    is_positive = label > 0
+    is_first_half = (np.arange(len(label)) * BLOCKS // max(len(label), 1)) % 2 == 0
     if any(
         np.count_nonzero(class_rows & part) < CLASS_ROWS_MIN
-        for class_rows in (positive, ~positive)
-        for part in (half, ~half)
+        for class_rows in (is_positive, ~is_positive)
+        for part in (is_first_half, ~is_first_half)
     ):
         return 0.5
     aucs = []
-    for train_half in (half, ~half):
-        edges = _bin_edges(column[train_half], positive[train_half])
-        size = len(edges) + 2
-        (positives, rows), (hits_judged, rows_judged) = (
-            _bin_counts(edges, size, column[part_mask], positive[part_mask])
-            for part_mask in (train_half, ~train_half)
+    for is_train in (is_first_half, ~is_first_half):
+        bin_edges = _bin_edges(column[is_train], is_positive[is_train])
+        bin_count = len(bin_edges) + 2
+        (train_positives, train_rows), (test_positives, test_rows) = (
+            _bin_counts(bin_edges, bin_count, column[half_mask], is_positive[half_mask])
+            for half_mask in (is_train, ~is_train)
         )
         # A bin without rows gets the overall rate.
-        rate = (positives + positives.sum() / rows.sum()) / (rows + 1)
-        score, label_of = np.concatenate([rate, rate]), np.repeat([1, 0], size)
+        bin_rates = (train_positives + train_positives.sum() / train_rows.sum()) / (train_rows + 1)
+        outcome_scores, outcome_labels = (
+            np.concatenate([bin_rates, bin_rates]),
+            np.repeat([1, 0], bin_count),
+        )
         aucs.append(
-            metrics.auc(score, label_of, np.concatenate([hits_judged, rows_judged - hits_judged]))
+            metrics.auc(
+                outcome_scores,
+                outcome_labels,
+                np.concatenate([test_positives, test_rows - test_positives]),
+            )
         )
     return float(np.mean(aucs))
 
 
 def _sample_rows(label: npt.NDArray) -> npt.NDArray[np.intp]:
     """Return a sample of rows with the same AUC: each class is thinned out evenly."""
-    positive = label > 0
-    parts = [(np.flatnonzero(positive), POSITIVES_MAX), (np.flatnonzero(~positive), NEGATIVES_MAX)]
+    is_positive = label > 0
+    class_rows_and_limits = [
+        (np.flatnonzero(is_positive), POSITIVES_MAX),
+        (np.flatnonzero(~is_positive), NEGATIVES_MAX),
+    ]
     return np.sort(
-        np.concatenate([rows[:: -(-len(rows) // rows_max) or 1] for rows, rows_max in parts])
+        np.concatenate(
+            [rows[:: -(-len(rows) // rows_max) or 1] for rows, rows_max in class_rows_and_limits]
+        )
     )
 
 
-def _bin_edges(column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> Floats:
+def _bin_edges(column: npt.NDArray[np.float32], is_positive: npt.NDArray[np.bool_]) -> Floats:
     """Return upper ends of bins: frequent values, and quantiles of all values and of positives."""
     is_present = ~np.isnan(column)
     edges = [np.zeros(0)]
-    for value in (column[is_present], column[is_present & positive]):
-        if len(value):
-            values, counts = np.unique(value.astype(np.float64), return_counts=True)
-            frequent = values[np.argsort(-counts, kind="stable")[:BINS]]
+    for present_values in (column[is_present], column[is_present & is_positive]):
+        if len(present_values):
+            distinct_values, counts = np.unique(
+                present_values.astype(np.float64), return_counts=True
+            )
+            frequent_values = distinct_values[np.argsort(-counts, kind="stable")[:BINS]]
             quantile_positions = np.searchsorted(
-                np.cumsum(counts), np.linspace(0, len(value), BINS + 1)[1:-1]
+                np.cumsum(counts), np.linspace(0, len(present_values), BINS + 1)[1:-1]
             )
             edges += [
-                frequent,
-                np.nextafter(frequent, -np.inf),
-                values[quantile_positions],
-                np.nextafter(values[:1], -np.inf),
-                values[-1:],
+                frequent_values,
+                np.nextafter(frequent_values, -np.inf),
+                distinct_values[quantile_positions],
+                np.nextafter(distinct_values[:1], -np.inf),
+                distinct_values[-1:],
             ]
     return np.unique(np.concatenate(edges))
 
 
 def _bin_counts(
-    edges: Floats, size: int, column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]
+    edges: Floats,
+    bin_count: int,
+    column: npt.NDArray[np.float32],
+    is_positive: npt.NDArray[np.bool_],
 ) -> tuple[Floats, Floats]:
     """Return positives and rows of each bin; missing values have bin 0."""
     bin_index = np.where(np.isnan(column), 0, 1 + np.searchsorted(edges, column.astype(np.float64)))
-    return metrics.totals(bin_index, positive.astype(np.float64), size), metrics.totals(
-        bin_index, np.ones(len(bin_index)), size
-    )
+    return metrics.sum_by_index(
+        bin_index, is_positive.astype(np.float64), bin_count
+    ), metrics.sum_by_index(bin_index, np.ones(len(bin_index)), bin_count)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tailorbird.ranking.policy.targets import is_amount_head
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation, HeadFigures
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation, HeadMetrics
 from tailorbird.training.evaluation.gate import Decision
 
 _TABLES = ("events", "items", "answers")
@@ -40,21 +40,22 @@ def render_model_card(
 ) -> str:
     """Render the card of a model."""
     calibrations = about.get("calibration", {})
-    values = [
+    formula_terms = [
         f"{weight:g} · {'E' if is_amount_head(head) else 'P'}({head})"
         for head, weight in slot.objective.items()
         if head in calibrations
     ]
-    left_out = [head for head in slot.objective if head not in calibrations]
+    missing_heads = [head for head in slot.objective if head not in calibrations]
     missing_note = (
-        f" The slot asks for {', '.join(left_out)} too, which could not be learned: see the limits."
-        if left_out
+        f" The slot asks for {', '.join(missing_heads)} too, which could not be learned: see the "
+        "limits."
+        if missing_heads
         else ""
     )
-    parts = [
+    sections = [
         f"# Ranker of slot {slot.name}",
         f"Trained by {by}: {about['architecture']}. "
-        f"Orders items by {' + '.join(values)}.{missing_note}",
+        f"Orders items by {' + '.join(formula_terms)}.{missing_note}",
         "## Owner",
         about.get("owner") or NO_OWNER,
         "## Data",
@@ -65,11 +66,14 @@ def render_model_card(
         "## Quality",
         format_table(
             ["", PRIMARY_METRIC],
-            ((name, figures[PRIMARY_METRIC]) for name, figures in _ranked_figures(evaluation)),
+            (
+                (name, intervals[PRIMARY_METRIC])
+                for name, intervals in _ranked_intervals(evaluation)
+            ),
         ),
         "\n".join(
             [
-                *(_head_line(name, head) for name, head in evaluation.heads.items()),
+                *(_head_line(name, head) for name, head in evaluation.head_metrics.items()),
                 *_amount_lines(evaluation),
             ]
         ),
@@ -79,40 +83,44 @@ def render_model_card(
         "\n".join(
             f"- {head}: {description}" for head, description in about.get("calibration", {}).items()
         ),
-        *(_calibration_table(name, head) for name, head in evaluation.heads.items() if head.slices),
+        *(
+            _calibration_table(name, head)
+            for name, head in evaluation.head_metrics.items()
+            if head.calibration_by_slice
+        ),
         *gate_section(decision),
         "## Limits",
         "\n".join(
             f"- {limit}" for limit in (*notes, *describe_limits(evaluation), *GENERAL_LIMITS)
         ),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in sections if part) + "\n"
 
 
 def gate_section(decision: Decision) -> list[str]:
     """Render the section on the gate's decision."""
-    verdict = "Passed." if decision.promote else "Not passed."
+    verdict = "Passed." if decision.is_accepted else "Not passed."
     return ["## Gate", "\n".join([verdict, *(f"- {reason}" for reason in decision.reasons)])]
 
 
 def describe_limits(evaluation: Evaluation) -> list[str]:
     """Describe slices where the model is weak, too small or badly calibrated."""
-    best, notes = evaluation.best_baseline, []
-    for name, (count, figures) in evaluation.slices.items():
-        model_value = figures[evaluation.model].value
-        if not count:
+    best_baseline, notes = evaluation.best_baseline, []
+    for name, (request_count, intervals) in evaluation.slices.items():
+        model_value = intervals[evaluation.model_name].value
+        if not request_count:
             notes.append(f"{name}: none in the test part, so nothing is known of them")
-        elif count < SLICE_REQUESTS_MIN:
-            notes.append(f"{name}: only {count:,} requests, so its figure says little")
-        elif best and figures[best].value > model_value:
+        elif request_count < SLICE_REQUESTS_MIN:
+            notes.append(f"{name}: only {request_count:,} requests, so its figure says little")
+        elif best_baseline and intervals[best_baseline].value > model_value:
             notes.append(
-                f"{name}: {best} orders them better "
-                f"({figures[best].value:.4f} against {model_value:.4f})"
+                f"{name}: {best_baseline} orders them better "
+                f"({intervals[best_baseline].value:.4f} against {model_value:.4f})"
             )
-    for head, head_figures in evaluation.heads.items():
-        for name, slice_ in head_figures.slices.items():
-            if slice_.debiased >= CALIBRATION_ERROR_MIN:
-                notes.append(f"P({head}) is off by {slice_.debiased:.3f} for {name}")
+    for head, head_metrics in evaluation.head_metrics.items():
+        for name, bins in head_metrics.calibration_by_slice.items():
+            if bins.debiased_error >= CALIBRATION_ERROR_MIN:
+                notes.append(f"P({head}) is off by {bins.debiased_error:.3f} for {name}")
     return notes
 
 
@@ -131,38 +139,51 @@ def _data_lines(about: Mapping[str, Any]) -> list[str]:
 
 def _slices_table(evaluation: Evaluation) -> str:
     """Render the slices, including the long tail, next to the best baseline."""
-    best = evaluation.best_baseline
-    header = ["slice", "requests", evaluation.model, *([best] if best else [])]
+    best_baseline = evaluation.best_baseline
+    header = [
+        "slice",
+        "requests",
+        evaluation.model_name,
+        *([best_baseline] if best_baseline else []),
+    ]
     return format_table(
         header,
         (
-            (name, f"{count:,}", *(figures[model] if count else "–" for model in header[2:]))
-            for name, (count, figures) in evaluation.slices.items()
+            (
+                name,
+                f"{request_count:,}",
+                *(intervals[model] if request_count else "–" for model in header[2:]),
+            )
+            for name, (request_count, intervals) in evaluation.slices.items()
         ),
     )
 
 
-def _head_line(name: str, head: HeadFigures) -> str:
+def _head_line(name: str, head: HeadMetrics) -> str:
     return (
         f"- {name}: AUC {head.auc}, log loss {head.log_loss} (of always the mean "
-        f"{head.log_loss_mean:.4f}), "
-        f"calibration error {head.calibration_error}, debiased {head.calibration.debiased:.4f}"
+        f"{head.log_loss_of_mean:.4f}), "
+        f"calibration error {head.calibration_error}, debiased "
+        f"{head.calibration_bins.debiased_error:.4f}"
     )
 
 
 def _amount_lines(evaluation: Evaluation) -> list[str]:
-    return [f"- {name}: {figures.summary}" for name, figures in evaluation.amounts.items()]
+    return [
+        f"- {name}: {amount_metrics.summary}"
+        for name, amount_metrics in evaluation.amount_metrics.items()
+    ]
 
 
-def _calibration_table(name: str, head: HeadFigures) -> str:
+def _calibration_table(name: str, head: HeadMetrics) -> str:
     rows = []
-    for slice_, calibration in head.slices.items():
-        count = calibration.count.sum()
+    for slice_name, bins in head.calibration_by_slice.items():
+        row_count = bins.counts.sum()
         means = (
-            f"{np.nansum(calibration.count * value) / count:.4f}"
-            for value in (calibration.predicted, calibration.observed)
+            f"{np.nansum(bins.counts * value) / row_count:.4f}"
+            for value in (bins.predicted, bins.observed)
         )
-        rows.append((slice_, f"{count:,.0f}", *means, f"{calibration.debiased:.4f}"))
+        rows.append((slice_name, f"{row_count:,.0f}", *means, f"{bins.debiased_error:.4f}"))
     return format_table([f"{name}, for", "rows", "said", "happened", "error, debiased"], rows)
 
 
@@ -182,5 +203,5 @@ def _table_versions(about: Mapping[str, Any]) -> str:
     return f"Read {versions}; digest of the rows {about['rows_digest']}." if versions else ""
 
 
-def _ranked_figures(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:
-    return sorted(evaluation.figures.items(), key=lambda entry: -entry[1][PRIMARY_METRIC].value)
+def _ranked_intervals(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:
+    return sorted(evaluation.intervals.items(), key=lambda entry: -entry[1][PRIMARY_METRIC].value)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from tailorbird.training.evaluation.calibration import CalibrationBins
 
 HIGHLIGHT_COLOUR, MUTED_COLOUR = "#1b6e5f", "#9aa5ab"
-COLUMNS_SHOWN = 20
+SHOWN_COLUMNS_MAX = 20
 
 
 def clean_axes(figure: Figure) -> Figure:
@@ -35,16 +35,16 @@ def to_svg(figure: Figure) -> Markup:
     return Markup(f"<figure>{text[text.index('<svg') :]}</figure>")
 
 
-def reliability_chart(bins: CalibrationBins, top: float, x_label: str, y_label: str) -> Figure:
-    """Draw observed rates with intervals over predictions, next to the diagonal up to `top`."""
+def reliability_chart(bins: CalibrationBins, axis_max: float, x_label: str, y_label: str) -> Figure:
+    """Draw observed rates with intervals over predictions, and the diagonal up to `axis_max`."""
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()
-    filled = bins.count > 0
-    axes.plot([0, top], [0, top], color=MUTED_COLOUR, linewidth=1)
-    half_widths = interval_half_width(bins)[filled]
+    is_filled = bins.counts > 0
+    axes.plot([0, axis_max], [0, axis_max], color=MUTED_COLOUR, linewidth=1)
+    half_widths = interval_half_width(bins)[is_filled]
     axes.errorbar(
-        bins.predicted[filled],
-        bins.observed[filled],
+        bins.predicted[is_filled],
+        bins.observed[is_filled],
         half_widths,
         fmt="o",
         color=HIGHLIGHT_COLOUR,
@@ -59,17 +59,17 @@ def reliability_chart(bins: CalibrationBins, top: float, x_label: str, y_label: 
 
 def interval_half_width(bins: CalibrationBins) -> np.ndarray:
     """Return half the 95 % interval of the observed rates, shape (bins,)."""
-    return 1.96 * np.sqrt(bins.observed * (1 - bins.observed) / np.maximum(bins.count, 1))
+    return 1.96 * np.sqrt(bins.observed * (1 - bins.observed) / np.maximum(bins.counts, 1))
 
 
 def importance_chart(shares: Mapping[str, float], title: str) -> Figure:
     """Draw the columns with the largest shares, which come first in `shares`."""
-    shown = list(shares.items())[:COLUMNS_SHOWN]
-    figure = Figure(figsize=(5.2, 0.22 * len(shown) + 0.8), layout="constrained")
+    largest_shares = list(shares.items())[:SHOWN_COLUMNS_MAX]
+    figure = Figure(figsize=(5.2, 0.22 * len(largest_shares) + 0.8), layout="constrained")
     axes = figure.subplots()
     axes.barh(
-        [name for name, _ in reversed(shown)],
-        [share for _, share in reversed(shown)],
+        [name for name, _ in reversed(largest_shares)],
+        [share for _, share in reversed(largest_shares)],
         color=HIGHLIGHT_COLOUR,
     )
     axes.tick_params(axis="y", labelsize=8)

@@ -23,7 +23,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.head_sessions import open_session, run_heads
 from tailorbird.registry import Head
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_intervals
-from tailorbird.training.evaluation.figures import PRIMARY_METRIC, Evaluation, K
+from tailorbird.training.evaluation.figures import PRIMARY_METRIC, TOP_K, Evaluation
 from tailorbird.training.report.charts import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes
 from tailorbird.training.report.serving_cost import CANDIDATES_PER_REQUEST
 
@@ -57,15 +57,18 @@ class ServingCost:
         }
 
 
-def measure_model_us(exported: Mapping[str, bytes], heads: Sequence[Head], rows: Matrix) -> float:
+def measure_model_us(
+    exported_files: Mapping[str, bytes], heads: Sequence[Head], rows: Matrix
+) -> float:
     """Measure the microseconds that a bundle's models take for the candidates of a request."""
     sessions = {
-        name: open_session(data, width=rows.shape[1], where=name) for name, data in exported.items()
+        name: open_session(data, width=rows.shape[1], where=name)
+        for name, data in exported_files.items()
     }
-    batch = np.ascontiguousarray(
+    candidate_rows = np.ascontiguousarray(
         np.resize(rows, (CANDIDATES_PER_REQUEST, rows.shape[1])), np.float32
     )
-    return _best_us(lambda: run_heads(sessions, heads, batch))
+    return _best_us(lambda: run_heads(sessions, heads, candidate_rows))
 
 
 def measure_bundle_us(bundle: Bundle) -> float:
@@ -80,22 +83,22 @@ def measure_bundle_us(bundle: Bundle) -> float:
     )
 
 
-def measure_baseline_us(items: int) -> float:
+def measure_baseline_us(item_count: int) -> float:
     """Measure the microseconds to look up candidates in a score table and take the best ten.
 
     A baseline that sums over a person's history costs more, so this estimate favours it.
     """
-    numbers = np.random.default_rng(0).random(max(items, CANDIDATES_PER_REQUEST))
-    lookups = np.linspace(0, len(numbers) - 1, CANDIDATES_PER_REQUEST).astype(np.int64)
-    return _best_us(lambda: np.argpartition(numbers[lookups], -K)[-K:])
+    score_table = np.random.default_rng(0).random(max(item_count, CANDIDATES_PER_REQUEST))
+    candidate_rows = np.linspace(0, len(score_table) - 1, CANDIDATES_PER_REQUEST).astype(np.int64)
+    return _best_us(lambda: np.argpartition(score_table[candidate_rows], -TOP_K)[-TOP_K:])
 
 
-def _best_us(work: Callable[[], object], *, repeats: int = REPEATS) -> float:
-    work()
+def _best_us(measured_call: Callable[[], object], *, repeats: int = REPEATS) -> float:
+    measured_call()
     best = float("inf")
     for _ in range(repeats):
         begin = time.perf_counter()
-        work()
+        measured_call()
         best = min(best, time.perf_counter() - begin)
     return best * 1e6
 
@@ -104,21 +107,21 @@ def compare_serving_costs(
     evaluation: Evaluation, latency_us: Mapping[str, float]
 ) -> list[ServingCost]:
     """Return everything that was evaluated and has a cost, cheapest first."""
-    names = [name for name in evaluation.figures if name in latency_us]
-    quality = {name: evaluation.figures[name][PRIMARY_METRIC] for name in names}
+    names = [name for name in evaluation.intervals if name in latency_us]
+    quality_by_name = {name: evaluation.intervals[name][PRIMARY_METRIC] for name in names}
 
     def find_dominating(name: str) -> str:
-        own_figures = (quality[name].value, -latency_us[name])
-        better_models = [
+        own_point = (quality_by_name[name].value, -latency_us[name])
+        dominating_names = [
             other
             for other in names
-            if _dominates((quality[other].value, -latency_us[other]), own_figures)
+            if _dominates((quality_by_name[other].value, -latency_us[other]), own_point)
         ]
-        return max(better_models, key=lambda other: quality[other].value, default="")
+        return max(dominating_names, key=lambda other: quality_by_name[other].value, default="")
 
     return sorted(
         (
-            ServingCost(name, latency_us[name], quality[name], find_dominating(name))
+            ServingCost(name, latency_us[name], quality_by_name[name], find_dominating(name))
             for name in names
         ),
         key=lambda model: model.latency_us,
@@ -129,16 +132,16 @@ def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
     return first != second and first[0] >= second[0] and first[1] >= second[1]
 
 
-def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
+def pareto_chart(cost_entries: Sequence[Mapping[str, Any]], model_name: str) -> Figure:
     """Draw quality with intervals over cost, with the front as a line.
 
     Args:
-        models: entries of `ServingCost.to_dict`.
+        cost_entries: entries of `ServingCost.to_dict`.
     """
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
-    for entry in models:
-        colour = HIGHLIGHT_COLOUR if entry["name"] == model else MUTED_COLOUR
+    for entry in cost_entries:
+        colour = HIGHLIGHT_COLOUR if entry["name"] == model_name else MUTED_COLOUR
         if entry[f"{PRIMARY_METRIC}_low"] is not None:
             axes.plot(
                 [entry["us"]] * 2,
@@ -160,10 +163,10 @@ def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
             xytext=(5, 3),
             fontsize=7,
         )
-    front = [entry for entry in models if entry["on_front"]]
+    front_entries = [entry for entry in cost_entries if entry["on_front"]]
     axes.step(
-        [entry["us"] for entry in front],
-        [entry[PRIMARY_METRIC] for entry in front],
+        [entry["us"] for entry in front_entries],
+        [entry[PRIMARY_METRIC] for entry in front_entries],
         where="post",
         color=HIGHLIGHT_COLOUR,
         linewidth=0.8,

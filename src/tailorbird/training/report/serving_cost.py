@@ -4,8 +4,8 @@
              for each record that a request reads
     finish   computing the column for the candidates of a request, from loaded lanes, as
              `features.arithmetic.finish` does
-    read     `features.online.read.Reader` on a state built from the newest events, for all declarations
-             or for some
+    read     `features.online.read.Reader` on a state built from the newest events, for all
+             declarations or for some
 
 Computed columns (item-to-item, popularity, age) are part of the index and not measured; neither is
 scoring.
@@ -30,7 +30,7 @@ from tailorbird.features import FeatureSet, ReadRequest
 from tailorbird.features.arithmetic import finish
 from tailorbird.features.arithmetic.runs import Runs
 from tailorbird.features.declare.declarations import Derived
-from tailorbird.features.declare.limits import WORDS
+from tailorbird.features.declare.limits import WORDS_MAX
 from tailorbird.features.layout.layout import Layout, RecordLane, Step
 from tailorbird.features.online.read import Reader
 from tailorbird.features.online.worker import FeatureWorker
@@ -42,13 +42,13 @@ Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
 # Candidates of a request, and records of their categories and the like that it reads.
-CANDIDATES_PER_REQUEST, GROUPS = 200, 20
-EVENTS = 30_000  # newest events that the measured state is built from
-REQUESTS, REPEATS = 200, 15
+CANDIDATES_PER_REQUEST, GROUPS_PER_REQUEST = 200, 20
+NEWEST_EVENTS = 30_000  # newest events that the measured state is built from
+MEASURED_REQUESTS, REPEATS = 200, 15
 
 
 @dataclass(frozen=True)
-class Cost:
+class ColumnCost:
     """Cost of a column.
 
     Attributes:
@@ -69,7 +69,7 @@ def records_per_request(features: FeatureSet, entity: int) -> int:
     names = features.layout.entities[entity].entity.fields
     if "item" in names:
         return CANDIDATES_PER_REQUEST
-    return GROUPS if any("." in name for name in names) else 1
+    return GROUPS_PER_REQUEST if any("." in name for name in names) else 1
 
 
 def count_request_bytes(features: FeatureSet) -> int:
@@ -84,23 +84,23 @@ def drop_declarations(
     features: FeatureSet, names: Sequence[str], event_types: Sequence[str]
 ) -> tuple[FeatureSet, tuple[str, ...]]:
     """Drop declarations; return the rest, and those that others are derived from and so stay."""
-    by_name = {step.name: step for step in features.layout.steps}
-    removed_names = set(names) & set(by_name)
+    step_by_name = {step.name: step for step in features.layout.steps}
+    removed_names = set(names) & set(step_by_name)
     similarities = [
         similarity for similarity in features.similarities if similarity.name not in names
     ]
     needed_names = {similarity.of for similarity in similarities}
-    pending = [
+    pending_names = [
         feature.name
         for feature in features.features
         if isinstance(feature, Derived) and feature.name not in removed_names
     ]
-    while pending:
-        expression = by_name[pending.pop()].expression
-        for other, _ in () if expression is None else expression.names:
-            if other not in needed_names:
-                needed_names.add(other)
-                pending.append(other)
+    while pending_names:
+        expression = step_by_name[pending_names.pop()].expression
+        for input_name, _ in () if expression is None else expression.names:
+            if input_name not in needed_names:
+                needed_names.add(input_name)
+                pending_names.append(input_name)
     retained_features = [
         feature
         for feature in features.features
@@ -113,79 +113,88 @@ def drop_declarations(
     ), tuple(sorted(removed_names & needed_names))
 
 
-def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str, Cost]:
+def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str, ColumnCost]:
     """Measure the cost of each numeric and categorical column, by name."""
-    entities = {entity.entity: entity for entity in features.layout.entities}
-    lanes = _Lanes(
+    layout_by_entity = {entity.entity: entity for entity in features.layout.entities}
+    lanes = _RandomLanes(
         features.layout,
-        {entity.index: records_per_request(features, entity.index) for entity in entities.values()},
+        {
+            entity.index: records_per_request(features, entity.index)
+            for entity in layout_by_entity.values()
+        },
     )
     column_costs = {}
     for step in features.layout.steps:
         if step.kind == "sequence":
             continue
-        record_bytes, per_request = 0, 0
+        record_bytes, request_bytes = 0, 0
         if len(features.features) > 1:
-            reduced_features, still_needed = drop_declarations(features, [step.name], event_types)
+            reduced_features, needed_names = drop_declarations(features, [step.name], event_types)
             remaining_bytes = (
                 {}
-                if still_needed
+                if needed_names
                 else {
                     entity.entity: entity.reading_bytes
                     for entity in reduced_features.layout.entities
                 }
             )
-            for entity, layout in entities.items() if not still_needed else ():
-                saved = layout.reading_bytes - remaining_bytes.get(entity, 0)
-                record_bytes += saved
-                per_request += saved * records_per_request(features, layout.index)
-        column_costs[step.name] = Cost(record_bytes, per_request, _measure_finish_us(step, lanes))
+            for entity, layout in layout_by_entity.items() if not needed_names else ():
+                saved_bytes = layout.reading_bytes - remaining_bytes.get(entity, 0)
+                record_bytes += saved_bytes
+                request_bytes += saved_bytes * records_per_request(features, layout.index)
+        column_costs[step.name] = ColumnCost(
+            record_bytes, request_bytes, _measure_finish_us(step, lanes)
+        )
     return column_costs
 
 
-def measure_read_us(features: Sequence[FeatureSet], lake: Lake) -> list[float]:
+def measure_read_us(feature_sets: Sequence[FeatureSet], lake: Lake) -> list[float]:
     """Measure the median microseconds to read the candidates of one request, per feature set.
 
     Feature sets take turns, so that background load affects all of them.
     """
-    newest = int(lake.sql("SELECT max(p) AS p FROM events").column("p")[0].as_py() or 0)
+    newest_log_position = int(
+        lake.sql("SELECT max(p) AS p FROM events").column("p")[0].as_py() or 0
+    )
     events = lake.sql(
-        f"SELECT {', '.join(ROUTED.names)} FROM events WHERE p > {newest - EVENTS} ORDER BY p"
+        f"SELECT {', '.join(ROUTED.names)} FROM events "
+        f"WHERE p > {newest_log_position - NEWEST_EVENTS} ORDER BY p"
     ).cast(ROUTED)
     now = int(pc.max(events["ts"]).value) + 1
-    people = _most_frequent(events["person"], REQUESTS)
+    people = _most_frequent(events["person"], MEASURED_REQUESTS)
     items = _most_frequent(events["item_id"], CANDIDATES_PER_REQUEST)
-    keys = hash64s(items)
-    timings: list[list[float]] = [[] for _ in features]
+    item_keys = hash64s(items)
+    durations_by_reader: list[list[float]] = [[] for _ in feature_sets]
     with tempfile.TemporaryDirectory(prefix="tailorbird-cost-") as folder:
         readers = []
-        for index, feature_set in enumerate(features):
-            state = Path(folder) / str(index)
+        for index, feature_set in enumerate(feature_sets):
+            state_folder = Path(folder) / str(index)
             with FeatureWorker(
-                Path(folder) / "routed", state, feature_set, clock=SimulatedClock(now)
+                Path(folder) / "routed", state_folder, feature_set, clock=SimulatedClock(now)
             ) as worker:
-                worker.bootstrap(lambda first: [events], newest)
-            readers.append(Reader(state, feature_set))
+                worker.bootstrap(lambda first: [events], newest_log_position)
+            readers.append(Reader(state_folder, feature_set))
         for person in people:
             for index, reader in enumerate(readers):
                 start = time.perf_counter()
-                reader.read(ReadRequest(person=person, now=now), items, item_keys=keys)
-                timings[index].append(time.perf_counter() - start)
+                reader.read(ReadRequest(person=person, now=now), items, item_keys=item_keys)
+                durations_by_reader[index].append(time.perf_counter() - start)
         for reader in readers:
             reader.close()
     return [
-        float(np.median(durations)) * 1e6 if durations else float("nan") for durations in timings
+        float(np.median(durations)) * 1e6 if durations else float("nan")
+        for durations in durations_by_reader
     ]
 
 
 def _most_frequent(column: pa.ChunkedArray, count: int) -> list[str]:
     """Return the most frequent values."""
-    counted = pc.value_counts(column.combine_chunks().drop_null())
-    order = np.argsort(-counted.field("counts").to_numpy(), kind="stable")[:count]
-    return counted.field("values").take(pa.array(order)).to_pylist()
+    value_counts = pc.value_counts(column.combine_chunks().drop_null())
+    order = np.argsort(-value_counts.field("counts").to_numpy(), kind="stable")[:count]
+    return value_counts.field("values").take(pa.array(order)).to_pylist()
 
 
-def _measure_finish_us(step: Step, lanes: "_Lanes") -> float:
+def _measure_finish_us(step: Step, lanes: "_RandomLanes") -> float:
     if step.operation == "derived":
         expression = step.expression
         assert expression is not None
@@ -195,28 +204,28 @@ def _measure_finish_us(step: Step, lanes: "_Lanes") -> float:
         )
     return _best_us(
         lambda: (
-            finish.category(step, lanes)
+            finish.compute_category(step, lanes)
             if step.kind == "categorical"
-            else finish.number(step, lanes)
+            else finish.compute_number(step, lanes)
         )
     )
 
 
-def _best_us(work: Callable[[], object]) -> float:
+def _best_us(measured_call: Callable[[], object]) -> float:
     """Return the microseconds of the fastest of several repeats."""
     best = float("inf")
     with np.errstate(all="ignore"):
         for _ in range(REPEATS):
             start = time.perf_counter()
-            work()
+            measured_call()
             best = min(best, time.perf_counter() - start)
     return best * 1e6
 
 
-class _Lanes:
+class _RandomLanes:
     """Lanes of random numbers for one request; implements `finish.Lanes`."""
 
-    def __init__(self, layout: Layout, records: dict[int, int]) -> None:
+    def __init__(self, layout: Layout, records_by_entity: dict[int, int]) -> None:
         self.rows = CANDIDATES_PER_REQUEST
         self.t: Int64s = np.full(1, 1 << 50, np.int64)
         rng = np.random.default_rng(0)
@@ -224,7 +233,10 @@ class _Lanes:
             entity.index: rng.integers(
                 0,
                 1 << 20,
-                (CANDIDATES_PER_REQUEST if records[entity.index] > 1 else 1, entity.reading_lanes),
+                (
+                    CANDIDATES_PER_REQUEST if records_by_entity[entity.index] > 1 else 1,
+                    entity.reading_lanes,
+                ),
             )
             for entity in layout.entities
         }
@@ -237,16 +249,16 @@ class _Lanes:
 
     def run_values(self, step: Step) -> npt.NDArray:
         ts = int(self.t[0]) - 1_000_000 * np.arange(step.length, 0, -1)
-        hashed = np.ones(step.length, np.uint64)
+        key_column = np.ones(step.length, np.uint64)
         run = Runs(
-            np.array([0, step.length]),
-            ts,
-            hashed,
-            hashed,
-            hashed,
-            self.t,
-            np.zeros(1, np.uint64),
-            hashed,
+            offsets=np.array([0, step.length]),
+            ts=ts,
+            item=key_column,
+            type=key_column,
+            session=key_column,
+            t=self.t,
+            request_session=np.zeros(1, np.uint64),
+            value=key_column,
         )
         if step.operation != "seen":
             return run.column(step)
@@ -256,7 +268,7 @@ class _Lanes:
         )
 
     def query_words(self) -> Keys:
-        return np.ones((1, WORDS), np.uint64)
+        return np.ones((1, WORDS_MAX), np.uint64)
 
     def context_number(self, field: str) -> Floats:
         return np.zeros(1)

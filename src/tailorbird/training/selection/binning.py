@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.training.evaluation.metrics import totals
+from tailorbird.training.evaluation.metrics import sum_by_index
 
 Column = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
@@ -23,75 +23,101 @@ class Bins:
     Attributes:
         edges: numeric columns: upper ends of all bins but the last. Code columns: codes with a bin
             of their own, ascending.
-        categorical: whether the column holds codes.
+        is_categorical: whether the column holds codes.
     """
 
     edges: Floats
-    categorical: bool
+    is_categorical: bool
 
     @property
-    def size(self) -> int:
+    def bin_count(self) -> int:
         """Return the number of bins, including the one for missing values."""
         return len(self.edges) + 2
 
     def assign(self, column: Column) -> Ints:
         """Return the bin of each value, shape (n,)."""
-        value = column.astype(np.float64)
-        if not self.categorical:
-            return np.where(np.isnan(value), 0, 1 + np.searchsorted(self.edges, value, side="left"))
-        index = np.minimum(np.searchsorted(self.edges, value), max(len(self.edges) - 1, 0))
-        has_own_bin = self.edges[index] == value if len(self.edges) else np.zeros(len(value), bool)
-        return np.where(value == 0, 0, np.where(has_own_bin, 2 + index, 1))
+        values = column.astype(np.float64)
+        if not self.is_categorical:
+            return np.where(
+                np.isnan(values), 0, 1 + np.searchsorted(self.edges, values, side="left")
+            )
+        code_index = np.minimum(np.searchsorted(self.edges, values), max(len(self.edges) - 1, 0))
+        has_own_bin = (
+            self.edges[code_index] == values if len(self.edges) else np.zeros(len(values), bool)
+        )
+        return np.where(values == 0, 0, np.where(has_own_bin, 2 + code_index, 1))
 
 
-def learn_bins(column: Column, *, categorical: bool = False, bins_max: int = 10) -> Bins:
+def learn_bins(column: Column, *, is_categorical: bool = False, bins_max: int = 10) -> Bins:
     """Learn the bins of a column: at most `bins_max`, plus one for missing values."""
-    if categorical:
+    if is_categorical:
         codes, counts = np.unique(column[column > 0], return_counts=True)
-        frequent = np.argsort(-counts, kind="stable")[: bins_max - 1]
-        return Bins(np.sort(codes[frequent]).astype(np.float64), True)
-    value = column[~np.isnan(column)].astype(np.float64)
-    if not len(value):
+        frequent_indexes = np.argsort(-counts, kind="stable")[: bins_max - 1]
+        return Bins(np.sort(codes[frequent_indexes]).astype(np.float64), True)
+    values = column[~np.isnan(column)].astype(np.float64)
+    if not len(values):
         return Bins(np.zeros(0), False)
-    distinct = np.unique(value)
-    if len(distinct) == 1:  # a bin on each side of the only value, so that any other value shows
-        return Bins(np.array([np.nextafter(distinct[0], -np.inf), distinct[0]]), False)
-    if len(distinct) <= bins_max:
-        return Bins(distinct[:-1], False)
+    distinct_values = np.unique(values)
+    if (
+        len(distinct_values) == 1
+    ):  # a bin on each side of the only value, so that any other value shows
+        return Bins(
+            np.array([np.nextafter(distinct_values[0], -np.inf), distinct_values[0]]), False
+        )
+    if len(distinct_values) <= bins_max:
+        return Bins(distinct_values[:-1], False)
     return Bins(
-        np.unique(np.quantile(value, np.linspace(0, 1, bins_max + 1)[1:-1], method="inverted_cdf")),
+        np.unique(
+            np.quantile(values, np.linspace(0, 1, bins_max + 1)[1:-1], method="inverted_cdf")
+        ),
         False,
     )
 
 
-def mutual_information(first: Ints, second: Ints, first_size: int, second_size: int) -> float:
+def mutual_information(
+    first_bins: Ints, second_bins: Ints, first_bin_count: int, second_bin_count: int
+) -> float:
     """Return the mutual information of two binned columns in bits.
 
     Σ p(a, b) · log2(p(a, b) / (p(a) · p(b))); biased upwards by chance.
     """
-    joint = totals(
-        first * second_size + second, np.ones(len(first)), first_size * second_size
-    ).reshape(first_size, second_size)
-    joint /= max(len(first), 1)
-    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    filled = joint > 0
-    return float((joint[filled] * np.log2(joint[filled] / independent[filled])).sum())
+    joint_shares = sum_by_index(
+        first_bins * second_bin_count + second_bins,
+        np.ones(len(first_bins)),
+        first_bin_count * second_bin_count,
+    ).reshape(first_bin_count, second_bin_count)
+    joint_shares /= max(len(first_bins), 1)
+    independent_shares = joint_shares.sum(axis=1, keepdims=True) * joint_shares.sum(
+        axis=0, keepdims=True
+    )
+    is_filled = joint_shares > 0
+    return float(
+        (
+            joint_shares[is_filled]
+            * np.log2(joint_shares[is_filled] / independent_shares[is_filled])
+        ).sum()
+    )
 
 
-def entropy(bin_index: Ints, size: int) -> float:
+def entropy(bin_index: Ints, bin_count: int) -> float:
     """Return the entropy −Σ p · log2 p of a binned column, in bits."""
-    share = totals(bin_index, np.ones(len(bin_index)), size) / max(len(bin_index), 1)
-    share = share[share > 0]
-    return float(-(share * np.log2(share)).sum())
+    bin_shares = sum_by_index(bin_index, np.ones(len(bin_index)), bin_count) / max(
+        len(bin_index), 1
+    )
+    bin_shares = bin_shares[bin_shares > 0]
+    return float(-(bin_shares * np.log2(bin_shares)).sum())
 
 
-def population_stability(before: Ints, after: Ints, size: int) -> float:
+def population_stability(earlier_bins: Ints, later_bins: Ints, bin_count: int) -> float:
     """Return the population stability index of two samples of the same bins.
 
     Σ (q − p) · ln(q / p), with half a count added to each bin. By convention, below 0.1 is stable
     and above 0.25 is another population. Chance alone gives about bins · (1/n + 1/m).
     """
-    p, q = (totals(bins, np.ones(len(bins)), size) + 0.5 for bins in (before, after))
-    used = p + q > 1.0
-    p, q = p[used] / p[used].sum(), q[used] / q[used].sum()
+    p, q = (
+        sum_by_index(bin_index, np.ones(len(bin_index)), bin_count) + 0.5
+        for bin_index in (earlier_bins, later_bins)
+    )
+    is_filled = p + q > 1.0
+    p, q = p[is_filled] / p[is_filled].sum(), q[is_filled] / q[is_filled].sum()
     return float(((q - p) * np.log(q / p)).sum())

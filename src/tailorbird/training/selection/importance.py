@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, Sample, fit_gbdt
 from tailorbird.training.evaluation import metrics
-from tailorbird.training.evaluation.figures import K
+from tailorbird.training.evaluation.figures import TOP_K
 from tailorbird.training.selection.shuffles import shuffle_across_requests, shuffle_within_requests
 from tailorbird.training.selection.signal_rows import SignalRows
 
@@ -31,10 +31,10 @@ Ints = npt.NDArray[np.int64]
 NULL_SETTINGS = GbdtSettings(trees=60, rate=0.1, patience=0)
 
 
-def request_quality(model: Gbdt, matrix: Matrix, rows: SignalRows) -> Floats:
+def measure_request_ndcg(model: Gbdt, matrix: Matrix, rows: SignalRows) -> Floats:
     """Return NDCG of each request, shape (requests,); NaN without a positive."""
-    ranked = metrics.rank_lists(model.score(matrix), rows.label, rows.offsets, k=K)
-    return np.where(rows.has_both_classes, metrics.ndcg(ranked, K), np.nan)
+    ranked_lists = metrics.rank_lists(model.score(matrix), rows.label, rows.offsets, k=TOP_K)
+    return np.where(rows.has_both_classes, metrics.ndcg(ranked_lists, TOP_K), np.nan)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Permuter:
     Attributes:
         columns: indices of the model's columns in `rows.matrix`.
         rows: rows later than the model's training data; requests without a positive only cost time.
-        is_request_level: shape (columns of the matrix,): whether a column is constant within requests.
+        is_request_level: shape (columns of the matrix,): whether a column is constant within
+            requests.
     """
 
     model: Gbdt
@@ -54,38 +55,44 @@ class Permuter:
     repeats: int
     seed: int
 
-    def loss(self, columns: Sequence[int], baseline: Floats) -> Floats:
+    def measure_loss(self, columns: Sequence[int], baseline: Floats) -> Floats:
         """Return the mean drop of each request when columns of the matrix are permuted together.
 
         Args:
             columns: indices of the columns.
-            baseline: `request_quality` of the model on the unchanged rows.
+            baseline: `measure_request_ndcg` of the model on the unchanged rows.
         """
-        permuted = np.ascontiguousarray(self.rows.matrix[:, self.columns])
-        split = self.model.booster.feature_importance("split", iteration=self.model.trees)
-        used = {column for column, times in zip(self.columns, split, strict=True) if times}
-        indices = [
-            (list(self.columns).index(column), column) for column in columns if column in used
+        permuted_matrix = np.ascontiguousarray(self.rows.matrix[:, self.columns])
+        split_counts = self.model.booster.feature_importance("split", iteration=self.model.trees)
+        used_columns = {
+            column
+            for column, split_count in zip(self.columns, split_counts, strict=True)
+            if split_count
+        }
+        positions_and_columns = [
+            (list(self.columns).index(column), column)
+            for column in columns
+            if column in used_columns
         ]
-        drop = np.zeros(self.rows.requests)
-        if not indices:
-            return np.where(np.isnan(baseline), np.nan, drop)
-        original = permuted.copy()
+        total_drop = np.zeros(self.rows.request_count)
+        if not positions_and_columns:
+            return np.where(np.isnan(baseline), np.nan, total_drop)
+        original_matrix = permuted_matrix.copy()
         for repeat in range(self.repeats):
             rng = np.random.default_rng((self.seed, repeat, *columns))
             within_requests, across_requests = (
-                shuffle_within_requests(self.rows.request, rng),
+                shuffle_within_requests(self.rows.request_index, rng),
                 shuffle_across_requests(self.rows.offsets, rng),
             )
-            for index, column in indices:
-                permuted[:, index] = original[
-                    across_requests if self.is_request_level[column] else within_requests, index
+            for position, column in positions_and_columns:
+                permuted_matrix[:, position] = original_matrix[
+                    across_requests if self.is_request_level[column] else within_requests, position
                 ]
-            drop += baseline - request_quality(self.model, permuted, self.rows)
-        return drop / self.repeats
+            total_drop += baseline - measure_request_ndcg(self.model, permuted_matrix, self.rows)
+        return total_drop / self.repeats
 
 
-def tree_gains(sample: Sample, columns: Sequence[str], settings: GbdtSettings) -> Floats:
+def measure_tree_gains(sample: Sample, columns: Sequence[str], settings: GbdtSettings) -> Floats:
     """Return the gain that small trees get from each column, shape (columns,)."""
     no_rows = Sample(sample.matrix[:0], sample.label[:0], None, None)
     booster = fit_gbdt(sample, no_rows, columns, settings).booster
@@ -99,19 +106,25 @@ def shuffle_labels(sample: Sample, request: Ints, seed: int) -> Sample:
     return Sample(sample.matrix, sample.label[order], sample.lengths, weight)
 
 
-def gain_fits(
-    sample: Sample, request: Ints, columns: Sequence[str], *, real: int, nulls: int, seed: int
+def build_gain_fits(
+    sample: Sample,
+    request: Ints,
+    columns: Sequence[str],
+    *,
+    real_count: int,
+    null_count: int,
+    seed: int,
 ) -> tuple[list[Callable[[], Floats]], list[Callable[[], Floats]]]:
     """Return deferred fits: with real labels under several seeds, and with shuffled labels."""
 
-    def fit(number: int, shuffled: bool) -> Callable[[], Floats]:
-        settings = replace(NULL_SETTINGS, seed=seed + number)
-        return lambda: tree_gains(
-            shuffle_labels(sample, request, seed + number) if shuffled else sample,
+    def build_fit(seed_offset: int, is_shuffled: bool) -> Callable[[], Floats]:
+        settings = replace(NULL_SETTINGS, seed=seed + seed_offset)
+        return lambda: measure_tree_gains(
+            shuffle_labels(sample, request, seed + seed_offset) if is_shuffled else sample,
             columns,
             settings,
         )
 
-    return [fit(number, False) for number in range(real)], [
-        fit(number, True) for number in range(nulls)
+    return [build_fit(seed_offset, False) for seed_offset in range(real_count)], [
+        build_fit(seed_offset, True) for seed_offset in range(null_count)
     ]

@@ -30,17 +30,17 @@ class ColumnInformation:
     Attributes:
         bits: mutual information minus the mean of its null; about 0 for noise, and may be negative.
         z: distance to the null's mean in standard deviations of the null.
-        share: `bits` as a share of the target's entropy.
+        entropy_share: `bits` as a share of the target's entropy.
     """
 
     bits: float
     z: float
-    share: float
+    entropy_share: float
 
 
 def measure_information(
     rows: SignalRows,
-    categorical: Sequence[int],
+    categorical_indexes: Sequence[int],
     is_request_level: Bools,
     *,
     shuffle_count: int = 20,
@@ -49,55 +49,64 @@ def measure_information(
     """Measure the mutual information of each column and the label.
 
     Args:
-        categorical: indices of the columns that hold codes.
+        categorical_indexes: indices of the columns that hold codes.
         is_request_level: shape (columns,): whether a column is constant within each request.
         shuffle_count: number of shuffles that make the null distribution.
     """
     label = rows.label.astype(np.int64)
     label_entropy = entropy(label, 2)
-    shuffles = []
-    for number in range(shuffle_count):
-        rng = np.random.default_rng((seed, 2, number))
-        shuffles.append(
+    shuffled_labels_and_rows = []
+    for shuffle_number in range(shuffle_count):
+        rng = np.random.default_rng((seed, 2, shuffle_number))
+        shuffled_labels_and_rows.append(
             (
-                label[shuffle_within_requests(rows.request, rng)],
+                label[shuffle_within_requests(rows.request_index, rng)],
                 shuffle_across_requests(rows.offsets, rng),
             )
         )
-    measures = []
-    for column in range(rows.matrix.shape[1]):
-        values = rows.matrix[:, column]
-        bins = learn_bins(values, categorical=column in categorical, bins_max=BINS)
-        bin_index, size = bins.assign(values), bins.size
-        bits = mutual_information(bin_index, label, size, 2)
-        if is_request_level[column]:
-            null = np.array(
-                [mutual_information(bin_index[across], label, size, 2) for _, across in shuffles]
+    information_by_column = []
+    for column_index in range(rows.matrix.shape[1]):
+        values = rows.matrix[:, column_index]
+        bins = learn_bins(values, is_categorical=column_index in categorical_indexes, bins_max=BINS)
+        bin_index, bin_count = bins.assign(values), bins.bin_count
+        bits = mutual_information(bin_index, label, bin_count, 2)
+        if is_request_level[column_index]:
+            null_bits = np.array(
+                [
+                    mutual_information(bin_index[shuffled_rows], label, bin_count, 2)
+                    for _, shuffled_rows in shuffled_labels_and_rows
+                ]
             )
         else:
-            null = np.array(
-                [mutual_information(bin_index, shuffled, size, 2) for shuffled, _ in shuffles]
+            null_bits = np.array(
+                [
+                    mutual_information(bin_index, shuffled_labels, bin_count, 2)
+                    for shuffled_labels, _ in shuffled_labels_and_rows
+                ]
             )
-        excess = bits - float(null.mean())
-        spread = float(null.std(ddof=1))
-        measures.append(
+        excess_bits = bits - float(null_bits.mean())
+        null_spread = float(null_bits.std(ddof=1))
+        information_by_column.append(
             ColumnInformation(
-                excess,
-                excess / spread if spread > 1e-12 else 0.0,
-                excess / label_entropy if label_entropy > 0 else 0.0,
+                excess_bits,
+                excess_bits / null_spread if null_spread > 1e-12 else 0.0,
+                excess_bits / label_entropy if label_entropy > 0 else 0.0,
             )
         )
-    return measures
+    return information_by_column
 
 
 def find_leaks(
-    names: Sequence[str], rows: SignalRows, measures: Sequence[ColumnInformation]
+    column_names: Sequence[str],
+    rows: SignalRows,
+    information_by_column: Sequence[ColumnInformation],
 ) -> dict[str, str]:
     """Return columns that look like target leakage, with the reason."""
-    reasons = find_leaking_columns(names, rows.matrix, rows.label)
-    for name, measure in zip(names, measures, strict=True):
-        if measure.share >= LEAK_SHARE and name not in reasons:
+    reasons = find_leaking_columns(column_names, rows.matrix, rows.label)
+    for name, information in zip(column_names, information_by_column, strict=True):
+        if information.entropy_share >= LEAK_SHARE and name not in reasons:
             reasons[name] = (
-                f"alone it tells {measure.share:.0%} of what there is to know of the target"
+                f"alone it tells {information.entropy_share:.0%} of what there is "
+                "to know of the target"
             )
     return reasons

@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 
 NEARNESS_MIN = 0.9
 ROWS_MAX = 20_000
-CODES_MAX, RANGES_MAX = 60, 20
+CODE_BINS_MAX, NUMERIC_BINS_MAX = 60, 20
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,37 @@ class Clusters:
         nearness: shape (columns, columns), in [0, 1].
         linkage_tree: SciPy's linkage matrix, for a dendrogram.
         leaf_order: columns in the order of the tree's leaves.
-        cluster: shape (columns,), the cluster number of each column.
+        cluster_by_column: shape (columns,), the cluster number of each column.
     """
 
     nearness: Floats
     linkage_tree: Floats
     leaf_order: tuple[int, ...]
-    cluster: Ints
+    cluster_by_column: Ints
 
     def groups(self) -> list[list[int]]:
         """Return the clusters of two or more columns, in order of their first column."""
         members = (
-            np.flatnonzero(self.cluster == number).tolist() for number in np.unique(self.cluster)
+            np.flatnonzero(self.cluster_by_column == number).tolist()
+            for number in np.unique(self.cluster_by_column)
         )
         return sorted(group for group in members if len(group) > 1)
 
 
 def find_clusters(
-    matrix: Matrix, categorical: Sequence[int], *, nearness_min: float = NEARNESS_MIN, seed: int = 0
+    matrix: Matrix,
+    categorical_indexes: Sequence[int],
+    *,
+    nearness_min: float = NEARNESS_MIN,
+    seed: int = 0,
 ) -> Clusters:
-    """Cluster the columns of a matrix; `categorical` has the indices of code columns."""
+    """Cluster the columns of a matrix; `categorical_indexes` has the indices of code columns."""
     if len(matrix) > ROWS_MAX:
         matrix = matrix[
             np.sort(np.random.default_rng(seed).choice(len(matrix), ROWS_MAX, replace=False))
         ]
-    nearness = _rank_nearness(matrix)
-    _fill_information_nearness(matrix, categorical, nearness)
+    nearness = _measure_rank_nearness(matrix)
+    _fill_information_nearness(matrix, categorical_indexes, nearness)
     np.fill_diagonal(nearness, 1.0)
     if len(nearness) < 2:
         return Clusters(
@@ -75,48 +80,54 @@ def find_clusters(
     )
 
 
-def _rank_nearness(matrix: Matrix) -> Floats:
+def _measure_rank_nearness(matrix: Matrix) -> Floats:
     """Return |ρ| times the overlap for every two columns; ranks are of the full column."""
     is_present = ~np.isnan(matrix)
-    rank = np.zeros(matrix.shape)
+    ranks = np.zeros(matrix.shape)
     for index in range(matrix.shape[1]):
         present = is_present[:, index]
-        rank[present, index] = rankdata(matrix[present, index]) if present.any() else 0.0
-    mask = is_present.astype(np.float64)
-    count = mask.T @ mask
+        ranks[present, index] = rankdata(matrix[present, index]) if present.any() else 0.0
+    presence = is_present.astype(np.float64)
+    pair_counts = presence.T @ presence
     # Sums over the rows in which the other column is present.
-    total, square = rank.T @ mask, (rank**2).T @ mask
+    rank_sums, square_sums = ranks.T @ presence, (ranks**2).T @ presence
     with np.errstate(all="ignore"):
-        covariance = rank.T @ rank - total * total.T / count
-        spread = square - total**2 / count
+        covariance = ranks.T @ ranks - rank_sums * rank_sums.T / pair_counts
+        spread = square_sums - rank_sums**2 / pair_counts
         rho = covariance / np.sqrt(spread * spread.T)
-    either = mask.sum(axis=0)[:, None] + mask.sum(axis=0)[None, :] - count
-    share = np.divide(count, either, out=np.zeros_like(count), where=either > 0)
-    return np.where(np.isfinite(rho), np.clip(np.abs(rho), 0.0, 1.0) * share, 0.0)
+    either_counts = presence.sum(axis=0)[:, None] + presence.sum(axis=0)[None, :] - pair_counts
+    overlap = np.divide(
+        pair_counts, either_counts, out=np.zeros_like(pair_counts), where=either_counts > 0
+    )
+    return np.where(np.isfinite(rho), np.clip(np.abs(rho), 0.0, 1.0) * overlap, 0.0)
 
 
 def _fill_information_nearness(
-    matrix: Matrix, categorical: Sequence[int], nearness: Floats
+    matrix: Matrix, categorical_indexes: Sequence[int], nearness: Floats
 ) -> None:
     """Fill in the pairs with at least one code column."""
-    if not categorical:
+    if not categorical_indexes:
         return
-    codes = set(categorical)
-    size, binned = [], []
+    code_columns = set(categorical_indexes)
+    bin_counts, bin_indexes = [], []
     for index in range(matrix.shape[1]):
         bins = learn_bins(
             matrix[:, index],
-            categorical=index in codes,
-            bins_max=CODES_MAX if index in codes else RANGES_MAX,
+            is_categorical=index in code_columns,
+            bins_max=CODE_BINS_MAX if index in code_columns else NUMERIC_BINS_MAX,
         )
-        size.append(bins.size)
-        binned.append(bins.assign(matrix[:, index]))
-    bits = [entropy(bin_index, bins) for bin_index, bins in zip(binned, size, strict=True)]
-    for first in codes:
+        bin_counts.append(bins.bin_count)
+        bin_indexes.append(bins.assign(matrix[:, index]))
+    entropies = [
+        entropy(bin_index, bins) for bin_index, bins in zip(bin_indexes, bin_counts, strict=True)
+    ]
+    for first in code_columns:
         for second in range(matrix.shape[1]):
-            larger_entropy = max(bits[first], bits[second])
+            larger_entropy = max(entropies[first], entropies[second])
             share = (
-                mutual_information(binned[first], binned[second], size[first], size[second])
+                mutual_information(
+                    bin_indexes[first], bin_indexes[second], bin_counts[first], bin_counts[second]
+                )
                 / larger_entropy
                 if larger_entropy > 0
                 else 0.0

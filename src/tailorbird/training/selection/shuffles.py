@@ -18,5 +18,5 @@ def shuffle_within_requests(request: Ints, rng: np.random.Generator) -> Ints:
 
 def shuffle_across_requests(offsets: Ints, rng: np.random.Generator) -> Ints:
     """Return for each row the first row of another request, the same for the whole request."""
-    order = rng.permutation(len(offsets) - 1)
-    return np.repeat(offsets[:-1][order], np.diff(offsets))
+    request_order = rng.permutation(len(offsets) - 1)
+    return np.repeat(offsets[:-1][request_order], np.diff(offsets))

@@ -23,7 +23,7 @@ from tailorbird.lake import Lake
 from tailorbird.models.gbdt import Sample
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.dataset.completion import training_rows
+from tailorbird.training.dataset.completion import build_training_rows
 from tailorbird.training.dataset.dataset import Dataset
 from tailorbird.training.dataset.indexes import build_series
 from tailorbird.training.dataset.matrix import bundle_columns, encode_rows, iterate_features
@@ -54,8 +54,8 @@ class SignalRows:
         weight: shape (rows,), number of rows of the full set that a row stands for.
         offsets: shape (requests + 1,).
         t, person: shape (requests,); −1 for unknown persons.
-        is_uniform_draw: shape (requests,), whether the request was drawn independently of its outcome; the
-            others were drawn for a positive.
+        is_uniform_draw: shape (requests,), whether the request was drawn independently of its
+            outcome; the others were drawn for a positive.
     """
 
     matrix: Matrix
@@ -67,47 +67,49 @@ class SignalRows:
     is_uniform_draw: Bools
 
     @property
-    def requests(self) -> int:
+    def request_count(self) -> int:
         return len(self.t)
 
     @cached_property
-    def request(self) -> Ints:
+    def request_index(self) -> Ints:
         """Return the request of each row."""
-        return np.repeat(np.arange(self.requests), np.diff(self.offsets))
+        return np.repeat(np.arange(self.request_count), np.diff(self.offsets))
 
     @cached_property
     def has_both_classes(self) -> Bools:
         """Return the mask of requests with positives and negatives."""
-        positives = np.bincount(self.request, self.label, minlength=self.requests)
+        positives = np.bincount(self.request_index, self.label, minlength=self.request_count)
         return (positives > 0) & (positives < np.diff(self.offsets))
 
-    def take(self, requests: Bools) -> "SignalRows":
+    def take(self, request_mask: Bools) -> "SignalRows":
         """Select some requests."""
-        rows = requests[self.request]
-        offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[requests]))).astype(np.int64)
-        row_columns = (self.matrix[rows], self.label[rows], self.weight[rows])
+        row_mask = request_mask[self.request_index]
+        offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[request_mask]))).astype(
+            np.int64
+        )
+        row_columns = (self.matrix[row_mask], self.label[row_mask], self.weight[row_mask])
         return SignalRows(
             *row_columns,
             offsets,
-            self.t[requests],
-            self.person[requests],
-            self.is_uniform_draw[requests],
+            self.t[request_mask],
+            self.person[request_mask],
+            self.is_uniform_draw[request_mask],
         )
 
-    def sample(self, columns: Sequence[int]) -> Sample:
+    def sample(self, column_indexes: Sequence[int]) -> Sample:
         """Return some columns as a sample to fit on."""
         return Sample(
-            np.ascontiguousarray(self.matrix[:, columns]),
+            np.ascontiguousarray(self.matrix[:, column_indexes]),
             self.label,
             np.diff(self.offsets),
             self.weight,
         )
 
-    def request_level_columns(self) -> Bools:
+    def mark_request_level_columns(self) -> Bools:
         """Return the mask of columns that are constant within requests, shape (columns,)."""
-        first_rows = self.matrix[self.offsets[:-1]][self.request]
-        same = (self.matrix == first_rows) | (np.isnan(self.matrix) & np.isnan(first_rows))
-        return same.all(axis=0)
+        first_rows = self.matrix[self.offsets[:-1]][self.request_index]
+        is_same = (self.matrix == first_rows) | (np.isnan(self.matrix) & np.isnan(first_rows))
+        return is_same.all(axis=0)
 
 
 @dataclass(frozen=True)
@@ -115,20 +117,20 @@ class SignalParts:
     """The four parts, and the names of their columns.
 
     Attributes:
-        names: columns of the matrix.
-        categorical: columns that hold codes.
+        column_names: columns of the matrix.
+        categorical_names: columns that hold codes.
         about: caveats of the figures, as JSON.
     """
 
-    names: tuple[str, ...]
-    categorical: tuple[str, ...]
+    column_names: tuple[str, ...]
+    categorical_names: tuple[str, ...]
     train: SignalRows
     validation: SignalRows
     selection: SignalRows
     test: SignalRows
     about: dict[str, Any]
 
-    def arrays(self) -> dict[str, npt.NDArray]:
+    def to_arrays(self) -> dict[str, npt.NDArray]:
         """Return all rows as named arrays, for a file."""
         parts = {
             "train": self.train,
@@ -144,7 +146,7 @@ class SignalParts:
 
     @staticmethod
     def load_part(arrays: dict[str, npt.NDArray], part: str) -> SignalRows:
-        """Load one part from `arrays`."""
+        """Load one part from `to_arrays`."""
         return SignalRows(
             **{field.name: arrays[f"{part}.{field.name}"] for field in fields(SignalRows)}
         )
@@ -173,80 +175,102 @@ def gather_signal_rows(
     target_slot = replace(slot, objective={target: 1.0})
     progress("read", 0, 1)
     training_data = load_training_data(lake, features, target_slot, settings.row_settings(now))
-    data, gap = training_data.data, training_data.label_window
+    data, label_window = training_data.dataset, training_data.label_window_us
     _require_requests(
-        data, target, 4 * REQUESTS_MIN, f"{data.requests:,} requests of slot {slot.name}"
+        data, target, 4 * REQUESTS_MIN, f"{data.request_count:,} requests of slot {slot.name}"
     )
-    split = split_by_time(data.t, validation=VALIDATION_SHARE, test=LATER_SHARE, gap=gap)
-    test_from = int(np.quantile(data.t[split.test], 0.5))
-    later_split = split_at(data.t, split.validation_until, test_from, gap=gap)
+    time_split = split_by_time(
+        data.t, validation_share=VALIDATION_SHARE, test_share=LATER_SHARE, gap=label_window
+    )
+    test_from = int(np.quantile(data.t[time_split.test], 0.5))
+    later_split = split_at(data.t, time_split.validation_until, test_from, gap=label_window)
     progress("read", 1, 1)
 
-    train_times = data.t[split.train]
-    starts = np.linspace(0, len(train_times), settings.index_parts + 1).astype(int)[:-1]
-    borders = {split.train_until, split.validation_until, test_from}
-    series = build_series(
+    train_ts = data.t[time_split.train]
+    index_starts = np.linspace(0, len(train_ts), settings.index_parts + 1).astype(int)[:-1]
+    part_borders = {time_split.train_until, time_split.validation_until, test_from}
+    index_series = build_series(
         training_data.events,
-        training_data.items,
-        sorted({*train_times[starts].tolist(), *borders}),
+        training_data.item_profiles,
+        sorted({*train_ts[index_starts].tolist(), *part_borders}),
         progress=partial(progress, "index"),
     )
-    live = select_live_columns(features, slot)
+    live_columns = select_live_columns(features, slot)
     replay = Replay(
-        training_data.events_with_profiles, features, slot, training_data.item_codes, live
+        training_data.events_with_profiles,
+        features,
+        slot,
+        training_data.item_vocabulary,
+        live_columns,
     )
-    train_requests = split.train[series.positions_at(train_times) >= 0]
-    all_requests = np.ones(data.requests, bool)
+    train_requests = time_split.train[index_series.index_numbers_at(train_ts) >= 0]
+    all_requests = np.ones(data.request_count, bool)
     part_requests = {
         "train": (thin_evenly(train_requests, settings.requests, settings.seed), all_requests),
         "validation": (
-            thin_evenly(split.validation, settings.requests, settings.seed),
+            thin_evenly(time_split.validation, settings.requests, settings.seed),
             all_requests,
         ),
-        "selection": _draw_later(data, later_split.validation, target, settings),
-        "test": _draw_later(data, later_split.test, target, settings),
+        "selection": _draw_requests(data, later_split.validation, target, settings),
+        "test": _draw_requests(data, later_split.test, target, settings),
     }
     parts: dict[str, SignalRows] = {}
     encoder = None
-    for number, (name, (requests, is_uniform_draw)) in enumerate(part_requests.items()):
-        progress("features", number, len(part_requests))
-        part = training_rows(training_data, data.take(requests), replay)
+    for part_index, (name, (requests, is_uniform_draw)) in enumerate(part_requests.items()):
+        progress("features", part_index, len(part_requests))
+        part_data = build_training_rows(training_data, data.take(requests), replay)
         _require_requests(
-            part, target, REQUESTS_MIN, f"the {part.requests:,} requests of the {name} part"
+            part_data,
+            target,
+            REQUESTS_MIN,
+            f"the {part_data.request_count:,} requests of the {name} part",
         )
-        chunks = list(iterate_features(part, features, training_data.events))
+        chunks = list(iterate_features(part_data, features, training_data.events))
         if encoder is None:
-            categorical = np.concatenate([chunk.rows.categorical for chunk in chunks])
+            categorical_keys = np.concatenate([chunk.rows.categorical for chunk in chunks])
             encoder = fit_encoder(
                 bundle_columns(features),
-                categorical,
+                categorical_keys,
                 similarities=features.similarities,
-                candidates=live.candidates,
+                candidates=live_columns.candidates,
             )
         matrix = np.concatenate(
-            [encode_rows(chunk, encoder, series, live_columns=live) for chunk in chunks]
+            [
+                encode_rows(chunk, encoder, index_series, live_columns=live_columns)
+                for chunk in chunks
+            ]
         )
         is_uniform = (
-            is_uniform_draw[requests] if training_data.is_logged else np.ones(part.requests, bool)
+            is_uniform_draw[requests]
+            if training_data.is_logged
+            else np.ones(part_data.request_count, bool)
         )
-        parts[name] = _build_rows(part, matrix, target, is_uniform)
+        parts[name] = _build_rows(part_data, matrix, target, is_uniform)
     progress("features", len(part_requests), len(part_requests))
     assert encoder is not None
     return SignalParts(
         encoder.names,
         encoder.categorical_names,
         **parts,
-        about=_describe_parts(training_data, slot, target, parts),
+        about=_describe_signal_parts(training_data, slot, target, parts),
     )
 
 
 def _build_rows(data: Dataset, matrix: Matrix, target: str, is_uniform_draw: Bools) -> SignalRows:
     label = data.labels[target]
-    columns = (matrix, label, data.weight, data.offsets, data.t, data.person, is_uniform_draw)
-    return SignalRows(*columns)
+    row_columns = (
+        matrix,
+        label,
+        data.weight,
+        data.offsets,
+        data.t,
+        data.person_codes,
+        is_uniform_draw,
+    )
+    return SignalRows(*row_columns)
 
 
-def _draw_later(
+def _draw_requests(
     data: Dataset, requests: Ints, target: str, settings: TrainSettings
 ) -> tuple[Ints, Bools]:
     """Draw requests with a positive, for the metrics, and evenly drawn ones, for drift.
@@ -254,26 +278,26 @@ def _draw_later(
     Returns:
         The requests, and for each request of the set whether it was drawn evenly.
     """
-    is_positive = np.zeros(data.requests, bool)
-    is_positive[data.request[data.labels[target]]] = True
+    is_positive = np.zeros(data.request_count, bool)
+    is_positive[data.request_index[data.labels[target]]] = True
     uniform_requests = thin_evenly(requests, settings.test_requests, settings.seed)
     positive_requests = thin_evenly(
         requests[is_positive[requests]], settings.test_requests, settings.seed
     )
-    is_uniform_draw = np.zeros(data.requests, bool)
+    is_uniform_draw = np.zeros(data.request_count, bool)
     is_uniform_draw[uniform_requests] = True
     return np.union1d(uniform_requests, positive_requests), is_uniform_draw
 
 
-def _describe_parts(
+def _describe_signal_parts(
     training_data: TrainingData, slot: Slot, target: str, parts: dict[str, SignalRows]
 ) -> dict[str, Any]:
     """Return sizes and times of the parts."""
-    sizes = {
+    sizes_by_part = {
         name: {
             "from": to_iso(int(rows.t[0])),
             "to": to_iso(int(rows.t[-1])),
-            "requests": rows.requests,
+            "requests": rows.request_count,
             "with_something_to_find": int(rows.has_both_classes.sum()),
             "rows": len(rows.label),
             "people": len(np.unique(rows.person)),
@@ -284,12 +308,12 @@ def _describe_parts(
         "slot": slot.name,
         "target": target,
         "source": training_data.source_note,
-        "parts": sizes,
+        "parts": sizes_by_part,
     }
 
 
 def _require_requests(data: Dataset, target: str, requests_min: int, where: str) -> None:
-    count = len(np.unique(data.request[data.labels[target]])) if target in data.labels else 0
+    count = len(np.unique(data.request_index[data.labels[target]])) if target in data.labels else 0
     if count < requests_min:
         raise NotReadyError(
             f"{where}: {target} happened in {count}, and at least {requests_min} are needed to "

@@ -31,14 +31,14 @@ from tailorbird.training.selection.column_signals import (
     RankSettings,
     build_signals,
     fit_gains,
+    measure_permutation_importances,
     measure_savings,
-    permutation_importances,
 )
 from tailorbird.training.selection.information import find_leaks, measure_information
 from tailorbird.training.selection.redundancy import Clusters, find_clusters
 from tailorbird.training.selection.signal_rows import SignalParts, gather_signal_rows
 from tailorbird.training.selection.stability import measure_stability
-from tailorbird.training.selection.subset import ModelComparison, Subset, propose_subset
+from tailorbird.training.selection.subset import ModelComparer, Subset, propose_subset
 from tailorbird.training.selection.verdicts import LEAK, TOO_FEW_REQUESTS, Signal, assign_verdicts
 from tailorbird.training.settings import Progress, TrainSettings
 
@@ -49,17 +49,17 @@ class SignalReport:
 
     Attributes:
         signals: columns, most important first.
-        clusters, columns: result of `training.selection.redundancy`, and the columns that it
-        numbers. periods: start of each drift period, microseconds.
+        clusters: groups of redundant columns, which it numbers as `column_names`.
+        period_starts: start of each drift period, microseconds.
         subset: the proposal; its `about` has bytes and time.
         notes: caveats.
     """
 
     target: str
     signals: tuple[Signal, ...]
-    columns: tuple[str, ...]
+    column_names: tuple[str, ...]
     clusters: Clusters
-    periods: tuple[int, ...]
+    period_starts: tuple[int, ...]
     subset: Subset
     about: dict[str, Any]
     notes: tuple[str, ...]
@@ -84,31 +84,31 @@ class SignalReport:
         )
 
     @property
-    def _header(self) -> str:
+    def _summary_line(self) -> str:
         return (
-            f"{len(self.subset.keep)} of {len(self.signals)} columns that predict {self.target} "
+            f"{len(self.subset.kept_columns)} of {len(self.signals)} columns that predict {self.target} "
             "are proposed to stay"
         )
 
     def __repr__(self) -> str:
-        return f"{self._header}\n{self.to_frame()!r}"
+        return f"{self._summary_line}\n{self.to_frame()!r}"
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(self._header)
+        return self.to_frame().to_html(self._summary_line)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
-        ranking = {
+        ranking_fields = {
             "target": self.target,
             "figure": PRIMARY_METRIC,
             "signals": [signal.to_dict() for signal in self.signals],
         }
-        details = {
-            "periods": [to_iso(period) for period in self.periods],
+        detail_fields = {
+            "periods": [to_iso(start) for start in self.period_starts],
             "subset": self.subset.to_dict(),
             "about": self.about,
         }
-        return {**ranking, **details, "notes": list(self.notes)}
+        return {**ranking_fields, **detail_fields, "notes": list(self.notes)}
 
 
 def rank_signals(
@@ -152,23 +152,25 @@ def rank_signals(
     with hold_exclusive(
         out / f"{UNFINISHED_FOLDER}.lock", f"columns for slot {slot.name} are ranked"
     ):
-        unfinished = UnfinishedRun(out / UNFINISHED_FOLDER, fingerprint, clock.now())
+        unfinished_run = UnfinishedRun(out / UNFINISHED_FOLDER, fingerprint, clock.now())
         try:
-            parts = _load_parts(features, slot, target, Lake(lake), settings, unfinished, progress)
+            parts = _load_parts(
+                features, slot, target, Lake(lake), settings, unfinished_run, progress
+            )
         except TailorbirdError:
-            unfinished.discard()  # nothing to resume; the next run starts as of its own time
+            unfinished_run.discard()  # nothing to resume; the next run starts as of its own time
             raise
         report = rank_loaded_columns(
             parts,
             features,
             Lake(lake),
-            unfinished,
+            unfinished_run,
             target,
             settings,
             event_types=event_types,
             progress=progress,
         )
-        unfinished.discard()
+        unfinished_run.discard()
     return report
 
 
@@ -176,7 +178,7 @@ def rank_loaded_columns(
     parts: SignalParts,
     features: FeatureSet,
     lake: Lake,
-    unfinished: UnfinishedRun,
+    unfinished_run: UnfinishedRun,
     target: str,
     settings: RankSettings = RankSettings(),
     *,
@@ -185,49 +187,61 @@ def rank_loaded_columns(
 ) -> SignalReport:
     """Rank the columns of loaded rows; undeclared columns count as computed ones."""
     is_request_level = np.logical_and.reduce(
-        [rows.request_level_columns() for rows in (parts.train, parts.selection)]
+        [rows.mark_request_level_columns() for rows in (parts.train, parts.selection)]
     )
-    categorical = [parts.names.index(name) for name in parts.categorical]
+    categorical_indexes = [parts.column_names.index(name) for name in parts.categorical_names]
     progress("information", 0, 1)
-    information = measure_information(
-        parts.train, categorical, is_request_level, seed=settings.seed
+    information_by_column = measure_information(
+        parts.train, categorical_indexes, is_request_level, seed=settings.seed
     )
-    leaking = find_leaks(parts.names, parts.train, information)
-    trusted_columns = [index for index, name in enumerate(parts.names) if name not in leaking]
+    leak_reasons = find_leaks(parts.column_names, parts.train, information_by_column)
+    trusted_columns = [
+        index for index, name in enumerate(parts.column_names) if name not in leak_reasons
+    ]
     if len(trusted_columns) < 2:
         raise UsageError(
             "fewer than two columns are left to choose from",
             where="features.py",
             fix="declare more, or see what leaks",
         )
-    clusters = find_clusters(parts.train.matrix, categorical, seed=settings.seed)
-    stability = measure_stability(parts.train, parts.selection, categorical, is_request_level)
+    clusters = find_clusters(parts.train.matrix, categorical_indexes, seed=settings.seed)
+    stability = measure_stability(
+        parts.train, parts.selection, categorical_indexes, is_request_level
+    )
     progress("information", 1, 1)
 
-    comparison = ModelComparison(parts, settings.gbdt, settings.seed, unfinished.array)
-    importances, cluster_importances = permutation_importances(
-        comparison, trusted_columns, is_request_level, clusters, settings, unfinished, progress
+    model_comparer = ModelComparer(
+        parts, settings.gbdt, settings.seed, unfinished_run.load_or_compute
     )
-    gains, null_gains = fit_gains(parts, trusted_columns, settings, unfinished, progress)
+    importances, cluster_importances = measure_permutation_importances(
+        model_comparer,
+        trusted_columns,
+        is_request_level,
+        clusters,
+        settings,
+        unfinished_run,
+        progress,
+    )
+    gains, null_gains = fit_gains(parts, trusted_columns, settings, unfinished_run, progress)
     progress("cost", 0, 2)
     column_costs = measure_costs(features, event_types)
     signals = build_signals(
         features,
         parts,
-        is_request_level,
-        information,
-        stability,
-        clusters,
-        importances,
-        cluster_importances,
-        trusted_columns,
-        gains,
-        null_gains,
-        column_costs,
+        is_request_level=is_request_level,
+        information_by_column=information_by_column,
+        stability=stability,
+        clusters=clusters,
+        importances=importances,
+        cluster_importances=cluster_importances,
+        trusted_columns=trusted_columns,
+        gains=gains,
+        null_gains=null_gains,
+        column_costs=column_costs,
     )
-    signals = assign_verdicts(signals, leaking, int(parts.selection.has_both_classes.sum()))
+    signals = assign_verdicts(signals, leak_reasons, int(parts.selection.has_both_classes.sum()))
     subset, signals = propose_subset(
-        comparison,
+        model_comparer,
         signals,
         settings.tolerance,
         progress=lambda done, total: progress("subset", done, total),
@@ -235,7 +249,7 @@ def rank_loaded_columns(
     progress("cost", 1, 2)
     subset = replace(subset, about=measure_savings(features, subset, lake, event_types))
     progress("cost", 2, 2)
-    ordered = sorted(
+    ranked_signals = sorted(
         signals,
         key=lambda signal: (
             signal.verdict == LEAK,
@@ -245,17 +259,24 @@ def rank_loaded_columns(
     )
     about = parts.about | {
         "schema_hash": features.schema_hash,
-        "as_of": to_iso(unfinished.started_at),
+        "as_of": to_iso(unfinished_run.started_at),
         "seed": settings.seed,
     }
     notes = _list_notes(
         parts,
-        leaking,
+        leak_reasons,
         features,
         [signal.name for signal in signals if signal.verdict == TOO_FEW_REQUESTS],
     )
     return SignalReport(
-        target, tuple(ordered), parts.names, clusters, stability.periods, subset, about, notes
+        target,
+        tuple(ranked_signals),
+        parts.column_names,
+        clusters,
+        stability.period_starts,
+        subset,
+        about,
+        notes,
     )
 
 
@@ -265,7 +286,7 @@ def _load_parts(
     target: str,
     lake: Lake,
     settings: RankSettings,
-    unfinished: UnfinishedRun,
+    unfinished_run: UnfinishedRun,
     progress: Progress,
 ) -> SignalParts:
     """Load the rows of an interrupted run, or gather them."""
@@ -279,31 +300,44 @@ def _load_parts(
             test_requests=settings.requests,
             seed=settings.seed,
         )
-        gathered = gather_signal_rows(
-            features, slot, target, lake, unfinished.started_at, train_settings, progress=progress
+        gathered_parts = gather_signal_rows(
+            features,
+            slot,
+            target,
+            lake,
+            unfinished_run.started_at,
+            train_settings,
+            progress=progress,
         )
-        head = msgspec.json.encode([gathered.names, gathered.categorical, gathered.about])
-        return {**gathered.arrays(), "head": np.frombuffer(head, np.uint8)}
+        header = msgspec.json.encode(
+            [gathered_parts.column_names, gathered_parts.categorical_names, gathered_parts.about]
+        )
+        return {**gathered_parts.to_arrays(), "head": np.frombuffer(header, np.uint8)}
 
-    arrays = unfinished.arrays("rows", gather_arrays)
-    names, categorical, about = msgspec.json.decode(arrays.pop("head").tobytes())
+    arrays = unfinished_run.load_or_compute_arrays("rows", gather_arrays)
+    column_names, categorical_names, about = msgspec.json.decode(arrays.pop("head").tobytes())
     parts = [
         SignalParts.load_part(arrays, part) for part in ("train", "validation", "selection", "test")
     ]
-    return SignalParts(tuple(names), tuple(categorical), *parts, about=about)
+    return SignalParts(tuple(column_names), tuple(categorical_names), *parts, about=about)
 
 
 def _list_notes(
-    parts: SignalParts, leaking: Mapping[str, str], features: FeatureSet, undecided: Sequence[str]
+    parts: SignalParts,
+    leak_reasons: Mapping[str, str],
+    features: FeatureSet,
+    undecided_names: Sequence[str],
 ) -> tuple[str, ...]:
     notes = [parts.about["source"]]
-    if undecided:
+    if undecided_names:
         notes.append(
-            f"too few requests to decide on {len(undecided)} of {len(parts.names)} columns, "
+            f"too few requests to decide on {len(undecided_names)} of "
+            f"{len(parts.column_names)} columns, "
             "which stay: more data, or a longer window"
         )
     notes += [
-        f"{name} is too good: leak? {why}; no model here saw it" for name, why in leaking.items()
+        f"{name} is too good: leak? {why}; no model here saw it"
+        for name, why in leak_reasons.items()
     ]
     if features.transforms:
         notes.append("columns are ranked as they are read; no transform was applied")

@@ -14,7 +14,7 @@ from tailorbird.events import to_iso
 from tailorbird.pages import write_page
 from tailorbird.training.evaluation.figures import PRIMARY_METRIC
 from tailorbird.training.report.charts import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes, to_svg
-from tailorbird.training.report.serving_cost import CANDIDATES_PER_REQUEST, GROUPS
+from tailorbird.training.report.serving_cost import CANDIDATES_PER_REQUEST, GROUPS_PER_REQUEST
 from tailorbird.training.selection.redundancy import NEARNESS_MIN
 from tailorbird.training.selection.signals import SignalReport
 from tailorbird.training.selection.stability import STABILITY_INDEX_MAX
@@ -45,7 +45,7 @@ def write_signals(folder: Path, report: SignalReport, commands: Sequence[str]) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     image = folder / "signals.png"
-    overview_figure(report).savefig(image, dpi=130, metadata={"Software": None})
+    draw_overview(report).savefig(image, dpi=130, metadata={"Software": None})
     (folder / "signals.json").write_bytes(
         msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=1)
     )
@@ -57,7 +57,7 @@ def write_signals(folder: Path, report: SignalReport, commands: Sequence[str]) -
         commands=commands,
         primary=PRIMARY_METRIC,
         items=CANDIDATES_PER_REQUEST,
-        groups=GROUPS,
+        groups=GROUPS_PER_REQUEST,
         colours=COLOURS,
         charts=_draw_charts(report),
         facts=[(name, value) for name, value in report.about.items() if name != "parts"],
@@ -65,7 +65,7 @@ def write_signals(folder: Path, report: SignalReport, commands: Sequence[str]) -
     return page, image
 
 
-def overview_figure(report: SignalReport) -> Figure:
+def draw_overview(report: SignalReport) -> Figure:
     """Draw importance, clusters and drift side by side."""
     count = len(report.signals)
     figure = Figure(figsize=(17, 0.26 * count + 1.4), layout="constrained")
@@ -77,8 +77,8 @@ def overview_figure(report: SignalReport) -> Figure:
 
 
 def _draw_importance(axes: Axes, report: SignalReport) -> None:
-    shown = list(reversed(report.signals))
-    for row, signal in enumerate(shown):
+    signals_by_row = list(reversed(report.signals))
+    for row, signal in enumerate(signals_by_row):
         colour = COLOURS[signal.verdict]
         if np.isfinite(signal.importance.value):
             axes.plot(
@@ -90,11 +90,11 @@ def _draw_importance(axes: Axes, report: SignalReport) -> None:
             )
             axes.plot([signal.importance.value], [row], "o", color=colour, markersize=5)
     axes.axvline(0, color=MUTED_COLOUR, linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [signal.name for signal in shown])
-    for label, signal in zip(axes.get_yticklabels(), shown, strict=True):
+    axes.set_yticks(range(len(signals_by_row)), [signal.name for signal in signals_by_row])
+    for label, signal in zip(axes.get_yticklabels(), signals_by_row, strict=True):
         label.set_color(COLOURS[signal.verdict])
     for verdict in COLOURS:
-        if any(signal.verdict == verdict for signal in shown):
+        if any(signal.verdict == verdict for signal in signals_by_row):
             axes.plot([], [], "o", color=COLOURS[verdict], label=verdict)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.set_title(
@@ -107,7 +107,7 @@ def _draw_tree(axes: Axes, report: SignalReport) -> None:
     if len(clusters.linkage_tree):
         dendrogram(
             clusters.linkage_tree,
-            labels=list(report.columns),
+            labels=list(report.column_names),
             orientation="left",
             ax=axes,
             color_threshold=1 - NEARNESS_MIN,
@@ -119,16 +119,16 @@ def _draw_tree(axes: Axes, report: SignalReport) -> None:
 
 
 def _draw_drift(axes: Axes, report: SignalReport) -> None:
-    shown = list(report.signals)
-    values = np.array([signal.period_drifts for signal in shown])
+    signals = list(report.signals)
+    period_drifts = np.array([signal.period_drifts for signal in signals])
     axes.imshow(
-        np.minimum(values, 2 * STABILITY_INDEX_MAX),
+        np.minimum(period_drifts, 2 * STABILITY_INDEX_MAX),
         aspect="auto",
         cmap="YlOrBr",
         vmin=0,
         vmax=2 * STABILITY_INDEX_MAX,
     )
-    for (row, column), value in np.ndenumerate(values):
+    for (row, column), value in np.ndenumerate(period_drifts):
         axes.text(
             column,
             row,
@@ -138,21 +138,21 @@ def _draw_drift(axes: Axes, report: SignalReport) -> None:
             fontsize=7,
             color="white" if value > 1.4 * STABILITY_INDEX_MAX else "#1d2529",
         )
-    last = len(report.periods) - 1
+    last = len(report.period_starts) - 1
     labels = [
         f"{to_iso(start)[5:10]}{' later' if period == last else ''}"
-        for period, start in enumerate(report.periods)
+        for period, start in enumerate(report.period_starts)
     ]
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_yticks(range(len(shown)), [signal.name for signal in shown])
+    axes.set_yticks(range(len(signals)), [signal.name for signal in signals])
     axes.set_title("Drift (PSI) since the first period", fontsize=10)
 
 
 def _draw_charts(report: SignalReport) -> list[Markup]:
-    size = 0.24 * len(report.signals) + 1.2
+    height = 0.24 * len(report.signals) + 1.2
     charts = []
     for draw, width in ((_draw_importance, 8.5), (_draw_tree, 7.5), (_draw_drift, 7.0)):
-        figure = Figure(figsize=(width, size), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.subplots(), report)
         charts.append(to_svg(clean_axes(figure)))
     return charts

@@ -31,45 +31,51 @@ class Stability:
     Attributes:
         drift: shape (columns, periods), PSI of each period after the first; the last period is
             later than training.
-        periods: start of each of these periods, microseconds.
-        missing: shape (columns,), share of later rows in which the column is missing.
+        period_starts: start of each of these periods, microseconds.
+        missing_shares: shape (columns,), share of later rows in which the column is missing.
     """
 
     drift: Floats
-    periods: tuple[int, ...]
-    missing: Floats
+    period_starts: tuple[int, ...]
+    missing_shares: Floats
 
     @property
-    def worst(self) -> Floats:
+    def worst_drift(self) -> Floats:
         """Return the largest drift of each column."""
         return self.drift.max(axis=1)
 
 
 def measure_stability(
-    train: SignalRows, later: SignalRows, categorical: Sequence[int], is_request_level: Bools
+    train: SignalRows,
+    later: SignalRows,
+    categorical_indexes: Sequence[int],
+    is_request_level: Bools,
 ) -> Stability:
     """Measure drift and missing values; request-level columns count once per request."""
-    period_starts = np.linspace(0, train.requests, PERIODS + 1).astype(np.int64)
-    request_number = np.arange(train.requests)
-    periods = [
-        train.take((request_number >= low) & (request_number < high))
-        for low, high in pairwise(period_starts)
+    period_bounds = np.linspace(0, train.request_count, PERIODS + 1).astype(np.int64)
+    request_number = np.arange(train.request_count)
+    rows_by_period = [
+        train.take((request_number >= first_request) & (request_number < end_request))
+        for first_request, end_request in pairwise(period_bounds)
     ]
-    periods.append(later.take(later.is_uniform_draw))
-    drift = np.zeros((len(is_request_level), len(periods) - 1))
-    missing = np.zeros(len(is_request_level))
+    rows_by_period.append(later.take(later.is_uniform_draw))
+    drift = np.zeros((len(is_request_level), len(rows_by_period) - 1))
+    missing_shares = np.zeros(len(is_request_level))
     for column in range(len(is_request_level)):
-        values = [_column_values(rows, column, is_request_level[column]) for rows in periods]
-        bins = learn_bins(values[0], categorical=column in categorical)
-        binned = [bins.assign(column_values) for column_values in values]
-        drift[column] = [
-            population_stability(binned[0], period_bins, bins.size) for period_bins in binned[1:]
+        values_by_period = [
+            _select_column_values(rows, column, is_request_level[column]) for rows in rows_by_period
         ]
-        missing[column] = np.mean(binned[-1] == 0)
-    return Stability(drift, tuple(int(rows.t[0]) for rows in periods[1:]), missing)
+        bins = learn_bins(values_by_period[0], is_categorical=column in categorical_indexes)
+        bins_by_period = [bins.assign(column_values) for column_values in values_by_period]
+        drift[column] = [
+            population_stability(bins_by_period[0], period_bins, bins.bin_count)
+            for period_bins in bins_by_period[1:]
+        ]
+        missing_shares[column] = np.mean(bins_by_period[-1] == 0)
+    return Stability(drift, tuple(int(rows.t[0]) for rows in rows_by_period[1:]), missing_shares)
 
 
-def _column_values(
+def _select_column_values(
     rows: SignalRows, column: int, is_request_level: bool
 ) -> npt.NDArray[np.float32]:
     return rows.matrix[rows.offsets[:-1], column] if is_request_level else rows.matrix[:, column]

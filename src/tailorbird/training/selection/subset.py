@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
-from tailorbird.training.selection.importance import request_quality
+from tailorbird.training.selection.importance import measure_request_ndcg
 from tailorbird.training.selection.signal_rows import SignalParts, SignalRows
 from tailorbird.training.selection.verdicts import (
     DRIFTING,
@@ -32,7 +32,7 @@ from tailorbird.training.selection.verdicts import (
 Floats = npt.NDArray[np.float64]
 
 # Models whose figures are averaged, as even two fits on the same columns differ.
-SEEDS = 3
+SEED_COUNT = 3
 
 
 @dataclass(frozen=True)
@@ -61,56 +61,56 @@ class Subset:
     """The proposed subset.
 
     Attributes:
-        keep, remove: names of columns.
+        kept_columns, removed_columns: their names.
         steps: removals that were tried.
-        full, subset: metric of both on the test part.
-        loss: full − subset, paired.
+        full_metric, subset_metric: metric of both on the test part.
+        loss: full_metric − subset_metric, paired.
     """
 
-    keep: tuple[str, ...]
-    remove: tuple[str, ...]
+    kept_columns: tuple[str, ...]
+    removed_columns: tuple[str, ...]
     steps: tuple[RemovalStep, ...]
-    full: Interval
-    subset: Interval
+    full_metric: Interval
+    subset_metric: Interval
     loss: Interval
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the subset as JSON."""
         figures = (
-            interval_to_dict("full", self.full)
-            | interval_to_dict("subset", self.subset)
+            interval_to_dict("full", self.full_metric)
+            | interval_to_dict("subset", self.subset_metric)
             | interval_to_dict("loss", self.loss)
         )
         selection = {
-            "keep": list(self.keep),
-            "remove": list(self.remove),
+            "keep": list(self.kept_columns),
+            "remove": list(self.removed_columns),
             "steps": [step.to_dict() for step in self.steps],
         }
         return selection | figures | dict(self.about)
 
 
 @dataclass(frozen=True)
-class ModelComparison:
+class ModelComparer:
     """Models of different columns on the same requests.
 
     Attributes:
-        cache: returns the saved figures of a name or computes them, so that an interrupted run need
-            not repeat fits.
+        load_or_compute: returns the saved figures of a name or computes them, so that an
+            interrupted run need not repeat fits.
     """
 
     parts: SignalParts
     settings: GbdtSettings
     seed: int
-    cache: Callable[[str, Callable[[], Floats]], Floats]
+    load_or_compute: Callable[[str, Callable[[], Floats]], Floats]
 
     def fit_model(self, columns: Sequence[str], seed: int) -> Gbdt:
         """Fit a model on some columns."""
-        indices = self.column_indices(columns)
+        column_indices = self.column_indices(columns)
         train, validation = (
-            rows.sample(indices) for rows in (self.parts.train, self.parts.validation)
+            rows.sample(column_indices) for rows in (self.parts.train, self.parts.validation)
         )
-        categorical = [name for name in self.parts.categorical if name in columns]
+        categorical = [name for name in self.parts.categorical_names if name in columns]
         return fit_gbdt(
             train,
             validation,
@@ -120,26 +120,27 @@ class ModelComparison:
         )
 
     def column_indices(self, columns: Sequence[str]) -> list[int]:
-        return [self.parts.names.index(name) for name in columns]
+        return [self.parts.column_names.index(name) for name in columns]
 
-    def request_metrics(self, columns: Sequence[str]) -> tuple[Floats, Floats]:
-        """Return the metric of each request of the selection and test parts, as a mean over seeds."""
+    def measure_requests(self, columns: Sequence[str]) -> tuple[Floats, Floats]:
+        """Return the metric of each request of selection and test, as a mean over seeds."""
         parts = self.parts
-        sizes = (parts.selection.requests, parts.test.requests)
+        sizes = (parts.selection.request_count, parts.test.request_count)
         total = np.zeros(sum(sizes))
-        for seed in range(self.seed, self.seed + SEEDS):
-            total += self.cache(
-                f"fit {seed} {' '.join(columns)}", lambda seed=seed: self._fit(columns, seed)
+        for seed in range(self.seed, self.seed + SEED_COUNT):
+            total += self.load_or_compute(
+                f"fit {seed} {' '.join(columns)}",
+                lambda seed=seed: self._fit_and_measure(columns, seed),
             )
-        total /= SEEDS
+        total /= SEED_COUNT
         return total[: sizes[0]], total[sizes[0] :]
 
-    def _fit(self, columns: Sequence[str], seed: int) -> Floats:
+    def _fit_and_measure(self, columns: Sequence[str], seed: int) -> Floats:
         model, indices = self.fit_model(columns, seed), self.column_indices(columns)
         parts = (self.parts.selection, self.parts.test)
         return np.concatenate(
             [
-                request_quality(model, np.ascontiguousarray(rows.matrix[:, indices]), rows)
+                measure_request_ndcg(model, np.ascontiguousarray(rows.matrix[:, indices]), rows)
                 for rows in parts
             ]
         )
@@ -147,16 +148,16 @@ class ModelComparison:
 
 def bootstrap_people(rows: SignalRows, seed: int) -> Bootstrap:
     """Return replicates over the users of some requests; unknown users count separately."""
-    person = np.where(rows.person < 0, -1 - np.arange(rows.requests), rows.person)
+    person = np.where(rows.person < 0, -1 - np.arange(rows.request_count), rows.person)
     return Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
 
 
 def propose_subset(
-    comparison: ModelComparison,
+    model_comparer: ModelComparer,
     signals: Sequence[Signal],
     tolerance: float,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda step_index, total: None,
 ) -> tuple[Subset, list[Signal]]:
     """Remove columns step by step as the verdicts say, and evaluate the rest.
 
@@ -166,34 +167,39 @@ def propose_subset(
     Returns:
         The subset, and the signals with `kept` set.
     """
-    parts = comparison.parts
+    parts = model_comparer.parts
     trusted_columns = [signal.name for signal in signals if signal.verdict != LEAK]
     selection_bootstrap, test_bootstrap = (
-        bootstrap_people(parts.selection, comparison.seed),
-        bootstrap_people(parts.test, comparison.seed),
+        bootstrap_people(parts.selection, model_comparer.seed),
+        bootstrap_people(parts.test, model_comparer.seed),
     )
     progress(0, 4)
-    full_metrics = comparison.request_metrics(trusted_columns)
-    keep, current_metrics, steps = trusted_columns, full_metrics, []
+    full_metrics = model_comparer.measure_requests(trusted_columns)
+    kept_columns, current_metrics, steps = trusted_columns, full_metrics, []
     importance_by_name = {signal.name: signal.importance.value for signal in signals}
-    for done, reason in enumerate((NULL, REDUNDANT, DRIFTING), 1):
-        progress(done, 4)
-        names = sorted(
+    for step_index, reason in enumerate((NULL, REDUNDANT, DRIFTING), 1):
+        progress(step_index, 4)
+        removal_candidates = sorted(
             (signal.name for signal in signals if signal.verdict == reason),
             key=lambda name: importance_by_name[name],
         )
-        batches = [names] if len(names) < len(keep) else []
+        batches = [removal_candidates] if len(removal_candidates) < len(kept_columns) else []
         while batches:
             batch = batches.pop(0)
             if not batch:
                 continue
-            trial_metrics = comparison.request_metrics([name for name in keep if name not in batch])
+            trial_metrics = model_comparer.measure_requests(
+                [name for name in kept_columns if name not in batch]
+            )
             loss, step_loss = (
                 selection_bootstrap.difference(full_metrics[0], trial_metrics[0]),
                 selection_bootstrap.difference(current_metrics[0], trial_metrics[0]),
             )
             if loss.low <= 0 and (reason == NULL or step_loss.value <= tolerance):
-                keep, current_metrics = [name for name in keep if name not in batch], trial_metrics
+                kept_columns, current_metrics = (
+                    [name for name in kept_columns if name not in batch],
+                    trial_metrics,
+                )
                 steps.append(RemovalStep(reason, tuple(batch), loss, True))
             elif len(batch) == 1:
                 steps.append(RemovalStep(reason, tuple(batch), loss, False))
@@ -201,11 +207,11 @@ def propose_subset(
                 batches = [batch[: len(batch) // 2], batch[len(batch) // 2 :], *batches]
             else:
                 batches = [[name] for name in batch]
-    marked_signals = [replace(signal, kept=signal.name in keep) for signal in signals]
-    remove = tuple(signal.name for signal in signals if signal.name not in keep)
-    full_figure, subset_figure = test_bootstrap.means([full_metrics[1], current_metrics[1]])
+    marked_signals = [replace(signal, kept=signal.name in kept_columns) for signal in signals]
+    removed_columns = tuple(signal.name for signal in signals if signal.name not in kept_columns)
+    full_interval, subset_interval = test_bootstrap.means([full_metrics[1], current_metrics[1]])
     loss = test_bootstrap.difference(full_metrics[1], current_metrics[1])
     progress(4, 4)
     return Subset(
-        tuple(keep), remove, tuple(steps), full_figure, subset_figure, loss
+        tuple(kept_columns), removed_columns, tuple(steps), full_interval, subset_interval, loss
     ), marked_signals

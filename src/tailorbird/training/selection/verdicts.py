@@ -102,37 +102,48 @@ class Signal:
 
 def interval_to_dict(name: str, interval: Interval) -> dict[str, float | None]:
     """Return `name`, `name_low` and `name_high`; None where not finite."""
-    ends = ((name, interval.value), (f"{name}_low", interval.low), (f"{name}_high", interval.high))
-    return {key: round(float(value), 6) if np.isfinite(value) else None for key, value in ends}
+    named_bounds = (
+        (name, interval.value),
+        (f"{name}_low", interval.low),
+        (f"{name}_high", interval.high),
+    )
+    return {
+        key: round(float(value), 6) if np.isfinite(value) else None for key, value in named_bounds
+    }
 
 
-def significant_at_fdr(intervals: Sequence[Interval], *, level: float = 0.05) -> list[bool]:
+def mark_significant_at_fdr(intervals: Sequence[Interval], *, level: float = 0.05) -> list[bool]:
     """Return which figures are significantly above 0, at a false discovery rate of `level`.
 
     Source: Benjamini and Hochberg, J. R. Statist. Soc. B 57 (1995); one-sided, from the widths of
     the intervals.
     """
-    error = np.array([(interval.high - interval.low) / (2 * 1.96) for interval in intervals])
-    value = np.array([interval.value for interval in intervals])
-    is_finite = np.isfinite(error) & (error > 0)
-    chance = np.ones(len(intervals))
-    chance[is_finite] = norm.sf(value[is_finite] / error[is_finite])
-    ordered = np.sort(chance)
-    below = np.flatnonzero(ordered <= level * (1 + np.arange(len(ordered))) / max(len(ordered), 1))
-    limit = ordered[below[-1]] if len(below) else -1.0
-    return [bool(p <= limit) for p in chance]
+    standard_errors = np.array(
+        [(interval.high - interval.low) / (2 * 1.96) for interval in intervals]
+    )
+    values = np.array([interval.value for interval in intervals])
+    is_finite = np.isfinite(standard_errors) & (standard_errors > 0)
+    p_values = np.ones(len(intervals))
+    p_values[is_finite] = norm.sf(values[is_finite] / standard_errors[is_finite])
+    sorted_p_values = np.sort(p_values)
+    accepted_ranks = np.flatnonzero(
+        sorted_p_values
+        <= level * (1 + np.arange(len(sorted_p_values))) / max(len(sorted_p_values), 1)
+    )
+    p_limit = sorted_p_values[accepted_ranks[-1]] if len(accepted_ranks) else -1.0
+    return [bool(p <= p_limit) for p in p_values]
 
 
 def assign_verdicts(
-    signals: Sequence[Signal], leaks: Mapping[str, str], requests: int
+    signals: Sequence[Signal], leak_reasons: Mapping[str, str], positive_requests: int
 ) -> list[Signal]:
     """Assign a verdict to each signal.
 
     Args:
-        requests: requests with a positive that importance was measured on.
+        positive_requests: requests with a positive that importance was measured on.
     """
-    trusted_signals = [signal for signal in signals if signal.name not in leaks]
-    clusters = {
+    trusted_signals = [signal for signal in signals if signal.name not in leak_reasons]
+    members_by_cluster = {
         signal.cluster: [
             cluster_signal
             for cluster_signal in trusted_signals
@@ -141,66 +152,69 @@ def assign_verdicts(
         for signal in trusted_signals
         if signal.cluster
     }
-    representatives = {
-        number: max(members, key=_representative_rank).name for number, members in clusters.items()
+    representative_by_cluster = {
+        cluster: max(members, key=_representative_rank).name
+        for cluster, members in members_by_cluster.items()
     }
     cluster_importances = [
-        members[0].cluster_importance or members[0].importance for members in clusters.values()
+        members[0].cluster_importance or members[0].importance
+        for members in members_by_cluster.values()
     ]
-    is_significant_by_test = significant_at_fdr(
+    is_significant_by_test = mark_significant_at_fdr(
         [*(signal.importance for signal in trusted_signals), *cluster_importances]
     )
-    proven = {
+    proven_columns = {
         signal.name
         for signal, is_significant in zip(trusted_signals, is_significant_by_test, strict=False)
         if is_significant
     }
     proven_clusters = {
-        number
-        for number, is_significant in zip(
-            clusters, is_significant_by_test[len(trusted_signals) :], strict=True
+        cluster
+        for cluster, is_significant in zip(
+            members_by_cluster, is_significant_by_test[len(trusted_signals) :], strict=True
         )
         if is_significant
     }
-    verdicts = [
+    judged_signals = [
         replace(
             signal,
             **_judge_signal(
                 signal,
-                clusters.get(signal.cluster, [signal]),
-                representatives,
-                proven,
+                members_by_cluster.get(signal.cluster, [signal]),
+                representative_by_cluster,
+                proven_columns,
                 proven_clusters,
-                leaks,
+                leak_reasons,
             ),
         )
         for signal in signals
     ]
     return [
-        replace(signal, **_undecided_verdict(signal, requests))
+        replace(signal, **_undecided_verdict(signal, positive_requests))
         if signal.verdict == NULL
         else signal
-        for signal in verdicts
+        for signal in judged_signals
     ]
 
 
-def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
+def _undecided_verdict(signal: Signal, positive_requests: int) -> dict[str, Any]:
     """Return `verdict` and `why` if the requests cannot confirm a null column; {} if they can."""
-    if requests < REQUESTS_MIN:
+    if positive_requests < REQUESTS_MIN:
         return {
             "verdict": TOO_FEW_REQUESTS,
-            "why": f"{requests:,} later requests with something to find; {REQUESTS_MIN:,} are the "
-            "least to call it null by",
+            "why": f"{positive_requests:,} later requests with something to find; "
+            f"{REQUESTS_MIN:,} are the least to call it null by",
         }
-    highest = max(
+    highest_importance = max(
         interval.high
         for interval in (signal.importance, signal.cluster_importance)
         if interval is not None
     )
-    if highest >= IMPORTANCE_MIN:
+    if highest_importance >= IMPORTANCE_MIN:
         return {
             "verdict": TOO_FEW_REQUESTS,
-            "why": f"it may be chance, and it may be worth {highest:.3f}: the interval has both",
+            "why": f"it may be chance, and it may be worth {highest_importance:.3f}: "
+            "the interval has both",
         }
     return {}
 
@@ -208,27 +222,29 @@ def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
 def _judge_signal(
     signal: Signal,
     members: Sequence[Signal],
-    representatives: Mapping[int, str],
-    proven: set[str],
+    representative_by_cluster: Mapping[int, str],
+    proven_columns: set[str],
     proven_clusters: set[int],
-    leaks: Mapping[str, str],
+    leak_reasons: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return `verdict` and `why` of one signal; `members` is its cluster, including itself."""
-    if signal.name in leaks:
-        return {"verdict": LEAK, "why": leaks[signal.name], "kept": False}
-    helps = signal.cluster in proven_clusters or any(member.name in proven for member in members)
-    if not helps and not any(member.beats_nulls for member in members):
+    if signal.name in leak_reasons:
+        return {"verdict": LEAK, "why": leak_reasons[signal.name], "kept": False}
+    is_proven = signal.cluster in proven_clusters or any(
+        member.name in proven_columns for member in members
+    )
+    if not is_proven and not any(member.beats_nulls for member in members):
         return {"verdict": NULL, "why": "what it does on later data and for trees may be chance"}
-    representative = representatives.get(signal.cluster, signal.name)
+    representative = representative_by_cluster.get(signal.cluster, signal.name)
     if signal.name != representative:
         return {"verdict": REDUNDANT, "why": f"{representative} stands for it"}
-    if signal.is_unstable and not helps:
+    if signal.is_unstable and not is_proven:
         return {
             "verdict": DRIFTING,
             "why": f"drift {signal.drift:.2f}, and later data do not prove that it helps "
             "nevertheless",
         }
-    why = "proven on later data" if helps else "trees get more of it than of shuffled labels"
+    why = "proven on later data" if is_proven else "trees get more of it than of shuffled labels"
     return {
         "verdict": SIGNAL,
         "why": why + (f", though it drifts ({signal.drift:.2f})" if signal.is_unstable else ""),

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from tailorbird.errors import StorageError
 from tailorbird.models.space import Value
 from tailorbird.ranking.own_models import models_file, use_models_file
-from tailorbird.training.fit.resume import load_or_make_arrays
+from tailorbird.training.fit.resume import load_or_compute_arrays
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tuning.architectures import FitRequest, find_architecture
 from tailorbird.training.tuning.splits import Split
@@ -40,13 +40,13 @@ class FitSpec:
 
     architecture: str
     settings: Mapping[str, Value]
-    split: int
+    split_index: int
     seed: int
 
     @property
     def name(self) -> str:
         return msgspec.json.encode(
-            [self.architecture, sorted(self.settings.items()), self.split, self.seed]
+            [self.architecture, sorted(self.settings.items()), self.split_index, self.seed]
         ).decode()
 
 
@@ -57,13 +57,13 @@ class FitResult:
     NaN where a request has no relevant item.
     """
 
-    quality: Floats
-    tail: Floats
+    ndcg: Floats
+    long_tail_ndcg: Floats
     seconds: float
 
     @property
-    def mean(self) -> float:
-        return float(np.nanmean(self.quality))
+    def mean_ndcg(self) -> float:
+        return float(np.nanmean(self.ndcg))
 
 
 class FitExecutor(Protocol):
@@ -72,12 +72,12 @@ class FitExecutor(Protocol):
     @property
     def workers(self) -> int: ...
 
-    def submit(self, fit: FitSpec) -> "Future[FitResult]": ...
+    def submit(self, fit_spec: FitSpec) -> "Future[FitResult]": ...
 
 
-def split_name(column_set: str, number: int) -> str:
+def split_name(column_set: str, split_index: int) -> str:
     """Return the name under which a folder stores a split."""
-    return f"split {column_set} {number}"
+    return f"split {column_set} {split_index}"
 
 
 @dataclass
@@ -85,36 +85,39 @@ class FitRunner:
     """Runs fits in a folder, keeping opened splits in memory."""
 
     folder: Path
-    train: TrainSettings
+    train_settings: TrainSettings
     threads: int
-    splits: dict[str, Split] = field(default_factory=dict)
+    split_by_name: dict[str, Split] = field(default_factory=dict)
 
-    def split(self, column_set: str, number: int) -> Split:
-        name = split_name(column_set, number)
-        if name not in self.splits:
-            self.splits[name] = Split.from_arrays(
-                load_or_make_arrays(self.folder, name, _raise_missing_rows)
+    def load_split(self, column_set: str, split_index: int) -> Split:
+        array_name = split_name(column_set, split_index)
+        if array_name not in self.split_by_name:
+            self.split_by_name[array_name] = Split.from_arrays(
+                load_or_compute_arrays(self.folder, array_name, _raise_missing_rows)
             )
-        return self.splits[name]
+        return self.split_by_name[array_name]
 
-    def run(self, fit: FitSpec) -> FitResult:
+    def run(self, fit_spec: FitSpec) -> FitResult:
         """Run a fit, or return its cached result."""
 
-        def run_fit() -> Mapping[str, npt.NDArray]:
+        def compute_arrays() -> Mapping[str, npt.NDArray]:
             started_at = time.monotonic()
-            architecture = find_architecture(fit.architecture)
-            split = self.split(architecture.column_set, fit.split)
-            value = architecture.fit(
-                split, FitRequest(fit.settings, fit.seed, self.train, self.threads)
+            architecture = find_architecture(fit_spec.architecture)
+            split = self.load_split(architecture.column_set, fit_spec.split_index)
+            scores = architecture.fit_and_predict(
+                split,
+                FitRequest(fit_spec.settings, fit_spec.seed, self.train_settings, self.threads),
             )
             return {
-                "quality": split.quality(value),
-                "tail": split.tail_quality(value),
+                "quality": split.measure_ndcg(scores),
+                "tail": split.measure_long_tail_ndcg(scores),
                 "seconds": np.array(time.monotonic() - started_at),
             }
 
-        cached = load_or_make_arrays(self.folder, fit.name, run_fit)
-        return FitResult(cached["quality"], cached["tail"], float(cached["seconds"]))
+        cached_arrays = load_or_compute_arrays(self.folder, fit_spec.name, compute_arrays)
+        return FitResult(
+            cached_arrays["quality"], cached_arrays["tail"], float(cached_arrays["seconds"])
+        )
 
 
 def _raise_missing_rows() -> Mapping[str, npt.NDArray]:
@@ -124,46 +127,48 @@ def _raise_missing_rows() -> Mapping[str, npt.NDArray]:
 
 
 @dataclass(frozen=True)
-class _InProcess:
+class _InProcessExecutor:
     runner: FitRunner
     workers: int = 1
 
-    def submit(self, fit: FitSpec) -> "Future[FitResult]":
+    def submit(self, fit_spec: FitSpec) -> "Future[FitResult]":
         future: Future[FitResult] = Future()
         try:
-            future.set_result(self.runner.run(fit))
+            future.set_result(self.runner.run(fit_spec))
         except Exception as error:
             future.set_exception(error)
         return future
 
 
 @dataclass(frozen=True)
-class _ProcessPool:
+class _PoolExecutor:
     pool: ProcessPoolExecutor
     workers: int
 
-    def submit(self, fit: FitSpec) -> "Future[FitResult]":
-        return self.pool.submit(_run_in_worker, fit)
+    def submit(self, fit_spec: FitSpec) -> "Future[FitResult]":
+        return self.pool.submit(_run_in_worker, fit_spec)
 
 
 @contextmanager
-def open_executor(folder: Path, train: TrainSettings, workers: int) -> Iterator[FitExecutor]:
+def open_executor(
+    folder: Path, train_settings: TrainSettings, workers: int
+) -> Iterator[FitExecutor]:
     """Open an executor with the given number of worker processes.
 
     Raises:
         StorageError: a process died, for example out of memory; finished fits are kept.
     """
     if workers == 1:
-        yield _InProcess(FitRunner(folder, train, 0))
+        yield _InProcessExecutor(FitRunner(folder, train_settings, 0))
         return
     pool = ProcessPoolExecutor(
         workers,
         mp_context=get_context("spawn"),
         initializer=_start_worker,
-        initargs=(folder, train, models_file()),
+        initargs=(folder, train_settings, models_file()),
     )
     try:
-        yield _ProcessPool(pool, workers)
+        yield _PoolExecutor(pool, workers)
         # All fits are done, so the processes exit at once and release shared resources before this
         # process exits.
         pool.shutdown()
@@ -174,12 +179,14 @@ def open_executor(folder: Path, train: TrainSettings, workers: int) -> Iterator[
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-_worker: dict[str, FitRunner] = {}  # set in worker processes only
+_worker_state: dict[str, FitRunner] = {}  # set in worker processes only
 
 
-def _start_worker(folder: Path, train: TrainSettings, own_models: Path | None) -> None:
-    use_models_file(own_models)
-    _worker["bench"] = FitRunner(folder, train, 1)
+def _start_worker(
+    folder: Path, train_settings: TrainSettings, own_models_file: Path | None
+) -> None:
+    use_models_file(own_models_file)
+    _worker_state["runner"] = FitRunner(folder, train_settings, 1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -191,5 +198,5 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_worker(fit: FitSpec) -> FitResult:
-    return _worker["bench"].run(fit)
+def _run_in_worker(fit_spec: FitSpec) -> FitResult:
+    return _worker_state["runner"].run(fit_spec)

@@ -25,35 +25,39 @@ def load_splits(
     features: FeatureSet,
     slot: Slot,
     lake: Lake,
-    unfinished: UnfinishedRun,
+    unfinished_run: UnfinishedRun,
     settings: TuneSettings,
-    train: TrainSettings,
+    train_settings: TrainSettings,
     architectures: Sequence[Architecture],
     progress: Progress,
 ) -> tuple[dict[str, list[Split]], dict[str, Any]]:
     """Load or build the splits of each column set, and return them with their description."""
-    splits: dict[str, list[Split]] = {}
+    splits_by_column_set: dict[str, list[Split]] = {}
     description: dict[str, Any] = {}
     for column_set in dict.fromkeys(architecture.column_set for architecture in architectures):
         builder = _SplitBuilder(
-            features,
-            slot,
-            lake,
-            unfinished.started_at,
-            settings,
-            train,
-            column_set == NET_COLUMNS,
-            progress,
+            features=features,
+            slot=slot,
+            lake=lake,
+            now=unfinished_run.started_at,
+            settings=settings,
+            train_settings=train_settings,
+            for_nets=column_set == NET_COLUMNS,
+            progress=progress,
         )
-        cached = unfinished.arrays(f"about {column_set}", builder.encoded_facts)
-        description |= msgspec.json.decode(cached["facts"].tobytes())
-        splits[column_set] = [
+        cached_description = unfinished_run.load_or_compute_arrays(
+            f"about {column_set}", builder.encode_description
+        )
+        description |= msgspec.json.decode(cached_description["facts"].tobytes())
+        splits_by_column_set[column_set] = [
             Split.from_arrays(
-                unfinished.arrays(split_name(column_set, number), partial(builder.arrays, number))
+                unfinished_run.load_or_compute_arrays(
+                    split_name(column_set, split_index), partial(builder.build_arrays, split_index)
+                )
             )
-            for number in range(settings.splits)
+            for split_index in range(settings.splits)
         ]
-    return splits, description
+    return splits_by_column_set, description
 
 
 @dataclass
@@ -65,37 +69,36 @@ class _SplitBuilder:
     lake: Lake
     now: int
     settings: TuneSettings
-    train: TrainSettings
+    train_settings: TrainSettings
     for_nets: bool
     progress: Progress
     splits: list[Split] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    description: dict[str, Any] = field(default_factory=dict)
 
-    def arrays(self, number: int) -> Mapping[str, npt.NDArray]:
+    def build_arrays(self, split_index: int) -> Mapping[str, npt.NDArray]:
         if not self.splits:
-            segmented = segment_requests(
+            segmented_requests = segment_requests(
                 self.features,
                 self.slot,
                 self.lake,
                 self.now,
                 self.settings.splits,
-                self.train,
+                self.train_settings,
                 self.progress,
             )
-            judged = self.settings.judged
             encoded_splits = encode_splits(
-                segmented,
+                segmented_requests,
                 self.features,
                 self.slot,
-                self.train,
-                judged_max=judged,
+                self.train_settings,
+                judged_max=self.settings.judged,
                 progress=self.progress,
                 for_nets=self.for_nets,
             )
             self.splits = [split for split, _ in encoded_splits]
-            self.facts = describe_splits(segmented, self.splits)
-        return self.splits[number].to_arrays()
+            self.description = describe_splits(segmented_requests, self.splits)
+        return self.splits[split_index].to_arrays()
 
-    def encoded_facts(self) -> Mapping[str, npt.NDArray]:
-        self.arrays(0)
-        return {"facts": np.frombuffer(msgspec.json.encode(self.facts), np.uint8)}
+    def encode_description(self) -> Mapping[str, npt.NDArray]:
+        self.build_arrays(0)
+        return {"facts": np.frombuffer(msgspec.json.encode(self.description), np.uint8)}

@@ -58,10 +58,10 @@ def _plot_cells(finalists: Sequence[Finalist]) -> Figure:
     figure = Figure(figsize=(6.4, 0.36 * len(finalists) + 1.0), layout="constrained")
     axes = figure.subplots()
     for index, finalist in enumerate(reversed(finalists)):
-        for split, row in enumerate(finalist.quality):
+        for split, row in enumerate(finalist.ndcg):
             axes.plot(
                 row,
-                [index + 0.18 * (split - (len(finalist.quality) - 1) / 2)] * len(row),
+                [index + 0.18 * (split - (len(finalist.ndcg) - 1) / 2)] * len(row),
                 "o",
                 color=f"C{split}",
                 markersize=4,
@@ -71,36 +71,36 @@ def _plot_cells(finalists: Sequence[Finalist]) -> Figure:
     return clean_axes(figure)
 
 
-def _draw_charts(trials: Sequence[Trial], report: TuneReport, name: str) -> list[Markup]:
+def _draw_charts(trials: Sequence[Trial], report: TuneReport, architecture: str) -> list[Markup]:
     charts = [to_svg(_plot_history(trials))]
-    if shares := report.importance[name]:
+    if shares := report.importance[architecture]:
         charts.append(to_svg(importance_chart(shares, "What the trials differ by (PED-ANOVA)")))
     if sum(trial.state == "complete" for trial in trials) > 1:
-        charts.append(to_svg(_plot_parallel(trials, report.spaces[name])))
+        charts.append(to_svg(_plot_parallel(trials, report.spaces[architecture])))
     return charts
 
 
 def _plot_history(trials: Sequence[Trial]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
-    best, best_so_far = -np.inf, []
+    best_value, best_values = -np.inf, []
     for index, trial in enumerate(trials):
         mean_score = float(np.mean(trial.split_scores)) if trial.split_scores else np.nan
-        best = max(best, trial.value) if trial.state == "complete" else best
-        best_so_far.append(best if np.isfinite(best) else np.nan)
+        best_value = max(best_value, trial.value) if trial.state == "complete" else best_value
+        best_values.append(best_value if np.isfinite(best_value) else np.nan)
         style = {
             "complete": ("o", HIGHLIGHT_COLOUR),
             "pruned": ("x", MUTED_COLOUR),
             "failed": ("v", _LOSS_COLOUR),
         }[trial.state]
         axes.plot([index], [mean_score], style[0], color=style[1], markersize=4)
-    axes.plot(range(len(best_so_far)), best_so_far, color=HIGHLIGHT_COLOUR, linewidth=1)
-    default = next(
+    axes.plot(range(len(best_values)), best_values, color=HIGHLIGHT_COLOUR, linewidth=1)
+    default_trial = next(
         (trial for trial in trials if trial.is_default and np.isfinite(trial.value)), None
     )
-    if default is not None:
+    if default_trial is not None:
         axes.axhline(
-            default.value, color=MUTED_COLOUR, linewidth=0.8, linestyle="--", label="defaults"
+            default_trial.value, color=MUTED_COLOUR, linewidth=0.8, linestyle="--", label="defaults"
         )
         axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel("trial")
@@ -111,27 +111,30 @@ def _plot_history(trials: Sequence[Trial]) -> Figure:
 
 def _plot_parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
     """Plot a line for each complete trial through its settings; better trials are darker."""
-    shown = sorted(
+    complete_trials = sorted(
         (trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.value
     )
     names = list(space.dimensions)
-    values = np.array([trial.value for trial in shown])
-    low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1e-9)
+    values = np.array([trial.value for trial in complete_trials])
+    lowest_value, highest_value = (
+        float(values.min()),
+        max(float(values.max()), float(values.min()) + 1e-9),
+    )
     figure = Figure(figsize=(1.3 * (len(names) + 1) + 1, 3.8), layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["viridis_r"]
-    for trial in shown:
-        share = (trial.value - low) / (high - low)
+    for trial in complete_trials:
+        relative_value = (trial.value - lowest_value) / (highest_value - lowest_value)
         heights = [
             *(_relative_height(trial.params.get(name), space, name) for name in names),
-            share,
+            relative_value,
         ]
         axes.plot(
             range(len(heights)),
             heights,
-            color=colours(0.1 + 0.9 * share),
-            linewidth=0.6 + 1.2 * share,
-            alpha=0.35 + 0.6 * share,
+            color=colours(0.1 + 0.9 * relative_value),
+            linewidth=0.6 + 1.2 * relative_value,
+            alpha=0.35 + 0.6 * relative_value,
         )
     for index, name in enumerate(names):
         dimension = space.dimensions[name]
@@ -147,7 +150,7 @@ def _plot_parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
             axes.text(index + 0.04, height, label, fontsize=7, va="center")
         axes.axvline(index, color=MUTED_COLOUR, linewidth=0.8)
     axes.axvline(len(names), color=MUTED_COLOUR, linewidth=0.8)
-    for height, value in ((0.0, low), (1.0, high)):
+    for height, value in ((0.0, lowest_value), (1.0, highest_value)):
         axes.text(len(names) + 0.04, height, f"{value:.4f}", fontsize=7, va="center")
     axes.set_xticks(range(len(names) + 1), [*names, "ndcg_10"])
     axes.set_yticks([])
@@ -175,8 +178,10 @@ def _relative_height(value: Value | None, space: SearchSpace, name: str) -> floa
 
 
 def _best_trials(trials: Sequence[Trial]) -> list[Trial]:
-    ordered = sorted(trials, key=lambda trial: -trial.value if np.isfinite(trial.value) else np.inf)
-    return ordered[:TRIALS_SHOWN]
+    ranked_trials = sorted(
+        trials, key=lambda trial: -trial.value if np.isfinite(trial.value) else np.inf
+    )
+    return ranked_trials[:TRIALS_SHOWN]
 
 
 def _list_facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:

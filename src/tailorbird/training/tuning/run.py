@@ -30,7 +30,7 @@ from tailorbird.training.tuning.load_splits import load_splits
 from tailorbird.training.tuning.settings import TuneSettings
 from tailorbird.training.tuning.space import SearchSpace
 from tailorbird.training.tuning.splits import Split
-from tailorbird.training.tuning.study import JOURNAL, Budget, Search, Trial, open_journal
+from tailorbird.training.tuning.study import JOURNAL_FILE, Budget, Search, Trial, open_journal
 
 _COMPLETE_MARKER = "done"
 STUDY_FORMAT = (
@@ -68,8 +68,15 @@ class TuneReport:
         return Frame.from_rows(
             ["trial", "ndcg_10", "gain", "spread", "gain_minus_spread", "fit_s"],
             [
-                (top.name, float(top.quality.mean()), top.gain, top.spread, top.score, top.seconds)
-                for top in self.choice.finalists
+                (
+                    finalist.name,
+                    float(finalist.ndcg.mean()),
+                    finalist.gain,
+                    finalist.spread,
+                    finalist.score,
+                    finalist.seconds,
+                )
+                for finalist in self.choice.finalists
             ],
         )
 
@@ -82,14 +89,14 @@ class TuneReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         choice = self.choice
-        chosen = {
+        choice_dict = {
             "architecture": choice.winner.trial.architecture,
             "settings": dict(self.settings),
             "why": choice.why,
         }
         return {
             "slot": self.slot,
-            "chosen": {**chosen, "default": choice.winner.trial.is_default},
+            "chosen": {**choice_dict, "default": choice.winner.trial.is_default},
             "finalists": [finalist.to_dict() for finalist in choice.finalists],
             "reference": choice.reference.name,
             "trials": [
@@ -131,8 +138,8 @@ def tune(
         LockedError: another process tunes there.
     """
     search_spaces = [
-        (architecture, (spaces or {}).get(architecture.name) or architecture.full_space())
-        for architecture in select_architectures(settings.names)
+        (architecture, (spaces or {}).get(architecture.name) or architecture.build_search_space())
+        for architecture in select_architectures(settings.architecture_names)
     ]
     with hold_exclusive(out / "lock", f"slot {slot.name} is tuned"):
         return _tune(
@@ -159,28 +166,33 @@ def _tune(
     extend: bool,
     progress: Progress,
 ) -> TuneReport:
-    untuned = _untuned_heads(slot)
-    unfinished = _open_study(
-        folder, _study_key(features, slot, lake, settings, search_spaces), clock, extend=extend
+    untuned_heads = _find_untuned_heads(slot)
+    unfinished_run = _open_study(
+        folder,
+        _build_study_key(features, slot, lake, settings, search_spaces),
+        clock,
+        extend=extend,
     )
-    train = settings.train.resolve_quick()
-    splits, about = load_splits(
+    train_settings = settings.train.with_quick_applied()
+    splits_by_column_set, about = load_splits(
         features,
         slot,
         Lake(lake),
-        unfinished,
+        unfinished_run,
         settings,
-        train,
+        train_settings,
         [architecture for architecture, _ in search_spaces],
         progress,
     )
-    with open_executor(folder, train, settings.workers) as fits:
-        trials, importance = _run_searches(folder, settings, search_spaces, splits, fits, progress)
+    with open_executor(folder, train_settings, settings.workers) as fit_executor:
+        trials_by_architecture, importance_by_architecture = _run_searches(
+            folder, settings, search_spaces, splits_by_column_set, fit_executor, progress
+        )
         choice = choose_finalist(
-            select_finalists(trials, settings.finalists),
-            [split.holdout.person for split in next(iter(splits.values()))],
+            select_finalists(trials_by_architecture, settings.finalists),
+            [split.holdout.person for split in next(iter(splits_by_column_set.values()))],
             range(settings.seed, settings.seed + settings.seeds),
-            fits,
+            fit_executor,
             partial(progress, "finalists"),
         )
     (folder / _COMPLETE_MARKER).touch()
@@ -188,31 +200,31 @@ def _tune(
     tuned_settings = (
         {} if winner.is_default and winner.architecture == "gbdt" else dict(winner.settings)
     )
-    about |= {"as_of": to_iso(unfinished.started_at), "schema_hash": features.schema_hash}
-    about |= _describe_study(settings, search_spaces, trials, untuned)
-    space_by_name = {architecture.name: space for architecture, space in search_spaces}
+    about |= {"as_of": to_iso(unfinished_run.started_at), "schema_hash": features.schema_hash}
+    about |= _describe_study(settings, search_spaces, trials_by_architecture, untuned_heads)
+    space_by_architecture = {architecture.name: space for architecture, space in search_spaces}
     return TuneReport(
         slot.name,
-        trials,
+        trials_by_architecture,
         choice,
-        importance,
-        space_by_name,
+        importance_by_architecture,
+        space_by_architecture,
         tuned_settings,
         about,
-        unfinished.is_resumed,
+        unfinished_run.is_resumed,
     )
 
 
-def _untuned_heads(slot: Slot) -> list[str]:
+def _find_untuned_heads(slot: Slot) -> list[str]:
     """Return the heads that are not tuned, and refuse a slot that has no other."""
-    untuned = [head for head in slot.objective if is_amount_head(head)]
-    if len(untuned) == len(slot.objective):
+    untuned_heads = [head for head in slot.objective if is_amount_head(head)]
+    if len(untuned_heads) == len(slot.objective):
         raise UsageError(
-            f"slot {slot.name} asks for nothing but {', '.join(untuned)}, an expected "
+            f"slot {slot.name} asks for nothing but {', '.join(untuned_heads)}, an expected "
             "amount, of which nothing is tuned",
             fix="train without tuning, or give its formula a chance, such as click",
         )
-    return untuned
+    return untuned_heads
 
 
 def _open_study(
@@ -220,56 +232,58 @@ def _open_study(
 ) -> UnfinishedRun:
     """Resume the study of a folder if it is of this key, and begin one otherwise."""
     _prepare_folder(folder, extend=extend)
-    unfinished = UnfinishedRun(folder, study_key, clock.now())
-    if extend and not unfinished.is_resumed:
+    unfinished_run = UnfinishedRun(folder, study_key, clock.now())
+    if extend and not unfinished_run.is_resumed:
         shutil.rmtree(folder, ignore_errors=True)
         raise UsageError(
             "the last study was of other settings or declarations",
             where="--more",
             fix="leave --more out: it begins anew",
         )
-    return unfinished
+    return unfinished_run
 
 
 def _run_searches(
     folder: Path,
     settings: TuneSettings,
     search_spaces: Sequence[tuple[Architecture, SearchSpace]],
-    splits: Mapping[str, Sequence[Split]],
-    fits: FitExecutor,
+    splits_by_column_set: Mapping[str, Sequence[Split]],
+    fit_executor: FitExecutor,
     progress: Progress,
 ) -> tuple[dict[str, tuple[Trial, ...]], dict[str, dict[str, float]]]:
     """Return the trials of each architecture, and the importance of its settings."""
     storage = open_journal(folder)
     budget = Budget(settings.trials, settings.seconds)
-    trials, importance = {}, {}
+    trials_by_architecture, importance_by_architecture = {}, {}
     for architecture, space in search_spaces:
-        own_splits = splits[architecture.column_set]
+        architecture_splits = splits_by_column_set[architecture.column_set]
         start_settings = space.clip(
-            architecture.sized(architecture.defaults, *_training_size(own_splits[-1]))
+            architecture.adapt_defaults(
+                architecture.defaults, *_count_training_rows(architecture_splits[-1])
+            )
         )
         search = Search(
             storage,
             architecture,
             space,
             start_settings,
-            range(len(own_splits)),
-            fits,
+            range(len(architecture_splits)),
+            fit_executor,
             settings.sampler,
             settings.pruner,
             settings.seed,
         )
         search.run(budget, partial(_report_progress, progress, architecture.name, budget))
-        trials[architecture.name] = tuple(search.trials())
-        importance[architecture.name] = search.importance()
-    return trials, importance
+        trials_by_architecture[architecture.name] = tuple(search.list_trials())
+        importance_by_architecture[architecture.name] = search.measure_importance()
+    return trials_by_architecture, importance_by_architecture
 
 
 def _describe_study(
     settings: TuneSettings,
     search_spaces: Sequence[tuple[Architecture, SearchSpace]],
-    trials: Mapping[str, Sequence[Trial]],
-    untuned: Sequence[str],
+    trials_by_architecture: Mapping[str, Sequence[Trial]],
+    untuned_heads: Sequence[str],
 ) -> dict[str, Any]:
     """Return what a report says of the study's budget, spaces and cost."""
     return {
@@ -286,18 +300,19 @@ def _describe_study(
                 "trials": len(architecture_trials),
                 "seconds": round(sum(trial.seconds for trial in architecture_trials), 1),
             }
-            for name, architecture_trials in trials.items()
+            for name, architecture_trials in trials_by_architecture.items()
         },
         "untuned": (
-            f"{', '.join(untuned)}: trials are ordered and judged by the rest of the formula; "
+            f"{', '.join(untuned_heads)}: trials are ordered and judged by the "
+            "rest of the formula; "
             "training learns it all the same"
-            if untuned
+            if untuned_heads
             else ""
         ),
     }
 
 
-def _study_key(
+def _build_study_key(
     features: FeatureSet,
     slot: Slot,
     lake: StoragePath,
@@ -308,8 +323,18 @@ def _study_key(
 
     The number of trials and workers is not part of it.
     """
-    excluded = ("trials", "seconds", "workers", "finalists", "seeds", "names", "train")
-    included = {name: value for name, value in asdict(settings).items() if name not in excluded}
+    excluded_settings = (
+        "trials",
+        "seconds",
+        "workers",
+        "finalists",
+        "seeds",
+        "architecture_names",
+        "train",
+    )
+    included_settings = {
+        name: value for name, value in asdict(settings).items() if name not in excluded_settings
+    }
     spaces = {architecture.name: space.to_dict() for architecture, space in search_spaces}
     slot_key = {
         "name": slot.name,
@@ -318,22 +343,22 @@ def _study_key(
         "denominator": slot.denominator,
     }
     transforms = [repr(transform) for transform in features.transforms]
-    training = {**asdict(settings.train), "scheme": repr(settings.train.scheme)}
-    context = {
-        "kept": STUDY_FORMAT,
-        "train": training,
+    training_key = {**asdict(settings.train), "scheme": repr(settings.train.scheme)}
+    context_key = {
+        "study_format": STUDY_FORMAT,
+        "train": training_key,
         "schema": features.schema_hash,
         "transforms": transforms,
         "lake": str(lake),
     }
-    return {**included, **context, "slot": slot_key, "spaces": spaces}
+    return {**included_settings, **context_key, "slot": slot_key, "spaces": spaces}
 
 
 def _prepare_folder(folder: Path, *, extend: bool) -> None:
     """Keep an unfinished study, and clear a finished one."""
     is_complete = (folder / _COMPLETE_MARKER).exists()
     if extend:
-        if not (folder / JOURNAL).exists():
+        if not (folder / JOURNAL_FILE).exists():
             raise UsageError(
                 "there is no study here that more trials could be asked of",
                 where="--more",
@@ -344,18 +369,20 @@ def _prepare_folder(folder: Path, *, extend: bool) -> None:
         shutil.rmtree(folder)
 
 
-def _training_size(split: Split) -> tuple[int, int]:
+def _count_training_rows(split: Split) -> tuple[int, int]:
     """Return positives of the first head, and rows, of a split's training part."""
     head = next(iter(split.objective))
     return int(split.train.labels[head].sum()), len(split.train.matrix)
 
 
 def _report_progress(
-    progress: Progress, name: str, budget: Budget, trials: int, seconds: float
+    progress: Progress, architecture: str, budget: Budget, trial_count: int, spent_seconds: float
 ) -> None:
     if budget.trials:
-        progress(f"trials of {name}", trials, budget.trials)
+        progress(f"trials of {architecture}", trial_count, budget.trials)
     else:
         progress(
-            f"seconds of {name}", min(round(seconds), round(budget.seconds)), round(budget.seconds)
+            f"seconds of {architecture}",
+            min(round(spent_seconds), round(budget.seconds)),
+            round(budget.seconds),
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from tailorbird.errors import UsageError
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.tuning.study import Pruner, Sampler
+from tailorbird.training.tuning.study import PrunerName, SamplerName
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class TuneSettings:
 
     Attributes:
         train: the training that is tuned: window, rows, borders, excluded columns.
-        names: architectures; each gets the same budget.
+        architecture_names: architectures; each gets the same budget.
         trials, seconds: budget of each architecture, whichever ends first; 0 is no limit.
             Seconds count time spent in fits.
         sampler: `tpe` learns which settings do well together, `random` does not.
@@ -26,11 +26,11 @@ class TuneSettings:
     """
 
     train: TrainSettings = field(default_factory=TrainSettings)
-    names: tuple[str, ...] = ("gbdt",)
+    architecture_names: tuple[str, ...] = ("gbdt",)
     trials: int = 40
     seconds: float = 0.0
-    sampler: Sampler = "tpe"
-    pruner: Pruner = "median"
+    sampler: SamplerName = "tpe"
+    pruner: PrunerName = "median"
     splits: int = 3
     seeds: int = 3
     finalists: int = 4
@@ -39,7 +39,7 @@ class TuneSettings:
     seed: int = 7
 
     def __post_init__(self) -> None:
-        for name, least in (
+        for setting, minimum in (
             ("splits", 1),
             ("seeds", 1),
             ("finalists", 1),
@@ -47,9 +47,10 @@ class TuneSettings:
             ("judged", 1),
             ("trials", 0),
         ):
-            if getattr(self, name) < least:
+            if getattr(self, setting) < minimum:
                 raise UsageError(
-                    f"expected at least {least}, got {getattr(self, name)}", where=f"--{name}"
+                    f"expected at least {minimum}, got {getattr(self, setting)}",
+                    where=f"--{setting}",
                 )
         if not self.trials and not self.seconds:
             raise UsageError(

@@ -22,7 +22,7 @@ import msgspec
 from tailorbird.errors import ConfigError, suggest_name
 from tailorbird.models.space import Choices, Range, Value
 
-FILE = "tune.toml"  # in the project's folder
+SPACE_FILE = "tune.toml"  # in the project's folder
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class SearchSpace:
 
     def clip(self, settings: Mapping[str, Value]) -> dict[str, Value]:
         """Return the searched settings, each clipped to the nearest allowed value."""
-        nearest_settings: dict[str, Value] = {}
+        clipped_settings: dict[str, Value] = {}
         for name, dimension in self.dimensions.items():
             value = settings[name]
             if isinstance(dimension, Choices):
-                nearest_settings[name] = (
+                clipped_settings[name] = (
                     value if value in dimension.choices else dimension.choices[0]
                 )
             else:
                 clamped = min(max(float(value), dimension.low), dimension.high)
-                nearest_settings[name] = round(clamped) if self.is_integer(name) else clamped
-        return nearest_settings
+                clipped_settings[name] = round(clamped) if self.is_integer(name) else clamped
+        return clipped_settings
 
     def is_integer(self, name: str) -> bool:
         """Return whether a setting takes integers."""
@@ -80,39 +80,41 @@ def override_spaces(path: Path, spaces: Mapping[str, SearchSpace]) -> dict[str, 
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
     try:
-        tree = tomllib.loads(text)
+        sections = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
-    merged = dict(spaces)
-    for name, section in tree.items():
-        if name not in spaces or not isinstance(section, dict):
+    merged_spaces = dict(spaces)
+    for architecture, section in sections.items():
+        if architecture not in spaces or not isinstance(section, dict):
             raise ConfigError(
-                f"unknown architecture {name!r}",
-                where=_locate_key(path, text, name),
-                fix=_suggest(name, spaces),
+                f"unknown architecture {architecture!r}",
+                where=_locate_key(path, text, architecture),
+                fix=_suggest(architecture, spaces),
             )
-        merged[name] = _override_space(spaces[name], section, path, text, name)
-    return merged
+        merged_spaces[architecture] = _override_space(
+            spaces[architecture], section, path, text, architecture
+        )
+    return merged_spaces
 
 
 def _override_space(
     space: SearchSpace, section: Mapping[str, Any], path: Path, text: str, architecture: str
 ) -> SearchSpace:
     dimensions, fixed = dict(space.dimensions), dict(space.fixed)
-    for name, given in section.items():
-        where = _locate_key(path, text, architecture, name)
-        if name not in space.defaults:
+    for setting, override in section.items():
+        where = _locate_key(path, text, architecture, setting)
+        if setting not in space.defaults:
             raise ConfigError(
-                f"{architecture} has no setting {name!r}",
+                f"{architecture} has no setting {setting!r}",
                 where=where,
-                fix=_suggest(name, space.defaults),
+                fix=_suggest(setting, space.defaults),
             )
-        dimensions.pop(name, None)
-        fixed.pop(name, None)
-        if isinstance(given, dict):
-            dimensions[name] = _parse_dimension(given, name, space, where)
+        dimensions.pop(setting, None)
+        fixed.pop(setting, None)
+        if isinstance(override, dict):
+            dimensions[setting] = _parse_dimension(override, setting, space, where)
         else:
-            fixed[name] = _convert_value(given, space.defaults[name], name, where)
+            fixed[setting] = _convert_value(override, space.defaults[setting], setting, where)
     if not dimensions:
         raise ConfigError(
             f"nothing of {architecture} is left to try", where=_locate_key(path, text, architecture)
@@ -121,44 +123,45 @@ def _override_space(
 
 
 def _parse_dimension(
-    given: Mapping[str, Any], name: str, space: SearchSpace, where: str
+    override: Mapping[str, Any], setting: str, space: SearchSpace, where: str
 ) -> Range | Choices:
     try:
-        dimension = msgspec.convert(dict(given), Choices if "choices" in given else Range)
+        dimension = msgspec.convert(dict(override), Choices if "choices" in override else Range)
     except msgspec.ValidationError as error:
-        fix = f"write {name} = {{low = …, high = …, log = true}}, or {{choices = […]}}"
+        fix = f"write {setting} = {{low = …, high = …, log = true}}, or {{choices = […]}}"
         raise ConfigError(
-            f"{name}: {str(error)[:1].lower()}{str(error)[1:]}", where=where, fix=fix
+            f"{setting}: {str(error)[:1].lower()}{str(error)[1:]}", where=where, fix=fix
         ) from None
-    default = space.defaults[name]
+    default = space.defaults[setting]
     if isinstance(dimension, Choices):
         if not dimension.choices:
-            raise ConfigError(f"{name}: there is nothing to choose from", where=where)
+            raise ConfigError(f"{setting}: there is nothing to choose from", where=where)
         return Choices(
-            tuple(_convert_value(choice, default, name, where) for choice in dimension.choices)
+            tuple(_convert_value(choice, default, setting, where) for choice in dimension.choices)
         )
     if isinstance(default, str | bool):
         raise ConfigError(
-            f"{name} is no number, so it has no range",
+            f"{setting} is no number, so it has no range",
             where=where,
-            fix=f"write {name} = {{choices = […]}}",
+            fix=f"write {setting} = {{choices = […]}}",
         )
     if not dimension.low < dimension.high or (dimension.log and dimension.low <= 0):
-        least = "0 < low < high" if dimension.log else "low < high"
+        expected_order = "0 < low < high" if dimension.log else "low < high"
         raise ConfigError(
-            f"{name}: expected {least}, got {dimension.low:g} and {dimension.high:g}", where=where
+            f"{setting}: expected {expected_order}, got {dimension.low:g} and {dimension.high:g}",
+            where=where,
         )
     return dimension
 
 
-def _convert_value(value: Any, default: Value, name: str, where: str) -> Value:
+def _convert_value(value: Any, default: Value, setting: str, where: str) -> Value:
     """Convert a value to the type of its setting."""
     target_type: Any = float if isinstance(default, float) else type(default)
     try:
         return msgspec.convert(value, target_type, strict=not isinstance(default, float))
     except msgspec.ValidationError:
         raise ConfigError(
-            f"{name}: expected a value like {default!r}, got {value!r}", where=where
+            f"{setting}: expected a value like {default!r}, got {value!r}", where=where
         ) from None
 
 
@@ -168,11 +171,11 @@ def _suggest(name: str, valid_names: Mapping[str, Any]) -> str:
 
 def _locate_key(path: Path, text: str, section: str, key: str = "") -> str:
     """Return file and line of a section's heading, or of a key below it."""
-    inside, line = False, 0
-    for number, row in enumerate(text.splitlines(), 1):
-        if heading := re.match(r"\s*\[\s*([^\]]+?)\s*\]", row):
-            inside = heading[1] == section
-            line = number if inside and not key else line
-        elif inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", row):
-            line = number
-    return f"{path}:{line}" if line else str(path)
+    in_section, key_line = False, 0
+    for line_number, text_line in enumerate(text.splitlines(), 1):
+        if heading := re.match(r"\s*\[\s*([^\]]+?)\s*\]", text_line):
+            in_section = heading[1] == section
+            key_line = line_number if in_section and not key else key_line
+        elif in_section and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", text_line):
+            key_line = line_number
+    return f"{path}:{key_line}" if key_line else str(path)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tailorbird.models.deep.layout import Layout
 from tailorbird.training.evaluation import metrics
-from tailorbird.training.evaluation.figures import K
+from tailorbird.training.evaluation.figures import TOP_K
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -38,31 +38,33 @@ class SplitPart:
     t: Ints
     person: Ints
 
-    def take(self, requests: Bools) -> "SplitPart":
+    def take(self, request_mask: Bools) -> "SplitPart":
         """Return the part with some requests."""
-        rows = requests[self.request]
-        offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[requests]))).astype(np.int64)
-        labels = {head: label[rows] for head, label in self.labels.items()}
+        row_mask = request_mask[self.request_index]
+        offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[request_mask]))).astype(
+            np.int64
+        )
+        labels = {head: label[row_mask] for head, label in self.labels.items()}
         return SplitPart(
-            self.matrix[rows],
+            self.matrix[row_mask],
             labels,
-            self.weight[rows],
+            self.weight[row_mask],
             offsets,
-            self.t[requests],
-            self.person[requests],
+            self.t[request_mask],
+            self.person[request_mask],
         )
 
     @cached_property
-    def request(self) -> Ints:
+    def request_index(self) -> Ints:
         """Index of each row's request."""
         return np.repeat(np.arange(len(self.t)), np.diff(self.offsets))
 
-    def gain(self, objective: Mapping[str, float]) -> Floats:
+    def row_gains(self, objective: Mapping[str, float]) -> Floats:
         """Return the gain of each row under the slot's formula."""
-        gain = np.zeros(len(self.matrix))
+        gains = np.zeros(len(self.matrix))
         for head, weight in objective.items():
-            gain += weight * self.labels[head]
-        return gain
+            gains += weight * self.labels[head]
+        return gains
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class Split:
         names, categorical_columns: names of the matrix's columns.
         objective: head → weight, of the slot's heads with enough data here.
         evaluation_weights: head → weight, of all heads; lists are evaluated by it.
-        served: rows of `validation` as serving would see them, with all items at the first
+        served_matrix: rows of `validation` as serving would see them, with all items at the first
             position.
-        tail: mask of the holdout rows with long-tail items, as of the split's time.
+        is_long_tail: mask of the holdout rows with long-tail items, as of the split's time.
         layout: column layout of a net, if there are columns for nets.
     """
 
@@ -86,33 +88,33 @@ class Split:
     train: SplitPart
     validation: SplitPart
     holdout: SplitPart
-    served: Matrix
-    tail: Bools
+    served_matrix: Matrix
+    is_long_tail: Bools
     layout: Layout | None = None
 
     def select_columns(self, names: Sequence[str]) -> "Split":
         """Return the split with some of the columns."""
         indices = [self.names.index(name) for name in names]
 
-        def select(matrix: Matrix) -> Matrix:
+        def select_matrix(matrix: Matrix) -> Matrix:
             return np.ascontiguousarray(matrix[:, indices])
 
         train, validation, holdout = (
-            replace(part, matrix=select(part.matrix))
+            replace(part, matrix=select_matrix(part.matrix))
             for part in (self.train, self.validation, self.holdout)
         )
-        categorical = tuple(name for name in self.categorical_columns if name in names)
+        categorical_columns = tuple(name for name in self.categorical_columns if name in names)
         layout = self.layout.select_columns(names) if self.layout else None
         return Split(
             tuple(names),
-            categorical,
+            categorical_columns,
             self.objective,
             self.evaluation_weights,
             train,
             validation,
             holdout,
-            select(self.served),
-            self.tail,
+            select_matrix(self.served_matrix),
+            self.is_long_tail,
             layout,
         )
 
@@ -125,41 +127,46 @@ class Split:
             else self.names
         )
 
-    def restrict_training(self, train_requests: Bools, validation_requests: Bools) -> "Split":
+    def restrict_training(
+        self, train_request_mask: Bools, validation_request_mask: Bools
+    ) -> "Split":
         """Return the split with some requests of the training and validation parts."""
-        served = self.served[validation_requests[self.validation.request]]
+        served_matrix = self.served_matrix[validation_request_mask[self.validation.request_index]]
         return replace(
             self,
-            train=self.train.take(train_requests),
-            validation=self.validation.take(validation_requests),
-            served=served,
+            train=self.train.take(train_request_mask),
+            validation=self.validation.take(validation_request_mask),
+            served_matrix=served_matrix,
         )
 
-    def quality(self, value: Floats) -> Floats:
-        """Return NDCG@10 of each holdout request for rows ordered by a value, shape (requests,)."""
-        return metrics.ndcg(self._rank_rows(value), K)
+    def measure_ndcg(self, scores: Floats) -> Floats:
+        """Return NDCG@10 of each holdout request, rows ordered by score; shape (requests,)."""
+        return metrics.ndcg(self._rank_rows(scores), TOP_K)
 
-    def tail_quality(self, value: Floats) -> Floats:
+    def measure_long_tail_ndcg(self, scores: Floats) -> Floats:
         """Return NDCG@10 with long-tail items alone as relevant."""
-        ranked = self._rank_rows(value)
-        return metrics.ndcg(ranked.restrict(self.tail[ranked.row], np.zeros_like(ranked.missed)), K)
+        ranked = self._rank_rows(scores)
+        return metrics.ndcg(
+            ranked.restrict(self.is_long_tail[ranked.row], np.zeros_like(ranked.missed_counts)),
+            TOP_K,
+        )
 
-    def _rank_rows(self, value: Floats) -> metrics.RankedLists:
+    def _rank_rows(self, scores: Floats) -> metrics.RankedLists:
         return metrics.rank_lists(
-            value, self.holdout.gain(self.evaluation_weights), self.holdout.offsets, k=K
+            scores, self.holdout.row_gains(self.evaluation_weights), self.holdout.offsets, k=TOP_K
         )
 
     def to_arrays(self) -> dict[str, npt.NDArray]:
         """Return the split as named arrays, for a file."""
-        arrays: dict[str, npt.NDArray] = {"served": self.served, "tail": self.tail}
-        for part, rows in (
+        arrays: dict[str, npt.NDArray] = {"served": self.served_matrix, "tail": self.is_long_tail}
+        for part_name, part in (
             ("train", self.train),
             ("validation", self.validation),
             ("holdout", self.holdout),
         ):
-            arrays |= {f"{part}.{name}": getattr(rows, name) for name in _PART_FIELDS}
-            arrays |= {f"{part}.label.{head}": label for head, label in rows.labels.items()}
-        head = msgspec.json.encode(
+            arrays |= {f"{part_name}.{name}": getattr(part, name) for name in _PART_FIELDS}
+            arrays |= {f"{part_name}.label.{head}": label for head, label in part.labels.items()}
+        header = msgspec.json.encode(
             [
                 self.names,
                 self.categorical_columns,
@@ -168,31 +175,34 @@ class Split:
                 self.layout,
             ]
         )
-        return {**arrays, "head": np.frombuffer(head, np.uint8)}
+        return {**arrays, "head": np.frombuffer(header, np.uint8)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray]) -> "Split":
         """Restore a split from named arrays."""
-        names, categorical, objective, worth, layout = msgspec.json.decode(arrays["head"].tobytes())
+        names, categorical_columns, objective, evaluation_weights, layout = msgspec.json.decode(
+            arrays["head"].tobytes()
+        )
 
-        def part(name: str) -> SplitPart:
-            start = f"{name}.label."
+        def load_part(name: str) -> SplitPart:
+            label_prefix = f"{name}.label."
             labels = {
-                key.removeprefix(start): value
-                for key, value in arrays.items()
-                if key.startswith(start)
+                key.removeprefix(label_prefix): label
+                for key, label in arrays.items()
+                if key.startswith(label_prefix)
             }
             return SplitPart(
                 labels=labels, **{field: arrays[f"{name}.{field}"] for field in _PART_FIELDS}
             )
 
-        columns, formula = (tuple(names), tuple(categorical)), (dict(objective), dict(worth))
         return cls(
-            *columns,
-            *formula,
-            part("train"),
-            part("validation"),
-            part("holdout"),
+            tuple(names),
+            tuple(categorical_columns),
+            dict(objective),
+            dict(evaluation_weights),
+            load_part("train"),
+            load_part("validation"),
+            load_part("holdout"),
             arrays["served"],
             arrays["tail"],
             _decode_layout(layout),

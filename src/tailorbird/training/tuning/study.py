@@ -31,12 +31,12 @@ except ImportError:
         "Optuna is not installed", where="tailorbird tune", fix="pip install 'tailorbird[tune]'"
     ) from None
 
-Sampler = Literal["tpe", "random"]
-Pruner = Literal["median", "halving", "none"]
+SamplerName = Literal["tpe", "random"]
+PrunerName = Literal["median", "halving", "none"]
 
 RANDOM_TRIALS = 8  # trials drawn at random before the sampler learns from them
-PRUNING_STARTUP = 4  # completed trials before the median prunes
-JOURNAL = "study.log"
+PRUNING_STARTUP_TRIALS = 4  # completed trials before the median prunes
+JOURNAL_FILE = "study.log"
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Budget:
     trials: int
     seconds: float
 
-    def allows(self, trials: int, seconds: float) -> bool:
-        if trials == 0:
+    def allows(self, trials_done: int, seconds_spent: float) -> bool:
+        if trials_done == 0:
             return True
-        return (not self.trials or trials < self.trials) and (
-            not self.seconds or seconds < self.seconds
+        return (not self.trials or trials_done < self.trials) and (
+            not self.seconds or seconds_spent < self.seconds
         )
 
 
@@ -92,7 +92,7 @@ class Trial:
         }
         figures = {
             "ndcg_10": round(self.value, 6) if np.isfinite(self.value) else None,
-            "splits": [round(figure, 6) for figure in self.split_scores],
+            "splits": [round(score, 6) for score in self.split_scores],
         }
         return {
             **header,
@@ -108,14 +108,14 @@ def open_journal(folder: Path) -> JournalStorage:
     No other process may write to it.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path = folder / JOURNAL
+    path = folder / JOURNAL_FILE
     if path.exists():
-        data = path.read_bytes()
-        complete_bytes = data.rfind(b"\n") + 1
-        if complete_bytes < len(data):
+        journal_bytes = path.read_bytes()
+        complete_length = journal_bytes.rfind(b"\n") + 1
+        if complete_length < len(journal_bytes):
             with path.open("r+b") as file:
-                file.truncate(complete_bytes)
-    (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)
+                file.truncate(complete_length)
+    (folder / f"{JOURNAL_FILE}.lock").unlink(missing_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))
 
 
@@ -123,7 +123,7 @@ def open_journal(folder: Path) -> JournalStorage:
 class _RunningTrial:
     trial: "optuna.Trial"
     settings: dict[str, Value]
-    draw: int
+    draw_number: int
     is_default: bool
     results: list[FitResult] = field(default_factory=list)
 
@@ -146,9 +146,9 @@ class Search:
     space: SearchSpace
     start_settings: Mapping[str, Value]
     split_order: Sequence[int]
-    fits: FitExecutor
-    sampler: Sampler
-    pruner: Pruner
+    fit_executor: FitExecutor
+    sampler: SamplerName
+    pruner: PrunerName
     seed: int
 
     def __post_init__(self) -> None:
@@ -159,12 +159,12 @@ class Search:
             load_if_exists=True,
             pruner=self._create_pruner(),
         )
-        for interrupted in self._study.get_trials(
+        for interrupted_trial in self._study.get_trials(
             deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
         ):
-            self._study.tell(interrupted.number, state=TrialState.FAIL, skip_if_finished=True)
+            self._study.tell(interrupted_trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def trials(self) -> list[Trial]:
+    def list_trials(self) -> list[Trial]:
         """Return all finished trials, in order."""
         return [
             _to_trial(self.architecture.name, index, finished_trial)
@@ -180,47 +180,58 @@ class Search:
 
     def run(self, budget: Budget, progress: Callable[[int, float], None]) -> None:
         """Run trials until the budget is used up; `progress` gets trials and seconds."""
-        finished = self.trials()
-        trials, seconds = len(finished), sum(trial.seconds for trial in finished)
-        progress(trials, seconds)
-        draws = {
-            running_trial.user_attrs.get("draw", index)
-            for index, running_trial in enumerate(self._finished_trials())
+        finished_trials = self.list_trials()
+        trial_count, spent_seconds = (
+            len(finished_trials),
+            sum(trial.seconds for trial in finished_trials),
+        )
+        progress(trial_count, spent_seconds)
+        used_draws = {
+            finished_trial.user_attrs.get("draw", index)
+            for index, finished_trial in enumerate(self._finished_trials())
         }  # older studies do not record it
-        running: dict[Future[FitResult], _RunningTrial] = {}
+        trial_by_future: dict[Future[FitResult], _RunningTrial] = {}
         while True:
-            while len(running) < self.fits.workers and (
-                0 not in draws or budget.allows(trials + len(running), seconds)
+            while len(trial_by_future) < self.fit_executor.workers and (
+                0 not in used_draws
+                or budget.allows(trial_count + len(trial_by_future), spent_seconds)
             ):
-                one = self._ask_trial(next(draw for draw in count() if draw not in draws))
-                draws.add(one.draw)
-                running[self._fit(one)] = one
-            if not running:
+                running_trial = self._ask_trial(
+                    next(draw for draw in count() if draw not in used_draws)
+                )
+                used_draws.add(running_trial.draw_number)
+                trial_by_future[self._fit(running_trial)] = running_trial
+            if not trial_by_future:
                 return
-            ready, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(ready, key=lambda future: running[future].trial.number):
-                one = running.pop(future)
-                if self._record_fit(one, future):
-                    trials, seconds = trials + 1, seconds + one.seconds
-                    progress(trials, seconds)
+            done_futures, _ = wait(trial_by_future, return_when=FIRST_COMPLETED)
+            for future in sorted(
+                done_futures, key=lambda future: trial_by_future[future].trial.number
+            ):
+                running_trial = trial_by_future.pop(future)
+                if self._record_fit(running_trial, future):
+                    trial_count, spent_seconds = (
+                        trial_count + 1,
+                        spent_seconds + running_trial.seconds,
+                    )
+                    progress(trial_count, spent_seconds)
                 else:
-                    running[self._fit(one)] = one
+                    trial_by_future[self._fit(running_trial)] = running_trial
 
     def _ask_trial(self, draw: int) -> _RunningTrial:
         self._study.sampler = self._create_sampler(draw)
-        defaults = draw == 0
-        if defaults:
+        is_default = draw == 0
+        if is_default:
             self._study.enqueue_trial(dict(self.start_settings))
         trial = self._study.ask(_to_distributions(self.space))
         settings = (
             self.architecture.defaults
-            if defaults
+            if is_default
             else {**self.architecture.defaults, **self.space.fixed, **trial.params}
         )
-        return _RunningTrial(trial, dict(settings), draw, defaults)
+        return _RunningTrial(trial, dict(settings), draw, is_default)
 
     def _fit(self, running_trial: _RunningTrial) -> "Future[FitResult]":
-        return self.fits.submit(
+        return self.fit_executor.submit(
             FitSpec(
                 self.architecture.name,
                 running_trial.settings,
@@ -231,18 +242,18 @@ class Search:
 
     def _record_fit(self, running_trial: _RunningTrial, future: "Future[FitResult]") -> bool:
         """Record the result of a fit, and return whether the trial has ended."""
-        trial, why = running_trial.trial, ""
+        trial, failure_reason = running_trial.trial, ""
         try:
             running_trial.results.append(future.result())
         except TailorbirdError as error:  # settings that cannot be fitted count as a failed trial
-            why = error.message
+            failure_reason = error.message
         else:
-            mean = running_trial.results[-1].mean
-            why = "" if np.isfinite(mean) else "what it gives is no number"
-        if why:
-            self._end_trial(running_trial, TrialState.FAIL, why)
+            split_score = running_trial.results[-1].mean_ndcg
+            failure_reason = "" if np.isfinite(split_score) else "what it gives is no number"
+        if failure_reason:
+            self._end_trial(running_trial, TrialState.FAIL, failure_reason)
             return True
-        running_mean = float(np.mean([result.mean for result in running_trial.results]))
+        running_mean = float(np.mean([result.mean_ndcg for result in running_trial.results]))
         trial.report(running_mean, len(running_trial.results))
         if len(running_trial.results) == len(self.split_order):
             self._end_trial(running_trial, TrialState.COMPLETE)
@@ -261,30 +272,32 @@ class Search:
         if self.pruner != "median":
             return running_trial.trial.should_prune()
         step = len(running_trial.results)
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        completed_values = [
+        completed_trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        completed_means = [
             trial.intermediate_values[step]
-            for trial in complete
+            for trial in completed_trials
             if step in trial.intermediate_values
         ]
-        return len(completed_values) >= PRUNING_STARTUP and running_mean < float(
-            np.median(completed_values)
+        return len(completed_means) >= PRUNING_STARTUP_TRIALS and running_mean < float(
+            np.median(completed_means)
         )
 
     def _end_trial(self, running_trial: _RunningTrial, state: TrialState, why: str = "") -> None:
-        figures = [result.mean for result in running_trial.results if np.isfinite(result.mean)]
+        split_scores = [
+            result.mean_ndcg for result in running_trial.results if np.isfinite(result.mean_ndcg)
+        ]
         attributes = {
             "settings": running_trial.settings,
-            "figures": figures,
+            "figures": split_scores,
             "seconds": running_trial.seconds,
-            "draw": running_trial.draw,
+            "draw": running_trial.draw_number,
             "default": running_trial.is_default,
             "why": why,
         }
         for name, value in attributes.items():
             running_trial.trial.set_user_attr(name, value)
-        value = float(np.mean(figures)) if state == TrialState.COMPLETE else None
-        self._study.tell(running_trial.trial, value, state=state)
+        mean_score = float(np.mean(split_scores)) if state == TrialState.COMPLETE else None
+        self._study.tell(running_trial.trial, mean_score, state=state)
 
     def _create_sampler(self, draw: int) -> "optuna.samplers.BaseSampler":
         seed = int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0])
@@ -299,13 +312,16 @@ class Search:
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
         return optuna.pruners.NopPruner()  # `_should_prune` implements the median
 
-    def importance(self) -> dict[str, float]:
+    def measure_importance(self) -> dict[str, float]:
         """Return the share of variance that each setting explains, largest first.
 
         Empty if there are too few trials.
         """
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(complete) < RANDOM_TRIALS or len({trial.value for trial in complete}) < 2:
+        completed_trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if (
+            len(completed_trials) < RANDOM_TRIALS
+            or len({trial.value for trial in completed_trials}) < 2
+        ):
             return {}
         importances = optuna.importance.get_param_importances(self._study)
         return {name: float(share) for name, share in importances.items() if np.isfinite(share)}

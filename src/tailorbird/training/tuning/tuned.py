@@ -28,13 +28,13 @@ import msgspec
 from tailorbird.atomic_write import atomic_write
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import to_iso
-from tailorbird.models.deep.fitting import DEEP
+from tailorbird.models.deep.fitting import NETS
 from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.ranking.own_models import own_families
+from tailorbird.ranking.own_models import own_estimator_classes
 from tailorbird.training.settings import AUTO, TrainSettings
 
-FILE = "tuned.toml"
+TUNED_FILE = "tuned.toml"
 Value = str | int | float | bool
 
 _HEADER = (
@@ -70,7 +70,7 @@ def read_tuned(path: Path) -> dict[str, TunedSettings]:
         ConfigError: the file is invalid.
     """
     try:
-        tree = tomllib.loads(path.read_text())
+        sections = tomllib.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -80,7 +80,7 @@ def read_tuned(path: Path) -> dict[str, TunedSettings]:
     try:
         return {
             slot: _check_until(msgspec.convert(section, TunedSettings), slot, path)
-            for slot, section in tree.items()
+            for slot, section in sections.items()
         }
     except msgspec.ValidationError as error:
         raise ConfigError(
@@ -90,12 +90,12 @@ def read_tuned(path: Path) -> dict[str, TunedSettings]:
 
 def _check_until(tuned: TunedSettings, slot: str, path: Path) -> TunedSettings:
     try:
-        moment = datetime.fromisoformat(tuned.until)
+        until = datetime.fromisoformat(tuned.until)
     except ValueError:
         raise ConfigError(
             f"{slot}.until: expected a time, got {tuned.until!r}", where=str(path)
         ) from None
-    if moment.tzinfo is None:
+    if until.tzinfo is None:
         raise ConfigError(
             f"{slot}.until: expected a time with a zone, such as {tuned.until}Z", where=str(path)
         )
@@ -105,18 +105,18 @@ def _check_until(tuned: TunedSettings, slot: str, path: Path) -> TunedSettings:
 def write_tuned(path: Path, slot: str, tuned: TunedSettings) -> None:
     """Replace a slot's section of the file; other slots keep theirs."""
     sections = {**read_tuned(path), slot: tuned}
-    parts = [_HEADER]
+    text_parts = [_HEADER]
     for name, section in sorted(sections.items()):
         key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
-        parts.append(
+        text_parts.append(
             f"\n[{key}]\narchitecture = {_format_toml(section.architecture)}\n"
             f"until = {_format_toml(section.until)}\n"
         )
-        parts.append(f"gain = {_format_toml(section.gain)}\n\n[{key}.settings]\n")
-        parts += [
+        text_parts.append(f"gain = {_format_toml(section.gain)}\n\n[{key}.settings]\n")
+        text_parts += [
             f"{setting} = {_format_toml(value)}\n" for setting, value in section.settings.items()
         ]
-    atomic_write(path, "".join(parts).encode())
+    atomic_write(path, "".join(text_parts).encode())
 
 
 def _format_toml(value: Value) -> str:
@@ -143,18 +143,18 @@ def apply_tuned(
         "tuned_until": tuned.until_us,
     }
     if tuned.architecture == "gbdt":  # `auto` compares nets with trees, so it uses them too
-        applies = settings.architecture in ("gbdt", AUTO)
+        uses_trees = settings.architecture in ("gbdt", AUTO)
         return (
             replace(
                 settings,
                 gbdt=_apply_gbdt_settings(settings.gbdt, tuned.settings, where),
                 **provenance,
             )
-            if applies
+            if uses_trees
             else settings
         )
-    other_architectures = ("logistic", *own_families())
-    if tuned.architecture not in (*DEEP, *other_architectures):
+    other_architectures = ("logistic", *own_estimator_classes())
+    if tuned.architecture not in (*NETS, *other_architectures):
         fix = "train without it: tailorbird train --untuned"
         raise ConfigError(
             f"{slot}.architecture: training does not know {tuned.architecture!r}",
@@ -167,7 +167,7 @@ def apply_tuned(
     ):  # another architecture was requested
         return settings
     try:
-        if tuned.architecture in DEEP:
+        if tuned.architecture in NETS:
             resolve_parameters(tuned.architecture, tuned.settings)
     except UsageError as error:
         raise ConfigError(error.message, where=where, fix=error.fix) from None
@@ -180,28 +180,36 @@ def apply_tuned(
 
 
 def _apply_gbdt_settings(
-    base: GbdtSettings, overrides: Mapping[str, Any], where: str
+    base_settings: GbdtSettings, overrides: Mapping[str, Any], where: str
 ) -> GbdtSettings:
-    names = {name: type(getattr(base, name)) for name in base.__dataclass_fields__}
-    for name, value in overrides.items():
-        if name not in names:
+    type_by_setting = {
+        setting: type(getattr(base_settings, setting))
+        for setting in base_settings.__dataclass_fields__
+    }
+    for setting, value in overrides.items():
+        if setting not in type_by_setting:
             raise ConfigError(
-                f"trees have no setting {name!r}", where=where, fix=f"use {', '.join(names)}"
+                f"trees have no setting {setting!r}",
+                where=where,
+                fix=f"use {', '.join(type_by_setting)}",
             )
-        kinds = (int, float) if names[name] is float else (names[name],)
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        accepted_types = (
+            (int, float) if type_by_setting[setting] is float else (type_by_setting[setting],)
+        )
+        if not isinstance(value, accepted_types) or isinstance(value, bool):
             raise ConfigError(
-                f"{name}: expected a {names[name].__name__}, got {value!r}", where=where
+                f"{setting}: expected a {type_by_setting[setting].__name__}, got {value!r}",
+                where=where,
             )
-    return replace(base, **overrides)
+    return replace(base_settings, **overrides)
 
 
 def build_tuned(
     architecture: str, settings: Mapping[str, Value], until: int, gain: str
 ) -> TunedSettings:
     """Return the section of a choice, with floats rounded to six significant digits."""
-    rounded = {
+    rounded_settings = {
         name: float(f"{value:.6g}") if isinstance(value, float) else value
         for name, value in settings.items()
     }
-    return TunedSettings(architecture, to_iso(until), rounded, gain)
+    return TunedSettings(architecture, to_iso(until), rounded_settings, gain)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.support.churn_columns import habits
+from tests.support.churn_columns import declare_habits
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, micros, to_iso
 from tailorbird.features import FeatureSet, entity
-from tailorbird.features.declare.checks import collecting
+from tailorbird.features.declare.checks import collect_features
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn
@@ -67,9 +67,9 @@ def day(number):
 
 
 def declared():
-    with collecting() as declarations:
+    with collect_features() as declarations:
         user = entity("user")
-        habits(user)
+        declare_habits(user)
     return FeatureSet.from_declarations(declarations)
 
 
@@ -167,7 +167,7 @@ def test_a_wrong_level_is_mended_in_what_the_gate_judges(report: ChurnReport):
         f"calibration {cut.choice.calibrator.name}, by log loss on the next of {VALIDATION_CUTS} periods"
         in report.to_dict()["origins"][-1]["choice"]
     )
-    assert len(report.figures) < CUTS_MAX, "the first ones only choose and calibrate"
+    assert len(report.cut_metrics) < CUTS_MAX, "the first ones only choose and calibrate"
 
 
 @pytest.mark.slow

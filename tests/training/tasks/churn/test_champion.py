@@ -10,7 +10,7 @@ import pytest
 
 from tailorbird.events import DAY, ROUTED, SimulatedClock
 from tailorbird.features import FeatureSet, attribute, count, entity, time_since, time_since_first
-from tailorbird.features.declare.checks import collecting
+from tailorbird.features.declare.checks import collect_features
 from tailorbird.lake import Lake
 from tailorbird.lake.write.role import LakeRole
 from tailorbird.models.gbdt import GbdtSettings
@@ -45,7 +45,7 @@ def declared(bought="purchase", *, where=None, closed=False, more=False):
     """The declarations of a project; of which type `bought` is, whether `viewed` is what a profile
     says, and one that no person has.
     """
-    with collecting() as declarations:
+    with collect_features() as declarations:
         user = entity("user")
         if more:
             count("popular", entity("item"), "view")

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.support.churn_columns import habits
+from tests.support.churn_columns import declare_habits
 
 from tailorbird.events import DAY
 from tailorbird.features import FeatureSet, entity
-from tailorbird.features.declare.checks import collecting
+from tailorbird.features.declare.checks import collect_features
 from tailorbird.models.btyd import ColumnBgNbd, Purchases, fit_bg_nbd
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Churn
@@ -17,7 +17,7 @@ from tailorbird.ranking.calibration import Identity
 from tailorbird.ranking.churn.bundle import CHURN_HEAD, ChurnBundle
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
-from tailorbird.registry import Columns
+from tailorbird.registry import ColumnNames
 from tailorbird.training.tasks.churn.fit import COUNT_MODELS, PURCHASES, FittedModels
 from tailorbird.training.tasks.churn.labels import Window
 from tailorbird.training.tasks.churn.model_choice import (
@@ -104,10 +104,10 @@ def test_the_description_names_the_count_model_and_why():
 @pytest.fixture(scope="module")
 def learned():
     """Fit models to the three columns of some people, and return them with a table."""
-    with collecting() as declared:
-        habits(entity("user"))
+    with collect_features() as declared:
+        declare_habits(entity("user"))
     features = FeatureSet.from_declarations(declared)
-    encoder = fit_encoder(Columns(features.numeric), np.zeros((0, 0), np.uint64), computed=())
+    encoder = fit_encoder(ColumnNames(features.numeric), np.zeros((0, 0), np.uint64), computed=())
     rng = np.random.default_rng(4)
     age = rng.uniform(30, 300, 1_500)
     repeats = rng.poisson(rng.gamma(0.6, 3.0, 1_500)).astype(float)
@@ -155,7 +155,7 @@ def test_a_bundle_expects_the_purchases_that_were_chosen(learned, tmp_path, name
         heads=heads,
         index=None,
         calibration={CHURN_HEAD: Identity()},
-        extra=plan.files(),
+        extra_files=plan.files(),
         golden=table.numeric,
     )
     bundle = ChurnBundle.load(tmp_path / "bundle", schema_hash=None)
@@ -170,7 +170,9 @@ def test_counts_are_what_each_model_expects(learned):
     _, fitted, table, customers = learned
     expected = fitted.expected_purchases(table, WINDOW)
     np.testing.assert_allclose(
-        expected["pareto_nbd"], fit_pareto_nbd(customers).purchases(customers, 91.0), rtol=1e-4
+        expected["pareto_nbd"],
+        fit_pareto_nbd(customers).expected_purchases(customers, 91.0),
+        rtol=1e-4,
     )
     np.testing.assert_allclose(
         expected["trees_bg_nbd"] * 2,

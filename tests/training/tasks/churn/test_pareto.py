@@ -39,10 +39,12 @@ def test_simulated_parameters_are_recovered():
     assert model.r == pytest.approx(TRUE.r, rel=0.15)
     assert model.alpha == pytest.approx(TRUE.alpha, rel=0.2)
     assert model.s / model.beta == pytest.approx(TRUE.s / TRUE.beta, rel=0.3)
-    assert model.purchases(customers, SPAN).mean() == pytest.approx(later.mean(), rel=0.1)
-    assert model.returning(customers, SPAN).mean() == pytest.approx((later > 0).mean(), rel=0.1)
+    assert model.expected_purchases(customers, SPAN).mean() == pytest.approx(later.mean(), rel=0.1)
+    assert model.probability_returning(customers, SPAN).mean() == pytest.approx(
+        (later > 0).mean(), rel=0.1
+    )
     often = customers.repeats > 3
-    assert model.purchases(customers, SPAN)[often].mean() == pytest.approx(
+    assert model.expected_purchases(customers, SPAN)[often].mean() == pytest.approx(
         later[often].mean(), rel=0.1
     )
 
@@ -54,7 +56,9 @@ def test_a_fit_of_some_kinds_of_customers_is_nearly_that_of_all(monkeypatch):
     monkeypatch.setattr(pareto, "DISTINCT_CUSTOMERS_MAX", 1_000)
     some = fit_pareto_nbd(customers)
     np.testing.assert_allclose(
-        some.purchases(customers, SPAN), every.purchases(customers, SPAN), rtol=0.15
+        some.expected_purchases(customers, SPAN),
+        every.expected_purchases(customers, SPAN),
+        rtol=0.15,
     )
 
 
@@ -76,21 +80,21 @@ def test_being_alive_is_the_hypergeometric_function_of_the_paper(beta):
         * (beta + age) ** model.s
         * (terms[0] - terms[1])
     )
-    np.testing.assert_allclose(model.alive(customers), 1 / (1 + odds), rtol=1e-4)
+    np.testing.assert_allclose(model.probability_alive(customers), 1 / (1 + odds), rtol=1e-4)
 
 
 def test_who_bought_once_may_have_left_and_who_bought_daily_for_years_is_a_number():
     lately, long_ago = (
         Purchases(np.zeros(1), np.zeros(1), np.array([age])) for age in (10.0, 3_000.0)
     )
-    assert TRUE.alive(long_ago) < TRUE.alive(lately) < 1
+    assert TRUE.probability_alive(long_ago) < TRUE.probability_alive(lately) < 1
     many = Purchases(
         np.array([2_000.0, 2_000.0]), np.array([2_000.0, 10.0]), np.array([2_000.0, 2_000.0])
     )
-    expected = TRUE.purchases(many, SPAN)
+    expected = TRUE.expected_purchases(many, SPAN)
     assert expected[0] == pytest.approx(SPAN, rel=0.15)
     assert expected[1] < 1e-9
-    assert TRUE.alive(many)[0] > 0.99
+    assert TRUE.probability_alive(many)[0] > 0.99
 
 
 def test_columns_agree_and_missing_ones_are_nan():
@@ -103,7 +107,9 @@ def test_columns_agree_and_missing_ones_are_nan():
     served = ParetoNbdColumns(TRUE.r, TRUE.alpha, TRUE.s, TRUE.beta, 0, 1, 2)
     assert served.purchases(matrix, 0, SPAN)[0] == 0
     np.testing.assert_allclose(
-        served.purchases(matrix, 0, SPAN)[1:], TRUE.purchases(customers, SPAN)[1:], rtol=1e-4
+        served.purchases(matrix, 0, SPAN)[1:],
+        TRUE.expected_purchases(customers, SPAN)[1:],
+        rtol=1e-4,
     )
     parts = served.purchases(matrix, 0, 50) + served.purchases(matrix, 50, SPAN)
     np.testing.assert_allclose(parts, served.purchases(matrix, 0, SPAN), rtol=1e-9)

@@ -10,11 +10,11 @@ from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.calibration import Platt
-from tailorbird.ranking.churn.bundle import CHURN_HEAD, ChurnBundle, log_odds
+from tailorbird.ranking.churn.bundle import CHURN_HEAD, ChurnBundle, to_log_odds
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.ranking.churn.reasons import churn_reasons, format_column_value
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
-from tailorbird.registry import Columns
+from tailorbird.registry import ColumnNames
 from tailorbird.training.fit.trees import export_trees
 
 NAMES = ("views", "orders")
@@ -26,7 +26,7 @@ def counts():
 
 def bundle_of(folder, *, trees=True, declared=counts) -> ChurnBundle:
     features = FeatureSet.from_declarations(declared())
-    encoder = fit_encoder(Columns(features.numeric), np.zeros((0, 0), np.uint64), computed=())
+    encoder = fit_encoder(ColumnNames(features.numeric), np.zeros((0, 0), np.uint64), computed=())
     rng = np.random.default_rng(1)
     matrix = rng.uniform(0, 10, size=(2_000, len(encoder.names))).astype(np.float32)
     stays = (rng.uniform(0, 10, 2_000) < matrix[:, encoder.names.index("orders")]).astype(float)
@@ -44,7 +44,7 @@ def bundle_of(folder, *, trees=True, declared=counts) -> ChurnBundle:
         heads=plan.heads("platt"),
         index=None,
         calibration={CHURN_HEAD: Platt(4.0, -2.0)},
-        extra=plan.files(),
+        extra_files=plan.files(),
         golden=matrix,
         trees={"trees": export_trees(model)} if trees else None,
     )
@@ -60,7 +60,7 @@ def test_effects_of_forests_add_up_to_how_far_a_user_is_from_the_mean(tmp_path):
         )
     ]
     effects, probabilities = bundle.effects(rows), bundle.score(rows).churn_probability
-    start = log_odds(probabilities) - effects.sum(axis=1)
+    start = to_log_odds(probabilities) - effects.sum(axis=1)
     assert np.ptp(start) < 1e-4
     for row, reasons in zip(effects, churn_reasons(bundle, rows), strict=True):
         assert reasons[0].effect == pytest.approx(row[np.argmax(np.abs(row))])
@@ -98,7 +98,8 @@ def test_a_reason_reports_chances_and_not_odds(tmp_path, trees):
         digits = 10.0 ** -(len(match[3].partition(".")[2]) + 2)
         assert chance == pytest.approx(probabilities[person], abs=digits)
         assert without == pytest.approx(
-            1 / (1 + np.exp(effects[person, orders] - log_odds(probabilities)[person])), abs=digits
+            1 / (1 + np.exp(effects[person, orders] - to_log_odds(probabilities)[person])),
+            abs=digits,
         )
         assert 0 < without < 1
         assert 0 < chance < 1

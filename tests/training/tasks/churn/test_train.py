@@ -10,22 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
-from tests.support.churn_columns import habits
-from tests.support.shops.churn_log import BEGIN, CHURN, day, events_of, log
+from tests.support.churn_columns import declare_habits
+from tests.support.shops.churn_log import BEGIN, CHURN, day_start, make_purchase_log, make_purchases
 
 from tailorbird.errors import DeclarationError, LeakError, NotReadyError
 from tailorbird.events import DAY, ROUTED, SECOND
-from tailorbird.events.merges import Merge, survivor
+from tailorbird.events.merges import Merge, resolve_merged_user
 from tailorbird.features import FeatureSet, attribute, count, entity, time_since, time_since_first
-from tailorbird.features.declare.checks import collecting
+from tailorbird.features.declare.checks import collect_features
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
-from tailorbird.ranking.churn.columns import person_columns
+from tailorbird.ranking.churn.columns import user_only_columns
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.training.tasks.churn.backtest import ChurnSettings, run_backtest
 from tailorbird.training.tasks.churn.contact import contact_curve
 from tailorbird.training.tasks.churn.evaluation import MODEL_NAME, SortedScores
-from tailorbird.training.tasks.churn.fit import COUNT_MODELS, training_rows
+from tailorbird.training.tasks.churn.fit import COUNT_MODELS, leakage_check_rows
 from tailorbird.training.tasks.churn.labels import Activity, Window, build_activity
 from tailorbird.training.tasks.churn.report import cut_to_dict
 from tailorbird.training.tasks.churn.rolling_origin import backtest_windows, feature_horizon
@@ -43,9 +43,9 @@ QUICK = ChurnSettings(
 
 def declared(*more):
     """Three features about the user, and what else a test declares by a function."""
-    with collecting() as declarations:
+    with collect_features() as declarations:
         user, item = entity("user"), entity("item")
-        habits(user)
+        declare_habits(user)
         count("sold", item, "purchase", window="7d")
         for each in more:
             each(user)
@@ -53,32 +53,34 @@ def declared(*more):
 
 
 def test_a_label_counts_from_the_end_of_the_gap_to_the_end_of_the_window():
-    activity = build_activity(events_of(0, 12, 15, 19.99, 20), CHURN, day(40))
-    who = activity.active_people(day(10))
-    window = Window(day(10), 5 * DAY, 5 * DAY)
+    activity = build_activity(make_purchases(0, 12, 15, 19.99, 20), CHURN, day_start(40))
+    who = activity.active_people(day_start(10))
+    window = Window(day_start(10), 5 * DAY, 5 * DAY)
     assert activity.count_activity(who, window.start, window.stop).tolist() == [
         2.0
     ]  # 15 and 19.99; 12 lies in the gap, 20 is too late
 
 
 def test_a_window_that_is_not_over_has_no_label():
-    activity = build_activity(events_of(0, 1), CHURN, day(30))
+    activity = build_activity(make_purchases(0, 1), CHURN, day_start(30))
     with pytest.raises(LeakError, match="its window is cut off"):
-        activity.count_activity(activity.active_people(day(10)), day(10), day(31))
+        activity.count_activity(activity.active_people(day_start(10)), day_start(10), day_start(31))
     with pytest.raises(LeakError, match="cut off"):
-        activity.as_of(day(10)).count_activity(activity.active_people(day(5)), day(5), day(11))
+        activity.as_of(day_start(10)).count_activity(
+            activity.active_people(day_start(5)), day_start(5), day_start(11)
+        )
 
 
 def test_a_window_before_its_origin_is_refused():
     with pytest.raises(LeakError, match="reaches back before it"):
-        Window(day(10), -DAY, 5 * DAY)
+        Window(day_start(10), -DAY, 5 * DAY)
 
 
 def test_late_arrivals_are_not_known_earlier():
-    late = events_of(5, received_at=day(9))
-    activity = build_activity(late, CHURN, day(30))
-    assert len(activity.as_of(day(8)).active_people(day(8))) == 0
-    assert len(activity.as_of(day(10)).active_people(day(10))) == 1
+    late = make_purchases(5, received_at=day_start(9))
+    activity = build_activity(late, CHURN, day_start(30))
+    assert len(activity.as_of(day_start(8)).active_people(day_start(8))) == 0
+    assert len(activity.as_of(day_start(10)).active_people(day_start(10))) == 1
 
 
 def test_late_events_of_an_import_are_not_known_earlier_either():
@@ -87,31 +89,39 @@ def test_late_events_of_an_import_are_not_known_earlier_either():
     """
     events = pa.concat_tables(
         [
-            events_of(5, received_at=day(9)),
-            events_of(6, 10).set_column(0, ROUTED.field("p"), pa.array([2, 3])),
+            make_purchases(5, received_at=day_start(9)),
+            make_purchases(6, 10).set_column(0, ROUTED.field("p"), pa.array([2, 3])),
         ]
     )
-    activity = build_activity(events, CHURN, day(30))
-    people = PeopleFeatures(declared(), events, activity, person_columns(declared()))
+    activity = build_activity(events, CHURN, day_start(30))
+    people = PeopleFeatures(declared(), events, activity, user_only_columns(declared()))
     bought = people.columns.numeric.index("bought")
     who = np.zeros(4, np.int64)
-    read = people.read_historical(who, np.array([day(5.5), day(7), day(9.5), day(11)]))
+    read = people.read_historical(
+        who, np.array([day_start(5.5), day_start(7), day_start(9.5), day_start(11)])
+    )
     assert np.nan_to_num(read.numeric[:, bought]).tolist() == [0, 1, 2, 3]
-    assert people.find_leaks([day(7)], [who[:1]]) == {}
+    assert people.find_leaks([day_start(7)], [who[:1]]) == {}
 
 
 def test_purchases_of_a_day_are_one_by_default():
-    table = events_of(0.1, 0.2, 3)
+    table = make_purchases(0.1, 0.2, 3)
     who = np.zeros(1, np.int64)
-    assert build_activity(table, CHURN, day(9)).count_activity(who, day(0), day(9)) == 2
     assert (
-        build_activity(table, Churn(per="event"), day(9)).count_activity(who, day(0), day(9)) == 3
+        build_activity(table, CHURN, day_start(9)).count_activity(who, day_start(0), day_start(9))
+        == 2
+    )
+    assert (
+        build_activity(table, Churn(per="event"), day_start(9)).count_activity(
+            who, day_start(0), day_start(9)
+        )
+        == 3
     )
 
 
 def test_no_unknown_user_is_scored():
     with pytest.raises(NotReadyError, match="by a known user"):
-        build_activity(events_of(1, person="anon:x"), CHURN, day(9))
+        build_activity(make_purchases(1, person="anon:x"), CHURN, day_start(9))
 
 
 @pytest.mark.nightly
@@ -120,14 +130,14 @@ def test_the_order_of_the_lake_changes_nothing():
     """Rows of the same past in another order, as compaction or another import leaves them: the same
     people are drawn and held back.
     """
-    events = log(people=250, days=130)
+    events = make_purchase_log(people=250, days=130)
     mixed = events.take(pa.array(np.random.default_rng(1).permutation(events.num_rows)))
     backtests = [
         run_backtest(
             declared(),
             CHURN,
             each,
-            now=day(130),
+            now=day_start(130),
             settings=replace(QUICK, cuts=1, scored_people_max=100),
         )
         for each in (events, mixed)
@@ -139,29 +149,29 @@ def test_the_order_of_the_lake_changes_nothing():
 
 
 def test_only_columns_about_the_person_take_part():
-    assert person_columns(declared()).numeric == ("since", "age", "bought")
-    assert person_columns(declared(), leave_out=["age"]).numeric == ("since", "bought")
+    assert user_only_columns(declared()).numeric == ("since", "age", "bought")
+    assert user_only_columns(declared(), leave_out=["age"]).numeric == ("since", "bought")
 
 
 def test_projected_columns_are_those_of_an_inactive_user():
     """Read 10 days after the origin: what the person bought in between must not show, and time has
     passed.
     """
-    events = log()
-    activity = build_activity(events, CHURN, day(200))
-    people = PeopleFeatures(declared(), events, activity, person_columns(declared()))
-    who = activity.as_of(day(100)).active_people(day(100))
-    now, later = people.read_projected(day(100), who, [day(100), day(110)])
+    events = make_purchase_log()
+    activity = build_activity(events, CHURN, day_start(200))
+    people = PeopleFeatures(declared(), events, activity, user_only_columns(declared()))
+    who = activity.as_of(day_start(100)).active_people(day_start(100))
+    now, later = people.read_projected(day_start(100), who, [day_start(100), day_start(110)])
     np.testing.assert_array_equal(
-        now.numeric, people.read_historical(who, np.full(len(who), day(100))).numeric
+        now.numeric, people.read_historical(who, np.full(len(who), day_start(100))).numeric
     )
     since = later.numeric[:, 0] - now.numeric[:, 0]
     np.testing.assert_allclose(since, 10 * 86_400, atol=1)
     assert (later.numeric[:, 2] <= now.numeric[:, 2]).all()
-    truly = people.read_historical(who, np.full(len(who), day(110)))
+    truly = people.read_historical(who, np.full(len(who), day_start(110)))
     assert (truly.numeric[:, 0] < later.numeric[:, 0]).any()  # somebody bought in between
     with pytest.raises(LeakError, match="before their origin"):
-        people.read_projected(day(100), who, [day(99)])
+        people.read_projected(day_start(100), who, [day_start(99)])
 
 
 def test_a_profile_without_a_time_is_valid_from_the_beginning_whenever_it_was_loaded():
@@ -169,18 +179,18 @@ def test_a_profile_without_a_time_is_valid_from_the_beginning_whenever_it_was_lo
         "type": "user",
         "ts": BEGIN,
         "timeless": True,
-        "received_at": day(190),
+        "received_at": day_start(190),
         "person": "u0",
     }
-    events = log(profiles=[{**loaded, "properties": json.dumps({"closed": 1})}])
+    events = make_purchase_log(profiles=[{**loaded, "properties": json.dumps({"closed": 1})}])
     features = declared(lambda user: attribute("closed", user, "closed", kind="numeric"))
-    activity = build_activity(events, CHURN, day(200))
-    people = PeopleFeatures(features, events, activity, person_columns(features))
-    who = activity.as_of(day(100)).active_people(day(100))
-    features_then = people.read_historical(who, np.full(len(who), day(100))).numeric
+    activity = build_activity(events, CHURN, day_start(200))
+    people = PeopleFeatures(features, events, activity, user_only_columns(features))
+    who = activity.as_of(day_start(100)).active_people(day_start(100))
+    features_then = people.read_historical(who, np.full(len(who), day_start(100))).numeric
     assert np.count_nonzero(features_then[:, people.columns.numeric.index("closed")] == 1) == 1
     np.testing.assert_array_equal(
-        features_then, people.read_projected(day(100), who, [day(100)])[0].numeric
+        features_then, people.read_projected(day_start(100), who, [day_start(100)])[0].numeric
     )
 
 
@@ -199,16 +209,16 @@ def test_a_planted_leak_is_refused_by_name():
         for number in range(400)
     ]
     features = declared(lambda user: attribute("closed", user, "closed", kind="numeric"))
-    events = log(profiles=closed)
+    events = make_purchase_log(profiles=closed)
     with pytest.raises(
         LeakError, match=r"column closed looks past the origin: .* from a profile without a time"
     ):
-        run_backtest(features, CHURN, events, now=day(200), settings=QUICK)
+        run_backtest(features, CHURN, events, now=day_start(200), settings=QUICK)
     trusted = run_backtest(
         features,
         Churn(window="28d", period="7d", trust=("closed",)),
         events,
-        now=day(200),
+        now=day_start(200),
         settings=QUICK,
     )
     assert "closed" in trusted.people.columns.numeric
@@ -220,7 +230,7 @@ def test_a_dominant_column_is_reported_unless_it_is_recency():
     either, so it does not tell all.
     """
     leaks = {"type": "user", "raw_partition": "serve-1", "properties": json.dumps({"closed": 1})}
-    last = log().group_by("person").aggregate([("ts", "max")]).to_pylist()
+    last = make_purchase_log().group_by("person").aggregate([("ts", "max")]).to_pylist()
     profiles = [
         leaks | {"person": each["person"], "ts": int(each["ts_max"].timestamp() * SECOND)}
         for each in last
@@ -234,8 +244,8 @@ def test_a_dominant_column_is_reported_unless_it_is_recency():
         return run_backtest(
             features,
             Churn(window="28d", period="7d", **named),
-            log(profiles=profiles),
-            now=day(200),
+            make_purchase_log(profiles=profiles),
+            now=day_start(200),
             settings=QUICK,
         )
 
@@ -273,10 +283,12 @@ def with_left(user):
 def leaking(profiles, features=None):
     """The columns that are told to look past the 100th day."""
     features = declared(with_left) if features is None else features
-    events = log(profiles=profiles)
-    activity = build_activity(events, CHURN, day(200))
-    people = PeopleFeatures(features, events, activity, person_columns(features))
-    return people.find_leaks([day(100)], [activity.as_of(day(100)).active_people(day(100))])
+    events = make_purchase_log(profiles=profiles)
+    activity = build_activity(events, CHURN, day_start(200))
+    people = PeopleFeatures(features, events, activity, user_only_columns(features))
+    return people.find_leaks(
+        [day_start(100)], [activity.as_of(day_start(100)).active_people(day_start(100))]
+    )
 
 
 @pytest.mark.slow
@@ -284,20 +296,20 @@ def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
     """Exported today, and valid from the sign-up on: the log has no word of when anybody knew what
     it says.
     """
-    features, events = declared(with_left), log(profiles=left())
+    features, events = declared(with_left), make_purchase_log(profiles=left())
     with pytest.raises(
         LeakError,
         match=r"column left looks past the origin: .* from the one profile that was imported of "
         "them",
     ) as error:
-        run_backtest(features, CHURN, events, now=day(200), settings=QUICK)
+        run_backtest(features, CHURN, events, now=day_start(200), settings=QUICK)
     assert 'trust=("left",)' in error.value.fix
     assert "received_at" in error.value.fix
     trusted = run_backtest(
         features,
         Churn(window="28d", period="7d", trust=("left",)),
         events,
-        now=day(200),
+        now=day_start(200),
         settings=QUICK,
     )
     assert "left" in trusted.people.columns.categorical
@@ -309,7 +321,7 @@ def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
     "more",
     [
         {"raw_partition": "serve-1"},  # by the collector, which saw it come
-        {"received_at": day(120)},  # said when it was exported: before that nobody knew
+        {"received_at": day_start(120)},  # said when it was exported: before that nobody knew
         {"ts_original": None},  # of the moment of the import
         {"sent_at": BEGIN},  # a message of the time, from an archive of them
     ],
@@ -319,13 +331,13 @@ def test_profiles_known_at_their_time_are_not_refused(more):
 
 
 def test_profiles_of_several_times_are_not_backdated():
-    assert leaking(left() + left(ts=day(50), ts_original=day(50))) == {}
-    assert leaking(left() + left(ts=day(50), ts_original=day(50))[:20]) == {}, (
+    assert leaking(left() + left(ts=day_start(50), ts_original=day_start(50))) == {}
+    assert leaking(left() + left(ts=day_start(50), ts_original=day_start(50))[:20]) == {}, (
         "a row for each change, and few changed"
     )
     of_plans = [
         one | {"properties": json.dumps({"plan": "gold"})}
-        for one in left()[:10] + left(ts=day(50), ts_original=day(50))[:10]
+        for one in left()[:10] + left(ts=day_start(50), ts_original=day_start(50))[:10]
     ]
     assert set(leaking(left() + of_plans)) == {"left"}, (
         "another table is one of changes, and says nothing of this one"
@@ -340,7 +352,7 @@ def test_a_single_attribute_update_does_not_count_as_a_full_profile():
     more = {"why": "too dear", "country": "NO"}
     last = [
         one | {"properties": json.dumps(json.loads(one["properties"]) | more)}
-        for one in left(ts=day(50), ts_original=day(50))
+        for one in left(ts=day_start(50), ts_original=day_start(50))
     ]
     assert leaking(left() + last) == {}
     both = declared(
@@ -357,7 +369,13 @@ def test_events_that_were_distinguished_by_a_profile_that_was_dated_back_are_ref
 
     profile = json.dumps({"left": "yes"})
     profiles = left() + [
-        {"type": "purchase", "ts": day(at), "person": "u1", "item_id": "i", "user_profile": profile}
+        {
+            "type": "purchase",
+            "ts": day_start(at),
+            "person": "u1",
+            "item_id": "i",
+            "user_profile": profile,
+        }
         for at in (3, 5)
     ]
     assert set(leaking(profiles, declared(bought_by))) == {"bought_by_leavers"}
@@ -365,10 +383,10 @@ def test_events_that_were_distinguished_by_a_profile_that_was_dated_back_are_ref
 
 @pytest.mark.slow
 def test_a_study_learns_without_the_future_and_separates_people():
-    events = log(people=900)
-    backtest = run_backtest(declared(), CHURN, events, now=day(200), settings=QUICK)
-    assert [cut.scores.window.stop <= day(200) for cut in backtest.cuts] == [True] * 3
-    last = backtest.figures[-1]
+    events = make_purchase_log(people=900)
+    backtest = run_backtest(declared(), CHURN, events, now=day_start(200), settings=QUICK)
+    assert [cut.scores.window.stop <= day_start(200) for cut in backtest.cuts] == [True] * 3
+    last = backtest.cut_metrics[-1]
     assert last.results[MODEL_NAME]["auc"].value > 0.7
     assert last.results[MODEL_NAME]["auc"].value > last.results["recency"]["auc"].value - 0.02
     assert abs(last.results[MODEL_NAME]["bias"].value) < 0.4
@@ -387,7 +405,7 @@ def test_a_study_learns_without_the_future_and_separates_people():
     # What happens after the last origin changes its outcome, and nothing that was said of it.
     origin = last.cut.scores.window.origin
     earlier_events = events.filter(pa.array(np.asarray(events["ts"].cast(pa.int64())) < origin))
-    cut_off = build_activity(earlier_events, CHURN, day(200))
+    cut_off = build_activity(earlier_events, CHURN, day_start(200))
     people = PeopleFeatures(declared(), earlier_events, cut_off, backtest.people.columns)
     names = backtest.activity.people.decode(last.cut.scores.person)
     who = cut_off.people.encode(pa.array(names))
@@ -399,18 +417,18 @@ def test_a_study_learns_without_the_future_and_separates_people():
 
 
 def test_windows_shrink_with_the_history_and_end_where_there_is_none():
-    activity = build_activity(log(people=30), CHURN, day(200))
+    activity = build_activity(make_purchase_log(people=30), CHURN, day_start(200))
     assert {window.length for window in backtest_windows(activity, CHURN, 6)} == {28 * DAY}
     long = backtest_windows(activity, Churn(window="105d", period="7d"), 6)
     assert len(long) == 3
     assert all(window.stop <= activity.known_until and window.length == 63 * DAY for window in long)
     with pytest.raises(NotReadyError, match="too short for a window of 399d"):
-        backtest_windows(activity.as_of(day(40)), Churn(window="399d", period="21d"), 6)
+        backtest_windows(activity.as_of(day_start(40)), Churn(window="399d", period="21d"), 6)
 
 
 def test_features_are_not_read_where_they_begin_to_forget():
-    assert feature_horizon(day(0), day(273)) == day(399)
-    assert feature_horizon(day(0), day(500)) > day(10_000)
+    assert feature_horizon(day_start(0), day_start(273)) == day_start(399)
+    assert feature_horizon(day_start(0), day_start(500)) > day_start(10_000)
     plan = ChurnPlan(
         "churn",
         ("purchase",),
@@ -419,33 +437,35 @@ def test_features_are_not_read_where_they_begin_to_forget():
         0,
         30 * DAY,
         2,
-        day(399),
+        day_start(399),
         (Part("hazard_trees", "hazard"),),
     )
-    assert plan.moments(day(380)) == [day(380), day(380), day(399)]
+    assert plan.moments(day_start(380)) == [day_start(380), day_start(380), day_start(399)]
 
 
 def merge(user, into, at, **more):
-    """A row of `log`: that a user is another one from a day on."""
-    return {"type": "merge", "ts": day(at), "user_id": user, "person": into, **more}
+    """A row of `make_purchase_log`: that a user is another one from a day on."""
+    return {"type": "merge", "ts": day_start(at), "user_id": user, "person": into, **more}
 
 
 def present_at(activity: Activity, at):
-    return set(activity.people.decode(activity.as_of(day(at)).active_people(day(at))))
+    return set(activity.people.decode(activity.as_of(day_start(at)).active_people(day_start(at))))
 
 
 def test_merged_users_are_not_scored_until_the_merge_is_undone():
     rows = [
-        {"type": "purchase", "ts": day(1), "person": person}
+        {"type": "purchase", "ts": day_start(1), "person": person}
         for person in ("guest", "account", "late")
     ]
     rows += [
         merge("guest", "account", 10),
         merge("guest", "guest", 20),
-        merge("late", "account", 10, received_at=day(15)),
+        merge("late", "account", 10, received_at=day_start(15)),
     ]
     activity = build_activity(
-        log(people=0, profiles=rows).select(needed_columns(declared())), CHURN, day(40)
+        make_purchase_log(people=0, profiles=rows).select(needed_columns(declared())),
+        CHURN,
+        day_start(40),
     )
     assert present_at(activity, 9) == {"guest", "account", "late"}
     assert present_at(activity, 12) == {"account", "late"}, (
@@ -460,27 +480,31 @@ def test_merged_users_follow_from_the_merges(seed):
     """Chains, circles and those taken back, known late or at once."""
     rng = np.random.default_rng(seed)
     names = [f"u{number}" for number in range(8)]
-    rows = [{"type": "purchase", "ts": day(0), "person": name} for name in names]
+    rows = [{"type": "purchase", "ts": day_start(0), "person": name} for name in names]
     for _ in range(30):
         at = float(rng.integers(1, 40))
         rows.append(
             merge(
-                *rng.choice(names, 2).tolist(), at, received_at=day(at + rng.choice([0, 0, 0, 7]))
+                *rng.choice(names, 2).tolist(),
+                at,
+                received_at=day_start(at + rng.choice([0, 0, 0, 7])),
             )
         )
-    events = log(people=0, profiles=rows)
-    activity = build_activity(events, CHURN, day(60))
+    events = make_purchase_log(people=0, profiles=rows)
+    activity = build_activity(events, CHURN, day_start(60))
     merges = [row for row in events.to_pylist() if row["type"] == "merge"]
     at = lambda row, name: int(row[name].timestamp()) * 1_000_000  # noqa: E731
     for cut in range(1, 50):
         merge_rows = [
-            row for row in merges if at(row, "ts") < day(cut) and at(row, "received_at") <= day(cut)
+            row
+            for row in merges
+            if at(row, "ts") < day_start(cut) and at(row, "received_at") <= day_start(cut)
         ]
         newest = {
             row["user_id"]: Merge(at(row, "ts"), row["p"], row["person"]) for row in merge_rows
         }
         assert present_at(activity, cut) == {
-            name for name in names if survivor(name, newest.get)[0] == name
+            name for name in names if resolve_merged_user(name, newest.get)[0] == name
         }
 
 
@@ -493,23 +517,23 @@ def test_who_is_merged_within_a_window_teaches_nothing_and_counts_for_nothing():
     merges = [merge(name, f"u{int(name[1:]) + 100}", at) for name in sorted(merged)]
     settings = replace(QUICK, fit=replace(QUICK.fit, rows=1_000_000), grid_rows=1_000_000)
     backtest = run_backtest(
-        declared(), CHURN, log(profiles=merges), now=day(200), settings=settings
+        declared(), CHURN, make_purchase_log(profiles=merges), now=day_start(200), settings=settings
     )
     last, names = backtest.cuts[-1], backtest.activity.people
     window = last.scores.window
-    assert window.origin < day(at) < window.stop
+    assert window.origin < day_start(at) < window.stop
     then = backtest.activity.as_of(window.origin).active_people(window.origin)
     assert merged & set(names.decode(then)), "nobody knew of it at the origin"
     assert not merged & set(names.decode(last.scores.person))
     assert last.merged == len(then) - len(last.scores.person) > 50
-    assert cut_to_dict(backtest.figures[-1])["merged"] == last.merged
+    assert cut_to_dict(backtest.cut_metrics[-1])["merged"] == last.merged
 
     grid, now = backtest.grid, Window(backtest.activity.known_until, 0, window.length)
     other = np.isin(grid.person, names.encode(pa.array(sorted(merged))))
-    taught = grid.is_origin & (grid.moment + window.length <= day(200))
-    cut_off = other & (grid.moment + window.length > day(at))
+    taught = grid.is_origin & (grid.moment + window.length <= day_start(200))
+    cut_off = other & (grid.moment + window.length > day_start(at))
     assert np.count_nonzero(taught & cut_off) > 50
-    _, label = training_rows(last.fitted, grid, backtest.activity, now, settings.fit)
+    _, label = leakage_check_rows(last.fitted, grid, backtest.activity, now, settings.fit)
     assert len(label) == np.count_nonzero(taught & ~cut_off)
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.support.churn_columns import habits
+from tests.support.churn_columns import declare_habits
 
 from tailorbird.events import DAY, ROUTED
 from tailorbird.features import FeatureSet, entity, sequence
-from tailorbird.features.declare.checks import collecting
+from tailorbird.features.declare.checks import collect_features
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
 from tailorbird.ranking.bundle import write_bundle
@@ -20,10 +20,10 @@ from tailorbird.ranking.churn.bundle import CHURN_HEAD, ChurnBundle, space_files
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.ranking.encode.rows import RaggedArrays
 from tailorbird.ranking.tower_net import TOLERANCE
-from tailorbird.registry import Window
+from tailorbird.registry import TrainingWindow
 from tailorbird.training.fit.towers import TowerSettings
 from tailorbird.training.tasks.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
-from tailorbird.training.tasks.churn.segments import find_segments, taste_groups
+from tailorbird.training.tasks.churn.segments import find_segments, group_by_taste
 from tailorbird.training.tasks.churn.training_rows import FitSettings
 
 pytestmark = pytest.mark.slow
@@ -55,9 +55,9 @@ SETTINGS = ChurnSettings(
 
 
 def declared():
-    with collecting() as declarations:
+    with collect_features() as declarations:
         user = entity("user")
-        habits(user)
+        declare_habits(user)
         sequence("recent", user, "purchase", length=16)
     return FeatureSet.from_declarations(declarations)
 
@@ -111,7 +111,8 @@ def test_vectors_are_used_if_they_separate_people(backtest: ChurnBacktest):
         declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=replace(SETTINGS, vectors=None)
     )
     with_auc, without_auc = (
-        each.figures[-1].results["tailorbird"]["auc"].value for each in (backtest, without_vectors)
+        each.cut_metrics[-1].results["tailorbird"]["auc"].value
+        for each in (backtest, without_vectors)
     )
     assert with_auc > without_auc
 
@@ -133,9 +134,9 @@ def test_a_bundle_reads_them_as_training_did(backtest: ChurnBacktest, tmp_path):
         heads=plan.heads("none"),
         index=None,
         calibration={CHURN_HEAD: Identity()},
-        extra=plan.files(),
+        extra_files=plan.files(),
         golden=matrix,
-        window=Window(0, origin),
+        window=TrainingWindow(0, origin),
         tower=space_files(backtest.people.space, backtest.tower),
     )
     bundle = ChurnBundle.load(tmp_path / "bundle", schema_hash=None)
@@ -162,7 +163,7 @@ def test_groups_by_taste_are_named_by_what_they_choose(backtest: ChurnBacktest):
     cut = backtest.cuts[-1]
     who, origin = cut.scores.person, cut.scores.window.origin
     table = backtest.people.read_projected(origin, who, [origin])[0]
-    groups = taste_groups(backtest.people.space, table.numeric[:, -4:])
+    groups = group_by_taste(backtest.people.space, table.numeric[:, -4:])
     assert sum(mask.sum() for mask in groups.values()) == len(who)
     leaving = np.array([int(name[1:]) % 2 for name in backtest.activity.people.decode(who)])
     for name, mask in groups.items():

@@ -18,11 +18,11 @@ from tailorbird.events.adapters.batch import (
     to_batches,
 )
 from tailorbird.events.adapters.mapping.file import PATTERNS, Source, TypeColumn, parse_mapping
-from tailorbird.events.adapters.mapping.rows import events_of
-from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_rows
-from tailorbird.events.tables.columns import column_names, read_columns, read_sample
+from tailorbird.events.adapters.mapping.rows import to_events
+from tailorbird.events.adapters.record import NO_RECORD_REASON, WRONG_ROW_REASON, encode_unread_rows
+from tailorbird.events.tables.columns import read_column_names, read_columns, read_sample
 from tailorbird.events.tables.files import BATCH_ROWS
-from tailorbird.events.tables.forms import Join, TableForm
+from tailorbird.events.tables.forms import Join, TableSpec
 from tailorbird.events.tables.most_frequent import MostFrequentValues
 from tailorbird.events.tables.records import is_json
 
@@ -54,24 +54,29 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
         )
 
 
-def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator[Batch]:
-    required_columns = _columns_of(source)
-    form = form_of(source, file)
-    file_columns = column_names(file, form)
-    missing = [column for column in required_columns if column not in file_columns]
-    if missing:
+def _read_source(file: Path, digest: str, source: Source, mapping_name: str) -> Iterator[Batch]:
+    required_columns = _get_columns(source)
+    table_spec = build_table_spec(source, file)
+    file_columns = read_column_names(file, table_spec)
+    missing_columns = [column for column in required_columns if column not in file_columns]
+    if missing_columns:
         raise InputError(
-            f"{file.name} has no column {', '.join(missing)}; it has {', '.join(file_columns)}",
-            where=name,
+            f"{file.name} has no column {', '.join(missing_columns)}; it has "
+            f"{', '.join(file_columns)}",
+            where=mapping_name,
         )
     if source.distinct:
-        yield from _read_distinct(file, digest, source, form)
+        yield from _read_distinct(file, digest, source, table_spec)
         return
     rows_before = 0
     broken_rows: list[str] = []
     try:
         for batch in read_columns(
-            file, required_columns, texts=_texts_of(source), broken=broken_rows, form=form
+            file,
+            required_columns,
+            text_columns=_get_text_columns(source),
+            broken_rows=broken_rows,
+            table_spec=table_spec,
         ):
             yield from _convert_batches(file, batch, rows_before, digest, source)
             rows_before += batch.num_rows
@@ -81,26 +86,36 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
         ) from None
     yield from to_batches(
         str(file),
-        unread_rows(
-            "mapping", digest, broken_rows, rows_before, NO_RECORD if is_json(file) else WRONG_ROW
+        encode_unread_rows(
+            "mapping",
+            digest,
+            broken_rows,
+            rows_before,
+            NO_RECORD_REASON if is_json(file) else WRONG_ROW_REASON,
         ),
     )
 
 
-def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> Iterator[Batch]:
+def _read_distinct(
+    file: Path, digest: str, source: Source, table_spec: TableSpec
+) -> Iterator[Batch]:
     """Yield one profile per item or user of a repetitive file, with the most frequent values.
 
     Unreadable rows are left to the source of the events, which reads them too.
     """
-    owner = source.item_id if source.kind == "items" else source.user_id
-    assert owner is not None  # `parse_mapping` saw to it
-    most_frequent = MostFrequentValues(owner, list(source.properties.values()))
+    owner_column = source.item_id if source.kind == "items" else source.user_id
+    assert owner_column is not None  # `parse_mapping` saw to it
+    most_frequent = MostFrequentValues(owner_column, list(source.properties.values()))
     try:
         for batch in read_columns(
-            file, _columns_of(source), texts=_texts_of(source), broken=[], form=form
+            file,
+            _get_columns(source),
+            text_columns=_get_text_columns(source),
+            broken_rows=[],
+            table_spec=table_spec,
         ):
             most_frequent.add(batch)
-        rows = most_frequent.rows()
+        rows = most_frequent.to_batch()
     except pa.ArrowException as error:
         raise InputError(
             f"a column cannot be used as the mapping says: {error}", where=str(file)
@@ -113,28 +128,35 @@ def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> 
 def _convert_batches(
     file: Path, rows: pa.RecordBatch, rows_before: int, digest: str, source: Source
 ) -> Iterator[Batch]:
-    """Convert rows to batches of events; `done` rows precede them in the file."""
+    """Convert rows to batches of events; `rows_before` rows precede them in the file."""
     lines = (
         (rows_before + row, encode_event(event))
-        for row, event in enumerate(events_of(rows, rows_before, digest, source), 1)
+        for row, event in enumerate(to_events(rows, rows_before, digest, source), 1)
     )
     yield from to_batches(str(file), lines)
 
 
-def _columns_of(source: Source) -> list[str]:
-    direct = (*_ids_of(source), source.ts, source.received_at)
-    typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
-    column_names_ = (*direct, *typed, *source.context.values(), *source.properties.values())
+def _get_columns(source: Source) -> list[str]:
+    direct_columns = (*_get_id_columns(source), source.ts, source.received_at)
+    type_columns = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
+    column_names_ = (
+        *direct_columns,
+        *type_columns,
+        *source.context.values(),
+        *source.properties.values(),
+    )
     return list(dict.fromkeys(column for column in column_names_ if column is not None))
 
 
-def _texts_of(source: Source) -> frozenset[str]:
+def _get_text_columns(source: Source) -> frozenset[str]:
     """Return the columns that are read as text, so that 007 stays 007."""
-    typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
-    return frozenset(column for column in (*_ids_of(source), *typed) if column is not None)
+    type_columns = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
+    return frozenset(
+        column for column in (*_get_id_columns(source), *type_columns) if column is not None
+    )
 
 
-def _ids_of(source: Source) -> tuple[str | None, ...]:
+def _get_id_columns(source: Source) -> tuple[str | None, ...]:
     return (
         source.event_id,
         source.user_id,
@@ -153,16 +175,19 @@ def sample_lines(file: Path, source: Source) -> list[bytes]:
     """
     try:
         batch = read_sample(
-            file, form_of(source, file), _columns_of(source), texts=_texts_of(source)
+            file,
+            build_table_spec(source, file),
+            _get_columns(source),
+            text_columns=_get_text_columns(source),
         )
-        return [encode_event(event) for event in events_of(batch, 0, "sample", source)]
+        return [encode_event(event) for event in to_events(batch, 0, "sample", source)]
     except pa.ArrowException as error:
         raise InputError(
             f"a column cannot be used as the mapping says: {error}", where=str(file)
         ) from None
 
 
-def form_of(source: Source, file: Path) -> TableForm:
+def build_table_spec(source: Source, file: Path) -> TableSpec:
     """Return how a file of a source is written.
 
     Raises InputError where a joined table is missing.
@@ -171,11 +196,11 @@ def form_of(source: Source, file: Path) -> TableForm:
     for join in joins:
         if not join.file.exists():
             raise InputError(
-                f"no such file, whose columns are joined by {join.on}",
+                f"no such file, whose columns are joined by {join.key_column}",
                 where=str(join.file),
                 fix="put it beside the others",
             )
-    return TableForm(source.delimiter, source.decimal, source.columns, joins)
+    return TableSpec(source.delimiter, source.decimal, source.columns, joins)
 
 
 ADAPTER = FormatAdapter(read=read_mapping, patterns=PATTERNS)

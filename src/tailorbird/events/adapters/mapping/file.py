@@ -32,7 +32,7 @@ from tailorbird.errors import InputError
 from tailorbird.events.contract.envelope import Context
 
 PATTERNS = ("*.csv", "*.tsv", "*.parquet", "*.json", "*.jsonl", "*.ndjson")
-UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+UNIT_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
 class TypeColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,7 +101,7 @@ def parse_mapping(text: str, name: str) -> Mapping:
             raise InputError(
                 f"expected kind events, items or users, got {source.kind!r}", where=where
             )
-        if source.ts_unit not in UNITS:
+        if source.ts_unit not in UNIT_US:
             raise InputError(f"expected ts_unit s, ms or us, got {source.ts_unit!r}", where=where)
         if source.decimal not in (".", ","):
             raise InputError(f'expected decimal "." or ",", got {source.decimal!r}', where=where)
@@ -109,7 +109,7 @@ def parse_mapping(text: str, name: str) -> Mapping:
             raise InputError(
                 f"expected a delimiter of one character, got {source.delimiter!r}", where=where
             )
-        if not _is_zone(source.ts_zone):
+        if not _is_time_zone(source.ts_zone):
             raise InputError(
                 f"expected ts_zone such as Europe/Oslo, got {source.ts_zone!r}", where=where
             )
@@ -123,15 +123,18 @@ def parse_mapping(text: str, name: str) -> Mapping:
                 where=where,
                 fix="leave distinct out, or ts",
             )
-        unknown = set(source.context) - {field.name for field in msgspec.structs.fields(Context)}
-        if unknown:
+        unknown_fields = set(source.context) - {
+            field.name for field in msgspec.structs.fields(Context)
+        }
+        if unknown_fields:
             raise InputError(
-                f"context has no {', '.join(sorted(unknown))}; put it under properties", where=where
+                f"context has no {', '.join(sorted(unknown_fields))}; put it under properties",
+                where=where,
             )
     return mapping
 
 
-def _is_zone(name: str) -> bool:
+def _is_time_zone(name: str) -> bool:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

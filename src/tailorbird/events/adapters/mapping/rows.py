@@ -13,29 +13,29 @@ import pyarrow.compute as pc
 
 from tailorbird.events.adapters.batch import with_content_id
 from tailorbird.events.adapters.fields import safe_event_type
-from tailorbird.events.adapters.mapping.file import UNITS, Source
-from tailorbird.events.contract.envelope import NUMBERS, Context, Event
+from tailorbird.events.adapters.mapping.file import UNIT_US, Source
+from tailorbird.events.contract.envelope import NUMBER_BOUNDS, Context, Event
 from tailorbird.events.tables.columns import prevailing_type
 from tailorbird.events.tables.times import parse_iso_time, parse_times
 
 
-def events_of(batch: pa.RecordBatch, rows_before: int, digest: str, source: Source) -> list[Event]:
+def to_events(batch: pa.RecordBatch, rows_before: int, digest: str, source: Source) -> list[Event]:
     """Return the events of the rows of a batch.
 
     Args:
         rows_before: rows of the file before the batch.
         digest: digest of the file, for the ids of profiles.
     """
-    texts = {
+    texts_by_field = {
         name: _read_texts(batch, getattr(source, name))
         for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")
     }
-    ids = _read_texts(batch, source.event_id)
-    times, arrivals = (
+    event_ids = _read_texts(batch, source.event_id)
+    event_times, arrival_times = (
         _read_times(batch, source.ts, source),
         _read_times(batch, source.received_at, source),
     )
-    types = _read_types(batch, source)
+    event_types = _read_types(batch, source)
     contexts = _read_contexts(batch, source)
     properties = _read_properties(batch, source)
     timeless = source.kind != "events" and source.ts is None
@@ -43,32 +43,42 @@ def events_of(batch: pa.RecordBatch, rows_before: int, digest: str, source: Sour
         Event(
             event_id=event_id
             or (f"{digest}:{rows_before + row}" if source.kind != "events" else ""),
-            type=kind or "",
+            type=type_ or "",
             ts=ts,
-            user_id=user,
-            anonymous_id=anonymous,
-            session_id=session,
-            item_id=item,
-            request_id=request,
+            user_id=user_id,
+            anonymous_id=anonymous_id,
+            session_id=session_id,
+            item_id=item_id,
+            request_id=request_id,
             context=context,
-            properties=props,
+            properties=event_properties,
             timeless=timeless,
-            received_at=received,
+            received_at=received_at,
         )
         for row, (
             event_id,
-            kind,
+            type_,
             ts,
-            received,
-            user,
-            anonymous,
-            session,
-            item,
-            request,
+            received_at,
+            user_id,
+            anonymous_id,
+            session_id,
+            item_id,
+            request_id,
             context,
-            props,
+            event_properties,
         ) in enumerate(
-            zip(ids, types, times, arrivals, *texts.values(), contexts, properties, strict=True), 1
+            zip(
+                event_ids,
+                event_types,
+                event_times,
+                arrival_times,
+                *texts_by_field.values(),
+                contexts,
+                properties,
+                strict=True,
+            ),
+            1,
         )
     )
     identified_events = (
@@ -120,10 +130,10 @@ def _read_types(batch: pa.RecordBatch, source: Source) -> Any:
     ]
 
 
-def _read_times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
-    if name is None:
+def _read_times(batch: pa.RecordBatch, column_name: str | None, source: Source) -> Any:
+    if column_name is None:
         return repeat(None, batch.num_rows)
-    column = batch.column(name)
+    column = batch.column(column_name)
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))
     if pa.types.is_timestamp(column.type):
@@ -139,22 +149,23 @@ def _read_times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
         or pa.types.is_floating(column.type)
         or pa.types.is_decimal(column.type)
     ):
-        return [_to_microseconds(value, UNITS[source.ts_unit]) for value in column.to_pylist()]
+        return [_to_microseconds(value, UNIT_US[source.ts_unit]) for value in column.to_pylist()]
     texts = column.cast(pa.string()).to_pylist()
     if source.ts_format:
-        parsed = parse_times(column, source.ts_format, source.ts_zone).to_pylist()
+        parsed_times = parse_times(column, source.ts_format, source.ts_zone).to_pylist()
         return [
-            text if moment is None else moment for text, moment in zip(texts, parsed, strict=True)
+            text if parsed_time is None else parsed_time
+            for text, parsed_time in zip(texts, parsed_times, strict=True)
         ]
     zone = ZoneInfo(source.ts_zone)
-    return [_time_text(value, UNITS[source.ts_unit], zone) for value in texts]
+    return [_parse_time_text(value, UNIT_US[source.ts_unit], zone) for value in texts]
 
 
-def _to_microseconds(value: float | Decimal | None, unit: int) -> int | None:
-    return None if value is None or not isfinite(value) else int(value * unit)
+def _to_microseconds(value: float | Decimal | None, unit_us: int) -> int | None:
+    return None if value is None or not isfinite(value) else int(value * unit_us)
 
 
-def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
+def _parse_time_text(text: str | None, unit_us: int, zone: ZoneInfo) -> int | str | None:
     """Convert a time in text, in the mapping's zone where it names none.
 
     Text that is no time is left to the contract.
@@ -162,11 +173,11 @@ def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
     if text is None:
         return None
     try:
-        return _to_microseconds(Decimal(text), unit)
+        return _to_microseconds(Decimal(text), unit_us)
     except InvalidOperation:
         pass
-    moment = parse_iso_time(text, zone)
-    return text if moment is None else moment.isoformat()
+    parsed_time = parse_iso_time(text, zone)
+    return text if parsed_time is None else parsed_time.isoformat()
 
 
 def _read_contexts(batch: pa.RecordBatch, source: Source) -> Any:
@@ -186,7 +197,7 @@ def _read_properties(batch: pa.RecordBatch, source: Source) -> Any:
         return repeat(None, batch.num_rows)
     names = list(source.properties)
     columns = [
-        _read_values(batch, column, number=name in NUMBERS)
+        _read_values(batch, column, is_number=name in NUMBER_BOUNDS)
         for name, column in source.properties.items()
     ]
     return [
@@ -200,17 +211,17 @@ def _read_properties(batch: pa.RecordBatch, source: Source) -> Any:
     ]
 
 
-def _read_values(batch: pa.RecordBatch, column: str, *, number: bool = False) -> list[Any]:
+def _read_values(batch: pa.RecordBatch, column: str, *, is_number: bool = False) -> list[Any]:
     """Return a column's values.
 
-    A column that has to hold a `number` is converted value by value, so that an odd one does not
+    A column that has to hold a `is_number` is converted value by value, so that an odd one does not
     turn the others into text.
     """
     values = batch.column(column).to_pylist()
-    kind = prevailing_type(batch.schema.field(column))
+    type_name = prevailing_type(batch.schema.field(column))
     return (
         [_parse_number(value) for value in values]
-        if number or kind in ("int64", "double")
+        if is_number or type_name in ("int64", "double")
         else values
     )
 

@@ -1,1 +1,1 @@
-"""The events of a backfill as columns, and the newest of them at a moment."""
+"""The events of a backfill as columns, and the newest of them at a query."""

@@ -1,4 +1,4 @@
-"""Frames of events for backfills: the columns of each past event, and the frames by parts."""
+"""Frames of events for backfills: the columns of each past event, and cached extracts."""
 
 import secrets
 from dataclasses import dataclass
@@ -87,11 +87,11 @@ class PastFrame(Frame):
         return identify_texts(ids, seed=self._seed)
 
 
-class Frames:
+class FrameCache:
     """The events, with cached extracts."""
 
     def __init__(self, events: pa.Table, seed: int | None = None) -> None:
-        """Prepare a frame; frames with the same `seed` have the same identities."""
+        """Prepare a frame; caches with the same `seed` have the same identities."""
         self.events = events
         self.seed = secrets.randbits(64) if seed is None else seed
         self.frame = PastFrame(events, self.seed)
@@ -107,9 +107,9 @@ class Frames:
     def profiles(self, profile: Profile) -> ProfileExtract:
         if profile not in self._profiles:
             columns = [name for name in _PROFILE_COLUMNS if name in self.events.column_names]
-            codes, type_names = self.frame.types
+            type_codes, type_names = self.frame.type_codes
             is_profile = pa.array(
-                np.array([name == profile.type for name in type_names], np.bool_)[codes]
+                np.array([name == profile.type for name in type_names], np.bool_)[type_codes]
             )
             frame = PastFrame(self.events.select(columns).filter(is_profile), self.seed)
             self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
@@ -118,8 +118,8 @@ class Frames:
     def ids(self, rows: Intps) -> Keys:
         """Return tie-breaking ids. Hashing is expensive, so only rows with ties are hashed."""
         event = self.frame.event(rows)
-        unique, inverse = np.unique(event, return_inverse=True)
-        tied_events = Frame(self.events.take(pa.array(unique)), hash_texts)
+        unique_events, inverse = np.unique(event, return_inverse=True)
+        tied_events = Frame(self.events.take(pa.array(unique_events)), hash_texts)
         id_of_event = tied_events.id[tied_events.index == 0]
         with np.errstate(over="ignore"):
             return id_of_event[inverse] + self.frame.index[rows].astype(np.uint64)
@@ -159,14 +159,14 @@ class ChunkRuns:
         """Return the runs of requests at t (m,) with session identities (m,), 0 if none."""
         frame, rows = self.frame, self.rows
         item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
-        run_values = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
+        values = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
         return Runs(
             self.run.offsets,
-            frame.ts[rows],
-            item[rows],
-            type[rows],
-            session[rows],
-            t,
-            request_session,
-            run_values[rows],
+            ts=frame.ts[rows],
+            item=item[rows],
+            type=type[rows],
+            session=session[rows],
+            t=t,
+            request_session=request_session,
+            value=values[rows],
         )

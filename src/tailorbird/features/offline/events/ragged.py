@@ -14,7 +14,7 @@ _RAGGED_MAX = 1 << 22  # entries of a ragged intermediate in memory
 
 @dataclass(frozen=True)
 class EventRuns:
-    """For each moment a run of events, oldest first.
+    """For each query a run of events, oldest first.
 
     `events[offsets[i]:offsets[i + 1]]` are indices of the n events.
     """
@@ -29,8 +29,8 @@ def concatenate_ranges(start: Intps, stop: Intps) -> tuple[Intps, Int64s]:
     """
     sizes = np.maximum(stop - start, 0)
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    picks = np.arange(offsets[-1], dtype=np.intp) + np.repeat(start - offsets[:-1], sizes)
-    return picks, offsets
+    positions = np.arange(offsets[-1], dtype=np.intp) + np.repeat(start - offsets[:-1], sizes)
+    return positions, offsets
 
 
 def split_chunks(rows: Intps, width: int) -> Iterator[Intps]:

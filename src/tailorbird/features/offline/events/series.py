@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tailorbird.features.offline.asof import Moments, Timeline
+from tailorbird.features.offline.asof import AsOfQueries, Timeline
 from tailorbird.features.offline.events.ragged import (
     EventRuns,
     Int64s,
@@ -22,11 +22,11 @@ class Series:
     def __init__(self, timeline: Timeline, positions: Intps) -> None:
         self._timeline = timeline
         self._timeline_positions = positions  # position in the timeline of each event of the series
-        self.p = self._p = timeline.p[positions]
+        self.log_position = timeline.log_position[positions]
         self._minima_levels: list[Int64s] = []
         # Number of events of the series before each position of the timeline.
-        self.before = self._before = np.empty(len(timeline) + 1, np.intp)
-        kernels.count_before(positions, self.before)
+        self.events_before = np.empty(len(timeline) + 1, np.intp)
+        kernels.count_before(positions, self.events_before)
 
     @cached_property
     def ts(self) -> Int64s:
@@ -37,55 +37,58 @@ class Series:
         """The index among the input events of each event of the series."""
         return self._timeline.order[self._timeline_positions]
 
-    def newest(self, moments: Moments, since: Int64s | None = None) -> Intps:
-        """Return the index of each moment's newest known event at or after `since`, or −1."""
-        floor = moments.start if since is None else moments.before(since).edge
-        newest, is_deferred = np.empty(len(moments), np.intp), np.zeros(len(moments), np.bool_)
-        of_moments = (moments.order, floor, moments.stop.edge, moments.p)
+    def newest(self, queries: AsOfQueries, since: Int64s | None = None) -> Intps:
+        """Return the index of each query's newest known event at or after `since`, or −1."""
+        floor = queries.start if since is None else queries.before(since).edge
+        newest, is_deferred = np.empty(len(queries), np.intp), np.zeros(len(queries), np.bool_)
+        query_arrays = (queries.order, floor, queries.stop.edge, queries.log_position)
         kernels.run_parallel(
             runs.write_newest,
-            len(moments),
-            *of_moments,
-            self.before,
-            self.p,
+            len(queries),
+            *query_arrays,
+            self.events_before,
+            self.log_position,
             self.events,
             newest,
             is_deferred,
         )
-        deferred = np.flatnonzero(is_deferred[moments.order])
+        deferred = np.flatnonzero(is_deferred[queries.order])
         if len(deferred):
             index = self._newest_indices(
-                self._before[moments.stop.edge[deferred]], moments.p[deferred]
+                self.events_before[queries.stop.edge[deferred]], queries.log_position[deferred]
             )
-            is_in_window = index >= self._before[floor[deferred]]
-            newest[moments.order[deferred]] = np.where(is_in_window, self.events[index], -1)
+            is_in_window = index >= self.events_before[floor[deferred]]
+            newest[queries.order[deferred]] = np.where(is_in_window, self.events[index], -1)
         return newest
 
-    def last(self, moments: Moments, length: int, since: Int64s | None = None) -> EventRuns:
-        """Return each moment's last `length` known events at or after `since`, oldest first."""
-        offsets, indices = self.last_indices(moments, length, since)
+    def last(self, queries: AsOfQueries, length: int, since: Int64s | None = None) -> EventRuns:
+        """Return each query's last `length` known events at or after `since`, oldest first."""
+        offsets, indices = self.last_indices(queries, length, since)
         return EventRuns(offsets, self.events[indices])
 
     def last_indices(
-        self, moments: Moments, length: int, since: Int64s | None = None
+        self, queries: AsOfQueries, length: int, since: Int64s | None = None
     ) -> tuple[Int64s, Intps]:
         """Return the events of `last` as offsets and indices within the series."""
-        floor = self._before[moments.start if since is None else moments.before(since).edge]
-        stop = self._before[moments.stop.edge]
+        floor = self.events_before[queries.start if since is None else queries.before(since).edge]
+        stop = self.events_before[queries.stop.edge]
         start = np.maximum(stop - length, floor)
         pools = [np.arange(len(self._timeline_positions))]
-        deferred_moments = moments.stop.slow
-        deferred_moments = deferred_moments[stop[deferred_moments] > floor[deferred_moments]]
-        if len(deferred_moments):
+        deferred_queries = queries.stop.in_flight_queries
+        deferred_queries = deferred_queries[stop[deferred_queries] > floor[deferred_queries]]
+        if len(deferred_queries):
             sizes, pool = self._last_in_flight(
-                floor[deferred_moments], stop[deferred_moments], moments.p[deferred_moments], length
+                floor[deferred_queries],
+                stop[deferred_queries],
+                queries.log_position[deferred_queries],
+                length,
             )
-            start[deferred_moments] = len(self._timeline_positions) + np.cumsum(sizes) - sizes
-            stop[deferred_moments] = start[deferred_moments] + sizes
+            start[deferred_queries] = len(self._timeline_positions) + np.cumsum(sizes) - sizes
+            stop[deferred_queries] = start[deferred_queries] + sizes
             pools.append(pool)
-        start, stop = moments.to_input_order(start), moments.to_input_order(stop)
-        picks, offsets = concatenate_ranges(start, stop)
-        return offsets, np.concatenate(pools)[picks]
+        start, stop = queries.to_input_order(start), queries.to_input_order(stop)
+        pool_indexes, offsets = concatenate_ranges(start, stop)
+        return offsets, np.concatenate(pools)[pool_indexes]
 
     def _newest_indices(self, stop: Intps, bound: Int64s) -> Intps:
         """Return the greatest index < stop with p ≤ bound, in whatever entity; −1 if there is none.
@@ -93,12 +96,12 @@ class Series:
         Costs O(log n) per query at worst.
         """
         index = stop - 1
-        if not len(self._p):
+        if not len(self.log_position):
             return np.full(len(stop), -1, np.intp)
-        deferred_moments = np.flatnonzero((index >= 0) & (self._p[index] > bound))
-        if len(deferred_moments):
-            index[deferred_moments] = self._search_minima(
-                stop[deferred_moments], bound[deferred_moments]
+        deferred_queries = np.flatnonzero((index >= 0) & (self.log_position[index] > bound))
+        if len(deferred_queries):
+            index[deferred_queries] = self._search_minima(
+                stop[deferred_queries], bound[deferred_queries]
             )
         return index
 
@@ -110,9 +113,9 @@ class Series:
         node = np.full(len(stop), -1, np.intp)
         hit_level = np.full(len(stop), -1, np.intp)
         end = stop.copy()
-        for level, lows in enumerate(minima):
+        for level, level_minima in enumerate(minima):
             unresolved = np.flatnonzero((node < 0) & (end & 1 == 1))
-            hit = unresolved[lows[end[unresolved] - 1] <= bound[unresolved]]
+            hit = unresolved[level_minima[end[unresolved] - 1] <= bound[unresolved]]
             node[hit] = end[hit] - 1
             hit_level[hit] = level
             end >>= 1
@@ -125,7 +128,7 @@ class Series:
     def _minima_tree(self) -> list[Int64s]:
         if not self._minima_levels:
             unreachable = np.iinfo(np.int64).max
-            level = self._p
+            level = self.log_position
             minima = [np.append(level, [unreachable] * (len(level) & 1))]
             while len(minima[-1]) > 1:
                 level = minima[-1].reshape(-1, 2).min(axis=1)
@@ -147,28 +150,34 @@ class Series:
         sizes = np.zeros(len(stop), np.intp)
         selected: list[tuple[Intps, Intps]] = []
         scan_length = 2 * length
-        unfinished_moments = np.arange(len(stop))
-        while len(unfinished_moments):
+        unfinished_queries = np.arange(len(stop))
+        while len(unfinished_queries):
             still_unfinished = []
-            for chunk in split_chunks(unfinished_moments, scan_length):
+            for chunk in split_chunks(unfinished_queries, scan_length):
                 start = np.maximum(stop[chunk] - scan_length, floor[chunk])
-                picks, offsets = concatenate_ranges(start, stop[chunk])
-                owner = np.repeat(np.arange(len(chunk)), np.diff(offsets))
-                is_routed = self._p[picks] <= bound[chunk][owner]
-                picks, owner = picks[is_routed], owner[is_routed]
-                count = np.bincount(owner, minlength=len(chunk))
+                positions, offsets = concatenate_ranges(start, stop[chunk])
+                query_index = np.repeat(np.arange(len(chunk)), np.diff(offsets))
+                is_routed = self.log_position[positions] <= bound[chunk][query_index]
+                positions, query_index = positions[is_routed], query_index[is_routed]
+                count = np.bincount(query_index, minlength=len(chunk))
                 is_done = (count >= length) | (start == floor[chunk])
-                from_end = np.cumsum(count)[owner] - np.arange(len(owner))  # 1 for the newest
-                is_taken = is_done[owner] & (from_end <= length)
-                selected.append((chunk[owner[is_taken]], picks[is_taken]))
+                from_end = np.cumsum(count)[query_index] - np.arange(
+                    len(query_index)
+                )  # 1 for the newest
+                is_taken = is_done[query_index] & (from_end <= length)
+                selected.append((chunk[query_index[is_taken]], positions[is_taken]))
                 sizes[chunk[is_done]] = np.minimum(count[is_done], length)
                 still_unfinished.append(chunk[~is_done])
-            unfinished_moments = np.concatenate(still_unfinished)
+            unfinished_queries = np.concatenate(still_unfinished)
             scan_length *= 4
-        owners = (
-            np.concatenate([owner for owner, _ in selected]) if selected else np.zeros(0, np.intp)
+        query_indexes = (
+            np.concatenate([query_index for query_index, _ in selected])
+            if selected
+            else np.zeros(0, np.intp)
         )
         indices = (
-            np.concatenate([place for _, place in selected]) if selected else np.zeros(0, np.intp)
+            np.concatenate([position for _, position in selected])
+            if selected
+            else np.zeros(0, np.intp)
         )
-        return sizes, indices[np.argsort(owners, kind="stable")]
+        return sizes, indices[np.argsort(query_indexes, kind="stable")]

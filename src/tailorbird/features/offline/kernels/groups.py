@@ -117,20 +117,20 @@ def _find_keys(
 
 
 def group_entries(
-    group: Int32s, groups: int, times: Int64s, p: Int64s
+    group: Int32s, group_count: int, times: Int64s, log_position: Int64s
 ) -> tuple[Int64s, Intps, Int64s, Int64s]:
-    """Sort entries by (group, time), stably, and drop those of the group `groups`.
+    """Sort entries by (group, time), stably, and drop those of the group `group_count`.
 
     Returns: starts (groups + 1,), and for each position (m,) the index of its entry, its time and
     its p.
     """
-    if len(group) >= _BUCKETED_MIN and groups >= _GROUPS_MIN:
-        return _grouped_by_buckets(group, groups, times, p)
-    counts = np.zeros(groups + 1, np.int64)
-    _count(group, counts)
+    if len(group) >= _BUCKETED_MIN and group_count >= _GROUPS_MIN:
+        return _group_by_buckets(group, group_count, times, log_position)
+    counts = np.zeros(group_count + 1, np.int64)
+    _count_groups(group, counts)
     starts = np.concatenate(([0], np.cumsum(counts[:-1])))
     size = int(starts[-1])
-    order, times_of, p_of = (
+    order, sorted_times, sorted_log_position = (
         np.empty(size, np.intp),
         np.empty(size, np.int64),
         np.empty(size, np.int64),
@@ -138,32 +138,40 @@ def group_entries(
     bounds_of_shares = share_bounds(starts)
     run_parallel(
         _scatter_entries,
-        groups,
+        group_count,
         group,
         starts[:-1].copy(),
         times,
-        p,
+        log_position,
         order,
-        times_of,
-        p_of,
+        sorted_times,
+        sorted_log_position,
         bounds=bounds_of_shares,
     )
-    run_parallel(_sort_groups, groups, starts, order, times_of, p_of, bounds=bounds_of_shares)
-    return starts, order, times_of, p_of
+    run_parallel(
+        _sort_groups,
+        group_count,
+        starts,
+        order,
+        sorted_times,
+        sorted_log_position,
+        bounds=bounds_of_shares,
+    )
+    return starts, order, sorted_times, sorted_log_position
 
 
-def _grouped_by_buckets(
-    group: Int32s, groups: int, times: Int64s, p: Int64s
+def _group_by_buckets(
+    group: Int32s, group_count: int, times: Int64s, log_position: Int64s
 ) -> tuple[Int64s, Intps, Int64s, Int64s]:
-    shift = max(0, groups.bit_length() - _BUCKET_BITS)
-    buckets = ((groups - 1) >> shift) + 1
+    shift = max(0, group_count.bit_length() - _BUCKET_BITS)
+    buckets = ((group_count - 1) >> shift) + 1
     bounds_of_shares = [len(group) * share // THREADS for share in range(THREADS + 1)]
     counts = np.zeros((THREADS, buckets), np.int64)
     run_parallel(
         _count_buckets,
         len(group),
         group,
-        groups,
+        group_count,
         shift,
         np.array(bounds_of_shares),
         counts,
@@ -178,17 +186,17 @@ def _grouped_by_buckets(
         _fill_buckets,
         len(group),
         group,
-        groups,
+        group_count,
         shift,
         np.array(bounds_of_shares),
         times,
-        p,
+        log_position,
         next_slots,
         bucket_entries,
         bounds=bounds_of_shares,
     )
-    starts = np.empty(groups + 1, np.int64)
-    order, times_of, p_of = (
+    starts = np.empty(group_count + 1, np.int64)
+    order, sorted_times, sorted_log_position = (
         np.empty(size, np.intp),
         np.empty(size, np.int64),
         np.empty(size, np.int64),
@@ -198,15 +206,15 @@ def _grouped_by_buckets(
         buckets,
         bucket_entries,
         bounds,
-        groups,
+        group_count,
         shift,
         starts,
         order,
-        times_of,
-        p_of,
+        sorted_times,
+        sorted_log_position,
         bounds=share_bounds(bounds),
     )
-    return starts, order, times_of, p_of
+    return starts, order, sorted_times, sorted_log_position
 
 
 @compiled
@@ -214,14 +222,14 @@ def _count_buckets(
     low: int,
     high: int,
     group: Int32s,
-    groups: int,
+    group_count: int,
     shift: int,
     bounds_of_shares: Int64s,
     counts: Int64s,
 ) -> None:
     own_counts = counts[np.searchsorted(bounds_of_shares, low, side="right") - 1]
     for row in range(low, high):
-        if group[row] < groups:
+        if group[row] < group_count:
             own_counts[group[row] >> shift] += 1
 
 
@@ -230,11 +238,11 @@ def _fill_buckets(
     low: int,
     high: int,
     group: Int32s,
-    groups: int,
+    group_count: int,
     shift: int,
     bounds_of_shares: Int64s,
     times: Int64s,
-    p: Int64s,
+    log_position: Int64s,
     next_slots: Int64s,
     bucket_entries: Int64s,
 ) -> None:
@@ -244,12 +252,12 @@ def _fill_buckets(
     own_slots = next_slots[np.searchsorted(bounds_of_shares, low, side="right") - 1]
     for row in range(low, high):
         own_group = np.int64(group[row])
-        if own_group < groups:
+        if own_group < group_count:
             slot = own_slots[own_group >> shift]
             own_slots[own_group >> shift] = slot + 1
             bucket_entries[slot, 0] = own_group << 32 | row
             bucket_entries[slot, 1] = times[row]
-            bucket_entries[slot, 2] = p[row]
+            bucket_entries[slot, 2] = log_position[row]
 
 
 @compiled
@@ -258,18 +266,18 @@ def _sort_buckets(
     high: int,
     bucket_entries: Int64s,
     bounds: Int64s,
-    groups: int,
+    group_count: int,
     shift: int,
     starts: Int64s,
     order: Intps,
-    times_of: Int64s,
-    p_of: Int64s,
+    sorted_times: Int64s,
+    sorted_log_position: Int64s,
 ) -> None:
     """Sort the entries of some buckets by (group, time)."""
     next_slots = np.empty(1 << shift, np.int64)
     for bucket in range(low, high):
         first_group, start, stop = bucket << shift, bounds[bucket], bounds[bucket + 1]
-        stop_group = min(first_group + (1 << shift), groups)
+        stop_group = min(first_group + (1 << shift), group_count)
         next_slots[:] = 0
         for entry in range(start, stop):
             next_slots[(bucket_entries[entry, 0] >> 32) - first_group] += 1
@@ -284,13 +292,13 @@ def _sort_buckets(
             target_slot = next_slots[group]
             next_slots[group] = target_slot + 1
             order[target_slot] = bucket_entries[entry, 0] & 0xFFFFFFFF
-            times_of[target_slot] = bucket_entries[entry, 1]
-            p_of[target_slot] = bucket_entries[entry, 2]
-        _sort_groups(first_group, stop_group, starts, order, times_of, p_of)
+            sorted_times[target_slot] = bucket_entries[entry, 1]
+            sorted_log_position[target_slot] = bucket_entries[entry, 2]
+        _sort_groups(first_group, stop_group, starts, order, sorted_times, sorted_log_position)
 
 
 @compiled
-def _count(group: Int32s, counts: Int64s) -> None:
+def _count_groups(group: Int32s, counts: Int64s) -> None:
     for row in range(len(group)):
         counts[group[row]] += 1
 
@@ -302,10 +310,10 @@ def _scatter_entries(
     group: Int32s,
     next_slots: Int64s,
     times: Int64s,
-    p: Int64s,
+    log_position: Int64s,
     order: Intps,
-    times_of: Int64s,
-    p_of: Int64s,
+    sorted_times: Int64s,
+    sorted_log_position: Int64s,
 ) -> None:
     for row in range(len(group)):
         own_group = group[row]
@@ -313,38 +321,42 @@ def _scatter_entries(
             slot = next_slots[own_group]
             next_slots[own_group] = slot + 1
             order[slot] = row
-            times_of[slot] = times[row]
-            p_of[slot] = p[row]
+            sorted_times[slot] = times[row]
+            sorted_log_position[slot] = log_position[row]
 
 
 @compiled
 def _sort_groups(
-    low: int, high: int, starts: Int64s, order: Intps, times: Int64s, p: Int64s
+    low: int, high: int, starts: Int64s, order: Intps, times: Int64s, log_position: Int64s
 ) -> None:
     """Sort each group stably; entries in order of time, as a lake's nearly are, cost one pass."""
     for group in range(low, high):
         start, stop = starts[group], starts[group + 1]
-        unsorted = False
+        is_unsorted = False
         for index in range(start + 1, stop):
             if times[index] < times[index - 1]:
-                unsorted = True
+                is_unsorted = True
                 break
-        if not unsorted:
+        if not is_unsorted:
             continue
         if stop - start <= 32:
             for index in range(start + 1, stop):
-                time, row, position = times[index], order[index], p[index]
+                time, row, position = times[index], order[index], log_position[index]
                 target_slot = index
                 while target_slot > start and times[target_slot - 1] > time:
-                    times[target_slot], order[target_slot], p[target_slot] = (
+                    times[target_slot], order[target_slot], log_position[target_slot] = (
                         times[target_slot - 1],
                         order[target_slot - 1],
-                        p[target_slot - 1],
+                        log_position[target_slot - 1],
                     )
                     target_slot -= 1
-                times[target_slot], order[target_slot], p[target_slot] = time, row, position
+                times[target_slot], order[target_slot], log_position[target_slot] = (
+                    time,
+                    row,
+                    position,
+                )
         else:
             rank = np.argsort(times[start:stop], kind="mergesort")
             times[start:stop] = times[start:stop][rank]
             order[start:stop] = order[start:stop][rank]
-            p[start:stop] = p[start:stop][rank]
+            log_position[start:stop] = log_position[start:stop][rank]

@@ -26,7 +26,7 @@ Registers = npt.NDArray[np.uint8]
 
 
 @compiled
-def mark(rows: Intps, bit: np.uint16, marks: Marks) -> None:
+def mark_rows(rows: Intps, bit: np.uint16, marks: Marks) -> None:
     for row in rows:
         marks[row] |= bit
 
@@ -84,7 +84,7 @@ def _prefix_sums(
 
 
 @compiled
-def registers_of(
+def write_registers(
     low: int,
     high: int,
     order: Intps,

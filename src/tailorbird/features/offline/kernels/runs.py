@@ -1,12 +1,12 @@
 """Loops of the backfill over last events: sequences, sessions, gaps, the newest event.
 
-They follow the rules of `features.offline.kernels.windows`. Each moment walks back from its edge
+They follow the rules of `features.offline.kernels.windows`. Each query walks back from its edge
 over the events of a series (`asof.Series`, in order of entity and time) and skips what was not
-known yet. A walk that skips more than `PASSED_MAX` events gives up, and the moment is left to the
+known yet. A walk that skips more than `SKIPPED_MAX` events gives up, and the query is left to the
 caller.
 
     series   … a b c d | e      edge |, 2 events: c d, where p is early enough
-                                before[edge]: number of events of the series before it
+                                events_before[edge]: number of events of the series before it
 """
 
 import numpy as np
@@ -14,14 +14,20 @@ import numpy.typing as npt
 
 from tailorbird.features.offline.kernels.windows import Bools, Floats, Int64s, Intps, Keys, compiled
 
-PASSED_MAX = 256  # events in flight that are skipped one by one
-SESSION, DEPTH, DURATION, REFINEMENTS, GAP = range(5)  # operations of `run_columns`
-SEARCHES = 62  # the bit of searches; lower bits mark the steps that use an event's type
+SKIPPED_MAX = 256  # events in flight that are skipped one by one
+SESSION, DEPTH, DURATION, REFINEMENTS, GAP = range(5)  # operations of `write_run_columns`
+SEARCH_BIT = 62  # the bit of searches; lower bits mark the steps that use an event's type
 
 
 @compiled
-def walk(
-    floor: int, stop: int, since: int, bound: int, times: Int64s, p: Int64s, run: Intps
+def walk_back(
+    floor: int,
+    stop: int,
+    since: int,
+    query_log_position: int,
+    times: Int64s,
+    log_position: Int64s,
+    run: Intps,
 ) -> int:
     """Write the newest known positions of [floor, stop) at or after `since` into `run`, newest
     first.
@@ -34,9 +40,9 @@ def walk(
         position -= 1
         if times[position] < since:
             break
-        if p[position] > bound:
+        if log_position[position] > query_log_position:
             skipped += 1
-            if skipped > PASSED_MAX:
+            if skipped > SKIPPED_MAX:
                 return -1
         else:
             run[count] = position
@@ -51,104 +57,118 @@ def write_newest(
     order: Intps,
     floor: Intps,
     edge: Intps,
-    bound: Int64s,
-    before: Intps,
-    p: Int64s,
-    event: Intps,
+    query_log_position: Int64s,
+    events_before: Intps,
+    log_position: Int64s,
+    events: Intps,
     out: Intps,
     is_deferred: Bools,
 ) -> None:
-    """Write the event at the newest known position of each moment, −1 without one."""
-    for moment in range(low, high):
+    """Write the event at the newest known position of each query, −1 without one."""
+    for query in range(low, high):
         row, first_position, position = (
-            order[moment],
-            before[floor[moment]],
-            before[edge[moment]] - 1,
+            order[query],
+            events_before[floor[query]],
+            events_before[edge[query]] - 1,
         )
-        last = max(first_position, position - PASSED_MAX)
-        while position >= last and p[position] > bound[moment]:
+        last = max(first_position, position - SKIPPED_MAX)
+        while position >= last and log_position[position] > query_log_position[query]:
             position -= 1
-        out[row] = event[position] if position >= last else -1
+        out[row] = events[position] if position >= last else -1
         is_deferred[row] = position < last and last > first_position
 
 
 @compiled
-def run_sizes(
+def write_run_sizes(
     low: int,
     high: int,
     order: Intps,
     floor: Intps,
     edge: Intps,
     t: Int64s,
-    bound: Int64s,
-    before: Intps,
+    query_log_position: Int64s,
+    events_before: Intps,
     times: Int64s,
-    p: Int64s,
+    log_position: Int64s,
     length: int,
-    horizon: int,
+    look_back_us: int,
     sizes: Int64s,
 ) -> None:
-    """Write how many events the run of each moment has; −1 if the walk gave up."""
+    """Write how many events the run of each query has; −1 if the walk gave up."""
     run = np.empty(length, np.intp)
-    for moment in range(low, high):
-        first_position, stop = before[floor[moment]], before[edge[moment]]
-        sizes[order[moment]] = walk(
-            first_position, stop, t[moment] - horizon, bound[moment], times, p, run
+    for query in range(low, high):
+        first_position, stop = events_before[floor[query]], events_before[edge[query]]
+        sizes[order[query]] = walk_back(
+            first_position,
+            stop,
+            t[query] - look_back_us,
+            query_log_position[query],
+            times,
+            log_position,
+            run,
         )
 
 
 @compiled
-def run_events(
+def write_run_events(
     low: int,
     high: int,
     order: Intps,
     floor: Intps,
     edge: Intps,
     t: Int64s,
-    bound: Int64s,
-    before: Intps,
+    query_log_position: Int64s,
+    events_before: Intps,
     times: Int64s,
-    p: Int64s,
+    log_position: Int64s,
     length: int,
-    horizon: int,
+    look_back_us: int,
     offsets: Int64s,
     item: Keys,
     type_: Keys,
     run_positions: Intps,
-    of_ts: Int64s,
-    of_item: Keys,
-    of_type: Keys,
+    run_ts: Int64s,
+    run_item: Keys,
+    run_type: Keys,
 ) -> None:
     """Write the positions of each run, oldest first, from its offset on, with the columns of each
     event.
     """
     run = np.empty(length, np.intp)
-    for moment in range(low, high):
-        first_position, stop = before[floor[moment]], before[edge[moment]]
-        count = walk(first_position, stop, t[moment] - horizon, bound[moment], times, p, run)
-        end = offsets[order[moment] + 1] - 1
+    for query in range(low, high):
+        first_position, stop = events_before[floor[query]], events_before[edge[query]]
+        count = walk_back(
+            first_position,
+            stop,
+            t[query] - look_back_us,
+            query_log_position[query],
+            times,
+            log_position,
+            run,
+        )
+        end = offsets[order[query] + 1] - 1
         for steps_back in range(count):
             position = run[steps_back]
             run_positions[end - steps_back] = position
-            of_ts[end - steps_back] = times[position]
-            of_item[end - steps_back] = item[position]
-            of_type[end - steps_back] = type_[position]
+            run_ts[end - steps_back] = times[position]
+            run_item[end - steps_back] = item[position]
+            run_type[end - steps_back] = type_[position]
 
 
 @compiled
-def run_columns(
+def write_run_columns(
     low: int,
     high: int,
     order: Intps,
     floor: Intps,
     edge: Intps,
     t: Int64s,
-    bound: Int64s,
-    before: Intps,
+    query_log_position: Int64s,
+    events_before: Intps,
     times: Int64s,
-    p: Int64s,
+    log_position: Int64s,
     length: int,
-    horizon: int,
+    look_back_us: int,
     request_session: Keys,
     item: Keys,
     session: Keys,
@@ -160,19 +180,27 @@ def run_columns(
 ) -> None:
     """Write the value of each operation over a run, as defined by `runs.Runs`.
 
-    `request_session` is in the order of moments, `out` (q, operations).
+    `request_session` is in the order of queries, `out` (q, operations).
     """
     run = np.empty(length, np.intp)
-    of_session = np.empty(length, np.intp)
+    session_positions = np.empty(length, np.intp)
     items = np.empty(length, np.uint64)
-    for moment in range(low, high):
-        row, time = order[moment], t[moment]
-        first_position, stop = before[floor[moment]], before[edge[moment]]
-        count = walk(first_position, stop, time - horizon, bound[moment], times, p, run)
+    for query in range(low, high):
+        row, time = order[query], t[query]
+        first_position, stop = events_before[floor[query]], events_before[edge[query]]
+        count = walk_back(
+            first_position,
+            stop,
+            time - look_back_us,
+            query_log_position[query],
+            times,
+            log_position,
+            run,
+        )
         if count < 0:
             is_deferred[row] = True
             continue
-        own_session, next_time, session_length = request_session[moment], time, 0
+        own_session, next_time, session_length = request_session[query], time, 0
         for steps_back in range(count):
             position = run[steps_back]
             if own_session != 0:
@@ -181,7 +209,7 @@ def run_columns(
             elif next_time - times[position] > gap_max:
                 break
             next_time = times[position]
-            of_session[session_length] = position
+            session_positions[session_length] = position
             session_length += 1
         for step in range(len(operation)):
             if operation[step] == GAP:
@@ -192,7 +220,7 @@ def run_columns(
                     np.uint64(step),
                     times,
                     time,
-                    of_session[:session_length],
+                    session_positions[:session_length],
                     item,
                     step_bits,
                     items,
@@ -239,7 +267,7 @@ def _session_measure(
             items[count] = item[position]
         elif (
             operation == REFINEMENTS
-            and (step_bits[position] >> np.uint64(SEARCHES)) & np.uint64(1) == 0
+            and (step_bits[position] >> np.uint64(SEARCH_BIT)) & np.uint64(1) == 0
         ):
             break
         count += 1

@@ -2,7 +2,7 @@
 
 Only the offline half imports this module; `features.offline.asof` explains what the loops compute,
 and `features.offline.kernels.groups` groups keys and sorts entries into groups. Each loop covers a
-range of groups or of moments without the interpreter's lock, so that `run_parallel` runs one on
+range of groups or of queries without the interpreter's lock, so that `run_parallel` runs one on
 each core. They are compiled at first use and cached on disk. Integers wrap around like NumPy's, and
 no float operation is fused or reordered.
 
@@ -90,13 +90,15 @@ def find_ties(starts: Int64s, times: Int64s) -> Bools:
 
 
 @compiled
-def running_maximum(low: int, high: int, starts: Int64s, p: Int64s, running_p: Int64s) -> None:
+def write_running_maximum(
+    low: int, high: int, starts: Int64s, log_position: Int64s, running_log_position: Int64s
+) -> None:
     """Write for each position the largest p of its group so far."""
     for group in range(low, high):
         largest = np.int64(-(2**63))
         for position in range(starts[group], starts[group + 1]):
-            largest = max(largest, p[position])
-            running_p[position] = largest
+            largest = max(largest, log_position[position])
+            running_log_position[position] = largest
 
 
 @compiled
@@ -106,13 +108,13 @@ def gather(low: int, high: int, values: Int64s, order: Intps, out: Int64s) -> No
 
 
 @compiled
-def count_before(positions: Intps, before: Intps) -> None:
+def count_before(positions: Intps, counts_before: Intps) -> None:
     """Write how many of the ascending positions are less than each position."""
     count, index = len(positions), 0
-    for position in range(len(before)):
+    for position in range(len(counts_before)):
         while index < count and positions[index] < position:
             index += 1
-        before[position] = index
+        counts_before[position] = index
 
 
 @compiled
@@ -179,23 +181,23 @@ def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
 def write_edges(
     low: int, high: int, group: Int32s, cutoffs: Int64s, starts: Int64s, times: Int64s, out: Intps
 ) -> None:
-    """Write the first position of the group that is not before a cutoff, moments in order of
+    """Write the first position of the group that is not before a cutoff, queries in order of
     (group, t).
 
     Fast where the cutoffs increase as well.
     """
     last_group, last_time, position = -1, 0, 0
-    for moment in range(low, high):
-        own_group, time = group[moment], cutoffs[moment]
+    for query in range(low, high):
+        own_group, time = group[query], cutoffs[query]
         if own_group != last_group or time < last_time:
             position = starts[own_group]
         last_group, last_time = own_group, time
         position = advance(times, position, starts[own_group + 1], time)
-        out[moment] = position
+        out[query] = position
 
 
 @compiled
-def window_edges(
+def write_window_edges(
     low: int,
     high: int,
     group: Int32s,
@@ -208,64 +210,69 @@ def window_edges(
 ) -> None:
     """Write the `write_edges` of t // hop · hop − length."""
     last_group, last_time, position = -1, 0, 0
-    for moment in range(low, high):
-        own_group, time = group[moment], t[moment] // hop * hop - length
+    for query in range(low, high):
+        own_group, time = group[query], t[query] // hop * hop - length
         if own_group != last_group or time < last_time:
             position = starts[own_group]
         last_group, last_time = own_group, time
         position = advance(times, position, starts[own_group + 1], time)
-        out[moment] = position
+        out[query] = position
 
 
 @compiled
-def in_flight(
+def write_first_in_flight(
     low: int,
     high: int,
     start: Int64s,
     edge: Intps,
-    p: Int64s,
-    running_p: Int64s,
+    query_log_position: Int64s,
+    running_log_position: Int64s,
     first_in_flight: Intps,
 ) -> None:
     """Write the first position before the edge that was not known at p, or the edge itself."""
-    for moment in range(low, high):
-        stop = edge[moment]
-        if stop > start[moment] and running_p[stop - 1] > p[moment]:
-            stop = first_above(running_p, start[moment], stop, p[moment])
-        first_in_flight[moment] = stop
+    for query in range(low, high):
+        stop = edge[query]
+        if stop > start[query] and running_log_position[stop - 1] > query_log_position[query]:
+            stop = first_above(running_log_position, start[query], stop, query_log_position[query])
+        first_in_flight[query] = stop
 
 
 @compiled
-def window_sums(
+def write_window_sums(
     low: int,
     high: int,
     order: Intps,
     group: Int32s,
     t: Int64s,
-    p: Int64s,
+    query_log_position: Int64s,
     starts: Int64s,
     times: Int64s,
-    event_p: Int64s,
-    running_p: Int64s,
+    event_log_position: Int64s,
+    running_log_position: Int64s,
     prefixes: Int64s,
-    hop: Int64s,
-    length: Int64s,
-    prefix_of: Intps,
-    limit: int,
+    hops: Int64s,
+    lengths: Int64s,
+    prefix_indexes: Intps,
+    in_flight_max: int,
     sums: Int64s,
     is_deferred: Bools,
 ) -> None:
     """Write each window's sum over the known events in [t // hop · hop − length, t).
 
-    Moments come in order of (group, t), while `sums` (q, windows) and `is_deferred` (q,) are in
-    input order. Stretches in flight longer than `limit` are deferred to the caller.
+    Queries come in order of (group, t), while `sums` (q, windows) and `is_deferred` (q,) are in
+    input order. Stretches in flight longer than `in_flight_max` are deferred to the caller.
     """
-    window_count = len(hop)
-    per_hop = 1.0 / hop
+    window_count = len(hops)
+    per_hop = 1.0 / hops
     positions = np.zeros(window_count, np.int64)
     stop = last_group = np.int64(-1)
-    for moment in range(low, high):
-        own_group, time, bound, row = group[moment], t[moment], p[moment], order[moment]
+    for query in range(low, high):
+        own_group, time, position_max, row = (
+            group[query],
+            t[query],
+            query_log_position[query],
+            order[query],
+        )
         start, end = starts[own_group], starts[own_group + 1]
         if start == end:
             for window in range(window_count):
@@ -277,29 +284,29 @@ def window_sums(
                 positions[window] = start
         stop = advance(times, stop, end, time)
         for window in range(window_count):
-            since = tile_of(time, hop[window], per_hop[window]) * hop[window] - length[window]
+            since = tile_of(time, hops[window], per_hop[window]) * hops[window] - lengths[window]
             positions[window] = advance(times, positions[window], end, since)
-        if stop == start or running_p[stop - 1] <= bound:
+        if stop == start or running_log_position[stop - 1] <= position_max:
             for window in range(window_count):
-                prefix = prefix_of[window]
+                prefix = prefix_indexes[window]
                 sums[row, window] = prefixes[prefix, stop] - prefixes[prefix, positions[window]]
             continue
-        first_in_flight = first_above(running_p, start, stop, bound)
-        if stop - first_in_flight > limit:
+        first_in_flight = first_above(running_log_position, start, stop, position_max)
+        if stop - first_in_flight > in_flight_max:
             is_deferred[row] = True
             continue
         for window in range(window_count):
-            prefix = prefix_of[window]
+            prefix = prefix_indexes[window]
             sums[row, window] = (
                 prefixes[prefix, first_in_flight] - prefixes[prefix, positions[window]]
                 if positions[window] < first_in_flight
                 else 0
             )
         for event in range(first_in_flight, stop):
-            if event_p[event] <= bound:
+            if event_log_position[event] <= position_max:
                 for window in range(window_count):
                     if event >= positions[window]:
                         sums[row, window] += (
-                            prefixes[prefix_of[window], event + 1]
-                            - prefixes[prefix_of[window], event]
+                            prefixes[prefix_indexes[window], event + 1]
+                            - prefixes[prefix_indexes[window], event]
                         )

@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 
 from tailorbird.features.event_columns.fields import to_floats
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.offline.backfill import subset
+from tailorbird.features.offline.backfill import subset_features
 from tailorbird.features.offline.bulk import BackfilledRows, Requests
 from tailorbird.features.offline.hashing import identify_texts
 from tailorbird.features.offline.parts import Manifest
@@ -36,10 +36,12 @@ def no_progress(stage: str, done: int, total: int | None) -> None:
     pass
 
 
-def definitions(features: FeatureSet, only: Sequence[str] | None = None) -> dict[str, str]:
+def definitions(features: FeatureSet, only_columns: Sequence[str] | None = None) -> dict[str, str]:
     """Return each column's definition: the schema hash of it and of what it derives from."""
-    names = [feature.name for feature in features.features] if only is None else only
-    return {name: subset(features, [name]).schema_hash for name in names}
+    names = (
+        [feature.name for feature in features.features] if only_columns is None else only_columns
+    )
+    return {name: subset_features(features, [name]).schema_hash for name in names}
 
 
 def select_columns(rows: BackfilledRows, names: Mapping[str, str]) -> BackfilledRows:
@@ -62,17 +64,19 @@ def to_tables(events: Events, columns: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def make_manifest(requests: Requests, events: Events, version: str, rows_max: int) -> Manifest:
-    rows = len(requests.row_request)
-    size = max(1, min(1 << 20, rows_max))
-    first_requests = (
-        requests.row_request[np.arange(size, rows, size)] if rows else np.zeros(0, np.intp)
+    row_count = len(requests.row_request)
+    rows_per_part = max(1, min(1 << 20, rows_max))
+    part_starts = (
+        requests.row_request[np.arange(rows_per_part, row_count, rows_per_part)]
+        if row_count
+        else np.zeros(0, np.intp)
     )
-    cuts = np.unique(np.concatenate(([0], first_requests, [len(requests.t)]))).astype(np.int64)
-    row_cuts = np.searchsorted(requests.row_request, cuts)
+    part_bounds = np.unique(np.concatenate(([0], part_starts, [len(requests.t)]))).astype(np.int64)
+    row_cuts = np.searchsorted(requests.row_request, part_bounds)
     events_name = version or (
         "\n".join(sorted(events.files)) if isinstance(events, ds.FileSystemDataset) else ""
     )
-    return Manifest(hash_inputs(requests, events_name), cuts.tolist(), row_cuts.tolist())
+    return Manifest(hash_inputs(requests, events_name), part_bounds.tolist(), row_cuts.tolist())
 
 
 def hash_inputs(requests: Requests, version: str) -> str:
@@ -80,25 +84,29 @@ def hash_inputs(requests: Requests, version: str) -> str:
     return hash_of(version, *_request_bytes(requests))
 
 
+_HASHED_NAMES = {"log_position": "p"}  # as in the hashes of existing folders
+
+
 def _request_bytes(requests: Requests) -> Iterator[bytes]:
     for field in fields(requests):
         value = getattr(requests, field.name)
-        yield f"{field.name}:{0 if value is None else len(value)}".encode()
+        hashed_name = _HASHED_NAMES.get(field.name, field.name)
+        yield f"{hashed_name}:{0 if value is None else len(value)}".encode()
         if isinstance(value, np.ndarray):
             yield value.tobytes()
         elif value is not None:  # Hash by value: buffers of equal rows differ between files.
             array = value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value)
-            numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+            is_numeric = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
             yield (
                 to_floats(pa.chunked_array(array))
-                if numbers
+                if is_numeric
                 else identify_texts(array, seed=IDENTITY_SEED)
             ).tobytes()
 
 
 def hash_of(*parts: str | bytes) -> str:
-    state = blake2b(digest_size=8, person=b"tb-backfill")
+    hasher = blake2b(digest_size=8, person=b"tb-backfill")
     for part in parts:
-        state.update(part.encode() if isinstance(part, str) else part)
-        state.update(b"\0")
-    return state.hexdigest()
+        hasher.update(part.encode() if isinstance(part, str) else part)
+        hasher.update(b"\0")
+    return hasher.hexdigest()

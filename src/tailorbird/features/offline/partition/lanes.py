@@ -16,10 +16,10 @@ from tailorbird.features.layout.layout import RecordLane, Step
 from tailorbird.features.offline.backfill import event_columns
 from tailorbird.features.offline.bulk import Requests
 from tailorbird.features.offline.compaction import CompactedHistory
-from tailorbird.features.offline.events.frames import Frames, has_text_keys
+from tailorbird.features.offline.events.frames import FrameCache, has_text_keys
 from tailorbird.features.offline.events.ragged import concatenate_ranges
 from tailorbird.features.offline.hashing import hash_texts, identify_texts
-from tailorbird.features.offline.lanes import PastLanes, is_by_row
+from tailorbird.features.offline.lanes import PastLanes, is_per_row
 from tailorbird.features.offline.partition.inputs import row_bytes
 from tailorbird.features.offline.spill import IDENTITY_SEED, Partition, Spill, assign_buckets
 
@@ -36,7 +36,7 @@ class BackfillPlan:
 
     features: FeatureSet
     requests: Requests
-    only: list[str]
+    only_columns: list[str]
     memory_bytes: int
     progress: Progress
 
@@ -51,16 +51,22 @@ def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: 
     shards = spill.plan_shards(partition.field, bytes_max)
     earlier_lanes = {
         record_lane: _read_lane(plan, spill, record_lane)
-        for record_lane in _foreign_lanes(features, partition)
+        for record_lane in _find_needed_lanes(features, partition)
     }
     bucket = _assign_buckets(plan, earlier_lanes, partition)
     empty_table = ROUTED.empty_table().select(plan.columns())
     rows_max = max(1, plan.memory_bytes // (4 * row_bytes(features, partition.entities)))
     for shard, buckets in enumerate(shards):
         own_rows = np.flatnonzero((bucket >= buckets.start) & (bucket < buckets.stop))
-        if spill.size(partition.field, buckets) > bytes_max:
+        if spill.event_bytes(partition.field, buckets) > bytes_max:
             _compute_by_time(
-                plan, spill, f"{number}-{shard}", partition, buckets.start, own_rows, earlier_lanes
+                plan,
+                spill,
+                name=f"{number}-{shard}",
+                partition=partition,
+                bucket=buckets.start,
+                own_rows=own_rows,
+                earlier_lanes=earlier_lanes,
             )
             plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
             continue
@@ -69,10 +75,18 @@ def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: 
         ]
         piece_names = [f"{number}-{shard}-{piece}" for piece in range(len(row_chunks))]
         if not all(spill.is_done(name) for name in piece_names):
-            frames = Frames(spill.read_events(partition.field, buckets, empty_table))
+            frame_cache = FrameCache(spill.read_events(partition.field, buckets, empty_table))
             for name, piece_rows in zip(piece_names, row_chunks, strict=True):
                 if not spill.is_done(name):
-                    _write_piece(plan, spill, partition, frames, piece_rows, name, earlier_lanes)
+                    _write_piece(
+                        plan,
+                        spill,
+                        partition=partition,
+                        frame_cache=frame_cache,
+                        own_rows=piece_rows,
+                        name=name,
+                        earlier_lanes=earlier_lanes,
+                    )
                     spill.mark_done(name)
         plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
 
@@ -91,19 +105,21 @@ def _compute_by_time(
         return
     features, requests = plan.features, plan.requests
     request_of = requests.row_request[own_rows] if partition.is_by_row else own_rows
-    t, p = requests.t[request_of], requests.p[request_of]
-    start = secrets.randbits(64)
+    t, log_position = requests.t[request_of], requests.log_position[request_of]
+    seed = secrets.randbits(64)
     empty_table = ROUTED.empty_table().select(plan.columns())
     compacted = CompactedHistory(
         [features.layout.entities[index] for index in partition.entities],
-        _partition_keys(plan, partition, own_rows, earlier_lanes, start),
+        _partition_keys(plan, partition, own_rows, earlier_lanes, seed),
         empty_table,
     )
-    cuts = spill.cut_by_time(partition.field, bucket, plan.memory_bytes // (4 * EVENT_FACTOR))
-    stretch = np.searchsorted(cuts, t)
+    stretch_starts = spill.cut_by_time(
+        partition.field, bucket, plan.memory_bytes // (4 * EVENT_FACTOR)
+    )
+    stretch = np.searchsorted(stretch_starts, t)
     rows_max = max(1, plan.memory_bytes // (8 * row_bytes(features, partition.entities)))
-    for number in range(len(cuts) + 1):
-        frames = Frames(spill.read_stretch(number, compacted.events), start)
+    for number in range(len(stretch_starts) + 1):
+        frame_cache = FrameCache(spill.read_stretch(number, compacted.events), seed)
         stretch_rows = own_rows[stretch == number]
         for piece, first_row in enumerate(range(0, len(stretch_rows), rows_max)):
             piece_name = f"{name}-{number}-{piece}"
@@ -111,19 +127,21 @@ def _compute_by_time(
                 _write_piece(
                     plan,
                     spill,
-                    partition,
-                    frames,
-                    stretch_rows[first_row : first_row + rows_max],
-                    piece_name,
-                    earlier_lanes,
-                    compacted,
+                    partition=partition,
+                    frame_cache=frame_cache,
+                    own_rows=stretch_rows[first_row : first_row + rows_max],
+                    name=piece_name,
+                    earlier_lanes=earlier_lanes,
+                    compacted=compacted,
                 )
                 spill.mark_done(piece_name)
         is_later = stretch > number
         if not is_later.any():
             break
-        compacted.advance(frames, int(t[is_later].min()), int(p[is_later].min()))
-        plan.progress(f"stretches by {partition.field or 'everyone'}", number + 1, len(cuts) + 1)
+        compacted.absorb(frame_cache, int(t[is_later].min()), int(log_position[is_later].min()))
+        plan.progress(
+            f"stretches by {partition.field or 'everyone'}", number + 1, len(stretch_starts) + 1
+        )
     spill.mark_done(name)
 
 
@@ -132,11 +150,11 @@ def _partition_keys(
     partition: Partition,
     own_rows: Intps,
     earlier_lanes: Mapping[RecordLane, npt.NDArray],
-    start: int,
+    seed: int,
 ) -> dict[int, npt.NDArray]:
     """Return the requested keys of each entity of a partition."""
     request_rows, rows, lanes_read = _select_requests(plan, partition, own_rows, earlier_lanes)
-    no_events = Frames(ROUTED.empty_table().select(plan.columns()), start)
+    no_events = FrameCache(ROUTED.empty_table().select(plan.columns()), seed)
     lanes = PastLanes(
         plan.features,
         no_events,
@@ -165,7 +183,7 @@ def _select_requests(
             np.searchsorted(requests.row_request, own_rows, side="right"),
         )
         rows, request_rows = concatenate_ranges(first_request, last_request)[0], own_rows
-    by_row = [is_by_row(entity) for entity in plan.features.layout.entities]
+    by_row = [is_per_row(entity) for entity in plan.features.layout.entities]
     return (
         request_rows,
         rows,
@@ -176,11 +194,11 @@ def _select_requests(
     )
 
 
-def _foreign_lanes(features: FeatureSet, partition: Partition) -> set[RecordLane]:
+def _find_needed_lanes(features: FeatureSet, partition: Partition) -> set[RecordLane]:
     """Return the lanes of other partitions that this one's keys or `seen` columns need."""
     record_lanes = {
         record_lane
-        for (entity, _), record_lane in features.composite_lanes.items()
+        for (entity, _), record_lane in features.key_part_lanes.items()
         if entity in partition.entities
     }
     record_lanes |= {
@@ -204,18 +222,18 @@ def _steps_of(features: FeatureSet, partition: Partition) -> list[Step]:
 
 def _read_lane(plan: BackfillPlan, spill: Spill, record_lane: RecordLane) -> npt.NDArray:
     """Return a lane at all requests or rows."""
-    by_row = is_by_row(plan.features.layout.entities[record_lane.entity])
+    by_row = is_per_row(plan.features.layout.entities[record_lane.entity])
     size = len(plan.requests.row_request) if by_row else len(plan.requests.t)
-    return spill.read_lanes("rows" if by_row else "requests", slice(0, size), only=record_lane).get(
-        record_lane, np.zeros(size, np.int64)
-    )
+    return spill.read_lanes(
+        "rows" if by_row else "requests", slice(0, size), only_lane=record_lane
+    ).get(record_lane, np.zeros(size, np.int64))
 
 
 def _write_piece(
     plan: BackfillPlan,
     spill: Spill,
     partition: Partition,
-    frames: Frames,
+    frame_cache: FrameCache,
     own_rows: Intps,
     name: str,
     earlier_lanes: Mapping[RecordLane, npt.NDArray],
@@ -224,10 +242,10 @@ def _write_piece(
     """Compute and write the lanes of some requests or rows of a shard."""
     features = plan.features
     request_rows, rows, lanes_read = _select_requests(plan, partition, own_rows, earlier_lanes)
-    by_row = [is_by_row(entity) for entity in features.layout.entities]
+    by_row = [is_per_row(entity) for entity in features.layout.entities]
     lanes = PastLanes(
         features,
-        frames,
+        frame_cache,
         plan.requests.take(request_rows, rows),
         entities=partition.entities,
         precomputed=lanes_read,

@@ -12,7 +12,7 @@ Item vectors are separate arrays, so the file does not depend on the catalogue.
 import torch
 from torch import Tensor, nn
 
-from tailorbird.models.deep.export import ROWS, module_to_onnx
+from tailorbird.models.deep.export import EXAMPLE_ROWS, module_to_onnx
 from tailorbird.models.retrievers.transformer.net import SequenceNet
 from tailorbird.models.retrievers.transformer.vectors import SequenceVectors
 
@@ -28,7 +28,7 @@ class _Tower(nn.Module):
 
 def tower_to_onnx(model: SequenceVectors) -> bytes:
     """Export a self-contained file of standard operators, equal to `model.run` within 1e-4."""
-    shape = (ROWS, model.recipe.length)
+    shape = (EXAMPLE_ROWS, model.recipe.length)
     example = {
         "vectors": torch.zeros((*shape, model.recipe.width)),
         "there": torch.ones(shape, dtype=torch.bool),

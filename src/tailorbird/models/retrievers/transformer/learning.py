@@ -22,15 +22,15 @@ from tailorbird.models.retrievers.transformer.settings import TransformerSetting
 
 
 def train_net(
-    net: SequenceNet, recipe: TransformerSettings, data: SequenceWindows, steps: int
+    net: SequenceNet, recipe: TransformerSettings, windows: SequenceWindows, steps: int
 ) -> list[float]:
     """Run Adam over `steps` batches with warm-up and cosine decay, and return the losses."""
     # One pass over all weights: the table of items makes the plain loop a tenth of a training.
     optimiser = torch.optim.Adam(net.parameters(), lr=recipe.rate, betas=(0.9, 0.98), fused=True)
     warm_up_steps = max(steps // 20, 1)
     generator = torch.Generator().manual_seed(recipe.seed)
-    share = torch.from_numpy(
-        np.bincount(data.item, minlength=data.items) / max(len(data.item), 1)
+    item_shares = torch.from_numpy(
+        np.bincount(windows.item, minlength=windows.item_count) / max(len(windows.item), 1)
     ).float()
     losses = []
     net.train()
@@ -39,9 +39,9 @@ def train_net(
             group["lr"] = recipe.rate * min(
                 (step + 1) / warm_up_steps, 0.5 * (1 + np.cos(np.pi * step / steps)) + 0.01
             )
-        batch = data.batch(recipe.seed, step, recipe.batch, recipe.length)
-        source, gap, target = (torch.from_numpy(array) for array in batch)
-        loss = batch_loss(net, recipe, source, gap, target, share, generator)
+        batch = windows.draw_batch(recipe.seed, step, recipe.batch, recipe.length)
+        input_code, gap, target = (torch.from_numpy(array) for array in batch)
+        loss = compute_batch_loss(net, recipe, input_code, gap, target, item_shares, generator)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -51,13 +51,13 @@ def train_net(
     return losses
 
 
-def batch_loss(
+def compute_batch_loss(
     net: SequenceNet,
     recipe: TransformerSettings,
-    source: Tensor,
+    input_code: Tensor,
     gap: Tensor,
     target: Tensor,
-    share: Tensor,
+    item_shares: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     """Return the mean over positions of −log of the target's corrected softmax share."""
@@ -67,10 +67,10 @@ def batch_loss(
             code, (torch.rand(code.shape, generator=generator) < recipe.id_dropout).float()
         )
 
-    state = net(item_vectors(source), source > 0, gap)
+    state = net(item_vectors(input_code), input_code > 0, gap)
     has_target = target > 0
     state, target_code = state[has_target], target[has_target]
-    seen_items = torch.nonzero(share)[
+    seen_items = torch.nonzero(item_shares)[
         :, 0
     ]  # unseen items are no negatives, as they may be what comes next
     if len(seen_items) <= 2 * recipe.negatives:
@@ -80,13 +80,13 @@ def batch_loss(
     uniform_codes = (
         seen_items[torch.randint(0, len(seen_items), (recipe.negatives,), generator=generator)] + 1
     )
-    negative_codes = target_code[
+    batch_codes = target_code[
         torch.randint(0, len(target_code), (recipe.negatives,), generator=generator)
     ]
-    negatives = torch.cat((uniform_codes, negative_codes))
-    expected = recipe.negatives * (1 / len(seen_items) + share[negatives - 1])
+    negatives = torch.cat((uniform_codes, batch_codes))
+    expected_counts = recipe.negatives * (1 / len(seen_items) + item_shares[negatives - 1])
     target_logits = (state * item_vectors(target_code)).sum(dim=-1, keepdim=True)
-    negative_logits = state @ item_vectors(negatives).T - torch.log(expected)
+    negative_logits = state @ item_vectors(negatives).T - torch.log(expected_counts)
     negative_logits = negative_logits.masked_fill(
         negatives[None, :] == target_code[:, None], float("-inf")
     )
@@ -96,7 +96,7 @@ def batch_loss(
     )
 
 
-def content_tokens(recipe: TransformerSettings, items: int) -> Tensor:
+def build_content_tokens(recipe: TransformerSettings, items: int) -> Tensor:
     """Return tokens by code + 1, with rows for padding and start."""
     tokens = np.zeros((items, 1), np.int64) if recipe.content is None else recipe.content
     if len(tokens) < items:
@@ -104,11 +104,11 @@ def content_tokens(recipe: TransformerSettings, items: int) -> Tensor:
             f"content of {len(tokens)} items for a catalogue of {items}",
             fix="give a row for each item code",
         )
-    none = np.zeros((1, tokens.shape[1]), np.int64)
-    return torch.from_numpy(np.concatenate((none, tokens[:items], none)))
+    no_tokens = np.zeros((1, tokens.shape[1]), np.int64)
+    return torch.from_numpy(np.concatenate((no_tokens, tokens[:items], no_tokens)))
 
 
 def seen_mask(data: SequenceWindows) -> Tensor:
     """Return which items have been seen; the others are embedded by content alone."""
-    is_seen = np.bincount(data.item, minlength=data.items) > 0
+    is_seen = np.bincount(data.item, minlength=data.item_count) > 0
     return torch.from_numpy(np.concatenate(([True], is_seen, [True]))).float()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailorbird.models.retrievers.transformer.batches import GAPS
+from tailorbird.models.retrievers.transformer.batches import GAP_COUNT
 from tailorbird.models.retrievers.transformer.settings import TransformerSettings
 
 
@@ -71,7 +71,7 @@ class SequenceNet(nn.Module):
         self.unknown = nn.Parameter(torch.zeros(width))
         self.token = nn.Embedding(int(content.max()) + 1, width, padding_idx=0)
         self.place = nn.Embedding(recipe.length, width)
-        self.gap = nn.Embedding(GAPS, width)
+        self.gap = nn.Embedding(GAP_COUNT, width)
         for table in (self.id, self.token, self.place, self.gap):
             nn.init.normal_(table.weight, std=0.05)
         with torch.no_grad():

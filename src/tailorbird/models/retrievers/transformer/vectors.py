@@ -14,12 +14,16 @@ from tailorbird.models.retrievers.protocol import (
     concatenate_interactions,
     top_items,
 )
-from tailorbird.models.retrievers.transformer.batches import SequenceWindows, inputs_of
-from tailorbird.models.retrievers.transformer.learning import content_tokens, seen_mask, train_net
+from tailorbird.models.retrievers.transformer.batches import SequenceWindows, build_inputs
+from tailorbird.models.retrievers.transformer.learning import (
+    build_content_tokens,
+    seen_mask,
+    train_net,
+)
 from tailorbird.models.retrievers.transformer.net import SequenceNet
 from tailorbird.models.retrievers.transformer.settings import TransformerSettings
 
-QUESTIONS_PER_CHUNK = 512
+QUERIES_PER_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -50,26 +54,26 @@ class SequenceVectors:
     ) -> "SequenceVectors":
         net.eval()
         with torch.no_grad():
-            inputs = net.items(torch.arange(interactions.items + 2)).numpy()
+            inputs = net.items(torch.arange(interactions.item_count + 2)).numpy()
         return cls(recipe, net, np.ascontiguousarray(inputs[1:-1]), inputs, interactions, losses)
 
     @property
     def items(self) -> int:
         return len(self.item_vectors)
 
-    def vectors(self, contexts: Contexts) -> Scores:
+    def user_vectors(self, contexts: Contexts) -> Scores:
         """Return a vector for each query, float32 (queries, width).
 
         A query without interactions gets the vector of a sequence start.
         """
         user_vectors = np.zeros((len(contexts), self.recipe.width), np.float32)
-        for low in range(0, len(contexts), QUESTIONS_PER_CHUNK):
-            chunk = contexts.part(low, min(low + QUESTIONS_PER_CHUNK, len(contexts))).truncate(
-                self.recipe.length
-            )
-            source, gap = inputs_of(chunk, self.items, self.recipe.length)
+        for low in range(0, len(contexts), QUERIES_PER_CHUNK):
+            chunk = contexts.slice_queries(
+                low, min(low + QUERIES_PER_CHUNK, len(contexts))
+            ).truncate(self.recipe.length)
+            input_code, gap = build_inputs(chunk, self.items, self.recipe.length)
             user_vectors[low : low + len(chunk)] = self.run(
-                self.input_vectors[source], source > 0, gap
+                self.input_vectors[input_code], input_code > 0, gap
             )
         return user_vectors
 
@@ -91,11 +95,11 @@ class SequenceVectors:
             np.full((len(contexts), n), -1, np.int32),
             np.zeros((len(contexts), n), np.float32),
         )
-        vectors = self.vectors(contexts)
-        for low in range(0, len(contexts), QUESTIONS_PER_CHUNK):
-            chunk = contexts.part(low, min(low + QUESTIONS_PER_CHUNK, len(contexts)))
-            product = vectors[low : low + len(chunk)] @ self.item_vectors.T
-            product = np.exp(np.maximum(product - product.max(axis=1, keepdims=True), -80))
+        vectors = self.user_vectors(contexts)
+        for low in range(0, len(contexts), QUERIES_PER_CHUNK):
+            chunk = contexts.slice_queries(low, min(low + QUERIES_PER_CHUNK, len(contexts)))
+            scores = vectors[low : low + len(chunk)] @ self.item_vectors.T
+            scores = np.exp(np.maximum(scores - scores.max(axis=1, keepdims=True), -80))
             in_catalogue = (chunk.item >= 0) & (chunk.item < self.items)
             offsets = np.concatenate(
                 ([0], np.cumsum(np.bincount(chunk.query_index[in_catalogue], minlength=len(chunk))))
@@ -103,8 +107,8 @@ class SequenceVectors:
             own_contexts = Contexts(
                 chunk.t, chunk.item[in_catalogue], chunk.ts[in_catalogue], offsets
             )
-            best = top_items(product, own_contexts, n, repeats=repeats)
-            item[low : low + len(chunk)], score[low : low + len(chunk)] = best.item, best.score
+            top = top_items(scores, own_contexts, n, repeats=repeats)
+            item[low : low + len(chunk)], score[low : low + len(chunk)] = top.item, top.score
         return TopItems(item, score)
 
     def updated(self, new_interactions: Interactions, t: int) -> "SequenceVectors":
@@ -128,11 +132,14 @@ def fit(recipe: TransformerSettings, interactions: Interactions) -> SequenceVect
     """Train from scratch."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
-    data = SequenceWindows.from_interactions(interactions)
+    windows = SequenceWindows.from_interactions(interactions)
     net = SequenceNet(
-        recipe, interactions.items, content_tokens(recipe, interactions.items), seen_mask(data)
+        recipe,
+        interactions.item_count,
+        build_content_tokens(recipe, interactions.item_count),
+        seen_mask(windows),
     )
-    losses = train_net(net, recipe, data, recipe.steps) if len(data.item) else []
+    losses = train_net(net, recipe, windows, recipe.steps) if len(windows.item) else []
     return SequenceVectors.from_net(recipe, net, interactions, losses)
 
 
@@ -141,25 +148,28 @@ def warm_start(model: SequenceVectors, interactions: Interactions) -> SequenceVe
     recipe = replace(model.recipe, seed=model.recipe.seed + 1)
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
-    data = SequenceWindows.from_interactions(interactions)
+    windows = SequenceWindows.from_interactions(interactions)
     net = SequenceNet(
-        recipe, interactions.items, content_tokens(recipe, interactions.items), seen_mask(data)
+        recipe,
+        interactions.item_count,
+        build_content_tokens(recipe, interactions.item_count),
+        seen_mask(windows),
     )
-    old, new = model.net.state_dict(), net.state_dict()
+    old_state, new_state = model.net.state_dict(), net.state_dict()
     shared_weights = {
         name: value
-        for name, value in old.items()
+        for name, value in old_state.items()
         if name not in ("known", "content", "id.weight", "token.weight")
     }
-    items = old["id.weight"].shape[0] - 2
-    new["id.weight"][: items + 1] = old["id.weight"][: items + 1]
-    new["id.weight"][-1] = old["id.weight"][-1]
-    newly_seen = new["known"][: items + 1] > old["known"][: items + 1]
-    new["id.weight"][: items + 1][newly_seen] = old[
+    old_item_count = old_state["id.weight"].shape[0] - 2
+    new_state["id.weight"][: old_item_count + 1] = old_state["id.weight"][: old_item_count + 1]
+    new_state["id.weight"][-1] = old_state["id.weight"][-1]
+    newly_seen = new_state["known"][: old_item_count + 1] > old_state["known"][: old_item_count + 1]
+    new_state["id.weight"][: old_item_count + 1][newly_seen] = old_state[
         "unknown"
     ]  # the vector of an item does not jump at its first click
-    tokens = min(len(old["token.weight"]), len(new["token.weight"]))
-    new["token.weight"][:tokens] = old["token.weight"][:tokens]
-    net.load_state_dict(new | shared_weights)
-    losses = train_net(net, recipe, data, max(recipe.steps // 4, 1)) if len(data.item) else []
+    shared_token_count = min(len(old_state["token.weight"]), len(new_state["token.weight"]))
+    new_state["token.weight"][:shared_token_count] = old_state["token.weight"][:shared_token_count]
+    net.load_state_dict(new_state | shared_weights)
+    losses = train_net(net, recipe, windows, max(recipe.steps // 4, 1)) if len(windows.item) else []
     return SequenceVectors.from_net(recipe, net, interactions, [*model.losses, *losses])

@@ -16,7 +16,7 @@ from tailorbird.training.fit.towers import TowerLearner, TowerSettings
 from tailorbird.training.leakage.columns import find_leakage
 from tailorbird.training.settings import Progress
 from tailorbird.training.tasks.churn.evaluation import CutMetrics, evaluate_cut
-from tailorbird.training.tasks.churn.fit import training_rows
+from tailorbird.training.tasks.churn.fit import leakage_check_rows
 from tailorbird.training.tasks.churn.labels import Activity, Window, build_activity
 from tailorbird.training.tasks.churn.model_choice import Cut
 from tailorbird.training.tasks.churn.rolling_origin import (
@@ -27,7 +27,7 @@ from tailorbird.training.tasks.churn.rolling_origin import (
 )
 from tailorbird.training.tasks.churn.rows import PeopleFeatures
 from tailorbird.training.tasks.churn.training_rows import FitSettings, PersonMomentGrid
-from tailorbird.training.tasks.churn.vectors import fit_tower_before, vectors_help
+from tailorbird.training.tasks.churn.vectors import fit_tower_before, judge_vectors
 
 EVALUATED_CUTS_MAX = 6
 
@@ -62,7 +62,7 @@ class ChurnBacktest:
     """Models and outcomes at past origins.
 
     Attributes:
-        figures: metrics of the newest cuts, oldest first.
+        cut_metrics: metrics of the newest cuts, oldest first.
         leaks: columns that look like target leakage.
         dominant: columns that alone predict far more than all others, with the reason.
         vectors_note: a sentence on whether and why people's vectors are used; "" if they were not
@@ -74,7 +74,7 @@ class ChurnBacktest:
     people: PeopleFeatures
     grid: PersonMomentGrid
     cuts: list[Cut]
-    figures: list[CutMetrics]
+    cut_metrics: list[CutMetrics]
     leaks: dict[str, str]
     dominant: dict[str, str]
     vectors_note: str = ""
@@ -123,7 +123,7 @@ def run_backtest(
         progress=progress,
     )
     grid = full_grid if space is None else replace(full_grid, table=full_grid.table.select(columns))
-    run_on = partial(
+    run_cuts_on = partial(
         run_cuts,
         activity=activity,
         churn=churn,
@@ -132,40 +132,50 @@ def run_backtest(
         scored_people_max=settings.scored_people_max,
         progress=progress,
     )
-    cuts = run_on(grid, people)
-    tower = None
+    cuts = run_cuts_on(grid, people)
+    tower_files = None
     if space is not None and learner is not None:
-        cuts_with_vectors = run_on(full_grid, people_with_vectors)
-        use_vectors, vectors_note = vectors_help(cuts, cuts_with_vectors, settings.fit.seed)
+        cuts_with_vectors = run_cuts_on(full_grid, people_with_vectors)
+        use_vectors, vectors_note = judge_vectors(cuts, cuts_with_vectors, settings.fit.seed)
         if use_vectors:
-            people, grid, cuts, tower = (
+            people, grid, cuts, tower_files = (
                 people_with_vectors,
                 full_grid,
                 cuts_with_vectors,
                 learner.export_files(space),
             )
-    figures, evaluated_cuts = [], cuts[-EVALUATED_CUTS_MAX:]
+    cut_metrics, evaluated_cuts = [], cuts[-EVALUATED_CUTS_MAX:]
     progress("figures", 0, len(evaluated_cuts))
-    for position, cut in enumerate(evaluated_cuts):
-        figures.append(evaluate_cut(cut, replicates=settings.replicates, seed=settings.fit.seed))
-        progress("figures", position + 1, len(evaluated_cuts))
-    last = cuts[-1]
-    matrix, label = training_rows(
-        last.fitted,
+    for cut_index, cut in enumerate(evaluated_cuts):
+        cut_metrics.append(
+            evaluate_cut(cut, replicates=settings.replicates, seed=settings.fit.seed)
+        )
+        progress("figures", cut_index + 1, len(evaluated_cuts))
+    last_cut = cuts[-1]
+    matrix, labels = leakage_check_rows(
+        last_cut.fitted,
         grid,
-        activity.as_of(last.scores.window.origin),
-        last.scores.window,
+        activity.as_of(last_cut.scores.window.origin),
+        last_cut.scores.window,
         settings.fit,
     )
-    leakage = find_leakage(last.fitted.encoder.names, matrix, label)
+    leakage = find_leakage(last_cut.fitted.encoder.names, matrix, labels)
     # Recency, frequency and age may legitimately predict most, as baselines do.
-    dominant = {
+    dominant_reasons = {
         name: why
         for name, why in leakage.describe_dominant("leaving").items()
         if name not in churn.rfm
     }
     return ChurnBacktest(
-        activity, people, grid, cuts, figures, leakage.leaks, dominant, vectors_note, tower
+        activity,
+        people,
+        grid,
+        cuts,
+        cut_metrics,
+        leakage.leaks,
+        dominant_reasons,
+        vectors_note,
+        tower_files,
     )
 
 
@@ -199,8 +209,10 @@ def _raise_on_leaks(
         [origin for origin, _ in origin_people],
         [people_at_origin for _, people_at_origin in origin_people],
     )
-    if untrusted_leaks := {name: why for name, why in leaks.items() if name not in churn.trust}:
-        name, why = next(iter(untrusted_leaks.items()))
+    if untrusted_leaks := {
+        name: reason for name, reason in leaks.items() if name not in churn.trust
+    }:
+        name, reason = next(iter(untrusted_leaks.items()))
         other_columns = (
             f" (and {', '.join(list(untrusted_leaks)[1:])})" if len(untrusted_leaks) > 1 else ""
         )
@@ -209,7 +221,7 @@ def _raise_on_leaks(
             f"came later, or load profiles with {PROFILE_TIMES_HINT}"
         )
         raise LeakError(
-            f"column {name}{other_columns} looks past the origin: {why}",
+            f"column {name}{other_columns} looks past the origin: {reason}",
             where=f"churn {churn.name}",
             fix=fix,
         )

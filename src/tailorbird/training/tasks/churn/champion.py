@@ -26,10 +26,10 @@ import numpy as np
 from tailorbird.errors import BundleError, DeclarationError, NotReadyError
 from tailorbird.events import to_iso
 from tailorbird.features import FeatureSet
-from tailorbird.features.offline.backfill import subset
+from tailorbird.features.offline.backfill import subset_features
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.registry import Columns, Registry
+from tailorbird.registry import ColumnNames, Registry
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.evaluation.gate import describe_unevaluated
 from tailorbird.training.evaluation.metrics import log_losses
@@ -120,7 +120,7 @@ def load_champion(store: Registry) -> Champion:
 
     It is loaded before events are read, because they must cover its features too.
     """
-    if (path := store.champion()) is None:
+    if (path := store.champion_folder()) is None:
         return Champion()
     try:
         return Champion(path.name, ChurnBundle.load(path, schema_hash=None))
@@ -143,14 +143,14 @@ def compare_with_champion(
     cut = cuts[-1]
     window = cut.scores.window
     redeclared_columns, dropped_columns = (
-        _redeclared_columns(bundle, people),
-        _dropped_columns(bundle, people),
+        _find_redeclared_columns(bundle, people),
+        _find_dropped_columns(bundle, people),
     )
     is_newer = bundle.manifest.window.ts_to > window.origin
-    if why := _incomparable_reason(
+    if skip_reason := _incomparable_reason(
         bundle, churn, people, cut, [*redeclared_columns, *dropped_columns], is_newer=is_newer
     ):
-        return ChampionComparison(champion.version, skip_reason=why)
+        return ChampionComparison(champion.version, skip_reason=skip_reason)
     champion_people = people.with_columns(bundle.feature_columns, bundle.space, bundle.features)
     notes = []
     if redeclared_columns:
@@ -180,13 +180,17 @@ def compare_with_champion(
         champion_probability = bundle.score(
             [(table.numeric, table.categorical) for table in tables]
         ).churn_probability
-    gains = log_losses(champion_probability, cut.churned) - log_losses(cut.probability, cut.churned)
+    log_loss_gains = log_losses(champion_probability, cut.churned) - log_losses(
+        cut.probability, cut.churned
+    )
     return ChampionComparison(
-        champion.version, Bootstrap(np.arange(len(gains))).mean(gains), note="; ".join(notes)
+        champion.version,
+        Bootstrap(np.arange(len(log_loss_gains))).mean(log_loss_gains),
+        note="; ".join(notes),
     )
 
 
-def _redeclared_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str]:
+def _find_redeclared_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str]:
     """Return the champion's columns whose declaration has changed under the same name.
 
     Columns derived from a changed feature are included.
@@ -194,23 +198,23 @@ def _redeclared_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str
     champion_features, current_features = bundle.features, people.features
     if champion_features is None or champion_features.schema_hash == current_features.schema_hash:
         return []
-    dropped = _dropped_columns(bundle, people)
+    dropped_columns = _find_dropped_columns(bundle, people)
     return [
         name
         for name in (*bundle.feature_columns.numeric, *bundle.feature_columns.categorical)
-        if name not in dropped
-        and set(subset(champion_features, [name]).features)
-        != set(subset(current_features, [name]).features)
+        if name not in dropped_columns
+        and set(subset_features(champion_features, [name]).features)
+        != set(subset_features(current_features, [name]).features)
     ]
 
 
-def _dropped_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str]:
+def _find_dropped_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str]:
     """Return the columns that a bundle reads and the new model does not."""
-    available = {*people.columns.numeric, *people.columns.categorical}
+    available_columns = {*people.columns.numeric, *people.columns.categorical}
     return [
         name
         for name in (*bundle.feature_columns.numeric, *bundle.feature_columns.categorical)
-        if name not in available
+        if name not in available_columns
     ]
 
 
@@ -253,9 +257,9 @@ def _incomparable_reason(
         tuple(name for name in names if name in changed_columns)
         for names in (bundle.feature_columns.numeric, bundle.feature_columns.categorical)
     )
-    leaks = people.with_columns(Columns(numeric, categorical), None, bundle.features).find_leaks(
-        [window.origin], [cut.scores.person]
-    )
+    leaks = people.with_columns(
+        ColumnNames(numeric, categorical), None, bundle.features
+    ).find_leaks([window.origin], [cut.scores.person])
     if leaking_columns := [name for name in leaks if name not in churn.trust]:
         return (
             f"reads the column {leaking_columns[0]}, which looks past the origin as it was "
@@ -281,10 +285,10 @@ def _score_by_recipe(
             "learned again as of before it"
         )
     last_scores = cuts[-1].scores
-    age = max(activity.known_until - bundle.manifest.window.ts_to, 0)
-    activity_then = activity.as_of(activity.known_until - age)
+    age_us = max(activity.known_until - bundle.manifest.window.ts_to, 0)
+    known_activity = activity.as_of(activity.known_until - age_us)
     shifted_windows = [
-        replace(cut.scores.window, origin=cut.scores.window.origin - age) for cut in cuts
+        replace(cut.scores.window, origin=cut.scores.window.origin - age_us) for cut in cuts
     ]
     origin = shifted_windows[-1].origin
     # Unfinished windows cannot take part in the model choice.
@@ -293,12 +297,12 @@ def _score_by_recipe(
     ]
     try:
         grid = build_grid(
-            people, activity_then, recipe.churn, rows_max=recipe.grid_rows, seed=recipe.fit.seed
+            people, known_activity, recipe.churn, rows_max=recipe.grid_rows, seed=recipe.fit.seed
         )
         last_cut = run_cuts(
             grid,
             people,
-            activity_then,
+            known_activity,
             recipe.churn,
             windows,
             recipe.fit,
@@ -314,6 +318,6 @@ def _score_by_recipe(
         last_scores.person,
         last_scores.window,
         recipe.churn,
-        feature_horizon(activity_then.start_ts, origin),
+        feature_horizon(known_activity.start_ts, origin),
     )
     return last_cut.choice.calibrator.apply(scores.raw_probabilities[last_cut.choice.model]), origin

@@ -37,13 +37,15 @@ class ContactCurve:
     @property
     def best_k(self) -> int:
         """Return the k with the greatest expected value, 0 if no contact is worth its cost."""
-        position = int(np.argmax(self.expected_value))
-        return position + 1 if self.expected_value[position] > 0 else 0
+        best_index = int(np.argmax(self.expected_value))
+        return best_index + 1 if self.expected_value[best_index] > 0 else 0
 
     def points(self) -> list[dict[str, float]]:
         """Return at most 101 points of the curve, for a chart or JSON."""
-        size = len(self.recall)
-        positions = np.unique(np.linspace(0, size - 1, CURVE_POINTS_MAX).round().astype(np.intp))
+        people_count = len(self.recall)
+        positions = np.unique(
+            np.linspace(0, people_count - 1, CURVE_POINTS_MAX).round().astype(np.intp)
+        )
         columns = {
             "found": self.recall,
             "lift": self.lift,
@@ -52,7 +54,7 @@ class ContactCurve:
         }
         return [
             {
-                "share": (k + 1) / size,
+                "share": (k + 1) / people_count,
                 **{name: float(column[k]) for name, column in columns.items()},
             }
             for k in positions.tolist()
@@ -66,19 +68,19 @@ def contact_curve(
 
     >>> contact = Contact(cost=1.0, value=10.0, success=0.5)
     >>> curve = contact_curve(np.array([0.9, 0.5, 0.1]), np.array([True, False, True]), contact)
-    >>> curve.best_k, curve.realised.tolist()
+    >>> curve.best_k, curve.realised_value.tolist()
     (2, [4.0, 3.0, 7.0])
     """
     order = np.argsort(-probability, kind="stable")
-    p, churned_in_order = probability[order], churned[order].astype(np.float64)
-    k = np.arange(1, len(p) + 1)
-    total = max(float(churned_in_order.sum()), 1e-12)
-    cumulated = np.cumsum(churned_in_order)
+    sorted_probability, sorted_churned = probability[order], churned[order].astype(np.float64)
+    k = np.arange(1, len(sorted_probability) + 1)
+    total_churned = max(float(sorted_churned.sum()), 1e-12)
+    cumulative_churned = np.cumsum(sorted_churned)
     retained_value = contact.success * contact.value
-    rate = max(float(churned_in_order.mean()) if len(churned_in_order) else 0.0, 1e-12)
+    churn_rate = max(float(sorted_churned.mean()) if len(sorted_churned) else 0.0, 1e-12)
     return ContactCurve(
-        cumulated / total,
-        cumulated / k / rate,
-        np.cumsum(p * retained_value - contact.cost),
-        np.cumsum(churned_in_order * retained_value - contact.cost),
+        cumulative_churned / total_churned,
+        cumulative_churned / k / churn_rate,
+        np.cumsum(sorted_probability * retained_value - contact.cost),
+        np.cumsum(sorted_churned * retained_value - contact.cost),
     )

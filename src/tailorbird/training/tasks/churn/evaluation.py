@@ -46,16 +46,19 @@ class CutMetrics:
     calibration: CalibrationBins
     slices: dict[str, CalibrationBins]
 
-    def best_baseline(self, figure: str) -> str:
+    def best_baseline(self, metric: str) -> str:
         """Return the best baseline in a metric; NaN never wins."""
-        sign = 1 if figure in HIGHER_IS_BETTER else -1
-        value = {
-            name: result[figure].value
+        sign = 1 if metric in HIGHER_IS_BETTER else -1
+        value_by_name = {
+            name: result[metric].value
             for name, result in self.results.items()
             if name != MODEL_NAME
         }
         return max(
-            value, key=lambda name: sign * value[name] if np.isfinite(value[name]) else -np.inf
+            value_by_name,
+            key=lambda name: (
+                sign * value_by_name[name] if np.isfinite(value_by_name[name]) else -np.inf
+            ),
         )
 
 
@@ -69,45 +72,50 @@ class SortedScores:
 
     def __init__(self, score: Floats, label: npt.NDArray[np.bool_]) -> None:
         self._order = np.argsort(-score, kind="stable")
-        ordered = score[self._order]
-        self._starts = np.flatnonzero(np.diff(ordered, prepend=np.inf) != 0)
+        sorted_score = score[self._order]
+        self._starts = np.flatnonzero(np.diff(sorted_score, prepend=np.inf) != 0)
         self._label = label[self._order].astype(np.float64)
 
     def ranking_metrics(self, weight: Floats) -> tuple[float, float, float]:
         """Return AUC, average precision and lift of the first tenth, with row weights."""
-        ordered_weight = weight[self._order]
-        positive = np.add.reduceat(ordered_weight * self._label, self._starts)
-        group_weight = np.add.reduceat(ordered_weight, self._starts)
-        positives_so_far, weight_so_far = np.cumsum(positive), np.cumsum(group_weight)
-        positives, total = positives_so_far[-1], weight_so_far[-1]
-        negative = group_weight - positive
-        if positives <= 0 or positives >= total:
+        sorted_weight = weight[self._order]
+        positive_weight = np.add.reduceat(sorted_weight * self._label, self._starts)
+        group_weight = np.add.reduceat(sorted_weight, self._starts)
+        cumulative_positive, cumulative_weight = np.cumsum(positive_weight), np.cumsum(group_weight)
+        total_positive, total_weight = cumulative_positive[-1], cumulative_weight[-1]
+        negative_weight = group_weight - positive_weight
+        if total_positive <= 0 or total_positive >= total_weight:
             return float("nan"), float("nan"), float("nan")
         auc = float(
-            ((positives_so_far - positive / 2) * negative).sum() / (positives * (total - positives))
+            ((cumulative_positive - positive_weight / 2) * negative_weight).sum()
+            / (total_positive * (total_weight - total_positive))
         )
         precision = np.divide(
-            positives_so_far,
-            weight_so_far,
-            out=np.zeros_like(positives_so_far),
-            where=weight_so_far > 0,
+            cumulative_positive,
+            cumulative_weight,
+            out=np.zeros_like(cumulative_positive),
+            where=cumulative_weight > 0,
         )
-        average_precision = float((precision * positive).sum() / positives)
+        average_precision = float((precision * positive_weight).sum() / total_positive)
         # Ties are equally likely to be among the first.
         positives_in_top = float(
             np.interp(
-                TOP_SHARE * total,
-                np.concatenate(([0.0], weight_so_far)),
-                np.concatenate(([0.0], positives_so_far)),
+                TOP_SHARE * total_weight,
+                np.concatenate(([0.0], cumulative_weight)),
+                np.concatenate(([0.0], cumulative_positive)),
             )
         )
-        return auc, average_precision, positives_in_top / (TOP_SHARE * total) / (positives / total)
+        return (
+            auc,
+            average_precision,
+            positives_in_top / (TOP_SHARE * total_weight) / (total_positive / total_weight),
+        )
 
 
 def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutMetrics:
     """Return all metrics of a cut."""
-    people = np.arange(len(cut.churned))
-    bootstrap = Bootstrap(people, replicates=replicates, seed=seed)
+    person_rows = np.arange(len(cut.churned))
+    bootstrap = Bootstrap(person_rows, replicates=replicates, seed=seed)
     expected_purchases = {
         **({} if cut.purchases is None else {MODEL_NAME: cut.purchases}),
         **cut.baseline_expected_purchases,
@@ -116,35 +124,45 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
     replicates_by_model: dict[str, Mapping[str, Floats]] = {}
     results: dict[str, dict[str, Interval]] = {}
     for name, probability in {MODEL_NAME: cut.probability, **cut.baselines}.items():
-        figures = _PredictionMetrics(cut, probability, expected_purchases.get(name))
-        values_by_model[name] = dict(zip(figures.names, figures(np.ones(len(people))), strict=True))
-        replicates_by_model[name] = dict(zip(figures.names, bootstrap.draw(figures).T, strict=True))
-        results[name] = {
-            figure: bootstrap.interval(
-                values_by_model[name][figure], replicates_by_model[name][figure]
+        prediction_metrics = _PredictionMetrics(cut, probability, expected_purchases.get(name))
+        values_by_model[name] = dict(
+            zip(
+                prediction_metrics.names, prediction_metrics(np.ones(len(person_rows))), strict=True
             )
-            for figure in figures.names
+        )
+        replicates_by_model[name] = dict(
+            zip(
+                prediction_metrics.names,
+                bootstrap.resample_metrics(prediction_metrics).T,
+                strict=True,
+            )
+        )
+        results[name] = {
+            metric: bootstrap.interval(
+                values_by_model[name][metric], replicates_by_model[name][metric]
+            )
+            for metric in prediction_metrics.names
         }
         results[name] |= zip(
             ("calibration_error", "calibration_error_debiased"),
             bootstrap.calibration_errors(
-                measure_calibration(probability, cut.churned), probability, cut.churned, people
+                measure_calibration(probability, cut.churned), probability, cut.churned, person_rows
             ),
             strict=True,
         )
     differences = {
         name: {
-            figure: bootstrap.interval(
-                values_by_model[MODEL_NAME][figure] - values_by_model[name][figure],
-                replicates_by_model[MODEL_NAME][figure] - replicates_by_model[name][figure],
+            metric: bootstrap.interval(
+                values_by_model[MODEL_NAME][metric] - values_by_model[name][metric],
+                replicates_by_model[MODEL_NAME][metric] - replicates_by_model[name][metric],
             )
-            for figure in _PAIRED_METRICS
+            for metric in _PAIRED_METRICS
         }
         for name in cut.baselines
     }
     slices = {
-        name: measure_calibration(cut.probability[rows], cut.churned[rows], bins=10)
-        for name, rows in frequency_slices(cut).items()
+        name: measure_calibration(cut.probability[rows], cut.churned[rows], bin_count=10)
+        for name, rows in slice_by_frequency(cut).items()
         if rows.any()
     }
     return CutMetrics(
@@ -155,13 +173,13 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
 _PAIRED_METRICS = ("auc", "ap", "ap_gone", "log_loss")
 
 
-def frequency_slices(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
+def slice_by_frequency(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
     """Return masks of people by purchase count: one, a few, many."""
-    count = cut.frequency
+    purchase_count = cut.frequency
     return {
-        "one purchase": count <= 1,
-        "two to five": (count > 1) & (count <= 5),
-        "more than five": count > 5,
+        "one purchase": purchase_count <= 1,
+        "two to five": (purchase_count > 1) & (purchase_count <= 5),
+        "more than five": purchase_count > 5,
     }
 
 
@@ -180,13 +198,13 @@ class _PredictionMetrics:
         )
 
     def __call__(self, weight: Floats) -> list[float]:
-        def mean(value: Floats) -> float:
+        def weighted_mean(value: Floats) -> float:
             return float(weight @ value / np.maximum(weight.sum(), 1e-12))
 
-        area, ap_churned, lift = self._churn_order.ranking_metrics(weight)
+        auc, ap_churned, lift = self._churn_order.ranking_metrics(weight)
         ap_returning = self._return_order.ranking_metrics(weight)[1]
-        figures = [area, ap_returning, ap_churned, mean(self._losses), lift]
+        values = [auc, ap_returning, ap_churned, weighted_mean(self._losses), lift]
         if self._expected is not None:
-            total_ratio = mean(self._expected) / max(mean(self._bought), 1e-12)
-            figures += [mean(self._errors), total_ratio - 1]
-        return figures
+            total_ratio = weighted_mean(self._expected) / max(weighted_mean(self._bought), 1e-12)
+            values += [weighted_mean(self._errors), total_ratio - 1]
+        return values

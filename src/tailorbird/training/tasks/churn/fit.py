@@ -32,7 +32,7 @@ from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import Sample, fit_gbdt
 from tailorbird.models.logistic import FittedLogistic, fit_logistic, logistic_to_onnx
 from tailorbird.ranking.churn.bg_nbd import BgNbdColumns
-from tailorbird.ranking.churn.bundle import average_log_odds, log_survival
+from tailorbird.ranking.churn.bundle import average_log_odds, to_log_survival
 from tailorbird.ranking.churn.pareto_nbd import ParetoNbdColumns
 from tailorbird.ranking.encode.encoder import Encoder
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
@@ -43,9 +43,9 @@ from tailorbird.training.tasks.churn.training_rows import (
     FitSettings,
     PersonMomentGrid,
     TrainingRows,
-    count_rows,
-    period_rows,
-    window_rows,
+    select_count_rows,
+    select_period_rows,
+    select_window_rows,
 )
 
 DIRECT_MODELS, HAZARD_MODELS = (
@@ -88,8 +88,10 @@ class FittedModels:
     @property
     def candidates(self) -> tuple[str, ...]:
         """Names of the models of P(gone), with the blend if there are several."""
-        single = tuple(name for name in (*DIRECT_MODELS, *HAZARD_MODELS) if name in self.models)
-        return (*single, BLEND) if len(single) > 1 else single
+        single_models = tuple(
+            name for name in (*DIRECT_MODELS, *HAZARD_MODELS) if name in self.models
+        )
+        return (*single_models, BLEND) if len(single_models) > 1 else single_models
 
     def churn_probabilities(
         self, columns_now: FeatureTable, periods: Sequence[FeatureTable]
@@ -114,8 +116,10 @@ class FittedModels:
             for table in periods:
                 matrix = self.matrix(table)
                 for name in hazard_models:
-                    log_survivals[name] += log_survival(self.models[name].score(matrix))
-            probabilities |= {name: np.exp(total) for name, total in log_survivals.items()}
+                    log_survivals[name] += to_log_survival(self.models[name].score(matrix))
+            probabilities |= {
+                name: np.exp(log_survival_sum) for name, log_survival_sum in log_survivals.items()
+            }
         if len(probabilities) > 1:
             probabilities[BLEND] = average_log_odds(list(probabilities.values()))
         return probabilities
@@ -150,12 +154,18 @@ class FittedModels:
     @property
     def bg_nbd(self) -> BgNbdColumns | None:
         """BG/NBD parameters as stored in a bundle."""
-        fitted = self.models.get("bg_nbd")
-        if not isinstance(fitted, ColumnBgNbd):
+        column_model = self.models.get("bg_nbd")
+        if not isinstance(column_model, ColumnBgNbd):
             return None
-        model = fitted.model
+        model = column_model.model
         return BgNbdColumns(
-            model.r, model.alpha, model.a, model.b, fitted.recency, fitted.frequency, fitted.age
+            model.r,
+            model.alpha,
+            model.a,
+            model.b,
+            column_model.recency_index,
+            column_model.frequency_index,
+            column_model.age_index,
         )
 
     def matrix(self, table: FeatureTable) -> Matrix:
@@ -171,29 +181,29 @@ class FittedModels:
         return gbdt_to_onnx(model)  # type: ignore[arg-type]
 
 
-def fit_at(
+def fit_models_at(
     grid: PersonMomentGrid,
     activity: Activity,
     window: Window,
     settings: FitSettings,
-    rfm: Sequence[str] = (),
+    rfm_columns: Sequence[str] = (),
 ) -> FittedModels:
     """Fit the models with what is known at the window's origin.
 
     Args:
         activity: as of the origin; reading later activity raises an error.
-        rfm: names of the recency, frequency and age columns, and optionally of amount.
+        rfm_columns: names of the recency, frequency and age columns, and optionally of amount.
 
     Raises:
         NotReadyError: no model has enough of both outcomes.
     """
     assert activity.known_until <= window.origin
     encoder = _fit_encoder(grid, window.origin)
-    models: dict[str, ColumnModel] = {}
-    rows: dict[str, int] = {}
-    for names, sample in (
-        (DIRECT_MODELS, window_rows(grid, activity, window, settings)),
-        (HAZARD_MODELS, period_rows(grid, activity, window, settings)),
+    model_by_name: dict[str, ColumnModel] = {}
+    row_counts: dict[str, int] = {}
+    for model_names, sample in (
+        (DIRECT_MODELS, select_window_rows(grid, activity, window, settings)),
+        (HAZARD_MODELS, select_period_rows(grid, activity, window, settings)),
     ):
         if (
             min(np.count_nonzero(sample.label > 0), np.count_nonzero(sample.label <= 0))
@@ -201,40 +211,43 @@ def fit_at(
         ):
             continue
         matrix = encoder.encode_people(sample.table.numeric, sample.table.categorical)
-        models[names[0]] = _fit_trees(encoder, matrix, sample, activity, settings)
-        models[names[1]] = _fit_logistic(
+        model_by_name[model_names[0]] = _fit_trees(encoder, matrix, sample, activity, settings)
+        model_by_name[model_names[1]] = _fit_logistic(
             encoder, matrix, sample, settings, encoder.categorical_names
         )
-        if names is DIRECT_MODELS and rfm:
-            models["rfm"] = _fit_logistic(
+        if model_names is DIRECT_MODELS and rfm_columns:
+            model_by_name["rfm"] = _fit_logistic(
                 encoder,
                 matrix,
                 sample,
                 settings,
-                [name for name in encoder.names if name not in rfm],
+                [name for name in encoder.names if name not in rfm_columns],
             )
-        rows |= {name: len(sample.label) for name in names if name in models}
-    if not models:
+        row_counts |= {name: len(sample.label) for name in model_names if name in model_by_name}
+    if not model_by_name:
         raise NotReadyError(
             f"fewer than {POSITIVES_MIN} people came back, or stayed away, in what is known",
             fix="a longer history, or a shorter window",
         )
-    if rfm:
-        models["bg_nbd"] = _fit_bg_nbd(grid, encoder, activity, window, rfm)
-        rows["bg_nbd"] = len(activity.active_people(window.origin))
-    count_sample = count_rows(grid, activity, window, settings)
+    if rfm_columns:
+        model_by_name["bg_nbd"] = _fit_bg_nbd(grid, encoder, activity, window, rfm_columns)
+        row_counts["bg_nbd"] = len(activity.active_people(window.origin))
+    count_sample = select_count_rows(grid, activity, window, settings)
     if np.count_nonzero(count_sample.label) >= POSITIVES_MIN:
         matrix = encoder.encode_people(count_sample.table.numeric, count_sample.table.categorical)
-        models[PURCHASES] = _fit_trees(
+        model_by_name[PURCHASES] = _fit_trees(
             encoder, matrix, count_sample, activity, settings, objective="poisson"
         )
-        rows[PURCHASES] = len(count_sample.label)
+        row_counts[PURCHASES] = len(count_sample.label)
     return FittedModels(
-        encoder, models, rows, _fit_pareto_nbd(encoder, activity, window, rfm) if rfm else None
+        encoder,
+        model_by_name,
+        row_counts,
+        _fit_pareto_nbd(encoder, activity, window, rfm_columns) if rfm_columns else None,
     )
 
 
-def training_rows(
+def leakage_check_rows(
     fitted: FittedModels,
     grid: PersonMomentGrid,
     activity: Activity,
@@ -245,8 +258,12 @@ def training_rows(
 
     Hazard rows are used if no whole window is known yet.
     """
-    direct = window_rows(grid, activity, window, settings)
-    sample = direct if len(direct.label) else period_rows(grid, activity, window, settings)
+    window_sample = select_window_rows(grid, activity, window, settings)
+    sample = (
+        window_sample
+        if len(window_sample.label)
+        else select_period_rows(grid, activity, window, settings)
+    )
     return fitted.matrix(sample.table), sample.label
 
 
@@ -270,14 +287,18 @@ def _fit_trees(
     """
     is_validation = activity.people.keys[sample.person] % VALIDATION_MODULUS == 0
     gbdt = replace(settings.gbdt, objective=objective, seed=settings.seed)
-    parts = []
-    for rows in (~is_validation, is_validation):
-        parts.append(
+    samples = []
+    for row_mask in (~is_validation, is_validation):
+        samples.append(
             Sample(
-                np.ascontiguousarray(matrix[rows]), sample.label[rows], weight=sample.weight[rows]
+                np.ascontiguousarray(matrix[row_mask]),
+                sample.label[row_mask],
+                weight=sample.weight[row_mask],
             )
         )
-    return fit_gbdt(parts[0], parts[1], encoder.names, gbdt, categorical=encoder.categorical_names)
+    return fit_gbdt(
+        samples[0], samples[1], encoder.names, gbdt, categorical=encoder.categorical_names
+    )
 
 
 def _fit_logistic(
@@ -285,38 +306,44 @@ def _fit_logistic(
     matrix: Matrix,
     sample: TrainingRows,
     settings: FitSettings,
-    ignore: Sequence[str],
+    ignored_columns: Sequence[str],
 ) -> FittedLogistic:
     return fit_logistic(
         matrix,
         sample.label,
         encoder.names,
         weight=sample.weight,
-        ignore=ignore,
+        ignored_columns=ignored_columns,
         penalty=settings.penalty,
     )
 
 
 def _fit_bg_nbd(
-    grid: PersonMomentGrid, encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]
+    grid: PersonMomentGrid,
+    encoder: Encoder,
+    activity: Activity,
+    window: Window,
+    rfm_columns: Sequence[str],
 ) -> ColumnBgNbd:
     """Fit BG/NBD to all customers and bind it to the columns."""
     customers = activity.purchase_history(activity.active_people(window.origin), window.origin)
     model = fit_bg_nbd(customers)
     window_days = (window.gap + window.length) / DAY
-    columns = [encoder.names.index(name) for name in rfm[:3]]
-    lowest_probability = float(np.quantile(model.returning(customers, window_days), 0.01))
+    columns = [encoder.names.index(name) for name in rfm_columns[:3]]
+    lowest_probability = float(
+        np.quantile(model.probability_returning(customers, window_days), 0.01)
+    )
     return ColumnBgNbd(
         model, encoder.names, columns[0], columns[1], columns[2], window_days, lowest_probability
     )
 
 
 def _fit_pareto_nbd(
-    encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]
+    encoder: Encoder, activity: Activity, window: Window, rfm_columns: Sequence[str]
 ) -> ParetoNbdColumns:
     """Fit Pareto/NBD to all customers and bind it to the columns."""
     model = fit_pareto_nbd(
         activity.purchase_history(activity.active_people(window.origin), window.origin)
     )
-    recency, frequency, age = (encoder.names.index(name) for name in rfm[:3])
+    recency, frequency, age = (encoder.names.index(name) for name in rfm_columns[:3])
     return ParetoNbdColumns(model.r, model.alpha, model.s, model.beta, recency, frequency, age)

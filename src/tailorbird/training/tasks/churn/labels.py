@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 from tailorbird.errors import LeakError, NotReadyError
 from tailorbird.events import DAY, micros, to_iso
 from tailorbird.models.btyd import Purchases
-from tailorbird.models.interactions import Counter
+from tailorbird.models.interactions import WindowCounter
 from tailorbird.ranking.churn.declaration import Churn
-from tailorbird.training.dataset.codes import Codes, human_mask
+from tailorbird.training.dataset.codes import IdVocabulary, human_mask
 from tailorbird.training.tasks.churn.merges import MergeHistory
 
 Ints = npt.NDArray[np.int64]
@@ -64,7 +64,7 @@ class Activity:
         by_day: whether days are counted instead of rows.
     """
 
-    people: Codes
+    people: IdVocabulary
     person: Ints
     ts: Ints
     received: Ints
@@ -98,12 +98,12 @@ class Activity:
         return (np.diff(self.person, prepend=-1) != 0) | (np.diff(self.ts // DAY, prepend=-1) != 0)
 
     @cached_property
-    def _purchase_counter(self) -> Counter:
-        return Counter.from_keys(self.person[self._is_counted], self.ts[self._is_counted])
+    def _purchase_counter(self) -> WindowCounter:
+        return WindowCounter.from_keys(self.person[self._is_counted], self.ts[self._is_counted])
 
     @cached_property
-    def _event_counter(self) -> Counter:
-        return Counter.from_keys(self.person, self.ts)
+    def _event_counter(self) -> WindowCounter:
+        return WindowCounter.from_keys(self.person, self.ts)
 
     @property
     def start_ts(self) -> int:
@@ -161,12 +161,12 @@ class Activity:
 
     def rfm(self, person: Ints, origin: int) -> Rfm:
         """Return recency, frequency, age and amount before a moment, in days."""
-        first, last, count, amount = self._totals_before(origin)
+        first_ts, last_ts, purchase_counts, amounts = self._totals_before(origin)
         return Rfm(
-            (origin - last[person]) / DAY,
-            count[person],
-            (origin - first[person]) / DAY,
-            amount[person],
+            (origin - last_ts[person]) / DAY,
+            purchase_counts[person],
+            (origin - first_ts[person]) / DAY,
+            amounts[person],
         )
 
     def purchase_history(self, person: Ints, origin: int) -> Purchases:
@@ -175,26 +175,31 @@ class Activity:
         These are repeats, time from first to last purchase, and time from first purchase to the
         origin.
         """
-        first, last, count, _ = self._totals_before(origin)
+        first_ts, last_ts, purchase_counts, _ = self._totals_before(origin)
         return Purchases(
-            count[person] - 1, (last[person] - first[person]) / DAY, (origin - first[person]) / DAY
+            purchase_counts[person] - 1,
+            (last_ts[person] - first_ts[person]) / DAY,
+            (origin - first_ts[person]) / DAY,
         )
 
     def _totals_before(self, origin: int) -> tuple[Ints, Ints, Floats, Floats]:
         self._require_known(origin)
         is_before = self.ts < origin
-        person, ts, size = self.person[is_before], self.ts[is_before], len(self.people)
-        first, last = np.full(size, origin, np.int64), np.zeros(size, np.int64)
-        np.minimum.at(first, person, ts)
-        np.maximum.at(last, person, ts)
-        count = np.bincount(self.person[is_before & self._is_counted], minlength=size).astype(
-            np.float64
+        person, ts, people_count = self.person[is_before], self.ts[is_before], len(self.people)
+        first_ts, last_ts = (
+            np.full(people_count, origin, np.int64),
+            np.zeros(people_count, np.int64),
         )
+        np.minimum.at(first_ts, person, ts)
+        np.maximum.at(last_ts, person, ts)
+        counts = np.bincount(
+            self.person[is_before & self._is_counted], minlength=people_count
+        ).astype(np.float64)
         return (
-            first,
-            last,
-            count,
-            np.bincount(person, self.amount[is_before], size).astype(np.float64),
+            first_ts,
+            last_ts,
+            counts,
+            np.bincount(person, self.amount[is_before], people_count).astype(np.float64),
         )
 
     def _require_known(self, moment: int) -> None:
@@ -245,21 +250,22 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
     Raises:
         NotReadyError: no such event.
     """
-    mask = pc.and_(
+    is_activity = pc.and_(
         pc.is_in(events["type"], pa.array(list(churn.types), pa.string())),
         pc.is_valid(events["person"]),
     )
-    mask = pc.and_(
-        mask, pc.invert(pc.fill_null(pc.starts_with(events["person"], ANONYMOUS_PREFIX), True))
+    is_activity = pc.and_(
+        is_activity,
+        pc.invert(pc.fill_null(pc.starts_with(events["person"], ANONYMOUS_PREFIX), True)),
     )
-    rows = events.filter(pc.and_(mask, human_mask(events)))
+    rows = events.filter(pc.and_(is_activity, human_mask(events)))
     rows = rows.filter(pc.invert(pc.fill_null(rows["timeless"], False)))
     if not rows.num_rows:
         raise NotReadyError(
             f"no event of type {' or '.join(churn.types)} by a known user",
             fix="tailorbird import FORMAT PATH",
         )
-    people = Codes.sorted_of(
+    people = IdVocabulary.sorted_of(
         rows["person"]
     )  # sorted, so that sampling by code does not depend on the lake's order
     person, ts, received = (
@@ -267,31 +273,31 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
         micros(rows["ts"]),
         micros(pc.coalesce(rows["received_at"], rows["ts"])),
     )
-    amount = _amounts(rows)
+    amount = _compute_amounts(rows)
     order = np.lexsort((amount, received, ts, person))
     person, ts, received, amount = person[order], ts[order], received[order], amount[order]
-    end = read_at - lateness_us
-    is_complete = ts < end
-    merge_history = MergeHistory.from_events(events, people, end)
+    known_until = read_at - lateness_us
+    is_complete = ts < known_until
+    merge_history = MergeHistory.from_events(events, people, known_until)
     return Activity(
         people,
         person[is_complete],
         ts[is_complete],
-        np.minimum(received[is_complete], end),
+        np.minimum(received[is_complete], known_until),
         amount[is_complete],
-        end,
+        known_until,
         merge_history,
         churn.per == "day",
     )
 
 
-def _count_within(counter: Counter, person: Ints, start: int, stop: int) -> Floats:
+def _count_within(counter: WindowCounter, person: Ints, start: int, stop: int) -> Floats:
     return counter.count(
         person, np.full(1, stop, np.int64), np.zeros(len(person), np.int64), stop - start
     )
 
 
-def _amounts(rows: pa.Table) -> Floats:
+def _compute_amounts(rows: pa.Table) -> Floats:
     """Return price × quantity; a missing price counts as 0, a missing quantity as 1."""
     if not {"price", "quantity"} <= set(rows.column_names):
         return np.zeros(rows.num_rows)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import micros
-from tailorbird.events.merges import Merge, merge_rows, merges_of, survivor
-from tailorbird.training.dataset.codes import Codes
+from tailorbird.events.merges import Merge, merge_rows, resolve_merged_user, to_merges
+from tailorbird.training.dataset.codes import IdVocabulary
 
 Ints = npt.NDArray[np.int64]
 
@@ -31,18 +31,20 @@ class MergeHistory:
         received: when each became known.
     """
 
-    people: Codes
+    people: IdVocabulary
     users: tuple[str, ...]
     merges: tuple[Merge, ...]
     received: Ints
 
     @classmethod
-    def from_events(cls, events: pa.Table, people: Codes, known_until: int) -> "MergeHistory":
+    def from_events(
+        cls, events: pa.Table, people: IdVocabulary, known_until: int
+    ) -> "MergeHistory":
         """Return the merges in a table of events that was complete at `known_until`."""
         if not {"user_id", "p"} <= set(events.column_names):
             return cls(people, (), (), np.zeros(0, np.int64))
         rows = merge_rows(events)
-        user_merges = merges_of(rows)
+        user_merges = to_merges(rows)
         received = micros(pc.coalesce(rows["received_at"], rows["ts"]))
         return cls(
             people,
@@ -75,50 +77,56 @@ class MergeHistory:
         Only merges before `until` count.
         """
         is_merged = np.zeros(len(person), bool)
-        merged_people, begin, end = self._spans
-        position = np.searchsorted(merged_people, person)
+        merged_people, merge_begin, merge_end = self._spans
+        span_index = np.searchsorted(merged_people, person)
         while len(merged_people) and len(
             rows := np.flatnonzero(
-                (position < len(merged_people))
-                & (merged_people[np.minimum(position, len(merged_people) - 1)] == person)
+                (span_index < len(merged_people))
+                & (merged_people[np.minimum(span_index, len(merged_people) - 1)] == person)
             )
         ):
-            span = position[rows]
-            is_merged[rows] |= (begin[span] < until[rows]) & (end[span] >= since[rows])
-            position[rows] += 1
+            span = span_index[rows]
+            is_merged[rows] |= (merge_begin[span] < until[rows]) & (merge_end[span] >= since[rows])
+            span_index[rows] += 1
         return is_merged
 
     @cached_property
     def _spans(self) -> tuple[Ints, Ints, Ints]:
         """Person, start and end of each period of being merged, by person."""
-        newest: dict[str, Merge] = {}
-        named_by: dict[str, set[str]] = {}
+        newest_merge_by_user: dict[str, Merge] = {}
+        users_by_target: dict[str, set[str]] = {}
         merged_since: dict[str, int] = {}
         spans: list[tuple[str, int, int]] = []
         for user, merge in zip(self.users, self.merges, strict=True):
-            if user in newest:
-                named_by[newest[user].into].discard(user)
-            newest[user] = merge
-            named_by.setdefault(merge.into, set()).add(user)
-            for leading_user in _users_leading_to(user, named_by):
-                is_merged = survivor(leading_user, newest.get)[0] != leading_user
+            if user in newest_merge_by_user:
+                users_by_target[newest_merge_by_user[user].merged_into].discard(user)
+            newest_merge_by_user[user] = merge
+            users_by_target.setdefault(merge.merged_into, set()).add(user)
+            for leading_user in _users_leading_to(user, users_by_target):
+                is_merged = (
+                    resolve_merged_user(leading_user, newest_merge_by_user.get)[0] != leading_user
+                )
                 if is_merged and leading_user not in merged_since:
                     merged_since[leading_user] = merge.ts
                 elif not is_merged and leading_user in merged_since:
                     spans.append((leading_user, merged_since.pop(leading_user), merge.ts))
-        spans += [(each, begin, NEVER_UNDONE) for each, begin in merged_since.items()]
-        merged_people = self.people.encode(pa.array([each for each, _, _ in spans], pa.string()))
+        spans += [
+            (user_of_span, begin, NEVER_UNDONE) for user_of_span, begin in merged_since.items()
+        ]
+        merged_people = self.people.encode(
+            pa.array([user_of_span for user_of_span, _, _ in spans], pa.string())
+        )
         begin, end = (np.array([span[k] for span in spans], np.int64) for k in (1, 2))
         order = np.argsort(merged_people, kind="stable")
         order = order[merged_people[order] >= 0]
         return merged_people[order], begin[order], end[order]
 
 
-def _users_leading_to(user: str, named_by: dict[str, set[str]]) -> set[str]:
+def _users_leading_to(user: str, users_by_target: dict[str, set[str]]) -> set[str]:
     """Return a user and all users whose merge chain passes through it."""
     users, pending = {user}, [user]
     while pending:
-        for leading_user in named_by.get(pending.pop(), ()):
+        for leading_user in users_by_target.get(pending.pop(), ()):
             if leading_user not in users:
                 users.add(leading_user)
                 pending.append(leading_user)

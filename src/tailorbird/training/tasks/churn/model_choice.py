@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
-from tailorbird.ranking.churn.bundle import log_odds
+from tailorbird.ranking.churn.bundle import to_log_odds
 from tailorbird.training.evaluation.metrics import log_loss
 from tailorbird.training.fit.calibrate import CalibrationChoice, choose_calibration
 from tailorbird.training.tasks.churn.fit import BLEND, DIRECT_MODELS, HAZARD_MODELS, FittedModels
@@ -50,7 +50,8 @@ class ModelChoice:
         losses: candidate → mean log loss on those cuts after Platt scaling; see
             `choose_model`.
         scale: factor of the expected purchases.
-        finished_count: number of finished cuts; with fewer than `VALIDATION_CUTS` no model is chosen.
+        finished_count: number of finished cuts; with fewer than `VALIDATION_CUTS` no model is
+            chosen.
         count_model: the model of expected purchases; "" without any.
         errors: candidate → mean absolute error of expected purchases on those cuts, after
             correcting their total; see `choose_count_model`.
@@ -71,47 +72,47 @@ class ModelChoice:
     @property
     def uncalibrated_reason(self) -> str:
         """Explain why there was too little data to choose a calibration, or return ""."""
-        if self.calibration.losses:
+        if self.calibration.mean_losses:
             return ""
         return (
-            f"{self.calibration.periods} of the {VALIDATION_CUTS} origins that it takes had people "
-            "enough and began when an earlier one was over"
+            f"{self.calibration.evaluated_periods} of the {VALIDATION_CUTS} origins that it takes "
+            "had people enough and began when an earlier one was over"
         )
 
     @property
     def description(self) -> str:
         """One-line summary of the choice."""
-        listed = ", ".join(
+        losses_text = ", ".join(
             f"{name} {loss:.4f}"
             for name, loss in sorted(self.losses.items(), key=lambda entry: entry[1])
         )
-        by = f"by how well it told people apart at earlier origins (log loss): {listed}"
+        evidence = f"by how well it told people apart at earlier origins (log loss): {losses_text}"
         if self.finished_count < VALIDATION_CUTS:
-            by = (
-                f"as {self.finished_count} of the {VALIDATION_CUTS} earlier origins that a choice takes "
-                "were over"
+            evidence = (
+                f"as {self.finished_count} of the {VALIDATION_CUTS} earlier origins that a choice "
+                "takes were over"
             )
         calibration = (
             f"none, as {self.uncalibrated_reason}"
             if self.uncalibrated_reason
             else self.calibration.summary
         )
-        return f"{self.model}, {by}; calibration {calibration}; {self._count_description}"
+        return f"{self.model}, {evidence}; calibration {calibration}; {self._count_description}"
 
     @property
     def _count_description(self) -> str:
         if not self.count_model:
             return "no expected purchases"
-        listed = ", ".join(
+        losses_text = ", ".join(
             f"{name} {error:.4f}"
             for name, error in sorted(self.errors.items(), key=lambda entry: entry[1])
         )
-        by = (
-            f" by mean absolute error, totals set right: {listed},"
+        evidence = (
+            f" by mean absolute error, totals set right: {losses_text},"
             if self.finished_count >= VALIDATION_CUTS and len(self.errors) > 1
             else ""
         )
-        return f"purchases of {self.count_model}{by} times {self.scale:.3f}"
+        return f"purchases of {self.count_model}{evidence} times {self.scale:.3f}"
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Cut:
 
 
 def choose_model(
-    finished: Sequence[Cut],
+    finished_cuts: Sequence[Cut],
     candidates: Sequence[str],
     window: Window,
     half_life: float,
@@ -149,10 +150,10 @@ def choose_model(
 ) -> ModelChoice:
     """Choose the candidate with the lowest log loss on finished cuts, and its calibration.
 
-    With fewer than `VALIDATION_CUTS` finished cuts nothing is chosen: the blend is used, uncalibrated,
-    because one or two cuts are a season and no proof. Candidates are compared by their log loss
-    after Platt scaling on the cut itself: a level that moves with the season is no merit of a
-    candidate, and is left to the calibration.
+    With fewer than `VALIDATION_CUTS` finished cuts nothing is chosen: the blend is used,
+    uncalibrated, because one or two cuts are a season and no proof. Candidates are compared by
+    their log loss after Platt scaling on the cut itself: a level that moves with the season is no
+    merit of a candidate, and is left to the calibration.
 
     Args:
         half_life: age in windows at which a cut weighs half, as in training; 0 weighs all cuts
@@ -160,71 +161,75 @@ def choose_model(
         count_candidates: candidates for expected purchases, the default first.
     """
     default_name = next(name for name in DEFAULT_ORDER if name in candidates)
-    if not finished:
+    if not finished_cuts:
         return ModelChoice(
             default_name, UNCALIBRATED, {}, 1.0, 0, count_candidates[0] if count_candidates else ""
         )
     ages = np.array(
-        [(window.origin - cut.scores.window.origin) / window.length for cut in finished]
+        [(window.origin - cut.scores.window.origin) / window.length for cut in finished_cuts]
     )
-    weights = 0.5 ** (ages / half_life) if half_life else np.ones(len(finished))
-    comparable = [
-        name for name in candidates if all(name in cut.scores.raw_probabilities for cut in finished)
+    weights = 0.5 ** (ages / half_life) if half_life else np.ones(len(finished_cuts))
+    comparable_names = [
+        name
+        for name in candidates
+        if all(name in cut.scores.raw_probabilities for cut in finished_cuts)
     ]
     losses = {
         name: float(
-            np.average([_discrimination_loss(cut, name) for cut in finished], weights=weights)
+            np.average([_discrimination_loss(cut, name) for cut in finished_cuts], weights=weights)
         )
-        for name in comparable
+        for name in comparable_names
     }
     model = (
         min(losses, key=lambda name: losses[name])
-        if losses and len(finished) >= VALIDATION_CUTS
+        if losses and len(finished_cuts) >= VALIDATION_CUTS
         else default_name
     )
     calibration = (
-        _fit_calibration(finished, model, weights) if model in comparable else UNCALIBRATED
+        _fit_calibration(finished_cuts, model, weights)
+        if model in comparable_names
+        else UNCALIBRATED
     )
-    count_model, errors = choose_count_model(finished, count_candidates, weights)
+    count_model, errors = choose_count_model(finished_cuts, count_candidates, weights)
     return ModelChoice(
         model,
         calibration,
         losses,
-        _purchase_scale(finished, count_model),
-        len(finished),
+        _purchase_scale(finished_cuts, count_model),
+        len(finished_cuts),
         count_model,
         errors,
     )
 
 
 def choose_count_model(
-    finished: Sequence[Cut], count_candidates: Sequence[str], weights: Floats
+    finished_cuts: Sequence[Cut], count_candidates: Sequence[str], weights: Floats
 ) -> tuple[str, dict[str, float]]:
     """Choose the model of expected purchases with the lowest error, and return all errors.
 
-    With fewer than `VALIDATION_CUTS` cuts the default is used. Each candidate's total is corrected in each
-    cut: if most people buy nothing, an absolute error prefers models that predict too little. The
-    level is left to `_purchase_scale`.
+    With fewer than `VALIDATION_CUTS` cuts the default is used. Each candidate's total is corrected
+    in each cut: if most people buy nothing, an absolute error prefers models that predict too
+    little. The level is left to `_purchase_scale`.
 
     Args:
         weights: weight of each cut.
     """
     if not count_candidates:
         return "", {}
-    comparable = [
+    comparable_names = [
         name
         for name in count_candidates
         if all(
             name in cut.scores.purchases and cut.scores.purchases[name].sum() > 0
-            for cut in finished
+            for cut in finished_cuts
         )
     ]
     errors = {
-        name: float(np.average([_count_error(cut, name) for cut in finished], weights=weights))
-        for name in comparable
+        name: float(np.average([_count_error(cut, name) for cut in finished_cuts], weights=weights))
+        for name in comparable_names
     }
     return min(errors, key=lambda name: errors[name]) if errors and len(
-        finished
+        finished_cuts
     ) >= VALIDATION_CUTS else count_candidates[0], errors
 
 
@@ -234,47 +239,49 @@ def _count_error(cut: Cut, name: str) -> float:
 
 
 def _discrimination_loss(cut: Cut, name: str) -> float:
-    logits = log_odds(cut.scores.raw_probabilities[name])
-    scaled = fit_platt(logits, cut.churned.astype(np.float64)).apply(logits)
-    return log_loss(scaled, cut.churned)
+    logits = to_log_odds(cut.scores.raw_probabilities[name])
+    scaled_probability = fit_platt(logits, cut.churned.astype(np.float64)).apply(logits)
+    return log_loss(scaled_probability, cut.churned)
 
 
-def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> CalibrationChoice:
+def _fit_calibration(finished_cuts: Sequence[Cut], name: str, weights: Floats) -> CalibrationChoice:
     """Return a candidate's calibration, or none if no cut began after another had finished."""
-    sizes = [len(cut.churned) for cut in finished]
-    raw = np.concatenate([cut.scores.raw_probabilities[name] for cut in finished])
-    churned = np.concatenate([cut.churned for cut in finished])
-    after = np.array([_first_after(finished, cut) for cut in finished])
+    cut_sizes = [len(cut.churned) for cut in finished_cuts]
+    raw_probabilities = np.concatenate(
+        [cut.scores.raw_probabilities[name] for cut in finished_cuts]
+    )
+    churned = np.concatenate([cut.churned for cut in finished_cuts])
+    first_later_index = np.array([_find_first_later(finished_cuts, cut) for cut in finished_cuts])
     return choose_calibration(
-        raw,
+        raw_probabilities,
         churned,
-        np.repeat(np.arange(len(finished)), sizes),
-        np.repeat(weights, sizes),
-        label_period=np.repeat(after, sizes),
+        np.repeat(np.arange(len(finished_cuts)), cut_sizes),
+        np.repeat(weights, cut_sizes),
+        label_period=np.repeat(first_later_index, cut_sizes),
         periods_min=VALIDATION_CUTS,
     )
 
 
-def _first_after(finished: Sequence[Cut], cut: Cut) -> int:
+def _find_first_later(finished_cuts: Sequence[Cut], cut: Cut) -> int:
     """Return the index of the first cut that begins when this one is finished."""
     return next(
         (
             k
-            for k, earlier_cut in enumerate(finished)
+            for k, earlier_cut in enumerate(finished_cuts)
             if earlier_cut.scores.window.origin >= cut.scores.window.stop
         ),
-        len(finished),
+        len(finished_cuts),
     )
 
 
-def _purchase_scale(finished: Sequence[Cut], count_model: str) -> float:
+def _purchase_scale(finished_cuts: Sequence[Cut], count_model: str) -> float:
     """Return the factor for expected purchases.
 
     It is 1 unless scaling brought totals closer in enough later cuts.
     """
     usable_cuts = [
         cut
-        for cut in finished
+        for cut in finished_cuts
         if count_model in cut.scores.purchases
         and cut.scores.purchases[count_model].sum() > 0
         and cut.bought.sum() > 0

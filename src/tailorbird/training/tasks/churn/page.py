@@ -41,11 +41,11 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
         shown=list(PAGE_METRICS),
         ranked=sorted(last.results.items(), key=lambda item: _sort_last(item[1]["log_loss"].value)),
         origins=[
-            {"at": to_iso(figure.cut.scores.window.origin), "metrics": figure}
-            for figure in report.figures
+            {"at": to_iso(cut_metrics.cut.scores.window.origin), "metrics": cut_metrics}
+            for cut_metrics in report.cut_metrics
         ],
         charts={
-            "auc": to_svg(_plot_auc(report.figures)),
+            "auc": to_svg(_plot_auc(report.cut_metrics)),
             "lift": to_svg(_plot_lift(report.curve)),
             "value": to_svg(_plot_value(report.curve)),
             "reliability": to_svg(reliability_chart(last.calibration, 1, "P(gone)", "gone")),
@@ -56,15 +56,15 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
     )
 
 
-def _plot_auc(figures: Sequence[CutMetrics]) -> Figure:
+def _plot_auc(metrics_by_cut: Sequence[CutMetrics]) -> Figure:
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
-    days = [to_iso(figure.cut.scores.window.origin)[2:10] for figure in figures]
-    for position, name in enumerate(figures[0].results):
-        colour = HIGHLIGHT_COLOUR if name == MODEL_NAME else COLOURS[position % len(COLOURS)]
+    days = [to_iso(metrics.cut.scores.window.origin)[2:10] for metrics in metrics_by_cut]
+    for index, name in enumerate(metrics_by_cut[0].results):
+        colour = HIGHLIGHT_COLOUR if name == MODEL_NAME else COLOURS[index % len(COLOURS)]
         axes.plot(
             days,
-            [figure.results[name]["auc"].value for figure in figures],
+            [metrics.results[name]["auc"].value for metrics in metrics_by_cut],
             "o-",
             color=colour,
             label=name,

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from tailorbird.models.btyd import Floats, Purchases, distinct, maximize_likelihood
-from tailorbird.ranking.churn.pareto_nbd import SHARES, STEPS, expected, odds_of_having_left
+from tailorbird.models.btyd import Floats, Purchases, count_distinct, maximize_likelihood
+from tailorbird.ranking.churn.pareto_nbd import (
+    QUADRATURE_NODES,
+    QUADRATURE_WEIGHTS,
+    expected,
+    odds_of_having_left,
+)
 
 DISTINCT_CUSTOMERS_MAX = (
     20_000  # distinct customers in a fit; the likelihood of each needs an integral
@@ -27,11 +32,11 @@ class ParetoNbd:
     beta: float
     log_likelihood: float
 
-    def alive(self, customers: Purchases) -> Floats:
+    def probability_alive(self, customers: Purchases) -> Floats:
         """Return P(still a customer), shape (n,)."""
         return 1 / (1 + odds_of_having_left(*self._arguments(customers)))
 
-    def returning(self, customers: Purchases, span: float) -> Floats:
+    def probability_returning(self, customers: Purchases, span: float) -> Floats:
         """Return P(at least one purchase within `span` from now), shape (n,).
 
         A customer who is alive returns if the next purchase comes before leaving.
@@ -41,16 +46,16 @@ class ParetoNbd:
             (self.alpha + customers.age)[:, None],
             (self.beta + customers.age)[:, None],
         )
-        times = STEPS * span
+        times = QUADRATURE_NODES * span
         density = (
             shape
             / scale
             * (scale / (scale + times)) ** (shape + 1)
             * (leaving_scale / (leaving_scale + times)) ** self.s
         )
-        return self.alive(customers) * (density @ SHARES) * span
+        return self.probability_alive(customers) * (density @ QUADRATURE_WEIGHTS) * span
 
-    def purchases(self, customers: Purchases, span: float) -> Floats:
+    def expected_purchases(self, customers: Purchases, span: float) -> Floats:
         """Return expected purchases within `span` from now, shape (n,)."""
         return expected(*self._arguments(customers), span)
 
@@ -67,28 +72,30 @@ def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:
     Raises:
         NotReadyError: too few customers, or none with a repeat purchase.
     """
-    starts = (np.log([0.5, 0.5, 0.5, 0.5]), np.log([1.0, 1.0, 1.5, 3.0]))
-    logs, scale, likelihood = maximize_likelihood(
-        "Pareto/NBD", customers, _log_likelihoods, starts, _sample_distinct
+    start_points = (np.log([0.5, 0.5, 0.5, 0.5]), np.log([1.0, 1.0, 1.5, 3.0]))
+    log_parameters, time_unit, log_likelihood = maximize_likelihood(
+        "Pareto/NBD", customers, _log_likelihoods, start_points, _sample_distinct
     )
-    r, alpha, s, beta = np.exp(logs).tolist()
-    return ParetoNbd(r, alpha * scale, s, beta * scale, likelihood)
+    r, alpha, s, beta = np.exp(log_parameters).tolist()
+    return ParetoNbd(r, alpha * time_unit, s, beta * time_unit, log_likelihood)
 
 
 def _sample_distinct(customers: Purchases) -> tuple[Purchases, Floats]:
-    """Sample at most `DISTINCT_CUSTOMERS_MAX` kinds with their weights, evenly over all customers."""
-    kinds, weight = distinct(customers)
-    if len(weight) <= DISTINCT_CUSTOMERS_MAX:
-        return kinds, weight
-    total = float(weight.sum())
+    """Sample at most `DISTINCT_CUSTOMERS_MAX` distinct customers evenly, with their weights."""
+    distinct_customers, customer_counts = count_distinct(customers)
+    if len(customer_counts) <= DISTINCT_CUSTOMERS_MAX:
+        return distinct_customers, customer_counts
+    total_count = float(customer_counts.sum())
     positions = np.searchsorted(
-        np.cumsum(weight),
-        (np.arange(DISTINCT_CUSTOMERS_MAX) + 0.5) * total / DISTINCT_CUSTOMERS_MAX,
+        np.cumsum(customer_counts),
+        (np.arange(DISTINCT_CUSTOMERS_MAX) + 0.5) * total_count / DISTINCT_CUSTOMERS_MAX,
     )
-    indices, count = np.unique(positions, return_counts=True)
+    sampled_indexes, sample_counts = np.unique(positions, return_counts=True)
     return Purchases(
-        kinds.repeats[indices], kinds.recency[indices], kinds.age[indices]
-    ), count.astype(np.float64) * (total / DISTINCT_CUSTOMERS_MAX)
+        distinct_customers.repeats[sampled_indexes],
+        distinct_customers.recency[sampled_indexes],
+        distinct_customers.age[sampled_indexes],
+    ), sample_counts.astype(np.float64) * (total_count / DISTINCT_CUSTOMERS_MAX)
 
 
 def _log_likelihoods(customers: Purchases, r: float, alpha: float, s: float, beta: float) -> Floats:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tailorbird.features.offline.profile_join import JoinedEvents
-from tailorbird.lake import Lake, span
+from tailorbird.lake import Lake, time_filter
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.storage_paths import StoragePath
@@ -42,8 +42,8 @@ class PastScores:
             if (features := bundle.features) is not None
         }
         features = [each for _, each in self._bundles.values()]
-        self._events = JoinedEvents(Lake(lake).pinned(), *features).table(
-            needed_columns(*features), span(ts_to=now)
+        self._events = JoinedEvents(Lake(lake).pin_versions(), *features).table(
+            needed_columns(*features), time_filter(ts_to=now)
         )
         until = min(now, log_end(self._events) + lateness_us)
         self._activity = build_activity(self._events, churn, until, lateness_us)
@@ -54,13 +54,13 @@ class PastScores:
         if version not in self._bundles:
             return False
         plan, churn = self._bundles[version][0].plan, self._churn
-        declared = set(churn.types), churn.gap_us, churn.window_us
-        return (set(plan.types), plan.gap, plan.window) == declared
+        declared_target = set(churn.types), churn.gap_us, churn.window_us
+        return (set(plan.types), plan.gap, plan.window) == declared_target
 
     def people(self, version: str, origin: int, limit: int) -> Ints:
         """Return the people that a version is asked about at a moment, at most so many of them."""
-        then = self._activity.as_of(origin)
-        person = then.active_people(origin, self._bundles[version][0].plan.active)
+        known_activity = self._activity.as_of(origin)
+        person = known_activity.active_people(origin, self._bundles[version][0].plan.active)
         if len(person) <= limit:
             return person
         return np.sort(np.random.default_rng(origin).choice(person, limit, replace=False))
@@ -81,7 +81,7 @@ class PastScores:
             LeakError: the window is not over.
         """
         window = Window(origin, self._churn.gap_us, self._churn.window_us)
-        outcome = self._activity.as_of(window.stop)
-        gone = outcome.count_activity(person, window.start, window.stop) == 0
-        merged = outcome.had_identity_merge(person, window.origin, window.stop)
-        return np.where(merged, np.nan, gone.astype(np.float64))
+        outcome_activity = self._activity.as_of(window.stop)
+        is_gone = outcome_activity.count_activity(person, window.start, window.stop) == 0
+        is_merged = outcome_activity.had_identity_merge(person, window.origin, window.stop)
+        return np.where(is_merged, np.nan, is_gone.astype(np.float64))

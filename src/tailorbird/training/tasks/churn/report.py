@@ -43,7 +43,7 @@ class ChurnReport:
     promoted: bool
     champion: str
     decision: Decision
-    figures: list[CutMetrics]
+    cut_metrics: list[CutMetrics]
     choice: ModelChoice
     curve: ContactCurve
     importance: dict[str, float]
@@ -55,7 +55,7 @@ class ChurnReport:
     @property
     def last(self) -> CutMetrics:
         """The newest cut, which estimates the quality of the bundle."""
-        return self.figures[-1]
+        return self.cut_metrics[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON; `results` are of the last cut."""
@@ -66,7 +66,7 @@ class ChurnReport:
             "champion": self.champion,
             "results": flatten_tables(self.last.results),
             "differences": flatten_tables(self.last.differences),
-            "origins": [cut_to_dict(figure) for figure in self.figures],
+            "origins": [cut_to_dict(metrics) for metrics in self.cut_metrics],
             "choice": self.choice.description,
             "contact": {"best": self.curve.best_k, "curve": self.curve.points()},
             "importance": self.importance,
@@ -77,28 +77,30 @@ class ChurnReport:
         }
 
 
-def describe_choices(judged_choice: ModelChoice, shipped: ModelChoice, churn: Churn) -> list[str]:
+def describe_choices(
+    judged_choice: ModelChoice, bundle_choice: ModelChoice, churn: Churn
+) -> list[str]:
     """Return notes on missing calibration, or on a bundle that differs from the judged model.
 
     Each note says what history it would take.
     """
-    if shipped.uncalibrated_reason:
+    if bundle_choice.uncalibrated_reason:
         return [
-            f"not calibrated: {shipped.uncalibrated_reason}; "
+            f"not calibrated: {bundle_choice.uncalibrated_reason}; "
             f"{_required_history(churn, judged_choice=False)}"
         ]
-    if _describe_choice(judged_choice) == _describe_choice(shipped):
+    if _describe_choice(judged_choice) == _describe_choice(bundle_choice):
         return []
-    why = (
+    reason = (
         f"{judged_choice.uncalibrated_reason}; {_required_history(churn, judged_choice=True)}"
         if judged_choice.uncalibrated_reason
         else "that was the better choice"
     )
     return [
-        f"the bundle has {_describe_choice(shipped)}, while the gate, the diagram and the "
+        f"the bundle has {_describe_choice(bundle_choice)}, while the gate, the diagram and the "
         "list of whom "
         f"to contact judge {_describe_choice(judged_choice)}: by the "
-        f"last origin {why}"
+        f"last origin {reason}"
     ]
 
 
@@ -133,9 +135,9 @@ def _required_history(churn: Churn, *, judged_choice: bool) -> str:
     return f"that takes {cuts} origins, which a history of {days} days has (--quick asks at two)"
 
 
-def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
+def cut_to_dict(metrics: CutMetrics) -> dict[str, Any]:
     """Return the metrics of a cut as JSON."""
-    window, cut = figures.cut.scores.window, figures.cut
+    window, cut = metrics.cut.scores.window, metrics.cut
     return {
         "origin": to_iso(window.origin),
         "window_days": window.length / DAY,
@@ -143,21 +145,21 @@ def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
         "gone": float(cut.churned.mean()),
         "merged": cut.merged,
         "choice": cut.choice.description,
-        "results": flatten_tables(figures.results),
-        "differences": flatten_tables(figures.differences),
+        "results": flatten_tables(metrics.results),
+        "differences": flatten_tables(metrics.differences),
         "slices": {
             name: {
-                "people": int(slice_.count.sum()),
-                "calibration_error_debiased": round(slice_.debiased, 6),
+                "people": int(slice_.counts.sum()),
+                "calibration_error_debiased": round(slice_.debiased_error, 6),
             }
-            for name, slice_ in figures.slices.items()
+            for name, slice_ in metrics.slices.items()
         },
     }
 
 
-def churn_card(
+def write_churn_card(
     churn: Churn,
-    figures: CutMetrics,
+    metrics: CutMetrics,
     choice: ModelChoice,
     decision: Decision,
     about: Mapping[str, Any],
@@ -165,23 +167,23 @@ def churn_card(
     by: str,
 ) -> str:
     """Return the model card in Markdown: what the model predicts, for whom, how well, its limits."""
-    cut, window = figures.cut, figures.cut.scores.window
+    cut, window = metrics.cut, metrics.cut.scores.window
     quality = (
-        (name, *(result[figure] for figure in CARD_FIGURES))
-        for name, result in figures.results.items()
+        (name, *(result[metric] for metric in CARD_FIGURES))
+        for name, result in metrics.results.items()
     )
     slices = (
-        (name, f"{slice_.count.sum():,.0f}", f"{slice_.debiased:.4f}")
-        for name, slice_ in figures.slices.items()
+        (name, f"{slice_.counts.sum():,.0f}", f"{slice_.debiased_error:.4f}")
+        for name, slice_ in metrics.slices.items()
     )
-    text = about["window_text"]
-    parts = [
+    window_text = about["window_text"]
+    paragraphs = [
         f"# Churn model {churn.name}",
         f"Trained by {by}. Gone means: {about['definition']}.",
         "## Owner",
         about.get("owner") or NO_OWNER,
         "## Data",
-        f"{about['people']:,} people from {text['from']} to {text['to']}; "
+        f"{about['people']:,} people from {window_text['from']} to {window_text['to']}; "
         f"{about['asked_now']:,} are asked about now.",
         f"Judged at {len(about['origins'])} past origins; the last is "
         f"{to_iso(window.origin)}, with {len(cut.churned):,} people, "
@@ -196,4 +198,4 @@ def churn_card(
         "## Limits",
         "\n".join(f"- {note}" for note in (*notes, *CARD_LIMITS)),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(paragraphs) + "\n"

@@ -25,7 +25,7 @@ import numpy as np
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY
-from tailorbird.features.declare.limits import HORIZON
+from tailorbird.features.declare.limits import LOOK_BACK_MAX
 from tailorbird.models.btyd import fit_bg_nbd
 from tailorbird.models.logistic import fit_logistic
 from tailorbird.ranking.churn.declaration import Churn
@@ -35,7 +35,7 @@ from tailorbird.training.tasks.churn.fit import (
     DIRECT_MODELS,
     HAZARD_MODELS,
     FittedModels,
-    fit_at,
+    fit_models_at,
 )
 from tailorbird.training.tasks.churn.labels import Activity, Floats, Ints, Rfm, Window
 from tailorbird.training.tasks.churn.model_choice import (
@@ -51,7 +51,7 @@ CUTS_PER_WINDOW_MAX = 3  # maximum cuts from an origin to the end of its window,
 CUTS_MAX = VALIDATION_CUTS + 2 * CUTS_PER_WINDOW_MAX  # enough to calibrate the last cut
 
 
-def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
+def backtest_windows(activity: Activity, churn: Churn, cut_count: int) -> list[Window]:
     """Return the past windows of the backtest, oldest first, `cut_step_us` apart.
 
     Each has at least as long a history before it as it reaches ahead. If the history is too short
@@ -60,24 +60,27 @@ def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window
     Raises:
         NotReadyError: the history is shorter than six periods.
     """
-    length, known_until, first = churn.window_us, activity.known_until, activity.start_ts
-    last = known_until - churn.gap_us - length
+    length, known_until, first_ts = churn.window_us, activity.known_until, activity.start_ts
+    last_origin = known_until - churn.gap_us - length
     origins = [
-        last - k * cut_step_us(churn)
-        for k in range(cuts)
-        if known_until - first >= required_history_us(churn, k + 1)
+        last_origin - k * cut_step_us(churn)
+        for k in range(cut_count)
+        if known_until - first_ts >= required_history_us(churn, k + 1)
     ]
     if origins:
         return [Window(origin, churn.gap_us, length) for origin in reversed(origins)]
-    short_length = ((known_until - first) // 3 - churn.gap_us) // churn.period_us * churn.period_us
+    short_length = (
+        ((known_until - first_ts) // 3 - churn.gap_us) // churn.period_us * churn.period_us
+    )
     if short_length < 2 * churn.period_us:
         problem = (
-            f"the history of {(known_until - first) / DAY:.0f} days is too short for a window of "
+            f"the history of {(known_until - first_ts) / DAY:.0f} days is too "
+            "short for a window of "
             f"{churn.window}"
         )
         raise NotReadyError(problem, fix="a shorter window or gap in churn.py, or a longer history")
     return [
-        Window(first + int((known_until - first) * share), churn.gap_us, short_length)
+        Window(first_ts + int((known_until - first_ts) * share), churn.gap_us, short_length)
         for share in (1 / 3, 1 / 2, 2 / 3)
     ]
 
@@ -91,9 +94,13 @@ def cut_step_us(churn: Churn) -> int:
     return -(-(churn.gap_us + churn.window_us) // (CUTS_PER_WINDOW_MAX * unit)) * unit
 
 
-def required_history_us(churn: Churn, cuts: int) -> int:
+def required_history_us(churn: Churn, cut_count: int) -> int:
     """Return the length of a history that has so many cuts, in µs."""
-    return 2 * (churn.gap_us + churn.window_us) + (cuts - 1) * cut_step_us(churn) + churn.period_us
+    return (
+        2 * (churn.gap_us + churn.window_us)
+        + (cut_count - 1) * cut_step_us(churn)
+        + churn.period_us
+    )
 
 
 def cuts_to_calibrate(churn: Churn, *, with_judged_cut: bool) -> int:
@@ -127,34 +134,38 @@ def build_grid(
         )
     origin_stride = max(1, round(churn.window_us / 3 / period))
     rng = np.random.default_rng(seed)
-    person, moment, is_origin = [], [], []
+    person_by_moment, ts_by_moment, is_origin = [], [], []
     for index, moment_ts in enumerate(moments.tolist()):
-        activity_then = activity.as_of(moment_ts)
-        recently_active = activity_then.active_people(moment_ts, lookback)
-        if len(recently_active) > (share := max(rows_max // len(moments), 100)):
-            recently_active = np.sort(rng.choice(recently_active, share, replace=False))
+        known_activity = activity.as_of(moment_ts)
+        sampled_people = known_activity.active_people(moment_ts, lookback)
+        if len(sampled_people) > (people_max := max(rows_max // len(moments), 100)):
+            sampled_people = np.sort(rng.choice(sampled_people, people_max, replace=False))
         is_eligible = (
-            np.isin(recently_active, activity_then.active_people(moment_ts, churn.active_us))
+            np.isin(sampled_people, known_activity.active_people(moment_ts, churn.active_us))
             if churn.active_us
-            else np.ones(len(recently_active), bool)
+            else np.ones(len(sampled_people), bool)
         )
-        person.append(recently_active)
-        moment.append(np.full(len(recently_active), moment_ts, np.int64))
+        person_by_moment.append(sampled_people)
+        ts_by_moment.append(np.full(len(sampled_people), moment_ts, np.int64))
         is_origin.append(is_eligible & ((len(moments) - 1 - index) % origin_stride == 0))
     progress("features", 0, 1)
-    person_codes, moments_of_rows = np.concatenate(person), np.concatenate(moment)
-    table = people.read_historical(person_codes, moments_of_rows)
+    person_codes, row_moments = np.concatenate(person_by_moment), np.concatenate(ts_by_moment)
+    table = people.read_historical(person_codes, row_moments)
     progress("features", 1, 1)
-    return PersonMomentGrid(moments_of_rows, person_codes, table, np.concatenate(is_origin), period)
+    return PersonMomentGrid(row_moments, person_codes, table, np.concatenate(is_origin), period)
 
 
-def feature_horizon(first: int, known_until: int) -> int:
+def feature_horizon(first_ts: int, known_until: int) -> int:
     """Return the last moment at which features may be read.
 
     If the log is shorter than the features' lookback, reading stops before any event would expire:
     a model that never saw expired events would not know what their absence means.
     """
-    return first + HORIZON - DAY if known_until - first < HORIZON else AFTER_ALL_EVENTS
+    return (
+        first_ts + LOOK_BACK_MAX - DAY
+        if known_until - first_ts < LOOK_BACK_MAX
+        else AFTER_ALL_EVENTS
+    )
 
 
 def period_starts(window: Window, churn: Churn, until: int) -> list[int]:
@@ -203,22 +214,22 @@ def run_cuts(
     """
     cuts: list[Cut] = []
     rng = np.random.default_rng([settings.seed, 1])
-    for index, window in enumerate(windows):
-        progress("origins", index, len(windows))
-        activity_then = activity.as_of(window.origin)
-        person = activity_then.active_people(window.origin, churn.active_us)
+    for cut_index, window in enumerate(windows):
+        progress("origins", cut_index, len(windows))
+        known_activity = activity.as_of(window.origin)
+        person = known_activity.active_people(window.origin, churn.active_us)
         if len(person) > scored_people_max:
             person = np.sort(rng.choice(person, scored_people_max, replace=False))
-        activity_after = activity.as_of(window.stop)
-        is_labelled = ~activity_after.had_identity_merge(person, window.origin, window.stop)
+        outcome_activity = activity.as_of(window.stop)
+        is_labelled = ~outcome_activity.had_identity_merge(person, window.origin, window.stop)
         person, merged_count = person[is_labelled], int(np.count_nonzero(~is_labelled))
         try:
-            fitted = fit_at(grid, activity_then, window, settings, churn.rfm)
+            fitted = fit_models_at(grid, known_activity, window, settings, churn.rfm)
             baselines, baseline_expected_purchases = predict_baselines(
-                activity_then, person, window, churn
+                known_activity, person, window, churn
             )
         except NotReadyError:
-            if index == len(windows) - 1:
+            if cut_index == len(windows) - 1:
                 raise
             continue
         scores = score_people_at(
@@ -227,12 +238,12 @@ def run_cuts(
             person,
             window,
             churn,
-            feature_horizon(activity_then.start_ts, window.origin),
+            feature_horizon(known_activity.start_ts, window.origin),
         )
-        purchase_counts = activity_after.count_activity(person, window.start, window.stop)
-        finished = [cut for cut in cuts if cut.scores.window.stop <= window.origin]
+        purchase_counts = outcome_activity.count_activity(person, window.start, window.stop)
+        finished_cuts = [cut for cut in cuts if cut.scores.window.stop <= window.origin]
         choice = choose_model(
-            finished,
+            finished_cuts,
             tuple(scores.raw_probabilities),
             window,
             settings.half_life,
@@ -242,7 +253,7 @@ def run_cuts(
         expected_purchases = (
             scores.purchases[choice.count_model] * choice.scale if choice.count_model else None
         )
-        frequency = activity_then.rfm(person, window.origin).frequency
+        frequency = known_activity.rfm(person, window.origin).frequency
         cuts.append(
             Cut(
                 scores,
@@ -278,30 +289,32 @@ def predict_baselines(
         origin = activity.start_ts + (window.origin - activity.start_ts) // 2
         length = window.origin - origin - window.gap
     earlier_activity = activity.as_of(origin)
-    active_people = earlier_activity.active_people(origin, churn.active_us)
+    earlier_people = earlier_activity.active_people(origin, churn.active_us)
     if length > 0:
-        active_people = active_people[
-            ~activity.had_identity_merge(active_people, origin, origin + window.gap + length)
+        earlier_people = earlier_people[
+            ~activity.had_identity_merge(earlier_people, origin, origin + window.gap + length)
         ]
-    returned = (
-        activity.count_activity(active_people, origin + window.gap, origin + window.gap + length)
+    has_returned = (
+        activity.count_activity(earlier_people, origin + window.gap, origin + window.gap + length)
         > 0
         if length > 0
         else np.zeros(0, bool)
     )
-    if not 0 < np.count_nonzero(returned) < len(returned):
+    if not 0 < np.count_nonzero(has_returned) < len(has_returned):
         raise NotReadyError("no earlier origin has people who came back and people who did not")
     past_features, current_features = (
         np.column_stack(value).astype(np.float32)
         for value in (
-            earlier_activity.rfm(active_people, origin),
+            earlier_activity.rfm(earlier_people, origin),
             activity.rfm(person, window.origin),
         )
     )
     probabilities = {
         name: 1
-        - fit_logistic(past_features, returned, Rfm._fields, ignore=ignored).score(current_features)
-        for name, ignored in (("recency", Rfm._fields[1:]), ("rfm_logistic", ()))
+        - fit_logistic(
+            past_features, has_returned, Rfm._fields, ignored_columns=ignored_columns
+        ).score(current_features)
+        for name, ignored_columns in (("recency", Rfm._fields[1:]), ("rfm_logistic", ()))
     }
     customers = activity.purchase_history(activity.active_people(window.origin), window.origin)
     model, scored_customers = (
@@ -309,23 +322,23 @@ def predict_baselines(
         activity.purchase_history(person, window.origin),
     )
     gap_days, window_days = window.gap / DAY, window.length / DAY
-    probabilities["bg_nbd"] = 1 - model.returning(scored_customers, window_days)
-    expected = model.purchases(scored_customers, gap_days + window_days) - (
-        model.purchases(scored_customers, gap_days) if gap_days else 0.0
+    probabilities["bg_nbd"] = 1 - model.probability_returning(scored_customers, window_days)
+    expected_purchases = model.expected_purchases(scored_customers, gap_days + window_days) - (
+        model.expected_purchases(scored_customers, gap_days) if gap_days else 0.0
     )
-    probabilities["bg_nbd_count"] = np.exp(-expected)
-    return probabilities, {"bg_nbd": expected, "bg_nbd_count": expected}
+    probabilities["bg_nbd_count"] = np.exp(-expected_purchases)
+    return probabilities, {"bg_nbd": expected_purchases, "bg_nbd_count": expected_purchases}
 
 
 def column_importance(fitted: FittedModels, model: str) -> dict[str, float]:
     """Return the share of the learned signal by column, averaged over a model's parts."""
-    parts = (
+    model_names = (
         [name for name in (*DIRECT_MODELS, *HAZARD_MODELS) if name in fitted.models]
         if model == BLEND
         else [model]
     )
     shares: dict[str, float] = {}
-    for name in parts:
+    for name in model_names:
         for column, share in fitted.models[name].importance().items():
-            shares[column] = shares.get(column, 0.0) + share / len(parts)
+            shares[column] = shares.get(column, 0.0) + share / len(model_names)
     return dict(sorted(shares.items(), key=lambda entry: -entry[1]))

@@ -24,7 +24,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.offline.backfill import History, Requests, event_columns
 from tailorbird.ranking.churn.bundle import with_vectors
 from tailorbird.ranking.tower import Space
-from tailorbird.registry import Columns
+from tailorbird.registry import ColumnNames
 from tailorbird.training.leakage.backdated import (
     PROFILE_COLUMNS,
     drop_attributes,
@@ -66,7 +66,7 @@ class FeatureTable:
     names them.
     """
 
-    columns: Columns
+    columns: ColumnNames
     numeric: Matrix
     categorical: Keys
 
@@ -76,7 +76,7 @@ class FeatureTable:
     def take(self, rows: npt.NDArray[np.generic]) -> "FeatureTable":
         return FeatureTable(self.columns, self.numeric[rows], self.categorical[rows])
 
-    def select(self, columns: Columns) -> "FeatureTable":
+    def select(self, columns: ColumnNames) -> "FeatureTable":
         """Return the table without the numeric columns that follow those of `columns`."""
         return FeatureTable(
             columns, np.ascontiguousarray(self.numeric[:, : len(columns.numeric)]), self.categorical
@@ -108,7 +108,7 @@ class PeopleFeatures:
         features: FeatureSet,
         events: pa.Table,
         activity: Activity,
-        columns: Columns,
+        columns: ColumnNames,
         space: Space | None = None,
     ) -> None:
         self._requested_columns, self.space = columns, space
@@ -120,8 +120,8 @@ class PeopleFeatures:
             *columns.categorical,
             *((space.tower.plan.sequence,) if space is not None else ()),
         ]
-        self._ts = _times(events["ts"])
-        self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
+        self._ts = _to_micros(events["ts"])
+        self._received = _to_micros(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
         self._is_backdated, self._backdated_attributes = find_backdated_profiles(events)
         # Positions follow arrival, not log order: an import is written in order of event time,
@@ -130,15 +130,15 @@ class PeopleFeatures:
         arrival_times = np.where(self._timeless, 0, self._received)
         order = np.lexsort((events["p"].to_numpy(), arrival_times))
         self._arrival_times = arrival_times[order]
-        position = np.empty(len(order), np.int64)
-        position[order] = np.arange(1, len(order) + 1)
+        arrival_position = np.empty(len(order), np.int64)
+        arrival_position[order] = np.arange(1, len(order) + 1)
         self._events = events.set_column(
-            events.schema.get_field_index("p"), events.schema.field("p"), pa.array(position)
+            events.schema.get_field_index("p"), events.schema.field("p"), pa.array(arrival_position)
         )
         self._full_history: History | None = None
 
     def with_columns(
-        self, columns: Columns, space: Space | None, features: FeatureSet | None = None
+        self, columns: ColumnNames, space: Space | None, features: FeatureSet | None = None
     ) -> "PeopleFeatures":
         """Return the same people with other columns, and with other declarations if given."""
         return PeopleFeatures(
@@ -152,7 +152,9 @@ class PeopleFeatures:
     def read_historical(self, person: Ints, moment: Ints) -> FeatureTable:
         """Return the features of each person at a moment, as known then; shape (n,) each."""
         if self._full_history is None:
-            self._full_history = History(self.features, self._events, only=self._feature_names)
+            self._full_history = History(
+                self.features, self._events, only_columns=self._feature_names
+            )
         return self._read_rows(
             self._full_history,
             person,
@@ -183,20 +185,24 @@ class PeopleFeatures:
         """
         rng = np.random.default_rng(seed)
         reasons: dict[str, str] = {}
-        for origin, people in zip(origins, person, strict=True):
-            sample = np.sort(rng.choice(people, min(len(people), LEAK_CHECK_ROWS), replace=False))
+        for origin, people_at_origin in zip(origins, person, strict=True):
+            sample = np.sort(
+                rng.choice(
+                    people_at_origin, min(len(people_at_origin), LEAK_CHECK_ROWS), replace=False
+                )
+            )
             historical = self.read_historical(sample, np.full(len(sample), origin, np.int64))
             known_before = self._known_before(origin)
-            truncated = self._project(self._events, known_before, sample, [origin])[0]
-            for name, count in _differences(historical, truncated).items():
+            without_later = self._project(self._events, known_before, sample, [origin])[0]
+            for name, count in _count_differences(historical, without_later).items():
                 reasons.setdefault(
                     name,
                     f"of {len(sample):,} people {count:,} have another value once later events "
                     "are taken away",
                 )
-            for events, mask, reason in self._reduced_events(known_before):
-                reduced = self._project(events, mask, sample, [origin])[0]
-                for name, count in _differences(truncated, reduced).items():
+            for events, visible_mask, reason in self._reduced_events(known_before):
+                without_profiles = self._project(events, visible_mask, sample, [origin])[0]
+                for name, count in _count_differences(without_later, without_profiles).items():
                     reasons.setdefault(name, f"of {len(sample):,} people {count:,} {reason}")
         return reasons
 
@@ -215,25 +221,29 @@ class PeopleFeatures:
                 BACKDATED_NOTE,
             )
 
-    def _drop_profile_attributes(self, profiles: Mask, names: frozenset[str] | None) -> pa.Table:
+    def _drop_profile_attributes(
+        self, profile_mask: Mask, attribute_names: frozenset[str] | None
+    ) -> pa.Table:
         """Return the events without some or all attributes of these profiles.
 
         They are removed from the profiles and from other events that carry a copy.
         """
         events, people_with_profiles = (
             self._events,
-            pc.unique(self._events["person"].filter(pa.array(profiles))),
+            pc.unique(self._events["person"].filter(pa.array(profile_mask))),
         )
         has_profile = pc.fill_null(
             pc.is_in(events["person"], people_with_profiles), False
         ).to_numpy()
-        for column, rows in (("properties", profiles), ("user_profile", has_profile)):
-            if column in events.column_names and (column != "properties" or names is not None):
+        for column, affected_mask in (("properties", profile_mask), ("user_profile", has_profile)):
+            if column in events.column_names and (
+                column != "properties" or attribute_names is not None
+            ):
                 column_index, texts = events.column_names.index(column), events[column]
                 replacement = (
-                    drop_attributes(texts, rows, names)
-                    if names is not None
-                    else pc.if_else(pa.array(rows), pa.scalar(None, pa.string()), texts)
+                    drop_attributes(texts, affected_mask, attribute_names)
+                    if attribute_names is not None
+                    else pc.if_else(pa.array(affected_mask), pa.scalar(None, pa.string()), texts)
                 )
                 events = events.set_column(column_index, column, replacement)
         return events
@@ -242,43 +252,58 @@ class PeopleFeatures:
         return self._timeless | ((self._ts < origin) & (self._received <= origin))
 
     def _project(
-        self, events: pa.Table, mask: Mask, person: Ints, moments: Sequence[int]
+        self, events: pa.Table, visible_mask: Mask, person: Ints, moments: Sequence[int]
     ) -> list[FeatureTable]:
-        history = History(self.features, events.filter(pa.array(mask)), only=self._feature_names)
-        t = np.repeat(np.array(moments, np.int64), len(person))
-        stacked = self._read_rows(
-            history, np.tile(person, len(moments)), t, np.full(len(t), AFTER_ALL_EVENTS)
+        history = History(
+            self.features, events.filter(pa.array(visible_mask)), only_columns=self._feature_names
+        )
+        row_ts = np.repeat(np.array(moments, np.int64), len(person))
+        all_rows = self._read_rows(
+            history, np.tile(person, len(moments)), row_ts, np.full(len(row_ts), AFTER_ALL_EVENTS)
         )
         return [
-            stacked.take(np.arange(k * len(person), (k + 1) * len(person)))
+            all_rows.take(np.arange(k * len(person), (k + 1) * len(person)))
             for k in range(len(moments))
         ]
 
-    def _read_rows(self, history: History, person: Ints, moment: Ints, p: Ints) -> FeatureTable:
-        count = len(person)
-        texts = self._people.values.take(pa.array(person))
+    def _read_rows(
+        self, history: History, person: Ints, moment: Ints, log_position: Ints
+    ) -> FeatureTable:
+        row_count = len(person)
+        person_ids = self._people.values.take(pa.array(person))
         rows = history.rows(
-            Requests(moment, p, texts, np.arange(count), pa.nulls(count, pa.string()))
+            Requests(
+                moment,
+                log_position,
+                person_ids,
+                np.arange(row_count),
+                pa.nulls(row_count, pa.string()),
+            )
         )
         numeric = rows.numeric[
             :, [rows.numeric_names.index(name) for name in self._requested_columns.numeric]
         ]
-        categorical = [
+        categorical_indexes = [
             rows.categorical_names.index(name) for name in self._requested_columns.categorical
         ]
         if self.space is not None:
             numeric = np.concatenate(
-                [numeric, self.space.users(rows.sequences[self.space.tower.plan.sequence], count)],
+                [
+                    numeric,
+                    self.space.user_vectors(
+                        rows.sequences[self.space.tower.plan.sequence], row_count
+                    ),
+                ],
                 axis=1,
             )
-        return FeatureTable(self.columns, numeric, rows.categorical[:, categorical])
+        return FeatureTable(self.columns, numeric, rows.categorical[:, categorical_indexes])
 
 
-def _times(column: pa.ChunkedArray) -> Ints:
+def _to_micros(column: pa.ChunkedArray) -> Ints:
     return pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
 
 
-def _differences(expected: FeatureTable, actual: FeatureTable) -> dict[str, int]:
+def _count_differences(expected: FeatureTable, actual: FeatureTable) -> dict[str, int]:
     columns = expected.columns
     counts = count_changes(columns.numeric, expected.numeric, actual.numeric)
     return counts | count_changes(columns.categorical, expected.categorical, actual.categorical)

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.features.offline.profile_join import JoinedEvents
-from tailorbird.lake import Lake, span
+from tailorbird.lake import Lake, time_filter
 from tailorbird.ranking.churn.bundle import ChurnBundle
 from tailorbird.ranking.churn.columns import duration_columns
 from tailorbird.ranking.churn.declaration import Churn
@@ -17,7 +17,7 @@ from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.settings import Progress
 from tailorbird.training.tasks.churn.labels import build_activity
 from tailorbird.training.tasks.churn.rows import PeopleFeatures, needed_columns
-from tailorbird.training.tasks.churn.segments import Segment, find_segments, taste_groups
+from tailorbird.training.tasks.churn.segments import Segment, find_segments, group_by_taste
 
 PEOPLE_PER_CHUNK = 20_000
 EXPLANATIONS_PER_CHUNK = 200
@@ -66,50 +66,52 @@ def score_people(
             fix="train again",
         )
     progress("read", 0, 1)
-    source = Lake(lake).pinned()
+    source = Lake(lake).pin_versions()
     events = JoinedEvents(source, bundle.features).table(
-        needed_columns(bundle.features), span(ts_to=now)
+        needed_columns(bundle.features), time_filter(ts_to=now)
     )
     progress("read", 1, 1)
     activity = build_activity(events, churn, now)
-    eligible = activity.active_people(now, bundle.plan.active)
-    if not len(eligible):
+    eligible_people = activity.active_people(now, bundle.plan.active)
+    if not len(eligible_people):
         raise NotReadyError("nobody was there lately enough to be asked about")
     people = PeopleFeatures(bundle.features, events, activity, bundle.feature_columns, bundle.space)
     probabilities, purchases, numeric_chunks = [], [], []
-    for start in range(0, len(eligible), PEOPLE_PER_CHUNK):
-        progress("people", start, len(eligible))
-        chunk = eligible[start : start + PEOPLE_PER_CHUNK]
+    for start in range(0, len(eligible_people), PEOPLE_PER_CHUNK):
+        progress("people", start, len(eligible_people))
+        chunk = eligible_people[start : start + PEOPLE_PER_CHUNK]
         tables = people.read_projected(now, chunk, bundle.moments(now))
         scores = bundle.score([(table.numeric, table.categorical) for table in tables])
         numeric_chunks.append(tables[0].numeric)
         probabilities.append(scores.churn_probability)
         purchases.append(scores.purchases)
-    progress("people", len(eligible), len(eligible))
+    progress("people", len(eligible_people), len(eligible_people))
     churn_probability, purchase_counts = np.concatenate(probabilities), np.concatenate(purchases)
-    order = np.argsort(-churn_probability, kind="stable")
-    reason_texts: list[list[str] | None] = [None] * len(order)
-    for start in range(0, min(reasons, len(order)), EXPLANATIONS_PER_CHUNK):
-        progress("reasons", start, min(reasons, len(order)))
-        chunk = order[start : min(start + EXPLANATIONS_PER_CHUNK, reasons)]
+    people_order = np.argsort(-churn_probability, kind="stable")
+    reason_texts: list[list[str] | None] = [None] * len(people_order)
+    for start in range(0, min(reasons, len(people_order)), EXPLANATIONS_PER_CHUNK):
+        progress("reasons", start, min(reasons, len(people_order)))
+        chunk = people_order[start : min(start + EXPLANATIONS_PER_CHUNK, reasons)]
         matrices = [
             (table.numeric, table.categorical)
-            for table in people.read_projected(now, eligible[chunk], bundle.moments(now))
+            for table in people.read_projected(now, eligible_people[chunk], bundle.moments(now))
         ]
         explanations = churn_reasons(bundle, matrices)
         reason_texts[start : start + len(chunk)] = [
             [reason.text for reason in person_reasons] for person_reasons in explanations
         ]
     columns = {
-        "person": activity.people.values.take(pa.array(eligible[order])),
-        "gone": pa.array(churn_probability[order]),
-        "purchases": pa.array(purchase_counts[order], mask=np.isnan(purchase_counts[order])),
+        "person": activity.people.values.take(pa.array(eligible_people[people_order])),
+        "gone": pa.array(churn_probability[people_order]),
+        "purchases": pa.array(
+            purchase_counts[people_order], mask=np.isnan(purchase_counts[people_order])
+        ),
         "reasons": pa.array(reason_texts, pa.list_(pa.string())),
-        "as_of": pa.array(np.full(len(order), now), pa.timestamp("us", "UTC")),
+        "as_of": pa.array(np.full(len(people_order), now), pa.timestamp("us", "UTC")),
     }
     matrix, numeric_count = np.concatenate(numeric_chunks), len(bundle.feature_columns.numeric)
     groups_by_taste = (
-        taste_groups(bundle.space, matrix[:, numeric_count:]) if bundle.space is not None else {}
+        group_by_taste(bundle.space, matrix[:, numeric_count:]) if bundle.space is not None else {}
     )
     numeric_values, duration_names = (
         matrix[:, :numeric_count].astype(np.float64),

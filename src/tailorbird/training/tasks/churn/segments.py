@@ -17,7 +17,7 @@ from tailorbird.ranking.churn.declaration import Contact
 from tailorbird.ranking.churn.reasons import format_column_value
 from tailorbird.ranking.tower import Space
 from tailorbird.retrieval.directions import spherical_kmeans
-from tailorbird.retrieval.vectors import largest_indices
+from tailorbird.retrieval.vectors import largest_indexes
 
 Floats = npt.NDArray[np.float64]
 SEGMENTS_MAX = 10
@@ -47,7 +47,7 @@ class Segment:
 
 
 def find_segments(
-    names: tuple[str, ...],
+    column_names: tuple[str, ...],
     columns: Floats,
     probability: Floats,
     contact: Contact,
@@ -59,37 +59,41 @@ def find_segments(
     Groups that are expected to cost more than they bring are left out.
 
     Args:
-        names: of the columns.
+        column_names: of the columns.
         columns: (n, len(names)): numbers, NaN missing.
         probability: (n,), P(gone).
-        taste: groups by what people choose, see `taste_groups`.
+        taste: groups by what people choose, see `group_by_taste`.
         durations: columns that hold a duration.
     """
     expected_value = probability * contact.success * contact.value - contact.cost
     candidates = []
-    groups = [
-        (name, _groups(column, is_duration=name in durations))
-        for name, column in zip(names, columns.T, strict=True)
+    groups_by_column = [
+        (name, _group_by_value(column, is_duration=name in durations))
+        for name, column in zip(column_names, columns.T, strict=True)
     ]
-    for name, members_by_text in [*groups, ("taste", list((taste or {}).items()))]:
+    for name, members_by_text in [*groups_by_column, ("taste", list((taste or {}).items()))]:
         for text, members in members_by_text:
             if members.sum() >= SEGMENT_PEOPLE_MIN and members.sum() < len(probability):
-                mean = float(probability[members].mean())
+                mean_probability = float(probability[members].mean())
                 candidates.append(
                     Segment(
                         name,
                         text,
                         int(members.sum()),
-                        mean,
-                        mean / float(probability.mean()),
+                        mean_probability,
+                        mean_probability / float(probability.mean()),
                         float(expected_value[members].sum()),
                     )
                 )
-    useful = [segment for segment in candidates if segment.expected > 0 and segment.lift > 1]
-    return sorted(useful, key=lambda segment: -segment.expected / segment.people)[:SEGMENTS_MAX]
+    useful_segments = [
+        segment for segment in candidates if segment.expected > 0 and segment.lift > 1
+    ]
+    return sorted(useful_segments, key=lambda segment: -segment.expected / segment.people)[
+        :SEGMENTS_MAX
+    ]
 
 
-def taste_groups(
+def group_by_taste(
     space: Space, users: npt.NDArray[np.float32], *, seed: int = 0
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Return groups of people with similar vectors, (n,) each, named by their typical items.
@@ -97,35 +101,42 @@ def taste_groups(
     The groups are k-means clusters on directions (`retrieval.directions.spherical_kmeans`), seeded
     as in k-means++.
     """
-    units = users / np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-12)
-    if len(units) < TASTE_GROUPS * SEGMENT_PEOPLE_MIN or not len(space.index):
+    unit_vectors = users / np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-12)
+    if len(unit_vectors) < TASTE_GROUPS * SEGMENT_PEOPLE_MIN or not len(space.index):
         return {}
     rng = np.random.default_rng(seed)
-    initial_centroids = units[rng.integers(0, len(units), 1)]
+    initial_centroids = unit_vectors[rng.integers(0, len(unit_vectors), 1)]
     while len(initial_centroids) < TASTE_GROUPS:
         distance = (
-            np.maximum(1 - (units @ initial_centroids.T).max(axis=1), 0).astype(np.float64) + 1e-12
+            np.maximum(1 - (unit_vectors @ initial_centroids.T).max(axis=1), 0).astype(np.float64)
+            + 1e-12
         )
         initial_centroids = np.concatenate(
-            [initial_centroids, units[rng.choice(len(units), 1, p=distance / distance.sum())]]
+            [
+                initial_centroids,
+                unit_vectors[rng.choice(len(unit_vectors), 1, p=distance / distance.sum())],
+            ]
         )
-    centroids = spherical_kmeans(units, initial_centroids, KMEANS_ROUNDS)
-    nearest = np.argmax(units @ centroids.T, axis=1)
+    centroids = spherical_kmeans(unit_vectors, initial_centroids, KMEANS_ROUNDS)
+    nearest_centroid = np.argmax(unit_vectors @ centroids.T, axis=1)
     affinity = space.vectors.vectors @ centroids.T
-    excess = affinity - affinity.mean(axis=1, keepdims=True)
+    excess_affinity = affinity - affinity.mean(axis=1, keepdims=True)
     groups: dict[str, npt.NDArray[np.bool_]] = {}
     for group in range(TASTE_GROUPS):
         items = sorted(
-            space.index.ids[row] for row in largest_indices(excess[:, group], NAMING_ITEMS).tolist()
+            space.index.ids[row]
+            for row in largest_indexes(excess_affinity[:, group], NAMING_ITEMS).tolist()
         )
         name = f"like those who choose {', '.join(items)}"
         groups[name] = groups.get(name, np.zeros(len(users), bool)) | (
-            nearest == group
+            nearest_centroid == group
         )  # groups with the same name are merged
     return groups
 
 
-def _groups(column: Floats, *, is_duration: bool) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+def _group_by_value(
+    column: Floats, *, is_duration: bool
+) -> list[tuple[str, npt.NDArray[np.bool_]]]:
     """Return the quarters of a column, or its values if they are few, and the missing rows."""
     is_present = ~np.isnan(column)
     groups = [("missing", ~is_present)]

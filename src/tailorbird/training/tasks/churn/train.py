@@ -18,7 +18,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.offline.profile_join import JoinedEvents
-from tailorbird.lake import Lake, span
+from tailorbird.lake import Lake, time_filter
 from tailorbird.models.export import largest_difference
 from tailorbird.models.gbdt import Gbdt
 from tailorbird.ranking.bundle import write_bundle
@@ -26,14 +26,14 @@ from tailorbird.ranking.churn.bundle import CHURN_HEAD, space_files
 from tailorbird.ranking.churn.declaration import Churn
 from tailorbird.ranking.churn.plan import ChurnPlan, Part
 from tailorbird.registry import Registry
-from tailorbird.registry import Window as Span
+from tailorbird.registry import TrainingWindow as Span
 from tailorbird.storage_paths import StoragePath
 from tailorbird.training.bundle_files import LIBRARIES
 from tailorbird.training.dataset.rows import log_end
 from tailorbird.training.evaluation.bootstrap import Interval, flatten_tables
 from tailorbird.training.evaluation.gate import Decision, Evidence, Rival, decide
 from tailorbird.training.fit.trees import export_trees
-from tailorbird.training.leakage.columns import dominant_column_notes
+from tailorbird.training.leakage.columns import describe_dominant_columns
 from tailorbird.training.settings import Progress
 from tailorbird.training.stage_times import StageTimer
 from tailorbird.training.tasks.churn.backtest import ChurnBacktest, ChurnSettings, run_backtest
@@ -51,15 +51,15 @@ from tailorbird.training.tasks.churn.fit import (
     HAZARD_MODELS,
     PURCHASES,
     FittedModels,
-    fit_at,
+    fit_models_at,
 )
 from tailorbird.training.tasks.churn.labels import Window
 from tailorbird.training.tasks.churn.model_choice import ModelChoice, choose_model
 from tailorbird.training.tasks.churn.report import (
     ChurnReport,
-    churn_card,
     describe_choices,
     describe_day_mismatch,
+    write_churn_card,
 )
 from tailorbird.training.tasks.churn.rolling_origin import (
     column_importance,
@@ -107,31 +107,31 @@ def train_churn(
     backtest = run_backtest(
         features, churn, events, now=until, settings=settings, progress=stage_timer.report
     )
-    activity, figures = backtest.activity, backtest.figures
+    activity, cut_metrics = backtest.activity, backtest.cut_metrics
     window = Window(activity.known_until, churn.gap_us, churn.window_us)
     stage_timer.report("last fit", 0, 1)
-    fitted, choice = _fit_final(backtest, churn, window, settings.fit)
+    fitted_models, choice = _fit_final(backtest, churn, window, settings.fit)
     stage_timer.report("last fit", 1, 1)
     stage_timer.report("champion", 0, 1)
     comparison = compare_with_champion(champion, churn, backtest.people, activity, backtest.cuts)
     stage_timer.report("champion", 1, 1)
-    decision = _decide(figures[-1], backtest, comparison)
+    decision = _decide(cut_metrics[-1], backtest, comparison)
     all_notes = _compose_notes(churn, backtest, window, choice, comparison)
     notes = tuple(note for note in all_notes if note and note not in decision.reasons)
     about = {
-        **_describe_training(churn, backtest, window, fitted),
+        **_describe_training(churn, backtest, window, fitted_models),
         "owner": owner,
         RECIPE: Recipe(churn, settings.fit, settings.grid_rows).to_dict(),
     }
     curve = contact_curve(backtest.cuts[-1].probability, backtest.cuts[-1].churned, churn.contact)
-    importance = column_importance(fitted, choice.model)
+    importance = column_importance(fitted_models, choice.model)
     with tempfile.TemporaryDirectory(prefix="tailorbird-churn-") as folder:
         _write_bundle(
             Path(folder) / "bundle",
             features,
             churn,
             backtest,
-            fitted,
+            fitted_models,
             choice,
             decision,
             about,
@@ -140,21 +140,21 @@ def train_churn(
             by,
         )
         version = store.add(Path(folder) / "bundle", by=by, why=decision.reason)
-    promoted = decision.promote and promote
-    if promoted:
+    is_promoted = decision.is_accepted and promote
+    if is_promoted:
         store.promote(version, by=by, why=decision.reason)
     report = ChurnReport(
         version,
-        promoted,
+        is_promoted,
         comparison.version,
         decision,
-        figures,
+        cut_metrics,
         choice,
         curve,
         importance,
         notes,
         about,
-        stage_timer.seconds,
+        stage_timer.stage_seconds,
     )
     if reports is None:
         return report
@@ -171,8 +171,8 @@ def _read_events(lake: StoragePath, features: Sequence[FeatureSet], now: int) ->
     Raises:
         NotReadyError: there is no event.
     """
-    events = JoinedEvents(Lake(lake).pinned(), *features).table(
-        needed_columns(*features), span(ts_to=now)
+    events = JoinedEvents(Lake(lake).pin_versions(), *features).table(
+        needed_columns(*features), time_filter(ts_to=now)
     )
     if not events.num_rows:
         raise NotReadyError(
@@ -185,19 +185,25 @@ def _fit_final(
     backtest: ChurnBacktest, churn: Churn, window: Window, settings: FitSettings
 ) -> tuple[FittedModels, ModelChoice]:
     """Fit the models to all known data, and choose one by the outcomes of the backtest."""
-    fitted = fit_at(backtest.grid, backtest.activity, window, settings, churn.rfm)
+    fitted_models = fit_models_at(backtest.grid, backtest.activity, window, settings, churn.rfm)
     choice = choose_model(
-        backtest.cuts, fitted.candidates, window, settings.half_life, fitted.count_models
+        backtest.cuts,
+        fitted_models.candidates,
+        window,
+        settings.half_life,
+        fitted_models.count_models,
     )
-    return fitted, choice
+    return fitted_models, choice
 
 
-def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionComparison) -> Decision:
+def _decide(
+    last_metrics: CutMetrics, backtest: ChurnBacktest, comparison: ChampionComparison
+) -> Decision:
     rivals = tuple(
         Rival(name, _negate(difference["log_loss"]), difference["log_loss"].value)
-        for name, difference in last.differences.items()
+        for name, difference in last_metrics.differences.items()
     )
-    smaller_class = int(min(last.cut.churned.sum(), (~last.cut.churned).sum()))
+    smaller_class = int(min(last_metrics.cut.churned.sum(), (~last_metrics.cut.churned).sum()))
     champion = None if comparison.gain is None else Rival(comparison.version, comparison.gain, 0.0)
     return decide(
         Evidence(
@@ -205,8 +211,8 @@ def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionCompa
             rivals,
             champion,
             champion_note=comparison.unevaluated_note,
-            people=smaller_class,
-            leaks=backtest.leaks,
+            user_count=smaller_class,
+            leak_reasons=backtest.leaks,
         )
     )
 
@@ -232,19 +238,19 @@ def _compose_notes(
             f"{judged_length / DAY:.0f} days, while "
             f"{window.length / DAY:.0f} are predicted"
         )
-    if merged := backtest.cuts[-1].merged:
+    if merged_count := backtest.cuts[-1].merged:
         notes.append(
-            f"{merged:,} people were merged into another user within the last window: left "
+            f"{merged_count:,} people were merged into another user within the last window: left "
             "out, as what became of them is unknown"
         )
     if churn.gap_us and set(HAZARD_MODELS) & set(backtest.cuts[-1].fitted.models):
-        corrected = (
+        calibration_text = (
             ""
             if choice.calibrator.name == "none"
             else f"; calibration on past origins ({choice.calibrator.name}) corrects the level"
         )
-        notes.append(f"hazards are read as if nobody came back within the gap{corrected}")
-    notes.extend(dominant_column_notes(backtest.dominant))
+        notes.append(f"hazards are read as if nobody came back within the gap{calibration_text}")
+    notes.extend(describe_dominant_columns(backtest.dominant))
     notes.extend(describe_choices(backtest.cuts[-1].choice, choice, churn))
     if day_note := describe_day_mismatch(churn, backtest.grid, backtest.activity):
         notes.append(day_note)
@@ -257,7 +263,7 @@ def _compose_notes(
 
 
 def _describe_training(
-    churn: Churn, backtest: ChurnBacktest, window: Window, fitted: FittedModels
+    churn: Churn, backtest: ChurnBacktest, window: Window, fitted_models: FittedModels
 ) -> dict[str, Any]:
     return {
         "churn": churn.name,
@@ -269,9 +275,9 @@ def _describe_training(
         },
         "people": len(backtest.activity.people),
         "asked_now": len(backtest.activity.active_people(window.origin, churn.active_us)),
-        "origins": [to_iso(figure.cut.scores.window.origin) for figure in backtest.figures],
-        "rows": dict(fitted.rows),
-        "columns": fitted.encoder.describe_columns(),
+        "origins": [to_iso(metrics.cut.scores.window.origin) for metrics in backtest.cut_metrics],
+        "rows": dict(fitted_models.rows),
+        "columns": fitted_models.encoder.describe_columns(),
     }
 
 
@@ -280,7 +286,7 @@ def _write_bundle(
     features: FeatureSet,
     churn: Churn,
     backtest: ChurnBacktest,
-    fitted: FittedModels,
+    fitted_models: FittedModels,
     choice: ModelChoice,
     decision: Decision,
     about: Mapping[str, Any],
@@ -291,60 +297,62 @@ def _write_bundle(
     """Write the bundle, after comparing each model with its export."""
     plan = build_plan(
         churn,
-        fitted,
+        fitted_models,
         choice,
         feature_horizon(backtest.activity.start_ts, backtest.activity.known_until),
     )
     is_newest = backtest.grid.moment == backtest.grid.moment.max()
-    golden_candidates = fitted.matrix(
+    golden_candidates = fitted_models.matrix(
         backtest.grid.table.take(np.flatnonzero(is_newest)[:GOLDEN_SOURCE_ROWS])
     )
     parity_rows = np.unique(np.linspace(0, len(is_newest) - 1, PARITY_ROWS).astype(np.intp))
-    models = {part.head: fitted.export(part.head) for part in plan.parts}
-    parity_matrix = fitted.matrix(backtest.grid.table.take(parity_rows))
+    onnx_by_name = {part.head: fitted_models.export(part.head) for part in plan.parts}
+    parity_matrix = fitted_models.matrix(backtest.grid.table.take(parity_rows))
     parity = max(
-        largest_difference(fitted.models[name], data, parity_matrix)
-        for name, data in models.items()
+        largest_difference(fitted_models.models[name], onnx_model, parity_matrix)
+        for name, onnx_model in onnx_by_name.items()
     )
-    figures, heads = backtest.figures[-1], plan.heads(choice.calibrator.name)
+    last_metrics, heads = backtest.cut_metrics[-1], plan.heads(choice.calibrator.name)
     write_bundle(
         folder,
         created_at=now,
         features=features,
-        encoder=fitted.encoder,
-        models={head.file: models[head.name] for head in heads},
+        encoder=fitted_models.encoder,
+        models={head.file: onnx_by_name[head.name] for head in heads},
         heads=heads,
         index=None,
         golden=golden_candidates,
         calibration={CHURN_HEAD: choice.calibrator},
         window=Span(backtest.activity.start_ts, backtest.activity.known_until),
         metrics={
-            "results": flatten_tables(figures.results),
+            "results": flatten_tables(last_metrics.results),
             "decision": list(decision.reasons),
             "about": dict(about),
             "parity": parity,
         },
         libraries=LIBRARIES,
-        card=churn_card(churn, figures, choice, decision, about, notes, by),
+        card=write_churn_card(churn, last_metrics, choice, decision, about, notes, by),
         tower=space_files(backtest.people.space, backtest.tower)
         if backtest.people.space is not None and backtest.tower is not None
         else None,
         trees={
             part.head: export_trees(model)
             for part in plan.parts
-            if isinstance(model := fitted.models[part.head], Gbdt)
+            if isinstance(model := fitted_models.models[part.head], Gbdt)
         },
-        extra=plan.files(),
+        extra_files=plan.files(),
     )
 
 
-def build_plan(churn: Churn, fitted: FittedModels, choice: ModelChoice, until: int) -> ChurnPlan:
+def build_plan(
+    churn: Churn, fitted_models: FittedModels, choice: ModelChoice, until: int
+) -> ChurnPlan:
     """Return the scoring plan of a bundle, with the chosen models alone.
 
     No features are read after `until`.
     """
     model_names = (
-        [name for name in fitted.candidates if name != BLEND]
+        [name for name in fitted_models.candidates if name != BLEND]
         if choice.model == BLEND
         else [choice.model]
     )
@@ -362,6 +370,6 @@ def build_plan(churn: Churn, fitted: FittedModels, choice: ModelChoice, until: i
         until,
         tuple(parts),
         choice.scale,
-        fitted.bg_nbd if choice.count_model.endswith("bg_nbd") else None,
-        fitted.pareto_nbd if choice.count_model == "pareto_nbd" else None,
+        fitted_models.bg_nbd if choice.count_model.endswith("bg_nbd") else None,
+        fitted_models.pareto_nbd if choice.count_model == "pareto_nbd" else None,
     )

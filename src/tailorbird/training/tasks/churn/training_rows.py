@@ -63,24 +63,24 @@ class TrainingRows:
     weight: Floats
 
 
-def window_rows(
+def select_window_rows(
     grid: PersonMomentGrid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of origins whose whole window is known; label: active in it."""
-    return _labelled_rows(
+    return _select_labelled_rows(
         grid, activity, window, settings, grid.is_origin, window.gap, window.length
     )
 
 
-def period_rows(
+def select_period_rows(
     grid: PersonMomentGrid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of every known period; label: active in it."""
     all_rows = np.ones(len(grid.moment), bool)
-    return _labelled_rows(grid, activity, window, settings, all_rows, 0, grid.period)
+    return _select_labelled_rows(grid, activity, window, settings, all_rows, 0, grid.period)
 
 
-def count_rows(
+def select_count_rows(
     grid: PersonMomentGrid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of origins with at least one known period, for the count model.
@@ -107,12 +107,12 @@ def count_rows(
     return TrainingRows(grid.table.take(selected_rows), grid.person[selected_rows], label, weight)
 
 
-def _labelled_rows(
+def _select_labelled_rows(
     grid: PersonMomentGrid,
     activity: Activity,
     window: Window,
     settings: FitSettings,
-    mask: npt.NDArray[np.bool_],
+    eligible_mask: npt.NDArray[np.bool_],
     gap: int,
     length: int,
 ) -> TrainingRows:
@@ -120,7 +120,9 @@ def _labelled_rows(
 
     A row's weight decays with its age.
     """
-    selected_rows = _select_rows(grid, activity, mask, gap + length, gap + length, settings)
+    selected_rows = _select_rows(
+        grid, activity, eligible_mask, gap + length, gap + length, settings
+    )
     moments, label = grid.moment[selected_rows], np.zeros(len(selected_rows))
     for moment in np.unique(moments).tolist():
         rows = np.flatnonzero(moments == moment)
@@ -137,7 +139,7 @@ def _labelled_rows(
 def _select_rows(
     grid: PersonMomentGrid,
     activity: Activity,
-    mask: npt.NDArray[np.bool_],
+    eligible_mask: npt.NDArray[np.bool_],
     label_span: int,
     merge_span: int,
     settings: FitSettings,
@@ -147,7 +149,7 @@ def _select_rows(
     A label is known if `label_span` µs after the row's moment are. People who were merged into
     another user within `merge_span` are excluded.
     """
-    rows = np.flatnonzero(mask & (grid.moment + label_span <= activity.known_until))
+    rows = np.flatnonzero(eligible_mask & (grid.moment + label_span <= activity.known_until))
     moment = grid.moment[rows]
     rows = rows[
         ~activity.had_identity_merge(

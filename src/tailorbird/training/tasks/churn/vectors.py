@@ -18,7 +18,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.ranking.tower import Space
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.vectors import Content
-from tailorbird.training.dataset.codes import Codes
+from tailorbird.training.dataset.codes import IdVocabulary
 from tailorbird.training.evaluation.bootstrap import Bootstrap, Interval
 from tailorbird.training.evaluation.metrics import log_losses
 from tailorbird.training.fit.towers import (
@@ -37,15 +37,15 @@ class _TowerLog:
     """Training data of a tower."""
 
     events: pa.Table
-    people: Codes
-    item_codes: Codes
+    person_vocabulary: IdVocabulary
+    item_vocabulary: IdVocabulary
 
 
 def fit_tower_before(
     features: FeatureSet,
     events: pa.Table,
-    people: Codes,
-    moment: int,
+    people: IdVocabulary,
+    origin: int,
     settings: TowerSettings,
     seed: int,
 ) -> tuple[TowerLearner, Space]:
@@ -54,45 +54,54 @@ def fit_tower_before(
     Raises:
         UsageError: no tower can be fitted; the message says why.
     """
-    if why := explain_missing_tower(features):
-        raise UsageError(why)
-    read = find_sequence(features)
-    assert read is not None
-    earlier_events = events.filter(pa.array(micros(events["ts"]) < moment))
-    codes = Codes.of(earlier_events["item_id"])
-    learner = TowerLearner(_TowerLog(events, people, codes), *read, Content(), settings, seed)
-    if learner.count(moment) < settings.interactions_min:
+    if missing_reason := explain_missing_tower(features):
+        raise UsageError(missing_reason)
+    sequence_and_attributes = find_sequence(features)
+    assert sequence_and_attributes is not None
+    earlier_events = events.filter(pa.array(micros(events["ts"]) < origin))
+    item_vocabulary = IdVocabulary.of(earlier_events["item_id"])
+    learner = TowerLearner(
+        _TowerLog(events, people, item_vocabulary),
+        *sequence_and_attributes,
+        Content(),
+        settings,
+        seed,
+    )
+    if learner.count_interactions(origin) < settings.interactions_min:
         raise UsageError(
             f"fewer than {settings.interactions_min:,} events came before the first origin"
         )
-    return learner, learner.space(Index.bare(codes.values.to_pylist()), moment)
+    return learner, learner.build_space(Index.from_ids(item_vocabulary.values.to_pylist()), origin)
 
 
-def vectors_help(
+def judge_vectors(
     cuts_without: Sequence[Cut], cuts_with: Sequence[Cut], seed: int
 ) -> tuple[bool, str]:
     """Return whether vectors reduced log loss at all origins but the last, and a sentence.
 
     The last origin stays unseen.
     """
-    pairs = list(zip(cuts_without[:-1], cuts_with[:-1], strict=True))
-    if not pairs:
+    cut_pairs = list(zip(cuts_without[:-1], cuts_with[:-1], strict=True))
+    if not cut_pairs:
         return False, "vectors of people were left out: no earlier origin says whether they help"
     gains = np.concatenate(
         [
-            log_losses(a.probability, a.churned) - log_losses(b.probability, b.churned)
-            for a, b in pairs
+            log_losses(without.probability, without.churned)
+            - log_losses(with_vectors.probability, with_vectors.churned)
+            for without, with_vectors in cut_pairs
         ]
     )
-    person = np.unique(np.concatenate([a.scores.person for a, _ in pairs]), return_inverse=True)[1]
+    person = np.unique(
+        np.concatenate([without.scores.person for without, _ in cut_pairs]), return_inverse=True
+    )[1]
     gain: Interval = Bootstrap(person, seed=seed).mean(gains)
     comparison = (
         f"log loss at earlier origins was {abs(gain.value):.4f} "
         f"{'lower' if gain.value > 0 else 'higher'} with them"
     )
-    sentence = f"{comparison} (gain {gain.signed})"
-    improves = gain.has_bounds and gain.low > 0
+    reason = f"{comparison} (gain {gain.signed_text})"
+    is_improved = gain.has_bounds and gain.low > 0
     return (
-        improves,
-        f"vectors of people {'are among the columns' if improves else 'were left out'}: {sentence}",
+        is_improved,
+        f"vectors of people {'are among the columns' if is_improved else 'were left out'}: {reason}",
     )

@@ -16,7 +16,7 @@ from tailorbird.events import DAY, HOUR, MINUTE, SystemClock
 from tailorbird.events.contract.schema import ROUTED
 from tailorbird.events.log_clock import LogClock
 from tailorbird.lake.tables import TABLES
-from tailorbird.platform.moment import clock_as_of, response_clock
+from tailorbird.platform.clocks import clock_as_of, response_clock
 
 LATENESS = DAY
 
@@ -41,7 +41,7 @@ def project(tmp_path):
         write_deltalake(
             paths.lake / "events",
             pa.table(columns).append_column("day", day),
-            partition_by=[TABLES["events"].partition],
+            partition_by=[TABLES["events"].partition_column],
         )
         plan = SimpleNamespace(lateness_us=LATENESS)
         return SimpleNamespace(paths=paths, plan=plan, clock=lambda: LogClock(paths.data)), newest
@@ -109,7 +109,7 @@ def test_a_live_site_that_was_quiet_follows_the_machines_clock(project):
     shop, newest = project(30 * DAY, partition="serve-1")
     assert clock_as_of("", shop).now() > newest + 29 * DAY
     assert settle_clock(shop, SystemClock()) == ""
-    assert shop.clock().behind == 0
+    assert shop.clock().lag_us == 0
 
 
 def test_roles_go_on_from_the_end_of_an_imported_log_until_the_site_is_live(project):
@@ -124,9 +124,9 @@ def test_roles_go_on_from_the_end_of_an_imported_log_until_the_site_is_live(proj
         settle_clock(shop, SystemClock(), force_live=True)
         == "all roles go by today's time from now on"
     )
-    assert clock.behind == 0, "a role that runs sees it"
+    assert clock.lag_us == 0, "a role that runs sees it"
     assert settle_clock(shop, SystemClock()) == ""
-    assert shop.clock().behind == 0, "an old log is a pause by then"
+    assert shop.clock().lag_us == 0, "an old log is a pause by then"
 
 
 def test_a_clock_that_is_damaged_names_its_file(project):

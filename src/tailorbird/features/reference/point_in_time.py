@@ -1,4 +1,4 @@
-"""Moments of a request, and the events that were known then."""
+"""Requests at a time, with the events that were known then."""
 
 import json
 import math
@@ -10,20 +10,20 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.events.clock import SESSION_GAP
-from tailorbird.events.keys import combine, hash64
-from tailorbird.features.declare.declarations import Counted, Entity, SessionFeature, Window
-from tailorbird.features.declare.limits import HORIZON, SESSION_LENGTH
+from tailorbird.events.keys import combine_keys, hash64
+from tailorbird.features.declare.declarations import Entity, EventFeature, SessionFeature, Window
+from tailorbird.features.declare.limits import LOOK_BACK_MAX, SESSION_EVENTS_MAX
 from tailorbird.features.declare.scalars import (
-    category,
+    category_hash,
+    local_weekday,
     number_of,
     query_text,
     request_text,
     text_of,
-    weekday,
 )
 from tailorbird.features.event_columns.columns import entity_key
 from tailorbird.features.expr.expression import Expression
-from tailorbird.features.expr.scalar import evaluate, number, truth
+from tailorbird.features.expr.scalar import evaluate, evaluate_number, evaluate_truth
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.request import ReadRequest
 
@@ -31,7 +31,7 @@ Event = Mapping[str, Any]
 
 
 SHOWN_TYPES = ("impression", "answer")
-RoutedPositions = int | Sequence[int]  # the p up to which events are known, or one for each part
+LogPositions = int | Sequence[int]  # up to which events are known, or one for each part
 
 
 def routed_events(table: pa.Table) -> list[Event]:
@@ -42,21 +42,23 @@ def routed_events(table: pa.Table) -> list[Event]:
     return table.cast(pa.schema(fields)).to_pylist()
 
 
-def make_moment(
+def make_view(
     features: FeatureSet,
     request: ReadRequest,
     item: str | None,
     t: int,
-    p: RoutedPositions,
+    log_position: LogPositions,
     events: Sequence[Event],
-) -> "Moment":
-    positions = (p,) if isinstance(p, int) else tuple(p)
+) -> "PointInTimeView":
+    positions = (log_position,) if isinstance(log_position, int) else tuple(log_position)
     visible_events = [
         event
         for event in events
         if event["counts"] and event["ts"] < t and event["p"] <= max(positions)
     ]
-    return Moment(features, request, item, t, visible_events, positions)
+    return PointInTimeView(
+        features, request=request, item=item, t=t, events=visible_events, positions=positions
+    )
 
 
 @dataclass(frozen=True)
@@ -72,31 +74,31 @@ class Row:
             return self.key_field(name)
         owner, _, attribute = name.partition(".")
         if name == "weekday":
-            raw = weekday(self.event["ts"], self.event["local_hour"])
+            raw_value = local_weekday(self.event["ts"], self.event["local_hour"])
         elif name == "position":
-            raw = self.position()
+            raw_value = self.position()
         elif not attribute:
-            raw = self.event.get(name)
+            raw_value = self.event.get(name)
         elif owner == "properties":
-            raw = json.loads(self.event.get("properties") or "{}").get(attribute)
+            raw_value = json.loads(self.event.get("properties") or "{}").get(attribute)
         else:
             profile = json.loads(self.event.get(f"{owner}_profile") or "{}")
             if isinstance(profile, list):  # one for each of `items`
                 profile = profile[self.index] if self.index < len(profile) else None
-            raw = (profile or {}).get(attribute)
-        return number_of(raw) if kind == "number" else text_of(raw)
+            raw_value = (profile or {}).get(attribute)
+        return number_of(raw_value) if kind == "number" else text_of(raw_value)
 
-    def has(self, value: Expression) -> bool:
-        if value.kind == "text":
-            return evaluate(value, self.field) is not None
-        return not math.isnan(number(value, self.field))
+    def has_value(self, expression: Expression) -> bool:
+        if expression.kind == "text":
+            return evaluate(expression, self.field) is not None
+        return not math.isnan(evaluate_number(expression, self.field))
 
-    def value(self, value: Expression) -> float | int:
+    def value(self, expression: Expression) -> float | int:
         """Return a number, or a text as a category."""
         return (
-            category(evaluate(value, self.field))
-            if value.kind == "text"
-            else number(value, self.field)
+            category_hash(evaluate(expression, self.field))
+            if expression.kind == "text"
+            else evaluate_number(expression, self.field)
         )
 
     def key_field(self, name: str) -> str | None:
@@ -117,18 +119,18 @@ class Row:
         at_once = event["item_id"] is None and event["items"] and event["type"] in SHOWN_TYPES
         return self.index + 1 if event["position"] is None and at_once else event["position"]
 
-    def order(self) -> tuple[int, int]:
+    def sort_key(self) -> tuple[int, int]:
         """Return a sort key: time, then a hash of event id and owner plus the item's index in
         `items`.
         """
         event = self.event
         owner = event["user_id"] or event["anonymous_id"] or event["item_id"] or ""
-        parts = [np.array([hash64(text)], np.uint64) for text in (event["event_id"], owner)]
-        return event["ts"], (int(combine(*parts)[0]) + self.index) % 2**64
+        hashes = [np.array([hash64(text)], np.uint64) for text in (event["event_id"], owner)]
+        return event["ts"], (int(combine_keys(*hashes)[0]) + self.index) % 2**64
 
 
 @dataclass(frozen=True)
-class Moment:
+class PointInTimeView:
     """A request at t, with the events that were known then.
 
     `positions`: the p up to which events of each part of the keys are known.
@@ -147,41 +149,55 @@ class Moment:
         These are the events with the request's session_id, or without one the run of events that
         ends within the gap of t.
         """
-        session_events = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
-        rows = self.last_rows(self.rows(session_events, per_item=True), SESSION_LENGTH)
+        session_events = EventFeature(
+            name=feature.name,
+            location="",
+            description="",
+            entity=Entity(("user",)),
+            types=feature.types,
+            where=None,
+        )
+        rows = self.last_rows(self.rows(session_events, per_item=True), SESSION_EVENTS_MAX)
         if self.request.session_id is not None:
             return [row for row in rows if row.event["session_id"] == self.request.session_id]
-        current, edge = [], self.t
+        session_rows, next_ts = [], self.t
         for row in reversed(rows):
-            if edge - row.event["ts"] > SESSION_GAP:
+            if next_ts - row.event["ts"] > SESSION_GAP:
                 break
-            current.append(row)
-            edge = row.event["ts"]
-        return current
+            session_rows.append(row)
+            next_ts = row.event["ts"]
+        return session_rows
 
     def rows(
         self,
-        feature: Counted,
+        feature: EventFeature,
         *,
         types: Sequence[str] = (),
         entity: Entity | None = None,
-        value: Expression | None = None,
+        value_expression: Expression | None = None,
         per_item: bool = False,
     ) -> list[Row]:
         """Return the events of the entity of the request, once per item where required."""
         entity = entity or feature.entity
-        names = [
+        read_names = [
             *entity.fields,
-            *(name for e in (feature.where, value) if e is not None for name, _ in e.names),
+            *(
+                name
+                for expression in (feature.where, value_expression)
+                if expression is not None
+                for name, _ in expression.names
+            ),
         ]
-        per_item = per_item or any(name == "item" or name.startswith("item.") for name in names)
+        per_item = per_item or any(
+            name == "item" or name.startswith("item.") for name in read_names
+        )
         key, rows = self.key(entity), []
-        limit = self.position_of(
+        last_position = self.log_position_of(
             entity_key(entity, [np.array(hash64(part or ""), np.uint64) for part in key])
         )
         for event in self.events:
             if (
-                event["p"] > limit
+                event["p"] > last_position
                 or event["type"] not in (types or feature.types)
                 or event["ts"] <= 0
             ):
@@ -189,20 +205,20 @@ class Moment:
             for row in expand_items(event, per_item):
                 if [row.key_field(name) for name in entity.fields] != key:
                     continue
-                if feature.where is not None and not truth(feature.where, row.field):
+                if feature.where is not None and not evaluate_truth(feature.where, row.field):
                     continue
-                if value is None or row.has(value):
+                if value_expression is None or row.has_value(value_expression):
                     rows.append(row)
         return rows
 
-    def within(self, rows: list[Row], window: Window) -> list[Row]:
+    def rows_in_window(self, rows: list[Row], window: Window) -> list[Row]:
         """Return the rows in the tile of t and in the window before it."""
         since = self.t // window.hop * window.hop - window.length
         return [row for row in rows if row.event["ts"] >= since]
 
     def last_rows(self, rows: list[Row], length: int) -> list[Row]:
-        recent = [row for row in rows if row.event["ts"] >= self.t - HORIZON]
-        return sorted(recent, key=Row.order)[-length:]
+        recent = [row for row in rows if row.event["ts"] >= self.t - LOOK_BACK_MAX]
+        return sorted(recent, key=Row.sort_key)[-length:]
 
     def key(self, entity: Entity) -> list[str | None]:
         """Return the values of the entity's fields in this request.
@@ -212,14 +228,14 @@ class Moment:
         return [self.key_field(name) for name in entity.fields]
 
     def key_field(self, name: str) -> str | None:
-        if name in self.request.given:
-            return self.request.given[name]
+        if name in self.request.key_overrides:
+            return self.request.key_overrides[name]
         if "." in name:
             owner, _, attribute = name.partition(".")
-            return text_of(self.profile(owner, attribute))
+            return text_of(self.profile_attribute(owner, attribute))
         return self.item if name == "item" else request_text(self.request, name, self.t)
 
-    def profile(self, owner: str, attribute: str) -> object:
+    def profile_attribute(self, owner: str, attribute: str) -> object:
         """Return an attribute of the newest profile event; a newer profile replaces the older one
         completely.
         """
@@ -231,20 +247,20 @@ class Moment:
         )
 
     def profile_row(self, owner: str) -> Row | None:
-        column, subject = (
+        column, owner_id = (
             ("user_id", self.request.person) if owner == "user" else ("item_id", self.item)
         )
-        if subject is None:
+        if owner_id is None:
             return None
-        limit = self.position_of(hash64(subject))
+        last_position = self.log_position_of(hash64(owner_id))
         rows = [
             Row(event, None, 0)
             for event in self.events
-            if event["type"] == owner and event[column] == subject and event["p"] <= limit
+            if event["type"] == owner and event[column] == owner_id and event["p"] <= last_position
         ]
-        return max(rows, key=Row.order, default=None)
+        return max(rows, key=Row.sort_key, default=None)
 
-    def position_of(self, key: int | np.ndarray) -> int:
+    def log_position_of(self, key: int | np.ndarray) -> int:
         """Return the p up to which the events of the entity with this key are known."""
         return self.positions[int(key) % len(self.positions)]
 

@@ -19,12 +19,12 @@ import pytest
 from docs.generate import FOLDER, PAGES
 from tests.support.commands import environment
 from tests.support.programs.addresses import address_of
-from tests.support.programs.command_line import parse
+from tests.support.programs.command_line import assert_parses
 
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
 from tailorbird.config.contract_file import EventContract, load_contract
-from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
+from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check_body
 from tailorbird.events.adapters.mapping.file import parse_mapping
 from tailorbird.serving.pipeline.editorial import read_lists
 
@@ -95,10 +95,14 @@ def _expand_braces(path: str) -> list[str]:
     return [before + each + after for each in options.split(",")] if brace else [path]
 
 
-@pytest.mark.parametrize(
-    "page",
-    ["ARCHITECTURE.md", "docs/explanation/extension-points.md", "docs/explanation/invariants.md"],
+CODE_MAPS = (
+    "ARCHITECTURE.md",
+    "docs/explanation/extension-points.md",
+    "docs/explanation/invariants.md",
 )
+
+
+@pytest.mark.parametrize("page", CODE_MAPS)
 def test_the_maps_of_the_code_name_files_that_are_there(page: str) -> None:
     named = re.findall(r"`([\w./{},-]+/[\w./{},-]*)`", (ROOT / page).read_text())
     paths = [path for text in named if "NAME" not in text for path in _expand_braces(text)]
@@ -108,6 +112,23 @@ def test_the_maps_of_the_code_name_files_that_are_there(page: str) -> None:
         if not (ROOT / path).exists() and not (ROOT / "src" / "tailorbird" / path).exists()
     ]
     assert len(paths) > 20
+    assert missing == []
+
+
+def test_the_maps_of_the_code_name_what_is_in_the_files() -> None:
+    """`NAME` in `file`, and `file` (`NAME`)."""
+    text = "".join((ROOT / page).read_text() for page in CODE_MAPS)
+    named = [(m[2], m[1]) for m in re.finditer(r"`(\w+)` in `([^`]+)`", text)]
+    named += [(m[1], m[2]) for m in re.finditer(r"`([\w/]+\.py)` \(`(\w+)`", text)]
+    missing, checked = [], 0
+    for paths, name in named:
+        for path in _expand_braces(paths):
+            files = [root / path for root in (ROOT, ROOT / "src" / "tailorbird")]
+            for file in filter(Path.is_file, files):
+                checked += 1
+                if not re.search(rf"\b{name}\b", file.read_text()):
+                    missing.append(f"{name} in {path}")
+    assert checked > 20
     assert missing == []
 
 
@@ -121,7 +142,7 @@ def test_commands_exist(path: Path) -> None:
             if not words:
                 continue
             if words[0] == "tailorbird":
-                parse(app, part)
+                assert_parses(app, part)
             elif words[0] == "make":
                 assert words[1] in targets, line
             elif words[0] == "python" and words[1] == "-m":
@@ -166,7 +187,7 @@ def test_toml_and_json_blocks_are_valid(path: Path, tmp_path: Path) -> None:
         document = msgspec.json.decode(block)
         if isinstance(document, dict) and "event_id" in document:
             now = 1_900_000_000_000_000
-            _, refused = check(json.dumps(document).encode(), Receipt(now), RoutePlan())
+            _, refused = check_body(json.dumps(document).encode(), Receipt(now), RoutePlan())
             assert refused == []
 
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.support.commands import must, must_json, refused, tailorbird
+from tests.support.commands import assert_refused, must, must_json, tailorbird
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--days",
         7,
         "--users",
-        800,
+        1_200,
         "--items",
         120,
         "--out",
@@ -100,27 +100,29 @@ def test_json_has_figures_with_intervals(shop: Path, tmp_path: Path) -> None:
 
 
 def test_too_little_is_told(shop: Path, fresh: Path, tmp_path: Path) -> None:
-    refused(
+    assert_refused(
         tailorbird("-C", fresh, "features", "rank"), "there is nothing in the lake yet", status=1
     )
     few = tailorbird("-C", shop, "features", "rank", "--target", "purchase", "--out", tmp_path)
-    refused(few, "purchase happened in", "are needed to tell a signal from chance")
+    assert_refused(few, "purchase happened in", "are needed to tell a signal from chance")
 
 
 def test_a_wrong_use_is_told(shop: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refused(
+    assert_refused(
         tailorbird("-C", shop, "features", "rank", "--target", "clck"),
         "'clck' is no event type",
         status=2,
     )
-    refused(tailorbird("-C", shop, "features", "rank", "--requests", 0), "--requests", status=2)
-    refused(
+    assert_refused(
+        tailorbird("-C", shop, "features", "rank", "--requests", 0), "--requests", status=2
+    )
+    assert_refused(
         tailorbird("-C", shop, "features", "rank", "--out", tmp_path / "file"),
         "is a file",
         status=2,
     )
-    refused(
+    assert_refused(
         tailorbird("-C", shop, "train", "--leave-out", "devize"),
         "'devize'",
         "did you mean device?",

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """The result of a step: applied rows of the log (0: there was nothing), newest commit, and its
-    p.
+    """The result of a step: applied rows of the log (0: there was nothing), and the newest commit.
 
-    By field: `capped` values were clipped at their declared maximum; `unreadable` ones are no
-    number or text as declared, and are missing; `converted` ones are truths and lists that were
-    used as numbers.
+    `log_position` is the position that the commit stands for. By field: `capped` values were
+    clipped at their declared maximum; `unreadable` ones are no number or text as declared, and are
+    missing; `converted` ones are truths and lists that were used as numbers.
     """
 
     rows: int

@@ -119,7 +119,7 @@ def test_a_replica_that_is_gone_costs_nothing_but_the_question(tmp_path):
 
 
 def astuple(head):
-    return head.epoch, head.sequence, head.at
+    return head.epoch, head.sequence, head.current_at
 
 
 def wait_for_copy(replica) -> None:

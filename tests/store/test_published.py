@@ -284,10 +284,10 @@ def test_whatever_goes_wrong_is_told_and_the_copies_go_on_afterwards(
 def test_a_head_tells_when_it_was_last_the_newest_also_while_nothing_is_written(server, local):
     moment = [1_000.0]
     published = settled(PublishedStore(local, copies(server), now=lambda: moment[0]))
-    assert copies(server).head().at == 1_000_000_000
+    assert copies(server).head().current_at == 1_000_000_000
     moment[0] = 1_060.0
     until = time.monotonic() + 20
-    while copies(server).head().at != 1_060_000_000:
+    while copies(server).head().current_at != 1_060_000_000:
         assert time.monotonic() < until
         time.sleep(0.05)
     assert published.status().at == 1_060_000_000

@@ -213,16 +213,16 @@ def _is_omitted(field: "dataclasses.Field[Any]", value: object) -> bool:
     return "added_later" in field.metadata and not getattr(value, field.name)
 
 
-def _decode_object(value: Any, base: type, path: str) -> Any:
-    """Decode an instance of `base` or of a subclass."""
+def _decode_object(value: Any, base_class: type, path: str) -> Any:
+    """Decode an instance of `base_class` or of a subclass; `path` is its JSON path, for errors."""
     if not isinstance(value, dict):
         raise UnreadableError(f"{path}: expected an object, got {type(value).__name__}")
-    if base is Expression:
+    if base_class is Expression:
         return _decode_expression(value, path)
     name = value.get("is")
     declared_class = _classes_by_name().get(name) if isinstance(name, str) else None
-    if declared_class is None or not issubclass(declared_class, base):
-        raise UnreadableError(f"{path}: {name!r} is no kind of {base.__name__}")
+    if declared_class is None or not issubclass(declared_class, base_class):
+        raise UnreadableError(f"{path}: {name!r} is no kind of {base_class.__name__}")
     fields = {field.name: field for field in dataclasses.fields(declared_class)}
     if unknown := value.keys() - fields.keys() - {"is"}:
         raise UnreadableError(f"{path}: a {declared_class.__name__} has no {min(unknown)!r}")

@@ -103,8 +103,8 @@ def _explain(view: PointInTimeView, name: str) -> Explanation:
         )
         assert expression is not None
         inputs = tuple(_explain(view, column) for column, _ in expression.names)
-    rows = {id(row.event): row for row in _find_rows(view, feature)}
-    events = tuple(row.event for row in sorted(rows.values(), key=Row.sort_key))
+    row_by_event = {id(row.event): row for row in _find_rows(view, feature)}
+    events = tuple(row.event for row in sorted(row_by_event.values(), key=Row.sort_key))
     entity = getattr(feature, "entity", None)
     fields = entity.fields if isinstance(entity, Entity) else ()
     return Explanation(
@@ -119,8 +119,8 @@ def _explain(view: PointInTimeView, name: str) -> Explanation:
 
 def _find_rows(view: PointInTimeView, feature: Feature) -> list[Row]:
     if isinstance(feature, Attribute | Age | Match):
-        newest = view.profile_row(feature.entity.fields[0])
-        return [] if newest is None else [newest]
+        newest_profile = view.profile_row(feature.entity.fields[0])
+        return [] if newest_profile is None else [newest_profile]
     if isinstance(feature, SessionFeature):
         return (
             [
@@ -152,32 +152,34 @@ def _find_rows(view: PointInTimeView, feature: Feature) -> list[Row]:
     if isinstance(feature, Trend):
         return view.rows_in_window(view.rows(feature), feature.long)
     window = getattr(feature, "window", Window(LOOK_BACK_MAX, LOOK_BACK_MAX))
-    amount = (
+    value_expression = (
         feature.amount.of
         if isinstance(feature, Total | Mean | Variance | Extreme | Decayed | Share)
         and feature.amount
         else None
     )
-    amount = feature.of if isinstance(feature, Distinct | Quantile) else amount
+    value_expression = feature.of if isinstance(feature, Distinct | Quantile) else value_expression
     if isinstance(feature, Share):
-        groups = [
+        entities = [
             entity for entity in (feature.entity, feature.group) if None not in view.key(entity)
         ]
         per_item = counts_per_item(feature)
         return [
             row
-            for entity in groups
+            for entity in entities
             for row in view.rows_in_window(
-                view.rows(feature, entity=entity, value_expression=amount, per_item=per_item),
+                view.rows(
+                    feature, entity=entity, value_expression=value_expression, per_item=per_item
+                ),
                 window,
             )
         ]
     if not isinstance(feature, Ratio):
-        return view.rows_in_window(view.rows(feature, value_expression=amount), window)
+        return view.rows_in_window(view.rows(feature, value_expression=value_expression), window)
     rated_entities = [feature.entity] + (
         [feature.prior] if isinstance(feature.prior, Entity) else []
     )
-    pairs = [
+    entities_and_types = [
         (entity, types)
         for entity in rated_entities
         if None not in view.key(entity)
@@ -185,6 +187,6 @@ def _find_rows(view: PointInTimeView, feature: Feature) -> list[Row]:
     ]
     return [
         row
-        for entity, types in pairs
+        for entity, types in entities_and_types
         for row in view.rows_in_window(view.rows(feature, types=types, entity=entity), window)
     ]

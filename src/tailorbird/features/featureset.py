@@ -352,7 +352,7 @@ def _order_derived(
 ) -> tuple[str, ...]:
     """Return the derived columns, each after those that it reads."""
     locations = {feature.name: feature.location for feature in declarations}
-    ordered: dict[str, None] = {}
+    derived_order: dict[str, None] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
@@ -360,14 +360,14 @@ def _order_derived(
             raise DeclarationError(
                 f"derived columns go in a circle: {cycle}", where=locations[name]
             )
-        if name in expressions and name not in ordered:
+        if name in expressions and name not in derived_order:
             for read_column, _ in expressions[name].names:
                 visit(read_column, (*path, name))
-            ordered[name] = None
+            derived_order[name] = None
 
     for name in expressions:
         visit(name, ())
-    return tuple(ordered)
+    return tuple(derived_order)
 
 
 def _attributes_of_owner(owner: str, names: set[str]) -> tuple[str, ...]:

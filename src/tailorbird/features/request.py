@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-SequenceLists = dict[str, list[list[int]]]  # sequences by name, as `Sequence.lists` has each
+SequenceLists = dict[str, list[list[int]]]  # sequences by name, as `Sequence.to_lists` has each
 _encode_lists = msgspec.msgpack.Encoder().encode
 _decode_lists = msgspec.msgpack.Decoder(SequenceLists).decode
 

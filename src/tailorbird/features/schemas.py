@@ -33,7 +33,7 @@ from tailorbird.file_lock import FileLock
 
 APPLIED_FILE = "applied.json"
 _HISTORY_MAX = 50
-_HASH = re.compile(r"[0-9a-f]{12}")
+_HASH_PATTERN = re.compile(r"[0-9a-f]{12}")
 
 
 class SchemaHistory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,12 +109,14 @@ def apply_schema(state: Path, features: FeatureSet, *, at: int) -> bool:
     """
     with _lock_applied(state):
         save_declarations(state, features, overwrite=True)
-        applied = read_applied(state)
-        reverted = tuple(schema for schema in applied.reverted if schema != features.schema_hash)
-        if applied.schema == features.schema_hash and reverted == applied.reverted:
+        schema_history = read_applied(state)
+        reverted = tuple(
+            schema for schema in schema_history.reverted if schema != features.schema_hash
+        )
+        if schema_history.schema == features.schema_hash and reverted == schema_history.reverted:
             return False
-        _write_applied(state, _with_schema(applied, features.schema_hash, at, reverted))
-        return applied.schema != features.schema_hash
+        _write_applied(state, _with_schema(schema_history, features.schema_hash, at, reverted))
+        return schema_history.schema != features.schema_hash
 
 
 def revert_schema(state: Path, *, at: int) -> str:
@@ -124,36 +126,41 @@ def revert_schema(state: Path, *, at: int) -> str:
         NotReadyError: there is none with stored declarations.
     """
     with _lock_applied(state):
-        applied = read_applied(state)
+        schema_history = read_applied(state)
         earlier_schemas = [
             schema
-            for schema in applied.earlier
-            if schema != applied.schema and schema not in applied.reverted
+            for schema in schema_history.earlier
+            if schema != schema_history.schema and schema not in schema_history.reverted
         ]
-        revertible = [
+        revertible_schemas = [
             schema for schema in earlier_schemas if (state / schema / FEATURES_FILE).exists()
         ]
-        if not revertible:
+        if not revertible_schemas:
             raise NotReadyError(
                 "no earlier schema is kept to go back to",
                 where=str(state),
                 fix="change features.py, then apply it",
             )
-        load_declarations(state, revertible[-1])
+        load_declarations(state, revertible_schemas[-1])
         _write_applied(
             state,
             _with_schema(
-                applied, revertible[-1], at, (*applied.reverted, applied.schema)[-_HISTORY_MAX:]
+                schema_history,
+                revertible_schemas[-1],
+                at,
+                (*schema_history.reverted, schema_history.schema)[-_HISTORY_MAX:],
             ),
         )
-        return revertible[-1]
+        return revertible_schemas[-1]
 
 
 def state_folders(state: Path) -> list[str]:
     """Return the hashes of all schemas that have a folder, sorted."""
     return (
         sorted(
-            path.name for path in state.iterdir() if _HASH.fullmatch(path.name) and path.is_dir()
+            path.name
+            for path in state.iterdir()
+            if _HASH_PATTERN.fullmatch(path.name) and path.is_dir()
         )
         if state.is_dir()
         else []
@@ -166,7 +173,7 @@ def prune_states(state: Path, retained: Collection[str], *, workers: int = 1) ->
 
     Returns the bytes removed by schema. States locked by a worker stay.
     """
-    removed: dict[str, int] = {}
+    removed_bytes_by_schema: dict[str, int] = {}
     current_folders = {part.folder(state) for part in all_parts(workers)}
     for folder in part_folders(state):
         for schema in state_folders(folder):
@@ -177,10 +184,10 @@ def prune_states(state: Path, retained: Collection[str], *, workers: int = 1) ->
                 folder / schema, with_declarations=not (is_retained and folder == state)
             )
             if size:
-                removed[schema] = removed.get(schema, 0) + size
+                removed_bytes_by_schema[schema] = removed_bytes_by_schema.get(schema, 0) + size
         if folder not in current_folders and folder != state and not any(folder.iterdir()):
             folder.rmdir()
-    return removed
+    return removed_bytes_by_schema
 
 
 def _remove_state(folder: Path, *, with_declarations: bool) -> int:
@@ -209,17 +216,18 @@ def _remove_state(folder: Path, *, with_declarations: bool) -> int:
 
 
 def _with_schema(
-    applied: SchemaHistory, schema: str, at: int, reverted: tuple[str, ...]
+    schema_history: SchemaHistory, schema: str, at: int, reverted: tuple[str, ...]
 ) -> SchemaHistory:
-    history = [other for other in applied.earlier if other != schema]
-    if applied.schema and applied.schema != schema:
-        history.append(applied.schema)
-    return SchemaHistory(schema, at, tuple(history[-_HISTORY_MAX:]), reverted)
+    earlier_schemas = [other for other in schema_history.earlier if other != schema]
+    if schema_history.schema and schema_history.schema != schema:
+        earlier_schemas.append(schema_history.schema)
+    return SchemaHistory(schema, at, tuple(earlier_schemas[-_HISTORY_MAX:]), reverted)
 
 
-def _write_applied(state: Path, applied: SchemaHistory) -> None:
+def _write_applied(state: Path, schema_history: SchemaHistory) -> None:
     _write_durably(
-        state / APPLIED_FILE, msgspec.json.format(msgspec.json.encode(applied), indent=1) + b"\n"
+        state / APPLIED_FILE,
+        msgspec.json.format(msgspec.json.encode(schema_history), indent=1) + b"\n",
     )
 
 

@@ -97,7 +97,7 @@ class Subject:
     def to_read_request(self, now: int, person: str | None = None) -> ReadRequest:
         """Return the request that reads the subject; `person` overrides the user if resolved."""
         values = self.field_values
-        given = {
+        key_overrides = {
             field: value for field, value in values.items() if "." in field or field == "weekday"
         }
         hour = int(values["local_hour"]) if "local_hour" in values else None
@@ -111,7 +111,7 @@ class Subject:
             now=now,
             query=values.get("query"),
             position=int(values.get("position", 1)),
-            key_overrides=given,
+            key_overrides=key_overrides,
         )
 
     def columns(self, features: FeatureSet) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ def check_transforms(transforms: Sequence[Transform], kind_by_column: dict[str, 
     Raises:
         DeclarationError: names the line.
     """
-    transformed_columns = {transform_.column for transform_ in transforms}
+    transformed_columns = {transform.column for transform in transforms}
     location_by_name = dict.fromkeys(RESERVED_COLUMNS, "") | {
         name: "" for name in kind_by_column if name not in transformed_columns
     }
@@ -57,23 +57,23 @@ def check_transforms(transforms: Sequence[Transform], kind_by_column: dict[str, 
 
 
 def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
-    """Check that transforms learn from existing targets.
+    """Check that transforms learn from existing targets, the heads of slots' objectives.
 
     Raises:
         DeclarationError: names the line.
     """
     valid_heads = sorted(set(heads))
-    for transform_ in transforms:
-        for head in transform_.heads:
+    for transform in transforms:
+        for head in transform.heads:
             if head not in valid_heads:
                 message = f"transform: {head!r} is no head of any slot's objective"
                 raise DeclarationError(
-                    message, where=transform_.location, fix=f"use one of {', '.join(valid_heads)}"
+                    message, where=transform.location, fix=f"use one of {', '.join(valid_heads)}"
                 )
 
 
-def _check_chain(transform_: Transform, kind: str) -> None:
-    for step in transform_.steps:
+def _check_chain(transform: Transform, kind: str) -> None:
+    for step in transform.steps:
         call_name = step.call_name or type(step).__name__.removesuffix("Step").lower()
         input_kind = kind if isinstance(step, ImputeStep) and kind != CODE else step.input_kind
         if input_kind != kind:
@@ -87,26 +87,26 @@ def _check_chain(transform_: Transform, kind: str) -> None:
                 )
             raise DeclarationError(
                 f"transform: {call_name} takes {input_kind}, "
-                f"and {transform_.column} is {kind} there",
-                where=transform_.location,
+                f"and {transform.column} is {kind} there",
+                where=transform.location,
                 fix=fix,
             )
         if isinstance(step, ImputeStep):
-            _check_impute(transform_, step, kind)
+            _check_impute(transform, step, kind)
         else:
             kind = step.output_kind
 
 
-def _check_impute(transform_: Transform, step: ImputeStep, kind: str) -> None:
+def _check_impute(transform: Transform, step: ImputeStep, kind: str) -> None:
     if kind == KEY and step.how not in ("mode", "constant"):
         raise DeclarationError(
             f"transform: a category has no {step.how}",
-            where=transform_.location,
+            where=transform.location,
             fix='impute("mode") or impute("constant", TEXT)',
         )
     if step.how == "constant" and isinstance(step.value, str) != (kind == KEY):
         expected = "a text" if kind == KEY else "a number"
         raise DeclarationError(
-            f"transform: expected {expected} for {transform_.column}, got {step.value!r}",
-            where=transform_.location,
+            f"transform: expected {expected} for {transform.column}, got {step.value!r}",
+            where=transform.location,
         )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+# Kinds of a step's input and output: a key is a category's hash, a code an index for embeddings.
 NUMBER, KEY, CODE = "a number", "a category", "a code"
 
 FLOAT32_MAX = 3.4028234663852886e38  # largest float32
@@ -87,7 +88,10 @@ class HashingStep(Step):
 
 @dataclass(frozen=True)
 class VectorsStep(Step):
-    """An external vector for each text, learned from data before `trained_until` (microseconds)."""
+    """An external vector for each text, learned from data before `trained_until` (microseconds).
+
+    `rows` are the vectors.
+    """
 
     texts: tuple[str, ...] = field(repr=False)
     rows: tuple[tuple[float, ...], ...] = field(repr=False)

@@ -113,7 +113,7 @@ class CopiedSnapshot:
 
     def __init__(self, copies: Copies, head: CommitHead) -> None:
         self._copies, self._head = copies, head
-        self.published_at = head.at
+        self.published_at = head.current_at
         self._deadline = time.monotonic() + SNAPSHOT_LIFETIME_S
 
     def get(self, key: bytes) -> bytes | None:

@@ -73,9 +73,9 @@ class Hedge:
 class HedgeRequest:
     """A second request, perhaps to a replica that lags.
 
-    `accepts` returns the values, or None where they are too old.
+    `accept_values` returns the values, or None where they are too old.
     """
 
     client: Any
     keys: Sequence[bytes]
-    accepts: Callable[[list[bytes | None]], list[bytes | None] | None]
+    accept_values: Callable[[list[bytes | None]], list[bytes | None] | None]

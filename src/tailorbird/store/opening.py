@@ -124,10 +124,10 @@ def server_address(url: str, setting: str = "store.url") -> str:
     """
     fix = "write it as valkey://host:6379, valkeys:// for TLS, valkey+cluster:// for a cluster"
     try:
-        parts = urlsplit(url)
-        where = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"
+        url_parts = urlsplit(url)
+        address = f"{url_parts.scheme}://{url_parts.hostname}:{url_parts.port or 6379}"
     except ValueError as error:
         raise ConfigError(f"no address: {error}", where=setting, fix=fix) from None
-    if parts.scheme not in OPENERS:
-        raise ConfigError(f"{parts.scheme!r} is no scheme of a store", where=setting, fix=fix)
-    return where
+    if url_parts.scheme not in OPENERS:
+        raise ConfigError(f"{url_parts.scheme!r} is no scheme of a store", where=setting, fix=fix)
+    return address

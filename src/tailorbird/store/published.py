@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Progress = Callable[[int], None]
 
-_STATE_FORMAT = struct.Struct("<2Q")  # epoch, sequence
+_COMMIT_FORMAT = struct.Struct("<2Q")  # epoch, sequence
 COMMITS_RETAINED = 1_000
 CHANGED_KEYS_MAX = 200_000  # of a commit, or pending; beyond it everything is copied
 OLD_VALUES_BYTES_MAX = 64 << 20
@@ -117,13 +117,13 @@ class PublishedStore:
         self._pending_changes = _PendingChanges({}, copies_all=True)
         self.problem = ""
         self._now = now
-        self._current_at = now()
+        self._current_at_s = now()
         with local.snapshot() as snapshot:
-            packed_state = snapshot.get(COMMIT_KEY)
-        if packed_state is None:
-            packed_state = _STATE_FORMAT.pack(_new_epoch(), 0)
-            local.write(lambda transaction: transaction.put_many([(COMMIT_KEY, packed_state)]))
-        self._epoch, self._sequence = _STATE_FORMAT.unpack(packed_state)
+            packed_commit = snapshot.get(COMMIT_KEY)
+        if packed_commit is None:
+            packed_commit = _COMMIT_FORMAT.pack(_new_epoch(), 0)
+            local.write(lambda transaction: transaction.put_many([(COMMIT_KEY, packed_commit)]))
+        self._epoch, self._sequence = _COMMIT_FORMAT.unpack(packed_commit)
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self._thread.start()
 
@@ -143,7 +143,7 @@ class PublishedStore:
                 packed_keys = pack_keys(keys) if len(keys) <= CHANGED_KEYS_MAX else b"*"
                 transaction.put_many(
                     [
-                        (COMMIT_KEY, _STATE_FORMAT.pack(self._epoch, sequence)),
+                        (COMMIT_KEY, _COMMIT_FORMAT.pack(self._epoch, sequence)),
                         (changed_key(sequence), packed_keys),
                     ]
                 )
@@ -168,7 +168,7 @@ class PublishedStore:
     def status(self) -> PublishStatus:
         """Return the state of publishing, for metrics."""
         return PublishStatus(
-            int(self._current_at * 1e6),
+            int(self._current_at_s * 1e6),
             self.commits_behind(),
             len(self._pending_changes.old_values),
             self.problem,
@@ -279,29 +279,27 @@ class PublishedStore:
 
     def _changes_since(self, sequence: int) -> _PendingChanges:
         """Return the keys changed by the commits after `sequence`, as recorded locally."""
-        waiting_changes = _PendingChanges(
-            {}, copies_all=sequence < self._sequence - COMMITS_RETAINED
-        )
+        changes = _PendingChanges({}, copies_all=sequence < self._sequence - COMMITS_RETAINED)
         with self._local.snapshot() as snapshot:
             for changed_sequence in range(sequence + 1, self._sequence + 1):
                 packed_keys = snapshot.get(changed_key(changed_sequence))
                 if packed_keys is None or packed_keys == b"*":
                     return _PendingChanges({}, copies_all=True)
                 for key in unpack_keys(packed_keys):
-                    waiting_changes.add(key, False, None)
-        return waiting_changes
+                    changes.add(key, False, None)
+        return changes
 
     def _push_changes(self) -> None:
         if self._pending_changes.copies_all:
             self._copy_all(None)
             return
-        started_at = self._now()
-        waiting_changes, sequence, changes = self._take_pending()
+        started_at_s = self._now()
+        taken_changes, sequence, changes = self._take_pending()
         head = self._head
         if head is not None and sequence == head.sequence:
-            if started_at - head.at / 1e6 >= RENEW_S:
-                self._set_head(sequence, started_at)
-            self._current_at = started_at
+            if started_at_s - head.current_at / 1e6 >= RENEW_S:
+                self._set_head(sequence, started_at_s)
+            self._current_at_s = started_at_s
             return
         try:
             faults.at("publish.before_records")
@@ -309,11 +307,11 @@ class PublishedStore:
                 changes, self._epoch, sequence, 0 if head is None else head.sequence
             )
             faults.at("publish.before_head")
-            self._set_head(sequence, started_at)
-            self._current_at = started_at
+            self._set_head(sequence, started_at_s)
+            self._current_at_s = started_at_s
         except BaseException:
             with self._commit_lock:
-                newer_changes, self._pending_changes = self._pending_changes, waiting_changes
+                newer_changes, self._pending_changes = self._pending_changes, taken_changes
                 for key, (has_old, old) in newer_changes.old_values.items():
                     self._pending_changes.add(key, has_old, old)
                 self._pending_changes.copies_all |= newer_changes.copies_all
@@ -322,14 +320,14 @@ class PublishedStore:
     def _take_pending(self) -> tuple[_PendingChanges, int, list[Change]]:
         """Take the pending changes; return them, their commit, and the records as of it."""
         with self._commit_lock:
-            waiting_changes, self._pending_changes = self._pending_changes, _PendingChanges({})
+            taken_changes, self._pending_changes = self._pending_changes, _PendingChanges({})
             with self._local.snapshot() as snapshot:
                 return (
-                    waiting_changes,
+                    taken_changes,
                     self._sequence,
                     [
                         Change(key, snapshot.get(key), old, has_old)
-                        for key, (has_old, old) in waiting_changes.old_values.items()
+                        for key, (has_old, old) in taken_changes.old_values.items()
                     ],
                 )
 
@@ -344,7 +342,7 @@ class PublishedStore:
         with self._commit_lock:
             self._local.write(
                 lambda transaction: transaction.put_many(
-                    [(COMMIT_KEY, _STATE_FORMAT.pack(epoch, self._sequence))]
+                    [(COMMIT_KEY, _COMMIT_FORMAT.pack(epoch, self._sequence))]
                 )
             )
             self._epoch, self._head, self._pending_changes = epoch, None, _PendingChanges({})
@@ -375,9 +373,9 @@ class PublishedStore:
         with self._local.snapshot() as snapshot:
             return list(islice(snapshot.scan(b"", after=after_key), CHUNK_RECORDS))
 
-    def _set_head(self, sequence: int, at: float) -> None:
+    def _set_head(self, sequence: int, current_at_s: float) -> None:
         self._renew_claim()
-        head = CommitHead(self._epoch, sequence, int(at * 1e6))
+        head = CommitHead(self._epoch, sequence, int(current_at_s * 1e6))
         self._copies.set_head(head)
         self._head = head
 

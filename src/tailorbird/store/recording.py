@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tailorbird.store.protocol import Snapshot, Transaction
 
 OWN_PREFIX = b"\xff"  # prefix of the keys of `store.published` in the local store
-COMMIT_KEY = OWN_PREFIX + b"n"
+COMMIT_KEY = OWN_PREFIX + b"n"  # key of the epoch and sequence of the newest commit
 _CHANGED_PREFIX = OWN_PREFIX + b"k"
 
 

@@ -55,7 +55,9 @@ class Client(Protocol):
 
     def release(self, key: bytes, token: bytes) -> None: ...
 
-    def keys(self, prefix: bytes) -> Iterator[list[bytes]]: ...
+    def keys(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """Yield the keys that begin with `prefix`, in pages."""
+        ...
 
     def delete(self, keys: Sequence[bytes]) -> None: ...
 
@@ -157,7 +159,7 @@ class ValkeyCopies:
             for keys in self._client.keys(b"tb:" if include_unnamed else f"tb:{project}:".encode()):
                 unclaimed_keys: list[bytes] = []
                 for key in keys:
-                    schema, prefix = _schema_of(key, project.encode())
+                    schema, prefix = _schema_and_prefix(key, project.encode())
                     if (
                         schema is None
                         or (not include_unnamed and schema.startswith("tb:"))
@@ -339,7 +341,7 @@ _KEY_PATTERN = re.compile(
 )
 
 
-def _schema_of(key: bytes, project: bytes) -> tuple[str | None, bytes]:
+def _schema_and_prefix(key: bytes, project: bytes) -> tuple[str | None, bytes]:
     """Return schema and prefix of a key of the project.
 
     The schema is `tb:SCHEMA` where the key names no project, and None for a foreign key.

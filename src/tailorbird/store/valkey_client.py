@@ -54,15 +54,15 @@ class _Request:
 
 
 def _race_requests(
-    first_request: _Request, hedge: HedgeRequest, deadline: float
+    first_request: _Request, hedge_request: HedgeRequest, deadline: float
 ) -> list[bytes | None] | None:
     """Return the second request's values if they come first; None if the first is to be read."""
-    with _Request(hedge.client.pool, hedge.keys) as second_request:
+    with _Request(hedge_request.client.pool, hedge_request.keys) as second_request:
         while time.monotonic() < deadline:
             if first_request.wait_for_response(_POLL_S):
                 return None
             if second_request.wait_for_response(_POLL_S):
-                return hedge.accepts(second_request.read_values())
+                return hedge_request.accept_values(second_request.read_values())
     return None
 
 

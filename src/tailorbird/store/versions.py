@@ -1,8 +1,8 @@
 """The format of copied records: each with its previous version, for readers of the previous head.
 
-    head      epoch u64 | sequence u64 | at u64
-    record    epoch u64 | sequence u64 | before u64 | two lengths i32
-              | value as of `sequence` | value between `before` and `sequence`
+    head      epoch u64 | sequence u64 | current_at u64
+    record    epoch u64 | sequence u64 | previous_sequence u64 | two lengths i32
+              | value as of `sequence` | value between `previous_sequence` and `sequence`
 
 `store.published` creates them, and `store.valkey` stores them.
 """
@@ -22,17 +22,20 @@ _ABSENT_LENGTH, _UNKNOWN_LENGTH = -1, -2  # lengths: the record was absent; it i
 class CommitHead:
     """The newest complete commit. Sequences of different epochs are not comparable.
 
-    `at` is when it was last known to be newest, by the publisher's clock, in microseconds.
+    `current_at` is when it was last known to be newest, by the publisher's clock, in microseconds.
     """
 
     epoch: int
     sequence: int
-    at: int = field(default=0, compare=False)
+    current_at: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A record now and as of the previous head; None where it is absent."""
+    """A record now and as of the previous head; None where it is absent.
+
+    `has_old` is whether `old` is known.
+    """
 
     key: bytes
     new: bytes | None
@@ -87,7 +90,7 @@ def version_at(record: bytes, head: CommitHead) -> bytes | None:
 
 def encode_head(head: CommitHead) -> bytes:
     """Encode the head."""
-    return _HEAD_FORMAT.pack(head.epoch, head.sequence, head.at)
+    return _HEAD_FORMAT.pack(head.epoch, head.sequence, head.current_at)
 
 
 def decode_head(head_bytes: bytes | None) -> CommitHead | None:

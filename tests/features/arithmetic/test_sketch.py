@@ -60,7 +60,7 @@ def test_a_union_contains_the_routed_events_of_its_window(seed, delay, precision
     )
     since = t - rng.integers(0, 600, q)
     timeline = Timeline(entity_keys, keys, ts, p)
-    empty, weight = SketchTree(timeline, hashes, chosen, precision).since(
+    empty, weight = SketchTree(timeline, hashes, chosen, precision).summary_since(
         timeline.queries_at(entity_keys, t, p_limit), since
     )
     for row in range(q):

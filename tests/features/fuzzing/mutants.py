@@ -267,7 +267,9 @@ def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
 def _a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
     """A tile's slot keeps what was in it a ring's length ago."""
     patch.setattr(
-        tiles.Tiles, "clear_expired", lambda self, states, filled, previous_ts, newest_ts: None
+        tiles.Tiles,
+        "clear_expired",
+        lambda self, states, filled_lanes, previous_ts, newest_ts: None,
     )
 
 

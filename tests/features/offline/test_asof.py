@@ -39,7 +39,7 @@ def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, leng
     prefixes = [timeline.prefix(value), timeline.prefix(chosen)]
     upper, lower = at.before().sums(prefixes), at.before(since).sums(prefixes)
     sums, counts = (at.to_input_order(high - low) for high, low in zip(upper, lower, strict=True))
-    peaks = MaximumTree(timeline, np.maximum(value, 0)).since(at, since)
+    peaks = MaximumTree(timeline, np.maximum(value, 0)).largest_since(at, since)
     series = Series(timeline, np.flatnonzero(chosen.astype(bool)[timeline.order]))
     newest, recent = series.newest(at), series.newest(at, since)
     last, last_recent = series.last(at, length), series.last(at, length, since)
@@ -81,7 +81,7 @@ def test_one_crowded_entity_is_exact_however_late_its_events_are(arrival):
     at = timeline.queries_at(keys, t, p_limit)
     prefixes = [timeline.prefix(value)]
     sums = at.to_input_order(at.before().sums(prefixes)[0] - at.before(t - 500).sums(prefixes)[0])
-    peaks = MaximumTree(timeline, value + 1000).since(at, t - 500)
+    peaks = MaximumTree(timeline, value + 1000).largest_since(at, t - 500)
     chosen = value > 0
     series = Series(timeline, np.flatnonzero(chosen[timeline.order]))
     newest, last = series.newest(at), series.last(at, 20)

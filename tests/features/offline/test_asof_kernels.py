@@ -87,8 +87,8 @@ def test_peaks_and_unions_are_those_of_a_loop(events, moments, seed):
     hashes = rng.integers(0, 1 << 63, len(key)).astype(np.uint64) * np.uint64(2)
     timeline = timeline_of(keys, key, ts, p)
     at = timeline.queries_at(keys.astype(np.uint64), t, p_limit)
-    peaks = MaximumTree(timeline, value).since(at, t - 30)
-    empty, weight = SketchTree(timeline, hashes, chosen, 4).since(at, t - 30)
+    peaks = MaximumTree(timeline, value).largest_since(at, t - 30)
+    empty, weight = SketchTree(timeline, hashes, chosen, 4).summary_since(at, t - 30)
     for row in range(len(keys)):
         inside = (key == keys[row]) & (ts < t[row]) & (p <= p_limit[row]) & (ts >= t[row] - 30)
         assert peaks[row] == value[inside].max(initial=0)
@@ -125,8 +125,8 @@ def test_a_single_crowded_entity(late):
     prefix = timeline.prefix(value)
     sums = at.window_sums(timeline.prefixes([value]), [(100, 700, 0), (1000, 12_000, 0)])
     faded = at.decayed_sums(prefix, 1000, WEIGHTS)
-    peaks = MaximumTree(timeline, value).since(at, t - 5_000)
-    summaries = SketchTree(timeline, hashes, np.ones(n, np.bool_), 6).since(at, t - 5_000)
+    peaks = MaximumTree(timeline, value).largest_since(at, t - 5_000)
+    summaries = SketchTree(timeline, hashes, np.ones(n, np.bool_), 6).summary_since(at, t - 5_000)
     for row in range(q):
         counted = (key == 1) & (ts < t[row]) & (p <= p_limit[row])
         assert sums[row, 0] == value[counted & (ts >= t[row] // 100 * 100 - 700)].sum()

@@ -1,5 +1,7 @@
 """From the lanes of reading records to columns: one fixed order of float64 operations per kind.
 
+A lane is one 64-bit number of a record, at the same place in all records of an entity.
+
 Columns are rounded once to float32. Reading and backfill share this module, each with its own
 source of lanes, so that equal sums are equal bits. The arithmetic is + − × ÷ only, whose result
 IEEE 754 defines; NumPy neither fuses nor reorders it within an element.
@@ -33,8 +35,8 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
-# Lanes of one step (rows,), or of several steps of one operation (steps, rows) with their numbers
-# (steps, 1).
+# Lanes of one step (rows,), or of several steps of one operation (steps, rows), with the declared
+# constants of each, such as its unit: scalars, or (steps, 1).
 Operands = Sequence[Int64s]
 Numbers = Sequence[float | Floats]
 Arithmetic = Callable[[Operands, Numbers, Int64s], Floats]
@@ -124,7 +126,7 @@ def compute_number(step: Step, lanes: LaneSource) -> Floats:
     if step.operation in RUN_OPERATIONS:
         value = lanes.run_values(step)
     elif step.operation == "match":
-        value = _match(step, lanes)
+        value = _match_share(step, lanes)
     else:
         value = ARITHMETIC[arithmetic_name(step)](
             [lanes.lane(record_lane) for record_lane in step.record_lanes], step.numbers, lanes.t
@@ -164,7 +166,7 @@ def recent_events(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
 
 
 def further_values(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
-    """Return the further values of a sequence by their text, as numbers or hashes."""
+    """Return what a sequence stores beside item, type and time, by its expression's text."""
     return {
         expression.text: lane.view(np.uint64 if expression.kind == "text" else np.float64)
         for expression, lane in zip(step.of, bits, strict=True)
@@ -184,15 +186,15 @@ def _finish_total(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _finish_mean(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    events = lanes[1].astype(np.float64)
-    return np.where(events > 0, _finish_total(lanes, numbers, t) / events, np.nan)
+    event_count = lanes[1].astype(np.float64)
+    return np.where(event_count > 0, _finish_total(lanes, numbers, t) / event_count, np.nan)
 
 
 def _finish_variance(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    events, amount, low, high = (lane.astype(np.float64) for lane in lanes)
-    mean = amount / events
-    squared_spread = np.maximum((high * 2.0**SQUARE_BITS + low) / events - mean * mean, 0.0)
-    return np.where(events > 0, squared_spread * (numbers[0] * numbers[0]), np.nan)
+    event_count, amount_sum, low, high = (lane.astype(np.float64) for lane in lanes)
+    mean = amount_sum / event_count
+    squared_spread = np.maximum((high * 2.0**SQUARE_BITS + low) / event_count - mean * mean, 0.0)
+    return np.where(event_count > 0, squared_spread * (numbers[0] * numbers[0]), np.nan)
 
 
 def _finish_maximum(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
@@ -252,19 +254,19 @@ def _finish_decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return lanes[0].view(np.float64) * numbers[0]
 
 
-def _finish_last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_last_value(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(_is_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
 
 
-def _finish_earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_first_value(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(lanes[0] > 0, lanes[1].view(np.float64), np.nan)
 
 
-def _finish_since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_since_last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(_is_recent(lanes[0], t), (t - lanes[0]).astype(np.float64) / 1e6, np.nan)
 
 
-def _finish_first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+def _finish_since_first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     elapsed = np.minimum(t - (PEAK_ZERO - lanes[0]), LOOK_BACK_MAX).astype(np.float64) / 1e6
     return np.where(lanes[0] > 0, elapsed, np.nan)
 
@@ -277,7 +279,7 @@ def _finish_age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return (t.astype(np.float64) - lanes[0].view(np.float64)) / 1e6
 
 
-def _match(step: Step, lanes: LaneSource) -> Floats:
+def _match_share(step: Step, lanes: LaneSource) -> Floats:
     query_words, profile_words = (
         lanes.query_words(),
         [lanes.lane(record_lane).view(np.uint64) for record_lane in step.record_lanes],
@@ -307,10 +309,10 @@ ARITHMETIC: dict[str, Arithmetic] = {
     "trend": _finish_trend,
     "share": _finish_plain_ratio,
     "decayed": _finish_decayed,
-    "last": _finish_last,
-    "earliest": _finish_earliest,
-    "since": _finish_since,
-    "first": _finish_first,
+    "last": _finish_last_value,
+    "earliest": _finish_first_value,
+    "since": _finish_since_last,
+    "first": _finish_since_first,
     "attribute": _finish_attribute,
     "age": _finish_age,
     "quantile": _finish_quantile,

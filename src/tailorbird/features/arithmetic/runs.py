@@ -160,11 +160,11 @@ class Runs:
                 np.ones(min(len(request), 1), np.bool_),
             )
         )
-        count, newest = np.diff(last_of_value, prepend=-1), events[order[last_of_value]]
-        best = np.lexsort((newest, count, request[last_of_value]))
+        count, newest_event = np.diff(last_of_value, prepend=-1), events[order[last_of_value]]
+        order_by_count = np.lexsort((newest_event, count, request[last_of_value]))
         favourites = np.zeros(len(self.t), np.uint64)
-        favourites[request[last_of_value[best]]] = value[
-            last_of_value[best]
+        favourites[request[last_of_value[order_by_count]]] = value[
+            last_of_value[order_by_count]
         ]  # The last assignment to an index wins.
         return favourites
 
@@ -177,9 +177,9 @@ class Runs:
         value_index = np.searchsorted(unique_values, candidate)
         is_present = value_index < len(unique_values)
         is_present[is_present] = unique_values[value_index[is_present]] == candidate[is_present]
-        width = max(len(unique_values), 1)
-        event_pairs = np.sort(self._request_of_event * width + value_of_event)
-        candidate_pairs = request * width + np.where(is_present, value_index, 0)
+        value_count = max(len(unique_values), 1)
+        event_pairs = np.sort(self._request_of_event * value_count + value_of_event)
+        candidate_pairs = request * value_count + np.where(is_present, value_index, 0)
         count = np.searchsorted(event_pairs, candidate_pairs, side="right") - np.searchsorted(
             event_pairs, candidate_pairs
         )

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Registers = npt.NDArray[np.uint8]  # (…, 2^p)
 
-_ALPHA = {
+_ALPHA_BY_PRECISION = {
     4: 0.673,
     5: 0.697,
     6: 0.709,
@@ -58,7 +58,7 @@ def estimate_distinct(empty_registers: Int64s, rank_sum: Int64s, precision: int)
     """
     register_count = float(1 << precision)
     raw_estimate = (
-        _ALPHA[precision]
+        _ALPHA_BY_PRECISION[precision]
         * register_count
         * register_count
         * 2.0**RANK_MAX

@@ -70,29 +70,36 @@ class ColumnStacks:
 
     def __init__(self, layout: Layout, entity_has_one_row: Sequence[bool]) -> None:
         steps = [step for step in layout.steps if step.kind == "numeric"]
-        groups: dict[_StackKey, list[tuple[int, Numbers]]] = {}
+        members_by_key: dict[_StackKey, list[tuple[int, Numbers]]] = {}
         self.unstacked_steps: list[tuple[int, Step]] = []
         for column, step in enumerate(steps):
-            name = finish.arithmetic_name(step)
-            if name:
-                name, numbers = _EQUIVALENT_ARITHMETIC.get(
-                    name, (name, step.numbers if name != "bare ratio" else ())
+            arithmetic = finish.arithmetic_name(step)
+            if arithmetic:
+                arithmetic, numbers = _EQUIVALENT_ARITHMETIC.get(
+                    arithmetic, (arithmetic, step.numbers if arithmetic != "bare ratio" else ())
                 )
                 is_one_row = all(
                     entity_has_one_row[record_lane.entity] for record_lane in step.record_lanes
                 )
                 # A sketch's precision chooses a table, so a stack has a single one.
                 key = _StackKey(
-                    is_one_row, name, len(step.record_lanes), numbers if name == "distinct" else ()
+                    is_one_row,
+                    arithmetic,
+                    len(step.record_lanes),
+                    numbers if arithmetic == "distinct" else (),
                 )
-                groups.setdefault(key, []).append((column, numbers))
+                members_by_key.setdefault(key, []).append((column, numbers))
             elif step.operation != "derived":
                 self.unstacked_steps.append((column, step))
         self._column_count = len(steps)
         self._stack_groups = [
             _StackGroup(
                 steps,
-                {key: members for key, members in groups.items() if key.is_one_row is is_one_row},
+                {
+                    key: members
+                    for key, members in members_by_key.items()
+                    if key.is_one_row is is_one_row
+                },
             )
             for is_one_row in (True, False)
         ]
@@ -100,8 +107,8 @@ class ColumnStacks:
     def table(self, readings_by_entity: Sequence[EntityReadings], t: Int64s, rows: int) -> Float32s:
         """Return the table, shape (columns, rows), with the columns of the stacks."""
         table = np.empty((self._column_count, rows), np.float32)
-        for group, width in zip(self._stack_groups, (1, rows), strict=True):
-            group.fill(table, readings_by_entity, t, width)
+        for group, row_count in zip(self._stack_groups, (1, rows), strict=True):
+            group.fill(table, readings_by_entity, t, row_count)
         return table
 
 
@@ -118,11 +125,11 @@ class _StackGroup:
     """The stacks whose operands have the same number of rows."""
 
     def __init__(
-        self, steps: list[Step], groups: dict[_StackKey, list[tuple[int, Numbers]]]
+        self, steps: list[Step], members_by_key: dict[_StackKey, list[tuple[int, Numbers]]]
     ) -> None:
         record_lanes: list[RecordLane] = []
         self._stacks: list[_Stack] = []
-        for (_, name, operand_count, _), members in groups.items():
+        for (_, arithmetic, operand_count, _), members in members_by_key.items():
             columns = [column for column, _ in members]
             stack_steps = [steps[column] for column in columns]
             operand_slices = []
@@ -140,7 +147,11 @@ class _StackGroup:
             entities = [step.record_lanes[0].entity for step in stack_steps]
             self._stacks.append(
                 _Stack(
-                    finish.ARITHMETIC[name], operand_slices, numbers, np.array(columns), entities
+                    finish.ARITHMETIC[arithmetic],
+                    operand_slices,
+                    numbers,
+                    np.array(columns),
+                    entities,
                 )
             )
         self._operand_count = len(record_lanes)
@@ -154,23 +165,27 @@ class _StackGroup:
             self._gather_plan.append(
                 (
                     entity,
-                    np.array([record_lanes[operand_index].lane for operand_index in operand_rows]),
+                    np.array([record_lanes[row].lane for row in operand_rows]),
                     np.array(operand_rows),
                 )
             )
 
     def fill(
-        self, table: Float32s, readings_by_entity: Sequence[EntityReadings], t: Int64s, width: int
+        self,
+        table: Float32s,
+        readings_by_entity: Sequence[EntityReadings],
+        t: Int64s,
+        row_count: int,
     ) -> None:
         if not self._stacks:
             return
-        operands = np.empty((self._operand_count, width), np.int64)
-        for entity, lanes, operand_indices in self._gather_plan:
+        operands = np.empty((self._operand_count, row_count), np.int64)
+        for entity, lanes, operand_rows in self._gather_plan:
             entity_readings = readings_by_entity[entity]
             lane_values = entity_readings.readings.T[lanes]
             if entity_readings.row_index is not None:
                 lane_values = lane_values.take(entity_readings.row_index, axis=1)
-            operands[operand_indices] = (
+            operands[operand_rows] = (
                 lane_values
                 if entity_readings.all_present
                 else np.where(entity_readings.is_present, lane_values, 0)
@@ -182,7 +197,7 @@ class _StackGroup:
             if not all(readings_by_entity[entity].all_present for entity in stack.entities):
                 is_present = np.stack(
                     [
-                        np.broadcast_to(readings_by_entity[entity].is_present, width)
+                        np.broadcast_to(readings_by_entity[entity].is_present, row_count)
                         for entity in stack.entities
                     ]
                 )
@@ -200,6 +215,8 @@ def find_one_row_entities(
 ) -> list[bool]:
     """Return for each entity whether all rows of a request share it: its key does not depend on the
     item.
+
+    `key_part_lanes` is `FeatureSet.key_part_lanes`.
     """
 
     def has_one_row(entity: int) -> bool:

@@ -39,8 +39,8 @@ from tailorbird.features.expr.expression import Expression, parse
 from tailorbird.features.expr.nodes import ExpressionError
 from tailorbird.features.expr.scalar import check_computable
 
-_ATTRIBUTE = re.compile(r"(item|user|properties)\.[A-Za-z_]\w*\Z")
-_NAME = re.compile(r"[A-Za-z_]\w*\Z")
+_ATTRIBUTE_PATTERN = re.compile(r"(item|user|properties)\.[A-Za-z_]\w*\Z")
+_NAME_PATTERN = re.compile(r"[A-Za-z_]\w*\Z")
 
 NAME_MAX = 100  # letters in the name of a feature or attribute
 VALUE_MAX = 1e15  # largest value of a summed number
@@ -68,12 +68,12 @@ def collect_features() -> Iterator[list[Feature]]:
 
 def is_profile_field(name: str) -> bool:
     """Return whether the name is `item.x` or `user.x`, which entities may be made of."""
-    return bool(_ATTRIBUTE.match(name)) and not name.startswith("properties.")
+    return bool(_ATTRIBUTE_PATTERN.match(name)) and not name.startswith("properties.")
 
 
 def event_kind(name: str) -> ValueKind | None:
     """Return the kind of a name in expressions over events; see `features.expr.expression`."""
-    return EVENT_FIELDS.get(name) or ("either" if _ATTRIBUTE.match(name) else None)
+    return EVENT_FIELDS.get(name) or ("either" if _ATTRIBUTE_PATTERN.match(name) else None)
 
 
 def parse_duration(text: str) -> int:
@@ -120,7 +120,8 @@ def declaration_error(message: str, fix: str = "") -> DeclarationError:
 
 
 def check_name(name: str) -> tuple[str, str]:
-    if not isinstance(name, str) or not _NAME.match(name):
+    """Check a feature's name and return it with the line that declares it."""
+    if not isinstance(name, str) or not _NAME_PATTERN.match(name):
         raise declaration_error(f"a feature's name is letters, digits and _, got {quote(name)}")
     if len(name) > NAME_MAX:
         raise declaration_error(
@@ -145,6 +146,7 @@ def check_attribute(name: str, parameter: str = "attribute") -> str:
 
 
 def check_event_feature(name: str, entity: Entity, type: str | Sequence[str]) -> tuple[str, str]:
+    """Check the entity, the types and the name; return what `check_name` does."""
     if not isinstance(entity, Entity):
         raise declaration_error(f'expected an entity such as entity("item"), got {entity!r}')
     parse_types(type)
@@ -265,8 +267,8 @@ def parse_edges(edges: Sequence[float]) -> tuple[float, ...]:
     bounds = tuple(
         float(edge) for edge in edges if isinstance(edge, int | float) and abs(edge) <= 1e300
     )
-    ascending = all(low < high for low, high in pairwise(bounds))
-    if len(bounds) < len(edges) or not ascending or not 2 <= len(bounds) <= EDGES_MAX:
+    is_ascending = all(low < high for low, high in pairwise(bounds))
+    if len(bounds) < len(edges) or not is_ascending or not 2 <= len(bounds) <= EDGES_MAX:
         raise declaration_error(
             f"edges: expected 2 to {EDGES_MAX} numbers, ascending, got {list(edges)!r}"
         )

@@ -166,7 +166,10 @@ class Distinct(EventFeature):
 
 @dataclass(frozen=True)
 class Ratio(EventFeature):
-    """Events of `types` per event of `below`; `prior` is an entity, a constant rate, or None."""
+    """Events of `types` per event of `below`, smoothed by a prior rate that weighs `weight` events.
+
+    `prior` is the entity whose rate it is, a constant rate, or None.
+    """
 
     below: tuple[str, ...]
     window: Window
@@ -195,7 +198,7 @@ class Share(EventFeature):
 class Decayed(EventFeature):
     """An exponentially decayed count, or a sum where `amount` is given.
 
-    `window` has `DECAY_STEPS` hops per half-life and covers the whole decay.
+    `window` has `limits.HALF_LIFE_TILES` hops per half-life and covers the whole decay.
     """
 
     window: Window
@@ -360,7 +363,8 @@ class Similarity(Feature):
     """The learned similarity of the candidate to the last `length` items of the sequence `of`.
 
     It is no part of the schema: a bundle brings the table, and the column is computed beside the
-    model's matrix, see `ranking.encode.similarities`.
+    model's matrix, see `ranking.encode.similarities`. `how` combines the items' similarities, and
+    `decay` is what an item weighs beside the one after it.
     """
 
     of: str

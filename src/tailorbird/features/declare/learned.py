@@ -89,20 +89,22 @@ def check_similarities(similarities: Sequence[Similarity], features: Sequence[Fe
     Raises:
         DeclarationError: names the line.
     """
-    sequences = {feature.name: feature for feature in features if isinstance(feature, SequenceOf)}
-    declared = {feature.name for feature in features}
+    sequence_by_name = {
+        feature.name: feature for feature in features if isinstance(feature, SequenceOf)
+    }
+    declared_names = {feature.name for feature in features}
     for similarity_ in similarities:
-        sequence = sequences.get(similarity_.of)
+        sequence = sequence_by_name.get(similarity_.of)
         if sequence is None:
             problem = (
                 f"{similarity_.of!r} is no sequence"
-                if similarity_.of in declared
+                if similarity_.of in declared_names
                 else f"there is no sequence {similarity_.of!r}"
             )
             fix = suggest_name(
                 similarity_.of,
-                sequences,
-                f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}",
+                sequence_by_name,
+                f"sequences: {', '.join(sequence_by_name) or 'none; declare one with sequence()'}",
             )
             raise DeclarationError(
                 f"{similarity_.name}: of: {problem}", where=similarity_.location, fix=fix

@@ -3,14 +3,14 @@
 from tailorbird.events.clock import DAY
 
 LOOK_BACK_MAX = 400 * DAY  # how far back a declaration may look
-LOOK_BACK_HOP = 25 * DAY
-HOPS_MAX = 64
+LOOK_BACK_HOP = 25 * DAY  # hop of a feature without a window
+HOPS_MAX = 64  # hops of a window
 HOPS_DEFAULT = 12
 SEQUENCE_LENGTH_DEFAULT = 128
 SEQUENCE_LENGTH_MAX = 1_024
 SEQUENCE_VALUES_MAX = 8  # values per event of a sequence besides item, type and time
-SESSION_EVENTS_MAX = 64
-GAP_EVENTS_DEFAULT = 32
+SESSION_EVENTS_MAX = 64  # last events of a person that are searched for the session
+GAP_EVENTS_DEFAULT = 32  # events of `gap_mean` and the other gaps
 RECENT_EVENTS_DEFAULT = 64  # events of `favourite` and `seen`
 
 # A decay has 4 tiles a half-life and forgets what is older than 8, a weight of 1/256.

@@ -51,7 +51,7 @@ def words_of(value: object) -> list[str]:
     texts = [
         text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
     ]
-    words = _WORD.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
+    words = _WORD_PATTERN.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
     return list(dict.fromkeys(words))[:WORDS_MAX]
 
 
@@ -75,7 +75,7 @@ def time_of(value: object) -> float:
     return number * scale if abs(number) < 1e17 else math.nan
 
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD_PATTERN = re.compile(r"[^\W_]+")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -40,7 +40,7 @@ RowSelection = Rows | slice
 T = TypeVar("T")
 
 SHOWN_TYPES = ("answer", "impression")
-NUMBER_MAX = 1.7e308  # the limit of `plain.number_of`
+NUMBER_MAX = 1.7e308  # the limit of `scalars.number_of`
 _JSON_COLUMNS = {"item": "item_profile", "user": "user_profile", "properties": "properties"}
 
 
@@ -93,22 +93,25 @@ class Frame:
         self.converted_counts: Counter[str] = (
             Counter()
         )  # truths and lists used as numbers, by field
-        count = self._table.num_rows
-        item_counts = np.zeros(count, np.int64)
-        if self._table["items"].null_count < count:
+        event_count = self._table.num_rows
+        item_counts = np.zeros(event_count, np.int64)
+        if self._table["items"].null_count < event_count:
             item_counts += pc.fill_null(pc.list_value_length(self._table["items"]), 0).to_numpy()
             item_counts[self._table["item_id"].is_valid().to_numpy()] = 0
         self._item_counts = item_counts
-        self._event_ids, self._is_hashed = np.zeros(count, np.uint64), np.zeros(count, np.bool_)
+        self._event_ids, self._is_hashed = (
+            np.zeros(event_count, np.uint64),
+            np.zeros(event_count, np.bool_),
+        )
         self._is_expanded = bool(item_counts.any())
         # Which event each row is; columns of events that are not expanded are taken as they are,
         # not copied.
         self._event_of_row: Rows | slice = slice(None)
         # The index in `items`; 0 where an event is not expanded.
-        self.index: Int64s = np.zeros(count, np.int64)
+        self.index: Int64s = np.zeros(event_count, np.int64)
         if self._is_expanded:
             row_counts = np.maximum(item_counts, 1)
-            self._event_of_row = np.repeat(np.arange(count), row_counts)
+            self._event_of_row = np.repeat(np.arange(event_count), row_counts)
             self.index = np.arange(len(self._event_of_row)) - np.repeat(
                 np.cumsum(row_counts) - row_counts, row_counts
             )
@@ -155,14 +158,17 @@ class Frame:
         is_requested[event_of_row] = True
         unhashed_events = np.flatnonzero(is_requested & ~self._is_hashed)
         if len(unhashed_events):
-            owners = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(
-                pa.array(unhashed_events)
-            )
+            id_columns = self._table.select(
+                ["event_id", "user_id", "anonymous_id", "item_id"]
+            ).take(pa.array(unhashed_events))
             owner = pc.coalesce(
-                owners["user_id"], owners["anonymous_id"], owners["item_id"], pa.scalar("")
+                id_columns["user_id"],
+                id_columns["anonymous_id"],
+                id_columns["item_id"],
+                pa.scalar(""),
             )
             self._event_ids[unhashed_events] = combine_keys(
-                self._hash_texts(owners["event_id"]), self._hash_repeated_texts(owner)
+                self._hash_texts(id_columns["event_id"]), self._hash_repeated_texts(owner)
             )
             self._is_hashed[unhashed_events] = True
         with np.errstate(over="ignore"):
@@ -353,9 +359,9 @@ class Frame:
         if not self._is_expanded:
             return own_items
         keys = own_items[self._event_of_row]
-        lists = pc.filter(self._table["items"], pa.array(self._item_counts > 0))
+        item_lists = pc.filter(self._table["items"], pa.array(self._item_counts > 0))
         keys[np.repeat(self._item_counts > 0, np.maximum(self._item_counts, 1))] = hash_column(
-            pc.list_flatten(lists)
+            pc.list_flatten(item_lists)
         )
         return keys
 

@@ -30,7 +30,8 @@ Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 RowSelection = Rows | slice
 
-PEAK_ZERO = 1 << 62  # the code of the value 0
+# A peak, the largest or smallest value, is stored as a code above 0; this is the code of 0.
+PEAK_ZERO = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Extract:
     def session(self) -> Keys:
         return self.frame.text("session")[self.rows]
 
-    def of(self, value: Expression) -> Int64s:
+    def value_bits(self, value: Expression) -> Int64s:
         """Return a further value of each row, encoded as by `Frame.bits`."""
         return self.frame.bits(value)[self.rows]
 
@@ -178,7 +179,7 @@ def extract_profiles(
     is_profile = pc.and_(pc.equal(table["type"], type), table["counts"])
     event_indexes = np.flatnonzero(is_profile.to_numpy())
     first_rows = np.flatnonzero(frame.index == 0)[event_indexes]  # the frame's row of each event
-    column = table["item_id" if type == "item" else "user_id"].take(pa.array(event_indexes))
+    ids = table["item_id" if type == "item" else "user_id"].take(pa.array(event_indexes))
     # Profiles recur and many are alike, so each distinct text is parsed once.
     encoded = table["properties"].take(pa.array(event_indexes)).combine_chunks().dictionary_encode()
     profiles = [*(parse_json(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
@@ -190,25 +191,25 @@ def extract_profiles(
         for name, kind in attributes
         if kind == "word 1"
     }
-    for lane, (name, full_kind) in enumerate(attributes):
+    for attribute_index, (name, full_kind) in enumerate(attributes):
         kind, element = kind_and_element(full_kind)
         if kind == "word":
-            lane_values = [
+            attribute_values = [
                 hash64(words[element - 1]) if len(words) >= element else 0
                 for words in words_by_attribute[name]
             ]
         elif kind == "time":
-            lane_values = [time_of(profile.get(name)) for profile in profiles]
+            attribute_values = [time_of(profile.get(name)) for profile in profiles]
         else:
             elements = [element_of(profile.get(name), element) for profile in profiles]
-            lane_values = [
+            attribute_values = [
                 (number_of if kind == "numeric" else category_key)(element) for element in elements
             ]
             if kind == "numeric":
                 raw_values = (
                     elements if " " in full_kind else (profile.get(name) for profile in profiles)
                 )
-                conversions = zip(raw_values, lane_values, occurrences, strict=True)
+                conversions = zip(raw_values, attribute_values, occurrences, strict=True)
                 if converted_count := sum(
                     int(count)
                     for value, converted_value, count in conversions
@@ -226,13 +227,13 @@ def extract_profiles(
                     )
                 )
                 for value, converted_value, count in zip(
-                    elements, lane_values, occurrences, strict=True
+                    elements, attribute_values, occurrences, strict=True
                 )
             )
             if unreadable_count:
                 frame.unreadable_counts[f"{type}.{name}"] += unreadable_count
-        values[:, lane] = np.array(
-            lane_values, np.uint64 if kind in ("word", "categorical") else np.float64
+        values[:, attribute_index] = np.array(
+            attribute_values, np.uint64 if kind in ("word", "categorical") else np.float64
         ).view(np.int64)
     if not len(event_indexes):
         return ProfileExtract(
@@ -243,7 +244,7 @@ def extract_profiles(
             values[:0],
         )
     return ProfileExtract(
-        frame.profile_keys(column),
+        frame.profile_keys(ids),
         frame.ts[first_rows],
         frame.id[first_rows],
         frame.log_position[first_rows],
@@ -251,15 +252,15 @@ def extract_profiles(
     )
 
 
-_UNITS_CHUNK = 1 << 15  # rows, so that intermediates stay in the cache
+_CHUNK_ROWS = 1 << 15  # so that intermediates stay in the cache
 
 
 def _to_units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
     limit = float(amount.units_max)
     units_of_rows = np.empty(len(numbers), np.int64)
-    for start in range(0, len(numbers), _UNITS_CHUNK):
+    for start in range(0, len(numbers), _CHUNK_ROWS):
         with np.errstate(over="ignore"):
-            units = numbers[start : start + _UNITS_CHUNK] / amount.unit
+            units = numbers[start : start + _CHUNK_ROWS] / amount.unit
         if capped_count := int(np.count_nonzero(np.abs(units) > limit)):
             frame.capped_counts[amount.of.text] += capped_count
         units_of_rows[start : start + len(units)] = np.rint(np.clip(units, -limit, limit))

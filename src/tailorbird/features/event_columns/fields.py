@@ -48,15 +48,16 @@ class JsonColumn:
             lengths[code] = len(value) if isinstance(value, list) else -1
             self._objects += value if isinstance(value, list) else [value]
         missing_index = len(self._objects)
-        code = (
+        code_of_row = (
             pc.fill_null(codes.indices, len(objects_by_code))
             .to_numpy()[event_of_row]
             .astype(np.int64)
         )
-        length = lengths[code]
-        object_index = offsets[code] + np.where(length >= 0, item_index, 0)
+        length_of_row = lengths[code_of_row]
+        object_index = offsets[code_of_row] + np.where(length_of_row >= 0, item_index, 0)
         self._object_index = np.where(
-            (code == len(objects_by_code)) | ((length >= 0) & (item_index >= length)),
+            (code_of_row == len(objects_by_code))
+            | ((length_of_row >= 0) & (item_index >= length_of_row)),
             missing_index,
             object_index,
         )
@@ -92,8 +93,8 @@ class JsonColumn:
             self._count_rows(is_converted),
         )
 
-    def _count_rows(self, objects: Bools) -> int:
-        return int(np.count_nonzero(objects[self._object_index])) if objects.any() else 0
+    def _count_rows(self, is_selected: Bools) -> int:
+        return int(np.count_nonzero(is_selected[self._object_index])) if is_selected.any() else 0
 
 
 def parse_json(text: str) -> Any:
@@ -113,7 +114,7 @@ def to_floats(column: pa.ChunkedArray) -> Floats:
 
 
 def compute_weekdays(ts: Int64s, local_hour: Floats) -> Floats:
-    """Return `plain.weekday` for arrays."""
+    """Return `scalars.local_weekday` for arrays."""
     hours = ts // HOUR
     has_hour = ~np.isnan(local_hour)
     utc_offset = np.where(
@@ -132,7 +133,7 @@ def integer_keys(numbers: Floats) -> Keys:
 
 
 def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """Return hash64 of each query normalised by `plain.query_text`, 0 for none."""
+    """Return hash64 of each query normalised by `scalars.query_text`, 0 for none."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     dictionary = array.dictionary_encode()
     texts = [query_text(query) for query in dictionary.dictionary.to_pylist()]

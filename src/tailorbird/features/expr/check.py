@@ -28,21 +28,21 @@ class Function:
 class Language:
     """What one user of expressions adds to the grammar.
 
-    Attributes:
-        kind_of: gives the kind of a column; None if there is no such column.
-        functions: the functions by name.
-        allows_choices: whether it has `a if test else b`.
-        allows_part_search: whether `'warm' in item.tags` looks for a part of a text.
-        part_columns: the columns, beside constants, that may be looked for in a text.
-        texts_are_truths: whether a text counts as a truth, which holds unless it is missing.
-        hint: what may be written, for messages.
+        Attributes:
+            kind_of: gives the kind of a column; None if there is no such column.
+            functions: the functions by name.
+            allows_choices: whether it has `a if test else b`.
+    allows_substring_search: whether `'warm' in item.tags` looks for a part of a text.
+    substring_columns: the columns, beside constants, that may be looked for in a text.
+            texts_are_truths: whether a text counts as a truth, which holds unless it is missing.
+            hint: what may be written, for messages.
     """
 
     kind_of: Callable[[nodes.Name], ValueKind | None]
     functions: Mapping[str, Function]
     allows_choices: bool = False
-    allows_part_search: bool = False
-    part_columns: frozenset[str] = frozenset()
+    allows_substring_search: bool = False
+    substring_columns: frozenset[str] = frozenset()
     texts_are_truths: bool = False
     hint: str = ""
 
@@ -175,28 +175,34 @@ class Checker:
                 self.infer_kind(left)
             for element in right.elements:
                 self._check_comparable(left, "==", element)
-        elif self._language.allows_part_search:
-            self._check_part_search(left, right)
+        elif self._language.allows_substring_search:
+            self._check_substring_search(left, right)
         else:
             example = f"such as {operator} ('phone', 'tablet')"
             raise right.error(f"{operator} needs constants in brackets", example)
 
-    def _check_part_search(self, part: Node, text: Node) -> None:
+    def _check_substring_search(self, substring: Node, text: Node) -> None:
         """Refuse a search for what is never part of a text, instead of a test that never holds."""
-        is_column = isinstance(part, nodes.Name) and part.path in self._language.part_columns
-        if self.infer_kind(part) != "text" or not (is_column or isinstance(part, nodes.Constant)):
+        is_column = (
+            isinstance(substring, nodes.Name) and substring.path in self._language.substring_columns
+        )
+        if self.infer_kind(substring) != "text" or not (
+            is_column or isinstance(substring, nodes.Constant)
+        ):
             fix = "such as 'warm' in item.tags, or context.country in item.countries"
-            raise part.error(f"{part.quoted} is no text to look for in {text.quoted}", fix)
+            raise substring.error(
+                f"{substring.quoted} is no text to look for in {text.quoted}", fix
+            )
         if self.infer_kind(text) not in ("text", "any"):
             fix = "use == or a list after `in`"
             raise text.error(f"{text.quoted} is no text, and has no parts", fix)
 
     def _check_comparable(self, left: Node, operator: nodes.Comparison, right: Node) -> None:
         """Refuse a comparison of a number with a text, and of texts by size."""
-        if not self._is_decided(left) and not self._is_decided(right):
+        if not self._has_known_kind(left) and not self._has_known_kind(right):
             message = f"{left.text} {operator} {right.text}: compare an attribute with a constant"
             raise left.error(message)
-        if self._is_decided(left):
+        if self._has_known_kind(left):
             kind = self._number_or_text(left, "number")
             kinds = kind, self._number_or_text(right, kind)
         else:
@@ -211,7 +217,7 @@ class Checker:
             message = f"{text.quoted} is a text, which is not more or less than another"
             raise text.error(message, "use == or in")
 
-    def _is_decided(self, node: Node) -> bool:
+    def _has_known_kind(self, node: Node) -> bool:
         return (
             not isinstance(node, nodes.Name)
             or node.path in self.names

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 V = TypeVar("V")
 
-PART_FUNCTION = "in"  # the function that `part in text` calls, with the text and the part
+SUBSTRING_FUNCTION = "in"  # the function that `substring in text` calls, with the text first
 
 _ARITHMETIC: Mapping[str, Callable[[Floats, Floats], Floats]] = {
     "+": np.add,
@@ -125,7 +125,7 @@ def _compare_pair(
     if operator in ("is", "is not"):
         return values.missing(left)
     if operator in ("in", "not in"):
-        return values.truth(values.call(PART_FUNCTION, (right, left)))
+        return values.truth(values.call(SUBSTRING_FUNCTION, (right, left)))
     if operator in ("==", "!="):
         return values.equal(left, right)
     return _ORDER_OPERATORS[operator](values.number(left), values.number(right))

@@ -174,11 +174,13 @@ class _Parser:
     def _to_steps(self, tree: ast.Compare, depth: int) -> tuple[tuple[nodes.Comparison, Node], ...]:
         steps: list[tuple[nodes.Comparison, Node]] = []
         for operator, operand in zip(tree.ops, tree.comparators, strict=True):
-            sign = _COMPARE[type(operator)]
-            if sign in ("in", "not in") and isinstance(operand, ast.Tuple | ast.List | ast.Set):
-                steps.append((sign, self._to_constants(operand)))
+            comparison = _COMPARE[type(operator)]
+            if comparison in ("in", "not in") and isinstance(
+                operand, ast.Tuple | ast.List | ast.Set
+            ):
+                steps.append((comparison, self._to_constants(operand)))
             else:
-                steps.append((sign, self._to_node(operand, depth)))
+                steps.append((comparison, self._to_node(operand, depth)))
         return tuple(steps)
 
     def _to_constants(self, tree: ast.Tuple | ast.List | ast.Set) -> nodes.Constants:

@@ -27,8 +27,8 @@ def evaluate_truth(expression: Expression, read_column: ReadColumn) -> bool:
 
 
 def evaluate(expression: Expression, read_column: ReadColumn) -> Any:
-    """Evaluate to a float (NaN = missing), a text or None, or a bool; `get(name, kind)` gives
-    columns.
+    """Evaluate to a float (NaN = missing), a text or None, or a bool; `read_column(name, kind)`
+    gives columns.
     """
     kinds = dict(expression.names)
     return _evaluate_node(expression.tree, lambda name: read_column(name, kinds[name]))

@@ -48,9 +48,9 @@ def log1p(x: Floats) -> Floats:
 def exp(x: Floats) -> Floats:
     """Return e^x."""
     is_in_range = (x >= _EXP_SMALLEST) & (x <= _EXP_LARGEST)
-    exponent = np.where(is_in_range, x, 0.0)
-    k = np.rint(exponent / _LN2)
-    r = (exponent - k * _LN2_HIGH) - k * _LN2_LOW
+    x_in_range = np.where(is_in_range, x, 0.0)
+    k = np.rint(x_in_range / _LN2)
+    r = (x_in_range - k * _LN2_HIGH) - k * _LN2_LOW
     series = np.ones(np.shape(x))
     for term in range(_EXP_TERMS, 0, -1):
         series = series * r / float(term) + 1.0

@@ -74,16 +74,22 @@ from tailorbird.features.layout.sources import (
 )
 from tailorbird.features.layout.steps import LaneFinder, step_of
 
+_RingKey = tuple[Source, str, int]  # source, measure, hop
+_SketchKey = tuple[Source, int, int]  # source, precision, hop
+
 
 class _EntityRequirements:
-    """The requirements of declarations on an entity, gathered before lanes are assigned."""
+    """The requirements of declarations on an entity, gathered before lanes are assigned.
+
+    `rings` and `sketches` have the tiles of each; the other dicts are sets in order of declaration.
+    """
 
     def __init__(self) -> None:
-        self.rings: dict[tuple[Source, str, int], int] = {}
-        self.windows: dict[tuple[tuple[Source, str, int], int], None] = {}
-        self.decays: dict[tuple[tuple[Source, str, int], int], None] = {}
-        self.sketches: dict[tuple[Source, int, int], int] = {}
-        self.distincts: dict[tuple[tuple[Source, int, int], int], None] = {}
+        self.rings: dict[_RingKey, int] = {}
+        self.windows: dict[tuple[_RingKey, int], None] = {}
+        self.decays: dict[tuple[_RingKey, int], None] = {}
+        self.sketches: dict[_SketchKey, int] = {}
+        self.distincts: dict[tuple[_SketchKey, int], None] = {}
         self.firsts: dict[Source, None] = {}
         self.lasts: dict[Source, None] = {}
         self.first_values: dict[Source, None] = {}
@@ -101,9 +107,7 @@ class _EntityRequirements:
         self.sketches[sketch_key] = max(self.sketches.get(sketch_key, 0), feature.window.tiles)
         self.distincts[sketch_key, feature.window.tiles] = None
 
-    def _require_ring(
-        self, source: Source, measure: str, window: Window
-    ) -> tuple[Source, str, int]:
+    def _require_ring(self, source: Source, measure: str, window: Window) -> _RingKey:
         ring_key = (source, measure, window.hop)
         self.rings[ring_key] = max(self.rings.get(ring_key, 0), window.tiles)
         return ring_key
@@ -133,66 +137,72 @@ def compile_layout(
 def _gather_requirements(
     feature: Feature, requirements_by_entity: dict[Entity, _EntityRequirements]
 ) -> None:
-    def require(target: Entity) -> _EntityRequirements:
+    def requirements_of(target: Entity) -> _EntityRequirements:
         return requirements_by_entity.setdefault(target, _EntityRequirements())
 
     if isinstance(feature, Count):
-        require(feature.entity).require_window(source_of(feature), "count", feature.window)
+        requirements_of(feature.entity).require_window(source_of(feature), "count", feature.window)
     elif isinstance(feature, Total | Mean):
-        require(feature.entity).require_window(source_of(feature), "sum", feature.window)
+        requirements_of(feature.entity).require_window(source_of(feature), "sum", feature.window)
         if isinstance(feature, Mean):
-            require(feature.entity).require_window(source_of(feature), "count", feature.window)
+            requirements_of(feature.entity).require_window(
+                source_of(feature), "count", feature.window
+            )
     elif isinstance(feature, Variance):
         for measure in VARIANCE_MEASURES:
-            require(feature.entity).require_window(source_of(feature), measure, feature.window)
+            requirements_of(feature.entity).require_window(
+                source_of(feature), measure, feature.window
+            )
     elif isinstance(feature, Extreme):
-        require(feature.entity).require_window(
+        requirements_of(feature.entity).require_window(
             source_of(feature), extreme_measure(feature), feature.window
         )
     elif isinstance(feature, Distinct):
-        require(feature.entity).require_distinct(feature)
+        requirements_of(feature.entity).require_distinct(feature)
     elif isinstance(feature, Ratio):
         for entity in [feature.entity] + (
             [feature.prior] if isinstance(feature.prior, Entity) else []
         ):
             for types in (feature.types, feature.below):
-                require(entity).require_window(
+                requirements_of(entity).require_window(
                     source_of(feature, types, entity), "count", feature.window
                 )
     elif isinstance(feature, Trend):
         for window in (feature.short, feature.long):
-            require(feature.entity).require_window(source_of(feature), "count", window)
+            requirements_of(feature.entity).require_window(source_of(feature), "count", window)
     elif isinstance(feature, Share):
         for entity in (feature.entity, feature.group):
-            require(entity).require_window(
+            requirements_of(entity).require_window(
                 source_of(feature, entity=entity), measure_of(feature), feature.window
             )
     elif isinstance(feature, Decayed):
-        require(feature.entity).require_decay(
+        requirements_of(feature.entity).require_decay(
             source_of(feature), measure_of(feature), feature.window
         )
     elif isinstance(feature, Last | TimeSince):
-        require(feature.entity).lasts[source_of(feature)] = None
+        requirements_of(feature.entity).lasts[source_of(feature)] = None
     elif isinstance(feature, First):
-        require(feature.entity).first_values[source_of(feature)] = None
+        requirements_of(feature.entity).first_values[source_of(feature)] = None
     elif isinstance(feature, TimeSinceFirst):
-        require(feature.entity).firsts[source_of(feature)] = None
+        requirements_of(feature.entity).firsts[source_of(feature)] = None
     elif isinstance(feature, SequenceOf | GapMean | Favourite | Seen):
-        require(feature.entity).sequences[
+        requirements_of(feature.entity).sequences[
             source_of(feature), feature.length, sequence_values(feature)
         ] = None
         if isinstance(feature, Seen) and feature.of.text != "item":
-            require(Entity(("item",))).attributes[
+            requirements_of(Entity(("item",))).attributes[
                 feature.of.text.partition(".")[2], "categorical"
             ] = None
     elif isinstance(feature, SessionFeature):
-        require(Entity(("user",))).sequences[session_source(feature), SESSION_EVENTS_MAX, ()] = None
+        requirements_of(Entity(("user",))).sequences[
+            session_source(feature), SESSION_EVENTS_MAX, ()
+        ] = None
     elif isinstance(feature, Attribute | Age | Match):
         for kind in lane_kinds(feature):
-            require(feature.entity).attributes[feature.attribute, kind] = None
+            requirements_of(feature.entity).attributes[feature.attribute, kind] = None
     elif isinstance(feature, Quantile):
         for source in bucket_sources(feature):
-            require(feature.entity).require_window(source, "count", feature.window)
+            requirements_of(feature.entity).require_window(source, "count", feature.window)
 
 
 def _require_key_attributes(
@@ -213,7 +223,9 @@ def _compile_entity(index: int, entity: Entity, requirements: _EntityRequirement
     for (source, measure, hop), tiles in requirements.rings.items():
         rings.append(Ring(source, measure, hop, tiles, state_lane))
         state_lane += tiles + 1
-    ring_indexes = {ring_key: number for number, ring_key in enumerate(requirements.rings)}
+    ring_indexes = {
+        ring_key: index_in_entity for index_in_entity, ring_key in enumerate(requirements.rings)
+    }
     window_sums = []
     for ring_key, tiles in requirements.windows:
         window_sums.append(WindowSum(ring_indexes[ring_key], tiles, reading_lane))
@@ -230,7 +242,10 @@ def _compile_entity(index: int, entity: Entity, requirements: _EntityRequirement
     for (source, precision, hop), tiles in requirements.sketches.items():
         sketches.append(Sketch(source, precision, hop, tiles, state_lane))
         state_lane += sketches[-1].lanes
-    sketch_indexes = {sketch_key: number for number, sketch_key in enumerate(requirements.sketches)}
+    sketch_indexes = {
+        sketch_key: index_in_entity
+        for index_in_entity, sketch_key in enumerate(requirements.sketches)
+    }
     distinct_values = []
     for sketch_key, tiles in requirements.distincts:
         distinct_values.append(DistinctValues(sketch_indexes[sketch_key], tiles, reading_lane))

@@ -119,7 +119,7 @@ class Sketch:
 
 @dataclass(frozen=True)
 class DistinctValues:
-    """The `sketch.summary`, two lanes, of a sketch's tile of t and the `tiles` before it."""
+    """Two lanes, `sketch.summarise_registers` of a sketch's tile of t and the `tiles` before it."""
 
     sketch: int
     tiles: int
@@ -149,6 +149,8 @@ class DecayedSum:
 
 @dataclass(frozen=True)
 class LastValue:
+    """The time, id and value of the last event."""
+
     source: Source
     lane: int
     reading_lane: int

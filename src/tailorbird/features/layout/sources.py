@@ -82,8 +82,8 @@ def lane_kinds(feature: Attribute | Age | Match) -> list[str]:
 
 
 def bucket_sources(feature: Quantile) -> list[Source]:
-    base = source_of(feature)
-    per_item = base.per_item or any(
+    base_source = source_of(feature)
+    per_item = base_source.per_item or any(
         name.partition(".")[0] == "item" for name, _ in feature.of.names
     )
     return [

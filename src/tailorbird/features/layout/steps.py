@@ -61,7 +61,7 @@ from tailorbird.features.layout.sources import (
 
 
 class LaneFinder:
-    """Finds the lanes of a feature's numbers."""
+    """Finds the lanes of a feature's numbers, with one method for each kind of accumulator."""
 
     def __init__(self, entities: tuple[EntityLayout, ...]) -> None:
         self._layout_by_entity = {entity.entity: entity for entity in entities}
@@ -116,7 +116,7 @@ class LaneFinder:
                 )
         raise KeyError(feature.name)
 
-    def first(self, source: Source) -> RecordLane:
+    def first_time_lane(self, source: Source) -> RecordLane:
         layout = self._layout_by_entity[source.entity]
         return RecordLane(
             layout.index,
@@ -127,7 +127,7 @@ class LaneFinder:
             ),
         )
 
-    def earliest(self, source: Source) -> tuple[RecordLane, RecordLane]:
+    def first_value_lanes(self, source: Source) -> tuple[RecordLane, RecordLane]:
         layout = self._layout_by_entity[source.entity]
         lane = next(
             first_value.reading_lane
@@ -138,12 +138,12 @@ class LaneFinder:
 
     def sequence(self, source: Source, length: int, of: tuple[Expression, ...] = ()) -> RecordLane:
         layout = self._layout_by_entity[source.entity]
-        events = next(
+        last_events = next(
             sequence
             for sequence in layout.sequences
             if (sequence.source, sequence.length, sequence.of) == (source, length, of)
         )
-        return RecordLane(layout.index, events.reading_lane)
+        return RecordLane(layout.index, last_events.reading_lane)
 
     def attribute(self, entity: Entity, name: str, kind: str) -> RecordLane:
         layout = self._layout_by_entity[entity]
@@ -248,10 +248,10 @@ def _event_step(feature: Last | First | TimeSince | TimeSinceFirst, finder: Lane
     if isinstance(feature, Last):
         return Step(feature.name, feature.kind, "last", finder.last(source))
     if isinstance(feature, First):
-        return Step(feature.name, feature.kind, "earliest", finder.earliest(source))
+        return Step(feature.name, feature.kind, "earliest", finder.first_value_lanes(source))
     if isinstance(feature, TimeSince):
         return Step(feature.name, "numeric", "since", finder.last(source)[:1])
-    return Step(feature.name, "numeric", "first", (finder.first(source),))
+    return Step(feature.name, "numeric", "first", (finder.first_time_lane(source),))
 
 
 def _sequence_step(feature: GapMean | SequenceOf, finder: LaneFinder) -> Step:

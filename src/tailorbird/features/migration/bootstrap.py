@@ -10,7 +10,8 @@ The same happens where the log's next events were routed before the router knew 
 the declarations name: the lake has the versions of profiles with it
 (`features.offline.profile_join`), and events read from the lake equal what would have been routed.
 
-P is what the lake has released, so every event below it is in its table, synced and read back. In
+P, the `end_position`, is what the lake has released, so every event below it is in its table,
+synced and read back. In
 the meantime readers are told that the state is not ready, and the router deletes nothing. An
 interrupted build, even by `kill -9`, continues after the last batch that it committed.
 """
@@ -137,6 +138,8 @@ def _read_history(
         if stop.is_set():
             raise _Stopped
         progress(start - 1, end_position - 1)
-        where = (ds.field("p") >= start) & (ds.field("p") < min(start + batch_rows, end_position))
-        yield events.table(where=where)
+        position_range = (ds.field("p") >= start) & (
+            ds.field("p") < min(start + batch_rows, end_position)
+        )
+        yield events.table(where=position_range)
     progress(end_position - 1, end_position - 1)

@@ -76,11 +76,11 @@ def _state_columns(layout: EntityLayout) -> Iterator[str]:
         for accumulator in accumulators
     ]
     sources += [accumulator.source for accumulator in (*layout.first_values, *layout.sequences)]
-    amounts = [
+    value_expressions = [
         source.value.of if isinstance(source.value, Amount) else source.value for source in sources
     ]
     sequence_values = [expression for sequence in layout.sequences for expression in sequence.of]
-    for expression in (*(source.where for source in sources), *amounts, *sequence_values):
+    for expression in (*(source.where for source in sources), *value_expressions, *sequence_values):
         if isinstance(expression, Expression):
             yield from (name for name, _ in expression.names)
 

@@ -184,8 +184,12 @@ def read_entity_counts(
 ) -> dict[str, EntityCounts] | None:
     """Return the entity counts of a state, or None without one or while it is built."""
     counts_by_part = [_read_part_counts(state, features, part) for part in all_parts(workers)]
-    available = [part_counts for part_counts in counts_by_part if part_counts is not None]
-    return merge_entity_counts(available) if len(available) == len(counts_by_part) else None
+    available_counts = [part_counts for part_counts in counts_by_part if part_counts is not None]
+    return (
+        merge_entity_counts(available_counts)
+        if len(available_counts) == len(counts_by_part)
+        else None
+    )
 
 
 def _read_part_counts(
@@ -221,9 +225,9 @@ def measure_sample(
 
             def time_chunks(after: int) -> Iterator[pa.Table]:
                 for chunk in chunks:
-                    start = time.perf_counter()
+                    started_at_s = time.perf_counter()
                     yield chunk
-                    durations_s.append(time.perf_counter() - start)
+                    durations_s.append(time.perf_counter() - started_at_s)
 
             worker.bootstrap(time_chunks, newest_position)
         sample_counts = read_entity_counts(Path(folder), features) or {}
@@ -247,9 +251,9 @@ def measure_sample(
 
 
 def _split_sample(sample: pa.Table) -> Iterator[pa.Table]:
-    step = max(1, -(-len(sample) // SAMPLE_PARTS))
-    for start in range(0, len(sample), step):
-        yield sample.slice(start, step)
+    part_rows = max(1, -(-len(sample) // SAMPLE_PARTS))
+    for start in range(0, len(sample), part_rows):
+        yield sample.slice(start, part_rows)
 
 
 def _compare_records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange, ...]:
@@ -267,11 +271,15 @@ def _compare_records(before: FeatureSet | None, after: FeatureSet) -> tuple[Reco
     }
     changes = []
     for name in dict.fromkeys((*new_bytes, *old_bytes)):
-        (was_state, was_reading), (state, reading) = (
+        (old_state_bytes, old_reading_bytes), (new_state_bytes, new_reading_bytes) = (
             old_bytes.get(name, (0, 0)),
             new_bytes.get(name, (0, 0)),
         )
-        changes.append(RecordChange(name, was_state, state, was_reading, reading))
+        changes.append(
+            RecordChange(
+                name, old_state_bytes, new_state_bytes, old_reading_bytes, new_reading_bytes
+            )
+        )
     return tuple(changes)
 
 
@@ -290,8 +298,8 @@ def _entity_name(feature: Feature) -> str:
 def _describe_differences(old: Feature, new: Feature) -> str:
     if type(old) is not type(new):
         return f"{type(old).__name__} → {type(new).__name__}"
-    compared = [field.name for field in dataclasses.fields(new) if field.compare]
-    field_changes = [(name, getattr(old, name), getattr(new, name)) for name in compared]
+    compared_fields = [field.name for field in dataclasses.fields(new) if field.compare]
+    field_changes = [(name, getattr(old, name), getattr(new, name)) for name in compared_fields]
     return "; ".join(
         f"{name}: {_describe_value(before)} → {_describe_value(after)}"
         for name, before, after in field_changes

@@ -65,9 +65,9 @@ class Timeline:
     ) -> None:
         assert keys.shape == ts.shape == log_position.shape
         self._key_numbering = groups.KeyNumbering(entity_keys)
-        count = self._key_numbering.count
+        entity_count = self._key_numbering.count
         starts, self.order, self.ts, self.log_position = groups.group_entries(
-            self._key_numbering.lookup(keys), count, ts, log_position
+            self._key_numbering.lookup(keys), entity_count, ts, log_position
         )
         self.starts: Int64s = np.append(starts, starts[-1])
         if tie_break is not None:
@@ -75,7 +75,7 @@ class Timeline:
         self.running_log_position: Int64s = np.empty(len(self.log_position), np.int64)
         kernels.run_parallel(
             kernels.write_running_maximum,
-            count,
+            entity_count,
             starts,
             self.log_position,
             self.running_log_position,
@@ -243,12 +243,14 @@ class AsOfQueries:
         deferred = np.flatnonzero(is_deferred)
         if len(deferred):
             queries = self.take(deferred)
-            upper = queries.before().sums(list(prefixes))
+            sums_before_t = queries.before().sums(list(prefixes))
             for index, (hop, length, prefix_index) in enumerate(windows):
-                lower = queries.before(queries.t // hop * hop - length).sums(
+                sums_before_window = queries.before(queries.t // hop * hop - length).sums(
                     [prefixes[prefix_index]]
                 )[0]
-                sums[deferred, index] = queries.to_input_order(upper[prefix_index] - lower)
+                sums[deferred, index] = queries.to_input_order(
+                    sums_before_t[prefix_index] - sums_before_window
+                )
         return sums
 
     def decayed_sums(
@@ -281,10 +283,10 @@ class AsOfQueries:
         )
         deferred = np.flatnonzero(is_deferred)
         if len(deferred):
-            totals[deferred] = self.take(deferred)._tile_by_tile(prefix, hop, weights)
+            totals[deferred] = self.take(deferred)._decayed_sums_tile_by_tile(prefix, hop, weights)
         return totals
 
-    def _tile_by_tile(self, prefix: Int64s, hop: int, weights: Floats) -> Floats:
+    def _decayed_sums_tile_by_tile(self, prefix: Int64s, hop: int, weights: Floats) -> Floats:
         total = np.zeros(len(self))
         sum_before_start = self.before((self.t // hop - len(weights) + 1) * hop).sums([prefix])[0]
         for age in range(len(weights) - 1, -1, -1):
@@ -320,7 +322,7 @@ class TimeEdge:
         edge.
 
         The constant contribution of entities earlier in the order is included. It cancels in a
-        difference of cuts.
+        difference of two edges.
         """
         totals = [prefix[self.edge] for prefix in prefixes]
         if len(self.in_flight_queries):
@@ -328,11 +330,11 @@ class TimeEdge:
                 self.edge[self.in_flight_queries],
                 self.log_position[self.in_flight_queries],
             )
-            stretches = _stretch_sums(
+            stretch_sums = _stretch_sums(
                 self.timeline.log_position, self.first_unknown, stop, position_max, prefixes
             )
-            for total, prefix, extra in zip(totals, prefixes, stretches, strict=True):
-                total[self.in_flight_queries] = prefix[self.first_unknown] + extra
+            for total, prefix, stretch_sum in zip(totals, prefixes, stretch_sums, strict=True):
+                total[self.in_flight_queries] = prefix[self.first_unknown] + stretch_sum
         return totals
 
 

@@ -37,16 +37,22 @@ class MaximumTree:
         self._tree_nodes = np.concatenate(levels)
         self._level_starts = np.cumsum([0, *(len(level) for level in levels)])
 
-    def since(self, queries: AsOfQueries, since: Int64s) -> Int64s:
+    def largest_since(self, queries: AsOfQueries, since: Int64s) -> Int64s:
         """Return the largest value of each query's known events at or after `since`, 0 if there
         are none.
         """
-        start, cut, largest_values = (
+        start, end_edge, largest_values = (
             queries.before(since).edge,
             queries.stop,
             np.empty(len(queries), np.int64),
         )
-        query_arrays = (queries.order, start, cut.edge, cut.first_in_flight(), queries.log_position)
+        query_arrays = (
+            queries.order,
+            start,
+            end_edge.edge,
+            end_edge.first_in_flight(),
+            queries.log_position,
+        )
         run_parallel(
             write_peaks,
             len(queries),

@@ -27,7 +27,7 @@ Intps = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
-_OPERATIONS = {
+_KERNEL_OPERATIONS = {
     "session": runs.SESSION,
     "length": runs.SESSION,
     "depth": runs.DEPTH,
@@ -36,7 +36,7 @@ _OPERATIONS = {
     "gap": runs.GAP,
 }
 # Those of `runs.RUN_OPERATIONS` that are computed here.
-COMPILED_OPERATIONS = frozenset(_OPERATIONS)
+COMPILED_OPERATIONS = frozenset(_KERNEL_OPERATIONS)
 
 
 class SeriesColumns:
@@ -70,7 +70,7 @@ class SeriesColumns:
 
 
 @dataclass(frozen=True)
-class RunEvents:
+class ConcatenatedRuns:
     """Concatenated runs, oldest event first: the index within the series of each entry, and its
     columns.
     """
@@ -118,9 +118,11 @@ class LastRuns:
             np.zeros(len(self._queries), np.bool_),
         )
         for start in range(0, len(steps), runs.SEARCH_BIT):
-            batch = steps[start : start + runs.SEARCH_BIT]
-            operations = np.array([_OPERATIONS[step.operation] for step in batch], np.int64)
-            step_bits = self._step_bits(batch)
+            step_batch = steps[start : start + runs.SEARCH_BIT]
+            operations = np.array(
+                [_KERNEL_OPERATIONS[step.operation] for step in step_batch], np.int64
+            )
+            step_bits = self._step_bits(step_batch)
             # A gap needs times only.
             item, session = (
                 (step_bits,) * 2
@@ -128,7 +130,7 @@ class LastRuns:
                 else self._item_and_session()
             )
             event_arrays = (candidates, item, session, step_bits)
-            batch_columns = columns[:, start : start + len(batch)]
+            batch_columns = columns[:, start : start + len(step_batch)]
             run_parallel(
                 runs.write_run_columns,
                 len(self._queries),
@@ -149,18 +151,20 @@ class LastRuns:
         bits = (types == np.uint64(hash64("search"))).astype(np.uint64) << np.uint64(
             runs.SEARCH_BIT
         )
-        masks: dict[tuple[str, ...], npt.NDArray[np.bool_]] = {}
+        mask_by_types: dict[tuple[str, ...], npt.NDArray[np.bool_]] = {}
         for index, step in enumerate(steps):
             names = step.types or (step.text,)
-            if names not in masks:
-                masks[names] = np.isin(types, np.array([hash64(name) for name in names], np.uint64))
-            bits |= masks[names].astype(np.uint64) << np.uint64(index)
+            if names not in mask_by_types:
+                mask_by_types[names] = np.isin(
+                    types, np.array([hash64(name) for name in names], np.uint64)
+                )
+            bits |= mask_by_types[names].astype(np.uint64) << np.uint64(index)
         return bits
 
     def _item_and_session(self) -> tuple[Keys, Keys]:
         return self._columns.item, self._columns.session
 
-    def events(self) -> RunEvents:
+    def events(self) -> ConcatenatedRuns:
         """Return the runs themselves."""
         queries, series = self._queries, self._series
         sizes = np.empty(len(queries), np.int64)
@@ -182,11 +186,11 @@ class LastRuns:
         event_arrays = (offsets, self._columns.item, self._columns.type, indices, ts, item, type_)
         run_parallel(runs.write_run_events, len(queries), *self._kernel_args, *event_arrays)
         if deferred_runs is not None:
-            slots, _ = concatenate_ranges(offsets[deferred], offsets[deferred + 1])
-            indices[slots] = deferred_runs[1]
-            ts[slots], item[slots], type_[slots] = (
+            deferred_entries, _ = concatenate_ranges(offsets[deferred], offsets[deferred + 1])
+            indices[deferred_entries] = deferred_runs[1]
+            ts[deferred_entries], item[deferred_entries], type_[deferred_entries] = (
                 series.ts[deferred_runs[1]],
                 self._columns.item[deferred_runs[1]],
                 self._columns.type[deferred_runs[1]],
             )
-        return RunEvents(offsets, indices, ts, item, type_)
+        return ConcatenatedRuns(offsets, indices, ts, item, type_)

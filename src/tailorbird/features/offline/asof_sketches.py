@@ -15,7 +15,7 @@ from tailorbird.features.declare.limits import RANK_MAX
 from tailorbird.features.offline.asof import AsOfQueries, Timeline
 from tailorbird.features.offline.kernels.aggregates import (
     BLOCK_EVENTS,
-    union_of_blocks,
+    write_block_unions,
     write_unions,
 )
 from tailorbird.features.offline.kernels.marks import write_registers
@@ -49,7 +49,7 @@ class SketchTree:
         )
         run_parallel(write_registers, len(timeline), *event_arrays)
         level = np.zeros((len(timeline) // BLOCK_EVENTS, 1 << precision), np.uint8)
-        run_parallel(union_of_blocks, len(level), self._register, self._rank, level)
+        run_parallel(write_block_unions, len(level), self._register, self._rank, level)
         levels = [level]
         while len(levels[-1]) > 1:
             level = levels[-1]
@@ -61,18 +61,24 @@ class SketchTree:
         self._tree_nodes = np.concatenate(levels)
         self._level_starts = np.cumsum([0, *(len(level) for level in levels)])
 
-    def since(self, queries: AsOfQueries, since: Int64s) -> tuple[Int64s, Int64s]:
+    def summary_since(self, queries: AsOfQueries, since: Int64s) -> tuple[Int64s, Int64s]:
         """Return the summary of each query's known events at or after `since`."""
-        return self.from_positions(queries, queries.before(since).edge)
+        return self.summary_from_positions(queries, queries.before(since).edge)
 
-    def from_positions(self, queries: AsOfQueries, start: Intps) -> tuple[Int64s, Int64s]:
-        """Return the same from each window's first position, in order of (entity, t)."""
-        cut = queries.stop
+    def summary_from_positions(self, queries: AsOfQueries, start: Intps) -> tuple[Int64s, Int64s]:
+        """Return the same summary from each window's first position, in order of (entity, t)."""
+        end_edge = queries.stop
         empty_registers, rank_sum = (
             np.empty(len(queries), np.int64),
             np.empty(len(queries), np.int64),
         )
-        query_arrays = (queries.order, start, cut.edge, cut.first_in_flight(), queries.log_position)
+        query_arrays = (
+            queries.order,
+            start,
+            end_edge.edge,
+            end_edge.first_in_flight(),
+            queries.log_position,
+        )
         event_arrays = (
             self._timeline.log_position,
             self._register,

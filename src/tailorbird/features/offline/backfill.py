@@ -40,7 +40,7 @@ __all__ = [
     "subset_features",
 ]
 
-_DICTIONARY_EVENTS_MIN = 1 << 16  # events
+_DICTIONARY_EVENTS_MIN = 1 << 16  # events from which types are dictionary-encoded
 _FINISH_ROWS = 1 << 14  # rows, so that intermediates stay in the cache
 
 # Columns of an event that any feature needs; expressions and entities add theirs.
@@ -122,7 +122,7 @@ class History:
         }
         exempt_rows: dict[str, npt.NDArray[np.bool_]] = {}
         for step in _dependency_order(features.layout):
-            rows = np.zeros(lanes.rows, np.bool_)
+            is_exempt = np.zeros(lanes.rows, np.bool_)
             for record_lane in step.record_lanes:
                 lookup_entities = (
                     part_lane.entity
@@ -130,18 +130,21 @@ class History:
                     if entity == record_lane.entity
                 )
                 for index in exempt_by_entity.keys() & {record_lane.entity, *lookup_entities}:
-                    rows |= exempt_by_entity[index]
+                    is_exempt |= exempt_by_entity[index]
             for name, _ in () if step.expression is None else step.expression.names:
-                rows |= exempt_rows.get(name, False)
-            exempt_rows[step.name] = rows
+                is_exempt |= exempt_rows.get(name, False)
+            exempt_rows[step.name] = is_exempt
         return exempt_rows
 
 
 def _dependency_order(layout: Layout) -> list[Step]:
     """Return the steps, each derived one after those that it reads."""
     step_by_name = {step.name: step for step in layout.steps}
-    derived = [step_by_name[name] for name in layout.derived_order]
-    return [*(step for step in layout.steps if step.name not in layout.derived_order), *derived]
+    derived_steps = [step_by_name[name] for name in layout.derived_order]
+    return [
+        *(step for step in layout.steps if step.name not in layout.derived_order),
+        *derived_steps,
+    ]
 
 
 def finish_columns(
@@ -155,10 +158,12 @@ def finish_columns(
     categories = np.empty((lanes.rows, len(features.categorical)), np.uint64)
 
     def finish_slice(start: int) -> None:
-        chunk = lanes.slice_rows(start, min(start + _FINISH_ROWS, lanes.rows))
-        table[start : start + chunk.rows] = finish.compute_numeric_columns(features.layout, chunk)
-        categories[start : start + chunk.rows] = finish.compute_categorical_columns(
-            features.layout, chunk
+        chunk_lanes = lanes.slice_rows(start, min(start + _FINISH_ROWS, lanes.rows))
+        table[start : start + chunk_lanes.rows] = finish.compute_numeric_columns(
+            features.layout, chunk_lanes
+        )
+        categories[start : start + chunk_lanes.rows] = finish.compute_categorical_columns(
+            features.layout, chunk_lanes
         )
 
     with ThreadPoolExecutor(THREADS) as pool:

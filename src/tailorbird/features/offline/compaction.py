@@ -71,7 +71,7 @@ class TileSums:
         """Return the sum of each key's tiles from `tile` on."""
         if not len(self):
             return np.zeros(len(key), np.int64)
-        key_index, is_present = self._numbers_of_keys(key)
+        key_index, is_present = self._find_keys(key)
         start = np.searchsorted(
             self._key_tile_codes,
             key_index * self._tile_span + np.clip(tile - self._first_tile, 0, self._tile_span),
@@ -86,13 +86,14 @@ class TileSums:
     def _build_index(self) -> None:
         self._first_tile = int(self._tile.min()) if len(self) else 0
         self._tile_span = int(self._tile.max()) - self._first_tile + 1 if len(self) else 1
-        self._keys, number = np.unique(self._key, return_inverse=True)
-        self._key_tile_codes = number * self._tile_span + (self._tile - self._first_tile)
+        self._keys, key_index = np.unique(self._key, return_inverse=True)
+        self._key_tile_codes = key_index * self._tile_span + (self._tile - self._first_tile)
         self._prefix = np.append(0, np.cumsum(self._sums))
 
-    def _numbers_of_keys(self, key: Keys) -> tuple[Intps, Bools]:
-        number = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
-        return number, self._keys[number] == key
+    def _find_keys(self, key: Keys) -> tuple[Intps, Bools]:
+        """Return the index of each key among the distinct ones, and whether it is there."""
+        key_index = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
+        return key_index, self._keys[key_index] == key
 
 
 class CompactedHistory:
@@ -107,7 +108,7 @@ class CompactedHistory:
         self.events = empty_events
         self._entities = entities
         self._request_keys = {entity: np.unique(keys) for entity, keys in request_keys.items()}
-        self._tiles: dict[tuple[int, Ring], TileSums] = {}
+        self._tile_sums: dict[tuple[int, Ring], TileSums] = {}
 
     def absorb(self, frame_cache: FrameCache, t: int, log_position: int) -> None:
         """Absorb the events of a frame, for requests at or after t and p.
@@ -122,6 +123,7 @@ class CompactedHistory:
             for source in sources_of(layout):
                 extract = frame_cache.extract(source)
                 own_rows = np.flatnonzero(is_requested[extract.rows])
+                # Settled events are not in flight: all later requests know them.
                 is_settled = frame.log_position[extract.rows[own_rows]] <= log_position
                 is_retained[frame.event(extract.rows[own_rows[~is_settled]])] = True
                 own_rows = own_rows[is_settled]
@@ -137,7 +139,7 @@ class CompactedHistory:
                 ):
                     is_retained[frame.event(rows[selected_rows])] = True
             if layout.profile is not None:
-                self._keep_profiles(
+                self._retain_profiles(
                     layout.profile,
                     self._request_keys[layout.index],
                     frame_cache,
@@ -148,14 +150,14 @@ class CompactedHistory:
             absorbed_rows = own_rows[~is_retained[frame.event(extract.rows[own_rows])]]
             rows, value = extract.rows[absorbed_rows], extract.value[absorbed_rows]
             key = frame.key(layout.entity)[0][rows]
-            for ring, tiles in _summed_rings(layout).items():
+            for ring, tiles_back in _summed_rings(layout).items():
                 if ring.source == source:
-                    sums = self._tiles.setdefault((layout.index, ring), TileSums())
-                    sums.add(
+                    tile_sums = self._tile_sums.setdefault((layout.index, ring), TileSums())
+                    tile_sums.add(
                         key,
                         frame.ts[rows] // ring.hop,
                         tile_values(ring.measure, value),
-                        t // ring.hop - tiles,
+                        t // ring.hop - tiles_back,
                     )
         self.events = frame_cache.events.filter(pa.array(is_retained)).combine_chunks()
 
@@ -165,10 +167,10 @@ class CompactedHistory:
         """Add what was compacted away to the windows' sums of keys at t."""
         for window in layout.windows:
             ring = layout.rings[window.ring]
-            tiles = self._tiles.get((layout.index, ring))
-            if tiles is not None:
+            tile_sums = self._tile_sums.get((layout.index, ring))
+            if tile_sums is not None:
                 record_lane = RecordLane(layout.index, window.reading_lane)
-                values[record_lane] = values[record_lane] + tiles.sum_since(
+                values[record_lane] = values[record_lane] + tile_sums.sum_since(
                     key, t // ring.hop - window.tiles
                 )
 
@@ -176,10 +178,10 @@ class CompactedHistory:
         self, layout: EntityLayout, ring: Ring, key: Keys
     ) -> Callable[[Int64s], Int64s]:
         """Return a function from a tile to each key's compacted sum in that tile."""
-        tiles = self._tiles.get((layout.index, ring), TileSums())
-        return lambda tile: tiles.sum_at(key, tile)
+        tile_sums = self._tile_sums.get((layout.index, ring), TileSums())
+        return lambda tile: tile_sums.sum_at(key, tile)
 
-    def _keep_profiles(
+    def _retain_profiles(
         self,
         profile: Profile,
         request_keys: Keys,
@@ -232,25 +234,31 @@ def _retained_events(
                 (window.tiles for window in layout.windows if window.ring == index), default=0
             )
             tile = ts // ring.hop
-            late_rows = np.flatnonzero(tile >= t // ring.hop - tiles_back)
+            readable_rows = np.flatnonzero(tile >= t // ring.hop - tiles_back)
             retained_rows.append(
-                late_rows[
+                readable_rows[
                     _largest_events(
-                        tile_values(ring.measure, value[late_rows]), key[late_rows], tile[late_rows]
+                        tile_values(ring.measure, value[readable_rows]),
+                        key[readable_rows],
+                        tile[readable_rows],
                     )
                 ]
             )
-    for number, sketch in enumerate(layout.sketches):
+    for index, sketch in enumerate(layout.sketches):
         if sketch.source == source:
             tiles_back = max(
-                (distinct.tiles for distinct in layout.distincts if distinct.sketch == number),
+                (distinct.tiles for distinct in layout.distincts if distinct.sketch == index),
                 default=0,
             )
             tile = ts // sketch.hop
-            late_rows = np.flatnonzero(tile >= t // sketch.hop - tiles_back)
-            register, rank = registers_and_ranks(value[late_rows].view(np.uint64), sketch.precision)
+            readable_rows = np.flatnonzero(tile >= t // sketch.hop - tiles_back)
+            register, rank = registers_and_ranks(
+                value[readable_rows].view(np.uint64), sketch.precision
+            )
             retained_rows.append(
-                late_rows[_largest_events(rank, key[late_rows], tile[late_rows], register)]
+                readable_rows[
+                    _largest_events(rank, key[readable_rows], tile[readable_rows], register)
+                ]
             )
     return retained_rows
 

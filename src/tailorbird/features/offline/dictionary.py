@@ -27,19 +27,19 @@ def texts_by_hash(
     """Return the text of each hash, in columns `hash` and `text`, ascending; unknown hashes are
     missing.
     """
-    missing_keys, tables = np.unique(requested_hashes[requested_hashes != 0]), []
+    missing_hashes, tables = np.unique(requested_hashes[requested_hashes != 0]), []
     for texts in _read_texts(requests, events):
-        if not len(missing_keys):
+        if not len(missing_hashes):
             break
-        keys = hash_texts(texts)
-        is_match = np.isin(keys, missing_keys)
+        hashes = hash_texts(texts)
+        is_match = np.isin(hashes, missing_hashes)
         if is_match.any():
             tables.append(
                 pa.table(
-                    {"hash": pa.array(keys[is_match]), "text": texts.filter(pa.array(is_match))}
+                    {"hash": pa.array(hashes[is_match]), "text": texts.filter(pa.array(is_match))}
                 )
             )
-            missing_keys = np.setdiff1d(missing_keys, keys[is_match], assume_unique=True)
+            missing_hashes = np.setdiff1d(missing_hashes, hashes[is_match], assume_unique=True)
     empty = pa.table({"hash": pa.array([], pa.uint64()), "text": pa.array([], pa.string())})
     return pa.concat_tables([empty, *tables]).sort_by("hash").combine_chunks()
 

@@ -217,7 +217,7 @@ class _Column:
             more_rows = (
                 f" (and {len(invalid_rows) - 1:,} more rows)" if len(invalid_rows) > 1 else ""
             )
-            found = (
+            actual = (
                 "nothing"
                 if value is None
                 else repr(value)
@@ -225,7 +225,7 @@ class _Column:
                 else str(value)
             )
             raise UsageError(
-                f"expected {expected}, got {found} in row {row + 1:,}{more_rows}",
+                f"expected {expected}, got {actual} in row {row + 1:,}{more_rows}",
                 where=self._where,
                 fix=fix or "correct the row",
             )

@@ -44,8 +44,8 @@ _INITIALISATION_VECTOR = np.array(
     ],
     np.uint64,
 )
-_PARAMETERS = bytes([8, 0, 1, 1]) + bytes(44) + b"tailorbird".ljust(16, b"\0")
-_INITIAL_STATE = _INITIALISATION_VECTOR ^ np.frombuffer(_PARAMETERS, np.uint64)
+_PARAMETER_BLOCK = bytes([8, 0, 1, 1]) + bytes(44) + b"tailorbird".ljust(16, b"\0")
+_INITIAL_STATE = _INITIALISATION_VECTOR ^ np.frombuffer(_PARAMETER_BLOCK, np.uint64)
 _WORD_ORDERS = np.array(
     [
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
@@ -87,9 +87,11 @@ class _TextBuffers:
 
     @classmethod
     def from_array(cls, array: pa.Array) -> "_TextBuffers":
-        width = np.dtype(np.int64 if pa.types.is_large_string(array.type) else np.int32)
+        offset_dtype = np.dtype(np.int64 if pa.types.is_large_string(array.type) else np.int32)
         _, offsets, data = array.buffers()
-        text_offsets = np.frombuffer(offsets, width, len(array) + 1, array.offset * width.itemsize)
+        text_offsets = np.frombuffer(
+            offsets, offset_dtype, len(array) + 1, array.offset * offset_dtype.itemsize
+        )
         is_valid = (
             array.is_valid().to_numpy(zero_copy_only=False)
             if array.null_count
@@ -155,17 +157,17 @@ def _decode_keys(keys: Keys, codes: pa.Array) -> Keys:
     ]
 
 
-def _word_of(context: Any, data: Any, at: Any) -> Any:
-    """Load the 8 bytes from `at` on; x86 and Arm are little-endian, like the texts' keys."""
+def _word_of(context: Any, data: Any, byte_offset: Any) -> Any:
+    """Load the 8 bytes from `byte_offset` on; x86 and Arm are little-endian, as the texts' keys."""
 
-    def code(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate_code(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = target.make_array(signature.args[0])(target, builder, arguments[0])
         pointer = builder.gep(array.data, [arguments[1]])
         loaded = builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()))
         loaded.align = 1
         return loaded
 
-    return types.uint64(data, types.int64), code
+    return types.uint64(data, types.int64), generate_code
 
 
 _word: Callable[..., np.uint64] = intrinsic(_word_of)
@@ -276,7 +278,7 @@ def _compress(
     if is_last:
         working_vector[14] = ~working_vector[14]
     for round_number in range(12):
-        order = _WORD_ORDERS[round_number % 10]
+        word_order = _WORD_ORDERS[round_number % 10]
         for mix in range(8):
             a, b, c, d = (
                 _MIX_INDEXES[mix, 0],
@@ -284,11 +286,13 @@ def _compress(
                 _MIX_INDEXES[mix, 2],
                 _MIX_INDEXES[mix, 3],
             )
-            working_vector[a] = working_vector[a] + working_vector[b] + block[order[2 * mix]]
+            working_vector[a] = working_vector[a] + working_vector[b] + block[word_order[2 * mix]]
             working_vector[d] = _rotate(working_vector[d] ^ working_vector[a], 32)
             working_vector[c] = working_vector[c] + working_vector[d]
             working_vector[b] = _rotate(working_vector[b] ^ working_vector[c], 24)
-            working_vector[a] = working_vector[a] + working_vector[b] + block[order[2 * mix + 1]]
+            working_vector[a] = (
+                working_vector[a] + working_vector[b] + block[word_order[2 * mix + 1]]
+            )
             working_vector[d] = _rotate(working_vector[d] ^ working_vector[a], 16)
             working_vector[c] = working_vector[c] + working_vector[d]
             working_vector[b] = _rotate(working_vector[b] ^ working_vector[c], 63)

@@ -29,7 +29,7 @@ from tailorbird.features.offline.asof import AsOfQueries, Timeline
 from tailorbird.features.offline.asof_runs import COMPILED_OPERATIONS, LastRuns
 from tailorbird.features.offline.bulk import RaggedSequence, Requests
 from tailorbird.features.offline.compaction import CompactedHistory
-from tailorbird.features.offline.events.frames import AllRunEvents, FrameCache, has_text_keys
+from tailorbird.features.offline.events.frames import AllRuns, FrameCache, has_text_keys
 from tailorbird.features.offline.events.ragged import concatenate_ranges
 from tailorbird.features.offline.events.series import Series
 from tailorbird.features.offline.hashing import hash_texts, identify_texts
@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
-_RUNS_CHUNK = 1 << 13  # queries, each with a hundred events or more
+_CHUNK_QUERIES = 1 << 13  # queries, each with a hundred events or more
 
 
 class PastLanes:
@@ -68,6 +68,7 @@ class PastLanes:
         Args:
             frame_cache: the events; None if all lanes are `precomputed`.
             entities: compute only these, by default all; other lanes may be precomputed.
+            run_columns: precomputed columns over last events, by step.
             compacted: the sums of earlier events, whose retained ones are in its frame.
         """
         self._compacted = compacted
@@ -86,7 +87,7 @@ class PastLanes:
         self._log_position = np.asarray(requests.log_position, np.int64)
         self._values: dict[RecordLane, Int64s] = dict(precomputed or {})
         self._is_present: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
-        self._runs: dict[RecordLane, AllRunEvents] = {}
+        self._runs: dict[RecordLane, AllRuns] = {}
         self._run_columns: dict[str, npt.NDArray] = dict(run_columns or {})
         self.context = RequestContext(requests)
         self._is_per_row = [is_per_row(entity) for entity in features.layout.entities]
@@ -190,8 +191,8 @@ class PastLanes:
         self._run_columns.update(
             (step.name, column) for step, column in zip(steps, columns.T, strict=True)
         )
-        for start in range(0, len(deferred), _RUNS_CHUNK):
-            rows = deferred[start : start + _RUNS_CHUNK]
+        for start in range(0, len(deferred), _CHUNK_QUERIES):
+            rows = deferred[start : start + _CHUNK_QUERIES]
             runs_of_rows = history.last_events(queries.take(rows), sequence, t[rows]).runs(
                 sequence, t[rows], request_session[rows]
             )
@@ -238,7 +239,7 @@ class PastLanes:
                     request, candidates[step.name][candidate_rows]
                 )
 
-        chunk_starts = range(_RUNS_CHUNK, len(t), _RUNS_CHUNK)
+        chunk_starts = range(_CHUNK_QUERIES, len(t), _CHUNK_QUERIES)
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(compute_rows, np.split(queries.order, list(chunk_starts))))
 
@@ -356,12 +357,12 @@ def is_per_row(layout: EntityLayout) -> bool:
 
 
 class LanesOfRows:
-    """Some rows of `PastLanes`, few enough for the cache; implements `finish.Lanes`."""
+    """Some rows of `PastLanes`, few enough for the cache; implements `finish.LaneSource`."""
 
-    def __init__(self, all_lanes: PastLanes, rows_slice: slice) -> None:
-        self._all_lanes, self._row_slice = all_lanes, rows_slice
+    def __init__(self, all_lanes: PastLanes, row_slice: slice) -> None:
+        self._all_lanes, self._row_slice = all_lanes, row_slice
         self._request: Intps | slice = (
-            rows_slice if all_lanes._has_one_row_each else all_lanes._row_request[rows_slice]
+            row_slice if all_lanes._has_one_row_each else all_lanes._row_request[row_slice]
         )
 
     @property

@@ -170,7 +170,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[BackfilledPart]:
-    """Yield the columns (name → definition, from `shards.definitions`) part by part, in request
+    """Yield the columns (name → definition, from `inputs.definitions`) part by part, in request
     order.
 
     Raises:

@@ -47,10 +47,10 @@ def stack_positions(positions: Sequence[int | Sequence[int]]) -> Int64s:
     >>> stack_positions([7, [4, 5]]).tolist() [[7, 7], [4, 5]]
     """
     rows = [(position,) if isinstance(position, int) else tuple(position) for position in positions]
-    width = math.lcm(*(len(row) for row in rows)) if rows else 1
-    if width == 1:
+    part_count = math.lcm(*(len(row) for row in rows)) if rows else 1
+    if part_count == 1:
         return np.array([row[0] for row in rows], np.int64)
-    return np.array([row * (width // len(row)) for row in rows], np.int64)
+    return np.array([row * (part_count // len(row)) for row in rows], np.int64)
 
 
 def to_position_columns(log_position: Int64s, width: int) -> Int64s:

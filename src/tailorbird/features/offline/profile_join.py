@@ -140,10 +140,10 @@ def join_profiles(
         if kind == "item"
         else np.zeros(len(rows), np.bool_)
     )
-    single_items = _DistinctProfiles(
+    single_profiles = _DistinctProfiles(
         lacking_events.filter(pa.array(~has_list)), _ID_COLUMNS[kind], kind
     )
-    versions_needed = {(id_, version) for id_, version, _ in single_items.values}
+    versions_needed = {(id_, version) for id_, version, _ in single_profiles.values}
     list_events = lacking_events.filter(pa.array(has_list))
     profile_lists = _profile_lists(list_events) if len(list_events) else []
     versions_needed.update(
@@ -153,16 +153,16 @@ def join_profiles(
     profile_texts = np.empty(len(rows), object)
     joined_singles = np.array(
         [
-            _merge_properties(text, attributes.get((id_, version)), needed_names)
-            for id_, version, text in single_items.values
+            _merge_attributes(text, attributes.get((id_, version)), needed_names)
+            for id_, version, text in single_profiles.values
         ],
         object,
     )
     profile_texts[~has_list] = (
-        joined_singles[single_items.codes] if len(joined_singles) else joined_singles
+        joined_singles[single_profiles.codes] if len(joined_singles) else joined_singles
     )
     profile_texts[has_list] = [
-        _merged_list(ids, own_profiles, attributes, needed_names)
+        _encode_merged_list(ids, own_profiles, attributes, needed_names)
         for ids, own_profiles in profile_lists
     ]
     joined_texts = np.array(
@@ -177,17 +177,19 @@ def join_profiles(
 class _DistinctProfiles:
     """The distinct (subject, version, profile) of events, and each event's index in them."""
 
-    def __init__(self, events: pa.Table, subject: str, kind: str) -> None:
+    def __init__(self, events: pa.Table, id_column: str, kind: str) -> None:
         columns = [
             events[name].combine_chunks().dictionary_encode()
-            for name in (subject, f"{kind}_version", f"{kind}_profile")
+            for name in (id_column, f"{kind}_version", f"{kind}_profile")
         ]
         self.codes: npt.NDArray[np.int64] = np.zeros(len(events), np.int64)
         first_rows = np.zeros(0, np.int64)
         for column in columns:
             codes = column.indices.fill_null(len(column.dictionary)).to_numpy(zero_copy_only=False)
-            pairs = self.codes * (len(column.dictionary) + 1) + codes
-            _, first_rows, self.codes = np.unique(pairs, return_index=True, return_inverse=True)
+            combined_codes = self.codes * (len(column.dictionary) + 1) + codes
+            _, first_rows, self.codes = np.unique(
+                combined_codes, return_index=True, return_inverse=True
+            )
         row_indices = pa.array(first_rows)
         self.values: list[tuple[str, str, str | None]] = list(
             zip(*(column.take(row_indices).to_pylist() for column in columns), strict=True)
@@ -228,13 +230,13 @@ class _VersionCache:
             for id_, version, text, log_position in zip(
                 *(column.to_pylist() for column in batch.columns), strict=True
             ):
-                key = (id_, version)
-                if key in missing_versions and log_position < first_positions.get(
-                    key, log_position + 1
+                id_and_version = (id_, version)
+                if id_and_version in missing_versions and log_position < first_positions.get(
+                    id_and_version, log_position + 1
                 ):
-                    first_positions[key] = log_position
+                    first_positions[id_and_version] = log_position
                     attributes = _profile_decoder.decode(text) if text else {}
-                    self._cache[key] = {
+                    self._cache[id_and_version] = {
                         name: attributes[name].copy()
                         for name in self.attribute_names
                         if name in attributes
@@ -272,7 +274,7 @@ def _profile_lists(events: pa.Table) -> list[tuple[list[Version | None], list[At
     return profile_lists
 
 
-def _merge_properties(
+def _merge_attributes(
     text: str | None, attributes: Attributes | None, needed_names: frozenset[str]
 ) -> str | None:
     if attributes is None:
@@ -280,7 +282,7 @@ def _merge_properties(
     return _encode_sorted(_profile_decoder.decode(text) if text else {}, attributes, needed_names)
 
 
-def _merged_list(
+def _encode_merged_list(
     versions: list[Version | None],
     profiles: list[Attributes | None],
     attributes: Mapping[Version, Attributes],

@@ -6,7 +6,7 @@
 Where the events fit into memory, requests are answered part by part. Columns that the folder has,
 for the same definitions, events and requests, are not recomputed: adding a feature computes that
 one alone. Where the events of one key do not fit (everyone's feature has a single key), they are
-processed in order of time, and `carried` compacts them. Memory that the setting does not bound: the
+processed in order of time and compacted (`compaction`). Memory that the setting does not bound: the
 requests themselves, a number for each where a key has an attribute in it, the events of one key at
 one time, and a key's events that some later request did not know yet.
 """

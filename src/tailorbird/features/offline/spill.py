@@ -146,8 +146,8 @@ class Spill:
                 start = bucket
         return bucket_ranges
 
-    def read_events(self, field: str | None, buckets: range, empty: pa.Table) -> pa.Table:
-        tables = [empty]
+    def read_events(self, field: str | None, buckets: range, empty_table: pa.Table) -> pa.Table:
+        tables = [empty_table]
         for path in (self._events_path(field, bucket) for bucket in buckets):
             if path.exists():
                 with pa.ipc.open_file(path) as reader:
@@ -206,25 +206,21 @@ class Spill:
                 pa.default_memory_pool().release_unused()
         return stretch_starts
 
-    def read_stretch(self, number: int, *earlier_tables: pa.Table) -> pa.Table:
+    def read_stretch(self, stretch: int, *earlier_tables: pa.Table) -> pa.Table:
         """Return the events of a stretch after those of other tables."""
-        if not self._stretch_path(number).exists():
+        if not self._stretch_path(stretch).exists():
             return pa.concat_tables(earlier_tables)
-        with pa.OSFile(str(self._stretch_path(number))) as file, pa.ipc.open_file(file) as reader:
+        with pa.OSFile(str(self._stretch_path(stretch))) as file, pa.ipc.open_file(file) as reader:
             return pa.concat_tables([*earlier_tables, reader.read_all()])
 
     def write_lanes(
-        self,
-        kind: str,
-        piece: str,
-        positions: Intps,
-        columns: Mapping[RecordLane | str, npt.NDArray],
+        self, kind: str, piece: str, indices: Intps, columns: Mapping[RecordLane | str, npt.NDArray]
     ) -> None:
         """Write a piece's lanes and run columns for ascending "requests" or "rows", once and
         sequentially.
         """
         lane_arrays = {_column_name(column): pa.array(values) for column, values in columns.items()}
-        batch = pa.record_batch({"at": pa.array(positions.astype(np.int64)), **lane_arrays})
+        batch = pa.record_batch({"at": pa.array(indices.astype(np.int64)), **lane_arrays})
         with pa.ipc.new_file(self.folder / kind / f"{piece}.arrow", batch.schema) as writer:
             writer.write_batch(batch)
 
@@ -236,8 +232,8 @@ class Spill:
         for path in (self.folder / kind).glob("*.arrow"):
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
                 batch = reader.get_batch(0)
-                positions = batch["at"].to_numpy()
-                low, high = np.searchsorted(positions, [span.start, span.stop])
+                indices = batch["at"].to_numpy()
+                low, high = np.searchsorted(indices, [span.start, span.stop])
                 for name in batch.schema.names[1:]:
                     column = _parse_column(name)
                     if only_lane is None or column == only_lane:
@@ -245,7 +241,7 @@ class Spill:
                         span_values = columns.setdefault(
                             column, np.zeros(span.stop - span.start, values.dtype)
                         )
-                        span_values[positions[low:high] - span.start] = values
+                        span_values[indices[low:high] - span.start] = values
         return columns
 
     def write_sequence(
@@ -302,8 +298,8 @@ class Spill:
             (self.folder / "events" / f"{field or 'everyone'}.json").read_bytes(), type=list[int]
         )
 
-    def _stretch_path(self, number: int) -> Path:
-        return self.folder / "stretches" / f"{number:03d}.arrow"
+    def _stretch_path(self, stretch: int) -> Path:
+        return self.folder / "stretches" / f"{stretch:03d}.arrow"
 
     def _events_path(self, field: str | None, bucket: int) -> Path:
         return self.folder / "events" / f"{field or 'everyone'}-{bucket:02d}.arrow"

@@ -1,7 +1,7 @@
 """The events of each entity as one `asof.Timeline`, prepared for queries about the past.
 
 All windows, lasts and sequences of an entity share the timeline. `features.offline.lanes` decides
-which queries are queried, and where the lanes go.
+what is queried, and where the lanes go.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from tailorbird.features.offline.asof_peaks import MaximumTree
 from tailorbird.features.offline.asof_runs import LastRuns, SeriesColumns
 from tailorbird.features.offline.asof_sketches import SketchTree
 from tailorbird.features.offline.events.frames import (
-    AllRunEvents,
+    AllRuns,
     Bools,
     ChunkRuns,
     FrameCache,
@@ -68,7 +68,7 @@ class EntityHistory:
             take_rows(column, self._rows) for column in (key, frame.ts, frame.log_position)
         )
         self.timeline = Timeline(entity_keys, key, ts, log_position, tie_break)
-        self._source_marks = self._mark_sources()
+        self._mark_arrays = self._mark_sources()
 
     def values(
         self, queries: AsOfQueries, t: Int64s, compacted: CompactedTiles | None = None
@@ -125,7 +125,7 @@ class EntityHistory:
 
         def sum_measure(index: int) -> None:
             source, measure = self._summed_measures[index]
-            marks, bit = self._source_mark(source)
+            marks, bit = self._marks_and_bit(source)
             if measure == "count" or source.value is None:
                 kernels_marks.prefix_counts(marks, bit, sums[index])
             else:
@@ -157,10 +157,10 @@ class EntityHistory:
             all_marks.append(sorted_marks)
         return all_marks
 
-    def _source_mark(self, source: Source) -> tuple[kernels_marks.Marks, np.uint16]:
+    def _marks_and_bit(self, source: Source) -> tuple[kernels_marks.Marks, np.uint16]:
         """Return the marks that contain a source's bit, and that bit."""
         array_index, bit = divmod(list(self._extracts).index(source), 16)
-        return self._source_marks[array_index], np.uint16(1 << bit)
+        return self._mark_arrays[array_index], np.uint16(1 << bit)
 
     def peaks(self, queries: AsOfQueries, t: Int64s) -> list[tuple[RecordLane, Int64s]]:
         """Return the code of the peak of each window that has one, and of each first time."""
@@ -177,7 +177,7 @@ class EntityHistory:
                 lanes.append(
                     (
                         RecordLane(self._layout.index, window.reading_lane),
-                        tree_by_measure[ring.source, ring.measure].since(queries, since),
+                        tree_by_measure[ring.source, ring.measure].largest_since(queries, since),
                     )
                 )
         for first_time in self._layout.firsts:
@@ -189,7 +189,9 @@ class EntityHistory:
             lanes.append(
                 (
                     RecordLane(self._layout.index, first_time.reading_lane),
-                    MaximumTree(self.timeline, reversed_ts[self._rows]).since(queries, t * 0),
+                    MaximumTree(self.timeline, reversed_ts[self._rows]).largest_since(
+                        queries, t * 0
+                    ),
                 )
             )
         return lanes
@@ -205,7 +207,7 @@ class EntityHistory:
             for window in (
                 distinct for distinct in self._layout.distincts if distinct.sketch == sketch_index
             ):
-                summary = sketch_tree.from_positions(
+                summary = sketch_tree.summary_from_positions(
                     queries, queries.window_start(sketch.hop, sketch.hop * window.tiles)
                 )
                 lanes += [
@@ -228,7 +230,9 @@ class EntityHistory:
             if compacted is None:
                 total = queries.decayed_sums(prefix, ring.hop, weights)
             else:
-                total = _tile_by_tile(queries, prefix, ring.hop, weights, compacted(ring))
+                total = _decayed_sums_tile_by_tile(
+                    queries, prefix, ring.hop, weights, compacted(ring)
+                )
             lanes.append((RecordLane(self._layout.index, decay.reading_lane), total.view(np.int64)))
         return lanes
 
@@ -260,7 +264,7 @@ class EntityHistory:
             ranks[order] = np.arange(len(order), 0, -1)  # earlier is larger
             first_ranks = MaximumTree(
                 self.timeline, np.where(self._is_counted(first_value.source), ranks, 0)
-            ).since(queries, np.zeros_like(queries.t))
+            ).largest_since(queries, np.zeros_like(queries.t))
             first_events = np.append(order, -1)[len(order) - first_ranks]  # −1: none yet
             for lane, column in enumerate(
                 (
@@ -288,12 +292,14 @@ class EntityHistory:
         )
         return LastRuns(series, columns, queries, sequence.length)
 
-    def run_events(self, runs: LastRuns) -> "AllRunEvents":
-        return AllRunEvents(self._frame, runs.events(), runs.rows)
+    def run_events(self, runs: LastRuns) -> "AllRuns":
+        return AllRuns(self._frame, runs.events(), runs.rows)
 
     def last_events(self, queries: AsOfQueries, sequence: LastEvents, t: Int64s) -> "ChunkRuns":
-        run = self._series_of(sequence.source).last(queries, sequence.length, t - LOOK_BACK_MAX)
-        return ChunkRuns(self._frame, run, self._rows[run.events])
+        event_runs = self._series_of(sequence.source).last(
+            queries, sequence.length, t - LOOK_BACK_MAX
+        )
+        return ChunkRuns(self._frame, event_runs, self._rows[event_runs.events])
 
     def prepare_columns(self, sequence: LastEvents) -> None:
         """Compute the columns that `ChunkRuns.runs` reads, before threads use them."""
@@ -305,7 +311,7 @@ class EntityHistory:
     def _series_of(self, source: Source) -> Series:
         if source not in self._all_series:
             self._all_series[source] = Series(
-                self.timeline, kernels_marks.marked_positions(*self._source_mark(source))
+                self.timeline, kernels_marks.marked_positions(*self._marks_and_bit(source))
             )
         return self._all_series[source]
 
@@ -334,7 +340,7 @@ class EntityHistory:
         )
 
 
-def _tile_by_tile(
+def _decayed_sums_tile_by_tile(
     queries: AsOfQueries,
     prefix: Int64s,
     hop: int,

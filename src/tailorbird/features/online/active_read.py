@@ -56,6 +56,7 @@ class ReadPlan:
         )
         # Entities whose keys need no record come before those whose keys do.
         self.fetch_order = fetch_order
+        # Of each entity, whether all rows of a request share it.
         self.is_one_row = find_one_row_entities(layout, self.key_part_lanes)
         self.stacks = ColumnStacks(layout, self.is_one_row)
         self.sequences = [step for step in layout.steps if step.kind == "sequence"]
@@ -78,7 +79,8 @@ def _unknown_reading(lanes: int) -> EntityReadings:
 
 
 class ActiveRead:
-    """One request being read, for items or the person alone; implements `finish.Lanes`."""
+    """One request being read, for items or the person alone; implements
+    `finish.LaneSource`."""
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
 The worker writes the aliases beside the records of the state, and readers look them up.
 
-request: user_id 41       → merge of 41 → … → 42            (`events.merges`: the newest of each
-user) request: anonymous_id c7  → identify of c7 → 41 → merge of 41 → … → 42
+    request: user_id 41       → merge of 41 → … → 42    (`events.merges`: the newest of each user)
+    request: anonymous_id c7  → identify of c7 → 41 → merge of 41 → … → 42
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +32,7 @@ from tailorbird.features.state.state import (
 )
 from tailorbird.store import Snapshot, Transaction
 
+# Event type, columns of the id and of the user it leads to, and the function of the record's key.
 _ALIAS_TYPES = (
     ("identify", "anonymous_id", "user_id", alias_key),
     ("merge", "user_id", "person", merge_key),
@@ -63,8 +64,11 @@ def read_aliases(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias
 
 
 def _keep_newest(aliases: dict[bytes, Alias], key: bytes, alias: Alias) -> None:
-    current = aliases.get(key)
-    if current is None or (current.ts, current.log_position) < (alias.ts, alias.log_position):
+    current_alias = aliases.get(key)
+    if current_alias is None or (current_alias.ts, current_alias.log_position) < (
+        alias.ts,
+        alias.log_position,
+    ):
         aliases[key] = alias
 
 
@@ -74,8 +78,11 @@ def newer_alias_records(
     """Return the records of aliases that the state lacks or has an older version of."""
     records = []
     for key, alias in aliases.items():
-        current = read_alias(transaction, key)
-        if current is None or (current.ts, current.log_position) < (alias.ts, alias.log_position):
+        current_alias = read_alias(transaction, key)
+        if current_alias is None or (current_alias.ts, current_alias.log_position) < (
+            alias.ts,
+            alias.log_position,
+        ):
             records.append((key, alias.encode()))
     if any(key.startswith(MERGE_PREFIX) for key, _ in records):
         records.append((ANY_MERGES_KEY, b"1"))
@@ -109,7 +116,7 @@ def resolve_request(
         map_parts: applies a function to each part, as `map` does; see `PartitionedSnapshot`.
     """
     user, visitor = request.user_id, request.anonymous_id
-    own_key = (
+    first_alias_key = (
         b""
         if request.person is not None
         else merge_key(user)
@@ -118,14 +125,21 @@ def resolve_request(
         if visitor is not None
         else b""
     )
-    keys = [POSITION_KEY, SWEPT_KEY, ANY_MERGES_KEY, *([own_key] if own_key else [])]
-    responses = list(map_parts(lambda part: _get_values(part, keys), parts))
+    keys = [
+        POSITION_KEY,
+        SWEPT_KEY,
+        ANY_MERGES_KEY,
+        *([first_alias_key] if first_alias_key else []),
+    ]
+    values_by_part = list(map_parts(lambda part: _get_values(part, keys), parts))
     positions, swept_until = (
-        [decode_position(response[0]) for response in responses],
-        max(decode_swept_until(response[1]) for response in responses),
+        [decode_position(part_values[0]) for part_values in values_by_part],
+        max(decode_swept_until(part_values[1]) for part_values in values_by_part),
     )
-    has_merges = any(response[2] for response in responses)
-    alias_record = responses[_part_of_key(own_key, len(parts))][3] if own_key else None
+    has_merges = any(part_values[2] for part_values in values_by_part)
+    alias_record = (
+        values_by_part[_part_of_key(first_alias_key, len(parts))][3] if first_alias_key else None
+    )
 
     def merge_of(user_id: str) -> Merge | None:
         record = (
@@ -135,7 +149,7 @@ def resolve_request(
         )
         return None if record is None else Merge(record.ts, record.log_position, record.user_id)
 
-    if request.person is not None or not own_key:
+    if request.person is not None or not first_alias_key:
         return ResolvedRequest(positions, swept_until, request.person, 0)
     if user is None:
         if alias_record is None:
@@ -151,11 +165,11 @@ def resolve_request(
 
 
 def _get_values(snapshot: Snapshot, keys: Sequence[bytes]) -> list[bytes | None]:
-    concatenated, sizes = snapshot.get_many_with_sizes(keys)
+    concatenated_values, sizes = snapshot.get_many_with_sizes(keys)
     values: list[bytes | None] = []
     start = 0
     for size in sizes:
-        values.append(concatenated[start : start + size] if size else None)
+        values.append(concatenated_values[start : start + size] if size else None)
         start += size
     return values
 

@@ -89,33 +89,38 @@ class AppliedChange:
 def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> EntityBatch:
     """Return what the frame adds to the entities of the part."""
     extracts = _compute_extracts(records, frame, part)
-    distinct_batches = {id(batch): batch for _, batch in extracts}
+    distinct_additions = {id(additions): additions for _, additions in extracts}
     keys, key_indices = np.unique(
-        np.concatenate([batch.key for batch in distinct_batches.values()]), return_inverse=True
+        np.concatenate([additions.key for additions in distinct_additions.values()]),
+        return_inverse=True,
     )
     newest_ts = np.zeros(len(keys), np.int64)
-    rows_by_batch: dict[int, tuple[Rows, Additions]] = {}
-    for accumulator, batch in extracts:
-        if id(accumulator) in records.readable_ids and isinstance(batch, Extract) and len(batch):
-            batch.frame.ids(
-                batch.rows
+    rows_by_additions: dict[int, tuple[Rows, Additions]] = {}
+    for accumulator, additions in extracts:
+        if (
+            id(accumulator) in records.readable_accumulator_ids
+            and isinstance(additions, Extract)
+            and len(additions)
+        ):
+            additions.frame.ids(
+                additions.rows
             )  # These store ids: hash them for the batch, not for each chunk.
     start = 0
-    for batch_id, batch in distinct_batches.items():
-        rows = key_indices[start : start + len(batch.key)]
-        start += len(batch.key)
+    for additions_id, additions in distinct_additions.items():
+        rows = key_indices[start : start + len(additions.key)]
+        start += len(additions.key)
         order = np.argsort(rows, kind="stable")
-        rows, batch = rows[order], batch.take(order)
-        rows_by_batch[batch_id] = rows, batch
+        rows, additions = rows[order], additions.take(order)
+        rows_by_additions[additions_id] = rows, additions
         if len(rows):
             entity_starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
             newest_ts[rows[entity_starts]] = np.maximum(
-                newest_ts[rows[entity_starts]], np.maximum.reduceat(batch.ts, entity_starts)
+                newest_ts[rows[entity_starts]], np.maximum.reduceat(additions.ts, entity_starts)
             )
     return EntityBatch(
         keys,
         newest_ts,
-        [(accumulator, *rows_by_batch[id(batch)]) for accumulator, batch in extracts],
+        [(accumulator, *rows_by_additions[id(additions)]) for accumulator, additions in extracts],
     )
 
 
@@ -129,10 +134,10 @@ def _compute_extracts(
     if part.is_complete:
         return extracts
     own_extracts = {
-        id(batch): batch.take(np.flatnonzero(part.contains(batch.key)))
-        for batch in {id(batch): batch for _, batch in extracts}.values()
+        id(additions): additions.take(np.flatnonzero(part.contains(additions.key)))
+        for additions in {id(additions): additions for _, additions in extracts}.values()
     }
-    return [(accumulator, own_extracts[id(batch)]) for accumulator, batch in extracts]
+    return [(accumulator, own_extracts[id(additions)]) for accumulator, additions in extracts]
 
 
 def apply_batch(
@@ -154,20 +159,20 @@ def apply_batch(
 def _apply_chunk(
     transaction: Transaction, records: Records, batch: EntityBatch, commit: int
 ) -> AppliedChange:
-    stored = records.read_states(transaction, batch.keys)
-    states = stored.states
+    stored_states = records.read_states(transaction, batch.keys)
+    states = stored_states.states
     newest_ts = np.maximum(states[:, NEWEST_LANE], batch.newest_ts)
-    records.update(stored, newest_ts, batch.updates)
+    records.update(stored_states, newest_ts, batch.updates)
     filled_lanes = FilledLanes.from_states(states)
     readings = records.compute_readings(
-        states, newest_ts + 1, commit, sequences=False, filled=filled_lanes
+        states, newest_ts + 1, commit, sequences=False, filled_lanes=filled_lanes
     )
     packed_states = records.pack(states, filled_lanes)
     transaction.put_many(zip(records.keys(b"s", batch.keys), packed_states, strict=True))
     transaction.put_many(records.reading_records(batch.keys, readings))
-    added_bytes = sum(map(len, packed_states)) - int(stored.sizes.sum())
+    added_bytes = sum(map(len, packed_states)) - int(stored_states.sizes.sum())
     return AppliedChange(
-        readings[:, NEXT_CHANGE_LANE], int(np.count_nonzero(stored.sizes == 0)), added_bytes
+        readings[:, NEXT_CHANGE_LANE], int(np.count_nonzero(stored_states.sizes == 0)), added_bytes
     )
 
 
@@ -177,7 +182,7 @@ class HotKeys:
     A step only appends its changes. They are deduplicated on demand, or when many have accumulated.
 
     Args:
-        limit: how many of the most recently changed entities are remembered.
+        keys_max: how many of the most recently changed entities are remembered.
     """
 
     def __init__(self, keys_max: int) -> None:
@@ -190,29 +195,29 @@ class HotKeys:
         """Return an empty one for a kind, by whether a request reads one entity of it, or many."""
         return cls(HOT_KEYS_OF_ONE_ROW if is_one_row else HOT_KEYS_OF_MANY_ROWS)
 
-    def record(self, keys: Keys, change: Int64s) -> None:
+    def record(self, keys: Keys, next_change: Int64s) -> None:
         """Record that these keys changed now; `NEVER_TS` where a reading does not change without an
         event.
         """
         self._keys.append(keys)
-        self._next_changes.append(change)
+        self._next_changes.append(next_change)
         if sum(map(len, self._keys)) > 4 * self._keys_max:
             self._compact()
 
     def pop_due(self, now: int) -> Keys:
         """Remove and return the keys whose reading is out of date by `now`."""
-        keys, change = self._compact()
-        is_due = change <= now
-        self._keys, self._next_changes = [keys[~is_due]], [change[~is_due]]
+        keys, next_change = self._compact()
+        is_due = next_change <= now
+        self._keys, self._next_changes = [keys[~is_due]], [next_change[~is_due]]
         return keys[is_due]
 
     def _compact(self) -> tuple[Keys, Int64s]:
         """Deduplicate to the last change of each key, ordered by time, and drop the oldest ones."""
-        keys, change = (
+        keys, next_change = (
             np.concatenate([np.zeros(0, dtype), *columns])
             for dtype, columns in ((np.uint64, self._keys), (np.int64, self._next_changes))
         )
         last_indexes = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
-        last_indexes = last_indexes[change[last_indexes] != NEVER_TS][-self._keys_max :]
-        self._keys, self._next_changes = [keys[last_indexes]], [change[last_indexes]]
-        return keys[last_indexes], change[last_indexes]
+        last_indexes = last_indexes[next_change[last_indexes] != NEVER_TS][-self._keys_max :]
+        self._keys, self._next_changes = [keys[last_indexes]], [next_change[last_indexes]]
+        return keys[last_indexes], next_change[last_indexes]

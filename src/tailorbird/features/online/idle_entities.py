@@ -14,18 +14,20 @@ log = logging.getLogger(__name__)
 def evict_idle(
     store: Store, sweep: EvictionCycle, all_records: Sequence[Records], position: Position, now: int
 ) -> SweepReport:
-    """Examine some more entities, and evict those that are idle."""
+    """Examine some more entities, and evict those that are idle: the expired ones, and as many more
+    as exceed the cap of their kind, the dropped ones.
+    """
     with store.snapshot() as snapshot:
-        index, batch = sweep.next_batch(snapshot)
-        counts = read_counts(snapshot, all_records[index].layout)
+        kind_index, batch = sweep.next_batch(snapshot)
+        counts = read_counts(snapshot, all_records[kind_index].layout)
     idle_before = max(0, min(now, position.newest_ts) - CLOCK_LAG_US)
-    is_expired, is_dropped = sweep.find_idle(index, batch, idle_before, counts.entities)
+    is_expired, is_dropped = sweep.find_idle(kind_index, batch, idle_before, counts.entities)
     if is_expired.any() or is_dropped.any():
 
         def change(transaction: Transaction) -> None:
             sweep.evict(
                 transaction,
-                index,
+                kind_index,
                 batch=batch,
                 is_expired=is_expired,
                 is_dropped=is_dropped,
@@ -38,7 +40,7 @@ def evict_idle(
         faults.at("worker.after_swept")
     report = SweepReport(len(batch.keys), int(is_expired.sum()), int(is_dropped.sum()))
     if report.dropped:
-        name = all_records[index].layout.entity.name
+        name = all_records[kind_index].layout.entity.name
         log.warning(
             "dropped %d of %d entities of %s, idle longest: there are too many",
             report.dropped,

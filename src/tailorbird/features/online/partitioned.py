@@ -42,14 +42,16 @@ class PartitionedSnapshot:
         """
         shares = list(self._share_keys(keys))
         values = np.empty((len(keys), len(default)), np.uint8)
-        for (_, indices, part_keys), data in zip(
+        for (_, indices, part_keys), part_values in zip(
             shares,
             self._map_parts(lambda share: share[0].get_many(share[2], default=default), shares),
             strict=True,
         ):
-            if len(data) != len(part_keys) * len(default):
+            if len(part_values) != len(part_keys) * len(default):
                 return b""
-            values[indices] = np.frombuffer(data, np.uint8).reshape(len(part_keys), len(default))
+            values[indices] = np.frombuffer(part_values, np.uint8).reshape(
+                len(part_keys), len(default)
+            )
         return values.tobytes()
 
     def get_many_with_sizes(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:

@@ -35,7 +35,7 @@ class Reader:
 
     Args:
         state: the folder of all states; the one of this schema is below it.
-        copies_name: a Valkey to read the worker's copies from instead.
+        copies: a Valkey to read the worker's copies from instead.
         breaker: circuit breaker of the copies' server, shared by all its readers.
         workers: number of workers that share the entities.
     Raises:
@@ -109,20 +109,20 @@ class Reader:
             parts = list(
                 map_parts(stack.enter_context, [store.snapshot() for store in self._stores])
             )
-            resolved = resolve_request(parts, request, map_parts)
-            if not all(position.is_ready for position in resolved.positions):
+            resolution = resolve_request(parts, request, map_parts)
+            if not all(position.is_ready for position in resolution.positions):
                 raise NotReadyError(
                     f"the state of schema {self.features.schema_hash} is still being built"
                 )
             snapshot = parts[0] if len(parts) == 1 else PartitionedSnapshot(parts, map_parts)
             resolved_request = (
                 request
-                if resolved.person == request.person
-                else replace(request, person=resolved.person)
+                if resolution.person == request.person
+                else replace(request, person=resolution.person)
             )
             rows = ActiveRead(
-                self._plan, snapshot, resolved_request, keys, resolved.swept_until
-            ).read_rows(resolved.positions, resolved.alias_ts)
+                self._plan, snapshot, resolved_request, keys, resolution.swept_until
+            ).read_rows(resolution.positions, resolution.alias_ts)
             published_at = snapshot.published_at
             return replace(rows, published_at=published_at) if published_at else rows
 

@@ -36,13 +36,13 @@ def lacks_attributes(receipt: bytes, features: FeatureSet) -> bool:
     if not receipt:
         return False
     receipt_attributes, needed_attributes = _decode_receipt(receipt), features.event_attributes
-    pairs = (
+    stored_and_needed = (
         (receipt_attributes.user_attributes, needed_attributes["user"]),
         (receipt_attributes.item_attributes, needed_attributes["item"]),
     )
     return any(
         stored_names is not None and not set(needed_names) <= set(stored_names)
-        for stored_names, needed_names in pairs
+        for stored_names, needed_names in stored_and_needed
     )
 
 
@@ -53,18 +53,22 @@ def is_only_in_lake(block: Block, features: FeatureSet) -> bool:
     )
 
 
-def read_block_events(stored: StoredBlock, start: int, log: Address) -> pa.Table | None:
+def read_block_events(stored_block: StoredBlock, start: int, log: Address) -> pa.Table | None:
     """Return the events of a block from row `start` on, each with its p, or None. Raises
     InputError.
     """
-    if stored.block.kind not in ("events", SELECTED) or not stored.block.payload:
+    if stored_block.block.kind not in ("events", SELECTED) or not stored_block.block.payload:
         return None
     try:
-        with pa.ipc.open_stream(stored.block.payload) as stream:
+        with pa.ipc.open_stream(stored_block.block.payload) as stream:
             table = stream.read_all()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
-            f"the block at {stored.offset} is no table of events: {error}", where=str(log)
+            f"the block at {stored_block.offset} is no table of events: {error}", where=str(log)
         ) from error
-    table = table if stored.block.kind == SELECTED else number_rows(table, stored.offset)
-    return table.filter(pc.greater_equal(table["p"], start)) if stored.offset < start else table
+    table = (
+        table if stored_block.block.kind == SELECTED else number_rows(table, stored_block.offset)
+    )
+    return (
+        table.filter(pc.greater_equal(table["p"], start)) if stored_block.offset < start else table
+    )

@@ -40,17 +40,17 @@ class RenewalQueue:
 
     def collect_due(self, now: int) -> None:
         """Queue the keys that are due by `now`."""
-        for index, hot_keys in enumerate(self._hot_keys):
+        for kind_index, hot_keys in enumerate(self._hot_keys):
             due_keys = hot_keys.pop_due(now)
             self._due_keys += [
-                (index, due_keys[start : start + RENEWALS_MAX])
+                (kind_index, due_keys[start : start + RENEWALS_MAX])
                 for start in range(0, len(due_keys), RENEWALS_MAX)
             ]
 
     def pop(self) -> tuple[Records, Keys]:
         """Remove and return some due keys, at most `RENEWALS_MAX`, with their records."""
-        index, keys = self._due_keys.popleft()
-        return self._records[index], keys
+        kind_index, keys = self._due_keys.popleft()
+        return self._records[kind_index], keys
 
 
 def renew_readings(

@@ -137,8 +137,8 @@ class Shuffle:
             return self._write(ROUTED.empty_table(), end, LAKE_ONLY, receipt)
         tables = [
             table
-            for stored in blocks
-            if (table := read_block_events(stored, start, self._routed)) is not None
+            for stored_block in blocks
+            if (table := read_block_events(stored_block, start, self._routed)) is not None
         ]
         return self._write(
             pa.concat_tables(tables) if tables else ROUTED.empty_table(), end, SELECTED, receipt
@@ -151,7 +151,8 @@ class Shuffle:
     def prune(self, needed_from: Sequence[int]) -> int:
         """Delete blocks before the row that each worker needs next, and return their number."""
         return sum(
-            writer.prune(before) for writer, before in zip(self._writers, needed_from, strict=True)
+            writer.prune(first_needed_row)
+            for writer, first_needed_row in zip(self._writers, needed_from, strict=True)
         )
 
     def run(
@@ -211,20 +212,20 @@ class Shuffle:
             except NotReadyError:  # There is no router yet, or it is creating the log.
                 return None
             first_position = max(1, self._first_row, self._reader.start())
-            for number, address in enumerate(self._addresses):
-                self._writers.append(_open_shuffle_writer(address, number, first_position))
+            for part_index, address in enumerate(self._addresses):
+                self._writers.append(_open_shuffle_writer(address, part_index, first_position))
         return self._reader
 
     def _take_blocks(self, blocks: Sequence[StoredBlock], rows_max: int) -> list[StoredBlock]:
         """Return the blocks of one step; one whose events are only in the lake is alone."""
         step_blocks: list[StoredBlock] = []
         rows = 0
-        for stored in blocks:
-            is_lake_only = is_only_in_lake(stored.block, self.features)
+        for stored_block in blocks:
+            is_lake_only = is_only_in_lake(stored_block.block, self.features)
             if step_blocks and (is_lake_only or rows >= rows_max):
                 break
-            step_blocks.append(stored)
-            rows += stored.block.rows
+            step_blocks.append(stored_block)
+            rows += stored_block.block.rows
             if is_lake_only:
                 break
         return step_blocks
@@ -236,9 +237,9 @@ class Shuffle:
         faults.at("shuffle.before_step")
         log_positions, part_masks = table["p"].to_numpy(), self._part_masks(table)
         start, event_counts = self.end(), []
-        for number, writer in enumerate(self._writers):
+        for part_index, writer in enumerate(self._writers):
             writer_end = writer.end()
-            rows = np.flatnonzero(part_masks[:, number] & (log_positions >= writer_end))
+            rows = np.flatnonzero(part_masks[:, part_index] & (log_positions >= writer_end))
             event_counts.append(len(rows))
             if writer_end < end:
                 payload = _encode_table(table.take(pa.array(rows))) if len(rows) else b""
@@ -259,12 +260,12 @@ class Shuffle:
             table["p"].to_numpy(),
         )
         extracts = [accumulator.extract_additions(frame) for accumulator in self._accumulators]
-        for batch in {
-            id(batch): batch for batch in extracts
+        for additions in {
+            id(additions): additions for additions in extracts
         }.values():  # Identical sources share one extract.
             part_masks[
-                np.searchsorted(log_positions, batch.log_position),
-                part_numbers(batch.key, part_count),
+                np.searchsorted(log_positions, additions.log_position),
+                part_numbers(additions.key, part_count),
             ] = True
         for type_, id_column in (
             ("identify", "anonymous_id"),
@@ -284,9 +285,9 @@ class Shuffle:
         return part_masks
 
 
-def _open_shuffle_writer(address: Address, number: int, first_position: int) -> LogWriter:
+def _open_shuffle_writer(address: Address, part_index: int, first_position: int) -> LogWriter:
     # A part is never split into several partitions.
-    return open_writer(address, partition=f"part-{number}", first_position=first_position)  # type: ignore[arg-type]
+    return open_writer(address, partition=f"part-{part_index}", first_position=first_position)  # type: ignore[arg-type]
 
 
 def _encode_table(table: pa.Table) -> bytes:
@@ -300,9 +301,9 @@ def _encode_receipt(blocks: Sequence[StoredBlock]) -> bytes:
     """Return a receipt with the time at which the first of the blocks came in, b"" if none states
     it.
     """
-    for stored in blocks:
+    for stored_block in blocks:
         try:
-            received_at = _received_decoder.decode(stored.block.receipt)
+            received_at = _received_decoder.decode(stored_block.block.receipt)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
         return msgspec.json.encode(received_at) if received_at.received_at else b""

@@ -90,10 +90,10 @@ def affordable_columns(
             <= rows_max
         ):
             included_entities.add(entity.index)
-    excluded = dependent_columns(
+    excluded_columns = dependent_columns(
         features, {entity.index for entity in entities} - included_entities
     )
-    return [step.name for step in features.layout.steps if step.name not in excluded]
+    return [step.name for step in features.layout.steps if step.name not in excluded_columns]
 
 
 def backfill_on_disk(

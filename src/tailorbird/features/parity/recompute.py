@@ -112,7 +112,7 @@ def compute_parity(
     complete_position: int | None = None,
     only_columns: Sequence[str] | None = None,
     dropped_ts_by_kind: Mapping[str, int] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda compared_count, total: None,
 ) -> ParityReport:
     """Recompute the features of logged responses and compare them bit for bit.
 
@@ -136,7 +136,7 @@ def compute_parity(
     if not comparable.num_rows:
         return report
     history = History(features, events, only_columns=only_columns)
-    done = 0
+    compared_count = 0
     for chunk in _split_responses(comparable):
         requests = requests_of(chunk)
         compare_responses(
@@ -146,8 +146,8 @@ def compute_parity(
             report,
             Exemptions(history, requests, dropped_ts_by_kind or {}),
         )
-        done += chunk.num_rows
-        progress(done, comparable.num_rows)
+        compared_count += chunk.num_rows
+        progress(compared_count, comparable.num_rows)
     return report
 
 
@@ -163,17 +163,20 @@ class Exemptions:
     """The rows that may differ because a cap dropped what they depend on from the state."""
 
     def __init__(
-        self, history: ExemptionSource, requests: Requests, dropped_ts_by_kind: Mapping[str, int]
+        self,
+        exemption_source: ExemptionSource,
+        requests: Requests,
+        dropped_ts_by_kind: Mapping[str, int],
     ) -> None:
-        self._history, self._requests, self._dropped_ts_by_kind = (
-            history,
+        self._exemption_source, self._requests, self._dropped_ts_by_kind = (
+            exemption_source,
             requests,
             dropped_ts_by_kind,
         )
 
     @cached_property
     def _exempt_rows(self) -> dict[str, Bools]:
-        return self._history.exempt_rows(self._requests, self._dropped_ts_by_kind)
+        return self._exemption_source.exempt_rows(self._requests, self._dropped_ts_by_kind)
 
     def non_exempt(
         self, name: str, rows: npt.NDArray[np.intp], report: ParityReport
@@ -187,9 +190,9 @@ class Exemptions:
         report.dropped += int(np.count_nonzero(is_exempt))
         return rows[~is_exempt]
 
-    def is_request_exempt(self, name: str, index: int, report: ParityReport) -> bool:
+    def is_request_exempt(self, name: str, request_index: int, report: ParityReport) -> bool:
         """Return whether a request's sequence is exempt, and count it if so."""
-        rows = np.flatnonzero(np.asarray(self._requests.row_request) == index)[:1]
+        rows = np.flatnonzero(np.asarray(self._requests.row_request) == request_index)[:1]
         return bool(len(rows)) and not len(self.non_exempt(name, rows, report))
 
 
@@ -282,20 +285,20 @@ def compare_responses(
     """
     _check_shapes(features, responses)
     request_of_row = np.repeat(np.arange(responses.num_rows), _item_counts(responses))
-    numbers = (
+    logged_numbers = (
         pc.list_flatten(responses["numeric"])
         .to_numpy()
         .astype(np.float32)
         .reshape(len(request_of_row), len(features.numeric))
     )
-    categories = (
+    logged_categories = (
         pc.list_flatten(responses["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
     )
-    categories = categories.reshape(len(request_of_row), len(features.categorical))
+    logged_categories = logged_categories.reshape(len(request_of_row), len(features.categorical))
     report.answers += responses.num_rows
     for columns, names, logged_table, recomputed_table in (
-        (features.numeric, rows.numeric_names, numbers, rows.numeric),
-        (features.categorical, rows.categorical_names, categories, rows.categorical),
+        (features.numeric, rows.numeric_names, logged_numbers, rows.numeric),
+        (features.categorical, rows.categorical_names, logged_categories, rows.categorical),
     ):
         for column_index, name in enumerate(names):
             logged_values, recomputed = (
@@ -330,17 +333,17 @@ def _compare_sequences(
 ) -> None:
     for name in sequences:
         report.add_compared(name, responses.num_rows)
-    for index, packed in enumerate(responses["sequences"].to_pylist()):
-        logged = unpack_sequences(packed)
+    for response_index, packed_sequences in enumerate(responses["sequences"].to_pylist()):
+        logged = unpack_sequences(packed_sequences)
         for name, sequence in sequences.items():
-            recomputed = sequence.of(index).to_lists()
+            recomputed = sequence.of(response_index).to_lists()
             if logged.get(name) != recomputed and not exemptions.is_request_exempt(
-                name, index, report
+                name, response_index, report
             ):
                 report.add_difference(
                     _describe_difference(
                         responses,
-                        index,
+                        response_index,
                         name=name,
                         item="",
                         logged=logged.get(name),
@@ -350,18 +353,25 @@ def _compare_sequences(
 
 
 def _describe_difference(
-    responses: pa.Table, index: int, name: str, item: str, logged: object, recomputed: object
+    responses: pa.Table,
+    response_index: int,
+    name: str,
+    item: str,
+    logged: object,
+    recomputed: object,
 ) -> Difference:
-    request, person, log_position = (
-        responses[column][index].as_py() for column in ("request_id", "person", "p")
+    request_id, person, log_position = (
+        responses[column][response_index].as_py() for column in ("request_id", "person", "p")
     )
     log_positions = (
-        responses["positions"][index].as_py() if "positions" in responses.column_names else None
+        responses["positions"][response_index].as_py()
+        if "positions" in responses.column_names
+        else None
     )
-    t = int(micros(responses["ts"].slice(index, 1))[0])
+    t = int(micros(responses["ts"].slice(response_index, 1))[0])
     return Difference(
         name,
-        request_id=request,
+        request_id=request_id,
         item=item,
         logged=logged,
         recomputed=recomputed,

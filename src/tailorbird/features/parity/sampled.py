@@ -157,7 +157,7 @@ def required_filters(
             for name in (*_CONTEXT_COLUMNS, "session_id")
         },
     }
-    is_routed = ds.field("p") <= int(requests.log_position.max(initial=0))
+    routed_filter = ds.field("p") <= int(requests.log_position.max(initial=0))
     single_filters: list[ds.Expression] = []
     list_filters: list[ds.Expression] = []
     for entity in features.layout.entities:
@@ -180,8 +180,8 @@ def required_filters(
                 else ds.field("user_id").isin(people)
             )
             single_filters.append((ds.field("type") == entity.profile.type) & owner_filter)
-    single_filter = is_routed & reduce(or_, single_filters) if single_filters else is_routed
-    return single_filter, is_routed & reduce(or_, list_filters) if list_filters else None
+    single_filter = routed_filter & reduce(or_, single_filters) if single_filters else routed_filter
+    return single_filter, routed_filter & reduce(or_, list_filters) if list_filters else None
 
 
 def unselective_columns(features: FeatureSet) -> list[str]:
@@ -194,8 +194,8 @@ def unselective_columns(features: FeatureSet) -> list[str]:
 def dependent_columns(features: FeatureSet, entities: Collection[int]) -> list[str]:
     """Return the columns that depend on any of these entities, by index."""
     lookup_entities: dict[int, set[int]] = {}
-    for (entity, _), read_column in features.key_part_lanes.items():
-        lookup_entities.setdefault(entity, set()).add(read_column.entity)
+    for (entity, _), part_lane in features.key_part_lanes.items():
+        lookup_entities.setdefault(entity, set()).add(part_lane.entity)
     entity_indexes = set(entities)
     columns = {
         step.name
@@ -208,7 +208,7 @@ def dependent_columns(features: FeatureSet, entities: Collection[int]) -> list[s
     for name in features.layout.derived_order:
         step = next(step for step in features.layout.steps if step.name == name)
         if step.expression is not None and any(
-            read_column in columns for read_column, _ in step.expression.names
+            part_lane in columns for part_lane, _ in step.expression.names
         ):
             columns.add(name)
     return [step.name for step in features.layout.steps if step.name in columns]

@@ -168,13 +168,14 @@ def run_comparison(
         return earlier_totals or ParityTotals(schema_hash=features.schema_hash)
     except (TailorbirdError, OSError, ValueError, pa.ArrowException) as error:
         log.warning("logged features could not be compared: %s", error)
-        previous = (
+        previous_totals = (
             earlier_totals
             if earlier_totals is not None and earlier_totals.schema_hash == features.schema_hash
             else ParityTotals(schema_hash=features.schema_hash)
         )
         totals = msgspec.structs.replace(
-            previous, error=str(error).splitlines()[0] if str(error) else type(error).__name__
+            previous_totals,
+            error=str(error).splitlines()[0] if str(error) else type(error).__name__,
         )
     if totals.unequal_features and (
         earlier_totals is None or totals.unequal != earlier_totals.unequal

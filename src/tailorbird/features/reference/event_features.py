@@ -350,9 +350,11 @@ def session_value(view: PointInTimeView, feature: SessionFeature) -> float:
     if measure == "depth":
         return float(len({row.item for row in rows if row.item is not None}))
     if measure == "refinements":
-        other_orders = [row.sort_key() for row in rows if row.event["type"] != "search"]
+        other_sort_keys = [row.sort_key() for row in rows if row.event["type"] != "search"]
         return float(
-            sum(row.sort_key() > max(other_orders) for row in rows) if other_orders else len(rows)
+            sum(row.sort_key() > max(other_sort_keys) for row in rows)
+            if other_sort_keys
+            else len(rows)
         )
     if measure == "duration":
         return float(view.t - min(row.event["ts"] for row in rows)) / 1e6 if rows else math.nan

@@ -116,8 +116,12 @@ class Row:
         The event's own position, or the index among items that were shown at once.
         """
         event = self.event
-        at_once = event["item_id"] is None and event["items"] and event["type"] in SHOWN_TYPES
-        return self.index + 1 if event["position"] is None and at_once else event["position"]
+        is_shown_at_once = (
+            event["item_id"] is None and event["items"] and event["type"] in SHOWN_TYPES
+        )
+        return (
+            self.index + 1 if event["position"] is None and is_shown_at_once else event["position"]
+        )
 
     def sort_key(self) -> tuple[int, int]:
         """Return a sort key: time, then a hash of event id and owner plus the item's index in
@@ -192,12 +196,12 @@ class PointInTimeView:
             name == "item" or name.startswith("item.") for name in read_names
         )
         key, rows = self.key(entity), []
-        last_position = self.log_position_of(
+        last_log_position = self.log_position_of(
             entity_key(entity, [np.array(hash64(part or ""), np.uint64) for part in key])
         )
         for event in self.events:
             if (
-                event["p"] > last_position
+                event["p"] > last_log_position
                 or event["type"] not in (types or feature.types)
                 or event["ts"] <= 0
             ):
@@ -217,8 +221,8 @@ class PointInTimeView:
         return [row for row in rows if row.event["ts"] >= since]
 
     def last_rows(self, rows: list[Row], length: int) -> list[Row]:
-        recent = [row for row in rows if row.event["ts"] >= self.t - LOOK_BACK_MAX]
-        return sorted(recent, key=Row.sort_key)[-length:]
+        recent_rows = [row for row in rows if row.event["ts"] >= self.t - LOOK_BACK_MAX]
+        return sorted(recent_rows, key=Row.sort_key)[-length:]
 
     def key(self, entity: Entity) -> list[str | None]:
         """Return the values of the entity's fields in this request.
@@ -239,11 +243,11 @@ class PointInTimeView:
         """Return an attribute of the newest profile event; a newer profile replaces the older one
         completely.
         """
-        newest = self.profile_row(owner)
+        newest_profile = self.profile_row(owner)
         return (
             None
-            if newest is None
-            else json.loads(newest.event["properties"] or "{}").get(attribute)
+            if newest_profile is None
+            else json.loads(newest_profile.event["properties"] or "{}").get(attribute)
         )
 
     def profile_row(self, owner: str) -> Row | None:
@@ -252,11 +256,13 @@ class PointInTimeView:
         )
         if owner_id is None:
             return None
-        last_position = self.log_position_of(hash64(owner_id))
+        last_log_position = self.log_position_of(hash64(owner_id))
         rows = [
             Row(event, None, 0)
             for event in self.events
-            if event["type"] == owner and event[column] == owner_id and event["p"] <= last_position
+            if event["type"] == owner
+            and event[column] == owner_id
+            and event["p"] <= last_log_position
         ]
         return max(rows, key=Row.sort_key, default=None)
 

@@ -105,7 +105,7 @@ def value_at(view: PointInTimeView, name: str) -> Value:
             / 1e6
         )
     if isinstance(feature, Match):
-        context_text, profile_words = (
+        query_words, profile_words = (
             words_of(text)
             for text in (
                 view.request.query,
@@ -113,8 +113,8 @@ def value_at(view: PointInTimeView, name: str) -> Value:
             )
         )
         return float32(
-            float(len(set(context_text) & set(profile_words))) / float(len(context_text))
-            if context_text and profile_words
+            float(len(set(query_words) & set(profile_words))) / float(len(query_words))
+            if query_words and profile_words
             else math.nan
         )
     assert isinstance(feature, EventFeature | SessionFeature)

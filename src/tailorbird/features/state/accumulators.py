@@ -150,7 +150,7 @@ class RecentEvents:
             batch.item,
             batch.type,
             batch.session,
-            *(batch.of(value) for value in self._entry.of),
+            *(batch.value_bits(value) for value in self._entry.of),
         )
         self._add(
             states, rows, np.stack([column.view(np.int64) for column in event_columns], axis=1)
@@ -204,7 +204,9 @@ class NewestProfile:
     def __init__(self, entry: Profile) -> None:
         self._entry = entry
         self._lanes = slice(entry.lane, entry.lane + 2 + len(entry.attributes))
-        self._missing = np.array([missing_bits(kind) for _, kind in entry.attributes], np.int64)
+        self._missing_values = np.array(
+            [missing_bits(kind) for _, kind in entry.attributes], np.int64
+        )
 
     def extract_additions(self, frame: Frame) -> ProfileExtract:
         return extract_profiles(self._entry.type, self._entry.attributes, frame)
@@ -219,8 +221,8 @@ class NewestProfile:
         is_empty = (states[:, self._lanes][:, :2] == 0).all(axis=1)
         values = states[:, self._entry.lane + 2 : self._lanes.stop]
         reading_lane = self._entry.reading_lane
-        readings[:, reading_lane : reading_lane + len(self._missing)] = np.where(
-            is_empty[:, None], self._missing, values
+        readings[:, reading_lane : reading_lane + len(self._missing_values)] = np.where(
+            is_empty[:, None], self._missing_values, values
         )
 
 
@@ -251,9 +253,9 @@ def _keep_newest(lanes: Int64s, rows: Rows, values: Int64s) -> None:
     order = np.lexsort((values[:, 1].view(np.uint64), values[:, 0], rows))
     newest_events = order[np.append(rows[order][1:] != rows[order][:-1], True)]
     rows, values = rows[newest_events], values[newest_events]
-    current = lanes[rows]
-    is_tied_newer = (values[:, 0] == current[:, 0]) & (
-        values[:, 1].view(np.uint64) > current[:, 1].view(np.uint64)
+    current_values = lanes[rows]
+    is_tied_newer = (values[:, 0] == current_values[:, 0]) & (
+        values[:, 1].view(np.uint64) > current_values[:, 1].view(np.uint64)
     )
-    is_newer = (values[:, 0] > current[:, 0]) | is_tied_newer
+    is_newer = (values[:, 0] > current_values[:, 0]) | is_tied_newer
     lanes[rows[is_newer]] = values[is_newer]

@@ -136,8 +136,8 @@ def permanent_lanes(layout: EntityLayout) -> Bools:
         lane_spans.append(
             (layout.profile.lane, PROFILE_HEADER_LANES + len(layout.profile.attributes))
         )
-    for lane, lanes in lane_spans:
-        is_permanent[lane : lane + lanes] = True
+    for start, lane_count in lane_spans:
+        is_permanent[start : start + lane_count] = True
     return is_permanent
 
 
@@ -173,21 +173,23 @@ class EvictionCycle:
 
     def next_batch(self, snapshot: Snapshot) -> tuple[int, SweepBatch]:
         """Return the kind whose turn it is, and its next records."""
-        index, records = self._kind_index, self._records[self._kind_index]
+        kind_index, records = self._kind_index, self._records[self._kind_index]
         layout = records.layout
         prefix = b"s" + layout.index.to_bytes(2, "big")
-        count = SWEEP_RECORDS_MAX if self.is_over_cap(snapshot) else SWEEP_RECORDS
-        entries = list(islice(snapshot.scan(prefix, after=self._last_key), count))
+        record_count = SWEEP_RECORDS_MAX if self.is_over_cap(snapshot) else SWEEP_RECORDS
+        entries = list(islice(snapshot.scan(prefix, after=self._last_key), record_count))
         keys = np.array([int.from_bytes(key[3:], "big") for key, _ in entries], np.uint64)
         state_batch = records.unpack(
             b"".join(value for _, value in entries),
             np.array([len(value) for _, value in entries], np.int64),
         )
-        is_last = len(entries) < count
+        is_last = len(entries) < record_count
         self._kind_index, self._last_key = (
-            ((index + 1) % len(self._records), b"") if is_last else (index, entries[-1][0])
+            ((kind_index + 1) % len(self._records), b"")
+            if is_last
+            else (kind_index, entries[-1][0])
         )
-        return index, SweepBatch(keys, state_batch, is_last)
+        return kind_index, SweepBatch(keys, state_batch, is_last)
 
     def is_over_cap(self, snapshot: Snapshot) -> bool:
         """Return whether any kind has too many entities."""
@@ -197,10 +199,10 @@ class EvictionCycle:
         )
 
     def find_idle(
-        self, index: int, batch: SweepBatch, until: int, entity_count: int
+        self, kind_index: int, batch: SweepBatch, until: int, entity_count: int
     ) -> tuple[Bools, Bools]:
         """Return which records have expired by `until`, and which are dropped for the cap."""
-        kind_sweep, states = self._kind_sweeps[index], batch.state_batch.states
+        kind_sweep, states = self._kind_sweeps[kind_index], batch.state_batch.states
         newest_ts = states[:, NEWEST_LANE]
         is_dropped = newest_ts < kind_sweep.drop_before_ts
         is_transient = ~(states[:, kind_sweep.is_permanent_lane] != 0).any(axis=1)
@@ -222,7 +224,7 @@ class EvictionCycle:
     def evict(
         self,
         transaction: Transaction,
-        index: int,
+        kind_index: int,
         batch: SweepBatch,
         is_expired: Bools,
         is_dropped: Bools,
@@ -230,14 +232,16 @@ class EvictionCycle:
         commit: int,
     ) -> EntityCounts:
         """Evict these entities in the worker's transaction, and return the counts of the kind."""
-        kind_sweep, records = self._kind_sweeps[index], self._records[index]
-        rows = np.flatnonzero(is_expired)
-        states = np.where(kind_sweep.is_permanent_lane, batch.state_batch.states[rows], 0)
+        kind_sweep, records = self._kind_sweeps[kind_index], self._records[kind_index]
+        expired_rows = np.flatnonzero(is_expired)
+        states = np.where(kind_sweep.is_permanent_lane, batch.state_batch.states[expired_rows], 0)
         has_permanent = states.any(axis=1)
-        states[:, NEWEST_LANE] = batch.state_batch.states[rows, NEWEST_LANE]
-        deleted_keys = np.concatenate([batch.keys[rows[~has_permanent]], batch.keys[is_dropped]])
+        states[:, NEWEST_LANE] = batch.state_batch.states[expired_rows, NEWEST_LANE]
+        deleted_keys = np.concatenate(
+            [batch.keys[expired_rows[~has_permanent]], batch.keys[is_dropped]]
+        )
         transaction.delete_many(records.keys(b"s", deleted_keys) + records.keys(b"r", deleted_keys))
-        keys, states = batch.keys[rows[has_permanent]], states[has_permanent]
+        keys, states = batch.keys[expired_rows[has_permanent]], states[has_permanent]
         packed_states = records.pack(states)
         transaction.put_many(zip(records.keys(b"s", keys), packed_states, strict=True))
         readings = records.compute_readings(
@@ -250,7 +254,7 @@ class EvictionCycle:
         )
         counts = replace(
             counts.with_added(-len(deleted_keys), added_bytes),
-            expired=counts.expired + len(rows),
+            expired=counts.expired + len(expired_rows),
             dropped=counts.dropped + int(is_dropped.sum()),
         )
         dropped_newest = int(

@@ -84,10 +84,12 @@ class Packing:
             if len(starts)
             else lane_bits
         )
-        groups = group[starts]
+        distinct_groups = group[starts]
         top = np.zeros((len(states), 8 * self._top_bytes), np.bool_)
         top[record[starts], lane[starts] >> 3] = True
-        group_ends = np.searchsorted(groups, np.arange(len(states) + 1) * self._group_count)
+        group_ends = np.searchsorted(
+            distinct_groups, np.arange(len(states) + 1) * self._group_count
+        )
         byte_ends = np.append(0, np.cumsum(_BIT_COUNTS[lane_bits]))[ends]
         headers = np.zeros(len(states), self._header_dtype)
         headers["check"] = self._compute_checksums(values, lane, ends)
@@ -104,27 +106,27 @@ class Packing:
             _split_bytes(lane_bits, ends),
             _split_bytes(octets[octets != 0], byte_ends),
         )
-        width, header = header_bytes.shape[1], header_bytes.tobytes()
+        header_size, header = header_bytes.shape[1], header_bytes.tobytes()
         return [
-            header[start : start + width] + group_octets + lane_octets + value_octets
+            header[start : start + header_size] + group_octets + lane_octets + value_octets
             for start, group_octets, lane_octets, value_octets in zip(
-                range(0, len(header), width), *sections, strict=True
+                range(0, len(header), header_size), *sections, strict=True
             )
         ]
 
-    def unpack(self, concatenated: bytes, sizes: Intps) -> FilledLanes:
+    def unpack(self, concatenated_records: bytes, sizes: Intps) -> FilledLanes:
         """Return the states of concatenated records with the given sizes; a size of 0 is an empty
         state.
 
         Raises:
             DamageError: a record is cut, damaged or of another format.
         """
-        if len(sizes) == 1 and concatenated:
-            return self._unpack_one(concatenated)
+        if len(sizes) == 1 and concatenated_records:
+            return self._unpack_one(concatenated_records)
         nonempty_records, count = np.flatnonzero(sizes), len(sizes)
         if not len(nonempty_records):
             return FilledLanes.empty(count)
-        data, sizes = np.frombuffer(concatenated, np.uint8), sizes[nonempty_records]
+        data, sizes = np.frombuffer(concatenated_records, np.uint8), sizes[nonempty_records]
         headers = self._unpack_headers(data, sizes)
         section_sizes = self._section_sizes(headers, sizes)
         top, group_bits, lane_bits, octets = _split_sections(data, section_sizes)
@@ -153,7 +155,7 @@ class Packing:
             starts = ends[:-1].clip(
                 max=max(0, len(values) - 1)
             )  # The first lane is the newest ts, if any.
-            newest = (
+            newest_ts = (
                 np.where(lane[starts] == NEWEST_LANE, values[starts], 0)
                 if len(values)
                 else np.zeros(len(nonempty_records), np.int64)
@@ -165,60 +167,60 @@ class Packing:
                 ],
                 len(nonempty_records),
             )
-            self._restore(values, lane, newest[record])
+            self._restore(values, lane, newest_ts[record])
         return FilledLanes(count, nonempty_records[record], lane, values)
 
     def _unpack_one(self, data: bytes) -> FilledLanes:
         """Unpack one record, for a waiting request, with scalar section bounds."""
         body_start = self._header_dtype.itemsize + self._top_bytes
-        checksum, groups, lanes = (
+        checksum, group_count, lane_count = (
             self._header_struct.unpack_from(data) if len(data) >= body_start else (0, 0, len(data))
         )
         self._require_valid(
             checksum >> _CHECK_BITS == PACKING_FORMAT or len(data) < body_start, "of another format"
         )
-        bits = np.frombuffer(data, np.uint8)
-        self._require_valid(body_start + groups + lanes <= len(data))
+        record_octets = np.frombuffer(data, np.uint8)
+        self._require_valid(body_start + group_count + lane_count <= len(data))
         lane_bits, octets = (
-            bits[body_start + groups : body_start + groups + lanes],
-            bits[body_start + groups + lanes :],
+            record_octets[body_start + group_count : body_start + group_count + lane_count],
+            record_octets[body_start + group_count + lane_count :],
         )
         group = np.unpackbits(
-            bits[self._header_dtype.itemsize : body_start], bitorder="little"
+            record_octets[self._header_dtype.itemsize : body_start], bitorder="little"
         ).nonzero()[0]
         filled_lane_bits = np.unpackbits(
-            bits[body_start : body_start + groups], bitorder="little"
+            record_octets[body_start : body_start + group_count], bitorder="little"
         ).nonzero()[0]
         is_filled_octet = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
         self._require_valid(
-            len(group) == groups
-            and len(filled_lane_bits) == lanes
+            len(group) == group_count
+            and len(filled_lane_bits) == lane_count
             and np.count_nonzero(is_filled_octet) == len(octets)
         )
         lane = group[filled_lane_bits >> 3] * 8 + (filled_lane_bits & 7)
-        self._require_valid(not lanes or bool(lane[-1] < self.width))  # Lanes are ascending.
+        self._require_valid(not lane_count or bool(lane[-1] < self.width))  # Lanes are ascending.
         lane_octets = np.zeros(len(is_filled_octet), np.uint8)
         lane_octets[is_filled_octet] = octets
         values = lane_octets.view("<i8").astype(np.int64, copy=False)
         total = int((values.view(np.uint64) * self._weights[lane]).sum() ^ self._seed)
         self._require_valid(total >> 64 - _CHECK_BITS | PACKING_FORMAT << _CHECK_BITS == checksum)
-        if len(self._types) and lanes:
-            newest = values[0] if lane[0] == NEWEST_LANE else np.int64(0)
+        if len(self._types) and lane_count:
+            newest_ts = values[0] if lane[0] == NEWEST_LANE else np.int64(0)
             types = values[self._lane_contents[lane] == _TYPE]
             self._require_valid(
                 not len(types) or bool(types.min() >= 1 and types.max() <= len(self._types))
             )
-            self._restore(values, lane, np.broadcast_to(newest, lanes))
-        return FilledLanes(1, np.zeros(lanes, np.intp), lane, values)
+            self._restore(values, lane, np.broadcast_to(newest_ts, lane_count))
+        return FilledLanes(1, np.zeros(lane_count, np.intp), lane, values)
 
-    def _compact(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
-        """Compact the lanes of sequences, in place; `newest` is that of each value's record."""
+    def _compact(self, values: Int64s, lane: Intps, newest_ts: Int64s) -> None:
+        """Compact the lanes of sequences, in place; `newest_ts` is that of each value's record."""
         lane_content = self._lane_contents[lane]
         times, types, sessions = (
             np.flatnonzero(lane_content == content) for content in (_TIME, _TYPE, _SESSION)
         )
         # Never 0 where there is an event: none is newer than the newest.
-        values[times] = newest[times] - values[times] + 1
+        values[times] = newest_ts[times] - values[times] + 1
         codes = np.searchsorted(self._types, values[types].view(np.uint64)).clip(
             max=len(self._types) - 1
         )
@@ -231,12 +233,12 @@ class Packing:
             _SAME_SESSION
         )
 
-    def _restore(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
+    def _restore(self, values: Int64s, lane: Intps, newest_ts: Int64s) -> None:
         lane_content = self._lane_contents[lane]
         times, types, sessions = (
             np.flatnonzero(lane_content == content) for content in (_TIME, _TYPE, _SESSION)
         )
-        values[times] = newest[times] - values[times] + 1
+        values[times] = newest_ts[times] - values[times] + 1
         values[types] = self._types[values[types] - 1].view(np.int64)
         run_start = np.where(values[sessions] == _SAME_SESSION, 0, np.arange(len(sessions)))
         values[sessions] = values[sessions][np.maximum.accumulate(run_start)]
@@ -273,9 +275,9 @@ class Packing:
         if not is_valid:
             self._raise_if_invalid(np.ones(1, np.bool_), problem)
 
-    def _raise_for_records(self, records: Intps, count: int) -> None:
-        if len(records):
-            self._raise_if_invalid(np.bincount(records, minlength=count) > 0)
+    def _raise_for_records(self, invalid_records: Intps, count: int) -> None:
+        if len(invalid_records):
+            self._raise_if_invalid(np.bincount(invalid_records, minlength=count) > 0)
 
     def _raise_if_invalid(
         self, is_invalid: npt.NDArray[np.bool_], problem: str = "cut short or damaged"

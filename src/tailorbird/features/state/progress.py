@@ -102,17 +102,19 @@ def read_all_progress(state: Path, workers: int = 1) -> list[WorkerProgress]:
 
 def read_schemas_progress(state: Path, workers: int = 1) -> list[WorkerProgress]:
     """Return the merged progress of each schema; see `merge_progress`."""
-    by_schema: dict[str, list[WorkerProgress]] = {}
+    progress_by_schema: dict[str, list[WorkerProgress]] = {}
     for worker_progress in read_all_progress(state, workers):
-        by_schema.setdefault(worker_progress.schema_hash, []).append(worker_progress)
-    return [merge_progress(progress) for progress in by_schema.values()]
+        progress_by_schema.setdefault(worker_progress.schema_hash, []).append(worker_progress)
+    return [merge_progress(progress) for progress in progress_by_schema.values()]
 
 
 def read_schema_progress(state: Path, schema: str, workers: int = 1) -> WorkerProgress | None:
     """Return the merged progress of one schema's workers, or None if there are none."""
     progress = [read_worker_progress(part.folder(state) / schema) for part in all_parts(workers)]
-    available = [worker_progress for worker_progress in progress if worker_progress is not None]
-    return merge_progress(available) if available else None
+    available_progress = [
+        worker_progress for worker_progress in progress if worker_progress is not None
+    ]
+    return merge_progress(available_progress) if available_progress else None
 
 
 def merge_progress(progress: Sequence[WorkerProgress]) -> WorkerProgress:

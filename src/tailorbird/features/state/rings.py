@@ -48,7 +48,7 @@ class RingSums:
 
 
 class RingPeaks(RingSums):
-    """The largest code of each tile; see `extracts.measured`."""
+    """The largest code of each tile; see `extracts.tile_values`."""
 
     _combine = np.maximum
 

@@ -229,7 +229,7 @@ class StateBatch:
     """
 
     states: Int64s
-    filled: FilledLanes
+    filled_lanes: FilledLanes
     sizes: Int64s
 
 
@@ -251,7 +251,7 @@ class Records:
         readable_accumulators = [
             accumulator for accumulator in self.accumulators if isinstance(accumulator, Readable)
         ]
-        self.readable_ids = frozenset(
+        self.readable_accumulator_ids = frozenset(
             map(id, readable_accumulators)
         )  # Cached because `isinstance` with a protocol is slow.
         self._sequences = [
@@ -281,15 +281,15 @@ class Records:
         return self.unpack(record_bytes, np.array(sizes, np.int64))
 
     def unpack(self, record_bytes: bytes, sizes: Int64s) -> StateBatch:
-        filled = self._packing.unpack(record_bytes, sizes)
-        return StateBatch(filled.states(self.layout.state_lanes), filled, sizes)
+        filled_lanes = self._packing.unpack(record_bytes, sizes)
+        return StateBatch(filled_lanes.states(self.layout.state_lanes), filled_lanes, sizes)
 
     def update(
         self, batch: StateBatch, newest_ts: Int64s, updates: Sequence[AccumulatorUpdate]
     ) -> None:
         """Apply events in place; `newest_ts` (n,) is each state's newest ts with them."""
         states, previous_ts = batch.states, batch.states[:, NEWEST_LANE].copy()
-        self._tiles.clear_expired(states, batch.filled, previous_ts, newest_ts)
+        self._tiles.clear_expired(states, batch.filled_lanes, previous_ts, newest_ts)
         for accumulator, rows, additions in updates:
             if len(rows):
                 accumulator.update(states, newest_ts, rows, additions)
@@ -303,14 +303,14 @@ class Records:
             DamageError: a record is cut short, or has another layout.
         """
         data = snapshot.get_many(self.keys(b"r", keys), default=self._empty_reading)
-        lanes = len(self._stored_lanes)
-        is_complete = len(data) == 8 * lanes * len(keys)
-        stored = (
-            np.frombuffer(data, LANE_DTYPE).reshape(len(keys), lanes)
+        lane_count = len(self._stored_lanes)
+        is_complete = len(data) == 8 * lane_count * len(keys)
+        stored_readings = (
+            np.frombuffer(data, LANE_DTYPE).reshape(len(keys), lane_count)
             if is_complete
-            else np.zeros((1, lanes), LANE_DTYPE)
+            else np.zeros((1, lane_count), LANE_DTYPE)
         )
-        if (stored.view(TAG_DTYPE)[:, 4 * COMMIT_LANE + 3] != self._tag).any():
+        if (stored_readings.view(TAG_DTYPE)[:, 4 * COMMIT_LANE + 3] != self._tag).any():
             message = (
                 f"a reading record of {self.layout.entity.name} is cut short, or of another format"
             )
@@ -320,16 +320,16 @@ class Records:
                 "lake",
             )
         if not self._sequences:
-            return stored
+            return stored_readings
         readings = np.zeros((len(keys), self.layout.reading_lanes), np.int64)
-        readings[:, self._stored_lanes] = stored
+        readings[:, self._stored_lanes] = stored_readings
         record_bytes, sizes = snapshot.get_many_with_sizes(self.keys(b"s", keys))
-        filled = self._packing.unpack(record_bytes, np.array(sizes, np.int64))
-        reading_lanes = self._sequence_lanes[filled.lane]
+        filled_lanes = self._packing.unpack(record_bytes, np.array(sizes, np.int64))
+        reading_lanes = self._sequence_lanes[filled_lanes.lane]
         sequence_indexes = np.flatnonzero(reading_lanes)
-        readings[filled.row[sequence_indexes], reading_lanes[sequence_indexes]] = filled.value[
-            sequence_indexes
-        ]
+        readings[filled_lanes.row[sequence_indexes], reading_lanes[sequence_indexes]] = (
+            filled_lanes.value[sequence_indexes]
+        )
         return readings
 
     def compute_readings(
@@ -339,19 +339,22 @@ class Records:
         commit: int = 0,
         *,
         sequences: bool = True,
-        filled: FilledLanes | None = None,
+        filled_lanes: FilledLanes | None = None,
     ) -> Int64s:
         """Return the reading records of the states at t (n,), each above its state's newest ts.
 
-        The lanes of sequences are included on request. `filled`: the states' non-zero lanes, if the
-        caller has them.
+        The lanes of sequences are included on request. `filled_lanes`: the states' non-zero lanes,
+        if the caller has them.
         """
         readings = np.zeros((len(states), self.layout.reading_lanes), np.int64)
-        readings[:, NEWEST_LANE] = newest = states[:, NEWEST_LANE]
+        readings[:, NEWEST_LANE] = newest_ts = states[:, NEWEST_LANE]
         readings[:, VALID_FROM_LANE] = t
         readings[:, COMMIT_LANE] = commit
         readings[:, NEXT_CHANGE_LANE] = self._tiles.write_readings(
-            FilledLanes.from_states(states) if filled is None else filled, newest, t, readings
+            FilledLanes.from_states(states) if filled_lanes is None else filled_lanes,
+            newest_ts,
+            t,
+            readings,
         )
         for accumulator in self._direct_accumulators:
             accumulator.write_readings(states, readings)
@@ -359,15 +362,15 @@ class Records:
             accumulator.write_readings(states, readings)
         return readings
 
-    def pack(self, states: Int64s, filled: FilledLanes | None = None) -> list[bytes]:
-        return self._packing.pack(states, filled)
+    def pack(self, states: Int64s, filled_lanes: FilledLanes | None = None) -> list[bytes]:
+        return self._packing.pack(states, filled_lanes)
 
     def reading_records(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
         """Return the records to write for the readings of `compute_readings`."""
-        data, width = self._to_stored(readings).tobytes(), 8 * len(self._stored_lanes)
-        starts = range(0, len(data), width)
+        data, record_size = self._to_stored(readings).tobytes(), 8 * len(self._stored_lanes)
+        starts = range(0, len(data), record_size)
         return [
-            (key, data[start : start + width])
+            (key, data[start : start + record_size])
             for key, start in zip(self.keys(b"r", keys), starts, strict=True)
         ]
 
@@ -380,9 +383,9 @@ class Records:
         return key_bytes.reshape(-1).view(_RECORD_KEY).tolist()
 
     def _to_stored(self, readings: Int64s) -> Int64s:
-        stored = readings[:, self._stored_lanes].astype(LANE_DTYPE)
-        stored[:, COMMIT_LANE] |= self._tag << 64 - TAG_BITS
-        return stored
+        stored_readings = readings[:, self._stored_lanes].astype(LANE_DTYPE)
+        stored_readings[:, COMMIT_LANE] |= self._tag << 64 - TAG_BITS
+        return stored_readings
 
 
 def all_records(layout: Layout) -> list[Records]:

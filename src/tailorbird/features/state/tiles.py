@@ -88,20 +88,20 @@ class Tiles:
             np.zeros(width, np.int64),
             np.ones(width, np.int64),
         )
-        for lane, lanes, hop, slots, lanes_per_slot in tile_spans:
-            lane_slice = slice(lane, lane + lanes)
+        for start, lane_count, hop, slots, lanes_per_slot in tile_spans:
+            lane_slice = slice(start, start + lane_count)
             self._is_tile[lane_slice], self._slot_count[lane_slice] = True, slots
             self._hop_index[lane_slice] = np.searchsorted(self._hops, hop)
-            self._slot_of_lane[lane_slice] = np.arange(lanes) // lanes_per_slot
+            self._slot_of_lane[lane_slice] = np.arange(lane_count) // lanes_per_slot
         self._is_peak, self._sketch_index = np.zeros(width, np.bool_), np.full(width, -1)
         for ring in layout.rings:
             self._is_peak[ring.lane : ring.lane + ring.lanes] = ring.measure in PEAK_MEASURES
-        for number, sketch in enumerate(layout.sketches):
-            self._sketch_index[sketch.lane : sketch.lane + sketch.lanes] = number
-        self._windows = self._plan_passes(
+        for sketch_index, sketch in enumerate(layout.sketches):
+            self._sketch_index[sketch.lane : sketch.lane + sketch.lanes] = sketch_index
+        self._window_passes = self._plan_passes(
             [(window.ring, window.tiles, window.reading_lane) for window in layout.windows]
         )
-        self._decays = self._plan_passes(
+        self._decay_passes = self._plan_passes(
             [(decay.ring, decay.tiles, decay.reading_lane) for decay in layout.decays]
         )
         self._weights = np.array(DECAY_WEIGHTS)
@@ -133,14 +133,14 @@ class Tiles:
         return passes
 
     def clear_expired(
-        self, states: Int64s, filled: FilledLanes, previous_ts: Int64s, newest_ts: Int64s
+        self, states: Int64s, filled_lanes: FilledLanes, previous_ts: Int64s, newest_ts: Int64s
     ) -> None:
         """Clear, in place, the tiles that expire as the newest ts of each state moves from
         `previous_ts` to `newest_ts`.
         """
         if not len(self._hops):
             return
-        tile_lanes = filled.select(self._is_tile[filled.lane])
+        tile_lanes = filled_lanes.select(self._is_tile[filled_lanes.lane])
         is_expired = (
             self._tile_ages(tile_lanes, previous_ts, newest_ts)[0]
             >= self._slot_count[tile_lanes.lane]
@@ -148,66 +148,66 @@ class Tiles:
         states[tile_lanes.row[is_expired], tile_lanes.lane[is_expired]] = 0
 
     def write_readings(
-        self, filled: FilledLanes, newest: Int64s, t: Int64s, readings: Int64s
+        self, filled_lanes: FilledLanes, newest_ts: Int64s, t: Int64s, readings: Int64s
     ) -> Int64s:
         """Write the readings at t (n,), and return when they next change without an event."""
-        next_change = np.full(filled.count, NEVER_TS)
+        next_change = np.full(filled_lanes.count, NEVER_TS)
         for window, empty_summary in self._empty_distincts:
             readings[:, window.reading_lane], readings[:, window.reading_lane + 1] = empty_summary
         if not len(self._hops):
             return next_change
-        tile_lanes = filled.select(self._is_tile[filled.lane])
-        age, current_tile = self._tile_ages(tile_lanes, newest, t)
-        for windows in self._windows:
+        tile_lanes = filled_lanes.select(self._is_tile[filled_lanes.lane])
+        age, current_tile = self._tile_ages(tile_lanes, newest_ts, t)
+        for window_pass in self._window_passes:
             self._read_windows(
-                windows,
+                window_pass,
                 tile_lanes=tile_lanes,
                 age=age,
                 current_tile=current_tile,
                 readings=readings,
                 next_change=next_change,
             )
-        for windows in self._decays:
+        for window_pass in self._decay_passes:
             self._read_decays(
-                windows,
+                window_pass,
                 tile_lanes=tile_lanes,
                 age=age,
                 current_tile=current_tile,
                 readings=readings,
                 next_change=next_change,
             )
-        for number, sketch in enumerate(self._layout.sketches):
-            own_lanes = np.flatnonzero(self._sketch_index[tile_lanes.lane] == number)
+        for sketch_index, sketch in enumerate(self._layout.sketches):
+            own_lanes = np.flatnonzero(self._sketch_index[tile_lanes.lane] == sketch_index)
             if len(own_lanes):
                 filled_registers = _FilledRegisters.from_lanes(
                     sketch, tile_lanes, own_lanes, age, current_tile
                 )
                 for window in self._layout.distincts:
-                    if window.sketch == number:
+                    if window.sketch == sketch_index:
                         filled_registers.read(window, readings, next_change)
         return next_change
 
-    def _tile_ages(self, lanes: FilledLanes, newest: Int64s, t: Int64s) -> tuple[Int64s, Int64s]:
+    def _tile_ages(self, lanes: FilledLanes, newest_ts: Int64s, t: Int64s) -> tuple[Int64s, Int64s]:
         """Return how many tiles each filled lane lies before the tile of t, and the number of that
-        tile.
+        tile. A head is the tile of the newest event.
         """
-        heads, current_tile = newest[:, None] // self._hops, t[:, None] // self._hops
-        hop_rows = lanes.row * len(self._hops) + self._hop_index[lanes.lane]
-        head, tile = heads.reshape(-1)[hop_rows], current_tile.reshape(-1)[hop_rows]
+        heads, current_tile = newest_ts[:, None] // self._hops, t[:, None] // self._hops
+        row_hop_index = lanes.row * len(self._hops) + self._hop_index[lanes.lane]
+        head, tile = heads.reshape(-1)[row_hop_index], current_tile.reshape(-1)[row_hop_index]
         return (head - self._slot_of_lane[lanes.lane]) % self._slot_count[
             lanes.lane
         ] + tile - head, tile
 
     def _read_windows(
         self,
-        windows: _WindowPass,
+        window_pass: _WindowPass,
         tile_lanes: FilledLanes,
         age: Int64s,
         current_tile: Int64s,
         readings: Int64s,
         next_change: Int64s,
     ) -> None:
-        tiles = windows.tiles[tile_lanes.lane]
+        tiles = window_pass.tiles[tile_lanes.lane]
         in_window = np.flatnonzero(age <= tiles)
         if not len(in_window):
             return
@@ -217,7 +217,7 @@ class Tiles:
             tile_lanes.value[in_window],
             age[in_window],
         )
-        run_starts = _run_starts(row * readings.shape[1] + windows.reading_lane[lane])
+        run_starts = _run_starts(row * readings.shape[1] + window_pass.reading_lane[lane])
         if faults.is_disabled("features.tile"):
             value = np.where(age < tiles[in_window], value, 0)
         sums, deciding_age = (
@@ -236,34 +236,34 @@ class Tiles:
                 deciding_age,
             )
         row, lane = row[run_starts], lane[run_starts]
-        readings[row, windows.reading_lane[lane]] = sums
+        readings[row, window_pass.reading_lane[lane]] = sums
         # A tile leaves when t reaches the tile that is `tiles` + 1 after it.
         change_ts = (
-            current_tile[in_window[run_starts]] - deciding_age + windows.tiles[lane] + 1
+            current_tile[in_window[run_starts]] - deciding_age + window_pass.tiles[lane] + 1
         ) * self._hops[self._hop_index[lane]]
         np.minimum.at(next_change, row, change_ts)
 
     def _read_decays(
         self,
-        decays: _WindowPass,
+        decay_pass: _WindowPass,
         tile_lanes: FilledLanes,
         age: Int64s,
         current_tile: Int64s,
         readings: Int64s,
         next_change: Int64s,
     ) -> None:
-        in_window = np.flatnonzero(age <= decays.tiles[tile_lanes.lane])
+        in_window = np.flatnonzero(age <= decay_pass.tiles[tile_lanes.lane])
         if not len(in_window):
             return
         row, lane, age = tile_lanes.row[in_window], tile_lanes.lane[in_window], age[in_window]
-        run_starts = _run_starts(row * readings.shape[1] + decays.reading_lane[lane])
+        run_starts = _run_starts(row * readings.shape[1] + decay_pass.reading_lane[lane])
         group = np.repeat(np.arange(len(run_starts)), np.diff(np.append(run_starts, len(row))))
         # Add tile by tile from the oldest, since the order decides the last bit; bincount adds in
         # order.
         order = np.argsort(group * 1_024 - age, kind="stable")
-        weighted = tile_lanes.value[in_window].astype(np.float64) * self._weights[age]
-        readings[row[run_starts], decays.reading_lane[lane[run_starts]]] = np.bincount(
-            group, weighted[order], len(run_starts)
+        weighted_values = tile_lanes.value[in_window].astype(np.float64) * self._weights[age]
+        readings[row[run_starts], decay_pass.reading_lane[lane[run_starts]]] = np.bincount(
+            group, weighted_values[order], len(run_starts)
         ).view(np.int64)
         np.minimum.at(
             next_change,
@@ -291,21 +291,21 @@ class _FilledRegisters:
     def from_lanes(
         cls,
         sketch: Sketch,
-        filled: FilledLanes,
+        filled_lanes: FilledLanes,
         own_lanes: Intps,
         age: Int64s,
         current_tile: Int64s,
     ) -> "_FilledRegisters":
-        octets = filled.value[own_lanes].view(np.uint8)
+        octets = filled_lanes.value[own_lanes].view(np.uint8)
         octet_indices = np.flatnonzero(octets)
         lane_index = own_lanes[octet_indices >> 3]
         register = (
-            (filled.lane[lane_index] - sketch.lane) * 8 + (octet_indices & 7)
+            (filled_lanes.lane[lane_index] - sketch.lane) * 8 + (octet_indices & 7)
         ) % sketch.registers
         return cls(
             sketch,
-            filled.count,
-            filled.row[lane_index],
+            filled_lanes.count,
+            filled_lanes.row[lane_index],
             register,
             octets[octet_indices],
             age[lane_index],
@@ -328,10 +328,10 @@ class _FilledRegisters:
         # A register changes when the youngest tile with its maximum expires. The first change of
         # any register counts.
         is_peak = rank == union[register_index]
-        youngest = np.full(len(union), 255, np.uint8)
-        np.minimum.at(youngest, register_index[is_peak], age[is_peak].astype(np.uint8))
-        youngest[union == 0] = 0
-        deciding_age = youngest.reshape(-1, self.sketch.registers).max(axis=1).astype(np.int64)
+        youngest_age = np.full(len(union), 255, np.uint8)
+        np.minimum.at(youngest_age, register_index[is_peak], age[is_peak].astype(np.uint8))
+        youngest_age[union == 0] = 0
+        deciding_age = youngest_age.reshape(-1, self.sketch.registers).max(axis=1).astype(np.int64)
         change_ts = (
             self.current_tile[in_window[starts]] - deciding_age + window.tiles + 1
         ) * self.sketch.hop

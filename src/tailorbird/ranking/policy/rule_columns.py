@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tailorbird.events.clock import DAY, parse_duration
 from tailorbird.events.keys import hash64
-from tailorbird.features.expr.columns import PART_FUNCTION
+from tailorbird.features.expr.columns import SUBSTRING_FUNCTION
 from tailorbird.retrieval import Index, TextColumn
 
 Mask = npt.NDArray[np.bool_]
@@ -102,7 +102,7 @@ class RuleValues:
     def call(self, function: str, arguments: Sequence[Value]) -> Value:
         if function == "missing":
             return self.missing(arguments[0])
-        if function == PART_FUNCTION:
+        if function == SUBSTRING_FUNCTION:
             return contains(*arguments)
         request, since = self._request, self._request.now - parse_duration(str(arguments[0]))
         return seen_mask(request.index, request.rows, request.recent_events, since=since)

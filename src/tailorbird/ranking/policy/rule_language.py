@@ -88,8 +88,8 @@ def compile_rule(
     language = Language(
         kind_of,
         _FUNCTIONS,
-        allows_part_search=True,
-        part_columns=searchable_columns,
+        allows_substring_search=True,
+        substring_columns=searchable_columns,
         texts_are_truths=True,
         hint=_HINT,
     )

@@ -21,7 +21,7 @@ from tailorbird.features.event_columns.extracts import (
 )
 from tailorbird.features.expr.expression import Expression
 from tailorbird.features.layout.layout import LastEvents, Profile, Source, Step
-from tailorbird.features.offline.asof_runs import RunEvents
+from tailorbird.features.offline.asof_runs import ConcatenatedRuns
 from tailorbird.features.offline.bulk import RaggedSequence
 from tailorbird.features.offline.events.ragged import EventRuns
 from tailorbird.features.offline.hashing import hash_texts, identify_texts
@@ -48,7 +48,7 @@ _PROFILE_COLUMNS = (
 
 
 class PastFrame(Frame):
-    """A frame that uses identities as keys of text entities, since keys only group."""
+    """A frame whose text entities have identities (`offline.hashing`) as keys, which only group."""
 
     def __init__(self, events: pa.Table, seed: int) -> None:
         super().__init__(events, hash_texts)
@@ -133,18 +133,24 @@ def has_text_keys(entity: Entity) -> bool:
 
 
 @dataclass(frozen=True)
-class AllRunEvents:
+class AllRuns:
     """The concatenated last events of all requests; `rows` map the series to the frame."""
 
     frame: PastFrame
-    events: RunEvents
+    concatenated_runs: ConcatenatedRuns
     rows: Intps
 
     def sequence(self, step: Step) -> RaggedSequence:
-        events = self.events
-        rows = self.rows[events.indices] if step.of else self.rows
+        concatenated_runs = self.concatenated_runs
+        rows = self.rows[concatenated_runs.indices] if step.of else self.rows
         values = further_values(step, (self.frame.bits(expression)[rows] for expression in step.of))
-        return RaggedSequence(events.offsets, events.item, events.type, events.ts, values)
+        return RaggedSequence(
+            concatenated_runs.offsets,
+            concatenated_runs.item,
+            concatenated_runs.type,
+            concatenated_runs.ts,
+            values,
+        )
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class ChunkRuns:
     """The last events of each request of a chunk, as rows of the frame."""
 
     frame: PastFrame
-    run: EventRuns
+    event_runs: EventRuns
     rows: Intps
 
     def runs(self, sequence: LastEvents, t: Int64s, request_session: Keys) -> Runs:
@@ -161,7 +167,7 @@ class ChunkRuns:
         item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
         values = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
         return Runs(
-            self.run.offsets,
+            self.event_runs.offsets,
             ts=frame.ts[rows],
             item=item[rows],
             type=type[rows],

@@ -34,6 +34,7 @@ def concatenate_ranges(start: Intps, stop: Intps) -> tuple[Intps, Int64s]:
 
 
 def split_chunks(rows: Intps, width: int) -> Iterator[Intps]:
+    """Yield `rows` in chunks whose ragged arrays, of up to `width` entries a row, fit in memory."""
     size = max(1, _RAGGED_MAX // width)
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

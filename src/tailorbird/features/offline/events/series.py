@@ -73,11 +73,11 @@ class Series:
         floor = self.events_before[queries.start if since is None else queries.before(since).edge]
         stop = self.events_before[queries.stop.edge]
         start = np.maximum(stop - length, floor)
-        pools = [np.arange(len(self._timeline_positions))]
+        index_pools = [np.arange(len(self._timeline_positions))]
         deferred_queries = queries.stop.in_flight_queries
         deferred_queries = deferred_queries[stop[deferred_queries] > floor[deferred_queries]]
         if len(deferred_queries):
-            sizes, pool = self._last_in_flight(
+            sizes, in_flight_indices = self._last_in_flight(
                 floor[deferred_queries],
                 stop[deferred_queries],
                 queries.log_position[deferred_queries],
@@ -85,10 +85,10 @@ class Series:
             )
             start[deferred_queries] = len(self._timeline_positions) + np.cumsum(sizes) - sizes
             stop[deferred_queries] = start[deferred_queries] + sizes
-            pools.append(pool)
+            index_pools.append(in_flight_indices)
         start, stop = queries.to_input_order(start), queries.to_input_order(stop)
         pool_indexes, offsets = concatenate_ranges(start, stop)
-        return offsets, np.concatenate(pools)[pool_indexes]
+        return offsets, np.concatenate(index_pools)[pool_indexes]
 
     def _newest_indices(self, stop: Intps, bound: Int64s) -> Intps:
         """Return the greatest index < stop with p ≤ bound, in whatever entity; −1 if there is none.
@@ -120,9 +120,11 @@ class Series:
             hit_level[hit] = level
             end >>= 1
         for level in range(len(minima) - 2, -1, -1):
-            below = np.flatnonzero(hit_level > level)
-            right = 2 * node[below] + 1
-            node[below] = np.where(minima[level][right] <= bound[below], right, right - 1)
+            descending_queries = np.flatnonzero(hit_level > level)
+            right = 2 * node[descending_queries] + 1
+            node[descending_queries] = np.where(
+                minima[level][right] <= bound[descending_queries], right, right - 1
+            )
         return node
 
     def _minima_tree(self) -> list[Int64s]:

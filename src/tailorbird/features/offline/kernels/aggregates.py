@@ -51,7 +51,7 @@ def write_decayed_sums(
     0.0, which changes no bit, so short windows are scanned event by event.
     """
     tiles = len(weights) - 1
-    per_hop = 1.0 / hop
+    hops_per_us = 1.0 / hop
     slots = max(tiles, 1)
     scan_limit = min(in_flight_max, _DECAY_SCAN_MAX)
     ring = np.zeros(slots)
@@ -71,7 +71,7 @@ def write_decayed_sums(
         if start < end:
             if own_group != last_group:
                 last_group, position, stop = own_group, start, start
-            tile = tile_of(time, hop, per_hop)
+            tile = tile_of(time, hop, hops_per_us)
             stop = advance(times, stop, end, time)
             position = advance(times, position, end, (tile - tiles) * hop)
             has_in_flight = stop > position and running_log_position[stop - 1] > bound
@@ -83,7 +83,7 @@ def write_decayed_sums(
                     if age < 0 or times[event] >= tile_end:
                         if age >= 0:
                             total += float(units) * weights[age]
-                        event_tile = tile_of(times[event], hop, per_hop)
+                        event_tile = tile_of(times[event], hop, hops_per_us)
                         units, age, tile_end = (
                             np.int64(0),
                             tile - event_tile,
@@ -103,8 +103,8 @@ def write_decayed_sums(
                     edge = advance(times, filled_until, end, (newest_tile + 1) * hop)
                     ring[newest_tile % slots] = float(prefix[edge] - prefix[filled_until])
                     filled_until = edge
-                for younger in range(tiles):
-                    total += ring[(tile - tiles + younger) % slots] * weights[tiles - younger]
+                for tile_index in range(tiles):
+                    total += ring[(tile - tiles + tile_index) % slots] * weights[tiles - tile_index]
                 total += float(prefix[stop] - prefix[filled_until]) * weights[0]
         totals[row] = total
 
@@ -115,13 +115,13 @@ def find_largest(tree_nodes: Int64s, level_starts: Int64s, low: int, high: int) 
     largest = np.int64(0)
     level = 0
     while low < high:
-        base = level_starts[level]
+        level_start = level_starts[level]
         if low & 1:
-            largest = max(largest, tree_nodes[base + low])
+            largest = max(largest, tree_nodes[level_start + low])
             low += 1
         if high & 1:
             high -= 1
-            largest = max(largest, tree_nodes[base + high])
+            largest = max(largest, tree_nodes[level_start + high])
         low >>= 1
         high >>= 1
         level += 1
@@ -140,10 +140,10 @@ def write_peaks(
     event_log_position: Int64s,
     tree_nodes: Int64s,
     level_starts: Int64s,
-    out: Int64s,
+    peaks: Int64s,
 ) -> None:
-    """Write the largest value of the known events of [begin, edge); `first_in_flight` is the first
-    one in flight.
+    """Write the largest value of the known events of each window; those before `first_in_flight`
+    are settled, known without a look at their p.
     """
     for query in range(low, high):
         start, stop, bound = window_start[query], edge[query], query_log_position[query]
@@ -157,7 +157,7 @@ def write_peaks(
             for event in range(settled_stop, stop):
                 if event_log_position[event] <= bound:
                     largest = max(largest, tree_nodes[event])
-        out[order[query]] = largest
+        peaks[order[query]] = largest
 
 
 @compiled
@@ -178,7 +178,7 @@ def write_unions(
     empty_registers_out: Int64s,
     rank_sums: Int64s,
 ) -> None:
-    """Write the `sketch.summary` of the union of the known events of [begin, edge).
+    """Write `sketch.summarise_registers` of the union of the known events of each window.
 
     `tree_nodes` (blocks, registers) is a tree of unions.
     """
@@ -194,20 +194,20 @@ def write_unions(
         )
         settled_stop = min(max(first_in_flight[query], start), stop)
         if stop - start <= _SCAN_MAX:
-            empty_registers, sum_ = np.int64(registers), empty_rank_sum
+            empty_registers, rank_sum = np.int64(registers), empty_rank_sum
             for event in range(start, stop):
                 if rank[event] > union[register[event]] and (
                     event < settled_stop or event_log_position[event] <= bound
                 ):
                     previous_rank = union[register[event]]
                     empty_registers -= previous_rank == 0
-                    sum_ += (np.int64(1) << np.int64(rank_max - rank[event])) - (
+                    rank_sum += (np.int64(1) << np.int64(rank_max - rank[event])) - (
                         np.int64(1) << np.int64(rank_max - previous_rank)
                     )
                     union[register[event]] = rank[event]
             for event in range(start, stop):
                 union[register[event]] = 0
-            empty_registers_out[row], rank_sums[row] = empty_registers, sum_
+            empty_registers_out[row], rank_sums[row] = empty_registers, rank_sum
             continue
         left, right = (start + BLOCK_EVENTS - 1) // BLOCK_EVENTS, settled_stop // BLOCK_EVENTS
         middle = settled_stop if left >= right else left * BLOCK_EVENTS
@@ -218,31 +218,31 @@ def write_unions(
                 union[register[event]] = max(union[register[event]], rank[event])
         level = 0
         while left < right:
-            base = level_starts[level]
+            level_start = level_starts[level]
             if left & 1:
                 for index in range(registers):
-                    union[index] = max(union[index], tree_nodes[base + left, index])
+                    union[index] = max(union[index], tree_nodes[level_start + left, index])
                 left += 1
             if right & 1:
                 right -= 1
                 for index in range(registers):
-                    union[index] = max(union[index], tree_nodes[base + right, index])
+                    union[index] = max(union[index], tree_nodes[level_start + right, index])
             left >>= 1
             right >>= 1
             level += 1
         for event in range(settled_stop, stop):
             if event_log_position[event] <= bound:
                 union[register[event]] = max(union[register[event]], rank[event])
-        empty_registers, sum_ = np.int64(0), np.int64(0)
+        empty_registers, rank_sum = np.int64(0), np.int64(0)
         for index in range(registers):
             empty_registers += union[index] == 0
-            sum_ += np.int64(1) << np.int64(rank_max - union[index])
+            rank_sum += np.int64(1) << np.int64(rank_max - union[index])
             union[index] = 0
-        empty_registers_out[row], rank_sums[row] = empty_registers, sum_
+        empty_registers_out[row], rank_sums[row] = empty_registers, rank_sum
 
 
 @compiled
-def union_of_blocks(
+def write_block_unions(
     low: int, high: int, register: Registers, rank: Registers, tree_nodes: Registers
 ) -> None:
     """Write the registers of each complete block of events."""

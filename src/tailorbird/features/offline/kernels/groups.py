@@ -2,7 +2,8 @@
 
 They follow the rules of `features.offline.kernels.windows`. Many entries of many groups are first
 distributed to buckets of neighbouring groups, and then sorted bucket by bucket. Writing them one by
-one would touch another cache line for each, which costs more than everything else.
+one would touch another cache line for each, which costs more than everything else. A share is
+what one thread processes.
 
     entries ──by share, in order──► buckets of groups ──in the cache──► group 0: ts ts … | group 1:
     ts ts …
@@ -22,8 +23,8 @@ from tailorbird.features.offline.kernels.windows import (
     share_bounds,
 )
 
-_BUCKETED_MIN = 1 << 16  # entries from which buckets pay
-_GROUPS_MIN = 1 << 12
+_ENTRIES_MIN = 1 << 16  # entries from which buckets pay
+_GROUPS_MIN = 1 << 12  # groups from which they pay
 _BUCKET_BITS = 9
 
 Slots = npt.NDArray[
@@ -43,19 +44,19 @@ class KeyNumbering:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self.numbers: Int32s = np.empty(len(keys), np.int32)
-        bits, count, row = 12, 0, 0
-        first_keys = np.empty(1 << 11, np.int64)
-        slots = np.zeros((1 << bits, 2), np.uint64)
+        slot_bits, count, row = 12, 0, 0
+        first_rows = np.empty(1 << 11, np.int64)
+        slots = np.zeros((1 << slot_bits, 2), np.uint64)
         while row < len(keys):
-            row, count = _number_keys(keys, slots, first_keys, self.numbers, row, count)
+            row, count = _number_keys(keys, slots, first_rows, self.numbers, row, count)
             if row < len(keys):
-                bits += 2 if bits < 16 else 1
-                first_keys = np.concatenate(
-                    (first_keys, np.empty((1 << (bits - 1)) - len(first_keys), np.int64))
+                slot_bits += 2 if slot_bits < 16 else 1
+                first_rows = np.concatenate(
+                    (first_rows, np.empty((1 << (slot_bits - 1)) - len(first_rows), np.int64))
                 )
-                slots = np.zeros((1 << bits, 2), np.uint64)
-                _fill_slots(keys, slots, first_keys, count)
-        self._slots, self.count, self.first = slots, int(count), first_keys[:count].copy()
+                slots = np.zeros((1 << slot_bits, 2), np.uint64)
+                _fill_slots(keys, slots, first_rows, count)
+        self._slots, self.count, self.first = slots, int(count), first_rows[:count].copy()
 
     def lookup(self, keys: Keys) -> Int32s:
         """Return the number of each key, or `count` for an unknown one."""
@@ -78,7 +79,7 @@ def _find_slot(key: np.uint64, slots: Slots) -> np.int64:
 
 @compiled
 def _number_keys(
-    keys: Keys, slots: Slots, first_keys: Int64s, numbers: Int32s, row: int, count: int
+    keys: Keys, slots: Slots, first_rows: Int64s, numbers: Int32s, row: int, count: int
 ) -> tuple[int, int]:
     """Number the keys from `row` on, until the slots run out.
 
@@ -87,9 +88,9 @@ def _number_keys(
     while row < len(keys):
         slot = _find_slot(keys[row], slots)
         if slots[slot, 1] == 0:
-            if count == len(first_keys):
+            if count == len(first_rows):
                 break
-            first_keys[count] = row
+            first_rows[count] = row
             count += 1
             slots[slot, 0] = keys[row]
             slots[slot, 1] = np.uint64(count)
@@ -99,9 +100,9 @@ def _number_keys(
 
 
 @compiled
-def _fill_slots(keys: Keys, slots: Slots, first_keys: Int64s, count: int) -> None:
+def _fill_slots(keys: Keys, slots: Slots, first_rows: Int64s, count: int) -> None:
     for number in range(count):
-        key = keys[first_keys[number]]
+        key = keys[first_rows[number]]
         slot = _find_slot(key, slots)
         slots[slot, 0] = key
         slots[slot, 1] = np.uint64(number + 1)
@@ -124,16 +125,16 @@ def group_entries(
     Returns: starts (groups + 1,), and for each position (m,) the index of its entry, its time and
     its p.
     """
-    if len(group) >= _BUCKETED_MIN and group_count >= _GROUPS_MIN:
+    if len(group) >= _ENTRIES_MIN and group_count >= _GROUPS_MIN:
         return _group_by_buckets(group, group_count, times, log_position)
     counts = np.zeros(group_count + 1, np.int64)
     _count_groups(group, counts)
     starts = np.concatenate(([0], np.cumsum(counts[:-1])))
-    size = int(starts[-1])
+    entry_count = int(starts[-1])
     order, sorted_times, sorted_log_position = (
-        np.empty(size, np.intp),
-        np.empty(size, np.int64),
-        np.empty(size, np.int64),
+        np.empty(entry_count, np.intp),
+        np.empty(entry_count, np.int64),
+        np.empty(entry_count, np.int64),
     )
     bounds_of_shares = share_bounds(starts)
     run_parallel(
@@ -164,9 +165,9 @@ def _group_by_buckets(
     group: Int32s, group_count: int, times: Int64s, log_position: Int64s
 ) -> tuple[Int64s, Intps, Int64s, Int64s]:
     shift = max(0, group_count.bit_length() - _BUCKET_BITS)
-    buckets = ((group_count - 1) >> shift) + 1
+    bucket_count = ((group_count - 1) >> shift) + 1
     bounds_of_shares = [len(group) * share // THREADS for share in range(THREADS + 1)]
-    counts = np.zeros((THREADS, buckets), np.int64)
+    counts = np.zeros((THREADS, bucket_count), np.int64)
     run_parallel(
         _count_buckets,
         len(group),
@@ -178,10 +179,10 @@ def _group_by_buckets(
         bounds=bounds_of_shares,
     )
     ends = np.cumsum(counts.T.ravel())  # ordered by bucket, then share
-    size = int(ends[-1])
-    next_slots = np.ascontiguousarray((ends - counts.T.ravel()).reshape(buckets, THREADS).T)
-    bounds = np.append(next_slots[0], size)
-    bucket_entries = np.empty((size, 3), np.int64)
+    entry_count = int(ends[-1])
+    next_slots = np.ascontiguousarray((ends - counts.T.ravel()).reshape(bucket_count, THREADS).T)
+    bounds = np.append(next_slots[0], entry_count)
+    bucket_entries = np.empty((entry_count, 3), np.int64)
     run_parallel(
         _fill_buckets,
         len(group),
@@ -197,13 +198,13 @@ def _group_by_buckets(
     )
     starts = np.empty(group_count + 1, np.int64)
     order, sorted_times, sorted_log_position = (
-        np.empty(size, np.intp),
-        np.empty(size, np.int64),
-        np.empty(size, np.int64),
+        np.empty(entry_count, np.intp),
+        np.empty(entry_count, np.int64),
+        np.empty(entry_count, np.int64),
     )
     run_parallel(
         _sort_buckets,
-        buckets,
+        bucket_count,
         bucket_entries,
         bounds,
         group_count,
@@ -249,12 +250,12 @@ def _fill_buckets(
     """Copy entries, as (group and row, time, p), into the slots of this share in their buckets, in
     order.
     """
-    own_slots = next_slots[np.searchsorted(bounds_of_shares, low, side="right") - 1]
+    own_next_slots = next_slots[np.searchsorted(bounds_of_shares, low, side="right") - 1]
     for row in range(low, high):
         own_group = np.int64(group[row])
         if own_group < group_count:
-            slot = own_slots[own_group >> shift]
-            own_slots[own_group >> shift] = slot + 1
+            slot = own_next_slots[own_group >> shift]
+            own_next_slots[own_group >> shift] = slot + 1
             bucket_entries[slot, 0] = own_group << 32 | row
             bucket_entries[slot, 1] = times[row]
             bucket_entries[slot, 2] = log_position[row]
@@ -341,7 +342,7 @@ def _sort_groups(
             continue
         if stop - start <= 32:
             for index in range(start + 1, stop):
-                time, row, position = times[index], order[index], log_position[index]
+                time, row, own_log_position = times[index], order[index], log_position[index]
                 target_slot = index
                 while target_slot > start and times[target_slot - 1] > time:
                     times[target_slot], order[target_slot], log_position[target_slot] = (
@@ -353,10 +354,10 @@ def _sort_groups(
                 times[target_slot], order[target_slot], log_position[target_slot] = (
                     time,
                     row,
-                    position,
+                    own_log_position,
                 )
         else:
-            rank = np.argsort(times[start:stop], kind="mergesort")
-            times[start:stop] = times[start:stop][rank]
-            order[start:stop] = order[start:stop][rank]
-            log_position[start:stop] = log_position[start:stop][rank]
+            time_order = np.argsort(times[start:stop], kind="mergesort")
+            times[start:stop] = times[start:stop][time_order]
+            order[start:stop] = order[start:stop][time_order]
+            log_position[start:stop] = log_position[start:stop][time_order]

@@ -2,8 +2,8 @@
 
 They follow the rules of `features.offline.kernels.windows`.
 
-row      0     1     2        a timeline's marks are gathered once for all its sources marks    001
-110   000      the values of a source are looked up only where its bit is set
+    row      0     1     2        a timeline's marks are gathered once for all its sources
+    marks    001   110   000      the values of a source are looked up only where its bit is set
 """
 
 from itertools import pairwise
@@ -66,9 +66,9 @@ def prefix_sums(marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums
     read.
     """
     sums[0] = 0
-    cuts = [len(marks) * share // THREADS for share in range(THREADS + 1)]
-    run_parallel(_prefix_sums, len(marks), marks, bit, values, order, sums, bounds=cuts)
-    for low, high in pairwise(cuts[1:]):
+    bounds_of_shares = [len(marks) * share // THREADS for share in range(THREADS + 1)]
+    run_parallel(_prefix_sums, len(marks), marks, bit, values, order, sums, bounds=bounds_of_shares)
+    for low, high in pairwise(bounds_of_shares[1:]):
         sums[low + 1 : high + 1] += sums[low]
 
 
@@ -95,7 +95,7 @@ def write_registers(
     register: Registers,
     rank: Registers,
 ) -> None:
-    """Write `sketch.places` of the chosen events, in timeline order; rank 0 for
+    """Write `sketch.registers_and_ranks` of the selected events, in timeline order; rank 0 for
     others.
     """
     for position in range(low, high):

@@ -71,11 +71,11 @@ def write_newest(
             events_before[floor[query]],
             events_before[edge[query]] - 1,
         )
-        last = max(first_position, position - SKIPPED_MAX)
-        while position >= last and log_position[position] > query_log_position[query]:
+        last_scanned = max(first_position, position - SKIPPED_MAX)
+        while position >= last_scanned and log_position[position] > query_log_position[query]:
             position -= 1
-        out[row] = events[position] if position >= last else -1
-        is_deferred[row] = position < last and last > first_position
+        out[row] = events[position] if position >= last_scanned else -1
+        is_deferred[row] = position < last_scanned and last_scanned > first_position
 
 
 @compiled
@@ -174,7 +174,7 @@ def write_run_columns(
     session: Keys,
     step_bits: Keys,
     operation: Int64s,
-    gap_max: int,
+    session_gap_us: int,
     out: Floats,
     is_deferred: Bools,
 ) -> None:
@@ -184,7 +184,7 @@ def write_run_columns(
     """
     run = np.empty(length, np.intp)
     session_positions = np.empty(length, np.intp)
-    items = np.empty(length, np.uint64)
+    seen_items = np.empty(length, np.uint64)
     for query in range(low, high):
         row, time = order[query], t[query]
         first_position, stop = events_before[floor[query]], events_before[edge[query]]
@@ -206,14 +206,14 @@ def write_run_columns(
             if own_session != 0:
                 if session[position] != own_session:
                     continue
-            elif next_time - times[position] > gap_max:
+            elif next_time - times[position] > session_gap_us:
                 break
             next_time = times[position]
             session_positions[session_length] = position
             session_length += 1
         for step in range(len(operation)):
             if operation[step] == GAP:
-                out[row, step] = _measure_gap(times, run, count)
+                out[row, step] = _mean_gap(times, run, count)
             else:
                 out[row, step] = _session_measure(
                     operation[step],
@@ -223,18 +223,18 @@ def write_run_columns(
                     session_positions[:session_length],
                     item,
                     step_bits,
-                    items,
+                    seen_items,
                 )
 
 
 @compiled
-def _measure_gap(times: Int64s, run: Intps, count: int) -> float:
-    different = min(count, 1)
+def _mean_gap(times: Int64s, run: Intps, count: int) -> float:
+    time_count = min(count, 1)
     for steps_back in range(1, count):
-        different += times[run[steps_back]] != times[run[steps_back - 1]]
-    if different < 2:
+        time_count += times[run[steps_back]] != times[run[steps_back - 1]]
+    if time_count < 2:
         return np.nan
-    return float(times[run[0]] - times[run[count - 1]]) / 1e6 / (float(different) - 1.0)
+    return float(times[run[0]] - times[run[count - 1]]) / 1e6 / (float(time_count) - 1.0)
 
 
 @compiled
@@ -246,7 +246,7 @@ def _session_measure(
     positions: npt.NDArray[np.intp],
     item: Keys,
     step_bits: Keys,
-    items: Keys,
+    seen_items: Keys,
 ) -> float:
     """Return a measure of the current session, whose positions are given newest first."""
     count = 0
@@ -258,13 +258,13 @@ def _session_measure(
             if item[position] == 0:
                 continue
             is_repeated = False
-            for other in range(count):
-                if items[other] == item[position]:
+            for seen_index in range(count):
+                if seen_items[seen_index] == item[position]:
                     is_repeated = True
                     break
             if is_repeated:
                 continue
-            items[count] = item[position]
+            seen_items[count] = item[position]
         elif (
             operation == REFINEMENTS
             and (step_bits[position] >> np.uint64(SEARCH_BIT)) & np.uint64(1) == 0

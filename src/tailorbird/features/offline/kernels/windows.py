@@ -6,8 +6,8 @@ range of groups or of queries without the interpreter's lock, so that `run_paral
 each core. They are compiled at first use and cached on disk. Integers wrap around like NumPy's, and
 no float operation is fused or reordered.
 
-    group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g, in
-order of ts
+    group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g,
+                                            in order of ts
 """
 
 import os
@@ -29,7 +29,7 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 THREADS = os.cpu_count() or 1
-_SHARE_MIN = 1 << 14  # entries below which a second thread does not pay
+_SHARE_ENTRIES_MIN = 1 << 14  # entries below which a second thread does not pay
 
 compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
     nogil=True, cache=True, error_model="numpy"
@@ -40,13 +40,13 @@ def run_parallel(
     loop: Callable[..., Any], count: int, *arguments: Any, bounds: Sequence[int] | None = None
 ) -> list[Any]:
     """Run `loop(low, high, *arguments)` over 0 to `count`, or the `bounds`, on all cores."""
-    shares = min(THREADS, 1 + count // _SHARE_MIN)
-    cuts = (
+    share_count = min(THREADS, 1 + count // _SHARE_ENTRIES_MIN)
+    bounds_of_shares = (
         list(bounds)
         if bounds is not None
-        else [count * share // shares for share in range(shares + 1)]
+        else [count * share // share_count for share in range(share_count + 1)]
     )
-    spans = [(low, high) for low, high in pairwise(cuts) if low < high]
+    spans = [(low, high) for low, high in pairwise(bounds_of_shares) if low < high]
     if len(spans) < 2:
         return [loop(low, high, *arguments) for low, high in spans]
     # The caller's thread takes a share too: starting a thread costs more than a short loop.
@@ -55,18 +55,19 @@ def run_parallel(
 
 
 @lru_cache(maxsize=1)
-def _get_thread_pool(process: int) -> ThreadPoolExecutor:
+def _get_thread_pool(process_id: int) -> ThreadPoolExecutor:
     """Return this process's threads for loops that never block, so that they cannot wait for each
     other.
     """
-    return ThreadPoolExecutor(THREADS, thread_name_prefix=f"loops-{process}")
+    return ThreadPoolExecutor(THREADS, thread_name_prefix=f"loops-{process_id}")
 
 
 def share_bounds(starts: Int64s) -> list[int]:
     """Return the groups at which to split so that each core has about as many entries."""
-    shares = min(THREADS, 1 + int(starts[-1]) // _SHARE_MIN)
+    share_count = min(THREADS, 1 + int(starts[-1]) // _SHARE_ENTRIES_MIN)
     inner_bounds = [
-        int(np.searchsorted(starts, starts[-1] * share // shares)) for share in range(1, shares)
+        int(np.searchsorted(starts, starts[-1] * share // share_count))
+        for share in range(1, share_count)
     ]
     return [0, *inner_bounds, len(starts) - 1]
 
@@ -150,14 +151,14 @@ def advance(times: Int64s, position: int, stop: int, time: int) -> int:
 
 
 @compiled
-def tile_of(time: int, hop: int, per_hop: float) -> "int | np.int64":
-    """Return time // hop, where `per_hop` is 1 / hop.
+def tile_of(time: int, hop: int, hops_per_us: float) -> "int | np.int64":
+    """Return time // hop, where `hops_per_us` is 1 / hop.
 
     A product that may be one hop off, then corrected, takes a fraction of the time of a division.
     """
     if not -(1 << 53) < time < 1 << 53:
         return time // hop
-    tile = np.int64(time * per_hop)
+    tile = np.int64(time * hops_per_us)
     while tile * hop > time:
         tile -= 1
     while time - tile * hop >= hop:
@@ -263,7 +264,7 @@ def write_window_sums(
     input order. Stretches in flight longer than `in_flight_max` are deferred to the caller.
     """
     window_count = len(hops)
-    per_hop = 1.0 / hops
+    hops_per_us = 1.0 / hops
     positions = np.zeros(window_count, np.int64)
     stop = last_group = np.int64(-1)
     for query in range(low, high):
@@ -284,21 +285,25 @@ def write_window_sums(
                 positions[window] = start
         stop = advance(times, stop, end, time)
         for window in range(window_count):
-            since = tile_of(time, hops[window], per_hop[window]) * hops[window] - lengths[window]
+            since = (
+                tile_of(time, hops[window], hops_per_us[window]) * hops[window] - lengths[window]
+            )
             positions[window] = advance(times, positions[window], end, since)
         if stop == start or running_log_position[stop - 1] <= position_max:
             for window in range(window_count):
-                prefix = prefix_indexes[window]
-                sums[row, window] = prefixes[prefix, stop] - prefixes[prefix, positions[window]]
+                prefix_index = prefix_indexes[window]
+                sums[row, window] = (
+                    prefixes[prefix_index, stop] - prefixes[prefix_index, positions[window]]
+                )
             continue
         first_in_flight = first_above(running_log_position, start, stop, position_max)
         if stop - first_in_flight > in_flight_max:
             is_deferred[row] = True
             continue
         for window in range(window_count):
-            prefix = prefix_indexes[window]
+            prefix_index = prefix_indexes[window]
             sums[row, window] = (
-                prefixes[prefix, first_in_flight] - prefixes[prefix, positions[window]]
+                prefixes[prefix_index, first_in_flight] - prefixes[prefix_index, positions[window]]
                 if positions[window] < first_in_flight
                 else 0
             )

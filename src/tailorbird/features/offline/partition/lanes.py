@@ -1,4 +1,9 @@
-"""Lanes of a partition's entities, computed shard by shard."""
+"""Lanes of a partition's entities, computed shard by shard.
+
+A partition is the entities whose events are split by one field into buckets (`spill`). A shard is
+the buckets that fit into memory together, a piece some of its rows, and a stretch a period of a
+bucket that does not fit.
+"""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -41,10 +46,13 @@ class BackfillPlan:
     progress: Progress
 
     def columns(self) -> list[str]:
+        """Return the columns of the events to read."""
         return event_columns(self.features)
 
 
-def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: Partition) -> None:
+def compute_partition(
+    plan: BackfillPlan, spill: Spill, partition_number: int, partition: Partition
+) -> None:
     """Compute the lanes of a partition's entities, shard by shard."""
     features = plan.features
     bytes_max = plan.memory_bytes // (2 * EVENT_FACTOR)
@@ -62,7 +70,7 @@ def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: 
             _compute_by_time(
                 plan,
                 spill,
-                name=f"{number}-{shard}",
+                name=f"{partition_number}-{shard}",
                 partition=partition,
                 bucket=buckets.start,
                 own_rows=own_rows,
@@ -73,7 +81,7 @@ def compute_partition(plan: BackfillPlan, spill: Spill, number: int, partition: 
         row_chunks = [
             own_rows[start : start + rows_max] for start in range(0, len(own_rows), rows_max)
         ]
-        piece_names = [f"{number}-{shard}-{piece}" for piece in range(len(row_chunks))]
+        piece_names = [f"{partition_number}-{shard}-{piece}" for piece in range(len(row_chunks))]
         if not all(spill.is_done(name) for name in piece_names):
             frame_cache = FrameCache(spill.read_events(partition.field, buckets, empty_table))
             for name, piece_rows in zip(piece_names, row_chunks, strict=True):
@@ -104,8 +112,8 @@ def _compute_by_time(
     if spill.is_done(name) or not len(own_rows):
         return
     features, requests = plan.features, plan.requests
-    request_of = requests.row_request[own_rows] if partition.is_by_row else own_rows
-    t, log_position = requests.t[request_of], requests.log_position[request_of]
+    request_of_row = requests.row_request[own_rows] if partition.is_by_row else own_rows
+    t, log_position = requests.t[request_of_row], requests.log_position[request_of_row]
     seed = secrets.randbits(64)
     empty_table = ROUTED.empty_table().select(plan.columns())
     compacted = CompactedHistory(
@@ -116,13 +124,13 @@ def _compute_by_time(
     stretch_starts = spill.cut_by_time(
         partition.field, bucket, plan.memory_bytes // (4 * EVENT_FACTOR)
     )
-    stretch = np.searchsorted(stretch_starts, t)
+    stretch_of_row = np.searchsorted(stretch_starts, t)
     rows_max = max(1, plan.memory_bytes // (8 * row_bytes(features, partition.entities)))
-    for number in range(len(stretch_starts) + 1):
-        frame_cache = FrameCache(spill.read_stretch(number, compacted.events), seed)
-        stretch_rows = own_rows[stretch == number]
+    for stretch_number in range(len(stretch_starts) + 1):
+        frame_cache = FrameCache(spill.read_stretch(stretch_number, compacted.events), seed)
+        stretch_rows = own_rows[stretch_of_row == stretch_number]
         for piece, first_row in enumerate(range(0, len(stretch_rows), rows_max)):
-            piece_name = f"{name}-{number}-{piece}"
+            piece_name = f"{name}-{stretch_number}-{piece}"
             if not spill.is_done(piece_name):
                 _write_piece(
                     plan,
@@ -135,12 +143,14 @@ def _compute_by_time(
                     compacted=compacted,
                 )
                 spill.mark_done(piece_name)
-        is_later = stretch > number
+        is_later = stretch_of_row > stretch_number
         if not is_later.any():
             break
         compacted.absorb(frame_cache, int(t[is_later].min()), int(log_position[is_later].min()))
         plan.progress(
-            f"stretches by {partition.field or 'everyone'}", number + 1, len(stretch_starts) + 1
+            f"stretches by {partition.field or 'everyone'}",
+            stretch_number + 1,
+            len(stretch_starts) + 1,
         )
     spill.mark_done(name)
 
@@ -153,14 +163,16 @@ def _partition_keys(
     seed: int,
 ) -> dict[int, npt.NDArray]:
     """Return the requested keys of each entity of a partition."""
-    request_rows, rows, lanes_read = _select_requests(plan, partition, own_rows, earlier_lanes)
-    no_events = FrameCache(ROUTED.empty_table().select(plan.columns()), seed)
+    request_indices, rows, selected_lanes = _select_requests(
+        plan, partition, own_rows, earlier_lanes
+    )
+    empty_frame_cache = FrameCache(ROUTED.empty_table().select(plan.columns()), seed)
     lanes = PastLanes(
         plan.features,
-        no_events,
-        plan.requests.take(request_rows, rows),
+        empty_frame_cache,
+        plan.requests.take(request_indices, rows),
         entities=(),
-        precomputed=lanes_read,
+        precomputed=selected_lanes,
     )
     return {entity: lanes.keys_of(entity) for entity in partition.entities}
 
@@ -176,19 +188,19 @@ def _select_requests(
     """
     requests = plan.requests
     if partition.is_by_row:
-        rows, request_rows = own_rows, np.unique(requests.row_request[own_rows])
+        rows, request_indices = own_rows, np.unique(requests.row_request[own_rows])
     else:
         first_request, last_request = (
             np.searchsorted(requests.row_request, own_rows),
             np.searchsorted(requests.row_request, own_rows, side="right"),
         )
-        rows, request_rows = concatenate_ranges(first_request, last_request)[0], own_rows
+        rows, request_indices = concatenate_ranges(first_request, last_request)[0], own_rows
     by_row = [is_per_row(entity) for entity in plan.features.layout.entities]
     return (
-        request_rows,
+        request_indices,
         rows,
         {
-            record_lane: values[rows if by_row[record_lane.entity] else request_rows]
+            record_lane: values[rows if by_row[record_lane.entity] else request_indices]
             for record_lane, values in earlier_lanes.items()
         },
     )
@@ -241,14 +253,16 @@ def _write_piece(
 ) -> None:
     """Compute and write the lanes of some requests or rows of a shard."""
     features = plan.features
-    request_rows, rows, lanes_read = _select_requests(plan, partition, own_rows, earlier_lanes)
+    request_indices, rows, selected_lanes = _select_requests(
+        plan, partition, own_rows, earlier_lanes
+    )
     by_row = [is_per_row(entity) for entity in features.layout.entities]
     lanes = PastLanes(
         features,
         frame_cache,
-        plan.requests.take(request_rows, rows),
+        plan.requests.take(request_indices, rows),
         entities=partition.entities,
-        precomputed=lanes_read,
+        precomputed=selected_lanes,
         compacted=compacted,
     )
     row_columns: dict[RecordLane | str, npt.NDArray] = {}
@@ -263,11 +277,11 @@ def _write_piece(
             )
         elif step.kind == "sequence":
             spill.write_sequence(
-                features.layout.steps.index(step), name, request_rows, lanes.sequence(step)
+                features.layout.steps.index(step), name, request_indices, lanes.sequence(step)
             )
     for kind, positions, columns in (
         ("rows", rows, row_columns),
-        ("requests", request_rows, request_columns),
+        ("requests", request_indices, request_columns),
     ):
         if columns:
             spill.write_lanes(kind, name, positions, columns)

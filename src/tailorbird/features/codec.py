@@ -126,13 +126,13 @@ def decode_features(data: bytes, *, where: str, expected_hash: str | None = None
             where=where,
             fix="restore the file from a copy",
         ) from error
-    for schema_hash, source in (
+    for schema_hash, statement in (
         (content["schema_hash"], "the file says"),
         (expected_hash, "it is kept as"),
     ):
         if schema_hash is not None and schema_hash != features.schema_hash:
             raise DamageError(
-                f"its declarations are schema {features.schema_hash}, {source} {schema_hash}",
+                f"its declarations are schema {features.schema_hash}, {statement} {schema_hash}",
                 where=where,
                 fix="restore it from a copy",
             )
@@ -263,7 +263,7 @@ def _decode_value(value: Any, hint: Any, path: str) -> Any:
 
 
 def _decode_union(value: Any, hints: tuple[Any, ...], path: str) -> Any:
-    problem = UnreadableError(f"{path}: fits no type that it may have")
+    last_mismatch = UnreadableError(f"{path}: fits no type that it may have")
     type_order = (
         type(None),
         bool,
@@ -278,8 +278,8 @@ def _decode_union(value: Any, hints: tuple[Any, ...], path: str) -> Any:
         try:
             return _decode_value(value, hint, path)
         except UnreadableError as error:
-            problem = error
-    raise problem
+            last_mismatch = error
+    raise last_mismatch
 
 
 def _decode_tuple(value: Any, hints: tuple[Any, ...], path: str) -> tuple[Any, ...]:

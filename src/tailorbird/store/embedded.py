@@ -37,7 +37,7 @@ class _Environment:
         self._growth_condition = threading.Condition()
         self._snapshot_count = 0
         self._is_growing = False
-        self._checked_at = time.monotonic()
+        self._readers_checked_at = time.monotonic()
 
     def enter_snapshot(self) -> None:
         with self._growth_condition:
@@ -64,8 +64,8 @@ class _Environment:
 
     def check_readers(self) -> None:
         """Clear the slots of dead readers from time to time; each blocks the reuse of pages."""
-        if time.monotonic() - self._checked_at > READER_CHECK_S:
-            self._checked_at = time.monotonic()
+        if time.monotonic() - self._readers_checked_at > READER_CHECK_S:
+            self._readers_checked_at = time.monotonic()
             self.lmdb.reader_check()
 
 

@@ -111,7 +111,7 @@ class PublishedStore:
         self._commit_lock = threading.Lock()  # keeps commits and pending changes consistent
         self._wake_event, self._stop_requested = threading.Event(), threading.Event()
         self._progress_condition = threading.Condition()
-        self._token = os.urandom(8)
+        self._claim_token = os.urandom(8)
         self._server_ids: tuple[str, ...] = ()
         self._head: CommitHead | None = None
         self._pending_changes = _PendingChanges({}, copies_all=True)
@@ -210,7 +210,7 @@ class PublishedStore:
     def close(self) -> None:
         self._stop()
         try:
-            self._copies.release(self._token)
+            self._copies.release(self._claim_token)
         except StorageError:  # the claim expires
             self.problem = "closed without letting go of the claim"
         self._copies.close()
@@ -247,7 +247,7 @@ class PublishedStore:
                 self._progress_condition.notify_all()
 
     def _renew_claim(self) -> None:
-        if not self._copies.claim(self._token, CLAIM_MS):
+        if not self._copies.claim(self._claim_token, CLAIM_MS):
             raise StorageError(
                 "another process publishes under this name",
                 where=self._copies.where,

@@ -197,6 +197,7 @@ def _finish_variance(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(event_count > 0, squared_spread * (numbers[0] * numbers[0]), np.nan)
 
 
+# Peaks are read as codes: `PEAK_ZERO` ± the value, or 0 where there is none.
 def _finish_maximum(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     return np.where(lanes[0] > 0, (lanes[0] - PEAK_ZERO).astype(np.float64) * numbers[0], np.nan)
 

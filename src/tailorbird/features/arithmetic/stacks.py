@@ -1,6 +1,7 @@
 """Batched arithmetic for steps of one operation.
 
-At a request with some hundred rows, calls of NumPy cost more than what they compute.
+At a request with some hundred rows, calls of NumPy cost more than what they compute. A lane is one
+64-bit number of a record.
 
     entity's records (keys, lanes) → operands (lanes, rows), those of a stack contiguous → one
     arithmetic per stack → table

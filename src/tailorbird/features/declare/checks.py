@@ -264,15 +264,15 @@ def parse_value(of: str, kind: str | None) -> tuple[Expression, str]:
 
 def parse_edges(edges: Sequence[float]) -> tuple[float, ...]:
     """Return the edges of buckets, checked to be finite and ascending."""
-    bounds = tuple(
+    edge_values = tuple(
         float(edge) for edge in edges if isinstance(edge, int | float) and abs(edge) <= 1e300
     )
-    is_ascending = all(low < high for low, high in pairwise(bounds))
-    if len(bounds) < len(edges) or not is_ascending or not 2 <= len(bounds) <= EDGES_MAX:
+    is_ascending = all(low < high for low, high in pairwise(edge_values))
+    if len(edge_values) < len(edges) or not is_ascending or not 2 <= len(edge_values) <= EDGES_MAX:
         raise declaration_error(
             f"edges: expected 2 to {EDGES_MAX} numbers, ascending, got {list(edges)!r}"
         )
-    return bounds
+    return edge_values
 
 
 def bucket_conditions(of: str, edges: Sequence[float], where: str | None) -> list[str]:

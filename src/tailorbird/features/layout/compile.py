@@ -1,7 +1,7 @@
 """Compilation of declarations into a layout.
 
-The requirements of each entity are gathered, then lanes are assigned, then each column gets its
-steps.
+The requirements of each entity are gathered, then lanes (64-bit numbers of a record) are assigned,
+then each column gets its steps.
 
     declarations ──_gather_requirements──► of each entity ──_compile_entity──► EntityLayout
     ──step_of──► where each column is finished from

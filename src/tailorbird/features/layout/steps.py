@@ -1,6 +1,7 @@
 """Steps from declarations and records: the lanes and the operation of each column.
 
-`features.layout.compile` lays out the records; `features.arithmetic.finish` executes the steps.
+A lane is one 64-bit number of a record. `features.layout.compile` lays out the records;
+`features.arithmetic.finish` executes the steps.
 """
 
 from collections.abc import Sequence

@@ -11,9 +11,9 @@ the declarations name: the lake has the versions of profiles with it
 (`features.offline.profile_join`), and events read from the lake equal what would have been routed.
 
 P, the `end_position`, is what the lake has released, so every event below it is in its table,
-synced and read back. In
-the meantime readers are told that the state is not ready, and the router deletes nothing. An
-interrupted build, even by `kill -9`, continues after the last batch that it committed.
+synced and read back. In the meantime readers are told that the state is not ready, and the router
+deletes nothing. An interrupted build, even by `kill -9`, continues after the last batch that it
+committed.
 """
 
 import logging

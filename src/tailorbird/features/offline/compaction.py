@@ -122,19 +122,19 @@ class CompactedHistory:
             is_requested = _is_among(self._request_keys[layout.index], key)
             for source in sources_of(layout):
                 extract = frame_cache.extract(source)
-                own_rows = np.flatnonzero(is_requested[extract.rows])
+                requested_rows = np.flatnonzero(is_requested[extract.rows])
                 # Settled events are not in flight: all later requests know them.
-                is_settled = frame.log_position[extract.rows[own_rows]] <= log_position
-                is_retained[frame.event(extract.rows[own_rows[~is_settled]])] = True
-                own_rows = own_rows[is_settled]
-                extracts.append((layout, source, extract, own_rows))
-                rows = extract.rows[own_rows]
+                is_settled = frame.log_position[extract.rows[requested_rows]] <= log_position
+                is_retained[frame.event(extract.rows[requested_rows[~is_settled]])] = True
+                requested_rows = requested_rows[is_settled]
+                extracts.append((layout, source, extract, requested_rows))
+                rows = extract.rows[requested_rows]
                 for selected_rows in _retained_events(
                     layout,
                     source,
                     key=key[rows],
                     ts=frame.ts[rows],
-                    value=extract.value[own_rows],
+                    value=extract.value[requested_rows],
                     t=t,
                 ):
                     is_retained[frame.event(rows[selected_rows])] = True
@@ -146,8 +146,8 @@ class CompactedHistory:
                     log_position,
                     is_retained,
                 )
-        for layout, source, extract, own_rows in extracts:
-            absorbed_rows = own_rows[~is_retained[frame.event(extract.rows[own_rows])]]
+        for layout, source, extract, requested_rows in extracts:
+            absorbed_rows = requested_rows[~is_retained[frame.event(extract.rows[requested_rows])]]
             rows, value = extract.rows[absorbed_rows], extract.value[absorbed_rows]
             key = frame.key(layout.entity)[0][rows]
             for ring, tiles_back in _summed_rings(layout).items():

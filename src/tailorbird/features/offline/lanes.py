@@ -2,7 +2,7 @@
 
 Lanes of the request (user, session, everyone) are computed once a request, lanes of the item once a
 row. The events of an entity are one `asof.Timeline`, which all its windows, lasts and sequences
-share.
+share. A lane is one 64-bit number of a record, an operand of columns.
 """
 
 from collections.abc import Callable, Collection, Mapping

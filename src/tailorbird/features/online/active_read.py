@@ -1,4 +1,6 @@
-"""One read from a snapshot: records, lanes and sequences of a person and many items."""
+"""One read from a snapshot: records, their lanes (64-bit numbers) and sequences of a person and
+many items.
+"""
 
 from collections.abc import Sequence as IdSequence
 from dataclasses import replace
@@ -79,8 +81,12 @@ def _unknown_reading(lanes: int) -> EntityReadings:
 
 
 class ActiveRead:
-    """One request being read, for items or the person alone; implements
-    `finish.LaneSource`."""
+    """One request being read, for items or the person alone; a `finish.LaneSource`.
+
+    Args:
+        items: the hashes of the items; None for the person alone.
+        swept_until: the time up to which idle entities have expired; it is read no earlier.
+    """
 
     def __init__(
         self,

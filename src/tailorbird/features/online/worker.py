@@ -288,9 +288,9 @@ class FeatureWorker:
         """
         reader = self._input.open(self.position.offset)
         lag_rows = 0 if reader is None else max(0, reader.end() - max(self.position.offset, 1))
-        state = measure_state(self._store, self.features.layout, self.position)
+        state_figures = measure_state(self._store, self.features.layout, self.position)
         progress = msgspec.structs.replace(
-            self._progress, at=self._clock.now(), behind=lag_rows, **state
+            self._progress, at=self._clock.now(), behind=lag_rows, **state_figures
         )
         try:
             write_worker_progress(self._folder, progress)
@@ -366,7 +366,7 @@ class FeatureWorker:
     def _commit(self, table: pa.Table, position: Position) -> Frame:
         """Apply a table of events, and move to `position`, numbered as the next commit."""
         frame = Frame(table, hash_repeated_texts=self._text_hashes)
-        additions = [compute_additions(records, frame, self.part) for records in self._records]
+        batches = [compute_additions(records, frame, self.part) for records in self._records]
         aliases = read_aliases(table, self.part)
         position_before = self.position
         newest_ts = int(frame.ts.max(initial=0))
@@ -386,7 +386,7 @@ class FeatureWorker:
                     fix="run one worker a schema",
                 )
             changes = write_commit(
-                transaction, self._records, additions, aliases, committed_position, written_at
+                transaction, self._records, batches, aliases, committed_position, written_at
             )
             faults.at("worker.before_commit")
             return changes
@@ -394,7 +394,7 @@ class FeatureWorker:
         changes = self._store.write(apply_changes)
         faults.at("worker.after_commit")
         self.position = committed_position
-        self._renewals.record_changes([addition.keys for addition in additions], changes)
+        self._renewals.record_changes([batch.keys for batch in batches], changes)
         self._mismatches.add(frame)
         self._progress = add_mismatches(self._progress, frame)
         return frame

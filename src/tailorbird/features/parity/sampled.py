@@ -87,8 +87,8 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
         "items",
     )
     where = ds.field("p").isin(pa.array(np.unique(drawn_positions))) & ds.field("person").is_valid()
-    rows = lake.table("events", columns, where).slice(0, count).to_pylist()
-    first_items = [row["item_id"] or (row["items"] or [None])[0] for row in rows]
+    event_rows = lake.table("events", columns, where).slice(0, count).to_pylist()
+    first_items = [row["item_id"] or (row["items"] or [None])[0] for row in event_rows]
     other_items = [item for item in first_items if item is not None] or ["-"]
     requests = [
         ReadRequest(
@@ -101,7 +101,7 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
             now=now,
             query=row["query"],
         )
-        for row in rows
+        for row in event_rows
     ]
     items = [
         tuple(dict.fromkeys((item or other_items[0], other_items[index % len(other_items)])))

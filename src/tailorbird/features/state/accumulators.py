@@ -5,7 +5,8 @@ Each works on many entities at once: `states` is (entities, lanes) of int64 and 
 None depends on the order of events or on how they are cut into batches, so that a late, reordered
 or repeated-after-a-crash batch leads to the same bits. Times are never asked of a clock: a state is
 read at some t after the newest event in it. Those of windows are in `features.state.rings`, and
-read in `features.state.tiles`; which lanes belong to what, in `features.layout.layout`.
+read in `features.state.tiles`; which lanes belong to what, in `features.layout.layout`: an
+accumulator's `entry` there has its source and its first lanes.
 """
 
 from typing import Any, Protocol, TypeVar, runtime_checkable

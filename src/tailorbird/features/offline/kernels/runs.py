@@ -1,9 +1,9 @@
 """Loops of the backfill over last events: sequences, sessions, gaps, the newest event.
 
 They follow the rules of `features.offline.kernels.windows`. Each query walks back from its edge
-over the events of a series (`asof.Series`, in order of entity and time) and skips what was not
-known yet. A walk that skips more than `SKIPPED_MAX` events gives up, and the query is left to the
-caller.
+over the events of a series (`series.Series`, in order of entity and time) and skips what was not
+known yet. A query's events are between `floor` and `edge`, positions in the timeline. A walk that
+skips more than `SKIPPED_MAX` events gives up, and the query is left to the caller.
 
     series   … a b c d | e      edge |, 2 events: c d, where p is early enough
                                 events_before[edge]: number of events of the series before it

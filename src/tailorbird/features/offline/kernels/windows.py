@@ -2,9 +2,9 @@
 
 Only the offline half imports this module; `features.offline.asof` explains what the loops compute,
 and `features.offline.kernels.groups` groups keys and sorts entries into groups. Each loop covers a
-range of groups or of queries without the interpreter's lock, so that `run_parallel` runs one on
-each core. They are compiled at first use and cached on disk. Integers wrap around like NumPy's, and
-no float operation is fused or reordered.
+range of groups or of queries, from `low` to `high`, without the interpreter's lock, so that
+`run_parallel` runs one on each core. They are compiled at first use and cached on disk. Integers
+wrap around like NumPy's, and no float operation is fused or reordered.
 
     group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g,
                                             in order of ts

@@ -2,7 +2,8 @@
 
 A partition is the entities whose events are split by one field into buckets (`spill`). A shard is
 the buckets that fit into memory together, a piece some of its rows, and a stretch a period of a
-bucket that does not fit.
+bucket that does not fit. `own_rows` are rows of the requests, or where no entity is about the item
+the requests themselves.
 """
 
 import secrets

@@ -40,7 +40,7 @@ class RuleModels:
     def refresh(self) -> None:
         pass
 
-    def reached(self) -> int:
+    def reached_position(self) -> int:
         return self.p
 
     def next_best(self, query: RecommendQuery) -> RecommendResponse:

@@ -21,7 +21,7 @@ _COLUMNS = (
     "device",
     "country",
     "agent",
-    "counts",
+    "counts",  # whether it counts once: not a repetition
 )
 
 

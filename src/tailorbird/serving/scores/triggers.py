@@ -21,7 +21,7 @@ _COLUMNS = (
     "device",
     "country",
     "agent",
-    "counts",  # whether it counts once: not a repetition
+    "counts",  # whether features count the event
 )
 
 

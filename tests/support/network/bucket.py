@@ -84,7 +84,7 @@ class Proxy:
 
     Attributes:
         lose: return whether to drop the reply of a request: the connection is cut, the work done.
-        hold: return whether to forward a request only at `release_paused`; its sender is cut off.
+        hold: return whether to forward a request only at `release_held`; its sender is cut off.
         lost: paths of the requests whose reply was dropped.
     """
 

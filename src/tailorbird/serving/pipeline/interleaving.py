@@ -63,7 +63,7 @@ def interleave(
         )
         if request.index is not None
     ]
-    slate = stages.draw_draft(
+    slate = stages.draw_drafted_slate(
         TeamDraft(np.arange(len(first_candidates)), positions_of_second, size, quota_limits)
     )
     shown_candidates = all_candidates.select(slate.items)

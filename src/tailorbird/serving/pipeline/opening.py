@@ -143,7 +143,7 @@ class RequestOpener:
                 except ModelUnavailableError as error:
                     failure_reason = failure_reason or error.reason
 
-    def open_arms(self, request: Request) -> list[Request]:
+    def open_arm_requests(self, request: Request) -> list[Request]:
         """Return the request as each arm of an interleaved experiment sees it; else itself."""
         if not request.assignment.interleaved:
             return [request]

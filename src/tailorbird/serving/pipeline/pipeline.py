@@ -305,7 +305,7 @@ class Pipeline:
         Raises:
             ModelUnavailableError: the bundle's model fails; nothing was logged.
         """
-        arm_requests = self._opener.open_arms(request)
+        arm_requests = self._opener.open_arm_requests(request)
         rankings = [
             self._rank(arm_request, find_candidates(arm_request), size, score_all=score_all)
             for arm_request in arm_requests

@@ -177,7 +177,7 @@ class Cost:
     share: float
 
 
-def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
+def compute_costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
     """Return the average cost of each rule, the most expensive first.
 
     The interval is that of a mean over requests, by the normal distribution.

@@ -185,8 +185,8 @@ class Stages:
             -(-(request.query.size or request.slot.size) // 3) if request.search_text is None else 0
         )
         if merged_items.rows.size < items_min:
-            # A slot whose own sources are nearly empty still shows a list from the default `SOURCES`,
-            # as after the first event behind a log that ended long ago.
+            # A slot whose own sources are nearly empty shows a list from the default `SOURCES`, as
+            # after the first event behind a log that ended long ago.
             merged_items = self._finder.find(
                 request, view, {**query_limit_by_source, **SOURCES}, **find_arguments
             )
@@ -356,7 +356,7 @@ class Stages:
             diversity_dependency.record(time.perf_counter() - start)
         return order, constraints
 
-    def draw_draft(self, team_draft: TeamDraft) -> Slate:
+    def draw_drafted_slate(self, team_draft: TeamDraft) -> Slate:
         """Draw a slate from a draft."""
         with self._rng_lock:
             return team_draft.draft(self._rng)

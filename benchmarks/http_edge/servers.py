@@ -66,7 +66,7 @@ def serve(name: str, listener: socket.socket, cap: int) -> None:
             "deadline_s": TIMEOUT_S,
             "unread_deadline_s": TIMEOUT_S,
             "connections_max": cap,
-            "by_address": Connections(ServerLimits(address_connections=MANY)),
+            "connection_counts": Connections(ServerLimits(address_connections=MANY)),
         }
         HttpServer(
             application,

@@ -61,7 +61,7 @@ def _families(text: str) -> dict[str, dict[str, Any]]:
 def _server_metrics() -> bytes:
     """Return the metrics of a server to which everything has happened once."""
     server_metrics = Metrics()
-    server_metrics.request("/example", 200, 0.1)
+    server_metrics.record_request("/example", 200, 0.1)
     server_metrics.record_stage("example", 0.1)
     server_metrics.observe_wait(0.1)
     server_metrics.count_degraded(_ONE)

@@ -126,7 +126,7 @@ def test_what_an_unanswered_commit_names_is_not_cleaned_up_while_it_may_land(
     with open_role(tmp_path, bucket) as role:
         assert data_files(bucket) == left, "nothing is deleted"
         assert role.recoveries == []
-        assert set(stopped.release_paused()) == {200, 412}, (
+        assert set(stopped.release_held()) == {200, 412}, (
             "it lands, and its tries again are refused"
         )
         with pytest.raises(StorageError):
@@ -145,7 +145,7 @@ def test_a_commit_that_comes_after_another_took_its_place_is_refused_and_its_dat
     left = data_files(bucket)
     with open_role(tmp_path, bucket) as role:
         role.drain()
-    assert set(stopped.release_paused()) == {412}
+    assert set(stopped.release_held()) == {412}
     assert_intact(bucket, 4)
     with open_role(tmp_path, bucket) as role:
         assert {finding.action for finding in role.recoveries} == {"removed"}

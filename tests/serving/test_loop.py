@@ -156,7 +156,7 @@ def test_a_new_item_is_found_and_one_that_sold_out_disappears(loop):
 
 
 def test_without_a_bundle_the_items_seen_so_far_are_shown_by_popularity(loop):
-    loop.live = serving_shop.LiveTables(events=serving_shop.make_routed_log().slice(0, 1))
+    loop.live_tables = serving_shop.LiveTables(events=serving_shop.make_routed_log().slice(0, 1))
     loop.pipeline = loop.make_pipeline(None)
     for number in (3, 1, 1, 2, 1, 2):
         loop.send("click", user_id=f"u{number}", item_id=f"i{number}")

@@ -24,10 +24,10 @@ def convert_lines(format_: str, path: Path, **options: Any) -> list[bytes]:
 
 def convert_events(format_: str, path: Path, **options: Any) -> list[dict[str, Any]]:
     """The same, decoded; every one must keep the contract."""
-    converted = convert_lines(format_, path, **options)
-    _, refused = check_body(b"\n".join(converted), Receipt(NOW, "import", "ndjson"), RoutePlan())
-    assert refused == []
-    return [json.loads(line) for line in converted]
+    lines = convert_lines(format_, path, **options)
+    _, refusals = check_body(b"\n".join(lines), Receipt(NOW, "import", "ndjson"), RoutePlan())
+    assert refusals == []
+    return [json.loads(line) for line in lines]
 
 
 def convert_mapped(path: Path, mapping: str) -> list[dict[str, Any]]:
@@ -39,13 +39,14 @@ def read_refusals(
     format_: str, path: Path, **options: Any
 ) -> tuple[int, list[tuple[str, str, str, Any]]]:
     """Count the accepted lines, and return code, path, message and adapter record of the others."""
-    accepted, refused = check_body(
+    accepted, refusals = check_body(
         b"\n".join(convert_lines(format_, path, **options)),
         Receipt(NOW, "import", "ndjson"),
         RoutePlan(),
     )
     return len(accepted), [
-        (one.code, one.path, one.message, _unread_record(one.body)) for one in refused
+        (refusal.code, refusal.path, refusal.message, _unread_record(refusal.body))
+        for refusal in refusals
     ]
 
 

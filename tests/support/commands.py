@@ -20,24 +20,24 @@ EXAMPLE_USER = "u000001"
 
 def environment(**overrides: str) -> dict[str, str]:
     """Return the environment without the settings of another project."""
-    inherited = {
+    inherited_variables = {
         name: value for name, value in os.environ.items() if not name.startswith("TAILORBIRD_")
     }
-    return {**inherited, "COLUMNS": "200", **overrides}
+    return {**inherited_variables, "COLUMNS": "200", **overrides}
 
 
 class Forks:
     """The program that loads what commands load, and forks each command of a process of tests."""
 
     def __init__(self) -> None:
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = [sys.executable, "-m", "tests.support.programs.command_forks"]
-        with theirs:
+        with child_socket:
             self._process = subprocess.Popen(
-                [*program, str(theirs.fileno())],
+                [*program, str(child_socket.fileno())],
                 cwd=Path(__file__).parents[2],
                 env=environment(),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[child_socket.fileno()],
                 stdin=subprocess.DEVNULL,
             )
         atexit.register(self._end)

@@ -69,14 +69,14 @@ if TYPE_CHECKING:
     from tailorbird.features.offline.backfill import Requests
 
 T0 = 1_700_000_000 * SECOND // (60 * SECOND) * (60 * SECOND)  # on the edge of every hop used here
-NONE = dict.fromkeys(ROUTED.names)
+NONE = dict.fromkeys(ROUTED.names)  # a routed event without any value
 
 
 def every_kind() -> FeatureSet:
     """Short windows, so that a few minutes of events cross many edges."""
     user, item, category = entity("user"), entity("item"), entity("item.category")
-    mine, everyone = entity("user", "item.category"), entity()
-    visit, place = entity("session"), entity("device", "user.plan")
+    user_and_category, everyone = entity("user", "item.category"), entity()
+    visit, device_and_plan = entity("session"), entity("device", "user.plan")
     return FeatureSet.from_declarations(
         [
             count("clicks_1m", item, "click", window="1m", where="agent != 'bot'"),
@@ -85,13 +85,13 @@ def every_kind() -> FeatureSet:
             count("clicks_ever", everyone, "click"),
             count(
                 "bought_of_category",
-                mine,
+                user_and_category,
                 "purchase",
                 window="2m",
                 where="item.category in ('c1', 'c2') and not price > 100",
             ),
             count("visit_events", visit, ["click", "view", "purchase"], window="1m"),
-            count("plan_device", place, ["click", "view"], window="2m"),
+            count("plan_device", device_and_plan, ["click", "view"], window="2m"),
             count("basket", user, "purchase", window="2m"),
             total(
                 "spend",
@@ -187,7 +187,7 @@ def every_kind() -> FeatureSet:
             share("of_category", item, ["click", "view"], within=category, window="2m", hop="30s"),
             share(
                 "of_mine",
-                mine,
+                user_and_category,
                 "purchase",
                 within=user,
                 of="price",
@@ -336,7 +336,7 @@ class Log:
         """Each list of events as a block; an empty one stands for rows that are no events. The
         events with their p.
         """
-        placed = []
+        appended_events = []
         with self._writer.transaction():
             self._writer.skip_to(self.p)
             for events in blocks:
@@ -347,28 +347,30 @@ class Log:
                     else Block("quarantine", 1, b"")
                 )
                 self.p = self._writer.append([block]) + block.rows
-                placed += events
-        return placed
+                appended_events += events
+        return appended_events
 
     def close(self) -> None:
         self._writer.close()
 
 
 # Times: an exact edge, a microsecond beside it, a little off; long ago; on the edge of the horizon.
-_near = st.builds(
+_near_times = st.builds(
     lambda tile, off: T0 + tile * 5 * SECOND + off,
     st.integers(-40, 20),
     st.sampled_from([-1, 0, 0, 1, 1_234_567]),
 )
-_old = st.builds(lambda off, near: near - 400 * DAY + off, st.sampled_from([-1, 0, 1]), _near)
+_old_times = st.builds(
+    lambda off, near: near - 400 * DAY + off, st.sampled_from([-1, 0, 1]), _near_times
+)
 times = st.one_of(
-    _near,
-    _near,
-    _near,
-    _near,
+    _near_times,
+    _near_times,
+    _near_times,
+    _near_times,
     st.sampled_from([T0, T0 + 1]),
-    _old,
-    _near.map(lambda ts: ts - 40 * 60 * SECOND),
+    _old_times,
+    _near_times.map(lambda ts: ts - 40 * 60 * SECOND),
 )
 _profile = st.sampled_from(
     [
@@ -523,7 +525,7 @@ def differences(
         local_hour=request.local_hour,
         query=request.query,
     )
-    different = []
+    difference_texts = []
     for row, item in enumerate(items):
         for names, values in (
             (features.numeric, rows.numeric),
@@ -534,7 +536,7 @@ def differences(
                     features, name, own_request, item, rows.t, rows.log_position, events
                 )
                 if not same(values[row, column], expected):
-                    different.append(
+                    difference_texts.append(
                         f"{name} of {item} at t={rows.t - T0} p={rows.log_position}: "
                         f"{values[row, column]!r}, expected {expected!r}"
                     )
@@ -548,11 +550,12 @@ def differences(
             for row in expected
         ]
         if [list(row) for row in zip(*sequence_rows.to_lists(), strict=True)] != expected_bits:
-            different.append(f"{name} at t={rows.t - T0} p={rows.log_position}")
-    return different
+            difference_texts.append(f"{name} at t={rows.t - T0} p={rows.log_position}")
+    return difference_texts
 
 
 def same(value: np.generic, expected: object) -> bool:
+    """Return whether a value has the bits of the expected one; any NaN equals any other."""
     if isinstance(value, np.float32):
         other = np.float32(expected)
         return value.tobytes() == other.tobytes() or bool(np.isnan(value) and np.isnan(other))
@@ -560,6 +563,7 @@ def same(value: np.generic, expected: object) -> bool:
 
 
 def key(text: str) -> int:
+    """Return the key of an id."""
     return hash64(text)
 
 

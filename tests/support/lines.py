@@ -27,7 +27,7 @@ class Line:
         self.delayed = 0
         self._is_open, self._is_cut = threading.Event(), threading.Event()
         self._is_open.set()
-        self._ends: set[socket.socket] = set()
+        self._ends: set[socket.socket] = set()  # both sockets of each connection
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -80,17 +80,17 @@ class Line:
                 for key, _ in selector.select():
                     data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
                     if not data:
-                        return self._end(client, server)
+                        return self._close_ends(client, server)
                     self._wait_until_open()
                     key.data.sendall(data)
-        self._end(client, server)
+        self._close_ends(client, server)
 
     def _wait_until_open(self) -> None:
         if not self._is_open.is_set():
             self.delayed += 1
             self._is_open.wait()
 
-    def _end(self, *ends: socket.socket) -> None:
+    def _close_ends(self, *ends: socket.socket) -> None:
         with self._lock:
             self._ends -= set(ends)
         for end in ends:

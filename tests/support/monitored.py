@@ -45,7 +45,11 @@ def make_visit(
     items: list[str] = ITEMS,
     **more: Any,
 ) -> tuple[list[Row], Row]:
-    """Return the events of one response, and its record: all items are seen."""
+    """Return the events of one response, and its record: all items are seen.
+
+    `clicks` are positions of items from 0, `bought_after` microseconds, `more` further fields of
+    the record.
+    """
     response_fields = {"person": person, "agent": "person", "slot": "home", "request_id": request}
     response_fields |= {"model": "fallback" if failure else assigned_version, "device": "mobile"}
     events = [response_fields | {"type": "answer", "ts": ts, "items": items}]

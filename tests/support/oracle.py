@@ -128,12 +128,22 @@ class Load:
                 time.sleep(0.05)
                 continue
             if response.status in (200, 400) and "events" in response_body:
-                pairs = list(zip(events, response_body["events"], strict=True))
+                events_and_decisions = list(zip(events, response_body["events"], strict=True))
                 self.ledger.write(
-                    "acked", [event["event_id"] for event, each in pairs if each["accepted"]]
+                    "acked",
+                    [
+                        event["event_id"]
+                        for event, decision in events_and_decisions
+                        if decision["accepted"]
+                    ],
                 )
                 self.ledger.write(
-                    "refused", [event["event_id"] for event, each in pairs if not each["accepted"]]
+                    "refused",
+                    [
+                        event["event_id"]
+                        for event, decision in events_and_decisions
+                        if not decision["accepted"]
+                    ],
                 )
                 return
             time.sleep(0.05)
@@ -200,14 +210,14 @@ def kill_under_load(up: Up, load: Load, roles: Sequence[str], times: int) -> Non
 def _wait_until_arrived(up: Up, ledger: Ledger) -> None:
     """Wait up to five minutes, as the machine may be slow, and warn after two."""
 
-    def arrived() -> bool:
+    def has_arrived() -> bool:
         return ledger.acked <= count_lake_events(up.project).keys()
 
     try:
-        until(arrived, 120, lambda: _describe_missing(up, ledger))
+        until(has_arrived, 120, lambda: _describe_missing(up, ledger))
     except AssertionError as error:
         warnings.warn(f"late, two minutes after the last kill: {error}", stacklevel=2)
-        until(arrived, 180, lambda: _describe_missing(up, ledger))
+        until(has_arrived, 180, lambda: _describe_missing(up, ledger))
 
 
 def _describe_missing(up: Up, ledger: Ledger) -> str:
@@ -256,15 +266,15 @@ def find_violations(project: Project, ledger: Ledger) -> list[str]:
     return violations + find_wrong_persons(project)[:5] + find_unequal_state(project)
 
 
-def _survivors(events: pa.Table) -> dict[str, str]:
+def _resolve_persons(events: pa.Table) -> dict[str, str]:
     """Return the person of each user of the load, by the merges among the events."""
     rows = events.filter(pc.equal(events["type"], "merge")).sort_by(
         [("ts", "ascending"), ("p", "ascending")]
     )
     columns = (rows[name].to_pylist() for name in ("user_id", "p", "person"))
     last_merge_by_user = {
-        user: Merge(ts, log_position, into)
-        for ts, user, log_position, into in zip(
+        user: Merge(ts, log_position, merged_into)
+        for ts, user, log_position, merged_into in zip(
             rows["ts"].cast("int64").to_pylist(), *columns, strict=True
         )
     }
@@ -291,12 +301,12 @@ def find_wrong_persons(project: Project) -> list[str]:
     merges_by_user: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     violations = []
     for row in rows:
-        user, visitor, at = row["user_id"], row["anonymous_id"], (row["ts"], row["p"])
+        user, visitor, ts_and_p = row["user_id"], row["anonymous_id"], (row["ts"], row["p"])
         if row["type"] == "merge":
-            merges_by_user[user].append((*at, row["person"]))
+            merges_by_user[user].append((*ts_and_p, row["person"]))
             continue
         if row["type"] == "identify":
-            identifies_by_visitor[visitor].append((*at, user))
+            identifies_by_visitor[visitor].append((*ts_and_p, user))
         if user is None and visitor is not None:
             user = max(
                 (
@@ -348,7 +358,7 @@ def find_unequal_state(project: Project) -> list[str]:
     ]
     violations = [
         f"{user} is read as {actual} in the state, as {by_lake} in the lake"
-        for user, by_lake in _survivors(events).items()
+        for user, by_lake in _resolve_persons(events).items()
         if (actual := reader.read(ReadRequest(user_id=user, now=newest_ts + 1), ITEMS[:1]).person)
         != by_lake
     ]
@@ -371,11 +381,11 @@ def find_unequal_state(project: Project) -> list[str]:
         np.isnan(numeric) & np.isnan(recomputed.numeric)
     )
     for row, column in np.argwhere(~is_equal)[:5].tolist():
-        place = (
+        value_name = (
             f"{features.numeric[column]} of {persons[row // len(ITEMS)]}, {ITEMS[row % len(ITEMS)]}"
         )
         violations.append(
-            f"state differs from the lake: {place}: {numeric[row, column]} against "
+            f"state differs from the lake: {value_name}: {numeric[row, column]} against "
             f"{recomputed.numeric[row, column]}"
         )
     if not (np.concatenate([row.categorical for row in rows]) == recomputed.categorical).all():

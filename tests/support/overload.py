@@ -127,8 +127,8 @@ async def _open_loop(sender: Sender, rate: float, seconds: float) -> None:
     tasks = []
     for number in range(int(rate * seconds)):
         due_at = started + number / rate
-        if (wait := due_at - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
+        if (wait_s := due_at - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s)
         tasks.append(asyncio.create_task(sender.send(number, due_at)))
         if number % 20 == 0:
             await asyncio.sleep(0)

@@ -125,12 +125,12 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
             json.dumps([event for user in site.users for event in make_events_about(user)]).encode()
         )
         roles.drain()
-        for chunk in range(0, len(people), 10):
+        for chunk_start in range(0, len(people), 10):
             collector.submit(
                 json.dumps(
                     [
                         event
-                        for user in people[chunk : chunk + 10]
+                        for user in people[chunk_start : chunk_start + 10]
                         for event in make_collected_events(user)
                     ]
                 ).encode()
@@ -503,8 +503,8 @@ def erase(root, users):
     from tailorbird.privacy import erase
     project, clock = open_project(root), SystemClock()
     drain(project, clock, progress=lambda stage, done, total: None)
-    done = erase(project, users, clock)
-    result = [done.is_clean, [found.path for found in done.searched.matches]]
+    receipt = erase(project, users, clock)
+    result = [receipt.is_clean, [match.path for match in receipt.searched.matches]]
     (root.parent / "clean").write_text(json.dumps(result))
 
 def child(armed, root, users):
@@ -520,10 +520,10 @@ def child(armed, root, users):
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-made, folder, users, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
+source_root, folder, users, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
 for number, (armed, again) in enumerate(runs):
     root = folder / str(number) / "shop"
-    shutil.copytree(made, root)
+    shutil.copytree(source_root, root)
     ended = [child(armed, root, users)] + ([child("", root, users)] if again else [])
     (root.parent / "ended").write_text(json.dumps(ended))
 """
@@ -532,7 +532,7 @@ for number, (armed, again) in enumerate(runs):
 @dataclass(frozen=True)
 class ErasureRun:
     """How an erasure of a copy of a site ended, in a process of its own: exit codes of each try,
-    and what the last one said of itself.
+    and what the last one said of itself: `found` are paths where it still found the people.
     """
 
     root: Path

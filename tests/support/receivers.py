@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
 
-class _Mail(socketserver.StreamRequestHandler):
+class _MailHandler(socketserver.StreamRequestHandler):
     """SMTP as far as a client needs it to leave one message (RFC 5321, section 4.5.1)."""
 
     def handle(self) -> None:
@@ -25,20 +25,20 @@ class _Mail(socketserver.StreamRequestHandler):
                 while (line := self.rfile.readline()) != b".\r\n":
                     lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
                 message = message_from_bytes(b"".join(lines), policy=policy.default)
-                cast("_Server", self.server).received.append(message)
+                cast("_MailServer", self.server).received.append(message)
             self._reply("221 bye" if verb == b"QUIT" else "250 OK")
 
     def _reply(self, text: str) -> None:
         self.wfile.write(f"{text}\r\n".encode())
 
 
-class _Server(socketserver.ThreadingTCPServer):
+class _MailServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     received: list[EmailMessage]
 
 
-class _Json(BaseHTTPRequestHandler):
+class _JsonHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         cast("_JsonServer", self.server).received.append(json.loads(body))
@@ -56,7 +56,7 @@ class _JsonServer(ThreadingHTTPServer):
 @contextmanager
 def receive_mail() -> Iterator[tuple[int, list[EmailMessage]]]:
     """Yield the port of a mail server, and the messages that it got."""
-    with _Server(("127.0.0.1", 0), _Mail) as server:
+    with _MailServer(("127.0.0.1", 0), _MailHandler) as server:
         server.received = []
         yield from _serve(server)
 
@@ -64,7 +64,7 @@ def receive_mail() -> Iterator[tuple[int, list[EmailMessage]]]:
 @contextmanager
 def receive_json(port: int = 0) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yield the port of an HTTP server, and the bodies that it got."""
-    with _JsonServer(("127.0.0.1", port), _Json) as server:
+    with _JsonServer(("127.0.0.1", port), _JsonHandler) as server:
         server.received = []
         yield from _serve(server)
 

@@ -34,14 +34,14 @@ class RuleModels:
     def __init__(
         self, risks: dict[str, float] | None = None, reached_position: int = 1 << 62
     ) -> None:
-        self.risks, self.p, self.queries = dict(risks or {}), reached_position, []
+        self.risks, self.position, self.queries = dict(risks or {}), reached_position, []
         self.strangers = set()
 
     def refresh(self) -> None:
         pass
 
-    def reached(self) -> int:
-        return self.p
+    def reached_position(self) -> int:
+        return self.position
 
     def next_best(self, query: RecommendQuery) -> RecommendResponse:
         self.queries.append(query)
@@ -122,14 +122,14 @@ class RoutedLog:
 def make_score_role(
     folder: Path,
     models: RuleModels,
-    declared: list[NextBest | ChurnScore] = DECLARED_SCORES,
+    declared_scores: list[NextBest | ChurnScore] = DECLARED_SCORES,
     keep_us: int = 7 * 24 * HOUR,
     clock: Clock | None = None,
 ) -> ScoreRole:
     return ScoreRole(
         folder / "routed.db",
         folder / "scores.db",
-        declared,
+        declared_scores,
         models,
         clock or SimulatedClock(NOW),
         keep_us=keep_us,

@@ -76,8 +76,8 @@ class Assignment:
         """Return the assignment to an arm; to both of an interleaved experiment unless forced."""
         experiment = enrolment.experiment
         if experiment.is_interleaved and not is_forced:
-            pair = (experiment.control_arm, *experiment.treatments)
-            arms = tuple(cls._of_arm(enrolment, arm) for arm in pair)
+            arm_names = (experiment.control_arm, *experiment.treatments)
+            arms = tuple(cls._of_arm(enrolment, arm) for arm in arm_names)
             return cls(experiment.name, INTERLEAVED, INTERLEAVED, interleaved=arms)
         return cls._of_arm(enrolment, arm, is_forced)
 
@@ -212,7 +212,7 @@ class LiveExperiments:
         """Follow the file and the loaded versions, and return whether anything changed."""
         has_changed = self._read_if_changed()
         needed_versions = frozenset[str]().union(
-            *(running.versions for running in self._running_experiments)
+            *(running_experiment.versions for running_experiment in self._running_experiments)
         )
         if has_changed:
             # Experiments without versions begin at once, and those that ended release theirs.
@@ -235,23 +235,27 @@ class LiveExperiments:
         except TailorbirdError as error:
             log.error("the experiments cannot be read, those before go on: %s", error)
             return False
-        enrolled = (self._enrol(experiment) for experiment in started_experiments)
+        runnable_experiments = (self._enrol(experiment) for experiment in started_experiments)
         self._running_experiments = [
-            running_experiment for running_experiment in enrolled if running_experiment is not None
+            running_experiment
+            for running_experiment in runnable_experiments
+            if running_experiment is not None
         ]
         return True
 
     def _publish(self) -> None:
         """Swap in the experiments whose versions are loaded."""
         experiments_by_slot: dict[str, list[_RunningExperiment]] = {}
-        for running in self._running_experiments:
-            if running.versions <= self._loaded_versions:
-                experiments_by_slot.setdefault(running.enrolment.experiment.slot, []).append(
-                    running
-                )
+        for running_experiment in self._running_experiments:
+            if running_experiment.versions <= self._loaded_versions:
+                experiments_by_slot.setdefault(
+                    running_experiment.enrolment.experiment.slot, []
+                ).append(running_experiment)
         self._experiments_by_slot = experiments_by_slot
         names = [
-            run.enrolment.experiment.name for runs in experiments_by_slot.values() for run in runs
+            running_experiment.enrolment.experiment.name
+            for running_experiments in experiments_by_slot.values()
+            for running_experiment in running_experiments
         ]
         log.info("experiments run: %s", ", ".join(names) or "none")
 
@@ -286,21 +290,23 @@ class LiveExperiments:
 
 def _force_arm(forced_arm: str, enrolments: Sequence[Enrolment], slot: str) -> Assignment:
     """Return the assignment to an arm given as ARM, or as EXPERIMENT:ARM where several have it."""
-    arm_by_name = {
+    enrolment_and_arm_by_name = {
         f"{enrolment.experiment.name}:{arm}": (enrolment, arm)
         for enrolment in enrolments
         for arm in enrolment.experiment.arms
     }
-    names = [name for name, (_, arm) in arm_by_name.items() if forced_arm in (arm, name)]
+    names = [
+        name for name, (_, arm) in enrolment_and_arm_by_name.items() if forced_arm in (arm, name)
+    ]
     if len(names) == 1:
-        enrolment, arm = arm_by_name[names[0]]
+        enrolment, arm = enrolment_and_arm_by_name[names[0]]
         return Assignment.of(enrolment, arm, is_forced=True)
     problem = f"runs {len(names)} arms" if names else "runs no arm"
     raise QueryError(
         f"slot {slot} {problem} {forced_arm[:60]!r}",
         path="$.arm",
         code="unknown_arm",
-        fix=f"use one of {', '.join(names or arm_by_name)}"
-        if arm_by_name
+        fix=f"use one of {', '.join(names or enrolment_and_arm_by_name)}"
+        if enrolment_and_arm_by_name
         else "start an experiment first",
     )

@@ -31,11 +31,11 @@ def encode_families(families: Iterable[Metric], process: str) -> bytes:
     )
 
 
-def merge_families(encoded: Iterable[bytes]) -> bytes:
+def merge_families(families_per_process: Iterable[bytes]) -> bytes:
     """Return the text of the families of several processes, each family once."""
     families: dict[str, Metric] = {}
-    for part in encoded:
-        for family in msgspec.msgpack.decode(part, type=list[_Family]):
+    for encoded_families in families_per_process:
+        for family in msgspec.msgpack.decode(encoded_families, type=list[_Family]):
             merged_family = families.setdefault(
                 family.name, Metric(family.name, family.text, family.kind)
             )

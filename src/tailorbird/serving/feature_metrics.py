@@ -15,23 +15,23 @@ class FeaturesCollector(Collector):
     maximum, not by sum.
     """
 
-    def __init__(self, compared: Callable[[], ParityTotals | None]) -> None:
-        self._compared = compared
+    def __init__(self, read_totals: Callable[[], ParityTotals | None]) -> None:
+        self._read_totals = read_totals
 
     def collect(self) -> Iterable[Metric]:
-        now = self._compared()
-        if now is None:
+        totals = self._read_totals()
+        if totals is None:
             return
         for name, text, counts in (
             (
                 "tailorbird_features_compared",
                 "Served values recomputed from the lake.",
-                now.compared,
+                totals.compared,
             ),
             (
                 "tailorbird_features_unequal",
                 "Of these, values that differ in any bit. Alarm on any.",
-                now.unequal,
+                totals.unequal,
             ),
         ):
             family = CounterMetricFamily(name, text, labels=["feature"])
@@ -39,12 +39,16 @@ class FeaturesCollector(Collector):
                 family.add_metric([feature], count)
             yield family
         text = "Values that differ because a cap may have dropped their entities."
-        yield CounterMetricFamily("tailorbird_features_compared_dropped", text, value=now.dropped)
+        yield CounterMetricFamily(
+            "tailorbird_features_compared_dropped", text, value=totals.dropped
+        )
         text = "When served features were last compared with the lake."
-        yield GaugeMetricFamily("tailorbird_features_compared_at_seconds", text, value=now.at / 1e6)
+        yield GaugeMetricFamily(
+            "tailorbird_features_compared_at_seconds", text, value=totals.at / 1e6
+        )
         text = "1 while the comparison fails; doctor says why."
         yield GaugeMetricFamily(
-            "tailorbird_features_compare_failing", text, value=int(bool(now.error))
+            "tailorbird_features_compare_failing", text, value=int(bool(totals.error))
         )
 
 
@@ -64,8 +68,8 @@ class CopiesCollector:
         )
         age = GaugeMetricFamily("tailorbird_features_age_seconds", text, labels=["schema"])
         now = time.time()
-        for schema, at in self._published_at().items():
-            age.add_metric([schema], max(0.0, now - at / 1e6))
+        for schema, published_at in self._published_at().items():
+            age.add_metric([schema], max(0.0, now - published_at / 1e6))
         yield age
 
 
@@ -97,10 +101,10 @@ class WorkersCollector(Collector):
             for name, text in _VALUE_METRICS
         ]
         entity_families = [
-            family(name, text, labels=[*labels, "entity"])
-            for name, text, family, _ in _ENTITY_METRICS
+            family_type(name, text, labels=[*labels, "entity"])
+            for name, text, family_type, _ in _ENTITY_METRICS
         ]
-        copies = [
+        copy_gauges = [
             GaugeMetricFamily(f"tailorbird_copies_{name}", text, labels=labels)
             for name, text in _COPY_METRICS
         ]
@@ -114,7 +118,7 @@ class WorkersCollector(Collector):
                     worker.copies.records,
                     int(worker.copies.failing),
                 )
-                for gauge, value in zip(copies, values, strict=True):
+                for gauge, value in zip(copy_gauges, values, strict=True):
                     gauge.add_metric([schema], value)
             for family, value in (
                 (reported_at, worker.at / 1e6),
@@ -125,10 +129,10 @@ class WorkersCollector(Collector):
             for family, (name, _) in zip(value_families, _VALUE_METRICS, strict=True):
                 for field, count in getattr(worker, name).items():
                     family.add_metric([schema, field], count)
-            for entity, kind in worker.kinds.items():
+            for entity, entity_figures in worker.kinds.items():
                 for family, (*_, attribute) in zip(entity_families, _ENTITY_METRICS, strict=True):
-                    family.add_metric([schema, entity], getattr(kind, attribute))
-        yield from (reported_at, lag_rows, rows, *value_families, *entity_families, *copies)
+                    family.add_metric([schema, entity], getattr(entity_figures, attribute))
+        yield from (reported_at, lag_rows, rows, *value_families, *entity_families, *copy_gauges)
 
 
 _VALUE_METRICS = (

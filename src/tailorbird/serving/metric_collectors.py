@@ -174,31 +174,31 @@ class LagCollector(Collector):
     sum.
     """
 
-    def __init__(self, lag: LagWatch) -> None:
-        self._lag = lag
+    def __init__(self, lag_watch: LagWatch) -> None:
+        self._lag_watch = lag_watch
 
     def collect(self) -> Iterable[Metric]:
-        names = ["reader", "log"]
+        labels = ["reader", "log"]
         rows = GaugeMetricFamily(
-            "tailorbird_lag_rows", "Rows of a log that its reader has yet to take.", labels=names
+            "tailorbird_lag_rows", "Rows of a log that its reader has yet to take.", labels=labels
         )
         blocks = GaugeMetricFamily(
             "tailorbird_lag_blocks",
             "Blocks (messages of a topic) that hold these rows.",
-            labels=names,
+            labels=labels,
         )
         text = (
             "For how long the first of these rows has been waiting; 0 where none is, or where "
             "its log does not say."
         )
-        seconds = GaugeMetricFamily("tailorbird_lag_seconds", text, labels=names)
+        seconds = GaugeMetricFamily("tailorbird_lag_seconds", text, labels=labels)
         lost = GaugeMetricFamily(
             "tailorbird_lag_lost_rows",
             "Rows that were read and that the log lost since. Alarm on any.",
-            labels=names,
+            labels=labels,
         )
         now = int(time.time() * 1e6)
-        for lag in self._lag.lags:
+        for lag in self._lag_watch.lags:
             for family, value in (
                 (rows, lag.rows),
                 (blocks, lag.blocks),
@@ -209,7 +209,7 @@ class LagCollector(Collector):
         yield from (rows, blocks, seconds, lost)
         text = "When this was last measured; old: a log cannot be read."
         yield GaugeMetricFamily(
-            "tailorbird_lag_measured_at_seconds", text, value=self._lag.measured_at
+            "tailorbird_lag_measured_at_seconds", text, value=self._lag_watch.measured_at
         )
 
 

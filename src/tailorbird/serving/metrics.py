@@ -104,7 +104,7 @@ class Metrics:
     def _create_histogram(self, name: str, text: str, label: str) -> Histogram:
         return Histogram(name, text, [label], buckets=_SECONDS, registry=self.registry)
 
-    def request(self, route: str, status: int, seconds: float) -> None:
+    def record_request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
@@ -121,8 +121,8 @@ class Metrics:
     def record_stage(self, name: str, seconds: float) -> None:
         self._stage.labels(name).observe(seconds)
 
-    def count_degraded(self, what: Iterable[str]) -> None:
-        for name in what:
+    def count_degraded(self, codes: Iterable[str]) -> None:
+        for name in codes:
             self._degraded.labels(name).inc()
 
     def count_fault(self, part: str) -> None:

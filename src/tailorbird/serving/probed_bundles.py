@@ -37,12 +37,12 @@ class ProbedBundles:
         if self._read().get(str(folder)) == digest:
             return
         self._probe(folder)
-        record = {
+        digest_by_folder = {
             path: file_digest for path, file_digest in self._read().items() if Path(path).is_dir()
         }
-        record[str(folder)] = digest
+        digest_by_folder[str(folder)] = digest
         try:
-            atomic_write(self._path, msgspec.json.encode(record))
+            atomic_write(self._path, msgspec.json.encode(digest_by_folder))
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error)
 

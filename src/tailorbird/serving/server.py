@@ -186,8 +186,8 @@ def run(
         LockedError: another process writes the log.
         StorageError: the log cannot be opened.
     """
-    secrets = options.write_keys, options.read_keys, options.admin_keys
-    keys = Keys(*secrets, file=options.keys_file, clock=clock)  # keys expire by the real time
+    key_settings = options.write_keys, options.read_keys, options.admin_keys
+    keys = Keys(*key_settings, file=options.keys_file, clock=clock)  # keys expire by the real time
     clock = clock or log_clock or SystemClock()
     require_safe_bind(options.host, keys)
     with ExitStack() as stack:
@@ -228,7 +228,7 @@ def run(
         protocol_attributes = {
             "deadline_s": options.header_deadline_s,
             "connections_max": options.connections_max,
-            "by_address": Connections(options.limits),
+            "connection_counts": Connections(options.limits),
             "early_refusal": EarlyRefusal(service),
         }
         app = create_app(service, options.routes(service) if options.routes else ())
@@ -350,7 +350,7 @@ def _create_service(
         metrics,
         body_bytes_max=options.body_bytes_max,
         limiter=Limiter(options.limits),
-        requests=RequestLog(log_all=options.log_requests),
+        request_log=RequestLog(log_all=options.log_requests),
         churn=churn,
         formulas=formulas,
         scores=None if options.scores is None else ScoreFeed(options.scores),
@@ -379,9 +379,9 @@ def _build_metrics(
         metrics.watch_hedge(options.copies.hedge)
     if options.lake is None:
         return metrics, None
-    readers = partial(routed_log_offsets, options.state, options.workers)
+    read_reader_offsets = partial(routed_log_offsets, options.state, options.workers)
     lag_watch = LagWatch(
-        LagMeter(options.stream, options.lake, readers, producer=collector.producer)
+        LagMeter(options.stream, options.lake, read_reader_offsets, producer=collector.producer)
     )
     metrics.watch_lag(lag_watch, is_of_project=not log_set(options.stream).is_remote)
     return metrics, lag_watch

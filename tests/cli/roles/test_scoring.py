@@ -64,7 +64,7 @@ def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, same_machi
         models = ScoreModels(project, CLOCK)
         try:
             models.refresh()
-            assert models.reached() == position
+            assert models.reached_position() == position
             answer = models.next_best(RecommendQuery(slot="home", user_id="other-user-002"))
             assert answer.items
             assert "features" not in answer.degraded

@@ -37,7 +37,7 @@ def written(request):
 @pytest.fixture
 def service(tmp_path):
     with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as collector:
-        yield Service(PromptPipeline(), collector, requests=RequestLog(log_all=True))
+        yield Service(PromptPipeline(), collector, request_log=RequestLog(log_all=True))
 
 
 def client_of(service: Service) -> TestClient:
@@ -81,7 +81,7 @@ def test_nobody_writes_a_line_of_their_own(written):
 
 def test_a_flood_of_refused_requests_does_not_fill_the_disk(service, written):
     service.keys = Keys(read=["read-key-0123456789"])
-    service.requests = RequestLog()
+    service.request_log = RequestLog()
     client = client_of(service)
     for _ in range(100):
         client.get("/v1/items/i1")

@@ -169,7 +169,7 @@ class Gate:
         self.open: set[str] = set()
         self.serving: list[str] = []
 
-    def is_caught_up(self, bundle, serving) -> bool:
+    def is_caught_up(self, bundle, serving_bundle) -> bool:
         return bundle.version in self.open
 
     def set_serving(self, bundle) -> None:

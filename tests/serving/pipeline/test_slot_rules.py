@@ -21,7 +21,7 @@ from tailorbird.serving.pipeline.protocols import FixedBundle
 from tailorbird.serving.pipeline.rule_costs import (
     ALL_RULES,
     VariantComparer,
-    costs,
+    compute_costs,
     slot_without_each_rule,
 )
 from tailorbird.serving.pipeline.slot_rules import SlotRules
@@ -286,7 +286,7 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     outcomes = pipeline.compare_variants(RecommendQuery(slot="home", user_id="u1"), weigher)
     assert outcomes is not None
     assert outcomes[ALL_RULES].items == ("i0", "i10", "i9")
-    cost_of = {cost.rule: cost for cost in costs([outcomes, outcomes])}
+    cost_of = {cost.rule: cost for cost in compute_costs([outcomes, outcomes])}
     assert set(cost_of) == {
         "pin i0 at 1",
         "rule item.stock > 0",

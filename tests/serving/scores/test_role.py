@@ -104,7 +104,7 @@ def test_the_state_is_waited_for(routed, tmp_path):
         stop.set()
         assert scoring.step(stop).rows == 0
         assert models.queries == []
-        models.p = 1
+        models.position = 1
         assert scoring.step(stop).scores == 1
 
 

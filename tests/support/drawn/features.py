@@ -75,7 +75,7 @@ ENTITIES = (
     entity("item", "position"),
 )
 ENTITY_AND_GROUP = [
-    (own, group) for own in ENTITIES for group in ENTITIES if determines(own, group)
+    (entity_, group) for entity_ in ENTITIES for group in ENTITIES if determines(entity_, group)
 ]
 TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
 FILTERS = (
@@ -216,7 +216,7 @@ def _decayed(draw: st.DrawFn, name: str) -> Feature:
     )
 
 
-LASTS = (
+LAST_VALUES = (
     ("price", None),
     ("item.category", "categorical"),
     ("item.price", "numeric"),
@@ -226,14 +226,14 @@ LASTS = (
 
 
 def _last(draw: st.DrawFn, name: str) -> Feature:
-    of, kind = draw(st.sampled_from(LASTS))
+    of, kind = draw(st.sampled_from(LAST_VALUES))
     return last(
         name, draw(any_entity), draw(event_types), of=of, kind=kind, **draw(filter_arguments)
     )
 
 
 def _first(draw: st.DrawFn, name: str) -> Feature:
-    of, kind = draw(st.sampled_from(LASTS))
+    of, kind = draw(st.sampled_from(LAST_VALUES))
     return first(
         name, draw(any_entity), draw(event_types), of=of, kind=kind, **draw(filter_arguments)
     )
@@ -270,10 +270,10 @@ def _similarity(draw: st.DrawFn, name: str) -> tuple[Feature, ...]:
     sequence_ = sequence(
         name, draw(request_entity), draw(event_types), length=length, **draw(filter_arguments)
     )
-    near = similarity(
+    near_feature = similarity(
         f"{name}_near", of=name, how=draw(st.sampled_from(["sum", "max"])), length=min(length, 64)
     )
-    return tuple(draw(st.permutations([sequence_, near])))
+    return tuple(draw(st.permutations([sequence_, near_feature])))
 
 
 def _favourite(draw: st.DrawFn, name: str) -> Feature:
@@ -414,8 +414,10 @@ def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
     )
     features: list[Feature] = []
     for number, kind in enumerate(kinds):
-        declared = DRAW_BY_KIND[kind](draw, f"f{number}")
-        features += declared if isinstance(declared, tuple) else [declared]
+        declared_features = DRAW_BY_KIND[kind](draw, f"f{number}")
+        features += (
+            declared_features if isinstance(declared_features, tuple) else [declared_features]
+        )
     numbers = [
         feature.name
         for feature in features

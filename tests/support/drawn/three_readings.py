@@ -55,20 +55,20 @@ def play_stream(
     with ExitStack() as stack:
         log = stack.enter_context(open_writer(routed, partition="routed", first_position=1))
         shuffle = stack.enter_context(Shuffle(routed, logs, features)) if shuffled else None
-        running = [open_worker(number) for number in range(workers)]
-        stack.callback(lambda: [worker.close() for worker in running])
+        running_workers = [open_worker(number) for number in range(workers)]
+        stack.callback(lambda: [worker.close() for worker in running_workers])
         for step_number, step in enumerate(steps):
             if step.restart:
                 restarted_worker = step_number % workers
-                running[restarted_worker].close()
-                running[restarted_worker] = open_worker(restarted_worker)
+                running_workers[restarted_worker].close()
+                running_workers[restarted_worker] = open_worker(restarted_worker)
             rows = [row | {"p": log.end() + index} for index, row in enumerate(step.events)]
             all_rows += rows
             if rows:
                 log.append([Block("events", len(rows), to_payload(table(rows)))])
             if shuffle is not None:
                 shuffle.step()
-            for number, worker in enumerate(running):
+            for number, worker in enumerate(running_workers):
                 if workers == 1 or (step_number + number) % workers:
                     worker.step()
             reader = Reader(folder / "state", features, workers=workers)
@@ -104,21 +104,21 @@ def find_differences(features: FeatureSet, events: pa.Table, reads: list[Sampled
     rows = backfill(features, events, requests_of(reads))
     routed = routed_events(events)
     for request_index, sampled_read in enumerate(reads):
-        person = plain.ReadRequest(
+        reference_request = plain.ReadRequest(
             **{**vars(sampled_read.request), "person": sampled_read.rows.person}
         )
         for item_index, item in enumerate(ITEMS):
 
-            def expected(
+            def reference_value(
                 name: str,
-                person: str | None = person,
+                reference_request: Any = reference_request,
                 item: str | None = item,
                 sampled_read: Any = sampled_read,
             ) -> Any:
                 return plain.compute_value(
                     features,
                     name,
-                    person,
+                    reference_request,
                     item,
                     sampled_read.rows.t,
                     sampled_read.rows.log_positions or sampled_read.rows.log_position,
@@ -128,7 +128,7 @@ def find_differences(features: FeatureSet, events: pa.Table, reads: list[Sampled
             row = request_index * len(ITEMS) + item_index
             for column, name in enumerate(features.numeric):
                 values = [
-                    float(expected(name)),
+                    float(reference_value(name)),
                     rows.numeric[row, column],
                     sampled_read.rows.numeric[item_index, column],
                 ]
@@ -139,7 +139,7 @@ def find_differences(features: FeatureSet, events: pa.Table, reads: list[Sampled
                     )
             for column, name in enumerate(features.categorical):
                 values = [
-                    int(expected(name)),
+                    int(reference_value(name)),
                     int(rows.categorical[row, column]),
                     int(sampled_read.rows.categorical[item_index, column]),
                 ]
@@ -154,7 +154,7 @@ def find_differences(features: FeatureSet, events: pa.Table, reads: list[Sampled
                     sampled_read.rows.sequences[name].to_lists(),
                 )
                 values = [
-                    [[_value_bits(value) for value in row] for row in expected(name)],
+                    [[_value_bits(value) for value in row] for row in reference_value(name)],
                     *map(_transpose, (backfilled_sequence, stream_sequence)),
                 ]
                 if not values[0] == values[1] == values[2]:

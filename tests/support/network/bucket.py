@@ -84,7 +84,8 @@ class Proxy:
 
     Attributes:
         lose: return whether to drop the reply of a request: the connection is cut, the work done.
-        hold: return whether to forward a request only at `release_paused`; its sender is cut off.
+        hold: return whether to forward a request only at `release_held`; its sender is cut off.
+        lost: paths of the requests whose reply was dropped.
     """
 
     def __init__(self, target: str) -> None:
@@ -162,7 +163,7 @@ class Proxy:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def release_paused(self) -> list[int]:
+    def release_held(self) -> list[int]:
         """Send what was held; with which status each was answered."""
         held_requests, self._held_requests = self._held_requests, []
         return [send() for send in held_requests]

@@ -33,13 +33,13 @@ class _Fields:
     def __init__(self, data: bytes | bytearray, offset: int = 0) -> None:
         self.data, self.offset = data, offset
 
-    def take(self, kind: str) -> int:
-        (value,) = struct.unpack_from(f">{kind}", self.data, self.offset)
-        self.offset += struct.calcsize(f">{kind}")
+    def take(self, format_: str) -> int:
+        (value,) = struct.unpack_from(f">{format_}", self.data, self.offset)
+        self.offset += struct.calcsize(f">{format_}")
         return value
 
-    def put(self, kind: str, value: int) -> None:
-        struct.pack_into(f">{kind}", self.data, self.offset, value)  # type: ignore[arg-type]
+    def put(self, format_: str, value: int) -> None:
+        struct.pack_into(f">{format_}", self.data, self.offset, value)  # type: ignore[arg-type]
 
     def text(self) -> str:
         length = self.take("h")
@@ -86,21 +86,23 @@ class _Proxy:
         self._target = target
         self._low_offsets: LowOffsets = {}
 
-    async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+    async def serve(
+        self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter
+    ) -> None:
         # Asyncio does so where a socket names its protocol; without, the second of two answers
         # waits 40 ms for the first to be confirmed.
-        answers.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client_writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            server, requests = await asyncio.open_connection("127.0.0.1", self._target)
+            broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", self._target)
             pending: dict[int, tuple[int, int, object]] = {}
-            answer_task = asyncio.ensure_future(self._answer(server, answers, pending))
+            answer_task = asyncio.ensure_future(self._answer(broker_reader, client_writer, pending))
             try:
                 while True:
-                    request = await _read_frame(client)
+                    request = await _read_frame(client_reader)
                     fields = _Fields(request)
                     api, version, correlation = fields.take("h"), fields.take("h"), fields.take("i")
                     if api == _DELETE_RECORDS:
-                        _send(answers, self._delete(fields, correlation))
+                        _send(client_writer, self._delete(fields, correlation))
                         continue
                     partitions: object = None
                     if api in (_FETCH, _LIST_OFFSETS):
@@ -111,21 +113,21 @@ class _Proxy:
                             else _read_earliest_partitions(fields, version)
                         )
                     pending[correlation] = api, version, partitions
-                    _send(requests, request)
+                    _send(broker_writer, request)
             finally:
                 answer_task.cancel()
-                requests.close()
-                answers.close()
+                broker_writer.close()
+                client_writer.close()
 
     async def _answer(
         self,
-        server: asyncio.StreamReader,
-        answers: asyncio.StreamWriter,
+        broker_reader: asyncio.StreamReader,
+        client_writer: asyncio.StreamWriter,
         pending: dict[int, tuple[int, int, object]],
     ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                frame = bytearray(await _read_frame(server))
+                frame = bytearray(await _read_frame(broker_reader))
                 fields = _Fields(frame)
                 api, version, partitions = pending.pop(fields.take("i"), (-1, 0, None))
                 if api == _API_VERSIONS:
@@ -134,8 +136,8 @@ class _Proxy:
                     self._raise_earliest(fields, version, partitions)
                 elif api == _FETCH:
                     self._refuse_deleted(fields, partitions)
-                _send(answers, bytes(frame))
-        answers.close()
+                _send(client_writer, bytes(frame))
+        client_writer.close()
 
     def _delete(self, fields: _Fields, correlation: int) -> bytes:
         fields.text()
@@ -150,10 +152,10 @@ class _Proxy:
             )
             for _ in range(partition_count):
                 partition, offset = fields.take("i"), fields.take("q")
-                low = self._low_offsets[name, partition] = max(
+                low_offset = self._low_offsets[name, partition] = max(
                     offset, self._low_offsets.get((name, partition), 0)
                 )
-                response += struct.pack(">iqh", partition, low, 0)
+                response += struct.pack(">iqh", partition, low_offset, 0)
         return response
 
     def _raise_earliest(self, fields: _Fields, version: int, partitions: object) -> None:
@@ -165,11 +167,11 @@ class _Proxy:
             for _ in range(fields.take("i")):
                 partition = fields.take("i")
                 fields.skip(2 + 8)
-                low = self._low_offsets.get((name, partition), 0)
+                low_offset = self._low_offsets.get((name, partition), 0)
                 if (name, partition) in partitions and _Fields(fields.data, fields.offset).take(
                     "q"
-                ) < low:
-                    fields.put("q", low)
+                ) < low_offset:
+                    fields.put("q", low_offset)
                 fields.skip(8 + (4 if version >= 4 else 0))
 
     def _refuse_deleted(self, fields: _Fields, partitions: object) -> None:

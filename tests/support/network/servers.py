@@ -40,7 +40,7 @@ class Trouble:
     next: list[str] = field(default_factory=list)
     requests: int = 0
 
-    def of(self, app: ASGIApp) -> ASGIApp:
+    def wrap(self, app: ASGIApp) -> ASGIApp:
         async def troubled(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
@@ -101,14 +101,14 @@ class RunningServer:
     def bodies(self) -> list[bytes]:
         """All bodies in the raw log."""
         with open_reader(log_set(self.folder).raw(self.producer)) as reader:
-            return [stored.block.payload for stored in reader.read(0)]
+            return [stored_block.block.payload for stored_block in reader.read(0)]
 
     def events(self) -> list[dict[str, Any]]:
         """All events in the raw log, repeats included; of a body that cannot be read none."""
-        return [event for body in self.bodies() for event in _read(body)]
+        return [event for body in self.bodies() for event in _decode_events(body)]
 
 
-def _read(body: bytes) -> list[dict[str, Any]]:
+def _decode_events(body: bytes) -> list[dict[str, Any]]:
     try:
         return msgspec.json.decode(body)
     except RecursionError:
@@ -140,7 +140,7 @@ def serving(
             perimeter=Perimeter(),
             body_bytes_max=body_bytes_max,
         )
-        app = trouble.of(
+        app = trouble.wrap(
             create_app(service, gorse_routes(service, gorse_slot) if gorse_slot else ())
         )
         server = uvicorn.Server(

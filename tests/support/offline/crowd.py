@@ -19,7 +19,7 @@ SEEN_TYPES = ["click", "view", "purchase"]
 
 def make_crowd(kit: Any, seed: int) -> list[dict]:
     """Events of ten minutes, in order of arrival: a third of them late by up to two minutes, some
-    tied in time.
+    tied in time. `kit` is `tests.support.features`.
     """
     rng, events = np.random.default_rng(seed), []
     for number in range(260):

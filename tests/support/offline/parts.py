@@ -13,6 +13,8 @@ def read_records(state: Path, features: FeatureSet, part: KeyPart) -> dict[bytes
     """
     store = open_state(state, features, part)
     with store.snapshot() as snapshot:
-        stored = {key: value for tag in (b"s", b"a", b"u") for key, value in snapshot.scan(tag)}
+        record_by_key = {
+            key: value for tag in (b"s", b"a", b"u") for key, value in snapshot.scan(tag)
+        }
     store.close()
-    return stored
+    return record_by_key

@@ -10,6 +10,7 @@ from tailorbird.features.offline.parts import read_parts
 
 
 def slice_table(table: Any, size: int = 37) -> Any:
+    """Return a function that reads some columns of a table, `size` rows at a time."""
     return lambda columns: (
         table.slice(start, size).select(columns) for start in range(0, len(table), size)
     )

@@ -23,7 +23,7 @@ def make_project_with_events(folder: Path, events: list[dict], settings: str = "
         project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
     ) as collector:
         results = collector.submit(json.dumps(events).encode())
-        assert all(one.accepted for one in results), results
+        assert all(decision.accepted for decision in results), results
     with InProcessRoles(project, CLOCK) as roles:
         roles.drain()
     return project

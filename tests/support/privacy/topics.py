@@ -37,8 +37,8 @@ def find_canaries(site: Site) -> list[str]:
     return [
         *find_in_files(site.root, *needles),
         *(
-            where
-            for where, data in read_all_topics(site.project)
+            file_name
+            for file_name, data in read_all_topics(site.project)
             if any(one in data for one in needles)
         ),
     ]

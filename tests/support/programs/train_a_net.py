@@ -24,16 +24,16 @@ PARAMETERS = {
 
 
 def fit(folder: Path, checkpoint: Path | None, architecture: str = "dcn") -> DeepModel:
-    rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
-    run = RunOptions(checkpoint=checkpoint, checkpoint_steps=7)
+    rows, validation_rows = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
+    run_options = RunOptions(checkpoint=checkpoint, checkpoint_steps=7)
     return fit_deep(
         architecture,
         resolve_parameters(architecture, PARAMETERS),
         LAYOUT,
         rows,
-        watched,
+        validation_rows,
         seed=5,
-        run_options=run,
+        run_options=run_options,
     )
 
 

@@ -16,7 +16,7 @@ RUN_FOLDER = "processes"
 
 
 def fit(folder: Path, run: str = RUN_FOLDER, count: int = 2) -> DeepModel:
-    rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
+    rows, validation_rows = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
     parameters = {**PARAMETERS, "epochs": 3, "shards": 2}
     return fit_parallel(
         folder=folder / run,
@@ -24,7 +24,7 @@ def fit(folder: Path, run: str = RUN_FOLDER, count: int = 2) -> DeepModel:
         parameters=parameters,
         layout=LAYOUT,
         rows=rows,
-        validation=watched,
+        validation=validation_rows,
         seed=3,
         processes=count,
         checkpoint_steps=7,

@@ -28,7 +28,7 @@ def make_rows(rows: int, seed: int) -> Rows:
 
 def load_all(rows: PartRows) -> Rows:
     """All of it in memory, in the same blocks."""
-    blocks = [rows.block(place) for place in range(len(rows.sizes))]
+    blocks = [rows.block(block_number) for block_number in range(len(rows.sizes))]
     matrix, label = (
         np.concatenate([getattr(block, name) for block in blocks]) for name in ("matrix", "labels")
     )

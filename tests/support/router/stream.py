@@ -63,9 +63,9 @@ class Stream:
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
         result_rows = []
-        for stored in self.blocks():
-            if stored.block.kind == kind:
-                result_rows += to_table(stored.block).to_pylist()
+        for stored_block in self.blocks():
+            if stored_block.block.kind == kind:
+                result_rows += to_table(stored_block.block).to_pylist()
         return result_rows
 
     def events(self, *columns: str) -> list[Any]:

@@ -13,7 +13,7 @@ from tailorbird.stream import Block, open_reader, open_writer
 
 
 class Topics(Stream):
-    """The same site with its logs in topics; `elsewhere` is another machine of it."""
+    """The same site with its logs in topics."""
 
     def __init__(self, folder: Path, servers: str, prefix: str) -> None:
         super().__init__(folder)

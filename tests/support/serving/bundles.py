@@ -1,10 +1,12 @@
-"""A bundle store that counts loads."""
+"""A listener that counts which bundles were loaded."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class LoadCounter:
+    """The versions that were loaded; implements `serving.models.bundles.SwapListener`."""
+
     loaded: list[str]
     refused: int = 0
 

@@ -35,8 +35,8 @@ def read_event_ids(stream: Any) -> list[str]:
     event_ids = []
     for address in stream.raw_logs().values():
         with open_reader(address) as reader:
-            for stored in reader.read(0, bytes_max=1 << 30):
-                body = json.loads(stored.block.payload)
+            for stored_block in reader.read(0, bytes_max=1 << 30):
+                body = json.loads(stored_block.block.payload)
                 event_ids += [
                     event["event_id"] for event in (body if isinstance(body, list) else [body])
                 ]

@@ -44,9 +44,9 @@ class Loop:
         )
         self.reader = StateReader(folder / "state", features, retry_s=0)
         self.catalogue = Catalogue(routed_path(folder / "stream"))
-        self.live = serving_shop.LiveTables()
+        self.live_tables = serving_shop.LiveTables()
         self.pipeline = self.make_pipeline(bundle)
-        self.sent = self.published = 0
+        self.sent = self.published_position = 0
 
     def make_pipeline(self, bundle: Any) -> Pipeline:
         return Pipeline(
@@ -58,7 +58,7 @@ class Loop:
             clock=self.clock,
             rng=np.random.default_rng(0),
             pseudonyms=self.pseudonyms,
-            table_provider=self.live,
+            table_provider=self.live_tables,
         )
 
     def send(self, type_: str, **more) -> None:
@@ -75,18 +75,18 @@ class Loop:
             pass
         self.catalogue.refresh()
         with open_reader(routed_path(self.folder / "stream")) as reader:
-            for stored in reader.read(self.published):
-                if stored.block.kind == "events":
-                    self.live.append(to_table(stored.block))
-                self.published = stored.end
+            for stored_block in reader.read(self.published_position):
+                if stored_block.block.kind == "events":
+                    self.live_tables.append(to_table(stored_block.block))
+                self.published_position = stored_block.end
 
     def routed(self) -> list[dict[str, Any]]:
         with open_reader(routed_path(self.folder / "stream")) as reader:
             return [
                 row
-                for stored in reader.read(0)
-                if stored.block.kind == "events"
-                for row in to_table(stored.block).to_pylist()
+                for stored_block in reader.read(0)
+                if stored_block.block.kind == "events"
+                for row in to_table(stored_block.block).to_pylist()
             ]
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from tailorbird.events import Event
 
 
 class ResponseRecorder:
-    """Keeps what would be logged."""
+    """Keeps what would be logged, up to `room` responses."""
 
     def __init__(self, room: int = 1_000_000) -> None:
         self.events: list[Event] = []

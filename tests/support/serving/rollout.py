@@ -16,13 +16,13 @@ class CaughtUpSchemas:
     def __init__(self) -> None:
         self.kept_open: dict[str, set[str]] = {}
 
-    def is_caught_up(self, bundle: Any, serving: Any) -> bool:
+    def is_caught_up(self, bundle: Any, serving_bundle: Any) -> bool:
         return True
 
     def set_serving(self, bundle: Any) -> None: ...
 
-    def keep_open(self, schemas: Any, *, by: str) -> None:
-        self.kept_open[by] = set(schemas)
+    def keep_open(self, schema_hashes: Any, *, owner: str) -> None:
+        self.kept_open[owner] = set(schema_hashes)
 
 
 def make_pipeline(

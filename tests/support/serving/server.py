@@ -22,15 +22,15 @@ from tailorbird.serving.auth.limits import ServerLimits
 from tailorbird.serving.server import ServeOptions, run
 if room := int(os.environ.get("ROOM_FOR_BODIES", "0")):
     body.Budget.__init__.__defaults__ = (room,)
-data, told = Path(sys.argv[2]), threading.Event()
+data, stop_requested = Path(sys.argv[2]), threading.Event()
 if sys.argv[8:]:
-    told.set()
+    stop_requested.set()
 run(ServeOptions(
     stream=data / "stream", routed=data / "stream" / "routed.db", state=data / "state", registry=data / "registry", run=data / "run",
     features=shop_plan.feature_set(), slots=shop_plan.slots(), plan=RoutePlan(), port=0, probe=sys.argv[3] == "probe",
     header_deadline_s=float(sys.argv[4]), connections_max=int(sys.argv[5]), limits=ServerLimits(address_connections=int(sys.argv[6])),
     **json.loads(sys.argv[7]),
-), stop=told)
+), stop=stop_requested)
 print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 

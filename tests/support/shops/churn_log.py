@@ -68,16 +68,16 @@ def _to_routed(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(routed_rows, schema=ROUTED)
 
 
-def make_purchases(*times: float, person: str | None = "u", **more: Any) -> pa.Table:
+def make_purchases(*days: float, person: str | None = "u", **more: Any) -> pa.Table:
     rows = [
         {
             "type": "purchase",
-            "ts": BEGIN + round(at * DAY),
+            "ts": BEGIN + round(day * DAY),
             "person": person,
             "item_id": "i",
             **more,
         }
-        for at in times
+        for day in days
     ]
     return _to_routed(rows)
 

@@ -21,7 +21,7 @@ from tailorbird.training.tasks.churn.training_rows import FitSettings
 BEGIN = 20_003 * DAY  # a Monday
 TRAINED_AT = BEGIN + 250 * DAY
 SHIFT_DAY = 330
-KNOWN_AT = BEGIN + 400 * DAY
+KNOWN_AT = BEGIN + 400 * DAY  # so long after the shift that its outcomes are known
 SETTINGS = """
 [train]
 every = ""
@@ -63,7 +63,7 @@ def write_leaving_shop(folder: Path) -> Project:
 def train_champion(project: Project) -> str:
     """Train a model on the days before the shift, make it the champion, and return its version."""
     folder, clock = project.paths.churn("churn"), SimulatedClock(TRAINED_AT)
-    trained = train_churn(
+    training_result = train_churn(
         project.features,
         project.churn["churn"],
         lake=project.paths.lake,
@@ -72,8 +72,8 @@ def train_champion(project: Project) -> str:
         settings=QUICK_SETTINGS,
         by="ada",
     )
-    Registry(folder, clock=clock).promote(trained.version, by="ada", why="a champion")
-    return trained.version
+    Registry(folder, clock=clock).promote(training_result.version, by="ada", why="a champion")
+    return training_result.version
 
 
 def _draw_purchases(people: int = 600, days: int = 440) -> list[Row]:

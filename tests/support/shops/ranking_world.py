@@ -182,10 +182,10 @@ def make_rows(numbers: list[int], recent: Iterable[int] = (), seed: int = 1) -> 
     n = len(numbers)
     numeric = rng.normal(size=(n, 2)).astype(np.float32)
     numeric[::5, 0] = np.nan
-    names = np.array(
+    category_hashes = np.array(
         [hash64(name) for name in ("coats", "hats", "shoes", "bags", "boats")] + [0], np.uint64
     )
-    categorical = names[rng.integers(0, names.size, (n, 2))]
+    categorical = category_hashes[rng.integers(0, category_hashes.size, (n, 2))]
     recent = list(recent)
     types = np.array([hash64("click")] * len(recent), np.uint64)
     sequence = Sequence(

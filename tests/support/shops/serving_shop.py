@@ -23,7 +23,7 @@ from tailorbird.candidates.query import CandidateColumns
 from tailorbird.events import DAY, hash64, hash64s
 from tailorbird.events.contract.schema import TIME_TYPE
 from tailorbird.features import FeatureSet, ReadRequest, Rows
-from tailorbird.features import Sequence as Recent
+from tailorbird.features import Sequence as EventSequence
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encode.computed import COMPUTED_COLUMNS
 from tailorbird.ranking.encode.encoder_fit import fit_encoder
@@ -358,11 +358,11 @@ class FakeReader:
         ).reshape(len(items), 2)
         keys = hash64s([item_id(number) for number, _ in events])
         types = hash64s([kind for _, kind in events])
-        stamps = np.arange(len(events), dtype=np.int64) + request.now - 1_000
+        timestamps = np.arange(len(events), dtype=np.int64) + request.now - 1_000
         return Rows(
             numeric,
             categorical,
-            {"recent": Recent(keys, types, stamps)},
+            {"recent": EventSequence(keys, types, timestamps)},
             request.now,
             self.commit,
             42,

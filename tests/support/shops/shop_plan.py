@@ -47,5 +47,5 @@ def slots(**home) -> dict[str, Slot]:
 
 def contract(sources: Iterable[str] = ()) -> Contract:
     """The candidate tables that the slots ask for, and further sources."""
-    named = [name for slot in slots().values() for name in (*slot.sources, *slot.columns)]
-    return build_contract(select_live_sources([*named, *sources]))
+    slot_sources = [name for slot in slots().values() for name in (*slot.sources, *slot.columns)]
+    return build_contract(select_live_sources([*slot_sources, *sources]))

@@ -55,7 +55,7 @@ class ScoreModels:
     def refresh(self) -> None:
         self._server.refresh()
 
-    def reached(self) -> int:
+    def reached_position(self) -> int:
         positions = []
         for features in self._read_features():
             with self._server.feature_provider.open_schema(features) as reading:

@@ -76,7 +76,7 @@ def rule_costs(
     from tailorbird.lake import Lake
     from tailorbird.pages import write_page
     from tailorbird.platform.inprocess import InProcessServer
-    from tailorbird.serving.pipeline.rule_costs import VariantComparer, costs
+    from tailorbird.serving.pipeline.rule_costs import VariantComparer, compute_costs
 
     declaration, clock = project.slot(slot), SystemClock()
     comparer = VariantComparer(declaration, clock)
@@ -102,7 +102,7 @@ def rule_costs(
             where=f"slot {declaration.name}",
             fix="tailorbird train",
         )
-    measured_costs = costs(all_variant_values)
+    measured_costs = compute_costs(all_variant_values)
     page_path = write_page(
         project.paths.reports / f"rules-{declaration.name}.html",
         "rules",

@@ -31,7 +31,7 @@ from tailorbird.serving.auth.keyfile import (
 
 KEY_LENGTH_MIN = 16
 TOKEN_LENGTH_MAX = 512
-_HASHED = "sha256:"
+_HASH_PREFIX = "sha256:"
 log = logging.getLogger(__name__)
 
 
@@ -120,13 +120,13 @@ class Keys:
         self._lock = threading.Lock()
         self._use_counts: Counter[str] = Counter()
         self._file_state: tuple[int, ...] | None = self._read_file_state()
-        self._records = self._read()
-        self._is_required = bool(self._setting_keys) or self._file_state is not None
+        self._records = self._read_records()
+        self._is_key_required = bool(self._setting_keys) or self._file_state is not None
 
     def __bool__(self) -> bool:
         """Return whether a key is needed."""
         self._reload_if_changed()
-        return self._is_required
+        return self._is_key_required
 
     def require(
         self,
@@ -147,7 +147,7 @@ class Keys:
         if scope == OPEN:
             return ANONYMOUS
         self._reload_if_changed()
-        if not self._is_required:
+        if not self._is_key_required:
             return ANONYMOUS
         if is_url_key := authorization is None and url_key is not None:
             authorization = f"Bearer {url_key}"
@@ -224,11 +224,11 @@ class Keys:
                 caller = Caller(record.id, bool(record.origins), record.limits, record.identify)
                 return caller, frozenset(record.scopes), frozenset(record.origins)
             return _NO_CALLER
-        key_digest, matched = _hash(key), _NO_CALLER
+        key_digest, caller_and_rights = _hash(key), _NO_CALLER
         for digest, name, scopes in self._setting_keys:  # compare all, so that timing leaks nothing
             if hmac.compare_digest(digest, key_digest):
-                matched = (Caller(name), scopes, frozenset())
-        return matched
+                caller_and_rights = (Caller(name), scopes, frozenset())
+        return caller_and_rights
 
     def _reload_if_changed(self) -> None:
         """Reload the file if it has changed."""
@@ -239,14 +239,14 @@ class Keys:
                 return
             self._file_state = file_state
             try:
-                self._records = self._read()
+                self._records = self._read_records()
             except TailorbirdError as error:
                 log.error("the keys stay as they were: %s", error.message)
                 return
-            self._is_required = self._is_required or file_state is not None
+            self._is_key_required = self._is_key_required or file_state is not None
             log.info("keys were read anew: %d", len(self._records))
 
-    def _read(self) -> dict[str, KeyRecord]:
+    def _read_records(self) -> dict[str, KeyRecord]:
         records = (
             {record.id: record for record in read_keys(self._file)}
             if self._file is not None
@@ -270,14 +270,14 @@ _NO_CALLER: tuple[Caller | None, frozenset[str], frozenset[str]] = (None, frozen
 
 def _hash_of_key(key: str, where: str) -> bytes:
     """Return the hash of a key from a setting, or the hash that the setting gives in its place."""
-    if key.startswith(_HASHED):
+    if key.startswith(_HASH_PREFIX):
         try:
-            digest = bytes.fromhex(key.removeprefix(_HASHED))
+            digest = bytes.fromhex(key.removeprefix(_HASH_PREFIX))
         except ValueError:
             digest = b""
         if len(digest) != 32:
             raise ConfigError(
-                f"expected 64 hexadecimal digits after {_HASHED}",
+                f"expected 64 hexadecimal digits after {_HASH_PREFIX}",
                 where=where,
                 fix="printf %s KEY | sha256sum",
             )

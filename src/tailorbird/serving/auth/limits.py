@@ -86,7 +86,7 @@ class Limiter:
     def __init__(
         self, limits: ServerLimits | None = None, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self.server, self._monotonic = limits or ServerLimits(), monotonic
+        self.server_limits, self._monotonic = limits or ServerLimits(), monotonic
         self._lock = threading.Lock()
         self._buckets: dict[tuple[str, str, float], Bucket] = {}
         self._address_buckets: OrderedDict[str, Bucket] = OrderedDict()
@@ -113,7 +113,9 @@ class Limiter:
         Raise LimitError if one body may not contain so many, or the sender has to wait for what it
         sent since `admit_request`.
         """
-        batch_max = int(self._effective_limit(caller.limits.batch_max, self.server.batch_max))
+        batch_max = int(
+            self._effective_limit(caller.limits.batch_max, self.server_limits.batch_max)
+        )
         is_too_long = 0 < batch_max < rows
         with self._lock:
             now = self._monotonic()
@@ -165,24 +167,24 @@ class Limiter:
     def _buckets_for(
         self, caller: Caller, scope: str, address: str, now: float
     ) -> list[tuple[Bucket, str]]:
-        key_limits, server = caller.limits, self.server
+        key_limits, server_limits = caller.limits, self.server_limits
         buckets: list[tuple[Bucket, str]] = []
         limit_name = "requests" if scope == READ else "events"
         rate = (
-            self._effective_limit(key_limits.requests_per_s, server.requests_per_s)
+            self._effective_limit(key_limits.requests_per_s, server_limits.requests_per_s)
             if scope == READ
-            else self._effective_limit(key_limits.events_per_s, server.events_per_s)
+            else self._effective_limit(key_limits.events_per_s, server_limits.events_per_s)
         )
         if rate and caller.id:
             key = (caller.id, scope, rate)  # a changed rate starts a new bucket
             buckets.append((self._buckets.setdefault(key, Bucket(rate, now)), limit_name))
-        if caller.public and address and server.address_events_per_s:
+        if caller.public and address and server_limits.address_events_per_s:
             buckets.append((self._address_bucket(address, now), "address"))
         return buckets
 
     def _address_bucket(self, address: str, now: float) -> Bucket:
         return _bucket_of(
-            self._address_buckets, address, Bucket(self.server.address_events_per_s, now)
+            self._address_buckets, address, Bucket(self.server_limits.address_events_per_s, now)
         )
 
     def _take_clicks(
@@ -192,7 +194,7 @@ class Limiter:
 
         A page whose address has sent too many may still report views.
         """
-        per_hour = self.server.address_clicks_per_hour
+        per_hour = self.server_limits.address_clicks_per_hour
         if (
             not caller.public
             or not address
@@ -211,7 +213,7 @@ class Limiter:
         bucket.take(count)
 
     def _require_few_ids(self, caller: Caller, accepted: EventColumns, now: float) -> None:
-        ids_max = self._effective_limit(caller.limits.ids_per_hour, self.server.ids_per_hour)
+        ids_max = self._effective_limit(caller.limits.ids_per_hour, self.server_limits.ids_per_hour)
         if not ids_max or not caller.id:
             return
         window_start, id_counter = self._id_counters.get(caller.id, (now, None))
@@ -266,14 +268,14 @@ class Connections:
     """
 
     def __init__(self, limits: ServerLimits) -> None:
-        self._effective_limit, self._proxies = limits.address_connections, limits.proxies
+        self._connections_max, self._proxies = limits.address_connections, limits.proxies
         self._open_count_by_address: Counter[str] = Counter()
 
     def add(self, peer: str) -> bool:
         """Count one more connection, and return whether it is one too many."""
         address = self._counted_address(peer)
         self._open_count_by_address[address] += bool(address)
-        return self._open_count_by_address[address] > self._effective_limit
+        return self._open_count_by_address[address] > self._connections_max
 
     def remove(self, peer: str) -> None:
         address = self._counted_address(peer)
@@ -285,7 +287,7 @@ class Connections:
     def _counted_address(self, peer: str) -> str:
         return (
             ""
-            if not self._effective_limit or not peer or peer in self._proxies
+            if not self._connections_max or not peer or peer in self._proxies
             else client_address(peer, "", self._proxies)
         )
 

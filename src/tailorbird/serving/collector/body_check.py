@@ -68,6 +68,7 @@ class BodyCheck:
         """Check a body that is received now.
 
         Args:
+            format_: the foreign format from which an adapter made the lines, or "".
             admission: checks the sender's limits, and raises if the body is not to be taken.
         """
         if self._pseudonyms is not None:
@@ -86,10 +87,10 @@ class BodyCheck:
             log.warning(
                 "the first event of today came in: this project goes by today's time from now on"
             )
-            return self.repeat_at(checked_body, self._clock.now())
+            return self.decide_again(checked_body, self._clock.now())
         return checked_body
 
-    def repeat_at(self, checked_body: CheckedBody, received_at: int) -> CheckedBody:
+    def decide_again(self, checked_body: CheckedBody, received_at: int) -> CheckedBody:
         """Repeat the decisions on a body with another time of receipt."""
         receipt = msgspec.structs.replace(checked_body.receipt, received_at=received_at)
         return self._decide(checked_body.sender_body, checked_body.body, receipt)
@@ -118,8 +119,8 @@ class BodyCheck:
         future_count = _count_future(checked_body.decisions)
         if not future_count:
             return False
-        decisions_by_machine_time = self.repeat_at(checked_body, log_clock.machine_now())
-        return _count_future(decisions_by_machine_time.decisions) < future_count
+        body_at_machine_time = self.decide_again(checked_body, log_clock.machine_now())
+        return _count_future(body_at_machine_time.decisions) < future_count
 
 
 def _count_future(decisions: Sequence[Decision]) -> int:

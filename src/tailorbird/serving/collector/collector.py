@@ -44,7 +44,7 @@ from tailorbird.stream import Block, Stream, log_set
 FLUSH_S = 0.05  # how long an answer may wait for its sync; a crash loses those
 QUEUE_BYTES_MAX = 64 << 20
 CHECK_INLINE_BYTES = 16_384  # larger bodies are checked in a thread
-_RECEIPT = msgspec.json.Encoder()
+_receipt_encoder = msgspec.json.Encoder()
 
 
 class EventCollector:
@@ -131,7 +131,7 @@ class EventCollector:
             DiskFullError: the disk is almost full.
             ClosedError: the log cannot be written. Nothing was acknowledged.
         """
-        decisions, done_future = self._enqueue(body, encoding, source, format_, admission)
+        decisions, done_future = self._admit_and_queue(body, encoding, source, format_, admission)
         done_future.result()
         return decisions
 
@@ -149,10 +149,12 @@ class EventCollector:
         """
         if len(body) > CHECK_INLINE_BYTES:
             decisions, done_future = await asyncio.to_thread(
-                self._enqueue, body, encoding, source, format_, admission
+                self._admit_and_queue, body, encoding, source, format_, admission
             )
         else:
-            decisions, done_future = self._enqueue(body, encoding, source, format_, admission)
+            decisions, done_future = self._admit_and_queue(
+                body, encoding, source, format_, admission
+            )
         await asyncio.wrap_future(done_future)
         return decisions
 
@@ -171,7 +173,7 @@ class EventCollector:
                 queue.dropped_responses += 1
                 self._response_count.record_settled(1)
                 return False
-            receipt = _RECEIPT.encode(Receipt(self._receipt_times.next(), "server"))
+            receipt = _receipt_encoder.encode(Receipt(self._receipt_times.next(), "server"))
             self._receipt_times.note_response(record.ts)
             queue.add_response(Block("body", 1, event_body, receipt), record)
         return True
@@ -223,7 +225,7 @@ class EventCollector:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _enqueue(
+    def _admit_and_queue(
         self,
         body: bytes,
         encoding: str,
@@ -259,8 +261,8 @@ class EventCollector:
             if received_at != checked_body.receipt.received_at:
                 # Another thread came first, or the clock was set back meanwhile. The router decides
                 # by the stored receipt, so the decision is repeated with that one.
-                checked_body = self._body_check.repeat_at(checked_body, received_at)
-            receipt = _RECEIPT.encode(checked_body.receipt)
+                checked_body = self._body_check.decide_again(checked_body, received_at)
+            receipt = _receipt_encoder.encode(checked_body.receipt)
             block = Block("body", len(checked_body.decisions), checked_body.body, receipt)
             self._queue.add_events(QueueEntry(block, checked_body.decisions, done_future))
         return checked_body.sender_decisions, done_future

@@ -63,7 +63,7 @@ class CollectorLogs:
         )
         return cls(logs, lake, producer, raw_writer, response_writer, set_aside_count)
 
-    def reopened(self) -> "CollectorLogs":
+    def reopen(self) -> "CollectorLogs":
         """Reopen the same logs after a failed commit closed them.
 
         The last writes may be in the kernel's memory only. Closing an opened log checkpoints and

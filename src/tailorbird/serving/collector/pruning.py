@@ -37,13 +37,13 @@ class Pruner:
     def tick(self) -> None:
         """Prune once, by the offsets that are released now."""
         try:
-            released = read_prunable_positions(self._lake)
+            prunable_positions = read_prunable_positions(self._lake)
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
             return
-        raw, responses = (
-            [released.raw_position(name) for name in self._collector.raw_names],
-            released.responses_position(self._collector.producer),
+        raw_offsets, responses_offset = (
+            [prunable_positions.raw_position(name) for name in self._collector.raw_names],
+            prunable_positions.responses_position(self._collector.producer),
         )
-        if any(raw) or responses:
-            self._collector.prune(raw, responses)
+        if any(raw_offsets) or responses_offset:
+            self._collector.prune(raw_offsets, responses_offset)

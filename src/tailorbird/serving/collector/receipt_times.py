@@ -49,8 +49,8 @@ class ReceiptTimes:
 
     def note_response(self, t: int) -> None:
         """Count an answer whose time is ahead, and warn of the first."""
-        ahead = t - self.newest
-        if ahead <= self._skew_us:
+        ahead_us = t - self.newest
+        if ahead_us <= self._skew_us:
             return
         self.ahead_count += 1
         if self.ahead_count == 1:
@@ -58,8 +58,8 @@ class ReceiptTimes:
                 "an answer is dated %s ahead of the clock, since events that it read of are; "
                 "so will be others until then"
             )
-            log.warning(text, _format_span(ahead))
+            log.warning(text, _format_span(ahead_us))
 
 
-def _format_span(span: int) -> str:
-    return format_duration(max(1, round(span / SECOND)) * SECOND)
+def _format_span(span_us: int) -> str:
+    return format_duration(max(1, round(span_us / SECOND)) * SECOND)

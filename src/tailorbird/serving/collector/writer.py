@@ -24,7 +24,7 @@ from tailorbird.serving.collector.receipt_times import ReceiptTimes
 from tailorbird.stream import Block
 
 log = logging.getLogger(__name__)
-_RECEIPT = msgspec.json.Encoder()
+_receipt_encoder = msgspec.json.Encoder()
 
 
 class CollectorWriter:
@@ -42,14 +42,14 @@ class CollectorWriter:
         self,
         queue: CollectorQueue,
         logs: CollectorLogs,
-        answer_count: ResponseCount,
+        response_count: ResponseCount,
         receipt_times: ReceiptTimes,
         *,
         flush_s: float,
         reopen_after_s: float,
     ) -> None:
         self._queue, self._logs = queue, logs
-        self._response_count, self._receipt_times = answer_count, receipt_times
+        self._response_count, self._receipt_times = response_count, receipt_times
         self._flush_s, self._reopen_after_s = flush_s, reopen_after_s
         self.batch_count = self.failures = 0
         self._failed_at = 0.0
@@ -98,7 +98,7 @@ class CollectorWriter:
                 return
             self._queue.condition.wait(sleep_s)
 
-    def _flush_due(self) -> bool:
+    def _is_flush_due(self) -> bool:
         return (
             bool(self._queue.records)
             and time.monotonic() - self._queue.oldest_record_at >= self._flush_s
@@ -123,11 +123,11 @@ class CollectorWriter:
         try:
             if entries:
                 self._commit(entries)
-            if self._flush_due() or self._queue.is_closing:
+            if self._is_flush_due() or self._queue.is_closing:
                 self._commit_records()
             for raw_before, responses_before in prune_requests:
-                count = self._logs.raw.prune_partitions(raw_before)
-                if count + self._logs.response_log.prune_batch(responses_before):
+                deleted_raw_count = self._logs.raw.prune_partitions(raw_before)
+                if deleted_raw_count + self._logs.response_log.prune_batch(responses_before):
                     # Continue after events that arrived meanwhile.
                     with self._queue.condition:
                         self._queue.prune_requests.append((raw_before, responses_before))
@@ -159,7 +159,7 @@ class CollectorWriter:
         if not records:
             return
         faults.at("collector.before_records")
-        receipt = _RECEIPT.encode(Receipt(self._receipt_times.newest, "server"))
+        receipt = _receipt_encoder.encode(Receipt(self._receipt_times.newest, "server"))
         self._logs.response_log.append(
             [Block("answers", len(records), encode_responses(records), receipt)]
         )
@@ -221,7 +221,7 @@ class CollectorWriter:
         if self._is_superseded or time.monotonic() - self._failed_at < self._reopen_after_s:
             return
         try:
-            self._logs = self._logs.reopened()
+            self._logs = self._logs.reopen()
         except Exception as error:  # still broken: report it, and retry later
             if self._logs.is_superseded(error):
                 self._fail(error, [])

@@ -146,7 +146,7 @@ class Guard:
                 self._add_headers(response_headers, allowed_origin)
             await send(message)
 
-        if not self._host_allowed(headers.get("host", "")):
+        if not self._is_host_allowed(headers.get("host", "")):
             await _send_json(
                 send_guarded,
                 421,
@@ -163,7 +163,7 @@ class Guard:
         else:
             await self.app(scope, receive, send_guarded)
 
-    def _host_allowed(self, host: str) -> bool:
+    def _is_host_allowed(self, host: str) -> bool:
         if self._perimeter.hosts is None:
             return True
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host

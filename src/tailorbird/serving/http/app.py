@@ -91,8 +91,8 @@ def create_route(
         finally:
             request.state.reservation.release()
             duration_s = time.perf_counter() - start
-            service.metrics.request(path, status, duration_s)
-            service.requests.record(path, status, duration_s, request.state.caller.id)
+            service.metrics.record_request(path, status, duration_s)
+            service.request_log.record(path, status, duration_s, request.state.caller.id)
         return response
 
     endpoint.scope = scope  # type: ignore[attr-defined]

@@ -25,7 +25,9 @@ BODY_DEADLINE_S = 10.0
 BODIES_BYTES_MAX = 64 << 20
 RATIO_MAX = 200  # JSON lines that differ only in an id compress 40-fold
 RATIO_FREE_BYTES = 65_536  # allowed at any ratio
-MEMBERS_MAX = 1_000  # starting one takes time, and an empty one is a few bytes
+MEMBERS_MAX = (
+    1_000  # gzip members or zstd frames; starting one takes time, and an empty one is a few bytes
+)
 _WINDOW_LOG_MAX = 23  # 8 MiB, the window that RFC 8878, 3.1.1.1.2 recommends to support
 
 

@@ -262,12 +262,12 @@ async def _get_item(request: Request, service: Service) -> Response:
 
 
 async def _get_health(request: Request, service: Service) -> Response:
-    ready = service.collector.figures().open and not service.draining
+    is_ready = service.collector.figures().open and not service.draining
     health = {
-        "Ready": ready,
-        "DataStoreConnected": ready,
-        "CacheStoreConnected": ready,
+        "Ready": is_ready,
+        "DataStoreConnected": is_ready,
+        "CacheStoreConnected": is_ready,
         "DataStoreError": None,
         "CacheStoreError": None,
     }
-    return json_response(health, 200 if ready or request.url.path.endswith("/live") else 503)
+    return json_response(health, 200 if is_ready or request.url.path.endswith("/live") else 503)

@@ -155,10 +155,10 @@ def _sum_similar(
                 score_by_item[similar_item.item_id] = score_by_item.get(
                     similar_item.item_id, 0.0
                 ) + (similar_item.score or 0.0)
-    ranked = sorted(
+    ranked_items = sorted(
         score_by_item.items(), key=lambda entry: -entry[1]
     )  # fillers have score 0 and keep their order
-    return [{"Id": item_id, "Score": score} for item_id, score in ranked[:size]]
+    return [{"Id": item_id, "Score": score} for item_id, score in ranked_items[:size]]
 
 
 async def list_neighbors(request: Request, service: Service, *, slot: str) -> Response:

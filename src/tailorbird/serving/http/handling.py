@@ -109,7 +109,7 @@ class Service:
     body_deadline_s: float = BODY_DEADLINE_S
     limiter: Limiter = field(default_factory=Limiter)
     budget: Budget = field(default_factory=Budget)
-    requests: RequestLog = field(default_factory=RequestLog)
+    request_log: RequestLog = field(default_factory=RequestLog)
     churn: ChurnService | None = None
     formulas: FormulaService | None = None
     scores: ScoreFeed | None = None
@@ -153,6 +153,10 @@ Handler = Callable[[Request, Service], Awaitable[Response]]
 async def authorize_and_handle(
     request: Request, handler: Handler, scope: str, service: Service, key_header: str
 ) -> Response:
+    """Check the key and its limits, call the handler, and turn its errors into responses.
+
+    `key_header` names another header that may carry the bare key; "" for none.
+    """
     authorization = request.headers.get("authorization")
     if (
         authorization is None
@@ -210,7 +214,7 @@ def _warn_of_unlisted_proxy(request: Request, service: Service) -> None:
     Nothing seems wrong otherwise until all its users share one limit.
     """
     peer = request.client.host if request.client is not None else ""
-    if "x-forwarded-for" not in request.headers or peer in service.limiter.server.proxies:
+    if "x-forwarded-for" not in request.headers or peer in service.limiter.server_limits.proxies:
         return
     service.has_warned_of_proxy = True
     # A public address may belong to a visitor who sent the header, so it is not logged.
@@ -284,7 +288,9 @@ def _limited_address(request: Request, service: Service, caller: Caller) -> str:
         return ""
     peer = request.client.host if request.client is not None else ""
     return client_address(
-        peer, ",".join(request.headers.getlist("x-forwarded-for")), service.limiter.server.proxies
+        peer,
+        ",".join(request.headers.getlist("x-forwarded-for")),
+        service.limiter.server_limits.proxies,
     )
 
 

@@ -116,14 +116,14 @@ def _describe_operation(
         )
     parameters: list[dict[str, Any]] = [
         {
-            "name": part[1:-1],
+            "name": path_segment[1:-1],
             "in": "path",
             "required": True,
             "description": _ENCODED_ID_NOTE,
             "schema": {"type": "string"},
         }
-        for part in path.split("/")
-        if part[:1] == "{"
+        for path_segment in path.split("/")
+        if path_segment[:1] == "{"
     ]
     parameters += [
         {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}

@@ -35,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EarlyRefusal:
-    """Returns the complete refusal to data of `listening.LimitedHttpProtocol`, or None to
+    """Returns the complete refusal to data of `protocol.LimitedHttpProtocol`, or None to
     process it.
 
     Many requests arrive before the first of them is admitted: it is the event loop's next turn that
@@ -56,12 +56,12 @@ class EarlyRefusal:
             self._arriving_count += 1
             return None
         head, _, body = data.partition(b"\r\n\r\n")
-        lower = head.lower()
-        if not _is_simple(lower, len(body)):
+        lowercase_head = head.lower()
+        if not _is_simple(lowercase_head, len(body)):
             return None
         path = _PATH_BY_LINE[data[: data.index(b"\n") + 1]]
         service.metrics.count_early_refusal(path)
-        service.requests.record(path, 503, 0.0, "")
+        service.request_log.record(path, 503, 0.0, "")
         id_header = _REQUEST_ID_PATTERN.search(head)
         request_id = choose_request_id(id_header[1].decode("latin-1") if id_header else None)
         template, id_placeholder = _response_template(

@@ -96,13 +96,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     unread_deadline_s = UNREAD_DEADLINE_S
     connections_max = CONNECTIONS_MAX
     idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}  # of one server, longest idle first
-    by_address = Connections(ServerLimits())
+    connection_counts = Connections(ServerLimits())
     early_refusal: Callable[[bytes], bytes | None] = staticmethod(_never_refuse)
     _is_surplus = False  # beyond `connections_max`
     _pending_error: str | None = None  # error to send after earlier answers; nothing more is read
     _is_between_requests = True  # nothing of the next request has arrived
     _is_in_body = False  # a head has arrived, and its body not completely
-    _has_host = _has_coding = False  # of the current head
+    _has_host = _has_transfer_coding = False  # of the current head
     _is_discarding = False  # the rest of a body, until the client closes
     _head_timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
@@ -115,7 +115,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport = _LingeringTransport(transport, self._start_lingering)  # type: ignore[assignment]
         self._peer = self.client[0] if self.client else ""
-        exceeds_address_limit = self.by_address.add(self._peer)
+        exceeds_address_limit = self.connection_counts.add(self._peer)
         if exceeds_address_limit:
             self.deadline_s = min(
                 self.deadline_s, REFUSED_DEADLINE_S
@@ -199,9 +199,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 raise ValueError("more than one Host")
             self._has_host = True
         elif name == b"transfer-encoding":
-            if self._has_coding or value.strip().lower() != b"chunked":
+            if self._has_transfer_coding or value.strip().lower() != b"chunked":
                 raise ValueError("a transfer coding other than chunked")
-            self._has_coding = True
+            self._has_transfer_coding = True
 
     def _count_head(self, size: int) -> None:
         """Count the bytes of a head; an error raised here becomes a 400."""
@@ -340,7 +340,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_between_requests, self._head_bytes = False, 0
-        self._has_host = self._has_coding = False
+        self._has_host = self._has_transfer_coding = False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -363,7 +363,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.idle.pop(self, None)
         self._cancel_head_timer()
         self._cancel_unread_timer()
-        self.by_address.remove(self._peer)
+        self.connection_counts.remove(self._peer)
         super().connection_lost(exc)
 
     def _start_head_timer(self) -> None:

@@ -85,7 +85,7 @@ class SwapListener(Protocol):
 class ReadinessGate(Protocol[B_contra]):
     """Decides when a loaded bundle may serve, as `serving.models.schemas.LiveFeatureProvider` does."""
 
-    def is_caught_up(self, bundle: B_contra, serving: B_contra | None) -> bool: ...
+    def is_caught_up(self, bundle: B_contra, serving_bundle: B_contra | None) -> bool: ...
     def set_serving(self, bundle: B_contra) -> None: ...
 
 
@@ -129,7 +129,7 @@ class BundleHolder(Generic[B]):
             swap_listener,
             probe,
         )
-        self._gate, self._name, self._keep_previous = gate, alias, keep_previous
+        self._gate, self._alias, self._keep_previous = gate, alias, keep_previous
         self._bundle: B | None = None
         self._previous_bundle: B | None = None
         self._waiting_bundle: B | None = None
@@ -164,7 +164,7 @@ class BundleHolder(Generic[B]):
         changes.
         """
         self.tick()
-        if self._bundle is None and self._problem and self._name == "champion":
+        if self._bundle is None and self._problem and self._alias == "champion":
             problem, refused_folder = self._problem, self._refused_folder
             with suppress(TailorbirdError):  # a damaged alias file, which `tick` has reported
                 self.is_fallback = self._load_folder(self._registry.previous_folder())
@@ -192,12 +192,12 @@ class BundleHolder(Generic[B]):
         self._refused_folder = None
         try:
             aliases = self._registry.aliases()
-            folder = self._registry.folder_named(self._name)
+            folder = self._registry.folder_named(self._alias)
         except TailorbirdError as error:
             self._refuse(str(error))
             return False
         self.canary_share = aliases.share
-        if folder is None and self._name != "champion":
+        if folder is None and self._alias != "champion":
             self._bundle = None
         return self._load_folder(folder)
 
@@ -244,7 +244,7 @@ class BundleHolder(Generic[B]):
 
     def _serve_or_wait(self, bundle: B) -> bool:
         """Serve a loaded bundle, or let it wait for its features while another one serves."""
-        may_wait = self._bundle is not None or self._name != "champion"
+        may_wait = self._bundle is not None or self._alias != "champion"
         if (
             self._gate is not None
             and may_wait
@@ -270,7 +270,7 @@ class BundleHolder(Generic[B]):
         if self._gate is not None:
             self._gate.set_serving(bundle)
         self._swap_listener.bundle_loaded(bundle.version)
-        log.info("bundle %s serves as %s", bundle.version, self._name)
+        log.info("bundle %s serves as %s", bundle.version, self._alias)
         return True
 
     def _stop_waiting(self) -> None:
@@ -284,15 +284,21 @@ class BundleHolder(Generic[B]):
         self._problem = problem
         self._swap_listener.bundle_refused()
         serving_version = self._bundle.version if self._bundle is not None else "none"
-        log.error("the %s was refused, %s serves on: %s", self._name, serving_version, problem)
+        log.error("the %s was refused, %s serves on: %s", self._alias, serving_version, problem)
 
 
 def probe_in_child(folder: Path) -> None:
     """Load a bundle in a child process. Raise BundleError if that fails, crashes, or takes a
     minute.
     """
-    own_code = [str(file or "") for file in (models_file(), sources_file())]
-    command = [sys.executable, "-m", "tailorbird.serving.models.probe", str(folder), *own_code]
+    own_code_paths = [str(file or "") for file in (models_file(), sources_file())]
+    command = [
+        sys.executable,
+        "-m",
+        "tailorbird.serving.models.probe",
+        str(folder),
+        *own_code_paths,
+    ]
     try:
         process = subprocess.run(
             command, capture_output=True, timeout=PROBE_TIMEOUT_S, text=True, check=False

@@ -83,7 +83,7 @@ class LiveTables:
         self._read_log_end = read_log_end
         self._breaker = CircuitBreaker() if copies is not None else None
         self._open_tables: _OpenTables | None = None
-        self._current_stamp: FileStamp | None = None
+        self._followed_stamp: FileStamp | None = None
         self._retry_at = 0.0
         self.problem = "nothing is published yet"
         self._lock = threading.Lock()
@@ -169,13 +169,13 @@ class LiveTables:
             self._release(opened_tables)
 
     def _follow_contract(self) -> None:
-        current_stamp = file_stamp(self._root / CURRENT_FILE) if self._copies is None else None
+        contract_stamp = file_stamp(self._root / CURRENT_FILE) if self._copies is None else None
         with self._lock:
             opened_tables = self._open_tables
         if (
             opened_tables is not None
             and self._copies is None
-            and current_stamp == self._current_stamp
+            and contract_stamp == self._followed_stamp
         ):
             if (
                 read_inode(folder_of(self._root, opened_tables.reader.contract))
@@ -205,7 +205,7 @@ class LiveTables:
         with self._lock:
             self._retire()
             self._open_tables = _OpenTables(reader, read_inode(folder_of(self._root, contract)))
-            self._current_stamp, self.problem = current_stamp, ""
+            self._followed_stamp, self.problem = contract_stamp, ""
         log.info("candidates of contract %s are read", contract.hash)
 
     def _report_problem(self, problem: str) -> None:

@@ -198,9 +198,9 @@ class Catalogue:
         interests = table.filter(
             pc.and_(pc.is_in(table["type"], _INTEREST_TYPES), pc.is_valid(table["item_id"]))
         )
-        first_ts = interests.group_by("item_id").aggregate([("ts", "min")])
+        first_events = interests.group_by("item_id").aggregate([("ts", "min")])
         new_item_count = self._seen_items.add(
-            first_ts["item_id"].to_pylist(), micros(first_ts["ts_min"]).tolist()
+            first_events["item_id"].to_pylist(), micros(first_events["ts_min"]).tolist()
         )
         is_profile = pc.equal(table["type"], "item")
         profiles, offsets = (
@@ -259,7 +259,7 @@ class _SeenItems:
     def __init__(self) -> None:
         self.ids: list[str] = []
         self._first_ts: dict[str, int] = {}
-        self._key_parts: list[npt.NDArray[np.uint64]] = []
+        self._key_arrays: list[npt.NDArray[np.uint64]] = []
 
     def add(self, ids: list[str], ts: list[int]) -> int:
         """Add items, and return how many of them are new."""
@@ -271,14 +271,14 @@ class _SeenItems:
         if new_items:
             self.ids += [item_id for item_id, _ in new_items]
             self._first_ts.update(new_items)
-            self._key_parts.append(hash64s([item_id for item_id, _ in new_items]))
+            self._key_arrays.append(hash64s([item_id for item_id, _ in new_items]))
         return len(new_items)
 
     def missing_from(self, index: Index) -> list[NewItem]:
         """Return the items that an index lacks, without a profile."""
-        if len(self._key_parts) > 1:
-            self._key_parts = [np.concatenate(self._key_parts)]
-        rows = index.find(self._key_parts[0]) if self._key_parts else np.zeros(0, np.intp)
+        if len(self._key_arrays) > 1:
+            self._key_arrays = [np.concatenate(self._key_arrays)]
+        rows = index.find(self._key_arrays[0]) if self._key_arrays else np.zeros(0, np.intp)
         return [
             NewItem(self.ids[row], {}, self._first_ts[self.ids[row]])
             for row in np.flatnonzero(rows < 0).tolist()

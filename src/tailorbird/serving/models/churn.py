@@ -35,7 +35,7 @@ class ChurnSwapListener(Protocol):
 
 @dataclass(frozen=True)
 class _SwapNotifier:
-    """Notifies a watcher of the swaps of one model."""
+    """Notifies a listener of the swaps of one model."""
 
     name: str
     swap_listener: ChurnSwapListener
@@ -103,13 +103,13 @@ class ChurnModels:
                 raise NotReadyError(
                     "the features are not there at the moment", fix="ask again later"
                 )
-            rows_by_time = [
+            rows_per_moment = [
                 feature_access.reader.person(ReadRequest(user_id=person, now=as_of))
                 for as_of in bundle.moments(now)
             ]
         model_inputs = [
             _select_columns(feature_rows, bundle, feature_access.features)
-            for feature_rows in rows_by_time
+            for feature_rows in rows_per_moment
         ]
         scores = bundle.score(model_inputs)
         purchases = float(scores.purchases[0])
@@ -126,7 +126,7 @@ class ChurnModels:
             gone=float(scores.churn_probability[0]),
             purchases=None if np.isnan(purchases) else purchases,
             known=_has_activity(model_inputs[0]),
-            as_of=rows_by_time[0].t,
+            as_of=rows_per_moment[0].t,
             reasons=reasons,
         )
 
@@ -167,20 +167,22 @@ class ChurnModels:
             for bundle in bundles
             if bundle is not None and bundle.features is not None
         )
-        self._feature_provider.keep_open(schema_hashes, by="churn")
+        self._feature_provider.keep_open(schema_hashes, owner="churn")
 
 
 def _select_columns(
     rows: Rows, bundle: ChurnBundle, features: FeatureSet
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the one row of the columns that the bundle reads."""
-    numeric = [features.numeric.index(name) for name in bundle.feature_columns.numeric]
-    categorical = [features.categorical.index(name) for name in bundle.feature_columns.categorical]
+    numeric_positions = [features.numeric.index(name) for name in bundle.feature_columns.numeric]
+    categorical_positions = [
+        features.categorical.index(name) for name in bundle.feature_columns.categorical
+    ]
     sequence = (
         rows.sequences.get(bundle.space.tower.plan.sequence) if bundle.space is not None else None
     )
-    return bundle.with_user_vector(rows.numeric[:1, numeric], sequence), rows.categorical[
-        :1, categorical
+    return bundle.with_user_vector(rows.numeric[:1, numeric_positions], sequence), rows.categorical[
+        :1, categorical_positions
     ]
 
 

@@ -55,34 +55,34 @@ class TableCoverage(Protocol):
 class _Gate:
     """Admits a bundle once its state is there and its candidate tables are published.
 
-    Implements `bundles.ReadinessGate`.
+    `alias` names what the bundle is loaded for. Implements `bundles.ReadinessGate`.
     """
 
     def __init__(
-        self, name: str, feature_provider: LiveFeatureProvider, tables: TableCoverage | None
+        self, alias: str, feature_provider: LiveFeatureProvider, tables: TableCoverage | None
     ) -> None:
-        self._name, self._feature_provider, self._tables = name, feature_provider, tables
+        self._alias, self._feature_provider, self._tables = alias, feature_provider, tables
 
-    def is_caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
+    def is_caught_up(self, bundle: Bundle, serving_bundle: Bundle | None) -> bool:
         has_state = self._feature_provider.is_caught_up(
-            bundle, serving if self._name == "champion" else None
+            bundle, serving_bundle if self._alias == "champion" else None
         )
-        return has_state and self._has_tables(bundle, serving)
+        return has_state and self._has_tables(bundle, serving_bundle)
 
-    def _has_tables(self, bundle: Bundle, serving: Bundle | None) -> bool:
+    def _has_tables(self, bundle: Bundle, serving_bundle: Bundle | None) -> bool:
         """Return whether a bundle finds its candidate tables.
 
         True also if the serving bundle has none either, because there is nothing to wait for then.
         """
         if self._tables is None or self._tables.covers(bundle.sources):
             return True
-        return serving is not None and not self._tables.covers(serving.sources)
+        return serving_bundle is not None and not self._tables.covers(serving_bundle.sources)
 
     def set_serving(self, bundle: Bundle) -> None:
-        if self._name == "champion":
+        if self._alias == "champion":
             self._feature_provider.set_serving(bundle)
         else:
-            self._feature_provider.keep_open({bundle.schema_hash}, by=self._name)
+            self._feature_provider.keep_open({bundle.schema_hash}, owner=self._alias)
 
 
 class Rollout:
@@ -138,7 +138,7 @@ class Rollout:
             registry,
             self._load_once,
             _Gate("arms", feature_provider, tables),
-            lambda hashes: feature_provider.keep_open(hashes, by="arms"),
+            lambda schema_hashes: feature_provider.keep_open(schema_hashes, owner="arms"),
             swap_listener,
             poll_s=poll_s,
         )

@@ -60,7 +60,7 @@ class LiveFeatureProvider:
         self._breaker = make_breaker(
             workers
         )  # shared, because all schemas are read from one server
-        self._state, self._declared_features, self._copies, self._retry_s = (
+        self._states_folder, self._declared_features, self._copies, self._retry_s = (
             state,
             declared,
             copies,
@@ -80,7 +80,7 @@ class LiveFeatureProvider:
     def open_features(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
         """Open the features of a bundle for the duration of a request."""
         with self.open_schema(
-            self._default_features() if bundle is None else _read_features(bundle)
+            self._default_features() if bundle is None else _require_features(bundle)
         ) as access:
             yield access
 
@@ -93,12 +93,12 @@ class LiveFeatureProvider:
         finally:
             self._release(features.schema_hash, open_schema)
 
-    def keep_open(self, schemas: Iterable[str], *, by: str) -> None:
+    def keep_open(self, schema_hashes: Iterable[str], *, owner: str) -> None:
         """Keep the states of further schemas open though the champion does not read them, until the
-        next call of `by`.
+        next call of `owner`.
         """
         with self._lock:
-            self._pinned_hashes_by_owner[by] = frozenset(schemas)
+            self._pinned_hashes_by_owner[owner] = frozenset(schema_hashes)
             self._close_idle()
 
     def attach_schema(self, bundle: Bundle) -> Bundle:
@@ -113,7 +113,9 @@ class LiveFeatureProvider:
         if bundle.schema_hash == self._declared_features.schema_hash:
             return replace(bundle, features=self._declared_features)
         try:
-            return replace(bundle, features=load_declarations(self._state, bundle.schema_hash))
+            return replace(
+                bundle, features=load_declarations(self._states_folder, bundle.schema_hash)
+            )
         except TailorbirdError as error:
             message = (
                 f"was trained on the features {bundle.schema_hash}, whose declarations are "
@@ -127,20 +129,22 @@ class LiveFeatureProvider:
         The states of others are closed once nobody reads them.
         """
         with self._lock:
-            self._active_hashes = {_read_features(bundle).schema_hash}
+            self._active_hashes = {_require_features(bundle).schema_hash}
             self._target_position_by_schema.clear()
             self._close_idle()
 
-    def is_caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
+    def is_caught_up(self, bundle: Bundle, serving_bundle: Bundle | None) -> bool:
         """Return whether the state of a bundle exists, and is current.
 
         It is once it has reached the position that the serving bundle's state had when this one
         appeared.
         """
-        features = _read_features(bundle)
-        if serving is not None and serving.schema_hash == features.schema_hash:
+        features = _require_features(bundle)
+        if serving_bundle is not None and serving_bundle.schema_hash == features.schema_hash:
             return True
-        return self._is_caught_up(features, None if serving is None else _read_features(serving))
+        return self._is_caught_up(
+            features, None if serving_bundle is None else _require_features(serving_bundle)
+        )
 
     def is_ready(self, bundle: Bundle | None) -> bool:
         """Return whether features can be read for a bundle now."""
@@ -189,10 +193,10 @@ class LiveFeatureProvider:
                 return self._declared_features
             self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
         try:
-            schema = read_applied(self._state).schema
+            schema = read_applied(self._states_folder).schema
             if not schema or schema == self._declared_features.schema_hash:
                 return self._declared_features
-            applied_features = load_declarations(self._state, schema)
+            applied_features = load_declarations(self._states_folder, schema)
         except TailorbirdError as error:
             log.warning("the applied schema cannot be read with: %s", error)
             return self._declared_features
@@ -210,7 +214,7 @@ class LiveFeatureProvider:
             open_schema = self._open_schemas.get(features.schema_hash)
             if open_schema is None:
                 reader = StateReader(
-                    self._state,
+                    self._states_folder,
                     features,
                     copies=self._copies,
                     breaker=self._breaker,
@@ -238,7 +242,7 @@ class LiveFeatureProvider:
             self._open_schemas.pop(schema).reader.close()
 
 
-def _read_features(bundle: Bundle) -> FeatureSet:
+def _require_features(bundle: Bundle) -> FeatureSet:
     assert bundle.features is not None  # ensured by `attach_schema`
     return bundle.features
 
@@ -255,5 +259,5 @@ class SingleSchema:
 
     def is_ready(self, bundle: Bundle | None) -> bool:
         reader = self._access.reader
-        ready = getattr(reader, "ready", None)
-        return reader is not None and (ready is None or bool(ready()))
+        check_ready = getattr(reader, "ready", None)
+        return reader is not None and (check_ready is None or bool(check_ready()))

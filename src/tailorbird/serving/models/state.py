@@ -58,11 +58,19 @@ class StateReader:
         workers: int = 1,
         retry_s: float = RETRY_S,
     ) -> None:
-        self._state, self._features, self._copies, self._retry_s = state, features, copies, retry_s
+        self._state_folder, self._features, self._copies, self._retry_s = (
+            state,
+            features,
+            copies,
+            retry_s,
+        )
         self._breaker = None if copies is None else breaker or make_breaker(workers)
         self.published_at = 0
         self._workers = workers
-        self._folders = [part.folder(state) / features.schema_hash for part in all_parts(workers)]
+        self._folders = [
+            key_partition.folder(state) / features.schema_hash
+            for key_partition in all_parts(workers)
+        ]
         self._open_reader: _OpenReader | None = None
         self._next_check_at = 0.0
         self._problem = "there is no state yet"
@@ -101,7 +109,7 @@ class StateReader:
             self._discard_if_broken(open_reader, error)
             raise NotReadyError(
                 f"the features cannot be read: {error}",
-                where=str(self._state),
+                where=str(self._state_folder),
                 fix="tailorbird run worker",
             ) from error
         finally:
@@ -123,12 +131,12 @@ class StateReader:
         except Exception as error:  # as above
             self._discard_if_broken(open_reader, error)
             raise NotReadyError(
-                f"the features cannot be read: {error}", where=str(self._state)
+                f"the features cannot be read: {error}", where=str(self._state_folder)
             ) from error
         finally:
             self._release(open_reader)
         if not position.is_ready:
-            raise NotReadyError("the state is still being built", where=str(self._state))
+            raise NotReadyError("the state is still being built", where=str(self._state_folder))
         return position.log_position
 
     def close(self) -> None:
@@ -144,7 +152,7 @@ class StateReader:
                 self._reopen_if_changed()
             if self._open_reader is None:
                 raise NotReadyError(
-                    self._problem, where=str(self._state), fix="tailorbird run worker"
+                    self._problem, where=str(self._state_folder), fix="tailorbird run worker"
                 )
             self._open_reader.use_count += 1
             return self._open_reader
@@ -161,7 +169,7 @@ class StateReader:
             try:
                 self._open_reader = _OpenReader(
                     Reader(
-                        self._state,
+                        self._state_folder,
                         self._features,
                         copies=self._copies,
                         breaker=self._breaker,
@@ -181,14 +189,15 @@ class StateReader:
         A server that did not answer is left to the breaker instead.
         """
         if self._copies is None or not isinstance(error, StorageError):
-            self._retire(open_reader, f"{type(error).__name__}: {error}")
+            self._drop_if_current(open_reader, f"{type(error).__name__}: {error}")
 
-    def _retire(self, open_reader: _OpenReader, problem: str) -> None:
+    def _drop_if_current(self, open_reader: _OpenReader, problem: str) -> None:
         with self._lock:
             if self._open_reader is open_reader:
                 self._drop(problem)
 
     def _drop(self, problem: str) -> None:
+        """Close the current reader once its last user is done; `problem` says why."""
         open_reader, self._open_reader = self._open_reader, None
         self._problem = problem
         if open_reader is not None:

@@ -76,8 +76,8 @@ class ModelBreakers:
         self._row_s_by_version: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def breaker_of(self, version: str) -> Dependency:
-        """Return the breaker of a version."""
+    def dependency_for(self, version: str) -> Dependency:
+        """Return the model of a version as a dependency, with its breaker."""
         with self._lock:
             dependency = self._dependencies.get(version)
             if dependency is None:
@@ -95,7 +95,7 @@ class ModelBreakers:
 
     def record_scoring(self, version: str, rows: int, seconds: float) -> None:
         """Record that a version scored so many rows."""
-        self.breaker_of(version).record(seconds)
+        self.dependency_for(version).record(seconds)
         if rows >= ROWS_MIN:
             row_s, previous_row_s = seconds / rows, self._row_s_by_version.get(version)
             self._row_s_by_version[version] = (

@@ -131,8 +131,12 @@ def _read_features(
     for name, value in zip(features.numeric, rows.numeric[position].tolist(), strict=True):
         feature_values[name] = None if value != value else value
     text_by_hash = _text_by_hash(index, row, context)
-    for name, key in zip(features.categorical, rows.categorical[position].tolist(), strict=True):
-        feature_values[name] = None if key == 0 else text_by_hash.get(key, f"#{key:016x}")
+    for name, text_hash in zip(
+        features.categorical, rows.categorical[position].tolist(), strict=True
+    ):
+        feature_values[name] = (
+            None if text_hash == 0 else text_by_hash.get(text_hash, f"#{text_hash:016x}")
+        )
     return feature_values
 
 
@@ -168,11 +172,11 @@ def _attribute_value(
     keys: npt.NDArray[np.uint64],
     rows: Rows,
     objective: Mapping[str, float],
-    live: npt.NDArray[np.float32] | None,
+    live_columns: npt.NDArray[np.float32] | None,
 ) -> _Attribution:
     space = bundle.with_index(index).space
     matrix = bundle.encoder.encode_request(
-        select_feature_rows(rows, np.arange(keys.size)), keys, index, space, live=live
+        select_feature_rows(rows, np.arange(keys.size)), keys, index, space, live=live_columns
     )
     heads = [head for head in objective if head in bundle.heads]
     if all(head in bundle.trees for head in heads):
@@ -211,5 +215,9 @@ def _attribute_by_occlusion(
 
 
 def _largest_contributions(effects: Floats, names: Sequence[str]) -> dict[str, float]:
-    order = np.argsort(-np.abs(effects), kind="stable")[:CONTRIBUTIONS_MAX]
-    return {names[column]: float(effects[column]) for column in order.tolist() if effects[column]}
+    largest_columns = np.argsort(-np.abs(effects), kind="stable")[:CONTRIBUTIONS_MAX]
+    return {
+        names[column]: float(effects[column])
+        for column in largest_columns.tolist()
+        if effects[column]
+    }

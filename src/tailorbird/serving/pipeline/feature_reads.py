@@ -19,8 +19,12 @@ class FallbackReader:
         stale_after_us: age of feature copies beyond which an answer names `freshness` as missing.
     """
 
-    def __init__(self, clock: Clock, breaker: Dependency, stale_after_us: int) -> None:
-        self._clock, self._breaker, self._stale_after_us = clock, breaker, stale_after_us
+    def __init__(self, clock: Clock, store_dependency: Dependency, stale_after_us: int) -> None:
+        self._clock, self._store_dependency, self._stale_after_us = (
+            clock,
+            store_dependency,
+            stale_after_us,
+        )
         self._stale_cache = StaleFeatureCache()
 
     def read_person(self, request: Request) -> Rows | None:
@@ -44,7 +48,9 @@ class FallbackReader:
         )
         reader = request.feature_access.reader
         rows = (
-            self._read_store(reader, read) if reader is not None and self._breaker.allow() else None
+            self._read_store(reader, read)
+            if reader is not None and self._store_dependency.allow()
+            else None
         )
         if rows is None:
             rows = self._stale_cache.lookup(features, person_id, keys, request.now)
@@ -66,7 +72,7 @@ class FallbackReader:
         except (
             NotReadyError
         ):  # an immediate error is cheap to repeat, a late one counts as an outage
-            self._breaker.record(time.perf_counter() - start)
+            self._store_dependency.record(time.perf_counter() - start)
             return None
-        self._breaker.record(time.perf_counter() - start)
+        self._store_dependency.record(time.perf_counter() - start)
         return rows

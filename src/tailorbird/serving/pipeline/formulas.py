@@ -166,8 +166,8 @@ def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFor
     return descriptions
 
 
-def _load_overrides(registry: Path) -> dict[str, Formula]:
-    formulas = read_formulas(registry)
+def _load_overrides(registry_folder: Path) -> dict[str, Formula]:
+    formulas = read_formulas(registry_folder)
     overrides: dict[str, Formula] = {}
     for slot in dict.fromkeys(change.slot for change in formulas.changes):
         change = formulas.current_change(slot)

@@ -29,8 +29,8 @@ def interleave(
     Exploration of the slots is left out, so that the draft alone decides the propensities.
     """
     top_rankings, reasons_per_team = [], []
-    for arm, ranking in zip(arm_requests, rankings, strict=True):
-        order, _ = stages.order_candidates(arm, ranking.candidates, ranking.values, size)
+    for arm_request, ranking in zip(arm_requests, rankings, strict=True):
+        order, _ = stages.order_candidates(arm_request, ranking.candidates, ranking.values, size)
         top_ranking = ranking.select(order[: DRAFT_DEPTH * size])
         top_rankings.append(top_ranking)
         ranked_slate = Slate(
@@ -38,11 +38,14 @@ def interleave(
         )
         reasons_per_team.append(
             reasons_for(
-                arm, top_ranking.candidates, ranked_slate, is_ranked=ranking.scores is not None
+                arm_request,
+                top_ranking.candidates,
+                ranked_slate,
+                is_ranked=ranking.scores is not None,
             )
         )
-        request.has_stale_features |= arm.has_stale_features
-        request.contributed_counts = arm.contributed_counts | request.contributed_counts
+        request.has_stale_features |= arm_request.has_stale_features
+        request.contributed_counts = arm_request.contributed_counts | request.contributed_counts
     first_candidates, second_candidates = (ranking.candidates for ranking in top_rankings)
     all_candidates = first_candidates.concat(
         second_candidates.select(
@@ -55,10 +58,12 @@ def interleave(
     )
     quota_limits = [
         (attribute_codes(request.index, all_candidates.rows, quota.by), quota.most)
-        for quota in dict.fromkeys(quota for arm in arm_requests for quota in arm.slot.all_quotas)
+        for quota in dict.fromkeys(
+            quota for arm_request in arm_requests for quota in arm_request.slot.all_quotas
+        )
         if request.index is not None
     ]
-    slate = stages.draw_draft(
+    slate = stages.draw_drafted_slate(
         TeamDraft(np.arange(len(first_candidates)), positions_of_second, size, quota_limits)
     )
     shown_candidates = all_candidates.select(slate.items)
@@ -66,17 +71,19 @@ def interleave(
         {key: rank for rank, key in enumerate(candidates.keys.tolist())}
         for candidates in (first_candidates, second_candidates)
     ]
-    item_owners = [
+    teams_and_keys = [
         (team if team >= 0 else int(key not in rank_by_key_per_team[0]), key)
         for team, key in zip(slate.teams, shown_candidates.keys.tolist(), strict=True)
     ]
-    picks = [(team, rank_by_key_per_team[team][key]) for team, key in item_owners]
+    teams_and_ranks = [(team, rank_by_key_per_team[team][key]) for team, key in teams_and_keys]
     model_values, text_values, values = (
-        np.array([getattr(top_rankings[team], name)[rank] for team, rank in picks], np.float64)
+        np.array(
+            [getattr(top_rankings[team], name)[rank] for team, rank in teams_and_ranks], np.float64
+        )
         for name in ("model_values", "text_values", "values")
     )
-    sources = [top_rankings[team].candidates.sources[rank] for team, rank in picks]
+    sources = [top_rankings[team].candidates.sources[rank] for team, rank in teams_and_ranks]
     drafted_ranking = Ranking(
         replace(shown_candidates, sources=sources), model_values, text_values, values
     )
-    return drafted_ranking, slate, [reasons_per_team[team][rank] for team, rank in picks]
+    return drafted_ranking, slate, [reasons_per_team[team][rank] for team, rank in teams_and_ranks]

@@ -30,9 +30,11 @@ def list_items(
         ranked_list = category_board.shares if len(category_board.items) else ranked_list
     rows, scores = _visible_rows(index, ranked_list)
     if category is not None:
-        code = index.category.code(category)
-        matching = np.flatnonzero((index.category.codes[rows] == code) & (code >= 0))
-        rows, scores = rows[matching], scores[matching]
+        category_code = index.category.code(category)
+        matching_positions = np.flatnonzero(
+            (index.category.codes[rows] == category_code) & (category_code >= 0)
+        )
+        rows, scores = rows[matching_positions], scores[matching_positions]
     ranked_rows = zip(rows[:size].tolist(), scores[:size].tolist(), strict=True)
     return [
         ShownItem(

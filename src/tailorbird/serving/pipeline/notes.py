@@ -49,10 +49,10 @@ def describe_baseline(version: str, baseline: str, refused_version: str, command
     same_list_note = ", the same list for everybody" if Baseline.parse(baseline).is_global else ""
     advice = f"{command} train learns one"
     if refused_version:
-        promote = f'{command} models promote {refused_version} --why "a try"'
+        promote_command = f'{command} models promote {refused_version} --why "a try"'
         advice = (
             f"{refused_version} was learned and was not better beyond chance; to let it answer all "
-            f"the same: {promote}"
+            f"the same: {promote_command}"
         )
     return (
         f"{version} is no model, but the best judged baseline: {baseline}{same_list_note}. {advice}"

@@ -84,8 +84,8 @@ class RequestOpener:
             return index
         return self._last_index
 
-    def run_query(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
-        """Check the query and answer it by this person's bundle, or by that of the person's arm.
+    def run_query(self, query: Query, slot: Slot, answer_request: Callable[[Request], T]) -> T:
+        """Check the query, open it with this person's bundle, or that of the arm, and answer it.
 
         Where its model fails, the fallback bundle answers, and then none.
         """
@@ -99,7 +99,7 @@ class RequestOpener:
             anonymous_id = f"stranger-{request_id}"
         assigned_bundle = self._bundle_selector.for_person(query.user_id or f"anon:{anonymous_id}")
         assignment: Assignment | None = None
-        failure = ""
+        failure_reason = ""
         fallback_bundles = self._fallback_chain(assigned_bundle)
         while True:  # an answer without a model cannot lose it
             bundle, may_score = next(fallback_bundles)
@@ -128,7 +128,7 @@ class RequestOpener:
                     # The person and the arm are known only now, and this bundle has its own state.
                     assigned_bundle, fallback_bundles = arm_bundle, self._fallback_chain(arm_bundle)
                     continue
-                request.may_score, request.failure_reason = may_score, failure
+                request.may_score, request.failure_reason = may_score, failure_reason
                 request.assigned_version = (
                     assigned_bundle.version if assigned_bundle is not None else ""
                 )
@@ -139,11 +139,11 @@ class RequestOpener:
                 elif not may_score:
                     request.mark_degraded("model")
                 try:
-                    return work(request)
+                    return answer_request(request)
                 except ModelUnavailableError as error:
-                    failure = failure or error.reason
+                    failure_reason = failure_reason or error.reason
 
-    def open_arms(self, request: Request) -> list[Request]:
+    def open_arm_requests(self, request: Request) -> list[Request]:
         """Return the request as each arm of an interleaved experiment sees it; else itself."""
         if not request.assignment.interleaved:
             return [request]

@@ -73,7 +73,7 @@ from tailorbird.serving.pipeline.shadow import ShadowScorer
 from tailorbird.serving.pipeline.stages import STALE_AFTER_US, Stages
 
 SEARCH_CANDIDATES = 200
-FindCandidates = Callable[[Request], Candidates]
+FindCandidates = Callable[[Request], Candidates]  # of the request as one arm sees it
 
 
 class Pipeline:
@@ -82,7 +82,7 @@ class Pipeline:
     Args:
         slots: by name.
         bundle_selector: selects the bundle that serves; `bundles.BundleHolder`, or `FixedBundle`.
-        feature_provider: opens the features and state of a bundle; `schemas.LiveFeatureProvider`, or
+        feature_provider: opens features and state of a bundle; `schemas.LiveFeatureProvider`, or
             `SingleSchema`.
         response_log: where answers are logged; `collector.EventCollector`. None logs nothing: for
             evaluation.
@@ -157,7 +157,7 @@ class Pipeline:
 
         def fill(request: Request) -> RecommendResponse:
             size = query.size or request.slot.size
-            return self._finish(
+            return self._answer_request(
                 request, lambda arm: self._stages.find_candidates(arm, arm.slot.sources, size), size
             )
 
@@ -178,7 +178,7 @@ class Pipeline:
                 index_rows = request.index.find(keys)
             candidates = Candidates(index_rows, ids, keys, ["given"] * len(ids), np.zeros(len(ids)))
             size = query.size or len(ids)
-            return self._finish(request, lambda arm: candidates, size, score_all=True)
+            return self._answer_request(request, lambda arm: candidates, size, score_all=True)
 
         return self._opener.run_query(query, self._find_slot(query.slot), order)
 
@@ -191,7 +191,7 @@ class Pipeline:
             require_facets(request, query.facets)
             size = query.size or request.slot.size
             sources = {"search": request.slot.sources.get("search", SEARCH_CANDIDATES)}
-            response = self._finish(
+            response = self._answer_request(
                 request, lambda arm: self._stages.find_candidates(arm, sources, size), size
             )
             if not query.facets:
@@ -290,7 +290,7 @@ class Pipeline:
         with self._feature_provider.open_features(self._bundle_selector.current()) as access:
             yield access
 
-    def _finish(
+    def _answer_request(
         self,
         request: Request,
         find_candidates: FindCandidates,
@@ -305,9 +305,10 @@ class Pipeline:
         Raises:
             ModelUnavailableError: the bundle's model fails; nothing was logged.
         """
-        arm_requests = self._opener.open_arms(request)
+        arm_requests = self._opener.open_arm_requests(request)
         rankings = [
-            self._rank(arm, find_candidates(arm), size, score_all=score_all) for arm in arm_requests
+            self._rank(arm_request, find_candidates(arm_request), size, score_all=score_all)
+            for arm_request in arm_requests
         ]
         reasons = None
         with self._stages.time_stage("policy"):

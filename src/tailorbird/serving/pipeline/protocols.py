@@ -53,12 +53,14 @@ class BundleSelector(Protocol):
 
 
 class IndexOverlay(Protocol):
+    """Lays later changes of items over a bundle's index, as `catalogue.Catalogue` does."""
+
     def overlay_for(self, index: Index | None) -> Index | None: ...
 
 
 class TableProvider(Protocol):
     """Opens the published candidate tables for a request, as `serving.models.candidates.LiveTables`
-    does.
+    does. `ages` says for how long each group of tables has not been known to be current.
     """
 
     def tables(self) -> AbstractContextManager[CandidateTables]: ...
@@ -95,14 +97,14 @@ class FeatureAccess:
 
     @classmethod
     def from_features(cls, features: FeatureSet, reader: FeatureReader | None) -> "FeatureAccess":
-        user_names = {column.name for column in features.columns if column.entity == "user"}
+        user_column_names = {column.name for column in features.columns if column.entity == "user"}
         return cls(
             features,
             reader,
             tuple(
                 (position, name)
                 for position, name in enumerate(features.numeric)
-                if name in user_names
+                if name in user_column_names
             ),
         )
 
@@ -148,7 +150,7 @@ class PipelineMetrics(Protocol):
     """Counts stages and faults, as `serving.metrics.Metrics` does."""
 
     def record_stage(self, name: str, seconds: float) -> None: ...
-    def count_degraded(self, what: Iterable[str]) -> None: ...
+    def count_degraded(self, codes: Iterable[str]) -> None: ...
     def count_fault(self, part: str) -> None: ...
 
 
@@ -156,7 +158,7 @@ class NullMetrics:
     """Counts nothing: for bulk traffic and tests."""
 
     def record_stage(self, name: str, seconds: float) -> None: ...
-    def count_degraded(self, what: Iterable[str]) -> None: ...
+    def count_degraded(self, codes: Iterable[str]) -> None: ...
     def count_fault(self, part: str) -> None: ...
 
 

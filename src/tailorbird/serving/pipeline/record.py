@@ -25,7 +25,7 @@ from tailorbird.serving.pipeline.explain import Adjustment, explain_slate
 from tailorbird.serving.pipeline.protocols import ResponseLog
 from tailorbird.serving.pipeline.request import Candidates, Ranking, Request
 
-FALLBACK = "fallback"
+FALLBACK = "fallback"  # the `model` of an answer that no model ordered
 _encode_event = msgspec.json.Encoder().encode
 
 
@@ -172,7 +172,7 @@ def build_log_entry(
         candidate_counts=list(request.contributed_counts.values()),
         candidate_lists=list(request.ranked_lists.list_by_source),
         candidate_digests=[
-            listed.digest for listed in request.ranked_lists.list_by_source.values()
+            ranked_list.digest for ranked_list in request.ranked_lists.list_by_source.values()
         ],
         candidate_positions=_list_positions(request.ranked_lists),
         live=request.live_columns.ravel().tolist()
@@ -228,8 +228,8 @@ def reasons_for(
         return [OTHER_REASON] * len(shown_candidates)
     indexed_positions = np.flatnonzero(shown_candidates.rows >= 0)
     explored_positions = [
-        position
-        for position, shown_position in enumerate(indexed_positions.tolist(), 1)
+        indexed_position
+        for indexed_position, shown_position in enumerate(indexed_positions.tolist(), 1)
         if shown_position + 1 in slate.explored_positions
     ]
     sources = [shown_candidates.sources[position] for position in indexed_positions.tolist()]

@@ -53,14 +53,14 @@ class Request:
     read_request: ReadRequest
     anonymous_id: str | None
     search_text: str | None = None
-    person: str = ""
+    person: str = ""  # the id that features know, else that of the query
     assignment: Assignment = field(default_factory=Assignment)
     requested_slot: str = ""  # `slot` may be that of an arm
     formula: Formula = field(default_factory=lambda: Formula({}))
     ranked_lists: RequestLists = field(
         default_factory=lambda: RequestLists(NO_TABLES, CandidateRequest())
     )
-    live_columns: Matrix | None = None  # live columns of the scored candidates
+    live_columns: Matrix | None = None  # of the scored candidates, computed from `ranked_lists`
     recent_events: EventSequence | None = None
     sequences: Mapping[str, EventSequence] = field(default_factory=dict)
     user_query: UserQuery | None = None  # the person's vector, if retrieval computed it
@@ -94,10 +94,10 @@ class Request:
         """The baseline judged best, if it answers although a model was intended; otherwise ""."""
         return self.bundle.baseline if self.bundle is not None and self.policy == "model" else ""
 
-    def mark_degraded(self, what: str) -> None:
-        """Name what the answer lacks, once."""
-        if what not in self.degraded:
-            self.degraded.append(what)
+    def mark_degraded(self, code: str) -> None:
+        """Name what the answer lacks, once, by a code of `degraded`."""
+        if code not in self.degraded:
+            self.degraded.append(code)
 
 
 @dataclass(frozen=True)
@@ -274,8 +274,14 @@ def _json_kind(value: Any) -> str:
     """Return the JSON kind of a value for error messages."""
     if isinstance(value, bool):
         return "true or false"
-    kinds = {str: "a text", list: "a list", dict: "an object", int: "a number", float: "a number"}
-    return kinds.get(type(value), "null")
+    kind_by_type = {
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+        int: "a number",
+        float: "a number",
+    }
+    return kind_by_type.get(type(value), "null")
 
 
 def filter_mask(index: Index, rows: RowIndices, query: Query) -> Mask:

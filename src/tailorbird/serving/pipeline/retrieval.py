@@ -83,7 +83,7 @@ class CandidateFinder:
         editorial_lists: Mapping[str, npt.NDArray[np.uint64]],
     ) -> tuple[RowIndices, Floats]:
         source = source_of(name)
-        if source.kind in SERVED_KINDS:
+        if source.kind in SERVED_KINDS:  # served from the published candidate tables
             return self._visible_rows(request.ranked_lists.get(name), view)
         if source.kind == "editorial":
             keys = editorial_lists.get(source.list_name, np.zeros(0, np.uint64))
@@ -154,7 +154,7 @@ def with_newest(candidates: Candidates, view: Index, limit: int) -> Candidates:
     )
 
 
-def mark_stale_tables(request: Request, ages: Mapping[str, int], reads_tables: bool) -> None:
+def mark_stale_tables(request: Request, ages: Mapping[str, int], *, reads_tables: bool) -> None:
     """Mark the answer as degraded if no candidate tables are published, or if they are stale."""
     if not reads_tables:
         return
@@ -165,20 +165,21 @@ def mark_stale_tables(request: Request, ages: Mapping[str, int], reads_tables: b
 
 
 def _query_clusters(request: Request, view: Index, limit: int) -> SearchResult:
-    recent = (
+    """Return items of the clusters of the person's recent items, the week's popular ones first."""
+    recent_keys = (
         request.recent_events.item[::-1][:RECENT_MAX]
         if request.recent_events is not None
         else np.zeros(0, np.uint64)
     )
-    rows = view.find(recent)
-    counts = np.zeros(len(view), np.int64)
+    rows = view.find(recent_keys)
+    weekly_counts = np.zeros(len(view), np.int64)
     board = request.ranked_lists.weekly_board()
     board_rows = view.find(board.keys)
-    counts[board_rows[board_rows >= 0]] = board.scores[board_rows >= 0].astype(np.int64)
+    weekly_counts[board_rows[board_rows >= 0]] = board.scores[board_rows >= 0].astype(np.int64)
     is_indexed = rows >= 0
     return view.rank_by_clusters(
         rows[is_indexed],
         np.power(CLUSTER_DECAY, np.arange(float(rows.size)))[is_indexed],
-        counts,
+        weekly_counts,
         limit,
     )

@@ -34,8 +34,8 @@ def slot_without_each_rule(slot: Slot) -> dict[str, Slot]:
             slot, boosts=[other for other in slot.boosts if other != boost]
         )
     for pin in slot.pins:
-        when = f" where {pin.when}" if pin.when else ""
-        variants[f"pin {pin.item} at {pin.position}{when}"] = replace(
+        condition_suffix = f" where {pin.when}" if pin.when else ""
+        variants[f"pin {pin.item} at {pin.position}{condition_suffix}"] = replace(
             slot, pins=[other for other in slot.pins if other != pin]
         )
     for promotion in slot.promotions:
@@ -47,14 +47,14 @@ def slot_without_each_rule(slot: Slot) -> dict[str, Slot]:
             slot, caps=[other for other in slot.caps if other != cap]
         )
     for quota in slot.all_quotas:
-        where = (
+        scope_suffix = (
             f" among the first {quota.first}"
             if quota.first
             else f" in any {quota.window}"
             if quota.window
             else ""
         )
-        variants[f"quota {quota.most} of a {quota.by}{where}"] = _without_quota(slot, quota)
+        variants[f"quota {quota.most} of a {quota.by}{scope_suffix}"] = _without_quota(slot, quota)
     for name, variant in (
         ("allow", replace(slot, allow=())),
         ("deny", replace(slot, deny=())),
@@ -136,7 +136,7 @@ class VariantComparer:
             or {"model", "features", "rules"} & set(request.degraded)
         ):
             return None
-        outcomes = {}
+        outcome_by_variant = {}
         for name, stages in self._stages_by_variant.items():
             request.slot = self._slot_by_variant[name]
             visible_positions = np.flatnonzero(
@@ -152,11 +152,11 @@ class VariantComparer:
                 stages.apply_boosts(request, visible_candidates, values),
                 size,
             )
-            outcomes[name] = VariantOutcome(
+            outcome_by_variant[name] = VariantOutcome(
                 tuple(visible_candidates.ids[index] for index in slate.items.tolist()),
                 float(values[slate.items].sum()),
             )
-        return outcomes
+        return outcome_by_variant
 
 
 @dataclass(frozen=True)
@@ -177,24 +177,36 @@ class Cost:
     share: float
 
 
-def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
+def compute_costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
     """Return the average cost of each rule, the most expensive first.
 
     The interval is that of a mean over requests, by the normal distribution.
     """
     if not outcomes:
         return []
-    mean_value = float(np.mean([outcome[ALL_RULES].value for outcome in outcomes]))
+    mean_value = float(
+        np.mean([outcome_by_variant[ALL_RULES].value for outcome_by_variant in outcomes])
+    )
     rule_costs = []
     for rule in (name for name in outcomes[0] if name != ALL_RULES):
-        losses = np.array([outcome[rule].value - outcome[ALL_RULES].value for outcome in outcomes])
+        losses = np.array(
+            [
+                outcome_by_variant[rule].value - outcome_by_variant[ALL_RULES].value
+                for outcome_by_variant in outcomes
+            ]
+        )
         half_width = (
             1.96 * float(losses.std(ddof=1)) / np.sqrt(losses.size)
             if losses.size > 1
             else float("inf")
         )
         changed = float(
-            np.mean([outcome[rule].items != outcome[ALL_RULES].items for outcome in outcomes])
+            np.mean(
+                [
+                    outcome_by_variant[rule].items != outcome_by_variant[ALL_RULES].items
+                    for outcome_by_variant in outcomes
+                ]
+            )
         )
         value = float(losses.mean())
         rule_costs.append(

@@ -120,12 +120,16 @@ class SlotRules:
                     "slot %s asks for %s, which no item has", self.slot.name, ", ".join(missing)
                 )
             shown_mask = self._visible_to_all(index, np.arange(len(index)))
-            self._warn_if_empty(self._explain_empty(index, shown_mask))
+            self._warn_if_empty(self._reason_for_empty(index, shown_mask))
             bundle_identity = (
                 index.as_of,
                 id(index.text.base_index) if index.text is not None else 0,
             )
-            other_views = [view for view in self._views if view.bundle_identity != bundle_identity]
+            other_views = [
+                slot_view
+                for slot_view in self._views
+                if slot_view.bundle_identity != bundle_identity
+            ]
             slot_view = _SlotView(bundle_identity, index, index.restrict(shown_mask))
             self._views = (slot_view, *other_views[: VIEWS_MAX - 1])
             return slot_view.view
@@ -135,7 +139,7 @@ class SlotRules:
 
     def explain_empty(self, index: Index) -> str:
         """Return why nobody may see any item of an index; "" if somebody may, or none exists."""
-        return self._explain_empty(index, self._visible_to_all(index, np.arange(len(index))))
+        return self._reason_for_empty(index, self._visible_to_all(index, np.arange(len(index))))
 
     def rules_unmet_by_strangers(self, index: Index) -> list[str]:
         """Return the rules about the person that no item satisfies for an unknown person.
@@ -160,7 +164,8 @@ class SlotRules:
             log.warning("slot %s shows nothing: %s", self.slot.name, reason)
         self._empty_reason = reason
 
-    def _explain_empty(self, index: Index, shown_mask: Mask) -> str:
+    def _reason_for_empty(self, index: Index, shown_mask: Mask) -> str:
+        """Return why `shown_mask` shows no item; "" if it shows any, or none exists."""
         item_count = len(index)
         if not item_count or shown_mask.any():
             return ""
@@ -290,7 +295,7 @@ class SlotRules:
         Pins beyond the answer's end are left out.
         """
         pins_by_position: dict[int, Pin] = {}
-        for pin, when in self.pins:
+        for pin, when_rules in self.pins:
             if (
                 pin.position > size
                 or pin.position in pins_by_position
@@ -301,7 +306,7 @@ class SlotRules:
             if (
                 row[0] >= 0
                 and self._rule_mask(
-                    when, rule_inputs(request, row), request, value_on_failure=False
+                    when_rules, rule_inputs(request, row), request, value_on_failure=False
                 )[0]
             ):
                 pins_by_position[pin.position] = pin
@@ -348,11 +353,14 @@ class SlotRules:
         for boost, (factor, mask) in zip(
             self.slot.boosts, self.boost_masks(request, shown_candidates), strict=True
         ):
-            boosted_values, name = apply_boosts(values, [(factor, mask)]), f"boost {boost.when}"
+            boosted_values, effect_name = (
+                apply_boosts(values, [(factor, mask)]),
+                f"boost {boost.when}",
+            )
             for position in np.flatnonzero(mask).tolist():
                 effects = boost_effects_by_item[position]
                 effect = float(boosted_values[position] - values[position])
-                effects[name] = effects.get(name, 0.0) + effect
+                effects[effect_name] = effects.get(effect_name, 0.0) + effect
             values = boosted_values
         for pin in self._active_pins(request, request.index, len(shown_candidates)):
             if shown_candidates.ids[pin.position - 1] == pin.item:

@@ -165,7 +165,7 @@ class Stages:
     ) -> Candidates:
         nearest = self._nearest_search(request, view)
         query_limit_by_source = query_limits(request, limit_by_source)
-        options = {
+        find_arguments = {
             "nearest": nearest,
             "search": lambda limit: self._search(request, view, limit),
             "editorial_lists": self._editorial_lists.keys_by_list
@@ -173,20 +173,22 @@ class Stages:
             else {},
             "deadline": time.perf_counter() + self._breakers.budgets.retrieval_s,
         }
-        merged_items = self._finder.find(request, view, query_limit_by_source, **options)
+        merged_items = self._finder.find(request, view, query_limit_by_source, **find_arguments)
         mark_stale_tables(
             request,
             self._read_table_ages(),
-            any(source_of(name).kind in SERVED_KINDS for name in query_limit_by_source),
+            reads_tables=any(
+                source_of(name).kind in SERVED_KINDS for name in query_limit_by_source
+            ),
         )
         items_min = (
             -(-(request.query.size or request.slot.size) // 3) if request.search_text is None else 0
         )
         if merged_items.rows.size < items_min:
-            # A slot whose own sources are nearly empty still shows a list, as after the first event
-            # behind a log that ended long ago.
+            # A slot whose own sources are nearly empty shows a list from the default `SOURCES`, as
+            # after the first event behind a log that ended long ago.
             merged_items = self._finder.find(
-                request, view, {**query_limit_by_source, **SOURCES}, **options
+                request, view, {**query_limit_by_source, **SOURCES}, **find_arguments
             )
         request.contributed_counts = {
             source: count for source, count in merged_items.contributed_counts.items() if count
@@ -281,7 +283,7 @@ class Stages:
         if feature_rows is None or request.bundle is None or request.index is None:
             return None
         version, model_breakers = request.bundle.version, self._breakers.model_breakers
-        if not model_breakers.breaker_of(version).allow():
+        if not model_breakers.dependency_for(version).allow():
             raise ModelUnavailableError(version, "breaker_open")
         start = time.perf_counter()
         try:
@@ -303,7 +305,7 @@ class Stages:
         except Exception as error:  # a model that fails at run time must not take the site down
             log.exception("bundle %s failed to score", version)
             self._metrics.count_fault("model")
-            model_breakers.breaker_of(version).record(time.perf_counter() - start, failed=True)
+            model_breakers.dependency_for(version).record(time.perf_counter() - start, failed=True)
             raise ModelUnavailableError(
                 version, "not_finite" if isinstance(error, NotFiniteError) else "error"
             ) from error
@@ -343,18 +345,18 @@ class Stages:
         self, request: Request, candidates: Candidates, values: Floats, size: int
     ) -> tuple[RowIndices, SlateConstraints]:
         """Order all candidates as the slot arranges them, and return its constraints."""
-        diversity_breaker = self._breakers.policy
+        diversity_dependency = self._breakers.policy
         slate_spec = self._slot_rules[request.slot.name].slate_spec(request, candidates, size)
-        if slate_spec.diversity is not None and not diversity_breaker.allow():
+        if slate_spec.diversity is not None and not diversity_dependency.allow():
             request.mark_degraded("policy")
             slate_spec = replace(slate_spec, diversity=None)
         constraints, start = slate_spec.constraints(), time.perf_counter()
         order = arrange_slate(values, size, slate_spec, constraints)
         if slate_spec.diversity is not None:
-            diversity_breaker.record(time.perf_counter() - start)
+            diversity_dependency.record(time.perf_counter() - start)
         return order, constraints
 
-    def draw_draft(self, team_draft: TeamDraft) -> Slate:
+    def draw_drafted_slate(self, team_draft: TeamDraft) -> Slate:
         """Draw a slate from a draft."""
         with self._rng_lock:
             return team_draft.draft(self._rng)
@@ -369,7 +371,7 @@ class Stages:
     def explain_adjustments(self, request: Request, ranking: Ranking) -> list[Adjustment]:
         """Return for `explain` what changed a model's values to the scores of an answer."""
         model_values, text_values = ranking.model_values, ranking.text_values
-        placements = self._slot_rules[request.slot.name].explain_placement(
+        effects_and_placements = self._slot_rules[request.slot.name].explain_placement(
             request, ranking.candidates, text_values
         )
         search_gains = [] if request.search_text is None else (text_values - model_values).tolist()
@@ -379,10 +381,10 @@ class Stages:
                 {"search": search_gains[position], **rule_effects}
                 if search_gains
                 else rule_effects,
-                placed,
+                placements,
             )
-            for position, (value, (rule_effects, placed)) in enumerate(
-                zip(model_values.tolist(), placements, strict=True)
+            for position, (value, (rule_effects, placements)) in enumerate(
+                zip(model_values.tolist(), effects_and_placements, strict=True)
             )
         ]
 

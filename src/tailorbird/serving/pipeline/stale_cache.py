@@ -42,15 +42,17 @@ class _ColumnGroups:
     request_positions: Indices
 
     @classmethod
-    def of(cls, names: tuple[str, ...], entity_by_column: dict[str, str]) -> "_ColumnGroups":
+    def from_names(
+        cls, names: tuple[str, ...], entity_by_column: dict[str, str]
+    ) -> "_ColumnGroups":
         item_positions, request_positions = [], []
         for position, name in enumerate(names):
-            is_item_by_part = [
-                part.partition(".")[0] == "item" for part in entity_by_column[name].split("+")
+            is_item_entity = [  # of each entity of a column, such as "user+item.category"
+                entity.partition(".")[0] == "item" for entity in entity_by_column[name].split("+")
             ]
-            if all(is_item_by_part):
+            if all(is_item_entity):
                 item_positions.append(position)
-            elif not any(is_item_by_part):
+            elif not any(is_item_entity):
                 request_positions.append(position)
         return cls(np.array(item_positions, np.intp), np.array(request_positions, np.intp))
 
@@ -61,8 +63,8 @@ class _ItemTable:
     def __init__(self, features: FeatureSet) -> None:
         entity_by_column = {column.name: column.entity for column in features.columns}
         self.features = features
-        self.numeric = _ColumnGroups.of(features.numeric, entity_by_column)
-        self.categorical = _ColumnGroups.of(features.categorical, entity_by_column)
+        self.numeric = _ColumnGroups.from_names(features.numeric, entity_by_column)
+        self.categorical = _ColumnGroups.from_names(features.categorical, entity_by_column)
         self.keys = np.zeros(ITEMS_MAX, np.uint64)
         self.updated_at_s = np.full(ITEMS_MAX, -np.inf)
         self.numeric_values = np.full(
@@ -128,7 +130,7 @@ class StaleFeatureCache:
     def lookup(
         self, features: FeatureSet, person_id: str, keys: Keys | None, t: int
     ) -> Rows | None:
-        """Return rows for a person's request, or None where too little is cached."""
+        """Return rows for a person's request at time `t`, or None where too little is cached."""
         with self._lock:
             table, oldest_usable_s = self._item_table(features), self._read_clock_s() - AGE_MAX_S
             stored_at_s, user_row = self._people.get(

@@ -147,8 +147,8 @@ class ScoreFeed:
             blocks = reader.read(start, bytes_max=bytes_max)
         scores = [
             score
-            for stored in blocks
-            for score in decode_scores(stored)
+            for stored_block in blocks
+            for score in decode_scores(stored_block)
             if score.p >= start and not score.held
         ]
         return Scores(

@@ -61,7 +61,7 @@ class ScoringModels(Protocol):
         """Load new models, formulas and items."""
         ...
 
-    def reached(self) -> int:
+    def reached_position(self) -> int:
         """Return the position that all states have reached from which scores read; 0 while one is
         missing.
         """
@@ -112,7 +112,7 @@ class ScoreRole:
         self._routed_address, self._score_log_address = routed_address, score_log_address
         self._models, self._clock, self._keep_us = models, clock, keep_us
         self._declared_scores = list(declared_scores)
-        self._trigger_types = sorted({kind for score in declared_scores for kind in score.on})
+        self._trigger_types = sorted({type_ for score in declared_scores for type_ in score.on})
         self._reader: LogReader | None = None
         self._writer: LogWriter | None = None
         self._memory = ScoreMemory(declared_scores, keep_us)
@@ -154,8 +154,8 @@ class ScoreRole:
             return ScoreReport(0, 0, self._position)
         scores = [
             scored
-            for score in self._declared_scores
-            for scored in self._score_triggers(score, triggers)
+            for declared_score in self._declared_scores
+            for scored in self._score_triggers(declared_score, triggers)
         ]
         scores.sort(key=lambda scored: scored.p)
         faults.at("score.scored")
@@ -204,9 +204,9 @@ class ScoreRole:
         self._memory.forget_old()
         prune_before, records = self._expired_records(self._clock.now() - self._keep_us)
         carried_records = {
-            (line.name, line.person): msgspec.structs.replace(line, held=True, reasons=[])
-            for line in records
-            if self._memory.needs(line)
+            (record.name, record.person): msgspec.structs.replace(record, held=True, reasons=[])
+            for record in records
+            if self._memory.needs(record)
         }
         if carried_records and prune_before > self._rewritten_before:
             self._carried_records, self._carried_before = (
@@ -216,15 +216,15 @@ class ScoreRole:
             return 0
         return self._writer.prune(prune_before) if prune_before else 0
 
-    def _expired_records(self, oldest: int) -> tuple[int, list[ScoreRecord]]:
-        """Return the position before which all blocks are older, or 0, and their scores."""
+    def _expired_records(self, keep_since: int) -> tuple[int, list[ScoreRecord]]:
+        """Return where the blocks that predate `keep_since` end, or 0, and their scores."""
         prune_before, records = 0, list[ScoreRecord]()
         try:
             with open_reader(self._score_log_address) as reader:
                 position = reader.start()
                 while blocks := reader.read(position, bytes_max=READ_BYTES):
                     for stored_block in blocks:
-                        if _written_at(stored_block.block.receipt) >= oldest:
+                        if _written_at(stored_block.block.receipt) >= keep_since:
                             return prune_before, records
                         prune_before = position = stored_block.end
                         records += decode_scores(stored_block)
@@ -274,7 +274,7 @@ class ScoreRole:
 
     def _wait_for_states(self, log_position: int, stop: threading.Event | None) -> bool:
         """Wait until the states have row `log_position`; return False if stopped before."""
-        while self._models.reached() < log_position:
+        while self._models.reached_position() < log_position:
             if stop is None or stop.wait(POLL_S):
                 return False
             self._models.refresh()

@@ -21,7 +21,7 @@ _COLUMNS = (
     "device",
     "country",
     "agent",
-    "counts",
+    "counts",  # whether features count the event
 )
 
 

@@ -7,8 +7,9 @@
     read     `features.online.read.Reader` on a state built from the newest events, for all
              declarations or for some
 
-Computed columns (item-to-item, popularity, age) are part of the index and not measured; neither is
-scoring.
+A reading record holds what a request reads of one key of an entity, such as an item, as lanes of 64
+bits each. Computed columns (item-to-item, popularity, age) are part of the index and not measured;
+neither is scoring.
 """
 
 import tempfile

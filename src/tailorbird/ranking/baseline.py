@@ -73,14 +73,14 @@ class Baseline:
             for index in range(len(keys))
         ]
 
-    def top(self, lists: RequestLists, without: Keys, limit: int) -> Keys:
-        """Return the keys of the best items, best first, ties by key, without some."""
+    def top(self, lists: RequestLists, excluded_keys: Keys, limit: int) -> Keys:
+        """Return the keys of the best items but the excluded, best first, ties by key."""
         keys = np.unique(
             np.concatenate(
                 [np.zeros(0, np.uint64), *(lists.get(name).keys for name in self.sources)]
             )
         )
-        keys = keys[~np.isin(keys, without)] if len(without) else keys
+        keys = keys[~np.isin(keys, excluded_keys)] if len(excluded_keys) else keys
         values = self.values(lists, keys)
         return keys[np.lexsort((keys, -values))[:limit]]
 

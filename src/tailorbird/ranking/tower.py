@@ -117,7 +117,7 @@ class SequenceLike(Protocol):
 
 @dataclass(frozen=True)
 class Tower:
-    """A network with its settings and edge vectors."""
+    """A network with its settings; `edges` are the vectors of padding and of the start."""
 
     plan: TowerPlan
     edges: Matrix

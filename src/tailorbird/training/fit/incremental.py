@@ -269,4 +269,4 @@ def make_epoch_logger(folder: Path | None) -> OnEpoch | None:
     if folder is None:
         return None
     event_log = EventLog(folder)
-    return lambda epoch, metrics: event_log.scalars(epoch, group_tags(metrics))
+    return lambda epoch, metrics: event_log.append_scalars(epoch, group_tags(metrics))

@@ -65,12 +65,12 @@ class ColumnCost:
     finish_us: float
 
 
-def records_per_request(features: FeatureSet, entity: int) -> int:
+def records_per_request(features: FeatureSet, entity_index: int) -> int:
     """Return the largest number of records of an entity that a request reads."""
-    names = features.layout.entities[entity].entity.fields
-    if "item" in names:
+    field_names = features.layout.entities[entity_index].entity.fields
+    if "item" in field_names:
         return CANDIDATES_PER_REQUEST
-    return GROUPS_PER_REQUEST if any("." in name for name in names) else 1
+    return GROUPS_PER_REQUEST if any("." in name for name in field_names) else 1
 
 
 def count_request_bytes(features: FeatureSet) -> int:

@@ -121,6 +121,8 @@ def open_journal(folder: Path) -> JournalStorage:
 
 @dataclass
 class _RunningTrial:
+    """A trial whose splits are being fitted; `draw_number` counts draws, the defaults being 0."""
+
     trial: "optuna.Trial"
     settings: dict[str, Value]
     draw_number: int

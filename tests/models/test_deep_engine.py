@@ -193,8 +193,10 @@ def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
         "tensorboard.backend.event_processing.event_file_loader", reason="needs tensorboard"
     )
     log = EventLog(tmp_path / "logs", now=lambda: 1_700_000_000.5)
-    log.scalars(1, group_tags({"train": 0.5, "validation_click": 0.25, "rows_per_second": 1e5}))
-    log.scalars(300, {"loss/train": 0.125})
+    log.append_scalars(
+        1, group_tags({"train": 0.5, "validation_click": 0.25, "rows_per_second": 1e5})
+    )
+    log.append_scalars(300, {"loss/train": 0.125})
     version, first, second = loader.EventFileLoader(str(log.path)).Load()
     assert version.file_version == "brain.Event:2"
     assert first.wall_time == 1_700_000_000.5

@@ -19,9 +19,9 @@ from tailorbird.models.deep.layout import Layout  # noqa: E402
 from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
 from tailorbird.models.deep.warm import (  # noqa: E402
     WarmState,
-    clear_series,
     load_warm_state,
     read_newest_meta,
+    remove_old_series,
     save_warm_state,
     series_name,
     warm_start,
@@ -121,7 +121,7 @@ def test_the_series_that_were_trained_last_are_stored(tmp_path: Path) -> None:
     (
         tmp_path / f"{9:020}.npz"
     ).touch()  # as they lay there before there were series: nothing goes on from it
-    clear_series(tmp_path, series_max=2)
+    remove_old_series(tmp_path, series_max=2)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "c"]
 
 

@@ -5,7 +5,12 @@ import onnx
 import pytest
 
 from tailorbird.errors import BundleError, UsageError
-from tailorbird.models.export import gbdt_to_onnx, largest_difference, refuse_external, score_onnx
+from tailorbird.models.export import (
+    gbdt_to_onnx,
+    largest_difference,
+    refuse_external_tensors,
+    score_onnx,
+)
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.training.evaluation import metrics
 
@@ -58,7 +63,7 @@ def test_the_export_equals_the_model_on_thousands_of_rows_with_missing_values(mo
 def test_the_export_is_complete_and_repeats_itself(model):
     exported = gbdt_to_onnx(model)
     graph = onnx.load_model_from_string(exported)
-    refuse_external(graph)
+    refuse_external_tensors(graph)
     assert [o.name for o in graph.graph.output] == ["probability"]
     assert exported == gbdt_to_onnx(model)
 
@@ -68,7 +73,7 @@ def test_a_model_that_points_outside_is_refused(model):
     tensor = graph.graph.initializer[0]
     tensor.data_location = onnx.TensorProto.EXTERNAL
     with pytest.raises(BundleError, match="outside the model"):
-        refuse_external(graph)
+        refuse_external_tensors(graph)
 
 
 def test_a_difference_is_noticed(model):

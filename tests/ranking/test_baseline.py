@@ -38,7 +38,7 @@ def test_the_first_source_that_knows_an_item_decides():
         *ranking_world.keys_of([30, 7]).tolist(),
         *popular[:10],
     ]
-    top = baseline.top(lists, without=ranking_world.keys_of([30]), limit=3).tolist()
+    top = baseline.top(lists, excluded_keys=ranking_world.keys_of([30]), limit=3).tolist()
     assert top == [*ranking_world.keys_of([7]).tolist(), *popular[:2]]
 
 

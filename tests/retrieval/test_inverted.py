@@ -73,7 +73,7 @@ def test_the_sum_over_all_items_is_close_and_the_same_for_one_and_for_many():
         exact = space(user, None).query(NO_HISTORY)
         assert one.query(NO_HISTORY).log_sum == pytest.approx(exact.log_sum, abs=0.1)
         assert (
-            one._totals(np.stack([user, user])).tolist()
+            one._compute_log_sums(np.stack([user, user])).tolist()
             == [np.float32(one.query(NO_HISTORY).log_sum)] * 2
         )
     rows = np.array([5, 0, N - 1])

@@ -135,8 +135,7 @@ class GBDT:
     def fit(self, train: EncodedRows, valid: EncodedRows) -> "Forests":
         """Grow trees for each head, stopped early on `valid`.
 
-        Items of one request share the same return, so there is no order to learn for it. An amount
-        is not a class.
+        Items of a request share its `return` label, so it has no order; an amount is not a class.
         """
         booster_by_head: dict[str, Gbdt] = {}
         item_objective = self.settings.objective
@@ -375,18 +374,19 @@ class _EpochReporter:
 
     on_epoch: OnEpoch | None
     head_index: int
-    trees: int
+    trees_per_head: int
     is_stopped: bool = False
 
     def on_tree(self, trees_done: int, metrics: Mapping[str, float]) -> bool:
         if self.on_epoch is None or trees_done % TREES_PER_EPOCH:
             return False
-        trees = self.head_index * self.trees + trees_done
-        self.is_stopped = bool(self.on_epoch(trees // TREES_PER_EPOCH, metrics))
+        total_trees = self.head_index * self.trees_per_head + trees_done
+        self.is_stopped = bool(self.on_epoch(total_trees // TREES_PER_EPOCH, metrics))
         return self.is_stopped
 
 
 def _mean_curves(boosters: Mapping[str, Gbdt]) -> dict[str, list[float]]:
+    """Return the curve `PART_HEAD` of each head, and the means over heads of both parts."""
     curves = {
         f"{part}_{head}": list(curve)
         for head, booster in boosters.items()

@@ -1,9 +1,9 @@
-"""BG/NBD: repeat purchases of customers without a contract, fitted by maximum likelihood.
+"""BG/NBD ("buy till you die"): repeat purchases of customers, fitted by maximum likelihood.
 
-A customer buys at a rate λ, and after each purchase leaves for good with probability p. λ is gamma
-distributed over customers (r, alpha), p is beta distributed (a, b). Source: Fader, Hardie, Lee,
-"Counting Your Customers the Easy Way", Marketing Science 24 (2005), whose equation numbers are
-used.
+A customer without a contract buys at a rate λ, and after each purchase leaves for good with
+probability p. λ is gamma distributed over customers (r, alpha), p is beta distributed (a, b).
+Source: Fader, Hardie, Lee, "Counting Your Customers the Easy Way", Marketing Science 24 (2005),
+whose equation numbers are used.
 
 It is a baseline, and a strong one for counts. Its probability of being alive is no churn score: a
 customer who bought once cannot have left after a repeat purchase, so it is 1, however long ago that
@@ -21,7 +21,7 @@ from scipy.special import gammaln
 
 from tailorbird.errors import NotReadyError
 from tailorbird.models.export import INPUT, OPSET, OUTPUT
-from tailorbird.ranking.churn.bg_nbd import expected, odds_of_having_left
+from tailorbird.ranking.churn.bg_nbd import expected_purchases, odds_of_having_left
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ class BgNbd:
 
     def expected_purchases(self, customers: Purchases, span: float) -> Floats:
         """Return expected purchases within `span` from now, shape (n,)."""
-        return expected(*self._arguments(customers), span)
+        return expected_purchases(*self._arguments(customers), span)
 
     def _arguments(
         self, customers: Purchases
@@ -133,7 +133,7 @@ def maximize_likelihood(
     bounds = [(-12.0, 12.0)] * 4
     optimum = min(
         (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in start_points),
-        key=lambda start: start.fun,
+        key=lambda result: result.fun,
     )
     total_repeats = float(customers.repeats.sum())
     return (
@@ -234,6 +234,9 @@ def bg_nbd_to_onnx(column_model: ColumnBgNbd) -> bytes:
         f"at_{name}": np.array(column_index, np.int64)
         for name, column_index in _column_indices(column_model)
     }
+    # As in `ColumnBgNbd.score` and `odds_of_having_left`: alive = 1 / (1 + odds),
+    # odds = start · grown = a / (b + repeats − 1) · (now / then)^shape,
+    # any = 1 − (now / end)^shape.
     steps = [
         ("Cast", [INPUT], "columns"),
         *(("Gather", ["columns", f"at_{name}"], name) for name, _ in _column_indices(column_model)),

@@ -47,7 +47,7 @@ def gbdt_to_onnx(model: Gbdt) -> bytes:
         booster, name="head", initial_types=[features], zipmap=False, target_opset=OPSET
     )
     _keep_one_output(onnx_model, is_binary=model.settings.objective == "binary")
-    refuse_external(onnx_model)
+    refuse_external_tensors(onnx_model)
     onnx.checker.check_model(onnx_model)
     return onnx_model.SerializeToString(deterministic=True)
 
@@ -69,7 +69,7 @@ def _round_thresholds_down(line: re.Match[str]) -> str:
     return "threshold=" + " ".join(repr(float(value)) for value in lower_thresholds)
 
 
-def refuse_external(onnx_model: onnx.ModelProto) -> None:
+def refuse_external_tensors(onnx_model: onnx.ModelProto) -> None:
     """Raise BundleError if any tensor of the model lies in another file."""
     for tensor in onnx_model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:

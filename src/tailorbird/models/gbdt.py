@@ -139,6 +139,7 @@ class Gbdt:
 
     @property
     def steps(self) -> int:
+        """Number of training steps in use, in `unit`s, as for models of other kinds."""
         return self.trees
 
     @property

@@ -76,7 +76,7 @@ class WindowCounter:
         A key of −1 counts 0.
 
         Args:
-            key, request_index: shape (n,).
+            key, request_index: shape (n,); the second is the index of each row's request in `t`.
             t: shape (requests,).
         """
         valid_key = np.maximum(key, 0)

@@ -67,42 +67,46 @@ class Baseline:
 
     def leading_sources(self, lists: RequestLists, keys: Keys) -> list[str]:
         """Return the first source that scores each item, or ""."""
-        has_score = [(name, lists.get(name).scores_of(keys) > 0) for name in self.sources]
+        scored_masks = [(name, lists.get(name).scores_of(keys) > 0) for name in self.sources]
         return [
-            next((name for name, is_scored in has_score if is_scored[index]), "")
+            next((name for name, is_scored in scored_masks if is_scored[index]), "")
             for index in range(len(keys))
         ]
 
-    def top(self, lists: RequestLists, without: Keys, limit: int) -> Keys:
-        """Return the keys of the best items, best first, ties by key, without some."""
+    def top(self, lists: RequestLists, excluded_keys: Keys, limit: int) -> Keys:
+        """Return the keys of the best items but the excluded, best first, ties by key."""
         keys = np.unique(
             np.concatenate(
                 [np.zeros(0, np.uint64), *(lists.get(name).keys for name in self.sources)]
             )
         )
-        keys = keys[~np.isin(keys, without)] if len(without) else keys
+        keys = keys[~np.isin(keys, excluded_keys)] if len(excluded_keys) else keys
         values = self.values(lists, keys)
         return keys[np.lexsort((keys, -values))[:limit]]
 
 
 def default_baselines(sources: Iterable[str]) -> list[str]:
     """Return the baselines that a slot's model is compared with, by the slot's sources."""
-    parsed = [source_of(name) for name in ("popular:1h", "popular:24h", "popular:7d", *sources)]
-    boards = {
-        source.board: source.name for source in reversed(parsed) if source.board is not None
+    parsed_sources = [
+        source_of(name) for name in ("popular:1h", "popular:24h", "popular:7d", *sources)
+    ]
+    source_name_by_board = {
+        source.board: source.name for source in reversed(parsed_sources) if source.board is not None
     }  # each once, the first named
-    longest = boards[max(board for board in boards if not board.segment)]
-    personal = [
+    longest_window_source = source_name_by_board[
+        max(board for board in source_name_by_board if not board.segment)
+    ]
+    personal_sources = [
         source.name
-        for source in parsed
+        for source in parsed_sources
         if source.kind == OWN_KIND or SOURCE_KINDS[source.kind].is_personal
     ]
-    personal = (
-        personal
-        if any(source_of(name).kind == "item_knn" for name in personal)
-        else ["item_knn", *personal]
+    personal_sources = (
+        personal_sources
+        if any(source_of(name).kind == "item_knn" for name in personal_sources)
+        else ["item_knn", *personal_sources]
     )
     return [
-        *reversed(boards.values()),
-        *(f"{name}{JOIN}{longest}" for name in dict.fromkeys(personal)),
+        *reversed(source_name_by_board.values()),
+        *(f"{name}{JOIN}{longest_window_source}" for name in dict.fromkeys(personal_sources)),
     ]

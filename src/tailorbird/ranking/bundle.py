@@ -132,7 +132,7 @@ class Bundle:
         try:
             encoder = read_encoder(bytes(files["encoder.json"]), where=str(path))
             calibration = msgspec.json.decode(files[CALIBRATION_FILE], type=dict[str, Calibration])
-            models = {head.file: files[head.file] for head in manifest.heads}
+            model_data_by_file = {head.file: files[head.file] for head in manifest.heads}
             golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])
         except KeyError as error:
             raise BundleError(f"{error.args[0]} is missing", where=str(path)) from error
@@ -157,7 +157,7 @@ class Bundle:
             )
         sessions = {
             name: open_session(bytes(data), width=len(encoder.names), where=f"{path}/{name}")
-            for name, data in models.items()
+            for name, data in model_data_by_file.items()
         }
         trees = read_trees(files, manifest.heads, len(encoder.names), golden, where=str(path))
         index, tower = Index.from_ids(()), None
@@ -260,8 +260,8 @@ class Bundle:
 
     def raw_scores(self, matrix: Matrix) -> dict[str, Floats]:
         """Return the raw model outputs before calibration: target → (n,)."""
-        forests = {head.file for head in self.manifest.heads if head.name in self.trees}
-        scores_by_head = run_heads(self.sessions, self.manifest.heads, matrix, forests)
+        forest_files = {head.file for head in self.manifest.heads if head.name in self.trees}
+        scores_by_head = run_heads(self.sessions, self.manifest.heads, matrix, forest_files)
         for name, column in scores_by_head.items():
             if not np.isfinite(column).all():
                 raise NotFiniteError(

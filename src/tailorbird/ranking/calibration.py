@@ -133,16 +133,16 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
     """
     weight = np.ones(raw.size) if weight is None else weight
     x, block_of_row = np.unique(raw, return_inverse=True)
-    position_weights = np.bincount(block_of_row, weights=weight).astype(np.float64)
-    y = np.bincount(block_of_row, weights=weight * label) / position_weights
-    block_starts = _pool_blocks(y, position_weights)
+    value_weights = np.bincount(block_of_row, weights=weight).astype(np.float64)
+    y = np.bincount(block_of_row, weights=weight * label) / value_weights
+    block_starts = _pool_blocks(y, value_weights)
     if block_starts.size > BLOCKS_MAX:  # neighbours become one: the mean stays right
         block_starts = block_starts[
             np.linspace(0, block_starts.size, BLOCKS_MAX, endpoint=False).astype(np.intp)
         ]
-    total = np.add.reduceat(position_weights, block_starts)
-    levels = np.maximum.accumulate(np.add.reduceat(position_weights * y, block_starts) / total)
-    low, high = 0.5 / (total + 1), (total + 0.5) / (total + 1)
+    block_weights = np.add.reduceat(value_weights, block_starts)
+    levels = np.maximum.accumulate(np.add.reduceat(value_weights * y, block_starts) / block_weights)
+    low, high = 0.5 / (block_weights + 1), (block_weights + 0.5) / (block_weights + 1)
     if levels.size > 1:
         low[0], high[-1] = min(low[0], levels[1]), max(high[-1], levels[-2])
     levels = np.where(levels <= 0, low, np.where(levels >= 1, high, levels))
@@ -153,7 +153,7 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
     return Isotonic(knots[is_knot].tolist(), np.repeat(levels, 2)[is_knot].tolist())
 
 
-def _pool_blocks(y: Floats, position_weights: Floats) -> npt.NDArray[np.intp]:
+def _pool_blocks(y: Floats, value_weights: Floats) -> npt.NDArray[np.intp]:
     """Return the start of each block of the isotonic fit.
 
     A plain loop, O(n), since it runs offline.
@@ -161,7 +161,7 @@ def _pool_blocks(y: Floats, position_weights: Floats) -> npt.NDArray[np.intp]:
     block_starts: list[int] = []
     sums: list[float] = []
     block_weights: list[float] = []
-    for row, (value, weight) in enumerate(zip(y.tolist(), position_weights.tolist(), strict=True)):
+    for row, (value, weight) in enumerate(zip(y.tolist(), value_weights.tolist(), strict=True)):
         block_starts.append(row)
         sums.append(value * weight)
         block_weights.append(weight)

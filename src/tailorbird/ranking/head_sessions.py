@@ -44,32 +44,36 @@ def run_heads(
     sessions: Mapping[str, Session],
     heads: Sequence[Head],
     matrix: Matrix,
-    forests: Collection[str] = (),
+    forest_files: Collection[str] = (),
 ) -> dict[str, Floats]:
     """Run the models: head → (n,).
 
-    The result is bit-identical whichever rows are scored together; `forests` are so by themselves.
+    The result is bit-identical whichever rows are scored together; the models in `forest_files`
+    are so by themselves.
     """
     batches = [
-        _run_batch(sessions, heads, matrix[start : start + ROWS_MAX], forests)
+        _run_batch(sessions, heads, matrix[start : start + ROWS_MAX], forest_files)
         for start in range(0, max(len(matrix), 1), ROWS_MAX)
     ]
     return (
         batches[0]
         if len(batches) == 1
-        else {head.name: np.concatenate([part[head.name] for part in batches]) for head in heads}
+        else {head.name: np.concatenate([batch[head.name] for batch in batches]) for head in heads}
     )
 
 
 def _run_batch(
-    sessions: Mapping[str, Session], heads: Sequence[Head], matrix: Matrix, forests: Collection[str]
+    sessions: Mapping[str, Session],
+    heads: Sequence[Head],
+    matrix: Matrix,
+    forest_files: Collection[str],
 ) -> dict[str, Floats]:
     if not len(matrix):
         return {head.name: np.zeros(0) for head in heads}
     raw_by_head: dict[str, Floats] = {}
     for file, session in sessions.items():
         file_heads = [head for head in heads if head.file == file]
-        input_rows = matrix if file in forests else _pad_rows(matrix)
+        input_rows = matrix if file in forest_files else _pad_rows(matrix)
         default_output = session.get_outputs()[-1].name
         output_names = list(dict.fromkeys(head.output or default_output for head in file_heads))
         try:
@@ -107,14 +111,15 @@ def _pad_rows(matrix: Matrix) -> Matrix:
     )
 
 
-def _output_column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:
+def _output_column(output: npt.NDArray[Any], head: Head, row_count: int) -> Floats:
     if (
         output.ndim > 2
-        or output.shape[:1] != (rows,)
+        or output.shape[:1] != (row_count,)
         or not np.issubdtype(output.dtype, np.floating)
     ):
         raise BundleError(
-            f"head {head.name} gave {output.dtype}{output.shape} for {rows} rows", where=head.file
+            f"head {head.name} gave {output.dtype}{output.shape} for {row_count} rows",
+            where=head.file,
         )
     column = output[:, head.column] if output.ndim == 2 else output
     return column.astype(np.float64)

@@ -138,13 +138,13 @@ class OutputError(BundleError):
 
 
 def checked_scores(
-    scores: object, heads: tuple[str, ...], rows: int, *, where: str, finite: bool = True
+    scores: object, heads: tuple[str, ...], rows: int, *, where: str, requires_finite: bool = True
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return the scores of an own model as float64, by head.
 
     Raises:
-        OutputError: a head is missing, has another shape, or, with `finite`, a value that is not
-            finite.
+        OutputError: a head is missing, has another shape, or, with `requires_finite`, a value that
+            is not finite.
     """
     if not isinstance(scores, Mapping):
         raise OutputError(
@@ -167,7 +167,7 @@ def checked_scores(
                 where=where,
                 fix=f"return ({rows},)",
             )
-        if finite and not np.isfinite(column).all():
+        if requires_finite and not np.isfinite(column).all():
             bad_row = int(np.flatnonzero(~np.isfinite(column))[0])
             raise OutputError(
                 f"score gave {column[bad_row]} for head {head}, row {bad_row}",
@@ -207,7 +207,11 @@ class OwnSession:
         """Return the scores of the heads, shape (n, heads)."""
         matrix = input_feed[INPUT_NAME]
         scores = checked_scores(
-            self.model.score(matrix), self.heads, len(matrix), where=self.where, finite=False
+            self.model.score(matrix),
+            self.heads,
+            len(matrix),
+            where=self.where,
+            requires_finite=False,
         )
         return [np.column_stack([scores[head] for head in self.heads])]
 

@@ -54,7 +54,7 @@ _EVENT_PHRASES = {
     hash64("rating"): ("Because you rated {}", "You rated it"),
     hash64("share"): ("Because you shared {}", "You shared it"),
 }
-_EVENT_RANK = {kind: rank for rank, kind in enumerate(_EVENT_PHRASES)}
+_RANK_BY_EVENT = {event_type: rank for rank, event_type in enumerate(_EVENT_PHRASES)}
 _DEFAULT_PHRASES = ("Because you looked at {}", "You looked at it before")
 
 
@@ -147,11 +147,11 @@ def _past_events(keys: Keys, recent: RecentLike | None) -> list[int]:
     if recent is None:
         return [0] * len(keys)
     strongest_by_item: dict[int, int] = {}
-    for key, kind in zip(recent.item.tolist(), recent.type.tolist(), strict=True):
+    for key, event_type in zip(recent.item.tolist(), recent.type.tolist(), strict=True):
         strongest_by_item[key] = min(
-            strongest_by_item.get(key, kind),
-            kind,
-            key=lambda candidate: _EVENT_RANK.get(candidate, len(_EVENT_RANK)),
+            strongest_by_item.get(key, event_type),
+            event_type,
+            key=lambda candidate: _RANK_BY_EVENT.get(candidate, len(_RANK_BY_EVENT)),
         )
     return [strongest_by_item.get(key, 0) for key in keys.tolist()]
 
@@ -197,10 +197,10 @@ def _find_anchors(
     """
     if recent is None or not recent.item.size or not rows.size:
         return np.full(rows.size, -1, np.intp), [0] * rows.size, np.zeros(rows.size, bool)
-    newest = slice(-1, -RECENT_MAX - 1, -1)
-    recent_rows, keys = index.find(recent.item[newest]), index.keys[rows]
+    newest_slice = slice(-1, -RECENT_MAX - 1, -1)
+    recent_rows, keys = index.find(recent.item[newest_slice]), index.keys[rows]
     neighbours, traffic_shares = (
-        lists.neighbours_of(recent.item[newest]),
+        lists.neighbours_of(recent.item[newest_slice]),
         lists.traffic_shares(keys),
     )
     attraction = np.zeros((recent_rows.size, rows.size))
@@ -210,12 +210,12 @@ def _find_anchors(
             np.where(neighbour_scores >= LIFT_MIN * traffic_shares, neighbour_scores, 0.0)
             * _DECAY**age
         )
-    strongest_cause = np.argmax(attraction, axis=0)
-    is_related = attraction[strongest_cause, np.arange(rows.size)] > 0
+    strongest_recent = np.argmax(attraction, axis=0)
+    is_related = attraction[strongest_recent, np.arange(rows.size)] > 0
     return (
         np.where(
-            is_related & (recent_rows[strongest_cause] >= 0), recent_rows[strongest_cause], -1
+            is_related & (recent_rows[strongest_recent] >= 0), recent_rows[strongest_recent], -1
         ),
-        recent.type[newest][strongest_cause].tolist(),
+        recent.type[newest_slice][strongest_recent].tolist(),
         is_related,
     )

@@ -362,8 +362,8 @@ class Slot:
                 where=where,
                 fix="tell them apart by when=, or move one",
             )
-        shaped = self.all_quotas or self.diversity or self.promotions or self.pins
-        if shaped and self.explore is not None and self.explore.method == "plackett_luce":
+        constraints = self.all_quotas or self.diversity or self.promotions or self.pins
+        if constraints and self.explore is not None and self.explore.method == "plackett_luce":
             raise DeclarationError(
                 "plackett_luce draws every position by value, and would keep to no quota, "
                 "diversity, promotion or pin",

@@ -117,7 +117,7 @@ class SequenceLike(Protocol):
 
 @dataclass(frozen=True)
 class Tower:
-    """A network with its settings and edge vectors."""
+    """A network with its settings; `edges` are the vectors of padding and of the start."""
 
     plan: TowerPlan
     edges: Matrix
@@ -270,14 +270,14 @@ class Space:
             else self.index.visible.copy()
         )
         shown_mask[excluded_rows] = False
-        visible_count, inverted = int(np.count_nonzero(shown_mask)), self.vectors.inverted
+        shown_count, inverted = int(np.count_nonzero(shown_mask)), self.vectors.inverted
         assert inverted is not None
-        if visible_count <= max(probe.rows.size, PROBE_FACTOR_MIN * limit):
+        if shown_count <= max(probe.rows.size, PROBE_FACTOR_MIN * limit):
             rows = np.flatnonzero(shown_mask)
             products = self.vectors.vectors[rows] @ query.user_vector
         else:
             required_candidates = max(
-                PROBE_FACTOR_MIN * limit, visible_count * inverted.calibration.share / 2
+                PROBE_FACTOR_MIN * limit, shown_count * inverted.calibration.share / 2
             )
             rows, products = _shown_items(probe, shown_mask)
             while (
@@ -315,19 +315,20 @@ class Space:
                 "ij,ij->i", self.vectors.vectors[known_rows], user_vectors[request_by_row]
             )
             log_sums = (
-                self._totals(user_vectors)
+                self._compute_log_sums(user_vectors)
                 if "vector_score" in names
                 else np.zeros(request_count, np.float32)
             )
         columns = {"vector_score": products - log_sums[request_by_row]}
         if "vector_cosine" in names:
-            lengths = np.sqrt(np.einsum("ij,ij->i", user_vectors, user_vectors))
+            user_norms = np.sqrt(np.einsum("ij,ij->i", user_vectors, user_vectors))
             columns["vector_cosine"] = products / np.maximum(
-                lengths[request_by_row] * self.vectors.norms[known_rows], 1e-12
+                user_norms[request_by_row] * self.vectors.norms[known_rows], 1e-12
             )
         return {name: np.where(item_rows >= 0, columns[name], np.float32(np.nan)) for name in names}
 
-    def _totals(self, user_vectors: Matrix) -> Matrix:
+    def _compute_log_sums(self, user_vectors: Matrix) -> Matrix:
+        """Return log Σ exp of each user's products with all items, (users,)."""
         if self.vectors.inverted is not None:  # as `query` computes them
             probe_lists, item_vectors = self.vectors.inverted.probe_lists, self.vectors.vectors
             return np.array(

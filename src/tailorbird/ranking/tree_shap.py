@@ -33,7 +33,7 @@ Mask = npt.NDArray[np.bool_]
 FOLDER, SUFFIX = "trees", ".msgpack"
 LEAF = -1
 CATEGORY_SET, MISSING_LEFT, NAN_MISSING, ZERO_MISSING = 1, 2, 4, 8  # bits of `kind`
-_ZERO = 1e-35  # LightGBM's kZeroThreshold: values that count as 0
+_ZERO_MAX = 1e-35  # LightGBM's kZeroThreshold: values that count as 0
 _ELEMENTS_MAX = (
     2_000_000  # rows × path elements × quadrature nodes at a time: some 16 MB a temporary
 )
@@ -180,18 +180,20 @@ class _Paths:
         contributions = np.zeros((len(goes_left), columns))
         if not self.cover_share.size:
             return contributions
-        follows = self.follows_path(goes_left).astype(np.float64)
-        factor = follows[:, :, None] * self.quadrature_nodes + self.cover_share[:, None] * (
+        follows_path = self.follows_path(goes_left).astype(np.float64)
+        factor = follows_path[:, :, None] * self.quadrature_nodes + self.cover_share[:, None] * (
             1.0 - self.quadrature_nodes
         )
-        remaining = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
-        share = (
-            (remaining @ self.quadrature_weights)
-            * (follows - self.cover_share)
+        product_of_others = (
+            np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
+        )
+        element_contributions = (
+            (product_of_others @ self.quadrature_weights)
+            * (follows_path - self.cover_share)
             * self.leaf_value[self.leaf]
         )
         contributions[:, self.features] = np.add.reduceat(
-            share[:, self.feature_order], self.feature_starts, axis=1
+            element_contributions[:, self.feature_order], self.feature_starts, axis=1
         )
         return contributions
 
@@ -203,7 +205,7 @@ def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) ->
     threshold = np.array(trees.threshold)[paths.nodes]
     is_nan = np.isnan(x)
     is_missing = (is_nan & (kind & NAN_MISSING > 0)) | (
-        (is_nan | (np.abs(x) <= _ZERO)) & (kind & ZERO_MISSING > 0)
+        (is_nan | (np.abs(x) <= _ZERO_MAX)) & (kind & ZERO_MISSING > 0)
     )
     goes_left = np.where(is_missing, kind & MISSING_LEFT > 0, np.where(is_nan, 0.0, x) <= threshold)
     for node in np.flatnonzero(kind & CATEGORY_SET).tolist():
@@ -217,7 +219,7 @@ def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) ->
 def _enumerate_paths(trees: Trees) -> _Paths:
     feature, cover = trees.feature, np.array(trees.cover)
     nodes = np.array([node_id for node_id, column in enumerate(feature) if column >= 0], np.intp)
-    node_index = {int(node_id): number for number, node_id in enumerate(nodes)}
+    index_by_node_id = {int(node_id): number for number, node_id in enumerate(nodes)}
     steps: list[tuple[int, bool]] = []
     element_starts: list[int] = []
     leaf_starts: list[int] = []
@@ -230,6 +232,7 @@ def _enumerate_paths(trees: Trees) -> _Paths:
         if feature[root] < 0:
             constant += trees.value[root]
             continue
+        # Node id, and column → (cover share, steps) of its path.
         stack: list[tuple[int, dict[int, tuple[float, list[tuple[int, bool]]]]]] = [(root, {})]
         while stack:
             node_id, path = stack.pop()
@@ -238,7 +241,7 @@ def _enumerate_paths(trees: Trees) -> _Paths:
                 for child, is_left in ((trees.right[node_id], False), (trees.left[node_id], True)):
                     extended_path = (
                         share_before * cover[child] / cover[node_id],
-                        [*branches, (node_index[node_id], is_left)],
+                        [*branches, (index_by_node_id[node_id], is_left)],
                     )
                     stack.append((child, {**path, feature[node_id]: extended_path}))
                 continue
@@ -251,8 +254,8 @@ def _enumerate_paths(trees: Trees) -> _Paths:
                 leaf_by_element.append(len(leaf_values))
             leaf_values.append(trees.value[node_id])
             expected += trees.value[node_id] * cover[node_id] / cover[root]
-    depth = max(np.diff([*leaf_starts, len(cover_shares)]), default=1)
-    x, weight = np.polynomial.legendre.leggauss(max(1, (int(depth) + 1) // 2))
+    elements_max = max(np.diff([*leaf_starts, len(cover_shares)]), default=1)
+    x, weight = np.polynomial.legendre.leggauss(max(1, (int(elements_max) + 1) // 2))
     feature_order = np.argsort(np.array(element_features, np.intp), kind="stable")
     features, feature_starts = np.unique(
         np.array(element_features, np.intp)[feature_order], return_index=True

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird.models.deep.nets import Net
-from tailorbird.models.export import INPUT, OUTPUT, refuse_external
+from tailorbird.models.export import INPUT, OUTPUT, refuse_external_tensors
 
 OPSET = 18
 EXAMPLE_ROWS = 3  # of the traced example; exporters treat 0 and 1 as fixed sizes
@@ -61,7 +61,7 @@ def module_to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], output: str)
     assert program is not None
     model = program.model_proto
     _strip_metadata(model)
-    refuse_external(model)
+    refuse_external_tensors(model)
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
 

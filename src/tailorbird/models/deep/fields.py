@@ -16,7 +16,7 @@ from tailorbird.models.deep.parameters import DeepParameters
 
 NUMBER_MAX = 1e30  # absolute bound of a number; infinities are clipped to it
 CLIP = 8.0  # bound of a standardised number
-UNKNOWN = 1
+UNKNOWN_CODE = 1
 
 
 def embedding_width(cardinality: int, width_max: int) -> int:
@@ -128,6 +128,7 @@ class Fields(nn.Module):
         Some ten thousand rows are enough.
         """
         super().__init__()
+        # The underscore tells it from `nn.Module.parameters`.
         self.layout, self.parameters_ = layout, parameters
         width_max = parameters.embedding_max
         self.numbers = (
@@ -158,7 +159,7 @@ class Fields(nn.Module):
         widths = [
             self.numbers.width if self.numbers else 0,
             *(
-                _embedding_width(embedding)
+                _output_width(embedding)
                 for embedding in (*self.code_embeddings, *self.bag_embeddings)
             ),
         ]
@@ -230,18 +231,20 @@ class Fields(nn.Module):
 
     def _clip_codes(self, codes: Tensor, cardinality: int) -> Tensor:
         """Return codes clipped to bounds; in training, some are replaced by the unknown code."""
-        code = torch.clamp(
+        clipped_codes = torch.clamp(
             torch.where(torch.isnan(codes), torch.zeros_like(codes), codes),
             0.0,
             float(cardinality - 1),
         ).to(torch.int64)
         unknown_share = self.parameters_.unknown_share
-        if self.training and unknown_share and cardinality > UNKNOWN + 1:
-            is_replaced = (torch.rand(code.shape) < unknown_share).to(code.device) & (
-                code > UNKNOWN
+        if self.training and unknown_share and cardinality > UNKNOWN_CODE + 1:
+            is_replaced = (torch.rand(clipped_codes.shape) < unknown_share).to(
+                clipped_codes.device
+            ) & (clipped_codes > UNKNOWN_CODE)
+            clipped_codes = torch.where(
+                is_replaced, torch.full_like(clipped_codes, UNKNOWN_CODE), clipped_codes
             )
-            code = torch.where(is_replaced, torch.full_like(code, UNKNOWN), code)
-        return code
+        return clipped_codes
 
     def _apply_position_dropout(self, matrix: Tensor) -> Tensor:
         position_index, dropout = self.layout.position_index, self.parameters_.position_dropout
@@ -262,5 +265,5 @@ def _new_embedding(cardinality: int, width: int, *, zero_first_row: bool = False
     return embedding
 
 
-def _embedding_width(embedding: nn.Module) -> int:
+def _output_width(embedding: nn.Module) -> int:
     return cast(nn.Embedding, embedding).embedding_dim

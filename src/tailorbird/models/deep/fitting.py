@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-OnEpoch = Callable[[int, Mapping[str, float]], bool | None]
+OnEpoch = Callable[[int, Mapping[str, float]], bool | None]  # as in `models.deep.loop`
 
 NETS = ("mlp", "dcn", "shared", "mmoe")
 
@@ -116,7 +116,7 @@ def _process_folder(checkpoint: Path | None) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class NetModel:
-    """A net as a ranker."""
+    """A net as a ranker; `deep` is the fitted net."""
 
     deep: "DeepModel"
 

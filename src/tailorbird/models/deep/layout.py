@@ -27,7 +27,11 @@ class Bag:
 
 @dataclass(frozen=True)
 class History:
-    """The candidate and the person's newest items, all by codes of one set."""
+    """The candidate and the person's newest items, all by codes of one set.
+
+    Attributes:
+        age_indexes: positions of the gaps, in hours.
+    """
 
     candidate_index: int
     item_indexes: tuple[int, ...]
@@ -59,31 +63,31 @@ class Layout:
     embedding_cardinalities: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        bags = [column_index for bag in self.bags for column_index in bag.column_indexes]
-        used_columns = [
+        bag_indexes = [column_index for bag in self.bags for column_index in bag.column_indexes]
+        used_indexes = [
             *self.numeric_indexes,
             *self.code_cardinalities,
-            *bags,
+            *bag_indexes,
             *self.history_indexes,
         ]
-        if len(set(used_columns)) != len(used_columns) or any(
-            not 0 <= column_index < len(self.columns) for column_index in used_columns
+        if len(set(used_indexes)) != len(used_indexes) or any(
+            not 0 <= column_index < len(self.columns) for column_index in used_indexes
         ):
             raise UsageError(
                 "a column of the matrix is used twice, or does not exist",
                 fix="name each place once",
             )
-        if not used_columns:
+        if not used_indexes:
             raise UsageError("a net needs at least one column", fix="leave fewer columns out")
 
     @property
     def net_only_columns(self) -> tuple[str, ...]:
         """Names of the columns that only a net can use: those of the history and of bags."""
-        net_columns = [
+        net_only_indexes = [
             *self.history_indexes,
             *(column_index for bag in self.bags for column_index in bag.column_indexes),
         ]
-        return tuple(self.columns[column_index] for column_index in net_columns)
+        return tuple(self.columns[column_index] for column_index in net_only_indexes)
 
     @property
     def history_indexes(self) -> tuple[int, ...]:
@@ -99,38 +103,44 @@ class Layout:
 
         A bag or the history stays if all of its columns do.
         """
-        new_index = {self.columns.index(name): index for index, name in enumerate(names)}
+        new_index_by_old = {self.columns.index(name): index for index, name in enumerate(names)}
 
         def remap(column_indices: Iterable[int]) -> tuple[int, ...]:
-            return tuple(new_index[index] for index in column_indices if index in new_index)
+            return tuple(
+                new_index_by_old[index] for index in column_indices if index in new_index_by_old
+            )
 
         history, bags = (
             self.history,
-            [bag for bag in self.bags if all(index in new_index for index in bag.column_indexes)],
+            [
+                bag
+                for bag in self.bags
+                if all(index in new_index_by_old for index in bag.column_indexes)
+            ],
         )
-        has_history = history and all(index in new_index for index in self.history_indexes)
+        has_history = history and all(index in new_index_by_old for index in self.history_indexes)
         return Layout(
             tuple(names),
             remap(self.numeric_indexes),
             {
-                new_index[index]: size
+                new_index_by_old[index]: size
                 for index, size in self.code_cardinalities.items()
-                if index in new_index
+                if index in new_index_by_old
             },
             tuple(replace(bag, column_indexes=remap(bag.column_indexes)) for bag in bags),
             History(
-                new_index[history.candidate_index],
+                new_index_by_old[history.candidate_index],
                 remap(history.item_indexes),
                 remap(history.age_indexes),
                 history.cardinality,
             )
             if history and has_history
             else None,
-            new_index.get(self.position_index, -1),
+            new_index_by_old.get(self.position_index, -1),
             {
-                new_index[index]: size
+                new_index_by_old[index]: size
                 for index, size in self.embedding_cardinalities.items()
-                if index in new_index
+                if index in new_index_by_old
             },
         )
 

@@ -34,7 +34,7 @@ class EventLog:
         self.path = folder / f"events.out.tfevents.{int(now()):010}.tailorbird"
         self._append(_encode_field(3, b"brain.Event:2"))
 
-    def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
+    def append_scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a value for each tag."""
         values = (
             _encode_field(1, _encode_field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))

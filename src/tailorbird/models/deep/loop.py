@@ -192,8 +192,8 @@ def _prepare_training(
     """Prepare a training, and resume it from its checkpoint if there is one."""
     class_weights = count_classes(rows)
     positive_weights = _compute_positive_weights(class_weights, parameters)
-    shift = np.log(parameters.negative_share) - np.log(positive_weights)
-    net.shift.copy_(torch.tensor(shift, dtype=torch.float32))
+    prior_shift = np.log(parameters.negative_share) - np.log(positive_weights)
+    net.shift.copy_(torch.tensor(prior_shift, dtype=torch.float32))
     # On a CPU, operators and not Python limit the speed, so compiling only pays on a GPU.
     forward = torch.compile(net) if device.type == "cuda" else net
     optimiser = torch.optim.AdamW(
@@ -256,7 +256,7 @@ def _step(training: _Training, batch: Batch) -> None:
     weights = batch.weight * np.where(batch.labels > 0, positive_weights, np.float32(1))
     # Losses are scaled over the whole batch, so that shards add up.
     loss_scale = 1.0 / np.maximum(batch.weight.sum(axis=0), 1e-6)
-    trainable = list(net.parameters())
+    trainable_parameters = list(net.parameters())
     gradient: Tensor | None = None
     for first_shard in range(0, shard_count, peers.count):
         shard = first_shard + peers.rank
@@ -292,14 +292,14 @@ def _step(training: _Training, batch: Batch) -> None:
                 (
                     parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
                 ).flatten()
-                for parameter in trainable
+                for parameter in trainable_parameters
             ]
         )
         for peer_gradient in peers.gather(flat_gradient):
             gradient = peer_gradient.clone() if gradient is None else gradient.add_(peer_gradient)
     assert gradient is not None
     offset = 0
-    for parameter in trainable:
+    for parameter in trainable_parameters:
         parameter.grad = gradient[offset : offset + parameter.numel()].view_as(parameter).clone()
         offset += parameter.numel()
     optimiser.step()
@@ -319,8 +319,8 @@ def _finish_epoch(
             part: finite_mean(losses),
             **{f"{part}_{head}": float(loss) for head, loss in zip(net.heads, losses, strict=True)},
         }
-        for metric, group_loss in metrics.items():
-            state.curve.setdefault(metric, []).append(group_loss)
+        for metric, loss in metrics.items():
+            state.curve.setdefault(metric, []).append(loss)
     state.curve.setdefault("rows_per_second", []).append(round(rows_per_second, 1))
     state.epoch, state.step = state.epoch + 1, 0
     state.stale += 1
@@ -339,7 +339,7 @@ def _finish_epoch(
             )
             prefix = f"parts.{group_index}." if len(head_groups) > 1 else ""
             training.best_weights |= {
-                part: array for part, array in weights.items() if part.startswith(prefix)
+                name: array for name, array in weights.items() if name.startswith(prefix)
             }
 
 
@@ -392,9 +392,9 @@ def _hash_run(
 @contextlib.contextmanager
 def _limit_threads(thread_count: int) -> Iterator[None]:
     """Limit torch's threads while training; by default half the cores, which others share."""
-    previous = torch.get_num_threads()
+    previous_count = torch.get_num_threads()
     torch.set_num_threads(thread_count or max(1, (os.cpu_count() or 2) // 2))
     try:
         yield
     finally:
-        torch.set_num_threads(previous)
+        torch.set_num_threads(previous_count)

@@ -91,7 +91,7 @@ def fit_deep(
     """Train a net for all heads of the rows.
 
     Args:
-        initial_weights: by name, as from `checkpoint.weights`; see `warm`.
+        initial_weights: by name, as from `checkpoint.copy_weights`; see `warm`.
     Raises:
         UsageError: a head has one class only.
     """

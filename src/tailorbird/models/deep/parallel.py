@@ -110,10 +110,10 @@ def fit_parallel(
     """
     _check_processes(resolve_parameters(architecture, parameters).shards, processes)
     job = Job(architecture, dict(parameters), layout, seed, processes, checkpoint_steps)
-    with _lock_folder(folder) as lock:
+    with _lock_folder(folder) as lock_descriptor:
         _write_job(folder, job, rows, validation, initial_weights)
         if processes > 1:
-            _wait_for_all(_start_processes(folder, processes, lock), folder, progress)
+            _wait_for_all(_start_processes(folder, processes, lock_descriptor), folder, progress)
         return _fit_job(
             job, folder, Peers()
         )  # after several processes, this only loads their finished checkpoint
@@ -166,7 +166,9 @@ def _write_job(
     (folder / JOB_FILE).write_bytes(msgspec.json.encode(job))
 
 
-def _start_processes(folder: Path, processes: int, lock: int) -> list[subprocess.Popen[bytes]]:
+def _start_processes(
+    folder: Path, processes: int, lock_descriptor: int
+) -> list[subprocess.Popen[bytes]]:
     child_processes = []
     for rank in range(processes):
         command = [
@@ -179,7 +181,9 @@ def _start_processes(folder: Path, processes: int, lock: int) -> list[subprocess
         ]
         with (folder / f"{rank}.log").open("wb") as log:
             child_processes.append(
-                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, pass_fds=(lock,))
+                subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=log, pass_fds=(lock_descriptor,)
+                )
             )
     return child_processes
 
@@ -190,10 +194,10 @@ def _check_processes(shards: int, processes: int) -> None:
             f"{shards} shards cannot be shared by {processes} processes",
             fix="set shards to a multiple of them",
         )
-    if torch.cuda.is_available() and processes > (count := torch.cuda.device_count()):
+    if torch.cuda.is_available() and processes > (gpu_count := torch.cuda.device_count()):
         raise UsageError(
-            f"{processes} processes need as many GPUs, and there are {count}",
-            fix=f"use at most {count}",
+            f"{processes} processes need as many GPUs, and there are {gpu_count}",
+            fix=f"use at most {gpu_count}",
         )
 
 

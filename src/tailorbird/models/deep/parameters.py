@@ -12,10 +12,10 @@ RATE_MAX = 1e6  # far beyond any useful rate; optimisers reject larger numbers
 NUMERIC_ENCODINGS = ("standardise", "quantile", "periodic")
 
 
-def _require(is_valid: bool, name: str, value: object, fix: str) -> None:
+def _require(is_valid: bool, name: str, value: object, requirement: str) -> None:
     if not is_valid:
         raise UsageError(
-            f"{name} is {value!r}", where="parameters of a net", fix=f"{name} must be {fix}"
+            f"{name} is {value!r}", where="parameters of a net", fix=f"{name} must be {requirement}"
         )
 
 

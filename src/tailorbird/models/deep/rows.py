@@ -218,11 +218,11 @@ class RowSubset:
         """Return the rows selected by a mask, shape (n,)."""
         ends = np.cumsum(rows.sizes)[:-1]
         selections = [
-            (index, np.flatnonzero(part_mask))
-            for index, part_mask in enumerate(np.split(mask, ends))
-            if part_mask.any()
+            (index, np.flatnonzero(block_mask))
+            for index, block_mask in enumerate(np.split(mask, ends))
+            if block_mask.any()
         ]
-        return cls(rows, tuple(len(part_mask) for _, part_mask in selections), tuple(selections))
+        return cls(rows, tuple(len(indices) for _, indices in selections), tuple(selections))
 
     @property
     def heads(self) -> tuple[str, ...]:

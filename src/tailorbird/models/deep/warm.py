@@ -109,15 +109,16 @@ def series_name(
     return f"{architecture}-{blake2b(shape_key, digest_size=8).hexdigest()}"
 
 
-def clear_series(folder: Path, *, series_max: int = SERIES_MAX) -> None:
+def remove_old_series(folder: Path, *, series_max: int = SERIES_MAX) -> None:
     """Keep the most recently trained series of a folder, and remove states outside any."""
     newest_by_folder = {
-        entry: max((path.stem for path in entry.glob("*.npz")), default="")
-        for entry in folder.iterdir()
-        if entry.is_dir()
+        series_folder: max((path.stem for path in series_folder.glob("*.npz")), default="")
+        for series_folder in folder.iterdir()
+        if series_folder.is_dir()
     }
     for old_folder in sorted(
-        newest_by_folder, key=lambda entry: (newest_by_folder[entry], entry.name)
+        newest_by_folder,
+        key=lambda series_folder: (newest_by_folder[series_folder], series_folder.name),
     )[:-series_max]:
         shutil.rmtree(old_folder)
     for path in folder.glob("*.npz"):
@@ -217,19 +218,19 @@ def warm_start(
             f"the {changed_part} have changed since the last training",
             fix="train without --incremental",
         )
-    table_by_column = {
+    table_name_by_column = {
         index: f"code_embeddings.{table_number}.weight"
         for table_number, index in enumerate(layout.code_cardinalities)
     }
     cardinality_by_column = dict(layout.code_cardinalities)
     if layout.history is not None:
         (
-            table_by_column[layout.history.candidate_index],
+            table_name_by_column[layout.history.candidate_index],
             cardinality_by_column[layout.history.candidate_index],
         ) = ("item_embedding.weight", layout.history.cardinality)
     weights, added_count, dropped_count = dict(state.weights), 0, 0
-    for index, table in table_by_column.items():
-        weight_names = [name for name in weights if name.endswith(f".fields.{table}")]
+    for index, table_name in table_name_by_column.items():
+        weight_names = [name for name in weights if name.endswith(f".fields.{table_name}")]
         old_ids, new_ids = (
             state.keys.get(index, np.zeros(0, np.uint64)),
             ids_by_column.get(index, np.zeros(0, np.uint64)),
@@ -259,25 +260,31 @@ def _remap_rows(
 
     Rows are missing, unknown, ids, and buckets that ids share, which stay as they are.
     """
-    hashed_rows = len(table) - RESERVED_CODES - len(old_ids)
-    if hashed_rows != row_count - RESERVED_CODES - len(new_ids):
+    bucket_count = len(table) - RESERVED_CODES - len(old_ids)
+    if bucket_count != row_count - RESERVED_CODES - len(new_ids):
         raise UsageError(
             f"{weight_name} has other buckets than at the last training",
             fix="train without --incremental",
         )
     id_order = np.argsort(old_ids)
-    position = np.minimum(np.searchsorted(old_ids[id_order], new_ids), max(len(old_ids) - 1, 0))
+    sorted_positions = np.minimum(
+        np.searchsorted(old_ids[id_order], new_ids), max(len(old_ids) - 1, 0)
+    )
     is_retained = (
-        old_ids[id_order][position] == new_ids if len(old_ids) else np.zeros(len(new_ids), bool)
+        old_ids[id_order][sorted_positions] == new_ids
+        if len(old_ids)
+        else np.zeros(len(new_ids), bool)
     )
     source_rows = np.where(
-        is_retained, RESERVED_CODES + (id_order[position] if len(old_ids) else 0), UNKNOWN_CODE
+        is_retained,
+        RESERVED_CODES + (id_order[sorted_positions] if len(old_ids) else 0),
+        UNKNOWN_CODE,
     )
     return np.concatenate(
         [
             table[:RESERVED_CODES],
             table[source_rows],
-            table[len(table) - hashed_rows :] if hashed_rows else table[:0],
+            table[len(table) - bucket_count :] if bucket_count else table[:0],
         ]
     )
 

@@ -120,19 +120,19 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
     if n_listed < item_count:
         threshold = -np.partition(-scores, n_listed - 1, axis=1)[:, n_listed - 1 : n_listed]
         # A partial sort would break ties arbitrarily, so those with the smallest codes are taken.
-        is_above, at_edge = scores > threshold, scores == threshold
+        is_above, is_tied = scores > threshold, scores == threshold
         tie_slots = n_listed - is_above.sum(axis=1, keepdims=True)
-        is_listed = is_above | (at_edge & (np.cumsum(at_edge, axis=1) <= tie_slots))
+        is_listed = is_above | (is_tied & (np.cumsum(is_tied, axis=1) <= tie_slots))
         listed_items = np.nonzero(is_listed)[1].reshape(len(contexts), n_listed)
     else:
         listed_items = np.broadcast_to(np.arange(item_count), scores.shape)
     sorted_scores = np.take_along_axis(scores, listed_items, axis=1)
-    order = np.argsort(
+    item_order = np.argsort(
         -sorted_scores, axis=1, kind="stable"
     )  # stable: `listed_items` ascends, so equal scores stay in order of code
-    sorted_scores = np.take_along_axis(sorted_scores, order, axis=1)
+    sorted_scores = np.take_along_axis(sorted_scores, item_order, axis=1)
     item[:, :n_listed] = np.where(
-        sorted_scores > 0, np.take_along_axis(listed_items, order, axis=1), -1
+        sorted_scores > 0, np.take_along_axis(listed_items, item_order, axis=1), -1
     )
     score[:, :n_listed] = np.where(sorted_scores > 0, sorted_scores, 0)
     return TopItems(item, score)

@@ -18,7 +18,7 @@ POINTS_PER_PART, ROWS_PER_CHUNK = (
     256,
     4_096,
 )  # of each part of an integral; and how many are worked out at once
-_PROBABILITY_MIN = 1e-200  # a chance that is none
+_PROBABILITY_MIN = 1e-200  # below it, the limit for p → 0 is used
 _LOG_DENSITY_RANGE, _LOG_ODDS_RANGE = (
     40.0,
     60.0,
@@ -50,10 +50,10 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def _expected_purchases(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
-        return expected(x, recency, age, self.r, self.alpha, self.a, self.b, span)
+        return expected_purchases(x, recency, age, self.r, self.alpha, self.a, self.b, span)
 
 
-def expected(
+def expected_purchases(
     x: Floats, recency: Floats, age: Floats, r: float, alpha: float, a: float, b: float, span: float
 ) -> Floats:
     """Return the expected purchases within `span` from now, shape (n,).
@@ -85,7 +85,7 @@ def purchases_between(
     history: npt.NDArray[np.float32],
     start: float,
     stop: float,
-    expected: Callable[[Floats, Floats, Floats, float], Floats],
+    purchases_within: Callable[[Floats, Floats, Floats, float], Floats],
 ) -> Floats:
     """Return the purchases from `start` to `stop` days from now, shape (n,).
 
@@ -93,8 +93,8 @@ def purchases_between(
 
     Args:
         history: (n, 3): seconds since the last purchase, purchases, seconds since the first.
-        expected: purchases within a span from now, by repeat purchases, days from the first to the
-            last, and days since the first.
+        purchases_within: returns purchases within a span from now, by repeat purchases, days from
+            the first to the last, and days since the first.
     """
     time_since_last, count, age = history.astype(np.float64).T
     is_complete = np.isfinite(time_since_last) & np.isfinite(count) & np.isfinite(age)
@@ -106,8 +106,8 @@ def purchases_between(
         np.maximum(age - time_since_last, 0.0) / DAY_S,
         age / DAY_S,
     )
-    purchases = expected(x, recency, age_days, stop) - (
-        expected(x, recency, age_days, start) if start else 0.0
+    purchases = purchases_within(x, recency, age_days, stop) - (
+        purchases_within(x, recency, age_days, start) if start else 0.0
     )
     return np.where(is_complete, purchases, 0.0)
 
@@ -186,15 +186,20 @@ def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -
                 np.where(is_inside, outside, middle),
             )
         range_ends.append(outside[:, None])
-    steps, (low, high), start = (
+    unit_steps, (low, high), start = (
         np.linspace(0, 1, POINTS_PER_PART),
         range_ends,
         np.clip(mode[:, None], *range_ends),
     )
-    middle = np.clip(_LOG_ODDS_RANGE * (2 * steps - 1), low, high)
+    central_log_odds = np.clip(_LOG_ODDS_RANGE * (2 * unit_steps - 1), low, high)
     log_odds = np.sort(
         np.concatenate(
-            [low + (start - low) * steps, start + (high - start) * steps, middle], axis=1
+            [
+                low + (start - low) * unit_steps,
+                start + (high - start) * unit_steps,
+                central_log_odds,
+            ],
+            axis=1,
         ),
         axis=1,
     )
@@ -202,12 +207,12 @@ def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -
     p = np.exp(-np.logaddexp(0, -log_odds))
     shape, rate = shape[:, None], p * (span / scale)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        expected_purchases = np.where(
+        purchases_given_p = np.where(
             p > _PROBABILITY_MIN,
             -np.expm1(-shape * np.log1p(rate)) / p,
             shape * (span / scale)[:, None],
         )
-    value = weight * expected_purchases
+    value = weight * purchases_given_p
     width = np.diff(log_odds, axis=1)
     return ((value[:, 1:] + value[:, :-1]) * width).sum(axis=1) / (
         (weight[:, 1:] + weight[:, :-1]) * width

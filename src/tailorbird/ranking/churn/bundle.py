@@ -173,17 +173,19 @@ class ChurnBundle:
         """
         matrices = [self.encoder.encode_people(*columns) for columns in columns_by_time]
         churn_probability, raw_by_head = self._churn_probability(matrices)
-        counts = [raw_by_head[part.head] for part in self.plan.parts if part.kind == "count"]
+        predicted_counts = [
+            raw_by_head[part.head] for part in self.plan.parts if part.kind == "count"
+        ]
         start_days = self.plan.gap / DAY
         stop_days = (self.plan.gap + self.plan.window) / DAY
-        counts += [
+        predicted_counts += [
             model.purchases(matrices[0], start_days, stop_days)
             for model in (self.plan.bg_nbd, self.plan.pareto_nbd)
             if model is not None
         ]
         purchases = (
-            np.mean(counts, axis=0) * self.plan.scale
-            if counts
+            np.mean(predicted_counts, axis=0) * self.plan.scale
+            if predicted_counts
             else np.full(len(churn_probability), np.nan)
         )
         return ChurnScores(churn_probability, purchases)
@@ -239,7 +241,7 @@ class ChurnBundle:
         contributions = [forest.contributions(matrix) for forest in forests]
         effects, base_value = (
             -np.mean([effect for effect, _ in contributions], axis=0),
-            -float(np.mean([value for _, value in contributions])),
+            -float(np.mean([forest_base for _, forest_base in contributions])),
         )
         return rescale_contributions(
             effects,
@@ -261,7 +263,7 @@ class ChurnBundle:
                 log_survival_by_head[head] += to_log_survival(outputs[head])
         probabilities = [
             1 - raw_by_head[part.head] for part in self.plan.parts if part.kind == "direct"
-        ] + [np.exp(log) for log in log_survival_by_head.values()]
+        ] + [np.exp(log_survival) for log_survival in log_survival_by_head.values()]
         return self.calibration.apply(average_log_odds(probabilities)), raw_by_head
 
 

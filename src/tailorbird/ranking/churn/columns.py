@@ -40,6 +40,7 @@ def user_only_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Co
                     is_about_user(steps[name]) for name, _ in step.expression.names
                 )
             else:
+                # A record lane is one of the numbers that an entity's record holds.
                 fields = [
                     features.layout.entities[record_lane.entity].entity.fields
                     for record_lane in step.record_lanes
@@ -97,22 +98,21 @@ def churn_columns(churn: Churn, features: FeatureSet) -> ColumnNames:
             )
         elif name in {column.name for column in features.columns}:
             problem = f"{role}={name!r} is no numeric column about the user alone"
-            fix = (
-                f"name another, or add to features.py: {_declaration(churn, role, f'user_{name}')}"
-            )
+            line = _declaration_line(churn, role, f"user_{name}")
+            fix = f"name another, or add to features.py: {line}"
         else:
             problem = f"{role}={name!r} is no column of features.py"
             fix = suggest_name(
                 name,
                 columns.numeric,
-                f"add to features.py: {_declaration(churn, role, name)}",
+                f"add to features.py: {_declaration_line(churn, role, name)}",
                 cutoff=_NAME_SIMILARITY_MIN,
             )
         raise DeclarationError(f"churn {churn.name}: {problem}", where="churn.py", fix=fix)
     return columns
 
 
-def _declaration(churn: Churn, role: str, name: str) -> str:
+def _declaration_line(churn: Churn, role: str, name: str) -> str:
     """Return a line of features.py that declares the column of a role."""
     types = (
         f'"{churn.types[0]}"'
@@ -125,8 +125,8 @@ def _declaration(churn: Churn, role: str, name: str) -> str:
         "age": "time_since_first",
         "amount": "total",
     }[role]
-    extra = ', of="price"' if role == "amount" else ""
-    return f'{name} = {function}("{name}", entity("user"), {types}{extra})'
+    amount_argument = ', of="price"' if role == "amount" else ""
+    return f'{name} = {function}("{name}", entity("user"), {types}{amount_argument})'
 
 
 def _is_user_only(fields: tuple[str, ...]) -> bool:

@@ -22,8 +22,11 @@ Floats = npt.NDArray[np.float64]
 
 INTEGRATION_POINTS = 48  # of the integral
 ROWS_PER_CHUNK = 16_384  # worked out at once
-_HALVES, _WEIGHTS = np.polynomial.legendre.leggauss(INTEGRATION_POINTS)
-QUADRATURE_NODES, QUADRATURE_WEIGHTS = (_HALVES + 1) / 2, _WEIGHTS / 2  # from 0 to 1
+_LEGENDRE_NODES, _LEGENDRE_WEIGHTS = np.polynomial.legendre.leggauss(INTEGRATION_POINTS)
+QUADRATURE_NODES, QUADRATURE_WEIGHTS = (
+    (_LEGENDRE_NODES + 1) / 2,
+    _LEGENDRE_WEIGHTS / 2,
+)  # from 0 to 1
 
 
 class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,10 +53,10 @@ class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def _expected_purchases(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
-        return expected(x, recency, age, self.r, self.alpha, self.s, self.beta, span)
+        return expected_purchases(x, recency, age, self.r, self.alpha, self.s, self.beta, span)
 
 
-def expected(
+def expected_purchases(
     x: Floats,
     recency: Floats,
     age: Floats,
@@ -103,18 +106,22 @@ def odds_of_having_left(
 def _odds(
     x: Floats, recency: Floats, age: Floats, r: float, alpha: float, s: float, beta: float
 ) -> Floats:
+    """Return the odds of some rows; `log_last`, `log_now` and `log_times` are log(alpha + u)."""
     shape = (r + x)[:, None]
-    last, now = np.log(alpha + np.minimum(recency, age))[:, None], np.log(alpha + age)[:, None]
-    fallen = -np.expm1(-shape * (now - last))
-    times = last - np.log1p(-QUADRATURE_NODES * fallen) / shape
-    leaving_rate = np.exp(times) - alpha + beta
+    log_last, log_now = (
+        np.log(alpha + np.minimum(recency, age))[:, None],
+        np.log(alpha + age)[:, None],
+    )
+    total_decay = -np.expm1(-shape * (log_now - log_last))
+    log_times = log_last - np.log1p(-QUADRATURE_NODES * total_decay) / shape
+    beta_plus_u = np.exp(log_times) - alpha + beta
     with np.errstate(over="ignore"):
         integral = (
             np.exp(
-                s * (np.log(beta + age)[:, None] - np.log(leaving_rate))
-                + times
-                - np.log(leaving_rate)
+                s * (np.log(beta + age)[:, None] - np.log(beta_plus_u))
+                + log_times
+                - np.log(beta_plus_u)
             )
             @ QUADRATURE_WEIGHTS
         )
-        return s * integral * np.expm1(shape * (now - last))[:, 0] / shape[:, 0]
+        return s * integral * np.expm1(shape * (log_now - log_last))[:, 0] / shape[:, 0]

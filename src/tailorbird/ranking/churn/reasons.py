@@ -92,8 +92,10 @@ def format_column_value(value: float, *, is_duration: bool, digits: int = 0) -> 
     Args:
         digits: additional digits, to distinguish close values.
 
-    >>> format_column_value(8_100_000, seconds=True), format_column_value(12_345, seconds=False)
-    ('94 days', '12,345')
+    >>> format_column_value(8_100_000, is_duration=True)
+    '94 days'
+    >>> format_column_value(12_345, is_duration=False)
+    '12,345'
     """
     if np.isnan(value):
         return "missing"

@@ -87,8 +87,8 @@ def split_transforms(
 
 def _make_block(outputs: list[TransformOutput], indices: list[int]) -> TransformBlock:
     steps = [
-        _block_step(list(of_all))
-        for of_all in zip(*(output.steps for output in outputs), strict=True)
+        _block_step(list(steps_of_outputs))
+        for steps_of_outputs in zip(*(output.steps for output in outputs), strict=True)
     ]
     return TransformBlock(tuple(indices), tuple(output.column for output in outputs), tuple(steps))
 
@@ -99,20 +99,20 @@ def _block_step(steps: list) -> BlockStep:
         case Log():
             return steps[0].apply
         case Clip():
-            low, high = _read_column(steps, "low"), _read_column(steps, "high")
+            low, high = _stack_parameter(steps, "low"), _stack_parameter(steps, "high")
             return lambda x: np.minimum(np.maximum(x, low), high)
         case Standardise():
-            mean, std = _read_column(steps, "mean"), _read_column(steps, "std")
+            mean, std = _stack_parameter(steps, "mean"), _stack_parameter(steps, "std")
             return lambda x: (x - mean) / std
         case Fill():
-            value = _read_column(steps, "value")
+            value = _stack_parameter(steps, "value")
             return lambda x: np.where(np.isnan(x), value, x)
         case Quantile():
             return _quantile_step(cast(list[Quantile], steps))
     raise AssertionError(steps[0])
 
 
-def _read_column(steps: list[NumericStep], name: str) -> Floats:
+def _stack_parameter(steps: list[NumericStep], name: str) -> Floats:
     return np.array([getattr(step, name) for step in steps], np.float64)[:, None]
 
 
@@ -124,14 +124,14 @@ def _quantile_step(steps: list[Quantile]) -> BlockStep:
     """
     tables = [step.tables for step in steps]
     segment_starts, segment_values, slopes, values_at_cuts = (
-        np.concatenate([table[part] for table in tables]) for part in (1, 2, 3, 4)
+        np.concatenate([table[table_index] for table in tables]) for table_index in (1, 2, 3, 4)
     )
     sizes = [len(table[0]) for table in tables]
     halvings = max(sizes).bit_length()
-    padded = np.full((len(steps), 1 << halvings), np.inf)
-    for padded_row, (cuts, *_) in zip(padded, tables, strict=True):
+    padded_cuts = np.full((len(steps), 1 << halvings), np.inf)
+    for padded_row, (cuts, *_) in zip(padded_cuts, tables, strict=True):
         padded_row[: len(cuts)] = cuts
-    flat_cuts = padded.ravel()
+    flat_cuts = padded_cuts.ravel()
     row_starts = (np.arange(len(steps)) << halvings)[:, None]
     table_starts = np.cumsum([0, *(size + 1 for size in sizes[:-1])])[:, None]
 
@@ -143,11 +143,12 @@ def _quantile_step(steps: list[Quantile]) -> BlockStep:
             cut_positions += (flat_cuts[cut_positions + ((1 << halving) - 1)] < x).astype(
                 np.intp
             ) << halving
-        position = cut_positions + (table_starts - row_starts)
+        table_positions = cut_positions + (table_starts - row_starts)
         return np.where(
             x == flat_cuts[cut_positions],
-            values_at_cuts[position],
-            segment_values[position] + (x - segment_starts[position]) * slopes[position],
+            values_at_cuts[table_positions],
+            segment_values[table_positions]
+            + (x - segment_starts[table_positions]) * slopes[table_positions],
         )
 
     return apply

@@ -74,7 +74,7 @@ def computed_columns(
     rank_of_item = np.full(item_keys.size, np.nan)
     for rank in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
         assert sequence is not None
-        recent_key, is_present = recent_at(sequence, rank)  # (requests,)
+        recent_key, is_present = item_at_rank(sequence, rank)  # (requests,)
         recent_row = np.where(is_present, index.find(recent_key), -1)
         recent_category = np.where(  # (requests,), then (rows,)
             recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1
@@ -97,7 +97,7 @@ def computed_columns(
     return columns
 
 
-def recent_at(sequence: RaggedLike, rank: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
+def item_at_rank(sequence: RaggedLike, rank: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
     """Return each request's item key `rank` positions before the newest, and whether it exists.
 
     Both have shape (requests,).

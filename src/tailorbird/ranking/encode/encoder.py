@@ -303,9 +303,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     @cached_property
     def _required_columns(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """The computed, vector and live columns that any column of the matrix needs."""
-        sources = {*self.computed, *(output.column for output in self.transforms)}
+        source_names = {*self.computed, *(output.column for output in self.transforms)}
         item_columns, vector_columns, live_columns = (
-            tuple(name for name in names if name in sources)
+            tuple(name for name in names if name in source_names)
             for names in (COMPUTED_COLUMNS, VECTOR_COLUMNS, self.live_columns.names)
         )
         return item_columns, vector_columns, live_columns
@@ -332,11 +332,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         if self.position:
             matrix[:, offset] = position
             offset += 1
-        sources = numeric, categorical, computed, position
+        source_arrays = numeric, categorical, computed, position
         single_outputs, blocks = self._transform_blocks
         for start, output in single_outputs:
             values = output.apply(
-                source_column(self.columns, output.column, *sources),
+                source_column(self.columns, output.column, *source_arrays),
                 target_encodings.get(output.name),
             )
             matrix[:, offset + start : offset + start + output.width] = values.reshape(
@@ -344,7 +344,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             )
         for block, offsets in blocks:
             matrix[:, offset + offsets] = block.apply(
-                [source_column(self.columns, column, *sources) for column in block.columns]
+                [source_column(self.columns, column, *source_arrays) for column in block.columns]
             ).T
         return matrix
 
@@ -368,12 +368,12 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         live: Matrix | None = None,
     ) -> Matrix:
         """Encode one request's candidates; `live` holds their columns of `self.live_columns`."""
-        ragged: dict[str, RaggedLike] = {}
+        ragged_sequences: dict[str, RaggedLike] = {}
         tower_sequences = () if space is None else (space.tower.plan.sequence,)
         for name in (*self._sequences, *tower_sequences):
             if name in rows.sequences:
                 sequence = rows.sequences[name]
-                ragged[name] = RaggedArrays(
+                ragged_sequences[name] = RaggedArrays(
                     np.array([0, sequence.item.size], np.int64), sequence.item, sequence.ts
                 )
         request = np.zeros(item_keys.size, np.intp)
@@ -387,7 +387,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             rows.categorical,
             item_keys,
             request,
-            ragged,
+            ragged_sequences,
             t,
             index,
             space=space,

@@ -34,6 +34,7 @@ def fit_encoder(
         columns: of the feature set.
         categorical: (n, C): the training rows' keys.
         numeric: the numeric columns to use; all by default.
+        position: whether the matrix has the position at which an item was shown.
         count_min: a value seen less often is unknown, so that the model learns what unknown means.
         size_max: the most values of one column, the most frequent ones.
         excluded_columns: columns of any kind that the model must not see.

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import BundleError
 from tailorbird.events.clock import HOUR
-from tailorbird.ranking.encode.computed import Keys, RaggedLike, Rows, Times, recent_at
+from tailorbird.ranking.encode.computed import Keys, RaggedLike, Rows, Times, item_at_rank
 from tailorbird.ranking.encode.steps import UNKNOWN, Codes
 
 Matrix = npt.NDArray[np.float32]
@@ -62,16 +62,18 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return len(self.keys) + 2 + self.buckets
 
     @cached_property
-    def _codes(self) -> Codes:
+    def _key_codes(self) -> Codes:
         return Codes(self.keys)
 
     def codes(self, keys: Keys) -> Matrix:
         """Encode item keys of any shape."""
         flat_keys = keys.ravel()
-        code = self._codes.apply(flat_keys)
+        code = self._key_codes.apply(flat_keys)
         if self.buckets:
-            hashed = 2.0 + len(self.keys) + (flat_keys % np.uint64(self.buckets)).astype(np.float64)
-            code = np.where(code == UNKNOWN, hashed, code)
+            bucket_codes = (
+                2.0 + len(self.keys) + (flat_keys % np.uint64(self.buckets)).astype(np.float64)
+            )
+            code = np.where(code == UNKNOWN, bucket_codes, code)
         return code.astype(np.float32).reshape(keys.shape)
 
     def columns(
@@ -90,7 +92,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         gaps = np.full((len(t), self.length), np.nan)
         if sequence is not None and sequence.item.size:
             for rank in range(self.length):
-                key, is_present = recent_at(sequence, rank)
+                key, is_present = item_at_rank(sequence, rank)
                 if not is_present.any():
                     break
                 ts = sequence.ts[np.where(is_present, sequence.offsets[1:] - 1 - rank, 0)]

@@ -24,7 +24,13 @@ Floats = npt.NDArray[np.float64]
 
 
 class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A similarity column as the encoder stores it, with the fields of the declaration."""
+    """A similarity column as the encoder stores it, with the fields of the declaration.
+
+    Attributes:
+        of: the sequence whose last `length` items count.
+        table: M.
+        how: `sum` or `max`.
+    """
 
     name: str
     of: str
@@ -65,8 +71,8 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return np.full(len(candidates), np.nan)
         value = np.zeros(len(candidates))
         for age in range(len(recent)):
-            weight = neighbours.list_for(age).scores_of(candidates) * self.decay**age
-            value = np.maximum(value, weight) if self.how == "max" else value + weight
+            decayed_score = neighbours.list_for(age).scores_of(candidates) * self.decay**age
+            value = np.maximum(value, decayed_score) if self.how == "max" else value + decayed_score
         return value
 
 

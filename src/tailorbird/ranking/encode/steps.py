@@ -102,7 +102,8 @@ class Standardise(NumericStep, frozen=True, tag="standardise"):
 class Quantile(NumericStep, frozen=True, tag="quantile"):
     """A quantile transform: `cuts` ascending, and the value at each.
 
-    Linear between cuts. On equal cuts: the mean of the first's and the last's value.
+    Linear between cuts. On equal cuts: the mean of the first's and the last's value. With
+    `normal`, the values are normal scores instead of ranks from 0 to 1.
     """
 
     cuts: list[float]
@@ -110,33 +111,37 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
     normal: bool = False
 
     def __post_init__(self) -> None:
-        ascending = bool(np.all(np.diff(self.cuts) >= 0) and np.all(np.diff(self.values) >= 0))
+        is_ascending = bool(np.all(np.diff(self.cuts) >= 0) and np.all(np.diff(self.values) >= 0))
         require_valid(
-            len(self.cuts) == len(self.values) >= 2 and ascending, "cut points that do not ascend"
+            len(self.cuts) == len(self.values) >= 2 and is_ascending,
+            "cut points that do not ascend",
         )
 
     @cached_property
     def tables(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         """Cuts, and per number of cuts below x: segment start, value, slope, value at the cut."""
         cuts, values = np.array(self.cuts), np.array(self.values)
-        begin, value = np.concatenate((cuts[:1], cuts)), np.concatenate((values[:1], values))
+        segment_start, value = (
+            np.concatenate((cuts[:1], cuts)),
+            np.concatenate((values[:1], values)),
+        )
         width = np.diff(cuts)
         slope = np.divide(np.diff(values), width, out=np.zeros(width.shape), where=width > 0)
-        last = np.searchsorted(cuts, cuts, side="right") - 1
-        value_at_cut = np.where(cuts == cuts[-1], values[-1], (values + values[last]) / 2)
+        last_equal_cut = np.searchsorted(cuts, cuts, side="right") - 1
+        value_at_cut = np.where(cuts == cuts[-1], values[-1], (values + values[last_equal_cut]) / 2)
         value_at_cut = np.where(cuts == cuts[0], values[0], value_at_cut)
         return (
             cuts,
-            begin,
+            segment_start,
             value,
             np.concatenate(([0.0], slope, [0.0])),
             np.append(value_at_cut, values[-1]),
         )
 
     def apply(self, x: Floats) -> Floats:
-        cuts, begin, value, slope, value_at_cut = self.tables
+        cuts, segment_start, value, slope, value_at_cut = self.tables
         cuts_below = np.searchsorted(cuts, x)
-        interpolated = value[cuts_below] + (x - begin[cuts_below]) * slope[cuts_below]
+        interpolated = value[cuts_below] + (x - segment_start[cuts_below]) * slope[cuts_below]
         return np.where(
             x == cuts[np.minimum(cuts_below, len(cuts) - 1)], value_at_cut[cuts_below], interpolated
         )
@@ -146,7 +151,7 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
 
 
 class Fill(NumericStep, frozen=True, tag="fill"):
-    """A number that replaces missing values."""
+    """A number that replaces missing values; `how` names the statistic, such as the median."""
 
     value: float
     how: str
@@ -249,7 +254,7 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
         )
 
     @cached_property
-    def _codes(self) -> Floats:
+    def _code_by_bucket(self) -> Floats:
         """The code of each bucket."""
         codes = np.arange(2.0, self.buckets + 2.0)
         if self.seen is not None:
@@ -268,7 +273,9 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
 
     def apply(self, keys: Keys) -> Floats:
         return np.where(
-            keys == 0, float(MISSING), self._codes[(keys % np.uint64(self.buckets)).astype(np.intp)]
+            keys == 0,
+            float(MISSING),
+            self._code_by_bucket[(keys % np.uint64(self.buckets)).astype(np.intp)],
         )
 
     def describe(self) -> str:

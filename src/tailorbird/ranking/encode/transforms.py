@@ -73,10 +73,10 @@ class TransformOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
 
     @property
     def names(self) -> tuple[str, ...]:
-        vectors = any(isinstance(step, Vectors) for step in self.steps)
+        has_vectors = any(isinstance(step, Vectors) for step in self.steps)
         return (
             tuple(f"{self.name}_{index}" for index in range(self.width))
-            if vectors
+            if has_vectors
             else (self.name,)
         )
 

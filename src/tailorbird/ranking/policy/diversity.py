@@ -37,7 +37,8 @@ def apply_constraints(
     item, the best remaining one is taken, since a short slate helps nobody. O(size * n * quotas).
 
     Args:
-        codes: of each quota (n,): what the items are, best first; below 0 is nothing.
+        codes: of each quota (n,): a code of each item's kind, the value of the quota's attribute,
+            best item first; below 0 is no kind.
         pins: position, from 0 → the item's place.
         promoted: of each promotion (n,): which items it is for.
         n: how many items there are, where nothing else tells.
@@ -49,16 +50,16 @@ def apply_constraints(
     reserved[list(pins.values())] = True
     exhausted = [np.zeros(n, bool) for _ in quotas]  # per quota, the items whose kind is exhausted
     slate: list[int] = []
-    pinned_ahead = [
+    pinned_by_quota = [  # per quota, the pinned items that it counts from the start
         [
             item
-            for quota_index, item in pins.items()
-            if not quota.window and (not quota.first or quota_index < quota.first)
+            for position, item in pins.items()
+            if not quota.window and (not quota.first or position < quota.first)
         ]
         for quota in quotas
     ]
     for exhausted_mask, code, quota, pinned_items in zip(
-        exhausted, codes, quotas, pinned_ahead, strict=True
+        exhausted, codes, quotas, pinned_by_quota, strict=True
     ):
         kinds, counts = np.unique(code[pinned_items], return_counts=True)
         exhausted_mask |= np.isin(code, kinds[(kinds >= 0) & (counts >= quota.most)])
@@ -80,7 +81,7 @@ def apply_constraints(
             elif (
                 code[item] >= 0
                 and np.count_nonzero(
-                    code[[*dict.fromkeys((*slate, *pinned_ahead[quota_index]))]] == code[item]
+                    code[[*dict.fromkeys((*slate, *pinned_by_quota[quota_index]))]] == code[item]
                 )
                 >= quota.most
             ):
@@ -98,18 +99,18 @@ def _choose_item(
     slate: Sequence[int],
 ) -> int:
     """Return the index of the item for a position."""
-    allowed = remaining.copy()
+    is_allowed = remaining.copy()
     for quota, exhausted_mask in zip(quotas, exhausted, strict=True):
         if not quota.first or position < quota.first:
-            allowed &= ~exhausted_mask
-    allowed = allowed if allowed.any() else remaining
+            is_allowed &= ~exhausted_mask
+    is_allowed = is_allowed if is_allowed.any() else remaining
     for promotion, is_promoted in zip(promotions, promoted, strict=True):
         if (
             np.count_nonzero(is_promoted[list(slate)]) < promotion.required_count(position + 1)
-            and (promoted_remaining := allowed & is_promoted).any()
+            and (promoted_remaining := is_allowed & is_promoted).any()
         ):
-            allowed = promoted_remaining
-    return int(np.argmax(allowed))
+            is_allowed = promoted_remaining
+    return int(np.argmax(is_allowed))
 
 
 @dataclass(frozen=True)
@@ -175,36 +176,36 @@ class SlateConstraints:
             kinds = code[slate]
             spans = [(0, quota.first or slate.size)]
             if quota.window:
-                last = max(0, slate.size - quota.window)
-                starts = range(max(0, position - quota.window + 1), min(position, last) + 1)
+                last_start = max(0, slate.size - quota.window)
+                starts = range(max(0, position - quota.window + 1), min(position, last_start) + 1)
                 spans = [(start, start + quota.window) for start in starts]
             for start, end in spans:
                 if not start <= position < end:
                     continue
                 other_kinds = np.delete(kinds[start:end], position - start)
-                for sign, items_ in (
+                for sign, placed_items in (
                     (1, items),
                     (-1, current_item),
                 ):  # An item of an exhausted kind is a violation.
-                    candidate_kinds = code[items_]
+                    candidate_kinds = code[placed_items]
                     is_exhausted = (candidate_kinds >= 0) & (
                         np.count_nonzero(other_kinds[:, None] == candidate_kinds, axis=0)
                         >= quota.most
                     )
                     increase += sign * is_exhausted
-        for promotion, items_ in zip(self.promotions, self.promoted, strict=True):
+        for promotion, is_promoted in zip(self.promotions, self.promoted, strict=True):
             shortfall = (
                 np.array([promotion.required_count(n) for n in range(position + 1, slate.size + 1)])
-                - np.cumsum(items_[slate])[position:]
+                - np.cumsum(is_promoted[slate])[position:]
             )
             shortfall_by_change = {
-                gained: int(np.maximum(0, shortfall - gained).sum()) for gained in (-1, 0, 1)
+                change: int(np.maximum(0, shortfall - change).sum()) for change in (-1, 0, 1)
             }
-            gained = items_[items].astype(int) - int(items_[slate[position]])
+            promoted_changes = is_promoted[items].astype(int) - int(is_promoted[slate[position]])
             increase += np.array(
                 [
                     shortfall_by_change[change] - shortfall_by_change[0]
-                    for change in gained.tolist()
+                    for change in promoted_changes.tolist()
                 ],
                 np.int64,
             )
@@ -212,7 +213,7 @@ class SlateConstraints:
 
 
 def _exhausted_items(code: Codes, nearby: Sequence[int], limit: int) -> npt.NDArray[np.bool_]:
-    """Return the items whose kind occurs `most` times among the nearby ones."""
+    """Return a mask of the items whose kind occurs `limit` times among the nearby ones."""
     kinds, counts = np.unique(code[list(nearby)], return_counts=True)
     return np.isin(code, kinds[(counts >= limit) & (kinds >= 0)])
 
@@ -251,9 +252,9 @@ def dpp(
     """
     n = values.size
     low, high = (float(values.min()), float(values.max())) if n else (0.0, 0.0)
-    scaled = (values - low) / (high - low) if high > low else np.zeros(n)
+    scaled_values = (values - low) / (high - low) if high > low else np.zeros(n)
     quality = (
-        balance / max(1.0 - balance, 1e-9) * scaled
+        balance / max(1.0 - balance, 1e-9) * scaled_values
     )  # of the kernel's determinant, as a logarithm
     kernel = (1.0 - SELF_SIMILARITY) * similarity + SELF_SIMILARITY * np.eye(n)
     factors = np.zeros((min(size, n), n))
@@ -267,9 +268,11 @@ def dpp(
         selected.append(best)
         remaining[best] = False
         if gain[best] > 1e-12:
-            new = (kernel[best] - factors[:step, best] @ factors[:step]) / np.sqrt(gain[best])
-            factors[step] = new
-            gain = gain - new * new
+            new_factor = (kernel[best] - factors[:step, best] @ factors[:step]) / np.sqrt(
+                gain[best]
+            )
+            factors[step] = new_factor
+            gain = gain - new_factor * new_factor
     return _then_by_value(selected, remaining, values)
 
 
@@ -289,21 +292,21 @@ def mmr(
         size: how many places are chosen so; the rest follows by value.
     """
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    nearest = np.zeros(values.size)
+    scaled_values = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    largest_similarity = np.zeros(values.size)
     remaining = np.ones(values.size, bool)
     selected: list[int] = []
     for _ in range(min(size, values.size)):
-        gain = balance * scaled - (1.0 - balance) * nearest
+        gain = balance * scaled_values - (1.0 - balance) * largest_similarity
         best = int(np.argmax(np.where(remaining, gain, -np.inf)))
         selected.append(best)
         remaining[best] = False
-        nearest = np.maximum(nearest, similarity[best])
+        largest_similarity = np.maximum(largest_similarity, similarity[best])
     return _then_by_value(selected, remaining, values)
 
 
 def _then_by_value(
     selected: Sequence[int], remaining: npt.NDArray[np.bool_], values: Floats
 ) -> Rows:
-    by_value = np.argsort(-values, kind="stable")
-    return np.concatenate([np.array(selected, np.intp), by_value[remaining[by_value]]])
+    value_order = np.argsort(-values, kind="stable")
+    return np.concatenate([np.array(selected, np.intp), value_order[remaining[value_order]]])

@@ -58,12 +58,12 @@ def draw_slate(
         return Slate(shown, np.ones(shown.size), joint_propensities=np.ones(shown.size))
     distribution = slate_distribution(order, size, explore, values, constraints)
     shown = distribution.draw(rng)
-    propensities, joint = distribution.propensities(shown)
-    ranked = set(order[:size].tolist())
+    propensities, joint_propensities = distribution.propensities(shown)
+    ranked_items = set(order[:size].tolist())
     explored_positions = [
-        position for position, item in enumerate(shown.tolist(), 1) if item not in ranked
+        position for position, item in enumerate(shown.tolist(), 1) if item not in ranked_items
     ]
-    return Slate(shown, propensities, tuple(explored_positions), joint)
+    return Slate(shown, propensities, tuple(explored_positions), joint_propensities)
 
 
 def draw_uniform_slate(n: int, size: int, rng: np.random.Generator) -> Slate:
@@ -72,5 +72,5 @@ def draw_uniform_slate(n: int, size: int, rng: np.random.Generator) -> Slate:
     It respects no quota, promotion or pin.
     """
     shown = rng.permutation(n)[:size].astype(np.intp)
-    joint = (1.0 / np.arange(n, n - shown.size, -1)).cumprod()
-    return Slate(shown, np.full(shown.size, 1.0 / max(n, 1)), joint_propensities=joint)
+    joint_propensities = (1.0 / np.arange(n, n - shown.size, -1)).cumprod()
+    return Slate(shown, np.full(shown.size, 1.0 / max(n, 1)), joint_propensities=joint_propensities)

@@ -35,7 +35,7 @@ def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
     """
     where = f"{where}, formula {text[:80]!r}" if where else f"formula {text[:80]!r}"
     try:
-        weights = _weights(parse_tree(text, depth_max=2 * HEADS_MAX, hint=_EXAMPLE))
+        weights = _collect_weights(parse_tree(text, depth_max=2 * HEADS_MAX, hint=_EXAMPLE))
     except ExpressionError as error:
         raise DeclarationError(str(error), where=where, fix=error.fix or _EXAMPLE) from None
     return validate_weights(weights, where=where)
@@ -142,10 +142,10 @@ def compute_value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -
     return total
 
 
-def _weights(tree: Node) -> dict[str, float]:
+def _collect_weights(tree: Node) -> dict[str, float]:
     weights: dict[str, float] = {}
     for sign, term in _terms(tree, 1.0):
-        head, weight = _term(term)
+        head, weight = _parse_term(term)
         if head in weights:
             raise term.error(f"{head!r} stands there twice", "add its weights up")
         weights[head] = sign * weight
@@ -164,23 +164,23 @@ def _terms(node: Node, sign: float) -> Iterable[tuple[float, Node]]:
             yield sign, node
 
 
-def _term(node: Node) -> tuple[str, float]:
+def _parse_term(node: Node) -> tuple[str, float]:
     match node:
         case nodes.Name(path=head) if "." not in head:
             return head, 1.0
         case nodes.Binary(left=left, operator="*", right=nodes.Name(path=head)) if "." not in head:
-            if (weight := _number(left)) is not None:
+            if (weight := _parse_number(left)) is not None:
                 return head, weight
         case nodes.Binary(left=nodes.Name(path=head), operator="*", right=right) if "." not in head:
-            if (weight := _number(right)) is not None:
+            if (weight := _parse_number(right)) is not None:
                 return head, weight
     raise node.error(f"expected a number times a head, got {node.quoted}")
 
 
-def _number(node: Node) -> float | None:
+def _parse_number(node: Node) -> float | None:
     match node:
         case nodes.Unary(operator="-"):
-            inner = _number(node.operand)
+            inner = _parse_number(node.operand)
             return None if inner is None else -inner
         case nodes.Constant(value=float(value)):
             return value

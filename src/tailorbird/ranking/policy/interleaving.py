@@ -59,10 +59,10 @@ class TeamDraft:
         """Draw the items of a slate (k,), best first, and the team of each."""
         items, teams, state = list[int](), list[int](), State()
         while len(items) < self._size and (rounds := self._rounds(state)):
-            drawn = rounds[int(rng.integers(len(rounds)))]
-            items += drawn.items
-            teams += drawn.teams
-            state = drawn.state
+            drawn_round = rounds[int(rng.integers(len(rounds)))]
+            items += drawn_round.items
+            teams += drawn_round.teams
+            state = drawn_round.state
         return np.array(items[: self._size], np.intp), tuple(teams[: self._size])
 
     def draw(self, rng: np.random.Generator) -> Rows:
@@ -86,21 +86,21 @@ class TeamDraft:
         for position, states in enumerate(states_by_position):
             for state, (state_probability, agreed_probability) in states.items():
                 rounds = self._rounds(state)
-                for picks in rounds:
+                for draft_round in rounds:
                     round_probability, slate_probability = (
                         state_probability / len(rounds),
                         agreed_probability / len(rounds),
                     )
                     for slate_position, item in enumerate(
-                        picks.items[: len(slate) - position], position
+                        draft_round.items[: len(slate) - position], position
                     ):
                         agrees = slate[slate_position] == item
                         marginal[slate_position] += round_probability * agrees
                         slate_probability *= agrees
                         joint[slate_position] += slate_probability
-                    next_position = position + len(picks.items)
+                    next_position = position + len(draft_round.items)
                     if next_position < len(slate):
-                        totals = states_by_position[next_position][picks.state]
+                        totals = states_by_position[next_position][draft_round.state]
                         totals[0] += round_probability
                         totals[1] += slate_probability
         return marginal, joint
@@ -113,18 +113,18 @@ class TeamDraft:
         remaining_items = [
             item for ranking in self._rankings for item in ranking if item not in state
         ]
-        best = max(rounds, key=lambda entry: len(entry.items)).items or remaining_items
+        best = max(rounds, key=lambda draft_round: len(draft_round.items)).items or remaining_items
         return (_DraftRound((best[0],), (NO_TEAM,), state | {best[0]}),) if best else ()
 
     def _pick(self, state: State, teams: tuple[int, int]) -> _DraftRound:
         """Let the teams pick an item each in turn, those that have one left."""
-        items, picks = list[int](), list[int]()
+        items, picking_teams = list[int](), list[int]()
         for team in teams:
             if (item := self._find_best(team, state)) is not None:
                 items.append(item)
-                picks.append(team)
+                picking_teams.append(team)
                 state |= {item}
-        return _DraftRound(tuple(items), tuple(picks), state)
+        return _DraftRound(tuple(items), tuple(picking_teams), state)
 
     def _find_best(self, team: int, state: State) -> int | None:
         """Return the best item of a ranking that may follow the items of a state."""

@@ -30,28 +30,32 @@ def position_probabilities(strengths: Floats, items: Rows, positions: int) -> Fl
         strengths: (n,), above 0.
         positions: at most n.
     """
-    last = np.partition(strengths, strengths.size - positions)[strengths.size - positions]
-    total = strengths.sum()
-    span = float(np.log1p(total * TIME_MAX / last))
-    nodes, weights = _legendre(16 + int(np.ceil(5 * span)))
-    log_time = (nodes + 1.0) / 2.0 * span
-    time = np.expm1(log_time) / total
-    step = weights / 2.0 * span * np.exp(log_time) / total
-    has_arrived = -np.expm1(-strengths[:, None] * time)
+    weakest_strength = np.partition(strengths, strengths.size - positions)[
+        strengths.size - positions
+    ]
+    total_strength = strengths.sum()
+    log_span = float(np.log1p(total_strength * TIME_MAX / weakest_strength))
+    nodes, weights = _legendre(16 + int(np.ceil(5 * log_span)))
+    log_time = (nodes + 1.0) / 2.0 * log_span
+    time = np.expm1(log_time) / total_strength
+    time_weights = weights / 2.0 * log_span * np.exp(log_time) / total_strength
+    arrival_probability = -np.expm1(-strengths[:, None] * time)
     product = np.ones((time.size, CIRCLE_POINTS // 2), np.complex128)
     for start in range(0, strengths.size, BLOCK):
-        product *= np.multiply.reduce(_factors(has_arrived[start : start + BLOCK]), axis=0)
-    product_of_others = product / _factors(has_arrived[items])
-    density = strengths[items, None] * (1.0 - has_arrived[items]) * step
+        product *= np.multiply.reduce(
+            _generating_functions(arrival_probability[start : start + BLOCK]), axis=0
+        )
+    product_of_others = product / _generating_functions(arrival_probability[items])
+    density = strengths[items, None] * (1.0 - arrival_probability[items]) * time_weights
     sums = np.einsum("iq,iqm->im", density, product_of_others)
-    inverse = _circle_points()[:, None] ** -np.arange(positions)
+    inverse_powers = _circle_points()[:, None] ** -np.arange(positions)
     # The other half of the circle is the complex conjugate.
-    return np.clip(2.0 / CIRCLE_POINTS * (sums @ inverse).real, _PROBABILITY_MIN, 1.0)
+    return np.clip(2.0 / CIRCLE_POINTS * (sums @ inverse_powers).real, _PROBABILITY_MIN, 1.0)
 
 
-def _factors(has_arrived: Floats) -> npt.NDArray[np.complex128]:
+def _generating_functions(arrival_probability: Floats) -> npt.NDArray[np.complex128]:
     """Return the generating functions (n, times, points) of whether each item has arrived."""
-    factors = has_arrived[:, :, None] * (_circle_points() - 1.0)
+    factors = arrival_probability[:, :, None] * (_circle_points() - 1.0)
     factors += 1.0
     return factors
 

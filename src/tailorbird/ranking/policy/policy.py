@@ -115,8 +115,8 @@ def attribute_codes(index: Index, rows: Rows, attribute: str) -> Codes:
     if isinstance(column, TextColumn):
         codes = column.codes[known_rows].astype(np.int64)
     else:
-        distinct, codes = np.unique(column[known_rows], return_inverse=True)
-        codes = np.where(np.isnan(distinct)[codes], -1, codes)
+        distinct_values, codes = np.unique(column[known_rows], return_inverse=True)
+        codes = np.where(np.isnan(distinct_values)[codes], -1, codes)
     return np.where(rows >= 0, codes, -1)
 
 

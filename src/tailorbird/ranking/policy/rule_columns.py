@@ -102,7 +102,7 @@ class RuleValues:
     def call(self, function: str, arguments: Sequence[Value]) -> Value:
         if function == "missing":
             return self.missing(arguments[0])
-        if function == SUBSTRING_FUNCTION:
+        if function == SUBSTRING_FUNCTION:  # 'x' in item.tags
             return contains(*arguments)
         request, since = self._request, self._request.now - parse_duration(str(arguments[0]))
         return seen_mask(request.index, request.rows, request.recent_events, since=since)
@@ -181,10 +181,10 @@ def equal(left: Value, right: Value) -> Mask:
         if isinstance(right, str):
             return left.codes == left.code(right)
         if isinstance(right, TextColumn):
-            translated = np.array([*(left.code(value) for value in right.values), -2], np.int32)[
-                right.codes
-            ]
-            return left.codes == translated
+            translated_codes = np.array(
+                [*(left.code(value) for value in right.values), -2], np.int32
+            )[right.codes]
+            return left.codes == translated_codes
         return np.zeros(left.codes.size, bool)
     if isinstance(left, str) or isinstance(right, str):
         return np.array(isinstance(left, str) and isinstance(right, str) and left == right != "")
@@ -199,10 +199,10 @@ def contains(text: Value, part: Value) -> Mask:
         return np.array(part in text.split("|"))
     if not isinstance(text, TextColumn):
         return np.zeros((), bool)
-    codes, position = np.unique(
+    codes, value_index = np.unique(
         text.codes, return_inverse=True
     )  # only the values that these items have
     has_part = np.array(
         [code >= 0 and part in text.values[code].split("|") for code in codes.tolist()], bool
     )
-    return has_part[position]
+    return has_part[value_index]

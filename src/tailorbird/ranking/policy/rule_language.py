@@ -84,12 +84,13 @@ def compile_rule(
     def kind_of(name: nodes.Name) -> ValueKind | None:
         return _require_kind(name, item_fields, user_fields)
 
-    searchable_columns = frozenset(f"context.{name}" for name in CONTEXT_FIELDS)
+    # What a rule may look for in a text, beside constants: `context.device in item.tags`.
+    part_columns = frozenset(f"context.{name}" for name in CONTEXT_FIELDS)
     language = Language(
         kind_of,
         _FUNCTIONS,
         allows_substring_search=True,
-        substring_columns=searchable_columns,
+        substring_columns=part_columns,
         texts_are_truths=True,
         hint=_HINT,
     )

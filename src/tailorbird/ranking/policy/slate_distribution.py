@@ -70,11 +70,11 @@ def slate_distribution(
     if explore is None or explore.rate <= 0 or ranked.size < explore.first:
         return RankedSlate(ranked)
     if explore.method == "swap":
-        return SwappedPairs.of(order, ranked, explore, constraints)
+        return SwappedPairs.from_order(order, ranked, explore, constraints)
     if explore.method == "plackett_luce":
         assert values is not None
-        return PlackettLuce.of(order, ranked, explore, values)
-    return OneExplored.of(order, ranked, explore, constraints)
+        return PlackettLuce.from_order(order, ranked, explore, values)
+    return OneExplored.from_order(order, ranked, explore, constraints)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class OneExplored:
     pool_by_position: Mapping[int, Rows]
 
     @classmethod
-    def of(
+    def from_order(
         cls, order: Rows, ranked: Rows, explore: Explore, constraints: SlateConstraints
     ) -> "OneExplored":
         pool = order[ranked.size : ranked.size + explore.pool]
@@ -145,11 +145,15 @@ class OneExplored:
         can_explore = np.zeros(max(shown.size, self.ranked.size), bool)
         can_explore[positions] = True
         can_explore = can_explore[: shown.size]
-        share = self.rate / len(positions)
-        marginal = np.where(is_ranked, 1.0 - share * can_explore, explored_probability)
-        changes = (~is_ranked).cumsum()
-        unchanged = (1.0 - share * can_explore.cumsum()).clip(0.0)
-        joint = np.where(changes == 0, unchanged, (changes == 1) * explored_probability.cumsum())
+        position_rate = self.rate / len(positions)
+        marginal = np.where(is_ranked, 1.0 - position_rate * can_explore, explored_probability)
+        change_counts = (~is_ranked).cumsum()
+        unchanged_probability = (1.0 - position_rate * can_explore.cumsum()).clip(0.0)
+        joint = np.where(
+            change_counts == 0,
+            unchanged_probability,
+            (change_counts == 1) * explored_probability.cumsum(),
+        )
         return marginal, joint
 
 
@@ -170,7 +174,7 @@ class SwappedPairs:
     pair_starts: Rows
 
     @classmethod
-    def of(
+    def from_order(
         cls, order: Rows, ranked: Rows, explore: Explore, constraints: SlateConstraints
     ) -> "SwappedPairs":
         start = explore.first - 1
@@ -227,7 +231,9 @@ class PlackettLuce:
     strengths: Floats
 
     @classmethod
-    def of(cls, order: Rows, ranked: Rows, explore: Explore, values: Floats) -> "PlackettLuce":
+    def from_order(
+        cls, order: Rows, ranked: Rows, explore: Explore, values: Floats
+    ) -> "PlackettLuce":
         start, size = explore.first - 1, ranked.size
         end = min(size, start + DRAWN_MAX)
         pool = order[start : end if end < size else size + explore.pool]
@@ -239,9 +245,9 @@ class PlackettLuce:
         if self.share < 1 and rng.random() >= self.share:
             return shown
         # Gumbel noise: the order of log-strength + noise is a draw of the model (Yellott 1977).
-        noisy = np.log(self.strengths) + rng.gumbel(size=self.pool.size)
-        drawn = np.argsort(-noisy, kind="stable")[: self.count]
-        shown[self.start : self.start + self.count] = self.pool[drawn]
+        noisy_log_strengths = np.log(self.strengths) + rng.gumbel(size=self.pool.size)
+        drawn_positions = np.argsort(-noisy_log_strengths, kind="stable")[: self.count]
+        shown[self.start : self.start + self.count] = self.pool[drawn_positions]
         return shown
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
@@ -249,10 +255,10 @@ class PlackettLuce:
         marginal, conditional = is_ranked.copy(), is_ranked.copy()
         drawn_range = slice(self.start, min(self.start + self.count, shown.size))
         pool_positions = find_positions(shown[drawn_range], self.pool)
-        is_placed = pool_positions >= 0
+        is_in_pool = pool_positions >= 0
         positions = np.maximum(pool_positions, 0)
-        marginal[drawn_range] = np.where(is_placed, marginals(self.strengths, positions), 0.0)
-        taken_strength = np.where(is_placed, self.strengths[positions], 0.0)
+        marginal[drawn_range] = np.where(is_in_pool, marginals(self.strengths, positions), 0.0)
+        taken_strength = np.where(is_in_pool, self.strengths[positions], 0.0)
         remaining_strength = self.strengths.sum() - np.concatenate(
             [[0.0], np.cumsum(taken_strength)[:-1]]
         )
@@ -278,10 +284,10 @@ def match_positions(shown: Rows, ranked: Rows) -> npt.NDArray[np.bool_]:
     """Return where a slate shows what another one shows; nowhere beyond its end."""
     if shown.size == ranked.size:
         return shown == ranked
-    equal = np.zeros(shown.size, bool)
-    common = min(shown.size, ranked.size)
-    equal[:common] = shown[:common] == ranked[:common]
-    return equal
+    is_equal = np.zeros(shown.size, bool)
+    common_size = min(shown.size, ranked.size)
+    is_equal[:common_size] = shown[:common_size] == ranked[:common_size]
+    return is_equal
 
 
 def find_positions(items: npt.NDArray[np.integer], pool: npt.NDArray[np.integer]) -> Rows:
@@ -294,7 +300,7 @@ def find_positions(items: npt.NDArray[np.integer], pool: npt.NDArray[np.integer]
 
 
 def _swappable_pairs(
-    order: Rows, size: int, pairs: Sequence[int], constraints: SlateConstraints
+    order: Rows, size: int, pair_starts: Sequence[int], constraints: SlateConstraints
 ) -> list[int]:
     """Return the starts of pairs that may be swapped independently of each other.
 
@@ -302,27 +308,27 @@ def _swappable_pairs(
     at most one such set that no other pair changes, so each can be tested alone. No window of a
     quota may see two of the pairs.
     """
-    pairs = [
+    pair_starts = [
         start
-        for start in pairs
+        for start in pair_starts
         if start not in constraints.fixed_positions and start + 1 not in constraints.fixed_positions
     ]
     if constraints.is_unconstrained:
-        return pairs
+        return pair_starts
     violations_max = constraints.count_violations(order[:size])
-    swappable: list[int] = []
-    for start in pairs:
+    swappable_starts: list[int] = []
+    for start in pair_starts:
         swapped = order.copy()
         swapped[[start, start + 1]] = order[[start + 1, start]]
         if (
             constraints.window_max
-            and swappable
-            and start - (swappable[-1] + 1) < constraints.window_max - 1
+            and swappable_starts
+            and start - (swappable_starts[-1] + 1) < constraints.window_max - 1
         ):
             continue
         if constraints.count_violations(swapped[:size]) <= violations_max:
-            swappable.append(start)
-    return swappable
+            swappable_starts.append(start)
+    return swappable_starts
 
 
 def _strengths(values: Floats, temperature: float) -> Floats:

@@ -225,7 +225,7 @@ def save_state(
         from tailorbird.models.deep.checkpoint import copy_weights
         from tailorbird.models.deep.warm import (
             WarmState,
-            clear_series,
+            remove_old_series,
             save_warm_state,
             series_name,
         )
@@ -245,7 +245,7 @@ def save_state(
                 trained_until=train_until,
             ),
         )
-        clear_series(settings.warm)
+        remove_old_series(settings.warm)
     if not settings.mlflow:
         return ""
     try:
@@ -269,4 +269,4 @@ def make_epoch_logger(folder: Path | None) -> OnEpoch | None:
     if folder is None:
         return None
     event_log = EventLog(folder)
-    return lambda epoch, metrics: event_log.scalars(epoch, group_tags(metrics))
+    return lambda epoch, metrics: event_log.append_scalars(epoch, group_tags(metrics))

@@ -38,7 +38,13 @@ def render_model_card(
     notes: Sequence[str],
     by: str,
 ) -> str:
-    """Render the card of a model."""
+    """Render the card of a model.
+
+    Args:
+        about: the facts of the training report.
+        notes: limits that the training found.
+        by: who trained it, as the registry records it.
+    """
     calibrations = about.get("calibration", {})
     formula_terms = [
         f"{weight:g} · {'E' if is_amount_head(head) else 'P'}({head})"
@@ -94,7 +100,7 @@ def render_model_card(
             f"- {limit}" for limit in (*notes, *describe_limits(evaluation), *GENERAL_LIMITS)
         ),
     ]
-    return "\n\n".join(part for part in sections if part) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def gate_section(decision: Decision) -> list[str]:
@@ -159,12 +165,12 @@ def _slices_table(evaluation: Evaluation) -> str:
     )
 
 
-def _head_line(name: str, head: HeadMetrics) -> str:
+def _head_line(name: str, head_metrics: HeadMetrics) -> str:
     return (
-        f"- {name}: AUC {head.auc}, log loss {head.log_loss} (of always the mean "
-        f"{head.log_loss_of_mean:.4f}), "
-        f"calibration error {head.calibration_error}, debiased "
-        f"{head.calibration_bins.debiased_error:.4f}"
+        f"- {name}: AUC {head_metrics.auc}, log loss {head_metrics.log_loss} (of always the mean "
+        f"{head_metrics.log_loss_of_mean:.4f}), "
+        f"calibration error {head_metrics.calibration_error}, debiased "
+        f"{head_metrics.calibration_bins.debiased_error:.4f}"
     )
 
 
@@ -175,9 +181,9 @@ def _amount_lines(evaluation: Evaluation) -> list[str]:
     ]
 
 
-def _calibration_table(name: str, head: HeadMetrics) -> str:
+def _calibration_table(name: str, head_metrics: HeadMetrics) -> str:
     rows = []
-    for slice_name, bins in head.calibration_by_slice.items():
+    for slice_name, bins in head_metrics.calibration_by_slice.items():
         row_count = bins.counts.sum()
         means = (
             f"{np.nansum(bins.counts * value) / row_count:.4f}"

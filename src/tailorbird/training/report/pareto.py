@@ -94,6 +94,7 @@ def measure_baseline_us(item_count: int) -> float:
 
 
 def _best_us(measured_call: Callable[[], object], *, repeats: int = REPEATS) -> float:
+    """Return the microseconds of the fastest of several repeats."""
     measured_call()
     best = float("inf")
     for _ in range(repeats):

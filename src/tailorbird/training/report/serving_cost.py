@@ -7,8 +7,9 @@
     read     `features.online.read.Reader` on a state built from the newest events, for all
              declarations or for some
 
-Computed columns (item-to-item, popularity, age) are part of the index and not measured; neither is
-scoring.
+A reading record holds what a request reads of one key of an entity, such as an item, as lanes of 64
+bits each. Computed columns (item-to-item, popularity, age) are part of the index and not measured;
+neither is scoring.
 """
 
 import tempfile
@@ -64,12 +65,12 @@ class ColumnCost:
     finish_us: float
 
 
-def records_per_request(features: FeatureSet, entity: int) -> int:
+def records_per_request(features: FeatureSet, entity_index: int) -> int:
     """Return the largest number of records of an entity that a request reads."""
-    names = features.layout.entities[entity].entity.fields
-    if "item" in names:
+    field_names = features.layout.entities[entity_index].entity.fields
+    if "item" in field_names:
         return CANDIDATES_PER_REQUEST
-    return GROUPS_PER_REQUEST if any("." in name for name in names) else 1
+    return GROUPS_PER_REQUEST if any("." in name for name in field_names) else 1
 
 
 def count_request_bytes(features: FeatureSet) -> int:

@@ -211,8 +211,8 @@ def _adapt_gbdt_defaults(
     settings: Mapping[str, Value], positives: int, rows: int
 ) -> dict[str, Value]:
     gbdt_settings = replace(GbdtSettings(), **settings)  # type: ignore[arg-type]
-    adapted = gbdt_settings.resolve_sizes(positives, rows)
-    return {**settings, "leaves": adapted.leaves}
+    adapted_settings = gbdt_settings.resolve_sizes(positives, rows)
+    return {**settings, "leaves": adapted_settings.leaves}
 
 
 def find_architecture(name: str) -> Architecture:

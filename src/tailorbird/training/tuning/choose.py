@@ -166,7 +166,7 @@ def choose_finalist(
         person_by_split: of each split, the person of each held-out request; −1 for unknown.
     """
     split_indexes = range(len(person_by_split))
-    fit_keys = [
+    fit_keys = [  # (trial index, split, seed)
         (index, split, seed)
         for index in range(len(trials))
         for split in split_indexes
@@ -184,6 +184,7 @@ def choose_finalist(
     for future in as_completed(key_by_future):
         result_by_key[key_by_future[future]] = future.result()
         progress(len(result_by_key), len(fit_keys))
+    # Each request of an unknown person counts as a person of its own.
     person = np.concatenate(
         [
             np.where(
@@ -211,7 +212,7 @@ def choose_finalist(
         )
         for trial_index, trial in enumerate(trials)
     ]
-    finalists_by_score = tuple(sorted(finalists, key=lambda trial: -trial.score))
+    finalists_by_score = tuple(sorted(finalists, key=lambda finalist: -finalist.score))
     return _choose_winner(finalists_by_score, finalists[0])
 
 

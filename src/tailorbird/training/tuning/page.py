@@ -88,12 +88,12 @@ def _plot_history(trials: Sequence[Trial]) -> Figure:
         mean_score = float(np.mean(trial.split_scores)) if trial.split_scores else np.nan
         best_value = max(best_value, trial.value) if trial.state == "complete" else best_value
         best_values.append(best_value if np.isfinite(best_value) else np.nan)
-        style = {
+        marker, colour = {
             "complete": ("o", HIGHLIGHT_COLOUR),
             "pruned": ("x", MUTED_COLOUR),
             "failed": ("v", _LOSS_COLOUR),
         }[trial.state]
-        axes.plot([index], [mean_score], style[0], color=style[1], markersize=4)
+        axes.plot([index], [mean_score], marker, color=colour, markersize=4)
     axes.plot(range(len(best_values)), best_values, color=HIGHLIGHT_COLOUR, linewidth=1)
     default_trial = next(
         (trial for trial in trials if trial.is_default and np.isfinite(trial.value)), None
@@ -189,7 +189,7 @@ def _list_facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
     limits = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [
         f"{budget['seconds']:g} s of fits"
     ] * bool(budget["seconds"])
-    spent = (
+    spent_texts = (
         f"{name}: {spent['trials']} trials, {spent['seconds']:g} s of fits"
         for name, spent in about["spent"].items()
     )
@@ -197,7 +197,7 @@ def _list_facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
         "as of": about["as_of"],
         "the test part begins": about["test_from"],
         "budget of an architecture": " or ".join(limits),
-        "spent": "; ".join(spent),
+        "spent": "; ".join(spent_texts),
         "sampler, pruner, seed": f"{budget['sampler']}, {budget['pruner']}, {about['seed']}",
         "not tuned": about["untuned"],
     }

@@ -171,11 +171,11 @@ def _suggest(name: str, valid_names: Mapping[str, Any]) -> str:
 
 def _locate_key(path: Path, text: str, section: str, key: str = "") -> str:
     """Return file and line of a section's heading, or of a key below it."""
-    in_section, key_line = False, 0
+    is_in_section, key_line = False, 0
     for line_number, text_line in enumerate(text.splitlines(), 1):
         if heading := re.match(r"\s*\[\s*([^\]]+?)\s*\]", text_line):
-            in_section = heading[1] == section
-            key_line = line_number if in_section and not key else key_line
-        elif in_section and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", text_line):
+            is_in_section = heading[1] == section
+            key_line = line_number if is_in_section and not key else key_line
+        elif is_in_section and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", text_line):
             key_line = line_number
     return f"{path}:{key_line}" if key_line else str(path)

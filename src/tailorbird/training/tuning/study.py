@@ -121,6 +121,8 @@ def open_journal(folder: Path) -> JournalStorage:
 
 @dataclass
 class _RunningTrial:
+    """A trial whose splits are being fitted; `draw_number` counts draws, the defaults being 0."""
+
     trial: "optuna.Trial"
     settings: dict[str, Value]
     draw_number: int
@@ -197,7 +199,7 @@ class Search:
                 or budget.allows(trial_count + len(trial_by_future), spent_seconds)
             ):
                 running_trial = self._ask_trial(
-                    next(draw for draw in count() if draw not in used_draws)
+                    next(draw_number for draw_number in count() if draw_number not in used_draws)
                 )
                 used_draws.add(running_trial.draw_number)
                 trial_by_future[self._fit(running_trial)] = running_trial
@@ -217,9 +219,9 @@ class Search:
                 else:
                     trial_by_future[self._fit(running_trial)] = running_trial
 
-    def _ask_trial(self, draw: int) -> _RunningTrial:
-        self._study.sampler = self._create_sampler(draw)
-        is_default = draw == 0
+    def _ask_trial(self, draw_number: int) -> _RunningTrial:
+        self._study.sampler = self._create_sampler(draw_number)
+        is_default = draw_number == 0
         if is_default:
             self._study.enqueue_trial(dict(self.start_settings))
         trial = self._study.ask(_to_distributions(self.space))
@@ -228,7 +230,7 @@ class Search:
             if is_default
             else {**self.architecture.defaults, **self.space.fixed, **trial.params}
         )
-        return _RunningTrial(trial, dict(settings), draw, is_default)
+        return _RunningTrial(trial, dict(settings), draw_number, is_default)
 
     def _fit(self, running_trial: _RunningTrial) -> "Future[FitResult]":
         return self.fit_executor.submit(
@@ -299,8 +301,8 @@ class Search:
         mean_score = float(np.mean(split_scores)) if state == TrialState.COMPLETE else None
         self._study.tell(running_trial.trial, mean_score, state=state)
 
-    def _create_sampler(self, draw: int) -> "optuna.samplers.BaseSampler":
-        seed = int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0])
+    def _create_sampler(self, draw_number: int) -> "optuna.samplers.BaseSampler":
+        seed = int(np.random.SeedSequence([self.seed, draw_number]).generate_state(1)[0])
         if self.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(
@@ -348,7 +350,7 @@ def _to_trial(architecture: str, number: int, frozen_trial: "FrozenTrial") -> Tr
 
     The study's own numbers include trials that a killed run left behind.
     """
-    states = {
+    state_names = {
         TrialState.COMPLETE: "complete",
         TrialState.PRUNED: "pruned",
         TrialState.FAIL: "failed",
@@ -364,7 +366,7 @@ def _to_trial(architecture: str, number: int, frozen_trial: "FrozenTrial") -> Tr
         number,
         attributes["settings"],
         dict(frozen_trial.params),
-        states[frozen_trial.state],
+        state_names[frozen_trial.state],
         tuple(attributes["figures"]),
         value,
         float(attributes["seconds"]),

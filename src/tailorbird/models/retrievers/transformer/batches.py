@@ -2,7 +2,7 @@
 
     target     row − length + 1 … row of one sequence    the items to predict
     input      the item before each target; START_ROW before the first; PADDING_CODE (0) left of it
-    gap        see `retrieval.sequences`
+    gap        bucket of the time since the item before it, see `retrieval.sequences`
 
 Item code c is stored as c + 1. Every draw is a function of the seed and the step.
 """

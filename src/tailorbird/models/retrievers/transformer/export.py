@@ -18,6 +18,8 @@ from tailorbird.models.retrievers.transformer.vectors import SequenceVectors
 
 
 class _Tower(nn.Module):
+    """The user tower: the net's vector at the newest position."""
+
     def __init__(self, net: SequenceNet) -> None:
         super().__init__()
         self.net = net

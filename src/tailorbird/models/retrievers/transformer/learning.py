@@ -67,15 +67,16 @@ def compute_batch_loss(
             code, (torch.rand(code.shape, generator=generator) < recipe.id_dropout).float()
         )
 
-    state = net(item_vectors(input_code), input_code > 0, gap)
+    hidden_states = net(item_vectors(input_code), input_code > 0, gap)
     has_target = target > 0
-    state, target_code = state[has_target], target[has_target]
+    hidden_states, target_code = hidden_states[has_target], target[has_target]
     seen_items = torch.nonzero(item_shares)[
         :, 0
     ]  # unseen items are no negatives, as they may be what comes next
     if len(seen_items) <= 2 * recipe.negatives:
         return functional.cross_entropy(
-            state @ item_vectors(seen_items + 1).T, torch.searchsorted(seen_items, target_code - 1)
+            hidden_states @ item_vectors(seen_items + 1).T,
+            torch.searchsorted(seen_items, target_code - 1),
         )
     uniform_codes = (
         seen_items[torch.randint(0, len(seen_items), (recipe.negatives,), generator=generator)] + 1
@@ -85,8 +86,8 @@ def compute_batch_loss(
     ]
     negatives = torch.cat((uniform_codes, batch_codes))
     expected_counts = recipe.negatives * (1 / len(seen_items) + item_shares[negatives - 1])
-    target_logits = (state * item_vectors(target_code)).sum(dim=-1, keepdim=True)
-    negative_logits = state @ item_vectors(negatives).T - torch.log(expected_counts)
+    target_logits = (hidden_states * item_vectors(target_code)).sum(dim=-1, keepdim=True)
+    negative_logits = hidden_states @ item_vectors(negatives).T - torch.log(expected_counts)
     negative_logits = negative_logits.masked_fill(
         negatives[None, :] == target_code[:, None], float("-inf")
     )
@@ -96,19 +97,19 @@ def compute_batch_loss(
     )
 
 
-def build_content_tokens(recipe: TransformerSettings, items: int) -> Tensor:
+def build_content_tokens(recipe: TransformerSettings, item_count: int) -> Tensor:
     """Return tokens by code + 1, with rows for padding and start."""
-    tokens = np.zeros((items, 1), np.int64) if recipe.content is None else recipe.content
-    if len(tokens) < items:
+    tokens = np.zeros((item_count, 1), np.int64) if recipe.content is None else recipe.content
+    if len(tokens) < item_count:
         raise UsageError(
-            f"content of {len(tokens)} items for a catalogue of {items}",
+            f"content of {len(tokens)} items for a catalogue of {item_count}",
             fix="give a row for each item code",
         )
     no_tokens = np.zeros((1, tokens.shape[1]), np.int64)
-    return torch.from_numpy(np.concatenate((no_tokens, tokens[:items], no_tokens)))
+    return torch.from_numpy(np.concatenate((no_tokens, tokens[:item_count], no_tokens)))
 
 
-def seen_mask(data: SequenceWindows) -> Tensor:
+def seen_mask(windows: SequenceWindows) -> Tensor:
     """Return which items have been seen; the others are embedded by content alone."""
-    is_seen = np.bincount(data.item, minlength=data.item_count) > 0
+    is_seen = np.bincount(windows.item, minlength=windows.item_count) > 0
     return torch.from_numpy(np.concatenate(([True], is_seen, [True]))).float()

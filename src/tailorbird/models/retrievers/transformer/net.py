@@ -33,7 +33,7 @@ class Layer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
         rows, length, width = x.shape
         a = self.first(x)
         q, k, v = (
@@ -42,7 +42,7 @@ class Layer(nn.Module):
             .permute(2, 0, 3, 1, 4)
             .unbind(0)
         )
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
         attended = self.out(attended.transpose(1, 2).reshape(rows, length, width))
         x = x + self.dropout(attended * torch.sigmoid(self.gate(a)))
         b = self.second(x)
@@ -63,14 +63,14 @@ class SequenceNet(nn.Module):
     content: Tensor
 
     def __init__(
-        self, recipe: TransformerSettings, items: int, content: Tensor, seen_mask: Tensor
+        self, recipe: TransformerSettings, item_count: int, content: Tensor, seen_mask: Tensor
     ) -> None:
         super().__init__()
         width = recipe.width
-        self.id = nn.Embedding(items + 2, width)
+        self.id = nn.Embedding(item_count + 2, width)
         self.unknown = nn.Parameter(torch.zeros(width))
         self.token = nn.Embedding(int(content.max()) + 1, width, padding_idx=0)
-        self.place = nn.Embedding(recipe.length, width)
+        self.place = nn.Embedding(recipe.length, width)  # of the position in the window
         self.gap = nn.Embedding(GAP_COUNT, width)
         for table in (self.id, self.token, self.place, self.gap):
             nn.init.normal_(table.weight, std=0.05)
@@ -85,17 +85,20 @@ class SequenceNet(nn.Module):
         self.register_buffer("content", content)
         self.register_buffer("known", seen_mask)
 
-    def items(self, code: Tensor, drop: Tensor | None = None) -> Tensor:
-        """Return vectors of items by code + 1, any shape; `drop` marks items by content alone."""
+    def items(self, code: Tensor, id_dropped: Tensor | None = None) -> Tensor:
+        """Return vectors of items by code + 1, any shape.
+
+        `id_dropped` is 1 for items that are embedded by content alone, else 0.
+        """
         id_weight = self.known[code]
-        if drop is not None:
-            id_weight = id_weight * (1 - drop)
+        if id_dropped is not None:
+            id_weight = id_weight * (1 - id_dropped)
         id_vectors = self.id(code) * id_weight.unsqueeze(-1) + self.unknown * (
             1 - id_weight
         ).unsqueeze(-1)
         tokens = self.content[code]
-        count = (tokens > 0).sum(dim=-1, keepdim=True).clamp(min=1)
-        return id_vectors + self.token(tokens).sum(dim=-2) / count
+        token_count = (tokens > 0).sum(dim=-1, keepdim=True).clamp(min=1)
+        return id_vectors + self.token(tokens).sum(dim=-2) / token_count
 
     def forward(self, vectors: Tensor, is_item: Tensor, gap: Tensor) -> Tensor:
         """Return states (rows, length, width) from input vectors, padding mask and gaps."""
@@ -103,12 +106,12 @@ class SequenceNet(nn.Module):
         x = vectors + self.place.weight
         if self.gaps:
             x = x + self.gap(gap)
-        causal = torch.ones(length, length, dtype=torch.bool, device=is_item.device).tril()
+        causal_mask = torch.ones(length, length, dtype=torch.bool, device=is_item.device).tril()
         diagonal = torch.eye(
             length, dtype=torch.bool, device=is_item.device
         )  # padding attends to itself, which avoids NaN
-        allowed = (causal & is_item[:, None, :] | diagonal)[:, None]
+        attention_mask = (causal_mask & is_item[:, None, :] | diagonal)[:, None]
         x = self.dropout(x)
         for layer in self.layers:
-            x = layer(x, allowed)
+            x = layer(x, attention_mask)
         return self.last(x)

@@ -67,12 +67,12 @@ class SequenceVectors:
         A query without interactions gets the vector of a sequence start.
         """
         user_vectors = np.zeros((len(contexts), self.recipe.width), np.float32)
-        for low in range(0, len(contexts), QUERIES_PER_CHUNK):
+        for start in range(0, len(contexts), QUERIES_PER_CHUNK):
             chunk = contexts.slice_queries(
-                low, min(low + QUERIES_PER_CHUNK, len(contexts))
+                start, min(start + QUERIES_PER_CHUNK, len(contexts))
             ).truncate(self.recipe.length)
             input_code, gap = build_inputs(chunk, self.items, self.recipe.length)
-            user_vectors[low : low + len(chunk)] = self.run(
+            user_vectors[start : start + len(chunk)] = self.run(
                 self.input_vectors[input_code], input_code > 0, gap
             )
         return user_vectors
@@ -96,19 +96,27 @@ class SequenceVectors:
             np.zeros((len(contexts), n), np.float32),
         )
         vectors = self.user_vectors(contexts)
-        for low in range(0, len(contexts), QUERIES_PER_CHUNK):
-            chunk = contexts.slice_queries(low, min(low + QUERIES_PER_CHUNK, len(contexts)))
-            scores = vectors[low : low + len(chunk)] @ self.item_vectors.T
+        for start in range(0, len(contexts), QUERIES_PER_CHUNK):
+            chunk = contexts.slice_queries(start, min(start + QUERIES_PER_CHUNK, len(contexts)))
+            scores = vectors[start : start + len(chunk)] @ self.item_vectors.T
             scores = np.exp(np.maximum(scores - scores.max(axis=1, keepdims=True), -80))
-            in_catalogue = (chunk.item >= 0) & (chunk.item < self.items)
+            is_in_catalogue = (chunk.item >= 0) & (chunk.item < self.items)
             offsets = np.concatenate(
-                ([0], np.cumsum(np.bincount(chunk.query_index[in_catalogue], minlength=len(chunk))))
+                (
+                    [0],
+                    np.cumsum(
+                        np.bincount(chunk.query_index[is_in_catalogue], minlength=len(chunk))
+                    ),
+                )
             ).astype(np.int64)
             own_contexts = Contexts(
-                chunk.t, chunk.item[in_catalogue], chunk.ts[in_catalogue], offsets
+                chunk.t, chunk.item[is_in_catalogue], chunk.ts[is_in_catalogue], offsets
             )
             top = top_items(scores, own_contexts, n, repeats=repeats)
-            item[low : low + len(chunk)], score[low : low + len(chunk)] = top.item, top.score
+            item[start : start + len(chunk)], score[start : start + len(chunk)] = (
+                top.item,
+                top.score,
+            )
         return TopItems(item, score)
 
     def updated(self, new_interactions: Interactions, t: int) -> "SequenceVectors":
@@ -122,9 +130,9 @@ class SequenceVectors:
         """
         with torch.no_grad():
             code = torch.arange(self.items + 2)
-            drop = torch.ones(self.items + 2)
-            drop[0] = drop[-1] = 0
-            inputs = self.net.items(code, drop).numpy()
+            id_dropped = torch.ones(self.items + 2)
+            id_dropped[0] = id_dropped[-1] = 0
+            inputs = self.net.items(code, id_dropped).numpy()
         return replace(self, item_vectors=np.ascontiguousarray(inputs[1:-1]), input_vectors=inputs)
 
 
@@ -164,8 +172,10 @@ def warm_start(model: SequenceVectors, interactions: Interactions) -> SequenceVe
     old_item_count = old_state["id.weight"].shape[0] - 2
     new_state["id.weight"][: old_item_count + 1] = old_state["id.weight"][: old_item_count + 1]
     new_state["id.weight"][-1] = old_state["id.weight"][-1]
-    newly_seen = new_state["known"][: old_item_count + 1] > old_state["known"][: old_item_count + 1]
-    new_state["id.weight"][: old_item_count + 1][newly_seen] = old_state[
+    is_newly_seen = (
+        new_state["known"][: old_item_count + 1] > old_state["known"][: old_item_count + 1]
+    )
+    new_state["id.weight"][: old_item_count + 1][is_newly_seen] = old_state[
         "unknown"
     ]  # the vector of an item does not jump at its first click
     shared_token_count = min(len(old_state["token.weight"]), len(new_state["token.weight"]))

@@ -13,7 +13,7 @@ from tailorbird.models.btyd import Floats, Purchases, count_distinct, maximize_l
 from tailorbird.ranking.churn.pareto_nbd import (
     QUADRATURE_NODES,
     QUADRATURE_WEIGHTS,
-    expected,
+    expected_purchases,
     odds_of_having_left,
 )
 
@@ -57,7 +57,7 @@ class ParetoNbd:
 
     def expected_purchases(self, customers: Purchases, span: float) -> Floats:
         """Return expected purchases within `span` from now, shape (n,)."""
-        return expected(*self._arguments(customers), span)
+        return expected_purchases(*self._arguments(customers), span)
 
     def _arguments(
         self, customers: Purchases

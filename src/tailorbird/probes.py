@@ -64,7 +64,7 @@ class ProgressEvent(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._owner = threading.get_ident()
+        self._owner_thread_id = threading.get_ident()
         self.rounds = 0
         self._polled_at = time.monotonic()
         self._heartbeat = Heartbeat()
@@ -107,7 +107,7 @@ class ProgressEvent(threading.Event):
         return time.monotonic() - self._polled_at
 
     def _record_poll(self) -> None:
-        if threading.get_ident() == self._owner:
+        if threading.get_ident() == self._owner_thread_id:
             self.rounds += 1
             self._polled_at = time.monotonic()
             self._heartbeat.beat()

@@ -120,8 +120,8 @@ class RestoreReport:
         elif self.deleted:
             row_counts_text = ", ".join(f"{log} {count:,}" for log, count in self.deleted.items())
             lines.append(
-                f"Topics lack rows after the backup: {row_counts_text}. Roles refuse to pass over them: see "
-                'docs/how-to/kafka.md, "When topics are lost for good".'
+                f"Topics lack rows after the backup: {row_counts_text}. Roles refuse to pass "
+                'over them: see docs/how-to/kafka.md, "When topics are lost for good".'
             )
         return lines
 

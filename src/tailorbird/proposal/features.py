@@ -130,7 +130,10 @@ def _user_declarations(facts: Facts, reasons: Reasons, long_window: str) -> Iter
     event_type = facts.target_type
     yield "\n# people: habits and the last things they did"
     yield f'user_{long_window} = count("user_{long_window}", user, "{event_type}", window="{long_window}")'
-    repeat_text = f"{facts.log_statistics.repeat_share:.1%} of the events are about an item that the person had before"
+    repeat_text = (
+        f"{facts.log_statistics.repeat_share:.1%} of the events are about an item that the person "
+        "had before"
+    )
     if facts.has_repeats:
         yield f'user_item_ever = count("user_item_ever", user_item, "{event_type}")'
         yield f'user_item_{long_window} = count("user_item_{long_window}", user_item, "{event_type}", window="{long_window}")'

@@ -197,7 +197,10 @@ def _choose_hidden_types(facts: Facts, reasons: Reasons) -> list[str]:
         return ["purchase"]
     if facts.has_repeats:
         return []
-    repeat_text = f"{facts.log_statistics.repeat_share:.1%} of the events are about an item that the person had before"
+    repeat_text = (
+        f"{facts.log_statistics.repeat_share:.1%} of the events are about an item that the person "
+        "had before"
+    )
     reasons.append(
         ("hide_seen", facts.target_type, f"{repeat_text}: what somebody had is not shown again")
     )

@@ -86,7 +86,7 @@ def test_a_role_reports_its_progress(tmp_path, role, monkeypatch):
     monkeypatch.setattr(module, "exit_process", lambda status: None, raising=False)
 
     def play():
-        stop._owner = threading.get_ident()
+        stop._owner_thread_id = threading.get_ident()
         getattr(module, role)(health_port=port)
         done["ended"] = True
 

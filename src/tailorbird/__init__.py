@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 for _variable in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"):
     os.environ.setdefault(_variable, "1")
 
-_MODULES = {
+_NAMES_BY_MODULE = {
     "tailorbird.backup": ("BackupReport", "RestoreReport"),
     "tailorbird.client": ("AsyncClient", "Client"),
     "tailorbird.errors": (
@@ -69,8 +69,9 @@ _MODULES = {
     "tailorbird.ranking": ("Boost", "Churn", "Explore", "Pin", "Quota", "Slot"),
     "tailorbird.version": ("__version__",),
 }
-_load_name = make_lazy_getattr(__name__, _MODULES)
+_load_name = make_lazy_getattr(__name__, _NAMES_BY_MODULE)
 
+# Submodules that are loaded when they are first used, as `tb.metrics`.
 _NAMESPACES = (
     "candidates",
     "experiments",

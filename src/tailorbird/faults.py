@@ -23,10 +23,10 @@ from math import inf
 @dataclass
 class _Fault:
     action: str
-    argument: str
+    argument: str  # The seconds of `stall`; otherwise empty.
     first_hit: int  # The first hit at which the fault fires.
-    last_hit: float
-    hit_count: int = 0
+    last_hit: float  # The last one; infinite for `2+`.
+    hit_count: int = 0  # How often the process came to the point.
 
 
 @cache

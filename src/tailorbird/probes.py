@@ -64,7 +64,7 @@ class ProgressEvent(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._owner = threading.get_ident()
+        self._owner_thread_id = threading.get_ident()
         self.rounds = 0
         self._polled_at = time.monotonic()
         self._heartbeat = Heartbeat()
@@ -107,7 +107,7 @@ class ProgressEvent(threading.Event):
         return time.monotonic() - self._polled_at
 
     def _record_poll(self) -> None:
-        if threading.get_ident() == self._owner:
+        if threading.get_ident() == self._owner_thread_id:
             self.rounds += 1
             self._polled_at = time.monotonic()
             self._heartbeat.beat()
@@ -123,15 +123,19 @@ class Health:
     """
 
     def __init__(
-        self, stop: ProgressEvent, *, stalled_after_s: float, metrics: Callable[[], bytes]
+        self, progress_event: ProgressEvent, *, stalled_after_s: float, metrics: Callable[[], bytes]
     ) -> None:
-        self._stop, self._stalled_after_s, self.metrics = stop, stalled_after_s, metrics
+        self._progress_event, self._stalled_after_s, self.metrics = (
+            progress_event,
+            stalled_after_s,
+            metrics,
+        )
 
     def is_alive(self) -> bool:
-        return not self._stalled_after_s or self._stop.age_s() < self._stalled_after_s
+        return not self._stalled_after_s or self._progress_event.age_s() < self._stalled_after_s
 
     def is_ready(self) -> bool:
-        return self._stop.rounds > 0 and self.is_alive()
+        return self._progress_event.rounds > 0 and self.is_alive()
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.backup.manifest import (
-    DATA_PART,
-    LAKE_PART,
-    PROJECT_PART,
+    DATA_PREFIX,
+    LAKE_PREFIX,
+    PROJECT_PREFIX,
     LogSpan,
     Manifest,
     StoredFile,
@@ -63,7 +63,7 @@ _DATA_PATTERNS = (
     "stream/*.count",
     "stream/*.damaged-*",
 )
-_NOT_COPIED = (JOURNAL_FILE, "lock")
+_EXCLUDED_NAMES = (JOURNAL_FILE, "lock")  # Files of these patterns that are not copied.
 _VERSION_NAME = re.compile(r"v\d{4,}")
 
 
@@ -135,7 +135,7 @@ def create_backup(
     """
     if keep < 0:
         raise UsageError(f"expected 0 or more, got {keep}", where="--keep")
-    _require_own(project, backup_storage)
+    _require_own_target(project, backup_storage)
     paths = project.paths
     paths.run.mkdir(parents=True, exist_ok=True)
     with hold_off_erasures(paths.data, create=True):
@@ -152,7 +152,7 @@ def create_backup(
     return replace(report, pruned=pruned_count)
 
 
-def _require_own(project: Project, backup_storage: BackupStorage) -> None:
+def _require_own_target(project: Project, backup_storage: BackupStorage) -> None:
     target = str(backup_storage.storage)
     if any(
         f"{target}/".startswith(f"{own_folder}/")
@@ -194,14 +194,14 @@ def _back_up_with_retries(
 
 
 class _BackupAttempt:
-    """One attempt."""
+    """One attempt to make a backup, with what it has stored so far."""
 
     def __init__(
         self, project: Project, backup_storage: BackupStorage, clock: Clock, progress: Progress
     ) -> None:
         self._project, self._backup_storage, self._clock = project, backup_storage, clock
         self._progress = progress
-        self._done_bytes: dict[str, int] = {}
+        self._done_by_stage: dict[str, int] = {}  # Bytes of logs, files of the lake.
         self._started_at = time.monotonic()
         self._files: list[StoredFile] = []
 
@@ -213,18 +213,18 @@ class _BackupAttempt:
         with tempfile.TemporaryDirectory(dir=paths.run, prefix=_SCRATCH_PREFIX) as name:
             scratch = Path(name)
             taken_at = self._clock.now()
-            retain_topic_rows(self._project, lake_snapshot, taken_at, complete=False)
+            retain_topic_rows(self._project, lake_snapshot, taken_at, is_complete=False)
             with open_log_snapshots(self._project.stream.folder) as logs:
                 require_connected(lake_snapshot, logs)
                 log_spans = self._copy_logs(logs, scratch)
             self._add_lake(lake_snapshot)
             for path in sorted(scratch.iterdir()):
-                self._add_log(f"{DATA_PART}/stream/{path.name}", path)
-        self._add_files(_project_files(self._project), self._project.root, PROJECT_PART)
-        self._add_files(_data_files(paths.data), paths.data, DATA_PART)
+                self._add_log(f"{DATA_PREFIX}/stream/{path.name}", path)
+        self._add_files(_project_files(self._project), self._project.root, PROJECT_PREFIX)
+        self._add_files(_data_files(paths.data), paths.data, DATA_PREFIX)
         manifest = self._build_manifest(taken_at, lake_snapshot, log_spans, erased_count)
         self._backup_storage.add_manifest(manifest)
-        retain_topic_rows(self._project, lake_snapshot, taken_at, complete=True)
+        retain_topic_rows(self._project, lake_snapshot, taken_at, is_complete=True)
         return BackupReport(
             uri=str(self._backup_storage.storage),
             name=manifest.name,
@@ -263,9 +263,9 @@ class _BackupAttempt:
             files=self._files,
         )
 
-    def _report_progress(self, stage: str, size: int, total: int | None) -> None:
-        self._done_bytes[stage] = self._done_bytes.get(stage, 0) + size
-        self._progress(stage, self._done_bytes[stage], total)
+    def _report_progress(self, stage: str, amount: int, total: int | None) -> None:
+        self._done_by_stage[stage] = self._done_by_stage.get(stage, 0) + amount
+        self._progress(stage, self._done_by_stage[stage], total)
 
     def _copy_logs(self, logs: list[OpenLog], scratch: Path) -> dict[str, LogSpan]:
         """Copy the logs to a local folder, in which no reader holds them up."""
@@ -298,7 +298,7 @@ class _BackupAttempt:
             for _ in pool.map(pace_calls(store_file), lake_snapshot.files.items()):
                 self._report_progress("lake files", 1, total)
         self._files += [
-            StoredFile(f"{LAKE_PART}/{name}", sizes[name], (checksum,))
+            StoredFile(f"{LAKE_PREFIX}/{name}", sizes[name], (checksum,))
             for name, checksum in lake_snapshot.files.items()
         ]
         for contents, grows in (
@@ -306,19 +306,21 @@ class _BackupAttempt:
             (lake_snapshot.growing_files, True),
         ):
             for name, content in contents.items():
-                parts = tuple(self._backup_storage.put_blob(part) for part in _split_parts(content))
+                blob_names = tuple(
+                    self._backup_storage.put_blob(part) for part in _split_parts(content)
+                )
                 self._files.append(
-                    StoredFile(f"{LAKE_PART}/{name}", len(content), parts, grows=grows)
+                    StoredFile(f"{LAKE_PREFIX}/{name}", len(content), blob_names, grows=grows)
                 )
 
     def _add_log(self, name: str, path: Path) -> None:
         """Add a log in parts, of which those that did not change are there already."""
-        size, part_names = path.stat().st_size, []
+        size, blob_names = path.stat().st_size, []
         with path.open("rb") as file, ThreadPoolExecutor(_THREAD_COUNT) as pool:
             while parts := [part for _ in range(_PARTS_AT_ONCE) if (part := file.read(PART_BYTES))]:
-                part_names += pool.map(pace_calls(self._backup_storage.put_blob), parts)
+                blob_names += pool.map(pace_calls(self._backup_storage.put_blob), parts)
                 self._report_progress("store logs", sum(map(len, parts)), None)
-        self._files.append(StoredFile(name, size, tuple(part_names)))
+        self._files.append(StoredFile(name, size, tuple(blob_names)))
 
     def _add_files(self, paths: Iterable[Path], root: Path, prefix: str) -> None:
         for path in paths:
@@ -326,9 +328,11 @@ class _BackupAttempt:
                 content, mode = path.read_bytes(), path.stat().st_mode & 0o777
             except FileNotFoundError:  # It was deleted since the folder was listed.
                 continue
-            parts = tuple(self._backup_storage.put_blob(part) for part in _split_parts(content))
+            blob_names = tuple(
+                self._backup_storage.put_blob(part) for part in _split_parts(content)
+            )
             name = f"{prefix}/{path.relative_to(root).as_posix()}"
-            self._files.append(StoredFile(name, len(content), parts, mode))
+            self._files.append(StoredFile(name, len(content), blob_names, mode))
 
 
 def _split_parts(content: bytes) -> Iterator[bytes]:
@@ -356,19 +360,19 @@ def _data_files(data: Path) -> Iterator[Path]:
     """
     for pattern in _DATA_PATTERNS:
         for path in sorted(data.glob(pattern)):
-            parts = path.relative_to(data).parts
-            is_lock = path.suffix == ".lock" or path.name in _NOT_COPIED
-            if path.is_file() and not _is_unfinished(parts) and not is_lock:
+            path_parts = path.relative_to(data).parts
+            is_lock = path.suffix == ".lock" or path.name in _EXCLUDED_NAMES
+            if path.is_file() and not _is_unfinished(path_parts) and not is_lock:
                 yield path
 
 
-def _is_unfinished(parts: Sequence[str]) -> bool:
+def _is_unfinished(path_parts: Sequence[str]) -> bool:
     """Return whether a file is a draft, or of a folder that is not in place yet: both are hidden.
 
     Those within a version are its own.
     """
-    is_of_version = any(_VERSION_NAME.fullmatch(part) for part in parts[:-1])
-    outer_parts = parts[:-1] if is_of_version else parts
+    is_of_version = any(_VERSION_NAME.fullmatch(part) for part in path_parts[:-1])
+    outer_parts = path_parts[:-1] if is_of_version else path_parts
     return any(part.startswith(".") for part in outer_parts)
 
 

@@ -41,12 +41,14 @@ def find_erased_since(
         for batch in lake.batches(table, [column]):
             ids_in_lake.update(pc.unique(batch.column(0)).drop_null().to_pylist())
         ids |= {
-            f"{prefix}{id_}" for id_ in ids_in_lake if _is_newer(kind, id_, older_list, newer_list)
+            f"{prefix}{id_}"
+            for id_ in ids_in_lake
+            if _is_erased_since(kind, id_, older_list, newer_list)
         }
     return sorted(ids)
 
 
-def _is_newer(
+def _is_erased_since(
     kind: str, id_: str, older_list: SuppressionList, newer_list: SuppressionList
 ) -> bool:
     erased_at = newer_list.get_erased_at(kind, id_)

@@ -10,7 +10,7 @@ from tailorbird.lake.delta.versions import TableVersion
 from tailorbird.stream.released import decode_with_checksum, encode_with_checksum
 
 MANIFEST_FORMAT = 1
-PROJECT_PART, DATA_PART, LAKE_PART = (
+PROJECT_PREFIX, DATA_PREFIX, LAKE_PREFIX = (
     "project",
     "data",
     "lake",
@@ -117,7 +117,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     for file in manifest.files:
         top_folder, *path_below = PurePosixPath(file.path).parts
         if (
-            top_folder not in (PROJECT_PART, DATA_PART, LAKE_PART)
+            top_folder not in (PROJECT_PREFIX, DATA_PREFIX, LAKE_PREFIX)
             or not path_below
             or ".." in path_below
         ):

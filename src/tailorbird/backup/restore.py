@@ -13,7 +13,13 @@ from typing import Any
 import msgspec
 
 from tailorbird.backup.erased import Progress, erase_again, is_erasure_file
-from tailorbird.backup.manifest import DATA_PART, LAKE_PART, PROJECT_PART, Manifest, StoredFile
+from tailorbird.backup.manifest import (
+    DATA_PREFIX,
+    LAKE_PREFIX,
+    PROJECT_PREFIX,
+    Manifest,
+    StoredFile,
+)
 from tailorbird.backup.origin import record_origin
 from tailorbird.backup.storage import BackupStorage
 from tailorbird.backup.topics import deleted_rows
@@ -72,8 +78,8 @@ class RestoreReport:
             f"  {self.files:,} files, {self.size_bytes:,} bytes in {self.seconds:.1f} s "
             f"({self.mb_per_s:,.0f} MB/s), each with its checksum",
         ]
-        described = self._describe_topics() if self.cluster else self._describe_lost()
-        lines += [f"  {line}" for line in described]
+        description_lines = self._describe_topics() if self.cluster else self._describe_lost_rows()
+        lines += [f"  {line}" for line in description_lines]
         if self.receipt:
             lines.append(
                 f"  {self.erased:,} ids that were erased later were erased again: {self.receipt}"
@@ -83,7 +89,7 @@ class RestoreReport:
 
     _repr_html_ = text_html
 
-    def _describe_lost(self) -> list[str]:
+    def _describe_lost_rows(self) -> list[str]:
         end_texts = ", ".join(
             f"{log} row {end:,}" for log, end in self.log_ends.items() if log.startswith("raw-")
         )
@@ -93,14 +99,16 @@ class RestoreReport:
         lost_rows = {log: rows for log, rows in self.acknowledged_after.items() if rows}
         if not lost_rows:
             return [f"{ends_text} The original acknowledged nothing after it."]
-        events = sum(rows for log, rows in lost_rows.items() if log.startswith("raw-"))
-        other_rows = sum(lost_rows.values()) - events
-        text = f"{ends_text} The original acknowledged {_format_count(events, 'event')} after it"
-        responses_text = (
-            f", and logged {_format_count(other_rows, 'response')}" if other_rows else ""
+        event_count = sum(rows for log, rows in lost_rows.items() if log.startswith("raw-"))
+        response_count = sum(lost_rows.values()) - event_count
+        text = (
+            f"{ends_text} The original acknowledged {_format_count(event_count, 'event')} after it"
         )
-        rows = ", ".join(f"{log} {count:,}" for log, count in lost_rows.items())
-        return [f"{text}{responses_text}: {rows}."]
+        responses_text = (
+            f", and logged {_format_count(response_count, 'response')}" if response_count else ""
+        )
+        row_counts_text = ", ".join(f"{log} {count:,}" for log, count in lost_rows.items())
+        return [f"{text}{responses_text}: {row_counts_text}."]
 
     def _describe_topics(self) -> list[str]:
         lines = [
@@ -110,10 +118,10 @@ class RestoreReport:
         if self.deleted is None:
             lines.append("The brokers do not answer, so whether rows are missing is not known.")
         elif self.deleted:
-            rows = ", ".join(f"{log} {count:,}" for log, count in self.deleted.items())
+            row_counts_text = ", ".join(f"{log} {count:,}" for log, count in self.deleted.items())
             lines.append(
-                f"Topics lack rows after the backup: {rows}. Roles refuse to pass over them: see "
-                'docs/how-to/kafka.md, "When topics are lost for good".'
+                f"Topics lack rows after the backup: {row_counts_text}. Roles refuse to pass "
+                'over them: see docs/how-to/kafka.md, "When topics are lost for good".'
             )
         return lines
 
@@ -196,12 +204,12 @@ def _erasure_files(manifest: Manifest) -> list[StoredFile]:
     return [
         file
         for file in manifest.files
-        if file.path.startswith(f"{DATA_PART}/") and is_erasure_file(_path_below(file))
+        if file.path.startswith(f"{DATA_PREFIX}/") and is_erasure_file(_path_below(file))
     ]
 
 
 def _path_below(file: StoredFile) -> str:
-    """Return the path of a file below its place."""
+    """Return the path of a file without its first part: `project`, `data` or `lake`."""
     return file.path.partition("/")[2]
 
 
@@ -219,7 +227,7 @@ class _FileWriter:
         folder = self._folder
         files = self._manifest.files
         settings_file = next(
-            file for file in files if file.path == f"{PROJECT_PART}/{SETTINGS_FILE}"
+            file for file in files if file.path == f"{PROJECT_PREFIX}/{SETTINGS_FILE}"
         )
         draft_file = folder / f"{SETTINGS_FILE}.restoring"
         _write_file(self._backup_storage, settings_file, draft_file)
@@ -232,9 +240,9 @@ class _FileWriter:
             draft_file.unlink()
             raise
         target_folders: dict[str, StoragePath] = {
-            PROJECT_PART: folder,
-            DATA_PART: paths.data,
-            LAKE_PART: paths.lake,
+            PROJECT_PREFIX: folder,
+            DATA_PREFIX: paths.data,
+            LAKE_PREFIX: paths.lake,
         }
         self._write_all([file for file in files if file != settings_file], target_folders)
         draft_file.rename(folder / SETTINGS_FILE)
@@ -264,7 +272,7 @@ def _write_file(backup_storage: BackupStorage, file: StoredFile, target: Storage
     """Write a file part by part; what is in memory is one part of a log, or one file of the
     lake.
     """
-    if file.path.startswith(f"{LAKE_PART}/"):
+    if file.path.startswith(f"{LAKE_PREFIX}/"):
         durable.make_folder(target.parent)
         target.write_bytes(b"".join(backup_storage.read_file(file)))
         return
@@ -277,14 +285,14 @@ def _write_file(backup_storage: BackupStorage, file: StoredFile, target: Storage
             out.write(part)
 
 
-def _require_empty(target: StoragePath, what: str, *, variable: str = "") -> None:
+def _require_empty(target: StoragePath, target_name: str, *, variable: str = "") -> None:
     """Raise UsageError unless a place is empty or absent: two projects must not share one."""
     if not target.is_dir() or not any(True for _ in target.iterdir()):
         return
     fix = "name a folder that does not exist yet"
     if variable:
         fix = f"move it away, or set {variable} to an empty place, and keep it set for all commands"
-    raise UsageError(f"{what} is not empty", where=str(target), fix=fix)
+    raise UsageError(f"{target_name} is not empty", where=str(target), fix=fix)
 
 
 def _acknowledged_after(manifest: Manifest, restored_paths: Paths) -> dict[str, int] | None:

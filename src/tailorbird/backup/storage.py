@@ -175,9 +175,9 @@ class BackupStorage:
         return len(old_names)
 
 
-def _damage_error(file: StoredFile, what: str, blob: StoragePath) -> DamageError:
+def _damage_error(file: StoredFile, problem: str, blob: StoragePath) -> DamageError:
     return DamageError(
-        f"{file.path} of this backup {what}",
+        f"{file.path} of this backup {problem}",
         where=str(blob),
         fix="restore another backup: --at with an earlier or a later time",
     )

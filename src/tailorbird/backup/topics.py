@@ -20,12 +20,12 @@ from tailorbird.stream.released import (
 
 
 def retain_topic_rows(
-    project: Project, lake_snapshot: LakeSnapshot, taken_at: int, *, complete: bool
+    project: Project, lake_snapshot: LakeSnapshot, taken_at: int, *, is_complete: bool
 ) -> None:
     """Let topics keep rows from the positions of a backup on.
 
     Args:
-        complete: whether the backup exists; one that is under way leaves the hold of an earlier
+        is_complete: whether the backup exists; one that is under way leaves the hold of an earlier
             backup in place.
 
     Raises:
@@ -34,7 +34,7 @@ def retain_topic_rows(
     file = project.paths.lake / BACKUP_POSITIONS_FILE
     if not project.settings.stream.url or POSITIONS_FILE not in lake_snapshot.replaced_files:
         return
-    if complete or not file.exists():
+    if is_complete or not file.exists():
         durable.replace(
             file,
             encode_with_checksum(
@@ -44,7 +44,7 @@ def retain_topic_rows(
                 }
             ),
         )
-    if not complete and (deleted_counts := deleted_rows(project, lake_snapshot.archive_ends)):
+    if not is_complete and (deleted_counts := deleted_rows(project, lake_snapshot.archive_ends)):
         raise SnapshotMovedError(f"topics were pruned: {', '.join(deleted_counts)}")
 
 

@@ -134,6 +134,7 @@ def _print_report(
 
 
 def _propose_mapping(path: Path, json: bool) -> None:
+    """Print a mapping guessed from the columns, and its trial: how the first rows would be read."""
     import msgspec
 
     from tailorbird.events import SystemClock

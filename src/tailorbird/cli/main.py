@@ -45,7 +45,8 @@ _MODULE_BY_COMMAND = {
     "demo": "demo",
     "simulate": "simulate",
 }
-_GROUPS: dict[str, tuple[str, dict[str, str]]] = {
+# Group → its help text, and the module of each of its commands.
+_COMMANDS_BY_GROUP: dict[str, tuple[str, dict[str, str]]] = {
     "config": ("Settings and their sources.", {"show": "config"}),
     "run": (
         "Run a single role; `up` runs all of them.",
@@ -171,10 +172,10 @@ def build_app() -> App:
         app.command(
             _exclude_erasure(name, _load_command(module, name)), name=name, version_flags=()
         )
-    for name, (text, commands) in _GROUPS.items():
+    for name, (help_text, module_by_command) in _COMMANDS_BY_GROUP.items():
         # --version belongs to the app; a command without a version must not show it.
-        group = App(name=name, help=text, version_flags=())
-        for command, module in commands.items():
+        group = App(name=name, help=help_text, version_flags=())
+        for command, module in module_by_command.items():
             function = _exclude_erasure(f"{name} {command}", _load_command(module, command))
             group.command(function, name=command, version_flags=())
         app.command(group)
@@ -266,9 +267,13 @@ def _pop_global_options(words: list[str]) -> bool:
 
 def _help_command(words: list[str]) -> str:
     """Return the command that prints the help for these arguments."""
-    command = words[:1] if words[:1] and words[0] in {**_MODULE_BY_COMMAND, **_GROUPS} else []
+    command = (
+        words[:1] if words[:1] and words[0] in {**_MODULE_BY_COMMAND, **_COMMANDS_BY_GROUP} else []
+    )
     command += [
-        word for word in words[1:2] if command and word in _GROUPS.get(command[0], ("", {}))[1]
+        word
+        for word in words[1:2]
+        if command and word in _COMMANDS_BY_GROUP.get(command[0], ("", {}))[1]
     ]
     return " ".join(["tailorbird", *command, "--help"])
 

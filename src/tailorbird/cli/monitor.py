@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
 from tailorbird.errors import NotReadyError, UsageError
 
-SHIFTS_SHOWN = 5
+_SHIFT_ROWS_MAX = 5  # printed signals, those that moved furthest from the training
 
 if TYPE_CHECKING:
     from tailorbird.monitoring.figures import Figures
@@ -62,7 +62,7 @@ def figures(
         how right this churn model of churn.py was, by week
     """
     if churn:
-        _refuse_with_churn(slot=slot, by=by, window=window, plot=plot)
+        _refuse_options_beside_churn(slot=slot, by=by, window=window, plot=plot)
         _print_churn(churn, since or "180d", as_of, is_json=json)
         return
     from tailorbird.config import open_project
@@ -79,9 +79,11 @@ def figures(
         return
     from tailorbird.events import to_iso
 
-    headings = {"latency_ms_p95": "p95 ms", "conversion_estimated_share": "estimated"}
+    heading_by_metric = {"latency_ms_p95": "p95 ms", "conversion_estimated_share": "estimated"}
     titles = [
-        headings.get(name, name.removesuffix("_rate").replace("_s", " s").replace("_e", " e"))
+        heading_by_metric.get(
+            name, name.removesuffix("_rate").replace("_s", " s").replace("_e", " e")
+        )
         for name in DEFAULT_METRICS
     ]
     rows = [
@@ -97,7 +99,7 @@ def figures(
         console().print(f"Plot: {plot}")
 
 
-def _refuse_with_churn(**options: object) -> None:
+def _refuse_options_beside_churn(**options: object) -> None:
     if given_options := ", ".join(f"--{name}" for name, value in options.items() if value):
         raise UsageError(
             f"{given_options} cannot stand beside --churn",
@@ -194,7 +196,7 @@ def drift(
                 None if math.isnan(shift.training_distance) else shift.training_distance,
                 shift.is_skew,
             )
-            for name, shift in list(result.shift_by_signal.items())[:SHIFTS_SHOWN]
+            for name, shift in list(result.shift_by_signal.items())[:_SHIFT_ROWS_MAX]
         ]
         headings = ["signal", "distance now", "in the time of the training", "skew"]
         print_table(

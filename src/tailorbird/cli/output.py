@@ -46,14 +46,14 @@ _CONTROL_ESCAPES = {
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console; in a file or a pipe it writes plain lines without wrapping."""
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(
         stderr=stderr,
         highlight=False,
         markup=False,
         emoji=False,
-        soft_wrap=not terminal,
-        width=None if terminal else _FILE_WIDTH,
+        soft_wrap=not is_terminal,
+        width=None if is_terminal else _FILE_WIDTH,
     )
 
 

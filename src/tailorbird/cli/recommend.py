@@ -114,7 +114,7 @@ def _print_notes(project: "Project", response: dict, user: str) -> None:
         has_history=is_known,
         baseline=baseline,
         command=this_command(),
-        refused_version=max(model_versions, default=""),
+        refused_version=max(model_versions, default=""),  # Read only if a baseline answers.
     ):
         console().print(f"  {line}")
 

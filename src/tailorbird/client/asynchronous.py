@@ -228,6 +228,7 @@ class AsyncClient:
         return _encode_json(fields, "an event", str(event.get("type", "")))
 
     async def _send_waiting_events(self, events: Sequence[bytes]) -> Receipts:
+        # The outbox repeats what fails, after a backoff of its own.
         return await self._send_encoded(events, has_backoff=True)
 
     async def _send_encoded(

@@ -32,7 +32,7 @@ from tailorbird.serving.messages import Receipts
 BATCH_MAX = 500
 QUEUE_MAX = 50_000
 GATHER_S = 0.2
-TOO_LARGE = 413
+TOO_LARGE = 413  # HTTP status of a body beyond the server's limit
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +48,8 @@ class Outbox:
 
     Args:
         send: sends events, each one JSON object, and returns the decisions.
+        batch_max, queue_max: events in one call of `send`, and events that may wait in memory.
+        gather_s: how long a batch that is not full waits for more events.
         spool: a folder of this client's own for what could not be sent; None keeps it in memory
             only.
     Raises:

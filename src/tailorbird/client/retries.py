@@ -40,7 +40,7 @@ class Throttle:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._counts_by_second: deque[list[float]] = deque()  # [second, requests, accepted]
+        self._window_counts: deque[list[float]] = deque()  # [second, requests, accepted]
         self._request_count = self._accepted_count = 0.0
 
     def allow(self, now: float) -> bool:
@@ -64,16 +64,16 @@ class Throttle:
         Every answer counts as accepted unless it says "too much" or "out of order".
         """
         second = float(int(now))
-        if not self._counts_by_second or self._counts_by_second[-1][0] != second:
-            self._counts_by_second.append([second, 0.0, 0.0])
-        self._counts_by_second[-1][1] += 1
-        self._counts_by_second[-1][2] += is_accepted
+        if not self._window_counts or self._window_counts[-1][0] != second:
+            self._window_counts.append([second, 0.0, 0.0])
+        self._window_counts[-1][1] += 1
+        self._window_counts[-1][2] += is_accepted
         self._request_count += 1
         self._accepted_count += is_accepted
 
     def _expire(self, now: float) -> None:
-        while self._counts_by_second and self._counts_by_second[0][0] < now - WINDOW_S:
-            _, request_count, accepted_count = self._counts_by_second.popleft()
+        while self._window_counts and self._window_counts[0][0] < now - WINDOW_S:
+            _, request_count, accepted_count = self._window_counts.popleft()
             self._request_count -= request_count
             self._accepted_count -= accepted_count
 

@@ -74,6 +74,7 @@ class Transport:
     Args:
         urls: one or more; called in turn from the one that last answered.
         attempts: tries of a request in all.
+        connections: how many may be open at once.
         rng: for jitter.
     """
 

@@ -1,4 +1,7 @@
-"""The candidate tables that a project maintains: those that its slots or its live bundles read."""
+"""The candidate tables that a project maintains: those that its slots or its live bundles read.
+
+A contract lists the candidate sources whose tables are built together.
+"""
 
 import logging
 from collections.abc import Iterable

@@ -30,7 +30,8 @@ from tailorbird.events.contract.fields import Bounds, annotations_of
 from tailorbird.events.contract.rules import KINDS, Rule, find_violation
 
 FILE = "contract.toml"
-_TYPE_KEYS = ("daily_min", "fresh_within")
+_TYPE_KEYS = ("daily_min", "fresh_within")  # of a section [TYPE]
+# Of a section [TYPE.PROPERTY].
 _PROPERTY_KEYS = ("required", "type", "min", "max", "one_of", "unique")
 # Ids and times of the event itself, which a rule on properties cannot mean.
 _EVENT_FIELDS = annotations_of(Event, Bounds).keys() - {"properties"}

@@ -95,10 +95,10 @@ def load_scores(
             (reference, list(declared_names), kind),
             *((type_, list(types), "event type") for type_ in score.on),
         ]
-        for name, candidates, kind_name in references:
-            if name not in candidates:
+        for name, known_names, kind_name in references:
+            if name not in known_names:
                 fix = suggest_name(
-                    name, candidates, f"use one of {', '.join(candidates) or 'none: declare one'}"
+                    name, known_names, f"use one of {', '.join(known_names) or 'none: declare one'}"
                 )
                 raise DeclarationError(
                     f"{score.name}: {name!r} is no {kind_name}", where=str(file), fix=fix

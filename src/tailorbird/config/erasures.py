@@ -42,7 +42,7 @@ def apply_remote_erasures(project: Project) -> bool:
     topics = project.stream.kafka_logs
     if topics is None:
         return False
-    from tailorbird.router.routed_log.retention import SUMMARY_FILE as ITEMS_FILE
+    from tailorbird.router.routed_log.retention import SUMMARY_FILE as ITEM_SUMMARY_FILE
     from tailorbird.stream.kafka import topic_reset
 
     erasure = topic_reset.last_erasure(topics.cluster)
@@ -52,11 +52,12 @@ def apply_remote_erasures(project: Project) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LAST_ERASURE_FILE)
     try:
-        for path in (*topics.index_paths(), topics.folder / ITEMS_FILE):
+        for path in (*topics.index_paths(), topics.folder / ITEM_SUMMARY_FILE):
             _discard_states(path, [path, Path(f"{path}-wal"), Path(f"{path}-shm")])
-        for part in part_folders(project.paths.state):
-            for schema in state_folders(part):
-                state_folder = part / schema
+        # A worker keeps the states of its part of the keys, one folder for each schema.
+        for key_part in part_folders(project.paths.state):
+            for schema_folder_name in state_folders(key_part):
+                state_folder = key_part / schema_folder_name
                 _discard_states(
                     state_folder / "worker", [state_folder / name for name in _STATE_FILES]
                 )

@@ -12,9 +12,10 @@ from tailorbird.stream.partitions import IMPORT_PRODUCER
 
 IDLE_US = 2 * DAY  # Since the newest event; a log that is idle for longer counts as ended.
 
+# Newest timestamp of any event, of user events, and of user events that were not imported.
 _NEWEST_EVENTS_SQL = """
-SELECT max(ts) AS ts, max(CASE WHEN type <> 'answer' THEN ts END) AS deed,
-       max(CASE WHEN type <> 'answer' AND raw_partition <> '{imports}' THEN ts END) AS live
+SELECT max(ts) AS ts, max(CASE WHEN type <> 'answer' THEN ts END) AS activity_ts,
+       max(CASE WHEN type <> 'answer' AND raw_partition <> '{imports}' THEN ts END) AS live_ts
 FROM events WHERE NOT timeless
 """
 
@@ -54,7 +55,7 @@ def end_of_log(project: Project) -> LogEnd:
     row = lake.sql(_NEWEST_EVENTS_SQL.format(imports=IMPORT_PRODUCER))
     record_end, activity_end, live_end = (
         0 if not row.column(name)[0].is_valid else row.column(name)[0].value + 1
-        for name in ("ts", "deed", "live")
+        for name in ("ts", "activity_ts", "live_ts")
     )
     return LogEnd(activity_end, record_end, activity_end > live_end)
 

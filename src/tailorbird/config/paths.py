@@ -17,18 +17,22 @@ class Paths:
 
     @property
     def stream(self) -> Path:
+        """The folder of the log files, raw and routed."""
         return self.data / "stream"
 
     @property
     def routed(self) -> Path:
+        """The routed log, if logs are files."""
         return self.stream / "routed.db"
 
     @property
     def state(self) -> Path:
+        """The folder of online feature states, by key partition and schema."""
         return self.data / "state"
 
     @property
     def candidates(self) -> Path:
+        """The folder of the candidate tables."""
         return self.data / "candidates"
 
     @property
@@ -45,10 +49,12 @@ class Paths:
 
     @property
     def run(self) -> Path:
+        """The folder of what running roles share: locks and `roles.json`."""
         return self.data / "run"
 
     @property
     def checks(self) -> Path:
+        """The folder of the results of daily data checks."""
         return self.data / "checks"
 
     @property

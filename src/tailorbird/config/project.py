@@ -283,17 +283,21 @@ def _open_log_set(settings: Settings, paths: Paths) -> LogSet:
 
 def _load_applied_features(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
     try:
-        applied = applied_features(state)
+        applied_set = applied_features(state)
     except (DeclarationError, NotReadyError):
-        applied = None
+        applied_set = None
     try:
-        declared = load_features(root / "features.py", event_types=types)
+        declared_set = load_features(root / "features.py", event_types=types)
     except DeclarationError:
-        if applied is None:
+        if applied_set is None:
             raise
-        return applied
+        return applied_set
     # The declared schema may have newer transforms, which training should use.
-    return declared if applied is None or applied.schema_hash == declared.schema_hash else applied
+    return (
+        declared_set
+        if applied_set is None or applied_set.schema_hash == declared_set.schema_hash
+        else applied_set
+    )
 
 
 def _data_folder(root: Path, settings: Settings, setting_sources: list[SettingWithSource]) -> Path:

@@ -8,7 +8,7 @@ import msgspec
 from tailorbird.atomic_write import atomic_write
 
 FILE = "roles.json"
-RECENT_S = 3600.0
+RECENT_S = 3600.0  # How long a restart counts as recent.
 
 
 class Restart(msgspec.Struct, frozen=True):

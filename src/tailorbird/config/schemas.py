@@ -150,9 +150,9 @@ def active_schemas(project: Project) -> list[FeatureSet]:
 
     A schema whose declarations cannot be loaded is logged and left out.
     """
-    applied = with_applied_features(project).features
-    schema_by_hash = {applied.schema_hash: applied}
-    for registry, version in _served_versions(project):
+    applied_set = with_applied_features(project).features
+    schema_by_hash = {applied_set.schema_hash: applied_set}
+    for registry, version in _served_registry_versions(project):
         info = registry.info(version)
         if info.schema_hash and info.schema_hash not in schema_by_hash:
             try:
@@ -168,7 +168,7 @@ def _list_registries(project: Project) -> list[Path]:
     return [project.paths.registry, *(project.paths.churn(name) for name in project.churn)]
 
 
-def _served_versions(project: Project) -> list[tuple[Registry, str]]:
+def _served_registry_versions(project: Project) -> list[tuple[Registry, str]]:
     """Return the versions that servers load, of the ranker and of each churn model."""
     registry_versions = []
     for path in _list_registries(project):
@@ -190,17 +190,17 @@ def champion_features(project: Project) -> FeatureSet:
 
     They are the applied ones without a champion, or if its declarations are not here.
     """
-    applied = with_applied_features(project).features
+    applied_set = with_applied_features(project).features
     try:
         registry = Registry(project.paths.registry, clock=SystemClock())
         champion = registry.aliases().champion
         info = registry.info(champion) if champion else None
-        if info is None or info.schema_hash in ("", applied.schema_hash):
-            return applied
+        if info is None or info.schema_hash in ("", applied_set.schema_hash):
+            return applied_set
         return _load_features(project, info.schema_hash, info.path)
     except (TailorbirdError, FileNotFoundError) as error:
         log.warning("the features of the champion cannot be had: %s", error)
-        return applied
+        return applied_set
 
 
 def find_schema(project: Project, schema_hash: str) -> FeatureSet:
@@ -256,7 +256,7 @@ def shuffled_logs(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ..
 
 
 def worker_log(project: Project, features: FeatureSet, part: KeyPart) -> Address:
-    """Return the log that the worker of a part reads."""
+    """Return the log that the worker of a part of the keys reads."""
     logs = shuffled_logs(project, features)
     return logs[part.number] if logs else project.routed
 

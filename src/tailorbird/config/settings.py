@@ -234,14 +234,16 @@ def _check_keys(settings_tree: dict[str, Any], file: Path, line_by_key: dict[str
                 )
 
 
-def _allowed_values(path: str) -> list[str]:
+def _allowed_values(setting: str) -> list[str]:
     """Return the values that a setting allows, or that each of its list does; [] for any."""
-    section, _, key = path.partition(".")
-    hint = get_type_hints(type(getattr(Settings(), section, None))).get(key)
+    section, _, key = setting.partition(".")
+    type_hint = get_type_hints(type(getattr(Settings(), section, None))).get(key)
     literals = [
-        hint_part for hint_part in (hint, *get_args(hint)) if get_origin(hint_part) is Literal
+        type_hint_part
+        for type_hint_part in (type_hint, *get_args(type_hint))
+        if get_origin(type_hint_part) is Literal
     ]
-    return [str(value) for hint_part in literals for value in get_args(hint_part)]
+    return [str(value) for type_hint_part in literals for value in get_args(type_hint_part)]
 
 
 def _unknown_name(kind: str, name: str, names: list[str], where: str) -> ConfigError:
@@ -259,7 +261,9 @@ def _overlay_environment(
         section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
         if section not in keys_by_section or key not in keys_by_section[section]:
             names = [
-                f"{ENV_PREFIX}{s}__{k}".upper() for s, keys in keys_by_section.items() for k in keys
+                f"{ENV_PREFIX}{section_name}__{key_name}".upper()
+                for section_name, keys in keys_by_section.items()
+                for key_name in keys
             ]
             raise _unknown_name("variable", variable, names, "environment")
         is_list = isinstance(getattr(getattr(Settings(), section), key), list)
@@ -270,17 +274,17 @@ def _overlay_environment(
 
 
 def _check_durations(settings: Settings, file: Path, source_by_key: dict[str, str]) -> None:
-    for path in _DURATION_SETTINGS:
-        section, _, key = path.partition(".")
+    for setting in _DURATION_SETTINGS:
+        section, _, key = setting.partition(".")
         value = getattr(getattr(settings, section), key)
-        if not value and path in _OPTIONAL_DURATION_SETTINGS:
+        if not value and setting in _OPTIONAL_DURATION_SETTINGS:
             continue
         try:
-            (check_schedule if path in _SCHEDULE_SETTINGS else parse_duration)(value)
+            (check_schedule if setting in _SCHEDULE_SETTINGS else parse_duration)(value)
         except UsageError as error:
             raise ConfigError(
-                f"{path}: {error.message}",
-                where=_locate_setting(path, file, source_by_key),
+                f"{setting}: {error.message}",
+                where=_locate_setting(setting, file, source_by_key),
                 fix=error.fix,
             ) from None
 

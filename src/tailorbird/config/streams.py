@@ -1,6 +1,4 @@
-"""The cluster of a project's logs, if they are topics of a Kafka-compatible cluster.
-from section [stream].
-"""
+"""The Kafka-compatible cluster that section [stream] names, if the logs are topics."""
 
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ if TYPE_CHECKING:
     from tailorbird.stream.kafka import Cluster
 
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+# Options of librdkafka on which the durability of events depends.
 _RESERVED_OPTIONS = (
     "enable.idempotence",
     "acks",

@@ -42,6 +42,7 @@ def home_routes(
         read_overview: reads the state of the project, see `console.overview`.
         reports_folder: the folder of reports.
     """
+    # A route that is `OPEN` needs no key; the others need one with the scope `READ` or `ADMIN`.
     return [
         create_route("/", "GET", static_file("home.html"), OPEN, service),
         *(

@@ -43,7 +43,7 @@ class RoleRow(msgspec.Struct, frozen=True):
 class ModelRow(msgspec.Struct, frozen=True):
     """A version of the registry, with the reason why it was made or refused.
 
-    `about` explains a version that is no model.
+    `made` is a time in UTC as text, and `about` explains a version that is no model.
     """
 
     version: str
@@ -73,7 +73,9 @@ class Overview(msgspec.Struct, frozen=True):
         missing: what answers lack, as `/readyz` has it.
         degraded: a sentence for each code that answers may carry.
         problem: why the events cannot be shown; "" where they can.
+        slot: name of the slot that the page shows first.
         reports: further pages in the folder of reports.
+        shop: whether the demo shop is served too.
     """
 
     name: str
@@ -179,7 +181,7 @@ def _describe_model(info: VersionInfo, reports: list[str], newest_model: str) ->
     decision = "; ".join(str(line) for line in info.metrics.get("decision", ()))
     ndcg = info.metrics.get("results", {}).get(_OWN_MODEL, {}).get("ndcg_10")
     report = f"{info.version}.html"
-    about = (
+    baseline_note = (
         describe_baseline(info.version, info.baseline, newest_model, "tailorbird")
         if info.baseline
         else ""
@@ -192,7 +194,7 @@ def _describe_model(info: VersionInfo, reports: list[str], newest_model: str) ->
         decision=decision,
         ndcg_10=ndcg,
         report=report if report in reports else "",
-        about=about,
+        about=baseline_note,
     )
 
 

@@ -11,7 +11,7 @@ from tailorbird.events import ROUTED
 from tailorbird.stream import Address, open_reader
 
 ROWS_MAX = 1_000  # newest rows that are counted by type
-EVENTS_SHOWN = 20
+EVENTS_MAX = 20  # newest events that are listed
 _RESPONSE_TYPE = "answer"
 _COLUMNS = ("type", "ts", "user_id", "anonymous_id", "item_id", "items", "query", "price")
 
@@ -38,7 +38,7 @@ class RecentEvents(msgspec.Struct, frozen=True):
         total: positions of the log so far: events, answers and versions of profiles.
         counted: how many of the newest rows `types` counts.
         types: event type → number of rows, the most frequent first.
-        newest: the last `EVENTS_SHOWN` events, newest first, without answers.
+        newest: the last `EVENTS_MAX` events, newest first, without answers.
         refused: how many of the newest rows were quarantined.
     """
 
@@ -62,12 +62,12 @@ def read_recent_events(routed: Address) -> RecentEvents:
         end = log.end()
         position, tables, refused_count = max(log.start(), end - ROWS_MAX), [], 0
         while position < end and (blocks := log.read(position)):
-            for stored in blocks:
-                if stored.block.kind == "events":
-                    with pa.ipc.open_stream(stored.block.payload) as reader:
+            for stored_block in blocks:
+                if stored_block.block.kind == "events":
+                    with pa.ipc.open_stream(stored_block.block.payload) as reader:
                         tables.append(reader.read_all().select(_COLUMNS))
-                elif stored.block.kind == "quarantine":
-                    refused_count += stored.block.rows
+                elif stored_block.block.kind == "quarantine":
+                    refused_count += stored_block.block.rows
             position = blocks[-1].end
     if not tables:
         return RecentEvents(total=end, refused=refused_count)
@@ -78,7 +78,7 @@ def read_recent_events(routed: Address) -> RecentEvents:
         _to_recent_event(row) for row in reversed(rows.to_pylist()) if row["type"] != _RESPONSE_TYPE
     ]
     return RecentEvents(
-        end, len(rows), dict(type_counts.most_common()), newest[:EVENTS_SHOWN], refused_count
+        end, len(rows), dict(type_counts.most_common()), newest[:EVENTS_MAX], refused_count
     )
 
 

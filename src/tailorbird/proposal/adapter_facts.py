@@ -60,22 +60,22 @@ def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[
         name for name, _ in totals.type_counts.most_common() if name not in EXCLUDED_TYPES
     ]
     target_type = choose_target_type(action_types)
-    attribute_kinds = {
+    kind_by_attribute = {
         (owner, name): classify_column(name, _to_array(values))
         for (owner, name), values in totals.values_by_attribute.items()
     }
     facts = Facts(
         target_type=target_type,
         action_types=tuple(action_types),
-        log_statistics=_compute_statistics(
+        log_statistics=_interaction_statistics(
             [event for event in totals.interactions if event.event.type == target_type]
         ),
         has_price="price" in totals.property_names,
         has_quantity="quantity" in totals.property_names,
-        has_session=any(row.event.session_id for row in totals.interactions[:1_000]),
+        has_session=any(accepted.event.session_id for accepted in totals.interactions[:1_000]),
         has_search="search" in totals.type_counts,
         context_fields=tuple(name for name in CONTEXT_FIELDS if name in totals.context_fields),
-        **attribute_fields(attribute_kinds),
+        **attribute_fields(kind_by_attribute),
     )
     return (
         facts,
@@ -88,9 +88,9 @@ def _read_accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
     format_adapter = FORMATS[format_]
     read, patterns = format_adapter.read, format_adapter.patterns
     plan = RoutePlan()
-    for batch in read(
-        dict.fromkeys(find_files(data, patterns), "0" * 64), AdapterOptions(root=str(data))
-    ):
+    # No event is stored here, so the checksums of the files do not matter.
+    checksum_by_file = dict.fromkeys(find_files(data, patterns), "0" * 64)
+    for batch in read(checksum_by_file, AdapterOptions(root=str(data))):
         accepted_events, refusals = check_body(
             b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan
         )
@@ -126,7 +126,7 @@ def _count_event(totals: _SiteTotals, accepted: Accepted) -> None:
         )
 
 
-def _compute_statistics(interactions: list[Accepted]) -> LogStatistics:
+def _interaction_statistics(interactions: list[Accepted]) -> LogStatistics:
     usable_events = [
         accepted
         for accepted in interactions

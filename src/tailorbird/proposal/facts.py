@@ -82,7 +82,7 @@ class Facts:
 def derive_facts(main_source: SourceGuess, sources: list[SourceGuess]) -> Facts:
     """Derive the facts from the main file of events and the files of profiles."""
     column_by_role = {column.role: column.column for column in main_source.columns}
-    attribute_kinds: dict[
+    kind_by_attribute: dict[
         tuple[str, str], str
     ] = {}  # (owner, attribute) → kind; several files may have one
     for guess in sources:
@@ -91,23 +91,19 @@ def derive_facts(main_source: SourceGuess, sources: list[SourceGuess]) -> Facts:
         for column in guess.columns:
             if column.role.startswith("properties."):
                 attribute = column.role.removeprefix("properties.")
-                attribute_kinds.setdefault(
+                kind_by_attribute.setdefault(
                     (guess.kind, attribute),
                     classify_column(column.column, guess.sample.column(column.column)),
                 )
 
-    user_types = [attribute for attribute in main_source.types if attribute not in EXCLUDED_TYPES]
-    target_type = choose_target_type(user_types)
+    action_types = [type_ for type_ in main_source.types if type_ not in EXCLUDED_TYPES]
+    target_type = choose_target_type(action_types)
     return Facts(
         target_type=target_type,
-        action_types=tuple(user_types),
+        action_types=tuple(action_types),
         log_statistics=measure_log(
             main_source,
-            [
-                written
-                for written, attribute in main_source.values.items()
-                if attribute == target_type
-            ],
+            [value for value, type_ in main_source.values.items() if type_ == target_type],
         ),
         has_price="properties.price" in column_by_role,
         has_quantity="properties.quantity" in column_by_role
@@ -115,21 +111,21 @@ def derive_facts(main_source: SourceGuess, sources: list[SourceGuess]) -> Facts:
         has_session="session_id" in column_by_role,
         has_search="search" in main_source.types,
         context_fields=tuple(
-            attribute for attribute in CONTEXT_FIELDS if f"context.{attribute}" in column_by_role
+            name for name in CONTEXT_FIELDS if f"context.{name}" in column_by_role
         ),
-        **attribute_fields(attribute_kinds),
+        **attribute_fields(kind_by_attribute),
     )
 
 
-def choose_target_type(user_types: Sequence[str]) -> str:
+def choose_target_type(action_types: Sequence[str]) -> str:
     """Return the event type that recommendations optimise, from types ordered by frequency."""
     return next(
-        (name for name in _PRIMARY_TYPES if name in user_types),
-        user_types[0] if user_types else "click",
+        (name for name in _PRIMARY_TYPES if name in action_types),
+        action_types[0] if action_types else "click",
     )
 
 
-def attribute_fields(attribute_kinds: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+def attribute_fields(kind_by_attribute: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Return the attribute fields of `Facts`.
 
     Args:
@@ -139,7 +135,7 @@ def attribute_fields(attribute_kinds: Mapping[tuple[str, str], str]) -> dict[str
     def list_attributes(entity: str, kind: str) -> tuple[str, ...]:
         return tuple(
             name
-            for (owner, name), attribute_kind in attribute_kinds.items()
+            for (owner, name), attribute_kind in kind_by_attribute.items()
             if (owner, attribute_kind) == (entity, kind)
         )
 
@@ -157,6 +153,7 @@ def attribute_fields(attribute_kinds: Mapping[tuple[str, str], str]) -> dict[str
 
 
 def classify_column(name: str, column: pa.Array) -> str:
+    """Return whether an attribute is `numeric`, `categorical` or, not usable, `other`."""
     if pa.types.is_floating(column.type):
         return "numeric"
     if pa.types.is_list(column.type) or pa.types.is_nested(column.type):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tailorbird.proposal.facts import Facts, Reasons
 
-_LENGTH_MIN, _LENGTH_MAX = 64, 1_024
+_LENGTH_MIN, _LENGTH_MAX = 64, 1_024  # events of a person that the sequence `recent` keeps
 _PURCHASES_LENGTH = 256  # remembered purchases per user, which are not shown again
 
 
@@ -130,12 +130,15 @@ def _user_declarations(facts: Facts, reasons: Reasons, long_window: str) -> Iter
     event_type = facts.target_type
     yield "\n# people: habits and the last things they did"
     yield f'user_{long_window} = count("user_{long_window}", user, "{event_type}", window="{long_window}")'
-    repeat_share = f"{facts.log_statistics.repeat_share:.1%} of the events are about an item that the person had before"
+    repeat_text = (
+        f"{facts.log_statistics.repeat_share:.1%} of the events are about an item that the person "
+        "had before"
+    )
     if facts.has_repeats:
         yield f'user_item_ever = count("user_item_ever", user_item, "{event_type}")'
         yield f'user_item_{long_window} = count("user_item_{long_window}", user_item, "{event_type}", window="{long_window}")'
         yield f'user_item_since = time_since("user_item_since", user_item, "{event_type}")'
-        reasons.append(("user_item_ever", "feature", repeat_share))
+        reasons.append(("user_item_ever", "feature", repeat_text))
     yield f'user_since = time_since("user_since", user, "{event_type}")'
     followed_types = [
         event_type,
@@ -171,7 +174,7 @@ def _user_declarations(facts: Facts, reasons: Reasons, long_window: str) -> Iter
             (
                 "user_seen",
                 "feature",
-                f"{repeat_share}: whether it is among the last events says enough",
+                f"{repeat_text}: whether it is among the last events says enough",
             )
         )
     yield (

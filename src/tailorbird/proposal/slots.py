@@ -20,8 +20,8 @@ _FEW_VISITS = 5_000  # a year with fewer is too little to learn from
 
 @dataclass(frozen=True)
 class _ChosenSources:
-    sources: dict[str, int]
-    columns: list[str]
+    sources: dict[str, int]  # Source → how many candidates it adds.
+    columns: list[str]  # Sources that add none; the ranker reads their rank and score.
 
 
 def render_slots(facts: Facts, reasons: Reasons) -> str:
@@ -134,7 +134,10 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _ChosenSources:
 
 
 def _leaderboard_windows(facts: Facts) -> list[int]:
-    """Return leaderboard windows: the best, one about ten times as long, and close runners-up."""
+    """Return the windows of lists of popular items.
+
+    They are the best one, one about ten times as long, and close runners-up.
+    """
     window_shares = facts.log_statistics.share_by_window or {}
     best_window = facts.log_statistics.best_window
     longer_windows = [
@@ -159,20 +162,20 @@ def _propose_columns(
     facts: Facts, leaderboard_windows: list[int], sources: dict[str, int], reasons: Reasons
 ) -> Iterator[str]:
     """Yield the sources whose rank and score the ranker reads, though they add no candidates."""
-    other_boards = [f"popular:{format_window(window)}" for window in leaderboard_windows[2:]]
-    if other_boards:
+    other_sources = [f"popular:{format_window(window)}" for window in leaderboard_windows[2:]]
+    if other_sources:
         reasons.append(
             (
-                ", ".join(other_boards),
+                ", ".join(other_sources),
                 "column",
                 "these windows tell nearly as much: the ranker sees the share of the traffic "
                 "in each",
             )
         )
-    yield from (name for name in other_boards if name not in sources)
+    yield from (name for name in other_sources if name not in sources)
     yield from (name for name in ("item_knn:2", "item_knn:10") if name not in sources)
     if "session_knn" in sources:
-        yield "stan"
+        yield "stan"  # sequence- and time-aware neighbourhood of sessions (STAN)
     for segment in facts.context_fields:
         best_window = leaderboard_windows[0]
         yield f"popular:{format_window(best_window)}:{segment}"
@@ -194,9 +197,12 @@ def _choose_hidden_types(facts: Facts, reasons: Reasons) -> list[str]:
         return ["purchase"]
     if facts.has_repeats:
         return []
-    share = f"{facts.log_statistics.repeat_share:.1%} of the events are about an item that the person had before"
+    repeat_text = (
+        f"{facts.log_statistics.repeat_share:.1%} of the events are about an item that the person "
+        "had before"
+    )
     reasons.append(
-        ("hide_seen", facts.target_type, f"{share}: what somebody had is not shown again")
+        ("hide_seen", facts.target_type, f"{repeat_text}: what somebody had is not shown again")
     )
     return [facts.target_type]
 

@@ -29,7 +29,7 @@ _PROBE_COUNT, _NEXT_EVENTS, _TOP_ITEMS = (
     200,
     20,
 )  # moments, events after each, items of the list that is judged
-_MICROSECONDS_PER = {"s": 1e6, "ms": 1e3, "us": 1.0}
+_MICROSECONDS_BY_UNIT = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def compute_statistics(
         sessions: session codes; None splits sessions at pauses.
         sample_every: one user in so many is included.
     """
-    order = np.argsort(ts, kind="stable")
-    ts, users, items = ts[order], users[order], items[order]
-    sessions = sessions[order] if sessions is not None else _split_sessions(ts, users)
+    time_order = np.argsort(ts, kind="stable")
+    ts, users, items = ts[time_order], users[time_order], items[time_order]
+    sessions = sessions[time_order] if sessions is not None else _split_sessions(ts, users)
     span_days = (int(ts[-1]) - int(ts[0])) / DAY
     user_events = np.bincount(users)
     distinct_pairs = np.unique(users * (items.max() + 1) + items).size
@@ -153,11 +153,11 @@ def _read_events(
     if ts is None:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in column_names[1:]]
     is_complete = pc.is_valid(ts)
-    for column in range(1, len(column_names)):
-        is_complete = pc.and_(is_complete, pc.is_valid(table.column(column)))
+    for column_index in range(1, len(column_names)):
+        is_complete = pc.and_(is_complete, pc.is_valid(table.column(column_index)))
     codes = [
-        encode_codes(table.column(column).filter(is_complete))
-        for column in range(1, len(column_names))
+        encode_codes(table.column(column_index).filter(is_complete))
+        for column_index in range(1, len(column_names))
     ]
     return pc.filter(ts, is_complete).to_numpy().astype(np.int64), codes
 
@@ -191,7 +191,7 @@ def _read_sample(
             )
         yield pa.record_batch(
             [batch.column(name) for name in column_names],
-            [str(column) for column in range(len(column_names))],
+            [str(column_index) for column_index in range(len(column_names))],
         )
 
 
@@ -214,7 +214,7 @@ def _to_micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | 
             pa.int64()
         )
     if pa.types.is_integer(times.type) or pa.types.is_floating(times.type):
-        return pc.multiply(times.cast(pa.float64()), _MICROSECONDS_PER[guess.ts_unit]).cast(
+        return pc.multiply(times.cast(pa.float64()), _MICROSECONDS_BY_UNIT[guess.ts_unit]).cast(
             pa.int64(), safe=False
         )
     if guess.ts_format:
@@ -242,11 +242,13 @@ def encode_codes(column: pa.ChunkedArray) -> Ints:
 
 def _split_sessions(ts: Ints, users: Ints) -> Ints:
     """Number sessions that end at pauses."""
-    order = np.lexsort((np.arange(len(ts)), users))
+    person_time_order = np.lexsort((np.arange(len(ts)), users))
     is_session_start = np.ones(len(ts), bool)
-    is_session_start[1:] = (np.diff(users[order]) != 0) | (np.diff(ts[order]) > SESSION_GAP)
+    is_session_start[1:] = (np.diff(users[person_time_order]) != 0) | (
+        np.diff(ts[person_time_order]) > SESSION_GAP
+    )
     sessions = np.empty(len(ts), np.int64)
-    sessions[order] = np.cumsum(is_session_start)
+    sessions[person_time_order] = np.cumsum(is_session_start)
     return sessions
 
 

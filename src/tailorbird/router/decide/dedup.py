@@ -165,7 +165,7 @@ class DedupIndex:
         self._other_rows_by_key: dict[int, list[int]] = {}  # rows of its other entries
 
     def find_duplicates(self, entries: Entries) -> dict[int, DedupEntry]:
-        """Return, by row, the earlier entry that the row duplicates, of which it is a duplicate.
+        """Return row → the earlier entry that it duplicates, for the rows that are duplicates.
 
         The earlier entry is an accepted event or an earlier row of `entries`.
         """
@@ -182,7 +182,7 @@ class DedupIndex:
         for row in np.flatnonzero(is_candidate).tolist():
             entry = DedupEntry(*entries[row].item())
             key = entry.key
-            original = self._match(
+            original = self._find_original(
                 entry,
                 [
                     *sealed_matches.get(row, ()),
@@ -196,7 +196,10 @@ class DedupIndex:
                 original_by_row[row] = original
         return original_by_row
 
-    def _match(self, entry: DedupEntry, candidates: Sequence[DedupEntry]) -> DedupEntry | None:
+    def _find_original(
+        self, entry: DedupEntry, candidates: Sequence[DedupEntry]
+    ) -> DedupEntry | None:
+        """Return the candidate that the entry duplicates, or None."""
         for candidate in candidates:
             if (
                 candidate.key == entry.key

@@ -49,6 +49,7 @@ def build_profile_updates(
     first_log_position: int,
 ) -> list[TimelineUpdate]:
     """Return the profile updates of one kind."""
+    # The version of a profile is the id of its event.
     ids, versions = arrivals.columns[key_column], arrivals.columns["event_id"]
     profiles = {profile.row: profile for profile in arrivals.profiles if profile.type == kind}
 

@@ -31,7 +31,7 @@ from tailorbird.stream.protocol import Block
 
 SNAPSHOT_ROWS = 500_000  # rows after which one is due
 ITEM_SUMMARY = "items"  # the topic with the items of deleted rows
-PIECE, SNAPSHOT = "piece", "snapshot"
+PIECE, SNAPSHOT = "piece", "snapshot"  # kinds of blocks
 PIECE_BYTES = 4 << 20
 SNAPSHOT_AGE_S = 3600.0  # age after which fewer rows suffice
 _CODEC = "zstd"
@@ -120,9 +120,9 @@ def take_snapshot(
         faults.at("snapshot.before_pieces")
         with KafkaWriter(address) as writer:
             previous = LatestSnapshot(address).refresh()
-            digest, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
+            hasher, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
             for chunk in _read_chunks(copy_path):
-                digest.update(chunk)
+                hasher.update(chunk)
                 size, piece_count = size + len(chunk), piece_count + 1
                 writer.append(
                     [
@@ -134,7 +134,7 @@ def take_snapshot(
                         )
                     ]
                 )
-            snapshot = Snapshot(position, followed, start, piece_count, size, digest.hexdigest())
+            snapshot = Snapshot(position, followed, start, piece_count, size, hasher.hexdigest())
             for _ in _read_pieces(address, snapshot):  # reads it back to verify it
                 pass
             newest = (
@@ -222,7 +222,7 @@ def _read_pieces(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
     Raises:
         DamageError: after the last piece, if they do not match the checksum.
     """
-    digest, size, position, end = (
+    hasher, size, position, end = (
         hashlib.sha256(),
         0,
         snapshot.first,
@@ -244,11 +244,11 @@ def _read_pieces(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
                     codec=_CODEC,
                     asbytes=True,
                 )
-                digest.update(chunk)
+                hasher.update(chunk)
                 size += len(chunk)
                 yield chunk
             position = stored_blocks[-1].end
-    if (size, digest.hexdigest()) != (snapshot.size, snapshot.sha256):
+    if (size, hasher.hexdigest()) != (snapshot.size, snapshot.sha256):
         fix = (
             "look at the broker's disks; an index on the disk of another router can be copied here"
         )

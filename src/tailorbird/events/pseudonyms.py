@@ -245,6 +245,7 @@ class Pseudonyms:
         )
 
     def _hash(self, purpose: str, text: str) -> str:
+        """Return the keyed hash of a text, which differs between purposes."""
         return blake2b(
             text.encode(errors="surrogatepass"),
             digest_size=16,

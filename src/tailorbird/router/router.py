@@ -254,8 +254,8 @@ class Router:
         The caller knows that lake and workers have them.
         """
         count = 0
-        while deleted := self.prune_batch(before):
-            count += deleted
+        while deleted_count := self.prune_batch(before):
+            count += deleted_count
         return count
 
     def prune_batch(self, before: int) -> int:

@@ -98,7 +98,7 @@ class LagMeter:
         lags: list[Lag] = []
         routed_log = self._logs.routed
         raw_logs, response_logs = self._logs.measured_logs(self._producer)
-        routed_positions = _router_positions(self._logs)
+        routed_positions = _find_slowest_positions(self._logs)
         if routed_positions is not None:
             lags += [
                 _lost_log_lag("router", stem, routed_positions[name])
@@ -218,7 +218,7 @@ def _received_at(receipt: bytes) -> int:
         return 0
 
 
-def _router_positions(stream: Stream) -> dict[str, int] | None:
+def _find_slowest_positions(stream: Stream) -> dict[str, int] | None:
     """Return the routed position of each raw log; None without router tables on this machine."""
     positions_by_router = router_positions(stream)
     if not positions_by_router:

@@ -60,8 +60,8 @@ class Contract:
         if len(bodies) == 1 and len(bodies[0][0]) < _ROWWISE_BYTES_MAX:
             return self._check_row_by_row(*bodies[0])
         batch = _Batch(bodies, self._plan)
-        for number, (body, receipt) in enumerate(bodies):
-            batch.decode_body(number, body, self._decoders.get(receipt.source))
+        for body_index, (body, receipt) in enumerate(bodies):
+            batch.decode_body(body_index, body, self._decoders.get(receipt.source))
         return batch.check_rows()
 
     def _check_row_by_row(self, body: bytes, receipt: Receipt) -> CheckedBatch:
@@ -216,7 +216,7 @@ class _Batch:
             len(ts) - ts.count(None) + sent_at.count(None) + stated_received_at.count(None)
         )
         if usual_count < 3 * len(ts) or True in fields.timeless or self._has_imports:
-            receipts = (self._bodies[number][1] for number in self._body_indexes)
+            receipts = (self._bodies[body_index][1] for body_index in self._body_indexes)
             rows = zip(
                 ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True
             )

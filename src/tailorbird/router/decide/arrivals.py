@@ -23,7 +23,7 @@ from tailorbird.events.contract.checked_batch import CheckedBatch, select_rows
 from tailorbird.events.contract.columnwise import Contract
 from tailorbird.events.contract.envelope import PROPERTY_COLUMNS
 from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES
-from tailorbird.events.parts import partition_rows
+from tailorbird.events.parts import select_partition_rows
 from tailorbird.router.columns import RefusedRow
 from tailorbird.router.decide import enrich
 from tailorbird.router.decide.dedup import ENTRY_DTYPE, Entries, fingerprint_columns
@@ -52,7 +52,7 @@ EVENT_COLUMNS = (
 
 
 class Body(NamedTuple):
-    """A body to check and its place in the raw log."""
+    """A body to check, its place in the raw log, and its number of rows."""
 
     payload: bytes
     receipt: Receipt
@@ -161,7 +161,7 @@ class ArrivalsBuilder:
         self._pending_bodies: list[Body] = []
         self._pending_rows = 0
         self._chunks: list[Arrivals] = []
-        self._rows = 0
+        self._row_count = 0
         self._refused_rows: list[RefusedRow] = []
 
     def add(self, body: Body, *, is_shared: bool = False) -> None:
@@ -219,7 +219,7 @@ class ArrivalsBuilder:
         if partition_count > 1:
             checked = select_rows(
                 checked,
-                partition_rows(checked.fields, partition_number, partition_count),
+                select_partition_rows(checked.fields, partition_number, partition_count),
                 with_refusals=partition_number == 0,
             )
         for body_index, refusal in checked.refusals:
@@ -234,8 +234,8 @@ class ArrivalsBuilder:
                 )
             )
         if len(checked):
-            self._chunks.append(_to_arrivals(checked, bodies, self._producer_ids, self._rows))
-            self._rows += len(checked)
+            self._chunks.append(_to_arrivals(checked, bodies, self._producer_ids, self._row_count))
+            self._row_count += len(checked)
 
 
 def _to_arrivals(

@@ -227,10 +227,13 @@ class DedupIndex:
         matches: dict[int, list[DedupEntry]] = {}
         if not self._segments or not len(entries):
             return matches
-        oldest = int(entries["received_at"].min()) - self._dedup_us
-        newest = int(entries["received_at"].max()) + self._dedup_us
+        oldest_received_at = int(entries["received_at"].min()) - self._dedup_us
+        newest_received_at = int(entries["received_at"].max()) + self._dedup_us
         for segment in self._segments:
-            if segment.newest_received_at < oldest or segment.oldest_received_at > newest:
+            if (
+                segment.newest_received_at < oldest_received_at
+                or segment.oldest_received_at > newest_received_at
+            ):
                 continue
             for row in np.flatnonzero(
                 _query_bloom(segment.bloom, entries["key"], entries["fingerprint_rest"])
@@ -289,7 +292,7 @@ class DedupIndex:
         self._unsaved = []
         if self._open_rows >= self._segment_rows:
             self._seal(connection, permanent_producers)
-            self._drop_old(connection)
+            self._drop_old_segments(connection)
 
     def _seal(self, connection: apsw.Connection, permanent_producers: Sequence[int]) -> None:
         entries = self._open_entries[: self._open_rows]
@@ -310,7 +313,7 @@ class DedupIndex:
         self._segments.append(_Segment(*row))
         self._reset_open_run()
 
-    def _drop_old(self, connection: apsw.Connection) -> None:
+    def _drop_old_segments(self, connection: apsw.Connection) -> None:
         horizon = self._newest_received_at - self._dedup_us
         for segment in self._segments[:-_SEGMENTS_MIN]:
             if segment.newest_received_at < horizon and segment.id not in self._permanent_segments:

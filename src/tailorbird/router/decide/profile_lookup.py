@@ -103,7 +103,7 @@ def look_up_profiles(
         value = (
             lookup_by_row[row](row)
             if lookup_by_row and row in lookup_by_row
-            else timeline.at(distinct_keys[key_indexes[row]], int(ts[row]))
+            else timeline.value_at(distinct_keys[key_indexes[row]], int(ts[row]))
         )
         codes[row] = -1 if value is None else len(values)
         if value is not None:

@@ -195,15 +195,15 @@ def _attribute_events(
             )
             propensities[row] = response.propensities
             memory.put(int(arrivals.dedup_entries["producer"][row]), responses[row])
-        elif (remembered := memory.get(request_id, received_at)) is not None:
-            responses[row] = remembered
+        elif (remembered_response := memory.get(request_id, received_at)) is not None:
+            responses[row] = remembered_response
             if (
-                event_ts <= remembered.ts
+                event_ts <= remembered_response.ts
                 # A client whose clock is behind cannot react before the response was given.
             ):
-                ts[row] = remembered.ts + 1
+                ts[row] = remembered_response.ts + 1
             if item_id is not None:
-                position_and_propensity_by_row[row] = remembered.find_item(item_id)
+                position_and_propensity_by_row[row] = remembered_response.find_item(item_id)
     encoded_responses = _encode_by_identity(responses, row_count)
     columns = {
         name: encoded_responses.to_arrow(
@@ -326,5 +326,5 @@ def _apply_merges(
             )
             persons[row] = merged_into_by_row[row]
         elif not is_profile[row]:
-            persons[row] = history.at(persons[row], int(ts[row]))
+            persons[row] = history.resolve_user(persons[row], int(ts[row]))
     return pa.array(persons, pa.string())

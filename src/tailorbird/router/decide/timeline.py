@@ -1,6 +1,6 @@
 """Timelines: values per key with the time from which each holds, for identities and profiles.
 
-at(key, ts) = the value with the newest time ≤ ts; of equal times, the one put last
+value_at(key, ts) = the value with the newest time ≤ ts; of equal times, the one put last
 
 A table with rows (key, ts, p, value …) is the source of truth. Memory caches the newest values of
 recently requested keys, up to a number of bytes, and everything put since the last save. Other
@@ -47,7 +47,7 @@ class Timeline(Generic[V]):
     puts to the table, with ascending `p`, before it calls `mark_saved`; nobody else writes to it.
 
     Args:
-        select: query of the rows of key ?1, with the columns ts and those that `make_value`
+        select_sql: query of the rows of key ?1, with the columns ts and those that `make_value`
             takes, without an order.
         make_value: makes a value from the columns after ts.
         value_bytes: returns the bytes of a value's texts.
@@ -57,7 +57,7 @@ class Timeline(Generic[V]):
     def __init__(
         self,
         connection: apsw.Connection,
-        select: str,
+        select_sql: str,
         make_value: Callable[..., V],
         value_bytes: Callable[[V], int],
         *,
@@ -70,12 +70,12 @@ class Timeline(Generic[V]):
             bytes_max,
         )
         order_sql = "ORDER BY ts DESC, p DESC LIMIT"
-        self._newest_query = f"{select} {order_sql} {CACHED_VALUES + 1}"
+        self._newest_query = f"{select_sql} {order_sql} {CACHED_VALUES + 1}"
         self._present_query = (
             "SELECT value FROM json_each(?1) WHERE EXISTS "
-            f"({select.replace('?1', 'json_each.value')})"
+            f"({select_sql.replace('?1', 'json_each.value')})"
         )
-        self._as_of_query = f"{select} AND ts <= ?2 {order_sql} 1"
+        self._as_of_query = f"{select_sql} AND ts <= ?2 {order_sql} 1"
         self._cache: OrderedDict[str, _CachedKey[V]] = OrderedDict()
         self._absent_key: _CachedKey[V] = _CachedKey(
             [], is_complete=True
@@ -129,7 +129,7 @@ class Timeline(Generic[V]):
         else:
             insort_right(values, (ts, value), key=_get_ts)
 
-    def at(self, key: str, ts: int) -> V | None:
+    def value_at(self, key: str, ts: int) -> V | None:
         """Return the value of `key` at `ts`; None before its first time."""
         cached = self._get_cached(key)
         values = cached.values

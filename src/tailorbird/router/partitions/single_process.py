@@ -34,6 +34,7 @@ class PartitionedRouter:
         self._stack = ExitStack()
         try:
             folder = self._stack.enter_context(lock_member_folder(stream.folder, exclusive=True))
+            # A share has the logs of one router.
             shares = [stream.share(number, folder) for number in range(stream.partition_count)]
             routers = (
                 Router(

@@ -119,7 +119,7 @@ def take_snapshot(
             connection.close()
         faults.at("snapshot.before_pieces")
         with KafkaWriter(address) as writer:
-            previous = LatestSnapshot(address).refresh()
+            previous_snapshot = LatestSnapshot(address).refresh()
             hasher, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
             for chunk in _read_chunks(copy_path):
                 hasher.update(chunk)
@@ -137,18 +137,20 @@ def take_snapshot(
             snapshot = Snapshot(position, followed, start, piece_count, size, hasher.hexdigest())
             for _ in _read_pieces(address, snapshot):  # reads it back to verify it
                 pass
-            newest = (
-                snapshot if previous is None or snapshot.position >= previous.position else previous
+            newest_snapshot = (
+                snapshot
+                if previous_snapshot is None or snapshot.position >= previous_snapshot.position
+                else previous_snapshot
             )
             faults.at("snapshot.before_whole")
-            writer.append([Block(SNAPSHOT, 1, msgspec.json.encode(newest))])
+            writer.append([Block(SNAPSHOT, 1, msgspec.json.encode(newest_snapshot))])
             faults.at("snapshot.before_delete")
         deleter = RecordDeleter(address)
         try:
-            deleter.delete(newest.first)
+            deleter.delete(newest_snapshot.first)
         finally:
             deleter.close()
-        return newest
+        return newest_snapshot
     finally:
         copy_path.unlink(missing_ok=True)
 
@@ -183,8 +185,8 @@ def open_item_summary(cluster: Cluster, start: int) -> Iterator[tuple[apsw.Conne
         start: where the routed log begins; without a summary, reading begins there.
     """
     address = KafkaTopic(cluster, ITEM_SUMMARY, ITEM_SUMMARY)
-    newest = LatestSnapshot(address).refresh()
-    if newest is None or newest.position < start:
+    newest_snapshot = LatestSnapshot(address).refresh()
+    if newest_snapshot is None or newest_snapshot.position < start:
         if start > 1:
             log.error(
                 "what was deleted is not summed up in %s: items that stood there alone "
@@ -193,8 +195,8 @@ def open_item_summary(cluster: Cluster, start: int) -> Iterator[tuple[apsw.Conne
             )
         yield None, start
         return
-    with closing(load_snapshot(address, newest)) as connection:
-        yield connection, newest.position
+    with closing(load_snapshot(address, newest_snapshot)) as connection:
+        yield connection, newest_snapshot.position
 
 
 def _copy_database(file: Path, copy_path: Path) -> None:

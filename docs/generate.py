@@ -23,7 +23,13 @@ from tailorbird.config import Settings
 from tailorbird.config.settings import ENV_PREFIX, SECRET_SETTINGS
 from tailorbird.events.contract.codes import CODE_DESCRIPTIONS
 from tailorbird.events.contract.envelope import Context, Event, Properties
-from tailorbird.events.contract.fields import About, Bounds, Pattern, ServerOwned, annotations_of
+from tailorbird.events.contract.fields import (
+    Bounds,
+    Description,
+    Pattern,
+    ServerOwned,
+    annotations_of,
+)
 from tailorbird.features import transforms
 from tailorbird.features.declare.declarations import REQUEST_COLUMNS, RESERVED_COLUMNS
 from tailorbird.features.declare.fields import CONTEXT_FIELDS, EVENT_FIELDS
@@ -271,17 +277,20 @@ def _event_fields() -> list[str]:
 
     Fields that only the server sets are described elsewhere.
     """
-    about, bounds = annotations_of(Event, About), annotations_of(Event, Bounds)
+    descriptions, bounds = annotations_of(Event, Description), annotations_of(Event, Bounds)
     server_owned = annotations_of(Event, ServerOwned)
     groups: list[list[str]] = []
     for name in Event.__struct_fields__:
-        if name in about:
+        if name in descriptions:
             groups.append([name])
         elif name not in server_owned:
             groups[-1].append(name)
     rows = ["| field | what it is | bounds |", "|---|---|---|"]
     for names in groups:
-        text, limits = about[names[0]].text, [bounds[name] for name in names if name in bounds]
+        text, limits = (
+            descriptions[names[0]].text,
+            [bounds[name] for name in names if name in bounds],
+        )
         if (within := _WITHIN.get(names[0])) is not None:
             text = f"{text} {_fields_within(within)}"
             limits += annotations_of(within, Bounds).values()

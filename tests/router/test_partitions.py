@@ -20,7 +20,7 @@ from tests.support.router.stream import NOW, PLAN
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, SimulatedClock, check_body
 from tailorbird.events.contract.checked_batch import EventColumns
-from tailorbird.events.parts import partition_of, partition_rows, split_by_partition
+from tailorbird.events.parts import partition_of, select_partition_rows, split_by_partition
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.router import to_table
 from tailorbird.stream import Block, open_reader, open_writer, raw_path
@@ -115,7 +115,7 @@ def test_a_profile_stands_before_the_events_that_carry_it(parted):
     ]
     routers[0].step()
     for router in routers[1:]:
-        assert router._memory.items.timeline.at("i1", NOW) is None
+        assert router._memory.items.timeline.value_at("i1", NOW) is None
     sequencer.step()
     parted.post(*clicks)
     for router in reversed(routers):
@@ -246,7 +246,7 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
         taken, left = check_body(part, receipt, PLAN)
         assert len(taken) + len(left) == rows
         fields = EventColumns.from_rows([msgspec.structs.astuple(one.event) for one in taken])
-        assert partition_rows(fields, number, count) == list(range(len(taken)))
+        assert select_partition_rows(fields, number, count) == list(range(len(taken)))
         part_accepted += [one.event for one in taken]
         part_refused += [(one.code, one.path, one.message, one.body) for one in left]
     key = repr

@@ -50,7 +50,7 @@ def test_what_held_at_a_time_is_the_newest_put_at_or_before_it(steps, key, ts, b
     if ready:
         history.timeline.preload(["a", key])
     before = [(when, number) for number, (at, when) in enumerate(steps) if at == key and when <= ts]
-    assert history.timeline.at(key, ts) == (max(before)[1] if before else None)
+    assert history.timeline.value_at(key, ts) == (max(before)[1] if before else None)
 
 
 def test_memory_holds_the_newest_values_of_the_keys_asked_for_lately():
@@ -64,5 +64,5 @@ def test_memory_holds_the_newest_values_of_the_keys_asked_for_lately():
             assert history.timeline.cache_bytes <= bytes_max
             assert len(history.timeline) <= 20
     assert history.timeline.values("often") == list(range(1_000 - CACHED_VALUES, 1_000))
-    assert history.timeline.at("often", 5) == 5
-    assert history.timeline.at("k7", 0) == 7
+    assert history.timeline.value_at("often", 5) == 5
+    assert history.timeline.value_at("k7", 0) == 7

@@ -79,7 +79,10 @@ def get_id_text(name: str, value: object) -> str | None:
 
 
 def iterate_leaves(value: object) -> Iterator[tuple[str, object]]:
-    """Yield each value of a JSON document with its field name, and each field name under `NAME`."""
+    """Yield each value of a JSON document with its field name.
+
+    Field names themselves are yielded under the name `FIELD_NAME`.
+    """
     stack: list[tuple[str, object]] = [("", value)]
     while stack:
         name, node = stack.pop()

@@ -37,7 +37,7 @@ class Merge(NamedTuple):
     merged_into: str
 
 
-def merge_rows(events: pa.Table) -> pa.Table:
+def select_merges(events: pa.Table) -> pa.Table:
     """Select the merges among routed events, ordered by (ts, p).
 
     The last one of a user is the newest. The table needs `MERGE_COLUMNS`.
@@ -48,7 +48,7 @@ def merge_rows(events: pa.Table) -> pa.Table:
 
 
 def to_merges(rows: pa.Table) -> list[tuple[str, Merge]]:
-    """Return the user and the merge of each of the `merge_rows`."""
+    """Return the user and the merge of each row of `select_merges`."""
     merges = map(
         Merge, micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["person"].to_pylist()
     )

@@ -45,7 +45,7 @@ def partition_of(
     return hash64(id_) % partition_count
 
 
-def partition_rows(fields: EventColumns, partition: int, partition_count: int) -> list[int]:
+def select_partition_rows(fields: EventColumns, partition: int, partition_count: int) -> list[int]:
     """Return the rows of the events that belong to partition `partition` of `partition_count`."""
     subjects = enumerate(zip(fields.type, fields.user_id, fields.anonymous_id, strict=True))
     return [

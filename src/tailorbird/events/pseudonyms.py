@@ -42,14 +42,15 @@ from tailorbird.events.contract.times import to_micros
 KEY_LENGTH_MIN = 32
 KEY_SETTING = "events.pseudonym_key"
 _SUBJECT_FIELDS = ("user_id", "anonymous_id")
+# Sections are the objects of an event; "" is the event itself.
 _STRUCT_BY_SECTION: dict[str, type[msgspec.Struct]] = {
     "": Event,
     "context": Context,
     "answer": ResponseDetails,
 }
 _TYPES_BY_SECTION = {
-    part: {field.name: field.type for field in msgspec.structs.fields(of)}
-    for part, of in _STRUCT_BY_SECTION.items()
+    section: {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for section, struct in _STRUCT_BY_SECTION.items()
 }
 _EMPTY_VALUES: dict[type, object] = {
     str: "",
@@ -244,6 +245,7 @@ class Pseudonyms:
         )
 
     def _hash(self, purpose: str, text: str) -> str:
+        """Return the keyed hash of a text, which differs between purposes."""
         return blake2b(
             text.encode(errors="surrogatepass"),
             digest_size=16,

@@ -169,7 +169,7 @@ class SuppressionList:
         return len(self._suppression_file.people)
 
     def hash(self, *parts: str) -> str:
-        """Return the keyed hash of a subject."""
+        """Return the keyed hash of a subject, whose parts are kind and id."""
         text = "\0".join(parts).encode(errors="surrogatepass")
         return blake2b(text, digest_size=16, key=self._key, person=b"erased").hexdigest()
 
@@ -203,8 +203,8 @@ class SuppressionList:
         if not self._suppression_file.people and not self._suppression_file.shared:
             return None
         subject_hash = self.hash(kind, id_)
-        at = self._suppression_file.people.get(subject_hash)
-        return self._suppression_file.shared.get(subject_hash) if at is None else at
+        erased_at = self._suppression_file.people.get(subject_hash)
+        return self._suppression_file.shared.get(subject_hash) if erased_at is None else erased_at
 
     def has(self, kind: str, id_: str) -> bool:
         """Return whether somebody was erased."""

@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 from tailorbird.errors import UsageError
 from tailorbird.events.contract.envelope import ANONYMOUS_PREFIX
 from tailorbird.events.contract.plan import INTO_ERASED
-from tailorbird.events.merges import MERGE_COLUMNS, merge_rows, resolve_merged_user, to_merges
+from tailorbird.events.merges import MERGE_COLUMNS, resolve_merged_user, select_merges, to_merges
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake
@@ -180,7 +180,7 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> frozenset[str]:
 
     A user is one with all whom it was merged into if these are one by now.
     """
-    rows = merge_rows(
+    rows = select_merges(
         lake.table("events", [*MERGE_COLUMNS, "properties"], ds.field("type") == "merge")
     )
     merges = to_merges(rows)

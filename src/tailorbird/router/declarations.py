@@ -34,7 +34,7 @@ def register_router(folder: Path, plan: RoutePlan) -> Iterator[None]:
         path.write_text(digest_rules(plan))
         yield
     finally:
-        _remove(path, lock)
+        _remove_registration(path, lock)
 
 
 def find_outdated_routers(folder: Path, plan: RoutePlan) -> list[int]:
@@ -48,11 +48,11 @@ def find_outdated_routers(folder: Path, plan: RoutePlan) -> list[int]:
                 if path.read_text() not in ("", digest_rules(plan)):
                     process_ids.append(int(path.stem.removeprefix("router-")))
         else:
-            _remove(path, lock)  # it died
+            _remove_registration(path, lock)  # it died
     return process_ids
 
 
-def _remove(path: Path, lock: FileLock) -> None:
+def _remove_registration(path: Path, lock: FileLock) -> None:
     path.unlink(missing_ok=True)
     lock.path.unlink(missing_ok=True)
     lock.release()

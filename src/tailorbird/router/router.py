@@ -158,7 +158,7 @@ class Router:
         followed_rows = (
             0 if self._profile_follower is None else self._profile_follower.follow(self._memory)
         )
-        arrivals, offset_by_producer, received_at = self._read(rows_max)
+        arrivals, offset_by_producer, received_at = self._read_arrivals(rows_max)
         if not offset_by_producer:
             if followed_rows:
                 self._save_profiles()
@@ -254,8 +254,8 @@ class Router:
         The caller knows that lake and workers have them.
         """
         count = 0
-        while deleted := self.prune_batch(before):
-            count += deleted
+        while deleted_count := self.prune_batch(before):
+            count += deleted_count
         return count
 
     def prune_batch(self, before: int) -> int:
@@ -277,7 +277,7 @@ class Router:
             if source.reader is not None
         )
 
-    def _read(self, rows_max: int) -> tuple[Arrivals, dict[str, int], int]:
+    def _read_arrivals(self, rows_max: int) -> tuple[Arrivals, dict[str, int], int]:
         """Return checked events in order of receipt, the new offset of each log, and the newest
         time of receipt.
         """
@@ -333,7 +333,7 @@ class Router:
             if source.reader is not None and source.producer not in addresses:  # deleted topic
                 source.reader.close()
                 source.reader = None
-        for producer, path in addresses.items():
+        for producer, address in addresses.items():
             source = self._sources.get(producer)
             if source is None:
                 with self._log.transaction() as connection:
@@ -345,7 +345,7 @@ class Router:
                 source = self._sources[producer] = _Source(id_, producer, 0, 0)
             if source.reader is None:
                 try:
-                    source.reader = open_reader(path)
+                    source.reader = open_reader(address)
                 except NotReadyError:
                     continue  # its writer is creating it
         return [source for _, source in sorted(self._sources.items()) if source.reader is not None]

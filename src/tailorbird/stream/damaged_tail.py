@@ -60,9 +60,9 @@ def cut_tail(connection: apsw.Connection, path: Path, offset: int) -> Path:
     rows = connection.execute(
         f"SELECT {BLOCK_COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)
     ).fetchall()
-    recorded = read_recorded_end(connection)
-    if recorded is not None:
-        end = recorded.end
+    recorded_end = read_recorded_end(connection)
+    if recorded_end is not None:
+        end = recorded_end.end
     else:
         last_offset, _, last_rows, *_ = rows[-1]
         end = last_offset + (last_rows if isinstance(last_rows, int) else 1)
@@ -99,15 +99,15 @@ def repair_recorded_end(
         DamageError: the log ends before its record.
     """
     aside_path = None
-    last = read_last_end(connection)
-    recorded = read_recorded_end(connection)
-    if recorded == last:
+    last_end = read_last_end(connection)
+    recorded_end = read_recorded_end(connection)
+    if recorded_end == last_end:
         return None
-    if recorded is not None and recorded.end > last.end:
+    if recorded_end is not None and recorded_end.end > last_end.end:
         if on_damaged_tail == "stop":
-            raise lost_tail_error(path, last.end, recorded.end)
-        aside_path = cut_tail(connection, path, last.end)
-    elif recorded is not None:  # the chain is intact beyond it, so the record is stale
+            raise lost_tail_error(path, last_end.end, recorded_end.end)
+        aside_path = cut_tail(connection, path, last_end.end)
+    elif recorded_end is not None:  # the chain is intact beyond it, so the record is stale
         log.critical(
             "%s: the note of the last block was not what was written, the blocks are: "
             "look at the disk",

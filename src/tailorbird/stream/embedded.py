@@ -121,7 +121,7 @@ class EmbeddedWriter:
         try:
             self._recover_wal()
             self._create_tables(partition, first_position)
-            self._open(partition, on_damaged_tail)
+            self._verify_and_repair(partition, on_damaged_tail)
         except BaseException:
             self.connection.close()
             raise
@@ -162,7 +162,7 @@ class EmbeddedWriter:
             )
             self.connection.execute("INSERT OR IGNORE INTO log VALUES (1, ?, ?, ?, ?, ?, ?)", row)
 
-    def _open(self, partition: str, on_damaged_tail: str) -> None:
+    def _verify_and_repair(self, partition: str, on_damaged_tail: str) -> None:
         log_row = read_log_row(self.connection)
         self.partition = log_row.partition
         check_format(self.path, log_row.format)
@@ -190,21 +190,21 @@ class EmbeddedWriter:
         self._check_usable()
         if self._checkpoint_failed:
             self._retry_checkpoint()
-        previous_end = self._end, self._crc
+        end_and_crc_before = self._end, self._crc
         self._in_transaction = True
         try:
             with sqlite.translate_errors(self.path):
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield self.connection
         except BaseException:
-            self._end, self._crc = previous_end
+            self._end, self._crc = end_and_crc_before
             self._roll_back()
             raise
         finally:
             self._in_transaction = False
-        self._commit(previous_end)
+        self._commit(end_and_crc_before)
 
-    def _commit(self, previous_end: tuple[int, int]) -> None:
+    def _commit(self, end_and_crc_before: tuple[int, int]) -> None:
         is_committed = False
         try:
             faults.at("stream.before_commit")
@@ -214,7 +214,7 @@ class EmbeddedWriter:
             faults.at("stream.after_commit")
             self._checkpoint_if_due()
         except BaseException as error:
-            if is_committed and _is_full(error):
+            if is_committed and _is_disk_full(error):
                 # The appended blocks are durable in the WAL. The next transaction retries the
                 # checkpoint before it writes.
                 log.warning(
@@ -224,9 +224,9 @@ class EmbeddedWriter:
                 )
                 return
             if not is_committed:  # committed blocks keep their offsets
-                self._end, self._crc = previous_end
+                self._end, self._crc = end_and_crc_before
                 self._roll_back()
-            if is_committed or not _is_full(error):
+            if is_committed or not _is_disk_full(error):
                 self._failure = str(error) or type(error).__name__
             if isinstance(error, OSError):
                 raise StorageError(
@@ -255,7 +255,7 @@ class EmbeddedWriter:
         try:
             self._checkpoint_if_due()
         except Exception as error:
-            if not _is_full(error):
+            if not _is_disk_full(error):
                 self._failure = str(error)
             raise
 
@@ -355,7 +355,7 @@ class EmbeddedWriter:
                         self.connection, self.path, truncate=True
                     )  # the WAL would keep all of it
         except BaseException as error:
-            if not _is_full(error):
+            if not _is_disk_full(error):
                 self._failure = (
                     str(error) or type(error).__name__
                 )  # close() must not checkpoint after a failed sync
@@ -378,7 +378,7 @@ class EmbeddedWriter:
                 with sqlite.translate_errors(self.path):
                     sqlite.checkpoint(self.connection, self.path, truncate=True)
         except StorageError as error:
-            if not _is_full(error):
+            if not _is_disk_full(error):
                 raise
             log.warning(
                 "%s: the disk is full; what was not moved into the file stays in the WAL beside it",
@@ -395,5 +395,5 @@ class EmbeddedWriter:
         self.close()
 
 
-def _is_full(error: BaseException) -> bool:
+def _is_disk_full(error: BaseException) -> bool:
     return isinstance(error.__cause__, apsw.FullError)

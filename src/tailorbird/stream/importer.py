@@ -254,9 +254,9 @@ class _RowChecker:
             lines = [suppression_list.filter_line(line, self.receipt) for line in lines]
         # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
         self.external_sort.add(
-            [row.ts for row in accepted],
-            [row.event.event_id for row in accepted],
-            [lines[row.row] for row in accepted],
+            [verdict.ts for verdict in accepted],
+            [verdict.event.event_id for verdict in accepted],
+            [lines[verdict.row] for verdict in accepted],
             batch.file,
         )
         self.refused_lines.add([lines[refusal.row] for refusal in refusals])
@@ -266,8 +266,8 @@ class _RowChecker:
         for refusal in refusals:
             report.refused[refusal.code] += 1
             if len(report.examples) < _EXAMPLES_MAX:
-                line = f"{batch.file}:{batch.line_numbers[refusal.row]}"
-                report.examples.append(f"{line}: {refusal.path}: {refusal.message}")
+                location = f"{batch.file}:{batch.line_numbers[refusal.row]}"
+                report.examples.append(f"{location}: {refusal.path}: {refusal.message}")
         report.left_out.update(batch.skipped_counts)
         report.rows += len(batch.lines)
         report.accepted += len(accepted)
@@ -314,13 +314,13 @@ def _append_rows(
 def _read_bodies(external_sort: ExternalSort, refused_lines: RefusedLines) -> Iterator[list[bytes]]:
     """Yield all rows in order, in bodies that fit into a block."""
     body: list[bytes] = []
-    size = 0
+    body_bytes = 0
     for line in chain(external_sort.lines(), refused_lines):
-        if body and (len(body) >= BODY_ROWS or size + len(line) > BODY_BYTES):
+        if body and (len(body) >= BODY_ROWS or body_bytes + len(line) > BODY_BYTES):
             yield body
-            body, size = [], 0
+            body, body_bytes = [], 0
         body.append(line)
-        size += len(line)
+        body_bytes += len(line)
     if body:
         yield body
 

@@ -68,7 +68,7 @@ class LagMeter:
     It keeps the logs open between measurements. One thread at a time.
 
     Args:
-        reader_positions: returns the workers' positions in the routed log by name.
+        read_worker_positions: returns the workers' positions in the routed log by name.
         producer: where logs are topics, measure only the logs of this producer.
     """
 
@@ -87,7 +87,7 @@ class LagMeter:
             producer,
         )
         self._readers: dict[Address, BacklogReader] = {}
-        self._client = self._logs.backlog_client()
+        self._backlog_client = self._logs.backlog_client()
 
     def measure(self) -> list[Lag]:
         """Measure the lag by reader and log, without readers that are unknown here.
@@ -98,7 +98,7 @@ class LagMeter:
         lags: list[Lag] = []
         routed_log = self._logs.routed
         raw_logs, response_logs = self._logs.measured_logs(self._producer)
-        routed_positions = _router_positions(self._logs)
+        routed_positions = _find_slowest_positions(self._logs)
         if routed_positions is not None:
             lags += [
                 _lost_log_lag("router", stem, routed_positions[name])
@@ -109,17 +109,20 @@ class LagMeter:
                 "router",
                 ((address, routed_positions.get(name, 0)) for name, address in raw_logs.items()),
             )
-        released = try_read_released_positions(self._lake)
-        if released is not None:
+        released_positions = try_read_released_positions(self._lake)
+        if released_positions is not None:
             archive_positions = (
-                (address, released.archive.get(address.stem, 0)) for address in raw_logs.values()
+                (address, released_positions.archive.get(address.stem, 0))
+                for address in raw_logs.values()
             )
             lags += self._measure_logs("lake", archive_positions)
             for address in response_logs.values():
-                position = released.tables.get("answers", {}).get(address.stem, 0)
+                position = released_positions.tables.get("answers", {}).get(address.stem, 0)
                 lags += self._measure_logs("lake", [(address, position)])
             table_positions = [
-                logs[_ROUTED_LOG] for logs in released.tables.values() if _ROUTED_LOG in logs
+                logs[_ROUTED_LOG]
+                for logs in released_positions.tables.values()
+                if _ROUTED_LOG in logs
             ]
             lags += self._measure_logs("lake", [(routed_log, min(table_positions, default=0))])
         for reader, position in self._read_worker_positions().items():
@@ -148,15 +151,15 @@ class LagMeter:
             )
 
     def _open(self, address: Address) -> BacklogReader:
-        return log_address(address).open_backlog(self._client)
+        return log_address(address).open_backlog(self._backlog_client)
 
     def close(self) -> None:
         """Close the logs."""
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
-        if self._client is not None:
-            self._client.close()
+        if self._backlog_client is not None:
+            self._backlog_client.close()
 
     def __enter__(self) -> "LagMeter":
         return self
@@ -171,7 +174,7 @@ class LagWatch:
     Attributes:
         lags: last measurement.
         measured_at: its time by `time.time()`; 0 before the first.
-        loop: the thread.
+        periodic_task: the thread.
     """
 
     def __init__(self, meter: LagMeter, *, interval_s: float = MEASUREMENT_INTERVAL_S) -> None:
@@ -215,16 +218,16 @@ def _received_at(receipt: bytes) -> int:
         return 0
 
 
-def _router_positions(stream: Stream) -> dict[str, int] | None:
+def _find_slowest_positions(stream: Stream) -> dict[str, int] | None:
     """Return the routed position of each raw log; None without router tables on this machine."""
     positions_by_router = router_positions(stream)
     if not positions_by_router:
         return None
-    slowest: dict[str, int] = {}
+    slowest_positions: dict[str, int] = {}
     for positions in positions_by_router:  # all read the logs of imports, and the slowest counts
         for producer, offset in positions.items():
-            slowest[producer] = min(offset, slowest.get(producer, offset))
-    return slowest
+            slowest_positions[producer] = min(offset, slowest_positions.get(producer, offset))
+    return slowest_positions
 
 
 def unloaded_rows_by_log(released_positions: ReleasedPositions, stream: Stream) -> dict[str, int]:

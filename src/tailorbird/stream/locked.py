@@ -61,7 +61,7 @@ def read_expected_ends(
             error,
         )
         positions_by_router = []
-    released = None if lake is None else try_read_released_positions(lake)
+    released_positions = None if lake is None else try_read_released_positions(lake)
     logs = log_set(stream)
     names_by_stem, responses_stem = (
         logs.raw_names_by_stem(producer),
@@ -71,13 +71,16 @@ def read_expected_ends(
     for raw_positions in positions_by_router:
         for stem, name in names_by_stem.items():
             expected_ends[stem] = max(expected_ends[stem], raw_positions.get(name, 0))
-    if released is not None:
+    if released_positions is not None:
         for stem, name in names_by_stem.items():
             expected_ends[stem] = max(
-                expected_ends[stem], released.archive.get(stem, 0), released.routed.get(name, 0)
+                expected_ends[stem],
+                released_positions.archive.get(stem, 0),
+                released_positions.routed.get(name, 0),
             )
         expected_ends[responses_stem] = max(
-            expected_ends[responses_stem], released.tables.get("answers", {}).get(responses_stem, 0)
+            expected_ends[responses_stem],
+            released_positions.tables.get("answers", {}).get(responses_stem, 0),
         )
     return expected_ends
 

@@ -3,8 +3,8 @@
 
     log_set(project.stream).raw("serve-1")  →  address  →  open_writer(address, partition="serve-1")
 
-Callers ask a set for an address and never which kind of set it is. `topics` is the one way to what
-only a cluster has: snapshots, shuffled logs and the marker of an erasure.
+Callers ask a set for an address and never which kind of set it is. `kafka_logs` is the one way to
+what only a cluster has: snapshots, shuffled logs and the marker of an erasure.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -151,9 +151,9 @@ class EmbeddedReader:
 
     def _read_checked_end(self) -> int:
         end, _ = read_last_end(self.connection)
-        recorded = read_recorded_end(self.connection)
-        if recorded is not None and recorded.end > end:
-            raise lost_tail_error(self.path, end, recorded.end)
+        recorded_end = read_recorded_end(self.connection)
+        if recorded_end is not None and recorded_end.end > end:
+            raise lost_tail_error(self.path, end, recorded_end.end)
         return max(read_log_row(self.connection).end_min, end)
 
     def start(self) -> int:
@@ -206,9 +206,9 @@ class EmbeddedReader:
         self._reopen_if_replaced()
         with sqlite.translate_errors(self.path):
             version = self.connection.execute("PRAGMA data_version").get
-        changed = version != self._data_version
+        has_changed = version != self._data_version
         self._data_version = version
-        return changed
+        return has_changed
 
     def close(self) -> None:
         self.connection.close()

@@ -23,7 +23,7 @@ from tailorbird.storage_paths import StoragePath, UnreachableError
 
 POSITIONS_FILE = "positions.json"
 BACKUP_POSITIONS_FILE = "backed-up.json"  # the same as of the newest backup, where logs are topics
-_BACKUP_HOLD_US = 7 * 86_400_000_000
+_BACKUP_HOLD_US = 7 * 86_400_000_000  # time for which rows stay that the newest backup lacks
 _CHECKSUM_KEY = "checksum"
 
 
@@ -163,6 +163,6 @@ def _read_positions(path: StoragePath, positions_type: type[_R]) -> _R | None:
         raise DamageError(
             f"cannot be read: {error}",
             where=str(path),
-            fix=f"tailorbird lake repair for {POSITIONS_FILE}, a backup for {BACKUP_POSITIONS_FILE}; until then nothing "
-            "is pruned",
+            fix=f"tailorbird lake repair for {POSITIONS_FILE}, a backup for "
+            f"{BACKUP_POSITIONS_FILE}; until then nothing is pruned",
         ) from error

@@ -20,16 +20,16 @@ class RefusedLines:
 
     def __init__(self, folder: Path) -> None:
         self._path, self._lines = folder / "refused", list[bytes]()
-        self._size = 0
+        self._size_bytes = 0
 
     def add(self, lines: list[bytes]) -> None:
         self._lines += lines
-        self._size += sum(map(len, lines))
-        if self._size >= _REFUSED_BYTES_MAX:
+        self._size_bytes += sum(map(len, lines))
+        if self._size_bytes >= _REFUSED_BYTES_MAX:
             self._path.parent.mkdir(exist_ok=True)
             with self._path.open("ab") as file:
                 file.writelines(line + b"\n" for line in self._lines)
-            self._lines, self._size = [], 0
+            self._lines, self._size_bytes = [], 0
 
     def __iter__(self) -> Iterator[bytes]:
         if self._path.exists():
@@ -49,7 +49,7 @@ class ExternalSort:
         self._folder = folder
         self._run_rows = run_rows
         self._batches: list[pa.RecordBatch] = []
-        self._rows = self._size = 0
+        self._rows = self._size_bytes = 0
         self._runs: list[pa.Table] = []
         self._current_file, self._file_number = "", 0
 
@@ -65,8 +65,8 @@ class ExternalSort:
         ]
         self._batches.append(pa.record_batch(arrays, names=["ts", "id", "file", "line"]))
         self._rows += len(ts)
-        self._size += self._batches[-1].nbytes
-        if self._rows >= self._run_rows or self._size >= _RUN_BYTES_MAX:
+        self._size_bytes += self._batches[-1].nbytes
+        if self._rows >= self._run_rows or self._size_bytes >= _RUN_BYTES_MAX:
             self._spill()
 
     def _spill(self) -> None:
@@ -76,7 +76,7 @@ class ExternalSort:
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, run.schema) as writer:
             writer.write_table(run)
         self._runs.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-        self._batches, self._rows, self._size = [], 0, 0
+        self._batches, self._rows, self._size_bytes = [], 0, 0
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines in order."""

@@ -140,13 +140,18 @@ def _merged_user(project: "Project", user: str, log_position: int) -> str:
     """Return the user that a user was merged into, by the merges up to `log_position`."""
     import pyarrow.dataset as ds
 
-    from tailorbird.events.merges import MERGE_COLUMNS, merge_rows, resolve_merged_user, to_merges
+    from tailorbird.events.merges import (
+        MERGE_COLUMNS,
+        resolve_merged_user,
+        select_merges,
+        to_merges,
+    )
     from tailorbird.lake import Lake
 
     merges = Lake(project.paths.lake).table(
         "events", MERGE_COLUMNS, (ds.field("type") == "merge") & (ds.field("p") <= log_position)
     )
-    return resolve_merged_user(user, dict(to_merges(merge_rows(merges))).get)[0]
+    return resolve_merged_user(user, dict(to_merges(select_merges(merges))).get)[0]
 
 
 def event_condition(query: PersonItemQuery, person: str) -> str:

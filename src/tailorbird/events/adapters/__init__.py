@@ -3,8 +3,9 @@
 `stream.importer` writes them to the log.
 
 `import_formats` is the table of the formats. Those with self-contained records also have a function
-`convert(record, place)`, by which refused records of a file are converted again. The collector has
-its own converters for some formats (`adapters.webhook`), since a client may state less than a file.
+`convert(record, location)`, by which refused records of a file are converted again. The collector
+has its own converters for some formats (`adapters.webhook`), since a client may state less than a
+file.
 """
 
 from tailorbird.events.adapters.batch import Adapter, AdapterOptions, Batch, FormatAdapter

@@ -130,7 +130,7 @@ def convert(record: Any, location: str) -> list[Event]:
     return (
         _require_named_type(convert_foreign(data, envelope_id), type_)
         if convert_foreign is not None
-        else [_own_event(envelope, data, envelope_id, type_)]
+        else [_build_native_event(envelope, data, envelope_id, type_)]
     )
 
 
@@ -178,7 +178,7 @@ def _decode_data(envelope: Record) -> Record:
     return as_record(value, "$.data")
 
 
-def _own_event(envelope: Record, data: Record, envelope_id: str, type_: str) -> Event:
+def _build_native_event(envelope: Record, data: Record, envelope_id: str, type_: str) -> Event:
     fields = {name: value for name, value in data.items() if value is not None}
     fields.setdefault("event_id", envelope_id)
     fields["type"] = type_

@@ -62,10 +62,10 @@ class _Orders:
     user: Ints
     ts: Ints
 
-    def find_rows(self, order: Ints) -> Ints:
+    def find_rows(self, order_ids: Ints) -> Ints:
         """Return the row of each order, or −1."""
-        rows = np.minimum(np.searchsorted(self.id, order), len(self.id) - 1)
-        return np.where(self.id[rows] == order, rows, -1)
+        rows = np.minimum(np.searchsorted(self.id, order_ids), len(self.id) - 1)
+        return np.where(self.id[rows] == order_ids, rows, -1)
 
 
 def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -114,19 +114,22 @@ def _read_orders(file: Path) -> _Orders | None:
     order_id, user_id, order_number, weekday, hour, days_since_previous = (
         np.concatenate(columns) for columns in zip(*column_batches, strict=True)
     )
-    row_order = np.lexsort((order_number, user_id))
+    rows_sorted_by_user = np.lexsort((order_number, user_id))
     order_id, user_id, weekday, hour, days_since_previous = (
-        column[row_order] for column in (order_id, user_id, weekday, hour, days_since_previous)
+        column[rows_sorted_by_user]
+        for column in (order_id, user_id, weekday, hour, days_since_previous)
     )
     is_first_of_user = np.r_[True, user_id[1:] != user_id[:-1]]
-    days = np.cumsum(np.where(is_first_of_user, 0, days_since_previous))
-    first_row = np.maximum.accumulate(np.where(is_first_of_user, np.arange(len(user_id)), 0))
-    day = weekday[first_row] + days - days[first_row]
-    id_order = np.argsort(order_id, kind="stable")
+    elapsed_days = np.cumsum(np.where(is_first_of_user, 0, days_since_previous))
+    first_row_of_user = np.maximum.accumulate(
+        np.where(is_first_of_user, np.arange(len(user_id)), 0)
+    )
+    order_day = weekday[first_row_of_user] + elapsed_days - elapsed_days[first_row_of_user]
+    rows_sorted_by_order_id = np.argsort(order_id, kind="stable")
     return _Orders(
-        order_id[id_order],
-        user_id[id_order],
-        (FIRST_WEEK_START + day * DAY + hour * HOUR)[id_order],
+        order_id[rows_sorted_by_order_id],
+        user_id[rows_sorted_by_order_id],
+        (FIRST_WEEK_START + order_day * DAY + hour * HOUR)[rows_sorted_by_order_id],
     )
 
 

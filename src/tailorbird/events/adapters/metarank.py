@@ -110,13 +110,13 @@ def _convert_record(record: _Record, ts: int | str, options: AdapterOptions) -> 
     stated_properties = {entry.name: entry.value for entry in record.fields}
     if record.tenant is not None:
         stated_properties["tenant"] = record.tenant
-    if of_items := {
+    if properties_by_item := {
         item.id: ranking_properties
         for item in record.items
         if (ranking_properties := item.properties())
     }:
         stated_properties["of_items"] = (
-            of_items  # relevancy, label and item fields as of the ranking
+            properties_by_item  # relevancy, label and item fields as of the ranking
         )
     properties = stated_properties or None
     subject = {"user_id": record.user, "session_id": record.session}

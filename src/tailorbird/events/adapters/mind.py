@@ -61,7 +61,7 @@ def is_mind(name: str, first_line: bytes) -> bool:
 def _convert_rows(
     file: Path, digest: str, convert: Callable[[list[str], str], list[Event]]
 ) -> Iterator[tuple[int, bytes]]:
-    """Yield the events of each row; `convert` gets the first columns and the place."""
+    """Yield the events of each row; `convert` gets the first columns and the location."""
     for number, raw in read_lines(file, strip=False):
         fields, location = (
             raw.decode(errors="replace").rstrip("\r\n").split("\t"),

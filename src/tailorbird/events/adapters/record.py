@@ -1,6 +1,6 @@
 """Conversion of one foreign record to events: what the adapters of other systems share.
 
-Each adapter has a pure function `convert(record, place)`.
+Each adapter has a pure function `convert(record, location)`.
 
     raw JSON ──decode──► record ──convert──► events, one line each
                             └─ unreadable ──► {"unread": …}: the record, the reason, the field
@@ -9,10 +9,10 @@ The contract refuses an `unread` line with the reason in it, so that the quarant
 adapter found and where. The line holds the complete record, so that `tailorbird lake replay` can
 convert it again once the adapter is fixed.
 
-`place` is the position of the record, `digest of the file:row`. Where the source has no ids, event
-ids are derived from the record's content, so that a repeated, compressed or extended export creates
-no duplicates. The importer numbers equal records of a file. Profile ids are derived from the place,
-since an item may return to an earlier state.
+`location` is the position of the record, `digest of the file:row`. Where the source has no ids,
+event ids are derived from the record's content, so that a repeated, compressed or extended export
+creates no duplicates. The importer numbers equal records of a file. Profile ids are derived from
+the location, since an item may return to an earlier state.
 """
 
 from collections.abc import Callable, Iterable, Iterator

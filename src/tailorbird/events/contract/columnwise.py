@@ -60,8 +60,8 @@ class Contract:
         if len(bodies) == 1 and len(bodies[0][0]) < _ROWWISE_BYTES_MAX:
             return self._check_row_by_row(*bodies[0])
         batch = _Batch(bodies, self._plan)
-        for number, (body, receipt) in enumerate(bodies):
-            batch.decode_body(number, body, self._decoders.get(receipt.source))
+        for body_index, (body, receipt) in enumerate(bodies):
+            batch.decode_body(body_index, body, self._decoders.get(receipt.source))
         return batch.check_rows()
 
     def _check_row_by_row(self, body: bytes, receipt: Receipt) -> CheckedBatch:
@@ -166,13 +166,15 @@ class _Batch:
         times = self._resolve_times(fields, suspects)
         if not suspects and not self._undecoded_rows:
             return CheckedBatch(self._body_indexes, self._row_indexes, fields, *times, ())
-        unresolved = {
+        uncleared_rows = {
             *self._undecoded_rows,
             *((self._body_indexes[index], self._row_indexes[index]) for index in suspects),
         }
         # A body may be nested so deeply that it was decoded here but cannot be split a few calls
         # further down the stack. The contract regards it as one row.
-        too_deep = {body for body, row in unresolved if row >= len(self._split_rows(body))}
+        too_deep_bodies = {
+            body for body, row in uncleared_rows if row >= len(self._split_rows(body))
+        }
         entries = enumerate(
             zip(
                 self._body_indexes,
@@ -182,11 +184,13 @@ class _Batch:
             )
         )
         accepted: list[_CheckedRow] = [
-            entry for index, entry in entries if index not in suspects and entry[0] not in too_deep
+            entry
+            for index, entry in entries
+            if index not in suspects and entry[0] not in too_deep_bodies
         ]
         refused: list[tuple[int, Refusal]] = []
         for body, row in sorted(
-            {(body, 0 if body in too_deep else row) for body, row in unresolved}
+            {(body, 0 if body in too_deep_bodies else row) for body, row in uncleared_rows}
         ):
             verdict = check_row(row, self._split_rows(body)[row], self._bodies[body][1], self._plan)
             if isinstance(verdict, Accepted):
@@ -207,17 +211,18 @@ class _Batch:
         )
         received_at: Sequence[int] = self._receipt_times
         ts: Sequence[Any] = ts_original
-        stated_count = (
+        # Usual rows state `ts` and neither of the others, and need no resolution.
+        usual_count = (
             len(ts) - ts.count(None) + sent_at.count(None) + stated_received_at.count(None)
         )
-        if stated_count < 3 * len(ts) or True in fields.timeless or self._has_imports:
-            receipts = (self._bodies[number][1] for number in self._body_indexes)
+        if usual_count < 3 * len(ts) or True in fields.timeless or self._has_imports:
+            receipts = (self._bodies[body_index][1] for body_index in self._body_indexes)
             rows = zip(
                 ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True
             )
             resolved_times = [
-                resolve_times(at, sent, stated_count, receipt, timeless=timeless)
-                for at, sent, stated_count, receipt, timeless in rows
+                resolve_times(stated_ts, sent, stated_arrival, receipt, timeless=timeless)
+                for stated_ts, sent, stated_arrival, receipt, timeless in rows
             ]
             ts, received_at = (
                 [at for at, _ in resolved_times],

@@ -86,7 +86,7 @@ def check_body(
 def check_row(
     row: int, raw: bytes | memoryview, receipt: Receipt, plan: RoutePlan
 ) -> Accepted | Refusal:
-    """Check one of the rows that `split` returns."""
+    """Check one of the rows that `split_body` returns."""
     try:
         return _check_event(row, _decode(raw, receipt), len(raw), receipt, plan)
     except ContractViolation as refusal:
@@ -116,7 +116,7 @@ def join_rows(rows: Sequence[bytes], body: bytes, encoding: str) -> bytes:
 
 
 def count_rows(body: bytes, encoding: str) -> int:
-    """Count the rows that `split` would return, without decoding any.
+    """Count the rows that `split_body` would return, without decoding any.
 
     A list costs 72 bytes of memory per element while it is counted.
     """
@@ -168,7 +168,7 @@ def _malformed_violation(error: Exception) -> ContractViolation:
 
 
 def _check_list(raw: bytes | memoryview) -> None:
-    """Raise the reason why `split` could not take a list apart: it is malformed, or empty."""
+    """Raise the reason why `split_body` could not take a list apart: it is malformed, or empty."""
     try:
         rows = _rows_decoder.decode(raw)
     except DECODE_ERRORS as error:

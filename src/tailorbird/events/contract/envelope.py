@@ -19,7 +19,13 @@ from typing import Annotated, Any, TypedDict
 
 import msgspec
 
-from tailorbird.events.contract.fields import About, Bounds, Pattern, ServerOwned, annotations_of
+from tailorbird.events.contract.fields import (
+    Bounds,
+    Description,
+    Pattern,
+    ServerOwned,
+    annotations_of,
+)
 from tailorbird.events.contract.plan import EVENT_TYPES, SERVER_TYPES
 
 ID_BOUNDS = Bounds(low=1, high=256, code="bad_id", unit="characters")  # NUL is refused as well
@@ -78,22 +84,22 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaul
 
     event_id: Annotated[
         Id,
-        About(
+        Description(
             "required; the idempotency key: the same id of the same person counts once within 7 "
             "days"
         ),
     ]
-    type: Annotated[str, About(f"required; {_TYPES}, or one that `[events] types` declares")]
+    type: Annotated[str, Description(f"required; {_TYPES}, or one that `[events] types` declares")]
     ts: Annotated[
         Time | None,
-        About(
+        Description(
             "when it happened: RFC 3339 with a zone, or an integer of **microseconds**; without "
             "it, when it arrived"
         ),
     ] = None
     sent_at: Annotated[
         Time | None,
-        About(
+        Description(
             "when it was sent, by the same clock as `ts`; the difference to our clock is then "
             "subtracted from `ts`. In a file this needs `received_at`, the time of arrival; "
             "otherwise `ts` is used as it is"
@@ -101,29 +107,31 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaul
     ] = None
     user_id: Annotated[
         Id | None,
-        About(
+        Description(
             "at least one of them; `identify` ties the second to the first from then on, never "
             "backwards. Two users who are one: [`merge`](#two-users-who-are-one)"
         ),
     ] = None
     anonymous_id: Id | None = None
-    session_id: Annotated[Id | None, About("survives a login")] = None
-    item_id: Annotated[Id | None, About("the item; `items` for what an impression showed")] = None
+    session_id: Annotated[Id | None, Description("survives a login")] = None
+    item_id: Annotated[
+        Id | None, Description("the item; `items` for what an impression showed")
+    ] = None
     items: Annotated[list[Id], ITEMS_BOUNDS] | None = None
     request_id: Annotated[
         Id | None,
-        About(
+        Description(
             "of the response that it follows: joins a click to what was shown, where, and with "
             "which propensity"
         ),
     ] = None
-    context: Annotated[Context | None, About("the circumstances:")] = None
+    context: Annotated[Context | None, Description("the circumstances:")] = None
     properties: Annotated[
         dict[str, Any] | None,
         PROPERTIES_BOUNDS,
-        About("anything else; these have columns of their own:"),
+        Description("anything else; these have columns of their own:"),
     ] = None
-    timeless: Annotated[bool, About("of a profile: valid from the beginning")] = False
+    timeless: Annotated[bool, Description("of a profile: valid from the beginning")] = False
     received_at: Annotated[Time | None, ServerOwned("only the server sets it; leave it out")] = None
     answer: Annotated[
         ResponseDetails | None,

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class Description:
     """The description of a field in the reference page.
 
     A field without it is described together with the one before.

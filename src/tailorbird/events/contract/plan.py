@@ -40,7 +40,12 @@ INTO_ERASED = "into_erased"
 
 
 class SlotPlan(msgspec.Struct, frozen=True):
-    """The settings of a slot that the router needs."""
+    """The settings of a slot that the router needs.
+
+    Attributes:
+        attribution_us: how long after an answer a click belongs to it.
+        denominator: what counts as shown, "impression" or "answer".
+    """
 
     attribution_us: int = ATTRIBUTION_WINDOW
     denominator: str = "impression"

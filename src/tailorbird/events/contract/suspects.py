@@ -57,6 +57,7 @@ def find_suspect_rows(fields: EventColumns, plan: RoutePlan, body_bytes_max: int
 
 
 def _find_missing_fields(fields: EventColumns, types: set[str]) -> Iterable[int]:
+    # Pairs: fields of which one is needed, and an event type that needs it.
     needs = {(need.fields, type_) for type_ in types for need in required_fields_of(type_)}
     for names in {names for names, _ in needs}:
         columns = [getattr(fields, name) for name in names]

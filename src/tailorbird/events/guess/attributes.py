@@ -20,21 +20,21 @@ def find_attributes(
         roles: role → column.
         column_names: columns without a role.
     """
-    attributes: dict[str, str] = {}
+    owner_by_column: dict[str, str] = {}
     for owner, role in (("items", "item_id"), ("users", "user_id")):
         if role in roles:
             candidates = [
                 name
                 for name in column_names
-                if name not in attributes and _has_varying_values(sample.column(name))
+                if name not in owner_by_column and _has_varying_values(sample.column(name))
             ]
-            attributes |= dict.fromkeys(
+            owner_by_column |= dict.fromkeys(
                 _find_constant_columns(
                     sample, roles[role], candidates, may_retitle=owner == "items"
                 ),
                 owner,
             )
-    return attributes
+    return owner_by_column
 
 
 def _has_varying_values(column: pa.Array) -> bool:
@@ -52,7 +52,7 @@ def _find_constant_columns(
     columns = {name: _to_countable(sample.column(name)) for name in column_names}
     table = pa.table(
         {"owner": sample.column(owner_column), "one": pa.repeat(1, sample.num_rows)}
-        | {str(n): c for n, c in enumerate(columns.values())}
+        | {str(number): column for number, column in enumerate(columns.values())}
     )
     counts_by_owner = table.group_by("owner", use_threads=False).aggregate(
         [
@@ -70,13 +70,13 @@ def _find_constant_columns(
         name: pc.mean(pc.less_equal(repeated_owners[f"{number}_count_distinct"], 1)).as_py()
         for number, name in enumerate(column_names)
     }
-    share_min = {
+    share_min_by_column = {
         name: _TITLE_AGREEMENT_MIN
         if may_retitle and has_usual_name(name, ATTRIBUTE_NAMES["title"])
         else _AGREEMENT_MIN
         for name in column_names
     }
-    return [name for name, share in shares.items() if share >= share_min[name]]
+    return [name for name, share in shares.items() if share >= share_min_by_column[name]]
 
 
 def _to_countable(column: pa.Array) -> pa.Array:

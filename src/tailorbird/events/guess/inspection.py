@@ -62,14 +62,14 @@ def inspect_table(file: Path, hints: MappingHints) -> Inspection:
     if sample.num_rows == 0:
         raise InputError("holds no row", where=str(file))
     for name in sample.schema.names:
-        if name.lower() in INDEX_NAMES and _numbers_rows(sample.column(name)):
+        if name.lower() in INDEX_NAMES and _is_row_number(sample.column(name)):
             notes.append(
                 ColumnGuess(name, "", "left out: it numbers the rows, as pandas' index does")
             )
     return Inspection(table_spec, sample, notes)
 
 
-def _numbers_rows(column: pa.Array) -> bool:
+def _is_row_number(column: pa.Array) -> bool:
     first_values = column.slice(0, 1_000)
     if not pa.types.is_integer(first_values.type) or first_values.null_count:
         return False
@@ -96,7 +96,7 @@ def choose_ts_format(
         return ""
     if len(time_formats.formats) == 1:
         return time_formats.formats[0]
-    fit_counts = dict.fromkeys(time_formats.formats, 0)
+    fit_count_by_format = dict.fromkeys(time_formats.formats, 0)
     for batch in read_columns(
         file,
         [roles["ts"]],
@@ -104,11 +104,13 @@ def choose_ts_format(
         broken_rows=[],
         table_spec=table_spec,
     ):
-        for time_format in fit_counts:
+        for time_format in fit_count_by_format:
             times = parse_times(batch.column(0), time_format, "UTC")
-            fit_counts[time_format] += len(times) - times.null_count
+            fit_count_by_format[time_format] += len(times) - times.null_count
     best_formats = [
-        candidate for candidate, count in fit_counts.items() if count == max(fit_counts.values())
+        candidate
+        for candidate, count in fit_count_by_format.items()
+        if count == max(fit_count_by_format.values())
     ]
     if len(best_formats) == 1:
         return best_formats[0]

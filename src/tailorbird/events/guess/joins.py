@@ -113,10 +113,10 @@ def _find_lookup_tables(
     ]
 
 
-def _has_user(roles_by_file: Mapping[str, str]) -> bool:
+def _has_user(column_by_role: Mapping[str, str]) -> bool:
     """Return whether a column identifies a user; a session that stands for one does not."""
     return any(
-        role in roles_by_file and roles_by_file[role] != roles_by_file.get("session_id")
+        role in column_by_role and column_by_role[role] != column_by_role.get("session_id")
         for role in _USER_ROLES
     )
 

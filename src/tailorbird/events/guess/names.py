@@ -184,13 +184,13 @@ def has_usual_name(name: str, usual_names: tuple[str, ...]) -> bool:
 
 def find_usual_columns(names: list[str], usual_names: tuple[str, ...]) -> list[str]:
     """Return the columns with one of the usual names, in full or after the last dot, best first."""
-    by_name = {normalise_name(name): name for name in reversed(names)}
-    by_last_part = {
+    column_by_name = {normalise_name(name): name for name in reversed(names)}
+    column_by_last_part = {
         normalise_name(name.rpartition(".")[2]): name for name in reversed(names) if "." in name
     }
-    by_lower_case = {name.lower(): name for name in reversed(names)}
+    column_by_lower_case = {name.lower(): name for name in reversed(names)}
     matches = (
-        by_lower_case.get(name) or by_name.get(name) or by_last_part.get(name)
+        column_by_lower_case.get(name) or column_by_name.get(name) or column_by_last_part.get(name)
         for name in usual_names
     )
     return list(dict.fromkeys(name for name in matches if name is not None))

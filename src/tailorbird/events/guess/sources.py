@@ -52,7 +52,7 @@ _PROFILE_REASONS = {
 
 _TITLE_NAMES = tuple(name for name in ATTRIBUTE_NAMES["title"] if name != "description")
 _PRICE_NAMES = ATTRIBUTE_NAMES["price"]  # an event keeps its price, whatever else it tells
-_WITH_ARTICLE = {"items": "an item", "users": "a user"}
+_NOUN_PHRASE_BY_KIND = {"items": "an item", "users": "a user"}
 
 
 def guess_sources(
@@ -93,7 +93,7 @@ def _guess_file(
     column_guesses += _guess_constants(file, sample, kind, roles, ts_format)
     decided_columns = {guess.column for guess in [*notes, *column_guesses]}
     unassigned_columns = [name for name in names if name not in decided_columns]
-    attribute_owners = (
+    owner_by_attribute = (
         _find_attribute_owners(sample, roles, unassigned_columns, profiled_kinds)
         if kind == "events"
         else {}
@@ -102,7 +102,7 @@ def _guess_file(
         *notes,
         *column_guesses,
         *(
-            _guess_unassigned_column(sample, name, kind, roles, attribute_owners)
+            _guess_unassigned_column(sample, name, kind, roles, owner_by_attribute)
             for name in unassigned_columns
         ),
     ]
@@ -128,9 +128,9 @@ def _guess_file(
     return [
         first_guess,
         *(
-            _profile_source(first_guess, owner, roles, attribute_owners)
+            _profile_source(first_guess, owner, roles, owner_by_attribute)
             for owner in ("items", "users")
-            if owner in attribute_owners.values()
+            if owner in owner_by_attribute.values()
         ),
     ]
 
@@ -148,8 +148,8 @@ def _require_item_or_user(file: Path, names: Sequence[str], roles: dict[str, str
 
 
 def _require_events(file: Path, names: Sequence[str], roles: dict[str, str]) -> None:
-    is_pair = "item_id" in roles and {"user_id", "anonymous_id"} & roles.keys()
-    if "ts" not in roles and not is_pair:
+    has_user_and_item = "item_id" in roles and {"user_id", "anonymous_id"} & roles.keys()
+    if "ts" not in roles and not has_user_and_item:
         raise InputError(
             "its rows are no events (a user and an item, or a time) and no profiles (each a "
             "different item or user, or several of one with"
@@ -189,8 +189,8 @@ def _guess_constants(
         )
         guesses.append(ColumnGuess("", "ts", why))
     if ts_format:
-        table_spec = f"ts_format = {toml_string(ts_format)}"
-        guesses.append(ColumnGuess("", table_spec, "so its times are written"))
+        mapping_line = f"ts_format = {toml_string(ts_format)}"
+        guesses.append(ColumnGuess("", mapping_line, "so its times are written"))
     if kind == "events" and "type" not in roles:
         (only_type,) = count_event_types(sample, roles, get_stem(file))
         why = explain_type(sample, roles, get_stem(file))
@@ -204,7 +204,7 @@ def _find_attribute_owners(
     names: Sequence[str],
     profiled_kinds: Collection[str],
 ) -> dict[str, str]:
-    """Return the columns that say what an item or a user is, with `items` or `users`."""
+    """Return column → `items` or `users`, for columns that say what an item or a user is."""
     owners = find_attributes(
         sample, roles, [name for name in names if not _find_context_field(name)]
     )
@@ -216,7 +216,7 @@ def _guess_unassigned_column(
     name: str,
     kind: str,
     roles: dict[str, str],
-    attribute_owners: dict[str, str],
+    owner_by_attribute: dict[str, str],
 ) -> ColumnGuess:
     """Return what a column is that has no role."""
     ts = roles.get("ts")
@@ -226,9 +226,10 @@ def _guess_unassigned_column(
             "by hand if it was planned"
         )
         return ColumnGuess(name, "", why)
-    owner = attribute_owners.get(name, "")
+    owner = owner_by_attribute.get(name, "")
     if owner and not (owner == "items" and has_usual_name(name, _PRICE_NAMES)):
-        why = f"the same in all events of {_WITH_ARTICLE[owner]}: an attribute, read as a profile"
+        noun_phrase = _NOUN_PHRASE_BY_KIND[owner]
+        why = f"the same in all events of {noun_phrase}: an attribute, read as a profile"
         return ColumnGuess(name, "", why)
     return _guess_column(sample, name, kind, has_versions=ts is not None)
 
@@ -271,7 +272,7 @@ def guess_files(
 
 
 def _profile_source(
-    event_source: SourceGuess, kind: str, roles: dict[str, str], attribute_owners: dict[str, str]
+    event_source: SourceGuess, kind: str, roles: dict[str, str], owner_by_attribute: dict[str, str]
 ) -> SourceGuess:
     """Return the source of the profiles contained in a file of events."""
     role = {"items": "item_id", "users": "user_id"}[kind]
@@ -279,11 +280,11 @@ def _profile_source(
         ColumnGuess(
             roles[role],
             role,
-            f"each {_WITH_ARTICLE[kind].split()[-1]} once, with what its events say of it",
+            f"each {_NOUN_PHRASE_BY_KIND[kind].split()[-1]} once, with what its events say of it",
         )
     ]
     used_columns: set[str] = set()
-    for name in [name for name, owner in attribute_owners.items() if owner == kind]:
+    for name in [name for name, owner in owner_by_attribute.items() if owner == kind]:
         typical_names = (
             target_name
             for target_name, names in ATTRIBUTE_NAMES.items()
@@ -298,15 +299,15 @@ def _profile_source(
             ColumnGuess(
                 name,
                 f"properties.{target_name}",
-                f"the same in all events of {_WITH_ARTICLE[kind]}",
+                f"the same in all events of {_NOUN_PHRASE_BY_KIND[kind]}",
             )
         )
-    only_roles = {role: roles[role]}
+    owner_role = {role: roles[role]}
     toml = format_source(
         event_source.file,
         kind,
         event_source.sample,
-        only_roles,
+        owner_role,
         columns,
         event_source.table_spec,
         "",

@@ -94,7 +94,7 @@ def try_mapping(
     plan = _build_plan(custom_types)
     rows = refused = 0
     count_by_reason: Counter[tuple[str, str]] = Counter()
-    first_by_reason: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
+    first_refusal_by_reason: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
     sample_events: list[bytes] = []
     for source in parsed_mapping.source:
         for file in (candidate for candidate in files if fnmatch(candidate.name, source.file)):
@@ -103,7 +103,7 @@ def try_mapping(
             rows, refused = rows + len(lines), refused + len(refusals)
             for refusal in refusals:
                 count_by_reason[refusal.code, refusal.path] += 1
-                first_by_reason.setdefault(
+                first_refusal_by_reason.setdefault(
                     (refusal.code, refusal.path), (refusal, source.session_id)
                 )
             refused_rows = {refusal.row for refusal in refusals}
@@ -117,7 +117,7 @@ def try_mapping(
         rows,
         refused,
         [
-            _explain_refusal(*first_by_reason[key], count)
+            _explain_refusal(*first_refusal_by_reason[key], count)
             for key, count in count_by_reason.most_common(_REASONS_MAX)
         ],
         sample_events,

@@ -37,9 +37,9 @@ class SourceGuess:
 
     Attributes:
         kind: `events`, `items` or `users`.
-        toml: says so, for mapping.toml.
-        types: event types of the first rows, most frequent first, as the mapping calls them.
-        values: of the column of types, what the file writes → the event type.
+        toml: the decision as a `[[source]]` table of mapping.toml.
+        types: event type → rows of the sample, most frequent first, as the mapping calls them.
+        values: text in the column of types → event type.
         table_spec: how the file is written.
         ts_format: of its times, where they are not ISO 8601.
         sample: rows from all over the file.

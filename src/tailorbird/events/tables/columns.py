@@ -30,9 +30,9 @@ from tailorbird.events.tables.forms import DEFAULT_TABLE_SPEC, TableSpec
 from tailorbird.events.tables.quotes import without_broken_lines
 from tailorbird.events.tables.records import is_json, read_json_batches, read_json_column_names
 
-SAMPLE_ROWS = 20_000
-_PREVAILING_TYPE = b"mostly"
-_SAMPLED_ROWS = 400  # sampled rows per batch after the first one
+SAMPLE_ROWS = 20_000  # rows of a sample, besides the first batch
+_PREVAILING_TYPE_KEY = b"mostly"  # in the metadata of a column
+_ROWS_PER_LATER_BATCH = 400  # rows that a sample takes of each batch after the first one
 _DECIMAL_COMMA_NUMBER = r"^\s*-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s*$"
 
 
@@ -67,7 +67,8 @@ def read_columns(
         text_columns: columns of a CSV file that are read as they are written, whatever they look
             like.
         broken_rows: receives unreadable rows: those of another width than the header or not in
-            UTF-8, lines with an unclosed quote, and JSON lines that are no object. Without it they raise.
+            UTF-8, lines with an unclosed quote, and JSON lines that are no object. Without it they
+            raise.
         table_spec: how the values of a CSV file are written.
 
     Raises:
@@ -185,18 +186,18 @@ def read_sample(
             file, columns, text_columns=text_columns, broken_rows=[], table_spec=table_spec
         )
     ):
-        if batch_index and batch.num_rows > _SAMPLED_ROWS:
+        if batch_index and batch.num_rows > _ROWS_PER_LATER_BATCH:
             batch = batch.take(
-                pa.array(np.sort(rng.choice(batch.num_rows, _SAMPLED_ROWS, replace=False)))
+                pa.array(np.sort(rng.choice(batch.num_rows, _ROWS_PER_LATER_BATCH, replace=False)))
             )
         batches.append(batch)
     if not batches:
         return pa.record_batch([], schema=pa.schema([]))
     first_batch, sampled_batches = batches[0], batches[1:]
-    drawn_rows = sum(batch.num_rows for batch in sampled_batches)
-    if drawn_rows > SAMPLE_ROWS:
+    later_row_count = sum(batch.num_rows for batch in sampled_batches)
+    if later_row_count > SAMPLE_ROWS:
         sampled_batches = [
-            batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // drawn_rows))
+            batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // later_row_count))
             for batch in sampled_batches
         ]
     return pa.record_batch(
@@ -307,7 +308,7 @@ def _open_csv(
 
 def prevailing_type(field: pa.Field) -> str:
     """Return the prevailing type of a text column whose other batches hold numbers, else ""."""
-    return (field.metadata or {}).get(_PREVAILING_TYPE, b"").decode()
+    return (field.metadata or {}).get(_PREVAILING_TYPE_KEY, b"").decode()
 
 
 def _cast_columns(
@@ -328,7 +329,7 @@ def _cast_columns(
                     else column
                 ).cast(type_)
             except pa.ArrowInvalid:
-                metadata = {_PREVAILING_TYPE: str(type_)}
+                metadata = {_PREVAILING_TYPE_KEY: str(type_)}
         columns.append(column)
         fields.append(pa.field(name, column.type, metadata=metadata))
     return pa.record_batch(columns, schema=pa.schema(fields))

@@ -75,7 +75,8 @@ def has_header(file: Path, table_spec: TableSpec) -> bool:
     None of its values may be a number or a time, and only the first may be empty.
     """
     return not any(
-        _is_value(text, column) for column, text in enumerate(read_first_row(file, table_spec))
+        _is_data_value(text, column_index)
+        for column_index, text in enumerate(read_first_row(file, table_spec))
     )
 
 
@@ -94,10 +95,11 @@ def read_first_row(file: Path, table_spec: TableSpec) -> list[str]:
     )
 
 
-def _is_value(text: str, column: int) -> bool:
+def _is_data_value(text: str, column_index: int) -> bool:
+    """Return whether a text of the first line is a value rather than the name of its column."""
     text = text.strip()
     if not text:
-        return column > 0  # pandas writes no name above its index
+        return column_index > 0  # pandas writes no name above its index
     return text[:1].isdigit() and (text[-1:].isdigit() or text[-1:] in "ZM")
 
 

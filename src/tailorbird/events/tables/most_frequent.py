@@ -1,4 +1,6 @@
-"""The most frequent value of each column per owner: attributes repeated on every event."""
+"""The most frequent value of each column per owner (item or user): attributes repeated on every
+event.
+"""
 
 from collections.abc import Iterable, Sequence
 

@@ -100,7 +100,7 @@ def detect_time_formats(column: pa.Array) -> TimeFormats | None:
         )
     return TimeFormats(
         tuple(distinct_times_by_format),
-        _find_difference(texts, list(distinct_times_by_format.values())),
+        _find_ambiguous_text(texts, list(distinct_times_by_format.values())),
     )
 
 
@@ -196,7 +196,8 @@ def _is_ordered(times: pa.Array) -> bool:
     )
 
 
-def _find_difference(texts: pa.Array, parsed_columns: list[pa.Array]) -> str:
+def _find_ambiguous_text(texts: pa.Array, parsed_columns: list[pa.Array]) -> str:
+    """Return a text that the first two formats read differently, or "" for one format."""
     if len(parsed_columns) < 2:
         return ""
     differs = pc.fill_null(pc.not_equal(parsed_columns[0], parsed_columns[1]), True)

@@ -23,7 +23,7 @@ from tailorbird.events.contract.checked_batch import CheckedBatch, select_rows
 from tailorbird.events.contract.columnwise import Contract
 from tailorbird.events.contract.envelope import PROPERTY_COLUMNS
 from tailorbird.events.contract.plan import MERGED_INTO, PROFILE_TYPES
-from tailorbird.events.parts import partition_rows
+from tailorbird.events.parts import select_partition_rows
 from tailorbird.router.columns import RefusedRow
 from tailorbird.router.decide import enrich
 from tailorbird.router.decide.dedup import ENTRY_DTYPE, Entries, fingerprint_columns
@@ -52,7 +52,7 @@ EVENT_COLUMNS = (
 
 
 class Body(NamedTuple):
-    """A body to check and its place in the raw log."""
+    """A body to check, its place in the raw log, and its number of rows."""
 
     payload: bytes
     receipt: Receipt
@@ -114,7 +114,7 @@ class Arrivals:
         """Return the arrivals except the given rows."""
         is_retained = np.ones(len(self), bool)
         is_retained[rows] = False
-        arrow_mask, new_rows = pa.array(is_retained), np.cumsum(is_retained) - 1
+        arrow_mask, new_row_indexes = pa.array(is_retained), np.cumsum(is_retained) - 1
         return replace(
             self,
             columns={name: column.filter(arrow_mask) for name, column in self.columns.items()},
@@ -122,18 +122,20 @@ class Arrivals:
             ts=self.ts[is_retained],
             utc_offset_minutes=self.utc_offset_minutes[is_retained],
             profiles=[
-                replace(profile, row=int(new_rows[profile.row]))
+                replace(profile, row=int(new_row_indexes[profile.row]))
                 for profile in self.profiles
                 if is_retained[profile.row]
             ],
             responses=[
-                replace(response, row=int(new_rows[response.row]))
+                replace(response, row=int(new_row_indexes[response.row]))
                 for response in self.responses
                 if is_retained[response.row]
             ],
-            identify_rows=[int(new_rows[row]) for row in self.identify_rows if is_retained[row]],
+            identify_rows=[
+                int(new_row_indexes[row]) for row in self.identify_rows if is_retained[row]
+            ],
             merges=[
-                (int(new_rows[row]), merged_into)
+                (int(new_row_indexes[row]), merged_into)
                 for row, merged_into in self.merges
                 if is_retained[row]
             ],
@@ -159,8 +161,8 @@ class ArrivalsBuilder:
         self._pending_bodies: list[Body] = []
         self._pending_rows = 0
         self._chunks: list[Arrivals] = []
-        self._rows = 0
-        self._refused: list[RefusedRow] = []
+        self._row_count = 0
+        self._refused_rows: list[RefusedRow] = []
 
     def add(self, body: Body, *, is_shared: bool = False) -> None:
         """Add the next body; `is_shared` marks one that all routers read."""
@@ -187,7 +189,7 @@ class ArrivalsBuilder:
                 ts=no_times,
                 utc_offset_minutes=no_times,
                 producers=producers,
-                refused_rows=self._refused,
+                refused_rows=self._refused_rows,
             )
         return Arrivals(
             {
@@ -202,7 +204,7 @@ class ArrivalsBuilder:
             identify_rows=[row for chunk in chunks for row in chunk.identify_rows],
             merges=[merge for chunk in chunks for merge in chunk.merges],
             producers=producers,
-            refused_rows=self._refused,
+            refused_rows=self._refused_rows,
         )
 
     def _flush(self) -> None:
@@ -217,12 +219,12 @@ class ArrivalsBuilder:
         if partition_count > 1:
             checked = select_rows(
                 checked,
-                partition_rows(checked.fields, partition_number, partition_count),
+                select_partition_rows(checked.fields, partition_number, partition_count),
                 with_refusals=partition_number == 0,
             )
         for body_index, refusal in checked.refusals:
             body = bodies[body_index]
-            self._refused.append(
+            self._refused_rows.append(
                 RefusedRow(
                     refusal,
                     body.receipt.received_at,
@@ -232,8 +234,8 @@ class ArrivalsBuilder:
                 )
             )
         if len(checked):
-            self._chunks.append(_to_arrivals(checked, bodies, self._producer_ids, self._rows))
-            self._rows += len(checked)
+            self._chunks.append(_to_arrivals(checked, bodies, self._producer_ids, self._row_count))
+            self._row_count += len(checked)
 
 
 def _to_arrivals(
@@ -266,10 +268,10 @@ def _to_arrivals(
     )
     merges: list[tuple[int, str]] = []
     if "merge" in types:
-        profile_rows = zip(fields.type, fields.properties, strict=True)
+        types_and_properties = zip(fields.type, fields.properties, strict=True)
         merges = [
             (first_row + row, (properties or {})[MERGED_INTO])
-            for row, (type_, properties) in enumerate(profile_rows)
+            for row, (type_, properties) in enumerate(types_and_properties)
             if type_ == "merge"
         ]
     columns = {
@@ -304,13 +306,13 @@ def _build_context_columns(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array]
         *map(msgspec.structs.astuple, present_contexts), strict=True
     )
     country_codes = {text: text and text.upper() for text in set(country)}
-    agents = {text: enrich.classify_agent(text) for text in set(user_agent)}
+    agent_class_by_user_agent = {text: enrich.classify_agent(text) for text in set(user_agent)}
     columns = {
         "device": device,
         "country": [country_codes[text] for text in country],
         "page": page,
         "referrer": referrer,
-        "agent": [agents[text] for text in user_agent],
+        "agent": [agent_class_by_user_agent[text] for text in user_agent],
     }
     utc_offset_minutes = (
         np.zeros(len(present_contexts), np.int64)

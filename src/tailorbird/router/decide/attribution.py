@@ -54,8 +54,8 @@ class ResponseMemory:
     def __init__(self, connection: apsw.Connection, attribution_window_us: int) -> None:
         self._window_us = attribution_window_us
         self._response_by_request_id: dict[str, RememberedResponse] = {}
-        self._batches: dict[int, deque[_Batch]] = {}
-        self._unsaved: dict[int, list[RememberedResponse]] = {}
+        self._batches_by_producer: dict[int, deque[_Batch]] = {}
+        self._unsaved_by_producer: dict[int, list[RememberedResponse]] = {}
         self._last_batch_id = 0
         decode_responses = msgspec.msgpack.Decoder(list[RememberedResponse]).decode
         for id_, producer, newest_received_at, encoded in connection.execute(
@@ -66,7 +66,7 @@ class ResponseMemory:
     def put(self, producer: int, response: RememberedResponse) -> None:
         """Add a response of `producer`, which replaces an earlier one of the same request."""
         self._response_by_request_id[response.request_id] = response
-        self._unsaved.setdefault(producer, []).append(response)
+        self._unsaved_by_producer.setdefault(producer, []).append(response)
 
     def get(self, request_id: str, received_at: int) -> RememberedResponse | None:
         """Return the response, if an event received at `received_at` is within its window."""
@@ -81,7 +81,7 @@ class ResponseMemory:
         Args:
             newest_by_producer: newest time of receipt of each producer.
         """
-        for producer, responses in self._unsaved.items():
+        for producer, responses in self._unsaved_by_producer.items():
             batch = _Batch(
                 self._last_batch_id + 1,
                 producer,
@@ -91,13 +91,13 @@ class ResponseMemory:
             self._remember(batch)
             row = (batch.id, producer, batch.newest_received_at, msgspec.msgpack.encode(responses))
             connection.execute("INSERT INTO answer_run VALUES (?, ?, ?, ?)", row)
-        self._unsaved = {}
+        self._unsaved_by_producer = {}
         for producer, received_at in newest_by_producer.items():
             self._evict(connection, producer, received_at - self._window_us)
 
     def _remember(self, batch: _Batch) -> None:
         self._last_batch_id = batch.id
-        batches = self._batches.setdefault(batch.producer, deque())
+        batches = self._batches_by_producer.setdefault(batch.producer, deque())
         # Batches of a clock that was ahead would keep all later ones until their own time is past.
         for earlier_batch in reversed(batches):
             if earlier_batch.newest_received_at <= batch.newest_received_at:
@@ -108,7 +108,7 @@ class ResponseMemory:
             self._response_by_request_id[response.request_id] = response
 
     def _evict(self, connection: apsw.Connection, producer: int, before: int) -> None:
-        batches = self._batches.get(producer)
+        batches = self._batches_by_producer.get(producer)
         while batches and batches[0].newest_received_at < before:
             batch = batches.popleft()
             connection.execute("DELETE FROM answer_run WHERE id = ?", (batch.id,))

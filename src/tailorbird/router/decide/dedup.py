@@ -165,7 +165,7 @@ class DedupIndex:
         self._other_rows_by_key: dict[int, list[int]] = {}  # rows of its other entries
 
     def find_duplicates(self, entries: Entries) -> dict[int, DedupEntry]:
-        """Return, by row, the earlier entry that the row duplicates, of which it is a duplicate.
+        """Return row → the earlier entry that it duplicates, for the rows that are duplicates.
 
         The earlier entry is an accepted event or an earlier row of `entries`.
         """
@@ -182,7 +182,7 @@ class DedupIndex:
         for row in np.flatnonzero(is_candidate).tolist():
             entry = DedupEntry(*entries[row].item())
             key = entry.key
-            original = self._match(
+            original = self._find_original(
                 entry,
                 [
                     *sealed_matches.get(row, ()),
@@ -196,7 +196,10 @@ class DedupIndex:
                 original_by_row[row] = original
         return original_by_row
 
-    def _match(self, entry: DedupEntry, candidates: Sequence[DedupEntry]) -> DedupEntry | None:
+    def _find_original(
+        self, entry: DedupEntry, candidates: Sequence[DedupEntry]
+    ) -> DedupEntry | None:
+        """Return the candidate that the entry duplicates, or None."""
         for candidate in candidates:
             if (
                 candidate.key == entry.key
@@ -224,10 +227,13 @@ class DedupIndex:
         matches: dict[int, list[DedupEntry]] = {}
         if not self._segments or not len(entries):
             return matches
-        oldest = int(entries["received_at"].min()) - self._dedup_us
-        newest = int(entries["received_at"].max()) + self._dedup_us
+        oldest_received_at = int(entries["received_at"].min()) - self._dedup_us
+        newest_received_at = int(entries["received_at"].max()) + self._dedup_us
         for segment in self._segments:
-            if segment.newest_received_at < oldest or segment.oldest_received_at > newest:
+            if (
+                segment.newest_received_at < oldest_received_at
+                or segment.oldest_received_at > newest_received_at
+            ):
                 continue
             for row in np.flatnonzero(
                 _query_bloom(segment.bloom, entries["key"], entries["fingerprint_rest"])
@@ -286,7 +292,7 @@ class DedupIndex:
         self._unsaved = []
         if self._open_rows >= self._segment_rows:
             self._seal(connection, permanent_producers)
-            self._drop_old(connection)
+            self._drop_old_segments(connection)
 
     def _seal(self, connection: apsw.Connection, permanent_producers: Sequence[int]) -> None:
         entries = self._open_entries[: self._open_rows]
@@ -307,7 +313,7 @@ class DedupIndex:
         self._segments.append(_Segment(*row))
         self._reset_open_run()
 
-    def _drop_old(self, connection: apsw.Connection) -> None:
+    def _drop_old_segments(self, connection: apsw.Connection) -> None:
         horizon = self._newest_received_at - self._dedup_us
         for segment in self._segments[:-_SEGMENTS_MIN]:
             if segment.newest_received_at < horizon and segment.id not in self._permanent_segments:

@@ -33,8 +33,10 @@ class IdentityHistory:
     """
 
     def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
-        select = "SELECT ts, user_id FROM identity WHERE anonymous_id = ?1"
-        self.timeline: Timeline[str] = Timeline(connection, select, str, len, bytes_max=bytes_max)
+        select_sql = "SELECT ts, user_id FROM identity WHERE anonymous_id = ?1"
+        self.timeline: Timeline[str] = Timeline(
+            connection, select_sql, str, len, bytes_max=bytes_max
+        )
         self._unsaved: list[tuple[str, int, int, str]] = []
 
     @property
@@ -63,9 +65,9 @@ class MergeHistory:
     """
 
     def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
-        select = "SELECT ts, ts, p, merged_into FROM merge WHERE user_id = ?1"
+        select_sql = "SELECT ts, ts, p, merged_into FROM merge WHERE user_id = ?1"
         self._timeline: Timeline[Merge] = Timeline(
-            connection, select, Merge, lambda merge: len(merge.merged_into), bytes_max=bytes_max
+            connection, select_sql, Merge, lambda merge: len(merge.merged_into), bytes_max=bytes_max
         )
         self._unsaved: list[tuple[str, int, int, str]] = []
         self.has_merges = connection.execute("SELECT EXISTS (SELECT 1 FROM merge)").get == 1
@@ -87,9 +89,9 @@ class MergeHistory:
         self._timeline.preload(users)
         return {user for user in users if self._timeline.values(user)}
 
-    def at(self, user_id: str, ts: int) -> str:
+    def resolve_user(self, user_id: str, ts: int) -> str:
         """Return the user that `user_id` is merged into at `ts`, or itself."""
-        return resolve_merged_user(user_id, lambda user: self._timeline.at(user, ts))[0]
+        return resolve_merged_user(user_id, lambda user: self._timeline.value_at(user, ts))[0]
 
     def save(self, connection: apsw.Connection) -> None:
         """Write what was applied since the last save."""

@@ -49,6 +49,7 @@ def build_profile_updates(
     first_log_position: int,
 ) -> list[TimelineUpdate]:
     """Return the profile updates of one kind."""
+    # The version of a profile is the id of its event.
     ids, versions = arrivals.columns[key_column], arrivals.columns["event_id"]
     profiles = {profile.row: profile for profile in arrivals.profiles if profile.type == kind}
 
@@ -102,7 +103,7 @@ def look_up_profiles(
         value = (
             lookup_by_row[row](row)
             if lookup_by_row and row in lookup_by_row
-            else timeline.at(distinct_keys[key_indexes[row]], int(ts[row]))
+            else timeline.value_at(distinct_keys[key_indexes[row]], int(ts[row]))
         )
         codes[row] = -1 if value is None else len(values)
         if value is not None:

@@ -48,9 +48,11 @@ class ProfileHistory:
     ) -> None:
         self._kind = kind
         self._declared_attributes = tuple(sorted(attributes))
-        select = f"SELECT ts, version, properties FROM profile WHERE kind = '{kind}' AND id = ?1"
+        select_sql = (
+            f"SELECT ts, version, properties FROM profile WHERE kind = '{kind}' AND id = ?1"
+        )
         self.timeline: Timeline[ProfileVersion] = Timeline(
-            connection, select, self._from_row, _text_bytes, bytes_max=bytes_max
+            connection, select_sql, self._from_row, _text_bytes, bytes_max=bytes_max
         )
         self._unsaved: list[tuple[str, str, int, int, str, str]] = []
 
@@ -77,7 +79,7 @@ class ProfileHistory:
 
         Returns None if no id has a version.
         """
-        profiles = [self.timeline.at(id_, ts) for id_ in ids]
+        profiles = [self.timeline.value_at(id_, ts) for id_ in ids]
         if not any(profiles):
             return None
         versions = msgspec.json.encode(

@@ -34,7 +34,7 @@ from tailorbird.router.decide.profile_lookup import (
 )
 
 MEMORY_BYTES = 256 << 20
-_ANONYMOUS = "anon:"
+_ANONYMOUS_PREFIX = "anon:"
 
 
 class RouterMemory:
@@ -99,14 +99,14 @@ def route(
     event_columns, row_count = arrivals.columns, len(arrivals)
     is_profile = np.zeros(row_count, bool)  # profiles get nothing attached and always count
     is_profile[[profile.row for profile in arrivals.profiles]] = True
-    attributed = _attribute_events(arrivals, memory.responses, is_profile)
-    ts = attributed.ts
+    attributed_events = _attribute_events(arrivals, memory.responses, is_profile)
+    ts = attributed_events.ts
     persons = _resolve_persons(arrivals, memory, is_profile, ts, first_log_position)
     delay_us = arrivals.received_at - ts
     local_hours = (ts + arrivals.utc_offset_minutes * MINUTE) // HOUR % 24
     columns = (
         event_columns
-        | attributed.columns
+        | attributed_events.columns
         | {
             "p": pa.array(np.arange(first_log_position, first_log_position + row_count)),
             "ts": pa.array(ts),
@@ -166,7 +166,7 @@ def _attribute_events(
     event_columns, row_count, ts = arrivals.columns, len(arrivals), arrivals.ts.copy()
     responses: dict[int, attribution.RememberedResponse] = {}
     propensities: dict[int, list[float]] = {}
-    item_positions: dict[int, tuple[int | None, float | None]] = {}
+    position_and_propensity_by_row: dict[int, tuple[int | None, float | None]] = {}
     response_rows = {response.row: response for response in arrivals.responses}
     request_rows = np.flatnonzero(
         event_columns["request_id"].is_valid().to_numpy(zero_copy_only=False) & ~is_profile
@@ -195,15 +195,15 @@ def _attribute_events(
             )
             propensities[row] = response.propensities
             memory.put(int(arrivals.dedup_entries["producer"][row]), responses[row])
-        elif (remembered := memory.get(request_id, received_at)) is not None:
-            responses[row] = remembered
+        elif (remembered_response := memory.get(request_id, received_at)) is not None:
+            responses[row] = remembered_response
             if (
-                event_ts <= remembered.ts
+                event_ts <= remembered_response.ts
                 # A client whose clock is behind cannot react before the response was given.
             ):
-                ts[row] = remembered.ts + 1
+                ts[row] = remembered_response.ts + 1
             if item_id is not None:
-                item_positions[row] = remembered.find_item(item_id)
+                position_and_propensity_by_row[row] = remembered_response.find_item(item_id)
     encoded_responses = _encode_by_identity(responses, row_count)
     columns = {
         name: encoded_responses.to_arrow(
@@ -216,7 +216,7 @@ def _attribute_events(
     )
     for index, name in enumerate(("position", "propensity")):
         columns[name] = _build_sparse_column(
-            {row: values[index] for row, values in item_positions.items()},
+            {row: values[index] for row, values in position_and_propensity_by_row.items()},
             row_count,
             ROUTED.field(name).type,
         )
@@ -286,7 +286,7 @@ def _resolve_persons(
             first_log_position,
         )
         persons = pc.coalesce(
-            persons, pc.binary_join_element_wise(_ANONYMOUS, anonymous_visitors, "")
+            persons, pc.binary_join_element_wise(_ANONYMOUS_PREFIX, anonymous_visitors, "")
         )
     item_rows = [profile.row for profile in arrivals.profiles if profile.type == "item"]
     if item_rows:
@@ -307,11 +307,11 @@ def _apply_merges(
     """Return the merged users at the times of their events, and apply all merges in order."""
     if not history.has_merges and not arrivals.merges:
         return users
-    merged_into = dict(arrivals.merges)
+    merged_into_by_row = dict(arrivals.merges)
     encoded_users = users.dictionary_encode()
     distinct_users = encoded_users.dictionary.to_pylist()
     merged_users = history.find_merged_users(distinct_users) | {
-        users[row].as_py() for row in merged_into
+        users[row].as_py() for row in merged_into_by_row
     }
     has_merge = np.array([name in merged_users for name in distinct_users] + [False])[
         encoded_users.indices.fill_null(len(distinct_users)).to_numpy(zero_copy_only=False)
@@ -320,9 +320,11 @@ def _apply_merges(
         return users
     persons = users.to_pylist()
     for row in np.flatnonzero(has_merge).tolist():
-        if row in merged_into:
-            history.apply(persons[row], int(ts[row]), first_log_position + row, merged_into[row])
-            persons[row] = merged_into[row]
+        if row in merged_into_by_row:
+            history.apply(
+                persons[row], int(ts[row]), first_log_position + row, merged_into_by_row[row]
+            )
+            persons[row] = merged_into_by_row[row]
         elif not is_profile[row]:
-            persons[row] = history.at(persons[row], int(ts[row]))
+            persons[row] = history.resolve_user(persons[row], int(ts[row]))
     return pa.array(persons, pa.string())

@@ -1,6 +1,6 @@
 """Timelines: values per key with the time from which each holds, for identities and profiles.
 
-at(key, ts) = the value with the newest time ≤ ts; of equal times, the one put last
+value_at(key, ts) = the value with the newest time ≤ ts; of equal times, the one put last
 
 A table with rows (key, ts, p, value …) is the source of truth. Memory caches the newest values of
 recently requested keys, up to a number of bytes, and everything put since the last save. Other
@@ -32,7 +32,7 @@ class _CachedKey(Generic[V]):
         self.values = values
         self.is_complete = is_complete  # the table has no older values
         self.late_values: list[tuple[int, V]] = []
-        self.size = 0
+        self.size = 0  # bytes
 
 
 NOT_CONSTANT: Any = (
@@ -47,7 +47,7 @@ class Timeline(Generic[V]):
     puts to the table, with ascending `p`, before it calls `mark_saved`; nobody else writes to it.
 
     Args:
-        select: query of the rows of key ?1, with the columns ts and those that `make_value`
+        select_sql: query of the rows of key ?1, with the columns ts and those that `make_value`
             takes, without an order.
         make_value: makes a value from the columns after ts.
         value_bytes: returns the bytes of a value's texts.
@@ -57,7 +57,7 @@ class Timeline(Generic[V]):
     def __init__(
         self,
         connection: apsw.Connection,
-        select: str,
+        select_sql: str,
         make_value: Callable[..., V],
         value_bytes: Callable[[V], int],
         *,
@@ -69,13 +69,13 @@ class Timeline(Generic[V]):
             value_bytes,
             bytes_max,
         )
-        order = "ORDER BY ts DESC, p DESC LIMIT"
-        self._newest_query = f"{select} {order} {CACHED_VALUES + 1}"
+        order_sql = "ORDER BY ts DESC, p DESC LIMIT"
+        self._newest_query = f"{select_sql} {order_sql} {CACHED_VALUES + 1}"
         self._present_query = (
             "SELECT value FROM json_each(?1) WHERE EXISTS "
-            f"({select.replace('?1', 'json_each.value')})"
+            f"({select_sql.replace('?1', 'json_each.value')})"
         )
-        self._as_of_query = f"{select} AND ts <= ?2 {order} 1"
+        self._as_of_query = f"{select_sql} AND ts <= ?2 {order_sql} 1"
         self._cache: OrderedDict[str, _CachedKey[V]] = OrderedDict()
         self._absent_key: _CachedKey[V] = _CachedKey(
             [], is_complete=True
@@ -107,7 +107,7 @@ class Timeline(Generic[V]):
             cache.update(dict.fromkeys(absent_keys, self._absent_key))
             self.cache_bytes += KEY_BYTES * len(absent_keys) + sum(map(len, absent_keys))
             for key in present_keys:
-                self._read(key)
+                self._read_into_cache(key)
         finally:
             if (
                 owns_transaction and self._connection.in_transaction
@@ -116,7 +116,7 @@ class Timeline(Generic[V]):
 
     def put(self, key: str, ts: int, value: V) -> None:
         """Set the value from `ts` on, until the next time of the key."""
-        cached = self._get(key)
+        cached = self._get_cached(key)
         if cached is self._absent_key:
             cached = self._cache[key] = _CachedKey([], is_complete=True)
             cached.size = KEY_BYTES + len(key)
@@ -129,9 +129,9 @@ class Timeline(Generic[V]):
         else:
             insort_right(values, (ts, value), key=_get_ts)
 
-    def at(self, key: str, ts: int) -> V | None:
+    def value_at(self, key: str, ts: int) -> V | None:
         """Return the value of `key` at `ts`; None before its first time."""
-        cached = self._get(key)
+        cached = self._get_cached(key)
         values = cached.values
         if values and values[0][0] <= ts:
             newest_ts, newest_value = values[-1]
@@ -149,7 +149,7 @@ class Timeline(Generic[V]):
         """
         constants: list[V | None] = []
         for key in keys:
-            cached = self._get(key)
+            cached = self._get_cached(key)
             values = cached.values
             if not values or (cached.is_complete and values[0][0] > last_ts):
                 constants.append(None)
@@ -159,7 +159,7 @@ class Timeline(Generic[V]):
 
     def values(self, key: str) -> list[V]:
         """Return the newest values of `key`, oldest first."""
-        return [value for _, value in self._get(key).values]
+        return [value for _, value in self._get_cached(key).values]
 
     def mark_saved(self) -> None:
         """Note that the table has all that was put, and shrink the cache to its bound."""
@@ -175,11 +175,11 @@ class Timeline(Generic[V]):
             key, cached = self._cache.popitem(last=False)
             self.cache_bytes -= KEY_BYTES + len(key) if cached is self._absent_key else cached.size
 
-    def _get(self, key: str) -> _CachedKey[V]:
+    def _get_cached(self, key: str) -> _CachedKey[V]:
         cached = self._cache.get(key)
-        return self._read(key) if cached is None else cached
+        return self._read_into_cache(key) if cached is None else cached
 
-    def _read(self, key: str) -> _CachedKey[V]:
+    def _read_into_cache(self, key: str) -> _CachedKey[V]:
         rows: list[tuple[Any, ...]] = self._connection.execute(
             self._newest_query, (key,)
         ).fetchall()

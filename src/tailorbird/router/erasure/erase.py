@@ -102,15 +102,15 @@ def erase_from_tables(
 ) -> ErasedCounts:
     """Erase people from the tables alone, within a transaction; see `erase`."""
     dedup_entries = _delete_dedup_entries(connection, _build_dedup_entries(event_keys))
-    identities = _delete(connection, "identity", "user_id", user_ids) + _delete(
+    identities = _delete_rows(connection, "identity", "user_id", user_ids) + _delete_rows(
         connection, "identity", "anonymous_id", anonymous_ids
     )
-    identities += _delete(connection, "merge", "user_id", user_ids)
+    identities += _delete_rows(connection, "merge", "user_id", user_ids)
     connection.executemany(
         "UPDATE merge SET merged_into = user_id WHERE merged_into = ?",
         [(user,) for user in user_ids],
     )
-    profiles = _delete(connection, "profile", "kind = 'user' AND id", user_ids)
+    profiles = _delete_rows(connection, "profile", "kind = 'user' AND id", user_ids)
     responses = _delete_responses(connection, frozenset(request_ids))
     mentions_removed = _remove_mentions(
         connection, "profile", ("kind", "id", "ts", "p"), mentions.redact_json
@@ -203,10 +203,16 @@ def _build_dedup_entries(event_keys: Collection[tuple[str, str, str]]) -> Entrie
     return entries
 
 
-def _delete(connection: apsw.Connection, table: str, column: str, values: Collection[str]) -> int:
+def _delete_rows(
+    connection: apsw.Connection, table: str, column_condition: str, values: Collection[str]
+) -> int:
+    """Delete the rows with these values of a column, and return how many there were.
+
+    `column_condition` is the name of the column, which another condition may precede.
+    """
     changes_before = connection.total_changes()
     connection.executemany(
-        f"DELETE FROM {table} WHERE {column} = ?", [(value,) for value in values]
+        f"DELETE FROM {table} WHERE {column_condition} = ?", [(value,) for value in values]
     )
     return connection.total_changes() - changes_before
 

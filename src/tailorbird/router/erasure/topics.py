@@ -154,7 +154,10 @@ class RoutedTopics:
         items_spec: TopicSpec | None,
         clock: Clock,
     ) -> None:
-        """Reset the topics after their snapshots; steps that were done before are skipped."""
+        """Reset the topics after their snapshots; steps that were done before are skipped.
+
+        A spec describes a topic to create again; None stands for a topic that does not exist.
+        """
         snapshots = list(self.stream.snapshots())
         for topic in self.topics:
             topic.check_sole_writer()

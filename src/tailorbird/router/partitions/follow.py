@@ -41,7 +41,7 @@ class ProfileFollower:
     """A follower of partition 0 for one router."""
 
     def __init__(self, share: "KafkaPartition", connection: apsw.Connection) -> None:
-        self._log, self._order = share.profile_logs
+        self._profile_log, self._order_log = share.profile_logs
         self._log_reader: LogReader | None = None
         self._order_reader: LogReader | None = None
         self._position = self._ordered_end = 0
@@ -85,9 +85,9 @@ class ProfileFollower:
         """Refresh the row of partition 0 up to which the order has come."""
         try:
             if self._log_reader is None:
-                self._log_reader = open_reader(self._log)
+                self._log_reader = open_reader(self._profile_log)
             if self._order_reader is None:
-                self._order_reader = open_reader(self._order)
+                self._order_reader = open_reader(self._order_log)
         except NotReadyError:
             return
         if self._order_reader.has_changed() or not self._ordered_end:

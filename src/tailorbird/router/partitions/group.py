@@ -145,13 +145,13 @@ class GroupMember:
         if time.monotonic() < self._retry_at.get(partition, 0.0):
             return
         try:
-            share, memory = self._stream.share(partition, self._folder), self._memory_bytes
+            share, memory_bytes = self._stream.share(partition, self._folder), self._memory_bytes
             self.routers[partition] = Router(
                 share,
                 self._plan,
                 clock=self._clock,
                 suppression_list=self._suppression_list,
-                memory_bytes=memory,
+                memory_bytes=memory_bytes,
             )
             self._backlogged_partitions.add(partition)
             if partition == 0:

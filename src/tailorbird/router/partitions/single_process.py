@@ -34,6 +34,7 @@ class PartitionedRouter:
         self._stack = ExitStack()
         try:
             folder = self._stack.enter_context(lock_member_folder(stream.folder, exclusive=True))
+            # A share has the logs of one router.
             shares = [stream.share(number, folder) for number in range(stream.partition_count)]
             routers = (
                 Router(
@@ -46,7 +47,7 @@ class PartitionedRouter:
                 for share in shares
             )
             self.routers = [self._stack.enter_context(router) for router in routers]
-            self._order = self._stack.enter_context(Sequencer(stream, folder, clock=clock))
+            self._sequencer = self._stack.enter_context(Sequencer(stream, folder, clock=clock))
         except BaseException:
             self._stack.close()
             raise
@@ -56,11 +57,11 @@ class PartitionedRouter:
 
         Partition 0 comes first, since the others follow its profiles.
         """
-        self._order.step()  # orders rows of a router that died before they were ordered
+        self._sequencer.step()  # orders rows of a router that died before they were ordered
         reports = []
         for router in self.routers:
             reports.append(router.step(rows_max))
-            self._order.step()
+            self._sequencer.step()
         positions: dict[str, int] = {}
         for report in reports:
             for name, position in report.positions.items():
@@ -86,7 +87,7 @@ class PartitionedRouter:
 
     def end(self) -> int:
         """Return the position after the last ordered row."""
-        return self._order.end()
+        return self._sequencer.end()
 
     def close(self) -> None:
         """Close all logs."""

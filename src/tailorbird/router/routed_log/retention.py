@@ -147,7 +147,7 @@ class Retention:
     def _summarize_until(self, reader: LogReader, end_max: int) -> int:
         """Summarize the items of whole blocks up to `end_max`, publish, and return the end."""
         file = self._stream.folder / SUMMARY_FILE
-        connection, newest = _open_newest_summary(self._stream)
+        connection, newest_snapshot = _open_newest_summary(self._stream)
         try:
             position = _read_summary_positions(connection)[0]
             if position < reader.start():
@@ -171,7 +171,7 @@ class Retention:
             sqlite.checkpoint(connection, file)
         finally:
             connection.close()
-        if newest is None or newest.position < position:
+        if newest_snapshot is None or newest_snapshot.position < position:
             take_snapshot(file, self._stream.item_summary, _read_summary_positions)
         return position
 
@@ -211,13 +211,16 @@ def _open_newest_summary(stream: KafkaLogSet) -> tuple[apsw.Connection, Snapshot
     """Open the local summary, restored from the topic's newest if that is further; return both."""
     file = stream.folder / SUMMARY_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    newest = LatestSnapshot(stream.item_summary).refresh()
+    newest_snapshot = LatestSnapshot(stream.item_summary).refresh()
     connection = _open_summary(file)
-    if newest is not None and _read_summary_positions(connection)[0] < newest.position:
+    if (
+        newest_snapshot is not None
+        and _read_summary_positions(connection)[0] < newest_snapshot.position
+    ):
         connection.close()
-        restore_snapshot(stream.item_summary, newest, file)
+        restore_snapshot(stream.item_summary, newest_snapshot, file)
         connection = _open_summary(file)
-    return connection, newest
+    return connection, newest_snapshot
 
 
 def _open_summary(file: Path) -> apsw.Connection:

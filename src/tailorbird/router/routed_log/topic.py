@@ -80,10 +80,10 @@ class RoutedTopic:
         with ExitStack() as stack:
             stack.callback(self._lock.release)
             self.connection = self._open(make_tables, first_position)
-            self._topic = open_writer(
+            self._topic_writer = open_writer(
                 address, partition="routed", first_position=first_position
             )  # from here on, other routers are fenced
-            stack.callback(self._topic.close)
+            stack.callback(self._topic_writer.close)
             newest_snapshot = LatestSnapshot(snapshots).refresh()
             self._restore_snapshot(newest_snapshot, snapshots, make_tables, first_position)
             self._catch_up()
@@ -147,11 +147,11 @@ class RoutedTopic:
         topic, position = sqlite.read_one_row(
             self.connection, "SELECT topic, offset FROM routed_position"
         )
-        if topic != str(self.address) or position > self._topic.end():
-            has_lost_rows = position > self._topic.end()
+        if topic != str(self.address) or position > self._topic_writer.end():
+            has_lost_rows = position > self._topic_writer.end()
             raise DamageError(
                 f"this index is of {topic} up to {position}, and the topic {self.address} "
-                f"ends at {self._topic.end()}",
+                f"ends at {self._topic_writer.end()}",
                 where=str(self.path),
                 fix="is stream.url right? Bring the topic back; if it is lost for good: "
                 'docs/how-to/kafka.md, "When topics are lost for good"'
@@ -163,7 +163,7 @@ class RoutedTopic:
             )
         start = position
         with open_reader(self.address) as reader:
-            while position < self._topic.end() and (stored_blocks := reader.read(position)):
+            while position < self._topic_writer.end() and (stored_blocks := reader.read(position)):
                 self._apply_blocks(stored_blocks)
                 position = stored_blocks[-1].end
         if position > start:
@@ -211,9 +211,9 @@ class RoutedTopic:
 
     def append_first_row(self) -> None:
         """Append the first row of a topic that was reset."""
-        self._topic.append([Block(EMPTIED_KIND, 1, b"")])
+        self._topic_writer.append([Block(EMPTIED_KIND, 1, b"")])
         with sqlite.translate_errors(self.path):
-            self._set_position(self._topic.end())
+            self._set_position(self._topic_writer.end())
 
     def shrink(self) -> None:
         """Rewrite the file without free pages and WAL."""
@@ -223,7 +223,7 @@ class RoutedTopic:
 
     def check_sole_writer(self) -> None:
         """Raise LockedError if another router has taken over the topic."""
-        self._topic.check_sole_writer()
+        self._topic_writer.check_sole_writer()
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
@@ -238,7 +238,7 @@ class RoutedTopic:
         with sqlite.translate_errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
         try:
-            with self._topic.transaction():
+            with self._topic_writer.transaction():
                 session = apsw.Session(self.connection, "main")
                 session.table_filter(lambda table: table != _POSITION_TABLE)
                 session.attach()
@@ -246,19 +246,19 @@ class RoutedTopic:
                 patchset = session.patchset()
                 session.close()
                 if patchset:
-                    self._topic.append([_pack_patchset(patchset)])
+                    self._topic_writer.append([_pack_patchset(patchset)])
                 faults.at("router.before_topic")
             is_sent = True
             faults.at("router.between_topic_and_index")
             with sqlite.translate_errors(self.path):
-                self._set_position(self._topic.end())
+                self._set_position(self._topic_writer.end())
                 self.connection.execute("COMMIT")
         except BaseException as error:
             if is_sent:  # the topic has the step, and the file does not
                 self._failure = str(error) or type(error).__name__
             self._roll_back()
             raise
-        self._snapshot_thread.tick(self._topic.end())
+        self._snapshot_thread.tick(self._topic_writer.end())
         if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
             with sqlite.translate_errors(self.path):
                 sqlite.checkpoint(self.connection, self.path)
@@ -272,10 +272,10 @@ class RoutedTopic:
 
     def append(self, blocks: Iterable[Block]) -> int:
         """Append blocks within `transaction()` and return the position of the first."""
-        return self._topic.append(blocks)
+        return self._topic_writer.append(blocks)
 
     def end(self) -> int:
-        return self._topic.end()
+        return self._topic_writer.end()
 
     def prune_batch(
         self, before: int, *, on_delete: Callable[[list[StoredBlock]], None] | None = None
@@ -286,7 +286,7 @@ class RoutedTopic:
     def close(self) -> None:
         """Close topic and file, and release the lock."""
         self._snapshot_thread.close()
-        self._topic.close()
+        self._topic_writer.close()
         self.connection.close()
         self._lock.release()
 

@@ -30,7 +30,7 @@ Headers = list[tuple[str, bytes]]
 
 
 class MessagePart(msgspec.Struct, frozen=True):
-    """One message.
+    """One message of a run: a block, or a piece of a large one.
 
     Attributes:
         expected_offset: offset at which it must stand.

@@ -55,8 +55,8 @@ class KafkaLogSet:
 
     def raw(self, producer: str) -> KafkaLog | KeyedLog:
         """Return the raw log of `producer`."""
-        parts = self.raw_partitions(producer)
-        return parts[0] if self.partition_count == 1 else KeyedLog(parts)
+        partition_logs = self.raw_partitions(producer)
+        return partition_logs[0] if self.partition_count == 1 else KeyedLog(partition_logs)
 
     def raw_partitions(self, producer: str) -> tuple[KafkaLog, ...]:
         """Return the partitions of the raw log of `producer`."""

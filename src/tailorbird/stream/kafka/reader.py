@@ -35,7 +35,7 @@ class KafkaReader:
         )  # the position from which on the buffer has everything; -1: it has nothing
         self._next_offset = 0  # of the next message to take
         self._assembler = RunAssembler(0)
-        self._last_seen_end = -1
+        self._last_seen_high = -1
         try:
             if self._message_reader.watermarks()[1] == 0:
                 raise NotReadyError(
@@ -51,7 +51,7 @@ class KafkaReader:
         high = self._message_reader.watermarks()[1]
         if self._buffer_start < 0 or not self._buffer_start <= start <= self._assembler.end:
             self._seek(start)
-        self._fill(high, start, bytes_max)
+        self._fill_buffer(high, start, bytes_max)
         if start > self._assembler.end and self._next_offset >= high:
             raise DamageError(
                 f"the log ends at {self._assembler.end}, but was read up to {start} before: "
@@ -105,7 +105,7 @@ class KafkaReader:
             self._buffered_bytes -= len(self._buffer.popleft().block.payload)
         self._buffer_start = max(self._buffer_start, start)
 
-    def _fill(self, high: int, start: int, bytes_max: int) -> None:
+    def _fill_buffer(self, high: int, start: int, bytes_max: int) -> None:
         """Fill the buffer up to `bytes_max` after `start`, or with all there is."""
         self._discard_before(start)
         deadline = time.monotonic() + self.address.cluster.timeout_s
@@ -116,7 +116,7 @@ class KafkaReader:
                 )
             for message in messages:
                 if message.error() is not None:
-                    self._raise_error(message.error(), start)
+                    self._raise_unless_retriable(message.error(), start)
                     continue
                 self._next_offset = message.offset() + 1
                 part = decode_message(
@@ -135,7 +135,7 @@ class KafkaReader:
                     fix="is the broker running, and is its advertised address reachable from here?",
                 )
 
-    def _raise_error(self, error: Any, start: int) -> None:
+    def _raise_unless_retriable(self, error: Any, start: int) -> None:
         code = error.code()
         if (
             code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT)
@@ -176,8 +176,8 @@ class KafkaReader:
 
     def has_changed(self) -> bool:
         high = self._message_reader.watermarks()[1]
-        has_changed = high != self._last_seen_end
-        self._last_seen_end = high
+        has_changed = high != self._last_seen_high
+        self._last_seen_high = high
         return has_changed
 
     def close(self) -> None:

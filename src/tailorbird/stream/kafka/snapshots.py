@@ -31,7 +31,7 @@ from tailorbird.stream.protocol import Block
 
 SNAPSHOT_ROWS = 500_000  # rows after which one is due
 ITEM_SUMMARY = "items"  # the topic with the items of deleted rows
-PIECE, SNAPSHOT = "piece", "snapshot"
+PIECE, SNAPSHOT = "piece", "snapshot"  # kinds of blocks
 PIECE_BYTES = 4 << 20
 SNAPSHOT_AGE_S = 3600.0  # age after which fewer rows suffice
 _CODEC = "zstd"
@@ -119,10 +119,10 @@ def take_snapshot(
             connection.close()
         faults.at("snapshot.before_pieces")
         with KafkaWriter(address) as writer:
-            previous = LatestSnapshot(address).refresh()
-            digest, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
+            previous_snapshot = LatestSnapshot(address).refresh()
+            hasher, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
             for chunk in _read_chunks(copy_path):
-                digest.update(chunk)
+                hasher.update(chunk)
                 size, piece_count = size + len(chunk), piece_count + 1
                 writer.append(
                     [
@@ -134,21 +134,23 @@ def take_snapshot(
                         )
                     ]
                 )
-            snapshot = Snapshot(position, followed, start, piece_count, size, digest.hexdigest())
+            snapshot = Snapshot(position, followed, start, piece_count, size, hasher.hexdigest())
             for _ in _read_pieces(address, snapshot):  # reads it back to verify it
                 pass
-            newest = (
-                snapshot if previous is None or snapshot.position >= previous.position else previous
+            newest_snapshot = (
+                snapshot
+                if previous_snapshot is None or snapshot.position >= previous_snapshot.position
+                else previous_snapshot
             )
             faults.at("snapshot.before_whole")
-            writer.append([Block(SNAPSHOT, 1, msgspec.json.encode(newest))])
+            writer.append([Block(SNAPSHOT, 1, msgspec.json.encode(newest_snapshot))])
             faults.at("snapshot.before_delete")
         deleter = RecordDeleter(address)
         try:
-            deleter.delete(newest.first)
+            deleter.delete(newest_snapshot.first)
         finally:
             deleter.close()
-        return newest
+        return newest_snapshot
     finally:
         copy_path.unlink(missing_ok=True)
 
@@ -183,8 +185,8 @@ def open_item_summary(cluster: Cluster, start: int) -> Iterator[tuple[apsw.Conne
         start: where the routed log begins; without a summary, reading begins there.
     """
     address = KafkaTopic(cluster, ITEM_SUMMARY, ITEM_SUMMARY)
-    newest = LatestSnapshot(address).refresh()
-    if newest is None or newest.position < start:
+    newest_snapshot = LatestSnapshot(address).refresh()
+    if newest_snapshot is None or newest_snapshot.position < start:
         if start > 1:
             log.error(
                 "what was deleted is not summed up in %s: items that stood there alone "
@@ -193,8 +195,8 @@ def open_item_summary(cluster: Cluster, start: int) -> Iterator[tuple[apsw.Conne
             )
         yield None, start
         return
-    with closing(load_snapshot(address, newest)) as connection:
-        yield connection, newest.position
+    with closing(load_snapshot(address, newest_snapshot)) as connection:
+        yield connection, newest_snapshot.position
 
 
 def _copy_database(file: Path, copy_path: Path) -> None:
@@ -222,7 +224,7 @@ def _read_pieces(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
     Raises:
         DamageError: after the last piece, if they do not match the checksum.
     """
-    digest, size, position, end = (
+    hasher, size, position, end = (
         hashlib.sha256(),
         0,
         snapshot.first,
@@ -244,11 +246,11 @@ def _read_pieces(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
                     codec=_CODEC,
                     asbytes=True,
                 )
-                digest.update(chunk)
+                hasher.update(chunk)
                 size += len(chunk)
                 yield chunk
             position = stored_blocks[-1].end
-    if (size, digest.hexdigest()) != (snapshot.size, snapshot.sha256):
+    if (size, hasher.hexdigest()) != (snapshot.size, snapshot.sha256):
         fix = (
             "look at the broker's disks; an index on the disk of another router can be copied here"
         )

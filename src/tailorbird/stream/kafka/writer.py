@@ -192,14 +192,14 @@ class KafkaWriter:
             offsets = self._send(run)
             if self._is_in_place(run, offsets):
                 return offsets[-1]
-            self._skip_uncounted()
+            self._skip_uncounted_messages()
         raise StorageError(
             "others write in between again and again",
             where=str(self.address),
             fix="stop those that were told to stop",
         )
 
-    def _skip_uncounted(self) -> None:
+    def _skip_uncounted_messages(self) -> None:
         """Move to the end of the topic if the messages in between do not count.
 
         Raises:
@@ -324,7 +324,7 @@ class KafkaWriter:
     def check_sole_writer(self) -> None:
         """Raise LockedError if another writer has taken over."""
         self._check_usable()
-        self._skip_uncounted()
+        self._skip_uncounted_messages()
 
     def prune(self, before: int) -> int:
         """Prune the log, see `LogWriter.prune`, and return the number of messages.

@@ -139,13 +139,13 @@ def _convert_batches(
 def _get_columns(source: Source) -> list[str]:
     direct_columns = (*_get_id_columns(source), source.ts, source.received_at)
     type_columns = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
-    column_names_ = (
+    mapped_columns = (
         *direct_columns,
         *type_columns,
         *source.context.values(),
         *source.properties.values(),
     )
-    return list(dict.fromkeys(column for column in column_names_ if column is not None))
+    return list(dict.fromkeys(column for column in mapped_columns if column is not None))
 
 
 def _get_text_columns(source: Source) -> frozenset[str]:

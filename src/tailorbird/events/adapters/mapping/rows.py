@@ -214,8 +214,8 @@ def _read_properties(batch: pa.RecordBatch, source: Source) -> Any:
 def _read_values(batch: pa.RecordBatch, column: str, *, is_number: bool = False) -> list[Any]:
     """Return a column's values.
 
-    A column that has to hold a `is_number` is converted value by value, so that an odd one does not
-    turn the others into text.
+    A column that has to hold numbers (`is_number`) is converted value by value, so that an odd one
+    does not turn the others into text.
     """
     values = batch.column(column).to_pylist()
     type_name = prevailing_type(batch.schema.field(column))

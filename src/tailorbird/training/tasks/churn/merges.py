@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import micros
-from tailorbird.events.merges import Merge, merge_rows, resolve_merged_user, to_merges
+from tailorbird.events.merges import Merge, resolve_merged_user, select_merges, to_merges
 from tailorbird.training.dataset.codes import IdVocabulary
 
 Ints = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ class MergeHistory:
         """Return the merges in a table of events that was complete at `known_until`."""
         if not {"user_id", "p"} <= set(events.column_names):
             return cls(people, (), (), np.zeros(0, np.int64))
-        rows = merge_rows(events)
+        rows = select_merges(events)
         user_merges = to_merges(rows)
         received = micros(pc.coalesce(rows["received_at"], rows["ts"]))
         return cls(

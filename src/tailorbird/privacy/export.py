@@ -282,17 +282,17 @@ def _read_scores(project: Project, people: People) -> Iterator[Record]:
         feed.close()
 
 
-def write_export(records: Iterator[Record], out: Path) -> dict[str, int]:
+def write_export(records: Iterator[Record], output_path: Path) -> dict[str, int]:
     """Write records, a line each, to a file that only its owner can read; return counts by source.
 
     The file appears whole or not at all.
     """
     counts: dict[str, int] = {}
-    draft = out.with_name(f"{out.name}.new")
+    draft = output_path.with_name(f"{output_path.name}.new")
     with draft.open("wb") as file:
         draft.chmod(0o600)
         for record in records:
             counts[record["source"]] = counts.get(record["source"], 0) + 1
             file.write(msgspec.json.encode(record) + b"\n")
-    draft.replace(out)
+    draft.replace(output_path)
     return counts

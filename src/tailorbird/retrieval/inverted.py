@@ -166,9 +166,9 @@ class InvertedFile:
             is_stale[: self.is_stale.size] = self.is_stale
         is_stale[len(self.rows) :] = True
         is_stale[changed_rows] = True
-        extended = replace(self, is_stale=is_stale)
-        extended.__dict__["_list_moments"] = self._list_moments
-        return extended
+        extended_file = replace(self, is_stale=is_stale)
+        extended_file.__dict__["_list_moments"] = self._list_moments
+        return extended_file
 
     def _compare_lists(self, lists: Rows, user_vector: Matrix) -> tuple[Rows, Matrix]:
         """Return the items of some lists and their products."""
@@ -281,8 +281,10 @@ def _calibrate_probes(
         list_rank = np.empty(list_order.size, np.intp)
         list_rank[list_order] = np.arange(list_order.size)
         products = vectors @ user_vector
-        nearest = np.argpartition(-products, min(NEAREST_COUNT, products.size) - 1)[:NEAREST_COUNT]
-        nearest_ranks.append(list_rank[list_labels[nearest]])
+        nearest_rows = np.argpartition(-products, min(NEAREST_COUNT, products.size) - 1)[
+            :NEAREST_COUNT
+        ]
+        nearest_ranks.append(list_rank[list_labels[nearest_rows]])
         compared_counts.append(np.cumsum(sizes[list_order]))
     list_count = int(np.quantile(np.concatenate(nearest_ranks), RECALL_MIN, method="higher")) + 1
     recall = float(np.mean(np.concatenate(nearest_ranks) < list_count))

@@ -116,12 +116,12 @@ def _read_rows(
     lake: Lake,
     name: str,
     where: ds.Expression | None = None,
-    mask_of: Callable[[pa.Table], Mask] | None = None,
+    build_mask: Callable[[pa.Table], Mask] | None = None,
 ) -> list[Record]:
     if not lake.exists(name):
         return []
     rows = lake.table(name, where=where)
-    rows = rows if mask_of is None else rows.filter(mask_of(rows))
+    rows = rows if build_mask is None else rows.filter(build_mask(rows))
     return [{column: _to_plain(value) for column, value in row.items()} for row in rows.to_pylist()]
 
 

@@ -108,13 +108,16 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 experiment of another layer.
         """
         where = f"experiment {new_experiment.name}"
-        if (existing := self.get(new_experiment.name)) is not None:
-            problem = f"it is {existing.state} already"
-            if existing.digest != new_experiment.digest and existing.state == "running":
+        if (existing_experiment := self.get(new_experiment.name)) is not None:
+            problem = f"it is {existing_experiment.state} already"
+            if (
+                existing_experiment.digest != new_experiment.digest
+                and existing_experiment.state == "running"
+            ):
                 changed_fields = [
                     field
                     for field, value in new_experiment.declaration.items()
-                    if msgspec.json.encode(existing.declaration.get(field))
+                    if msgspec.json.encode(existing_experiment.declaration.get(field))
                     != msgspec.json.encode(value)
                 ]
                 problem = f"its declaration changed while it runs: {', '.join(changed_fields)}"
@@ -138,9 +141,9 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def ramp(self, name: str, share: float, *, by: str, why: str, at: int) -> "Experiments":
         """Let another share of its units take part."""
-        existing = self._require(name, "running")
+        existing_experiment = self._require(name, "running")
         _require_ramp(share, f"experiment {name}")
-        changed_experiment = msgspec.structs.replace(existing, ramp=share)
+        changed_experiment = msgspec.structs.replace(existing_experiment, ramp=share)
         return self._replace(_with_change(changed_experiment, "ramp", by=by, why=why, at=at))
 
     def stop(self, name: str, *, by: str, why: str, at: int) -> "Experiments":
@@ -152,14 +155,14 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def decide(self, name: str, arm: str, *, by: str, why: str, at: int) -> "Experiments":
         """Record which arm was chosen."""
-        existing = self._require(name, "stopped")
-        arms = list(existing.declaration["arms"])
+        existing_experiment = self._require(name, "stopped")
+        arms = list(existing_experiment.declaration["arms"])
         if arm not in arms:
             raise UsageError(
                 f"{arm!r} is no arm", where=f"experiment {name}", fix=f"one of {', '.join(arms)}"
             )
         changed_experiment = msgspec.structs.replace(
-            existing, state="decided", decided_at=at, decision=arm
+            existing_experiment, state="decided", decided_at=at, decision=arm
         )
         return self._replace(_with_change(changed_experiment, "decide", by=by, why=why, at=at))
 

@@ -175,11 +175,11 @@ class InvertedFile:
         starts, stops = self.offsets[lists], self.offsets[lists + 1]
         positions = np.concatenate([[0], np.cumsum(stops - starts)]).tolist()
         products, rows = np.empty(positions[-1], np.float32), np.empty(positions[-1], np.intp)
-        for start, stop, low, high in zip(
+        for start, stop, output_start, output_stop in zip(
             starts.tolist(), stops.tolist(), positions, positions[1:], strict=False
         ):
-            np.dot(self.vectors[start:stop], user_vector, out=products[low:high])
-            rows[low:high] = self.rows[start:stop]
+            np.dot(self.vectors[start:stop], user_vector, out=products[output_start:output_stop])
+            rows[output_start:output_stop] = self.rows[start:stop]
         if self.is_stale is None:
             return rows, products
         is_current = ~self.is_stale[rows]

@@ -183,13 +183,17 @@ def _draw_texts(
 ) -> tuple[list[str], list[str]]:
     titles, descriptions = [], []
     colours = tuple(COLOURS)
-    for c, b, k, n, a, m in zip(category, brand, colour, noun, adjective, material, strict=True):
-        category_words = CATEGORY_WORDS[c]
-        titles.append(
-            f"{category_words.adjectives[a]} {category_words.materials[m]} {category_words.nouns[n]}".capitalize()
+    for item, category_number in enumerate(category):
+        category_words = CATEGORY_WORDS[category_number]
+        title_words = (
+            category_words.adjectives[adjective[item]],
+            category_words.materials[material[item]],
+            category_words.nouns[noun[item]],
         )
+        titles.append(" ".join(title_words).capitalize())
         descriptions.append(
-            f"{titles[-1]} in {colours[k]}, by {BRANDS[b]}. {category_words.sentence}"
+            f"{titles[-1]} in {colours[colour[item]]}, by {BRANDS[brand[item]]}. "
+            f"{category_words.sentence}"
         )
     return titles, descriptions
 

@@ -198,9 +198,9 @@ class Sessions:
     ) -> SimilarItems:
         """Sum each context's scores by item, in the order of the entries."""
         rows, sums = [], []
-        for low, high in pairwise(context_entry_ends.tolist()):
+        for entry_start, entry_stop in pairwise(context_entry_ends.tolist()):
             score_sums = np.bincount(
-                entry_items[low:high], scores[low:high]
+                entry_items[entry_start:entry_stop], scores[entry_start:entry_stop]
             )  # by item: several times as fast as to sort them
             rows.append(np.flatnonzero(score_sums > 0))
             sums.append(score_sums[rows[-1]])

@@ -20,7 +20,7 @@ from tests.support.people import (
 )
 
 from tailorbird.config import open_project
-from tailorbird.lake.write.labels import label_table
+from tailorbird.lake.write.labels import add_command_metadata
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.privacy import erase
@@ -153,7 +153,7 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
 
 def test_files_that_a_command_wrote_elsewhere_are_recognised(tmp_path: Path) -> None:
     table = pa.table({"person": ["u1"], "gone": [0.5]})
-    pq.write_table(label_table(table, "score churn"), tmp_path / "scores.parquet")
+    pq.write_table(add_command_metadata(table, "score churn"), tmp_path / "scores.parquet")
     pq.write_table(table, tmp_path / "own.parquet")
     (tmp_path / "told.jsonl").write_text('{"source":"person","asked":["u1"]}\n')
     (tmp_path / "own.jsonl").write_text('{"person":"u1"}\n')

@@ -80,7 +80,7 @@ def test_added_items_score_as_in_a_rebuilt_index(tmp_path_factory, before, later
     grown = built_of(folder / "before", before).with_documents(
         np.arange(len(before), len(before) + len(later)), by_field(later)
     )
-    synonyms = Synonyms.of([["jacket", "coat"]])
+    synonyms = Synonyms.from_groups([["jacket", "coat"]])
     for query in QUERIES:
         expected, actual = (
             index.search(query, 100, synonyms.phrases_for(query)) for index in (rebuilt, grown)

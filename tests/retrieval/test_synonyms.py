@@ -9,7 +9,7 @@ GROUPS = [["tv", "television"], ["HDD", "hard drive", "hard disk"], ["tv", "tell
 
 
 def test_phrases_of_a_group_are_synonyms():
-    synonyms = Synonyms.of(GROUPS)
+    synonyms = Synonyms.from_groups(GROUPS)
     assert synonyms.phrases_for("a TV stand") == [("television",), ("telly",)]
     assert synonyms.phrases_for("external hard-drive") == [("hdd",), ("hard", "disk")]
     assert synonyms.phrases_for("hard drive or hdd?") == [("hard", "disk")]
@@ -21,14 +21,14 @@ def test_phrases_of_a_group_are_synonyms():
 )
 def test_what_is_no_group_is_refused(groups):
     with pytest.raises(ValueError, match="is no"):
-        Synonyms.of(groups)
+        Synonyms.from_groups(groups)
 
 
 def test_synonym_matches_rank_below_exact_matches():
     index = TextIndex.from_documents(
         {"title": ["red telly", "blue tv", "hard disk case", "hard shell for a disk", "AND OR NOT"]}
     )
-    synonyms = Synonyms.of(GROUPS)
+    synonyms = Synonyms.from_groups(GROUPS)
     assert index.search("tv", 5)[0].tolist() == [1]
     assert index.search("tv", 5, synonyms.phrases_for("tv"))[0].tolist() == [1, 0]
     rows, scores = index.search("hdd", 5, synonyms.phrases_for("hdd"))

@@ -33,7 +33,7 @@ EVENT_COLUMNS = (
     "properties",
     *CONTEXT_FIELDS,
 )
-INTEREST, IMPRESSION, PROFILE = 0, 1, 2
+INTEREST, IMPRESSION, PROFILE = 0, 1, 2  # `EventBatch.kind`
 _HOST = re.compile(r"^[a-z]+://(?:www\.)?([^/?#]*).*$", re.IGNORECASE | re.DOTALL)
 
 

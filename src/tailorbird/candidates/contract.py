@@ -289,7 +289,7 @@ def build_contract(source_names: Iterable[str], *, shown: str = "impression") ->
     """
     parsed_sources = [parse_source(name) for name in source_names]
     project_sources = [
-        one for source in parsed_sources if (one := own_source(source.name)) is not None
+        own for source in parsed_sources if (own := own_source(source.name)) is not None
     ]
     parsed_sources += [
         parse_source(board) for project_source in project_sources for board in project_source.boards

@@ -63,7 +63,7 @@ class CandidateFold:
         self.position = self.newest_ts = 0
         self.evicted_counts = {"items": 0, "people": 0}
         self.item_table = KeyTable()
-        self._person_table, self._person_seen = KeyTable(), np.zeros(0, np.int64)
+        self._person_table, self._person_last_seen = KeyTable(), np.zeros(0, np.int64)
         self._first_seen, self._last_seen = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._category: Keys = np.zeros(0, np.uint64)
         self._clicks, self._shown = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -124,9 +124,11 @@ class CandidateFold:
             batch.person_keys[interest_indexes],
         )
         user_rows = self._person_table.assign(user_keys)
-        self._person_seen = grow_array(self._person_seen, self._person_table.count)
+        self._person_last_seen = grow_array(self._person_last_seen, self._person_table.count)
         has_user = user_rows >= 0
-        np.maximum.at(self._person_seen, user_rows[has_user], newest_ts[interest_indexes][has_user])
+        np.maximum.at(
+            self._person_last_seen, user_rows[has_user], newest_ts[interest_indexes][has_user]
+        )
         np.add.at(self._clicks, interest_rows, 1)
         np.add.at(self._shown, item_rows[batch.kind == IMPRESSION], 1)
         segment_keys = {
@@ -171,14 +173,14 @@ class CandidateFold:
         order = np.lexsort((np.arange(len(item_rows)), item_rows))
         profile_rows = np.where(is_profile[order], np.arange(len(order)), -1)
         group_starts = np.flatnonzero(np.diff(item_rows[order], prepend=-1))
-        group_start = np.repeat(group_starts, np.diff(np.append(group_starts, len(order))))
+        row_group_start = np.repeat(group_starts, np.diff(np.append(group_starts, len(order))))
         last_profile = np.maximum.accumulate(
             np.maximum(
-                profile_rows, np.where(np.arange(len(order)) == group_start, -1, profile_rows)
+                profile_rows, np.where(np.arange(len(order)) == row_group_start, -1, profile_rows)
             )
         )
         has_profile = (
-            last_profile >= group_start
+            last_profile >= row_group_start
         )  # a profile of the same item precedes, or is this row
         categories[order[has_profile]] = batch.category_keys[order[last_profile[has_profile]]]
         profile_index = np.flatnonzero(is_profile)
@@ -242,15 +244,17 @@ class CandidateFold:
     # Eviction
 
     def _evict(self) -> None:
-        is_idle = self.newest_ts - self._person_seen[: self._person_table.count] > self.idle_max_us
+        is_idle = (
+            self.newest_ts - self._person_last_seen[: self._person_table.count] > self.idle_max_us
+        )
         excess_count = int((~is_idle).sum()) - self.contract.people_max
         if excess_count > 0:
-            last_seen = np.where(is_idle, -1, self._person_seen[: self._person_table.count])
+            last_seen = np.where(is_idle, -1, self._person_last_seen[: self._person_table.count])
             oldest_rows = np.argsort(last_seen, kind="stable")[int(is_idle.sum()) :][:excess_count]
             is_idle[oldest_rows] = True
             self.evicted_counts["people"] += excess_count
         if is_idle.any():
-            self._move_people(~is_idle)
+            self._retain_people(~is_idle)
         if self.item_table.count > self.contract.items_max:
             retained_count = int(self.contract.items_max * ITEMS_AFTER_EVICTION_SHARE)
             evicted_rows = np.argsort(self._last_seen[: self.item_table.count], kind="stable")[
@@ -259,17 +263,17 @@ class CandidateFold:
             is_retained = np.ones(self.item_table.count, bool)
             is_retained[evicted_rows] = False
             self.evicted_counts["items"] += len(evicted_rows)
-            self._move_items(is_retained)
+            self._retain_items(is_retained)
 
-    def _move_people(self, is_retained: npt.NDArray[np.bool_]) -> None:
-        retained_last_seen = self._person_seen[: self._person_table.count][is_retained]
+    def _retain_people(self, is_retained: npt.NDArray[np.bool_]) -> None:
+        retained_last_seen = self._person_last_seen[: self._person_table.count][is_retained]
         row_map = self._person_table.retain(is_retained)
-        self._person_seen = retained_last_seen
+        self._person_last_seen = retained_last_seen
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
                 fold.renumber_people(row_map, self._person_table.count)
 
-    def _move_items(self, is_retained: npt.NDArray[np.bool_]) -> None:
+    def _retain_items(self, is_retained: npt.NDArray[np.bool_]) -> None:
         count = self.item_table.count
         self._ids = [self._ids[row] for row in np.flatnonzero(is_retained).tolist()]
         for name in _ITEM_ARRAY_NAMES:
@@ -297,7 +301,7 @@ class CandidateFold:
         }
         state |= {
             "people/keys": self._person_table.keys,
-            "people/seen": self._person_seen[: self._person_table.count],
+            "people/seen": self._person_last_seen[: self._person_table.count],
         }
         state |= {"touched": np.concatenate([np.zeros(0, np.int64), *self._changed_rows])}
         state |= {"gone": np.concatenate([np.zeros(0, np.uint64), *self._evicted_keys])}
@@ -332,7 +336,7 @@ class CandidateFold:
         fold._changed_rows, fold._evicted_keys = [arrays["touched"]], [arrays["gone"]]
         fold.item_table.assign(arrays["items/keys"])
         fold._person_table.assign(arrays["people/keys"])
-        fold._person_seen = arrays["people/seen"].copy()
+        fold._person_last_seen = arrays["people/seen"].copy()
         for name in _ITEM_ARRAY_NAMES:
             setattr(fold, f"_{name}", arrays[f"items/{name}"].copy())
         fold._ids = (

@@ -21,7 +21,7 @@ from tailorbird.stream import Address, read_history_end, read_released_positions
 BATCH_ROWS = 500_000
 
 
-class _Stopped(Exception):
+class _StopRequested(Exception):
     """The role was stopped before the tables were built."""
 
 
@@ -49,7 +49,7 @@ def build_from_lake(
         role.build(
             lambda after: _read_events(lake, after, end_position, stop, progress), end_position - 1
         )
-    except _Stopped:
+    except _StopRequested:
         return False
     return True
 
@@ -82,7 +82,7 @@ def _read_events(
 ) -> Iterator[pa.Table]:
     for start in range(after_position + 1, end_position, BATCH_ROWS):
         if stop.is_set():
-            raise _Stopped
+            raise _StopRequested
         batch_end = min(start + BATCH_ROWS, end_position)
         rows = (
             lake.table(

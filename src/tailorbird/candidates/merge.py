@@ -82,10 +82,10 @@ class ListMerger:
     def result(self) -> MergedItems:
         names = tuple(name for name, _, _ in self._lists)
         rows = np.concatenate([np.zeros(0, np.intp), *(rows for _, rows, _ in self._lists)])
-        score = np.concatenate([np.zeros(0), *(scores for _, _, scores in self._lists)])
+        all_scores = np.concatenate([np.zeros(0), *(scores for _, _, scores in self._lists)])
         return MergedItems(
             rows,
             np.repeat(np.arange(len(names)), [len(rows) for _, rows, _ in self._lists]),
-            score,
+            all_scores,
             names,
         )

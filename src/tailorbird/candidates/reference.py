@@ -16,7 +16,7 @@ from tailorbird.candidates.contract import Board, Contract
 TILES = 12
 DAMPING = 10.0
 BOARD_SIZE, SEGMENT_SIZE, SEGMENT_MIN, LIST_SIZE = 2_000, 500, 20, 500
-RECENT_MAX, CATEGORY_RECENT, CATEGORIES_MAX = 10, 64, 8
+RECENT_MAX, CATEGORY_RECENT_MAX, CATEGORIES_MAX = 10, 64, 8
 ScoredItems = list[tuple[int, float]]  # items and scores, best first
 
 
@@ -77,7 +77,7 @@ class ReferenceTables:
 
     def counts(self, board: Board, segment: int) -> Counter[int]:
         """Count the events of the thirteen tiles that end at t."""
-        hop = -(-board.window_us // TILES)
+        tile_us = -(-board.window_us // TILES)
         counts = Counter[int]()
         for event, category in self._interests:
             segment_value = (
@@ -87,7 +87,7 @@ class ReferenceTables:
                 if board.segment == "category"
                 else event.segments.get(board.segment, 0)
             )
-            if event.ts // hop >= self.t // hop - TILES and (
+            if event.ts // tile_us >= self.t // tile_us - TILES and (
                 not board.segment or (segment_value and segment_value == segment)
             ):
                 counts[event.item] += 1
@@ -104,7 +104,7 @@ class ReferenceTables:
         )
         longest_counts = self.counts(longest_board, segment)
         order = sorted(
-            counts.items(), key=lambda pair: (-pair[1], -longest_counts[pair[0]], pair[0])
+            counts.items(), key=lambda entry: (-entry[1], -longest_counts[entry[0]], entry[0])
         )
         return order[: SEGMENT_SIZE if board.segment else BOARD_SIZE], counts.total()
 
@@ -120,7 +120,7 @@ class ReferenceTables:
 
     def _popular_in_categories(self, user: UserContext, board: Board) -> ScoredItems:
         weight_by_category = defaultdict(float)
-        for age, item in enumerate(user.recent[::-1][:CATEGORY_RECENT]):
+        for age, item in enumerate(user.recent[::-1][:CATEGORY_RECENT_MAX]):
             if self.category.get(item):
                 weight_by_category[self.category[item]] += 0.95**age
         scores = defaultdict(float)
@@ -181,7 +181,7 @@ class ReferenceTables:
         weights_by_item: dict[int, dict[int, float]] = defaultdict(dict)
         total_by_item: dict[int, float] = defaultdict(float)
 
-        def add(item: int, other: int, weight: float) -> None:
+        def add_weight(item: int, other: int, weight: float) -> None:
             row = weights_by_item[item]
             total_by_item[item] += weight
             if other not in row and len(row) >= settings.neighbours:
@@ -215,8 +215,8 @@ class ReferenceTables:
                 continue
             for steps_back, other in enumerate(reversed(sequence), 1):
                 if other != event.item:
-                    add(other, event.item, 1.0 / steps_back)
-                    add(event.item, other, settings.backward / steps_back)
+                    add_weight(other, event.item, 1.0 / steps_back)
+                    add_weight(event.item, other, settings.backward / steps_back)
             sequence_by_person[event.person] = [*sequence, event.item][-settings.distance :]
         return {
             item: {
@@ -226,13 +226,13 @@ class ReferenceTables:
             for item, row in weights_by_item.items()
         }
 
-    def item_knn(self, user: UserContext, last: int) -> ScoredItems:
+    def item_knn(self, user: UserContext, last_items: int) -> ScoredItems:
         """List the neighbours of the user's last items."""
         weights_by_item, scores = self.neighbours(), defaultdict(float)
         recent = user.recent[::-1][:RECENT_MAX]
         for age, item in enumerate(recent):
             for other, value in weights_by_item.get(item, {}).items():
-                scores[other] += value * (1 - 1 / last) ** age
+                scores[other] += value * (1 - 1 / last_items) ** age
         return rank_scores(
             {item: score for item, score in scores.items() if item not in recent}, 1_000
         )
@@ -264,12 +264,12 @@ class ReferenceTables:
         last_ts_min = (
             max((session.last_ts for session in newest_sessions), default=0) - settings.within_us
         )
-        eligible = [
+        eligible_sessions = [
             (session.last_ts, session.items)
             for session in newest_sessions
             if len(set(session.items)) >= 2 and session.last_ts >= last_ts_min
         ]
-        return sorted(eligible, key=lambda session: session[0])
+        return sorted(eligible_sessions, key=lambda session: session[0])
 
 
 def rank_scores(scores: Mapping[int, float], limit: int) -> ScoredItems:

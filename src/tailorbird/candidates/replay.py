@@ -27,7 +27,7 @@ from tailorbird.candidates.protocol import (
     rank_items,
 )
 from tailorbird.candidates.query import RequestLists, select_live_sources, source_of, table_group
-from tailorbird.candidates.session_knn.query import LIST_MAX as SESSION_SIZE
+from tailorbird.candidates.session_knn.query import LIST_MAX as SESSION_LIST_MAX
 from tailorbird.events.clock import MINUTE
 from tailorbird.events.contract.schema import micros
 
@@ -116,7 +116,9 @@ def replay_requests(
     ]
     fold, batch_reader = CandidateFold(contract), _BatchReader(events, contract)
     pending_group_counts = np.full(len(lists_by_request), len(groups) + 1)
-    for log_position, group, request_indexes in _order_stops(requests_to_replay, (*groups, BOARDS)):
+    for log_position, group, request_indexes in _order_table_reads(
+        requests_to_replay, (*groups, BOARDS)
+    ):
         for batch in batch_reader.read_until(log_position):
             fold.update(batch)
         tables = fold.tables()
@@ -152,24 +154,26 @@ def replay_requests(
 _NO_LISTS = RequestLists(NO_TABLES, CandidateRequest())
 
 
-def _order_stops(
+def _order_table_reads(
     requests_to_replay: ReplayRequests, groups: Sequence[str]
 ) -> Iterator[tuple[int, str, Int64s]]:
     """Yield the positions at which a group's tables are read, ascending, and by which requests.
 
     Leaderboards come last at each position.
     """
-    stops: list[tuple[int, int, Int64s]] = []
+    table_reads: list[tuple[int, int, Int64s]] = []
     for group_index, group in enumerate(groups):
         epochs = requests_to_replay.epochs_by_group[group]
         order = np.argsort(epochs, kind="stable")
         epoch_starts = np.flatnonzero(np.diff(epochs[order], prepend=-1))
-        request_parts = np.split(order, epoch_starts[1:])
-        stops += [
+        indexes_by_epoch = np.split(order, epoch_starts[1:])
+        table_reads += [
             (int(epochs[order[epoch_start]]), group_index, request_indexes)
-            for epoch_start, request_indexes in zip(epoch_starts, request_parts, strict=True)
+            for epoch_start, request_indexes in zip(epoch_starts, indexes_by_epoch, strict=True)
         ]
-    for log_position, group_index, request_indexes in sorted(stops, key=lambda stop: stop[:2]):
+    for log_position, group_index, request_indexes in sorted(
+        table_reads, key=lambda table_read: table_read[:2]
+    ):
         yield log_position, groups[group_index], np.sort(request_indexes)
 
 
@@ -198,7 +202,7 @@ def _query_sessions(
         for index, lists in enumerate(request_lists):
             entries = slice(similar_lists.offsets[index], similar_lists.offsets[index + 1])
             lists.list_by_source[name] = rank_items(
-                similar_lists.keys[entries], similar_lists.scores[entries], SESSION_SIZE
+                similar_lists.keys[entries], similar_lists.scores[entries], SESSION_LIST_MAX
             )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.atomic_write import sync_folder
 from tailorbird.candidates.batch import EVENT_COLUMNS, EventBatch, empty_batch, to_event_batch
 from tailorbird.candidates.contract import Contract

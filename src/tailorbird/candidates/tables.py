@@ -231,17 +231,17 @@ class TableReader:
     def tables(self) -> Iterator["PublishedTables"]:
         """Open the newest tables until the end of the block."""
         with self._store.snapshot() as snapshot:
-            yield PublishedTables(snapshot, self._decoded_for(snapshot))
+            yield PublishedTables(snapshot, self._decoded_tables_of(snapshot))
 
     def prefetch_sessions(self) -> None:
         """Decode a new session table ahead of the next request."""
         with self._store.snapshot() as snapshot:
-            PublishedTables(snapshot, self._decoded_for(snapshot)).renew_sessions()
+            PublishedTables(snapshot, self._decoded_tables_of(snapshot)).renew_sessions()
 
     def published(self) -> PublishedEpoch | None:
         """Return the published epoch, or None."""
         with self._store.snapshot() as snapshot:
-            return self._decoded_for(snapshot).published
+            return self._decoded_tables_of(snapshot).published
 
     @property
     def last_published(self) -> PublishedEpoch | None:
@@ -251,7 +251,7 @@ class TableReader:
     def close(self) -> None:
         self._store.close()
 
-    def _decoded_for(self, snapshot: Snapshot) -> _DecodedTables:
+    def _decoded_tables_of(self, snapshot: Snapshot) -> _DecodedTables:
         record = snapshot.get(EPOCH_KEY) or b""
         decoded = self._decoded
         if decoded.epoch_record == record:
@@ -297,17 +297,17 @@ class PublishedTables:
         if self.published is None or board not in self.published.boards:
             return BoardTable()
         position = self.published.groups[BOARDS].position
-        cached = self._decoded.boards.get((board, segment))
-        if cached is None or cached.position != position:
+        cached_board = self._decoded.boards.get((board, segment))
+        if cached_board is None or cached_board.position != position:
             board_number = self.published.boards.index(board)
             data = self._snapshot.get(_board_key(board_number, segment)) or b""
             # Most boards do not change between epochs, so decoded ones are reused.
-            if cached is None or cached.data != data:
+            if cached_board is None or cached_board.data != data:
                 table = _decode_board(data)
             else:
-                table = cached.table
-            cached = self._decoded.boards[board, segment] = CachedBoard(position, data, table)
-        return cached.table
+                table = cached_board.table
+            cached_board = self._decoded.boards[board, segment] = CachedBoard(position, data, table)
+        return cached_board.table
 
     def new_items(self) -> RankedList:
         data = self._snapshot.get(b"n")
@@ -345,8 +345,8 @@ class PublishedTables:
             or not self.published.session_parts
         ):
             return
-        group, cached = self.published.groups[SESSIONS], self._decoded.sessions
-        if cached is None or cached.epoch.position != group.position:
+        group, cached_sessions = self.published.groups[SESSIONS], self._decoded.sessions
+        if cached_sessions is None or cached_sessions.epoch.position != group.position:
             parts = [
                 self._snapshot.get(_session_key(number)) or b""
                 for number in range(self.published.session_parts)

@@ -61,7 +61,7 @@ def _group_files(files: Sequence[ArchiveFile]) -> Iterator[list[ArchiveFile]]:
     for file in files:
         if (
             file_group
-            and sum(piece_file.rows for piece_file in file_group) + file.rows > GROUP_ROWS
+            and sum(grouped_file.rows for grouped_file in file_group) + file.rows > GROUP_ROWS
         ):
             yield file_group
             file_group = []
@@ -82,6 +82,7 @@ def _group_differences(
         & (ds.field("raw_offset") >= start)
         & (ds.field("raw_offset") < end)
     )
+    # Indexed by the number of the raw row minus `start`.
     id_by_row, body_by_row = np.full(end - start, None, object), np.full(end - start, None, object)
     for table, column, target in (
         ("events", "event_id", id_by_row),
@@ -104,6 +105,7 @@ def _fill_rows(
     start: int,
     target: npt.NDArray[np.object_],
 ) -> None:
+    """Set `target` to a column's values, at the number of their raw row minus `start`."""
     for batch in reader.batches(table, ["raw_offset", "raw_row", column], where):
         rows = batch.column("raw_offset").to_numpy() + batch.column("raw_row").to_numpy() - start
         is_in_range = rows < len(target)

@@ -64,8 +64,8 @@ class Lake:
         """Return whether a table exists."""
         if self.versions is not None and name not in self.versions:
             return False
-        log = self.path / name / "_delta_log"
-        return (log / f"{0:020d}.json").is_file() or _has_commit(log)
+        delta_log = self.path / name / "_delta_log"
+        return (delta_log / f"{0:020d}.json").is_file() or _has_commit(delta_log)
 
     def version(self, name: str) -> int:
         """Return the latest version of a table."""
@@ -175,20 +175,20 @@ class Lake:
         days, last_positions = (
             file_statistics[name].to_pylist() for name in ("partition.day", "max.p")
         )
-        positions: dict[int, int] = {}
+        last_positions_by_day: dict[int, int] = {}
         for day, log_position in zip(
             ((day - _EPOCH_DATE).days for day in days), last_positions, strict=True
         ):
-            positions[day] = max(log_position or 0, positions.get(day, 0))
-        return positions
+            last_positions_by_day[day] = max(log_position or 0, last_positions_by_day.get(day, 0))
+        return last_positions_by_day
 
     def events_of_days(
         self, days: Sequence[int], end_position: int, columns: Sequence[str]
     ) -> pa.Table:
         """Return the events of these days (since 1970) with a position below `end_position`."""
-        values = pa.array(list(days), pa.int32()).cast(pa.date32())
+        day_values = pa.array(list(days), pa.int32()).cast(pa.date32())
         return self.table(
-            "events", columns, ds.field("day").isin(values) & (ds.field("p") < end_position)
+            "events", columns, ds.field("day").isin(day_values) & (ds.field("p") < end_position)
         )
 
     def _require_name(self, name: str) -> str:
@@ -263,9 +263,9 @@ def _data_file_paths(table: DeltaTable) -> list[str]:
     return pa.table(table.get_add_actions()).column("path").to_pylist()
 
 
-def _has_commit(log: StoragePath) -> bool:
+def _has_commit(delta_log: StoragePath) -> bool:
     """Return whether a log that no longer begins at 0 has a commit."""
-    return log.is_dir() and any(entry.name.endswith(".json") for entry in log.iterdir())
+    return delta_log.is_dir() and any(entry.name.endswith(".json") for entry in delta_log.iterdir())
 
 
 def time_filter(

@@ -17,7 +17,7 @@ from tailorbird.lake.lake import Lake
 SLICE_ROWS = 10_000
 ROW_KEY_COLUMNS = ("raw_partition", "raw_offset", "raw_row")
 
-RowKey = tuple[str, int, int]
+RowKey = tuple[str, int, int]  # partition, offset and row number in the raw logs
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class QuarantineFilter:
             conditions.append(ds.field("code").isin(list(self.reasons)))
         if self.path:
             is_property, is_element = (
-                pc.starts_with(ds.field("path"), pattern=self.path + end) for end in (".", "[")
+                pc.starts_with(ds.field("path"), pattern=self.path + separator)
+                for separator in (".", "[")
             )
             conditions.append((ds.field("path") == self.path) | is_property | is_element)
         if self.since is not None:
@@ -119,12 +120,16 @@ def read_slices(
     condition = selection.to_arrow_filter()
     table = lake.table("quarantine", ["received_at", "raw_offset"], condition)
     times, offsets = micros(table.column("received_at")), table.column("raw_offset").to_numpy()
-    order = np.lexsort((offsets, times))[::rows_max]
+    slice_start_rows = np.lexsort((offsets, times))[::rows_max]
     slice_starts = list(
-        dict.fromkeys(zip(times[order].tolist(), offsets[order].tolist(), strict=True))
+        dict.fromkeys(
+            zip(times[slice_start_rows].tolist(), offsets[slice_start_rows].tolist(), strict=True)
+        )
     )
     for number, start in enumerate(slice_starts):
-        conditions = [part for part in (condition, _at_or_after(*start)) if part is not None]
+        conditions = [
+            filter_ for filter_ in (condition, _at_or_after(*start)) if filter_ is not None
+        ]
         if number + 1 < len(slice_starts):
             conditions.append(~_at_or_after(*slice_starts[number + 1]))
         yield lake.table("quarantine", where=_conjunction(conditions)).sort_by(
@@ -134,9 +139,9 @@ def read_slices(
 
 def _at_or_after(received_at: int, offset: int) -> ds.Expression:
     """Return the filter for rows at this time and offset or later."""
-    received = pa.scalar(received_at, TIME_TYPE)
-    return (ds.field("received_at") > received) | (
-        (ds.field("received_at") == received) & (ds.field("raw_offset") >= offset)
+    received_scalar = pa.scalar(received_at, TIME_TYPE)
+    return (ds.field("received_at") > received_scalar) | (
+        (ds.field("received_at") == received_scalar) & (ds.field("raw_offset") >= offset)
     )
 
 
@@ -152,6 +157,6 @@ def row_keys(rows: pa.Table) -> list[RowKey]:
 
 def _conjunction(conditions: Sequence[ds.Expression]) -> ds.Expression | None:
     combined: ds.Expression | None = None
-    for part in conditions:
-        combined = part if combined is None else combined & part
+    for condition in conditions:
+        combined = condition if combined is None else combined & condition
     return combined

@@ -124,8 +124,8 @@ def verify(
     if not (lake / "ledger.jsonl").exists():
         raise missing_ledger_error(lake)
     report = VerifyReport()
-    local = storage_at(lake).local_path
-    if local is not None and swap.is_unfinished(local):
+    local_path = storage_at(lake).local_path
+    if local_path is not None and swap.is_unfinished(local_path):
         report.faults.append(
             Fault("rebuild", "a rebuild was cut short; tailorbird lake repair --yes completes it")
         )
@@ -137,8 +137,8 @@ def verify(
         report.faults.append(Fault(error.where, error.message))
         return report
     if stream is not None:
-        released = ReleasedPositions(routed=positions.routed, tables=positions.tables)
-        report.waiting = unloaded_rows_by_log(released, stream)
+        released_positions = ReleasedPositions(routed=positions.routed, tables=positions.tables)
+        report.waiting = unloaded_rows_by_log(released_positions, stream)
     if len(ledger.lines) < positions.ledger:
         report.faults.append(
             Fault("ledger.jsonl", f"has {len(ledger.lines)} lines, {positions.ledger} were written")
@@ -195,7 +195,7 @@ def _check_table(
     report_bytes: Callable[[int], None],
 ) -> bool:
     commits = ledger.commits(name)
-    earlier_faults = len(report.faults)
+    fault_count_before = len(report.faults)
     first_version = ledger.first_log_version(name)
     for version, line in sorted(commits.items()):
         if version < first_version:
@@ -224,7 +224,7 @@ def _check_table(
         if fault is not None:
             report.faults.append(Fault(f"{name}/{file.path}", f"{fault} ({file.rows} rows)"))
         report_bytes(file.size)
-    if len(report.faults) > earlier_faults:
+    if len(report.faults) > fault_count_before:
         return False
     return _delta_agrees(name, ledger, reader, report)
 
@@ -233,7 +233,7 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
     """Return whether Delta reads the ledger's files at the newest version in the ledger."""
     commits = ledger.commits(name)
     try:
-        files = reader.row_counts_by_file(name, max(commits, default=0))
+        actual = reader.row_counts_by_file(name, max(commits, default=0))
     except (
         Exception
     ) as error:  # deltalake raises what it likes; whatever it is, the table cannot be read
@@ -243,8 +243,8 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
         report.faults.append(Fault(name, f"cannot be read: {message}"))
         return False
     expected = {file.path: file.rows for file in ledger.files(name).values()}
-    if files != expected:
-        differing_file = sorted(set(files.items()) ^ set(expected.items()))[0][0]
+    if actual != expected:
+        differing_file = sorted(set(actual.items()) ^ set(expected.items()))[0][0]
         report.faults.append(Fault(name, f"table and ledger do not agree about {differing_file}"))
         return False
     report.rows[name] = sum(expected.values())
@@ -270,7 +270,7 @@ def _check_archive(
                 "is missing: how far rows were routed is not known; tailorbird lake repair",
             )
         )
-    partitions: dict[str, list[ArchiveFile]] = {}
+    files_by_partition: dict[str, list[ArchiveFile]] = {}
     for file in archive.files:
         report.archive_files += 1
         report.bytes += file.size
@@ -279,7 +279,7 @@ def _check_archive(
             report.faults.append(
                 Fault(f"archive/{file.file}", f"{fault} ({file.rows} rows of {file.partition})")
             )
-        earlier_files = partitions.setdefault(file.partition, [])
+        earlier_files = files_by_partition.setdefault(file.partition, [])
         if earlier_files and file.first < earlier_files[-1].end:
             report.faults.append(
                 Fault(
@@ -291,7 +291,9 @@ def _check_archive(
         report_bytes(file.size)
     for partition, start, end in archive.gaps():
         report.faults.append(Fault(f"archive/{partition}", describe_gap(start, end)))
-    end_by_log = {f"raw-{partition}": files[-1].end for partition, files in partitions.items()}
+    end_by_log = {
+        f"raw-{partition}": files[-1].end for partition, files in files_by_partition.items()
+    }
     for log, end in positions.archive.items():
         if end_by_log.get(log, 0) < end:
             report.faults.append(
@@ -300,7 +302,7 @@ def _check_archive(
                     f"ends at row {end_by_log.get(log, 0)} of {log}, {end} were archived",
                 )
             )
-    return partitions
+    return files_by_partition
 
 
 def describe_gap(start: int, end: int) -> str:
@@ -316,7 +318,7 @@ def log_end_finder(stream: "Stream | None") -> Callable[[str], int | None]:
     is not available.
     """
 
-    def end(log: str) -> int | None:
+    def find_end(log: str) -> int | None:
         if stream is None:
             return None
         try:
@@ -332,7 +334,7 @@ def log_end_finder(stream: "Stream | None") -> Callable[[str], int | None]:
         except (NotReadyError, StorageError):
             return None
 
-    return end
+    return find_end
 
 
 def _check_accounts(

@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.candidates.history import rebuild_tables
 from tailorbird.config import Project
 from tailorbird.config.candidates import required_contract
@@ -175,10 +175,10 @@ class _Erasure:
         faults.at("erase.begun")
         return journal
 
-    def _run_step(self, name: str, run: Callable[[], dict[str, Any]]) -> None:
+    def _run_step(self, name: str, change: Callable[[], dict[str, Any]]) -> None:
         if name in self._journal.done:
             return
-        counts = run()
+        counts = change()
         faults.at(f"erase.before_done.{name.partition(' ')[0]}")
         self._journal.done.append(name)
         self._journal.counts |= counts
@@ -300,7 +300,7 @@ class _Erasure:
             if locked_schema not in (set(active_hashes) - {schema}) or locked_part not in names:
                 self._writers.state_locks.pop((locked_schema, locked_part)).release()
         schemas.prune_states(paths.state, active_hashes, workers=workers)
-        remake = partial(
+        rebuild_part = partial(
             rebuild_state,
             paths.state,
             features,
@@ -310,7 +310,7 @@ class _Erasure:
             entities_max=self._project.settings.features.entities_max,
             progress=partial(self._progress, "state"),
         )
-        return {f"state {schema}": {"rows": sum(remake(part=part) for part in parts)}}
+        return {f"state {schema}": {"rows": sum(rebuild_part(part=part) for part in parts)}}
 
     def _erase_candidates(self) -> dict[str, Any]:
         root, contract = self._project.paths.candidates, required_contract(self._project)
@@ -386,11 +386,11 @@ class _Erasure:
         return receipt
 
     def _make_counter(self, stage: str) -> Callable[[int], None]:
-        done = 0
+        done_count = 0
 
         def count(size: int) -> None:
-            nonlocal done
-            done += size
-            self._progress(stage, done, None)
+            nonlocal done_count
+            done_count += size
+            self._progress(stage, done_count, None)
 
         return count

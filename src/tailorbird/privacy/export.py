@@ -116,12 +116,12 @@ def _read_rows(
     lake: Lake,
     name: str,
     where: ds.Expression | None = None,
-    mask_of: Callable[[pa.Table], Mask] | None = None,
+    build_mask: Callable[[pa.Table], Mask] | None = None,
 ) -> list[Record]:
     if not lake.exists(name):
         return []
     rows = lake.table(name, where=where)
-    rows = rows if mask_of is None else rows.filter(mask_of(rows))
+    rows = rows if build_mask is None else rows.filter(build_mask(rows))
     return [{column: _to_plain(value) for column, value in row.items()} for row in rows.to_pylist()]
 
 
@@ -282,17 +282,17 @@ def _read_scores(project: Project, people: People) -> Iterator[Record]:
         feed.close()
 
 
-def write_export(records: Iterator[Record], out: Path) -> dict[str, int]:
+def write_export(records: Iterator[Record], output_path: Path) -> dict[str, int]:
     """Write records, a line each, to a file that only its owner can read; return counts by source.
 
     The file appears whole or not at all.
     """
     counts: dict[str, int] = {}
-    draft = out.with_name(f"{out.name}.new")
+    draft = output_path.with_name(f"{output_path.name}.new")
     with draft.open("wb") as file:
         draft.chmod(0o600)
         for record in records:
             counts[record["source"]] = counts.get(record["source"], 0) + 1
             file.write(msgspec.json.encode(record) + b"\n")
-    draft.replace(out)
+    draft.replace(output_path)
     return counts

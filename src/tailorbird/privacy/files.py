@@ -14,7 +14,7 @@ from tailorbird.lake.write.labels import COMMAND_KEY
 from tailorbird.training.fit.resume import UNFINISHED_FOLDER
 
 _DRAFT_NAME = re.compile(r"(.+\.(new|part|copy|fresh)|\..+\.\d+)\Z")
-_TRAINING_SET = ("rows-*.parquet", "requests-*.parquet", "categories.parquet", "*.new")
+_TRAINING_SET_PATTERNS = ("rows-*.parquet", "requests-*.parquet", "categories.parquet", "*.new")
 _EXPORT_START = b'{"source":"person"'
 
 
@@ -54,7 +54,7 @@ def find_derived_files(path: Path, project: Project) -> list[Path]:
         manifests = (*folder.glob("manifest.json"), *folder.glob("*/manifest.json"))
         backfills = [manifest.parent for manifest in manifests if _is_backfill(manifest.parent)]
         if backfills:
-            files = (path for pattern in _TRAINING_SET for path in folder.glob(pattern))
+            files = (path for pattern in _TRAINING_SET_PATTERNS for path in folder.glob(pattern))
             return [*backfills, *files]
     paths = project.paths
     is_ours = any(folder in path.parents for folder in (paths.run, paths.checks, paths.reports))

@@ -26,14 +26,14 @@ _NUMBER_BEFORE = re.compile(rb"[:,\[]\s?-?\Z|[0-9]\.\Z")  # of JSON, without quo
 
 def encoded_forms(text: str) -> set[bytes]:
     """Return the text as it is, as JSON escapes it and as URLs encode it."""
-    raw = text.encode(errors="surrogatepass")
+    utf8 = text.encode(errors="surrogatepass")
     escaped_text = json.dumps(text)[1:-1]
-    quoted_forms = [quote(raw, safe=""), quote(raw), quote_plus(raw)]
+    quoted_forms = [quote(utf8, safe=""), quote(utf8), quote_plus(utf8)]
     lowercase_forms = [
         re.sub("%..", lambda digits: digits[0].lower(), text) for text in quoted_forms
     ]
     texts = [escaped_text, escaped_text.replace("/", "\\/"), *quoted_forms, *lowercase_forms]
-    return {raw, msgspec.json.encode(text)[1:-1], *(text.encode() for text in texts)}
+    return {utf8, msgspec.json.encode(text)[1:-1], *(text.encode() for text in texts)}
 
 
 class StringMatcher:
@@ -74,9 +74,9 @@ class StringMatcher:
         """Yield each place where a string stands, in order, with the string."""
         if len(data) < EMBEDDED_ID_LENGTH_MIN or not len(self._keys):
             return
-        padded = data + bytes(8)
+        padded_data = data + bytes(8)
         window_mask = np.uint64((1 << 8 * EMBEDDED_ID_LENGTH_MIN) - 1)
-        windows = np.ndarray((len(data),), np.dtype("<u8"), padded, strides=(1,)) & window_mask
+        windows = np.ndarray((len(data),), np.dtype("<u8"), padded_data, strides=(1,)) & window_mask
         positions = np.flatnonzero(self._hash_table[_hash_slot(windows)])
         positions = positions[np.isin(windows[positions], self._keys)]
         matches: set[tuple[int, bytes]] = set()

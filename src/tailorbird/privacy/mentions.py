@@ -63,6 +63,7 @@ class Mentions:
         self._number_ids = {
             id_ for id_ in ids if len(id_) >= EMBEDDED_ID_LENGTH_MIN and is_number(id_)
         }
+        # Whether ids must be looked for in decoded values: short ones and numbers.
         self._needs_values = bool(self._number_ids) or any(
             len(id_) < EMBEDDED_ID_LENGTH_MIN for id_ in ids
         )
@@ -92,7 +93,7 @@ class Mentions:
     def column_mask(self, column: pa.ChunkedArray) -> np.ndarray:
         """Return a mask of the texts of a column that hold an id."""
         return self._to_mask(
-            column, self._find_matches(column, self._matcher) | self._find_equal(column)
+            column, self._find_matches(column, self._matcher) | self._find_whole_values(column)
         )
 
     def json_mask(self, column: pa.ChunkedArray) -> np.ndarray:
@@ -113,7 +114,7 @@ class Mentions:
 
     def redact_event(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return an event of somebody else, as it came in, without mentions."""
-        event = free_text.redact_event(event, self._is_mentioned, self._is_name)
+        event = free_text.redact_event(event, self._is_mentioned, self._names_somebody)
         site_ids = {
             name: event[name] for name in SITE_ID_FIELDS if isinstance(event.get(name), str)
         }
@@ -121,19 +122,23 @@ class Mentions:
 
     def redact(self, value: object) -> object:
         """Return a JSON value with null for each mention, without fields named after an id."""
-        return free_text.redact(value, self._is_mentioned, self._is_name)
+        return free_text.redact(value, self._is_mentioned, self._names_somebody)
 
     def redact_json(self, text: str) -> str | None:
         """Return a JSON text without mentions; None where it has none."""
         if not self.may_be_in(_to_bytes(text)):
             return None
         value = _decode(text)
-        redacted = self.redact(value)
-        return None if redacted == value else msgspec.json.encode(redacted, order="sorted").decode()
+        redacted_value = self.redact(value)
+        return (
+            None
+            if redacted_value == value
+            else msgspec.json.encode(redacted_value, order="sorted").decode()
+        )
 
     def _is_mentioned(self, name: str, value: object) -> bool:
         if name == FIELD_NAME:
-            return isinstance(value, str) and self._is_name(value)
+            return isinstance(value, str) and self._names_somebody(value)
         if (
             not isinstance(value, str)
             and name not in NUMBER_BOUNDS
@@ -143,7 +148,7 @@ class Mentions:
         text = get_id_text(name, value)
         return text is not None and self.in_text(text)
 
-    def _is_name(self, name: str) -> bool:
+    def _names_somebody(self, name: str) -> bool:
         return name not in self._declared_names and bool(self._name_matcher.find(_to_bytes(name)))
 
     def _rename_json_ids(self, text: str) -> str:
@@ -152,7 +157,7 @@ class Mentions:
         ids = [value and self.rename(value) for value in _decode(text)]
         return msgspec.json.encode(ids).decode()
 
-    def _find_equal(self, column: pa.ChunkedArray) -> set[str]:
+    def _find_whole_values(self, column: pa.ChunkedArray) -> set[str]:
         return set(self._ids).intersection(column.unique().drop_null().to_pylist())
 
     def _find_matches(self, column: pa.ChunkedArray, matcher: IdMatcher) -> set[str]:
@@ -163,7 +168,7 @@ class Mentions:
             encoded_texts = [
                 _to_bytes(text) for text in texts[batch_start : batch_start + _BATCH_SIZE]
             ]
-            ends = np.cumsum([len(part) + 1 for part in encoded_texts])
+            ends = np.cumsum([len(encoded_text) + 1 for encoded_text in encoded_texts])
             starts = [start for start, _ in matcher.find(b"\n".join(encoded_texts))]
             rows = np.unique(np.searchsorted(ends, starts, side="right"))
             matches.update(texts[batch_start + row] for row in rows.tolist())

@@ -23,10 +23,10 @@ def intact_versions(root: Path, clock: Clock) -> Iterator[Path]:
     """Yield the folders of all versions that match their manifests; damaged ones are not served."""
     for folder in find_registries(root).values() if root.is_dir() else ():
         registry = Registry(folder, clock=clock)
-        for info in registry.versions():
+        for version_info in registry.versions():
             with suppress(BundleError):
-                registry.verify(info.version)
-                yield info.path
+                registry.verify(version_info.version)
+                yield version_info.path
 
 
 def find_trained_models(

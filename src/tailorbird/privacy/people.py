@@ -134,16 +134,16 @@ def flatten_ids(stored_ids: Iterable[StoredId]) -> list[str]:
     """Return all ids under which people are stored."""
     return [
         id_
-        for id_or_pair in stored_ids
-        for id_ in ((id_or_pair,) if isinstance(id_or_pair, str) else id_or_pair)
+        for id_or_ids in stored_ids
+        for id_ in ((id_or_ids,) if isinstance(id_or_ids, str) else id_or_ids)
     ]
 
 
 def count_people(stored_ids: Sequence[StoredId], people: People) -> tuple[int, int]:
     """Return how many users and how many devices these are, each counted under one id."""
-    plain_ids = {id_ for pair in stored_ids if not isinstance(pair, str) for id_ in pair[1:]}
-    devices = {id_.removeprefix(ANONYMOUS_PREFIX) for id_ in plain_ids}
-    return len(people.users - plain_ids), len(people.devices - devices)
+    plain_ids = {id_ for ids in stored_ids if not isinstance(ids, str) for id_ in ids[1:]}
+    plain_devices = {id_.removeprefix(ANONYMOUS_PREFIX) for id_ in plain_ids}
+    return len(people.users - plain_ids), len(people.devices - plain_devices)
 
 
 def find_people(lake: Lake, ids: Iterable[str]) -> People:
@@ -153,7 +153,7 @@ def find_people(lake: Lake, ids: Iterable[str]) -> People:
     devices = {id_.removeprefix(ANONYMOUS_PREFIX) for id_ in ids if id_ not in users}
     if not lake.exists("events"):
         return People(users, frozenset(devices))
-    users = _with_merged(lake, users)
+    users = _with_merged_users(lake, users)
     columns = ["anonymous_id", "user_id"]
     has_device = ds.field("anonymous_id").is_valid()
     devices |= set(
@@ -175,7 +175,7 @@ def find_people(lake: Lake, ids: Iterable[str]) -> People:
     return People(users, frozenset(devices), frozenset(shared_devices))
 
 
-def _with_merged(lake: Lake, users: frozenset[str]) -> frozenset[str]:
+def _with_merged_users(lake: Lake, users: frozenset[str]) -> frozenset[str]:
     """Return the users with those who are one with them.
 
     A user is one with all whom it was merged into if these are one by now.
@@ -196,15 +196,15 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> frozenset[str]:
         )
     known_users = {
         *targets_by_user,
-        *(user for value in targets_by_user.values() for user in value),
+        *(user for targets in targets_by_user.values() for user in targets),
     }
     survivor_by_user = {
         user: resolve_merged_user(user, newest_merge.get)[0] for user in known_users
     }
     merged_groups = [
-        {former_user, *value}
-        for former_user, value in targets_by_user.items()
-        if {survivor_by_user[user] for user in (former_user, *value - {former_user})}
+        {former_user, *targets}
+        for former_user, targets in targets_by_user.items()
+        if {survivor_by_user[user] for user in (former_user, *targets - {former_user})}
         == {survivor_by_user[former_user]}
     ]
     merged_users = set(users)

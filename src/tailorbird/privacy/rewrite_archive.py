@@ -87,8 +87,8 @@ class ArchiveRewriter:
             }
         properties = old_value.get("properties")
         if isinstance(properties, dict) and old_value.get("type") == "merge":
-            into = properties.get(MERGED_INTO)
-            if isinstance(into, str) and into in self._people.users:
+            target_user = properties.get(MERGED_INTO)
+            if isinstance(target_user, str) and target_user in self._people.users:
                 new_value = self._rewriter.rewrite_raw_merge(new_value)
         return None if new_value == old_value else _encode(new_value)
 

@@ -117,12 +117,12 @@ class EventRewriter:
             absent_fields = ("user_id", "anonymous_id", "request_id")
             _, _, event_id = event_key
             return {"event_id": event_id, **dict.fromkeys(absent_fields)}
-        key: tuple[str, ...] = event_key
+        stranger_key: tuple[str, ...] = event_key
         if request_id is not None and request_id in self.requests:
-            key = ("request", request_id)
+            stranger_key = ("request", request_id)
         return {
             "event_id": self.hash("event", *event_key),
             "request_id": self.rename_request(request_id),
-            "user_id": self.hash("user", *key) if type_ in _TYPES_WITH_USER else None,
-            "anonymous_id": None if type_ in ("user", "merge") else self.hash("who", *key),
+            "user_id": self.hash("user", *stranger_key) if type_ in _TYPES_WITH_USER else None,
+            "anonymous_id": None if type_ in ("user", "merge") else self.hash("who", *stranger_key),
         }

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.lake.files import durable
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.retrieval.columns import Column, TextColumn, build_text_column, from_arrow, to_arrow
@@ -51,7 +51,7 @@ def remove_mentions(version_folder: Path, mentions: Mentions) -> None:
         }
         fields = [
             table.schema.field(name).with_type(column.type) for name, column in arrays.items()
-        ]  # with what is marked at them
+        ]  # with their metadata, which marks booleans
         buffer = pa.BufferOutputStream()
         with pa.ipc.new_file(buffer, pa.schema(fields)) as writer:
             writer.write_table(pa.table(arrays, schema=pa.schema(fields)))
@@ -102,5 +102,5 @@ def _without_mentioned(name: str, column: Column, mentions: Mentions) -> Column 
 
 def _text_without(text: str, mentions: Mentions) -> str:
     """Return a text without mentions; of a list, joined by `|`, the other texts."""
-    remaining = "|".join(part for part in text.split("|") if not mentions.in_text(part))
-    return "" if mentions.in_text(remaining) else remaining  # an id may hold a `|` itself
+    remaining_text = "|".join(part for part in text.split("|") if not mentions.in_text(part))
+    return "" if mentions.in_text(remaining_text) else remaining_text  # an id may hold a `|` itself

@@ -76,13 +76,13 @@ class TableRewriter:
         """Return events whose owner is unknown, and others' without mentions."""
         requests = self._rewriter.requests
         changed_indexes = np.flatnonzero(
-            _mask(changed_mask(rows, self._people, self._mentions, requests))
+            _to_numpy_mask(changed_mask(rows, self._people, self._mentions, requests))
         )
         if not len(changed_indexes):
             return None
         old_rows = rows.take(pa.array(changed_indexes))
-        owned_mask = _mask(self._people.owned_mask(old_rows)).tolist()
-        attributed_mask = _mask(self._people.attributed_mask(old_rows)).tolist()
+        owned_mask = _to_numpy_mask(self._people.owned_mask(old_rows)).tolist()
+        attributed_mask = _to_numpy_mask(self._people.attributed_mask(old_rows)).tolist()
         renames = self._choose_renames(old_rows, REFERENCE_COLUMNS)
         new_rows: list[dict[str, Any]] = []
         for row, is_owned, is_attributed in zip(
@@ -100,8 +100,8 @@ class TableRewriter:
                 row |= {"request_id": self._rewriter.rename_request(row["request_id"])}
                 row |= {"answer_query": None}
             if is_attributed:  # another's who was one with them for a while, and is itself again
-                cleared = {"user_version": None, "user_profile": None}
-                row |= {"person": row["user_id"]} | cleared
+                cleared_fields = {"user_version": None, "user_profile": None}
+                row |= {"person": row["user_id"]} | cleared_fields
                 if row["type"] == "merge":
                     row |= self._rewriter.rewrite_merge_row(row)
             new_rows.append(self._drop_mentions(row, renames))
@@ -141,7 +141,7 @@ class TableRewriter:
             for row_key, id_ in zip(first_row_keys, ids, strict=True)
         ]
         changed_indexes = np.flatnonzero(
-            [value or id_ in renames for value, id_ in zip(owned_mask, ids, strict=True)]
+            [is_owned or id_ in renames for is_owned, id_ in zip(owned_mask, ids, strict=True)]
         )
         if not len(changed_indexes):
             return None
@@ -159,7 +159,7 @@ class TableRewriter:
 
     def users(self, rows: pa.Table) -> pa.Table | None:
         """Return the profiles of others, without mentions."""
-        owned_mask = _mask(isin_mask(rows["id"], self._people.users))
+        owned_mask = _to_numpy_mask(isin_mask(rows["id"], self._people.users))
         other_rows = rows.filter(pa.array(~owned_mask))
         self.counts["profiles"] += int(owned_mask.sum())
         rewritten_rows = self.items(other_rows)
@@ -176,7 +176,7 @@ class TableRewriter:
         renames = self._choose_renames(rows, ("version",))
         changed_indexes = np.flatnonzero(
             self._mentions.json_mask(rows["attributes"])
-            | _mask(isin_mask(rows["version"], renames["version"].keys()))
+            | _to_numpy_mask(isin_mask(rows["version"], renames["version"].keys()))
         )
         if not len(changed_indexes):
             return None
@@ -191,7 +191,7 @@ class TableRewriter:
 
     def answers(self, rows: pa.Table) -> pa.Table | None:
         """Return the answers to others, without mentions and with their exemptions."""
-        owned_mask = _mask(self._people.owned_mask(rows))
+        owned_mask = _to_numpy_mask(self._people.owned_mask(rows))
         other_rows = rows.filter(pa.array(~owned_mask))
         self.counts["answers"] += int(owned_mask.sum())
         rewritten_rows = self._responses_of_others(other_rows)
@@ -205,11 +205,11 @@ class TableRewriter:
 
     def _responses_of_others(self, rows: pa.Table) -> pa.Table | None:
         renames = self._choose_renames(rows, ("request_id", "session_id"))
-        is_exempt = self._mark_exempt(rows)
-        is_attributed = _mask(self._people.attributed_mask(rows))
-        is_mentioning = self._mentions.column_mask(rows["query"]) | self._reads_ids(rows)
+        is_exempt = self._exempt_mask(rows)
+        is_attributed = _to_numpy_mask(self._people.attributed_mask(rows))
+        is_mentioning = self._mentions.column_mask(rows["query"]) | self._id_reader_mask(rows)
         for name, new_ids in renames.items():
-            is_mentioning |= _mask(isin_mask(rows[name], new_ids.keys()))
+            is_mentioning |= _to_numpy_mask(isin_mask(rows[name], new_ids.keys()))
         changed_indexes = np.flatnonzero(is_exempt | is_attributed | is_mentioning)
         if not len(changed_indexes):
             return None
@@ -229,7 +229,7 @@ class TableRewriter:
             rows, changed_indexes, [_replace_values(row, renames) for row in new_rows]
         )
 
-    def _mark_exempt(self, rows: pa.Table) -> np.ndarray:
+    def _exempt_mask(self, rows: pa.Table) -> np.ndarray:
         """Return which answers may have read values that the erasure moved."""
         footprint, sensitivity = self._footprint, self._sensitivity
         if sensitivity.attributes.intersection(footprint.attributes):
@@ -237,24 +237,24 @@ class TableRewriter:
         is_exempt = np.full(len(rows), sensitivity.beyond_items)
         is_exempt &= micros(rows["ts"]) >= footprint.since
         items = {*footprint.mentioning_items, *(footprint.items if sensitivity.by_item else ())}
-        is_affected_item = _mask(isin_mask(pc.list_flatten(rows["items"]), items))
+        is_affected_item = _to_numpy_mask(isin_mask(pc.list_flatten(rows["items"]), items))
         is_exempt[
             np.asarray(pc.list_parent_indices(rows["items"].combine_chunks()))[is_affected_item]
         ] = True
         is_exempt |= self._mentions.column_mask(rows["query"])
         for name in ("user_id", "person"):
-            is_exempt |= _mask(isin_mask(rows[name], footprint.users))
-        return is_exempt | self._reads_ids(rows)
+            is_exempt |= _to_numpy_mask(isin_mask(rows[name], footprint.users))
+        return is_exempt | self._id_reader_mask(rows)
 
-    def _reads_ids(self, rows: pa.Table) -> np.ndarray:
+    def _id_reader_mask(self, rows: pa.Table) -> np.ndarray:
         """Return which answers read an erased id as a category, an item's seller, say."""
         values = pc.list_flatten(rows["categorical"])
         row_of_value = np.asarray(pc.list_parent_indices(rows["categorical"].combine_chunks()))
         is_reader = np.zeros(len(rows), bool)
         hashes = pa.array(sorted(self._id_hashes), values.type)
-        is_reader[row_of_value[_mask(pc.fill_null(pc.is_in(values, value_set=hashes), False))]] = (
-            True
-        )
+        is_reader[
+            row_of_value[_to_numpy_mask(pc.fill_null(pc.is_in(values, value_set=hashes), False))]
+        ] = True
         return is_reader
 
     def _remove_hashes(self, row: dict[str, Any]) -> None:
@@ -284,10 +284,13 @@ class TableRewriter:
 def _replace_values(
     row: dict[str, Any], renames: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    return row | {name: new.get(row[name], row[name]) for name, new in renames.items()}
+    return row | {
+        name: new_id_by_old_id.get(row[name], row[name])
+        for name, new_id_by_old_id in renames.items()
+    }
 
 
-def _mask(values: Mask) -> np.ndarray:
+def _to_numpy_mask(values: Mask) -> np.ndarray:
     if isinstance(values, pa.Array):
         return values.to_numpy(zero_copy_only=False).copy()
     return values.to_numpy().copy()

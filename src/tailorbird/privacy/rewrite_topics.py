@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock
 from tailorbird.events.suppression import ERASURE_FOLDER, LAST_ERASURE_FILE
@@ -33,7 +33,7 @@ _MARKER_FILE = "marked"
 @dataclass
 class TopicWriters:
     """The writers of all topics of a project. `raw`, `response_logs`, `shuffled` (and scores): by
-    the topic's name, one for each partition.
+    the topic's name, one for each partition. Shuffled topics hold events by worker.
     """
 
     stream: KafkaLogSet
@@ -46,8 +46,8 @@ class TopicWriters:
     def _all_writers(self) -> "list[list[KafkaWriter]]":
         return [
             writers
-            for by_topic in (self.raw, self.response_logs, self.shuffled)
-            for writers in by_topic.values()
+            for writers_by_topic in (self.raw, self.response_logs, self.shuffled)
+            for writers in writers_by_topic.values()
         ]
 
     def logs_behind(self, released_positions: ReleasedPositions) -> list[str]:
@@ -92,23 +92,23 @@ class TopicWriters:
                 writer.close()
         for writers_by_topic in (self.raw, self.response_logs, self.shuffled):
             writers_by_topic.clear()
-        by_name = {topic.topic: topic for topic in topics}
-        for name, spec in by_name.items():
+        spec_by_name = {topic.topic: topic for topic in topics}
+        for name, spec in spec_by_name.items():
             if name not in ("routed", "order", "index", "items"):
                 topic_reset.reset_topic(partitions_of(self.stream, spec), spec)
                 faults.at("erase.topic")
         self.routed.reset(
-            by_name["routed"],
-            by_name.get("order"),
-            by_name.get("index"),
-            by_name.get("items"),
+            spec_by_name["routed"],
+            spec_by_name.get("order"),
+            spec_by_name.get("index"),
+            spec_by_name.get("items"),
             clock,
         )
         return len(topics)
 
-    def publish_suppression_list(self, data: Path, suppressed: bytes, key: bytes) -> None:
+    def publish_suppression_list(self, data: Path, suppression_bytes: bytes, key: bytes) -> None:
         """Give other machines the suppression list, and let them in again."""
-        number = topic_reset.record_erasure(self.stream.cluster, suppressed, key).number
+        number = topic_reset.record_erasure(self.stream.cluster, suppression_bytes, key).number
         write_private(data / ERASURE_FOLDER / LAST_ERASURE_FILE, b"%d" % number)
         release_marker(self.stream.cluster, data)
 

@@ -58,8 +58,8 @@ _UNPACKER_BY_SUFFIX = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lz
 _ID_FIELDS = ("user_id", "anonymous_id", "person")
 _ID_FIELD_BY_COLUMN = {"id": "user_id"} | {name: name for name in _ID_FIELDS}
 _VALUE_COLUMNS = ("type", "item_id", "device", "country", "slot", "experiment", "arm", "model")
-_ARROW_BLOCKS = ("events", "quarantine", "duplicates")
-_ZSTD_BLOCKS = ("index", "piece")  # the router's tables, see `router.routed_log.topic`
+_ARROW_BLOCK_KINDS = ("events", "quarantine", "duplicates")
+_ZSTD_BLOCK_KINDS = ("index", "piece")  # the router's tables, see `router.routed_log.topic`
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ class Needles:
         self._fields = StringMatcher(
             {
                 form
-                for name, one in named_ids
-                for form in (_name_field(name, one), _name_field(name, one, " "))
+                for name, value in named_ids
+                for form in (_name_field(name, value), _name_field(name, value, " "))
             }
         )
         self._longer = sorted(value.encode(errors="surrogatepass") for value in longer)
-        longest = max(self._ids.length_max, self._fields.length_max)
-        self.length_max = longest + 8  # and what is around it
+        longest_length = max(self._ids.length_max, self._fields.length_max)
+        self.length_max = longest_length + 8  # and what is around it
 
     def find(self, data: bytes | memoryview) -> list[int]:
         """Return where ids stand in some bytes."""
@@ -126,8 +126,8 @@ class Needles:
 
     def _is_longer(self, data: bytes, start: int, end: int) -> bool:
         for longer in self._longer:
-            found_at = data.find(longer, max(0, end - len(longer)), start + len(longer))
-            if 0 <= found_at <= start and end <= found_at + len(longer):
+            longer_start = data.find(longer, max(0, end - len(longer)), start + len(longer))
+            if 0 <= longer_start <= start and end <= longer_start + len(longer):
                 return True
         return False
 
@@ -252,9 +252,9 @@ def _search_blocks(
 
 
 def _unpack_block(kind: str, payload: bytes, receipt: bytes = b"") -> Iterator[tuple[str, bytes]]:
-    if kind in _ARROW_BLOCKS:
+    if kind in _ARROW_BLOCK_KINDS:
         yield from _column_texts(pa.ipc.open_stream(io.BytesIO(payload)).read_all())
-    elif kind in _ZSTD_BLOCKS and receipt:
+    elif kind in _ZSTD_BLOCK_KINDS and receipt:
         size = int(receipt)
         yield "tables", pa.decompress(payload, decompressed_size=size, codec="zstd", asbytes=True)
     else:
@@ -274,13 +274,13 @@ def _read_contents(path: StoragePath, overlap: int) -> Iterator[tuple[str, bytes
     """Yield all that a file holds, in pieces: its bytes, then what is packed in it."""
     source: str | pa.BufferReader
     try:
-        if (local := storage_at(path).local_path) is None:
+        if (local_path := storage_at(path).local_path) is None:
             data = path.read_bytes()
             yield "the file", data
             source, suffix = pa.BufferReader(data), path.suffix
         else:
-            yield from _read_overlapping(local, overlap)
-            source, suffix = str(local), _packing_suffix(local)
+            yield from _read_overlapping(local_path, overlap)
+            source, suffix = str(local_path), _packing_suffix(local_path)
     except FileNotFoundError:  # deleted since the folder was listed
         return
     except PermissionError:
@@ -298,9 +298,9 @@ def _read_contents(path: StoragePath, overlap: int) -> Iterator[tuple[str, bytes
 def _packing_suffix(path: Path) -> str:
     """Return how a file is packed, by what it begins with: a draft has another name."""
     with path.open("rb") as file:
-        head = file.read(8)
+        first_bytes = file.read(8)
     return next(
-        (suffix for magic, suffix in _SUFFIX_BY_MAGIC.items() if head.startswith(magic)), ""
+        (suffix for magic, suffix in _SUFFIX_BY_MAGIC.items() if first_bytes.startswith(magic)), ""
     )
 
 
@@ -318,9 +318,9 @@ def _unpack_file(suffix: str, source: "str | pa.BufferReader") -> Iterator[tuple
         for group in range(file.num_row_groups):
             yield from _column_texts(file.read_row_group(group))
     elif suffix in (".zst", ".lz4"):
-        opened = source if isinstance(source, pa.BufferReader) else pa.OSFile(source)
+        packed_file = source if isinstance(source, pa.BufferReader) else pa.OSFile(source)
         codec = "zstd" if suffix == ".zst" else "lz4"
-        with pa.CompressedInputStream(opened, codec) as stream:
+        with pa.CompressedInputStream(packed_file, codec) as stream:
             yield "unpacked", stream.read()
     elif isinstance(source, pa.BufferReader):  # a lake in a bucket has nothing else that is packed
         return

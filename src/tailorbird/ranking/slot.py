@@ -325,7 +325,7 @@ class Slot:
             self, "objective", validate_weights(self.objective, where=f"{where}, objective")
         )
         try:
-            Synonyms.of(self.synonyms)
+            Synonyms.from_groups(self.synonyms)
         except ValueError as error:
             raise DeclarationError(
                 str(error),

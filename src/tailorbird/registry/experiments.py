@@ -108,13 +108,16 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 experiment of another layer.
         """
         where = f"experiment {new_experiment.name}"
-        if (existing := self.get(new_experiment.name)) is not None:
-            problem = f"it is {existing.state} already"
-            if existing.digest != new_experiment.digest and existing.state == "running":
+        if (existing_experiment := self.get(new_experiment.name)) is not None:
+            problem = f"it is {existing_experiment.state} already"
+            if (
+                existing_experiment.digest != new_experiment.digest
+                and existing_experiment.state == "running"
+            ):
                 changed_fields = [
                     field
                     for field, value in new_experiment.declaration.items()
-                    if msgspec.json.encode(existing.declaration.get(field))
+                    if msgspec.json.encode(existing_experiment.declaration.get(field))
                     != msgspec.json.encode(value)
                 ]
                 problem = f"its declaration changed while it runs: {', '.join(changed_fields)}"
@@ -127,39 +130,41 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     where=where,
                     fix=f"set layer={other_experiment.layer!r}, so that they share no units",
                 )
-        first_bucket = self._free_buckets(new_experiment)
+        first_bucket = self._first_free_bucket(new_experiment)
         _require_ramp(new_experiment.ramp, where)
-        started = msgspec.structs.replace(
+        started_experiment = msgspec.structs.replace(
             new_experiment, first=first_bucket, state="running", started_at=at
         )
         return Experiments(
-            (*self.experiments, _with_change(started, "start", by=by, why=why, at=at))
+            (*self.experiments, _with_change(started_experiment, "start", by=by, why=why, at=at))
         )
 
     def ramp(self, name: str, share: float, *, by: str, why: str, at: int) -> "Experiments":
         """Let another share of its units take part."""
-        existing = self._require(name, "running")
+        existing_experiment = self._require(name, "running")
         _require_ramp(share, f"experiment {name}")
-        new = msgspec.structs.replace(existing, ramp=share)
-        return self._replace(_with_change(new, "ramp", by=by, why=why, at=at))
+        changed_experiment = msgspec.structs.replace(existing_experiment, ramp=share)
+        return self._replace(_with_change(changed_experiment, "ramp", by=by, why=why, at=at))
 
     def stop(self, name: str, *, by: str, why: str, at: int) -> "Experiments":
         """End an experiment; its slot's own policy serves its units."""
-        new = msgspec.structs.replace(
+        changed_experiment = msgspec.structs.replace(
             self._require(name, "running"), state="stopped", stopped_at=at
         )
-        return self._replace(_with_change(new, "stop", by=by, why=why, at=at))
+        return self._replace(_with_change(changed_experiment, "stop", by=by, why=why, at=at))
 
     def decide(self, name: str, arm: str, *, by: str, why: str, at: int) -> "Experiments":
         """Record which arm was chosen."""
-        existing = self._require(name, "stopped")
-        arms = list(existing.declaration["arms"])
+        existing_experiment = self._require(name, "stopped")
+        arms = list(existing_experiment.declaration["arms"])
         if arm not in arms:
             raise UsageError(
                 f"{arm!r} is no arm", where=f"experiment {name}", fix=f"one of {', '.join(arms)}"
             )
-        new = msgspec.structs.replace(existing, state="decided", decided_at=at, decision=arm)
-        return self._replace(_with_change(new, "decide", by=by, why=why, at=at))
+        changed_experiment = msgspec.structs.replace(
+            existing_experiment, state="decided", decided_at=at, decision=arm
+        )
+        return self._replace(_with_change(changed_experiment, "decide", by=by, why=why, at=at))
 
     def _require(self, name: str, state: str) -> StartedExperiment:
         experiment = self.get(name)
@@ -172,7 +177,7 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         return experiment
 
-    def _free_buckets(self, new_experiment: StartedExperiment) -> int:
+    def _first_free_bucket(self, new_experiment: StartedExperiment) -> int:
         first_bucket = 0
         for other_experiment in sorted(
             (
@@ -200,10 +205,10 @@ class Experiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         return first_bucket
 
-    def _replace(self, changed: StartedExperiment) -> "Experiments":
+    def _replace(self, changed_experiment: StartedExperiment) -> "Experiments":
         return Experiments(
             tuple(
-                changed if experiment.name == changed.name else experiment
+                changed_experiment if experiment.name == changed_experiment.name else experiment
                 for experiment in self.experiments
             )
         )

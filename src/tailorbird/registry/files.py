@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import StorageError
 from tailorbird.registry.manifest import DIGEST_FILE, MANIFEST, SealedBundle, encode_manifest
@@ -38,16 +38,16 @@ def replace_file(folder: Path, name: str, data: bytes) -> None:
     faults.at("registry.after_alias")
 
 
-def write_bundle(folder: Path, sealed: SealedBundle, version: str) -> str:
+def write_bundle(folder: Path, sealed_bundle: SealedBundle, version: str) -> str:
     """Write a verified bundle under its version, synced, and return its manifest's checksum."""
     folders = {folder}
-    for name, data in sealed.files.items():
+    for name, data in sealed_bundle.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         folders.update(parent for parent in path.parents if parent.is_relative_to(folder))
         _write_file(path, data)
     folder.mkdir(exist_ok=True)
-    data = encode_manifest(msgspec.structs.replace(sealed.manifest, version=version))
+    data = encode_manifest(msgspec.structs.replace(sealed_bundle.manifest, version=version))
     digest = hashlib.sha256(data).hexdigest()
     _write_file(folder / MANIFEST, data)
     _write_file(folder / DIGEST_FILE, f"{digest}\n".encode())

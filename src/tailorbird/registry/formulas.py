@@ -47,8 +47,10 @@ class Formulas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def current_change(self, slot: str) -> FormulaChange | None:
         """Return the change in force for a slot, or None if its own formula is."""
-        newest = next((change for change in reversed(self.changes) if change.slot == slot), None)
-        return newest if newest is not None and newest.text else None
+        newest_change = next(
+            (change for change in reversed(self.changes) if change.slot == slot), None
+        )
+        return newest_change if newest_change is not None and newest_change.text else None
 
     def with_change(self, slot: str, text: str, *, by: str, why: str, at: int) -> "Formulas":
         number = self.changes[-1].number + 1 if self.changes else 1

@@ -142,11 +142,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Write the manifest of the files in `folder`, and return it with their checksums."""
-    sealed = with_checksums(folder, manifest)
-    data = encode_manifest(sealed)
+    sealed_manifest = with_checksums(folder, manifest)
+    data = encode_manifest(sealed_manifest)
     (folder / MANIFEST).write_bytes(data)
     (folder / DIGEST_FILE).write_text(hashlib.sha256(data).hexdigest() + "\n")
-    return sealed
+    return sealed_manifest
 
 
 def with_checksums(folder: Path, manifest: Manifest) -> Manifest:
@@ -185,13 +185,13 @@ def read_sealed(folder: Path, *, maps_arrays: bool = False) -> SealedBundle:
         manifest, digest = _read_manifest(folder_descriptor, folder)
         _check_names(manifest, folder)
         present_files = set(_list_files(folder_descriptor, folder, ""))
-        if missing := sorted(manifest.files.keys() - present_files):
+        if missing_names := sorted(manifest.files.keys() - present_files):
             raise BundleError(
-                f"{missing[0]} is missing", where=str(folder), fix="add the bundle again"
+                f"{missing_names[0]} is missing", where=str(folder), fix="add the bundle again"
             )
-        if extra := sorted(present_files - manifest.files.keys() - {MANIFEST, DIGEST_FILE}):
+        if extra_names := sorted(present_files - manifest.files.keys() - {MANIFEST, DIGEST_FILE}):
             raise BundleError(
-                f"{extra[0]} is not in the manifest",
+                f"{extra_names[0]} is not in the manifest",
                 where=str(folder),
                 fix="remove it, or add the bundle again",
             )
@@ -263,15 +263,15 @@ def _list_files(folder_descriptor: int, folder: Path, prefix: str, depth: int = 
         if not stat.S_ISDIR(status.st_mode):
             yield f"{prefix}{entry}"
             continue
-        child = os.open(
+        child_descriptor = os.open(
             entry,
             os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
             dir_fd=folder_descriptor,
         )
         try:
-            yield from _list_files(child, folder, f"{prefix}{entry}/", depth + 1)
+            yield from _list_files(child_descriptor, folder, f"{prefix}{entry}/", depth + 1)
         finally:
-            os.close(child)
+            os.close(child_descriptor)
 
 
 def _read_checked(
@@ -304,9 +304,9 @@ def _read_file(
     open_descriptors: list[int] = []
     current_descriptor = folder_descriptor
     try:
-        for part in parents:
+        for folder_name in parents:
             current_descriptor = os.open(
-                part,
+                folder_name,
                 os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
                 dir_fd=current_descriptor,
             )

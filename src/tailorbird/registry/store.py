@@ -21,16 +21,14 @@ from typing import Protocol
 
 import msgspec
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import BundleError, NotReadyError, UsageError
 from tailorbird.registry.aliases import ALIAS_NAMES, Aliases
 from tailorbird.registry.audit_log import AuditEntry, append_audit, read_audit
-from tailorbird.registry.experiments import EXPERIMENTS_FILE as EXPERIMENTS
-from tailorbird.registry.experiments import Experiments, read_experiments
+from tailorbird.registry.experiments import EXPERIMENTS_FILE, Experiments, read_experiments
 from tailorbird.registry.files import lock_for_change, replace_file, write_bundle
-from tailorbird.registry.formulas import FORMULAS_FILE as FORMULAS
-from tailorbird.registry.formulas import FormulaChange, read_formulas
+from tailorbird.registry.formulas import FORMULAS_FILE, FormulaChange, read_formulas
 from tailorbird.registry.json_files import encode_json, read_json
 from tailorbird.registry.manifest import (
     DIGEST_FILE,
@@ -70,13 +68,13 @@ class Registry:
 
     def add(self, folder: Path, *, by: str = "", why: str = "") -> str:
         """Copy a sealed bundle into the registry and return its version, such as `v0001`."""
-        sealed = read_sealed(folder)
+        sealed_bundle = read_sealed(folder)
         with lock_for_change(self.path):
             incoming_folder = self.path / ".incoming"
             shutil.rmtree(incoming_folder, ignore_errors=True)  # left by a crashed `add`
-            newest = max((version_number(name) for name in self._version_names()), default=0)
-            version = f"v{newest + 1:04d}"
-            digest = write_bundle(incoming_folder, sealed, version)
+            newest_number = max((version_number(name) for name in self._version_names()), default=0)
+            version = f"v{newest_number + 1:04d}"
+            digest = write_bundle(incoming_folder, sealed_bundle, version)
             self._append_audit(AuditEntry(self._clock.now(), "add", version, by, why, digest))
             faults.at("registry.before_rename")
             os.rename(incoming_folder, self.path / version)
@@ -251,7 +249,7 @@ class Registry:
                     f"{slot}: {text or 'as declared'}: {why}",
                 )
             )
-            replace_file(self.path, FORMULAS, encode_json(formulas))
+            replace_file(self.path, FORMULAS_FILE, encode_json(formulas))
         return formulas.changes[-1]
 
     def change_experiments(
@@ -271,7 +269,7 @@ class Registry:
         with lock_for_change(self.path):
             experiments = change(read_experiments(self.path))
             self._append_audit(AuditEntry(self._clock.now(), f"experiment {action}", name, by, why))
-            replace_file(self.path, EXPERIMENTS, encode_json(experiments))
+            replace_file(self.path, EXPERIMENTS_FILE, encode_json(experiments))
         return experiments
 
     def champion_folder(self) -> Path | None:
@@ -329,24 +327,25 @@ class Registry:
 
     def verify(self, version: str) -> Manifest:
         """Verify every byte of a version, also against the checksum in the audit log."""
-        sealed = read_sealed(self.resolve(version))
-        name = sealed.path.name
-        if sealed.manifest.version != name:
+        sealed_bundle = read_sealed(self.resolve(version))
+        name = sealed_bundle.path.name
+        if sealed_bundle.manifest.version != name:
             raise BundleError(
-                f"its manifest says version {sealed.manifest.version!r}", where=str(sealed.path)
+                f"its manifest says version {sealed_bundle.manifest.version!r}",
+                where=str(sealed_bundle.path),
             )
         added_digests = [
             entry.digest
             for entry in self.audit()
             if entry.action in ("add", "amend") and entry.version == name
         ]
-        if added_digests and added_digests[-1] != sealed.digest:
+        if added_digests and added_digests[-1] != sealed_bundle.digest:
             raise BundleError(
                 "its manifest is not the one that was added",
-                where=str(sealed.path),
+                where=str(sealed_bundle.path),
                 fix="roll back, and find out who changed it",
             )
-        return sealed.manifest
+        return sealed_bundle.manifest
 
     def audit(self) -> list[AuditEntry]:
         """Return every change, oldest first, without a last line that a crash cut short."""

@@ -94,6 +94,7 @@ class Clusters:
         return replace(self, labels=np.concatenate([self.labels, new_labels]))
 
     def files(self) -> dict[str, bytes]:
+        """Return file name → bytes."""
         return dict(
             zip(FILE_NAMES, (array_bytes(self.labels), array_bytes(self.centroids)), strict=True)
         )

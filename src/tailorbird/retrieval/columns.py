@@ -120,8 +120,8 @@ def select_attribute_names(
     """
     counts = Counter(name for profile in profiles for name in profile if name not in existing_names)
     new_names = sorted(counts, key=lambda name: (-counts[name], name))
-    free_columns = max(0, ATTRIBUTES_MAX - len(existing_names))
-    if dropped_names := new_names[free_columns:]:
+    free_column_count = max(0, ATTRIBUTES_MAX - len(existing_names))
+    if dropped_names := new_names[free_column_count:]:
         summary = (
             f"items have {len(existing_names) + len(new_names)} attributes, and {ATTRIBUTES_MAX} "
             "are kept: "
@@ -130,7 +130,7 @@ def select_attribute_names(
         log.warning(
             "%s, such as %s", summary, ", ".join(repr(name[:40]) for name in dropped_names[:3])
         )
-    return sorted([*existing_names, *new_names[:free_columns]])
+    return sorted([*existing_names, *new_names[:free_column_count]])
 
 
 def find_boolean_names(profiles: Iterable[Mapping[str, Any]]) -> frozenset[str]:

@@ -23,7 +23,7 @@ def build_documents(
         if name not in ITEM_FIELDS and isinstance(column, TextColumn)
     ]
     fields["text"] = (
-        [" ".join(filter(None, parts)) for parts in zip(*other_texts, strict=True)]
+        [" ".join(filter(None, item_texts)) for item_texts in zip(*other_texts, strict=True)]
         if other_texts
         else [""] * rows.size
     )

@@ -43,9 +43,9 @@ def compute_facet(index: Index, rows: Rows, name: str) -> Facet | None:
         )
         return Facet({}, int(numbers.size - present_numbers.size), low, high)
     codes = column.codes[rows]
-    present_numbers, counts = np.unique(codes[codes >= 0], return_counts=True)
+    present_codes, counts = np.unique(codes[codes >= 0], return_counts=True)
     part_counts: Counter[str] = Counter()
-    for code, count in zip(present_numbers.tolist(), counts.tolist(), strict=True):
+    for code, count in zip(present_codes.tolist(), counts.tolist(), strict=True):
         for part in dict.fromkeys(column.values[code].split("|")):
             part_counts[part] += count
     most_frequent = sorted(part_counts.items(), key=lambda entry: (-entry[1], entry[0]))[

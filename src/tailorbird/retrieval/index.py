@@ -44,8 +44,8 @@ FORMAT = 2
 BOOLEAN_MARK = b"truth"  # Marks a column of items.arrow that stores true and false as 1 and 0.
 RERANKED_MIN = 1_000  # Text matches that are also ordered by meaning.
 SEARCH_DEPTH_MAX = 10_000  # Text matches to examine at most if few of them are visible.
-# Orders that are computed once: they depend on the set of items, and on their categories.
-_ITEM_ORDER_NAMES, _CATEGORY_ORDER_NAMES = ("_key_order",), ("category",)
+# Cached properties that depend on the set of items, and on their categories.
+_ITEM_CACHE_NAMES, _CATEGORY_CACHE_NAMES = ("_key_order",), ("category",)
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,26 +185,26 @@ class Index:
         )
 
     def prepare(self, previous: "Index | None" = None, *, same_categories: bool = False) -> None:
-        """Compute all orders now instead of during the first request.
+        """Compute all cached properties now instead of during the first request.
 
         Args:
-            previous: an index of the same items, whose orders can be reused.
+            previous: an index of the same items, whose properties can be reused.
             same_categories: whether its items are also in the same categories.
         """
         if previous is not None:
-            for name in (*_ITEM_ORDER_NAMES, *(_CATEGORY_ORDER_NAMES if same_categories else ())):
+            for name in (*_ITEM_CACHE_NAMES, *(_CATEGORY_CACHE_NAMES if same_categories else ())):
                 self.__dict__[name] = getattr(previous, name)
-        for name in (*_ITEM_ORDER_NAMES, *_CATEGORY_ORDER_NAMES):
+        for name in (*_ITEM_CACHE_NAMES, *_CATEGORY_CACHE_NAMES):
             getattr(self, name)
 
     def restrict(self, is_visible: npt.NDArray[np.bool_]) -> "Index":
         """Return the same items, of which sources return only `is_visible` ones (n,)."""
         view = dataclasses.replace(self, visible=is_visible)
-        for name in (*_ITEM_ORDER_NAMES, *_CATEGORY_ORDER_NAMES):
+        for name in (*_ITEM_CACHE_NAMES, *_CATEGORY_CACHE_NAMES):
             view.__dict__[name] = getattr(self, name)
         return view
 
-    # Orders, computed once
+    # Cached properties
 
     @cached_property
     def _key_order(self) -> tuple[Keys, Rows]:
@@ -286,12 +286,13 @@ class Index:
         depth = n
         while True:  # Repeat until enough matches are visible or there are no more.
             matches = self._match_all(text, depth, synonyms)
-            visible_rows = np.flatnonzero(self.visible[matches.rows])[:n]
-            if visible_rows.size == n or matches.rows.size < depth or depth >= SEARCH_DEPTH_MAX:
-                return SearchResult(matches.rows[visible_rows], matches.scores[visible_rows])
+            visible_matches = np.flatnonzero(self.visible[matches.rows])[:n]
+            if visible_matches.size == n or matches.rows.size < depth or depth >= SEARCH_DEPTH_MAX:
+                return SearchResult(matches.rows[visible_matches], matches.scores[visible_matches])
             depth *= 4
 
     def _match_all(self, text: str, n: int, synonyms: Sequence[Phrase]) -> SearchResult:
+        """Return matches by words, visible or not."""
         if self.text is None:
             return NO_RESULT
         try:

@@ -166,20 +166,20 @@ class InvertedFile:
             is_stale[: self.is_stale.size] = self.is_stale
         is_stale[len(self.rows) :] = True
         is_stale[changed_rows] = True
-        extended = replace(self, is_stale=is_stale)
-        extended.__dict__["_list_moments"] = self._list_moments
-        return extended
+        extended_file = replace(self, is_stale=is_stale)
+        extended_file.__dict__["_list_moments"] = self._list_moments
+        return extended_file
 
     def _compare_lists(self, lists: Rows, user_vector: Matrix) -> tuple[Rows, Matrix]:
         """Return the items of some lists and their products."""
         starts, stops = self.offsets[lists], self.offsets[lists + 1]
         positions = np.concatenate([[0], np.cumsum(stops - starts)]).tolist()
         products, rows = np.empty(positions[-1], np.float32), np.empty(positions[-1], np.intp)
-        for start, stop, low, high in zip(
+        for start, stop, output_start, output_stop in zip(
             starts.tolist(), stops.tolist(), positions, positions[1:], strict=False
         ):
-            np.dot(self.vectors[start:stop], user_vector, out=products[low:high])
-            rows[low:high] = self.rows[start:stop]
+            np.dot(self.vectors[start:stop], user_vector, out=products[output_start:output_stop])
+            rows[output_start:output_stop] = self.rows[start:stop]
         if self.is_stale is None:
             return rows, products
         is_current = ~self.is_stale[rows]
@@ -281,8 +281,10 @@ def _calibrate_probes(
         list_rank = np.empty(list_order.size, np.intp)
         list_rank[list_order] = np.arange(list_order.size)
         products = vectors @ user_vector
-        nearest = np.argpartition(-products, min(NEAREST_COUNT, products.size) - 1)[:NEAREST_COUNT]
-        nearest_ranks.append(list_rank[list_labels[nearest]])
+        nearest_rows = np.argpartition(-products, min(NEAREST_COUNT, products.size) - 1)[
+            :NEAREST_COUNT
+        ]
+        nearest_ranks.append(list_rank[list_labels[nearest_rows]])
         compared_counts.append(np.cumsum(sizes[list_order]))
     list_count = int(np.quantile(np.concatenate(nearest_ranks), RECALL_MIN, method="higher")) + 1
     recall = float(np.mean(np.concatenate(nearest_ranks) < list_count))

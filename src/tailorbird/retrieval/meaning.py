@@ -27,7 +27,7 @@ Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 
-VECTORS, META = "text_vectors.npy", "meaning.json"
+VECTORS_FILE, META_FILE = "text_vectors.npy", "meaning.json"
 NEAREST_COUNT = 50  # Items to add to the BM25 matches.
 COSINE_MIN = 0.3  # Minimum cosine of an item that shares no word with the query.
 # Largest catalogue in which a query is compared with every item (20 ms for 200,000). In a larger
@@ -77,12 +77,12 @@ class TextVectors:
         Raises:
             ValueError: the files have another number of items.
         """
-        if VECTORS not in files:
+        if VECTORS_FILE not in files:
             return None
-        vectors = read_array(files[VECTORS])
+        vectors = read_array(files[VECTORS_FILE])
         if vectors.ndim != 2 or len(vectors) != n:
             raise ValueError(f"its text vectors have shape {vectors.shape}, and it has {n} items")
-        weight = msgspec.json.decode(files[META], type=Meta).weight
+        weight = msgspec.json.decode(files[META_FILE], type=Meta).weight
         return cls(load_encoder(files), vectors, weight)
 
     def extended(self, rows: Rows, texts: Sequence[str], n: int) -> "TextVectors":
@@ -136,8 +136,8 @@ def write_text_vectors(folder: Path, settings: TextVectorSettings, texts: Sequen
     """Encode the items of an index; write their vectors and the encoder into its folder."""
     model = TextEncoder.from_folder(settings.encoder)
     vectors = _encode_cached(model, texts, settings.cache)
-    np.save(folder / VECTORS, vectors, allow_pickle=False)
-    (folder / META).write_bytes(msgspec.json.encode(Meta(settings.weight)))
+    np.save(folder / VECTORS_FILE, vectors, allow_pickle=False)
+    (folder / META_FILE).write_bytes(msgspec.json.encode(Meta(settings.weight)))
     (folder / "encoder").mkdir()
     for name in (MODEL_FILE, TOKENIZER_FILE):
         (folder / "encoder" / name).write_bytes((settings.encoder / name).read_bytes())

@@ -67,10 +67,10 @@ class ItemVersion:
 
 def update_newest(newest_by_id: dict[str, ItemVersion], item_id: str, version: ItemVersion) -> None:
     """Replace the newest version of an item unless the existing one is newer."""
-    current = newest_by_id.get(item_id)
-    if current is None or (version.valid_from, version.known_since) >= (
-        current.valid_from,
-        current.known_since,
+    current_version = newest_by_id.get(item_id)
+    if current_version is None or (version.valid_from, version.known_since) >= (
+        current_version.valid_from,
+        current_version.known_since,
     ):
         newest_by_id[item_id] = version
 

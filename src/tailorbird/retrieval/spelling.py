@@ -82,7 +82,7 @@ def suggest_corrections(words: Sequence[str], spelling: Spelling) -> list[str]:
         checked_words += 1
         count_by_variant = {
             stem: spelling.item_counts.get(stem, 0)
-            for stem in {_stem_word(edit) for edit in _edit_variants(word, spelling.letters)}
+            for stem in {_stem_word(variant) for variant in _edit_variants(word, spelling.letters)}
             - {own_stem}
         }
         count_min = max(1, FREQUENCY_RATIO * item_count)
@@ -101,10 +101,10 @@ def _stem_word(word: str) -> str:
 def _edit_variants(word: str, letters: str) -> Iterator[str]:
     """Yield all variants at edit distance one."""
     for position in range(len(word) + 1):
-        head, rest = word[:position], word[position:]
-        yield from (head + letter + rest for letter in letters)
-        if rest:
-            yield head + rest[1:]
-            yield from (head + letter + rest[1:] for letter in letters)
-        if len(rest) > 1:
-            yield head + rest[1] + rest[0] + rest[2:]
+        head, tail = word[:position], word[position:]
+        yield from (head + letter + tail for letter in letters)
+        if tail:
+            yield head + tail[1:]
+            yield from (head + letter + tail[1:] for letter in letters)
+        if len(tail) > 1:
+            yield head + tail[1] + tail[0] + tail[2:]

@@ -15,7 +15,7 @@ class Synonyms:
     synonyms_by_phrase: Mapping[Phrase, tuple[Phrase, ...]]
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[str]]) -> "Synonyms":
+    def from_groups(cls, groups: Sequence[Sequence[str]]) -> "Synonyms":
         """Create synonyms from groups of equivalent phrases; a phrase may be in several groups.
 
         Raises:

@@ -59,12 +59,12 @@ class BaseIndex:
         segments: segments as tantivy lists them.
     """
 
-    def __init__(self, folder: Path | None, documents: int, spelling: Spelling) -> None:
-        self.document_count, self.spelling = documents, spelling
+    def __init__(self, folder: Path | None, document_count: int, spelling: Spelling) -> None:
+        self.document_count, self.spelling = document_count, spelling
         self.segments: list[Any] = []
         self._descriptors: dict[str, int] = {}
         self._last_overlay: tuple[bytes, weakref.ref[TextIndex] | None] = b"", None
-        weakref.finalize(self, _close, self._descriptors)
+        weakref.finalize(self, _close_files, self._descriptors)
         if folder is not None:
             self.segments = msgspec.json.decode((folder / _META_FILE).read_bytes())["segments"]
             for path in folder.iterdir():
@@ -91,7 +91,7 @@ class BaseIndex:
         self._last_overlay = digest, weakref.ref(overlay)
 
 
-def _close(descriptors: dict[str, int]) -> None:
+def _close_files(descriptors: dict[str, int]) -> None:
     for descriptor in descriptors.values():
         os.close(descriptor)
 
@@ -241,6 +241,7 @@ class TextIndex:
         self, words: str, limit: int, *, fuzzy: bool = False, corrected_stems: Sequence[str] = ()
     ) -> tuple[Rows, npt.NDArray[np.float64]]:
         # Words are in lower case, so that AND, OR and NOT are search words and not operators.
+        # Whether a prefix suffices, the errors allowed, whether swapped letters count as one.
         fuzzy_fields = dict.fromkeys(FIELD_WEIGHTS, (False, 1, True)) if fuzzy else None
         replaced_count = int(np.searchsorted(self.overlay_rows, self.base_index.document_count))
         # Fetch more than needed, as replaced documents are dropped, assuming that they match as
@@ -285,12 +286,12 @@ class TextIndex:
             raise ValueError("the text index names an item that does not exist")
         if not overlay_rows.size:
             return numbers
-        overlay_row = overlay_rows[np.clip(numbers - base_count, 0, overlay_rows.size - 1)]
+        row_in_overlay = overlay_rows[np.clip(numbers - base_count, 0, overlay_rows.size - 1)]
         is_replaced = (
             overlay_rows[np.minimum(np.searchsorted(overlay_rows, numbers), overlay_rows.size - 1)]
             == numbers
         )
-        return np.where(numbers >= base_count, overlay_row, np.where(is_replaced, -1, numbers))
+        return np.where(numbers >= base_count, row_in_overlay, np.where(is_replaced, -1, numbers))
 
     def _correction_clauses(
         self, stems: Sequence[str]
@@ -345,6 +346,7 @@ def _count_terms(searcher: tantivy.Searcher) -> list[tuple[str, int]]:
 
 
 def _text_counter(searcher: tantivy.Searcher) -> Callable[[str], int]:
+    """Return a function that counts the items with a stem in their field `text`."""
     return lambda stem: searcher.doc_freq("text", stem)
 
 

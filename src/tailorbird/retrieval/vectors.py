@@ -31,7 +31,7 @@ Rows = npt.NDArray[np.intp]
 Ints = npt.NDArray[np.int64]
 
 FILE_NAMES = ("vectors.npy", "vectors_tokens.npy", "vectors_unknown.npy", "vectors.json")
-BUCKETS_PER_ATTRIBUTE = 512  # Of each attribute.
+BUCKETS_PER_ATTRIBUTE = 512  # Hash buckets of the tokens of each attribute.
 TITLE_TOKENS_MAX, VALUE_TOKENS_MAX = 8, 4  # Maximum tokens of a title, and of another attribute.
 ATTRIBUTES_MAX = 8
 INVERTED_ITEMS_MIN = (
@@ -142,9 +142,9 @@ class ItemVectors:
         inverted = (
             self.inverted.extended(changed_rows, item_count) if self.inverted is not None else None
         )
-        extended = replace(self, vectors=vectors, inverted=inverted)
-        extended.__dict__["_is_learned_token"] = self._is_learned_token
-        return extended
+        extended_vectors = replace(self, vectors=vectors, inverted=inverted)
+        extended_vectors.__dict__["_is_learned_token"] = self._is_learned_token
+        return extended_vectors
 
     def with_inverted_file(self, user_vectors: Matrix) -> "ItemVectors":
         """Return it with an inverted file if there are `INVERTED_ITEMS_MIN` items and it helps.
@@ -191,8 +191,10 @@ class ItemVectors:
         if not any(name in files for name in FILE_NAMES):
             return None
         content = msgspec.json.decode(files[FILE_NAMES[-1]], type=Content)
-        vectors, tokens, unknown = (read_array(files[name]) for name in FILE_NAMES[:-1])
-        item_vectors = cls(vectors, tokens, unknown, content)
+        vectors, token_vectors, unknown_vector = (
+            read_array(files[name]) for name in FILE_NAMES[:-1]
+        )
+        item_vectors = cls(vectors, token_vectors, unknown_vector, content)
         item_vectors.check_shapes(item_count)
         item_vectors = replace(
             item_vectors, inverted=InvertedFile.read(files, item_vectors.vectors)

@@ -45,6 +45,7 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Return the names of the columns."""
         return tuple(f"{self.attribute}_word_{number}" for number in range(1, self.width + 1))
 
     @property

@@ -46,8 +46,8 @@ def _compute_seen_probability() -> Floats:
     return np.stack(
         [
             sum(
-                p * (positions <= depth)
-                for p, depth in zip(probabilities, SEEN_DEPTHS, strict=True)
+                probability * (positions <= depth)
+                for probability, depth in zip(probabilities, SEEN_DEPTHS, strict=True)
             )
             for probabilities in DEPTH_PROBABILITIES
         ]
@@ -68,7 +68,7 @@ def list_probabilities(
 ) -> ListProbabilities:
     """Return the probabilities of each item of each list.
 
-    user (n,), items (n, k), day (n,), relevance (n, k) or 0.
+    user (n,), items (n, k), day since the site's start (n,), relevance (n, k) or 0.
     """
     k = items.shape[1]
     if k > POSITIONS_MAX:

@@ -56,7 +56,7 @@ class History:
         self._taste, self._search_box = taste, search_box
         self._defects = defects
         self._policy = HousePolicy(search_box, taste.items.count, list_size)
-        self._network = Network(seed, defects, "h", taste.users, server_fields=True)
+        self._network = Network(seed, defects, "h", taste.users, has_server_fields=True)
         self._event_factory = EventFactory(taste.users, taste.items)
         self._visit_count = 0
 
@@ -142,17 +142,15 @@ class History:
             outcome.seen_count.tolist(),
             (slates.items >= 0).sum(axis=1).tolist(),
         )
-        clicked_positions = [
-            np.flatnonzero(request_index).tolist() for request_index in outcome.click
-        ]
+        clicked_positions = [np.flatnonzero(is_clicked).tolist() for is_clicked in outcome.click]
         times = (self._start + requests.day * DAY).astype(np.int64).tolist()
         arrivals: list[Arrival] = []
         for request_index, (user, visit, ts, query) in enumerate(
             zip(requests.user.tolist(), requests.visit.tolist(), times, requests.query, strict=True)
         ):
-            person = event_factory.identity_fields(user, logged_in[user])
+            identity_fields = event_factory.identity_fields(user, logged_in[user])
             common_fields = {
-                **person,
+                **identity_fields,
                 "session_id": f"hs{self._visit_count + visit:x}",
                 "context": event_factory.contexts[user],
             }
@@ -198,7 +196,7 @@ class History:
             )
             for position in clicked_positions[request_index]:
                 item = items[request_index][position]
-                follow_up = events_after_click(
+                follow_up_events = events_after_click(
                     self._network,
                     ts,
                     position,
@@ -207,7 +205,7 @@ class History:
                     is_purchased=bool(outcome.purchase[request_index, position]),
                     price=float(self._taste.items.price_at(item, requests.day[request_index])),
                 )
-                for event in follow_up:
+                for event in follow_up_events:
                     arrivals += send(
                         {**event, **common_fields, "item_id": item_ids[item]}, user=user
                     )

@@ -56,10 +56,10 @@ def write_history(
     Raises:
         UsageError: the file exists, or a number is too small.
     """
-    out = Path(path)
-    if out.exists():
+    output_path = Path(path)
+    if output_path.exists():
         raise UsageError(
-            "already there; nothing was written", where=str(out), fix="choose another file"
+            "already there; nothing was written", where=str(output_path), fix="choose another file"
         )
     if days < 1 or users < 1 or items < 20:
         raise UsageError(
@@ -70,14 +70,14 @@ def write_history(
     start = (SystemClock().now() // DAY - days) * DAY
     site = Site(seed, users=users, items=items, start=start, days=days + 60)
     history = site.history(days, defects=DefectRates() if has_faults else DefectRates.none())
-    out.parent.mkdir(parents=True, exist_ok=True)
+    output_path.parent.mkdir(parents=True, exist_ok=True)
     line_count = 0
-    temporary_file = out.with_name(f"{out.name}.part")
+    temporary_file = output_path.with_name(f"{output_path.name}.part")
     with temporary_file.open("wb") as file:
         for line_count, arrival in enumerate(history, 1):
             file.write(arrival.body + b"\n")
             if line_count % LINES_PER_REPORT == 0:
                 progress("simulate", line_count, None)
     progress("simulate", line_count, line_count)
-    temporary_file.rename(out)
-    return HistoryFile(out, line_count, days, start, history.injected)
+    temporary_file.rename(output_path)
+    return HistoryFile(output_path, line_count, days, start, history.injected)

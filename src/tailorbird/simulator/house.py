@@ -37,13 +37,15 @@ class HousePolicy:
         self._impressions = np.zeros(item_count)
         self._ranked_items: Ints = np.empty(0, np.int64)
 
-    def open_day(self, available: Ints) -> None:
+    def open_day(self, available_items: Ints) -> None:
         """Rank available items by click rate, shrunk to the site's; ties by age, newest first."""
         site_rate = self._clicks.sum() / max(self._impressions.sum(), 1.0)
-        rate = (self._clicks + site_rate * PRIOR_IMPRESSIONS) / (
+        click_rates = (self._clicks + site_rate * PRIOR_IMPRESSIONS) / (
             self._impressions + PRIOR_IMPRESSIONS
         )
-        self._ranked_items = available[::-1][np.argsort(-rate[available[::-1]], kind="stable")]
+        self._ranked_items = available_items[::-1][
+            np.argsort(-click_rates[available_items[::-1]], kind="stable")
+        ]
 
     def learn(self, seen_items: Ints, clicked_items: Ints) -> None:
         for counts, items in ((self._impressions, seen_items), (self._clicks, clicked_items)):
@@ -64,10 +66,10 @@ class HousePolicy:
         ]
         rank_by_item = np.empty(len(self._clicks), np.int64)
         rank_by_item[ranked_items] = np.arange(len(ranked_items))
-        position = rank_by_item[items]
+        rank = rank_by_item[items]
         propensity = (
-            POPULAR_SHARE * (position == np.arange(k))
-            + POOL_SHARE * (position < pool_size) / pool_size
+            POPULAR_SHARE * (rank == np.arange(k))
+            + POOL_SHARE * (rank < pool_size) / pool_size
             + ANY_SHARE / len(ranked_items)
         )
         for row, query in enumerate(requests.query):

@@ -130,7 +130,7 @@ class LiveTraffic:
         self._visits_drawn_until = start  # end of the drawn visits
         self._background_until = start
         self._prefix = prefix
-        self._network = Network(seed, defects, prefix, taste.users, server_fields=False)
+        self._network = Network(seed, defects, prefix, taste.users, has_server_fields=False)
         self._event_factory = EventFactory(taste.users, taste.items)
         self._bot_lists_a_day = _BOT_LISTS_A_DAY if defects.bot_views_per_day else 0
         self._bot_views_a_day = defects.bot_views_per_day
@@ -191,14 +191,14 @@ class LiveTraffic:
                 first_hour=hours_since_start % 24,
                 hour_count=1,
             )
-            available = self._taste.items.list_available(hours_since_start / 24)
+            available_items = self._taste.items.list_available(hours_since_start / 24)
             rng = self._rng_background
             for offset_us in (
                 rng.uniform(0, HOUR, rng.poisson(self._bot_views_a_day / 24))
                 .astype(np.int64)
                 .tolist()
             ):
-                item = self._event_factory.item_ids[int(rng.choice(available))]
+                item = self._event_factory.item_ids[int(rng.choice(available_items))]
                 arrivals += self._network.send_bot(
                     {"type": "view", "ts": hour_start + offset_us, "item_id": item}
                 )
@@ -209,9 +209,9 @@ class LiveTraffic:
         taste, rng = self._taste, self._rng
         users = taste.users
         day, length_days = (start - self._site_start) / DAY, (end - start) / DAY
-        rate = self.population.visit_rate(users, day, (start // DAY + EPOCH_WEEKDAY) % 7)
+        visit_rates = self.population.visit_rate(users, day, (start // DAY + EPOCH_WEEKDAY) % 7)
         local_hour = ((start // MINUTE + np.asarray(UTC_OFFSETS_MINUTES)[users.country]) // 60) % 24
-        visit_counts = rng.poisson(rate * HOUR_SHARE[local_hour] * 24 * length_days)
+        visit_counts = rng.poisson(visit_rates * HOUR_SHARE[local_hour] * 24 * length_days)
         is_new = (
             (users.joined_day > day)
             & (users.joined_day <= day + length_days)
@@ -286,13 +286,13 @@ class LiveTraffic:
         }
         arrivals: list[Arrival] = []
         if request.query:
-            search = {
+            search_event = {
                 "type": "search",
                 "ts": request.at - 50_000,
                 **common_fields,
                 "properties": {"query": request.query},
             }
-            arrivals += send(search, user=user)
+            arrivals += send(search_event, user=user)
         if not shown_ids:
             self.population.update_satisfaction(np.array([user]), np.zeros(1))
             return arrivals
@@ -326,7 +326,7 @@ class LiveTraffic:
                 rng, probabilities.utility[0, position], self._taste.items.quality[item]
             )
             price = float(self._taste.items.price_at(item, day[0]))
-            follow_up = events_after_click(
+            follow_up_events = events_after_click(
                 self._network,
                 ts,
                 position,
@@ -335,15 +335,15 @@ class LiveTraffic:
                 is_purchased=bool(is_purchased),
                 price=price,
             )
-            for event in follow_up:
+            for event in follow_up_events:
                 arrivals += send(
                     {**event, **common_fields, "item_id": shown_ids[position]}, user=user
                 )
-        quality = self._taste.items.quality[items[0, positions]].sum()
+        quality_sum = self._taste.items.quality[items[0, positions]].sum()
         self.population.update_satisfaction(
             user_index,
             behaviour.list_pleasure(
-                np.array([len(positions)]), quality, np.array([purchase_count])
+                np.array([len(positions)]), quality_sum, np.array([purchase_count])
             ),
         )
         return arrivals

@@ -56,11 +56,12 @@ class Population:
 
         user (n,), repeats allowed; pleasure (n,).
         """
-        n = len(self.has_left)
-        list_counts = np.bincount(user, minlength=n)
+        user_count = len(self.has_left)
+        list_counts = np.bincount(user, minlength=user_count)
         has_lists = list_counts > 0
         excess_pleasure = (
-            np.bincount(user, weights=pleasure, minlength=n)[has_lists] / list_counts[has_lists]
+            np.bincount(user, weights=pleasure, minlength=user_count)[has_lists]
+            / list_counts[has_lists]
             - MEAN_PLEASURE
         )
         decay = SATISFACTION_DECAY ** list_counts[has_lists]

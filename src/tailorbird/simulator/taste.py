@@ -30,7 +30,7 @@ from tailorbird.simulator.world import (
     Users,
 )
 
-LEVEL = -3.5
+LEVEL = -3.5  # log odds of a click on an average item
 URGE_WEIGHT = 0.9
 URGE_WINDOWS_A_DAY = 6  # the category changes every four hours
 NOVELTY_DAYS = 7.0
@@ -46,7 +46,7 @@ class Era:
     season: Floats  # (categories,)
     group_taste: Floats  # (countries, age groups, categories)
     own_taste: Floats  # (2, users, categories): the taste rotates through the two
-    style: Floats  # (users, STYLES)
+    style: Floats  # (users, STYLE_DIMENSIONS)
     thrift: float
     novelty: float
 

@@ -58,7 +58,7 @@ class Truth:
                 relevance[row] = self._search_box.relevance(query, items[row])
         has_item = items >= 0
         probabilities = behaviour.list_probabilities(
-            self._taste, visitor_numbers(users), items, self._days(at), relevance
+            self._taste, visitor_numbers(users), items, self._to_days(at), relevance
         )
         return ExpectedCounts(
             (probabilities.seen * has_item).sum(axis=1),
@@ -96,13 +96,13 @@ class Truth:
         queries: Sequence[str | None] | None = None,
     ) -> float:
         """Return the true relative uplift in clicks per item seen between two policies' lists."""
-        treated, untreated = (
+        treatment_counts, control_counts = (
             self.expected(users, treatment, at, queries),
             self.expected(users, control, at, queries),
         )
         return float(
-            (treated.clicks.sum() / treated.seen.sum())
-            / (untreated.clicks.sum() / untreated.seen.sum())
+            (treatment_counts.clicks.sum() / treatment_counts.seen.sum())
+            / (control_counts.clicks.sum() / control_counts.seen.sum())
             - 1.0
         )
 
@@ -111,22 +111,24 @@ class Truth:
     ) -> list[str]:
         """Return the available list with the most expected clicks; no policy can do better."""
         day = (at - self._start) / DAY
-        available = self._taste.items.list_available(day)
-        utility = self._taste.utility(visitor_numbers([user]), available, np.array([day]))[0]
+        available_items = self._taste.items.list_available(day)
+        utility = self._taste.utility(visitor_numbers([user]), available_items, np.array([day]))[0]
         if query:
-            utility = utility + self._search_box.relevance(query, available)
-        return [f"i{item:05d}" for item in available[np.argsort(-utility)[:size]].tolist()]
+            utility = utility + self._search_box.relevance(query, available_items)
+        return [f"i{item:05d}" for item in available_items[np.argsort(-utility)[:size]].tolist()]
 
     def most_appealing_list(self, at: int, size: int = 12) -> list[str]:
         """Return the best list for all users, by the common part of their tastes."""
         day = (at - self._start) / DAY
-        available = self._taste.items.list_available(day)
+        available_items = self._taste.items.list_available(day)
         return [
             f"i{item:05d}"
-            for item in available[np.argsort(-self._taste.appeal(day)[available])[:size]].tolist()
+            for item in available_items[
+                np.argsort(-self._taste.appeal(day)[available_items])[:size]
+            ].tolist()
         ]
 
-    def _days(self, at: Sequence[int]) -> Floats:
+    def _to_days(self, at: Sequence[int]) -> Floats:
         return (np.asarray(at, np.int64) - self._start) / DAY
 
 
@@ -140,7 +142,7 @@ def visitor_numbers(users: Sequence[str | int]) -> Ints:
 
 def _pad_lists(lists: Sequence[Sequence[str]]) -> Ints:
     """Return item ids as numbers, −1 past the end of a list, shape (n, k)."""
-    items = np.full((len(lists), max((len(shown) for shown in lists), default=0)), -1)
-    for row, shown in enumerate(lists):
-        items[row, : len(shown)] = [int(item[1:]) for item in shown]
+    items = np.full((len(lists), max((len(shown_ids) for shown_ids in lists), default=0)), -1)
+    for row, shown_ids in enumerate(lists):
+        items[row, : len(shown_ids)] = [int(item[1:]) for item in shown_ids]
     return items

@@ -91,13 +91,13 @@ class Network:
     """Sends events with random delays and dirt; `prefix` keeps its event ids unique."""
 
     def __init__(
-        self, seed: int, defects: DefectRates, prefix: str, users: Users, *, server_fields: bool
+        self, seed: int, defects: DefectRates, prefix: str, users: Users, *, has_server_fields: bool
     ) -> None:
         self.injected = InjectedCounts()
         self._random = Random(f"{seed}/{prefix}/wire")
         self._defects = defects
         self._prefix = prefix
-        self._server_fields = server_fields  # bodies carry received_at, as imports may
+        self._has_server_fields = has_server_fields  # bodies carry received_at, as imports may
         self._event_count = 0
         clock_random = Random(f"{seed}/clocks")
         self._clock_skew_us = [0] * users.count
@@ -117,15 +117,15 @@ class Network:
             return [self._encode_arrival(event, event["ts"] + 1_000)]
         sent_ts = event["ts"]
         received_ts = sent_ts + int(30_000 + 90_000 * self._random.expovariate(1.0))
-        defects, draw = self._defects, draw_uniform()
+        defects, defect_draw = self._defects, draw_uniform()
         arrivals: list[Arrival] = []
         if self._clock_skew_us[user]:
             event["ts"] += self._clock_skew_us[user]
             event["sent_at"] = sent_ts + self._clock_skew_us[user]
             self.injected.skewed += 1
-        elif draw < defects.late:
+        elif defect_draw < defects.late:
             received_ts = self._draw_late_arrival(sent_ts)
-        elif draw < defects.late + defects.duplicates:
+        elif defect_draw < defects.late + defects.duplicates:
             self.injected.duplicates += 1
             arrivals.append(
                 self._encode_arrival(
@@ -155,7 +155,7 @@ class Network:
         return sent_ts + int(self._random.uniform(1, 20) * HOUR)
 
     def _encode_arrival(self, event: dict, received_ts: int) -> Arrival:
-        if self._server_fields:
+        if self._has_server_fields:
             event["received_at"] = received_ts
         return Arrival(received_ts, _encode(event))
 
@@ -163,7 +163,7 @@ class Network:
         self._event_count += 1
         event = {**template, "event_id": f"{self._prefix}{self._event_count:x}"}
         code = self._random.choice(_REFUSAL_CODES)
-        if self._server_fields:
+        if self._has_server_fields:
             event["received_at"] = received_ts
         body = (
             _encode(event)[:-9]
@@ -216,12 +216,14 @@ class EventFactory:
         self.user_ids = [user_id(user) for user in range(users.count)]
         self.anonymous_ids = [anonymous_id(user) for user in range(users.count)]
         device, country = users.device.tolist(), users.country.tolist()
-        context_by_pair = {
+        context_by_device_and_country = {
             (device_index, country_index): _build_context(device_index, country_index)
             for device_index in range(len(DEVICES))
             for country_index in range(len(COUNTRIES))
         }
-        self.contexts = [context_by_pair[pair] for pair in zip(device, country, strict=True)]
+        self.contexts = [
+            context_by_device_and_country[pair] for pair in zip(device, country, strict=True)
+        ]
 
     def identity_fields(self, user: int, is_logged_in: bool) -> dict:
         """Return the identity fields; a visitor who is not logged in has only an anonymous id."""

@@ -132,7 +132,7 @@ CATEGORY_WORDS = (
     ),
 )
 
-CATEGORIES = tuple(shelf.category for shelf in CATEGORY_WORDS)
+CATEGORIES = tuple(category_words.category for category_words in CATEGORY_WORDS)
 
 COLOURS = {
     "moss green": "#6b7f4e",

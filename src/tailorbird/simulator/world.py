@@ -1,9 +1,9 @@
 """The users and items of the simulated site, drawn once from a seed and then immutable.
 
 `simulator.taste` has preferences, `simulator.behaviour` reactions to lists. Everything hidden
-(tastes, quality, appeal) stays here and in `simulator.truth`; `catalogue` turns the visible part
-into profile events. Arrays are indexed by user u or item i, numbered in order of arrival. Times are
-days since the site's start, float64; events use microseconds.
+(tastes, quality, appeal) stays here and in `simulator.truth`; `wire.EventFactory` turns the visible
+part into profile events. Arrays are indexed by user u or item i, numbered in order of arrival.
+Times are days since the site's start, float64; events use microseconds.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tailorbird.simulator.words import BRANDS, CATEGORY_WORDS, COLOURS
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Day = Floats | np.float64 | float  # one time or many
-Item = Ints | int
+Item = Ints | int  # one item's number or many
 
 STYLE_DIMENSIONS = 6  # dimensions of style, from brand and material
 DEVICES = ("phone", "desktop", "tablet")
@@ -69,8 +69,8 @@ class Items:
 
     def list_available(self, day: float) -> Ints:
         """Return the items that have arrived and are in stock, shape (k,), ascending."""
-        arrived = np.arange(np.searchsorted(self.arrival_day, day, side="right"))
-        return arrived[self.is_in_stock(arrived, day)]
+        arrived_items = np.arange(np.searchsorted(self.arrival_day, day, side="right"))
+        return arrived_items[self.is_in_stock(arrived_items, day)]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,11 @@ def draw_items(
         0.3 * rng.normal(size=count)
     )
     price = (
-        np.round(np.array([shelf.price for shelf in CATEGORY_WORDS])[category] * price_level) - 0.05
+        np.round(
+            np.array([category_words.price for category_words in CATEGORY_WORDS])[category]
+            * price_level
+        )
+        - 0.05
     )
     return Items(
         titles=titles,
@@ -179,13 +183,17 @@ def _draw_texts(
 ) -> tuple[list[str], list[str]]:
     titles, descriptions = [], []
     colours = tuple(COLOURS)
-    for c, b, k, n, a, m in zip(category, brand, colour, noun, adjective, material, strict=True):
-        category_words = CATEGORY_WORDS[c]
-        titles.append(
-            f"{category_words.adjectives[a]} {category_words.materials[m]} {category_words.nouns[n]}".capitalize()
+    for item, category_number in enumerate(category):
+        category_words = CATEGORY_WORDS[category_number]
+        title_words = (
+            category_words.adjectives[adjective[item]],
+            category_words.materials[material[item]],
+            category_words.nouns[noun[item]],
         )
+        titles.append(" ".join(title_words).capitalize())
         descriptions.append(
-            f"{titles[-1]} in {colours[k]}, by {BRANDS[b]}. {category_words.sentence}"
+            f"{titles[-1]} in {colours[colour[item]]}, by {BRANDS[brand[item]]}. "
+            f"{category_words.sentence}"
         )
     return titles, descriptions
 

@@ -54,8 +54,11 @@ class ItemKnnFold:
 
     def __init__(self, settings: ItemKnn, item_table: KeyTable) -> None:
         self._settings, self._item_table = settings, item_table
+        # By user row: the newest items, their number, and the time of the newest.
         self._recent = np.zeros((0, settings.distance), np.int32)
         self._recent_count, self._recent_ts = np.zeros(0, np.uint8), np.zeros(0, np.int64)
+        # By item row: where its entries are in the pool, its sum of weights, its newest event, and
+        # whether it changed since it was published.
         self._start, self._capacity, self._size = (
             np.zeros(0, np.int64),
             np.zeros(0, np.int32),
@@ -63,6 +66,7 @@ class ItemKnnFold:
         )
         self._weight_sum, self._newest_ts = np.zeros(0), np.zeros(0, np.int64)
         self._dirty = np.zeros(0, np.uint8)
+        # The pool: the entries of all rows, in two arrays.
         self._neighbour, self._weight = (
             np.zeros(_POOL_ENTRIES_MIN, np.int32),
             np.zeros(_POOL_ENTRIES_MIN),

@@ -28,7 +28,10 @@ _CHUNKS_MAX = 64  # of a tile, before they are put together
 
 @dataclass
 class _Window:
-    """Counts of one window: `counts` by slot, and the contribution of each tile."""
+    """Counts of one window: `counts` by slot, and the contribution of each tile.
+
+    A slot is an item, or a pair of a segment's value and an item.
+    """
 
     window_us: int
     counts: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -39,20 +42,20 @@ class _Window:
     def tile_us(self) -> int:
         return -(-self.window_us // TILES)
 
-    def add(self, slot: Int64s, ts: Int64s, slot_count: int) -> Int64s:
+    def add(self, slots: Int64s, ts: Int64s, slot_count: int) -> Int64s:
         """Count events, and return the slots whose count changed."""
         self.counts = grow_array(self.counts, slot_count)
         tiles = ts // self.tile_us
         is_in_window = tiles >= self.newest_tile - TILES
-        tiles, slot = tiles[is_in_window], slot[is_in_window]
+        tiles, slots = tiles[is_in_window], slots[is_in_window]
         for tile_number in np.unique(tiles).tolist():
-            tile_slots, counts = np.unique(slot[tiles == tile_number], return_counts=True)
+            tile_slots, counts = np.unique(slots[tiles == tile_number], return_counts=True)
             self.counts[tile_slots] += counts
             chunks = self.chunks_by_tile.setdefault(tile_number, [])
             chunks.append((tile_slots, counts.astype(np.int64)))
             if len(chunks) > _CHUNKS_MAX:
                 self.chunks_by_tile[tile_number] = [_sum_chunks(chunks)]
-        return slot
+        return slots
 
     def advance(self, t: int) -> Int64s:
         """Drop the tiles that left the window by `t`, and return the slots whose count changed."""
@@ -60,9 +63,9 @@ class _Window:
         expired_tiles = [tile for tile in self.chunks_by_tile if tile < self.newest_tile - TILES]
         changed_slots = [np.zeros(0, np.int64)]
         for tile in expired_tiles:
-            for slot, counts in self.chunks_by_tile.pop(tile):
-                self.counts[slot] -= counts
-                changed_slots.append(slot)
+            for slots, counts in self.chunks_by_tile.pop(tile):
+                self.counts[slots] -= counts
+                changed_slots.append(slots)
         return np.concatenate(changed_slots)
 
     def renumber(self, slot_map: Int64s, slot_count: int) -> None:
@@ -72,23 +75,26 @@ class _Window:
         new_counts[slot_map[retained_slots]] = self.counts[retained_slots]
         self.counts = new_counts
         for tile, chunks in self.chunks_by_tile.items():
-            slot, counts = _sum_chunks(chunks)
-            is_retained = slot_map[slot] >= 0
-            self.chunks_by_tile[tile] = [(slot_map[slot[is_retained]], counts[is_retained])]
+            slots, counts = _sum_chunks(chunks)
+            is_retained = slot_map[slots] >= 0
+            self.chunks_by_tile[tile] = [(slot_map[slots[is_retained]], counts[is_retained])]
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
-        parts = [
+        summed_tiles = [
             (tile, *_sum_chunks(self.chunks_by_tile[tile])) for tile in sorted(self.chunks_by_tile)
         ]
         tile = np.concatenate(
             [
                 np.zeros(0, np.int64),
-                *(np.full(len(slot), tile_number, np.int64) for tile_number, slot, _ in parts),
+                *(
+                    np.full(len(slot), tile_number, np.int64)
+                    for tile_number, slot, _ in summed_tiles
+                ),
             ]
         )
-        slots = np.concatenate([np.zeros(0, np.int64), *(slot for _, slot, _ in parts)])
-        counts = np.concatenate([np.zeros(0, np.int64), *(counts for _, _, counts in parts)])
+        slots = np.concatenate([np.zeros(0, np.int64), *(slot for _, slot, _ in summed_tiles)])
+        counts = np.concatenate([np.zeros(0, np.int64), *(counts for _, _, counts in summed_tiles)])
         return {
             "count": self.counts,
             "tile": tile,
@@ -102,9 +108,9 @@ class _Window:
         tiles = arrays["tile"]
         self.chunks_by_tile = {}
         for tile_number in np.unique(tiles).tolist():
-            in_tile = tiles == tile_number
+            is_in_tile = tiles == tile_number
             self.chunks_by_tile[tile_number] = [
-                (arrays["slot"][in_tile], arrays["tile_counts"][in_tile])
+                (arrays["slot"][is_in_tile], arrays["tile_counts"][is_in_tile])
             ]
 
 
@@ -155,10 +161,10 @@ class PopularityFold:
             )
             self._add(name, pair_slots, ts[has_segment], pairs.pair_table.count)
 
-    def _add(self, segment: str, slot: Int64s, ts: Int64s, slot_count: int) -> None:
+    def _add(self, segment: str, slots: Int64s, ts: Int64s, slot_count: int) -> None:
         for board, window in self._windows.items():
             if board.segment == segment:
-                self._mark_changed(board, window.add(slot, ts, slot_count))
+                self._mark_changed(board, window.add(slots, ts, slot_count))
 
     def _mark_changed(self, board: Board, slots: Int64s) -> None:
         if len(slots):
@@ -301,11 +307,11 @@ class _SegmentPairs:
         self.name = name
         self.restore(np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
-    def restore(self, pair_keys: Keys, value: Keys, item: Int64s) -> None:
+    def restore(self, pair_keys: Keys, segment_values: Keys, item_rows: Int64s) -> None:
         self.pair_table = KeyTable(pair_keys)
-        self.segment_values, self.item_rows = value.copy(), item.copy()
+        self.segment_values, self.item_rows = segment_values.copy(), item_rows.copy()
         self._slots_by_value: dict[int, list[Int64s]] = {}
-        self._grouped_pairs = 0
+        self._grouped_pair_count = 0
 
     def assign_slots(self, segment_values: Keys, item_rows: Int64s, item_keys: Keys) -> Int64s:
         """Return the slot of each pair, adding new pairs."""
@@ -320,15 +326,15 @@ class _SegmentPairs:
     def slots_of_value(self, value: int) -> Int64s:
         """Return the slots of one value."""
         count = self.pair_table.count
-        if self._grouped_pairs < count:
-            new_slots = np.arange(self._grouped_pairs, count)
+        if self._grouped_pair_count < count:
+            new_slots = np.arange(self._grouped_pair_count, count)
             order = new_slots[np.argsort(self.segment_values[new_slots], kind="stable")]
             values, value_starts = np.unique(self.segment_values[order], return_index=True)
             for grouped_value, slots in zip(
                 values.tolist(), np.split(order, value_starts[1:]), strict=True
             ):
                 self._slots_by_value.setdefault(grouped_value, []).append(slots)
-            self._grouped_pairs = count
+            self._grouped_pair_count = count
         slot_parts = self._slots_by_value.get(value, [])
         if len(slot_parts) > 1:
             slot_parts = self._slots_by_value[value] = [np.concatenate(slot_parts)]
@@ -340,14 +346,14 @@ class _SegmentPairs:
         Returns the new slot of each old one, and the number of slots.
         """
         count = self.pair_table.count
-        value, item = (
+        retained_values, retained_item_rows = (
             self.segment_values[:count][is_retained],
             row_map[self.item_rows[:count][is_retained]],
         )
         slot_map = self.pair_table.retain(is_retained)
-        self.segment_values, self.item_rows, self._slots_by_value, self._grouped_pairs = (
-            value,
-            item,
+        self.segment_values, self.item_rows, self._slots_by_value, self._grouped_pair_count = (
+            retained_values,
+            retained_item_rows,
             {},
             0,
         )

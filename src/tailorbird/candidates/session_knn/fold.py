@@ -33,6 +33,7 @@ class SessionKnnFold:
     def __init__(self, settings: SessionKnn, item_table: KeyTable) -> None:
         self._settings, self._item_table = settings, item_table
         self._session_of_user = np.zeros(0, np.int64)
+        # By slot of the ring: each session's user, newest event, size and items.
         self._session_user, self._last_ts = (
             np.full(settings.sessions_max, -1, np.int64),
             np.zeros(settings.sessions_max, np.int64),
@@ -97,7 +98,7 @@ class SessionKnnFold:
             positions,
             number_by_row,
         )
-        entries = int(offsets[session_count])
+        used_entries = int(offsets[session_count])
         row_by_number = np.zeros(item_count, np.int64)
         rows = np.flatnonzero(number_by_row)
         row_by_number[number_by_row[rows] - 1] = rows
@@ -109,8 +110,8 @@ class SessionKnnFold:
         return Sessions(
             item_keys=keys[key_order],
             offsets=offsets[: session_count + 1],
-            item_index=key_rank[item_numbers[:entries]],
-            positions=positions[:entries],
+            item_index=key_rank[item_numbers[:used_entries]],
+            positions=positions[:used_entries],
             age_weights=age_weight,
             gap_us=self._settings.gap_us,
         )

@@ -177,6 +177,7 @@ class Sessions:
         ]
         is_own = _is_in_context(context, entry_items, context_entry_ends, item_count)
         if math.isfinite(search.position_scale):
+            # Where the last item that the context shares stands in each session.
             anchor_position = np.maximum.reduceat(
                 np.where(is_own, self.positions[entries], 0), entry_offsets[:-1]
             )
@@ -197,9 +198,9 @@ class Sessions:
     ) -> SimilarItems:
         """Sum each context's scores by item, in the order of the entries."""
         rows, sums = [], []
-        for low, high in pairwise(context_entry_ends.tolist()):
+        for entry_start, entry_stop in pairwise(context_entry_ends.tolist()):
             score_sums = np.bincount(
-                entry_items[low:high], scores[low:high]
+                entry_items[entry_start:entry_stop], scores[entry_start:entry_stop]
             )  # by item: several times as fast as to sort them
             rows.append(np.flatnonzero(score_sums > 0))
             sums.append(score_sums[rows[-1]])
@@ -223,6 +224,7 @@ class Sessions:
             list_starts, list_offsets[context.item_rows + 1] - list_starts
         )
         session_count = max(len(self), 1)
+        # One number for each pair of a context and a session, the newest session first.
         pair_keys = context.context_index[context_item] * session_count + (
             session_count - 1 - posting_sessions[postings]
         )
@@ -364,5 +366,5 @@ def _argsort_stable(number: Int32s, number_limit: int) -> Rows:
 
 
 def _rank_within_context(context_index: Sequence[int] | Ints) -> Ints:
-    """Return the position of each entry among those of its owner, from 0; owners ascend."""
+    """Return the position of each entry among those of its context, from 0; contexts ascend."""
     return np.arange(len(context_index)) - np.searchsorted(context_index, context_index)

@@ -107,7 +107,7 @@ def events(
     import pyarrow.parquet as pq
 
     from tailorbird.config import open_project
-    from tailorbird.lake.write.labels import label_table
+    from tailorbird.lake.write.labels import add_command_metadata
     from tailorbird.platform.lake.upkeep import read_version
 
     columns = None if out is not None else ("p", "ts", "type", "person", "item_id")
@@ -117,7 +117,9 @@ def events(
     rows = events_version.rows
     if out is not None:
         temporary_file = out.with_name(f"{out.name}.part")
-        pq.write_table(label_table(rows, "lake events"), temporary_file, compression="zstd")
+        pq.write_table(
+            add_command_metadata(rows, "lake events"), temporary_file, compression="zstd"
+        )
         temporary_file.replace(out)
     summary = {
         "version": events_version.version,

@@ -41,7 +41,7 @@ def churn(
     from tailorbird.config import open_project
     from tailorbird.errors import UsageError
     from tailorbird.events import DAY, to_iso
-    from tailorbird.lake.write.labels import label_table
+    from tailorbird.lake.write.labels import add_command_metadata
     from tailorbird.platform.models.churn_scores import score_churn
 
     project = open_project(use_applied=True)
@@ -65,7 +65,7 @@ def churn(
         )
     unfinished_file = out.with_name(f"{out.name}.part")
     try:
-        pq.write_table(label_table(result.table, "score churn"), unfinished_file)
+        pq.write_table(add_command_metadata(result.table, "score churn"), unfinished_file)
         unfinished_file.replace(out)
     finally:
         unfinished_file.unlink(missing_ok=True)

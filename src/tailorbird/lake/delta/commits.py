@@ -2,7 +2,7 @@
 
 import msgspec
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.errors import DamageError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger, LedgerFile, LedgerLine

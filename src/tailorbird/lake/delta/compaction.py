@@ -48,17 +48,17 @@ def due_groups(
     """
     settled_us = SETTLED_US if settled_us is None else settled_us
     small_files_by_folder: dict[str, list[LedgerFile]] = {}
-    newest_commit_time: dict[str, int] = {}
+    newest_commit_time_by_folder: dict[str, int] = {}
     for path, file in sorted(
         files.items(), key=lambda entry: (commit_times.get(entry[0], 0), entry[0])
     ):
         folder = path.rpartition("/")[0]
-        newest_commit_time[folder] = commit_times.get(path, 0)
+        newest_commit_time_by_folder[folder] = commit_times.get(path, 0)
         if file.size < SMALL_FILE_BYTES:
             small_files_by_folder.setdefault(folder, []).append(file)
     groups: list[Group] = []
     for folder, small_files in small_files_by_folder.items():
-        is_settled = now - newest_commit_time[folder] >= settled_us
+        is_settled = now - newest_commit_time_by_folder[folder] >= settled_us
         if len(small_files) >= (2 if is_settled else SMALL_FILES_MIN):
             cumulative_sizes = np.cumsum([file.size for file in small_files])
             groups.append(

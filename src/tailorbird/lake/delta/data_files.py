@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, RemoveAction
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.events.clock import DAY
 from tailorbird.lake.delta.vacuum import FILE_PREFIX
 from tailorbird.lake.files import durable

@@ -103,14 +103,16 @@ def orphan_commits(
     later_versions = [
         version for version in list_versions(table_path) if version > max(commits, default=-1)
     ]
-    faults = [
+    later_faults = [
         (version, unknown_commit_fault(commit_path(table_path, version).read_bytes(), version))
         for version in later_versions
     ]
-    first_orphan_version = next((version for version, fault in faults if fault is not None), None)
+    first_orphan_version = next(
+        (version for version, fault in later_faults if fault is not None), None
+    )
     return [
         (version, fault or f"stands on one that {FOREIGN_REASON}")
-        for version, fault in faults
+        for version, fault in later_faults
         if first_orphan_version is not None and version >= first_orphan_version
     ]
 

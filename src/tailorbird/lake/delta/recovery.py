@@ -269,9 +269,9 @@ def enter_commits(table_path: StoragePath, spec: TableSpec, ledger: Ledger, cloc
     Raises:
         DamageError: one of them names a data file that is missing or incomplete.
     """
-    newest_known = max(ledger.commits(spec.name), default=-1)
+    newest_known_version = max(ledger.commits(spec.name), default=-1)
     for version in list_versions(table_path):
-        if version > newest_known:
+        if version > newest_known_version:
             if commit_corruption(table_path, version, None) is not None:
                 break
             _enter_commit(table_path, spec, version, ledger, clock)
@@ -291,16 +291,18 @@ def _enter_commit(
     data = commit_file.read_bytes()
     for action in map(json.loads, data.splitlines()):
         if "add" in action:
-            added = action["add"]
-            name, row_count = added["path"], json.loads(added["stats"])["numRecords"]
+            add_action = action["add"]
+            name, row_count = add_action["path"], json.loads(add_action["stats"])["numRecords"]
             data_file = table_path / name
-            if not data_file.exists() or data_file.stat().st_size != added["size"]:
+            if not data_file.exists() or data_file.stat().st_size != add_action["size"]:
                 raise DamageError(
                     f"version {version} of table {spec.name} names a file that is incomplete",
                     where=str(data_file),
                     fix=_REPAIR_FIX,
                 )
-            files.append(LedgerFile(name, added["size"], durable.sha256_of(data_file), row_count))
+            files.append(
+                LedgerFile(name, add_action["size"], durable.sha256_of(data_file), row_count)
+            )
             total_rows += row_count
         elif "remove" in action:
             removed_paths.append(action["remove"]["path"])

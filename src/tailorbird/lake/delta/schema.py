@@ -2,7 +2,7 @@
 
 from deltalake import DeltaTable, Field, Schema
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake.delta.commits import record_commit

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, Field, PostCommitHookProperties, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake.delta import compaction, vacuum
@@ -122,7 +122,7 @@ class DurableTable:
             self._write_rows(rows, now) if rows is not None and len(rows) else ([], [])
         )
         for file in files:
-            statistics_rows = self._open_table(file).read(list(self.spec.statistics_columns))
+            statistics_rows = self._open_parquet(file).read(list(self.spec.statistics_columns))
             actions.append(
                 AddAction(
                     file.path,
@@ -289,9 +289,9 @@ class DurableTable:
 
     def _read_file(self, file: LedgerFile) -> pa.Table:
         with self._translate_read_errors(file):
-            return self._open_table(file).read()
+            return self._open_parquet(file).read()
 
-    def _open_table(self, file: LedgerFile) -> pq.ParquetFile:
+    def _open_parquet(self, file: LedgerFile) -> pq.ParquetFile:
         return pq.ParquetFile(storage_at(self.path / file.path).arrow_source())
 
     def _translate_read_errors(self, file: LedgerFile) -> AbstractContextManager[None]:
@@ -300,7 +300,7 @@ class DurableTable:
     def rewrite(
         self,
         change: Callable[[pa.Table], pa.Table | None],
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda file_count: None,
     ) -> int:
         """Rewrite the files whose rows `change` replaces, in one commit.
 
@@ -319,7 +319,7 @@ class DurableTable:
         replaced_files: list[LedgerFile] = []
         for file in list(self._files.values()):
             with self._translate_read_errors(file):
-                parquet = self._open_table(file)
+                parquet = self._open_parquet(file)
                 rows_before = parquet.read()
             rows = change(align_columns(rows_before, self.spec.file_schema))
             progress(1)
@@ -356,7 +356,7 @@ class DurableTable:
         keep_us: int,
         *,
         dry_run: bool = False,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda file_count: None,
     ) -> VacuumReport:
         """Delete what only readers older than `keep_us` need, see `lake.delta.vacuum`."""
         return vacuum.vacuum(

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.events.clock import DAY
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
@@ -58,8 +58,8 @@ def unreferenced_files(
     may_arrive_late = storage_at(table_path).is_remote
     return [
         file
-        for file, relative in _data_files(table_path)
-        if relative not in named_files
+        for file, path_in_table in _data_files(table_path)
+        if path_in_table not in named_files
         and not (may_arrive_late and _version_of_file(file.name) > newest_version)
     ]
 

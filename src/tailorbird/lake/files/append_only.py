@@ -27,7 +27,10 @@ class AppendOnlyFile(Protocol):
     data: bytes
 
     def append(self, data: bytes) -> None: ...
-    def truncate(self, data: bytes) -> None: ...
+
+    def truncate(self, data: bytes) -> None:
+        """Drop a torn end, so that only `data` is left."""
+        ...
 
     def replace(self, data: bytes) -> None:
         """Replace the content atomically."""
@@ -66,13 +69,13 @@ class _ObjectFile:
             closed_parts = _closed_contents(path, self._tail)
         if closed_parts and self._tail and closed_parts[-1].startswith(self._tail):
             self._tail = b""  # It was closed, and its replacement was not written yet.
-        self._start = sum(map(len, closed_parts))
+        self._tail_start = sum(map(len, closed_parts))
         self.data = b"".join([*closed_parts, self._tail])
 
     def append(self, data: bytes) -> None:
         if self._tail and len(self._tail) + len(data) > TAIL_BYTES_MAX:
-            self._close()
-        self._put(self._tail + data)
+            self._close_tail()
+        self._put_tail(self._tail + data)
 
     def truncate(self, data: bytes) -> None:
         raise StorageError(
@@ -85,18 +88,20 @@ class _ObjectFile:
         with durable.translate_disk_errors(self._path):
             closed_parts = sorted(_closed_folder(self._path).iterdir())
             if closed_parts:  # First put everything into the tail, which then overrides the parts.
-                self._put(b"".join([*_closed_contents(self._path, self._tail), self._tail]))
+                self._put_tail(b"".join([*_closed_contents(self._path, self._tail), self._tail]))
             for file in closed_parts:
                 file.unlink()
-        self._start = 0
-        self._put(data)
+        self._tail_start = 0
+        self._put_tail(data)
 
-    def _close(self) -> None:
-        end = self._start + len(self._tail)
-        durable.write_new(_closed_folder(self._path) / f"{self._start:015d}-{end:015d}", self._tail)
-        self._start, self._tail = end, b""
+    def _close_tail(self) -> None:
+        end = self._tail_start + len(self._tail)
+        durable.write_new(
+            _closed_folder(self._path) / f"{self._tail_start:015d}-{end:015d}", self._tail
+        )
+        self._tail_start, self._tail = end, b""
 
-    def _put(self, content: bytes) -> None:
+    def _put_tail(self, content: bytes) -> None:
         with durable.translate_disk_errors(self._path):
             try:
                 self._etag = (
@@ -105,8 +110,8 @@ class _ObjectFile:
                     else self._path.put_new(content)
                 )
             except OSError as error:
-                stored, etag = _read_tagged(self._path)
-                if stored != content:
+                stored_content, etag = _read_tagged(self._path)
+                if stored_content != content:
                     if isinstance(error, StaleError | FileExistsError):
                         raise LockedError(
                             "another process writes to this lake by now; this one stops",
@@ -123,6 +128,7 @@ def _closed_folder(path: ObjectPath) -> ObjectPath:
 
 
 def _read_tagged(path: ObjectPath) -> tuple[bytes, str]:
+    """Return the content and the ETag of an object; both are empty if it is absent."""
     try:
         return path.read_tagged()
     except FileNotFoundError:

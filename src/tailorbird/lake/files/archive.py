@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pyarrow as pa
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake.files import durable
@@ -42,8 +42,10 @@ class ArchiveFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the archive, as its line in the manifest describes it.
 
     Attributes:
+        n: number of the line, from 0.
         first, end: rows of the partition; `end` is exclusive.
-        bytes: of the bodies, before compression.
+        bytes: of the bodies, before compression; `size` is that of the file.
+        file: path below the archive.
     """
 
     n: int
@@ -91,7 +93,7 @@ class Archive:
         self._clock = clock
         self._bytes_max = bytes_max
         self._age_us = age_us
-        self._waiting_since: dict[str, int] = {}
+        self._waiting_since_by_partition: dict[str, int] = {}
         if for_writing:
             durable.make_folder(path)
         self._manifest = HashChainedFile(path / "manifest.jsonl", ORIGIN, for_writing=for_writing)
@@ -147,13 +149,13 @@ class Archive:
         if start is None:
             start = self._first_row(reader, archived_end)
         if reader.end() <= start:
-            self._waiting_since.pop(reader.partition, None)
+            self._waiting_since_by_partition.pop(reader.partition, None)
             return 0
         now = self._clock.now()
-        waiting_since = self._waiting_since[reader.partition] = min(
-            now, self._waiting_since.get(reader.partition, now)
+        waiting_since = self._waiting_since_by_partition[reader.partition] = min(
+            now, self._waiting_since_by_partition.get(reader.partition, now)
         )  # The clock may have been set back.
-        is_old = flush or now - waiting_since >= self._age_us
+        is_due = flush or now - waiting_since >= self._age_us
         blocks: list[StoredBlock] = []
         body_bytes = 0
         while body_bytes < self._bytes_max and (
@@ -162,10 +164,10 @@ class Archive:
             blocks += next_blocks
             body_bytes += sum(len(stored_block.block.payload) for stored_block in next_blocks)
             start = next_blocks[-1].end
-        if not blocks or not (is_old or body_bytes >= self._bytes_max):
+        if not blocks or not (is_due or body_bytes >= self._bytes_max):
             return 0
         self._write_file(reader.partition, blocks, body_bytes, now)
-        self._waiting_since.pop(reader.partition, None)
+        self._waiting_since_by_partition.pop(reader.partition, None)
         return sum(stored_block.block.rows for stored_block in blocks)
 
     def _first_row(self, reader: LogReader, archived_end: int) -> int:
@@ -215,7 +217,7 @@ class Archive:
             first=blocks[0].offset,
             end=blocks[-1].end,
             blocks=len(blocks),
-            rows=sum(s.block.rows for s in blocks),
+            rows=sum(stored_block.block.rows for stored_block in blocks),
             bytes=body_bytes,
             file=name,
             size=len(data),
@@ -252,7 +254,7 @@ class Archive:
     def rewrite(
         self,
         change: Callable[[ArchiveFile, StoredBlock], Block | None],
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda file_count: None,
     ) -> int:
         """Rewrite the files in which `change` replaces a block, then the manifest.
 
@@ -298,7 +300,7 @@ class Archive:
         data = pack_blocks(blocks)
         durable.write_new(self.path / name, data)
         durable.sync_folder((self.path / name).parent)
-        body_bytes = sum(len(stored.block.payload) for stored in blocks)
+        body_bytes = sum(len(stored_block.block.payload) for stored_block in blocks)
         return msgspec.structs.replace(
             file,
             bytes=body_bytes,
@@ -329,14 +331,17 @@ class Archive:
 
 def pack_blocks(blocks: list[StoredBlock]) -> bytes:
     """Return the content of a file with these blocks."""
-    return _compress(
-        _pack(
-            [
-                [s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload]
-                for s in blocks
-            ]
-        )
-    )
+    entries = [
+        [
+            stored_block.offset,
+            stored_block.block.kind,
+            stored_block.block.rows,
+            stored_block.block.receipt,
+            stored_block.block.payload,
+        ]
+        for stored_block in blocks
+    ]
+    return _compress(_pack(entries))
 
 
 def _compress(data: bytes) -> bytes:

@@ -40,7 +40,7 @@ class HashChainedFile:
         data = self._file.data
         self._file.data = b""
         complete_lines = data[: data.rfind(b"\n") + 1]
-        self.json_lines = [self._check_line(raw) for raw in complete_lines.split(b"\n")[:-1]]
+        self.json_lines = [self._check_line(line) for line in complete_lines.split(b"\n")[:-1]]
         if for_writing and len(complete_lines) < len(data):
             self._file.truncate(complete_lines)
 
@@ -78,10 +78,10 @@ class HashChainedFile:
         """The checksum of the entire file."""
         return self._chain
 
-    def corrupt_line_error(self, number: int, what: str) -> DamageError:
+    def corrupt_line_error(self, number: int, problem: str) -> DamageError:
         """Return the error for a line, counted from 0."""
         return DamageError(
-            what,
+            problem,
             where=f"{self.path}:{number + 1}",
             fix="restore the file from a copy; nothing else was touched",
         )

@@ -25,6 +25,8 @@ LEASE_US = 60 * SECOND
 
 
 class WriterLock(Protocol):
+    """The lock of a lake's only writer; renewed at every step."""
+
     def renew(self) -> None: ...
     def release(self) -> None: ...
 
@@ -81,9 +83,12 @@ class Lease:
 
     def _check_conditions(self) -> None:
         """Raise ConfigError if the storage ignores the conditions of conditional writes."""
-        for attempt in (self._path.put_new, lambda data: self._path.put_if(data, '"of-no-object"')):
+        for write_conditionally in (
+            self._path.put_new,
+            lambda data: self._path.put_if(data, '"of-no-object"'),
+        ):
             try:
-                attempt(self._encode(self._until))
+                write_conditionally(self._encode(self._until))
             except (FileExistsError, StaleError):
                 continue
             raise ConfigError(
@@ -117,14 +122,14 @@ class Lease:
                 self._path.put_if(data, self._etag) if self._etag else self._path.put_new(data)
             )
         except (StaleError, FileExistsError) as error:
-            stored, tag = self._path.read_tagged()
-            if stored != data:  # else it was put, and only the reply was lost
+            stored_data, stored_etag = self._path.read_tagged()
+            if stored_data != data:  # else it was put, and only the reply was lost
                 raise LockedError(
                     "another process writes to this lake by now",
                     where=str(self._path),
                     fix="run one lake role",
                 ) from error
-            self._etag = tag
+            self._etag = stored_etag
         self._until = until
 
     def _encode(self, until: int) -> bytes:

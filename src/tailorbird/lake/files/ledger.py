@@ -32,7 +32,7 @@ class LedgerFile(msgspec.Struct, frozen=True):
 
 
 class LedgerLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of the ledger."""
+    """One line of the ledger; `n` is its number, from 0."""
 
     n: int
     kind: str
@@ -130,7 +130,7 @@ class Ledger:
         return commits
 
     def commits_between(self, start: int, stop: int) -> list[LedgerLine]:
-        """Return the commits among these lines that `commits` mirrors: all but its own."""
+        """Return the commits in a range of lines, without those of the table `commits` itself."""
         return [
             line
             for line in self.lines[start:stop]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.lake.files import durable
 from tailorbird.storage_paths import StoragePath
 

@@ -35,7 +35,8 @@ from tailorbird.lake.write.positions import (
 from tailorbird.stream import Stream, log_set
 from tailorbird.stream.released import POSITIONS_FILE
 
-LEDGER_FILE, MANIFEST_FILE, MIRROR_TABLE = "ledger.jsonl", "archive/manifest.jsonl", "commits"
+LEDGER_FILE, MANIFEST_FILE = "ledger.jsonl", "archive/manifest.jsonl"
+MIRROR_TABLE = "commits"  # the table that mirrors the ledger
 RESTORE_REMEDY = (
     "has no second source, so restore it from the backup: one of any age within lake.history "
     "will do, because the tables' own commits complete it"
@@ -111,8 +112,8 @@ class Examiner:
             )
         return self._result
 
-    def _add_unrecoverable(self, where: Path | str, what: str, loss: str) -> None:
-        self._plan.unrecoverable.append(Unrecoverable(str(where), what, loss))
+    def _add_unrecoverable(self, where: Path | str, what: str, lost: str) -> None:
+        self._plan.unrecoverable.append(Unrecoverable(str(where), what, lost))
 
     def _open_ledger_and_archive(self) -> tuple[Ledger, Archive] | None:
         """Open ledger and archive; None where one of them is corrupt."""
@@ -187,18 +188,18 @@ class Examiner:
     def _table_faults(self, name: str) -> list[Fault]:
         """Return what is corrupt in a table, checkpoints that nothing vouches for included."""
         faults = table_faults(self._lake, name, self._ledger)
-        log = self._lake / name / "_delta_log"
-        if all(fault.where != name for fault in faults) or not log.is_dir():
+        log_folder = self._lake / name / "_delta_log"
+        if all(fault.where != name for fault in faults) or not log_folder.is_dir():
             return faults
         vouched_checkpoints = {
             line.files[0].path for line in self._ledger.checkpoints(name).values()
         }
         unknown_files = [
             path.name
-            for path in sorted(log.iterdir())
+            for path in sorted(log_folder.iterdir())
             if orphans.CHECKPOINT_FILE.match(path.name) and path.name not in vouched_checkpoints
         ]
-        if unknown_files and (log / orphans.HINT_FILE).exists():
+        if unknown_files and (log_folder / orphans.HINT_FILE).exists():
             unknown_files.append(orphans.HINT_FILE)
         fault_text = "the ledger does not know it, and the table is not what the ledger says"
         causes = [
@@ -213,7 +214,7 @@ class Examiner:
         if missing_before or any(intact.corrupt_files(name) for name in missing.RAW_TABLES):
             end_positions = {name: self._loaded_end(name, "routed") for name in missing.RAW_TABLES}
             recovered_batches = missing.recover_routed(
-                self._stream, intact, end_positions, self._routed_again, self._is_complete
+                self._stream, intact, end_positions, self._reroute_archive, self._is_complete
             )
             for rows in recovered_batches:
                 for name in rows.tables:
@@ -244,14 +245,14 @@ class Examiner:
 
     def _loaded_end(self, name: str, log: str) -> int:
         """Return the position of a log up to which a table has it; the role loads the rest."""
-        stored = self._positions.tables.get(name, {}).get(log, 0)
-        return max(stored, reached_positions(self._ledger, name).get(log, 0))
+        stored_end = self._positions.tables.get(name, {}).get(log, 0)
+        return max(stored_end, reached_positions(self._ledger, name).get(log, 0))
 
     def _rows_in_no_table(self) -> dict[str, int]:
-        files: dict[str, list[ArchiveFile]] = {}
+        files_by_partition: dict[str, list[ArchiveFile]] = {}
         for file in self._archive.files:
-            files.setdefault(file.partition, []).append(file)
-        accounts = count_raw_rows(self._intact, files, self._positions.routed)
+            files_by_partition.setdefault(file.partition, []).append(file)
+        accounts = count_raw_rows(self._intact, files_by_partition, self._positions.routed)
         return {name: len(rows) for name, _, rows, _ in accounts if len(rows)}
 
     def _count_missing_rows(self, name: str) -> int:
@@ -341,7 +342,7 @@ class Examiner:
         self._result.new_contents[item] = data
         self._result.evidence[item] = [(item, file.partition)]
 
-    def _routed_again(self) -> Iterator[Path]:
+    def _reroute_archive(self) -> Iterator[Path]:
         """Yield folders with the archive routed again, each split into steps in another way."""
         positions = {
             line.positions["routed"] for line in self._ledger.lines if "routed" in line.positions

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import apsw
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.errors import TailorbirdError
 from tailorbird.lake.files import durable
 from tailorbird.stream import EmbeddedReader, StoredBlock, embedded, sqlite
 from tailorbird.stream.reading import BLOCK_COLUMNS, decode_block, read_recorded_end
 
 _DRAFT_PREFIX, _COMPLETE_PREFIX = "draft-of-", "rebuilt-"
-_SIDE_FILES = ("-wal", "-shm")
+_SIDE_FILE_SUFFIXES = ("-wal", "-shm")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _keep_copy(file: Path, folder: Path) -> None:
 
 
 def _files_of_log(path: Path) -> list[Path]:
-    return [path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)]
+    return [path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILE_SUFFIXES)]
 
 
 def format_spans(spans: list[tuple[int, int]]) -> str:

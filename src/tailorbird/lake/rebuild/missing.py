@@ -51,7 +51,7 @@ def raw_rows(rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
     """Return for each raw partition the numbers of the raw rows that these rows were made of."""
     if not len(rows):
         return {}
-    numbers = _raw_numbers(rows)
+    numbers = _raw_row_numbers(rows)
     partitions = rows["raw_partition"].combine_chunks().dictionary_encode()
     codes = partitions.indices.to_numpy()
     return {
@@ -133,7 +133,11 @@ def _read_missing(
         while position < end and (blocks := reader.read(position)):
             position = blocks[-1].end
             for kind in RAW_TABLES:
-                loaded_blocks = [stored for stored in blocks if stored.offset < end_by_table[kind]]
+                loaded_blocks = [
+                    stored_block
+                    for stored_block in blocks
+                    if stored_block.offset < end_by_table[kind]
+                ]
                 rows = etl.routed_rows(loaded_blocks, kind)
                 if len(rows):
                     missing_by_kind[kind].append(
@@ -156,7 +160,7 @@ def present_raw_rows(intact: IntactRows) -> dict[str, npt.NDArray[np.int64]]:
 def _is_present(
     rows: pa.Table, present_rows_by_partition: dict[str, npt.NDArray[np.int64]]
 ) -> npt.NDArray[np.bool_]:
-    numbers = _raw_numbers(rows)
+    numbers = _raw_row_numbers(rows)
     partitions = rows["raw_partition"].combine_chunks().dictionary_encode()
     codes = partitions.indices.to_numpy()
     is_present = np.zeros(len(rows), bool)
@@ -168,7 +172,7 @@ def _is_present(
     return is_present
 
 
-def _raw_numbers(rows: pa.Table) -> npt.NDArray[np.int64]:
+def _raw_row_numbers(rows: pa.Table) -> npt.NDArray[np.int64]:
     return rows["raw_offset"].to_numpy() + rows["raw_row"].to_numpy().astype(np.int64)
 
 
@@ -181,8 +185,8 @@ def _without_taken_positions(intact: IntactRows, events: pa.Table) -> pa.Table:
 
 
 def _events_of_days(intact: IntactRows, days: list[int], columns: list[str]) -> pa.Table:
-    values = pa.array(days, pa.int32()).cast(pa.date32())
-    return intact.table("events", columns, pc.field("day").isin(values))
+    day_values = pa.array(days, pa.int32()).cast(pa.date32())
+    return intact.table("events", columns, pc.field("day").isin(day_values))
 
 
 def _agrees_with_tables(folder: Stream, intact: IntactRows, end: int) -> bool:
@@ -206,9 +210,9 @@ def _agrees_with_tables(folder: Stream, intact: IntactRows, end: int) -> bool:
 
 def _are_columns_equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
     """Return whether two columns are equal, where a null equals a null."""
-    both_null = pc.and_(pc.is_null(left), pc.is_null(right))
-    same = pc.or_(both_null, pc.fill_null(pc.equal(left, right), False))
-    return pc.all(same, min_count=0).as_py()
+    are_both_null = pc.and_(pc.is_null(left), pc.is_null(right))
+    is_equal = pc.or_(are_both_null, pc.fill_null(pc.equal(left, right), False))
+    return pc.all(is_equal, min_count=0).as_py()
 
 
 def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: int) -> pa.Table:
@@ -242,14 +246,16 @@ def recover_responses(stream: Stream, intact: IntactRows, end_by_log: dict[str, 
                     position = blocks[-1].end
                     blocks_before = [block for block in blocks if block.offset < end]
                     missing_rows.append(
-                        _responses_without(etl.response_rows(blocks_before, producer), present_keys)
+                        _without_present_responses(
+                            etl.response_rows(blocks_before, producer), present_keys
+                        )
                     )
         except TailorbirdError:
             continue
     return pa.concat_tables(missing_rows)
 
 
-def _responses_without(rows: pa.Table, present_keys: pa.Table) -> pa.Table:
+def _without_present_responses(rows: pa.Table, present_keys: pa.Table) -> pa.Table:
     if not len(rows):
         return rows
     taken_offsets = present_keys.filter(pc.equal(present_keys["producer"], rows["producer"][0]))[

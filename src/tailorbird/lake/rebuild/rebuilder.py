@@ -118,18 +118,18 @@ class Rebuilder:
             lock = acquire_writer_lock(self._lake / LEDGER_FILE, self._clock)
             stack.callback(lock.release)
             stack.enter_context(translate_delta_errors(self._lake))
-            unfinished = [self._describe_unfinished()] if swap.finish(self._lake) else []
+            unfinished_rebuilds = [self._describe_unfinished()] if swap.finish(self._lake) else []
             ledger_plan = self._plan_for_short_ledger() or Plan()
             if ledger_plan.unrecoverable:
-                return Plan(unfinished, ledger_plan.unrecoverable)
-            if ledger_plan.rebuilds and (incomplete := self._complete_ledger()) is not None:
-                return Plan(unfinished, [incomplete])
+                return Plan(unfinished_rebuilds, ledger_plan.unrecoverable)
+            if ledger_plan.rebuilds and (unrecoverable_file := self._complete_ledger()) is not None:
+                return Plan(unfinished_rebuilds, [unrecoverable_file])
             result = self._examine(scratch / "routed")
             self._build(result, scratch)
             for action in result.rebuild_log_actions:
                 action()
             swap.finish(self._lake)
-        rebuilds = [*unfinished, *ledger_plan.rebuilds, *result.plan.rebuilds]
+        rebuilds = [*unfinished_rebuilds, *ledger_plan.rebuilds, *result.plan.rebuilds]
         return Plan(rebuilds, result.plan.unrecoverable)
 
     def _examine(self, scratch: Path) -> Examination:

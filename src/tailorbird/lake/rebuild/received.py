@@ -68,10 +68,10 @@ def examine_logs(
         if path in unfinished:
             continue
         archive_end = archive.positions().get(producer, 0)
-        needed_end = min(archive_end, positions.routed.get(producer, 0))
+        first_needed_row = min(archive_end, positions.routed.get(producer, 0))
         files = [file for file in archive.files if file.partition == producer]
         read_copies = partial(
-            _archived_blocks, archive, [file for file in files if file.end > needed_end]
+            _archived_blocks, archive, [file for file in files if file.end > first_needed_row]
         )
         consequence = "of events were acknowledged and are nowhere else"
         actions += _examine_log(
@@ -79,8 +79,8 @@ def examine_logs(
             path,
             producer,
             read_copies=read_copies,
-            needed_end=needed_end,
-            end=archive_end,
+            first_needed_row=first_needed_row,
+            log_end=archive_end,
             consequence=consequence,
             plan=plan,
         )
@@ -94,8 +94,8 @@ def examine_logs(
             path,
             producer,
             read_copies=list,
-            needed_end=loaded_end,
-            end=loaded_end,
+            first_needed_row=loaded_end,
+            log_end=loaded_end,
             consequence=consequence,
             plan=plan,
         )
@@ -120,15 +120,15 @@ def _examine_log(
     path: Path,
     producer: str,
     read_copies: Callable[[], list[StoredBlock]],
-    needed_end: int,
-    end: int,
+    first_needed_row: int,
+    log_end: int,
     consequence: str,
     plan: Plan,
 ) -> list[RebuildAction]:
     corruption = logs.log_corruption(path)
     if corruption is None:
         return []
-    salvage = logs.salvage_log(path, read_copies, needed_end, end)
+    salvage = logs.salvage_log(path, read_copies, first_needed_row, log_end)
     if salvage.lost_spans:
         sentence = f"{logs.format_spans(salvage.lost_spans)} {consequence}"
         plan.unrecoverable.append(Unrecoverable(str(path), corruption, sentence))

@@ -70,26 +70,26 @@ def _read_bodies(
     name: str, archive: Archive, live_log: "Address | None"
 ) -> Iterator[tuple[int, str, StoredBlock]]:
     """Yield the bodies of a raw log, each with the newest time of receipt up to it."""
-    newest_receipt = position = 0
+    newest_received_at = position = 0
     for file in archive.files:
         if file.partition == name:
             for stored_block in archive.read(file):
-                newest_receipt, position = (
-                    max(newest_receipt, _received_at(stored_block)),
+                newest_received_at, position = (
+                    max(newest_received_at, _received_at(stored_block)),
                     stored_block.end,
                 )
-                yield newest_receipt, name, stored_block
+                yield newest_received_at, name, stored_block
     if live_log is None:
         return
     with open_reader(live_log) as reader:
         position = max(position, reader.start())
         while blocks := reader.read(position):
             for stored_block in blocks:
-                newest_receipt, position = (
-                    max(newest_receipt, _received_at(stored_block)),
+                newest_received_at, position = (
+                    max(newest_received_at, _received_at(stored_block)),
                     stored_block.end,
                 )
-                yield newest_receipt, name, stored_block
+                yield newest_received_at, name, stored_block
 
 
 def _received_at(stored_block: StoredBlock) -> int:

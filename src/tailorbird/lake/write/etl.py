@@ -132,16 +132,16 @@ def raw_end_by_partition(*tables: pa.Table) -> dict[str, int]:
     rows = pa.concat_tables(
         [table.select(["raw_partition", "raw_offset", "raw_row"]) for table in tables]
     )
-    positions = pc.add(rows.column("raw_offset"), pc.cast(rows.column("raw_row"), pa.int64()))
+    row_numbers = pc.add(rows.column("raw_offset"), pc.cast(rows.column("raw_row"), pa.int64()))
     last_rows = (
-        pa.table({"partition": rows.column("raw_partition"), "row": positions})
+        pa.table({"partition": rows.column("raw_partition"), "row": row_numbers})
         .group_by("partition")
         .aggregate([("row", "max")])
     )
     return {
         partition: row + 1
         for partition, row in zip(
-            *(last_rows.column(n).to_pylist() for n in ("partition", "row_max")), strict=True
+            *(last_rows.column(name).to_pylist() for name in ("partition", "row_max")), strict=True
         )
     }
 
@@ -220,15 +220,15 @@ def response_rows(blocks: Sequence[StoredBlock], producer: str) -> pa.Table:
         if stored_block.block.kind != "answers":
             continue
         try:
-            decoded = decode_responses(stored_block.block.payload)
+            block_records = decode_responses(stored_block.block.payload)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DamageError(
                 f"the block at {stored_block.offset} holds no answers: {error}",
                 where=f"answers-{producer}",
                 fix="run serve and lake of the same version",
             ) from error
-        records += decoded
-        offsets += range(stored_block.offset, stored_block.offset + len(decoded))
+        records += block_records
+        offsets += range(stored_block.offset, stored_block.offset + len(block_records))
     columns: dict[str, object] = {
         field.name: _response_column(records, field)
         for field in RESPONSES_SCHEMA

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.errors import DamageError
 from tailorbird.lake.delta.commits import verify_commit
 from tailorbird.lake.delta.table import DurableTable
@@ -29,6 +29,9 @@ from tailorbird.stream.released import POSITIONS_FILE
 
 class Loader:
     """Loads what follows the positions of archive and tables in the logs.
+
+    Args:
+        verified_lines: number of lines of the ledger whose commits were checked.
 
     Attributes:
         positions: as stored last, and as they were reached since.

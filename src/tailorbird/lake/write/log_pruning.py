@@ -60,7 +60,7 @@ def prune_idle(
 
 
 def _written_at(path: Path) -> int:
-    times = [os.stat(name).st_mtime for name in (path, Path(f"{path}-wal")) if name.exists()]
+    times = [os.stat(file).st_mtime for file in (path, Path(f"{path}-wal")) if file.exists()]
     return int(max(times, default=0) * 1e6)
 
 
@@ -75,9 +75,9 @@ def _prune_log(path: Path, producer: str, released_end: int, lock_hold_s: float)
     deadline = time.monotonic() + lock_hold_s
     # A corrupt end of the log is for its own writer to handle.
     with open_writer(path, partition=producer, on_damaged_tail="stop") as writer:
-        count = 0
-        while (pruned := writer.prune_batch(released_end)) and time.monotonic() < deadline:
-            count += pruned
-        if not pruned:
+        pruned_count = 0
+        while (batch_count := writer.prune_batch(released_end)) and time.monotonic() < deadline:
+            pruned_count += batch_count
+        if not batch_count:
             writer.shrink()
-        return count + pruned
+        return pruned_count + batch_count

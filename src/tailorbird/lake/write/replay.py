@@ -25,7 +25,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import Accepted, Clock, Receipt, RoutePlan, check_body
 from tailorbird.events.adapters import CONVERTERS
@@ -125,6 +125,7 @@ def replay(
     """Resend the selected rows of the quarantine that are accepted now.
 
     Args:
+        plan: the project's declarations, by which the router accepts or refuses events.
         suppression_list: people whose old events the router would drop, so they are not sent.
 
     Raises:
@@ -279,6 +280,7 @@ def _parse_lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
 
     A row that came by HTTP is parsed as the collector does, which is stricter than a file import.
     """
+    # What an adapter could not read, with its reason; None if the row was an event.
     unread_record = parse_unread(body)
     converters = CONVERTERS if row["source"] == "import" else {**CONVERTERS, **WEBHOOK_CONVERTERS}
     if (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tailorbird import faults
+from tailorbird import faults  # named points at which a test can kill the process
 from tailorbird.lake.delta.table import DurableTable
 from tailorbird.lake.files.archive import Archive, ArchiveFile
 from tailorbird.stream import Block, StoredBlock
@@ -37,7 +37,7 @@ class LakeRewriter:
     def rewrite_rows(
         self,
         changes: Mapping[str, Callable[[pa.Table], pa.Table | None]],
-        progress: Progress = lambda done: None,
+        progress: Progress = lambda file_count: None,
     ) -> dict[str, int]:
         """Replace rows of tables, and return the number of files rewritten by table."""
         with self.stop_on_error():
@@ -51,7 +51,7 @@ class LakeRewriter:
     def rewrite_bodies(
         self,
         change: Callable[[ArchiveFile, StoredBlock], Block | None],
-        progress: Progress = lambda done: None,
+        progress: Progress = lambda file_count: None,
     ) -> tuple[int, str, str]:
         """Replace bodies of the archive.
 
@@ -79,8 +79,8 @@ class LakeRewriter:
             self.publish_positions()
 
     def _with_lease_renewal(self, progress: Progress) -> Progress:
-        def renew_and_report(done: int) -> None:
+        def renew_and_report(file_count: int) -> None:
             self.renew_lease()
-            progress(done)
+            progress(file_count)
 
         return renew_and_report

@@ -38,7 +38,7 @@ from tailorbird.stream.released import POSITIONS_FILE
 ROWS_MAX = 250_000  # per commit, about 200 MB in memory
 
 # Lines of the ledger per commit of `commits`. A commit for each would double the small files.
-_MIRROR_LINES = 50
+_MIRROR_LINES_MIN = 50
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class LakeRole:
             self._loader.load_routed(rows_max, rows_by_table)
             for producer, path in self._feeds.response_logs.items():
                 self._loader.load_responses(producer, path, rows_max, rows_by_table)
-            self._loader.mirror_ledger(rows_by_table, _MIRROR_LINES if not flush else 1)
+            self._loader.mirror_ledger(rows_by_table, _MIRROR_LINES_MIN if not flush else 1)
             if rows_by_table or archived_rows or self._loader.has_progress:
                 self._loader.publish_positions()
             return LakeReport(rows_by_table, archived_rows, dict(self._positions.safe))
@@ -242,7 +242,7 @@ class LakeRole:
         *,
         keep_us: int | None = None,
         dry_run: bool = False,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda file_count: None,
     ) -> dict[str, VacuumReport]:
         """Delete the files that only earlier readers need.
 

@@ -104,7 +104,7 @@ class Stages:
             name: SlotRules(slot, partial(metrics.count_fault, "rules"))
             for name, slot in slots.items()
         }
-        self._synonyms = {name: Synonyms.of(slot.synonyms) for name, slot in slots.items()}
+        self._synonyms = {name: Synonyms.from_groups(slot.synonyms) for name, slot in slots.items()}
 
     def draw_id(self) -> str:
         """Draw an id for a request."""

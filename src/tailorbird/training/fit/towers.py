@@ -205,6 +205,7 @@ class TowerLearner:
             trained_until=self._learned_until,
             share=self.vector_share,
         )
+        # Inputs for padding and for the start of a sequence.
         edge_vectors = np.stack([model.input_vectors[0], model.input_vectors[-1]])
         vectors = build_item_vectors(
             index, self.item_vocabulary, model, self._content, content_tokens

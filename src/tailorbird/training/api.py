@@ -191,6 +191,8 @@ class SplitData:
 
     Attributes:
         split: the borders.
+        candidate_plan: retrieval, baselines and live columns, the same in all parts.
+        prepared_inputs: encoded rows of the training and the validation part.
         dropped_count: training requests that were left out to limit time and memory.
     """
 
@@ -311,9 +313,14 @@ def evaluate(
     baselines = [model.name for model in models.values() if isinstance(model, BaselineModel)]
     dataset, candidate_plan = split_data.dataset, split_data.candidate_plan
     first_head = split_data.train.heads[0]
-    probabilities = {name: _ProbabilityCollector() for name in fitted_models}
+    collector_by_model = {name: _ProbabilityCollector() for name in fitted_models}
     scorers = {
-        name: partial(_score, probabilities[name], first_head, _make_scorer(model, split_data))
+        name: partial(
+            _score_and_collect,
+            collector_by_model[name],
+            first_head,
+            _make_scorer(model, split_data),
+        )
         for name, model in fitted_models.items()
     }
     evaluation = evaluate_scorers(
@@ -332,7 +339,7 @@ def evaluate(
         as_of=split_data.split.validation_until,
         seed=dataset.settings.seed,
     )
-    aucs = {name: collector.auc() for name, collector in probabilities.items()}
+    aucs = {name: collector.auc() for name, collector in collector_by_model.items()}
     metric_names = {"auc", *(name for figure in evaluation.intervals.values() for name in figure)}
     for name in metrics:
         if metric_key(name) not in metric_names:
@@ -352,12 +359,12 @@ def _make_scorer(model: FittedModel, split_data: SplitData) -> Scorer:
     )
 
 
-def _score(
-    probabilities: _ProbabilityCollector, head: str, scorer: Scorer, chunk: FeatureChunk
+def _score_and_collect(
+    collector: _ProbabilityCollector, head: str, scorer: Scorer, chunk: FeatureChunk
 ) -> tuple[Mapping[str, Floats], Floats]:
     probabilities_by_head, value = scorer(chunk)
-    probabilities.scores.append(probabilities_by_head[head])
-    probabilities.labels.append(chunk.data.labels[head])
+    collector.scores.append(probabilities_by_head[head])
+    collector.labels.append(chunk.data.labels[head])
     return probabilities_by_head, value
 
 

@@ -104,6 +104,9 @@ def serve_best_baseline(
     """Promote the best evaluated baseline where no model serves.
 
     Return its version, or "" if that baseline serves already.
+
+    Args:
+        meaning: how the index of items gets text vectors; None searches by words alone.
     """
     champion = model_registry.champion_folder()
     serving_baseline = ""

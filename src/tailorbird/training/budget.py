@@ -40,6 +40,8 @@ class Budget:
     Attributes:
         seconds: the given time.
         speed: current speed of this machine, 1 for two idle cores.
+        rate: learning rate of the trees; higher with fewer of them.
+        vectors: whether a tower of item vectors may be learned.
     """
 
     seconds: float

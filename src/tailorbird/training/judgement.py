@@ -50,7 +50,8 @@ class Judgement:
             champion_note=self.champion_note,
             user_count=evaluation.user_count,
             calibration_ratios={
-                head: intervals.mean_ratio for head, intervals in evaluation.head_metrics.items()
+                head: head_metrics.mean_ratio
+                for head, head_metrics in evaluation.head_metrics.items()
             },
             coverage=intervals[MODEL_NAME][coverage_metric].value,
             coverage_reference=intervals[reference_name][coverage_metric].value

@@ -57,20 +57,24 @@ class OwnEstimator:
             UsageError: it fails, returns no model, or the model gives something else than a number
                 for each row.
         """
-        fitted = self._call("fit", lambda: self._estimator_class(**self.settings).fit(train, valid))
-        if not callable(getattr(fitted, "score", None)):
+        returned_model = self._call(
+            "fit", lambda: self._estimator_class(**self.settings).fit(train, valid)
+        )
+        if not callable(getattr(returned_model, "score", None)):
             raise UsageError(
-                f"fit returned {type(fitted).__name__}, which has no method score",
+                f"fit returned {type(returned_model).__name__}, which has no method score",
                 where=self._where,
                 fix="return self, and add score(matrix)",
             )
-        if not any(callable(getattr(fitted, method, None)) for method in ("export", "save")):
+        if not any(
+            callable(getattr(returned_model, method, None)) for method in ("export", "save")
+        ):
             raise UsageError(
-                f"{type(fitted).__name__} has neither a method export nor save",
+                f"{type(returned_model).__name__} has neither a method export nor save",
                 where=self._where,
                 fix="add export(), which returns ONNX, or save() and a static load(data)",
             )
-        model = OwnModel(self.name, train.heads, fitted, self._where)
+        model = OwnModel(self.name, train.heads, returned_model, self._where)
         model.score(valid.matrix[:100])
         return model
 
@@ -105,6 +109,7 @@ class OwnModel:
 
     Attributes:
         fitted: has `score`, and `export` or `save`.
+        where: file and class of the estimator, for errors.
     """
 
     architecture: str

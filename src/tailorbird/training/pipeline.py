@@ -118,7 +118,9 @@ def _fit_challenger(task: TrainingTask) -> Challenger:
     """Read the log, split it, compute candidates and features, and fit the heads."""
     features, slot, settings, timer = task.features, task.slot, task.settings, task.timer
     timer.report("read", 0, 1)
-    champion, champion_bundle, unevaluated_reason = load_champion(task.registry, features, slot)
+    champion_version, champion_bundle, unevaluated_reason = load_champion(
+        task.registry, features, slot
+    )
     other_features = (
         [champion_bundle.features]
         if champion_bundle is not None and champion_bundle.features is not None
@@ -180,7 +182,7 @@ def _fit_challenger(task: TrainingTask) -> Challenger:
         warm_trees=warm_trees,
     )
     return Challenger(
-        champion_version=champion,
+        champion_version=champion_version,
         champion_bundle=champion_bundle,
         unevaluated_reason=unevaluated_reason,
         training_data=training_data,

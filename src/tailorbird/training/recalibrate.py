@@ -180,12 +180,12 @@ def judge_levels(
             "auc": auc_since.value,
             "level": level_ratio.value,
         }
-        interval_error = np.hypot(
+        auc_fall_margin = np.hypot(
             auc_before.high - auc_before.value, auc_since.value - auc_since.low
         )
         head_note = f"{head}: AUC {auc_before.value:.3f} before, {auc_since.value:.3f} since"
         auc_fall = auc_before.value - auc_since.value
-        if auc_fall > AUC_FALL_MIN and auc_fall > interval_error:
+        if auc_fall > AUC_FALL_MIN and auc_fall > auc_fall_margin:
             worse_heads.append(head_note)
         elif level_ratio.low > 1 + LEVEL_TOLERANCE or level_ratio.high < 1 - LEVEL_TOLERANCE:
             miscalibrated_heads.append((head, f"{head_note}; predicted ÷ observed {level_ratio}"))
@@ -204,7 +204,9 @@ def judge_levels(
     new_calibrations, problem = _fit_calibrations(
         rows_since, [head for head, _ in miscalibrated_heads], calibration_by_head, metrics_by_head
     )
-    problem = problem or _order_loss(rows_since, calibration_by_head, new_calibrations, objective)
+    problem = problem or _describe_order_loss(
+        rows_since, calibration_by_head, new_calibrations, objective
+    )
     if problem:
         return LevelVerdict(
             "retrain", f"a new calibration does not help: {problem}", {}, metrics_by_head
@@ -305,7 +307,7 @@ def _fit_calibrations(
     return new_calibrations, ""
 
 
-def _order_loss(
+def _describe_order_loss(
     rows: ScoredRows,
     calibration_by_head: Mapping[str, Calibration],
     new_calibrations: Mapping[str, Calibration],
@@ -315,8 +317,8 @@ def _order_loss(
     old_values, new_values = (
         objective_value(
             {
-                head: calibrations.get(head, Identity()).apply(raw)
-                for head, raw in rows.raw_scores.items()
+                head: calibrations.get(head, Identity()).apply(raw_score)
+                for head, raw_score in rows.raw_scores.items()
             },
             objective,
             rows.data.row_count,
@@ -325,8 +327,8 @@ def _order_loss(
     )
     data, row_gains = rows.data, rows.data.gain(objective)
     change = ndcg_gain(new_values, old_values, row_gains, data.offsets, data.person_codes)
-    level = float(np.nanmean(ndcg(rank_lists(old_values, row_gains, data.offsets))))
-    if change.low >= -RELATIVE_MARGIN * level:
+    old_ndcg = float(np.nanmean(ndcg(rank_lists(old_values, row_gains, data.offsets))))
+    if change.low >= -RELATIVE_MARGIN * old_ndcg:
         return ""
     return f"the order by the formula changes by {change.signed_text} in NDCG@10"
 

@@ -101,9 +101,9 @@ def score_histogram(dataset: Dataset, value: Floats) -> list[HistogramRow]:
         value: of each row of `dataset`, shape (n,).
     """
     starts = dataset.offsets[:-1][np.diff(dataset.offsets) > 0]
-    best = np.maximum.reduceat(value, starts)[:, None] if len(starts) else np.zeros((0, 1))
+    best_values = np.maximum.reduceat(value, starts)[:, None] if len(starts) else np.zeros((0, 1))
     return number_histogram_rows(
-        "score", ["score"], _count_bins(best, number_bin_columns, _NUMBER_BINS)
+        "score", ["score"], _count_bins(best_values, number_bin_columns, _NUMBER_BINS)
     )
 
 

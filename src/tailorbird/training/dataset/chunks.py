@@ -85,7 +85,11 @@ def encode_chunks(
     live_columns: LiveColumns,
     target_encodings: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> Iterator[tuple[slice, Matrix]]:
-    """Yield the range of rows of each chunk, and their matrix; see `matrix.encode_rows`."""
+    """Yield the range of rows of each chunk, and their matrix; see `matrix.encode_rows`.
+
+    Args:
+        live_columns: columns read from the candidate sources at the request.
+    """
     start = 0
     for chunk in chunks:
         row_range = slice(start, start := start + chunk.data.row_count)

@@ -282,10 +282,10 @@ def _label_candidates(
     rng: np.random.Generator,
 ) -> DrawnRequests:
     """Label the candidates of some requests."""
-    request_indexes, item_count = chunk.request_indexes, max(len(data.item_vocabulary), 1)
-    chunk_requests = data.take(request_indexes)
+    chunk_request_indexes, item_count = chunk.request_indexes, max(len(data.item_vocabulary), 1)
+    chunk_requests = data.take(chunk_request_indexes)
     positive_keys = np.unique(chunk_requests.request_index * item_count + chunk_requests.item_codes)
-    request_index = np.repeat(np.arange(len(request_indexes)), chunk.sizes)
+    request_index = np.repeat(np.arange(len(chunk_request_indexes)), chunk.sizes)
     candidate_keys = request_index * item_count + chunk.item_codes
     order = np.argsort(candidate_keys, kind="stable")
     matched_indexes = np.searchsorted(candidate_keys[order], positive_keys)
@@ -302,10 +302,10 @@ def _label_candidates(
         label,
         chunk.best_rank.astype(np.float64),
         negatives_per_request,
-        len(request_indexes),
+        len(chunk_request_indexes),
         rng,
     )
-    row_counts = np.bincount(request_index[sampled_rows], minlength=len(request_indexes))
+    row_counts = np.bincount(request_index[sampled_rows], minlength=len(chunk_request_indexes))
     offsets = np.concatenate(([0], np.cumsum(row_counts))).astype(np.int64)
     missed_positives = MissedPositives(
         positive_keys[~is_candidate] // item_count, positive_keys[~is_candidate] % item_count

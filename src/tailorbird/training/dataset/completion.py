@@ -17,7 +17,11 @@ Floats = npt.NDArray[np.float64]
 
 
 def build_training_rows(training_data: TrainingData, requests: Dataset, replay: Replay) -> Dataset:
-    """Return the rows to learn from: logged responses, or drawn requests with some candidates."""
+    """Return the rows to learn from: logged responses, or drawn requests with some candidates.
+
+    Args:
+        replay: gives the candidates and live columns of each request as of its time.
+    """
     if training_data.sampling_scheme is None:
         return replace(requests, live_values=replay.read_live_columns(requests)[0])
     return training_data.add_extra_labels(

@@ -17,7 +17,8 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# Rows that could be exchanged: any drawn row with any other, the rows of a pair, none.
+# Kinds of responses, by the rows that could be exchanged: any drawn row with any other, the rows
+# of a pair, none.
 ANY_ROW, PAIRS, NO_ROW = 0, 1, 2
 _PROBABILITY_TOLERANCE = 1e-6  # tolerance for equal probabilities
 _UNEXPLAINED_SHARE_MAX = (
@@ -157,9 +158,9 @@ def _response_kinds(
     )
 
     pool_size = (1.0 - highest_chance) / np.maximum(lowest_chance, 1e-12)
-    is_other = has_draws & ~has_one_level & ~is_swap
+    may_use_item_method = has_draws & ~has_one_level & ~is_swap
     has_item_trace = (
-        is_other
+        may_use_item_method
         & has_two_levels
         & (low_counts == 1)
         & (highest_chance >= 0.5)
@@ -167,7 +168,8 @@ def _response_kinds(
         & (pool_size > 0.5)
     )
     item_keys = _consistent_probability_keys(
-        _to_probability_key(highest_chance[is_other]), has_item_trace[is_other]
+        _to_probability_key(highest_chance[may_use_item_method]),
+        has_item_trace[may_use_item_method],
     )
     is_item = (has_item_trace | (has_one_level & ~is_swap)) & np.isin(
         _to_probability_key(highest_chance), item_keys

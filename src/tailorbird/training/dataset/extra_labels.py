@@ -26,6 +26,7 @@ class OutcomeIndex:
         self._sorted_times, time_rank = np.unique(interactions.ts[has_ids], return_inverse=True)
         self._rank_bits = len(self._sorted_times).bit_length()
         self._sorted_pairs, pair_code = np.unique(pair, return_inverse=True)
+        # One sortable integer: the pair's code in the high bits, the rank of the time below.
         packed = (pair_code << self._rank_bits) | time_rank
         order = np.argsort(packed, kind="stable")
         self._packed_keys = packed[order]

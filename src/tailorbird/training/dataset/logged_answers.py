@@ -49,6 +49,8 @@ def dataset_from_responses(
         slot: name of the slot.
         heads: event types that are targets, or targets of `ranking.policy.targets`.
         complete_until: now minus the allowed lateness.
+        denominator: rows are items that the client reported as seen (`impression`), or all shown
+            items (`answer`).
         response_log: the lake's `answers`, if any: gives the log position at which a response's
             features were read. A response without a row there (imported history) gets its own
             routed position.
@@ -71,7 +73,7 @@ def dataset_from_responses(
         ts_to=complete_until - attribution_us,
         with_interleaved=with_interleaved,
     )
-    unlabelled = _unlabelled_dataset(
+    unlabelled_data = _unlabelled_dataset(
         slot_responses, response_log, person_vocabulary, item_vocabulary
     )
     request_vocabulary = IdVocabulary.of(slot_responses["request_id"])
@@ -82,7 +84,7 @@ def dataset_from_responses(
         ),
     )
     matcher = OutcomeMatcher(
-        unlabelled,
+        unlabelled_data,
         request_vocabulary.encode(slot_responses["request_id"]),
         slot_items,
         other_items,
@@ -99,7 +101,7 @@ def dataset_from_responses(
         )
         for head in item_heads(heads)
     }
-    is_seen = np.ones(unlabelled.row_count, bool)
+    is_seen = np.ones(unlabelled_data.row_count, bool)
     if denominator == "impression":
         is_seen = matcher.match_rows(
             _read_impressions(events, request_vocabulary, person_vocabulary, item_vocabulary)
@@ -130,17 +132,17 @@ def dataset_from_responses(
     if return_target_by_head := return_targets((*heads, *extra_heads)):
         presence_index = PresenceIndex(events, person_vocabulary, complete_until)
         labels |= {
-            head: presence_index.label(return_target, unlabelled.person_codes, unlabelled.t)[
-                unlabelled.request_index
-            ]
+            head: presence_index.label(
+                return_target, unlabelled_data.person_codes, unlabelled_data.t
+            )[unlabelled_data.request_index]
             for head, return_target in return_target_by_head.items()
         }
-    is_row = is_seen
+    is_retained_row = is_seen
     if arm:
-        is_row = is_seen & _is_in_arm(slot_responses, arm)[unlabelled.request_index]
+        is_retained_row = is_seen & _is_in_arm(slot_responses, arm)[unlabelled_data.request_index]
         provenance |= {"arm": arm}
-    dataset = replace(unlabelled, labels=labels, provenance=provenance)
-    return dataset if is_row.all() else dataset.filter_rows(is_row)
+    dataset = replace(unlabelled_data, labels=labels, provenance=provenance)
+    return dataset if is_retained_row.all() else dataset.filter_rows(is_retained_row)
 
 
 def _select_responses(
@@ -332,7 +334,7 @@ def _read_impressions(
     multiple_items = impressions.filter(
         pc.and_(pc.is_null(impressions["item_id"]), pc.is_valid(impressions["items"]))
     )
-    list_index = (
+    event_index = (
         pc.list_parent_indices(multiple_items["items"]).to_numpy()
         if multiple_items.num_rows
         else np.zeros(0, np.int64)
@@ -341,13 +343,13 @@ def _read_impressions(
         np.concatenate(
             [
                 request_vocabulary.encode(single_item["request_id"]),
-                request_vocabulary.encode(multiple_items["request_id"])[list_index],
+                request_vocabulary.encode(multiple_items["request_id"])[event_index],
             ]
         ),
         np.concatenate(
             [
                 person_vocabulary.encode(single_item["person"]),
-                person_vocabulary.encode(multiple_items["person"])[list_index],
+                person_vocabulary.encode(multiple_items["person"])[event_index],
             ]
         ),
         np.concatenate(
@@ -356,5 +358,5 @@ def _read_impressions(
                 item_vocabulary.encode(pc.list_flatten(multiple_items["items"])),
             ]
         ),
-        np.concatenate([micros(single_item["ts"]), micros(multiple_items["ts"])[list_index]]),
+        np.concatenate([micros(single_item["ts"]), micros(multiple_items["ts"])[event_index]]),
     )

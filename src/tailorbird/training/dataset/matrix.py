@@ -93,7 +93,7 @@ def encode_rows(
         live_columns: live columns of the chunk's data.
     """
     data, rows = chunk.data, chunk.rows
-    live_by_name = (
+    live_values_by_column = (
         {}
         if data.live_values is None
         else {
@@ -126,8 +126,8 @@ def encode_rows(
             data.position[row_range] if with_positions else None,
             {name: column[row_range] for name, column in (target_encodings or {}).items()},
             index_series.space(int(index_number)) or fallback_space,
-            live={name: column[row_range] for name, column in live_by_name.items()}
-            if live_by_name
+            live={name: column[row_range] for name, column in live_values_by_column.items()}
+            if live_values_by_column
             else None,
         )
     return matrix

@@ -79,6 +79,7 @@ class OutcomeMatcher:
         self._sorted_pairs, self._pair_code = np.unique(
             person_code[order] * self._item_count + item_code[order], return_inverse=True
         )
+        # One sortable integer: the pair's code in the high bits, the rank of the time below.
         self._packed_keys = (self._pair_code << self._rank_bits) | time_rank
 
     def match_rows(self, outcomes: Outcomes) -> Bools:
@@ -99,6 +100,7 @@ class OutcomeMatcher:
     def _match_rows(self, outcomes: Outcomes) -> Ints:
         """Return the row of each outcome, −1 without one, shape (m,)."""
         rows = np.full(len(outcomes.ts), -1, np.int64)
+        # Named outcomes carry their request's id; the others belong to the last response.
         named_outcomes = np.flatnonzero((outcomes.request_code >= 0) & (outcomes.item_code >= 0))
         named_rows = self._named_row_lookup.find(
             outcomes.request_code[named_outcomes] * self._item_count

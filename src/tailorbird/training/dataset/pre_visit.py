@@ -86,13 +86,15 @@ def move_before_visits(
     # The request of a basket stands before the earliest visit to any of its items.
     ts = np.where(
         visit_rows >= 0, visits.ts[visit_rows] + 1, data.t[data.request_index]
-    )  # just behind what came before it, as `clicks.choices` has it
+    )  # just behind what came before it, as in `clicks.draw_requests`
     order = np.lexsort((ts, data.request_index))
     first_choices = order[data.offsets[:-1]]
-    visit_row, is_moved = visit_rows[first_choices], visit_rows[first_choices] >= 0
-    log_position = np.where(is_moved, visits.log_position[visit_row] - 1, data.log_position)
+    first_visit_row, is_moved = visit_rows[first_choices], visit_rows[first_choices] >= 0
+    log_position = np.where(is_moved, visits.log_position[first_visit_row] - 1, data.log_position)
     context = pa.concat_tables([data.context, visits.context]).take(
-        pa.array(np.where(is_moved, data.request_count + visit_row, np.arange(data.request_count)))
+        pa.array(
+            np.where(is_moved, data.request_count + first_visit_row, np.arange(data.request_count))
+        )
     )
     moved_data = replace(
         data,

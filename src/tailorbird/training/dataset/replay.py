@@ -121,6 +121,7 @@ class Replay:
         key_order = np.argsort(item_vocabulary.keys)
         self._sorted_keys, self._sorted_codes = item_vocabulary.keys[key_order], key_order
         self._list_cache: dict[int, tuple[RankedList, Ints]] = {}
+        # Types of events that hide their item from the person.
         self._hidden_type_keys = (
             hash64s(list(slot.hide_seen)) if slot.hide_seen else np.zeros(0, np.uint64)
         )

@@ -224,8 +224,8 @@ def load_training_data(
 
 def log_end(events: pa.Table) -> int:
     """Return the time just after the newest event, up to which an imported log may be complete."""
-    dated = ~pc.fill_null(events["timeless"], False).to_numpy().astype(bool)
-    return int(micros(events["ts"]).max(initial=0, where=dated)) + 1
+    is_dated = ~pc.fill_null(events["timeless"], False).to_numpy().astype(bool)
+    return int(micros(events["ts"]).max(initial=0, where=is_dated)) + 1
 
 
 def _drop_unsettled_requests(training_data: TrainingData) -> TrainingData:

@@ -129,11 +129,15 @@ class Bootstrap:
         The upward bias of the ECE remains.
         """
         bin_count = len(calibration.counts)
-        cell = self.person_codes[request_index] * bin_count + calibration.row_bins
-        cell_count = self.person_count * bin_count
-        weights = (np.ones(len(cell)), probability, label > 0)
+        person_bin_codes = self.person_codes[request_index] * bin_count + calibration.row_bins
+        person_bin_count = self.person_count * bin_count
+        weights = (np.ones(len(person_bin_codes)), probability, label > 0)
         count, predicted, observed = (
-            self._resample(sum_by_index(cell, w, cell_count).reshape(self.person_count, bin_count))
+            self._resample(
+                sum_by_index(person_bin_codes, w, person_bin_count).reshape(
+                    self.person_count, bin_count
+                )
+            )
             for w in weights
         )
         safe_counts = np.maximum(count, 1e-12)
@@ -177,10 +181,13 @@ class Bootstrap:
         """Return sum and count of each metric for each user, shapes (people, metrics)."""
         finite_masks = [np.isfinite(value) for value in values]
         numerator = [
-            sum_by_index(self.person_codes, np.where(k, v, 0.0), self.person_count)
-            for v, k in zip(values, finite_masks, strict=True)
+            sum_by_index(self.person_codes, np.where(finite_mask, value, 0.0), self.person_count)
+            for value, finite_mask in zip(values, finite_masks, strict=True)
         ]
-        denominator = [sum_by_index(self.person_codes, k, self.person_count) for k in finite_masks]
+        denominator = [
+            sum_by_index(self.person_codes, finite_mask, self.person_count)
+            for finite_mask in finite_masks
+        ]
         return np.stack(numerator, axis=1), np.stack(denominator, axis=1)
 
     def _resample(self, sums: Floats) -> Floats:

@@ -91,7 +91,7 @@ def estimate_policies(
             heads of its policy's formula.
         NotReadyError: no response is left.
     """
-    log = load_responses(
+    logged_responses = load_responses(
         features,
         slot,
         (new, old),
@@ -102,17 +102,17 @@ def estimate_policies(
         outcome=outcome,
     )
     report = evaluate_off_policy(
-        training_data=log.training_data,
-        features=log.features,
+        training_data=logged_responses.training_data,
+        features=logged_responses.features,
         slot=slot,
-        data=log.data,
-        groups=log.groups,
-        index_series=log.index_series,
+        data=logged_responses.data,
+        groups=logged_responses.groups,
+        index_series=logged_responses.index_series,
         outcome=outcome,
-        reward_model=log.reward_model,
+        reward_model=logged_responses.reward_model,
         seed=settings.seed,
     )
-    return replace(report, notes=(*report.notes, *log.notes))
+    return replace(report, notes=(*report.notes, *logged_responses.notes))
 
 
 def load_responses(
@@ -201,10 +201,10 @@ def load_responses(
 
 
 def _read_labelled_responses(
-    source: Lake, training_data: TrainingData, slot: Slot, outcome: str, ts_from: int
+    lake: Lake, training_data: TrainingData, slot: Slot, outcome: str, ts_from: int
 ) -> Dataset:
     try:
-        return read_responses(source, training_data, slot, outcome, ts_from=ts_from)
+        return read_responses(lake, training_data, slot, outcome, ts_from=ts_from)
     except NotReadyError as error:
         raise NotReadyError(
             f"no answer of slot {slot.name!r} with a known outcome is newer than "
@@ -360,8 +360,8 @@ def _require_difference(
     (new, bundle), (old, other_bundle) = policy, other
     version = bundle.version if bundle is not None else ""
     other_version = other_bundle.version if other_bundle is not None else ""
-    settings = replayable_slot(new.served_slot)
-    if (new.order, version, settings) != (
+    replayed_slot = replayable_slot(new.served_slot)
+    if (new.order, version, replayed_slot) != (
         old.order,
         other_version,
         replayable_slot(old.served_slot),

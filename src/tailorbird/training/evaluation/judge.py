@@ -78,6 +78,7 @@ class Evaluator:
         self._is_recommended: dict[str, npt.NDArray[np.bool_]] = {}
         self._is_chosen = np.zeros(len(item_shares), bool)
         self._person_parts: list[Ints] = []
+        # Cold-start step of each request's user, see `cold_start`.
         self._person_step_parts: list[Ints] = []
         self._device_parts: list[list[str | None]] = []
         self._slice_names: list[str] = []
@@ -112,20 +113,20 @@ class Evaluator:
         """
         gain = data.gain(self._objective)
         for name, score in scores.items():
-            ranked = self._rank_and_record(
+            ranked_lists = self._rank_and_record(
                 name, score, gain, data.item_codes, data.offsets, data.missed_positives, data.t
             )
             if slates:
-                self._metric_parts[name][CANDIDATE_RECALL].append(ranked.candidate_recall)
-        chosen = collect_chosen_items(data, gain, self._missed_gain)
+                self._metric_parts[name][CANDIDATE_RECALL].append(ranked_lists.candidate_recall)
+        chosen_items = collect_chosen_items(data, gain, self._missed_gain)
         for name, slate in slates.items():
             self._rank_and_record(
                 name,
                 -np.arange(len(slate.item_codes), dtype=np.float64),
-                *score_slate(slate, chosen),
+                *score_slate(slate, chosen_items),
                 data.t,
             )
-        self._is_chosen[chosen.item_codes] = True
+        self._is_chosen[chosen_items.item_codes] = True
         requests_before = sum(len(part_persons) for part_persons in self._person_parts)
         for head, probability in (probabilities or {}).items():
             # A bundle may predict heads of other slots, which have no labels here.
@@ -167,7 +168,7 @@ class Evaluator:
         t: Ints,
     ) -> metrics.RankedLists:
         missed_counts = np.bincount(missed_positives.request_index, minlength=len(offsets) - 1)
-        ranked = metrics.rank_lists(
+        ranked_lists = metrics.rank_lists(
             score,
             gain,
             offsets,
@@ -182,11 +183,13 @@ class Evaluator:
                 missed_positives.request_index[mask[missed_positives.item_codes]],
                 minlength=len(offsets) - 1,
             )
-            ranked_subsets[metric_name] = ranked.restrict(
-                mask[item_codes[ranked.row]], subset_missed_counts
+            ranked_subsets[metric_name] = ranked_lists.restrict(
+                mask[item_codes[ranked_lists.row]], subset_missed_counts
             )
         steps = assign_steps(
-            self._history.item_counter.count(item_codes[ranked.row], t, ranked.list_index)
+            self._history.item_counter.count(
+                item_codes[ranked_lists.row], t, ranked_lists.list_index
+            )
         )
         missed_steps = assign_steps(
             self._history.item_counter.count(
@@ -198,18 +201,18 @@ class Evaluator:
                 missed_positives.request_index[missed_steps == step_index],
                 minlength=len(offsets) - 1,
             )
-            ranked_subsets[f"items {step_label}"] = ranked.restrict(
+            ranked_subsets[f"items {step_label}"] = ranked_lists.restrict(
                 steps == step_index, subset_missed_counts
             )
         for metric_name, value in _listwise_values(
-            ranked, ranked_subsets, item_codes, self._item_shares
+            ranked_lists, ranked_subsets, item_codes, self._item_shares
         ).items():
             self._metric_parts[model_name][metric_name].append(value)
         is_recommended = self._is_recommended.setdefault(
             model_name, np.zeros(len(self._item_shares), bool)
         )
-        is_recommended[item_codes[ranked.top_rows[ranked.top_rows >= 0]]] = True
-        return ranked
+        is_recommended[item_codes[ranked_lists.top_rows[ranked_lists.top_rows >= 0]]] = True
+        return ranked_lists
 
     def build_evaluation(self, model_name: str) -> Evaluation:
         """Return all metrics; `model_name` is the one that the others are compared with."""
@@ -342,28 +345,29 @@ class Evaluator:
 
 def interaction_shares(history: History, as_of: int) -> Floats:
     """Return the share of interactions of each item before `as_of`, shape (items,)."""
-    earlier = history.interactions.before(as_of)
-    counts = np.bincount(earlier.item[earlier.item >= 0], minlength=earlier.item_count).astype(
-        np.float64
-    )
+    earlier_interactions = history.interactions.before(as_of)
+    counts = np.bincount(
+        earlier_interactions.item[earlier_interactions.item >= 0],
+        minlength=earlier_interactions.item_count,
+    ).astype(np.float64)
     return counts / max(counts.sum(), 1.0)
 
 
 def _listwise_values(
-    ranked: metrics.RankedLists,
+    ranked_lists: metrics.RankedLists,
     ranked_subsets: Mapping[str, metrics.RankedLists],
     item_codes: Ints,
     item_shares: Floats,
 ) -> dict[str, Floats]:
-    has_positives = ranked.has_positives
+    has_positives = ranked_lists.has_positives
     return {
-        f"ndcg_{TOP_K}": metrics.ndcg(ranked, TOP_K),
-        f"recall_{TOP_K}": metrics.recall(ranked, TOP_K),
-        "hr_20": metrics.hit_rate(ranked, 20),
-        "mrr": metrics.reciprocal_rank(ranked),
-        "list_auc": metrics.list_auc(ranked),
+        f"ndcg_{TOP_K}": metrics.ndcg(ranked_lists, TOP_K),
+        f"recall_{TOP_K}": metrics.recall(ranked_lists, TOP_K),
+        "hr_20": metrics.hit_rate(ranked_lists, 20),
+        "mrr": metrics.reciprocal_rank(ranked_lists),
+        "list_auc": metrics.list_auc(ranked_lists),
         f"novelty_{TOP_K}": np.where(
-            has_positives, metrics.novelty(ranked, item_codes, item_shares), np.nan
+            has_positives, metrics.novelty(ranked_lists, item_codes, item_shares), np.nan
         ),
         **{name: metrics.ndcg(subset, TOP_K) for name, subset in ranked_subsets.items()},
     }

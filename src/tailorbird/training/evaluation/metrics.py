@@ -205,8 +205,8 @@ def coverage(ranked: RankedLists, item_codes: Ints, catalogue_size: int) -> floa
     Args:
         item_codes: shape (n,), code of each row's item.
     """
-    shown = ranked.top_rows[ranked.top_rows >= 0]
-    return len(np.unique(item_codes[shown])) / max(catalogue_size, 1)
+    shown_rows = ranked.top_rows[ranked.top_rows >= 0]
+    return len(np.unique(item_codes[shown_rows])) / max(catalogue_size, 1)
 
 
 def novelty(ranked: RankedLists, item_codes: Ints, item_shares: Floats) -> Floats:
@@ -335,15 +335,15 @@ def _rank_chunk(
     rank = np.zeros(len(list_index), np.int64)
     for ordinal in range(int(positive_ordinal.max(initial=-1)) + 1):
         current_positives = np.flatnonzero(positive_ordinal == ordinal)
-        list_line, position = list_index[current_positives], column_index[current_positives]
+        matrix_line, position = list_index[current_positives], column_index[current_positives]
         own_score, own_tiebreak = (
-            padded_scores[list_line, position][:, None],
-            tiebreaks[list_line, position][:, None],
+            padded_scores[matrix_line, position][:, None],
+            tiebreaks[matrix_line, position][:, None],
         )
-        is_ahead = (padded_scores[list_line] > own_score) | (
-            (padded_scores[list_line] == own_score) & (tiebreaks[list_line] < own_tiebreak)
+        is_ahead = (padded_scores[matrix_line] > own_score) | (
+            (padded_scores[matrix_line] == own_score) & (tiebreaks[matrix_line] < own_tiebreak)
         )
-        rank[current_positives] = 1 + (is_ahead & ~is_empty_cell[list_line]).sum(axis=1)
+        rank[current_positives] = 1 + (is_ahead & ~is_empty_cell[matrix_line]).sum(axis=1)
     return rows[list_index, column_index], rank
 
 

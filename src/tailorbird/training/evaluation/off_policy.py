@@ -115,9 +115,11 @@ class OffPolicyReport:
     _repr_html_ = text_html
 
     def __repr__(self) -> str:
-        rebuilt = f"{self.rebuilt_share:.1%} of the logged items are among the replayed candidates"
+        rebuilt_note = (
+            f"{self.rebuilt_share:.1%} of the logged items are among the replayed candidates"
+        )
         title = f"{self.new} against {self.old}, slot {self.slot}"
-        return "\n".join([title, str(self.evaluation), rebuilt, *self.notes])
+        return "\n".join([title, str(self.evaluation), rebuilt_note, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
@@ -235,9 +237,11 @@ def evaluate_off_policy(
 
 def ignored_settings(slot: Slot, logged_slot: Slot) -> tuple[str, ...]:
     """Describe the settings of a slot that a replay of another one's responses leaves out."""
-    item_only = replayable_slot(slot)
-    ignored = [rule for rule in slot.rules if rule not in item_only.rules]
-    ignored += [f"boost {boost.when}" for boost in slot.boosts if boost not in item_only.boosts]
+    item_only_slot = replayable_slot(slot)
+    ignored = [rule for rule in slot.rules if rule not in item_only_slot.rules]
+    ignored += [
+        f"boost {boost.when}" for boost in slot.boosts if boost not in item_only_slot.boosts
+    ]
     unsupported_settings = (
         ("caps", slot.caps),
         ("pins", slot.pins),
@@ -291,24 +295,24 @@ class _PropensityRecorder:
         data = self._data
         position_count = int(np.diff(data.offsets).max())
 
-        def by_position(values: npt.NDArray, fill: float = 0.0) -> Floats:
+        def pad_by_position(values: npt.NDArray, fill: float = 0.0) -> Floats:
             return to_positions(values, data.offsets, position_count, fill=fill)[0]
 
         reward, is_shown = to_positions(
             data.labels[self._outcome].astype(np.float64), data.offsets, position_count, fill=0.0
         )
         weight = divide_probabilities(
-            by_position(self._target_propensities[name], 1.0),
-            by_position(data.propensity, 1.0),
+            pad_by_position(self._target_propensities[name], 1.0),
+            pad_by_position(data.propensity, 1.0),
             is_shown,
         )
         if not self._has_model:
             return PolicySample(reward, weight, data.person_codes, is_shown)
         prediction, expected = (
-            by_position(self._predicted_rewards),
-            by_position(self._expected_rewards[name]),
+            pad_by_position(self._predicted_rewards),
+            pad_by_position(self._expected_rewards[name]),
         )
-        is_predicted = by_position(self.is_candidate) > 0
+        is_predicted = pad_by_position(self.is_candidate) > 0
         return build_model_sample(
             reward=reward,
             weight=weight,

@@ -53,27 +53,27 @@ def drawn_policies(control: Policy, treatments: Sequence[Policy]) -> tuple[Polic
 
 
 def drawn_shares(
-    log: LoggedResponses, outcome: str, response_count: float, *, seed: int = 0
+    logged_responses: LoggedResponses, outcome: str, response_count: float, *, seed: int = 0
 ) -> tuple[DrawnShare, ...]:
     """Return what each share of drawn slates tells of each treatment.
 
     Args:
-        log: of `drawn_policies`, of which the first is the control.
+        logged_responses: of `drawn_policies`, of which the first is the control.
         response_count: that the slot logs in the planned duration.
     """
-    (control, *treatments) = (name for group in log.groups for name in group.scorers)
+    (control, *treatments) = (name for group in logged_responses.groups for name in group.scorers)
     slates_by_policy: dict[str, dict[int, ReplayedSlates]] = {name: {} for name in treatments}
     drawn_responses: dict[int, _DrawnResponse] = {}
     rng = np.random.default_rng(seed)
-    for group in log.groups:
+    for group in logged_responses.groups:
         slate_replay = SlateReplay(
-            features=log.features,
+            features=logged_responses.features,
             slot=group.slot,
-            data=log.data,
-            index_series=log.index_series,
+            data=logged_responses.data,
+            index_series=logged_responses.index_series,
             scorers=group.scorers,
             outcome=outcome,
-            training_data=log.training_data,
+            training_data=logged_responses.training_data,
         )
         for response in slate_replay.replay_responses(group.replay):
             for name, distribution in response.distributions.items():
@@ -88,11 +88,11 @@ def drawn_shares(
                     drawn_responses[response.request_index] = _DrawnResponse.of(
                         distribution, response.item_codes, response.predictions.get(name), rng
                     )
-    outcome_rates = _outcome_rates(log, outcome)
+    outcome_rates = _outcome_rates(logged_responses, outcome)
     return tuple(
         drawn_share
         for name in treatments
-        for drawn_share in _rowsof(
+        for drawn_share in _estimate_drawn_shares(
             name, drawn_responses, slates_by_policy[name], outcome_rates, response_count
         )
     )
@@ -121,19 +121,22 @@ class ReplayedSlates:
         is_shared: bool,
     ) -> "ReplayedSlates":
         """Return the slates; `is_shared`: the policy draws the same share as the control."""
-        drawn = distribution.draw(rng)
+        drawn_slate = distribution.draw(rng)
         if not (is_shared and isinstance(distribution, PlackettLuce)):
-            chance = distribution.propensities(drawn)[0]
-            return cls(items[np.stack([drawn, drawn])], np.broadcast_to(chance, (2, 2, len(drawn))))
-        slates = (distribution.ranked, drawn)
+            chance = distribution.propensities(drawn_slate)[0]
+            return cls(
+                items[np.stack([drawn_slate, drawn_slate])],
+                np.broadcast_to(chance, (2, 2, len(drawn_slate))),
+            )
+        slates = (distribution.ranked, drawn_slate)
         chances = [position_chances(distribution, slate) for slate in slates]
         return cls(items[np.stack(slates)], np.stack(chances))
 
 
 def position_chances(distribution: PlackettLuce, slate: Ints) -> Floats:
     """Return the chance of a slate's items at their positions, (2, k): none drawn, all drawn."""
-    ranked = match_positions(slate, distribution.ranked).astype(np.float64)
-    return np.stack([ranked, distribution.propensities(slate)[0]])
+    ranked_chances = match_positions(slate, distribution.ranked).astype(np.float64)
+    return np.stack([ranked_chances, distribution.propensities(slate)[0]])
 
 
 @dataclass(frozen=True)
@@ -171,15 +174,15 @@ class _DrawnResponse:
         return position_chances(self.distribution, find_positions(slate, self.item_codes))
 
 
-def _outcome_rates(log: LoggedResponses, outcome: str) -> Floats:
+def _outcome_rates(logged_responses: LoggedResponses, outcome: str) -> Floats:
     """Return the share of shown items that led to the outcome, by position."""
-    data = log.data
+    data = logged_responses.data
     position_index = data.position - 1
     shown_counts = np.bincount(position_index)
     return np.bincount(position_index, data.labels[outcome] > 0) / np.maximum(shown_counts, 1)
 
 
-def _rowsof(
+def _estimate_drawn_shares(
     name: str,
     drawn_responses: Mapping[int, _DrawnResponse],
     treatment_slates: Mapping[int, ReplayedSlates],
@@ -196,14 +199,16 @@ def _rowsof(
     )  # slate, then how much is drawn
     predicted = np.zeros((2, position_count))
     for row, request_index in enumerate(request_indexes):
-        drawn, treatment = drawn_responses[request_index], treatment_slates[request_index]
+        drawn_response, treatment = drawn_responses[request_index], treatment_slates[request_index]
         k = min(position_count, treatment.item_codes.shape[1])
         target_chances[row, :, :, :k] = treatment.chances[:, :, :k]
         for slate in range(2):
-            logging_chances[row, slate, :, :k] = drawn.chances(treatment.item_codes[slate, :k])
-        if drawn.predicted is not None:
-            k = min(position_count, drawn.predicted.shape[1])
-            predicted[:, :k] += drawn.predicted[:, :k]
+            logging_chances[row, slate, :, :k] = drawn_response.chances(
+                treatment.item_codes[slate, :k]
+            )
+        if drawn_response.predicted is not None:
+            k = min(position_count, drawn_response.predicted.shape[1])
+            predicted[:, :k] += drawn_response.predicted[:, :k]
     value = float(outcome_rates.sum())
     scale = np.divide(
         outcome_rates, predicted[0], out=np.zeros(position_count), where=predicted[0] > 0

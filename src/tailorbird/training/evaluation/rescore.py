@@ -101,7 +101,7 @@ class IndexOverlay:
             if self._versions
             else np.zeros(0, np.uint64)
         )
-        self._newest: dict[str, ItemVersion] = {}
+        self._newest_versions: dict[str, ItemVersion] = {}
         self._available_count = self._applied_count = 0
 
     def index_at(self, ts: int, item_keys: npt.NDArray[np.uint64]) -> tuple[Index, frozenset[str]]:
@@ -117,7 +117,7 @@ class IndexOverlay:
             self._available_count < len(self._versions)
             and self._available_since[self._available_count] <= ts
         ):
-            update_newest(self._newest, *self._versions[self._available_count])
+            update_newest(self._newest_versions, *self._versions[self._available_count])
             self._available_count += 1
         pending_keys = self._version_keys[self._applied_count : self._available_count]
         if pending_keys.size and (
@@ -126,7 +126,7 @@ class IndexOverlay:
             or np.isin(pending_keys, item_keys).any()
         ):
             self._applied_count = self._available_count
-            self._index = overlay_versions(self._base, self._newest, with_texts=False)
+            self._index = overlay_versions(self._base, self._newest_versions, with_texts=False)
         start, stop = (
             bisect_left(self._available_since, ts - TIMING_TOLERANCE_US),
             bisect_right(self._available_since, ts + TIMING_TOLERANCE_US),
@@ -216,17 +216,17 @@ def _compare_response(
     sequence_items = np.concatenate(
         [sequence.item for sequence in rows.sequences.values()] or [np.zeros(0, np.uint64)]
     )
-    index, recently_changed = overlay.index_at(
+    index, recently_changed_items = overlay.index_at(
         row["ts"], np.concatenate([item_keys, sequence_items])
     )
-    changed_ids = sorted(recently_changed)
+    changed_ids = sorted(recently_changed_items)
     # Vectors compare an item with all others.
-    if recently_changed and (
+    if recently_changed_items and (
         bundle.space is not None or np.isin(sequence_items, hash64s(changed_ids)).any()
     ):
         report.moved += len(item_ids)
         return
-    is_comparable = np.array([item not in recently_changed for item in item_ids]) & (
+    is_comparable = np.array([item not in recently_changed_items for item in item_ids]) & (
         index.find(item_keys) >= 0
     )
     objective = parse_formula(row["formula"]) if row["formula"] else None

@@ -66,7 +66,10 @@ class SlateReplay:
         self._slot = slot = replayable_slot(slot)
         self._rules = compile_rules(slot.rules)
         self._boosts = [(boost.factor, compile_rules([boost.when])) for boost in slot.boosts]
-        self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
+        self._allowed_keys, self._denied_keys = (
+            hash64s(sorted(slot.allow)),
+            hash64s(sorted(slot.deny)),
+        )
 
     def replay_responses(self, replay: Replay) -> Iterator[ReplayedResponse]:
         """Yield what each scorer would show, response by response."""
@@ -139,9 +142,9 @@ class SlateReplay:
         rule_request: RuleRequest,
     ) -> npt.NDArray[np.bool_]:
         mask = self._rules.mask(rule_request) | (index_rows < 0)
-        if self._allow.size:
-            mask &= np.isin(item_keys, self._allow)
-        return mask & ~np.isin(item_keys, self._deny)
+        if self._allowed_keys.size:
+            mask &= np.isin(item_keys, self._allowed_keys)
+        return mask & ~np.isin(item_keys, self._denied_keys)
 
     def _slate_distribution(
         self, values: Floats, slate_size: int, spec: SlateSpec, constraints: SlateConstraints

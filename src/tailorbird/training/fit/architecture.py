@@ -76,12 +76,12 @@ def fit_heads(
             progress=progress,
             parity_rows=parity_rows,
         )
-    fitted = _fit_by_architecture(
+    fitted_heads = _fit_by_architecture(
         replace(inputs, heads=probability_heads), settings, progress, parity_rows
     )
     tree_inputs = (
         inputs.with_blank_net_columns()
-        if len(fitted.encoder.names) == len(inputs.encoder.names)
+        if len(fitted_heads.encoder.names) == len(inputs.encoder.names)
         else inputs.without_net_columns()
     )
     fitted_trees = _fit_amount_trees(
@@ -93,14 +93,14 @@ def fit_heads(
         parity_rows=parity_rows,
     )
     files, head_files = (
-        {**fitted.exported_files, **fitted_trees.exported_files},
-        {**fitted.head_files, **fitted_trees.head_files},
+        {**fitted_heads.exported_files, **fitted_trees.exported_files},
+        {**fitted_heads.head_files, **fitted_trees.head_files},
     )
-    note = "; ".join(part for part in (fitted.note, fitted_trees.note) if part)
-    parity_error = max(fitted.parity_error, fitted_trees.parity_error)
+    note = "; ".join(part for part in (fitted_heads.note, fitted_trees.note) if part)
+    parity_error = max(fitted_heads.parity_error, fitted_trees.parity_error)
     return replace(
-        fitted,
-        model_by_head={**fitted.model_by_head, **fitted_trees.model_by_head},
+        fitted_heads,
+        model_by_head={**fitted_heads.model_by_head, **fitted_trees.model_by_head},
         exported_files=files,
         head_files=head_files,
         parity_error=parity_error,
@@ -129,12 +129,12 @@ def _fit_amount_trees(
     sampled_rows = replace(
         sampled_rows, matrix=np.ascontiguousarray(matrix[:, : len(tree_inputs.encoder.names)])
     )
-    fitted = _fit_boosters(tree_inputs, settings, progress, parity_rows, sampled_rows)
+    fitted_heads = _fit_boosters(tree_inputs, settings, progress, parity_rows, sampled_rows)
     note = (
         f"{', '.join(heads)} was learned by trees, from {len(sampled_rows):,} of the "
         f"{len(inputs.row_files):,} rows in files, evenly over all"
     )
-    return replace(fitted, note=note)
+    return replace(fitted_heads, note=note)
 
 
 def _fit_by_architecture(
@@ -147,7 +147,7 @@ def _fit_by_architecture(
         return fit_net(inputs, settings.architecture, settings, progress, parity_rows)
     tree_inputs = inputs.without_net_columns()
     if settings.architecture not in ("gbdt", AUTO):
-        return _fit_without_choice(tree_inputs, settings.architecture, settings, parity_rows)
+        return _fit_named_estimator(tree_inputs, settings.architecture, settings, parity_rows)
     challengers: dict[str, FittedHeads] = {}
     boosters = _fit_boosters(tree_inputs, settings, progress, parity_rows)
     if settings.architecture == AUTO and allows_net(settings):
@@ -155,7 +155,7 @@ def _fit_by_architecture(
         challengers[name] = fit_net(inputs, name, settings, progress, parity_rows)
     for name in settings.challengers:
         progress(name, 0, 1)
-        challengers[name] = _fit_without_choice(
+        challengers[name] = _fit_named_estimator(
             tree_inputs, name, replace(settings, parameters={}), parity_rows
         )
         progress(name, 1, 1)
@@ -213,7 +213,7 @@ def _fit_boosters(
     )
 
 
-def _fit_without_choice(
+def _fit_named_estimator(
     inputs: FitInputs, name: str, settings: TrainSettings, parity_rows: npt.NDArray[np.intp]
 ) -> FittedHeads:
     """Fit an estimator that reads the columns of trees: regressions, or one of the project."""
@@ -227,11 +227,15 @@ def _validation_gain(inputs: FitInputs, challenger: FittedHeads, boosters: Fitte
     Ranking outputs have no scale, so the heads are calibrated before they are added.
     """
     values = []
-    for fitted in (challenger, boosters):
-        raw_scores = fitted.score(
-            np.ascontiguousarray(inputs.validation_served_matrix[:, : len(fitted.encoder.names)])
+    for fitted_heads in (challenger, boosters):
+        raw_scores = fitted_heads.score(
+            np.ascontiguousarray(
+                inputs.validation_served_matrix[:, : len(fitted_heads.encoder.names)]
+            )
         )
-        choices = fitted.choose_calibrations(raw_scores, inputs.validation, inputs.label_window_us)
+        choices = fitted_heads.choose_calibrations(
+            raw_scores, inputs.validation, inputs.label_window_us
+        )
         weighted_predictions = [
             weight * choices[head].calibration.apply(raw_scores[head])
             for head, weight in inputs.objective.items()

@@ -163,7 +163,7 @@ def _chain_ratios(rows: ExplorationRows, click_counts: npt.NDArray[np.int64]) ->
         lower_rows = upper_rows + 1
         position_index = rows.position_index[upper_rows]
         is_linked |= np.bincount(position_index + 1, minlength=position_count)[:position_count] > 0
-        above, below = (
+        upper_rates, lower_rates = (
             _compute_rates(
                 position_index,
                 rows.is_clicked[upper_rows],
@@ -179,18 +179,18 @@ def _chain_ratios(rows: ExplorationRows, click_counts: npt.NDArray[np.int64]) ->
         )
         comparisons.append(
             (
-                above,
-                below,
+                upper_rates,
+                lower_rates,
                 np.bincount(position_index, drawn_counts[upper_rows], position_count)
                 / np.maximum(np.bincount(position_index, minlength=position_count), 1),
             )
         )
-        first_position_clicks += int(above.clicks[0])
-        has_enough_clicks = np.minimum(above.clicks, below.clicks) >= CLICKS_MIN
+        first_position_clicks += int(upper_rates.clicks[0])
+        has_enough_clicks = np.minimum(upper_rates.clicks, lower_rates.clicks) >= CLICKS_MIN
         log_rate_ratio = np.log(
             np.divide(
-                below.click_rate,
-                above.click_rate,
+                lower_rates.click_rate,
+                upper_rates.click_rate,
                 out=np.ones(position_count),
                 where=has_enough_clicks,
             )
@@ -199,22 +199,22 @@ def _chain_ratios(rows: ExplorationRows, click_counts: npt.NDArray[np.int64]) ->
         equivalent_clicks = (
             np.divide(
                 1.0,
-                1.0 / np.maximum(above.effective_clicks, 1e-12)
-                + 1.0 / np.maximum(below.effective_clicks, 1e-12),
+                1.0 / np.maximum(upper_rates.effective_clicks, 1e-12)
+                + 1.0 / np.maximum(lower_rates.effective_clicks, 1e-12),
             )
             * has_enough_clicks
         )
         weighted_log_ratios[1:] += (equivalent_clicks * log_rate_ratio)[:-1]
         evidence_totals[1:] += equivalent_clicks[:-1]
     last_position = int(np.flatnonzero(click_counts >= CLICKS_MIN).max(initial=0))
-    _refuse_gaps(is_linked, click_counts, last_position)
+    _refuse_unlinked_positions(is_linked, click_counts, last_position)
     if last_position and first_position_clicks < CLICKS_MIN:
         raise UsageError(
             f"only {first_position_clicks} clicks on the first place of drawn lists",
             fix="take a longer window",
         )
-    for above, below, item_counts in comparisons:
-        _refuse_missing(above, below, item_counts)
+    for upper_rates, lower_rates, item_counts in comparisons:
+        _refuse_missing_items(upper_rates, lower_rates, item_counts)
     mean_log_ratios = np.divide(
         weighted_log_ratios,
         evidence_totals,
@@ -224,7 +224,7 @@ def _chain_ratios(rows: ExplorationRows, click_counts: npt.NDArray[np.int64]) ->
     return np.minimum.accumulate(np.exp(np.cumsum(mean_log_ratios)))
 
 
-def _refuse_gaps(
+def _refuse_unlinked_positions(
     is_linked: npt.NDArray[np.bool_], click_counts: npt.NDArray[np.int64], last_position: int
 ) -> None:
     """Raise if a position up to `last_position` was never exchanged with the one before it."""
@@ -250,7 +250,9 @@ def _refuse_gaps(
     raise UsageError(problem, where="--position weights", fix=f"{overlap_fix}; or {_EXPLORE_FIX}")
 
 
-def _refuse_missing(upper: "_PositionRates", lower: "_PositionRates", item_counts: Floats) -> None:
+def _refuse_missing_items(
+    upper: "_PositionRates", lower: "_PositionRates", item_counts: Floats
+) -> None:
     """Raise if the rows of a position weigh far less than expected, so that items are missing.
 
     Neighbours are compared within the responses that have both, and others through them, since

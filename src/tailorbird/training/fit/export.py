@@ -61,11 +61,11 @@ def export_model(
 
 
 def _measure_difference(
-    model: HeadModel, head_file: HeadFile, exported: bytes, rows: Matrix
+    model: HeadModel, head_file: HeadFile, exported_bytes: bytes, rows: Matrix
 ) -> float:
     if not head_file.file.endswith(SUFFIX):
-        return largest_difference(model, exported, rows, head_file.column)
-    exported_model = open_own_model(exported, model_path=head_file.file)
+        return largest_difference(model, exported_bytes, rows, head_file.column)
+    exported_model = open_own_model(exported_bytes, model_path=head_file.file)
     scores = exported_model.run([], {exported_model.get_inputs()[0].name: rows})[0][
         :, head_file.column
     ]
@@ -94,9 +94,9 @@ def _permutation_importance(
     scores = model.score(matrix)
     shift_by_head: dict[str, dict[str, float]] = {head: {} for head in scores}
     for name, columns in columns_by_group.items():
-        shuffled = matrix.copy()
-        shuffled[:, columns] = matrix[rng.permutation(len(matrix))][:, columns]
-        for head, shuffled_scores in model.score(shuffled).items():
+        shuffled_matrix = matrix.copy()
+        shuffled_matrix[:, columns] = matrix[rng.permutation(len(matrix))][:, columns]
+        for head, shuffled_scores in model.score(shuffled_matrix).items():
             shift_by_head[head][name] = float(np.abs(shuffled_scores - scores[head]).mean())
     shift_totals = {
         head: max(sum(by_column.values()), 1e-12) for head, by_column in shift_by_head.items()

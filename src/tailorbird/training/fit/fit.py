@@ -31,7 +31,7 @@ from tailorbird.training.sketches import HistogramRow, objective_value, score_hi
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-PARITY_ROWS = 10_000
+PARITY_ROWS = 10_000  # rows on which a trained model and its export are compared
 SPILL_FOLDER = "rows"  # folder of rows that do not fit into memory
 
 
@@ -131,15 +131,17 @@ def fit(
             spill_folder=spill_folder,
             warm_trees=warm_trees,
         )
-        golden_rows = sample_row_indexes(
+        golden_row_indexes = sample_row_indexes(
             len(prepared_inputs.fit_inputs.validation_served_matrix), settings.seed
         )
-        fitted_heads = fit_heads(prepared_inputs.fit_inputs, settings, progress, golden_rows)
-    return calibrate(prepared_inputs, fitted_heads, golden_rows)
+        fitted_heads = fit_heads(prepared_inputs.fit_inputs, settings, progress, golden_row_indexes)
+    return calibrate(prepared_inputs, fitted_heads, golden_row_indexes)
 
 
 def calibrate(
-    prepared_inputs: PreparedInputs, fitted_heads: FittedHeads, golden_rows: npt.NDArray[np.intp]
+    prepared_inputs: PreparedInputs,
+    fitted_heads: FittedHeads,
+    golden_row_indexes: npt.NDArray[np.intp],
 ) -> FittedModel:
     """Calibrate each head on the validation part as served."""
     fit_inputs = prepared_inputs.fit_inputs
@@ -159,7 +161,7 @@ def calibrate(
         exported_files=fitted_heads.exported_files,
         head_files=fitted_heads.head_files,
         calibration_by_head={head: choice.calibration for head, choice in choices.items()},
-        golden_rows=serving_matrix[golden_rows],
+        golden_rows=serving_matrix[golden_row_indexes],
         parity_error=fitted_heads.parity_error,
         leak_reasons=prepared_inputs.leak_reasons,
         notes=(*prepared_inputs.notes, *((fitted_heads.note,) if fitted_heads.note else ())),

@@ -82,6 +82,7 @@ class FitInputs:
             the position as it was shown and as serving sets it.
         train_labels: labels of the training part, NaN where unknown.
         heads: heads to learn.
+        objective: head → its weight in the value that a slot ranks by.
         train_until: end of the training part, microseconds.
         label_window_us: microseconds until the label of a row is known.
         row_files: rows of the training part in files. A net learns from them, and trees from a

@@ -81,6 +81,7 @@ def prepare_inputs(
     """Learn the encoder from the training part, encode it and the validation part, choose heads.
 
     Args:
+        with_positions: whether rows are all shown items, seen or not; see `fit.fit`.
         spill_folder: for rows that do not fit into memory; None keeps them in memory.
         warm_trees: trees to go on from, with their encoder; without one it is learned.
 
@@ -200,7 +201,7 @@ def _encode_training_rows(
     with_positions: bool,
     warm_trees: WarmTrees,
 ) -> tuple[Encoder, _TrainingRows]:
-    """Learn the encoder, or take the base's, and encode the training rows."""
+    """Learn the encoder, or take that of the warm trees, and encode the training rows."""
     train, live_columns = datasets.train, datasets.live_columns
     if spill_folder is None:
         chunks = FeatureChunks.of(

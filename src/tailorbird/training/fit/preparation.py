@@ -52,7 +52,7 @@ def learn_encoder(
     with_positions: bool,
     live_columns: LiveColumns,
 ) -> tuple[Encoder, Mapping[str, Floats]]:
-    """Learn the encoder from training rows; return also their target encodings in time."""
+    """Learn the encoder from training rows; return also target encodings as of each row's time."""
     columns = bundle_columns(features)
     vector_columns = tuple(VECTOR_COLUMNS) if index_series.spaces else ()
     similarity_columns = (*vector_columns, *live_columns.names)

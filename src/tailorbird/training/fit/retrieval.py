@@ -1,5 +1,7 @@
 """Choice of candidate retrieval on the validation part: tables alone, or also a tower's vectors.
 
+Tables are the lists that candidate sources keep, such as the most popular items.
+
 Both ways get equally many candidates and are compared by the recall of what people chose next,
 whatever they had been shown. `auto` uses vectors if the lower end of the paired gain in recall is
 above 0 and a request costs at most `COST_US_MAX` more. Everything, including the tower, is as of

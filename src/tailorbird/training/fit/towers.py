@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 
-PARITY_ROWS = 10_000
+PARITY_ROWS = 10_000  # windows on which a trained tower and its export are compared
 PROBE_USERS = 300  # users whose searches set the number of probed lists of the inverted file
 GOLDEN_ROWS = 16
 TOWERS_MAX = 6  # of a series: indexes are cheap, towers are not
@@ -205,6 +205,7 @@ class TowerLearner:
             trained_until=self._learned_until,
             share=self.vector_share,
         )
+        # Inputs for padding and for the start of a sequence.
         edge_vectors = np.stack([model.input_vectors[0], model.input_vectors[-1]])
         vectors = build_item_vectors(
             index, self.item_vocabulary, model, self._content, content_tokens
@@ -260,7 +261,7 @@ class TowerLearner:
         }
 
     def _user_windows(self, space: Space, limit: int) -> tuple[Ints, Ints]:
-        """Return sequence windows of users, drawn evenly."""
+        """Return the item rows and time gaps of users' sequence windows, drawn evenly."""
         order = np.lexsort((self.interactions.ts, self.interactions.person))
         order = order[self.interactions.person[order] >= 0]
         user_starts = np.flatnonzero(np.diff(self.interactions.person[order], prepend=-1))

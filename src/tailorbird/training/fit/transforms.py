@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import DeclarationError, UsageError
 from tailorbird.events import SECOND, hash64, hash64s, to_iso
-from tailorbird.features import transforms as declared
+from tailorbird.features import transforms as step_declarations
 from tailorbird.features.declare.declarations import POSITION_COLUMN
 from tailorbird.features.transform_steps import (
     KEY,
@@ -75,18 +75,18 @@ def net_preset(
         scale_step: step that scales numbers; by default the normal score of the rank, as counts and
             prices span many orders of magnitude.
     """
-    scale_step = scale_step or declared.ranks(100, normal=True)
+    scale_step = scale_step or step_declarations.ranks(100, normal=True)
     numeric = [
-        Transform(name, (scale_step, declared.impute("median")), indicator=True)
+        Transform(name, (scale_step, step_declarations.impute("median")), indicator=True)
         for name in (*columns.numeric, *computed_columns)
     ]
     position_transforms = (
-        [Transform(POSITION_COLUMN, (declared.standardise(),))] if with_position else []
+        [Transform(POSITION_COLUMN, (step_declarations.standardise(),))] if with_position else []
     )
     return (
         *numeric,
         *position_transforms,
-        *(Transform(name, (declared.vocabulary(),)) for name in columns.categorical),
+        *(Transform(name, (step_declarations.vocabulary(),)) for name in columns.categorical),
     )
 
 
@@ -243,7 +243,7 @@ def _append_vocabulary_step(transform: Transform, is_categorical: bool) -> tuple
     return (
         transform.steps
         if has_key_step or not is_categorical
-        else (*transform.steps, declared.vocabulary())
+        else (*transform.steps, step_declarations.vocabulary())
     )
 
 
@@ -287,7 +287,9 @@ def _learn_buckets(step: HashingStep, keys: Keys) -> learned_steps.Hashed:
     Their embeddings would be little but their random initial values.
     """
     buckets, counts = np.unique(keys % np.uint64(step.buckets), return_counts=True)
-    return learned_steps.Hashed(step.buckets, buckets[counts >= declared.BUCKET_ROWS_MIN].tolist())
+    return learned_steps.Hashed(
+        step.buckets, buckets[counts >= step_declarations.BUCKET_ROWS_MIN].tolist()
+    )
 
 
 def _learn_clip(step: ClipStep, x: Floats) -> learned_steps.Clip:

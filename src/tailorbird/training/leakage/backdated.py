@@ -184,7 +184,7 @@ def _mark_rows_without_history(
     for row, text in enumerate(properties):
         for name in _decode_attributes(text) if text else ():
             rows_by_attribute[name].append(row)
-    without_history, attribute_names = np.zeros(len(profile_times), bool), set[str]()
+    lacks_history, attribute_names = np.zeros(len(profile_times), bool), set[str]()
     id_column, ts_column = profile_times.column_names
     for name, row_indexes in rows_by_attribute.items():
         times_per_entity = (
@@ -193,6 +193,6 @@ def _mark_rows_without_history(
             .aggregate([(ts_column, "count_distinct")])[f"{ts_column}_count_distinct"]
         )
         if np.mean(times_per_entity.to_numpy() > 1) < HISTORY_SHARE_MIN:
-            without_history[row_indexes] = True
+            lacks_history[row_indexes] = True
             attribute_names.add(name)
-    return without_history, frozenset(attribute_names)
+    return lacks_history, frozenset(attribute_names)

@@ -147,9 +147,9 @@ def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
     is_positive = label > 0
     is_first_half = (np.arange(len(label)) * BLOCKS // max(len(label), 1)) % 2 == 0
     if any(
-        np.count_nonzero(class_rows & part) < CLASS_ROWS_MIN
+        np.count_nonzero(class_rows & half_mask) < CLASS_ROWS_MIN
         for class_rows in (is_positive, ~is_positive)
-        for part in (is_first_half, ~is_first_half)
+        for half_mask in (is_first_half, ~is_first_half)
     ):
         return 0.5
     aucs = []

@@ -174,9 +174,7 @@ def build_signals(
     }
     groups = clusters.groups()
     cluster_by_column = {
-        member: trusted_position
-        for trusted_position, group in enumerate(groups, 1)
-        for member in group
+        member: cluster_number for cluster_number, group in enumerate(groups, 1) for member in group
     }
     unknown_importance = Interval(float("nan"), float("nan"), float("nan"))
     null_spread = null_gains.std(axis=0, ddof=1)

@@ -55,12 +55,12 @@ class Permuter:
     repeats: int
     seed: int
 
-    def measure_loss(self, columns: Sequence[int], baseline: Floats) -> Floats:
+    def measure_loss(self, columns: Sequence[int], unpermuted_ndcg: Floats) -> Floats:
         """Return the mean drop of each request when columns of the matrix are permuted together.
 
         Args:
             columns: indices of the columns.
-            baseline: `measure_request_ndcg` of the model on the unchanged rows.
+            unpermuted_ndcg: `measure_request_ndcg` of the model on the unchanged rows.
         """
         permuted_matrix = np.ascontiguousarray(self.rows.matrix[:, self.columns])
         split_counts = self.model.booster.feature_importance("split", iteration=self.model.trees)
@@ -76,7 +76,7 @@ class Permuter:
         ]
         total_drop = np.zeros(self.rows.request_count)
         if not positions_and_columns:
-            return np.where(np.isnan(baseline), np.nan, total_drop)
+            return np.where(np.isnan(unpermuted_ndcg), np.nan, total_drop)
         original_matrix = permuted_matrix.copy()
         for repeat in range(self.repeats):
             rng = np.random.default_rng((self.seed, repeat, *columns))
@@ -88,7 +88,9 @@ class Permuter:
                 permuted_matrix[:, position] = original_matrix[
                     across_requests if self.is_request_level[column] else within_requests, position
                 ]
-            total_drop += baseline - measure_request_ndcg(self.model, permuted_matrix, self.rows)
+            total_drop += unpermuted_ndcg - measure_request_ndcg(
+                self.model, permuted_matrix, self.rows
+            )
         return total_drop / self.repeats
 
 

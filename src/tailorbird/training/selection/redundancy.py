@@ -85,8 +85,10 @@ def _measure_rank_nearness(matrix: Matrix) -> Floats:
     is_present = ~np.isnan(matrix)
     ranks = np.zeros(matrix.shape)
     for index in range(matrix.shape[1]):
-        present = is_present[:, index]
-        ranks[present, index] = rankdata(matrix[present, index]) if present.any() else 0.0
+        present_rows = is_present[:, index]
+        ranks[present_rows, index] = (
+            rankdata(matrix[present_rows, index]) if present_rows.any() else 0.0
+        )
     presence = is_present.astype(np.float64)
     pair_counts = presence.T @ presence
     # Sums over the rows in which the other column is present.
@@ -119,7 +121,8 @@ def _fill_information_nearness(
         bin_counts.append(bins.bin_count)
         bin_indexes.append(bins.assign(matrix[:, index]))
     entropies = [
-        entropy(bin_index, bins) for bin_index, bins in zip(bin_indexes, bin_counts, strict=True)
+        entropy(bin_index, bin_count)
+        for bin_index, bin_count in zip(bin_indexes, bin_counts, strict=True)
     ]
     for first in code_columns:
         for second in range(matrix.shape[1]):

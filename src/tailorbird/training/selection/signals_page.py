@@ -138,9 +138,9 @@ def _draw_drift(axes: Axes, report: SignalReport) -> None:
             fontsize=7,
             color="white" if value > 1.4 * STABILITY_INDEX_MAX else "#1d2529",
         )
-    last = len(report.period_starts) - 1
+    last_period = len(report.period_starts) - 1
     labels = [
-        f"{to_iso(start)[5:10]}{' later' if period == last else ''}"
+        f"{to_iso(start)[5:10]}{' later' if period == last_period else ''}"
         for period, start in enumerate(report.period_starts)
     ]
     axes.set_xticks(range(len(labels)), labels)

@@ -51,7 +51,11 @@ def measure_stability(
     categorical_indexes: Sequence[int],
     is_request_level: Bools,
 ) -> Stability:
-    """Measure drift and missing values; request-level columns count once per request."""
+    """Measure drift and missing values; request-level columns count once per request.
+
+    Args:
+        later: rows after those of training.
+    """
     period_bounds = np.linspace(0, train.request_count, PERIODS + 1).astype(np.int64)
     request_number = np.arange(train.request_count)
     rows_by_period = [

@@ -41,7 +41,7 @@ class ChurnSettings:
     Attributes:
         cuts: maximum number of backtest origins, see `rolling_origin.backtest_windows`. The newest
             `EVALUATED_CUTS_MAX` are evaluated; earlier ones only choose and calibrate models.
-        grid_rows: maximum rows of the grid.
+        grid_rows: maximum rows of the grid of people at moments, which models learn from.
         scored_people_max: maximum people scored at an origin.
         lateness_us: how late events may arrive; newer events are not used.
         vectors: settings of the tower that is tried; None tries none.
@@ -63,6 +63,7 @@ class ChurnBacktest:
 
     Attributes:
         cut_metrics: metrics of the newest cuts, oldest first.
+        grid: the rows, one per person and moment, that the models learned from.
         leaks: columns that look like target leakage.
         dominant: columns that alone predict far more than all others, with the reason.
         vectors_note: a sentence on whether and why people's vectors are used; "" if they were not
@@ -196,6 +197,7 @@ def _fit_tower(
 def _raise_on_leaks(
     people: PeopleFeatures, activity: Activity, churn: Churn, windows: Sequence[Window]
 ) -> None:
+    """Raise LeakError if a column that `churn.trust` does not vouch for looks past an origin."""
     origins = list(dict.fromkeys((windows[len(windows) // 2].origin, windows[-1].origin)))
     active_people = [
         activity.as_of(origin).active_people(origin, churn.active_us) for origin in origins

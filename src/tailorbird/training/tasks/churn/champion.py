@@ -285,10 +285,11 @@ def _score_by_recipe(
             "learned again as of before it"
         )
     last_scores = cuts[-1].scores
-    age_us = max(activity.known_until - bundle.manifest.window.ts_to, 0)
-    known_activity = activity.as_of(activity.known_until - age_us)
+    champion_age_us = max(activity.known_until - bundle.manifest.window.ts_to, 0)
+    known_activity = activity.as_of(activity.known_until - champion_age_us)
     shifted_windows = [
-        replace(cut.scores.window, origin=cut.scores.window.origin - age_us) for cut in cuts
+        replace(cut.scores.window, origin=cut.scores.window.origin - champion_age_us)
+        for cut in cuts
     ]
     origin = shifted_windows[-1].origin
     # Unfinished windows cannot take part in the model choice.

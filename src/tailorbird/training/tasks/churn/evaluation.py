@@ -73,14 +73,14 @@ class SortedScores:
     def __init__(self, score: Floats, label: npt.NDArray[np.bool_]) -> None:
         self._order = np.argsort(-score, kind="stable")
         sorted_score = score[self._order]
-        self._starts = np.flatnonzero(np.diff(sorted_score, prepend=np.inf) != 0)
+        self._tie_starts = np.flatnonzero(np.diff(sorted_score, prepend=np.inf) != 0)
         self._label = label[self._order].astype(np.float64)
 
     def ranking_metrics(self, weight: Floats) -> tuple[float, float, float]:
         """Return AUC, average precision and lift of the first tenth, with row weights."""
         sorted_weight = weight[self._order]
-        positive_weight = np.add.reduceat(sorted_weight * self._label, self._starts)
-        group_weight = np.add.reduceat(sorted_weight, self._starts)
+        positive_weight = np.add.reduceat(sorted_weight * self._label, self._tie_starts)
+        group_weight = np.add.reduceat(sorted_weight, self._tie_starts)
         cumulative_positive, cumulative_weight = np.cumsum(positive_weight), np.cumsum(group_weight)
         total_positive, total_weight = cumulative_positive[-1], cumulative_weight[-1]
         negative_weight = group_weight - positive_weight
@@ -186,25 +186,29 @@ def slice_by_frequency(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
 class _PredictionMetrics:
     """The figures of a prediction, as a function of row weights."""
 
-    def __init__(self, cut: Cut, probability: Floats, expected: Floats | None) -> None:
-        self._bought, self._expected = cut.bought, expected
-        self._errors = np.zeros(0) if expected is None else np.abs(expected - cut.bought)
-        self._churn_order = SortedScores(probability, cut.churned)
-        self._return_order = SortedScores(1 - probability, ~cut.churned)
+    def __init__(self, cut: Cut, probability: Floats, expected_purchases: Floats | None) -> None:
+        self._bought, self._expected_purchases = cut.bought, expected_purchases
+        self._errors = (
+            np.zeros(0) if expected_purchases is None else np.abs(expected_purchases - cut.bought)
+        )
+        self._sorted_churn_scores = SortedScores(probability, cut.churned)
+        self._sorted_return_scores = SortedScores(1 - probability, ~cut.churned)
         self._losses = metrics.log_losses(probability, cut.churned)
         self.names = (
             *("auc", "ap", "ap_gone", "log_loss", "lift_10"),
-            *(() if expected is None else ("mae", "bias")),
+            *(() if expected_purchases is None else ("mae", "bias")),
         )
 
     def __call__(self, weight: Floats) -> list[float]:
         def weighted_mean(value: Floats) -> float:
             return float(weight @ value / np.maximum(weight.sum(), 1e-12))
 
-        auc, ap_churned, lift = self._churn_order.ranking_metrics(weight)
-        ap_returning = self._return_order.ranking_metrics(weight)[1]
+        auc, ap_churned, lift = self._sorted_churn_scores.ranking_metrics(weight)
+        ap_returning = self._sorted_return_scores.ranking_metrics(weight)[1]
         values = [auc, ap_returning, ap_churned, weighted_mean(self._losses), lift]
-        if self._expected is not None:
-            total_ratio = weighted_mean(self._expected) / max(weighted_mean(self._bought), 1e-12)
+        if self._expected_purchases is not None:
+            total_ratio = weighted_mean(self._expected_purchases) / max(
+                weighted_mean(self._bought), 1e-12
+            )
             values += [weighted_mean(self._errors), total_ratio - 1]
         return values

@@ -94,25 +94,25 @@ class FittedModels:
         return (*single_models, BLEND) if len(single_models) > 1 else single_models
 
     def churn_probabilities(
-        self, columns_now: FeatureTable, periods: Sequence[FeatureTable]
+        self, features_at_origin: FeatureTable, periods: Sequence[FeatureTable]
     ) -> dict[str, Floats]:
         """Return P(gone) of each person by candidate, uncalibrated.
 
         Args:
-            columns_now: features at the origin.
+            features_at_origin: of each person.
             periods: features at the start of each period of the window, as if nothing had
                 happened since the origin.
         """
         probabilities: dict[str, Floats] = {}
         if any(name in self.models for name in DIRECT_MODELS):
-            matrix = self.matrix(columns_now)
+            matrix = self.matrix(features_at_origin)
             probabilities |= {
                 name: 1 - self.models[name].score(matrix)
                 for name in DIRECT_MODELS
                 if name in self.models
             }
         if hazard_models := [name for name in HAZARD_MODELS if name in self.models]:
-            log_survivals = {name: np.zeros(len(columns_now)) for name in hazard_models}
+            log_survivals = {name: np.zeros(len(features_at_origin)) for name in hazard_models}
             for table in periods:
                 matrix = self.matrix(table)
                 for name in hazard_models:
@@ -131,12 +131,14 @@ class FittedModels:
             return ()
         return ("trees",) if self.bg_nbd is None or self.pareto_nbd is None else COUNT_MODELS
 
-    def expected_purchases(self, columns_now: FeatureTable, window: Window) -> dict[str, Floats]:
+    def expected_purchases(
+        self, features_at_origin: FeatureTable, window: Window
+    ) -> dict[str, Floats]:
         """Return each person's expected purchases within the window by model, uncalibrated."""
         if not self.count_models:
             return {}
         matrix, window_days = (
-            self.matrix(columns_now),
+            self.matrix(features_at_origin),
             (window.gap / DAY, (window.gap + window.length) / DAY),
         )
         trees = self.models[PURCHASES].score(matrix)
@@ -169,6 +171,7 @@ class FittedModels:
         )
 
     def matrix(self, table: FeatureTable) -> Matrix:
+        """Return the encoded features, one row per person."""
         return self.encoder.encode_people(table.numeric, table.categorical)
 
     def export(self, name: str) -> bytes:

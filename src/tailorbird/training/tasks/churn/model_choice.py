@@ -234,11 +234,13 @@ def choose_count_model(
 
 
 def _count_error(cut: Cut, name: str) -> float:
+    """Return the mean absolute error of purchase counts, after correcting their total."""
     expected = cut.scores.purchases[name]
     return float(np.abs(expected * (cut.bought.sum() / expected.sum()) - cut.bought).mean())
 
 
 def _discrimination_loss(cut: Cut, name: str) -> float:
+    """Return a candidate's log loss after Platt scaling on the cut itself."""
     logits = to_log_odds(cut.scores.raw_probabilities[name])
     scaled_probability = fit_platt(logits, cut.churned.astype(np.float64)).apply(logits)
     return log_loss(scaled_probability, cut.churned)
@@ -267,8 +269,8 @@ def _find_first_later(finished_cuts: Sequence[Cut], cut: Cut) -> int:
     return next(
         (
             k
-            for k, earlier_cut in enumerate(finished_cuts)
-            if earlier_cut.scores.window.origin >= cut.scores.window.stop
+            for k, later_cut in enumerate(finished_cuts)
+            if later_cut.scores.window.origin >= cut.scores.window.stop
         ),
         len(finished_cuts),
     )

@@ -30,7 +30,7 @@ COLOURS = ("#b3541e", "#5b6ea8", "#8a6d3b", "#9aa5ab", "#6b8f71")
 
 def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
     """Write the page and return its path."""
-    last = report.last
+    last_cut_metrics = report.last
     return pages.write_page(
         path,
         "churn",
@@ -39,7 +39,9 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
         contact=churn.contact,
         ours=MODEL_NAME,
         shown=list(PAGE_METRICS),
-        ranked=sorted(last.results.items(), key=lambda item: _sort_last(item[1]["log_loss"].value)),
+        ranked=sorted(
+            last_cut_metrics.results.items(), key=lambda item: _sort_last(item[1]["log_loss"].value)
+        ),
         origins=[
             {"at": to_iso(cut_metrics.cut.scores.window.origin), "metrics": cut_metrics}
             for cut_metrics in report.cut_metrics
@@ -48,7 +50,9 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
             "auc": to_svg(_plot_auc(report.cut_metrics)),
             "lift": to_svg(_plot_lift(report.curve)),
             "value": to_svg(_plot_value(report.curve)),
-            "reliability": to_svg(reliability_chart(last.calibration, 1, "P(gone)", "gone")),
+            "reliability": to_svg(
+                reliability_chart(last_cut_metrics.calibration, 1, "P(gone)", "gone")
+            ),
             "importance": to_svg(
                 importance_chart(report.importance, "Share of what was learned, by column")
             ),

@@ -109,9 +109,11 @@ def describe_day_mismatch(churn: Churn, grid: PersonMomentGrid, activity: Activi
     if not churn.rfm or churn.per != "day":
         return ""
     moment = int(grid.moment.max())
-    newest = np.flatnonzero(grid.moment == moment)
-    event_counts = grid.table.numeric[newest, grid.table.columns.numeric.index(churn.frequency)]
-    day_counts = activity.as_of(moment).rfm(grid.person[newest], moment).frequency
+    newest_rows = np.flatnonzero(grid.moment == moment)
+    event_counts = grid.table.numeric[
+        newest_rows, grid.table.columns.numeric.index(churn.frequency)
+    ]
+    day_counts = activity.as_of(moment).rfm(grid.person[newest_rows], moment).frequency
     is_finite = np.isfinite(event_counts)
     events_per_day = float(event_counts[is_finite].sum() / max(day_counts[is_finite].sum(), 1.0))
     if events_per_day < EVENTS_PER_DAY_MAX:

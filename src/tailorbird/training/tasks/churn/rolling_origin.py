@@ -170,9 +170,10 @@ def feature_horizon(first_ts: int, known_until: int) -> int:
 
 def period_starts(window: Window, churn: Churn, until: int) -> list[int]:
     """Return the start of each period of a window, capped at `until`."""
-    periods = max(1, round(window.length / churn.period_us))
+    period_count = max(1, round(window.length / churn.period_us))
     return [
-        max(min(window.start + k * churn.period_us, until), window.origin) for k in range(periods)
+        max(min(window.start + k * churn.period_us, until), window.origin)
+        for k in range(period_count)
     ]
 
 
@@ -184,15 +185,19 @@ def score_people_at(
     churn: Churn,
     until: int,
 ) -> OriginScores:
-    """Score people at a window's origin, with what is known then."""
+    """Score people at a window's origin, with what is known then.
+
+    Args:
+        until: no features are read at a later moment; see `feature_horizon`.
+    """
     starts = period_starts(window, churn, until) if set(HAZARD_MODELS) & set(fitted.models) else []
     tables = people.read_projected(window.origin, person, [window.origin, *starts])
-    columns_now, columns_later = tables[0], tables[1:]
+    features_at_origin, features_by_period = tables[0], tables[1:]
     return OriginScores(
         window,
         person,
-        fitted.churn_probabilities(columns_now, columns_later),
-        fitted.expected_purchases(columns_now, window),
+        fitted.churn_probabilities(features_at_origin, features_by_period),
+        fitted.expected_purchases(features_at_origin, window),
     )
 
 

@@ -191,18 +191,20 @@ class PeopleFeatures:
                     people_at_origin, min(len(people_at_origin), LEAK_CHECK_ROWS), replace=False
                 )
             )
-            historical = self.read_historical(sample, np.full(len(sample), origin, np.int64))
+            historical_table = self.read_historical(sample, np.full(len(sample), origin, np.int64))
             known_before = self._known_before(origin)
-            without_later = self._project(self._events, known_before, sample, [origin])[0]
-            for name, count in _count_differences(historical, without_later).items():
+            table_without_later = self._project(self._events, known_before, sample, [origin])[0]
+            for name, count in _count_differences(historical_table, table_without_later).items():
                 reasons.setdefault(
                     name,
                     f"of {len(sample):,} people {count:,} have another value once later events "
                     "are taken away",
                 )
             for events, visible_mask, reason in self._reduced_events(known_before):
-                without_profiles = self._project(events, visible_mask, sample, [origin])[0]
-                for name, count in _count_differences(without_later, without_profiles).items():
+                table_without_profiles = self._project(events, visible_mask, sample, [origin])[0]
+                for name, count in _count_differences(
+                    table_without_later, table_without_profiles
+                ).items():
                     reasons.setdefault(name, f"of {len(sample):,} people {count:,} {reason}")
         return reasons
 

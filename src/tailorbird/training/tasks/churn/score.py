@@ -66,8 +66,8 @@ def score_people(
             fix="train again",
         )
     progress("read", 0, 1)
-    source = Lake(lake).pin_versions()
-    events = JoinedEvents(source, bundle.features).table(
+    pinned_lake = Lake(lake).pin_versions()
+    events = JoinedEvents(pinned_lake, bundle.features).table(
         needed_columns(bundle.features), time_filter(ts_to=now)
     )
     progress("read", 1, 1)

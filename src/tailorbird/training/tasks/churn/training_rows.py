@@ -76,8 +76,8 @@ def select_period_rows(
     grid: PersonMomentGrid, activity: Activity, window: Window, settings: FitSettings
 ) -> TrainingRows:
     """Return rows of every known period; label: active in it."""
-    all_rows = np.ones(len(grid.moment), bool)
-    return _select_labelled_rows(grid, activity, window, settings, all_rows, 0, grid.period)
+    all_rows_mask = np.ones(len(grid.moment), bool)
+    return _select_labelled_rows(grid, activity, window, settings, all_rows_mask, 0, grid.period)
 
 
 def select_count_rows(

@@ -33,7 +33,7 @@ TOWER_SETTINGS = TowerSettings(width=16, epochs=10.0, negatives=256, steps_max=6
 
 
 @dataclass(frozen=True)
-class _TowerLog:
+class _TowerEvents:
     """Training data of a tower."""
 
     events: pa.Table
@@ -56,13 +56,13 @@ def fit_tower_before(
     """
     if missing_reason := explain_missing_tower(features):
         raise UsageError(missing_reason)
-    sequence_and_attributes = find_sequence(features)
-    assert sequence_and_attributes is not None
+    sequence_and_types = find_sequence(features)
+    assert sequence_and_types is not None
     earlier_events = events.filter(pa.array(micros(events["ts"]) < origin))
     item_vocabulary = IdVocabulary.of(earlier_events["item_id"])
     learner = TowerLearner(
-        _TowerLog(events, people, item_vocabulary),
-        *sequence_and_attributes,
+        _TowerEvents(events, people, item_vocabulary),
+        *sequence_and_types,
         Content(),
         settings,
         seed,
@@ -86,13 +86,14 @@ def judge_vectors(
         return False, "vectors of people were left out: no earlier origin says whether they help"
     gains = np.concatenate(
         [
-            log_losses(without.probability, without.churned)
-            - log_losses(with_vectors.probability, with_vectors.churned)
-            for without, with_vectors in cut_pairs
+            log_losses(cut_without.probability, cut_without.churned)
+            - log_losses(cut_with_vectors.probability, cut_with_vectors.churned)
+            for cut_without, cut_with_vectors in cut_pairs
         ]
     )
     person = np.unique(
-        np.concatenate([without.scores.person for without, _ in cut_pairs]), return_inverse=True
+        np.concatenate([cut_without.scores.person for cut_without, _ in cut_pairs]),
+        return_inverse=True,
     )[1]
     gain: Interval = Bootstrap(person, seed=seed).mean(gains)
     comparison = (

@@ -94,7 +94,7 @@ def try_mapping(
     plan = _build_plan(custom_types)
     rows = refused = 0
     count_by_reason: Counter[tuple[str, str]] = Counter()
-    first_refusal_by_reason: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
+    first_refusal_by_reason: dict[tuple[str, str], Refusal] = {}
     sample_events: list[bytes] = []
     for source in parsed_mapping.source:
         for file in (candidate for candidate in files if fnmatch(candidate.name, source.file)):
@@ -103,9 +103,7 @@ def try_mapping(
             rows, refused = rows + len(lines), refused + len(refusals)
             for refusal in refusals:
                 count_by_reason[refusal.code, refusal.path] += 1
-                first_refusal_by_reason.setdefault(
-                    (refusal.code, refusal.path), (refusal, source.session_id)
-                )
+                first_refusal_by_reason.setdefault((refusal.code, refusal.path), refusal)
             refused_rows = {refusal.row for refusal in refusals}
             if source.kind == "events" or len(parsed_mapping.source) == 1:
                 sample_events += [
@@ -117,7 +115,7 @@ def try_mapping(
         rows,
         refused,
         [
-            _explain_refusal(*first_refusal_by_reason[key], count)
+            _explain_refusal(first_refusal_by_reason[key], count)
             for key, count in count_by_reason.most_common(_REASONS_MAX)
         ],
         sample_events,
@@ -129,7 +127,7 @@ def _build_plan(custom_types: Sequence[str]) -> RoutePlan:
     return RoutePlan(event_types=tuple(dict.fromkeys((*EVENT_TYPES, *custom_types))))
 
 
-def _explain_refusal(refusal: Refusal, session_column: str | None, rows: int) -> Reason:
+def _explain_refusal(refusal: Refusal, rows: int) -> Reason:
     example = refusal.body.decode(errors="replace")
     try:
         record = msgspec.json.decode(refusal.body)

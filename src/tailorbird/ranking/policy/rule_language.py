@@ -85,12 +85,12 @@ def compile_rule(
         return _require_kind(name, item_fields, user_fields)
 
     # What a rule may look for in a text, beside constants: `context.device in item.tags`.
-    part_columns = frozenset(f"context.{name}" for name in CONTEXT_FIELDS)
+    substring_columns = frozenset(f"context.{name}" for name in CONTEXT_FIELDS)
     language = Language(
         kind_of,
         _FUNCTIONS,
         allows_substring_search=True,
-        substring_columns=part_columns,
+        substring_columns=substring_columns,
         texts_are_truths=True,
         hint=_HINT,
     )

@@ -224,7 +224,7 @@ def _best_us(measured_call: Callable[[], object]) -> float:
 
 
 class _RandomLanes:
-    """Lanes of random numbers for one request; implements `finish.Lanes`."""
+    """Lanes of random numbers for one request; implements `finish.LaneSource`."""
 
     def __init__(self, layout: Layout, records_by_entity: dict[int, int]) -> None:
         self.rows = CANDIDATES_PER_REQUEST

@@ -110,23 +110,27 @@ def check_logs(table: UnitTable, experiment: Experiment) -> Check:
         metric.kind == "ratio" and metric.per == "impression"
         for metric in (experiment.metric, *experiment.guardrails)
     )
-    impression_counts = []
+    impression_counts = []  # of each arm: units with an impression, units with a response
     for arm in range(len(table.arms)):
-        mask = (table.arm == arm) & has_response
-        impression_counts.append((int(has_impression[mask].sum()), int(mask.sum())))
-    shares = [hits / total if total else 0.0 for hits, total in impression_counts]
+        is_served_in_arm = (table.arm == arm) & has_response
+        impression_counts.append(
+            (int(has_impression[is_served_in_arm].sum()), int(is_served_in_arm.sum()))
+        )
+    shares = [
+        reporting_units / total if total else 0.0 for reporting_units, total in impression_counts
+    ]
     shares_text = " : ".join(f"{share:.1%}" for share in shares)
     if needs_impressions and n and max(shares) < REPORTED_SHARE_MIN:
         return Check(
             "logs", False, f"Impressions are missing: only {shares_text} of units have one."
         )
     p_min = 1.0
-    control_hits, control_total = impression_counts[0]
-    for hits, total in impression_counts[1:]:
-        pooled = (hits + control_hits) / max(total + control_total, 1)
+    control_reporting_units, control_total = impression_counts[0]
+    for reporting_units, total in impression_counts[1:]:
+        pooled = (reporting_units + control_reporting_units) / max(total + control_total, 1)
         variance = pooled * (1 - pooled) * (1 / max(total, 1) + 1 / max(control_total, 1))
         if variance > 0:
-            z = (hits / max(total, 1) - shares[0]) / math.sqrt(variance)
+            z = (reporting_units / max(total, 1) - shares[0]) / math.sqrt(variance)
             p_min = min(p_min, float(2 * ndtr(-abs(z))) * (len(impression_counts) - 1))
     if p_min < MISSING_ALARM:
         reason = f"Impressions arrive from {shares_text} of units by arm (p = {p_min:.2g}): some are lost."

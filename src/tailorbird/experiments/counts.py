@@ -92,15 +92,15 @@ def count_events(
     """
     outcomes = match_outcomes(events, slot, attribution)
     table, responses = outcomes.table, np.flatnonzero(outcomes.kind == RESPONSE)
-    event_row, response = (
+    event_row, response_rows = (
         np.concatenate([responses, outcomes.event_row]),
         np.concatenate([responses, outcomes.response_row]),
     )
     if experiment is not None:
         in_experiment = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()[
-            response
+            response_rows
         ]
-        event_row, response = event_row[in_experiment], response[in_experiment]
+        event_row, response_rows = event_row[in_experiment], response_rows[in_experiment]
     event_kind = outcomes.kind[event_row]
     response_size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
     shown_items = (
@@ -112,8 +112,8 @@ def count_events(
     arm, arms = encode_values(pc.fill_null(table["arm"], ""))
     return Counts(
         ts=micros(table["ts"])[event_row],
-        person=person[response],
-        arm=arm[response],
+        person=person[response_rows],
+        arm=arm[response_rows],
         persons=persons,
         arms=arms,
         is_response=event_kind == RESPONSE,

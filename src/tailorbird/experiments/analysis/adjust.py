@@ -47,8 +47,9 @@ def cuped(values: npt.ArrayLike, covariates: npt.ArrayLike, arm: npt.ArrayLike) 
 
 
 def _centre(x: Floats, group: npt.NDArray) -> Floats:
+    """Subtract from each row of `x`, shape (units, columns), the mean of its group."""
     centred = np.empty_like(x)
-    for value in np.unique(group):
-        rows = group == value
+    for arm_index in np.unique(group):
+        rows = group == arm_index
         centred[rows] = x[rows] - x[rows].mean(axis=0)
     return centred

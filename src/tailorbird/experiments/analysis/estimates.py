@@ -81,10 +81,10 @@ def quantile(values: npt.ArrayLike, probability: float) -> Estimate:
     distinct_values, counts = np.unique(x, return_counts=True)
     cumulative_share = (np.cumsum(counts) - counts / 2) / n
     rank = np.arange(len(distinct_values))
-    lower, weight = divmod(float(np.interp(probability, cumulative_share, rank)), 1)
+    lower_rank, upper_weight = divmod(float(np.interp(probability, cumulative_share, rank)), 1)
     # How much of each value lies below the quantile; without ties it is 0 or 1.
-    share_below = (1 - weight) * np.clip(lower - rank + 0.5, 0, 1)
-    share_below += weight * np.clip(lower - rank + 1.5, 0, 1)
+    share_below = (1 - upper_weight) * np.clip(lower_rank - rank + 0.5, 0, 1)
+    share_below += upper_weight * np.clip(lower_rank - rank + 1.5, 0, 1)
     mean_share_below = float(counts @ share_below) / n
     z = 1.959963984540054
     margin = z * math.sqrt(
@@ -110,6 +110,7 @@ class Effect:
 
     @property
     def information(self) -> float:
+        """The statistical information: one over the variance of the log ratio."""
         return 1 / (self.standard_error * self.standard_error)
 
     @property

@@ -13,8 +13,8 @@ def adjust_holm(p: npt.ArrayLike) -> Floats:
     [0.03, 0.06, 0.06]
     """
     values = np.asarray(p, np.float64)
-    order, count = np.argsort(values), len(values)
-    adjusted = np.maximum.accumulate(values[order] * (count - np.arange(count)))
+    ascending_rows, count = np.argsort(values), len(values)
+    adjusted = np.maximum.accumulate(values[ascending_rows] * (count - np.arange(count)))
     result = np.empty_like(values)
-    result[order] = np.minimum(adjusted, 1.0)
+    result[ascending_rows] = np.minimum(adjusted, 1.0)
     return result

@@ -44,10 +44,14 @@ def shrink_segments(
     log_ratio, standard_error = np.array([(e.log_ratio, e.standard_error) for e in effects]).T
     weight = 1 / standard_error**2
     centre = float(weight @ log_ratio / weight.sum())
+    # Cochran's Q, chi-squared with these degrees of freedom if all effects are equal. Its expectation
+    # grows by the weight below for each unit of variance between segments.
     heterogeneity, freedom = float(weight @ (log_ratio - centre) ** 2), len(log_ratio) - 1
-    q_scale = weight.sum() - (weight @ weight) / weight.sum()
+    between_variance_weight = weight.sum() - (weight @ weight) / weight.sum()
     between_variance = (
-        max((heterogeneity - freedom) / q_scale, 0.0) if freedom and q_scale > 0 else 0.0
+        max((heterogeneity - freedom) / between_variance_weight, 0.0)
+        if freedom and between_variance_weight > 0
+        else 0.0
     )
     pooled_weight = 1 / (between_variance + standard_error**2)
     centre, centre_variance = (

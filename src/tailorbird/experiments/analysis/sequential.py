@@ -27,7 +27,7 @@ from tailorbird.experiments.assign import SPENDING_FUNCTIONS
 Floats = npt.NDArray[np.float64]
 
 Z_MAX = 8.0  # stands for an infinite boundary: P(|Z| > 8) is about 1e-15
-_SMALLEST_SPENDING = 1e-13
+_SMALLEST_SPENDING = 1e-13  # less alpha than this for a look gives it the boundary Z_MAX
 
 
 def spent_alpha(information_time: float, alpha: float, spending: str = "obrien_fleming") -> float:
@@ -121,16 +121,16 @@ class ExitProbabilities:
 def exit_probabilities(information: Floats, bounds: Floats, effect: float) -> ExitProbabilities:
     """Return where a trial with a true effect stops."""
     score_density = _ScoreDensity(effect)
-    pairs = []
+    tail_probabilities = []
     for look_information, bound in zip(information, bounds, strict=True):
-        pairs.append(
+        tail_probabilities.append(
             (
                 score_density.tail(look_information, bound),
                 score_density.tail(look_information, -bound, upper=False),
             )
         )
         score_density.advance(look_information, bound)
-    upper, lower = np.array(pairs).T
+    upper, lower = np.array(tail_probabilities).T
     return ExitProbabilities(upper, lower)
 
 
@@ -236,7 +236,8 @@ def estimate_after_stopping(
     def exceedance(effect: float) -> float:
         return _exceedance_probability(information, bounds, z, effect)
 
-    def solve(probability: float) -> float:
+    def solve_effect(probability: float) -> float:
+        """Return the effect under which a result at least as high has this probability."""
         low, high = naive_effect - 4 * standard_error, naive_effect + 4 * standard_error
         while exceedance(low) > probability:
             low -= 4 * standard_error
@@ -248,7 +249,9 @@ def estimate_after_stopping(
 
     null_exceedance = exceedance(0.0)
     p = min(2 * min(null_exceedance, 1 - null_exceedance), 1.0)
-    return StoppedEstimate(solve(0.5), solve(alpha / 2), solve(1 - alpha / 2), p)
+    return StoppedEstimate(
+        solve_effect(0.5), solve_effect(alpha / 2), solve_effect(1 - alpha / 2), p
+    )
 
 
 def repeated_interval(z: float, information: float, bound: float) -> tuple[float, float]:

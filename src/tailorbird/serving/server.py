@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 from starlette.routing import BaseRoute
+from threadpoolctl import threadpool_limits
 
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.query import select_live_sources
@@ -388,9 +389,10 @@ def _build_metrics(
 
 
 def _tune_interpreter() -> None:
-    """Avoid pauses of single requests by garbage collections, and by threads that hold the lock
-    for 5 ms.
+    """Avoid pauses of single requests: by garbage collections, by threads that hold the lock for
+    5 ms, and by threads of matrix products, which wait for each other on busy cores.
     """
+    threadpool_limits(1, user_api="blas")
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from tailorbird.candidates.merge import bound_limits
 from tailorbird.candidates.protocol import CandidateRequest, RankedList
@@ -250,19 +251,22 @@ def compare_retrieval(
     )
     recalls = {name: np.full(data.request_count, np.nan) for name in source_limits}
     durations: dict[str, list[float]] = {name: [] for name in source_limits}
-    for request_index, lists in replay.iterate_request_lists(data, replay.read_sequences(data)):
-        chosen_codes = data.item_codes[
-            data.offsets[request_index] : data.offsets[request_index + 1]
-        ]
-        for name, sources in source_limits.items():
-            start = time.process_time()  # CPU time, so that other processes do not matter
-            candidate_codes = replay.merge_sources(int(data.t[request_index]), lists, sources).rows
-            durations[name].append(time.process_time() - start)
-            recalls[name][request_index] = (
-                float(np.isin(chosen_codes, candidate_codes).mean())
-                if len(chosen_codes)
-                else np.nan
-            )
+    with threadpool_limits(1, user_api="blas"):  # as in a server, or busy cores would change costs
+        for request_index, lists in replay.iterate_request_lists(data, replay.read_sequences(data)):
+            chosen_codes = data.item_codes[
+                data.offsets[request_index] : data.offsets[request_index + 1]
+            ]
+            for name, sources in source_limits.items():
+                start = time.process_time()  # CPU time, so that other processes do not matter
+                candidate_codes = replay.merge_sources(
+                    int(data.t[request_index]), lists, sources
+                ).rows
+                durations[name].append(time.process_time() - start)
+                recalls[name][request_index] = (
+                    float(np.isin(chosen_codes, candidate_codes).mean())
+                    if len(chosen_codes)
+                    else np.nan
+                )
     user_codes = np.where(
         data.person_codes < 0, -1 - np.arange(data.request_count), data.person_codes
     )

@@ -32,7 +32,7 @@ class ContextFields(TypedDict, total=False):
     page: str | None
     referrer: str | None
     user_agent: str | None
-    utc_offset_min: int | None
+    utc_offset_min: int | None  # minutes
 
 
 class QueryOptions(TypedDict, total=False):
@@ -88,7 +88,7 @@ class EventFields(TypedDict, total=False):
     request_id: str | None
     context: Context | ContextFields | None
     properties: Mapping[str, Any] | None
-    timeless: bool
+    timeless: bool  # a profile that is valid from the beginning
 
 
 class ClientSettings(TypedDict, total=False):
@@ -99,7 +99,7 @@ class ClientSettings(TypedDict, total=False):
     attempts: int
     connections: int
     batch_max: int
-    gather_s: float
+    gather_s: float  # how long queued events wait for others to be sent with
     queue_max: int
     spool: Path | None
     clock: Clock | None

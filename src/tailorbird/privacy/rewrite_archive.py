@@ -39,7 +39,7 @@ class ArchiveRewriter:
         # What was accepted stays an event, also where the contract was tightened since.
         types = dict.fromkeys((*plan.event_types, *footprint.types))
         self._plan = msgspec.structs.replace(plan, rules={}, event_types=tuple(types))
-        self._owned_rows = frozenset(footprint.places)
+        self._erased_rows = frozenset(footprint.places)
         self._refused_rows = frozenset(footprint.refused_rows)
         self.rows = 0
 
@@ -77,7 +77,7 @@ class ArchiveRewriter:
         subject = read_row_subject(raw_row)
         if subject is None:
             return ERASED_BODY if may_mention and self._mentions.in_body(raw_row) else None
-        if self._is_owned(subject, row_key):
+        if self._is_erased_row(subject, row_key):
             return self._rewrite_owned_row(raw_row, receipt)
         old_value: Any = _decode(raw_row)
         new_value = self._mentions.redact_event(old_value) if may_mention else old_value
@@ -92,9 +92,9 @@ class ArchiveRewriter:
                 new_value = self._rewriter.rewrite_raw_merge(new_value)
         return None if new_value == old_value else _encode(new_value)
 
-    def _is_owned(self, subject: RowSubject, row_key: RawRowKey) -> bool:
+    def _is_erased_row(self, subject: RowSubject, row_key: RawRowKey) -> bool:
         return (
-            row_key in self._owned_rows
+            row_key in self._erased_rows
             or (isinstance(subject.user_id, str) and subject.user_id in self._people.users)
             or (
                 isinstance(subject.anonymous_id, str)

@@ -75,7 +75,7 @@ def read_personalize(files: dict[Path, str], options: AdapterOptions) -> Iterato
 
 
 def convert(record: Any, location: str) -> list[Event]:
-    """Convert a row, as column → text, to events."""
+    """Convert a row, as column → text, to events; `location`, file and line, is their id."""
     row = as_record(record)
     if _WRONG_ROW_FIELD in row:
         raise UnreadableError(*WRONG_ROW_REASON)
@@ -261,6 +261,7 @@ def _read_header(file: Path, reader: Any) -> list[str]:
 
 
 def _is_table(name: str, columns: list[str]) -> bool:
+    """Return whether columns are those of a table of this format, whatever the file's name is."""
     has_key = bool({"USER_ID", "ITEM_ID"} & set(columns))
     return has_key and all(column == column.upper() for column in columns)
 

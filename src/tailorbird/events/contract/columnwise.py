@@ -173,7 +173,9 @@ class _Batch:
         # A body may be nested so deeply that it was decoded here but cannot be split a few calls
         # further down the stack. The contract regards it as one row.
         too_deep_bodies = {
-            body for body, row in uncleared_rows if row >= len(self._split_rows(body))
+            body_index
+            for body_index, row in uncleared_rows
+            if row >= len(self._split_rows(body_index))
         }
         entries = enumerate(
             zip(
@@ -189,14 +191,16 @@ class _Batch:
             if index not in suspects and entry[0] not in too_deep_bodies
         ]
         refused: list[tuple[int, Refusal]] = []
-        for body, row in sorted(
-            {(body, 0 if body in too_deep_bodies else row) for body, row in uncleared_rows}
+        for body_index, row in sorted(
+            {(index, 0 if index in too_deep_bodies else row) for index, row in uncleared_rows}
         ):
-            verdict = check_row(row, self._split_rows(body)[row], self._bodies[body][1], self._plan)
+            verdict = check_row(
+                row, self._split_rows(body_index)[row], self._bodies[body_index][1], self._plan
+            )
             if isinstance(verdict, Accepted):
-                accepted.append((body, row, _flatten_accepted(verdict)))
+                accepted.append((body_index, row, _flatten_accepted(verdict)))
             else:
-                refused.append((body, verdict))
+                refused.append((body_index, verdict))
         accepted.sort(key=itemgetter(0, 1))
         return _to_checked_batch(accepted, refused)
 

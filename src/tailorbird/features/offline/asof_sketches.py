@@ -62,7 +62,7 @@ class SketchTree:
         self._level_starts = np.cumsum([0, *(len(level) for level in levels)])
 
     def summary_since(self, queries: AsOfQueries, since: Int64s) -> tuple[Int64s, Int64s]:
-        """Return the summary of each query's known events at or after `since`."""
+        """Return empty registers and rank sum of each query's known events at or after `since`."""
         return self.summary_from_positions(queries, queries.before(since).edge)
 
     def summary_from_positions(self, queries: AsOfQueries, start: Intps) -> tuple[Int64s, Int64s]:

@@ -37,7 +37,7 @@ _EARLIEST, _LATEST = (
 class BackfillInputs(msgspec.Struct, frozen=True):
     """The inputs of a folder: a hash of the requests, and the lake's versions as of its first run.
 
-    `lake` is encoded by `lake.delta.versions.to_manifest`.
+    `inputs` is the hash; `lake` is encoded by `lake.delta.versions.to_manifest`.
     """
 
     inputs: str

@@ -65,7 +65,7 @@ def fit_net(
     if processes > 1:
         from tailorbird.models.deep.parallel import fit_parallel
 
-        shared_parameters = {
+        process_parameters = {
             "shards": processes,
             "threads": max(1, (os.cpu_count() or 2) // 2 // processes),
             **parameters,
@@ -74,7 +74,7 @@ def fit_net(
             deep_model = fit_parallel(
                 folder,
                 architecture,
-                shared_parameters,
+                process_parameters,
                 layout,
                 rows,
                 validation,

@@ -62,7 +62,12 @@ class LiveColumns:
     def matrix(
         self, lists: RequestLists, sequences: Mapping[str, ItemSequence], keys: Keys
     ) -> Matrix:
-        """Return the columns of one request's candidates, (n, columns)."""
+        """Return the columns of one request's candidates, (n, columns).
+
+        Args:
+            lists: what each source listed for the request.
+            sequences: name of a sequence feature → the person's newest items.
+        """
         column_blocks = [self.candidates.matrix(lists, keys)]
         for similarity in self.similarities:
             sequence = (

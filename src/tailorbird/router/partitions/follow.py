@@ -44,6 +44,7 @@ class ProfileFollower:
         self._profile_log, self._order_log = share.profile_logs
         self._log_reader: LogReader | None = None
         self._order_reader: LogReader | None = None
+        # Rows of partition 0: next to apply, and how many the order log has named.
         self._position = self._ordered_end = 0
         self.load(connection)
 

@@ -44,7 +44,7 @@ class LiveFeatureProvider:
     Args:
         state: the folder of all states.
         copies: a Valkey with copies for servers elsewhere; None reads the folder.
-        workers: how many share the entities of each.
+        workers: how many share the entities of each schema.
         declared: the features to read while there is no bundle and nothing was applied.
     """
 
@@ -60,7 +60,7 @@ class LiveFeatureProvider:
         self._breaker = make_breaker(
             workers
         )  # shared, because all schemas are read from one server
-        self._states_folder, self._declared_features, self._copies, self._retry_s = (
+        self._states_folder, self._features_without_bundle, self._copies, self._retry_s = (
             state,
             declared,
             copies,
@@ -72,7 +72,7 @@ class LiveFeatureProvider:
             declared.schema_hash
         }  # kept open while unused: the serving schema and the next one
         self._pinned_hashes_by_owner: dict[str, frozenset[str]] = {}
-        self._target_position_by_schema: dict[str, int] = {}
+        self._catch_up_position_by_schema: dict[str, int] = {}
         self._next_check_at = 0.0
         self._lock = threading.Lock()
 
@@ -110,8 +110,8 @@ class LiveFeatureProvider:
         """
         if bundle.features is not None:
             return bundle
-        if bundle.schema_hash == self._declared_features.schema_hash:
-            return replace(bundle, features=self._declared_features)
+        if bundle.schema_hash == self._features_without_bundle.schema_hash:
+            return replace(bundle, features=self._features_without_bundle)
         try:
             return replace(
                 bundle, features=load_declarations(self._states_folder, bundle.schema_hash)
@@ -130,7 +130,7 @@ class LiveFeatureProvider:
         """
         with self._lock:
             self._active_hashes = {_require_features(bundle).schema_hash}
-            self._target_position_by_schema.clear()
+            self._catch_up_position_by_schema.clear()
             self._close_idle()
 
     def is_caught_up(self, bundle: Bundle, serving_bundle: Bundle | None) -> bool:
@@ -172,10 +172,10 @@ class LiveFeatureProvider:
         position = self._read_position(features)
         if position is None:
             return False
-        if features.schema_hash not in self._target_position_by_schema:
+        if features.schema_hash not in self._catch_up_position_by_schema:
             reference_position = None if reference is None else self._read_position(reference)
-            self._target_position_by_schema[features.schema_hash] = reference_position or 0
-        return position >= self._target_position_by_schema[features.schema_hash]
+            self._catch_up_position_by_schema[features.schema_hash] = reference_position or 0
+        return position >= self._catch_up_position_by_schema[features.schema_hash]
 
     def _read_position(self, features: FeatureSet) -> int | None:
         open_schema = self._acquire(features)
@@ -190,24 +190,24 @@ class LiveFeatureProvider:
         """Return the applied schema, once its state has reached that of the previous one."""
         with self._lock:
             if time.monotonic() < self._next_check_at:
-                return self._declared_features
+                return self._features_without_bundle
             self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
         try:
             schema = read_applied(self._states_folder).schema
-            if not schema or schema == self._declared_features.schema_hash:
-                return self._declared_features
+            if not schema or schema == self._features_without_bundle.schema_hash:
+                return self._features_without_bundle
             applied_features = load_declarations(self._states_folder, schema)
         except TailorbirdError as error:
             log.warning("the applied schema cannot be read with: %s", error)
-            return self._declared_features
-        if self._is_caught_up(applied_features, self._declared_features):
+            return self._features_without_bundle
+        if self._is_caught_up(applied_features, self._features_without_bundle):
             with self._lock:
-                self._declared_features, self._active_hashes = (
+                self._features_without_bundle, self._active_hashes = (
                     applied_features,
                     {applied_features.schema_hash},
                 )
                 self._close_idle()
-        return self._declared_features
+        return self._features_without_bundle
 
     def _acquire(self, features: FeatureSet) -> _OpenSchema:
         with self._lock:

@@ -38,7 +38,7 @@ def export_model(
             model, inputs.encoder, importance_rows, settings.seed
         )
         for head in model.heads:
-            steps, step_unit = (
+            steps, step_unit = (  # as the report says how long the head was trained
                 (model.deep.best_epoch_by_head[head], "epochs")
                 if isinstance(model, NetModel)
                 else (1, "fits")

@@ -168,24 +168,24 @@ def _explode_items(
 ) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
     """Return one row per item: an event that shows several is repeated for each."""
     has_item = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
-    lists_items = (kind == IMPRESSION) & ~has_item
-    if "items" not in table.column_names or not lists_items.any():
+    is_list_event = (kind == IMPRESSION) & ~has_item
+    if "items" not in table.column_names or not is_list_event.any():
         event_rows = np.flatnonzero(has_item)
         return table.take(pa.array(event_rows)), kind[event_rows]
     item_lists = _to_one_array(table["items"])
     sizes = np.where(
-        lists_items,
+        is_list_event,
         pc.fill_null(pc.list_value_length(item_lists), 0).to_numpy(),
         has_item.astype(np.int64),
     ).astype(np.int64)
     event_rows = np.repeat(np.arange(table.num_rows), sizes)
-    rows_per_item = table.take(pa.array(event_rows))
-    listed_ids = pc.list_flatten(item_lists.take(pa.array(np.flatnonzero(lists_items))))
-    ids = np.array(rows_per_item["item_id"].to_pylist(), object)
-    ids[lists_items[event_rows]] = listed_ids.to_pylist()
-    item_column = rows_per_item.schema.get_field_index("item_id")
-    return rows_per_item.set_column(
-        item_column, "item_id", pa.array(ids.tolist(), pa.string())
+    item_rows = table.take(pa.array(event_rows))
+    listed_ids = pc.list_flatten(item_lists.take(pa.array(np.flatnonzero(is_list_event))))
+    ids = np.array(item_rows["item_id"].to_pylist(), object)
+    ids[is_list_event[event_rows]] = listed_ids.to_pylist()
+    item_column_index = item_rows.schema.get_field_index("item_id")
+    return item_rows.set_column(
+        item_column_index, "item_id", pa.array(ids.tolist(), pa.string())
     ), kind[event_rows]
 
 

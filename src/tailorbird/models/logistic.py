@@ -90,12 +90,14 @@ def fit_logistic(
     row_weights = np.ones(len(matrix)) if weight is None else weight
     signed_logs = _signed_log(matrix)
     is_present = np.isfinite(signed_logs)
-    present_weights = np.maximum(row_weights @ is_present, 1e-9)
+    present_weight_sums = np.maximum(row_weights @ is_present, 1e-9)
     finite_logs = np.where(is_present, signed_logs, 0.0).astype(np.float64)
-    centre = row_weights @ finite_logs / present_weights
+    centre = row_weights @ finite_logs / present_weight_sums
     scale = np.sqrt(
         np.maximum(
-            row_weights @ (np.where(is_present, finite_logs - centre, 0.0) ** 2) / present_weights,
+            row_weights
+            @ (np.where(is_present, finite_logs - centre, 0.0) ** 2)
+            / present_weight_sums,
             1e-12,
         )
     )
@@ -103,13 +105,15 @@ def fit_logistic(
     centre, scale = centre.astype(np.float32), scale.astype(np.float32)
     z, is_missing = _design_matrix(matrix, centre, scale)
     is_used = np.array([name not in ignored_columns for name in columns])
-    has_missing = is_used & (is_missing.min(axis=0) != is_missing.max(axis=0))
-    design = np.concatenate([z[:, is_used], is_missing[:, has_missing]], axis=1).astype(np.float64)
+    varies_in_missing = is_used & (is_missing.min(axis=0) != is_missing.max(axis=0))
+    design = np.concatenate([z[:, is_used], is_missing[:, varies_in_missing]], axis=1).astype(
+        np.float64
+    )
     regression = LogisticRegression(C=1.0 / penalty, max_iter=ITERATIONS_MAX).fit(
         design, label > 0, sample_weight=row_weights
     )
     slopes, missing_slopes = np.zeros(len(columns), np.float32), np.zeros(len(columns), np.float32)
-    slopes[is_used], missing_slopes[has_missing] = (
+    slopes[is_used], missing_slopes[varies_in_missing] = (
         regression.coef_[0, : is_used.sum()],
         regression.coef_[0, is_used.sum() :],
     )

@@ -128,7 +128,7 @@ class TrainOptions:
         )
 
     def slot_only_options(self) -> list[str]:
-        """Return the given options that do not apply to a churn model."""
+        """Return the given options that a slot's model has and a churn model has not."""
         defaults = TrainOptions()
         shared_options = ("quick", "leave_out", "seed")
         return [

@@ -27,7 +27,7 @@ _REMOVED_FIELDS = (
     *("ts_original", "sent_at"),
 )
 _TYPES_WITH_USER = ("user", "identify", "merge")
-EventKey = tuple[str, str, str]  # mark and id of the subject, event id
+EventKey = tuple[str, str, str]  # mark and id of the subject as `subject_of` returns them, event id
 
 
 class EventRewriter:
@@ -106,7 +106,7 @@ class EventRewriter:
         return None if request_id is None else self.hash("request", request_id)
 
     def rename_duplicate(self, event_id: str, *position: object) -> str:
-        """Return what stands in place of the event id of a repeat."""
+        """Return what stands in place of the event id of a repeat at a position of the log."""
         return self.hash("repeat", event_id, *map(str, position))
 
     def _replacement_ids(

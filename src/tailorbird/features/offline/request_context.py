@@ -29,7 +29,7 @@ class RequestContext:
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
-        self._t = np.asarray(requests.t, np.int64)
+        self._request_times = np.asarray(requests.t, np.int64)
         self._numbers: dict[str, Floats] = {}
         self._keys: dict[str, Keys] = {}
 
@@ -50,7 +50,7 @@ class RequestContext:
         """The words of each request's query (m, WORDS_MAX)."""
         queries = self._requests.query
         return (
-            np.zeros((len(self._t), WORDS_MAX), np.uint64)
+            np.zeros((len(self._request_times), WORDS_MAX), np.uint64)
             if queries is None
             else query_words(to_array(queries))
         )
@@ -58,10 +58,10 @@ class RequestContext:
     def _compute_number(self, name: str) -> Floats:
         """Compute a number of each request, NaN where it is unknown."""
         if name == "weekday":
-            return compute_weekdays(self._t, self.numbers("local_hour"))
+            return compute_weekdays(self._request_times, self.numbers("local_hour"))
         column = getattr(self._requests, name)
         if column is None:
-            return np.full(len(self._t), 1.0 if name == "position" else np.nan)
+            return np.full(len(self._request_times), 1.0 if name == "position" else np.nan)
         numbers = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
         return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()
 
@@ -72,12 +72,12 @@ class RequestContext:
         if name == "query":
             queries = self._requests.query
             return (
-                np.zeros(len(self._t), np.uint64)
+                np.zeros(len(self._request_times), np.uint64)
                 if queries is None
                 else query_keys(to_array(queries))
             )
         column = {"user": "person", "session": "session_id"}.get(name, name)
-        return keys_of_texts(getattr(self._requests, column), len(self._t), to_keys)
+        return keys_of_texts(getattr(self._requests, column), len(self._request_times), to_keys)
 
 
 def to_array(texts: Texts) -> pa.Array:

@@ -109,7 +109,7 @@ class Recipe(Protocol):
 def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> TopItems:
     """Return the best `n` of dense scores (queries, items), which are overwritten."""
     if not repeats:
-        is_item = contexts.item >= 0
+        is_item = contexts.item >= 0  # -1: an unknown item
         scores[contexts.query_index[is_item], contexts.item[is_item]] = 0
     item_count = scores.shape[1]
     n_listed = min(n, item_count)
@@ -126,15 +126,15 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
         listed_items = np.nonzero(is_listed)[1].reshape(len(contexts), n_listed)
     else:
         listed_items = np.broadcast_to(np.arange(item_count), scores.shape)
-    sorted_scores = np.take_along_axis(scores, listed_items, axis=1)
+    listed_scores = np.take_along_axis(scores, listed_items, axis=1)
     item_order = np.argsort(
-        -sorted_scores, axis=1, kind="stable"
+        -listed_scores, axis=1, kind="stable"
     )  # stable: `listed_items` ascends, so equal scores stay in order of code
-    sorted_scores = np.take_along_axis(sorted_scores, item_order, axis=1)
+    listed_scores = np.take_along_axis(listed_scores, item_order, axis=1)
     item[:, :n_listed] = np.where(
-        sorted_scores > 0, np.take_along_axis(listed_items, item_order, axis=1), -1
+        listed_scores > 0, np.take_along_axis(listed_items, item_order, axis=1), -1
     )
-    score[:, :n_listed] = np.where(sorted_scores > 0, sorted_scores, 0)
+    score[:, :n_listed] = np.where(listed_scores > 0, listed_scores, 0)
     return TopItems(item, score)
 
 

@@ -182,11 +182,11 @@ def choose_retrieval(
     assert learner is not None  # as at the first call
     learner.vector_share = best_share
     learned_series = add_spaces(index_series, learner, validation_from, events_min, progress)
-    request_note = ", as asked for" if choice == "sequence" else ""
+    choice_note = ", as asked for" if choice == "sequence" else ""
     return RetrievalChoice(
         learned_series,
         learner,
-        f"{best_share:.0%} of the candidates come from vectors{request_note}: {gain_note}",
+        f"{best_share:.0%} of the candidates come from vectors{choice_note}: {gain_note}",
         measurements,
     )
 
@@ -229,16 +229,16 @@ def compare_retrieval(
     data = validation.take(
         thin_evenly(np.arange(validation.request_count), COMPARED_REQUESTS_MAX, seed)
     )
-    source_limits: dict[str, dict[str, int]] = {
+    limits_by_way: dict[str, dict[str, int]] = {
         TABLES: bound_limits({name: n for name, n in slot.sources.items() if name != "sequence"})
     }
-    source_limits |= {
+    limits_by_way |= {
         _vector_label(share): bound_limits(add_sequence_source(slot.sources, share))
         for share in VECTOR_SHARES
     }
-    candidate_limit = sum(source_limits[TABLES].values())
-    source_limits |= {
-        name: {name: candidate_limit} for name in ("sequence", *source_limits[TABLES])
+    candidate_limit = sum(limits_by_way[TABLES].values())
+    limits_by_way |= {
+        name: {name: candidate_limit} for name in ("sequence", *limits_by_way[TABLES])
     }
     retriever = make_retriever(index_series)
     replay = Replay(
@@ -249,14 +249,14 @@ def compare_retrieval(
         NO_LIVE_COLUMNS,
         retriever=retriever,
     )
-    recalls = {name: np.full(data.request_count, np.nan) for name in source_limits}
-    durations: dict[str, list[float]] = {name: [] for name in source_limits}
+    recalls = {name: np.full(data.request_count, np.nan) for name in limits_by_way}
+    durations: dict[str, list[float]] = {name: [] for name in limits_by_way}
     with threadpool_limits(1, user_api="blas"):  # as in a server, or busy cores would change costs
         for request_index, lists in replay.iterate_request_lists(data, replay.read_sequences(data)):
             chosen_codes = data.item_codes[
                 data.offsets[request_index] : data.offsets[request_index + 1]
             ]
-            for name, sources in source_limits.items():
+            for name, sources in limits_by_way.items():
                 start = time.process_time()  # CPU time, so that other processes do not matter
                 candidate_codes = replay.merge_sources(
                     int(data.t[request_index]), lists, sources
@@ -276,7 +276,7 @@ def compare_retrieval(
     )
     measurements = {
         name: _to_measurements(
-            bootstrap.mean(recall), durations[name], sum(source_limits[name].values())
+            bootstrap.mean(recall), durations[name], sum(limits_by_way[name].values())
         )
         for name, recall in recalls.items()
     }

@@ -56,13 +56,13 @@ def fit_tower_before(
     """
     if missing_reason := explain_missing_tower(features):
         raise UsageError(missing_reason)
-    sequence_and_types = find_sequence(features)
-    assert sequence_and_types is not None
+    sequence_and_event_types = find_sequence(features)
+    assert sequence_and_event_types is not None
     earlier_events = events.filter(pa.array(micros(events["ts"]) < origin))
     item_vocabulary = IdVocabulary.of(earlier_events["item_id"])
     learner = TowerLearner(
         _TowerEvents(events, people, item_vocabulary),
-        *sequence_and_types,
+        *sequence_and_event_types,
         Content(),
         settings,
         seed,

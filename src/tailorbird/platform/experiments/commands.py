@@ -47,7 +47,7 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
     ]
     for experiment in experiments.experiments:
         changed_at = max(experiment.started_at, experiment.stopped_at, experiment.decided_at)
-        rule = experiment.declaration["stopping"]
+        stopping_rule = experiment.declaration["stopping"]
         rows.append(
             (
                 experiment.name,
@@ -55,7 +55,7 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
                 experiment.state,
                 experiment.ramp,
                 experiment.layer,
-                rule,
+                stopping_rule,
                 to_iso(changed_at)[:16],
                 experiment.decision,
             )
@@ -302,11 +302,11 @@ def _report_started(
     events = lake.events(
         columns=columns, ts_from=started_experiment.started_at - history_us, ts_to=stop_ts
     )
-    served_notes = [
+    version_notes = [
         f"{version} serves the arm {arm}." for arm, version in started_experiment.versions.items()
     ]
     warnings = warn_of_shared_learning(project, started_experiment, events)
-    report_options["notes"] = (*warnings, *served_notes, *notes)
+    report_options["notes"] = (*warnings, *version_notes, *notes)
     decided_by = started_experiment.changes[-1].by if started_experiment.decision else ""
     report_options |= {"decision": started_experiment.decision, "decided_by": decided_by}
     return trial_report(events, experiment, timeline=list_changes(project), **report_options)

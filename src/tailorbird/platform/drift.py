@@ -294,6 +294,7 @@ def _click_signal(
     count_by_bin = dict(
         zip(label_counts["bin"].to_pylist(), label_counts["count"].to_pylist(), strict=True)
     )
+    # Sketches have a label of 0 and one of 1 in a bin each.
     training_counts = [
         count_by_bin.get(str(bin_), 0.0) for bin_ in signed_bins(np.array([0.0, 1.0])).tolist()
     ]

@@ -263,6 +263,7 @@ def report_experiment(
 def _report_started(
     project: Project, started_experiment: StartedExperiment, as_of: str = ""
 ) -> TrialReport | InterleavingReport:
+    """Report on a planned experiment, which is a trial of its arms or interleaves them."""
     experiment = Experiment.from_dict(started_experiment.declaration)
     now = _resolve_as_of(project, as_of) if as_of else project.clock().now()
     if as_of and now < started_experiment.started_at:
@@ -354,12 +355,12 @@ def _apply_change(
         clock or project.clock()
     ).now()  # the time of events, also where a log ended long ago
 
-    def change(experiments: Experiments) -> Experiments:
+    def apply_action(experiments: Experiments) -> Experiments:
         return getattr(experiments, action)(*arguments, by=author, why=why, at=changed_at)
 
     registry = Registry(project.paths.registry, clock=SystemClock())
     return _require_started(
-        registry.change_experiments(action, name, change, by=author, why=audit_reason), name
+        registry.change_experiments(action, name, apply_action, by=author, why=audit_reason), name
     )
 
 

@@ -193,6 +193,7 @@ def arm_policy(project: Project, arm: str, slot: Slot, *, option: str = "--arm")
             where=f"{option} {arm}",
             fix="compare arms of one slot",
         )
+    # An arm may be served with the formula, rules and sources of another slot.
     settings_slot = project.slot(experiment.slots[name]) if name in experiment.slots else slot
     return Policy(
         _with_formula_in_force(project, settings_slot),

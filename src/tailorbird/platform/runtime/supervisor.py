@@ -60,6 +60,7 @@ class Role:
     """A role as the supervisor sees it; other arguments or another `variant` make another role.
 
     Attributes:
+        variant: declarations that only a new process reads, such as the router's attributes.
         drain_s: how long the role may continue after it was told to stop.
         listener: the socket that a server accepts from; None for other roles.
         hung_s: how long the role may make no progress.
@@ -298,7 +299,7 @@ class Supervisor:
                 self.stop()
                 return
             delay_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(delay_s * 2, BACKOFF_MAX_S)
-            delay_s, storm_note = _count_restart(role, status, delay_s)
+            delay_s, storm_note = _record_restart(role, status, delay_s)
             self._report(
                 role.name,
                 f"ended with {_describe_exit(status)}; starting it again in {delay_s:.2g} "
@@ -378,7 +379,7 @@ class Supervisor:
             process.kill()
 
 
-def _count_restart(role: Role, status: int, delay_s: float) -> tuple[float, str]:
+def _record_restart(role: Role, status: int, delay_s: float) -> tuple[float, str]:
     """Return a longer wait for a role that ends again and again, and what it said last."""
     restart = Restart(time.time(), role.hang_reason or f"ended with {_describe_exit(status)}")
     role.restart_count, role.hang_reason = role.restart_count + 1, ""

@@ -62,8 +62,9 @@ def clock_as_of(
 def response_clock(as_of: str, project: Project, system_clock: Clock) -> tuple[Clock, str]:
     """Return the clock of a response without a server, and a notice if it is not the machine's.
 
-    For "" it is the project's clock, or the end of a log that ended long ago, so that users are as
-    they were then. `now` selects the machine's clock.
+    For "" it is the project's clock (behind the machine's by `lag_us` if the project goes on from
+    the end of an imported log), or the end of a log that ended long ago, so that users are as they
+    were then. `now` selects the machine's clock.
 
     Raises:
         UsageError: `as_of` is not a time.
@@ -75,8 +76,8 @@ def response_clock(as_of: str, project: Project, system_clock: Clock) -> tuple[C
         clock = clock_as_of(as_of, project)
         return clock, f"Answered as of {to_iso(clock.now())}."
     log_end = end_of_log(project)
-    if not as_of and (behind_us := project.clock().lag_us):
-        project_time = to_iso(system_clock.now() - behind_us)[:16].replace("T", " ")
+    if not as_of and (lag_us := project.clock().lag_us):
+        project_time = to_iso(system_clock.now() - lag_us)[:16].replace("T", " ")
         return (
             project.clock(),
             f"{log_end.describe(system_clock.now())}: the project goes on from there, and it is "

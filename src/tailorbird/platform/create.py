@@ -72,24 +72,26 @@ def create_project(folder: Path, proposal: Proposal | None = None) -> CreatedPro
         UsageError: the folder has a project already, or its path cannot be used.
     """
     check_folder(folder)
-    contents = {
+    text_by_file_name = {
         name: (files("tailorbird.platform") / "templates" / name).read_text() for name in FILES
     }
     setting_by_key: dict[str, object] = {"name": folder.resolve().name}
     if proposal is not None:
-        contents |= {"features.py": proposal.features, "slots.py": proposal.slots}
+        text_by_file_name |= {"features.py": proposal.features, "slots.py": proposal.slots}
         if proposal.mapping:
-            contents["mapping.toml"] = proposal.mapping
+            text_by_file_name["mapping.toml"] = proposal.mapping
         setting_by_key |= {"types": proposal.types, "window": proposal.train_window}
     for key, value in setting_by_key.items():
-        contents["tailorbird.toml"] = _set_value(contents["tailorbird.toml"], key, value)
+        text_by_file_name["tailorbird.toml"] = _set_value(
+            text_by_file_name["tailorbird.toml"], key, value
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if not (data_folder := folder / "data").exists():
         data_folder.mkdir(mode=0o700)  # Other accounts of this machine must not read personal data.
-    for file_name, text in {**contents, ".gitignore": _GITIGNORE}.items():
+    for file_name, text in {**text_by_file_name, ".gitignore": _GITIGNORE}.items():
         if not (folder / file_name).exists():
             (folder / file_name).write_text(text)
-    return CreatedProject(folder, tuple(contents), proposal)
+    return CreatedProject(folder, tuple(text_by_file_name), proposal)
 
 
 def _set_value(toml_text: str, key: str, value: object) -> str:

@@ -43,7 +43,7 @@ from tailorbird.training.sketches import signed_bins
 HISTORY_DAYS = 56
 DEFAULT_SINCE = "7d"
 SIGNALS_SHOWN = 5
-FALL_ACTION = "fall"  # the action of the audit log
+FALL_ACTION = "fall"  # of entries of the audit log that record a fall of the champion's figures
 RUNBOOK_FOLDER = "docs/operate"
 
 
@@ -199,14 +199,14 @@ def _falls_of(audit: Sequence[AuditEntry], now: int) -> list[DriftRow]:
         if entry.action != FALL_ACTION or not entry.details or entry.at > now:
             continue
         takeover_times = [
-            later.at
-            for later in audit[index:]
-            if later.action in CHAMPION_CHANGES and later.at <= now
+            later_entry.at
+            for later_entry in audit[index:]
+            if later_entry.action in CHAMPION_CHANGES and later_entry.at <= now
         ]
         until = to_iso_minute(takeover_times[0]) if takeover_times else ""
         times = {"until": until, "detected": to_iso_minute(entry.at)}
-        row = {**entry.details, **times, "compared_with": "reference"}
-        rows.append(msgspec.convert(row, DriftRow))
+        row_fields = {**entry.details, **times, "compared_with": "reference"}
+        rows.append(msgspec.convert(row_fields, DriftRow))
     return rows
 
 
@@ -234,12 +234,12 @@ def _model_changes(project: Project, clock: Clock) -> list[Change]:
 
 
 def _churn_signals(
-    project: Project, clock: Clock, signals: Sequence[Signal], start: int
+    project: Project, clock: Clock, signals: Sequence[Signal], start_us: int
 ) -> list[Signal]:
     """Return the scores of each churn model by day, in the hours of other signals."""
     hour_count = len(signals[0].counts) if signals else 0
     score_signals = [
-        score_signal(name, refresh_safely(project, clock, name).days, start, hour_count)
+        score_signal(name, refresh_safely(project, clock, name).days, start_us, hour_count)
         for name in (project.churn if hour_count else ())
     ]
     return [signal for signal in score_signals if signal is not None]
@@ -268,36 +268,38 @@ def _history_hours(hour_count: int, recent_hours: int) -> int:
 
 
 def _click_signal(
-    project: Project, histograms: TrainingHistograms, start: int, now: int, hour_count: int
+    project: Project, histograms: TrainingHistograms, start_us: int, now: int, hour_count: int
 ) -> tuple[Signal, Floats]:
     """Return clicks on seen items by hour, and in the training.
 
-    Hours whose attribution window is open are left out.
+    They are counted from cells, the stored figures of each minute. Hours whose attribution window
+    is open are left out.
     """
     store = figure_store(project)
-    store.refresh(start, now)
-    cells = store.read(start, now, ("minute", "slot", "seen", "clicks"))
+    store.refresh(start_us, now)
+    cells = store.read(start_us, now, ("minute", "slot", "seen", "clicks"))
     attributed_until = now - parse_duration(project.slots[histograms.slot].attribution)
     cells = cells.filter(
         (pc.field("slot") == histograms.slot) & (pc.field("minute") < attributed_until)
     )
-    hour_indexes = (cells["minute"].to_numpy() - start) // HOUR
-    counts = np.zeros((hour_count + 1, 3))
+    hour_indexes = (cells["minute"].to_numpy() - start_us) // HOUR
+    counts_by_hour = np.zeros((hour_count + 1, 3))
     seen, clicks = cells["seen"].to_numpy(), cells["clicks"].to_numpy()
     cell_counts = np.column_stack(
         [np.zeros(len(hour_indexes)), np.maximum(seen - clicks, 0.0), clicks]
     )
-    np.add.at(counts, np.clip(hour_indexes, 0, hour_count), cell_counts)
+    np.add.at(counts_by_hour, np.clip(hour_indexes, 0, hour_count), cell_counts)
     is_click_label = (pc.field("kind") == LABEL_KIND) & (pc.field("name") == "click")
     label_counts = histograms.table.filter(is_click_label)
     count_by_bin = dict(
         zip(label_counts["bin"].to_pylist(), label_counts["count"].to_pylist(), strict=True)
     )
+    # Sketches have a label of 0 and one of 1 in a bin each.
     training_counts = [
         count_by_bin.get(str(bin_), 0.0) for bin_ in signed_bins(np.array([0.0, 1.0])).tolist()
     ]
     signal = Signal(
-        "clicks", counts[:hour_count], True, LABEL_KIND, ("missing", "seen", CLICKED_BIN)
+        "clicks", counts_by_hour[:hour_count], True, LABEL_KIND, ("missing", "seen", CLICKED_BIN)
     )
     return signal, np.array([0.0, *training_counts])
 

@@ -33,7 +33,8 @@ from tailorbird.store import CopyTarget
 class InProcessServer:
     """The parts of a serving process without HTTP.
 
-    `pipeline` answers requests, `refresh()` loads new bundles and items.
+    `pipeline` answers requests, `rollout` has the loaded bundles of champion, canary and shadow,
+    and `refresh()` loads new bundles and items.
 
     Args:
         collector: logs the responses; None logs nothing.
@@ -96,8 +97,8 @@ class InProcessServer:
         Args:
             version: answers everybody, in place of the champion.
         """
-        bundles = self.rollout.pin_version(version) if version else self.rollout
-        return self._build_pipeline(slots, None, seed, DeclaredExperiments(), bundles)
+        bundle_selector = self.rollout.pin_version(version) if version else self.rollout
+        return self._build_pipeline(slots, None, seed, DeclaredExperiments(), bundle_selector)
 
     def _build_pipeline(
         self,

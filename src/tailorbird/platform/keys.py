@@ -77,7 +77,7 @@ class KeysView:
             (record for record in read_keys(keys_file) if record.id == replaces), None
         )
         now = SystemClock().now()
-        replaced_valid_until = now + parse_duration(keep)
+        keep_until = now + parse_duration(keep)
         token, record = create_key(
             keys_file,
             name,
@@ -90,12 +90,12 @@ class KeysView:
             else bool(replaced_key and replaced_key.identify),
             expires_at=now + parse_duration(expires) if expires else 0,
             replaced_key_id=replaces,
-            keep_until=replaced_valid_until,
+            keep_until=keep_until,
         )
         if replaced_key is None:
             return CreatedKey(token, record)
-        valid_until = min(replaced_key.expires_at or replaced_valid_until, replaced_valid_until)
-        return CreatedKey(token, record, replaced_key, valid_until)
+        replaced_valid_until = min(replaced_key.expires_at or keep_until, keep_until)
+        return CreatedKey(token, record, replaced_key, replaced_valid_until)
 
     def records(self) -> "list[KeyRecord]":
         """Return the keys as stored, without their tokens."""

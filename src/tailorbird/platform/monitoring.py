@@ -172,8 +172,8 @@ class MonitoringView:
         """
         project = open_project(self._root)
         clock = clock_as_of(as_of, project, allow_lateness=False)
-        start = clock.now() - parse_duration(since)
-        return churn_figures.read_churn_figures(project, clock, name, start)
+        since_us = clock.now() - parse_duration(since)
+        return churn_figures.read_churn_figures(project, clock, name, since_us)
 
     def drift(
         self, *, since: str = DEFAULT_SINCE, against: str = HISTORY, as_of: str = ""
@@ -266,6 +266,7 @@ def read_figures(
     start_us = now - parse_duration(since)
     store = figure_store(project)
     store.refresh(start_us, now)
+    # A cell has the counts of one minute, slot, version, arm and so on.
     cells = store.read(start_us, now)
     delay_cells = store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
     if slot:
@@ -299,7 +300,7 @@ class FiguresTask:
     def __init__(self, project: Project, clock: Clock) -> None:
         self._project, self._clock, self._store = project, clock, figure_store(project)
         self._last_hour_figures: list[tuple[str, Figures]] = []
-        self._drift_hour = 0
+        self._last_drift_hour = 0
 
     def last_hour_figures(self) -> list[tuple[str, Figures]]:
         """Return slot and figures of each version, of the last hour."""
@@ -341,7 +342,7 @@ class FiguresTask:
 
         now = self._clock.now()
         try:
-            is_new_hour = now // HOUR != self._drift_hour
+            is_new_hour = now // HOUR != self._last_drift_hour
             self._store.refresh(now - HISTORY_DAYS * DAY, now, include_late=is_new_hour)
             cells = self._store.read(now - HOUR, now)
             delay_cells = self._store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
@@ -366,9 +367,9 @@ class FiguresTask:
 
     def _look_for_drift(self, now: int) -> None:
         """Look for drift once an hour."""
-        if now // HOUR == self._drift_hour:
+        if now // HOUR == self._last_drift_hour:
             return
-        self._drift_hour = now // HOUR
+        self._last_drift_hour = now // HOUR
         try:
             for row in find_drift(self._project, self._clock).episodes:
                 if not row.until:

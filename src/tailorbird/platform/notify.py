@@ -60,7 +60,7 @@ class NotifyTask:
         self._project, self._clock, self._read_live_figures = project, clock, read_live_figures
         self._receivers: list[Receiver] | None = None
         self._ledger = DeliveryLedger()
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._message_counts: Counter[tuple[str, str]] = Counter()
 
     def tick(self) -> None:
         """Send what is due."""
@@ -87,7 +87,7 @@ class NotifyTask:
 
     def message_counts(self) -> Counter[tuple[str, str]]:
         """Return messages by receiver and outcome, `sent` or `failed`."""
-        return self._counts.copy()
+        return self._message_counts.copy()
 
     def failing_by_receiver(self) -> dict[str, bool]:
         """Return each receiver, and whether it accepts no message."""
@@ -96,8 +96,8 @@ class NotifyTask:
             for receiver in self._receivers or ()
         }
 
-    def _count_message(self, receiver: str, accepted: bool) -> None:
-        self._counts[receiver, "sent" if accepted else "failed"] += 1
+    def _count_message(self, receiver: str, is_accepted: bool) -> None:
+        self._message_counts[receiver, "sent" if is_accepted else "failed"] += 1
 
 
 def collect_messages(
@@ -145,12 +145,12 @@ def _decision_messages(audit: Sequence[AuditEntry], project_name: str, now: int)
 
 def _decision_message(project_name: str, entry: AuditEntry) -> Message | None:
     if entry.action == "rollback":
-        kind, title, page = "rollback", f"rolled back to {entry.version}", "rolled-back.md"
+        kind, title, runbook_page = "rollback", f"rolled back to {entry.version}", "rolled-back.md"
     elif entry.action in _REFUSAL_ACTIONS:
-        kind, title, page = "refused", f"{entry.version} was refused", "canary-ended.md"
+        kind, title, runbook_page = "refused", f"{entry.version} was refused", "canary-ended.md"
     else:
         return None
-    body = f"{entry.why}\n{to_iso_minute(entry.at)}. Runbook: {RUNBOOK_FOLDER}/{page}"
+    body = f"{entry.why}\n{to_iso_minute(entry.at)}. Runbook: {RUNBOOK_FOLDER}/{runbook_page}"
     key = f"{kind}/{entry.version}/{entry.at}"
     return Message(kind, cause=kind, key=key, title=f"{project_name}: {title}", body=body)
 
@@ -192,7 +192,10 @@ def _episode_messages(project_name: str, episodes: Sequence[DriftRow]) -> list[M
     ordered_episodes = sorted(episodes, key=lambda episode: (episode.cause, episode.since))
     for cause, group in groupby(ordered_episodes, key=lambda episode: episode.cause):
         cause_episodes = list(group)
-        body = "\n".join(f"Since {each.since}: {each.evidence}." for each in cause_episodes)
+        body = "\n".join(
+            f"Since {cause_episode.since}: {cause_episode.evidence}."
+            for cause_episode in cause_episodes
+        )
         body += f"\nRunbook: {cause_episodes[0].runbook}"
         title = f"{project_name}: drift, {cause}"
         messages.append(

@@ -254,9 +254,11 @@ class Project(ProjectFolder):
         from tailorbird.training.tuning.settings import TuneSettings
 
         declarations = resolve_for_training(self.declarations, SystemClock()).project
-        base = base_settings(declarations, window=window, rows="auto", leave_out=(), quick=quick)
+        train_settings = base_settings(
+            declarations, window=window, rows="auto", leave_out=(), quick=quick
+        )
         settings = TuneSettings(
-            train=replace(base, seed=seed),
+            train=replace(train_settings, seed=seed),
             architecture_names=tuple(architectures),
             trials=trials,
             splits=splits,

@@ -231,8 +231,12 @@ class DriftResult:
 
     @property
     def header(self) -> str:
-        days = f"{self.history_days} days before"
-        against = days if self.against == HISTORY else f"the {self.against}, as {days} vary"
+        history_period = f"{self.history_days} days before"
+        against = (
+            history_period
+            if self.against == HISTORY
+            else f"the {self.against}, as {history_period} vary"
+        )
         return (
             f"{self.signal_count} signals against {against}; chance alone causes "
             f"{self.false_alarms_a_month:g} episodes a month"

@@ -148,9 +148,9 @@ def waiting_steps(audit: Sequence[AuditEntry], churn: str = "") -> list[WaitingS
         elif entry.action in CHAMPION_CHANGES:
             step_by_action.clear()
         elif entry.action in ROLLOUT_ACTIONS:
-            is_own = entry.by in AUTHORS
+            is_by_trainer = entry.by in AUTHORS
             for action, step in list(step_by_action.items()):
-                if not is_own or step.version == entry.version:
+                if not is_by_trainer or step.version == entry.version:
                     del step_by_action[action]
     return sorted(
         step_by_action.values(), key=lambda step: (step.action != "roll_back", -step.since)
@@ -197,12 +197,12 @@ def approve(
 def watch_champion(
     project: Project, registry: Registry, now: int, promoted_at: int
 ) -> ChampionVerdict:
-    """Compare the champion with the previous version."""
+    """Compare the champion with the previous version, which answers a holdout of the people."""
     aliases, lake = registry.aliases(), Lake(project.paths.lake)
     window_from = max(promoted_at, now - WINDOW_US)
     new_responses = lake.responses(RESPONSE_COLUMNS, window_from, now)
-    compare_clicks = now - promoted_at < CLICK_COMPARISON_US
-    new_events = lake.events(EVENT_COLUMNS, window_from, now) if compare_clicks else None
+    should_compare_clicks = now - promoted_at < CLICK_COMPARISON_US
+    new_events = lake.events(EVENT_COLUMNS, window_from, now) if should_compare_clicks else None
     champion_service = _measure_service(project, new_responses, new_events, aliases.champion, now)
     holdout_service = _measure_service(project, new_responses, None, aliases.previous, now)
     service_before = _service_before(project, aliases.previous, promoted_at, now)
@@ -215,12 +215,12 @@ def watch_champion(
         holdout_service,
         champion_long_run=champion_long_run,
         holdout_long_run=holdout_long_run,
-        compare_clicks=compare_clicks,
+        compare_clicks=should_compare_clicks,
         false_rollback=project.settings.rollout.false_rollback,
     )
 
 
-LongRuns = tuple[ClickRate | None, ClickRate | None]
+LongRuns = tuple[ClickRate | None, ClickRate | None]  # of champion and holdout, since a promotion
 _long_runs_by_registry: dict[str, tuple[tuple[str, str, int], LongRuns]] = {}
 _service_before_by_registry: dict[str, tuple[tuple[str, int], ServiceStats]] = {}
 
@@ -229,8 +229,8 @@ def _service_before(project: Project, version: str, promoted_at: int, now: int) 
     """Return the responses of a version before a promotion, read once they are complete."""
     registry_path, promotion = str(project.paths.registry), (version, promoted_at)
     if registry_path in _service_before_by_registry:
-        read_promotion, service = _service_before_by_registry[registry_path]
-        if read_promotion == promotion:
+        cached_promotion, service = _service_before_by_registry[registry_path]
+        if cached_promotion == promotion:
             return service
     lake, start = Lake(project.paths.lake), promoted_at - REFERENCE_WINDOW_US
     responses = lake.responses(RESPONSE_COLUMNS, start, promoted_at)
@@ -270,17 +270,17 @@ def _read_long_runs(
 ) -> LongRuns:
     """Return clicks of champion and holdout since the promotion, from the stored figures."""
     registry_path = str(project.paths.registry)
-    interval = (champion, previous, now // LONG_RUN_INTERVAL_US)
+    cache_key = (champion, previous, now // LONG_RUN_INTERVAL_US)
     if registry_path in _long_runs_by_registry:
-        read_interval, long_runs = _long_runs_by_registry[registry_path]
-        if read_interval == interval:
+        cached_key, long_runs = _long_runs_by_registry[registry_path]
+        if cached_key == cache_key:
             return long_runs
     cells = figure_store(project).read(promoted_at, now, ("minute", "version", "clicks", "seen"))
     champion_rate = _click_rate_of(cells.filter(pc.equal(cells["version"], champion)))
     previous_rate = _click_rate_of(cells.filter(pc.equal(cells["version"], previous)))
     has_clicks = min(champion_rate.clicks, previous_rate.clicks) > 0
     long_runs = (champion_rate, previous_rate) if has_clicks else (None, None)
-    _long_runs_by_registry[registry_path] = interval, long_runs
+    _long_runs_by_registry[registry_path] = cache_key, long_runs
     return long_runs
 
 

@@ -187,7 +187,7 @@ def validate_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, .
         VECTOR_NAMES,
     )
 
-    columns = (
+    known_columns = (
         *features.numeric,
         *features.categorical,
         *COMPUTED_NAMES,
@@ -197,9 +197,9 @@ def validate_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, .
         *(f"{source.name}_{suffix}" for source in own_sources() for suffix in ("rank", "score")),
     )
     if unknown_columns := [
-        name for name in names if name not in columns and not CANDIDATE_COLUMN.fullmatch(name)
+        name for name in names if name not in known_columns and not CANDIDATE_COLUMN.fullmatch(name)
     ]:
-        fix = suggest_name(unknown_columns[0], columns, "tailorbird features list")
+        fix = suggest_name(unknown_columns[0], known_columns, "tailorbird features list")
         raise UsageError(f"there is no column {unknown_columns[0]!r}", where="--leave-out", fix=fix)
     return tuple(names)
 

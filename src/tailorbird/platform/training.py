@@ -62,10 +62,10 @@ def train(
         NotReadyError: the lake has too little data to learn from.
     """
     options = options or TrainOptions()
-    decision = resolve_for_training(project, SystemClock())
-    project = decision.project
-    if decision.notice:
-        notify(decision.notice)
+    schema_choice = resolve_for_training(project, SystemClock())
+    project = schema_choice.project
+    if schema_choice.notice:
+        notify(schema_choice.notice)
     declaration, by = project.slot_or_churn(name), by or getpass.getuser()
     if isinstance(declaration, Churn):
         clock = clock_as_of(as_of, project, notify=notify)
@@ -124,7 +124,9 @@ def train_slot(
         reports_folder=paths.reports,
         clock=clock,
         settings=settings,
-        extra_heads=[head for other in project.slots.values() for head in other.objective],
+        extra_heads=[
+            head for other_slot in project.slots.values() for head in other_slot.objective
+        ],
         by=by,
         owner=owner,
         promote=promote,
@@ -212,7 +214,7 @@ def evaluate(
     """
     from tailorbird.training.evaluation.evaluate import evaluate as evaluate_versions
 
-    declaration = project.slot(slot)
+    slot_declaration = project.slot(slot)
     clock = clock_as_of(as_of, project, notify=notify)
     registry = Registry(project.paths.registry, clock=clock)
     selected_versions, note = _versions_to_evaluate(registry, versions)
@@ -221,7 +223,7 @@ def evaluate(
     }
     evaluation = evaluate_versions(
         project.features,
-        declaration,
+        slot_declaration,
         tuple(selected_versions),
         lake=project.paths.lake,
         registry=project.paths.registry,
@@ -234,7 +236,7 @@ def evaluate(
         ),
         progress=progress,
     )
-    return EvaluationResult(declaration.name, evaluation, training_end_by_version, note)
+    return EvaluationResult(slot_declaration.name, evaluation, training_end_by_version, note)
 
 
 def _versions_to_evaluate(registry: Registry, versions: Sequence[str]) -> tuple[list[str], str]:
@@ -291,19 +293,19 @@ def tune(
 
     if space is not None and not space.is_file():
         raise UsageError("no such file", where=f"--space {space}")
-    spaces = override_spaces(
+    space_by_architecture = override_spaces(
         space or project.root / SPACE_FILE,
         {name: find_architecture(name).build_search_space() for name in list_tunable_names()},
     )
-    declaration = project.slot(slot)
+    slot_declaration = project.slot(slot)
     return run_study(
         project.features,
-        declaration,
+        slot_declaration,
         lake=project.paths.lake,
         clock=clock_as_of(as_of, project, notify=notify),
-        out=project.paths.data / "tune" / declaration.name,
+        out=project.paths.data / "tune" / slot_declaration.name,
         settings=settings,
-        spaces=spaces,
+        spaces=space_by_architecture,
         extend=resume,
         progress=progress,
     )
@@ -354,16 +356,17 @@ def backtest(
 
     options = options or TrainOptions()
     project = resolve_for_training(project, SystemClock()).project
-    declaration = project.slot(slot)
-    settings = options.model_settings(project, declaration)
+    slot_declaration = project.slot(slot)
+    settings = options.model_settings(project, slot_declaration)
     tuned_architecture = ""
     if not options.untuned:
-        tuned = read_tuned(project.root / TUNED_FILE).get(declaration.name)
+        tuned = read_tuned(project.root / TUNED_FILE).get(slot_declaration.name)
         tuned_architecture = tuned.architecture if tuned and not settings.tuned else ""
     reject_parameters_of_trees(settings, bool(options.parameters))
-    target_label = next(iter(declaration.objective))
+    # Signals are the importances of columns that `tailorbird features rank` stored.
+    target_label = next(iter(slot_declaration.objective))
     signals_file = (
-        project.paths.reports / f"signals-{declaration.name}-{target_label}" / "signals.json"
+        project.paths.reports / f"signals-{slot_declaration.name}-{target_label}" / "signals.json"
     )
     try:
         saved_signals = msgspec.json.decode(signals_file.read_bytes())
@@ -371,7 +374,7 @@ def backtest(
         saved_signals = None
     return validate(
         project.features,
-        declaration,
+        slot_declaration,
         lake=project.paths.lake,
         clock=clock_as_of(as_of, project, notify=notify),
         settings=ValidateSettings(

@@ -26,6 +26,7 @@ def check_candidate_sources(project: "Project", *, is_served: bool) -> Iterator[
     from tailorbird.events import SECOND, SystemClock
     from tailorbird.serving.pipeline.retrieval import TABLE_AGE_MAX_US
 
+    # A contract says which tables are maintained, and by which settings.
     root, required_contract = project.paths.candidates, slots_contract(project)
     try:
         contract = current_contract(root)
@@ -55,8 +56,8 @@ def check_candidate_sources(project: "Project", *, is_served: bool) -> Iterator[
         publication = reader.published()
         if publication is not None and is_served:
             now = SystemClock().now()
-            for name, group in publication.groups.items():
-                age_s = (now - group.current_as_of) / SECOND
+            for name, table_group in publication.groups.items():
+                age_s = (now - table_group.current_as_of) / SECOND
                 if age_s > TABLE_AGE_MAX_US[name] / SECOND:
                     yield (
                         f"candidates: {name}",

@@ -26,7 +26,7 @@ def check_machine_clock() -> Finding:
 
 
 def check_future_events(project: "Project") -> Iterator[Finding]:
-    """Check whether the state holds events from the future.
+    """Check whether the state, of which each worker has the part of some keys, has future events.
 
     Reads of such users and items are answered as of the time of their events.
     """
@@ -35,11 +35,11 @@ def check_future_events(project: "Project") -> Iterator[Finding]:
     from tailorbird.features.state.state import read_local_position
 
     newest_event_us = 0
-    for part in all_parts(project.workers) if project.workers > 1 else (ALL_KEYS,):
+    for key_part in all_parts(project.workers) if project.workers > 1 else (ALL_KEYS,):
         with suppress(TailorbirdError):  # There is no state yet, or another check reports it.
             newest_event_us = max(
                 newest_event_us,
-                read_local_position(project.paths.state, project.features, part).newest_ts,
+                read_local_position(project.paths.state, project.features, key_part).newest_ts,
             )
     if newest_event_us > SystemClock().now() + project.plan.skew_us:
         text = (

@@ -156,9 +156,9 @@ def check_settings(project: "Project") -> None:
             where="project.data",
             fix="make it writable, or set project.data to another folder",
         )
-    alert = settings.checks.alert
-    if alert and not alert.startswith(("http://", "https://")):
-        program = next(iter(_split_command(alert)), "")
+    alert_target = settings.checks.alert
+    if alert_target and not alert_target.startswith(("http://", "https://")):
+        program = next(iter(_split_command(alert_target)), "")
         if which(program) is None:
             raise ConfigError(
                 "there is no such program on this machine",

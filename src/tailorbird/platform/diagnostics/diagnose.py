@@ -169,12 +169,12 @@ def _check_roles(project: "Project") -> Iterator[Finding]:
     from tailorbird.stream import routed_path
 
     fix = "tailorbird up, or tailorbird run {}; if it ends again and again, its own output says why"
-    output_by_role = {
+    output_path_by_role = {
         "router": routed_path(project.paths.stream),
         "lake": project.paths.lake / "ledger.jsonl",
     }
-    output_by_role |= {"score": project.paths.stream / "scores.db"} if project.scores else {}
-    for role, path in output_by_role.items():
+    output_path_by_role |= {"score": project.paths.stream / "scores.db"} if project.scores else {}
+    for role, path in output_path_by_role.items():
         local_path = storage_at(path).local_path
         if project.stream.is_remote or local_path is None:
             # The role may run on another machine; the lag of the readers shows whether it does.
@@ -230,7 +230,7 @@ def _check_positions(project: "Project") -> Iterator[Finding]:
         if (lake / POSITIONS_FILE).exists() and not (lake / "ledger.jsonl").exists():
             ledger_error = missing_ledger_error(lake)
             yield "lake ledger", "error", ledger_error.message, ledger_error.fix
-        positions_beyond = list(
+        positions_past_end = list(
             positions_beyond_logs(load_positions(lake), log_end_finder(project.stream))
         )
     except TailorbirdError as error:
@@ -240,7 +240,7 @@ def _check_positions(project: "Project") -> Iterator[Finding]:
         "stop up, and tailorbird lake repair; if the log was lost, or is an older copy, put it "
         'back; see docs/how-to/kafka.md, "When topics are lost for good"'
     )
-    for table, log, position, end in positions_beyond:
+    for table, log, position, end in positions_past_end:
         yield (
             "lake positions",
             "error",
@@ -267,8 +267,10 @@ def _check_lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
     now = SystemClock().now()
     for lag in lags:
         lag_s = lag.seconds(now)
-        since = f", the first of them for {lag_s:,.1f} s" if lag.waiting_since else ""
-        text = f"{lag.rows:,} rows in {lag.blocks:,} blocks{since}" if lag.rows else "nothing"
+        waiting_text = f", the first of them for {lag_s:,.1f} s" if lag.waiting_since else ""
+        backlog_text = (
+            f"{lag.rows:,} rows in {lag.blocks:,} blocks{waiting_text}" if lag.rows else "nothing"
+        )
         is_late = lag_s > lag_max_s
         if lag.lost_rows:
             yield (
@@ -281,7 +283,7 @@ def _check_lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
         yield (
             f"behind: {lag.reader}, {lag.log}",
             "warning" if is_late else "ok",
-            text,
+            backlog_text,
             "does this role run?" if is_late else "",
         )
 

@@ -118,24 +118,24 @@ def check_access(project: "Project") -> Finding:
     if not keys:
         return "access", "ok", "open to this machine, closed to others", ""
     key_infos, now = keys.figures(), SystemClock().now()
-    ending_keys = [key for key in key_infos if now < key.expires_at < now + 7 * DAY]
+    expiring_keys = [key for key in key_infos if now < key.expires_at < now + 7 * DAY]
     text = (
         f"{len(key_infos)} {'key' if len(key_infos) == 1 else 'keys'}, "
         f"{'this machine only' if is_local(serve_settings.host) else serve_settings.host}"
     )
-    if ending_keys:
-        next_key = min(ending_keys, key=lambda key: key.expires_at)
+    if expiring_keys:
+        next_expiring_key = min(expiring_keys, key=lambda key: key.expires_at)
         return (
             "access",
             "warning",
-            f"{text}; {next_key.id} ends at {to_iso(next_key.expires_at)[:16]}",
+            f"{text}; {next_expiring_key.id} ends at {to_iso(next_expiring_key.expires_at)[:16]}",
             "tailorbird keys create --replaces ID",
         )
     return "access", "ok", text, ""
 
 
 def check_copy(project: "Project") -> Iterator[Finding]:
-    """Report that the project is a plain copy, and what it lacks."""
+    """Report that the project is a plain copy (of a folder, not a backup), and what it lacks."""
     from tailorbird.backup import inspect_copy
 
     try:
@@ -192,6 +192,7 @@ def check_logs(stream_folder: Path) -> Iterator[Finding]:
 
 
 def describe_lock_holder(path: Path) -> str:
+    """Return which process holds the writer's lock beside a file."""
     import fcntl
 
     lock_path = path.with_name(path.name + ".lock")

@@ -56,6 +56,6 @@ def check_trainings(project: "Project") -> Iterator[Finding]:
     """Report trainings that the trainer role cannot run though they are due."""
     from tailorbird.platform.runtime.overdue import read_overdue
 
-    for entry in read_overdue(project, project.clock()):
-        fix = entry.fix or f"tailorbird train {entry.slot} says more"
-        yield f"training of {entry.slot}", "warning", entry.describe(), fix
+    for overdue_training in read_overdue(project, project.clock()):
+        fix = overdue_training.fix or f"tailorbird train {overdue_training.slot} says more"
+        yield f"training of {overdue_training.slot}", "warning", overdue_training.describe(), fix

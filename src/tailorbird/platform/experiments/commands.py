@@ -47,7 +47,7 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
     ]
     for experiment in experiments.experiments:
         changed_at = max(experiment.started_at, experiment.stopped_at, experiment.decided_at)
-        rule = experiment.declaration["stopping"]
+        stopping_rule = experiment.declaration["stopping"]
         rows.append(
             (
                 experiment.name,
@@ -55,7 +55,7 @@ def list_experiments(project: Project) -> list[tuple[Any, ...]]:
                 experiment.state,
                 experiment.ramp,
                 experiment.layer,
-                rule,
+                stopping_rule,
                 to_iso(changed_at)[:16],
                 experiment.decision,
             )
@@ -263,6 +263,7 @@ def report_experiment(
 def _report_started(
     project: Project, started_experiment: StartedExperiment, as_of: str = ""
 ) -> TrialReport | InterleavingReport:
+    """Report on a planned experiment, which is a trial of its arms or interleaves them."""
     experiment = Experiment.from_dict(started_experiment.declaration)
     now = _resolve_as_of(project, as_of) if as_of else project.clock().now()
     if as_of and now < started_experiment.started_at:
@@ -302,11 +303,11 @@ def _report_started(
     events = lake.events(
         columns=columns, ts_from=started_experiment.started_at - history_us, ts_to=stop_ts
     )
-    served_notes = [
+    version_notes = [
         f"{version} serves the arm {arm}." for arm, version in started_experiment.versions.items()
     ]
     warnings = warn_of_shared_learning(project, started_experiment, events)
-    report_options["notes"] = (*warnings, *served_notes, *notes)
+    report_options["notes"] = (*warnings, *version_notes, *notes)
     decided_by = started_experiment.changes[-1].by if started_experiment.decision else ""
     report_options |= {"decision": started_experiment.decision, "decided_by": decided_by}
     return trial_report(events, experiment, timeline=list_changes(project), **report_options)
@@ -354,12 +355,12 @@ def _apply_change(
         clock or project.clock()
     ).now()  # the time of events, also where a log ended long ago
 
-    def change(experiments: Experiments) -> Experiments:
+    def apply_action(experiments: Experiments) -> Experiments:
         return getattr(experiments, action)(*arguments, by=author, why=why, at=changed_at)
 
     registry = Registry(project.paths.registry, clock=SystemClock())
     return _require_started(
-        registry.change_experiments(action, name, change, by=author, why=audit_reason), name
+        registry.change_experiments(action, name, apply_action, by=author, why=audit_reason), name
     )
 
 

@@ -193,6 +193,7 @@ def arm_policy(project: Project, arm: str, slot: Slot, *, option: str = "--arm")
             where=f"{option} {arm}",
             fix="compare arms of one slot",
         )
+    # An arm may be served with the formula, rules and sources of another slot.
     settings_slot = project.slot(experiment.slots[name]) if name in experiment.slots else slot
     return Policy(
         _with_formula_in_force(project, settings_slot),
@@ -205,7 +206,7 @@ def arm_policy(project: Project, arm: str, slot: Slot, *, option: str = "--arm")
 def _version_policy(
     project: Project, slot: Slot, version: str, formula: str = "", settings_of: str = ""
 ) -> "Policy":
-    """Return a version with the slot's settings, or with others."""
+    """Return a version with the slot's settings, or with another formula or slot's settings."""
     from tailorbird.training.evaluation.policies import Policy
 
     settings_slot = _with_formula_in_force(
@@ -254,7 +255,7 @@ def _find_experiment(project: Project, arm: str, option: str) -> tuple[Experimen
         return split_by_name[name], {}
     known_names = [
         *project.experiments,
-        *(each.name for each in started_experiments.experiments),
+        *(known_experiment.name for known_experiment in started_experiments.experiments),
         *split_by_name,
     ]
     raise UsageError(

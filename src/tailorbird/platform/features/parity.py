@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tailorbird.lake import Lake
 
 _BATCH_SIZE = 250  # People to read and compare at a time.
-_WAIT_S = 15.0  # For the lake to catch up with the state.
+_LAKE_TIMEOUT_S = 15.0  # For the lake to catch up with the state.
 MEMORY_BYTES = 2_000_000_000  # of the events that values depend on; more are sorted on disk
 
 
@@ -205,19 +205,21 @@ def _compare_logged(
     return report_by_schema
 
 
-def _evicted_kinds(project: Project, features: "FeatureSet") -> dict[str, int]:
+def _read_evicted_at_by_kind(project: Project, features: "FeatureSet") -> dict[str, int]:
     """Return the kinds of entities that the schema's worker evicted, with their last times."""
     from tailorbird.features.state.progress import read_schema_progress
 
-    figures = read_schema_progress(project.paths.state, features.schema_hash, project.workers)
-    return {} if figures is None else figures.dropped
+    schema_progress = read_schema_progress(
+        project.paths.state, features.schema_hash, project.workers
+    )
+    return {} if schema_progress is None else schema_progress.dropped
 
 
 def _compare_schema(
     project: Project,
     features: "FeatureSet",
     lake: "Lake",
-    responses: "pa.Table",
+    sampled_ids: "pa.Table",
     memory_bytes: int,
     progress: Progress,
 ) -> "ParityReport":
@@ -237,49 +239,49 @@ def _compare_schema(
         requests_of,
     )
 
-    report, known_position, evicted_at_by_kind = (
+    report, complete_position, evicted_at_by_kind = (
         empty_report(features),
         _lake_position(lake),
-        _evicted_kinds(project, features),
+        _read_evicted_at_by_kind(project, features),
     )
-    is_sampled = ds.field("offset").isin(responses["offset"]) & ds.field("producer").isin(
-        responses["producer"]
+    is_sampled = ds.field("offset").isin(sampled_ids["offset"]) & ds.field("producer").isin(
+        sampled_ids["producer"]
     )
     rows = lake.table(
         "answers", where=is_sampled & (ds.field("schema_hash") == features.schema_hash)
     )
-    sample = comparable_responses(features, known_position, rows, report)
+    sample = comparable_responses(features, complete_position, rows, report)
     if not sample.num_rows:
         return report
     report_progress = partial(progress, "logged answers")
     requests = requests_of(sample)
     events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
-        parity_report = compute_parity(
+        in_memory_report = compute_parity(
             features,
             events,
             sample,
-            complete_position=known_position,
+            complete_position=complete_position,
             dropped_ts_by_kind=evicted_at_by_kind,
             progress=report_progress,
         )
-        parity_report.skipped, parity_report.exempt, parity_report.pending = (
+        in_memory_report.skipped, in_memory_report.exempt, in_memory_report.pending = (
             report.skipped,
             report.exempt,
             report.pending,
         )
-        return parity_report
+        return in_memory_report
     with _scratch_folder(project) as folder:
-        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
-            part_sample = sample.slice(part.start, part.stop - part.start).combine_chunks()
+        for chunk in backfill_on_disk(lake, features, requests, folder, memory_bytes):
+            chunk_sample = sample.slice(chunk.start, chunk.stop - chunk.start).combine_chunks()
             compare_responses(
                 features,
-                part_sample,
-                part.rows,
+                chunk_sample,
+                chunk.rows,
                 report,
-                Exemptions(KindExemptions(features), requests_of(part_sample), evicted_at_by_kind),
+                Exemptions(KindExemptions(features), requests_of(chunk_sample), evicted_at_by_kind),
             )
-            report_progress(part.stop, sample.num_rows)
+            report_progress(chunk.stop, sample.num_rows)
     return report
 
 
@@ -349,7 +351,7 @@ def _compare_sample(
     from tailorbird.features.parity.sampled import compare_reads, requests_of
 
     features, requests = project.features, requests_of(readings)
-    evicted_at_by_kind = _evicted_kinds(project, features)
+    evicted_at_by_kind = _read_evicted_at_by_kind(project, features)
     events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         history = History(features, events)
@@ -362,15 +364,15 @@ def _compare_sample(
         )
         return
     with _scratch_folder(project) as folder:
-        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
-            part_readings = readings[part.start : part.stop]
+        for chunk in backfill_on_disk(lake, features, requests, folder, memory_bytes):
+            chunk_readings = readings[chunk.start : chunk.stop]
             compare_reads(
                 features,
-                part_readings,
-                part.rows,
+                chunk_readings,
+                chunk.rows,
                 report,
                 exemptions=Exemptions(
-                    KindExemptions(features), requests_of(part_readings), evicted_at_by_kind
+                    KindExemptions(features), requests_of(chunk_readings), evicted_at_by_kind
                 ),
             )
 
@@ -384,7 +386,7 @@ def _lake_position(lake: "Lake") -> int:
 
 def _wait_for_lake(lake: "Lake", log_position: int) -> None:
     """Wait for the lake, because the worker is often a second ahead of it."""
-    deadline = time.monotonic() + _WAIT_S
+    deadline = time.monotonic() + _LAKE_TIMEOUT_S
     while _lake_position(lake) < log_position:
         if time.monotonic() > deadline:
             raise NotReadyError(

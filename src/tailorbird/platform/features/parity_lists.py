@@ -43,7 +43,7 @@ def compare_logged_lists(
         "answers", ("schema_hash", "sequences", "degraded", *LOGGED_COLUMNS), where=is_sampled
     )
     erased_flags = [
-        ERASED_EXEMPTION in (names or ()) for names in responses["degraded"].to_pylist()
+        ERASED_EXEMPTION in (reasons or ()) for reasons in responses["degraded"].to_pylist()
     ]
     responses = responses.filter(pa.array([not erased for erased in erased_flags]))
     sequence_name_by_schema = _main_sequences(project, set(responses["schema_hash"].to_pylist()))
@@ -55,16 +55,18 @@ def compare_logged_lists(
         main_sequence = sequence_by_name.get(sequence_name_by_schema.get(schema, ""), ([], [], []))
         items, _, times, *_ = sequence_by_name.get(CANDIDATES_KEY, main_sequence)
         recent_events.append((np.array(items, np.uint64), np.array(times, np.int64)))
-    names = {name for names in responses["candidate_lists"].to_pylist() for name in names or ()}
-    contract = slots_contract(project, sorted(name for name in names if is_source(name)))
+    list_names = {
+        name for names in responses["candidate_lists"].to_pylist() for name in names or ()
+    }
+    contract = slots_contract(project, sorted(name for name in list_names if is_source(name)))
     events = lake.table("events", EVENT_COLUMNS).sort_by("p")
-    known_position = read_released_positions(lake.path).routed_position() - 1
+    complete_position = read_released_positions(lake.path).routed_position() - 1
     return compare_lists(
         contract,
         events,
         responses,
         recent_events,
-        complete_until=known_position,
+        complete_until=complete_position,
         progress=partial(progress, "logged lists"),
     )
 

@@ -41,14 +41,16 @@ def rank_columns(
     from tailorbird.training.selection.column_signals import RankSettings
     from tailorbird.training.selection.signals import rank_signals
 
-    declaration = project.slot(slot)
-    target_label = target or next(iter(declaration.objective))
-    report_folder = folder or project.paths.reports / f"signals-{declaration.name}-{target_label}"
+    slot_declaration = project.slot(slot)
+    target_label = target or next(iter(slot_declaration.objective))
+    report_folder = (
+        folder or project.paths.reports / f"signals-{slot_declaration.name}-{target_label}"
+    )
     if report_folder.exists() and not report_folder.is_dir():
         raise UsageError(f"{report_folder} is a file", where="--out", fix="name a folder")
     report = rank_signals(
         project.features,
-        declaration,
+        slot_declaration,
         lake=project.paths.lake,
         clock=clock_as_of(as_of, project, notify=notify),
         out=report_folder,

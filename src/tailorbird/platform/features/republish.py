@@ -31,18 +31,20 @@ def republish(project: Project, progress: Progress = no_progress) -> dict[str, d
             fix="set it to valkey://host:6379; without it servers read the state",
         )
     return {
-        features.schema_hash: _republish(project, features, progress)
+        features.schema_hash: _republish_schema(project, features, progress)
         for features in active_schemas(project)
     }
 
 
-def _republish(project: Project, features: "FeatureSet", progress: Progress) -> dict[str, int]:
+def _republish_schema(
+    project: Project, features: "FeatureSet", progress: Progress
+) -> dict[str, int]:
     """Copy all parts of a schema's state, one after the other."""
     from tailorbird.features.state.key_partition import all_parts
 
     counts_by_part = [
-        _republish_part(project, features, counts, progress)
-        for counts in all_parts(project.workers)
+        _republish_part(project, features, key_part, progress)
+        for key_part in all_parts(project.workers)
     ]
     return {
         "records": sum(counts["records"] for counts in counts_by_part),

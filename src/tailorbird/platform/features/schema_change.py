@@ -131,7 +131,7 @@ def apply_change(
     if not wait:
         return AppliedSchema(features.schema_hash, previous_schema)
     start = time.monotonic()
-    build_state = _wait_for_workers if is_running(project) else _build
+    build_state = _wait_for_workers if is_running(project) else _build_parts
     log_position = build_state(project, features, progress)
     duration_s = round(time.monotonic() - start, 1)
     return AppliedSchema(features.schema_hash, previous_schema, log_position, duration_s)
@@ -181,14 +181,16 @@ def prune_states(project: Project, *, unnamed: bool = False) -> PrunedStates:
     bytes_by_removed_schema = schemas.prune_states(
         project.paths.state, required_schemas, workers=project.workers
     )
-    retained_keys = {
-        part.copies_name(schema)
+    retained_copy_names = {
+        key_part.copies_name(schema)
         for schema in (*required_schemas, *schemas.state_folders(project.paths.state))
-        for part in all_parts(project.workers)
+        for key_part in all_parts(project.workers)
     }
-    retained_keys |= {copy_name(contract) for contract in maintained_contracts(project)}
+    retained_copy_names |= {copy_name(contract) for contract in maintained_contracts(project)}
     copies_by_removed_schema = (
-        {} if copy_target is None else copy_target.prune(retained_keys, include_unnamed=unnamed)
+        {}
+        if copy_target is None
+        else copy_target.prune(retained_copy_names, include_unnamed=unnamed)
     )
     return PrunedStates(
         bytes_by_removed_schema,
@@ -217,7 +219,7 @@ def declared_schema_hash(project: Project) -> str:
     ).schema_hash
 
 
-def _build(project: Project, features: "FeatureSet", progress: Progress) -> int:
+def _build_parts(project: Project, features: "FeatureSet", progress: Progress) -> int:
     """Build all parts of the state in this process; return the position it has reached."""
     from tailorbird.features.state.key_partition import all_parts
 
@@ -271,10 +273,10 @@ def _wait_for_workers(project: Project, features: "FeatureSet", progress: Progre
         progress("build", min(log_position, log_end), log_end)
         if is_ready and log_position >= log_end:
             return log_position
-        are_running = _are_workers_running(project, features)
-        last_running_at = time.monotonic() if are_running else last_running_at
+        are_workers_running = _are_workers_running(project, features)
+        last_running_at = time.monotonic() if are_workers_running else last_running_at
         retry_command = "tailorbird features apply --yes"
-        if not are_running and not is_running(project):
+        if not are_workers_running and not is_running(project):
             raise NotReadyError(
                 "tailorbird up ended before the state was built",
                 where=str(project.root),

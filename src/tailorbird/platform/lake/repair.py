@@ -97,7 +97,7 @@ def repair(
 
 @contextmanager
 def open_router(project: Project, folder: Path) -> Iterator[Callable[[], None]]:
-    """Open a router on other logs, with the declarations of the project."""
+    """Open a router on the logs of a folder, with the declarations of the project."""
     from tailorbird.events import SystemClock
     from tailorbird.router import Router
 

@@ -203,8 +203,8 @@ def _check_reasons(project: Project, quarantine_filter: "QuarantineFilter") -> N
     from tailorbird.lake import quarantine as lake_quarantine
 
     known_reasons = [
-        reason_count.code
-        for reason_count in lake_quarantine.summarize_reasons(
+        reason_summary.code
+        for reason_summary in lake_quarantine.summarize_reasons(
             Lake(project.paths.lake), lake_quarantine.QuarantineFilter(), frozenset()
         )
     ]

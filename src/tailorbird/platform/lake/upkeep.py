@@ -41,15 +41,15 @@ def compact(
     """
     removed_file_count = commit_count = 0
     with _open_role(project, "puts files together") as role:
-        total = sum(role.count_due_files(include_unsettled=all_days).values())
-        progress("files", 0, total)
-        while due_by_table := role.count_due_files(include_unsettled=all_days):
-            due_before = sum(due_by_table.values())
+        files_total = sum(role.count_due_files(include_unsettled=all_days).values())
+        progress("files", 0, files_total)
+        while due_files_by_table := role.count_due_files(include_unsettled=all_days):
+            due_files_before = sum(due_files_by_table.values())
             removed_file_count += role.upkeep(include_unsettled=all_days)
             commit_count += 1
             remaining_files = sum(role.count_due_files(include_unsettled=all_days).values())
-            total = max(total, remaining_files)
-            progress("files", total - min(remaining_files, due_before), total)
+            files_total = max(files_total, remaining_files)
+            progress("files", files_total - min(remaining_files, due_files_before), files_total)
     return Compaction(removed_file_count, commit_count)
 
 
@@ -118,7 +118,7 @@ def read_version(
     if version is not None and bundle:
         raise UsageError("expected --at-version or --bundle, got both")
     if bundle:
-        version_by_table = _versions_read_by(project, bundle)
+        version_by_table = _table_versions_read_by(project, bundle)
     elif version is not None:
         version_by_table = version_at(project.paths.lake, "events", version)
     else:
@@ -135,24 +135,25 @@ def read_version(
     )
 
 
-def _versions_read_by(project: Project, version: str) -> "dict[str, TableVersion]":
+def _table_versions_read_by(project: Project, bundle: str) -> "dict[str, TableVersion]":
+    """Return table → the version of it that the training of a bundle read."""
     from tailorbird.events import SystemClock
     from tailorbird.lake.delta.versions import from_manifest
     from tailorbird.registry import Registry
     from tailorbird.registry.manifest import read_sealed
 
-    folder = Registry(project.paths.registry, clock=SystemClock()).resolve(version)
+    folder = Registry(project.paths.registry, clock=SystemClock()).resolve(bundle)
     manifest = read_sealed(folder).manifest
     training_details = manifest.metrics.get("about", {})
     if not manifest.heads:
         raise UsageError(
-            f"bundle {version} was trained on no events: it is an index without a model, "
+            f"bundle {bundle} was trained on no events: it is an index without a model, "
             "which shows items by popularity",
             fix="name a version that train made: tailorbird models list; or --at-version",
         )
     if "lake" not in training_details:
         raise UsageError(
-            f"bundle {version} does not say which versions it was trained on",
+            f"bundle {bundle} does not say which versions it was trained on",
             fix="an older release trained it; train anew",
         )
     return from_manifest(training_details["lake"])

@@ -38,8 +38,8 @@ class LakeCheck:
         if self.copy_report is None:
             return str(self.report)
         # A report without faults says that no row is missing.
-        is_lacking = self.report.is_clean and self.copy_report.missing
-        return f"{self.report.describe() if is_lacking else self.report}\n{self.copy_report}"
+        lacks_only_logs = self.report.is_clean and self.copy_report.missing
+        return f"{self.report.describe() if lacks_only_logs else self.report}\n{self.copy_report}"
 
     _repr_html_ = text_html
 

@@ -39,7 +39,7 @@ HISTORY_DAYS = 56  # of scores
 HISTORY_WEEKS = 53  # of outcomes
 DAY_PEOPLE_MAX = 5_000  # at most, drawn, for the distribution of a day
 WEEK_PEOPLE_MAX = 20_000  # at most, drawn, for the figures of a week
-WEEK_COLUMNS = (
+WEEK_COLUMNS = (  # of `ChurnWeek`; `gain` is in log loss over the previous version
     "week",
     "version",
     "people",
@@ -133,10 +133,12 @@ def refresh_churn(project: Project, clock: Clock, name: str) -> ChurnRecord:
         folder, now = project.paths.monitoring, clock.now()
         record = read_record(folder, name)
         audit = churn_registry(project, clock, name).audit()
-        due = _find_due(record, project, project.churn[name], audit, now)
-        if not (due.days or due.weeks):
+        due_work = _find_due(record, project, project.churn[name], audit, now)
+        if not (due_work.days or due_work.weeks):
             return record
-        bundle_by_version = _load_bundles(project, clock, name, audit, [*due.days, *due.weeks])
+        bundle_by_version = _load_bundles(
+            project, clock, name, audit, [*due_work.days, *due_work.weeks]
+        )
         past_scores = PastScores(
             bundle_by_version,
             project.churn[name],
@@ -144,8 +146,8 @@ def refresh_churn(project: Project, clock: Clock, name: str) -> ChurnRecord:
             now=now,
             lateness_us=project.plan.lateness_us,
         )
-        horizon_us = outcome_delay_us(project, project.churn[name])
-        record = _measure_due(record, due, past_scores, audit, horizon_us)
+        delay_us = outcome_delay_us(project, project.churn[name])
+        record = _measure_due(record, due_work, past_scores, audit, delay_us)
         store_record(folder, name, record)
     return record
 
@@ -249,14 +251,14 @@ def _find_due(
     if not promoted_at:
         return _DueWork([], [])
     lateness_us = project.plan.lateness_us
-    until = min(now, last_activity_time(project, churn) + lateness_us) - lateness_us
-    known_days = {each.day for each in record.days}
-    days = _days(max(promoted_at, now - HISTORY_DAYS * DAY), until)
-    known_until = until - churn.gap_us - churn.window_us
-    outcome_days = _days(max(promoted_at, now - HISTORY_WEEKS * 7 * DAY), known_until)
+    activity_until = min(now, last_activity_time(project, churn) + lateness_us) - lateness_us
+    recorded_days = {churn_day.day for churn_day in record.days}
+    days = _days(max(promoted_at, now - HISTORY_DAYS * DAY), activity_until)
+    outcomes_known_until = activity_until - churn.gap_us - churn.window_us
+    days_with_outcome = _days(max(promoted_at, now - HISTORY_WEEKS * 7 * DAY), outcomes_known_until)
     return _DueWork(
-        [day for day in days if day not in known_days],
-        [day for day in outcome_days if is_monday(day) and day > record.weeks_until],
+        [day for day in days if day not in recorded_days],
+        [day for day in days_with_outcome if is_monday(day) and day > record.weeks_until],
     )
 
 
@@ -296,14 +298,14 @@ def _load_bundles(
 
 def _measure_due(
     record: ChurnRecord,
-    due: _DueWork,
+    due_work: _DueWork,
     past_scores: "PastScores",
     audit: Sequence[AuditEntry],
-    horizon_us: int,
+    delay_us: int,
 ) -> ChurnRecord:
     """Return the record with what is due; what no version can be asked about stays empty."""
     days = list(record.days)
-    for day in due.days:
+    for day in due_work.days:
         version = champions_at(audit, day)[0]
         counts = [0] * BIN_COUNT
         if past_scores.can_score(version) and len(
@@ -311,31 +313,39 @@ def _measure_due(
         ):
             counts = count_scores(past_scores.probabilities(version, day, people))
         days.append(ChurnDay(day, version, counts))
-    measured_weeks = [_measure_week_of(past_scores, audit, week, horizon_us) for week in due.weeks]
+    measured_weeks = [
+        _measure_week_of(past_scores, audit, week, delay_us) for week in due_work.weeks
+    ]
     weeks = [*record.weeks, *(week for week in measured_weeks if week is not None)]
     return ChurnRecord(
         sorted(days, key=lambda each: each.day)[-HISTORY_DAYS:],
         weeks[-HISTORY_WEEKS:],
-        max(due.weeks, default=record.weeks_until),
+        max(due_work.weeks, default=record.weeks_until),
     )
 
 
 def _measure_week_of(
-    past_scores: "PastScores", audit: Sequence[AuditEntry], week: int, horizon_us: int
+    past_scores: "PastScores", audit: Sequence[AuditEntry], week_start: int, delay_us: int
 ) -> ChurnWeek | None:
-    version, previous_version = champions_at(audit, week)
+    version, previous_version = champions_at(audit, week_start)
     if not past_scores.can_score(version):
         return None
-    people = past_scores.people(version, week, WEEK_PEOPLE_MAX)
+    people = past_scores.people(version, week_start, WEEK_PEOPLE_MAX)
     if not len(people):
         return None
-    scores = past_scores.probabilities(version, week, people)
+    scores = past_scores.probabilities(version, week_start, people)
     previous_scores = (
-        past_scores.probabilities(previous_version, week, people)
+        past_scores.probabilities(previous_version, week_start, people)
         if past_scores.can_score(previous_version)
         else None
     )
-    has_gone = past_scores.has_gone(week, people)
+    has_gone = past_scores.has_gone(week_start, people)
     return measure_week(
-        week, week + horizon_us, version, scores, has_gone, previous_version, previous_scores
+        week_start,
+        week_start + delay_us,
+        version,
+        scores,
+        has_gone,
+        previous_version,
+        previous_scores,
     )

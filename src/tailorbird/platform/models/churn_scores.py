@@ -91,22 +91,22 @@ def score_churn(
     from tailorbird.registry import Registry
     from tailorbird.training.tasks.churn.score import score_people
 
-    declaration = project.churn_model(name)
+    churn = project.churn_model(name)
     clock = clock_as_of(as_of, project, allow_lateness=False, notify=notify)
     registry = Registry(project.paths.churn(name), clock=clock)
     versions = registry.versions()
     if not versions or (version == "champion" and registry.champion_folder() is None):
-        score_newest = (
+        score_newest_command = (
             f"score churn {name} --version {versions[-1].version} --out FILE" if versions else ""
         )
         raise NotReadyError(
             f"there is no {version} of {name} yet",
-            fix=f"tailorbird {score_newest or f'train {name}'}",
+            fix=f"tailorbird {score_newest_command or f'train {name}'}",
         )
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     scores = score_people(
         bundle,
-        declaration,
+        churn,
         lake=project.paths.lake,
         now=clock.now(),
         reasons=max(people_with_reasons, 0),

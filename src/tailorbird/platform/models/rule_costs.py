@@ -78,15 +78,15 @@ def rule_costs(
     from tailorbird.platform.inprocess import InProcessServer
     from tailorbird.serving.pipeline.rule_costs import VariantComparer, compute_costs
 
-    declaration, clock = project.slot(slot), SystemClock()
-    comparer = VariantComparer(declaration, clock)
+    slot_declaration, clock = project.slot(slot), SystemClock()
+    comparer = VariantComparer(slot_declaration, clock)
     if not comparer.names:
         raise UsageError(
             "it asks for nothing beside its formula",
-            where=f"slot {declaration.name}",
+            where=f"slot {slot_declaration.name}",
             fix="declare rules in slots.py",
         )
-    queries = _newest_queries(Lake(project.paths.lake), declaration.name, requests)
+    queries = _newest_queries(Lake(project.paths.lake), slot_declaration.name, requests)
     server = InProcessServer(project, clock, collector=None, seed=0, pseudonymise=False)
     all_variant_values = []
     try:
@@ -99,20 +99,20 @@ def rule_costs(
     if not all_variant_values:
         raise NotReadyError(
             "no request could be answered by a model",
-            where=f"slot {declaration.name}",
+            where=f"slot {slot_declaration.name}",
             fix="tailorbird train",
         )
     measured_costs = compute_costs(all_variant_values)
     page_path = write_page(
-        project.paths.reports / f"rules-{declaration.name}.html",
+        project.paths.reports / f"rules-{slot_declaration.name}.html",
         "rules",
-        f"Rules of slot {declaration.name}",
-        slot=declaration.name,
+        f"Rules of slot {slot_declaration.name}",
+        slot=slot_declaration.name,
         requests=len(all_variant_values),
         header=COLUMN_TITLES,
         rows=[format_cost_row(cost) for cost in measured_costs],
     )
-    return RuleCosts(declaration.name, len(all_variant_values), measured_costs, page_path)
+    return RuleCosts(slot_declaration.name, len(all_variant_values), measured_costs, page_path)
 
 
 def format_cost_row(cost: "Cost") -> list[str]:

@@ -1,4 +1,4 @@
-"""The log of scores of a project."""
+"""The log of scores of a project: churn scores and next items of people, by the role `score`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -76,12 +76,12 @@ def read_training_histograms(project: Project, clock: Clock) -> TrainingHistogra
             where=str(bundle_folder or project.paths.registry),
             fix="tailorbird train, and promote the model",
         )
-    about = registry.info(champion).metrics["about"]
+    training_details = registry.info(champion).metrics["about"]
     return TrainingHistograms(
         champion,
         pq.read_table(bundle_folder / SKETCHES_FILE),
-        about["slot"],
-        about["source"] == "logged answers",
-        about["window"]["from"],
-        about["window"]["test_from"],
+        training_details["slot"],
+        training_details["source"] == "logged answers",
+        training_details["window"]["from"],
+        training_details["window"]["test_from"],
     )

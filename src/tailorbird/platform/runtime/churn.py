@@ -60,7 +60,7 @@ def watch_churn(project: Project, clock: Clock, name: str) -> str:
     if not schedule or now < (due_at := next_run(schedule, last_trained_at)):
         end_overdue(project, name)
         return ""
-    if (not weeks and _is_young(registry, now, outcome_delay_us(project, churn))) or (
+    if (not weeks and _awaits_first_outcome(registry, now, outcome_delay_us(project, churn))) or (
         last_activity_time(project, churn) <= last_trained_at
     ):
         return ""
@@ -71,13 +71,14 @@ def _find_fall(registry: Registry, week: ChurnWeek, churn: Churn) -> str:
     """Return why a champion fell in a week, or ""."""
     metrics = registry.info(week.version).metrics
     figures, training_details = metrics["results"]["tailorbird"], metrics["about"]
-    judged_at = int(datetime.fromisoformat(training_details["origins"][-1]).timestamp() * 1e6)
+    last_origin = int(datetime.fromisoformat(training_details["origins"][-1]).timestamp() * 1e6)
     # With a short history the gate judged a shorter window, whose AUC is another figure.
-    if judged_at + churn.gap_us + churn.window_us > training_details["window"]["to"]:
+    if last_origin + churn.gap_us + churn.window_us > training_details["window"]["to"]:
         return explain_fall(week, math.nan, math.nan)
     auc, low, high = (
         math.nan if figures[key] is None else figures[key] for key in ("auc", "auc_low", "auc_high")
     )
+    # A 95 % interval is 2 * 1.96 standard errors wide.
     return explain_fall(week, auc, (high - low) / 3.92)
 
 
@@ -91,11 +92,11 @@ def _record_fall(registry: Registry, week: ChurnWeek, why: str) -> None:
     log.warning("fall of %s: %s", champion, why)
 
 
-def _is_young(registry: Registry, now: int, horizon_us: int) -> bool:
+def _awaits_first_outcome(registry: Registry, now: int, delay_us: int) -> bool:
     """Return whether the outcome of the champion's first week is not known yet."""
     return (
         changed_at := champion_since(registry.audit())
-    ) > 0 and now < changed_at + 7 * DAY + horizon_us
+    ) > 0 and now < changed_at + 7 * DAY + delay_us
 
 
 def _train(project: Project, clock: Clock, name: str, *, due_at: int) -> str:
@@ -119,11 +120,11 @@ def _train(project: Project, clock: Clock, name: str, *, due_at: int) -> str:
 def _take_step(project: Project, registry: Registry, action: str, version: str, why: str) -> str:
     """Roll back or promote, or propose it once if it waits for a person."""
     if action in project.settings.rollout.approval:
-        waiting_actions = [
+        proposed_steps = [
             (waiting_step.action, waiting_step.version)
             for waiting_step in waiting_steps(registry.audit())
         ]
-        if (action, version) not in waiting_actions:
+        if (action, version) not in proposed_steps:
             registry.record(f"propose {action}", version, by=ACTOR, why=why)
         return "propose"
     if action == "promote":

@@ -107,8 +107,8 @@ def _watched_criteria(slot: Slot, champion: str) -> list[RetrainCriteria]:
     experiment, all_criteria = slot.experiment, []
     arm = model_arm(slot)
     if experiment is not None and arm:
-        kinds = {metric.kind for metric in (experiment.metric, *experiment.guardrails)}
-        measures = ["clicks", "conversion", *(["revenue"] if "revenue" in kinds else [])]
+        metric_kinds = {metric.kind for metric in (experiment.metric, *experiment.guardrails)}
+        measures = ["clicks", "conversion", *(["revenue"] if "revenue" in metric_kinds else [])]
         all_criteria = [
             RetrainCriteria(
                 slot.name, arm, experiment.control_arm, experiment.name, measure=measure
@@ -138,7 +138,7 @@ def model_arm(slot: Slot) -> str:
 def _judge_outcomes(
     project: Project, criteria: RetrainCriteria, champion: str, live_since: int, now: int
 ) -> RetrainVerdict:
-    """Judge conversion, revenue or calibration by the stored figures."""
+    """Judge conversion, revenue or calibration by cells, the stored figures of each minute."""
     store = figure_store(project)
     delays = slot_delays(store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)).get(criteria.slot)
     until = now // criteria.period * criteria.period
@@ -160,6 +160,7 @@ def _judge_outcomes(
             criteria,
         )
     watched_steps = outcome_steps_between(live_since, until)
+    # Outcomes may be fewer than the scores promise, or, in mirrored steps, more.
     decisions = [
         decide_from_steps(promised_steps(signed_steps), signed_steps, criteria)
         for signed_steps in (watched_steps, mirror_steps(watched_steps))
@@ -198,11 +199,11 @@ def read_decisions(project: Project, clock: Clock, slot: str = "") -> list[SlotD
     """Return what the trainer would decide about each slot, or one; changes nothing."""
     slots = [project.slot(slot)] if slot else list(project.slots.values())
     decisions = []
-    for declaration in slots:
+    for watched_slot in slots:
         verdict = LevelVerdict("hold", "no figure fell by more than chance allows")
-        if (champion_fall := look_for_fall(project, clock, declaration)) is not None:
-            verdict = decide_action(project, clock, declaration, champion_fall)
-        decisions.append(SlotDecision(declaration.name, verdict.action, verdict.reason))
+        if (champion_fall := look_for_fall(project, clock, watched_slot)) is not None:
+            verdict = decide_action(project, clock, watched_slot, champion_fall)
+        decisions.append(SlotDecision(watched_slot.name, verdict.action, verdict.reason))
     return decisions
 
 
@@ -212,7 +213,7 @@ def look_for_fall(project: Project, clock: Clock, slot: Slot) -> ChampionFall | 
     if champion is None:
         return None
     now, events = clock.now(), _response_events(Lake(project.paths.lake), champion.promoted_at)
-    live_since = _first_response(events, slot.name, champion.version)
+    live_since = _first_response_time(events, slot.name, champion.version)
     if live_since is None or now < live_since + REFERENCE_WINDOW_US:
         return None
     fall = find_fall(project, slot, champion.version, live_since, now)
@@ -284,7 +285,7 @@ def _response_events(lake: Lake, since: int) -> pa.Table:
     return lake.events(columns=("type", "ts", "slot", "model", "agent"), ts_from=since)
 
 
-def _first_response(events: pa.Table, slot: str, version: str) -> int | None:
+def _first_response_time(events: pa.Table, slot: str, version: str) -> int | None:
     """Return when a version first answered a person in the slot."""
     times = _response_times(events.filter(pc.equal(events["model"], version)), slot)
     return int(times.min()) if len(times) else None

@@ -38,7 +38,7 @@ def find_leftovers(root: Path, own_pids: Collection[int]) -> list[Leftover]:
             if b"run" not in arguments or os.fsencode(root) not in arguments:
                 continue
             variables = (folder / "environ").read_bytes().split(b"\0")
-            stat = stat_fields(int(folder.name))
+            process_fields = stat_fields(int(folder.name))  # State, parent, …
         except OSError:  # It has ended, or is another user's.
             continue
         supervisor_pid = next(
@@ -49,12 +49,12 @@ def find_leftovers(root: Path, own_pids: Collection[int]) -> list[Leftover]:
             ),
             b"",
         )
-        parent_pid = stat[1].encode()
+        parent_pid = process_fields[1].encode()
         is_orphan = supervisor_pid != parent_pid or (
             # It began before this process took new code by exec.
             parent_pid == str(os.getpid()).encode() and int(folder.name) not in own_pids
         )
-        if supervisor_pid and is_orphan and stat[0] != "Z":
+        if supervisor_pid and is_orphan and process_fields[0] != "Z":
             leftovers.append(Leftover(int(folder.name), b"serve" in arguments))
     return leftovers
 

@@ -61,26 +61,26 @@ def versions_of(registry: Registry, slot: str) -> list[VersionInfo]:
 
 def read_overdue(project: Project, clock: Clock) -> list[OverdueTraining]:
     """Return the trainings that are due and did not succeed."""
-    entries = _read_entries(project)
-    if not entries:
+    entry_by_slot = _read_entries(project)
+    if not entry_by_slot:
         return []
     return [
         entry
-        for entry in entries.values()
+        for entry in entry_by_slot.values()
         if _newest_version_of(project, clock, entry.slot) == entry.newest
     ]
 
 
 def note_overdue(project: Project, clock: Clock, slot: str, since: int, error: Exception) -> None:
     """Store why a training could not run, and log a warning once for each cause."""
-    entries, now = _read_entries(project), clock.now()
+    entry_by_slot, now = _read_entries(project), clock.now()
     why, fix = str(error) or type(error).__name__, ""
     if isinstance(error, TailorbirdError):
         why, fix = error.message, error.fix
     elif type(error).__name__ not in why:
         why = f"{type(error).__name__}: {why}"
     newest_version = _newest_version_of(project, clock, slot)
-    earlier_entry = entries.get(slot)
+    earlier_entry = entry_by_slot.get(slot)
     is_same_delay = earlier_entry is not None and earlier_entry.newest == newest_version
     entry = OverdueTraining(
         slot,
@@ -97,14 +97,14 @@ def note_overdue(project: Project, clock: Clock, slot: str, since: int, error: E
         or _NUMBER.sub("#", earlier_entry.why) != _NUMBER.sub("#", why)
     ):
         log.warning("%s%s", entry.describe(), f"; {fix}" if fix else "")
-    _write_entries(project, {**entries, slot: entry})
+    _write_entries(project, {**entry_by_slot, slot: entry})
 
 
 def end_overdue(project: Project, slot: str) -> None:
     """Forget what stood in the way of a slot's training: it ran, or is not due."""
-    entries = _read_entries(project)
-    if entries.pop(slot, None) is not None:
-        _write_entries(project, entries)
+    entry_by_slot = _read_entries(project)
+    if entry_by_slot.pop(slot, None) is not None:
+        _write_entries(project, entry_by_slot)
 
 
 def _newest_version_name(versions: list[VersionInfo]) -> str:
@@ -113,9 +113,10 @@ def _newest_version_name(versions: list[VersionInfo]) -> str:
 
 def _read_entries(project: Project) -> dict[str, OverdueTraining]:
     try:
-        data = (project.paths.monitoring / OVERDUE_FILE).read_bytes()
+        encoded_entries = (project.paths.monitoring / OVERDUE_FILE).read_bytes()
         return {
-            entry.slot: entry for entry in msgspec.json.decode(data, type=list[OverdueTraining])
+            entry.slot: entry
+            for entry in msgspec.json.decode(encoded_entries, type=list[OverdueTraining])
         }
     except FileNotFoundError:
         return {}
@@ -124,8 +125,8 @@ def _read_entries(project: Project) -> dict[str, OverdueTraining]:
         return {}
 
 
-def _write_entries(project: Project, entries: dict[str, OverdueTraining]) -> None:
+def _write_entries(project: Project, entry_by_slot: dict[str, OverdueTraining]) -> None:
     project.paths.monitoring.mkdir(parents=True, exist_ok=True)
     atomic_write(
-        project.paths.monitoring / OVERDUE_FILE, msgspec.json.encode(list(entries.values()))
+        project.paths.monitoring / OVERDUE_FILE, msgspec.json.encode(list(entry_by_slot.values()))
     )

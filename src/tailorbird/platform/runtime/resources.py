@@ -22,30 +22,30 @@ def resource_warnings(project: Project) -> list[str]:
 
 
 def _descriptor_warnings() -> list[str]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < DESCRIPTORS_PER_SERVER:
-        soft = min(DESCRIPTORS_PER_SERVER, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft >= DESCRIPTORS_PER_SERVER:
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft_limit < DESCRIPTORS_PER_SERVER:
+        soft_limit = min(DESCRIPTORS_PER_SERVER, hard_limit)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, hard_limit))
+    if soft_limit >= DESCRIPTORS_PER_SERVER:
         return []
     return [
         f"few file descriptors: a server with all its connections needs "
-        f"{DESCRIPTORS_PER_SERVER:,}, and {soft:,} are allowed; with more connections than that it "
-        f"refuses some (raise the limit: ulimit -n {DESCRIPTORS_PER_SERVER}, or LimitNOFILE= in "
-        "the unit)"
+        f"{DESCRIPTORS_PER_SERVER:,}, and {soft_limit:,} are allowed; with more connections than "
+        f"that it refuses some (raise the limit: ulimit -n {DESCRIPTORS_PER_SERVER}, or "
+        "LimitNOFILE= in the unit)"
     ]
 
 
 def _memory_warnings(project: Project) -> list[str]:
-    available = _available_bytes()
-    if available is None:
+    available_bytes = _available_bytes()
+    if available_bytes is None:
         return []
     needed_mb = needed_memory_mb(project)
-    if available >> 20 >= needed_mb:
+    if available_bytes >> 20 >= needed_mb:
         return []
     return [
-        f"little memory: the roles need about {needed_mb:,} MB, and {available >> 20:,} MB are "
-        "free; the kernel may kill some (lower serve.processes, features.workers or "
+        f"little memory: the roles need about {needed_mb:,} MB, and {available_bytes >> 20:,} MB "
+        "are free; the kernel may kill some (lower serve.processes, features.workers or "
         "router.memory_mb)"
     ]
 
@@ -63,12 +63,12 @@ def needed_memory_mb(project: Project) -> int:
 
 
 def _newest_bundle_bytes(registry: Path) -> int:
-    sizes = [
+    bundle_sizes = [
         sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         for folder in registry.glob("*")
         if folder.is_dir()
     ]
-    return max(sizes, default=0)
+    return max(bundle_sizes, default=0)
 
 
 def _available_bytes() -> int | None:
@@ -82,12 +82,16 @@ def _available_bytes() -> int | None:
         try:
             limit_text = (folder / limit_file).read_text().strip()
             used_bytes = int((folder / used_file).read_text())
-            rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            size_by_kind = {name: int(size) for name, size in rows}
+            kinds_and_sizes = (
+                line.split() for line in (folder / "memory.stat").read_text().splitlines()
+            )
+            size_by_kind = {name: int(size) for name, size in kinds_and_sizes}
         except (OSError, ValueError):
             continue
         # The kernel takes back the pages of files that were read long ago.
-        used_bytes -= max(size_by_kind.get(f"{total}inactive_file", 0) for total in ("", "total_"))
+        used_bytes -= max(
+            size_by_kind.get(f"{prefix}inactive_file", 0) for prefix in ("", "total_")
+        )
         # Without a limit, version 1 has a number above the memory of any machine.
         return (
             free_bytes

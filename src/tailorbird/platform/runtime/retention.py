@@ -28,8 +28,8 @@ from tailorbird.training.fit.resume import UNFINISHED_FOLDER
 
 ACTOR = "retention"  # The author of these changes in the registry.
 TRAINING_FOLDER = "training"  # folder of checkpoints and logs of nets
-_VERSION_PAGE = re.compile(r"(churn-.+-)?v\d{4,}\.html")  # of one version, with its figures
-_VERSION = re.compile(r"\bv\d{4,}\b")
+_VERSION_PAGE_NAME = re.compile(r"(churn-.+-)?v\d{4,}\.html")  # of one version, with its figures
+_VERSION_PATTERN = re.compile(r"\bv\d{4,}\b")
 log = logging.getLogger(__name__)
 
 
@@ -115,10 +115,10 @@ def prune_safely(project: Project, clock: Clock) -> None:
 
 
 def _old_versions(
-    project: Project, registry: Registry, newest_kept: int, remove_before: int
+    project: Project, registry: Registry, retained_count: int, remove_before: int
 ) -> dict[str, str]:
     """Return versions beyond the newest that were not used since, and what refers to them or ""."""
-    old_versions = registry.versions()[:-newest_kept]
+    old_versions = registry.versions()[:-retained_count]
     used_at_by_version = {info.version: info.created_at for info in old_versions}
     for entry in registry.audit():
         if entry.version in used_at_by_version:
@@ -138,15 +138,15 @@ def _find_references(
 ) -> dict[str, str]:
     reference_by_version: dict[str, str] = {}
     for report_file in sorted(project.paths.reports.rglob("*")):
-        if report_file.suffix in (".html", ".json") and not _VERSION_PAGE.fullmatch(
+        if report_file.suffix in (".html", ".json") and not _VERSION_PAGE_NAME.fullmatch(
             report_file.name
         ):
-            versions = set(_VERSION.findall(report_file.read_text(errors="replace")))
+            versions = set(_VERSION_PATTERN.findall(report_file.read_text(errors="replace")))
             reference_by_version |= dict.fromkeys(versions, f"in the report {report_file.name}")
     for experiment in read_experiments(registry.path).experiments:
         if experiment.state == "decided":
             continue
-        versions = set(_VERSION.findall(str(experiment.declaration)))
+        versions = set(_VERSION_PATTERN.findall(str(experiment.declaration)))
         versions |= {
             name for name, used_at in used_at_by_version.items() if used_at >= experiment.started_at
         }
@@ -154,9 +154,9 @@ def _find_references(
     aliases = registry.aliases()
     reference_by_version |= dict.fromkeys(aliases.history, "an earlier champion, to roll back to")
     return reference_by_version | {
-        name: f"it is {', '.join(versions)}"
+        name: f"it is {', '.join(alias_names)}"
         for name in used_at_by_version
-        if (versions := aliases.aliases_of(name))
+        if (alias_names := aliases.aliases_of(name))
     }
 
 

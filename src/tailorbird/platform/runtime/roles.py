@@ -42,7 +42,7 @@ class InProcessRoles:
         paths = project.paths
         paths.stream.mkdir(parents=True, exist_ok=True)
         self._schema_watch = ActiveSchemaWatch(project)
-        self._plan = project.plan
+        self._route_plan = project.plan
         self._router: Router | PartitionedRouter | None = None
         self._lake: LakeRole | None = None
         self._candidates: CandidatesRole | None = None
@@ -84,11 +84,11 @@ class InProcessRoles:
         features_by_schema = {
             features.schema_hash: features for features in active_schemas(self._project)
         }
-        plan = route_plan_for(self._project, list(features_by_schema.values()))
-        if self._router is None or plan != self._plan:
+        route_plan = route_plan_for(self._project, list(features_by_schema.values()))
+        if self._router is None or route_plan != self._route_plan:
             if self._router is not None:
                 self._router.close()
-            self._router, self._plan = self._open_router(plan), plan
+            self._router, self._route_plan = self._open_router(route_plan), route_plan
         features_by_worker = {
             (schema, part): features
             for schema, features in features_by_schema.items()
@@ -97,16 +97,18 @@ class InProcessRoles:
         for removed_key in self.workers.keys() - features_by_worker.keys():
             self.workers.pop(removed_key).close()
         entities_max = self._project.settings.features.entities_max
-        for key in [key for key in features_by_worker if key not in self.workers]:
+        for worker_key in [
+            worker_key for worker_key in features_by_worker if worker_key not in self.workers
+        ]:
             worker = FeatureWorker(
                 self._project.routed,
                 paths.state,
-                features_by_worker[key],
+                features_by_worker[worker_key],
                 clock=self._clock,
                 entities_max=entities_max,
-                part=key[1],
+                part=worker_key[1],
             )
-            self.workers[key] = worker
+            self.workers[worker_key] = worker
             # The worker is new, and the log may have been pruned or lack an attribute.
             build_if_needed(worker, Lake(paths.lake))
         self._refresh_candidates()
@@ -138,11 +140,11 @@ class InProcessRoles:
         assert self._candidates is not None
         return self._candidates
 
-    def _open_router(self, plan: RoutePlan) -> "Router | PartitionedRouter":
+    def _open_router(self, route_plan: RoutePlan) -> "Router | PartitionedRouter":
         project, memory_bytes = self._project, self._project.settings.router.memory_mb << 20
         return open_router(
             project.stream,
-            plan,
+            route_plan,
             clock=self._clock,
             suppression_list=project.suppression_list(),
             memory_bytes=memory_bytes,

@@ -60,6 +60,7 @@ class Role:
     """A role as the supervisor sees it; other arguments or another `variant` make another role.
 
     Attributes:
+        variant: declarations that only a new process reads, such as the router's attributes.
         drain_s: how long the role may continue after it was told to stop.
         listener: the socket that a server accepts from; None for other roles.
         hung_s: how long the role may make no progress.
@@ -281,7 +282,7 @@ class Supervisor:
                 self._start(role)
 
     async def _supervise(self, role: Role) -> None:
-        wait_s = BACKOFF_MIN_S
+        delay_s = BACKOFF_MIN_S
         loop = asyncio.get_running_loop()
         while not self._stop_event.is_set() and not role.is_retired:
             started_at = loop.time()
@@ -297,14 +298,14 @@ class Supervisor:
                 self._exit_status = EXIT_MISCONFIGURED
                 self.stop()
                 return
-            wait_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(wait_s * 2, BACKOFF_MAX_S)
-            wait_s, storm_note = _count_restart(role, status, wait_s)
+            delay_s = BACKOFF_MIN_S if lifetime_s > STABLE_S else min(delay_s * 2, BACKOFF_MAX_S)
+            delay_s, storm_note = _record_restart(role, status, delay_s)
             self._report(
                 role.name,
-                f"ended with {_describe_exit(status)}; starting it again in {wait_s:.2g} "
+                f"ended with {_describe_exit(status)}; starting it again in {delay_s:.2g} "
                 f"s{storm_note}",
             )
-            await self._sleep(wait_s)
+            await self._sleep(delay_s)
 
     async def _run_once(self, role: Role) -> int:
         read_end, write_end = os.pipe()
@@ -378,7 +379,7 @@ class Supervisor:
             process.kill()
 
 
-def _count_restart(role: Role, status: int, wait_s: float) -> tuple[float, str]:
+def _record_restart(role: Role, status: int, delay_s: float) -> tuple[float, str]:
     """Return a longer wait for a role that ends again and again, and what it said last."""
     restart = Restart(time.time(), role.hang_reason or f"ended with {_describe_exit(status)}")
     role.restart_count, role.hang_reason = role.restart_count + 1, ""
@@ -389,10 +390,10 @@ def _count_restart(role: Role, status: int, wait_s: float) -> tuple[float, str]:
         restart.at_s - earlier.at_s < STORM_WINDOW_S for earlier in role.recent_restarts
     )
     if recent_deaths < STORM_DEATHS:
-        return wait_s, ""
-    wait_s = min(max(wait_s, BACKOFF_MIN_S * 2 ** (recent_deaths - 3)), BACKOFF_MAX_S)
+        return delay_s, ""
+    delay_s = min(max(delay_s, BACKOFF_MIN_S * 2 ** (recent_deaths - 3)), BACKOFF_MAX_S)
     last_line_note = f"; it said last: {role.last_line}" if role.last_line else ""
-    return wait_s, f" ({recent_deaths} times within {STORM_WINDOW_S:.0f} s{last_line_note})"
+    return delay_s, f" ({recent_deaths} times within {STORM_WINDOW_S:.0f} s{last_line_note})"
 
 
 def _describe_exit(status: int) -> str:

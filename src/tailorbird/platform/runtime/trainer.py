@@ -127,6 +127,7 @@ def train_once(
 
 
 def to_outcome(report: TrainReport) -> TrainOutcome:
+    """Return what the demo needs of the report of a training."""
     figures = report.evaluation.to_dict()
     results_by_model = figures["results"]
     # Probability metrics belong to heads; those of the first head are added to the model's figures.
@@ -166,13 +167,13 @@ def run_trainer(
     for task in tasks:
         task.start()
     try:
-        _check_slots(project, clock, stop_event)
+        _check_slots_until_stopped(project, clock, stop_event)
     finally:
         for task in tasks:
             task.stop()
 
 
-def _check_slots(project: Project, clock: Clock, stop_event: threading.Event) -> None:
+def _check_slots_until_stopped(project: Project, clock: Clock, stop_event: threading.Event) -> None:
     wait_s = min(FIRST_CHECK_S, _seconds_to_check(project, clock))
     while not stop_event.wait(wait_s):
         project = with_applied_features(project)
@@ -200,14 +201,16 @@ def _seconds_to_check(project: Project, clock: Clock) -> float:
     """Return the time until the next check: `train.check_every`, or sooner if a training is due."""
     settings = project.settings.train
     check_s = parse_duration(settings.check_every) / 1e6
-    newest = _newest_trained(Registry(project.paths.registry, clock=clock), settings.slot)
-    if not settings.every or newest is None:
+    newest_version = _newest_trained_version(
+        Registry(project.paths.registry, clock=clock), settings.slot
+    )
+    if not settings.every or newest_version is None:
         return check_s
-    due_s = (next_run(settings.every, newest.created_at) - clock.now()) / 1e6
+    due_s = (next_run(settings.every, newest_version.created_at) - clock.now()) / 1e6
     return min(check_s, due_s) if due_s > 0 else check_s
 
 
-def _newest_trained(registry: Registry, slot: str) -> VersionInfo | None:
+def _newest_trained_version(registry: Registry, slot: str) -> VersionInfo | None:
     trained_versions = [
         info for info in versions_of(registry, slot) if "recalibrated" not in info.metrics["about"]
     ]
@@ -228,31 +231,31 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
         end_overdue(project, slot.name)
         return None
     registry, now = Registry(project.paths.registry, clock=clock), clock.now()
-    newest = _newest_trained(registry, slot.name)
+    newest_version = _newest_trained_version(registry, slot.name)
     lake = Lake(project.paths.lake)
-    if newest is None:
+    if newest_version is None:
         if lake.exists("events"):
-            note_overdue(project, clock, slot.name, now, _no_first_model(slot.name))
+            note_overdue(project, clock, slot.name, now, _no_first_model_error(slot.name))
         return None
-    due_at = next_run(schedule, newest.created_at)
+    due_at = next_run(schedule, newest_version.created_at)
     if now < due_at:
         end_overdue(project, slot.name)
         return None
-    if not lake.events(columns=("ts",), ts_from=newest.created_at).num_rows:
-        log.info("slot %s: nothing came since %s was trained", slot.name, newest.version)
+    if not lake.events(columns=("ts",), ts_from=newest_version.created_at).num_rows:
+        log.info("slot %s: nothing came since %s was trained", slot.name, newest_version.version)
         return None
     if _is_other_model_pending(project, registry, slot.name, now):
         return None
     log.info(
         "slot %s: %s is from before the last time of train.every, %s",
         slot.name,
-        newest.version,
+        newest_version.version,
         schedule,
     )
     return _train(project, clock, slot.name, due_at=due_at)
 
 
-def _no_first_model(slot: str) -> NotReadyError:
+def _no_first_model_error(slot: str) -> NotReadyError:
     return NotReadyError(
         "train.every renews a model, and none was trained yet", fix=f"tailorbird train {slot}"
     )

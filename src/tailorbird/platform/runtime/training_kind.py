@@ -21,7 +21,7 @@ SCRATCH, INCREMENTAL = "from scratch", "incremental"
 MEASURED_MIN = 2  # trainings of each kind
 SAME_KIND_MAX = 7
 TRAININGS_MAX = 20  # trainings that count
-Z = 1.96
+Z = 1.96  # standard errors on each side of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,11 @@ def choose_kind(audit: Sequence[AuditEntry], slot: str) -> tuple[str, str]:
         return other_kind, f"the last {SAME_KIND_MAX} were {kinds[-1]}"
     cost_by_kind = {kind: _mean_cost(measured_trainings, kind) for kind in (SCRATCH, INCREMENTAL)}
     cheaper_kind, dearer_kind = sorted(cost_by_kind, key=lambda kind: cost_by_kind[kind].seconds)
-    cheaper, dearer = cost_by_kind[cheaper_kind], cost_by_kind[dearer_kind]
-    cost_summary = f"{cheaper_kind} takes {cheaper}; {dearer_kind} {dearer} in the gate's metric"
-    if dearer.gain - cheaper.gain > Z * math.hypot(cheaper.error, dearer.error):
+    cheaper_cost, dearer_cost = cost_by_kind[cheaper_kind], cost_by_kind[dearer_kind]
+    cost_summary = (
+        f"{cheaper_kind} takes {cheaper_cost}; {dearer_kind} {dearer_cost} in the gate's metric"
+    )
+    if dearer_cost.gain - cheaper_cost.gain > Z * math.hypot(cheaper_cost.error, dearer_cost.error):
         return (
             dearer_kind,
             f"{cost_summary}, so {cheaper_kind} is cheaper, but behind beyond chance",
@@ -101,7 +103,7 @@ def _mean_cost(trainings: Sequence[dict[str, str]], kind: str) -> _MeanCost:
         if details["kind"] == kind
     ]
     seconds, gains, lows, highs = zip(*rows, strict=True)
-    errors = [(high - low) / (2 * Z) for low, high in zip(lows, highs, strict=True)]
+    gain_errors = [(high - low) / (2 * Z) for low, high in zip(lows, highs, strict=True)]
     count = len(rows)
-    error = math.sqrt(sum(error**2 for error in errors)) / count
-    return _MeanCost(sum(seconds) / count, sum(gains) / count, error)
+    mean_gain_error = math.sqrt(sum(error**2 for error in gain_errors)) / count
+    return _MeanCost(sum(seconds) / count, sum(gains) / count, mean_gain_error)

@@ -106,8 +106,9 @@ def _session_work(session_leader: int) -> _WorkDone:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = stat_fields(int(folder.name))
-            if int(fields[3]) != session_leader:
+            if int(fields[3]) != session_leader:  # The field `session`.
                 continue
+            # The fields `utime`, `stime`, `cutime` and `cstime`.
             cpu_s += sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
             lines = (folder / "io").read_text().splitlines()
         except (OSError, IndexError, ValueError):  # It has ended.

@@ -9,7 +9,16 @@ from tailorbird.simulator import InjectedCounts
 
 @dataclass
 class Figures:
-    """The measured figures, filled stage by stage."""
+    """The measured figures, filled stage by stage.
+
+    Attributes:
+        offline: model or baseline → its metrics on the holdout of the first training.
+        online: the arms, uplift and truth of the first experiment.
+        drift: the likely cause of the fall of clicks, once monitoring has detected it.
+        retrained: the model that was trained after the fall, and what it changed.
+        broken: the model that was broken on purpose, and its roll-back.
+        status: lines of `monitor status` for the last 24 hours.
+    """
 
     events: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
@@ -132,9 +141,9 @@ def _retraining_summary(retrained: dict[str, Any]) -> str:
     if not retrained.get("trigger"):
         return "nothing called for it"
     outcome = "promoted" if retrained["promoted"] else "kept, not promoted"
-    fall = f"lift {retrained['figure_before']:+.1%} → {retrained['figure_fallen']:+.1%}"
+    lift_text = f"lift {retrained['figure_before']:+.1%} → {retrained['figure_fallen']:+.1%}"
     return (
-        f"{fall}, {retrained['old']} → {retrained['new']} ({outcome}), then "
+        f"{lift_text}, {retrained['old']} → {retrained['new']} ({outcome}), then "
         f"{retrained['figure_after']:+.1%}, true {retrained['true_after']:+.1%}"
     )
 

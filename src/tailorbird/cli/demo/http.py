@@ -41,9 +41,11 @@ class Client:
     """One persistent connection, as a site's backend would use."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+        url_parts = urlsplit(url)
+        assert url_parts.hostname is not None
+        self._connection = http.client.HTTPConnection(
+            url_parts.hostname, url_parts.port, timeout=30
+        )
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         self._connection.request(
@@ -129,17 +131,17 @@ def _measure_freshness(
     user: str,
     session: str,
     clicked_response: dict[str, Any],
-    index: int,
+    clicked_index: int,
     figures: HttpFigures,
 ) -> int:
     """Click an item and repeat the request until the response changes; return the request count."""
     first_response = _recommend(client, user, session, figures)
     click = {
-        "event_id": f"{clicked_response['request_id']}-{index}",
+        "event_id": f"{clicked_response['request_id']}-{clicked_index}",
         "type": "click",
         "user_id": user,
         "session_id": session,
-        "item_id": clicked_response["items"][index]["item_id"],
+        "item_id": clicked_response["items"][clicked_index]["item_id"],
         "request_id": clicked_response["request_id"],
     }
     status, receipts = client.post("/v1/events", click)

@@ -41,14 +41,14 @@ class ModelRollout:
         self._project, self._clock, self._traffic = project, clock, traffic
         self._progress = progress
         self.registry = Registry(project.paths.registry, clock=clock)
-        self._printed_entries = len(self.registry.audit())
+        self._printed_entry_count = len(self.registry.audit())
         self.canary_uplift: Interval | None = None
         self._paired_lists: PairedLists | None = None
 
     def new_audit_lines(self) -> list[str]:
         """Return the audit lines that were written since the last call."""
-        entries = self.registry.audit()[self._printed_entries :]
-        self._printed_entries += len(entries)
+        entries = self.registry.audit()[self._printed_entry_count :]
+        self._printed_entry_count += len(entries)
         return [_format_entry(entry) for entry in entries]
 
     def roll_out(self, version: str) -> bool:
@@ -65,7 +65,7 @@ class ModelRollout:
             last_entry = [entry for entry in self.registry.audit() if entry.version == version][-1]
             if last_entry.action in _REFUSAL_ACTIONS:
                 return False
-            self._run(DECISION_INTERVAL_US, f"{version} is on its way", self._paired_lists)
+            self._run_traffic(DECISION_INTERVAL_US, f"{version} is on its way", self._paired_lists)
         return False
 
     def compare(self, version: str, champion: str, site: Site) -> dict[str, Any]:
@@ -98,9 +98,11 @@ class ModelRollout:
         The champion may be a baseline, if the gate refused the model. It has nothing to break.
         """
         champion_before = self.registry.aliases().champion
-        model = [info.version for info in self.registry.versions() if info.heads][-1]
+        model_version = [info.version for info in self.registry.versions() if info.heads][-1]
         with tempfile.TemporaryDirectory(prefix="tailorbird-broken-") as folder:
-            broken_folder = _write_broken(self.registry.resolve(model), Path(folder) / "bundle")
+            broken_folder = _write_broken_bundle(
+                self.registry.resolve(model_version), Path(folder) / "bundle"
+            )
             version = self.registry.add(broken_folder, by=ACTOR, why="broken on purpose")
         self.registry.promote(version, by=ACTOR, why="on purpose, past the gate")
         promoted_at = self._clock.now()
@@ -108,7 +110,7 @@ class ModelRollout:
         logging.disable(logging.ERROR)  # each failed answer logs a traceback, as it should
         try:
             while self._clock.now() < promoted_at + ROLL_BACK_MAX_US:
-                self._run(CHECK_INTERVAL_US, f"{version} is broken")
+                self._run_traffic(CHECK_INTERVAL_US, f"{version} is broken")
                 if advance_rollout(self._project, self._clock) == "roll_back":
                     break
         finally:
@@ -122,16 +124,19 @@ class ModelRollout:
             "after_min": round((self._clock.now() - promoted_at) / MINUTE, 1),
         }
 
-    def _run(self, duration_us: int, label: str, paired_lists: PairedLists | None = None) -> None:
-        now = self._clock.now() + duration_us
-        self._traffic.run(now, paired_lists, self._progress, label)
-        figure_store(self._project).refresh(now - DAY, now)
+    def _run_traffic(
+        self, duration_us: int, label: str, paired_lists: PairedLists | None = None
+    ) -> None:
+        until = self._clock.now() + duration_us
+        self._traffic.run(until, paired_lists, self._progress, label)
+        figure_store(self._project).refresh(until - DAY, until)
 
 
-def _write_broken(source: Path, folder: Path) -> Path:
+def _write_broken_bundle(source: Path, folder: Path) -> Path:
     """Copy a bundle with a calibration whose arithmetic overflows: its scores are no numbers.
 
-    Its golden rows still pass, since they are compared before calibration.
+    Its golden rows, inputs with their expected scores, still pass: they are compared before
+    calibration.
     """
     shutil.copytree(source, folder)
     manifest = read_sealed(folder).manifest

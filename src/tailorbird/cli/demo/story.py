@@ -298,8 +298,8 @@ class Story:
         canary = model_rollout.compare(outcome.version, outcome.champion, site)
         if canary:
             say(f"  {describe_canary(canary)}", quiet=self.quiet)
-        decided_at, paired_lists = clock.now(), traffic.pair_arms()
-        traffic.run(decided_at + DAY, paired_lists, self.progress, "with the new model")
+        rollout_ended_at, paired_lists = clock.now(), traffic.pair_arms()
+        traffic.run(rollout_ended_at + DAY, paired_lists, self.progress, "with the new model")
         figures.update(
             trigger=decision.reason,
             old=outcome.champion,
@@ -311,7 +311,7 @@ class Story:
             figure="lift of model over popular",
             figure_before=decision.value_before,
             figure_fallen=self._lift(project, shifted_at, trained_at),
-            figure_after=self._lift(project, decided_at, clock.now()),
+            figure_after=self._lift(project, rollout_ended_at, clock.now()),
             true_after=paired_lists.true_uplift(site, "popular", MODEL),
             detected_after_h=round(((decision.decided_at or trained_at) - shifted_at) / HOUR, 1),
         )

@@ -133,9 +133,9 @@ class Traffic:
         ):
             paired_lists.visitors.append(request.visitor)
             paired_lists.request_times.append(request.at)
-            for policy, pipeline in paired_lists.pipeline_by_arm.items():
-                paired_lists.lists_by_arm.setdefault(policy, []).append(
-                    _item_ids(pipeline.answer(_query(request)))
+            for arm, pipeline in paired_lists.pipeline_by_arm.items():
+                paired_lists.lists_by_arm.setdefault(arm, []).append(
+                    _item_ids(pipeline.answer(_recommend_query(request)))
                 )
         response = answer_request(self.server.pipeline, request)
         self._outbox.add(self.live_traffic.react(request, _item_ids(response), response.request_id))
@@ -157,8 +157,8 @@ class Traffic:
 def answer_request(pipeline: Pipeline, request: Request) -> RecommendResponse:
     """Answer a request of a simulated visitor."""
     if request.query is None:
-        return pipeline.answer(_query(request))
-    query = _query(request)
+        return pipeline.answer(_recommend_query(request))
+    query = _recommend_query(request)
     return pipeline.search(
         SearchQuery(
             query=request.query,
@@ -171,7 +171,7 @@ def answer_request(pipeline: Pipeline, request: Request) -> RecommendResponse:
     )
 
 
-def _query(request: Request) -> RecommendQuery:
+def _recommend_query(request: Request) -> RecommendQuery:
     return RecommendQuery(
         slot="home",
         user_id=request.user_id,

@@ -35,16 +35,16 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
     from tailorbird.platform.features.schema_change import plan_change
 
     schema_plan = plan_change(open_project(), should_measure=measure)
-    plan_parts = (
+    plan_arguments = (
         schema_plan.comparison,
         schema_plan.entity_counts,
         schema_plan.sample_measurements,
         schema_plan.retraining_need,
     )
     if json:
-        print_json(plan_to_dict(*plan_parts))
+        print_json(plan_to_dict(*plan_arguments))
     else:
-        print_plan(*plan_parts)
+        print_plan(*plan_arguments)
     raise SystemExit(0 if schema_plan.is_unchanged else EXIT_CHANGES)
 
 

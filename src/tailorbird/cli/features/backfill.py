@@ -89,13 +89,13 @@ def backfill(
             "--requests brings its own times", where="--from", fix="leave --from and --to away"
         )
     read_backfill_inputs(out, lock_name=_LOCK)  # Checked before a file of ours is created there.
-    is_new = not out.exists()
+    is_new_folder = not out.exists()
     lock = FileLock(out / WORK_FOLDER)  # Two runs at a time would overwrite each other.
     try:
         try:
             lake, entity_requests, request_ids = _open_requests(project, out, requests, from_, to)
         except TailorbirdError:
-            _remove_if_empty(out, is_new=is_new)
+            _remove_if_empty(out, is_new_folder=is_new_folder)
             raise
         newest_log_position = int(entity_requests.log_position.max(initial=0))
         read_events = partial(
@@ -137,11 +137,11 @@ def backfill(
     console().print(f"{summary} are in {out}/rows-*.parquet.")
 
 
-def _remove_if_empty(out: Path, *, is_new: bool) -> None:
+def _remove_if_empty(out: Path, *, is_new_folder: bool) -> None:
     """Remove the lock file from an otherwise empty folder, and the folder too if it was created."""
     if [path.name for path in out.iterdir()] == [_LOCK]:
         (out / _LOCK).unlink()
-        if is_new:
+        if is_new_folder:
             out.rmdir()
 
 
@@ -238,7 +238,10 @@ def _write_rows(
     requests: "Requests",
     request_ids: "pa.Array | None",
 ) -> "tuple[list[str], npt.NDArray[np.uint64]]":
-    """Write rows and requests with the computed columns; return their columns and hashes."""
+    """Write rows and requests with the computed columns; return their columns and hashes.
+
+    A part holds the columns of consecutive requests, and becomes one file of each kind.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -272,16 +275,18 @@ def _write_rows(
                 for name, values in request_columns.items()
             }
         )
-        indices = pa.array(requests.row_request[part.row_start : part.row_stop] - part.start)
-        rows = part_requests.take(indices).append_column(
+        request_indexes = pa.array(
+            requests.row_request[part.row_start : part.row_stop] - part.start
+        )
+        rows = part_requests.take(request_indexes).append_column(
             "item", pa.array(requests.row_item[part.row_start : part.row_stop])
         )
         for values, names in (
             (part.rows.numeric, part.rows.numeric_names),
             (part.rows.categorical, part.rows.categorical_names),
         ):
-            for column, name in enumerate(names):
-                rows = rows.append_column(name, pa.array(values[:, column].copy()))
+            for column_index, name in enumerate(names):
+                rows = rows.append_column(name, pa.array(values[:, column_index].copy()))
         hashes = np.union1d(hashes, part.rows.categorical)
         for name, sequence in part.rows.sequences.items():
             hash_arrays = [

@@ -50,16 +50,20 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
 
 
 def _list_bytes(project: "Project", json: bool) -> None:
+    """Print the bytes of each kind of entity, over the parts of the state that workers own.
+
+    An entity has a state record, which events update, and a reading record, which servers read.
+    """
     from tailorbird.features.state.eviction import merge_entity_counts, read_all_counts
     from tailorbird.features.state.key_partition import all_parts
     from tailorbird.features.state.state import count_aliases, open_state
 
-    counts_by_part, alias_count, alias_bytes, disk_bytes = [], 0, 0, 0
+    counts_of_parts, alias_count, alias_bytes, disk_bytes = [], 0, 0, 0
     for part in all_parts(project.workers):
         state = open_state(project.paths.state, project.features, part)
         try:
             with state.snapshot() as snapshot:
-                counts_by_part.append(read_all_counts(snapshot, project.features.layout))
+                counts_of_parts.append(read_all_counts(snapshot, project.features.layout))
                 count, size = count_aliases(snapshot)
             alias_count, alias_bytes, disk_bytes = (
                 alias_count + count,
@@ -68,8 +72,8 @@ def _list_bytes(project: "Project", json: bool) -> None:
             )
         finally:
             state.close()
-    counts_by_entity = merge_entity_counts(counts_by_part)
-    reading_bytes = {
+    counts_by_entity = merge_entity_counts(counts_of_parts)
+    reading_bytes_by_entity = {
         entry.entity.name: entry.reading_bytes for entry in project.features.layout.entities
     }
     kind_rows = [
@@ -77,8 +81,8 @@ def _list_bytes(project: "Project", json: bool) -> None:
             "entity": name,
             "entities": counts.entities,
             "state_bytes_each": round(counts.state_bytes / max(1, counts.entities)),
-            "reading_bytes_each": reading_bytes[name],
-            "bytes": counts.state_bytes + reading_bytes[name] * counts.entities,
+            "reading_bytes_each": reading_bytes_by_entity[name],
+            "bytes": counts.state_bytes + reading_bytes_by_entity[name] * counts.entities,
             "expired": counts.expired,
             "dropped": counts.dropped,
         }
@@ -105,8 +109,8 @@ def _list_bytes(project: "Project", json: bool) -> None:
         "dropped",
     ]
     rows = [
-        tuple(cell if isinstance(cell, str) else f"{cell:,}" for cell in kind.values())
-        for kind in kind_rows
+        tuple(cell if isinstance(cell, str) else f"{cell:,}" for cell in kind_row.values())
+        for kind_row in kind_rows
     ]
     print_table(
         f"Schema {project.features.schema_hash}: {disk_bytes:,} bytes on disk, free pages included",

@@ -12,19 +12,21 @@ if TYPE_CHECKING:
 
 def print_missing_fields(explanation: "Explanation", entity_texts: Sequence[str]) -> None:
     """Print why a value is missing for lack of a field, and how to pass the field."""
-    for part in (explanation, *explanation.inputs):
-        if part.value == part.value or not part.missing_fields:
+    for explained_value in (explanation, *explanation.inputs):
+        if explained_value.value == explained_value.value or not explained_value.missing_fields:
             continue
-        fields = [name for name in part.missing_fields if "." not in name]
-        attributes = [name for name in part.missing_fields if "." in name]
+        fields = [name for name in explained_value.missing_fields if "." not in name]
+        attributes = [name for name in explained_value.missing_fields if "." in name]
         if attributes:
-            console().print(f"{part.name} is missing: no profile says {', '.join(attributes)}")
+            console().print(
+                f"{explained_value.name} is missing: no profile says {', '.join(attributes)}"
+            )
         if fields:
             arguments = " ".join(
                 shlex.quote(text) for text in (*entity_texts, *(f"{name}:VALUE" for name in fields))
             )
-            command = f"{this_command()} features show {arguments} --why {part.name}"
+            command = f"{this_command()} features show {arguments} --why {explained_value.name}"
             console().print(
-                f"{part.name} is missing: it is about {', '.join(fields)} too, which was not "
-                f"said. Try {command}"
+                f"{explained_value.name} is missing: it is about {', '.join(fields)} too, "
+                f"which was not said. Try {command}"
             )

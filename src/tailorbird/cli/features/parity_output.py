@@ -18,6 +18,10 @@ def reports_to_dict(
     state_report: "ParityReport",
     unequal_by_feature: dict[str, int],
 ) -> dict:
+    """Return the reports for JSON.
+
+    `logged_report` compares logged answers, `state_report` a sample of the present state.
+    """
     return {
         "schemas": {
             schema: {
@@ -60,16 +64,18 @@ def print_reports(
             (schema, report.answers, report.compared, report.unequal)
             for schema, report in report_by_schema.items()
         ]
-        numbers = ["answers", "compared", "unequal"]
-        print_table("By schema", ["schema", *numbers], rows, numeric_columns=numbers)
+        count_titles = ["answers", "compared", "unequal"]
+        print_table("By schema", ["schema", *count_titles], rows, numeric_columns=count_titles)
     if logged_report.pending:
         out.print(f"{logged_report.pending:,} answers wait for the lake.")
-    text = (
+    state_text = (
         f"not compared: {sampling_obstacle}"
         if sampling_obstacle
         else f"{state_report.compared:,} values compared, {state_report.unequal:,} unequal."
     )
-    out.print(f"{state_report.answers:,} people of the lake as the state has them now, {text}")
+    out.print(
+        f"{state_report.answers:,} people of the lake as the state has them now, {state_text}"
+    )
     if dropped_count := logged_report.dropped + state_report.dropped:
         out.print(
             f"{dropped_count:,} more differ, of entities that may have been dropped: there were "

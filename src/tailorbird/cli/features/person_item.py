@@ -35,7 +35,8 @@ class PersonItemQuery:
     Attributes:
         kind: `user`, `anonymous` or `item`.
         person: id of the person; "" for an item alone.
-        positions: routed positions up to which events count, one per part; None for all.
+        positions: routed positions up to which events count, one per worker's part of the
+            entities; None for all.
         now: the present time.
     """
 
@@ -61,15 +62,15 @@ class PersonItemQuery:
 
 
 def require_feature(project: "Project", name: str) -> None:
-    feature_of_similarity = {
+    feature_by_similarity = {
         similarity.name: similarity.of for similarity in project.features.similarities
     }
-    if name in feature_of_similarity:
+    if name in feature_by_similarity:
         problem = f"{name} is made by a model's table, which events do not have"
         raise UsageError(
             problem,
             where="--why",
-            fix=f"--why {feature_of_similarity[name]} shows what it is made of; "
+            fix=f"--why {feature_by_similarity[name]} shows what it is made of; "
             "recommend --explain, what it did",
         )
     feature_names = [feature.name for feature in project.features.features]
@@ -90,8 +91,12 @@ def entity_values(
     """
     column_names = set()
     for column in project.features.columns:
-        is_item_field = [name.partition(".")[0] == "item" for name in column.entity.split("+")]
-        if all(is_item_field) if query.kind == "item" else query.item or not any(is_item_field):
+        item_field_flags = [name.partition(".")[0] == "item" for name in column.entity.split("+")]
+        if (
+            all(item_field_flags)
+            if query.kind == "item"
+            else query.item or not any(item_field_flags)
+        ):
             column_names.add(column.name)
     return {
         name: value
@@ -101,7 +106,7 @@ def entity_values(
 
 
 def resolve_positions(project: "Project", positions: list[int] | None) -> tuple[int, ...]:
-    """Return the given positions, one per part or one for all; by default all that the lake has."""
+    """Return the given positions, one per worker or one for all; by default all of the lake."""
     from tailorbird.lake import Lake
 
     newest_position = Lake(project.paths.lake).newest_log_position()
@@ -125,7 +130,7 @@ def resolve_anonymous(project: "Project", anonymous: str, log_position: int) -> 
 
     query = (
         "SELECT user_id FROM events WHERE type = 'identify' AND anonymous_id = "
-        f"{_quote(anonymous)} AND p <= {log_position} "
+        f"{_quote_sql(anonymous)} AND p <= {log_position} "
         "ORDER BY ts DESC, p DESC LIMIT 1"
     )
     matches = Lake(project.paths.lake).sql(query)
@@ -156,11 +161,11 @@ def _merged_user(project: "Project", user: str, log_position: int) -> str:
 
 def event_condition(query: PersonItemQuery, person: str) -> str:
     """Return the SQL condition for the events of the person, or of the item alone."""
-    return _item_condition(query.item) if query.kind == "item" else f"person = {_quote(person)}"
+    return _item_condition(query.item) if query.kind == "item" else f"person = {_quote_sql(person)}"
 
 
 def _item_condition(item: str) -> str:
-    return f"(item_id = {_quote(item)} OR list_contains(items, {_quote(item)}))"
+    return f"(item_id = {_quote_sql(item)} OR list_contains(items, {_quote_sql(item)}))"
 
 
 def entities_without_events(project: "Project", query: PersonItemQuery, person: str) -> list[str]:
@@ -168,7 +173,7 @@ def entities_without_events(project: "Project", query: PersonItemQuery, person: 
     from tailorbird.lake import Lake
 
     conditions = (
-        [] if query.kind == "item" else [(person or query.person, f"person = {_quote(person)}")]
+        [] if query.kind == "item" else [(person or query.person, f"person = {_quote_sql(person)}")]
     )
     conditions += [(query.item, _item_condition(query.item))] if query.item else []
     lake = Lake(project.paths.lake)
@@ -209,7 +214,7 @@ def newest_events(
     return Lake(project.paths.lake).sql(query).to_pylist()
 
 
-def _quote(text: str) -> str:
+def _quote_sql(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 

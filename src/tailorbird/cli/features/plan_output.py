@@ -87,7 +87,10 @@ def plan_to_dict(
 def _total_bytes(
     comparison: "SetComparison", entity_counts: "dict[str, EntityCounts] | None", field: str
 ) -> int | None:
-    """Return the bytes of all records at full width, by the entities in the applied state."""
+    """Return the bytes of all records at full width, by the entities in the applied state.
+
+    `field` is `before` or `after`: by the applied schema, or by the new one.
+    """
     if entity_counts is None:
         return None
     return sum(
@@ -225,9 +228,9 @@ def _format_entity_count(
 
 
 def format_bytes(size: int) -> str:
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
+    for unit_bytes, unit_name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit_bytes:
+            return f"{size / unit_bytes:.1f} {unit_name}"
     return f"{size} bytes"
 
 

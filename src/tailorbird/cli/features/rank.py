@@ -147,12 +147,12 @@ def _location_key(location: str) -> tuple[str, int]:
 
 
 def _print_report(report: "SignalReport") -> None:
-    finite_values = [
+    finite_importances = [
         signal.importance.value
         for signal in report.signals
         if signal.importance.value == signal.importance.value
     ]
-    importance_max = max([*finite_values, 1e-9])
+    importance_max = max([*finite_importances, 1e-9])
     titles = [
         "column",
         "",
@@ -217,12 +217,14 @@ def _print_report(report: "SignalReport") -> None:
 
 
 def _describe_verdict(signals: Sequence["Signal"], signal: "Signal") -> str:
-    cluster_names = [
+    names_in_cluster = [
         other.name
         for other in signals
         if signal.cluster and other.cluster == signal.cluster and other is not signal
     ]
-    verdict = signal.verdict + (f" (goes with {', '.join(cluster_names)})" if cluster_names else "")
+    verdict = signal.verdict + (
+        f" (goes with {', '.join(names_in_cluster)})" if names_in_cluster else ""
+    )
     return (
         verdict
         if signal.kept == (signal.verdict == "signal")

@@ -86,8 +86,10 @@ def show(
             "expected user:ID, anonymous:ID, item:ID or another FIELD:VALUE",
             fix="tailorbird features show user:u000001",
         )
-    kind, _, name = about[0].partition(":")
-    is_single_subject = len(about) == 1 and kind in ("user", "anonymous", "item") and name != ""
+    kind, _, entity_id = about[0].partition(":")
+    is_single_subject = (
+        len(about) == 1 and kind in ("user", "anonymous", "item") and entity_id != ""
+    )
     if not is_single_subject and item:
         raise UsageError(
             "expected one person to go with it",
@@ -99,7 +101,7 @@ def show(
             raise UsageError(
                 "expected a person to go with it", where="--item", fix=f"user:ID --item {item}"
             )
-        name, item = "", name
+        entity_id, item = "", entity_id
     if known and min(known) < 0:
         raise UsageError(
             f"expected a position, got {min(known)}",
@@ -109,11 +111,11 @@ def show(
     project = open_project(use_applied=True)
     about = tuple(pseudonymise_entity(project, text) for text in about)
     if is_single_subject and kind != "item":
-        name = about[0].partition(":")[2]
-    clock, note = response_clock("", project, SystemClock())
+        entity_id = about[0].partition(":")[2]
+    clock, clock_note = response_clock("", project, SystemClock())
     as_of = parse_time(at, "--at") if at else clock.now()
-    if note and not at and not json:
-        console().print(note)
+    if clock_note and not at and not json:
+        console().print(clock_note)
     if why:
         require_feature(project, why)
     if not is_single_subject:
@@ -124,13 +126,17 @@ def show(
         )
         explain_about(project, query, why, json) if why else show_about(project, query, json)
     elif why:
-        _explain(project, PersonItemQuery(kind, name, item, as_of, known, clock.now()), why, json)
+        _explain(
+            project, PersonItemQuery(kind, entity_id, item, as_of, known, clock.now()), why, json
+        )
     elif at or known:
         _show_past(
-            project, PersonItemQuery(kind, name, item, as_of, known, clock.now()), events, json
+            project, PersonItemQuery(kind, entity_id, item, as_of, known, clock.now()), events, json
         )
     else:
-        _show_current(project, PersonItemQuery(kind, name, item, as_of, None, as_of), events, json)
+        _show_current(
+            project, PersonItemQuery(kind, entity_id, item, as_of, None, as_of), events, json
+        )
 
 
 def _show_current(project: "Project", query: PersonItemQuery, event_count: int, json: bool) -> None:
@@ -141,7 +147,7 @@ def _show_current(project: "Project", query: PersonItemQuery, event_count: int, 
     values = entity_values(project, query, rows.numeric[0])
     present_values = {key: value for key, value in values.items() if value == value}
     event_rows = newest_events(project, event_condition(query, person), event_count)
-    without_events = entities_without_events(project, query, person)
+    names_without_events = entities_without_events(project, query, person)
     if json:
         print_json(
             {
@@ -151,7 +157,7 @@ def _show_current(project: "Project", query: PersonItemQuery, event_count: int, 
                 "p": rows.log_position,
                 "features": present_values,
                 "events": event_rows,
-                "unheard_of": without_events,
+                "unheard_of": names_without_events,
             }
         )
         return
@@ -164,7 +170,7 @@ def _show_current(project: "Project", query: PersonItemQuery, event_count: int, 
     missing_features = [key for key, value in values.items() if value != value]
     if missing_features:
         console().print(f"missing: {', '.join(missing_features)}")
-    print_without_events(without_events)
+    print_without_events(names_without_events)
     print_table(
         "\nNewest events", EVENTS_SELECT.split(", "), [list(row.values()) for row in event_rows]
     )
@@ -202,7 +208,7 @@ def _show_past(project: "Project", query: PersonItemQuery, event_count: int, jso
     past_values = entity_values(project, query, past_rows.numeric[0])
     try:
         current_values = entity_values(
-            project, query, _read_state(project, query, now=True).numeric[0]
+            project, query, _read_state(project, query, as_of_now=True).numeric[0]
         )
     except NotReadyError:  # There is no state yet, or it is being built.
         current_values = {}
@@ -213,7 +219,7 @@ def _show_past(project: "Project", query: PersonItemQuery, event_count: int, jso
         before=query.as_of,
         log_position=log_position,
     )
-    without_events = entities_without_events(project, query, person)
+    names_without_events = entities_without_events(project, query, person)
     if json:
         present_values = {
             name: {key: value for key, value in values.items() if value == value}
@@ -226,7 +232,7 @@ def _show_past(project: "Project", query: PersonItemQuery, event_count: int, jso
                 "p": log_position,
                 **present_values,
                 "events": event_rows,
-                "unheard_of": without_events,
+                "unheard_of": names_without_events,
             }
         )
         return
@@ -238,7 +244,7 @@ def _show_past(project: "Project", query: PersonItemQuery, event_count: int, jso
         for name, value in past_values.items()
     ]
     print_table(title, ["feature", "then", "now"], rows, numeric_columns=["then", "now"])
-    print_without_events(without_events)
+    print_without_events(names_without_events)
     print_table(
         "\nNewest events then",
         EVENTS_SELECT.split(", "),
@@ -306,7 +312,8 @@ def _explain(project: "Project", query: PersonItemQuery, feature: str, json: boo
     )
 
 
-def _read_state(project: "Project", query: PersonItemQuery, *, now: bool = False):
+def _read_state(project: "Project", query: PersonItemQuery, *, as_of_now: bool = False):
+    """Return the row of features that the state has, as of the query's time or as of now."""
     from dataclasses import replace
 
     from tailorbird.features.online.read import Reader
@@ -314,7 +321,7 @@ def _read_state(project: "Project", query: PersonItemQuery, *, now: bool = False
     reader = Reader(project.paths.state, project.features, workers=project.workers)
     try:
         return reader.read(
-            replace(query.request, now=query.now) if now else query.request, [query.item]
+            replace(query.request, now=query.now) if as_of_now else query.request, [query.item]
         )
     finally:
         reader.close()

@@ -22,8 +22,8 @@ class EntityQuery:
 
     Attributes:
         as_of: time to show values as of, microseconds.
-        positions: routed positions up to which events count, one per part if there are several
-            workers.
+        positions: routed positions up to which events count, one per worker if there are
+            several.
         is_past: show values of the past by the lake, instead of present ones by the state.
         event_count: number of the newest events to show.
     """
@@ -222,7 +222,7 @@ def _subject_events(
     from tailorbird.features.offline.profile_join import JoinedEvents
     from tailorbird.lake import Lake, time_filter
 
-    where = time_filter(ts_to=result["t"]) & (ds.field("p") <= result["p"])
+    event_filter = time_filter(ts_to=result["t"]) & (ds.field("p") <= result["p"])
     for field, column in (
         ("user", "person"),
         ("anonymous", "person"),
@@ -231,10 +231,10 @@ def _subject_events(
         ("country", "country"),
     ):
         if field in subject.field_values:
-            where &= ds.field(column) == (
+            event_filter &= ds.field(column) == (
                 person if column == "person" else subject.field_values[field]
             )
-    events = JoinedEvents(Lake(project.paths.lake), project.features).table(where=where)
+    events = JoinedEvents(Lake(project.paths.lake), project.features).table(where=event_filter)
     return [events.sort_by([("ts", "ascending"), ("event_id", "ascending")]).combine_chunks()]
 
 

@@ -210,9 +210,9 @@ def _print_report(
         ):
             print_routed_counts(count_by_decision, "replay")
         return
-    columns = ["accepted", "repeats", "left_out", "refused"]
+    outcomes = ["accepted", "repeats", "left_out", "refused"]
     rows = [
-        (reason, *(count_by_outcome.get(column, 0) for column in columns))
+        (reason, *(count_by_outcome.get(outcome, 0) for outcome in outcomes))
         for reason, count_by_outcome in sorted(report.by_reason.items())
     ]
     title = (

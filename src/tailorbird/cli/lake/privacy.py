@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tailorbird.privacy import Match, Preview, Receipt, SearchReport
     from tailorbird.privacy.people import StoredId
 
-_UNKNOWN_IDS_SHOWN = 10  # unknown ids
+_UNKNOWN_IDS_SHOWN = 10
 
 
 def erase(
@@ -72,25 +72,27 @@ def erase(
             "An erasure was cut short before it changed anything. Roles may start again; "
             "whoever was to be erased is not."
         )
-    has_unfinished = is_unfinished(project.paths.data)
+    has_unfinished_erasure = is_unfinished(project.paths.data)
     stored_people = _to_stored_ids(
-        project, _read_ids(user, from_, is_required=not (yes and has_unfinished))
+        project, _read_ids(user, from_, is_required=not (yes and has_unfinished_erasure))
     )
     if not yes:
-        _print_preview(preview(project, stored_people, clock), has_unfinished, json)
+        _print_preview(preview(project, stored_people, clock), has_unfinished_erasure, json)
         return
-    other_erasures = find_not_begun(project.paths.data, stored_people) if has_unfinished else []
+    people_not_begun = (
+        find_not_begun(project.paths.data, stored_people) if has_unfinished_erasure else []
+    )
     receipts = [_erase(project, stored_people, quiet=json)]
-    if other_erasures:
+    if people_not_begun:
         if not json:
             console().print(
                 "This was the erasure that had been cut short. Now the ids that were given, "
                 "of whom it was not:"
             )
-        receipts.append(_erase(project, other_erasures, quiet=json))
+        receipts.append(_erase(project, people_not_begun, quiet=json))
     if json:
-        earlier = {"cut_short": _receipt_to_dict(receipts[0])} if other_erasures else {}
-        print_json(_receipt_to_dict(receipts[-1]) | earlier)
+        earlier_receipt = {"cut_short": _receipt_to_dict(receipts[0])} if people_not_begun else {}
+        print_json(_receipt_to_dict(receipts[-1]) | earlier_receipt)
     raise SystemExit(0 if all(receipt.is_clean for receipt in receipts) else 1)
 
 
@@ -195,6 +197,7 @@ def _to_stored_ids(project: "Project", ids: list[str]) -> "list[StoredId]":
 
 
 def _read_flat_ids(project: "Project", user: str) -> list[str]:
+    """Return all ids under which the given people are stored: pseudonyms and plain ids."""
     from tailorbird.privacy.people import flatten_ids
 
     return flatten_ids(_to_stored_ids(project, _read_ids(user, None, is_required=True)))
@@ -206,14 +209,14 @@ def _split_ids(text: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def _print_preview(preview: "Preview", has_unfinished: bool, json: bool) -> None:
+def _print_preview(preview: "Preview", has_unfinished_erasure: bool, json: bool) -> None:
     import msgspec
 
     if json:
-        print_json({**msgspec.to_builtins(preview), "unfinished": has_unfinished})
+        print_json({**msgspec.to_builtins(preview), "unfinished": has_unfinished_erasure})
         return
     out = console()
-    if has_unfinished:
+    if has_unfinished_erasure:
         out.print("An erasure was cut short; --yes brings it to its end before anything else.")
     rows = sorted(preview.events.items(), key=lambda item: -item[1])
     print_table("Would be erased", ["type", "events"], rows, numeric_columns=["events"])
@@ -238,14 +241,16 @@ def _print_receipt(receipt: "Receipt", project: "Project") -> None:
     console().print(f"Receipt: {receipt.path}")
 
 
-def _print_unknown(unknown_numbers: list[int]) -> None:
-    if unknown_numbers:
-        ellipsis = ", …" if len(unknown_numbers) > _UNKNOWN_IDS_SHOWN else ""
+def _print_unknown(unknown_id_numbers: list[int]) -> None:
+    """Print which of the given ids nothing was found of, by their number in the input."""
+    if unknown_id_numbers:
+        ellipsis = ", …" if len(unknown_id_numbers) > _UNKNOWN_IDS_SHOWN else ""
         numbers = (
-            ", ".join(f"{number:,}" for number in unknown_numbers[:_UNKNOWN_IDS_SHOWN]) + ellipsis
+            ", ".join(f"{number:,}" for number in unknown_id_numbers[:_UNKNOWN_IDS_SHOWN])
+            + ellipsis
         )
         console().print(
-            f"No event, answer or profile was found of {len(unknown_numbers):,} of the ids that "
+            f"No event, answer or profile was found of {len(unknown_id_numbers):,} of the ids that "
             "were "
             f"given (number {numbers}): are they written as the site writes them?"
         )

@@ -30,7 +30,11 @@ def candidates(
     stop_event = start_role()
     project = open_project(use_applied=True)
     apply_remote_erasures(project)
-    contract_by_hash = {contract.hash: contract for contract in maintained_contracts(project)}
+    # A contract says which tables are maintained, and with what settings.
+    contract_by_hash = {
+        maintained_contract.hash: maintained_contract
+        for maintained_contract in maintained_contracts(project)
+    }
     if contract and contract not in contract_by_hash:
         raise UsageError(
             f"no slot and no bundle asks for the tables {contract}",

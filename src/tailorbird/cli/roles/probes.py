@@ -21,7 +21,7 @@ STALLED_AFTER_S_BY_ROLE = {
     "score": 600.0,
     "candidates": 600.0,
     "lake": 900.0,
-    "trainer": 0.0,
+    "trainer": 0.0,  # never
 }
 
 

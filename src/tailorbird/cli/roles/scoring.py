@@ -46,9 +46,15 @@ class ScoreModels:
         self._churn_model_names = sorted(
             {score.model for score in _scores_of_kind(project, ChurnScore)}
         )
-        registry_by_model = {name: project.paths.churn(name) for name in self._churn_model_names}
+        registry_path_by_model = {
+            name: project.paths.churn(name) for name in self._churn_model_names
+        }
         self._churn = ChurnModels(
-            registry_by_model, self._server.feature_provider, clock, Metrics(), probe=probe_in_child
+            registry_path_by_model,
+            self._server.feature_provider,
+            clock,
+            Metrics(),
+            probe=probe_in_child,
         )
         self._churn.start()
 
@@ -56,8 +62,9 @@ class ScoreModels:
         self._server.refresh()
 
     def reached_position(self) -> int:
+        """Return the routed position that all states have reached; 0 while one is missing."""
         positions = []
-        for features in self._read_features():
+        for features in self._used_feature_sets():
             with self._server.feature_provider.open_schema(features) as reading:
                 reader = reading.reader
                 try:
@@ -81,7 +88,7 @@ class ScoreModels:
         self._churn.stop()
         self._server.close()
 
-    def _read_features(self) -> "list[FeatureSet]":
+    def _used_feature_sets(self) -> "list[FeatureSet]":
         """Return the feature sets that scores are computed from."""
         bundle = self._server.rollout.current() if self._pipeline is not None else None
         ranker_features = [] if bundle is None or bundle.features is None else [bundle.features]

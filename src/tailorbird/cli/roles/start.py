@@ -40,7 +40,7 @@ def open_schema(schema: str) -> "tuple[Project, FeatureSet]":
 
 
 def report_plain_copy(project: "Project") -> None:
-    """Say that a project is a plain copy, or refuse it, as `up` does for its roles."""
+    """Say that a project is a copy of another folder, or refuse it, as `up` does for its roles."""
     from tailorbird.backup import record_origin
 
     if PARENT_VARIABLE in os.environ:

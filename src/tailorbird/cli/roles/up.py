@@ -94,7 +94,7 @@ def up(
     schema_watch = ActiveSchemaWatch(project)
     announcer = _UrlAnnouncer(project.paths.run, report_line)
 
-    def desired_roles() -> list[Role] | None:
+    def desired_roles_if_changed() -> list[Role] | None:
         announcer.print_once()
         return (
             _desired_roles(project, build_servers(), train=train)
@@ -103,12 +103,14 @@ def up(
         )
 
     try:
-        roles = _initial_roles(project, desired_roles, build_servers, report_line, live=live)
+        roles = _initial_roles(
+            project, desired_roles_if_changed, build_servers, report_line, live=live
+        )
         supervisor = Supervisor(
             project.root,
             roles,
             report_line,
-            desired_roles=desired_roles,
+            desired_roles=desired_roles_if_changed,
             on_change=partial(_write_roles, project.paths.run, report_line=report_line),
             take_over=None if lock.is_held else lock.take_over,
             on_reload=partial(_run_new_code, listener),
@@ -166,6 +168,7 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
 
     schemas = active_schemas(project)
     plan = route_plan_for(project, schemas)
+    # A router is restarted if the attributes that it copies into events change.
     router_variant = ",".join([*plan.user_attributes, "", *plan.item_attributes])
     worker_roles = [
         role
@@ -174,8 +177,12 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
     ]
     trainer_roles = [Role("trainer", ["run", "trainer"])] if train else []
     router_roles = [
-        Role("router" if not n else f"router {n + 1}", ["run", "router"], variant=router_variant)
-        for n in range(_router_count(project))
+        Role(
+            "router" if not number else f"router {number + 1}",
+            ["run", "router"],
+            variant=router_variant,
+        )
+        for number in range(_router_count(project))
     ]
     score_roles = [Role("score", ["run", "score"])] if project.scores else []
     contracts = maintained_contracts(project)
@@ -202,7 +209,7 @@ def _desired_roles(project: "Project", servers: "list[Role]", *, train: bool) ->
 
 def _initial_roles(
     project: "Project",
-    desired_roles: "Callable[[], list[Role] | None]",
+    desired_roles_if_changed: "Callable[[], list[Role] | None]",
     build_servers: "Callable[[], list[Role]]",
     report_line: "ReportLine",
     *,
@@ -222,7 +229,7 @@ def _initial_roles(
             report_line("up", notice)
         if notice := settle_clock(project, SystemClock(), force_live=live):
             report_line("up", notice)
-        return desired_roles() or []
+        return desired_roles_if_changed() or []
     except DamageError as error:
         report_line(
             "up",

@@ -200,7 +200,7 @@ def _print_train_report(report: "TrainReport") -> None:
             f'  To serve it in an arm of an experiment:  versions={{"{name}": "{report.version}"}}'
         )
     elif not report.promoted:
-        _print_override(report)
+        _print_promote_command(report)
     _print_notes(report)
     out.print(f"Report: {report.page_path}")
 
@@ -217,15 +217,15 @@ def print_churn(report: "ChurnReport", name: str) -> None:
     )
     _print_outcome(report)
     if not report.promoted:
-        _print_override(report, f" --churn {name}")
+        _print_promote_command(report, f" --churn {name}")
     _print_notes(report)
     best_k = report.curve.best_k
     if best_k:
-        value = (
+        value_text = (
             f"expected {report.curve.expected_value[best_k - 1]:,.0f}, by who left "
             f"{report.curve.realised_value[best_k - 1]:,.0f}"
         )
-        out.print(f"Contact the first {best_k:,} of {len(cut.churned):,}: {value}")
+        out.print(f"Contact the first {best_k:,} of {len(cut.churned):,}: {value_text}")
     out.print(f"Report: {report.page_path}")
 
 
@@ -236,10 +236,10 @@ def _print_outcome(report: "TrainReport | ChurnReport") -> None:
     )
 
 
-def _print_override(report: "TrainReport | ChurnReport", option: str = "") -> None:
+def _print_promote_command(report: "TrainReport | ChurnReport", churn_option: str = "") -> None:
     console().print(
         f"  To let it answer nevertheless:  {this_command()} models promote "
-        f'{report.version}{option} --why "a first try"'
+        f'{report.version}{churn_option} --why "a first try"'
     )
 
 
@@ -259,14 +259,14 @@ def print_long_tail(evaluation: "Evaluation") -> None:
     A model can win by showing the same popular items to everyone.
     """
     baseline = evaluation.best_baseline
-    count, figures = evaluation.slices.get("long-tail items", (0, {}))
-    if not count:
+    request_count, interval_by_model = evaluation.slices.get("long-tail items", (0, {}))
+    if not request_count:
         console().print("Long-tail items: nobody chose one in the test part")
         return
-    baseline_text = f", {baseline} {figures[baseline]}" if baseline else ""
+    baseline_text = f", {baseline} {interval_by_model[baseline]}" if baseline else ""
     console().print(
-        f"Long-tail items, {count:,} requests: {evaluation.model_name} "
-        f"{figures[evaluation.model_name]}{baseline_text}"
+        f"Long-tail items, {request_count:,} requests: {evaluation.model_name} "
+        f"{interval_by_model[evaluation.model_name]}{baseline_text}"
     )
 
 
@@ -315,7 +315,7 @@ def print_results(
     ]
 
     def format_cell(figures: dict[str, float | None], name: str) -> str:
-        value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
+        value, low, high = (figures.get(f"{name}{suffix}") for suffix in ("", "_low", "_high"))
         if value is None:
             return ""
         return (
@@ -331,7 +331,7 @@ def print_results(
             return math.inf if loss is None else loss
         return -(figures.get("ndcg_10") or 0.0)
 
-    ranked_results = sorted(results.items(), key=lambda pair: sort_key(pair[1]))
+    ranked_results = sorted(results.items(), key=lambda named_figures: sort_key(named_figures[1]))
     rows = [
         (name, *(format_cell(figures, metric_name) for metric_name in available_metrics))
         for name, figures in ranked_results

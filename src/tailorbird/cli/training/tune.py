@@ -199,13 +199,13 @@ def _print_report(report: "TuneReport") -> None:
         numeric_columns=titles[1:],
     )
     out = console()
-    for name, trials in report.trials.items():
+    for architecture, trials in report.trials.items():
         pruned_count = sum(trial.state == "pruned" for trial in trials)
         failed_count = sum(trial.state == "failed" for trial in trials)
-        spent_s = report.about["spent"][name]["seconds"]
+        spent_s = report.about["spent"][architecture]["seconds"]
         out.print(
-            f"{name}: {len(trials)} trials, {pruned_count} given up early, {failed_count} failed, "
-            f"{spent_s:,.0f} s of fits"
+            f"{architecture}: {len(trials)} trials, {pruned_count} given up early, "
+            f"{failed_count} failed, {spent_s:,.0f} s of fits"
         )
     if report.about["untuned"]:
         out.print(f"Not tuned: {report.about['untuned']}")

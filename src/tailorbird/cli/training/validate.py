@@ -134,11 +134,11 @@ def _print_report(report: "ValidationReport") -> None:
         (
             name,
             count,
-            _format_interval(figures[MODEL_NAME]),
-            _format_interval(figures[baseline]) if baseline else "",
+            _format_interval(interval_by_model[MODEL_NAME]),
+            _format_interval(interval_by_model[baseline]) if baseline else "",
         )
-        for name, (count, figures) in {
-            "all": (evaluation.request_count, _primary_figures(report)),
+        for name, (count, interval_by_model) in {
+            "all": (evaluation.request_count, _primary_intervals(report)),
             **evaluation.slices,
         }.items()
     ]
@@ -175,10 +175,13 @@ def _print_report(report: "ValidationReport") -> None:
         out.print(note)
 
 
-def _primary_figures(report: "ValidationReport") -> dict[str, Any]:
+def _primary_intervals(report: "ValidationReport") -> dict[str, Any]:
     from tailorbird.training.evaluation.figures import PRIMARY_METRIC
 
-    return {name: figures[PRIMARY_METRIC] for name, figures in report.evaluation.intervals.items()}
+    return {
+        name: interval_by_metric[PRIMARY_METRIC]
+        for name, interval_by_metric in report.evaluation.intervals.items()
+    }
 
 
 def _format_interval(interval: Any) -> str:

@@ -100,13 +100,13 @@ def find_lookahead(
         request_data = data.take(np.array([request_index]))
         is_visible = is_timeless | (
             (ts < request_data.t[0]) & (log_position <= request_data.log_position[0].max())
-        )  # with several parts, the most advanced position counts
-        with_all_events, with_visible_events = (
+        )  # with several workers, the most advanced position counts
+        all_events_chunk, visible_events_chunk = (
             _compute_features(request_data, features, known_events)
             for known_events in (events, events.filter(pa.array(is_visible)))
         )
         row_count += request_data.row_count
-        for name, count in count_differences(with_all_events, with_visible_events).items():
+        for name, count in count_differences(all_events_chunk, visible_events_chunk).items():
             changed_rows_by_column[name] = changed_rows_by_column.get(name, 0) + count
     findings = [
         Finding(

@@ -25,9 +25,11 @@ from tailorbird.training.tuning.splits import Split
 TREES = "gbdt"
 
 
-def build_fit_request(train: TrainSettings, seed: int) -> FitRequest:
+def build_fit_request(train_settings: TrainSettings, seed: int) -> FitRequest:
     """Return the fit that training would do: trees by `gbdt`, a net by its `parameters`."""
-    return FitRequest(dict(train.parameters), seed, train, train.gbdt.threads)
+    return FitRequest(
+        dict(train_settings.parameters), seed, train_settings, train_settings.gbdt.threads
+    )
 
 
 def fit_model(split: Split, request: FitRequest) -> CalibratedModel:

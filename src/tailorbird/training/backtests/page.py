@@ -19,7 +19,7 @@ _LOSS_COLOUR = "#b3541e"
 def write_validation(folder: Path, report: ValidationReport) -> Path:
     """Write `validation-SLOT.html` and its JSON, and return the page's path."""
     page = folder / f"validation-{report.slot}.html"
-    figures = report.evaluation.intervals
+    intervals_by_model = report.evaluation.intervals
     shown_models = [
         MODEL_NAME,
         *(test.competitor for test in report.tests if test.kind == "baseline"),
@@ -35,7 +35,9 @@ def write_validation(folder: Path, report: ValidationReport) -> Path:
         report=report,
         model=MODEL_NAME,
         primary=PRIMARY_METRIC,
-        ranked=sorted(shown_models, key=lambda name: -figures[name][PRIMARY_METRIC].value),
+        ranked=sorted(
+            shown_models, key=lambda name: -intervals_by_model[name][PRIMARY_METRIC].value
+        ),
         best=best_baseline(report),
         charts=[to_svg(chart) for chart in charts],
         facts=[

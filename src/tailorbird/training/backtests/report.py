@@ -22,6 +22,8 @@ class ComparisonTest:
     """A paired comparison: the model's gain over another, and its p-value.
 
     Attributes:
+        competitor: the baseline or variant that the model is compared with.
+        kind: `baseline`, or the kind of the variant.
         p: two-sided, from the width of the interval.
         p_adjusted: p after Holm's correction over all tests of the report.
     """
@@ -59,11 +61,11 @@ def holm_adjust(comparisons: Sequence[tuple[str, str, Interval]]) -> list[Compar
     p_values = []
     for _, _, gain in comparisons:
         standard_error = (gain.high - gain.low) / (2 * 1.96)
-        p_without_error = 1.0 if gain.value == 0 else 0.0
+        p_at_zero_error = 1.0 if gain.value == 0 else 0.0
         p = (
             float(2 * norm.sf(abs(gain.value) / standard_error))
             if standard_error > 0
-            else p_without_error
+            else p_at_zero_error
         )
         p_values.append(p if gain.has_bounds else float("nan"))
     p_adjusted_values = np.array(p_values, np.float64)
@@ -99,10 +101,10 @@ class OverfitGap:
 
     def to_dict(self) -> dict[str, Any]:
         part_names = ("train", "validation", "test")
-        figures = {"auc": self.auc, "log_loss": self.log_loss}
+        figures_by_metric = {"auc": self.auc, "log_loss": self.log_loss}
         values_by_name = {
             f"{metric}_{part}": _round_or_none(value)
-            for metric, values in figures.items()
+            for metric, values in figures_by_metric.items()
             for part, value in zip(part_names, values, strict=True)
         }
         return {"origin": self.origin, "head": self.head, **values_by_name}
@@ -118,6 +120,7 @@ class ValidationReport:
         tests: against baselines and other ways of training.
         learning_curve: share of the training requests → NDCG@10; 1 is the model.
         findings: suspected leaks, and overfitted heads.
+        about: seed, settings, and period and architecture of each split.
         substitution: note that another architecture was requested than the slot is tuned to, or "".
     """
 
@@ -152,7 +155,7 @@ class ValidationReport:
         )
 
     def to_frame(self) -> Frame:
-        """Return the figures over all cuts, the best model first."""
+        """Return the figures over all origins, the best model first."""
         return figures_frame(self.evaluation.to_dict()["results"])
 
     def plot(self, metric: str = "ndcg_10") -> "Figure":

@@ -157,24 +157,26 @@ def validate(
             for name, gain in evaluation.differences.items()
         ]
     )
-    fitted_names = [model.model.architecture for model in models]
-    findings += _find_overfit(overfit_gaps, is_net=fitted_names[-1] != TREES)
+    fitted_architectures = [model.model.architecture for model in models]
+    findings += _find_overfit(overfit_gaps, is_net=fitted_architectures[-1] != TREES)
     substitution = _describe_substitution(train_settings.architecture, settings.tuned_to)
     notes = [
         segmented_requests.training_data.source_note,
-        *_describe_auto_choice(train_settings.architecture, fitted_names, allows_nets=allows_nets),
+        *_describe_auto_choice(
+            train_settings.architecture, fitted_architectures, allows_nets=allows_nets
+        ),
         *skipped_variants,
     ]
     about = describe_splits(segmented_requests, [split for split, _ in splits])
     about["splits"] = [
         {**split_summary, "architecture": name}
-        for split_summary, name in zip(about["splits"], fitted_names, strict=True)
+        for split_summary, name in zip(about["splits"], fitted_architectures, strict=True)
     ]
     about |= {
         "seed": settings.seed,
         "tuned": "; ".join(note for note in (train_settings.tuned, substitution) if note) or "no",
         "architecture": train_settings.architecture,
-        "settings": {name: resolve_settings(name, request) for name in dict.fromkeys(fitted_names)},
+        "settings": {name: resolve_settings(name, request) for name in fitted_architectures},
     }
     return ValidationReport(
         slot.name,
@@ -243,15 +245,15 @@ def _fit_origins_and_variants(
         variant_scores = _fit_each_origin(
             label, splits, lambda split, fit=fit_and_predict: fit(split, request), progress
         )
-        complete_scores = [value for value in variant_scores if value is not None]
+        complete_scores = [row_scores for row_scores in variant_scores if row_scores is not None]
         if len(complete_scores) < len(splits):  # it would be compared on other requests
             skipped_variants.append(
                 f"{variant.name} was left out: too little to learn from, or it "
                 "diverged, at some origin"
             )
             continue
-        for origin_scores, value in zip(scores_by_origin, complete_scores, strict=True):
-            origin_scores[variant.name] = value
+        for origin_scores, row_scores in zip(scores_by_origin, complete_scores, strict=True):
+            origin_scores[variant.name] = row_scores
     return models, scores_by_origin, skipped_variants
 
 
@@ -280,7 +282,7 @@ def _describe_substitution(architecture: str, tuned_to: str) -> str:
 
 
 def _describe_auto_choice(
-    architecture: str, fitted_names: Sequence[str], *, allows_nets: bool
+    architecture: str, fitted_architectures: Sequence[str], *, allows_nets: bool
 ) -> list[str]:
     """Describe the choice of `auto`."""
     if architecture != AUTO:
@@ -290,7 +292,7 @@ def _describe_auto_choice(
             "auto took gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets "
             "it try nets"
         ]
-    return [f"auto took, by what each origin watched: {', '.join(fitted_names)}"]
+    return [f"auto took, by what each origin watched: {', '.join(fitted_architectures)}"]
 
 
 def _find_leaks(
@@ -308,10 +310,10 @@ def _find_leaks(
             split.names, split.train.matrix, split.train.labels[head], head
         )
     ]
-    first_by_subject = {
+    first_finding_by_subject = {
         column_finding.subject: column_finding for column_finding in reversed(column_findings)
     }
-    unique_findings = list(reversed(first_by_subject.values()))
+    unique_findings = list(reversed(first_finding_by_subject.values()))
     training_data = segmented_requests.training_data
     return [
         *unique_findings,
@@ -326,11 +328,11 @@ def _build_variants(
 ) -> list[Variant]:
     if not settings.variants:
         return []
-    ranked_columns = signals.get("subset", {}).get("keep", ())
+    columns_to_keep = signals.get("subset", {}).get("keep", ())
     return build_variants(
         split.names,
         features,
-        ranked_columns,
+        columns_to_keep,
         defaults=bool(settings.train.tuned),
         layout=split.layout,
     )
@@ -379,9 +381,9 @@ def _find_overfit(overfit_gaps: Sequence[OverfitGap], *, is_net: bool) -> list[F
                 f"{np.mean([gap.auc.train for gap in head_gaps]):.3f} on what it learned from, "
                 f"{np.mean([gap.auc.holdout for gap in head_gaps]):.3f} later"
             )
-            fix = f"{advice} or more data may help: tailorbird tune"
+            advice_text = f"{advice} or more data may help: tailorbird tune"
             findings.append(
-                Finding("look", f"head {head}", f"over-fit: an AUC of {auc_text}; {fix}")
+                Finding("look", f"head {head}", f"over-fit: an AUC of {auc_text}; {advice_text}")
             )
     return findings
 

@@ -29,8 +29,8 @@ TRAINING_SHARES = (0.125, 0.25, 0.5)  # of the training requests
 PEOPLE_GROUPS = 3
 UNSEEN_PEOPLE = "unseen people"
 BOOSTED_TREES = "boosted trees"
-ITEM_ID_COLUMNS = "the item's id and the newest items"  # codes that only nets use
-POSITIVES_MIN = 20  # of each class of a head
+ITEM_ID_COLUMNS = "the item's id and the newest items"  # a group: codes that only nets use
+CLASS_ROWS_MIN = 20  # positives, and negatives, that a head needs
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,14 @@ def with_learnable_heads(split: Split) -> Split | None:
     learnable_objective = {
         head: weight
         for head, weight in split.objective.items()
-        if min(labels_by_head[head].sum(), (~labels_by_head[head]).sum()) >= POSITIVES_MIN
+        if min(labels_by_head[head].sum(), (~labels_by_head[head]).sum()) >= CLASS_ROWS_MIN
     }
     return replace(split, objective=learnable_objective) if learnable_objective else None
 
 
 def _train_on_share(share: float) -> Callable[[Split, FitRequest], Floats | None]:
+    """Return the `fit_and_predict` of a variant that learns from a share of the requests."""
+
     def fit_on_share(split: Split, request: FitRequest) -> Floats | None:
         rng = np.random.default_rng([request.seed, round(1000 * share)])
         is_selected = rng.random(len(split.train.t)) < share

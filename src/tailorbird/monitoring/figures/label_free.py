@@ -64,12 +64,16 @@ class ScoredImpressions:
             cell_count: number of cells.
         """
         codes = encode_seen(self.probability, self.is_clicked)
-        pairs, counts = np.unique(
+        cell_codes, counts = np.unique(
             cell_of_response[self.response_index] * 2 * BIN_COUNT + codes, return_counts=True
         )
-        offsets = np.searchsorted(pairs, np.arange(cell_count + 1) * 2 * BIN_COUNT).astype(np.int32)
+        offsets = np.searchsorted(cell_codes, np.arange(cell_count + 1) * 2 * BIN_COUNT).astype(
+            np.int32
+        )
         return (
-            pa.ListArray.from_arrays(offsets, pa.array((pairs % (2 * BIN_COUNT)).astype(np.int16))),
+            pa.ListArray.from_arrays(
+                offsets, pa.array((cell_codes % (2 * BIN_COUNT)).astype(np.int16))
+            ),
             pa.ListArray.from_arrays(offsets, pa.array(counts.astype(np.int32))),
         )
 

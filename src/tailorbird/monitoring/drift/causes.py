@@ -90,6 +90,7 @@ class _Facts:
     """Signals before and during an episode.
 
     Attributes:
+        first_hour: that of the signals, microseconds; the episode counts hours from it.
         shift: change in a share that is evidence.
         is_fall: the episode is one of clicks, which all its hours together explain.
     """

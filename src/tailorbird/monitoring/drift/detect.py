@@ -142,17 +142,17 @@ def _find_outages(signals: Sequence[Signal], history_hours: int) -> list[Episode
         ]
     )[hour_classes]
     is_quiet = counts <= np.maximum(QUIET_RATIO * usual_counts, 1.0)
-    is_out = np.zeros(len(counts), bool)
+    is_outage = np.zeros(len(counts), bool)
     for length in OUTAGE_BLOCK_HOURS:
         blocks = block_sums(np.column_stack([counts, usual_counts]), length)
-        is_out_block = (blocks[:, 1] >= USUAL_COUNT_MIN) & (
+        is_outage_block = (blocks[:, 1] >= USUAL_COUNT_MIN) & (
             blocks[:, 0] <= QUIET_RATIO * blocks[:, 1]
         )
-        is_out |= is_quiet & (np.convolve(is_out_block, np.ones(length)) > 0)
+        is_outage |= is_quiet & (np.convolve(is_outage_block, np.ones(length)) > 0)
     outages = []
     for first_hour, last_hour in _find_runs(is_quiet[history_hours:], 1):
-        is_out_in_run = is_out[history_hours:][first_hour : last_hour + 1]
-        hours = history_hours + first_hour + np.flatnonzero(is_out_in_run)
+        is_outage_in_run = is_outage[history_hours:][first_hour : last_hour + 1]
+        hours = history_hours + first_hour + np.flatnonzero(is_outage_in_run)
         if not len(hours):
             continue
         start, is_open = int(hours[0]), history_hours + last_hour == len(counts) - 1

@@ -121,8 +121,8 @@ class SketchStore:
         tables = self._files.read(since, until // HOUR * HOUR)
         first_visited = _first_visited(tables, until)
         tables = {hour: table for hour, table in tables.items() if hour >= first_visited}
-        pairs, first_hour = _to_signals(tables, to_table([]), until)
-        return [signal for signal, _ in pairs if _is_in_use(signal)], first_hour
+        signal_pairs, first_hour = _to_signals(tables, to_table([]), until)
+        return [signal for signal, _ in signal_pairs if _is_in_use(signal)], first_hour
 
     def read_with(
         self, since: int, until: int, training: pa.Table, slot: str

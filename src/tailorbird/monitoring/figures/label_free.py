@@ -132,6 +132,8 @@ def auc_of(positives: Floats, seen: Floats) -> Floats:
     """
     negatives = seen - positives
     negatives_below = np.cumsum(negatives, axis=1) - 0.5 * negatives
-    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    won_pairs = (positives * negatives_below).sum(axis=1)
-    return np.divide(won_pairs, pairs, out=np.full(len(won_pairs), math.nan), where=pairs > 0)
+    pair_count = positives.sum(axis=1) * negatives.sum(axis=1)
+    won_pair_count = (positives * negatives_below).sum(axis=1)
+    return np.divide(
+        won_pair_count, pair_count, out=np.full(len(won_pair_count), math.nan), where=pair_count > 0
+    )

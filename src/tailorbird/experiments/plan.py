@@ -186,6 +186,7 @@ def plan_experiment(
     variance_ratio = _variance_ratio(events, experiment, now, attribution)
     arm_shares = [experiment.arms[arm] for arm in (experiment.control_arm, *experiment.treatments)]
     enrolled_share = experiment.share * (1 - experiment.holdout) * sum(arm_shares)
+    # Variance of the difference from the control over that of a mean of all units.
     variance_scale = sum(arm_shares) * (
         1 / arm_shares[0] + 1 / min(arm_shares[1:], default=arm_shares[0])
     )

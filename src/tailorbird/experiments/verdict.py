@@ -119,17 +119,19 @@ def _sort_arms(
     harmed_guardrail_by_arm = {
         result.arm: result for result in reversed(guardrails) if result.is_worse
     }
-    harmed_arms = {
+    guardrail_by_harmed_arm = {
         result.arm: harmed_guardrail_by_arm[result.arm]
         for result in results
         if result.arm in harmed_guardrail_by_arm and result not in lost_results
     }
     other_results = [
-        result for result in results if result not in lost_results and result.arm not in harmed_arms
+        result
+        for result in results
+        if result not in lost_results and result.arm not in guardrail_by_harmed_arm
     ]
     return _ArmsByOutcome(
         lost_results,
-        harmed_arms,
+        guardrail_by_harmed_arm,
         tuple(result for result in other_results if result in crossed_results),
         tuple(result for result in other_results if result not in crossed_results),
     )

@@ -251,8 +251,8 @@ def check_skew(day: Day) -> Check:
         persons_off = set(persons[devices == name][is_wrong_on_device].tolist())
         if is_wrong_on_device.mean() > SKEW_MAX and len(persons_off) >= SKEW_PEOPLE_MIN:
             problems.append(
-                f"the clocks of {is_wrong_on_device.mean():.0%} of the events of {name} are off by more "
-                f"than {format_duration(SKEW_US)}"
+                f"the clocks of {is_wrong_on_device.mean():.0%} of the events of {name} are off by "
+                f"more than {format_duration(SKEW_US)}"
             )
     ok_text = f"the clocks of at most {largest_share:.1%} of a device's events are off"
     return build_check(

@@ -105,15 +105,15 @@ class Experiment:
     kind: str = "ab"
 
     def __post_init__(self) -> None:
-        where = f"experiment {self.name}"
-        self._check_arms(where)
-        self._check_choices(where)
-        self._check_durations(where)
-        self._check_metrics(where)
+        error_place = f"experiment {self.name}"
+        self._check_arms(error_place)
+        self._check_choices(error_place)
+        self._check_durations(error_place)
+        self._check_metrics(error_place)
         if self.is_interleaved:
-            self._check_interleaving(where)
+            self._check_interleaving(error_place)
 
-    def _check_arms(self, where: str) -> None:
+    def _check_arms(self, error_place: str) -> None:
         if (
             not self.arms
             or not all(share > 0 for share in self.arms.values())  # also NaN
@@ -121,33 +121,35 @@ class Experiment:
         ):
             raise DeclarationError(
                 f"expected shares above 0 that sum to at most 1, got {dict(self.arms)}",
-                where=where,
+                where=error_place,
                 fix='such as arms={"old": 0.5, "new": 0.5}',
             )
         if self.control and self.control not in self.arms:
             raise DeclarationError(
                 f"the control {self.control!r} is no arm",
-                where=where,
+                where=error_place,
                 fix=f"use one of {', '.join(self.arms)}",
             )
         for name in ("policies", "slots", "versions"):
             for arm in getattr(self, name):
                 if arm not in self.arms:
                     raise DeclarationError(
-                        f"{name}: {arm!r} is no arm", where=where, fix=f"one of {list(self.arms)}"
+                        f"{name}: {arm!r} is no arm",
+                        where=error_place,
+                        fix=f"one of {list(self.arms)}",
                     )
         for arm in self.versions:
             if self.policy_of(arm) != "model":
                 raise DeclarationError(
                     f"versions: arm {arm!r} has the policy {self.policy_of(arm)}, which no model"
                     " serves",
-                    where=where,
+                    where=error_place,
                     fix="leave out one of the two",
                 )
         if INTERLEAVED in self.arms:
-            raise DeclarationError(f"{INTERLEAVED!r} is no name for an arm", where=where)
+            raise DeclarationError(f"{INTERLEAVED!r} is no name for an arm", where=error_place)
 
-    def _check_choices(self, where: str) -> None:
+    def _check_choices(self, error_place: str) -> None:
         for name, allowed in (
             ("unit", UNITS),
             ("exposure", EXPOSURES),
@@ -158,7 +160,7 @@ class Experiment:
             value = getattr(self, name)
             if value not in allowed:
                 fix = suggest_name(value, allowed, f"use one of {', '.join(allowed)}")
-                raise DeclarationError(f"unknown {name} {value!r}", where=where, fix=fix)
+                raise DeclarationError(f"unknown {name} {value!r}", where=error_place, fix=fix)
         for name, is_valid, expectation in (
             ("effect", self.effect > 0, "a number above 0, such as 0.03 for +3 %"),
             ("power", 0.5 <= self.power < 1, "a number from 0.5 to below 1"),
@@ -168,47 +170,51 @@ class Experiment:
         ):
             if not is_valid:
                 raise DeclarationError(
-                    f"{name}: got {getattr(self, name)!r}", where=where, fix=f"use {expectation}"
+                    f"{name}: got {getattr(self, name)!r}",
+                    where=error_place,
+                    fix=f"use {expectation}",
                 )
 
-    def _check_durations(self, where: str) -> None:
+    def _check_durations(self, error_place: str) -> None:
         for name in ("duration", "interval", "history"):
             try:
                 parse_duration(getattr(self, name))
             except (ValueError, TailorbirdError):
                 raise DeclarationError(
-                    f"{name}: {getattr(self, name)!r} is no duration", where=where, fix="such as 7d"
+                    f"{name}: {getattr(self, name)!r} is no duration",
+                    where=error_place,
+                    fix="such as 7d",
                 ) from None
 
-    def _check_metrics(self, where: str) -> None:
+    def _check_metrics(self, error_place: str) -> None:
         if isinstance(self.segments, str):
             raise DeclarationError(
                 f"segments: got the text {self.segments!r}",
-                where=where,
+                where=error_place,
                 fix=f'use a list, such as ["{self.segments}"]',
             )
         for metric in (self.metric, *self.guardrails):
             if not isinstance(metric, Metric):
                 raise DeclarationError(
                     f"{metric!r} is no Metric",
-                    where=where,
+                    where=error_place,
                     fix='such as Metric("orders", "conversion", event="purchase")',
                 )
         names = [metric.name for metric in (self.metric, *self.guardrails)]
         if len(set(names)) < len(names):
-            raise DeclarationError("two metrics have one name", where=where, fix="rename one")
+            raise DeclarationError("two metrics have one name", where=error_place, fix="rename one")
 
-    def _check_interleaving(self, where: str) -> None:
+    def _check_interleaving(self, error_place: str) -> None:
         if len(self.arms) != 2 or len(set(self.arms.values())) != 1:
             raise DeclarationError(
                 f"interleaving takes two arms with equal shares, got {dict(self.arms)}",
-                where=where,
+                where=error_place,
                 fix="such as arms={'old': 0.5, 'new': 0.5}",
             )
         if self.versions:
             raise DeclarationError(
                 "interleaving drafts from one model, and its arms name versions",
-                where=where,
+                where=error_place,
                 fix="leave out versions=, or the kind",
             )
 

@@ -24,10 +24,19 @@ _IntervalPanel = tuple[str, list[_IntervalRow], Callable[[float], str], float | 
 
 def report_svg(report: "Report") -> str:
     """Draw each arm's clicks per item shown and each treatment's uplift, with intervals."""
-    rates = [(f.arm, f.ctr, f.ctr_low, f.ctr_high, _BLUE) for f in report.arms]
+    rates = [
+        (metrics.arm, metrics.ctr, metrics.ctr_low, metrics.ctr_high, _BLUE)
+        for metrics in report.arms
+    ]
     uplifts = [
-        (f"{c.arm} vs {c.control}", c.uplift, c.low, c.high, _effect_colour(c.low, c.high))
-        for c in report.comparisons
+        (
+            f"{comparison.arm} vs {comparison.control}",
+            comparison.uplift,
+            comparison.low,
+            comparison.high,
+            _effect_colour(comparison.low, comparison.high),
+        )
+        for comparison in report.comparisons
     ]
     return _draw_intervals(
         report.verdict,

@@ -3,9 +3,10 @@
     report = interleaving_report(events, responses, experiment, started_at=…, now=…, attribution=…)
 
 A click or purchase is credited to the arm whose ranking picked the item (`ranking.policy.
-interleaving`). The preference is the share of a unit's credits that the treatment got; without a
-difference it is a half. Its interval is the delta method's, clustered by the unit, and valid
-however often it is read; that of a fixed plan is shorter and valid at the planned end.
+interleaving`), which the log calls the item's team. The preference is the share of a unit's credits
+that the treatment got; without a difference it is a half. Its interval is the delta method's,
+clustered by the unit, and valid however often it is read; that of a fixed plan is shorter and valid
+at the planned end.
 """
 
 import math
@@ -202,8 +203,8 @@ def count_credits(
         )
     ).combine_chunks()
     request_ids = responses["request_id"].combine_chunks()
-    request_index = pc.index_in(table["request_id"], value_set=request_ids)
-    response_index = pc.fill_null(request_index, -1).to_numpy().astype(np.int64)
+    nullable_index = pc.index_in(table["request_id"], value_set=request_ids)
+    response_index = pc.fill_null(nullable_index, -1).to_numpy().astype(np.int64)
     team_code = _team_codes(responses, experiment)
     response_of_item = pc.list_parent_indices(responses["items"]).to_numpy().astype(np.int64)
     item_code = pc.index_in(pc.list_flatten(responses["items"]), value_set=pa.array(outcomes.items))
@@ -257,8 +258,8 @@ def _team_codes(responses: pa.Table, experiment: Experiment) -> Ints:
 
 def estimate_share(control: npt.ArrayLike, treatment: npt.ArrayLike) -> estimates.Estimate:
     """Return the treatment's share of all credits, from those of each unit, shape (units,)."""
-    wins = np.asarray(treatment, np.float64)
-    return estimates.ratio(wins, wins + np.asarray(control, np.float64))
+    treatment_credits = np.asarray(treatment, np.float64)
+    return estimates.ratio(treatment_credits, treatment_credits + np.asarray(control, np.float64))
 
 
 def _estimate_preference(
@@ -310,8 +311,8 @@ def balance_positions(picks: Ints) -> tuple[PositionBalance, ...]:
         for control_picks, treatment_picks in picks
     ]
     return tuple(
-        PositionBalance(position, int(control_picks), int(treatment_picks), float(adjusted))
-        for position, ((control_picks, treatment_picks), adjusted) in enumerate(
+        PositionBalance(position, int(control_picks), int(treatment_picks), float(adjusted_p))
+        for position, ((control_picks, treatment_picks), adjusted_p) in enumerate(
             zip(picks, adjust_holm(p), strict=True), 1
         )
     )

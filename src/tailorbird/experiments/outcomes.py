@@ -64,22 +64,24 @@ def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
     """Match events to a slot's responses in a table with `COLUMNS` at least, in any order."""
     table = _select_candidates(events, slot)
     kind = pc.index_in(table["type"], value_set=pa.array(KINDS)).to_numpy().astype(np.int64)
-    list_row = pc.list_parent_indices(table["items"]).to_numpy().astype(np.int64)
+    row_of_listed_item = pc.list_parent_indices(table["items"]).to_numpy().astype(np.int64)
     item_ids = pa.chunked_array(
         [*table["item_id"].chunks, *pc.list_flatten(table["items"]).chunks], pa.string()
     )
     item_code, items = encode_values(item_ids)
     single_item, listed_item = item_code[: table.num_rows], item_code[table.num_rows :]
     single_rows = np.flatnonzero((kind != RESPONSE) & (single_item >= 0))
-    list_entries = np.flatnonzero((kind[list_row] == IMPRESSION) & (single_item[list_row] < 0))
+    listed_entries = np.flatnonzero(
+        (kind[row_of_listed_item] == IMPRESSION) & (single_item[row_of_listed_item] < 0)
+    )
     row, item = (
-        np.concatenate([single_rows, list_row[list_entries]]),
-        np.concatenate([single_item[single_rows], listed_item[list_entries]]),
+        np.concatenate([single_rows, row_of_listed_item[listed_entries]]),
+        np.concatenate([single_item[single_rows], listed_item[listed_entries]]),
     )
     response = _ResponseIndex(
         table=table,
         kind=kind,
-        list_row=list_row,
+        row_of_listed_item=row_of_listed_item,
         listed_item=listed_item,
         item_count=len(items),
         attribution=attribution,
@@ -116,9 +118,11 @@ def _select_candidates(events: pa.Table, slot: str) -> pa.Table:
     in_slot = pc.equal(events["slot"], slot)
     is_response = pc.and_kleene(in_slot, pc.equal(events["type"], "answer"))
     responses = events["request_id"].filter(is_response).drop_null()
-    names_response = pc.and_(pc.is_null(events["slot"]), pc.is_in(events["request_id"], responses))
+    has_known_response = pc.and_(
+        pc.is_null(events["slot"]), pc.is_in(events["request_id"], responses)
+    )
     mask = pc.and_kleene(
-        pc.or_kleene(in_slot, pc.or_kleene(is_unattributed, names_response)),
+        pc.or_kleene(in_slot, pc.or_kleene(is_unattributed, has_known_response)),
         pc.is_in(events["type"], pa.array(KINDS)),
     )
     mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
@@ -133,7 +137,7 @@ class _ResponseIndex:
         self,
         table: pa.Table,
         kind: Ints,
-        list_row: Ints,
+        row_of_listed_item: Ints,
         listed_item: Ints,
         item_count: int,
         attribution: int,
@@ -147,10 +151,10 @@ class _ResponseIndex:
         self._request_has_response = np.zeros(len(requests), bool)
         self._request_has_response[self._request_code[is_named_response]] = True
         self._response_row, self._response_item = (
-            list_row[is_named_response[list_row]],
-            listed_item[is_named_response[list_row]],
+            row_of_listed_item[is_named_response[row_of_listed_item]],
+            listed_item[is_named_response[row_of_listed_item]],
         )
-        self._request_items, self._first_index = np.unique(
+        self._request_item_keys, self._first_index = np.unique(
             self._request_code[self._response_row] * item_count + self._response_item,
             return_index=True,
         )
@@ -162,30 +166,33 @@ class _ResponseIndex:
         """
         response = np.full(len(row), -1, np.int64)
         has_request = self._request_code[row] >= 0
-        names_response = np.zeros(len(row), bool)
-        names_response[has_request] = self._request_has_response[
+        has_known_response = np.zeros(len(row), bool)
+        has_known_response[has_request] = self._request_has_response[
             self._request_code[row[has_request]]
         ]
-        response[names_response] = self._match_by_request(row[names_response], item[names_response])
+        response[has_known_response] = self._match_by_request(
+            row[has_known_response], item[has_known_response]
+        )
         response[~has_request] = self._match_by_person(row[~has_request], item[~has_request])
         is_trusted = (
             has_request
-            & ~names_response
+            & ~has_known_response
             & (self._has_position[row] | (self._kind[row] == IMPRESSION))
         )
         response[is_trusted] = row[is_trusted]
         return response
 
     def _match_by_request(self, row: Ints, item: Ints) -> Ints:
-        if not len(self._request_items):
+        if not len(self._request_item_keys):
             return np.full(len(row), -1, np.int64)
-        request_item = self._request_code[row] * self._item_count + item
+        request_item_key = self._request_code[row] * self._item_count + item
         key_index = np.minimum(
-            np.searchsorted(self._request_items, request_item), len(self._request_items) - 1
+            np.searchsorted(self._request_item_keys, request_item_key),
+            len(self._request_item_keys) - 1,
         )
         response = self._response_row[self._first_index[key_index]]
         return np.where(
-            (self._request_items[key_index] == request_item)
+            (self._request_item_keys[key_index] == request_item_key)
             & self._is_within_window(row, response),
             response,
             -1,
@@ -197,20 +204,20 @@ class _ResponseIndex:
         Sorted by person, item and time, it is the one that precedes the event.
         """
         rows = np.concatenate([self._response_row, row])
-        person_item = self._person[rows] * self._item_count + np.concatenate(
+        person_item_key = self._person[rows] * self._item_count + np.concatenate(
             [self._response_item, item]
         )
         is_response = np.arange(len(rows)) < len(self._response_row)
         order = np.lexsort(
-            (is_response, self._ts[rows], person_item)
+            (is_response, self._ts[rows], person_item_key)
         )  # at the same microsecond the event sorts first, as it cannot have followed
-        last_response = np.maximum.accumulate(
+        last_response_position = np.maximum.accumulate(
             np.where(is_response[order], np.arange(len(rows)), -1)
         )
-        preceding_row = order[np.maximum(last_response, 0)]
+        preceding_row = order[np.maximum(last_response_position, 0)]
         is_match = (
-            (last_response >= 0)
-            & (person_item[preceding_row] == person_item[order])
+            (last_response_position >= 0)
+            & (person_item_key[preceding_row] == person_item_key[order])
             & self._is_within_window(rows[order], rows[preceding_row])
         )
         response_by_row = np.empty(len(rows), np.int64)

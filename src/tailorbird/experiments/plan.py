@@ -186,11 +186,12 @@ def plan_experiment(
     variance_ratio = _variance_ratio(events, experiment, now, attribution)
     arm_shares = [experiment.arms[arm] for arm in (experiment.control_arm, *experiment.treatments)]
     enrolled_share = experiment.share * (1 - experiment.holdout) * sum(arm_shares)
+    # Variance of the difference from the control over that of a mean of all units.
     variance_scale = sum(arm_shares) * (
         1 / arm_shares[0] + 1 / min(arm_shares[1:], default=arm_shares[0])
     )
     alpha = split_alpha(1 - experiment.level, len(experiment.treatments))
-    horizon = range(1, max(days, math.ceil(duration_days)) + 1)
+    horizon_days = range(1, max(days, math.ceil(duration_days)) + 1)
     rules, detectable_by_rule = [], {}
     for rule_name, drift, sample_ratio, expected_share in _stopping_rules(experiment, alpha):
         for is_adjusted in (False, True):
@@ -208,11 +209,11 @@ def plan_experiment(
                 )
 
             needed_days = _days_until(detectable, experiment.effect)
-            units_day = needed_days if math.isfinite(needed_days) else duration_days
+            variance_day = needed_days if math.isfinite(needed_days) else duration_days
             log_effect = math.log1p(experiment.effect)
             units = (
                 variance_share
-                * growth.variance_after(units_day)
+                * growth.variance_after(variance_day)
                 * variance_scale
                 * (drift / log_effect) ** 2
             )
@@ -228,7 +229,7 @@ def plan_experiment(
                 )
             )
             rule_label = f"{rule_name}, CUPED" if is_adjusted else rule_name
-            detectable_by_rule[rule_label] = tuple(detectable(day) for day in horizon)
+            detectable_by_rule[rule_label] = tuple(detectable(day) for day in horizon_days)
     return Plan(
         experiment=experiment.name,
         slot=experiment.slot,
@@ -242,8 +243,8 @@ def plan_experiment(
         variance_ratio=variance_ratio,
         units_planned=growth.units_after(duration_days) * enrolled_share,
         observed_days=days,
-        days=tuple(horizon),
-        units=tuple(growth.units_after(day) * enrolled_share for day in horizon),
+        days=tuple(horizon_days),
+        units=tuple(growth.units_after(day) * enrolled_share for day in horizon_days),
         detectable_by_day=detectable_by_rule,
         rules=tuple(rules),
         stopping=experiment.stopping,
@@ -300,7 +301,10 @@ def _variance_ratio(events: pa.Table, experiment: Experiment, now: int, attribut
 
 
 def _stopping_rules(experiment: Experiment, alpha: float) -> list[tuple[str, float, float, float]]:
-    """Return the rules with their drift, sample over a fixed test's, and expected share of it."""
+    """Return the rules with their drift, sample over a fixed test's, and expected share of it.
+
+    The drift is the mean of z at the planned information, if the planned effect is real.
+    """
     stages, power = planned_stage_count(experiment), experiment.power
     designs = {
         spending: plan_design(stages, alpha=alpha, power=power, spending=spending)

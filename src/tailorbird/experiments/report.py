@@ -194,14 +194,14 @@ def report_from_events(
         *(arm for arm in experiment.arms if arm != experiment.control_arm),
     ]
     exposed_by_arm = {name: _exposed_mask(counts, name) for name in arm_names}
-    in_several_arms = np.stack(list(exposed_by_arm.values())).sum(axis=0) > 1
+    is_in_several_arms = np.stack(list(exposed_by_arm.values())).sum(axis=0) > 1
     moments_by_arm = {
-        name: _arm_moments(counts, name, mask & ~in_several_arms)
-        for name, mask in exposed_by_arm.items()
+        name: _arm_moments(counts, name, is_exposed & ~is_in_several_arms)
+        for name, is_exposed in exposed_by_arm.items()
     }
     arm_metrics = tuple(
         _arm_metrics(
-            counts, name, exposed_by_arm[name] & ~in_several_arms, moments_by_arm[name], level
+            counts, name, exposed_by_arm[name] & ~is_in_several_arms, moments_by_arm[name], level
         )
         for name in arm_names
     )
@@ -210,14 +210,15 @@ def report_from_events(
         _compare(name, arm_names[0], moments_by_arm, corrected_level) for name in arm_names[1:]
     )
     srm_p = sample_ratio_p(
-        {name: int(mask.sum()) for name, mask in exposed_by_arm.items()}, experiment.arms
+        {name: int(is_exposed.sum()) for name, is_exposed in exposed_by_arm.items()},
+        experiment.arms,
     )
     person_count = int(np.logical_or.reduce(list(exposed_by_arm.values())).sum())
     verdict = _verdict(
         arms=arm_metrics,
         comparisons=comparisons,
         srm_p=srm_p,
-        several_arms_count=int(in_several_arms.sum()),
+        several_arms_count=int(is_in_several_arms.sum()),
         person_count=person_count,
         level=level,
     )
@@ -230,7 +231,7 @@ def report_from_events(
         arms=arm_metrics,
         comparisons=comparisons,
         srm_p=srm_p,
-        multiple_exposures=int(in_several_arms.sum()),
+        multiple_exposures=int(is_in_several_arms.sum()),
         persons=person_count,
         verdict=verdict,
     )
@@ -325,11 +326,11 @@ def _verdict(
             "Nobody has been in this experiment yet: start it in slots.py and send traffic to "
             "the slot."
         )
-    users = " and ".join(f"{metrics.users:,}" for metrics in arms)
+    users_text = " and ".join(f"{metrics.users:,}" for metrics in arms)
     sentences = []
     if srm_p < SRM_ALARM:
         sentences.append(
-            f"Do not trust this yet: the split of users ({users}) is not the declared one (p "
+            f"Do not trust this yet: the split of users ({users_text}) is not the declared one (p "
             f"= {srm_p:.2g})."
         )
     if several_arms_count > SEVERAL_ARMS_ALARM * person_count:

@@ -82,6 +82,7 @@ class _Look(NamedTuple):
 
 def planned_information(experiment: Experiment, alpha: float) -> float:
     """Return the information that the planned effect and power need under the stopping rule."""
+    # The drift is the mean of z at the planned information, if the planned effect is real.
     drift = fixed_drift(alpha, experiment.power)
     if experiment.stopping == "group_sequential":
         drift = plan_design(
@@ -153,15 +154,19 @@ def analyse_stages(
 def _sequential_path(
     looks: list[_Look], experiment: Experiment, alpha: float, *, is_over: bool
 ) -> AnalysisPath:
-    planned = planned_information(experiment, alpha)
+    target_information = planned_information(experiment, alpha)
     information_levels = np.array([look.effect.information for look in looks])
-    stage_look_indexes = select_stages(information_levels, planned=planned)
+    stage_look_indexes = select_stages(information_levels, planned=target_information)
     information = information_levels[stage_look_indexes]
     bounds = compute_boundaries(
-        information, planned=planned, alpha=alpha, spending=experiment.spending, is_final=is_over
+        information,
+        planned=target_information,
+        alpha=alpha,
+        spending=experiment.spending,
+        is_final=is_over,
     )
     stages = tuple(
-        _stage(looks[look_index], look_information / planned, bound)
+        _stage(looks[look_index], look_information / target_information, bound)
         for look_index, look_information, bound in zip(
             stage_look_indexes.tolist(), information.tolist(), bounds.tolist(), strict=True
         )
@@ -173,7 +178,7 @@ def _sequential_path(
         current_power = conditional_power(
             newest.z,
             newest.information,
-            math.log1p(experiment.effect) * math.sqrt(planned),
+            math.log1p(experiment.effect) * math.sqrt(target_information),
             final_bound=float(ndtri(1 - alpha / 2)),
         )
         return AnalysisPath(
@@ -210,11 +215,13 @@ def _fixed_or_anytime_path(
     looks: list[_Look], experiment: Experiment, alpha: float, *, is_over: bool
 ) -> AnalysisPath:
     """Return the path of a fixed plan, or of a confidence sequence."""
-    planned = planned_information(experiment, alpha)
+    target_information = planned_information(experiment, alpha)
     is_anytime = experiment.stopping == "anytime"
     # The sequence is narrowest at the units that the plan needs, at today's variance.
     first_effect = looks[0].effect
-    tuned_for_units = max(first_effect.units * planned / first_effect.information, UNITS_MIN)
+    tuned_for_units = max(
+        first_effect.units * target_information / first_effect.information, UNITS_MIN
+    )
     stages = []
     for look in looks:
         if is_anytime:
@@ -223,7 +230,7 @@ def _fixed_or_anytime_path(
             )
         else:
             bound = float(ndtri(1 - alpha / 2))
-        stages.append(_stage(look, look.effect.information / planned, bound))
+        stages.append(_stage(look, look.effect.information / target_information, bound))
     crossed_stages = [stage for stage in stages if abs(stage.z) >= stage.bound]
     newest = stages[-1]
     is_conclusive = (

@@ -62,10 +62,10 @@ def _strata(table: UnitTable) -> list[Floats]:
     indicators = []
     for values in table.segments.values():
         distinct_values, counts = np.unique(values, return_counts=True)
-        common_values = np.argsort(-counts, kind="stable")[1 : STRATA_MAX + 1]
+        common_indexes = np.argsort(-counts, kind="stable")[1 : STRATA_MAX + 1]
         indicators += [
             (values == distinct_values[index]).astype(np.float64)
-            for index in common_values
+            for index in common_indexes
             if counts[index] >= STRATUM_UNITS_MIN
         ]
     return indicators

@@ -146,7 +146,7 @@ def load_units(
         response_row[is_owned],
         owner_unit[is_owned],
     )
-    in_experiment = (ts[response_row] >= ts[exposing_response][owner_unit]) & (
+    is_in_experiment = (ts[response_row] >= ts[exposing_response][owner_unit]) & (
         arm_by_row[response_row] == unit_arm[owner_unit]
     )
     is_history = (ts[response_row] < ts[exposing_response][owner_unit]) & (
@@ -156,7 +156,7 @@ def load_units(
     response_size = (
         pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy().astype(np.float64)
     )
-    amounts = _revenue_and_dwell(table)
+    revenue_and_dwell = _revenue_and_dwell(table)
 
     def select_events(mask: Bools) -> UnitEvents:
         selected_row = event_row[mask]
@@ -166,7 +166,7 @@ def load_units(
             response_row[mask],
             ts[response_row[mask]],
             outcomes.kind[selected_row],
-            *(amount[selected_row] for amount in amounts),
+            *(amount[selected_row] for amount in revenue_and_dwell),
         )
 
     site_events, event_types = _site_events(
@@ -181,8 +181,8 @@ def load_units(
         arms=tuple(arms),
         arm=unit_arm,
         first_exposure_ts=first_exposure_ts,
-        slot_events=select_events(in_experiment),
-        response_sizes=response_size[event_row[in_experiment]],
+        slot_events=select_events(is_in_experiment),
+        response_sizes=response_size[event_row[is_in_experiment]],
         site_events=site_events,
         event_types=event_types,
         history_events=select_events(is_history),
@@ -201,6 +201,7 @@ class _Exposures:
     """The first exposure of each unit, sorted by the unit's key; shape (units,).
 
     Attributes:
+        key: code of the unit's id.
         response_row: row of the response that the unit was exposed to.
         in_arm: whether the unit was in each arm, shape (units, arms).
     """
@@ -290,7 +291,7 @@ def _site_events(
     event_row = event_row[
         (ts[event_row] >= first_exposure_ts[owner_unit[event_row]]) & (ts[event_row] < stop)
     ]
-    amounts = _revenue_and_dwell(events)
+    revenue_and_dwell = _revenue_and_dwell(events)
     event_ts = ts[event_row]
     return UnitEvents(
         owner_unit[event_row],
@@ -298,5 +299,5 @@ def _site_events(
         event_row,
         event_ts,
         event_kind[event_row],
-        *(a[event_row] for a in amounts),
+        *(amount[event_row] for amount in revenue_and_dwell),
     ), tuple(event_types)

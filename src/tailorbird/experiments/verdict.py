@@ -119,17 +119,19 @@ def _sort_arms(
     harmed_guardrail_by_arm = {
         result.arm: result for result in reversed(guardrails) if result.is_worse
     }
-    harmed_arms = {
+    guardrail_by_harmed_arm = {
         result.arm: harmed_guardrail_by_arm[result.arm]
         for result in results
         if result.arm in harmed_guardrail_by_arm and result not in lost_results
     }
     other_results = [
-        result for result in results if result not in lost_results and result.arm not in harmed_arms
+        result
+        for result in results
+        if result not in lost_results and result.arm not in guardrail_by_harmed_arm
     ]
     return _ArmsByOutcome(
         lost_results,
-        harmed_arms,
+        guardrail_by_harmed_arm,
         tuple(result for result in other_results if result in crossed_results),
         tuple(result for result in other_results if result not in crossed_results),
     )
@@ -228,8 +230,8 @@ def _describe_risk(
     worst = _find_worst((result, guardrail_by_name[result.metric]) for result in guardrails)
     if worst is not None:
         result, value = worst
-        of_arm = f" of {result.arm}" if len(primary) > 1 else ""
-        clauses.append(f"{result.metric}{of_arm} by {format_uplift(value)}")
+        arm_phrase = f" of {result.arm}" if len(primary) > 1 else ""
+        clauses.append(f"{result.metric}{arm_phrase} by {format_uplift(value)}")
     return f"In the worst case of the interval, {', and '.join(clauses)}."
 
 
@@ -240,8 +242,8 @@ def _find_worst(
         (result, _worst_bound(result, metric), _improvement_sign(metric))
         for result, metric in results
     ]
-    known = [entry for entry in bounds if math.isfinite(entry[1])]
-    return min(known, key=lambda entry: entry[1] * entry[2])[:2] if known else None
+    known_bounds = [entry for entry in bounds if math.isfinite(entry[1])]
+    return min(known_bounds, key=lambda entry: entry[1] * entry[2])[:2] if known_bounds else None
 
 
 def _worst_bound(result: MetricResult, metric: Metric) -> float:

@@ -23,7 +23,13 @@ DEVIANCE_MAX = 10.0  # deviance limit: a probability of e^−10, one hour in 20,
 
 
 class DayExpectations(msgspec.Struct, frozen=True):
-    """Expectations that a project declares for each day, see `config.contract_file`."""
+    """Expectations that a project declares for each day, see `config.contract_file`.
+
+    Attributes:
+        unique: event type → properties that differ in all its events.
+        daily_min: event type → least number of events.
+        fresh_within: event type → greatest age of the newest event, microseconds.
+    """
 
     unique: Mapping[str, Sequence[str]] = {}
     daily_min: Mapping[str, int] = {}
@@ -82,9 +88,9 @@ def check_total(day: Day) -> Check:
         if day.week_ago is not None
         else (YOUNG_RATIO_MIN, YOUNG_RATIO_MAX)
     )
-    share = event_count / typical_count if typical_count else 1.0
+    ratio = event_count / typical_count if typical_count else 1.0
     if day.until < day.start + 24 * HOUR:
-        return Check("total", NOT_JUDGED, share, low, "the day is not over")
+        return Check("total", NOT_JUDGED, ratio, low, "the day is not over")
     if not event_count and day.newest_before is not None:
         context = (
             f"{typical_count:,.0f} are usual"
@@ -116,7 +122,7 @@ def check_total(day: Day) -> Check:
         "total",
         judged_count=is_judged,
         problems=problems,
-        value=share,
+        value=ratio,
         limit=low,
         ok_text=f"{event_count:,} events, {typical_count:,.0f} are usual",
         skip_reason=skip_reason,

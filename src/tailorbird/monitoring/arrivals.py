@@ -19,7 +19,7 @@ class Arrivals:
 
     def __init__(self, lake: Lake) -> None:
         self._lake, self._position_by_day = lake, lake.last_position_by_day()
-        self._hours_by_day: dict[int, dict[int, int]] = {}
+        self._hour_positions_by_day: dict[int, dict[int, int]] = {}
         self.position = max(self._position_by_day.values(), default=0)
 
     def has_later(self, since: int, until: int, position: int) -> bool:
@@ -33,15 +33,15 @@ class Arrivals:
 
     def _positions_of_day(self, day: int) -> dict[int, int]:
         """Return the last position of each hour of a day."""
-        if day not in self._hours_by_day:
+        if day not in self._hour_positions_by_day:
             position_by_hour: dict[int, int] = {}
-            where = time_filter("day", day * DAY, (day + 1) * DAY)
-            for batch in self._lake.batches("events", ["ts", "p"], where):
+            is_on_day = time_filter("day", day * DAY, (day + 1) * DAY)
+            for batch in self._lake.batches("events", ["ts", "p"], is_on_day):
                 table = pa.table({"hour": micros(batch["ts"]) // HOUR * HOUR, "p": batch["p"]})
                 last_positions = table.group_by("hour").aggregate([("p", "max")])
                 for hour, log_position in zip(
                     *(last_positions[name].to_pylist() for name in ("hour", "p_max")), strict=True
                 ):
                     position_by_hour[hour] = max(log_position or 0, position_by_hour.get(hour, 0))
-            self._hours_by_day[day] = position_by_hour
-        return self._hours_by_day[day]
+            self._hour_positions_by_day[day] = position_by_hour
+        return self._hour_positions_by_day[day]

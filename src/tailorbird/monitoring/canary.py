@@ -123,8 +123,11 @@ def measure_version(
             attribution=attribution_by_slot.get(slot, ATTRIBUTION_WINDOW),
         )
         if version in counts.arms:
-            arm = counts.arms.index(version)
-            seen, clicked = counts.per_person(arm, "impressions"), counts.per_person(arm, "clicks")
+            arm_index = counts.arms.index(version)
+            seen, clicked = (
+                counts.per_person(arm_index, "impressions"),
+                counts.per_person(arm_index, "clicks"),
+            )
             clicks += Moments.from_totals(clicked[seen > 0], seen[seen > 0])
     return VersionFigures(
         version,

@@ -26,15 +26,15 @@ from tailorbird.monitoring.day import Day, without_profiles
 from tailorbird.monitoring.usual import merge_profiles, stability_index, usual_shares
 from tailorbird.monitoring.verdict import NOT_JUDGED, Check, build_check
 
-REPEATS_MAX = 0.2
+REPEATS_MAX = 0.2  # events sent again over those of the day
 REPEATED_ACTIONS_MAX, REPEATED_ACTIONS_ROWS_MIN = 0.2, 100
-LATE_MAX = 0.02
+LATE_MAX = 0.02  # share of the events received
 NULLS_MAX, NULLS_ROWS_MIN = 0.15, 100  # largest change in the share of nulls
 PSI_MAX, PSI_ROWS_MIN = 0.25, 200  # the conventional limit of a shift
-ORPHANS_MAX, UNSEEN_MAX, CLICKS_MIN = 0.05, 0.2, 20
-SKEW_US, SKEW_MAX, SKEW_ROWS_MIN = 2 * MINUTE, 0.1, 30
+ORPHANS_MAX, UNSEEN_MAX, CLICKS_MIN = 0.05, 0.2, 20  # shares of the clicks
+SKEW_US, SKEW_MAX, SKEW_ROWS_MIN = 2 * MINUTE, 0.1, 30  # off by this; share of events
 SKEW_PEOPLE_MIN = 5  # the clocks of a few people are no fault of the site
-BOTS_MAX, ONE_PERSON_MAX, ONE_PERSON_ROWS_MIN = 0.15, 0.05, 1_000
+BOTS_MAX, ONE_PERSON_MAX, ONE_PERSON_ROWS_MIN = 0.15, 0.05, 1_000  # above the usual share; share
 REFUSED_MAX, REFUSED_ROWS_MIN = 0.05, 20
 
 
@@ -131,19 +131,19 @@ def check_nulls(day: Day) -> Check:
                 continue
             for column in {
                 column
-                for kind, column in (*day.profile.null_counts, *reference.null_counts)
-                if kind == type_
+                for event_type, column in (*day.profile.null_counts, *reference.null_counts)
+                if event_type == type_
             }:
                 checked_count += 1
                 share = day.profile.null_counts[type_, column] / rows
-                day_counts = [
+                earlier_counts = [
                     {
                         "null": earlier_day.null_counts[type_, column],
                         "": earlier_day.type_counts[type_] - earlier_day.null_counts[type_, column],
                     }
                     for earlier_day in day.earlier_days
                 ]
-                usual_share = usual_shares(day_counts, NULLS_ROWS_MIN)["null"]
+                usual_share = usual_shares(earlier_counts, NULLS_ROWS_MIN)["null"]
                 largest_change = max(largest_change, abs(share - usual_share))
                 if abs(share - usual_share) > NULLS_MAX:
                     problems.append(
@@ -238,21 +238,21 @@ def check_skew(day: Day) -> Check:
     events = without_profiles(day.events)
     events = events.filter(pc.not_equal(events["type"], "answer"))
     sent_at = pc.coalesce(events["sent_at"], events["received_at"])
-    is_off = np.abs(micros(events["received_at"]) - micros(sent_at)) > SKEW_US
+    is_clock_wrong = np.abs(micros(events["received_at"]) - micros(sent_at)) > SKEW_US
     device_names = events["device"].to_pylist()
     devices = np.array([name or "without a device" for name in device_names], object)
     persons = np.array([name or "" for name in events["person"].to_pylist()], object)
     problems, largest_share, checked_count = [], 0.0, pc.count(events["sent_at"]).as_py()
     for name in sorted(set(devices.tolist())):
-        device_is_off = is_off[devices == name]
-        if len(device_is_off) < SKEW_ROWS_MIN:
+        is_wrong_on_device = is_clock_wrong[devices == name]
+        if len(is_wrong_on_device) < SKEW_ROWS_MIN:
             continue
-        largest_share = max(largest_share, float(device_is_off.mean()))
-        persons_off = set(persons[devices == name][device_is_off].tolist())
-        if device_is_off.mean() > SKEW_MAX and len(persons_off) >= SKEW_PEOPLE_MIN:
+        largest_share = max(largest_share, float(is_wrong_on_device.mean()))
+        persons_off = set(persons[devices == name][is_wrong_on_device].tolist())
+        if is_wrong_on_device.mean() > SKEW_MAX and len(persons_off) >= SKEW_PEOPLE_MIN:
             problems.append(
-                f"the clocks of {device_is_off.mean():.0%} of the events of {name} are off by more "
-                f"than {format_duration(SKEW_US)}"
+                f"the clocks of {is_wrong_on_device.mean():.0%} of the events of {name} are off by "
+                f"more than {format_duration(SKEW_US)}"
             )
     ok_text = f"the clocks of at most {largest_share:.1%} of a device's events are off"
     return build_check(

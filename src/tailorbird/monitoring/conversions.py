@@ -90,11 +90,13 @@ class _OutcomeSums:
                 outcome_counts.sum(),
                 0.0,
             )
-        share, log_variance = delays.share_known(ages_of(cells))
-        is_usable = (share >= KNOWN_SHARE_MIN) & (denominator > 0)
-        corrected_totals = numerator[is_usable] / share[is_usable]
+        known_share, log_variance = delays.share_known(ages_of(cells))
+        is_usable = (known_share >= KNOWN_SHARE_MIN) & (denominator > 0)
+        corrected_totals = numerator[is_usable] / known_share[is_usable]
         shared_error = float(
-            (corrected_totals * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum()
+            (corrected_totals * np.sqrt(log_variance[is_usable]))[
+                known_share[is_usable] < 1.0
+            ].sum()
         )
         moments = Moments.from_totals(corrected_totals, denominator[is_usable])
         return cls(moments, float(outcome_counts[is_usable].sum()), shared_error)

@@ -135,11 +135,11 @@ def send_alert(alert_target: str, report: DayReport) -> str:
 
 def find_due_days(folder: Path, now: int, delay_us: int) -> list[int]:
     """Return the last days, newest first, that ended `delay_us` ago and lack a complete report."""
-    newest = (now - delay_us) // DAY - 1
+    newest_day = (now - delay_us) // DAY - 1
     written_at_by_day = {report.day: report.at for report in read_reports(folder)}
     return [
         day_number
-        for day_number in range(newest, newest - CATCH_UP_DAYS, -1)
+        for day_number in range(newest_day, newest_day - CATCH_UP_DAYS, -1)
         if written_at_by_day.get(_day_name(day_number), "")
         < to_iso((day_number + 1) * DAY + delay_us)
     ]
@@ -147,12 +147,12 @@ def find_due_days(folder: Path, now: int, delay_us: int) -> list[int]:
 
 def is_alert_due(folder: Path, report: DayReport, alert_target: str) -> bool:
     """Return whether the schedule still has to alert for a report made by hand."""
-    earlier = next(
+    stored_report = next(
         (daily_report for daily_report in read_reports(folder) if daily_report.day == report.day),
         None,
     )
     return bool(alert_target and report.failed_checks) and (
-        earlier is None or earlier.has_unsent_alert
+        stored_report is None or stored_report.has_unsent_alert
     )
 
 
@@ -189,16 +189,17 @@ def run_daily_checks(
             try:
                 report = check_day(Lake(lake), day_number, clock.now(), expectations, extra_checks)
                 if report.has_content:
-                    has_alert = bool(alert_target and report.failed_checks)
+                    needs_alert = bool(alert_target and report.failed_checks)
                     save_report(
-                        folder, msgspec.structs.replace(report, has_unsent_alert=has_alert)
+                        folder, msgspec.structs.replace(report, has_unsent_alert=needs_alert)
                     )  # stored first, so that a crash leads to a retry
-                    if not _alert_and_log(alert_target, report) and has_alert:
+                    if not _alert_and_log(alert_target, report) and needs_alert:
                         save_report(folder, report)
             except NotReadyError:
                 break
             except (TailorbirdError, OSError, ValueError) as error:
                 log.warning("the day could not be checked: %s", error)
+            # The checks take a twentieth of the time at most, also when many days are due.
             if stop.wait(20 * (time.monotonic() - started)):
                 return
 
@@ -216,6 +217,7 @@ def _retry_alerts(folder: Path, alert_target: str, now: int) -> None:
 
 
 def _alert_and_log(alert_target: str, report: DayReport) -> str:
+    """Alert, and log each failed check; return why the alert failed, or ""."""
     if error := send_alert(alert_target, report):
         log.error("%s", error)
     for check in report.failed_checks:

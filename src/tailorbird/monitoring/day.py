@@ -183,17 +183,19 @@ def load_day(lake: Lake, day_number: int, now: int) -> Day:
         for earlier_day in range(day_number - 1, day_number - 1 - HISTORY_DAYS, -1)
     )
     earlier_days = tuple(profile for profile in day_profiles if profile.event_count)
-    names_request = (
+    has_request_id = (
         ds.field("type").isin(("answer", "impression")) & ds.field("request_id").is_valid()
     )
     responses_and_impressions = lake.table(
-        "events", ["type", "request_id"], _between(start - DAY, start + DAY) & names_request
+        "events",
+        ["type", "request_id"],
+        _is_time_between(start - DAY, start + DAY) & has_request_id,
     )
     responses = responses_and_impressions.filter(
         pc.equal(responses_and_impressions["type"], "answer")
     )
     received = lake.table(
-        "events", ["counts"], _between(start, until, "received_at") & ~ds.field("timeless")
+        "events", ["counts"], _is_time_between(start, until, "received_at") & ~ds.field("timeless")
     )["counts"]
     missing_by_partition, repeated_by_partition = _count_unaccounted(lake, events, start)
     refused, accepted = _count_refused(lake, events, start)
@@ -227,6 +229,7 @@ def without_profiles(events: pa.Table) -> pa.Table:
 
 
 def _read_events(lake: Lake, day_number: int, columns: list[str]) -> pa.Table:
+    """Read the events of a day, without profiles that have no time of their own (`timeless`)."""
     return lake.events(columns, day_number * DAY, (day_number + 1) * DAY).filter(
         ~ds.field("timeless")
     )
@@ -236,7 +239,7 @@ def _is_on_day(day_number: int) -> ds.Expression:
     return ds.field("day") == pa.scalar(_EPOCH_DATE + timedelta(days=day_number), pa.date32())
 
 
-def _between(start: int, end: int, column: str = "ts") -> ds.Expression:
+def _is_time_between(start: int, end: int, column: str = "ts") -> ds.Expression:
     return (ds.field(column) >= pa.scalar(start, TIME_TYPE)) & (
         ds.field(column) < pa.scalar(end, TIME_TYPE)
     )
@@ -258,7 +261,7 @@ def _count_refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, 
     rows = lake.table(
         "quarantine",
         ["code", "raw_partition", "raw_offset"],
-        _between(start, start + DAY, "received_at"),
+        _is_time_between(start, start + DAY, "received_at"),
     )
     last_offset = pc.max(
         rows["raw_offset"].filter(pc.equal(rows["raw_partition"], IMPORT_PARTITION))
@@ -304,7 +307,7 @@ def _count_unaccounted(
     lake: Lake, events: pa.Table, start: int
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Count raw rows of the day that are in no table, and in more than one, by partition."""
-    received_rows = events.filter(_between(start, start + DAY, "received_at"))
+    received_rows = events.filter(_is_time_between(start, start + DAY, "received_at"))
     missing_by_partition, repeated_by_partition = {}, {}
     for partition in _value_counts(received_rows["raw_partition"]):
         rows = received_rows.filter(pc.equal(received_rows["raw_partition"], partition))
@@ -317,14 +320,15 @@ def _count_unaccounted(
             & (ds.field("raw_offset") <= last_row)
         )
         tables = [name for name in ("events", "quarantine", "duplicates") if lake.exists(name)]
-        raw_numbers = np.concatenate(
+        numbers_in_tables = np.concatenate(
             [
                 _row_numbers(lake.table(name, list(RAW_POSITION_COLUMNS), is_in_range))
                 for name in tables
             ]
         )
         occurrences = np.bincount(
-            raw_numbers[(raw_numbers >= first_row) & (raw_numbers <= last_row)] - first_row,
+            numbers_in_tables[(numbers_in_tables >= first_row) & (numbers_in_tables <= last_row)]
+            - first_row,
             minlength=last_row - first_row + 1,
         )
         missing_by_partition[partition], repeated_by_partition[partition] = (
@@ -335,17 +339,20 @@ def _count_unaccounted(
 
 
 def _row_numbers(rows: pa.Table) -> np.ndarray:
+    """Return the number of each row in its partition: that of its batch, plus its place in it."""
     return rows["raw_offset"].to_numpy() + rows["raw_row"].to_numpy().astype(np.int64)
 
 
-def _group_sizes(events: pa.Table, by: list[str]) -> np.ndarray:
+def _group_sizes(events: pa.Table, group_columns: list[str]) -> np.ndarray:
     """Return the number of events by group, without bots and unknown persons."""
     human_events = events.filter(
         pc.and_(
             pc.is_valid(events["person"]), pc.fill_null(pc.not_equal(events["agent"], "bot"), True)
         )
     )
-    return human_events.group_by(by).aggregate([([], "count_all")])["count_all"].to_numpy()
+    return (
+        human_events.group_by(group_columns).aggregate([([], "count_all")])["count_all"].to_numpy()
+    )
 
 
 def _burst_size(group_sizes: np.ndarray) -> float:

@@ -41,7 +41,7 @@ class HourFiles:
         return tables
 
     def read_notes(self, hour: int) -> dict[bytes, int] | None:
-        """Return what was noted with an hour; None without a readable file."""
+        """Return the numbers in the metadata of an hour's file; None without a readable file."""
         try:
             metadata = pq.read_schema(self.path(hour)).metadata or {}
         except FileNotFoundError:

@@ -77,9 +77,11 @@ def figures_by_period(
         events, slot, experiment=experiment, denominator=denominator, attribution=attribution
     )
     figures = []
-    for start, moments, purchases in sums_by_period(counts, period_us):
-        for arm, arm_moments in sorted(moments.items()):
-            lift = _lift(arm_moments, moments.get(baseline)) if arm != baseline else NO_ESTIMATE
+    for start, moments_by_arm, purchases_by_arm in sums_by_period(counts, period_us):
+        for arm, arm_moments in sorted(moments_by_arm.items()):
+            lift = (
+                _lift(arm_moments, moments_by_arm.get(baseline)) if arm != baseline else NO_ESTIMATE
+            )
             figures.append(
                 PeriodFigures(
                     start=start,
@@ -88,7 +90,7 @@ def figures_by_period(
                     impressions=int(arm_moments.y),  # the denominator of the rate: impressions
                     clicks=int(arm_moments.x),  # its numerator: clicks
                     ctr=arm_moments.ratio,
-                    purchases=purchases[arm],
+                    purchases=purchases_by_arm[arm],
                     lift=lift.value,
                     lift_low=lift.low,
                     lift_high=lift.high,
@@ -105,23 +107,22 @@ def sums_by_period(
         return
     period_numbers = counts.ts // period_us
     order = np.argsort(period_numbers, kind="stable")
-    values, first = np.unique(period_numbers[order], return_index=True)
-    for period_number, rows in zip(values.tolist(), np.split(order, first[1:]), strict=True):
+    distinct_periods, first_indexes = np.unique(period_numbers[order], return_index=True)
+    for period_number, rows in zip(
+        distinct_periods.tolist(), np.split(order, first_indexes[1:]), strict=True
+    ):
         period_counts = counts.select(rows)
-        moments, purchases = {}, {}
+        moments_by_arm, purchases_by_arm = {}, {}
         for arm_index, arm in enumerate(counts.arms):
             seen = period_counts.per_person(arm_index, "impressions")
             clicks = period_counts.per_person(arm_index, "clicks")
-            is_seen = (
-                seen > 0
-                # Clicks without an impression in this period have no denominator, so they are
-                # dropped.
-            )
+            # Clicks without an impression in this period have no denominator: they are dropped.
+            is_seen = seen > 0
             if is_seen.any():
-                moments[arm] = Moments.from_totals(clicks[is_seen], seen[is_seen])
-                purchases[arm] = int(period_counts.per_person(arm_index, "purchases").sum())
-        if moments:
-            yield period_number * period_us, moments, purchases
+                moments_by_arm[arm] = Moments.from_totals(clicks[is_seen], seen[is_seen])
+                purchases_by_arm[arm] = int(period_counts.per_person(arm_index, "purchases").sum())
+        if moments_by_arm:
+            yield period_number * period_us, moments_by_arm, purchases_by_arm
 
 
 def measure_calibration(
@@ -155,16 +156,16 @@ def measure_calibration(
     requests = outcomes.table["request_id"].to_pylist()
     seen_pairs: set[tuple[str, str]] = set()
     clicked_pairs: set[tuple[str, str]] = set()
-    for row, response, item in zip(
+    for event_row, response_row, item in zip(
         outcomes.event_row.tolist(),
         outcomes.response_row.tolist(),
         outcomes.item.tolist(),
         strict=True,
     ):
-        pair = (requests[response], outcomes.items[item])
-        if pair in score_by_pair and outcomes.kind[row] in (IMPRESSION, CLICK):
+        pair = (requests[response_row], outcomes.items[item])
+        if pair in score_by_pair and outcomes.kind[event_row] in (IMPRESSION, CLICK):
             seen_pairs.add(pair)
-            if outcomes.kind[row] == CLICK:
+            if outcomes.kind[event_row] == CLICK:
                 clicked_pairs.add(pair)
     items, clicks = Counter[str](), Counter[str]()  # by arm
     predicted: defaultdict[str, float] = defaultdict(float)

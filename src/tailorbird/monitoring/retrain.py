@@ -137,13 +137,13 @@ def decide_retrain(
         denominator=denominator,
         attribution=attribution,
     )
-    reference = counts.select((counts.ts >= reference_from) & (counts.ts < reference_to))
+    reference_counts = counts.select((counts.ts >= reference_from) & (counts.ts < reference_to))
     if until is None:
         until = int(counts.ts.max(initial=reference_to))
     last_period_end = until // criteria.period * criteria.period
-    later = counts.select((counts.ts >= reference_to) & (counts.ts < last_period_end))
+    later_counts = counts.select((counts.ts >= reference_to) & (counts.ts < last_period_end))
     return decide_from_steps(
-        build_steps(reference, criteria), build_steps(later, criteria), criteria
+        build_steps(reference_counts, criteria), build_steps(later_counts, criteria), criteria
     )
 
 
@@ -185,7 +185,9 @@ def decide_from_steps(
     )
     highest_statistic, fall_index, alarm_index = -math.inf, 0, None
     for index in range(len(watched)):
-        statistic, fall_start = _scan(reference_value, reference_variance, watched[: index + 1])
+        statistic, fall_start = _find_steepest_fall(
+            reference_value, reference_variance, watched[: index + 1]
+        )
         if statistic > highest_statistic:
             highest_statistic, fall_index = statistic, fall_start
         is_large_enough = reference_value - _pool(watched[fall_start : index + 1])[
@@ -269,17 +271,17 @@ def scan_threshold(reference_error: float, periods: int, false_alarm: float) -> 
     highest_statistics = np.full(_SIMULATIONS, -np.inf)
     for step in range(1, periods + 1):
         sums[step] = sums[step - 1] + rng.normal(size=_SIMULATIONS)
-        length = np.arange(step, 0, -1)[
+        run_lengths = np.arange(step, 0, -1)[
             :, None
         ]  # lengths of the runs that start after step 0, 1, … and end now
-        falls = (reference - (sums[step] - sums[:step]) / length) / np.sqrt(
-            reference_error**2 + 1.0 / length
+        falls = (reference - (sums[step] - sums[:step]) / run_lengths) / np.sqrt(
+            reference_error**2 + 1.0 / run_lengths
         )
         np.maximum(highest_statistics, falls.max(axis=0), out=highest_statistics)
     return float(np.quantile(highest_statistics, 1.0 - false_alarm))
 
 
-def _scan(
+def _find_steepest_fall(
     reference_value: float, reference_variance: float, watched: Sequence[LogRatioStep]
 ) -> tuple[float, int]:
     """Return the statistic at the last step, and the first step of its run."""

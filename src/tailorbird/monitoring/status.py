@@ -143,12 +143,14 @@ def _expected_ctr(champion: Figures | None) -> str:
 
 def _later_promotion(audit: Sequence[AuditEntry], champion: str, now: int) -> str:
     """Return the time at which the champion was promoted if that is later than `now`."""
-    promoted = [
+    promotion_times = [
         entry.at
         for entry in audit
         if entry.version == champion and entry.action in CHAMPION_CHANGES
     ]
-    return to_iso_minute(promoted[-1]) if promoted and promoted[-1] > now else ""
+    return (
+        to_iso_minute(promotion_times[-1]) if promotion_times and promotion_times[-1] > now else ""
+    )
 
 
 def _describe_models(aliases: Aliases, champion: Figures | None, promoted_later: str) -> str:

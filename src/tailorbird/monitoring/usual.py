@@ -35,6 +35,9 @@ def usual_shares(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, 
 
     It is the median of the days with enough rows, so that one broken day does not define the usual
     for a week. With fewer than three such days, it is the share over all days.
+
+    Args:
+        days: the count of each value, one mapping a day.
     """
     values = {value for day in days for value in day}
     large_days = [day for day in days if sum(day.values()) >= rows_min]

@@ -198,16 +198,18 @@ class _BootstrapEstimates:
         terms_by_sample = [
             [estimator(sample) for estimator in estimators.values()] for sample in samples
         ]
-        values = np.array([[term.value for term in row] for row in terms_by_sample])
+        values = np.array(
+            [[term.value for term in sample_terms] for sample_terms in terms_by_sample]
+        )
         replicate_values = bootstrap_people(
-            [term for row in terms_by_sample for term in row],
+            [term for sample_terms in terms_by_sample for term in sample_terms],
             samples[0].person_groups,
             replicates,
             seed,
         )
         extensions = [
-            [interval_extension(sample, term) for term in row]
-            for sample, row in zip(samples, terms_by_sample, strict=True)
+            [interval_extension(sample, term) for term in sample_terms]
+            for sample, sample_terms in zip(samples, terms_by_sample, strict=True)
         ]
         return cls(names, values, replicate_values.reshape(replicates, *values.shape), extensions)
 
@@ -243,10 +245,10 @@ def bootstrap_people(
     rng = np.random.default_rng(seed)
     person_count, person_code = person_groups
     columns = [
-        np.bincount(person_code, term_part[:, column], person_count)
+        np.bincount(person_code, term_matrix[:, column], person_count)
         for term in terms
-        for term_part in (term.numerator, term.denominator)
-        for column in range(term_part.shape[1])
+        for term_matrix in (term.numerator, term.denominator)
+        for column in range(term_matrix.shape[1])
     ]
     person_totals = np.stack(columns, axis=1) if columns else np.zeros((person_count, 0))
     replicate_values = np.empty((replicates, len(terms)))

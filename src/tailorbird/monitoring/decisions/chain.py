@@ -83,15 +83,15 @@ def find_pending_version(
     the process was killed in between, and the step is taken again. A person's change of models
     after the version was added ends its way, as does any other promotion.
     """
-    added_index = {
+    added_index_by_version = {
         entry.version: index
         for index, entry in enumerate(audit)
         if entry.action == "add" and entry.by in authors
     }
     for version in reversed(accepted_versions):
-        if version not in added_index or version == aliases.champion:
+        if version not in added_index_by_version or version == aliases.champion:
             continue
-        later_entries = audit[added_index[version] :]
+        later_entries = audit[added_index_by_version[version] :]
         is_over = any(
             (entry.action in FAILURE_ACTIONS and entry.version == version)
             or (entry.action in CHAMPION_CHANGES and entry.version != version)

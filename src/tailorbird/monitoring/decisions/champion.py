@@ -103,8 +103,8 @@ def judge_champion(
         math.log(3.0 * window_count / false_rollback),
         math.log(3.0 / false_rollback),
     )
-    typical_rate = max(_failure_rate_bound(previous), _failure_rate_bound(holdout_recent))
-    evidence = rate_above(champion.failures, champion.requests, typical_rate + FAILURES_MARGIN)
+    tolerated_rate = max(_failure_rate_bound(previous), _failure_rate_bound(holdout_recent))
+    evidence = rate_above(champion.failures, champion.requests, tolerated_rate + FAILURES_MARGIN)
     if evidence > recent_threshold:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in champion.problems.items() if count)
         reason = (

@@ -18,8 +18,8 @@ def rate_above(hits: float, trials: float, limit: float) -> float:
     if trials <= 0 or hits <= limit * trials:
         return 0.0
     limit = min(max(limit, 1e-9), 1.0 - 1e-9)
-    tail = 1.0 - betainc(hits + 1.0, trials - hits + 1.0, limit)
-    mixture = betaln(hits + 1.0, trials - hits + 1.0) + np.log(max(tail, 1e-300))
+    probability_above = 1.0 - betainc(hits + 1.0, trials - hits + 1.0, limit)
+    mixture = betaln(hits + 1.0, trials - hits + 1.0) + np.log(max(probability_above, 1e-300))
     null = xlogy(hits, limit) + xlog1py(trials - hits, -limit)
     return float(mixture - np.log1p(-limit) - null)
 

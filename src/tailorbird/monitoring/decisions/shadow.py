@@ -106,16 +106,17 @@ def _median_times_ms(responses: pa.Table, version: str) -> tuple[float, float, f
     version_responses = responses.filter(
         pc.fill_null(pc.equal(responses["shadow"], version), False)
     )
-    shadow, champion, response = (
+    shadow_us, champion_us, latency_us = (
         version_responses[name].fill_null(0).to_numpy()
         for name in ("shadow_us", "champion_us", "latency_us")
     )
-    is_timed = champion > 0
+    is_timed = champion_us > 0
     if is_timed.sum() < TIMED_MIN:
         return float("nan"), float("nan"), float("nan")
-    response_only = response - shadow - champion
+    response_only_us = latency_us - shadow_us - champion_us
     medians = [
-        float(np.median(times[is_timed])) / 1_000 for times in (shadow, champion, response_only)
+        float(np.median(times[is_timed])) / 1_000
+        for times in (shadow_us, champion_us, response_only_us)
     ]
     return medians[0], medians[1], medians[2]
 

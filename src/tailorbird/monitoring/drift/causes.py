@@ -90,6 +90,7 @@ class _Facts:
     """Signals before and during an episode.
 
     Attributes:
+        first_hour: that of the signals, microseconds; the episode counts hours from it.
         shift: change in a share that is evidence.
         is_fall: the episode is one of clicks, which all its hours together explain.
     """
@@ -115,13 +116,13 @@ class _Facts:
             return usual / max(usual.sum(), 1.0), current / max(current.sum(), 1.0)
         before = signal.counts[: self.episode.start].sum(axis=0)
         before = before / max(before.sum(), 1.0)
-        hours = signal.counts[self.episode.start : self.episode.stop]
-        blocks = block_sums(hours, BLOCK_HOURS)
+        hourly_counts = signal.counts[self.episode.start : self.episode.stop]
+        blocks = block_sums(hourly_counts, BLOCK_HOURS)
         totals = blocks.sum(axis=1)
         if (is_large := totals >= BLOCK_COUNT_MIN).any():
             shares = blocks[is_large] / totals[is_large, None]
             return before, shares[np.abs(shares - before).sum(axis=1).argmax()]
-        during = hours.sum(axis=0)
+        during = hourly_counts.sum(axis=0)
         return before, during / max(during.sum(), 1.0)
 
     def largest_shift(self, signal: Signal) -> tuple[str, float, float]:
@@ -258,16 +259,16 @@ def _explain_by_bots(facts: _Facts) -> Cause | None:
 def _explain_by_slow_store(facts: _Facts) -> Cause | None:
     for signal in facts.of_kind("degraded"):
         before, during = facts.shares(signal)
-        change = during - before
+        share_change = during - before
         rises = [
-            (float(change[index]), name)
+            (float(share_change[index]), name)
             for index, name in enumerate(signal.bins)
             if name not in ("nothing", "missing")
         ]
         largest_rise, name = max(rises, default=(0.0, ""))
         if largest_rise > SHARE_SHIFT / 2:
-            kind = "stale source" if name in ("candidates", "retrieval") else "slow store"
-            return Cause(kind, f"{largest_rise:.0%} more answers lack {name}")
+            cause_name = "stale source" if name in ("candidates", "retrieval") else "slow store"
+            return Cause(cause_name, f"{largest_rise:.0%} more answers lack {name}")
     for signal in facts.of_kind("latency"):
         before, during = (_p95_ms(signal, shares) for shares in facts.shares(signal))
         if during > before:
@@ -281,8 +282,10 @@ def _p95_ms(signal: Signal, shares: Floats) -> float:
     cumulative = np.cumsum(shares[1:])
     target = 0.95 * cumulative[-1]
     index = int(np.searchsorted(cumulative, target))
-    part_of_bin = (target - cumulative[index] + shares[index + 1]) / max(shares[index + 1], 1e-12)
-    return number_from_bin(int(signal.bins[index + 1]) + float(part_of_bin)) / 1_000
+    fraction_of_bin = (target - cumulative[index] + shares[index + 1]) / max(
+        shares[index + 1], 1e-12
+    )
+    return number_from_bin(int(signal.bins[index + 1]) + float(fraction_of_bin)) / 1_000
 
 
 def _explain_by_model_change(facts: _Facts) -> Cause | None:
@@ -360,8 +363,8 @@ def _explain_by_taste(facts: _Facts) -> Cause | None:
         return None
     clicks, start, stop = labels[0], facts.episode.start, facts.episode.stop
     before, during = (
-        part[:, clicks.bins.index(CLICKED_BIN)].sum() / max(part.sum(), 1.0)
-        for part in (clicks.counts[:start], clicks.counts[start:stop])
+        hourly_counts[:, clicks.bins.index(CLICKED_BIN)].sum() / max(hourly_counts.sum(), 1.0)
+        for hourly_counts in (clicks.counts[:start], clicks.counts[start:stop])
     )
     evidence = (
         f"{during:.1%} of the seen items are clicked, {before:.1%} before; "

@@ -142,17 +142,17 @@ def _find_outages(signals: Sequence[Signal], history_hours: int) -> list[Episode
         ]
     )[hour_classes]
     is_quiet = counts <= np.maximum(QUIET_RATIO * usual_counts, 1.0)
-    is_out = np.zeros(len(counts), bool)
+    is_outage = np.zeros(len(counts), bool)
     for length in OUTAGE_BLOCK_HOURS:
         blocks = block_sums(np.column_stack([counts, usual_counts]), length)
-        is_out_block = (blocks[:, 1] >= USUAL_COUNT_MIN) & (
+        is_outage_block = (blocks[:, 1] >= USUAL_COUNT_MIN) & (
             blocks[:, 0] <= QUIET_RATIO * blocks[:, 1]
         )
-        is_out |= is_quiet & (np.convolve(is_out_block, np.ones(length)) > 0)
+        is_outage |= is_quiet & (np.convolve(is_outage_block, np.ones(length)) > 0)
     outages = []
     for first_hour, last_hour in _find_runs(is_quiet[history_hours:], 1):
-        is_out_in_run = is_out[history_hours:][first_hour : last_hour + 1]
-        hours = history_hours + first_hour + np.flatnonzero(is_out_in_run)
+        is_outage_in_run = is_outage[history_hours:][first_hour : last_hour + 1]
+        hours = history_hours + first_hour + np.flatnonzero(is_outage_in_run)
         if not len(hours):
             continue
         start, is_open = int(hours[0]), history_hours + last_hour == len(counts) - 1
@@ -370,14 +370,14 @@ def _log_share(counts: Floats, index: int) -> Floats:
 def find_threshold(strengths: Floats, false_alarms_per_month: float, hours: int) -> float:
     """Return the level that a month without drift passes in `false_alarms_per_month` episodes."""
     peaks = -np.sort(-_find_peaks(strengths))
-    count = min(PEAKS_MAX, len(peaks) - 1)
-    if count < 3:
+    peak_count = min(PEAKS_MAX, len(peaks) - 1)
+    if peak_count < 3:
         return float(strengths.max(initial=0.0) * 2.0 + 1.0)
-    base, excess = peaks[count], peaks[:count] - peaks[count]
+    tail_start, excess = peaks[peak_count], peaks[:peak_count] - peaks[peak_count]
     if (limit := OUTLIER_RATIO * float(np.median(excess))) > 0:
         excess = excess[excess <= limit]
     expected_alarms = false_alarms_per_month * hours / HOURS_MONTH
-    return float(base + excess.mean() * np.log(len(excess) / expected_alarms))
+    return float(tail_start + excess.mean() * np.log(len(excess) / expected_alarms))
 
 
 def _find_peaks(strength: Floats) -> Floats:
@@ -395,5 +395,5 @@ def _find_runs(is_alarm: Bools, gap_windows: int = GAP_WINDOWS) -> list[tuple[in
     indices = np.flatnonzero(is_alarm)
     if not len(indices):
         return []
-    parts = np.split(indices, np.flatnonzero(np.diff(indices) > gap_windows) + 1)
-    return [(int(part[0]), int(part[-1])) for part in parts]
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) > gap_windows) + 1)
+    return [(int(run[0]), int(run[-1])) for run in runs]

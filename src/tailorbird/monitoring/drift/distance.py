@@ -24,8 +24,8 @@ def distances(counts: Floats, reference: Floats, *, is_category: bool) -> Floats
     missing_distance = np.abs(_share(counts)[:, 0] - _share(reference)[:, 0])
     p, q = _share(counts[:, 1:]), _share(reference[:, 1:])
     if is_category:
-        middle = 0.5 * (p + q)
-        divergence = 0.5 * (_relative_entropy(p, middle) + _relative_entropy(q, middle))
+        mixture = 0.5 * (p + q)
+        divergence = 0.5 * (_relative_entropy(p, mixture) + _relative_entropy(q, mixture))
         bin_distance = 0.5 * np.sqrt(np.maximum(divergence, 0.0))
     else:
         below_p, below_q = np.cumsum(p, axis=1), np.cumsum(q, axis=1)

@@ -106,9 +106,9 @@ class SketchStore:
                 else None
             )
             for hour in hours:
-                tables = [_with_slot(sketch_events(_within(events, hour)), "")]
+                tables = [_with_slot(sketch_events(_rows_of_hour(events, hour)), "")]
                 if responses is not None:
-                    tables += self._response_tables(_within(responses, hour))
+                    tables += self._response_tables(_rows_of_hour(responses, hour))
                 notes = {POSITION_KEY: arrivals.position}
                 self._files.write(hour, pa.concat_tables(tables), notes)
         return len(due_hours)
@@ -121,8 +121,8 @@ class SketchStore:
         tables = self._files.read(since, until // HOUR * HOUR)
         first_visited = _first_visited(tables, until)
         tables = {hour: table for hour, table in tables.items() if hour >= first_visited}
-        pairs, first_hour = _to_signals(tables, to_table([]), until)
-        return [signal for signal, _ in pairs if _is_in_use(signal)], first_hour
+        signal_pairs, first_hour = _to_signals(tables, to_table([]), until)
+        return [signal for signal, _ in signal_pairs if _is_in_use(signal)], first_hour
 
     def read_with(
         self, since: int, until: int, training: pa.Table, slot: str
@@ -259,7 +259,7 @@ def _response_rows(responses: pa.Table) -> list[HistogramRow]:
     return rows + _source_rows(responses)
 
 
-def _within(table: pa.Table, hour: int) -> pa.Table:
+def _rows_of_hour(table: pa.Table, hour: int) -> pa.Table:
     start, stop = pa.scalar(hour, TIME_TYPE), pa.scalar(hour + HOUR, TIME_TYPE)
     return table.filter((pc.field("ts") >= start) & (pc.field("ts") < stop))
 
@@ -348,8 +348,8 @@ def build_signals(table: pa.Table, hours: int) -> list[Signal]:
     names = table["name"].combine_chunks().dictionary_encode()
     codes = names.indices.to_numpy()
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    for first, last in zip(starts, [*starts[1:], len(codes)], strict=True):
-        signal_rows = table.slice(int(first), int(last - first))
+    for first, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
+        signal_rows = table.slice(int(first), int(stop - first))
         kind, is_category = signal_rows["kind"][0].as_py(), signal_rows["category"][0].as_py()
         labels = pc.unique(signal_rows["bin"]).to_pylist()
         bin_labels = sorted(
@@ -361,10 +361,12 @@ def build_signals(table: pa.Table, hours: int) -> list[Signal]:
             **{label: position + 1 for position, label in enumerate(bin_labels)},
         }
         counts = np.zeros((hours, len(index_by_label)))
-        bins = np.array(
+        bin_indexes = np.array(
             [index_by_label[label] for label in signal_rows["bin"].to_pylist()], np.int64
         )
-        np.add.at(counts, (signal_rows["hour"].to_numpy(), bins), signal_rows["count"].to_numpy())
+        np.add.at(
+            counts, (signal_rows["hour"].to_numpy(), bin_indexes), signal_rows["count"].to_numpy()
+        )
         if kind == TRAFFIC_KIND:
             counts = counts.sum(axis=1, keepdims=True)
         labels_in_order = ("missing", *bin_labels)

@@ -27,9 +27,9 @@ from tailorbird.monitoring.drift.distance import SMALLEST_EFFECT
 
 DAY_HOURS = 24
 TRAINING = "training"
-LISTED_ONLY_KIND = (
-    "score"  # its first item is chosen among more candidates than the training rows have
-)
+# A signal of this kind is listed and not judged: the first item of a response is chosen among more
+# candidates than the training rows have.
+LISTED_ONLY_KIND = "score"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,11 @@ def compare_with_training(
         training_hours: the hours that the training learned from, as far as they were served.
         false_alarms_per_month: episodes a month that chance alone may cause, over all signals.
     """
-    signal_pairs = [(signal, training) for signal, training in signal_pairs if training.sum() > 0]
+    signal_pairs = [
+        (signal, training_histogram)
+        for signal, training_histogram in signal_pairs
+        if training_histogram.sum() > 0
+    ]
     judged_indexes = [
         index for index, (signal, _) in enumerate(signal_pairs) if signal.kind != LISTED_ONLY_KIND
     ]
@@ -72,17 +76,17 @@ def compare_with_training(
     # After the days come two windows: all compared days, and the time of the training.
     window_classes = np.zeros(days + 2, np.int64)
     distance, strength = np.zeros((2, len(signal_pairs), days + 2))
-    for index, (signal, training) in enumerate(signal_pairs):
-        hours = signal.counts[: days * DAY_HOURS]
+    for index, (signal, training_histogram) in enumerate(signal_pairs):
+        hourly_counts = signal.counts[: days * DAY_HOURS]
         counts = np.concatenate(
             [
-                hours.reshape(days, DAY_HOURS, -1).sum(axis=1),
-                hours[history_days * DAY_HOURS :].sum(axis=0, keepdims=True),
+                hourly_counts.reshape(days, DAY_HOURS, -1).sum(axis=1),
+                hourly_counts[history_days * DAY_HOURS :].sum(axis=0, keepdims=True),
                 signal.counts[training_hours].sum(axis=0, keepdims=True),
             ]
         )
         distance[index], strength[index] = measure_windows(
-            counts, window_classes, history_days, signal, training
+            counts, window_classes, history_days, signal, training_histogram
         )
     threshold = find_threshold(
         strength[judged_indexes, :history_days].max(axis=0, initial=0.0),

@@ -47,7 +47,7 @@ KEY_COLUMNS = ("minute", "slot", "version", "arm", "device", "visitor")
 SUM_COLUMNS = (
     "requests",
     "errors",
-    "not_finite",
+    "not_finite",  # responses with a score that was no finite number
     "empty",
     "degraded",
     "seen",
@@ -58,11 +58,11 @@ SUM_COLUMNS = (
     "conversions",
     "revenue",
     "dwell_s",
-    "dwells",
-    "predicted_clicks",
-    "scored_clicks",
+    "dwells",  # events whose dwell is known
+    "predicted_clicks",  # sum of click probabilities of the seen items that have one
+    "scored_clicks",  # clicks on these items
     "items_served",
-    "novelty",
+    "novelty",  # sum of −log2 of each served item's share of yesterday's clicks, purchases
 )
 LATENCY_BUCKETS = 96  # four an octave
 LATENCY_FIRST_US = 64.0
@@ -108,7 +108,7 @@ class CellBuilder:
         self._day = -1
         self._known_persons: frozenset[bytes] = frozenset()
         self._surprise_by_item: dict[str, float] = {}
-        self._surprise_unseen = 0.0
+        self._unseen_surprise = 0.0
 
     @property
     def attribution(self) -> int:
@@ -159,7 +159,7 @@ class CellBuilder:
                 counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True
             )
         }
-        self._surprise_unseen = float(np.log2(total))
+        self._unseen_surprise = float(np.log2(total))
 
     def _slot_cells(
         self, events: pa.Table, slot: str, responses: pa.Table, stop: int, counted_at: int
@@ -231,7 +231,7 @@ class CellBuilder:
         item_codes, items = encode_values(pc.list_flatten(responses["items"]))
         hashes = np.array([int.from_bytes(_hash_text(item)) >> 1 for item in items], np.int64)
         surprise = np.array(
-            [self._surprise_by_item.get(item, self._surprise_unseen) for item in items], np.float64
+            [self._surprise_by_item.get(item, self._unseen_surprise) for item in items], np.float64
         )
         sketches: list[list[int]] = [[] for _ in range(cell_count)]
         if len(item_codes):
@@ -284,9 +284,9 @@ def _outcome_sums(
     """Return impressions, clicks and purchases of each response, and the delay of the first."""
     response_count = responses.num_rows
     kind, response_index = outcomes.kind[outcomes.event_row], answer_of_row[outcomes.response_row]
-    is_own = response_index >= 0
-    event_row = outcomes.event_row[is_own]
-    kind, response_index = kind[is_own], response_index[is_own]
+    is_of_response = response_index >= 0
+    event_row = outcomes.event_row[is_of_response]
+    kind, response_index = kind[is_of_response], response_index[is_of_response]
     counts_by_kind = {
         code: np.bincount(response_index[kind == code], minlength=response_count).astype(np.float64)
         for code in (IMPRESSION, CLICK, PURCHASE)
@@ -322,9 +322,9 @@ def _dwell_sums(events: pa.Table, responses: pa.Table) -> dict[str, Floats]:
         pc.and_(pc.is_valid(events["dwell_ms"]), pc.is_valid(events["request_id"]))
     )
     response_index = pc.index_in(dwell_views["request_id"], value_set=responses["request_id"])
-    is_own = pc.is_valid(response_index)
-    response_rows = response_index.filter(is_own).to_numpy().astype(np.int64)
-    seconds = dwell_views["dwell_ms"].filter(is_own).to_numpy() / 1_000
+    is_of_response = pc.is_valid(response_index)
+    response_rows = response_index.filter(is_of_response).to_numpy().astype(np.int64)
+    seconds = dwell_views["dwell_ms"].filter(is_of_response).to_numpy() / 1_000
     count = responses.num_rows
     return {
         "dwell_s": np.bincount(response_rows, seconds, count).astype(np.float64),

@@ -135,15 +135,15 @@ def correct_conversions(
     common_error = float(
         (corrected * np.sqrt(log_variance[is_usable]))[share[is_usable] < 1.0].sum()
     )
-    ratio = 1.0
+    young_factor = 1.0  # all responses over those that are old enough to tell
     if not is_usable.all() and requests[is_usable].sum() > 0:
-        ratio = float(requests.sum() / requests[is_usable].sum())
+        young_factor = float(requests.sum() / requests[is_usable].sum())
     observed_total = float(observed.sum())
     # The error grows with the final count, not with its estimate: a score interval, as Wilson's.
     shift = 0.5 * z**2 * own_variance / total if total > 0 else 0.0
     error = np.sqrt(z**2 * (own_variance + common_error**2) + shift**2)
     low, value, high = (
-        max(estimate * ratio, observed_total)
+        max(estimate * young_factor, observed_total)
         for estimate in (total + shift - error, total, total + shift + error)
     )
     return CorrectedCount(value, low, high, observed_total)

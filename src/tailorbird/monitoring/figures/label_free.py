@@ -64,12 +64,16 @@ class ScoredImpressions:
             cell_count: number of cells.
         """
         codes = encode_seen(self.probability, self.is_clicked)
-        pairs, counts = np.unique(
+        cell_codes, counts = np.unique(
             cell_of_response[self.response_index] * 2 * BIN_COUNT + codes, return_counts=True
         )
-        offsets = np.searchsorted(pairs, np.arange(cell_count + 1) * 2 * BIN_COUNT).astype(np.int32)
+        offsets = np.searchsorted(cell_codes, np.arange(cell_count + 1) * 2 * BIN_COUNT).astype(
+            np.int32
+        )
         return (
-            pa.ListArray.from_arrays(offsets, pa.array((pairs % (2 * BIN_COUNT)).astype(np.int16))),
+            pa.ListArray.from_arrays(
+                offsets, pa.array((cell_codes % (2 * BIN_COUNT)).astype(np.int16))
+            ),
             pa.ListArray.from_arrays(offsets, pa.array(counts.astype(np.int32))),
         )
 
@@ -128,6 +132,8 @@ def auc_of(positives: Floats, seen: Floats) -> Floats:
     """
     negatives = seen - positives
     negatives_below = np.cumsum(negatives, axis=1) - 0.5 * negatives
-    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    won_pairs = (positives * negatives_below).sum(axis=1)
-    return np.divide(won_pairs, pairs, out=np.full(len(won_pairs), math.nan), where=pairs > 0)
+    pair_count = positives.sum(axis=1) * negatives.sum(axis=1)
+    won_pair_count = (positives * negatives_below).sum(axis=1)
+    return np.divide(
+        won_pair_count, pair_count, out=np.full(len(won_pair_count), math.nan), where=pair_count > 0
+    )

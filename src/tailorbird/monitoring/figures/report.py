@@ -142,13 +142,13 @@ def summarize(
     window_starts = minutes // window_us * window_us if window_us else np.full(len(minutes), since)
     groups = cells[by].to_pylist() if by else ["all"] * len(minutes)
     keys = sorted(set(zip(window_starts.tolist(), groups, strict=True)))
-    index_by_key = {key: number for number, key in enumerate(keys)}
+    index_by_key = {key: key_index for key_index, key in enumerate(keys)}
     group_index = np.array(
         [index_by_key[key] for key in zip(window_starts.tolist(), groups, strict=True)], np.int64
     )
     figures = []
-    for number, (window_start, name) in enumerate(keys):
-        group_cells = cells.take(pa.array(np.flatnonzero(group_index == number)))
+    for key_index, (window_start, name) in enumerate(keys):
+        group_cells = cells.take(pa.array(np.flatnonzero(group_index == key_index)))
         end = min(until, window_start + window_us) if window_us else until
         seconds = max(1.0, (end - max(window_start, since)) / 1e6)
         figures.append(
@@ -174,7 +174,7 @@ def _compute_figures(
 ) -> Figures:
     totals = {name: float(pc.sum(group_cells[name]).as_py() or 0.0) for name in SUM_COLUMNS}
     requests = totals["requests"]
-    latency = _to_matrix(group_cells["latency"], LATENCY_BUCKETS).sum(axis=0)
+    latency_counts = _to_matrix(group_cells["latency"], LATENCY_BUCKETS).sum(axis=0)
     conversions, conversions_low, conversions_high = 0.0, 0.0, 0.0
     for slot in pc.unique(group_cells["slot"]).to_pylist():
         slot_cells = group_cells.filter(pc.equal(group_cells["slot"], slot))
@@ -204,9 +204,9 @@ def _compute_figures(
         group=group,
         requests=int(requests),
         requests_per_s=requests / seconds,
-        latency_ms_p50=latency_quantile(latency, 0.5),
-        latency_ms_p95=latency_quantile(latency, 0.95),
-        latency_ms_p99=latency_quantile(latency, 0.99),
+        latency_ms_p50=latency_quantile(latency_counts, 0.5),
+        latency_ms_p95=latency_quantile(latency_counts, 0.95),
+        latency_ms_p99=latency_quantile(latency_counts, 0.99),
         error_rate=_ratio(totals["errors"], requests),
         empty_rate=_ratio(totals["empty"], requests),
         degraded_rate=_ratio(totals["degraded"], requests),

@@ -112,7 +112,7 @@ def _is_due(message: Message, sent_times: dict[str, int], now: int, repeat_us: i
 
 
 def _note_failure(ledger: DeliveryLedger, name: str, error: str, now: int) -> None:
-    earlier = ledger.failing.get(name)
-    if earlier is None:
+    earlier_failure = ledger.failing.get(name)
+    if earlier_failure is None:
         log.error("receiver %s accepts no message: %s", name, error)
-    ledger.failing[name] = Failure(earlier.since if earlier else now, now, error)
+    ledger.failing[name] = Failure(earlier_failure.since if earlier_failure else now, now, error)

@@ -9,6 +9,8 @@ from tailorbird.atomic_write import atomic_write
 from tailorbird.errors import UsageError
 from tailorbird.monitoring.drift.causes import RUNBOOK_PAGES
 
+# Drift, a roll-back, a canary or shadow that was ended, a step that waits for a person, and failed
+# or empty responses, which page somebody.
 MESSAGE_KINDS = ("drift", "rollback", "refused", "approval", "page")
 EVERYTHING = "all"  # silences every message
 # Causes of drift, of failed responses, and a training that cannot run.

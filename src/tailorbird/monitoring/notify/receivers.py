@@ -110,9 +110,9 @@ def check_urls(urls: Sequence[str]) -> None:
 
 
 def _receiver_name(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
-    service = (
+    scheme, _, after_scheme = url.partition("://")
+    host = re.split(r"[/?#]", after_scheme, maxsplit=1)[0].rpartition("@")[2]
+    public_part = (
         f"{scheme[:16]}-{host}" if scheme in _SCHEMES_WITH_PUBLIC_HOST and host else scheme[:16]
     )
-    return f"{service}-{hashlib.sha256(url.encode()).hexdigest()[:6]}"
+    return f"{public_part}-{hashlib.sha256(url.encode()).hexdigest()[:6]}"

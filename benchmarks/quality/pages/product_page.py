@@ -163,13 +163,12 @@ def _describe_cut(name: str, cut: dict[str, Any]) -> str:
             f"{cut['questions']:,} questions"
         )
         end = f"until {cut['test_to'][:16]}"
-    trained = [f"seed {seed}: {_describe_training(each)}" for seed, each in cut["training"].items()]
-    return f"{description} {end}. Training, {'; '.join(trained)}."
+    trained = [_describe_training(each) for each in cut["training"].values()]
+    return f"{description} {end}. Trained in {'; '.join(trained)}."
 
 
 def _describe_training(training: dict[str, Any]) -> str:
-    cost = f"{training['seconds']:.0f} s, {training['peak_mb'] / 1000:.1f} GB"
-    return (
-        f"{cost}, "
-        f"{'promoted' if training['promoted'] else 'refused: ' + '; '.join(training.get('reasons', ['failed']))}"
-    )
+    cost = f"{training['seconds']:.0f} s ({training['peak_mb'] / 1000:.1f} GB)"
+    if training["promoted"]:
+        return cost
+    return f"{cost}, refused: {'; '.join(training.get('reasons', ['failed']))}"

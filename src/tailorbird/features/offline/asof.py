@@ -166,6 +166,10 @@ class AsOfQueries:
         )
         return starts
 
+    def kernel_arrays(self, start: Intps) -> tuple[Intps, Intps, Intps, Intps, Int64s]:
+        """Return what a tree's kernel reads of the queries, whose windows begin at `start`."""
+        return self.order, start, self.stop.edge, self.stop.first_in_flight(), self.log_position
+
     def take(self, rows: Intps) -> "AsOfQueries":
         """Return only the queries at `rows`."""
         entity, log_position = self._unsorted_arrays

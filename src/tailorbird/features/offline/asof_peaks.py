@@ -41,22 +41,11 @@ class MaximumTree:
         """Return the largest value of each query's known events at or after `since`, 0 if there
         are none.
         """
-        start, end_edge, largest_values = (
-            queries.before(since).edge,
-            queries.stop,
-            np.empty(len(queries), np.int64),
-        )
-        query_arrays = (
-            queries.order,
-            start,
-            end_edge.edge,
-            end_edge.first_in_flight(),
-            queries.log_position,
-        )
+        largest_values = np.empty(len(queries), np.int64)
         run_parallel(
             write_peaks,
             len(queries),
-            *query_arrays,
+            *queries.kernel_arrays(queries.before(since).edge),
             self._timeline.log_position,
             self._tree_nodes,
             self._level_starts,

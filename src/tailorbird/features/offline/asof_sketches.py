@@ -67,17 +67,9 @@ class SketchTree:
 
     def summary_from_positions(self, queries: AsOfQueries, start: Intps) -> tuple[Int64s, Int64s]:
         """Return the same summary from each window's first position, in order of (entity, t)."""
-        end_edge = queries.stop
         empty_registers, rank_sum = (
             np.empty(len(queries), np.int64),
             np.empty(len(queries), np.int64),
-        )
-        query_arrays = (
-            queries.order,
-            start,
-            end_edge.edge,
-            end_edge.first_in_flight(),
-            queries.log_position,
         )
         event_arrays = (
             self._timeline.log_position,
@@ -89,7 +81,7 @@ class SketchTree:
         run_parallel(
             write_unions,
             len(queries),
-            *query_arrays,
+            *queries.kernel_arrays(start),
             *event_arrays,
             RANK_MAX,
             empty_registers,

@@ -158,14 +158,15 @@ def choose_retrieval(
         return RetrievalChoice(index_series, summary=f"candidates come from tables alone: {reason}")
     progress(0, 1)
     trial_series = _series_at(index_series, learner, validation_from)
-    best_share, gain, measurements = compare_retrieval(
-        training_data=training_data,
-        features=features,
-        slot=slot,
-        index_series=trial_series,
-        validation=validation,
-        seed=seed,
-    )
+    with threadpool_limits(1, user_api="blas"):  # as in a server, or busy cores would change costs
+        best_share, gain, measurements = compare_retrieval(
+            training_data=training_data,
+            features=features,
+            slot=slot,
+            index_series=trial_series,
+            validation=validation,
+            seed=seed,
+        )
     extra_cost_us = measurements[_vector_label(best_share)]["us"] - measurements[TABLES]["us"]
     gain_note = (
         f"{gain.signed_text} in recall with as many candidates, for {extra_cost_us:+,.0f} µs"
@@ -251,22 +252,19 @@ def compare_retrieval(
     )
     recalls = {name: np.full(data.request_count, np.nan) for name in limits_by_way}
     durations: dict[str, list[float]] = {name: [] for name in limits_by_way}
-    with threadpool_limits(1, user_api="blas"):  # as in a server, or busy cores would change costs
-        for request_index, lists in replay.iterate_request_lists(data, replay.read_sequences(data)):
-            chosen_codes = data.item_codes[
-                data.offsets[request_index] : data.offsets[request_index + 1]
-            ]
-            for name, sources in limits_by_way.items():
-                start = time.process_time()  # CPU time, so that other processes do not matter
-                candidate_codes = replay.merge_sources(
-                    int(data.t[request_index]), lists, sources
-                ).rows
-                durations[name].append(time.process_time() - start)
-                recalls[name][request_index] = (
-                    float(np.isin(chosen_codes, candidate_codes).mean())
-                    if len(chosen_codes)
-                    else np.nan
-                )
+    for request_index, lists in replay.iterate_request_lists(data, replay.read_sequences(data)):
+        chosen_codes = data.item_codes[
+            data.offsets[request_index] : data.offsets[request_index + 1]
+        ]
+        for name, sources in limits_by_way.items():
+            start = time.process_time()  # CPU time, so that other processes do not matter
+            candidate_codes = replay.merge_sources(int(data.t[request_index]), lists, sources).rows
+            durations[name].append(time.process_time() - start)
+            recalls[name][request_index] = (
+                float(np.isin(chosen_codes, candidate_codes).mean())
+                if len(chosen_codes)
+                else np.nan
+            )
     user_codes = np.where(
         data.person_codes < 0, -1 - np.arange(data.request_count), data.person_codes
     )

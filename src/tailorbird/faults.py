@@ -1,8 +1,8 @@
 """Fault points: named places where a test can make the process die, fail or wait.
 
-Production code calls `faults.at("router.before_commit")`, and `faults.is_disabled("sqlite.sync")`
-where a mutant may switch off a safety measure. Without `TAILORBIRD_FAULTS` in the environment both
-do nothing.
+Production code calls `faults.fire_if_armed("router.before_commit")`, and
+`faults.is_disabled("sqlite.sync")` where a mutant may switch off a safety measure. Without
+`TAILORBIRD_FAULTS` in the environment both do nothing.
 
     TAILORBIRD_FAULTS="router.before_commit=kill@3;lake.after_data=raise;collector.before_sync=stall:0.5"
 
@@ -45,7 +45,7 @@ def _load_faults() -> dict[str, _Fault]:
     return fault_by_point
 
 
-def at(point: str) -> None:
+def fire_if_armed(point: str) -> None:
     """Fire the fault that a test armed at `point`, if any."""
     fault_by_point = _load_faults()
     if not fault_by_point:

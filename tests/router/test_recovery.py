@@ -162,7 +162,7 @@ def post_all(stream, bodies):
 
 def fail_in_a_step(router, count):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faults, "at", failing_at(count))
+        patch.setattr(faults, "fire_if_armed", failing_at(count))
         try:
             router.step(6)
         except _Kill:
@@ -185,7 +185,7 @@ def test_a_step_that_failed_can_be_repeated_by_the_same_router(stream):
     post_mixed_events(stream)
     with stream.router() as router, pytest.MonkeyPatch.context() as patch:
         router.step(7)
-        patch.setattr(faults, "at", failing_at(6))
+        patch.setattr(faults, "fire_if_armed", failing_at(6))
         with pytest.raises(_Kill):
             router.step(7)
         patch.undo()

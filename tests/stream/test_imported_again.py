@@ -156,7 +156,7 @@ def test_killed_between_equal_rows_it_goes_on(tmp_path, monkeypatch, at):
     path.write_text(HEAD + "\n".join(["2,a,1586735166"] * 5))
     stream.mkdir()
     with monkeypatch.context() as killed:
-        killed.setattr(faults, "at", _dies_at("import.after_commit", at))
+        killed.setattr(faults, "fire_if_armed", _dies_at("import.after_commit", at))
         with pytest.raises(KeyboardInterrupt):
             run(stream, "personalize", path)
     run(stream, "personalize", path)
@@ -192,13 +192,13 @@ def test_a_key_of_pseudonyms_that_is_set_between_two_parts_of_an_import(tmp_path
     )
     stream.mkdir()
     with monkeypatch.context() as killed:
-        killed.setattr(faults, "at", _dies_at("import.after_commit", at))
+        killed.setattr(faults, "fire_if_armed", _dies_at("import.after_commit", at))
         with pytest.raises(KeyboardInterrupt):
             run(stream, "personalize", path)
     key = Pseudonyms("k" * 40)
     for _ in range(2):  # cut short again, it keeps the order that it began with
         with monkeypatch.context() as killed:
-            killed.setattr(faults, "at", _dies_at("import.after_commit", 1))
+            killed.setattr(faults, "fire_if_armed", _dies_at("import.after_commit", 1))
             with pytest.raises(KeyboardInterrupt):
                 run(stream, "personalize", path, pseudonyms=key)
     run(stream, "personalize", path, pseudonyms=key)
@@ -218,7 +218,7 @@ def test_an_import_that_began_with_another_key_of_pseudonyms_is_told(tmp_path, m
     path.write_text(HEAD + "\n".join(ROWS))
     stream.mkdir()
     with monkeypatch.context() as killed:
-        killed.setattr(faults, "at", _dies_at("import.before_commit", 1))
+        killed.setattr(faults, "fire_if_armed", _dies_at("import.before_commit", 1))
         with pytest.raises(KeyboardInterrupt):
             run(stream, "personalize", path, pseudonyms=Pseudonyms("k" * 40))
     for other in (Pseudonyms("l" * 40), None):

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.atomic_write import sync_folder
 from tailorbird.candidates.batch import EVENT_COLUMNS, EventBatch, empty_batch, to_event_batch
 from tailorbird.candidates.contract import Contract
@@ -151,9 +151,9 @@ class CandidatesRole:
         )
         if not groups:
             return False
-        faults.at("candidates.before_publish")
+        faults.fire_if_armed("candidates.before_publish")
         self._publisher.publish(self.fold, groups, now, is_newest=unapplied_count <= ROWS_MAX)
-        faults.at("candidates.after_publish")
+        faults.fire_if_armed("candidates.after_publish")
         set_current_contract(self._root, self.contract)
         return True
 
@@ -172,7 +172,7 @@ class CandidatesRole:
                 np.savez(file, **self.fold.arrays())  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
-            faults.at("candidates.before_snapshot")
+            faults.fire_if_armed("candidates.before_snapshot")
             os.replace(temporary, path)
             sync_folder(self._folder)
         except OSError as error:

@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.candidates.history import rebuild_tables
 from tailorbird.config import Project
 from tailorbird.config.candidates import required_contract
@@ -172,18 +172,18 @@ class _Erasure:
                 msgspec.to_builtins(topic) for topic in self._writers.topics.describe_topics()
             ]
         write_journal(self._data, journal)
-        faults.at("erase.begun")
+        faults.fire_if_armed("erase.begun")
         return journal
 
     def _run_step(self, name: str, change: Callable[[], dict[str, Any]]) -> None:
         if name in self._journal.done:
             return
         counts = change()
-        faults.at(f"erase.before_done.{name.partition(' ')[0]}")
+        faults.fire_if_armed(f"erase.before_done.{name.partition(' ')[0]}")
         self._journal.done.append(name)
         self._journal.counts |= counts
         write_journal(self._data, self._journal)
-        faults.at(f"erase.after_done.{name.partition(' ')[0]}")
+        faults.fire_if_armed(f"erase.after_done.{name.partition(' ')[0]}")
 
     def _suppress(self) -> dict[str, Any]:
         shared = [("a", id_) for id_ in self._people.shared]
@@ -194,7 +194,7 @@ class _Erasure:
         )
         suppression_bytes, key = suppression_list.encode()
         write_private(self._data / ERASURE_FOLDER / SUPPRESSION_KEY_FILE, key)
-        faults.at("erase.suppression_key")
+        faults.fire_if_armed("erase.suppression_key")
         write_private(self._data / ERASURE_FOLDER / SUPPRESSION_FILE, suppression_bytes)
         durable.replace(
             self._project.paths.lake / ERASED_COUNT_FILE, suppression_list.encode_count()
@@ -257,7 +257,7 @@ class _Erasure:
             block_count += log.prune(released_positions.raw_position(producer))
             erase_paths(log)
             log.shrink()
-            faults.at("erase.raw_log")
+            faults.fire_if_armed("erase.raw_log")
         for producer, log in self._writers.response_logs.items():
             block_count += log.prune(released_positions.responses_position(producer))
             log.shrink()
@@ -339,7 +339,7 @@ class _Erasure:
                 by="lake erase",
                 why="people were erased",
             )
-            faults.at("erase.model")
+            faults.fire_if_armed("erase.model")
         return {"models": {"rewritten": len(self._journal.models)}}
 
     def _erase_files(self) -> dict[str, Any]:
@@ -354,7 +354,7 @@ class _Erasure:
         for path in dict.fromkeys(files):
             if path.exists():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-                faults.at("erase.file")
+                faults.fire_if_armed("erase.file")
                 count += 1
         return {"files": {"deleted": count}}
 
@@ -379,7 +379,7 @@ class _Erasure:
             path=str(next_receipt_path(self._data)),
         )
         write_receipt(receipt)
-        faults.at("erase.receipt")
+        faults.fire_if_armed("erase.receipt")
         if self._writers.topics is not None:
             self._writers.topics.publish_suppression_list(self._data, *suppression_list.encode())
         destroy_journal(self._data)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.lake.files import durable
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.retrieval.columns import Column, TextColumn, build_text_column, from_arrow, to_arrow
@@ -56,7 +56,7 @@ def remove_mentions(version_folder: Path, mentions: Mentions) -> None:
         with pa.ipc.new_file(buffer, pa.schema(fields)) as writer:
             writer.write_table(pa.table(arrays, schema=pa.schema(fields)))
         durable.replace(index_folder / _ITEMS_FILE, buffer.getvalue().to_pybytes())
-        faults.at("erase.model_items")
+        faults.fire_if_armed("erase.model_items")
         shutil.rmtree(index_folder / _TEXT_FOLDER, ignore_errors=True)
         write_text_index(
             index_folder / _TEXT_FOLDER, build_documents(kept_columns, np.arange(table.num_rows))

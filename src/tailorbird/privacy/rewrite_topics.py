@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock
 from tailorbird.events.suppression import ERASURE_FOLDER, LAST_ERASURE_FILE
@@ -96,7 +96,7 @@ class TopicWriters:
         for name, spec in spec_by_name.items():
             if name not in ("routed", "order", "index", "items"):
                 topic_reset.reset_topic(partitions_of(self.stream, spec), spec)
-                faults.at("erase.topic")
+                faults.fire_if_armed("erase.topic")
         self.routed.reset(
             spec_by_name["routed"],
             spec_by_name.get("order"),
@@ -135,7 +135,7 @@ def hold_topics(
     except NotReadyError:
         (data / ERASURE_FOLDER / _MARKER_FILE).unlink(missing_ok=True)  # it is another's, and stays
         raise
-    faults.at("erase.marked")
+    faults.fire_if_armed("erase.marked")
     try:
         for spec in topics or ():
             topic_reset.create_topic(partitions_of(stream, spec), spec)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import StorageError
 from tailorbird.registry.manifest import DIGEST_FILE, MANIFEST, SealedBundle, encode_manifest
@@ -32,10 +32,10 @@ def lock_for_change(folder: Path) -> Iterator[None]:
 def replace_file(folder: Path, name: str, data: bytes) -> None:
     """Replace a file atomically and durably."""
     _write_file(folder / f"{name}.new", data)
-    faults.at("registry.before_alias")
+    faults.fire_if_armed("registry.before_alias")
     os.replace(folder / f"{name}.new", folder / name)
     sync_folder(folder)
-    faults.at("registry.after_alias")
+    faults.fire_if_armed("registry.after_alias")
 
 
 def write_bundle(folder: Path, sealed_bundle: SealedBundle, version: str) -> str:

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import msgspec
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.atomic_write import sync_folder
 from tailorbird.errors import BundleError, NotReadyError, UsageError
 from tailorbird.registry.aliases import ALIAS_NAMES, Aliases
@@ -76,10 +76,10 @@ class Registry:
             version = f"v{newest_number + 1:04d}"
             digest = write_bundle(incoming_folder, sealed_bundle, version)
             self._append_audit(AuditEntry(self._clock.now(), "add", version, by, why, digest))
-            faults.at("registry.before_rename")
+            faults.fire_if_armed("registry.before_rename")
             os.rename(incoming_folder, self.path / version)
             sync_folder(self.path)
-            faults.at("registry.after_rename")
+            faults.fire_if_armed("registry.after_rename")
         return version
 
     def amend(self, version: str, change: Callable[[Path], None], *, by: str, why: str) -> None:

@@ -163,7 +163,7 @@ class Router:
             if followed_rows:
                 self._save_profiles()
             return RouteReport(positions=self.positions, has_more=followed_rows > 0)
-        faults.at("router.after_read")
+        faults.fire_if_armed("router.after_read")
         original_by_row = (
             {}
             if faults.is_disabled("router.dedup")
@@ -182,14 +182,14 @@ class Router:
         )
         newest_by_producer = find_newest_received_at(arrivals)
         with self._log.transaction() as connection:
-            faults.at("router.before_append")
+            faults.fire_if_armed("router.before_append")
             self._log.append(
                 [
                     *self._encode_blocks(routed_batch, refused_rows, duplicates, received_at),
                     *self._encode_progress_blocks(offset_by_producer),
                 ]
             )
-            faults.at("router.after_append")
+            faults.fire_if_armed("router.after_append")
             self._memory.save(
                 connection,
                 newest_by_producer,
@@ -201,7 +201,7 @@ class Router:
             )
             if self._profile_follower is not None:
                 self._profile_follower.save(connection)
-            faults.at("router.before_positions")
+            faults.fire_if_armed("router.before_positions")
             update_sql = (
                 "UPDATE raw_position SET offset = ?, newest = max(newest, ?) WHERE producer = ?"
             )
@@ -212,8 +212,8 @@ class Router:
                     for name, offset in offset_by_producer.items()
                 ],
             )
-            faults.at("router.before_commit")
-        faults.at("router.after_commit")
+            faults.fire_if_armed("router.before_commit")
+        faults.fire_if_armed("router.after_commit")
         for name, offset in offset_by_producer.items():
             source = self._sources[name]
             source.offset = offset

@@ -302,11 +302,11 @@ class PublishedStore:
             self._current_at_s = started_at_s
             return
         try:
-            faults.at("publish.before_records")
+            faults.fire_if_armed("publish.before_records")
             self._copies.publish(
                 changes, self._epoch, sequence, 0 if head is None else head.sequence
             )
-            faults.at("publish.before_head")
+            faults.fire_if_armed("publish.before_head")
             self._set_head(sequence, started_at_s)
             self._current_at_s = started_at_s
         except BaseException:

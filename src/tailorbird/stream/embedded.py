@@ -207,11 +207,11 @@ class EmbeddedWriter:
     def _commit(self, end_and_crc_before: tuple[int, int]) -> None:
         is_committed = False
         try:
-            faults.at("stream.before_commit")
+            faults.fire_if_armed("stream.before_commit")
             with sqlite.translate_errors(self.path):
                 self.connection.execute("COMMIT")
             is_committed = True
-            faults.at("stream.after_commit")
+            faults.fire_if_armed("stream.after_commit")
             self._checkpoint_if_due()
         except BaseException as error:
             if is_committed and _is_disk_full(error):
@@ -242,14 +242,14 @@ class EmbeddedWriter:
 
     def _checkpoint_if_due(self) -> None:
         if self._checkpoint_failed or sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
-            faults.at("stream.before_checkpoint")
+            faults.fire_if_armed("stream.before_checkpoint")
             self._checkpoint_failed = True
             with sqlite.translate_errors(self.path):
                 (sqlite.recover_wal if self._must_recover_wal else sqlite.checkpoint)(
                     self.connection, self.path
                 )
             self._checkpoint_failed = self._must_recover_wal = False
-            faults.at("stream.after_checkpoint")
+            faults.fire_if_armed("stream.after_checkpoint")
 
     def _retry_checkpoint(self) -> None:
         try:
@@ -267,7 +267,7 @@ class EmbeddedWriter:
             return self._insert(blocks)
 
     def _insert(self, blocks: Iterable[Block]) -> int:
-        faults.at("stream.before_append")
+        faults.fire_if_armed("stream.before_append")
         start = self._end
         rows = []
         for block in blocks:
@@ -283,7 +283,7 @@ class EmbeddedWriter:
                 f"INSERT INTO block({BLOCK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
             write_recorded_end(self.connection, self._end, self._crc)
-        faults.at("stream.after_append")
+        faults.fire_if_armed("stream.after_append")
         return start
 
     def end(self) -> int:
@@ -341,7 +341,7 @@ class EmbeddedWriter:
                 connection.execute("DELETE FROM block WHERE offset <= ?", (offset,))
                 update = "UPDATE log SET first = ?1, first_crc = ?2, end_min = max(end_min, ?1)"
                 connection.execute(update, (offset + count, crc))
-            faults.at("stream.before_prune_commit")
+            faults.fire_if_armed("stream.before_prune_commit")
         return len(rows)
 
     def shrink(self) -> None:

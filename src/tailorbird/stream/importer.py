@@ -386,11 +386,11 @@ class _ImportProgress:
         with self._writer.transaction() as connection:
             if blocks:
                 self._writer.append(blocks)
-            faults.at("import.before_commit")
+            faults.fire_if_armed("import.before_commit")
             connection.execute(
                 "UPDATE import SET rows_done = ? WHERE key = ?", (rows_done, self._key)
             )
-        faults.at("import.after_commit")
+        faults.fire_if_armed("import.after_commit")
 
     def finish(self, finished_at: int) -> None:
         with self._writer.transaction() as connection:

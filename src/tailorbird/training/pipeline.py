@@ -279,9 +279,9 @@ def _publish_challenger(
             decision=decision,
             card=card,
         )
-        faults.at("train.before_add")
+        faults.fire_if_armed("train.before_add")
         version = registry.add(Path(folder) / "bundle", by=task.by, why=decision.reason)
-    faults.at("train.after_add")
+    faults.fire_if_armed("train.after_add")
     if unfinished_run is not None:
         unfinished_run.discard()
     fallback_version = ""

@@ -162,7 +162,7 @@ class World:
                 thread.start()
                 thread.join()
 
-        with mock.patch.object(faults, "at", at):
+        with mock.patch.object(faults, "fire_if_armed", at):
             self.worker.step(1)
 
     def _read_apart(self, request: ReadRequest) -> None:

@@ -612,7 +612,7 @@ def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monke
             stalled.set()
             free.wait(20)
 
-    monkeypatch.setattr("tailorbird.serving.collector.writer.faults.at", stall)
+    monkeypatch.setattr("tailorbird.serving.collector.writer.faults.fire_if_armed", stall)
     body = msgspec.json.encode(
         [click(number, properties={"note": "x" * 400}) for number in range(100)]
     )

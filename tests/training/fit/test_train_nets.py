@@ -245,7 +245,7 @@ def test_an_incremental_training_killed_after_saving_weights_is_bit_identical(
         raise KeyboardInterrupt(site)
 
     with monkeypatch.context() as armed:
-        armed.setattr("tailorbird.faults.at", kill)
+        armed.setattr("tailorbird.faults.fire_if_armed", kill)
         with pytest.raises(KeyboardInterrupt, match="before_add"):
             incremental(shop, tmp_path / "killed", shop.clock)
     again = incremental(shop, tmp_path / "killed", shop.clock)

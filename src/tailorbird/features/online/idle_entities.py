@@ -34,10 +34,10 @@ def evict_idle(
                 until=idle_before,
                 commit=position.commit,
             )
-            faults.at("worker.before_swept")
+            faults.fire_if_armed("worker.before_swept")
 
         store.write(change)
-        faults.at("worker.after_swept")
+        faults.fire_if_armed("worker.after_swept")
     report = SweepReport(len(batch.keys), int(is_expired.sum()), int(is_dropped.sum()))
     if report.dropped:
         name = all_records[kind_index].layout.entity.name

@@ -234,7 +234,7 @@ class Shuffle:
         """Bring every log to `end`. A log that is further already, as after a kill, is not written
         again.
         """
-        faults.at("shuffle.before_step")
+        faults.fire_if_armed("shuffle.before_step")
         log_positions, part_masks = table["p"].to_numpy(), self._part_masks(table)
         start, event_counts = self.end(), []
         for part_index, writer in enumerate(self._writers):
@@ -244,7 +244,7 @@ class Shuffle:
             if writer_end < end:
                 payload = _encode_table(table.take(pa.array(rows))) if len(rows) else b""
                 writer.append([Block(kind, end - writer_end, payload, receipt)])
-                faults.at("shuffle.between_parts")
+                faults.fire_if_armed("shuffle.between_parts")
         return ShuffleReport(end - start, tuple(event_counts), end)
 
     def _part_masks(self, table: pa.Table) -> Bools:

@@ -169,7 +169,7 @@ class FeatureWorker:
         if not row_count:
             self._start_marker.clear()
             return WorkerReport(0, self.position.commit, self.position.log_position)
-        faults.at("worker.before_step")
+        faults.fire_if_armed("worker.before_step")
         frame = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
         self._start_marker.clear()
         field_counts = (
@@ -210,7 +210,7 @@ class FeatureWorker:
             if len(table):
                 self._commit(table, replace(self.position, log_position=pc.max(table["p"]).as_py()))
                 self.publish_progress()
-        faults.at("worker.before_ready")
+        faults.fire_if_armed("worker.before_ready")
         self._commit(
             ROUTED.empty_table(),
             replace(self.position, log_position=log_position, offset=log_position + 1, is_ready=1),
@@ -388,11 +388,11 @@ class FeatureWorker:
             changes = write_commit(
                 transaction, self._records, batches, aliases, committed_position, written_at
             )
-            faults.at("worker.before_commit")
+            faults.fire_if_armed("worker.before_commit")
             return changes
 
         changes = self._store.write(apply_changes)
-        faults.at("worker.after_commit")
+        faults.fire_if_armed("worker.after_commit")
         self.position = committed_position
         self._renewals.record_changes([batch.keys for batch in batches], changes)
         self._mismatches.add(frame)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger, LedgerFile, LedgerLine
@@ -48,7 +48,7 @@ def record_commit(
     durable.sync_file(commit_file)
     durable.sync_folder(commit_file.parent)
     durable.sync_folder(table_path)
-    faults.at("lake.after_sync")
+    faults.fire_if_armed("lake.after_sync")
     line = ledger.append(
         "commit",
         table,
@@ -60,7 +60,7 @@ def record_commit(
         commit_sha256=durable.sha256_of(commit_file),
         written_at=written_at,
     )
-    faults.at("lake.after_ledger")
+    faults.fire_if_armed("lake.after_ledger")
     return line
 
 

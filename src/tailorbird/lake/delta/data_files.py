@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, RemoveAction
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.events.clock import DAY
 from tailorbird.lake.delta.vacuum import FILE_PREFIX
 from tailorbird.lake.files import durable
@@ -97,7 +97,7 @@ def write_files(
                 encode_statistics(partition_rows, spec),
             )
         )
-    faults.at("lake.before_folder_sync")
+    faults.fire_if_armed("lake.before_folder_sync")
     for folder_path in folders:
         durable.sync_folder(folder_path)
     return files, actions

@@ -2,7 +2,7 @@
 
 from deltalake import DeltaTable, Field, Schema
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake.delta.commits import record_commit
@@ -34,7 +34,7 @@ def create_table(table_path: StoragePath, spec: TableSpec, ledger: Ledger, clock
             },
             storage_options=storage_at(table_path).delta_options(),
         )
-    faults.at("lake.after_create")
+    faults.fire_if_armed("lake.after_create")
     record_commit(table_path, spec.name, 0, ledger, written_at=clock.now())
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, Field, PostCommitHookProperties, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake.delta import compaction, vacuum
@@ -75,7 +75,7 @@ class DurableTable:
                 commit_properties=CommitProperties(custom_metadata={COMMIT_INFO: commit_info}),
                 post_commithook_properties=_NO_HOOKS,
             )
-        faults.at("lake.after_commit")
+        faults.fire_if_armed("lake.after_commit")
         self._delta.update_incremental()
         record_commit(self.path, self.spec.name, version, self._ledger, written_at=now)
 
@@ -168,7 +168,7 @@ class DurableTable:
             "removed": len(removed_paths or []),
             "token": token,
         }
-        faults.at("lake.after_data")
+        faults.fire_if_armed("lake.after_data")
         with durable.translate_disk_errors(self.path):
             try:
                 self._delta.create_write_transaction(
@@ -189,7 +189,7 @@ class DurableTable:
             except Exception:
                 if not self._is_committed(version, token):
                     raise
-        faults.at("lake.after_commit")
+        faults.fire_if_armed("lake.after_commit")
         self._delta.update_incremental()
         if self.version != version:
             raise DamageError(
@@ -268,11 +268,11 @@ class DurableTable:
                 where=str(self.path / group.folder),
                 fix="tailorbird lake verify names them",
             )
-        faults.at("compact.before_write")
+        faults.fire_if_armed("compact.before_write")
         if sort_columns:
             rows = rows.sort_by([(name, "ascending") for name in sort_columns])
         files, actions = self._write_rows(rows, now, data_change=False, sort_columns=sort_columns)
-        faults.at("compact.after_write")
+        faults.fire_if_armed("compact.after_write")
         partition_values: dict[str, str | None] = (
             {self.spec.partition_column: group.folder.partition("=")[2]}
             if self.spec.partition_column
@@ -283,7 +283,7 @@ class DurableTable:
             for file in group.files
         ]
         self._commit(actions, files, now, removed_paths=[file.path for file in group.files])
-        faults.at("compact.after_commit")
+        faults.fire_if_armed("compact.after_commit")
         self._checkpoint_if_due()
         return len(group.files) - len(files)
 
@@ -338,12 +338,12 @@ class DurableTable:
             replaced_files.append(file)
         if not replaced_files:
             return 0
-        faults.at("erase.table_files")
+        faults.fire_if_armed("erase.table_files")
         for file in replaced_files:
             partition_values = self._partition_values(file)
             actions.append(RemoveAction(file.path, True, now // 1000, file.size, partition_values))
         self._commit(actions, files, now, removed_paths=[file.path for file in replaced_files])
-        faults.at("erase.table_commit")
+        faults.fire_if_armed("erase.table_commit")
         return len(replaced_files)
 
     def delete_history(self) -> VacuumReport:
@@ -375,7 +375,7 @@ class DurableTable:
         """
         with durable.translate_disk_errors(self.path):
             self._delta.create_checkpoint()
-        faults.at("lake.after_checkpoint")
+        faults.fire_if_armed("lake.after_checkpoint")
         path = checkpoint_path(self.path, self.version)
         durable.sync_file(path)
         durable.sync_file(path.with_name("_last_checkpoint"))

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.events.clock import DAY
 from tailorbird.lake.files import durable
 from tailorbird.lake.files.ledger import Ledger
@@ -126,19 +126,19 @@ def vacuum(
     if dry_run:
         return report
     if first_version > ledger.first_log_version(table):
-        faults.at("vacuum.before_ledger")
+        faults.fire_if_armed("vacuum.before_ledger")
         ledger.append(
             "trimmed", table, first_version, written_at=now
         )  # First, so that a check knows why they are missing.
-    faults.at("vacuum.before_delete")
+    faults.fire_if_armed("vacuum.before_delete")
     for file in (*data_files, *log_files):
         with durable.translate_disk_errors(file):
             file.unlink()
-        faults.at("vacuum.between_deletes")
+        faults.fire_if_armed("vacuum.between_deletes")
         progress(1)
     for folder in {file.parent for file in (*data_files, *log_files)}:
         durable.sync_folder(folder)
-    faults.at("vacuum.after_delete")
+    faults.fire_if_armed("vacuum.after_delete")
     return report
 
 

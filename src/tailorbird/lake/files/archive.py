@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pyarrow as pa
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake.files import durable
@@ -210,7 +210,7 @@ class Archive:
             path.unlink(missing_ok=True)  # A crash may have come before the manifest's line.
         durable.write_new(path, data)
         durable.sync_folder(path.parent)
-        faults.at("archive.after_file")
+        faults.fire_if_armed("archive.after_file")
         line = ArchiveFile(
             n=len(self.files),
             partition=partition,
@@ -225,7 +225,7 @@ class Archive:
             written_at=now,
         )
         self._manifest.append(_encode(line))
-        faults.at("archive.after_manifest")
+        faults.fire_if_armed("archive.after_manifest")
         self._add_line(line)
 
     def unreferenced_files(self) -> list[StoragePath]:
@@ -278,11 +278,11 @@ class Archive:
                 rewritten_count += 1
             lines.append(file)
             progress(1)
-        faults.at("erase.archive_files")
+        faults.fire_if_armed("erase.archive_files")
         if rewritten_count:
             self._manifest.replace(_encode(line) for line in lines)
             self.files = lines
-        faults.at("erase.archive_manifest")
+        faults.fire_if_armed("erase.archive_manifest")
         named_files = {line.file for line in lines}
         stored_files: list[StoragePath] = list(self.path.glob("*/*.blocks.zst"))
         needless_files = [

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.lake.files import durable
 from tailorbird.storage_paths import StoragePath
 
@@ -52,9 +52,9 @@ def begin(lake: Path, plan: SwapPlan) -> None:
 
     Only for the lake's writer, once everything in the scratch folder is synced.
     """
-    faults.at("rebuild.before_marker")
+    faults.fire_if_armed("rebuild.before_marker")
     durable.replace(lake / _SCRATCH_FOLDER / _PLAN_FILE, msgspec.json.encode(plan))
-    faults.at("rebuild.after_marker")
+    faults.fire_if_armed("rebuild.after_marker")
     finish(lake)
 
 
@@ -75,7 +75,7 @@ def finish(lake: Path) -> bool:
         for item in plan.items:
             if (scratch / item).exists():
                 _replace_item(lake, scratch, item, plan.evidence.get(item, []))
-        faults.at("rebuild.before_cleanup")
+        faults.fire_if_armed("rebuild.before_cleanup")
         with durable.translate_disk_errors(scratch):
             (scratch / _PLAN_FILE).unlink()
         durable.sync_folder(scratch)
@@ -90,14 +90,14 @@ def _replace_item(lake: Path, scratch: Path, item: str, evidence: list[tuple[str
     for path, folder in evidence:
         if (lake / path).exists():
             durable.move_aside(lake / path, lake / SET_ASIDE_FOLDER / folder)
-            faults.at("rebuild.between_evidence")
+            faults.fire_if_armed("rebuild.between_evidence")
     lake_path = lake / item
     durable.make_folder(lake_path.parent)
     if lake_path.is_dir():
         durable.move_aside(lake_path, scratch / _REPLACED_FOLDER)
-    faults.at("rebuild.between_renames")
+    faults.fire_if_armed("rebuild.between_renames")
     with durable.translate_disk_errors(lake_path):
         (scratch / item).replace(lake_path)
     durable.sync_folder(lake_path.parent)
     durable.sync_folder((scratch / item).parent)
-    faults.at("rebuild.after_rename")
+    faults.fire_if_armed("rebuild.after_rename")

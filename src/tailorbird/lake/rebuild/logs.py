@@ -18,7 +18,7 @@ from pathlib import Path
 
 import apsw
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.errors import TailorbirdError
 from tailorbird.lake.files import durable
 from tailorbird.stream import EmbeddedReader, StoredBlock, embedded, sqlite
@@ -131,7 +131,7 @@ def rebuild_log(path: Path, partition: str, salvage: Salvage, set_aside_folder: 
             writer.append([stored_block.block])
         writer.skip_to(salvage.end)
     durable.sync_file(draft_path)
-    faults.at("rebuild.before_log")
+    faults.fire_if_armed("rebuild.before_log")
     draft_path.replace(path.with_name(_COMPLETE_PREFIX + path.name))
     durable.sync_folder(path.parent)
     for leftover in (
@@ -162,7 +162,7 @@ def finish_rebuild(path: Path, set_aside_folder: Path) -> bool:
     for file in _files_of_log(path)[1:]:
         file.unlink(missing_ok=True)
     durable.sync_folder(path.parent)
-    faults.at("rebuild.between_log_files")
+    faults.fire_if_armed("rebuild.between_log_files")
     complete_path.replace(path)
     durable.sync_folder(path.parent)
     return True

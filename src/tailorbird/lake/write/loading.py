@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.lake.delta.commits import verify_commit
 from tailorbird.lake.delta.table import DurableTable
@@ -130,7 +130,7 @@ class Loader:
             end,
             row_counts,
         )
-        faults.at("lake.between_tables")
+        faults.fire_if_armed("lake.between_tables")
         self._append(
             "quarantine",
             etl.routed_rows(new_blocks["quarantine"], "quarantine"),
@@ -196,10 +196,10 @@ class Loader:
             )
         self.positions.safe = safe_positions
         self.positions.ledger = len(lines)
-        faults.at("lake.before_positions")
+        faults.fire_if_armed("lake.before_positions")
         store_positions(self._path, self.positions)
         self.has_progress = False
-        faults.at("lake.after_positions")
+        faults.fire_if_armed("lake.after_positions")
 
     def count_pending_rows(self) -> int:
         """Return the number of rows of routed and answer logs that are not loaded yet."""

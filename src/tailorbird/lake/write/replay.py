@@ -25,7 +25,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import Accepted, Clock, Receipt, RoutePlan, check_body
 from tailorbird.events.adapters import CONVERTERS
@@ -372,13 +372,13 @@ def _send_rows(
                     )
                 ]
             )
-            faults.at("replay.before_note")
+            faults.fire_if_armed("replay.before_note")
             line_number = 0
             for row in body:
                 connection.execute(insert, (*row.row_key, offset, line_number, now))
                 line_number += len(row.lines)
-        faults.at("replay.before_commit")
-    faults.at("replay.after_commit")
+        faults.fire_if_armed("replay.before_commit")
+    faults.fire_if_armed("replay.after_commit")
 
 
 def _group_bodies(new_rows: list[_ReplayableRow]) -> Iterator[list[_ReplayableRow]]:

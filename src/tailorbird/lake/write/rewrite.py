@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tailorbird import faults  # named points at which a test can kill the process
+from tailorbird import faults
 from tailorbird.lake.delta.table import DurableTable
 from tailorbird.lake.files.archive import Archive, ArchiveFile
 from tailorbird.stream import Block, StoredBlock
@@ -75,7 +75,7 @@ class LakeRewriter:
             for table in self.tables.values():
                 self.renew_lease()
                 table.delete_history()
-                faults.at("erase.past_of_a_table")
+                faults.fire_if_armed("erase.past_of_a_table")
             self.publish_positions()
 
     def _with_lease_renewal(self, progress: Progress) -> Progress:

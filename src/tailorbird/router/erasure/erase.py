@@ -75,7 +75,7 @@ def erase_from_file(
         before, on_delete=partial(pruned.summarize_blocks, log.connection)
     ):
         blocks += block_count
-        faults.at("erase.routed_blocks")
+        faults.fire_if_armed("erase.routed_blocks")
     with log.transaction() as connection:
         counts = erase_from_tables(
             connection,
@@ -85,9 +85,9 @@ def erase_from_file(
             request_ids=request_ids,
             mentions=mentions,
         )
-        faults.at("erase.routed_tables")
+        faults.fire_if_armed("erase.routed_tables")
     log.shrink()
-    faults.at("erase.routed_file")
+    faults.fire_if_armed("erase.routed_file")
     return msgspec.structs.replace(counts, blocks=blocks)
 
 

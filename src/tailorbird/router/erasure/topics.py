@@ -143,7 +143,7 @@ class RoutedTopics:
                     )
                 )
             topic.shrink()
-            faults.at("erase.routed_file")
+            faults.fire_if_armed("erase.routed_file")
         return counts
 
     def reset(
@@ -163,17 +163,17 @@ class RoutedTopics:
             topic.check_sole_writer()
         if items_spec is not None:
             topic_reset.reset_topic([self.stream.item_summary], items_spec)
-            faults.at("erase.items_topic")
+            faults.fire_if_armed("erase.items_topic")
             publish_summary(self.stream)
         if index_spec is not None:
             topic_reset.reset_topic(snapshots, index_spec)
         for topic, address in zip(self.topics, snapshots, strict=True):
             topic.put_snapshot(address)
-        faults.at("erase.snapshot")
+        faults.fire_if_armed("erase.snapshot")
         self.close()
         logs = list(self.stream.routed_partitions)
         topic_reset.reset_topic(logs, routed_spec)
-        faults.at("erase.routed_topic")
+        faults.fire_if_armed("erase.routed_topic")
         ends: list[int] = []
         for number, log in enumerate(logs):
             with open_partition(self.stream, number, self.folder) as topic:
@@ -185,7 +185,7 @@ class RoutedTopics:
         if order_spec is not None:
             order_log = self.stream.order_log(self.folder)
             topic_reset.reset_topic([order_log], order_spec)
-            faults.at("erase.order_topic")
+            faults.fire_if_armed("erase.order_topic")
             restart_order(order_log, routed_spec.ends, ends, clock)
 
     def close(self) -> None:

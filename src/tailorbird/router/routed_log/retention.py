@@ -103,7 +103,7 @@ class Retention:
             prune_before = min(prune_before, 0 if snapshots[0] is None else snapshots[0].position)
         if prune_before - summarized_end >= self._rows_min:
             summarized_end = self._summarize_until(reader, prune_before)
-            faults.at("retention.before_order")
+            faults.fire_if_armed("retention.before_order")
         # Without new rows this still deletes what a broker refused or a kill prevented before.
         return self._delete_rows(reader, summarized_end, snapshots)
 
@@ -113,7 +113,7 @@ class Retention:
         if self._order_log is not None:
             count = _delete_records(self._order_log, order_before)
             ends = self._unnamed_ends(self._order_log)
-            faults.at("retention.before_routed")
+            faults.fire_if_armed("retention.before_routed")
         else:
             ends, count = [order_before], 0
         followed_positions = [

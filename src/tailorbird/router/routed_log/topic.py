@@ -247,9 +247,9 @@ class RoutedTopic:
                 session.close()
                 if patchset:
                     self._topic_writer.append([_pack_patchset(patchset)])
-                faults.at("router.before_topic")
+                faults.fire_if_armed("router.before_topic")
             is_sent = True
-            faults.at("router.between_topic_and_index")
+            faults.fire_if_armed("router.between_topic_and_index")
             with sqlite.translate_errors(self.path):
                 self._set_position(self._topic_writer.end())
                 self.connection.execute("COMMIT")

@@ -141,11 +141,11 @@ class CollectorWriter:
         )  # a fault that the durability test must detect
         if acknowledges_early:
             self._acknowledge(entries)
-        faults.at("collector.before_append")
+        faults.fire_if_armed("collector.before_append")
         with self._logs.raw.transaction():
             self._logs.raw.append([entry.block for entry in entries])
-            faults.at("collector.before_sync")
-        faults.at("collector.before_ack")
+            faults.fire_if_armed("collector.before_sync")
+        faults.fire_if_armed("collector.before_ack")
         self.batch_count += 1
         if not acknowledges_early:
             self._acknowledge(entries)
@@ -158,12 +158,12 @@ class CollectorWriter:
             ]
         if not records:
             return
-        faults.at("collector.before_records")
+        faults.fire_if_armed("collector.before_records")
         receipt = _receipt_encoder.encode(Receipt(self._receipt_times.newest, "server"))
         self._logs.response_log.append(
             [Block("answers", len(records), encode_responses(records), receipt)]
         )
-        faults.at("collector.after_records")
+        faults.fire_if_armed("collector.after_records")
         with self._queue.condition:
             for _ in records:
                 self._queue.records.popleft()

@@ -239,7 +239,7 @@ class BundleHolder(Generic[B]):
     def _probe_and_load(self, folder: Path) -> B:
         if self._probe is not None:
             self._probe(folder)
-        faults.at("serving.before_bundle_load")
+        faults.fire_if_armed("serving.before_bundle_load")
         return self._load(folder)
 
     def _serve_or_wait(self, bundle: B) -> bool:

@@ -18,7 +18,7 @@ from tailorbird.ranking.own_models import use_models_file
 
 def main(folder: str, models: str = "", sources: str = "") -> int:
     """Return 0 if the bundle loads, else 1, with the reason on the last line of stderr."""
-    faults.at("serving.probe")
+    faults.fire_if_armed("serving.probe")
     try:
         use_models_file(Path(models) if models else None)
         use_sources(Path(sources) if sources else None)

@@ -158,7 +158,7 @@ class ScoreRole:
             for scored in self._score_triggers(declared_score, triggers)
         ]
         scores.sort(key=lambda scored: scored.p)
-        faults.at("score.scored")
+        faults.fire_if_armed("score.scored")
         if (
             not scores
             and not self._carried_records
@@ -363,7 +363,7 @@ class ScoreRole:
         assert self._writer is not None
         rows, start = end - self._position, self._writer.end()
         if end > start:
-            faults.at("score.before_append")
+            faults.fire_if_armed("score.before_append")
             receipt = msgspec.json.encode({"received_at": self._clock.now()})
             # Carried records come first, so that a new score of the same person overrides them.
             self._writer.append(
@@ -376,7 +376,7 @@ class ScoreRole:
                     )
                 ]
             )
-            faults.at("score.after_append")
+            faults.fire_if_armed("score.after_append")
             if self._carried_records:
                 self._carried_records, self._rewritten_before = [], self._carried_before
         self._position, self._appended_at = end, time.monotonic()

@@ -45,7 +45,7 @@ def set_marker(cluster: Cluster, erasure_token: str) -> None:
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise storage_error(error.args[0], cluster, admin) from error
-    faults.at("erase.marker")
+    faults.fire_if_armed("erase.marker")
     if not _claim_or_compare(cluster, erasure_token):
         raise NotReadyError(
             "another erasure is at work, or was cut short",

@@ -117,7 +117,7 @@ def take_snapshot(
             connection = apsw.Connection(str(copy_path), flags=apsw.SQLITE_OPEN_READONLY)
             position, followed = read_positions(connection)
             connection.close()
-        faults.at("snapshot.before_pieces")
+        faults.fire_if_armed("snapshot.before_pieces")
         with KafkaWriter(address) as writer:
             previous_snapshot = LatestSnapshot(address).refresh()
             hasher, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
@@ -142,9 +142,9 @@ def take_snapshot(
                 if previous_snapshot is None or snapshot.position >= previous_snapshot.position
                 else previous_snapshot
             )
-            faults.at("snapshot.before_whole")
+            faults.fire_if_armed("snapshot.before_whole")
             writer.append([Block(SNAPSHOT, 1, msgspec.json.encode(newest_snapshot))])
-            faults.at("snapshot.before_delete")
+            faults.fire_if_armed("snapshot.before_delete")
         deleter = RecordDeleter(address)
         try:
             deleter.delete(newest_snapshot.first)

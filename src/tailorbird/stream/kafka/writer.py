@@ -142,7 +142,7 @@ class KafkaWriter:
         return self._buffer_blocks(blocks)
 
     def _buffer_blocks(self, blocks: Iterable[Block]) -> int:
-        faults.at("stream.before_append")
+        faults.fire_if_armed("stream.before_append")
         assert self._pending_blocks is not None
         start = self._end
         for block in blocks:
@@ -155,16 +155,16 @@ class KafkaWriter:
                 )
             self._pending_blocks.append(block)
             self._end += block.rows
-        faults.at("stream.after_append")
+        faults.fire_if_armed("stream.after_append")
         return start
 
     def _commit(self, blocks: Sequence[Block]) -> None:
         if not blocks:
             return
         try:
-            faults.at("stream.before_commit")
+            faults.fire_if_armed("stream.before_commit")
             last_offset = self._send_run(blocks)
-            faults.at("stream.after_commit")
+            faults.fire_if_armed("stream.after_commit")
         except BaseException as error:
             self._failure = (
                 error.message

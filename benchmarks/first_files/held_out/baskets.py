@@ -90,7 +90,9 @@ def _write_instacart(folder: Path, rng: np.random.Generator, n_rows: int) -> Non
         folder / "products.csv",
         {
             "product_id": range(1, n_items + 1),
-            "product_name": draw_titles(rng, n_items, ["Organic", "Whole Milk", '"Zero"', "Tea, Green"]),
+            "product_name": draw_titles(
+                rng, n_items, ["Organic", "Whole Milk", '"Zero"', "Tea, Green"]
+            ),
             "aisle_id": aisle + 1,
             "department_id": aisle + 2,
         },
@@ -252,16 +254,21 @@ def _write_spanish(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
     n = len(actions)
     people = [f"C{number:05d}" for number in draw_numbers(rng, n_people, 1, 99_999)]
     items = [f"{code}-{i % 7}" for i, code in enumerate(draw_codes(rng, n_items, 5, DIGITS, "A"))]
-    titles = draw_titles(rng, n_items, ["Jamón", "ibérico", "aceite", "de", "oliva", "piñón", "señora"])
+    titles = draw_titles(
+        rng, n_items, ["Jamón", "ibérico", "aceite", "de", "oliva", "piñón", "señora"]
+    )
     prices = np.array(draw_prices(rng, n_items, 45))
     quantity = rng.geometric(0.7, n)
     families = draw_choices(rng, ["Alimentación", "Menaje", "Niños", "Jardín"], n_items)
     first_names = ["María", "José", "Begoña", "Iñaki"]
-    names = [f"{first} {last}" for first, last in zip(
-        draw_even(rng, first_names, n_people),
-        draw_even(rng, ["Núñez", "García", "Peña", "López"], n_people),
-        strict=True,
-    )]
+    names = [
+        f"{first} {last}"
+        for first, last in zip(
+            draw_even(rng, first_names, n_people),
+            draw_even(rng, ["Núñez", "García", "Peña", "López"], n_people),
+            strict=True,
+        )
+    ]
     write_table(
         folder / "ventas.csv",
         {
@@ -286,7 +293,9 @@ def _write_spanish(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
             "Nombre": names,
             "Población": draw_choices(rng, ["A Coruña", "Málaga", "Madrid"], n_people),
             "C.P.": draw_codes(rng, n_people, 5, DIGITS),
-            "Fecha alta": format_times(rng.integers(1_500_000_000, 1_670_000_000, n_people), "%d/%m/%Y"),
+            "Fecha alta": format_times(
+                rng.integers(1_500_000_000, 1_670_000_000, n_people), "%d/%m/%Y"
+            ),
         },
         delimiter=";",
         encoding="cp1252",
@@ -455,6 +464,7 @@ def _write_hm(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
             "sales_channel_id": channel[actions.session],
         },
     )
+
     def draw_level(number: str, name: str, values: list[str]) -> None:
         drawn = rng.integers(0, len(values), n_items)
         is_letter = number == "index_code"

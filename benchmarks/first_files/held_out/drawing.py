@@ -22,11 +22,11 @@ LOWER = UPPER.lower()
 _HOURS = np.array(
     [2, 1, 1, 1, 1, 2, 4, 7, 9, 10, 11, 12, 13, 12, 11, 11, 12, 14, 16, 18, 19, 17, 11, 5], float
 )
-_WORDS = (
-    "great small really warm the and a of with for without blue simple quiet strong light easy "
-    "tasty slow perfect good bad nice old new classic soft big long first second every my our "
-    "family summer winter night garden kitchen city house table water coffee paper stone wood"
-).split()
+_WORDS = """
+great small really warm the and a of with for without blue simple quiet strong light easy tasty
+slow perfect good bad nice old new classic soft big long first second every my our family summer
+winter night garden kitchen city house table water coffee paper stone wood
+"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def draw_actions(
         funnel: the share of each type.
         follow: types whose item is that of the action before, such as a purchase after a view.
     """
-    n_sessions = max(2, round(n_rows / per_session * {"person": 1.9, "session": 1.2}.get(distinct, 1.0)))
+    n_sessions = max(
+        2, round(n_rows / per_session * {"person": 1.9, "session": 1.2}.get(distinct, 1.0))
+    )
     activity = rng.lognormal(0.0, 1.1, n_people)
     owners = rng.choice(n_people, n_sessions, p=activity / activity.sum())
     begin = int(np.datetime64(start, "s").astype(np.int64))
@@ -163,7 +165,7 @@ def draw_titles(
     rng: np.random.Generator, n: int, words: Sequence[str] = (), n_words: tuple[int, int] = (2, 4)
 ) -> list[str]:
     """Return `n` names of a few words each."""
-    vocabulary = words or _WORDS
+    vocabulary = words or _WORDS.split()
     drawn = rng.integers(0, len(vocabulary), (n, n_words[1])).tolist()
     lengths = rng.integers(n_words[0], n_words[1] + 1, n).tolist()
     return [
@@ -203,7 +205,9 @@ def draw_prices(rng: np.random.Generator, n: int, median: float = 20.0) -> list[
 def draw_ratings(rng: np.random.Generator, items: NDArray[Any], n_items: int) -> list[int]:
     """Return whole ratings from 1 to 5; items differ in how good they are."""
     quality = rng.normal(4.0, 0.5, n_items)
-    return np.rint(quality[items] + rng.normal(0.0, 1.0, len(items))).clip(1, 5).astype(int).tolist()
+    return (
+        np.rint(quality[items] + rng.normal(0.0, 1.0, len(items))).clip(1, 5).astype(int).tolist()
+    )
 
 
 def blank(

@@ -43,7 +43,9 @@ def _write_lastfm(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
     people = [f"user_{number:06d}" for number in range(1, n_people + 1)]
     artist_of = rng.integers(0, n_artists, n_tracks)
     artist_ids = blank(rng, draw_uuids(rng, n_artists), 0.04)
-    artists = draw_titles(rng, n_artists, ["Björk", "The", "Sigur", "Rós", "Deep", "Dish", "坂本龍一"])
+    artists = draw_titles(
+        rng, n_artists, ["Björk", "The", "Sigur", "Rós", "Deep", "Dish", "坂本龍一"]
+    )
     track_ids = blank(rng, draw_uuids(rng, n_tracks), 0.11)
     tracks = draw_titles(rng, n_tracks)
     # One person after the other, each from the newest play to the oldest.
@@ -93,7 +95,9 @@ def _write_steam(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
         distinct="person",
     )
     people = np.array(draw_numbers(rng, n_people, 5_000, 310_000_000))
-    games = draw_titles(rng, n_games, ["The", "Elder", "Scrolls", "V", "Counter-Strike", "Dota", "2"])
+    games = draw_titles(
+        rng, n_games, ["The", "Elder", "Scrolls", "V", "Counter-Strike", "Dota", "2"]
+    )
     order = np.argsort(actions.person, kind="stable")
     is_played = (rng.random(len(order)) < 0.55).tolist()
     hours = rng.lognormal(1.5, 1.8, len(order)).clip(0.1, 11_000).tolist()
@@ -187,7 +191,10 @@ def _write_mind(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
             [sub for _, sub in kind_of],
             draw_titles(rng, n_news, n_words=(5, 12)),
             [text or "" for text in blank(rng, draw_titles(rng, n_news, n_words=(8, 20)), 0.05)],
-            [f"https://assets.msn.com/labs/mind/{code}.html" for code in draw_codes(rng, n_news, 7)],
+            [
+                f"https://assets.msn.com/labs/mind/{code}.html"
+                for code in draw_codes(rng, n_news, 7)
+            ],
             title_entities,
             title_entities[::-1],
             strict=True,
@@ -212,7 +219,9 @@ def _write_adressa(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
     n = len(actions)
     people = [f"cx:{code}" for code in draw_codes(rng, n_people, 25, LOWER + DIGITS)]
     articles = draw_codes(rng, n_articles, 40, HEX)
-    titles = draw_titles(rng, n_articles, ["Rosenborg", "på", "Trondheim", "får", "Ørland", "ny", "bil"])
+    titles = draw_titles(
+        rng, n_articles, ["Rosenborg", "på", "Trondheim", "får", "Ørland", "ny", "bil"]
+    )
     sections = draw_choices(rng, ["nyheter", "sport", "pluss", "kultur", "bolig"], n_articles)
     published = rng.integers(1_482_300_000, 1_483_700_000, n_articles)
     publish_times = format_times(published, "%Y-%m-%dT%H:%M:%S.000Z")
@@ -319,7 +328,9 @@ def _write_spotify(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
             "hist_user_behavior_reason_end": draw_choices(rng, reasons, n),
         },
     )
-    shares = "acousticness bounciness danceability energy instrumentalness liveness speechiness valence"
+    shares = (
+        "acousticness bounciness danceability energy instrumentalness liveness speechiness valence"
+    )
     write_table(
         folder / "tf_000000000000.csv",
         {

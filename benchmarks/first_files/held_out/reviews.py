@@ -30,9 +30,10 @@ from benchmarks.first_files.held_out.drawing import (
 from benchmarks.first_files.layout import NONE, Layout
 
 _FRENCH = (
-    "délicieux recette facile très bonne pâte crème gâteau poulet rôti légumes été sucré salé "
-    "four œuf beurre j'ai ajouté un peu de thym à refaire parfait goûter où l'oignon"
-).split()
+    *("délicieux", "recette", "facile", "très", "bonne", "pâte", "crème", "gâteau", "poulet"),
+    *("rôti", "légumes", "été", "sucré", "salé", "four", "œuf", "beurre", "j'ai", "ajouté", "un"),
+    *("peu", "de", "thym", "à", "refaire", "parfait", "goûter", "où", "l'oignon"),
+)
 
 
 def _write_amazon(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
@@ -196,7 +197,19 @@ def _write_yelp(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
             }
         ),
     )
-    compliments = "hot more profile cute list note plain cool funny writer photos".split()
+    compliments = [
+        "hot",
+        "more",
+        "profile",
+        "cute",
+        "list",
+        "note",
+        "plain",
+        "cool",
+        "funny",
+        "writer",
+        "photos",
+    ]
     write_json_lines(
         folder / "yelp_academic_dataset_user.json",
         to_records(
@@ -214,9 +227,7 @@ def _write_yelp(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
                 "friends": draw_choices(rng, ["None", ", ".join(people[:3])], n_people),
                 "fans": rng.geometric(0.5, n_people) - 1,
                 "average_stars": rng.normal(3.7, 0.6, n_people).clip(1, 5).round(2),
-                **{
-                    f"compliment_{name}": rng.geometric(0.8, n_people) - 1 for name in compliments
-                },
+                **{f"compliment_{name}": rng.geometric(0.8, n_people) - 1 for name in compliments},
             }
         ),
     )
@@ -328,7 +339,9 @@ def _write_goodbooks(folder: Path, rng: np.random.Generator, n_rows: int) -> Non
             "work_id": draw_numbers(rng, n_items, 1, 50_000_000),
             "books_count": rng.integers(1, 300, n_items),
             "isbn": blank(rng, draw_codes(rng, n_items, 9, DIGITS), 0.07),
-            "isbn13": blank(rng, [float(f"978{c}") for c in draw_codes(rng, n_items, 10, DIGITS)], 0.06),
+            "isbn13": blank(
+                rng, [float(f"978{c}") for c in draw_codes(rng, n_items, 10, DIGITS)], 0.06
+            ),
             "authors": draw_choices(rng, authors, n_items),
             "original_publication_year": [float(y) for y in rng.integers(1900, 2017, n_items)],
             "original_title": blank(rng, titles, 0.06),
@@ -340,7 +353,9 @@ def _write_goodbooks(folder: Path, rng: np.random.Generator, n_rows: int) -> Non
             "work_text_reviews_count": counts // 40,
             **{f"ratings_{star}": counts * star // 15 for star in range(1, 6)},
             "image_url": [f"https://images.gr-assets.com/books/{g}m/{g}.jpg" for g in goodreads],
-            "small_image_url": [f"https://images.gr-assets.com/books/{g}s/{g}.jpg" for g in goodreads],
+            "small_image_url": [
+                f"https://images.gr-assets.com/books/{g}s/{g}.jpg" for g in goodreads
+            ],
         },
     )
     tags = ["to-read", "favorites", "fantasy", "owned", "fiction", "classics"]
@@ -415,7 +430,11 @@ def _write_bookcrossing(folder: Path, rng: np.random.Generator, n_rows: int) -> 
         quoting=csv.QUOTE_ALL,
         newline="\r\n",
     )
-    cities = ["köln, nordrhein-westfalen, germany", "seattle, washington, usa", "madrid, madrid, spain"]
+    cities = [
+        "köln, nordrhein-westfalen, germany",
+        "seattle, washington, usa",
+        "madrid, madrid, spain",
+    ]
     ages = blank(rng, [f'"{age}"' for age in rng.integers(14, 75, n_people)], 0.4, "NULL")
     lines = [
         f'"{person}";"{city}";{age}\r\n'
@@ -464,7 +483,9 @@ def _write_food(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
             "id": recipes,
             "minutes": rng.integers(1, 40, n_items) * 5,
             "contributor_id": rng.integers(1_500, 500_000, n_items),
-            "submitted": format_times(rng.integers(935_000_000, 1_010_000_000, n_items), "%Y-%m-%d"),
+            "submitted": format_times(
+                rng.integers(935_000_000, 1_010_000_000, n_items), "%Y-%m-%d"
+            ),
             "tags": draw_choices(
                 rng,
                 [
@@ -564,7 +585,7 @@ def _write_tripadvisor(folder: Path, rng: np.random.Generator, n_rows: int) -> N
     ]
     authors = draw_codes(rng, n_people, 9, LOWER + DIGITS)
     ratings = draw_ratings(rng, actions.item, n_items)
-    aspects = "sleep quality,value,rooms,service,cleanliness,location".split(",")
+    aspects = ["sleep quality", "value", "rooms", "service", "cleanliness", "location"]
     subset = (rng.random((n, len(aspects))) < 0.35).tolist()
     write_json_lines(
         folder / "HotelRec.txt",

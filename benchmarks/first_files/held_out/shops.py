@@ -56,7 +56,9 @@ def _draw_names(rng: np.random.Generator, n: int) -> list[str]:
 
 def _draw_emails(rng: np.random.Generator, n: int) -> list[str]:
     hosts = draw_choices(rng, ["gmail.com", "yahoo.com", "outlook.com", "icloud.com"], n)
-    return [f"{code}@{host}" for code, host in zip(draw_codes(rng, n, 9, LOWER), hosts, strict=True)]
+    return [
+        f"{code}@{host}" for code, host in zip(draw_codes(rng, n, 9, LOWER), hosts, strict=True)
+    ]
 
 
 def _write_shopify(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
@@ -73,12 +75,22 @@ def _write_shopify(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
     cities = [("Portland", "'97205", "OR", "Oregon"), ("Austin", "'78701", "TX", "Texas")]
     city_of = draw_choices(rng, cities, n_people)
     prices = np.array(draw_prices(rng, n_items, 30))
-    skus = [f"{code}-{size}" for code, size in zip(
-        draw_codes(rng, n_items, 6, UPPER), draw_even(rng, ["S", "M", "L"], n_items), strict=True
-    )]
-    titles = [f"{title} - {size}" for title, size in zip(
-        draw_titles(rng, n_items, _GOODS), draw_even(rng, ["Small", "Medium"], n_items), strict=True
-    )]
+    skus = [
+        f"{code}-{size}"
+        for code, size in zip(
+            draw_codes(rng, n_items, 6, UPPER),
+            draw_even(rng, ["S", "M", "L"], n_items),
+            strict=True,
+        )
+    ]
+    titles = [
+        f"{title} - {size}"
+        for title, size in zip(
+            draw_titles(rng, n_items, _GOODS),
+            draw_even(rng, ["Small", "Medium"], n_items),
+            strict=True,
+        )
+    ]
     vendors = draw_choices(rng, ["Northwind Goods", "Acme"], n_items)
     quantity = rng.geometric(0.8, n)
     subtotal = np.bincount(order, prices[actions.item] * quantity).round(2)
@@ -91,7 +103,8 @@ def _write_shopify(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
         """Return values of orders; lines after an order's first one leave them empty."""
         listed = values.tolist() if isinstance(values, np.ndarray) else values
         return [
-            listed[k] if begins else None for k, begins in zip(order.tolist(), is_first, strict=True)
+            listed[k] if begins else None
+            for k, begins in zip(order.tolist(), is_first, strict=True)
         ]
 
     buyer = actions.person[first]
@@ -117,7 +130,9 @@ def _write_shopify(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
     columns: dict[str, Any] = {
         "Name": [f"#{1001 + k}" for k in order.tolist()],
         "Email": pick(emails, actions.person),
-        "Financial Status": on_first(draw_choices(rng, ["paid", "refunded"], n_orders, [0.96, 0.04])),
+        "Financial Status": on_first(
+            draw_choices(rng, ["paid", "refunded"], n_orders, [0.96, 0.04])
+        ),
         "Paid at": on_first(bought),
         "Fulfillment Status": on_first(["fulfilled" if s else "unfulfilled" for s in sent]),
         "Fulfilled at": on_first(sent),
@@ -138,7 +153,9 @@ def _write_shopify(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
         "Lineitem sku": pick(skus, actions.item),
         "Lineitem requires shipping": ["true"] * n,
         "Lineitem taxable": ["true"] * n,
-        "Lineitem fulfillment status": ["fulfilled" if sent[k] else "pending" for k in order.tolist()],
+        "Lineitem fulfillment status": [
+            "fulfilled" if sent[k] else "pending" for k in order.tolist()
+        ],
         **to_address("Billing"),
         **to_address("Shipping"),
         "Notes": empty,
@@ -355,7 +372,9 @@ def _write_superstore(folder: Path, rng: np.random.Generator, n_rows: int) -> No
     ]
     quantity = rng.integers(1, 10, n)
     discount = rng.choice([0.0, 0.2, 0.7], n, p=[0.5, 0.4, 0.1])
-    sales = (quantity * np.array(draw_prices(rng, n_items, 25))[actions.item] * (1 - discount)).round(4)
+    sales = (
+        quantity * np.array(draw_prices(rng, n_items, 25))[actions.item] * (1 - discount)
+    ).round(4)
     segments = draw_choices(rng, ["Consumer", "Corporate", "Home Office"], n_people)
     modes = draw_choices(rng, ["Standard Class", "Second Class", "First Class"], n_orders)
     write_xlsx(
@@ -389,7 +408,12 @@ def _write_superstore(folder: Path, rng: np.random.Generator, n_rows: int) -> No
                 "Order ID": draw_even(rng, order_ids, n // 30),
             },
             "People": {
-                "Regional Manager": ["Sadie Pawthorne", "Chuck Magee", "Roxanne Rodriguez", "Fred Suzuki"],
+                "Regional Manager": [
+                    "Sadie Pawthorne",
+                    "Chuck Magee",
+                    "Roxanne Rodriguez",
+                    "Fred Suzuki",
+                ],
                 "Region": ["West", "East", "Central", "South"],
             },
         },
@@ -419,7 +443,9 @@ def _write_dutch_ods(folder: Path, rng: np.random.Generator, n_rows: int) -> Non
             },
             "Artikelen": {
                 "Artikelnummer": items,
-                "Omschrijving": draw_titles(rng, n_items, ["Gouda", "kaas", "stroopwafel", "fiets"]),
+                "Omschrijving": draw_titles(
+                    rng, n_items, ["Gouda", "kaas", "stroopwafel", "fiets"]
+                ),
                 "Groep": draw_choices(rng, ["Zuivel", "Koek", "Overig"], n_items),
                 "Prijs": prices,
             },
@@ -468,7 +494,10 @@ def _write_chinook(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
         ),
         "Album": (
             "AlbumId INTEGER PRIMARY KEY, Title NVARCHAR(160) NOT NULL, ArtistId INTEGER NOT NULL",
-            [(k + 1, title, k % n_artists + 1) for k, title in enumerate(draw_titles(rng, n_albums))],
+            [
+                (k + 1, title, k % n_artists + 1)
+                for k, title in enumerate(draw_titles(rng, n_albums))
+            ],
         ),
         "Genre": ("GenreId INTEGER PRIMARY KEY, Name NVARCHAR(120)", list(enumerate(genres, 1))),
         "MediaType": (
@@ -480,7 +509,17 @@ def _write_chinook(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
             "MediaTypeId INTEGER NOT NULL, GenreId INTEGER, Composer NVARCHAR(220), "
             "Milliseconds INTEGER NOT NULL, Bytes INTEGER, UnitPrice NUMERIC(10,2) NOT NULL",
             [
-                (k + 1, title, k * n_albums // n_tracks + 1, 1, k * 5 // n_tracks + 1, by, ms, 33 * ms, cost)
+                (
+                    k + 1,
+                    title,
+                    k * n_albums // n_tracks + 1,
+                    1,
+                    k * 5 // n_tracks + 1,
+                    by,
+                    ms,
+                    33 * ms,
+                    cost,
+                )
                 for k, (title, by, ms, cost) in enumerate(
                     zip(
                         titles,
@@ -496,8 +535,24 @@ def _write_chinook(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
             "EmployeeId INTEGER PRIMARY KEY, LastName NVARCHAR(20), FirstName NVARCHAR(20), "
             "Title NVARCHAR(30), ReportsTo INTEGER, BirthDate DATETIME, HireDate DATETIME",
             [
-                (1, "Adams", "Andrew", "General Manager", None, "1962-02-18 00:00:00", "2002-08-14 00:00:00"),
-                (2, "Peacock", "Jane", "Sales Agent", 1, "1973-08-29 00:00:00", "2002-04-01 00:00:00"),
+                (
+                    1,
+                    "Adams",
+                    "Andrew",
+                    "General Manager",
+                    None,
+                    "1962-02-18 00:00:00",
+                    "2002-08-14 00:00:00",
+                ),
+                (
+                    2,
+                    "Peacock",
+                    "Jane",
+                    "Sales Agent",
+                    1,
+                    "1973-08-29 00:00:00",
+                    "2002-04-01 00:00:00",
+                ),
             ],
         ),
         "Customer": (
@@ -552,7 +607,10 @@ def _write_fixed(folder: Path, rng: np.random.Generator, n_rows: int) -> None:
     n = len(actions)
     people = [f"{number:010d}" for number in draw_numbers(rng, n_people, 100_000, 999_999)]
     items = [f"{code:<12}" for code in draw_codes(rng, n_items, 6, UPPER + DIGITS)]
-    titles = [f"{title[:24]:<24}" for title in draw_titles(rng, n_items, ["Schraube", "Dübel", "M8", "Öl"])]
+    titles = [
+        f"{title[:24]:<24}"
+        for title in draw_titles(rng, n_items, ["Schraube", "Dübel", "M8", "Öl"])
+    ]
     groups = draw_choices(rng, ["0100", "0210", "0300"], n_items)
     prices = np.array(draw_prices(rng, n_items, 300))
     quantity = rng.geometric(0.4, n)

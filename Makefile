@@ -89,7 +89,7 @@ bench: setup-dev    ## the benchmarks, small, beside their peers; full ones: pyt
 	@for name in $$(grep -l '"--small"' benchmarks/*.py | xargs -n1 basename | sed 's/\.py//'); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --small || exit 1; done
 
-results: setup-dev    ## model quality on the real data sets (DATA=folder) into docs/results.md; KEEP=folder goes on where it was cut short
+results: setup-dev    ## all figures of docs/results.md, on the real data sets (DATA=folder); goes on with what is not of this revision yet, KEEP=folder within a benchmark too
 	$(BIN)/python -m benchmarks.quality.results $(if $(DATA),--data $(DATA)) $(if $(KEEP),--keep $(KEEP)) $(if $(ONLY),--only $(ONLY))
 
 peers:         ## the libraries that we are held against, in environments of their own (.peers/); python -m benchmarks.serving

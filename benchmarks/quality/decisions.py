@@ -225,9 +225,10 @@ class ShopRun:
             experiments.analyse()
         for name, figures in experiments.figures(paired_lists, self._site).items():
             uplift, true_uplift = figures["uplift"], figures["true_uplift"]
-            if uplift is None:
-                continue
             truth = f"{true_uplift:+.1%}"
+            if uplift is None:
+                self._add(f"interval, none of {name}", RIGHT, "too little to say", truth)
+                continue
             statement = f"{uplift:+.1%} [{figures['low']:+.1%}, {figures['high']:+.1%}]"
             is_covered = figures["low"] <= true_uplift <= figures["high"]
             kind = "stopped" if figures["stopped"] else "running"

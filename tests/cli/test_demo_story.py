@@ -115,6 +115,42 @@ def test_a_refused_first_model_is_told_and_trained_again(
     assert ("the best baseline, popular:7d" in output) == (refusals > FIRST_MODEL_WAITS)
 
 
+@pytest.mark.parametrize("is_promoted", [False, True])
+def test_a_baseline_may_be_the_champion_that_is_retrained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_promoted: bool
+) -> None:
+    clock = SimulatedClock(NOW)
+    gate = Gate(tmp_path, clock, refusals=1)
+    outcome = gate.train()
+    monkeypatch.setattr(story_module, "train_once", lambda *_, **__: outcome)
+    champion = gate.registry.aliases().champion
+
+    def roll_out(version: str) -> bool:
+        if is_promoted:
+            gate.registry.promote(version, by="canary", why="it won")
+        return is_promoted
+
+    monkeypatch.setattr(
+        gate.registry, "info", lambda _: SimpleNamespace(metrics={"accepted": True})
+    )
+    rollout: Any = SimpleNamespace(
+        registry=gate.registry, roll_out=roll_out, compare=lambda *_: {}, new_audit_lines=list
+    )
+    traffic: Any = PairedTraffic(clock)
+    traffic.pair_arms = lambda: SimpleNamespace(true_uplift=lambda *_: 0.1)
+    reference = [LogRatioStep(NOW + hour, 0.3, 0.01) for hour in range(4)]
+    watched = [LogRatioStep(NOW + 4 + hour, -0.3, 0.01) for hour in range(4)]
+    verdict = decide_from_steps(reference, watched, RetrainCriteria("home", "model", "popular"))
+    story = Story(tmp_path, SCALE, seed=1, port=None, quiet=True, progress=lambda *_: None)
+    monkeypatch.setattr(story, "_measure_lift", lambda *_: interval_figures(0.1, 0.0, 0.2))
+    anything: Any = None
+    story._retrain(anything, anything, clock, traffic, rollout, verdict, NOW)
+    retrained = story.figures.retrained
+    assert (retrained["old"], retrained["new"]) == (champion, outcome.version)
+    assert retrained["promoted"] == is_promoted
+    assert retrained["figure_fallen"]["value"] == verdict.value_after
+
+
 RETRAINED = {
     "trigger": "the lift fell",
     "old": "v0002",

@@ -336,7 +336,7 @@ class ShopRun:
         if not is_accepted:
             return
         is_promoted = rollout.roll_out(outcome.version)
-        canary = rollout.compare(outcome.version, outcome.champion, self._site)
+        canary = rollout.compare(outcome.version, self._site)
         true_uplift = canary.get("true", true_uplift)
         if is_promoted:
             verdict = WRONG if true_uplift < WORSE else RIGHT

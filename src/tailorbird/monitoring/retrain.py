@@ -32,6 +32,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events import HOUR, to_iso_minute
 from tailorbird.events.clock import ATTRIBUTION_WINDOW
 from tailorbird.experiments.counts import Counts, count_events
+from tailorbird.experiments.distributions import normal_quantile
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.live import sums_by_period
 
@@ -93,6 +94,7 @@ class RetrainVerdict:
 
     `value_before` and `value_after` are the lift (or the click rate, without a control) over the
     reference and since the estimated start of the fall; without a fall, over the whole watch.
+    The bounds are those of their 95 % intervals.
     `statistic` is the maximum of F, to compare with `threshold`.
     """
 
@@ -107,6 +109,8 @@ class RetrainVerdict:
     threshold: float
     periods: int
     false_alarm: float
+    bounds_before: tuple[float, float] = (math.nan, math.nan)
+    bounds_after: tuple[float, float] = (math.nan, math.nan)
 
 
 def decide_retrain(
@@ -220,6 +224,8 @@ def decide_from_steps(
         threshold=threshold,
         periods=len(watched),
         false_alarm=criteria.false_alarm,
+        bounds_before=_pooled_bounds(reference, metric_name),
+        bounds_after=_pooled_bounds(steps_after, metric_name),
     )
 
 
@@ -307,6 +313,14 @@ def _pooled_value(steps: Sequence[LogRatioStep], metric_name: str) -> float:
         return math.nan
     pooled = _pool(steps)[0]
     return math.expm1(pooled) if metric_name.endswith("lift") else math.exp(pooled)
+
+
+def _pooled_bounds(steps: Sequence[LogRatioStep], metric_name: str) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of the pooled value."""
+    log_ratio, variance = _pool(steps)
+    half_width = normal_quantile(0.975) * math.sqrt(variance)
+    shift = 1.0 if metric_name.endswith("lift") else 0.0
+    return math.exp(log_ratio - half_width) - shift, math.exp(log_ratio + half_width) - shift
 
 
 _NOUN_BY_METRIC = {

@@ -127,8 +127,10 @@ class LiveTraffic:
     ) -> None:
         self._incidents = incidents
         self.population = population
-        self._rng = np.random.default_rng([seed, 4, start % (1 << 62)])
-        self._rng_background = np.random.default_rng([seed, 5, start % (1 << 62)])
+        # The time since the site's start, so that another calendar date gives the same visitors.
+        elapsed_us = (start - site_start) % (1 << 62)
+        self._rng = np.random.default_rng([seed, 4, elapsed_us])
+        self._rng_background = np.random.default_rng([seed, 5, elapsed_us])
         self._site_start, self._taste, self._search_box = site_start, taste, search_box
         self._visits_drawn_until = start  # end of the drawn visits
         self._background_until = start

@@ -1,5 +1,7 @@
 """The figures that the demo prints at its end, as JSON and as a table."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,9 @@ class Figures:
     Attributes:
         offline: model or baseline → its metrics on the holdout of the first training.
         online: the arms, uplift and truth of the first experiment.
-        drift: the likely cause of the fall of clicks, once monitoring has detected it.
+        first_model: the model that went live first, and those that the gate refused before.
+        drift: the likely cause of the fall of clicks, once monitoring has detected it, and whether
+            it is the injected one.
         retrained: the model that was trained after the fall, and what it changed.
         broken: the model that was broken on purpose, and its roll-back.
         status: lines of `monitor status` for the last 24 hours.
@@ -27,6 +31,7 @@ class Figures:
     experiments: dict[str, Any] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
     freshness_ms: dict[str, float] = field(default_factory=dict)
+    first_model: dict[str, Any] = field(default_factory=dict)
     drift: dict[str, Any] = field(default_factory=dict)
     retrained: dict[str, Any] = field(default_factory=dict)
     broken: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +93,11 @@ def print_figures(figures: Figures) -> None:
     rows += [
         (f"offline {name}", _format_offline(metrics)) for name, metrics in figures.offline.items()
     ]
+    rows += [
+        ("first model", describe_refusal(refusal)) for refusal in figures.first_model["refusals"]
+    ]
+    if baseline := figures.first_model["baseline"]:
+        rows.append(("first model", describe_baseline(baseline)))
     for arm, arm_figures in online["arms"].items():
         rows.append(
             (
@@ -99,7 +109,7 @@ def print_figures(figures: Figures) -> None:
     rows.append(
         (
             "uplift",
-            f"{online['uplift']:+.1%} (95 %: {online['low']:+.1%} to {online['high']:+.1%}), "
+            f"{_format_uplift(interval_figures(online['uplift'], online['low'], online['high']))}, "
             f"true {online['true_uplift']:+.1%};"
             f" split p = {online['srm_p']:.3f}",
         )
@@ -107,9 +117,15 @@ def print_figures(figures: Figures) -> None:
     rows += [
         (name, _describe_experiment(experiment)) for name, experiment in figures.experiments.items()
     ]
-    if name := figures.drift.get("name"):
-        rows.append(("fall", f"since {figures.drift['since'][:16]}Z, likely cause: {name}"))
-    rows.append(("retrained", _retraining_summary(figures.retrained)))
+    if figures.drift:
+        rows.append(
+            (
+                "fall",
+                f"since {figures.drift['since'][:16]}Z, "
+                f"likely cause: {describe_cause(figures.drift)}",
+            )
+        )
+    rows.append(("retrained", describe_retraining(figures.retrained)))
     rows.append(("broken model", _broken_summary(figures.broken)))
     rows.append(("latency", _format_latency(figures.latency_ms, "request → answer")))
     rows.append(
@@ -137,24 +153,67 @@ def _describe_experiment(result: dict[str, Any]) -> str:
     return f"{state} after {days}: measured {uplift_text}, true {result['true_uplift']:+.1%}"
 
 
-def _retraining_summary(retrained: dict[str, Any]) -> str:
-    if not retrained.get("trigger"):
-        return "nothing called for it"
-    outcome = "promoted" if retrained["promoted"] else "kept, not promoted"
-    lift_text = f"lift {retrained['figure_before']:+.1%} → {retrained['figure_fallen']:+.1%}"
+def interval_figures(value: float, low: float, high: float) -> dict[str, float | None]:
+    """Return an estimate with its interval for JSON; None with too little data."""
+    return {
+        name: figure if math.isfinite(figure) else None
+        for name, figure in (("value", value), ("low", low), ("high", high))
+    }
+
+
+def describe_refusal(refusal: Mapping[str, Any]) -> str:
+    """Return the gate's word on a first model beside the truth, and what follows."""
     return (
-        f"{lift_text}, {retrained['old']} → {retrained['new']} ({outcome}), then "
-        f"{retrained['figure_after']:+.1%}, true {retrained['true_after']:+.1%}"
+        f"the gate refused {refusal['version']}: {refusal['reason']}. "
+        f"{refusal['over'] or 'the champion'} answered in its place; true uplift of "
+        f"{refusal['version']} over it: {refusal['true_uplift']:+.1%}. With more days of data, "
+        "another one is trained"
     )
 
 
-def describe_canary(canary: dict[str, Any]) -> str:
+def describe_baseline(baseline: str) -> str:
+    """Say that the arm of the model is answered by a baseline."""
+    return f"no model passed the gate: the arm `model` is answered by the best baseline, {baseline}"
+
+
+def describe_cause(drift: Mapping[str, Any]) -> str:
+    """Return the named cause, and whether it is the injected one."""
+    if drift["is_injected"]:
+        return f"{drift['name']} (right: it is what was injected)"
+    return f"{drift['name']} (wrong: a {drift['injected']} was injected)"
+
+
+def describe_retraining(retrained: Mapping[str, Any]) -> str:
+    """Return what the fall led to: the lifts before, fallen and after, and the new model's fate."""
+    if not retrained["trigger"]:
+        return f"nothing was retrained: {retrained['reason']}"
+    if retrained["promoted"]:
+        outcome = f"{retrained['old']} → {retrained['new']} (promoted)"
+    elif retrained["canary"]:
+        outcome = f"the canary {retrained['new']} did not replace {retrained['old']}"
+    else:
+        outcome = f"{retrained['new']} did not replace {retrained['old']}: {retrained['gate']}"
+    return (
+        f"lift {_format_uplift(retrained['figure_before'])} → "
+        f"{_format_uplift(retrained['figure_fallen'])}; {outcome}; then "
+        f"{_format_uplift(retrained['figure_after'])}, true {retrained['true_after']:+.1%}"
+    )
+
+
+def describe_canary(canary: Mapping[str, Any]) -> str:
     """Return the estimate before, the measured uplift and the truth, side by side."""
     return (
         f"clicks, new model over old: estimated before from the log: {canary['estimate']}; "
-        f"measured by the canary: {canary['measured']:+.1%} ({canary['low']:+.1%} to "
-        f"{canary['high']:+.1%}); true: {canary['true']:+.1%}"
+        f"measured by the canary: {_format_uplift(canary['measured'])}; "
+        f"true: {canary['true']:+.1%}"
     )
+
+
+def _format_uplift(uplift: Mapping[str, float | None]) -> str:
+    value, low, high = uplift["value"], uplift["low"], uplift["high"]
+    if value is None or low is None or high is None:
+        return "too little data to tell"
+    return f"{value:+.1%} (95 %: {low:+.1%} to {high:+.1%})"
 
 
 def _broken_summary(broken: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tailorbird.cli.demo.figures import interval_figures
 from tailorbird.cli.demo.traffic import PairedLists, Traffic
 from tailorbird.cli.output import ReportProgress
 from tailorbird.config import Project
@@ -68,19 +69,21 @@ class ModelRollout:
             self._run_traffic(DECISION_INTERVAL_US, f"{version} is on its way", self._paired_lists)
         return False
 
-    def compare(self, version: str, champion: str, site: Site) -> dict[str, Any]:
+    def compare(self, version: str, site: Site) -> dict[str, Any]:
         """Return what the log promised of a version, what its canary measured, and the truth.
 
         All are uplifts in clicks over the champion; empty if it was no canary.
         """
         if self.canary_uplift is None or self._paired_lists is None:
             return {}
+        # The champion of the canary's time: a training knows none while a baseline answers.
+        champion = next(iter(self._paired_lists.pipeline_by_arm))
         estimate = self.registry.info(version).metrics["about"].get("off_policy", {})
         return {
             "estimate": estimate.get("summary") or f"not told, {estimate.get('refusal', '')}",
-            "measured": self.canary_uplift.value,
-            "low": self.canary_uplift.low,
-            "high": self.canary_uplift.high,
+            "measured": interval_figures(
+                self.canary_uplift.value, self.canary_uplift.low, self.canary_uplift.high
+            ),
             "true": self._paired_lists.true_uplift(site, champion, version),
         }
 

@@ -18,6 +18,7 @@ class Scale:
         learn_days: days after the start of the fall when the first new model is trained. After a
             model that the gate refused, another follows a day later with a day more of data.
         attempts: maximum number of new models.
+        wait_days: days of traffic before another first model, if the gate refused the one before.
         tick_us: interval on the simulated clock in which new events are routed and counted.
         http_requests: number of requests to the real server.
         truth_every: one in so many requests is evaluated by the simulator's truth for both arms.
@@ -32,6 +33,7 @@ class Scale:
     fall_days_max: int = 5
     learn_days: float = 5.0
     attempts: int = 4
+    wait_days: int = 3
     tick_us: int = 3 * MINUTE
     http_requests: int = 2_000
     truth_every: int = 10
@@ -47,6 +49,7 @@ SMALL_SCALE = Scale(
     fall_days_max=1,
     learn_days=0.5,
     attempts=1,
+    wait_days=1,
     tick_us=20 * MINUTE,
     http_requests=60,
     truth_every=5,

@@ -4,14 +4,25 @@ Each stage calls the same functions as the commands. Nothing is staged: a failur
 such.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tailorbird.cli.demo.figures import Figures, compare_event_counts, describe_canary, say
+from tailorbird.cli.demo.figures import (
+    Figures,
+    compare_event_counts,
+    describe_baseline,
+    describe_canary,
+    describe_cause,
+    describe_refusal,
+    describe_retraining,
+    interval_figures,
+    say,
+)
 from tailorbird.cli.demo.http import measure
 from tailorbird.cli.demo.rollout import ModelRollout
 from tailorbird.cli.demo.scale import Scale
@@ -35,14 +46,17 @@ from tailorbird.features.offline.profile_join import JoinedEvents
 from tailorbird.features.parity.recompute import compute_parity
 from tailorbird.lake import Lake
 from tailorbird.monitoring import RetrainCriteria, RetrainVerdict, decide_retrain, figures_by_period
+from tailorbird.monitoring.drift.causes import TASTE
 from tailorbird.platform.monitoring import read_status
 from tailorbird.platform.rollout import ACTOR as TRAINER
 from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.platform.runtime.trainer import TrainOutcome, record_fall, train_once
+from tailorbird.registry import Registry
 from tailorbird.simulator import History, Site
 from tailorbird.stream.importer import import_files
 
 SLOT = "home"
+FIRST_MODEL_WAITS = 2  # times that a refused first model is trained again, with more days
 # The description of each stage. Times are those of the full size on two idle cores.
 STAGE_DESCRIPTIONS = {
     "site": "A shop is generated: {items:,} items, {users:,} people, {history_days} days of "
@@ -102,8 +116,8 @@ class Story:
             make_project(self.folder / "loop")
             project = open_project(self.folder / "loop")
             now = SystemClock().now()
-            clock = SimulatedClock(now // DAY * DAY)
             site = make_site(self.scale, self.seed, now)
+            clock = SimulatedClock(site.start + self.scale.history_days * DAY)
             history, history_file = write_history(
                 site, self.scale, self.folder / "site", self.progress
             )
@@ -121,7 +135,7 @@ class Story:
             say(_open_message(url, self.figures.first_page_s), quiet=self.quiet)
         traffic = Traffic(project, site, history.population, clock, self.scale, self.seed)
         try:
-            self._run_live_traffic(project, site, clock, traffic)
+            self._run_live_traffic(project, site, clock, traffic, outcome)
         finally:
             traffic.close()
         with self._stage("http"):
@@ -152,10 +166,16 @@ class Story:
         return counts
 
     def _run_live_traffic(
-        self, project: Project, site: Site, clock: SimulatedClock, traffic: Traffic
+        self,
+        project: Project,
+        site: Site,
+        clock: SimulatedClock,
+        traffic: Traffic,
+        first_outcome: TrainOutcome,
     ) -> None:
-        live_from, paired_lists = clock.now(), traffic.pair_arms()
         with self._stage("trial"):
+            self._await_first_model(project, site, clock, traffic, first_outcome)
+            live_from, paired_lists = clock.now(), traffic.pair_arms()
             concurrent_experiments = ConcurrentExperiments(project, clock, quiet=self.quiet)
             concurrent_experiments.start()
             trial_end = live_from + self.scale.trial_days * DAY
@@ -180,6 +200,50 @@ class Story:
             self._print_last_day(project, clock)
         with self._stage("settle"):
             traffic.settle()
+
+    def _await_first_model(
+        self,
+        project: Project,
+        site: Site,
+        clock: SimulatedClock,
+        traffic: Traffic,
+        outcome: TrainOutcome,
+    ) -> None:
+        """After a refused first model, gather more days and train again, as a team would.
+
+        Each refused model is compared with what answers in its place, by the truth.
+        """
+        registry = Registry(project.paths.registry, clock=clock)
+        refusals: list[dict[str, Any]] = []
+        while not outcome.is_promoted and len(refusals) < FIRST_MODEL_WAITS:
+            champion = registry.info(registry.aliases().champion)
+            paired_lists = traffic.pair_versions(champion.version, outcome.version)
+            until = clock.now() + self.scale.wait_days * DAY
+            traffic.run(until, paired_lists, self.progress, "no model yet: more days of data")
+            refusals.append(
+                {
+                    "version": outcome.version,
+                    "reason": outcome.reason,
+                    "over": champion.baseline,
+                    "true_uplift": paired_lists.true_uplift(
+                        site, champion.version, outcome.version
+                    ),
+                }
+            )
+            say(f"  {describe_refusal(refusals[-1])}", quiet=self.quiet)
+            outcome = train_once(project, clock, SLOT, quick=True, progress=self.progress)
+            self._print_training(outcome)
+            self.figures.offline = outcome.results_by_model
+        baseline = registry.info(registry.aliases().champion).baseline
+        self.figures.first_model = {
+            "version": outcome.version,
+            "promoted": outcome.is_promoted,
+            "reason": outcome.reason,
+            "baseline": baseline,
+            "refusals": refusals,
+        }
+        if baseline:
+            say(f"  {describe_baseline(baseline)}", quiet=self.quiet)
 
     def _print_last_day(self, project: Project, clock: SimulatedClock) -> None:
         self.figures.status = list(read_status(project, clock).lines)
@@ -251,10 +315,16 @@ class Story:
         if cause is None:
             return
         since = to_iso(decision.since or 0)
-        self.figures.drift = {"since": since, "reason": decision.reason, **asdict(cause)}
+        self.figures.drift = {
+            "since": since,
+            "reason": decision.reason,
+            **asdict(cause),
+            "injected": TASTE,
+            "is_injected": cause.name == TASTE,
+        }
         say(
-            f"  likely cause: {cause.name}, see docs/operate/{cause.runbook_page}; the audit "
-            f"log has it:",
+            f"  likely cause: {describe_cause(self.figures.drift)}, "
+            f"see docs/operate/{cause.runbook_page}; the audit log has it:",
             quiet=self.quiet,
         )
 
@@ -271,6 +341,7 @@ class Story:
         figures = self.figures.retrained
         if not decision.should_retrain:
             figures.update(trigger="", reason=decision.reason)
+            say(f"  {describe_retraining(figures)}", quiet=self.quiet)
             return
         assert decision.since is not None
         outcome, attempt_count, is_accepted = None, 0, False
@@ -292,34 +363,47 @@ class Story:
             self._print_training(outcome, is_accepted)
             attempt_count += 1
         assert outcome is not None
-        trained_at = clock.now()
         is_promoted = is_accepted and model_rollout.roll_out(outcome.version)
         self._print_audit_lines(model_rollout)
-        canary = model_rollout.compare(outcome.version, outcome.champion, site)
+        canary = model_rollout.compare(outcome.version, site)
+        aliases = model_rollout.registry.aliases()
+        champion_before = aliases.previous if is_promoted else aliases.champion
         if canary:
             say(f"  {describe_canary(canary)}", quiet=self.quiet)
         rollout_ended_at, paired_lists = clock.now(), traffic.pair_arms()
-        traffic.run(rollout_ended_at + DAY, paired_lists, self.progress, "with the new model")
+        traffic.run(rollout_ended_at + DAY, paired_lists, self.progress, "a day after the roll-out")
         figures.update(
             trigger=decision.reason,
-            old=outcome.champion,
+            old=champion_before,
             new=outcome.version,
             promoted=is_promoted,
             attempts=attempt_count,
             gate=outcome.reason,
             canary=canary,
             figure="lift of model over popular",
-            figure_before=decision.value_before,
-            figure_fallen=self._lift(project, shifted_at, trained_at),
-            figure_after=self._lift(project, rollout_ended_at, clock.now()),
+            figure_before=interval_figures(decision.value_before, *decision.bounds_before),
+            # Of the window that the reason names, so that one window has one figure.
+            figure_fallen=interval_figures(decision.value_after, *decision.bounds_after),
+            figure_after=self._measure_lift(project, rollout_ended_at, clock.now()),
             true_after=paired_lists.true_uplift(site, "popular", MODEL),
-            detected_after_h=round(((decision.decided_at or trained_at) - shifted_at) / HOUR, 1),
+            detected_after_h=round(
+                ((decision.decided_at or decision.since) - shifted_at) / HOUR, 1
+            ),
         )
+        say(f"  {describe_retraining(figures)}", quiet=self.quiet)
 
-    def _lift(self, project: Project, ts_from: int, ts_to: int) -> float:
+    def _measure_lift(self, project: Project, ts_from: int, ts_to: int) -> dict[str, float | None]:
         events = Lake(project.paths.lake).events(EVENT_COLUMNS, ts_from=ts_from, ts_to=ts_to)
-        figures = figures_by_period(events, SLOT, baseline="popular", period_us=1_000 * DAY)
-        return next((figure.lift for figure in figures if figure.arm == MODEL), float("nan"))
+        # A period of that length begins in 1970, and holds all of the window.
+        figures = figures_by_period(events, SLOT, baseline="popular", period_us=ts_to)
+        return next(
+            (
+                interval_figures(figure.lift, figure.lift_low, figure.lift_high)
+                for figure in figures
+                if figure.arm == MODEL
+            ),
+            interval_figures(math.nan, math.nan, math.nan),
+        )
 
     def _measure_http(self, url: str, site: Site) -> None:
         assert self.shop is not None

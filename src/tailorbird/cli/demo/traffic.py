@@ -7,6 +7,7 @@ The simulator's knowledge never enters a response. Its truth is only used afterw
 lists that the arms would have shown to the same visitor.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -38,13 +39,25 @@ class PairedLists:
     request_times: list[int] = field(default_factory=list)
     lists_by_arm: dict[str, list[list[str]]] = field(default_factory=dict)
 
-    def true_uplift(self, site: Site, control: str, treatment: str) -> float:
-        """Return the relative uplift in expected clicks of an arm, without sampling noise."""
-        if not self.visitors:
+    def true_uplift(
+        self, site: Site, control: str, treatment: str, *, until: int | None = None
+    ) -> float:
+        """Return the relative uplift in expected clicks of an arm, without sampling noise.
+
+        Args:
+            until: take only the requests before, as an experiment does that stopped then.
+        """
+        count = len(self.request_times)
+        if until is not None:
+            count = bisect_left(self.request_times, until)
+        if not count:
             return float("nan")
         lists = self.lists_by_arm
         return site.truth.uplift(
-            self.visitors, lists[treatment], lists[control], self.request_times
+            self.visitors[:count],
+            lists[treatment][:count],
+            lists[control][:count],
+            self.request_times[:count],
         )
 
 

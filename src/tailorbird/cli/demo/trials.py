@@ -88,7 +88,8 @@ class ConcurrentExperiments:
         """Return the state, effect and truth of each experiment, and print them."""
         running_names, figures_by_experiment = self._running_names(), {}
         for name, report in self._report_by_experiment.items():
-            true_uplift = paired_lists.true_uplift(site, *arms_of(report))
+            # An experiment covers its own days only, and tells nothing of those after its stop.
+            true_uplift = paired_lists.true_uplift(site, *arms_of(report), until=report.until)
             primary_effect = report.primary[0]
             figures_by_experiment[name] = {
                 "stopped": name not in running_names,

@@ -10,13 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from tailorbird.cli.demo.http import wait_until_ready
 from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.demo.trials import EXPERIMENTS_PY
 from tailorbird.cli.output import ReportProgress
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import DAY
+from tailorbird.events import DAY, EPOCH_WEEKDAY
 from tailorbird.platform.runtime.leftovers import PARENT_VARIABLE
 from tailorbird.simulator import History, Site
 
@@ -76,8 +77,14 @@ def make_project(folder: Path) -> None:
 
 
 def make_site(scale: Scale, seed: int, now: int) -> Site:
-    """Create a shop whose history ends at the last midnight, UTC."""
-    start = (now // DAY - scale.history_days) * DAY
+    """Create a shop whose history ends within the last week, at a midnight, UTC.
+
+    The seed draws the weekday on which it ends, so that the shop is the same on any day.
+    """
+    today = now // DAY
+    end_weekday = int(np.random.default_rng([seed, 45]).integers(7))
+    end = today - (today + EPOCH_WEEKDAY - end_weekday) % 7
+    start = (end - scale.history_days) * DAY
     return Site(
         seed, users=scale.users, items=scale.items, start=start, days=scale.history_days + 60
     )

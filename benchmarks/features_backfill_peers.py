@@ -125,7 +125,7 @@ def polars_asof(work: Work, windows: Mapping[str, int]) -> Answer:
     """Use `join_asof` over cumulative sums for each edge."""
     import polars as pl
 
-    e, q = (pl.from_arrow(table) for table in _tables(work))
+    e, q = (pl.DataFrame(table) for table in _tables(work))
     started = time.perf_counter()
     # The last row of an instant holds the sum up to and including that instant.
     totals = (
@@ -156,7 +156,7 @@ def polars_join(work: Work, windows: Mapping[str, int]) -> Answer:
     """Join each request with all events of its user, with one filtered sum for each window."""
     import polars as pl
 
-    e, q = (pl.from_arrow(table).lazy() for table in _tables(work))
+    e, q = (pl.DataFrame(table).lazy() for table in _tables(work))
     started = time.perf_counter()
     sums = [
         pl.col("cents")

@@ -2,10 +2,10 @@
 
     import tailorbird as tb
 
-    shop = tb.Project.create("shop", data="clicks.parquet")
-    shop.import_files("clicks.parquet")
+    shop = tb.Project.create("shop", data=clicks)     # a frame, or the name of a file
+    shop.import_table(clicks)
     shop.train(budget="2m")
-    shop.recommend(user_id="42")
+    shop.recommend(user_id=42)
 
 Everything that a command does is a call of `Project`. Names are loaded when they are first used, so
 that `import tailorbird` takes a few milliseconds.
@@ -132,4 +132,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

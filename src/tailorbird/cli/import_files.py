@@ -27,7 +27,11 @@ def import_files(
     ] = "",
     path: Annotated[
         Path | None,
-        Parameter(name="PATH", help="a file or a folder; .gz and .zst are decompressed"),
+        Parameter(
+            name="PATH",
+            help="a file or a folder; .gz and .zst are decompressed, and zip archives, workbooks, "
+            "SQLite and DuckDB databases unpacked",
+        ),
     ] = None,
     /,
     *,
@@ -63,23 +67,25 @@ def import_files(
         also route the events and load the lake here; not needed while `up` is running
     """
     if guess is not None:
-        _propose_mapping(guess, json)
+        from tailorbird.events.tables.locations import open_location
+
+        with open_location(guess) as opened_path:
+            _propose_mapping(opened_path, json)
         return
     if not format_ or path is None:
         raise UsageError("expected FORMAT and PATH", fix="tailorbird import --help shows examples")
     from tailorbird.config import open_project
-    from tailorbird.platform.imports import detect_format, require_accepted
     from tailorbird.platform.imports import import_files as run_import
+    from tailorbird.platform.imports import require_accepted
 
     project = open_project()
-    if format_ == "auto":
-        format_ = detect_format(path)
-        print_note(f"{path}: this is {format_}.")
     with progress_bars(quiet=json) as progress:
         result = run_import(
             project, path, format_, mapping=mapping, slot=slot, route=route, progress=progress
         )
     report, count_by_decision = result.report, result.count_by_decision
+    if format_ == "auto":
+        print_note(f"{path}: this is {result.format}.")
     if json:
         summary = {
             "rows": report.rows,
@@ -90,7 +96,7 @@ def import_files(
         print_json(
             {
                 **summary,
-                "format": format_,
+                "format": result.format,
                 "left_out": dict(report.left_out),
                 "examples": report.examples,
                 "routed": count_by_decision,

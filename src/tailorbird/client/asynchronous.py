@@ -13,6 +13,7 @@ from tailorbird.client.parameters import EventFields, QueryOptions, SearchOption
 from tailorbird.client.transport import ClosedError, Reply, Transport, to_refused_error
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SystemClock
+from tailorbird.events.keys import to_id_text
 from tailorbird.pages.notebook import text_html
 from tailorbird.serving.messages import (
     ChurnResponse,
@@ -119,7 +120,7 @@ class AsyncClient:
         )
 
     async def rank(
-        self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]
+        self, slot: str, items: Sequence[str | int], **query: Unpack[QueryOptions]
     ) -> RecommendResponse:
         """Order the caller's own items for a person. Raises as `recommend`."""
         return await self._query(
@@ -131,7 +132,7 @@ class AsyncClient:
         return await self._query("/v1/search", _to_query(SearchQuery, {"query": text, **query}))
 
     async def churn(
-        self, user_id: str, model: str = "churn", *, explain: bool = False
+        self, user_id: str | int, model: str = "churn", *, explain: bool = False
     ) -> ChurnResponse:
         """Return the probability that a user leaves, by a model of churn.py.
 
@@ -139,11 +140,13 @@ class AsyncClient:
         """
         query = {"model": model, "explain": "true" if explain else "false"}
         return _decode(
-            await self._request("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query),
+            await self._request(
+                "GET", f"/v1/users/{quote(to_id_text(user_id), safe='')}/churn", query=query
+            ),
             ChurnResponse,
         )
 
-    async def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
+    async def similar(self, item_id: str | int, size: int = 12, slot: str = "") -> Similar | None:
         """Return items related to an item, or None if the live index does not know it.
 
         With a slot, they are those that its rules and lists allow for everybody. Raises as
@@ -151,13 +154,13 @@ class AsyncClient:
         """
         query = {"size": str(size)} | ({"slot": slot} if slot else {})
         reply = await self._request(
-            "GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query
+            "GET", f"/v1/items/{quote(to_id_text(item_id), safe='')}/similar", query=query
         )
         return None if reply.status == 404 else _decode(reply, Similar)
 
-    async def item(self, item_id: str) -> Item | None:
+    async def item(self, item_id: str | int) -> Item | None:
         """Return an item of the live index, or None. Raises as `recommend`."""
-        reply = await self._request("GET", f"/v1/items/{quote(item_id, safe='')}")
+        reply = await self._request("GET", f"/v1/items/{quote(to_id_text(item_id), safe='')}")
         return None if reply.status == 404 else _decode(reply, Item)
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> Receipts:
@@ -224,7 +227,7 @@ class AsyncClient:
         return await self._transport.request(method, path, body, query=query)
 
     def _build_event(self, event: Mapping[str, Any]) -> bytes:
-        fields = {"event_id": uuid4().hex, "ts": self._clock.now(), **event}
+        fields = {"event_id": uuid4().hex, "ts": self._clock.now(), **_with_text_ids(event)}
         return _encode_json(fields, "an event", str(event.get("type", "")))
 
     async def _send_waiting_events(self, events: Sequence[bytes]) -> Receipts:
@@ -285,10 +288,22 @@ def _encode_json(document: Any, description: str, where: str) -> bytes:
         raise UsageError(f"{description} cannot be written as JSON: {error}", where=where) from None
 
 
+def _with_text_ids(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields whose ids are texts, also where numbers were given."""
+    return {
+        name: [to_id_text(id_) for id_ in value]
+        if name in ("items", "exclude") and isinstance(value, list | tuple)
+        else to_id_text(value)
+        if name.endswith("_id")
+        else value
+        for name, value in fields.items()
+    }
+
+
 def _to_query(query_type: type[T], fields: dict[str, Any]) -> T:
     try:
         return msgspec.convert(
-            {name: value for name, value in fields.items() if value is not None},
+            _with_text_ids({name: value for name, value in fields.items() if value is not None}),
             query_type,
             from_attributes=True,
         )

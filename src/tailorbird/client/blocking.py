@@ -63,7 +63,7 @@ class Client:
         return self._run(self._client.recommend(slot, **query))
 
     def rank(
-        self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]
+        self, slot: str, items: Sequence[str | int], **query: Unpack[QueryOptions]
     ) -> RecommendResponse:
         """Order the caller's own items, see `AsyncClient.rank`."""
         return self._run(self._client.rank(slot, items, **query))
@@ -72,15 +72,17 @@ class Client:
         """Find items by words, see `AsyncClient.search`."""
         return self._run(self._client.search(text, **query))
 
-    def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnResponse:
+    def churn(
+        self, user_id: str | int, model: str = "churn", *, explain: bool = False
+    ) -> ChurnResponse:
         """Return the probability that a user leaves, see `AsyncClient.churn`."""
         return self._run(self._client.churn(user_id, model, explain=explain))
 
-    def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
+    def similar(self, item_id: str | int, size: int = 12, slot: str = "") -> Similar | None:
         """Return items related to an item, see `AsyncClient.similar`."""
         return self._run(self._client.similar(item_id, size, slot))
 
-    def item(self, item_id: str) -> Item | None:
+    def item(self, item_id: str | int) -> Item | None:
         """Return an item of the live index, see `AsyncClient.item`."""
         return self._run(self._client.item(item_id))
 

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from tailorbird.events import Clock, Context
 
+Id = str | int
 Scalar = str | int | float | bool
 
 
@@ -51,12 +52,12 @@ class QueryOptions(TypedDict, total=False):
             analysis counts the answer.
     """
 
-    user_id: str | None
-    anonymous_id: str | None
-    session_id: str | None
+    user_id: Id | None
+    anonymous_id: Id | None
+    session_id: Id | None
     size: int | None
     context: Context | ContextFields | None
-    exclude: Sequence[str]
+    exclude: Sequence[Id]
     filters: Mapping[str, Filter]
     attributes: Sequence[str]
     explain: bool
@@ -80,11 +81,11 @@ class EventFields(TypedDict, total=False):
     event_id: str
     ts: int | str
     sent_at: int | str
-    user_id: str | None
-    anonymous_id: str | None
-    session_id: str | None
-    item_id: str | None
-    items: Sequence[str] | None
+    user_id: Id | None
+    anonymous_id: Id | None
+    session_id: Id | None
+    item_id: Id | None
+    items: Sequence[Id] | None
     request_id: str | None
     context: Context | ContextFields | None
     properties: Mapping[str, Any] | None

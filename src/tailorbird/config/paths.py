@@ -21,6 +21,11 @@ class Paths:
         return self.data / "stream"
 
     @property
+    def import_tables(self) -> Path:
+        """The folder of tables that an import has unpacked, while it runs."""
+        return self.stream / "import-tables"
+
+    @property
     def routed(self) -> Path:
         """The routed log, if logs are files."""
         return self.stream / "routed.db"

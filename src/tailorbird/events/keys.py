@@ -11,6 +11,7 @@ change. Two of a hundred million keys collide with probability 3e-4; of ten mill
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,16 @@ Keys = npt.NDArray[np.uint64]
 _COMBINE_SEED = np.uint64(0x243F6A8885A308D3)
 _MULTIPLIER_1, _MULTIPLIER_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+def to_id_text(value: str | int) -> str:
+    """Return an id as text: a number, as frames hold it, loses a fraction of zero.
+
+    A value that is no number is returned as it is, for the contract to judge.
+    """
+    if isinstance(value, str | bool) or not isinstance(value, Real):
+        return value  # type: ignore[return-value]
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def hash64(text: str) -> int:

@@ -2,15 +2,17 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.errors import UsageError
+from tailorbird.errors import InputError, UsageError
 from tailorbird.events import SystemClock
+from tailorbird.events.adapters.mapping.file import parse_mapping
 from tailorbird.events.guess import MappingHints
+from tailorbird.events.tables.locations import TableData, open_location, write_tables
 from tailorbird.pages.notebook import notebook_repr
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.proposal import Proposal, propose
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from tailorbird.backup import RestoreReport
 
 FILES = ("tailorbird.toml", "features.py", "slots.py")
+_EVENT_FIX = "give one row an event, in columns such as user_id, item_id and timestamp"
+_PROFILE_FIX = "give one row a profile, with an id in a column that the events have too"
 _GITIGNORE = "data/\nkeys.json\n"
 
 
@@ -40,7 +44,7 @@ class CreatedProject:
 
 
 def propose_from(data: Path, columns: Sequence[str] = (), ts_format: str = "") -> Proposal:
-    """Propose a mapping and declarations from files of events.
+    """Propose a mapping and declarations from files of events, or a file of several tables.
 
     Args:
         columns: column names of a file without a header line.
@@ -51,7 +55,34 @@ def propose_from(data: Path, columns: Sequence[str] = (), ts_format: str = "") -
         AskError: the data are ambiguous; the error has the choices.
         InputError: the files have no row that could be an event.
     """
-    return propose(data, SystemClock().now(), MappingHints(tuple(columns), ts_format))
+    with open_location(data) as path:
+        return propose(path, SystemClock().now(), MappingHints(tuple(columns), ts_format))
+
+
+def propose_from_tables(tables: Mapping[str, TableData | None], ts_format: str = "") -> Proposal:
+    """Propose a mapping and declarations from tables in memory, by name: events, items, users.
+
+    Raises:
+        AskError: the data are ambiguous; the error has the choices.
+        InputError: the tables have no row that could be an event, or profiles were not recognised.
+    """
+    with write_tables(tables, None) as folder:
+        proposal = propose(folder, SystemClock().now(), MappingHints((), ts_format))
+        mapping = proposal.mapping
+        # The same mapping reads frames and lists of dicts, which are written in different forms.
+        for name in tables:
+            mapping = re.sub(rf'(?m)^(file = "{name})\.\w+"', r'\1.*"', mapping)
+    if mapping:
+        sources = parse_mapping(mapping, "the proposed mapping").source
+        recognised = {(source.file, source.kind) for source in sources}
+        for name, data in tables.items():
+            if data is not None and (f"{name}.*", name) not in recognised:
+                raise InputError(
+                    f"its rows do not look like {name}",
+                    where=name,
+                    fix=_PROFILE_FIX if name != "events" else _EVENT_FIX,
+                )
+    return replace(proposal, mapping=mapping)
 
 
 def check_folder(folder: Path) -> None:

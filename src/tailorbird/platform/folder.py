@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Self
 
 from tailorbird.config import Project as DeclaredProject
 from tailorbird.config import open_project
+from tailorbird.errors import UsageError
 from tailorbird.platform.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from tailorbird.backup import BackupReport
+    from tailorbird.events.tables.locations import TableData
     from tailorbird.platform.create import CreatedProject
     from tailorbird.platform.diagnostics.daily_checks import DayCheck
     from tailorbird.platform.diagnostics.declarations import CheckResult
@@ -40,7 +42,9 @@ class ProjectFolder:
         cls,
         folder: str | Path,
         *,
-        data: str | Path | None = None,
+        data: "str | Path | TableData | None" = None,
+        items: "TableData | None" = None,
+        users: "TableData | None" = None,
         columns: Sequence[str] = (),
         ts_format: str = "",
     ) -> Self:
@@ -48,7 +52,9 @@ class ProjectFolder:
 
         Args:
             folder: folder of the new project.
-            data: a CSV, JSON or Parquet file, or a folder of them.
+            data: the events: a frame of pandas, Polars, PyArrow or DuckDB, or a list of dicts; or
+                a file, or a folder of files.
+            items, users: profiles of items and users, tables like `data`.
             columns: column names of a file without a header line.
             ts_format: strptime format of times, needed if day and month are ambiguous.
 
@@ -56,10 +62,27 @@ class ProjectFolder:
             UsageError: the folder has a project already.
             AskError: the data are ambiguous; the error has the choices.
         """
-        from tailorbird.platform.create import check_folder, create_project, propose_from
+        from tailorbird.platform.create import (
+            check_folder,
+            create_project,
+            propose_from,
+            propose_from_tables,
+        )
 
         check_folder(Path(folder))
-        proposal = propose_from(Path(data), columns, ts_format) if data is not None else None
+        proposal = None
+        if isinstance(data, str | Path):
+            if items is not None or users is not None:
+                raise UsageError(
+                    "items and users are tables in memory, and data is a file",
+                    where="Project.create",
+                    fix="put all files into one folder, or read the file into a frame",
+                )
+            proposal = propose_from(Path(data), columns, ts_format)
+        elif data is not None:
+            proposal = propose_from_tables(
+                {"events": data, "items": items, "users": users}, ts_format
+            )
         project = cls(Path(folder).resolve())
         project.created_project = create_project(Path(folder), proposal)
         return project

@@ -8,6 +8,7 @@ from tailorbird.config.erasures import apply_remote_erasures, hold_off_erasures
 from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.adapters import AdapterOptions, list_importable_files, recognise_format
+from tailorbird.events.tables.locations import open_location
 from tailorbird.import_formats import FORMAT_NAMES
 from tailorbird.pages.notebook import text_html
 from tailorbird.platform.progress import Progress, no_progress
@@ -67,6 +68,19 @@ def import_files(
         InputError: the format is not recognised, or a file is unreadable.
         UsageError: there is no such format, or its mapping is missing.
     """
+    with open_location(path, project.paths.import_tables) as opened_path:
+        return _import_path(project, opened_path, format_, mapping, slot, route, progress)
+
+
+def _import_path(
+    project: Project,
+    path: Path,
+    format_: str,
+    mapping: Path | None,
+    slot: str,
+    route: bool,
+    progress: Progress,
+) -> ImportResult:
     if format_ == "auto":
         format_ = detect_format(path)
     options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))

@@ -10,6 +10,7 @@ import msgspec
 from tailorbird.config import SETTINGS_FILE, find_project, load_settings, paths_of
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock, parse_duration, to_iso
+from tailorbird.events.keys import to_id_text
 from tailorbird.pages.notebook import text_html
 from tailorbird.platform.frames import Frame
 
@@ -124,7 +125,7 @@ class KeysView:
             )
         return revoke_key(self._keys_file(), key_id)
 
-    def pseudonym(self, user_id: str, *, is_anonymous: bool = False) -> str:
+    def pseudonym(self, user_id: str | int, *, is_anonymous: bool = False) -> str:
         """Return the pseudonym of an id, for SQL queries and for requests of users.
 
         Raises:
@@ -140,7 +141,8 @@ class KeysView:
         )
         if pseudonyms is None:
             raise UsageError("this project keeps ids as they come", where="events.pseudonym_key")
-        return pseudonyms.anonymous_id(user_id) if is_anonymous else pseudonyms.user_id(user_id)
+        text = to_id_text(user_id)
+        return pseudonyms.anonymous_id(text) if is_anonymous else pseudonyms.user_id(text)
 
     def _find_root(self) -> Path:
         return self._root or find_project()

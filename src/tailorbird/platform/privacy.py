@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.config import Project, open_project
 from tailorbird.errors import LagError, LockedError, UsageError
 from tailorbird.events import SystemClock
+from tailorbird.events.keys import to_id_text
 from tailorbird.pages.notebook import notebook_html
 from tailorbird.platform.frames import Frame
 from tailorbird.platform.progress import Progress, no_progress
@@ -106,7 +107,11 @@ class PrivacyView:
         self._root = root
 
     def erase(
-        self, user_ids: Sequence[str], *, dry_run: bool = True, progress: Progress = no_progress
+        self,
+        user_ids: Sequence[str | int],
+        *,
+        dry_run: bool = True,
+        progress: Progress = no_progress,
     ) -> ErasureResult:
         """Erase people from logs, archive, lake with its history, state and answers.
 
@@ -124,7 +129,7 @@ class PrivacyView:
         if isinstance(user_ids, str) or not user_ids:
             raise UsageError("expected a list of ids", where="erase", fix='erase(["42"])')
         project = open_project(self._root, use_applied=True)
-        stored_people = to_stored_ids(list(user_ids), project.pseudonyms())
+        stored_people = to_stored_ids([to_id_text(id_) for id_ in user_ids], project.pseudonyms())
         if dry_run:
             return ErasureResult(True, preview(project, stored_people, SystemClock()))
         forget_unbegun(project)
@@ -136,13 +141,13 @@ class PrivacyView:
             )
         return ErasureResult(False, run_erasure(project, stored_people, progress))
 
-    def export(self, user_id: str) -> list[dict[str, Any]]:
+    def export(self, user_id: str | int) -> list[dict[str, Any]]:
         """Return all that is held about a person, each record with its source."""
         from tailorbird.privacy import export_person
         from tailorbird.privacy.people import flatten_ids, to_stored_ids
 
         project = open_project(self._root, use_applied=True)
-        person_ids = flatten_ids(to_stored_ids([user_id], project.pseudonyms()))
+        person_ids = flatten_ids(to_stored_ids([to_id_text(user_id)], project.pseudonyms()))
         return list(export_person(project, person_ids, SystemClock()))
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
 if TYPE_CHECKING:
     from tailorbird.client import Client
     from tailorbird.events import Clock
+    from tailorbird.events.tables.locations import TableData
     from tailorbird.platform.experiments.view import ExperimentView
     from tailorbird.platform.imports import ImportResult
     from tailorbird.platform.keys import KeysView
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 class Project(ProjectFolder):
     """A project: the folder with tailorbird.toml, features.py and slots.py.
 
-        shop = Project.create("shop", data="clicks.parquet")
-        shop.import_files("clicks.parquet")
+        shop = Project.create("shop", data=clicks)      # a frame, or the name of a file
+        shop.import_table(clicks)
         shop.train(budget="2m")
-        shop.recommend(user_id="42")
+        shop.recommend(user_id=42)
 
     Each call reads the declarations again, so that edits of features.py or slots.py take effect at
     once.
@@ -102,7 +103,8 @@ class Project(ProjectFolder):
         """Import a file or a folder, route its events and load the lake.
 
         Args:
-            path: a file or a folder; `.gz` and `.zst` are decompressed.
+            path: a file or a folder; `.gz` and `.zst` are decompressed, and zip archives, workbooks,
+                SQLite and DuckDB databases unpacked.
             format: such as `segment` or `ga4`; by default `mapping` if the project has a
                 mapping.toml, otherwise recognised.
             mapping: a file that maps columns to events.
@@ -129,6 +131,35 @@ class Project(ProjectFolder):
         )
         require_accepted(result, Path(path))
         return result
+
+    def import_table(
+        self,
+        data: "TableData | None" = None,
+        *,
+        items: "TableData | None" = None,
+        users: "TableData | None" = None,
+        mapping: str | Path | None = None,
+        progress: Progress = no_progress,
+    ) -> "ImportResult":
+        """Import tables in memory, as `import_files` does files.
+
+        The same rows given again are recognised, and count once.
+
+        Args:
+            data: the events: a frame of pandas, Polars, PyArrow or DuckDB, or a list of dicts.
+            items, users: profiles of items and users, tables like `data`.
+            mapping: a file that maps columns to events, by default the project's mapping.toml. It
+                calls the tables `events.*`, `items.*` and `users.*`.
+
+        Raises:
+            UsageError: one of them is no table.
+            InputError: no row is an event.
+        """
+        from tailorbird.events.tables.locations import write_tables
+
+        tables = {"events": data, "items": items, "users": users}
+        with write_tables(tables, self.declarations.paths.import_tables) as folder:
+            return self.import_files(folder, mapping=mapping, progress=progress)
 
     def train(
         self,
@@ -273,7 +304,7 @@ class Project(ProjectFolder):
         self,
         slot: str = "",
         *,
-        user_id: str = "",
+        user_id: "str | int" = "",
         query: str = "",
         size: int = 0,
         as_of: str = "",
@@ -283,7 +314,7 @@ class Project(ProjectFolder):
 
         Args:
             slot: name of the slot; "" is `train.slot`, or `search` with a query.
-            user_id: id of the user; "" is an unknown visitor.
+            user_id: id of the user, a number as well as a text; "" is an unknown visitor.
             query: search text; "" recommends without a search.
             size: number of items; 0 takes the slot's size.
             as_of: answer as of this time; by default now, or the end of a log that ended long ago.
@@ -292,12 +323,13 @@ class Project(ProjectFolder):
             QueryError: the server would refuse the request; names the field.
             NotReadyError: there is nothing to recommend yet.
         """
+        from tailorbird.events.keys import to_id_text
         from tailorbird.platform.answering import answer
 
         return answer(
             open_project(self.root, use_applied=True),
             slot=slot,
-            user_id=user_id,
+            user_id=to_id_text(user_id),
             query=query,
             size=size,
             as_of=as_of,

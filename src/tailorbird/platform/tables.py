@@ -11,6 +11,7 @@ from tailorbird.config import open_project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import SystemClock, parse_duration
 from tailorbird.events.contract.schema import TIME_TYPE
+from tailorbird.events.keys import to_id_text
 from tailorbird.lake import Lake
 from tailorbird.pages.notebook import text_html
 from tailorbird.platform.frames import Frame
@@ -278,7 +279,7 @@ class FeatureView:
         from tailorbird.features.offline.profile_join import JoinedEvents
 
         project = open_project(self._root, use_applied=True)
-        table = _as_arrow(entity_table)
+        table = as_entity_table(entity_table)
         lake = Lake(project.paths.lake).pin_versions()
         if not lake.exists("events"):
             raise NotReadyError("the lake is empty", fix="project.import_files(…) brings events in")
@@ -300,7 +301,7 @@ class FeatureView:
             table = table.append_column(name, pa.array(hashes, mask=hashes == 0))
         return Frame(table)
 
-    def online(self, user_id: str = "", item_ids: Sequence[str] = ()) -> Frame:
+    def online(self, user_id: str | int = "", item_ids: Sequence[str | int] = ()) -> Frame:
         """Return the features that a request would read now: one row per item, or one row of the
         user alone.
 
@@ -312,8 +313,9 @@ class FeatureView:
         from tailorbird.features.online.read import Reader
 
         project = open_project(self._root, use_applied=True)
-        requested_items = list(item_ids) or [""]
-        request = ReadRequest(anonymous_id=None, user_id=user_id or None, now=SystemClock().now())
+        user_text = to_id_text(user_id)
+        requested_items = [to_id_text(item_id) for item_id in item_ids] or [""]
+        request = ReadRequest(anonymous_id=None, user_id=user_text or None, now=SystemClock().now())
         reader = Reader(project.paths.state, project.features, workers=project.workers)
         try:
             feature_rows = reader.read(request, requested_items)
@@ -331,7 +333,8 @@ class FeatureView:
     _repr_html_ = text_html
 
 
-def _as_arrow(entity_table: Any) -> pa.Table:
+def as_entity_table(entity_table: Any) -> pa.Table:
+    """Return a table of requests as Arrow, with ids as texts; raises UsageError if it is none."""
     if isinstance(entity_table, Mapping):
         table = pa.table(dict(entity_table))
     elif hasattr(entity_table, "__arrow_c_stream__"):
@@ -349,6 +352,15 @@ def _as_arrow(entity_table: Any) -> pa.Table:
                 where="entity_table",
                 fix=f"name the column {name}",
             )
+    for name in ("user_id", "item_id"):
+        if table[name].type != pa.string():  # Numbers, or the texts of pandas and Polars.
+            table = table.set_column(
+                table.column_names.index(name), name, table[name].cast(pa.string())
+            )
+    if pa.types.is_large_string(table["ts"].type) or pa.types.is_string_view(table["ts"].type):
+        table = table.set_column(
+            table.column_names.index("ts"), "ts", table["ts"].cast(pa.string())
+        )
     if pa.types.is_string(table["ts"].type):
         table = table.set_column(
             table.column_names.index("ts"), "ts", table["ts"].cast(pa.timestamp("us"))

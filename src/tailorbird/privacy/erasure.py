@@ -266,6 +266,7 @@ class _Erasure:
             scores.shrink()
         stream = self._project.paths.stream
         shutil.rmtree(stream / "import-runs", ignore_errors=True)
+        shutil.rmtree(self._project.paths.import_tables, ignore_errors=True)
         counts = {"blocks": block_count}
         if self._writers.topics is not None:
             specs = read_topic_specs(self._journal)

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import FormatAdapter
 from tailorbird.events.adapters.registry import FORMATS
+from tailorbird.events.tables.arrow_files import (
+    ARROW_SUFFIXES,
+    is_arrow_file,
+    read_arrow_column_names,
+)
 from tailorbird.events.tables.files import (
     READ_ERRORS,
     has_no_suffix,
@@ -31,7 +34,7 @@ _IMPORTABLE_SUFFIXES = (
     ".json",
     ".jsonl",
     ".ndjson",
-    ".parquet",
+    *ARROW_SUFFIXES,
     ".dat",
     ".data",
     ".item",
@@ -54,8 +57,8 @@ def recognise_format(files: list[Path]) -> str | None:
 def _recognise_file(file: Path) -> str | None:
     name = name_without_compression(file)
     suffix = suffix_without_compression(file)
-    if suffix == ".parquet":
-        return _format_of_columns(name, _read_parquet_columns(file))
+    if is_arrow_file(file):
+        return _format_of_columns(name, read_arrow_column_names(file))
     if suffix in (".csv", ".tsv"):
         if suffix == ".tsv" and (format_ := _format_of_text(file, name)) is not None:
             return format_
@@ -109,13 +112,6 @@ def _read_csv_columns(file: Path) -> list[str]:
         )
     except csv.Error:
         return []
-
-
-def _read_parquet_columns(file: Path) -> list[str]:
-    try:
-        return pq.ParquetFile(file).schema_arrow.names
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"not a Parquet file that can be read: {error}", where=str(file)) from None
 
 
 def list_importable_files(path: Path) -> list[Path]:

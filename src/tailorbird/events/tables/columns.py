@@ -1,4 +1,4 @@
-"""Reading of CSV, TSV, JSON and Parquet files in batches of columns.
+"""Reading of CSV, TSV, JSON, Parquet and Feather files in batches of columns.
 
 `adapters.mapping` turns the columns into events.
 
@@ -16,16 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
-from tailorbird.events.tables.encodings import open_table
-from tailorbird.events.tables.files import (
-    BATCH_ROWS,
-    READ_ERRORS,
-    read_parquet_batches,
-    suffix_without_compression,
+from tailorbird.events.tables.arrow_files import (
+    is_arrow_file,
+    read_arrow_batches,
+    read_arrow_column_names,
 )
+from tailorbird.events.tables.encodings import open_table
+from tailorbird.events.tables.files import BATCH_ROWS, READ_ERRORS
 from tailorbird.events.tables.forms import DEFAULT_TABLE_SPEC, TableSpec
 from tailorbird.events.tables.quotes import without_broken_lines
 from tailorbird.events.tables.records import is_json, read_json_batches, read_json_column_names
@@ -49,6 +48,8 @@ def read_column_names(file: Path, table_spec: TableSpec = DEFAULT_TABLE_SPEC) ->
                 for name in names
             )
         )
+    if is_arrow_file(file):
+        return read_arrow_column_names(file)
     return read_json_column_names(file) if is_json(file) else _read_schema(file, table_spec).names
 
 
@@ -78,8 +79,8 @@ def read_columns(
         yield from _read_joined(file, columns, text_columns, broken_rows, table_spec)
         return
     try:
-        if suffix_without_compression(file) == ".parquet":
-            yield from read_parquet_batches(pq.ParquetFile(file), file, BATCH_ROWS, columns)
+        if is_arrow_file(file):
+            yield from read_arrow_batches(file, columns)
             return
         if is_json(file):
             yield from read_json_batches(file, columns, text_columns, broken_rows)
@@ -223,8 +224,6 @@ def _concatenate(arrays: list[pa.Array]) -> pa.Array:
 
 def _read_schema(file: Path, table_spec: TableSpec) -> pa.Schema:
     try:
-        if suffix_without_compression(file) == ".parquet":
-            return pq.ParquetFile(file).schema_arrow
         convert_options = pacsv.ConvertOptions(
             strings_can_be_null=True, decimal_point=table_spec.decimal_sign
         )

@@ -31,7 +31,7 @@ import msgspec
 from tailorbird.errors import InputError
 from tailorbird.events.contract.envelope import Context
 
-PATTERNS = ("*.csv", "*.tsv", "*.parquet", "*.json", "*.jsonl", "*.ndjson")
+PATTERNS = ("*.csv", "*.tsv", "*.parquet", "*.feather", "*.arrow", "*.json", "*.jsonl", "*.ndjson")
 UNIT_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.errors import UsageError
 from tailorbird.events import SystemClock
-from tailorbird.events.guess import MappingHints
+from tailorbird.events.guess import ROLE_OPTIONS, MappingHints
 from tailorbird.pages.notebook import notebook_repr
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.proposal import Proposal, propose
@@ -39,19 +39,27 @@ class CreatedProject:
     proposal: Proposal | None = None
 
 
-def propose_from(data: Path, columns: Sequence[str] = (), ts_format: str = "") -> Proposal:
+def propose_from(
+    data: Path,
+    columns: Sequence[str] = (),
+    ts_format: str = "",
+    column_by_option: Mapping[str, str] | None = None,
+) -> Proposal:
     """Propose a mapping and declarations from files of events.
 
     Args:
         columns: column names of a file without a header line.
         ts_format: strptime format of times, needed if day and month are ambiguous.
-
+        column_by_option: `time`, `person`, `item`, `type` and `session` → `COLUMN`, `FILE:COLUMN`
+            or `none`, where the data leave it open.
 
     Raises:
         AskError: the data are ambiguous; the error has the choices.
         InputError: the files have no row that could be an event.
     """
-    return propose(data, SystemClock().now(), MappingHints(tuple(columns), ts_format))
+    stated = column_by_option or {}
+    roles = tuple((key, stated[name]) for key, name in ROLE_OPTIONS.items() if stated.get(name))
+    return propose(data, SystemClock().now(), MappingHints(tuple(columns), ts_format, roles))
 
 
 def check_folder(folder: Path) -> None:

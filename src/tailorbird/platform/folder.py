@@ -43,6 +43,11 @@ class ProjectFolder:
         data: str | Path | None = None,
         columns: Sequence[str] = (),
         ts_format: str = "",
+        time: str = "",
+        person: str = "",
+        item: str = "",
+        type: str = "",
+        session: str = "",
     ) -> Self:
         """Create a project, with declarations proposed from `data` if given.
 
@@ -51,6 +56,8 @@ class ProjectFolder:
             data: a CSV, JSON or Parquet file, or a folder of them.
             columns: column names of a file without a header line.
             ts_format: strptime format of times, needed if day and month are ambiguous.
+            time, person, item, type, session: the column of each, where the data leave it open; in
+                one of several files `FILE:COLUMN`; `none` if there is none.
 
         Raises:
             UsageError: the folder has a project already.
@@ -59,7 +66,10 @@ class ProjectFolder:
         from tailorbird.platform.create import check_folder, create_project, propose_from
 
         check_folder(Path(folder))
-        proposal = propose_from(Path(data), columns, ts_format) if data is not None else None
+        stated = {"time": time, "person": person, "item": item, "type": type, "session": session}
+        proposal = (
+            propose_from(Path(data), columns, ts_format, stated) if data is not None else None
+        )
         project = cls(Path(folder).resolve())
         project.created_project = create_project(Path(folder), proposal)
         return project

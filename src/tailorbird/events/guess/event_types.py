@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tailorbird.events.guess.names import PROPERTY_NAMES, find_usual_columns
 from tailorbird.events.guess.quoting import toml_string
-from tailorbird.events.guess.words import find_event_type
+from tailorbird.events.guess.words import find_event_type, read_name
 
 _PURCHASE_WORDS = frozenset(
     (
@@ -108,6 +108,9 @@ def _guess_only_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -
         return "rating"
     is_purchase = names & {"basket_id", "invoice", "order_id", "sales_value"} or find_usual_columns(
         sample.schema.names, PROPERTY_NAMES["quantity"]
+    )
+    is_purchase = is_purchase or any(
+        read_name(name).head == "quantity" for name in sample.schema.names
     )
     is_purchase = is_purchase or (
         find_usual_columns(sample.schema.names, _CUSTOMER_COLUMN_NAMES)

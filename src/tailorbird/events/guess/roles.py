@@ -86,7 +86,7 @@ class TimeRole:
         if column.kind in ("text", "time"):
             points += 2.0
         elif column.is_plausible_time:
-            points += 1.0
+            points += 1.5
         return points + (0.0 if column.distinct > 1 else -0.5)
 
 

@@ -72,6 +72,10 @@ class Incident:
         """Return by what the number of visits is multiplied."""
         return 1.0
 
+    def meets_request(self, at: int) -> bool:
+        """Return whether a request is met, by a fault of serving."""
+        return False
+
     def alter(self, event: dict, user: int) -> bool:
         """Change a client's event in place; return whether it arrives at all."""
         return True
@@ -263,7 +267,6 @@ class SlowStore(Incident):
     HOURS = (2.0, 48.0)
 
     def meets_request(self, at: int) -> bool:
-        """Return whether the read of a request is late."""
         return self._meets(at)
 
 

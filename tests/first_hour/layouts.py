@@ -568,9 +568,7 @@ LAYOUTS: dict[str, Layout] = {
         f"t{_WHAT}",
         EVENTS,
         frozenset(("click",)),
-        ("--columns", "user_id,timestamp,artist_id,artist_name,track_id,track_name"),
-        "its first line is no header",
-        ('title = "track_name"',),
+        mapping=('columns = ["userid", "timestamp", "artid", "artname", "traid", "traname"]',),
     ),
     "shopify": Layout(
         shopify,

@@ -9,6 +9,7 @@ import pytest
 from tailorbird.config import open_project
 from tailorbird.errors import InputError
 from tailorbird.events import DAY, HOUR
+from tailorbird.events.guess import AskError, MappingHints
 from tailorbird.features import load_features
 from tailorbird.proposal import Proposal, propose
 from tailorbird.proposal.statistics import LogStatistics
@@ -80,11 +81,11 @@ def test_without_events_the_error_describes_each_file(tmp_path: Path) -> None:
     (tmp_path / "goods.csv").write_text(
         "product_id,shade\n" + "\n".join(f"{n},red" for n in range(9)) + "\n"
     )
-    (tmp_path / "other.csv").write_text("klant,goed\n1,2\n")
+    (tmp_path / "other.csv").write_text("alpha,beta\n1,2\n")
     with pytest.raises(InputError) as error:
         propose(tmp_path, NOW)
     assert "goods.csv holds items by its columns product_id, shade" in str(error.value)
-    assert "other.csv no column looks like an item or a user: klant, goed" in str(error.value)
+    assert "other.csv no column looks like an item or a user: alpha, beta" in str(error.value)
     assert "fix: rename the columns" in str(error.value)
 
 
@@ -238,7 +239,9 @@ def test_the_best_window_is_the_longest_of_the_equally_predictive() -> None:
 def test_without_times_that_can_be_read_a_project_is_proposed_all_the_same(tmp_path: Path) -> None:
     rows = [f"u{n % 5},i{n % 9},{n % 28 + 1}. Mai 2024" for n in range(60)]
     (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,date", *rows]) + "\n")
-    proposal = propose(tmp_path, NOW)
+    with pytest.raises(AskError, match="When did it happen"):
+        propose(tmp_path, NOW)
+    proposal = propose(tmp_path, NOW, MappingHints(roles=(("ts", "none"),)))
     (tmp_path / "features.py").write_text(proposal.features)
     assert "item_14d" in {column.name for column in load_features(tmp_path / "features.py").columns}
     assert '"popular:7d": 160' in proposal.slots

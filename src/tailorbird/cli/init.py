@@ -22,6 +22,11 @@ def init(
     from_: Annotated[Path | None, Parameter(name="--from")] = None,
     columns: str = "",
     ts_format: str = "",
+    time: str = "",
+    person: str = "",
+    item: str = "",
+    type_: Annotated[str, Parameter(name="--type")] = "",
+    session: str = "",
     json: Json = False,
 ) -> None:
     """Create a project: tailorbird.toml, features.py and slots.py, commented and ready to run.
@@ -43,13 +48,31 @@ def init(
         column names of a file without a header line, separated by commas: user_id,timestamp,item_id
     ts_format:
         format of times as in strptime, needed if day and month are ambiguous: %d/%m/%Y
+    time:
+        the column of the time; in one of several files, FILE:COLUMN; `none` if there is none
+    person:
+        the column of who acts, as for `--time`
+    item:
+        the column of what it is done with, as for `--time`
+    type_:
+        the column of what is done, as for `--time`
+    session:
+        the column of the visit or order, as for `--time`
     """
     from tailorbird.events.guess.trial import REFUSED_SHARE_MAX
     from tailorbird.platform.create import check_folder, create_project
 
     folder = _project_folder(folder)
     check_folder(folder)
-    proposal = _propose(from_, columns, ts_format) if from_ is not None else None
+    answers = {
+        "ts-format": ts_format,
+        "time": time,
+        "person": person,
+        "item": item,
+        "type": type_,
+        "session": session,
+    }
+    proposal = _propose(from_, columns, answers) if from_ is not None else None
     if proposal is not None and proposal.trial.warning:
         console(stderr=True).print(proposal.trial.warning, style="yellow")
     created_project = create_project(folder, proposal)
@@ -91,20 +114,20 @@ def init(
         out.print(f"  {next_command}")
 
 
-def _propose(data: Path, columns: str, ts_format: str) -> "Proposal":
+def _propose(data: Path, columns: str, answers: dict[str, str]) -> "Proposal":
     """Propose declarations from data; ask on a terminal if the data are ambiguous."""
     from tailorbird.events.guess import AskError
     from tailorbird.platform.create import propose_from
 
     column_names = tuple(name.strip() for name in columns.split(",")) if columns else ()
     try:
-        return propose_from(data, column_names, ts_format)
+        return propose_from(data, column_names, answers["ts-format"], answers)
     except AskError as error:
         if not sys.stdin.isatty():
             raise
         console().print(f"{error.where}: {error.message}.")
-        choice = Prompt.ask("Which is it?", choices=list(error.choices))
-        return _propose(data, columns, choice)
+        choice = Prompt.ask("Which is it?", choices=list(error.choices), default=error.choices[0])
+        return _propose(data, columns, {**answers, error.option: choice})
 
 
 def _project_folder(folder: Path | None) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tailorbird.errors import InputError, UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.adapters.mapping.file import parse_mapping
-from tailorbird.events.guess import MappingHints
+from tailorbird.events.guess import ROLE_OPTIONS, MappingHints
 from tailorbird.events.tables.locations import TableData, open_location, write_tables
 from tailorbird.pages.notebook import notebook_repr
 from tailorbird.platform.progress import Progress, no_progress
@@ -43,31 +43,48 @@ class CreatedProject:
     proposal: Proposal | None = None
 
 
-def propose_from(data: Path, columns: Sequence[str] = (), ts_format: str = "") -> Proposal:
+def propose_from(
+    data: Path,
+    columns: Sequence[str] = (),
+    ts_format: str = "",
+    column_by_option: Mapping[str, str] | None = None,
+) -> Proposal:
     """Propose a mapping and declarations from files of events, or a file of several tables.
 
     Args:
         columns: column names of a file without a header line.
         ts_format: strptime format of times, needed if day and month are ambiguous.
-
+        column_by_option: `time`, `person`, `item`, `type` and `session` → `COLUMN`, `FILE:COLUMN`
+            or `none`, where the data leave it open.
 
     Raises:
         AskError: the data are ambiguous; the error has the choices.
         InputError: the files have no row that could be an event.
     """
+    stated = column_by_option or {}
+    roles = tuple((key, stated[name]) for key, name in ROLE_OPTIONS.items() if stated.get(name))
+    hints = MappingHints(tuple(columns), ts_format, roles)
     with open_location(data) as path:
-        return propose(path, SystemClock().now(), MappingHints(tuple(columns), ts_format))
+        return propose(path, SystemClock().now(), hints)
 
 
-def propose_from_tables(tables: Mapping[str, TableData | None], ts_format: str = "") -> Proposal:
+def propose_from_tables(
+    tables: Mapping[str, TableData | None],
+    ts_format: str = "",
+    column_by_option: Mapping[str, str] | None = None,
+) -> Proposal:
     """Propose a mapping and declarations from tables in memory, by name: events, items, users.
+
+    Args:
+        ts_format: strptime format of times, needed if day and month are ambiguous.
+        column_by_option: as `propose_from` takes it.
 
     Raises:
         AskError: the data are ambiguous; the error has the choices.
         InputError: the tables have no row that could be an event, or profiles were not recognised.
     """
     with write_tables(tables, None) as folder:
-        proposal = propose(folder, SystemClock().now(), MappingHints((), ts_format))
+        proposal = propose_from(folder, (), ts_format, column_by_option)
         mapping = proposal.mapping
         # The same mapping reads frames and lists of dicts, which are written in different forms.
         for name in tables:

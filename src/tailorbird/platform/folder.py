@@ -47,6 +47,11 @@ class ProjectFolder:
         users: "TableData | None" = None,
         columns: Sequence[str] = (),
         ts_format: str = "",
+        time: str = "",
+        person: str = "",
+        item: str = "",
+        type: str = "",
+        session: str = "",
     ) -> Self:
         """Create a project, with declarations proposed from `data` if given.
 
@@ -57,6 +62,8 @@ class ProjectFolder:
             items, users: profiles of items and users, tables like `data`.
             columns: column names of a file without a header line.
             ts_format: strptime format of times, needed if day and month are ambiguous.
+            time, person, item, type, session: the column of each, where the data leave it open; in
+                one of several files `FILE:COLUMN`; `none` if there is none.
 
         Raises:
             UsageError: the folder has a project already.
@@ -70,6 +77,7 @@ class ProjectFolder:
         )
 
         check_folder(Path(folder))
+        stated = {"time": time, "person": person, "item": item, "type": type, "session": session}
         proposal = None
         if isinstance(data, str | Path):
             if items is not None or users is not None:
@@ -78,11 +86,10 @@ class ProjectFolder:
                     where="Project.create",
                     fix="put all files into one folder, or read the file into a frame",
                 )
-            proposal = propose_from(Path(data), columns, ts_format)
+            proposal = propose_from(Path(data), columns, ts_format, stated)
         elif data is not None:
-            proposal = propose_from_tables(
-                {"events": data, "items": items, "users": users}, ts_format
-            )
+            tables = {"events": data, "items": items, "users": users}
+            proposal = propose_from_tables(tables, ts_format, stated)
         project = cls(Path(folder).resolve())
         project.created_project = create_project(Path(folder), proposal)
         return project

@@ -6,6 +6,7 @@ files ──► columns (events.guess.sources) ──► facts ──► feature
                                                 next
 """
 
+import shlex
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -17,6 +18,9 @@ from tailorbird.events import EVENT_TYPES
 from tailorbird.events.adapters import FORMATS, find_files, list_importable_files, recognise_format
 from tailorbird.events.guess import (
     NO_HINTS,
+    ROLE_OPTIONS,
+    ROLE_QUESTIONS,
+    AskError,
     MappingHints,
     SourceGuess,
     Trial,
@@ -99,6 +103,7 @@ def propose(data: Path, now: int, hints: MappingHints = NO_HINTS) -> Proposal:
             "by hand: see docs/how-to/import.md",
         )
     main_source = max(event_sources, key=lambda guess: guess.file.stat().st_size)
+    _require_roles(main_source, hints)
     same_layout_sources = [
         guess
         for guess in event_sources
@@ -161,6 +166,45 @@ def propose(data: Path, now: int, hints: MappingHints = NO_HINTS) -> Proposal:
         clicks_a_day=facts.log_statistics.events_a_day,
         answers_a_day=facts.log_statistics.visits_a_day,
     )
+
+
+def _require_roles(source: SourceGuess, hints: MappingHints) -> None:
+    """Raise AskError where a role of the events is in doubt, or absent without a word.
+
+    Raises:
+        AskError: says what each candidate holds; its option answers it.
+    """
+    chosen = [(column.role, column.column) for column in source.columns if column.column]
+    stated = dict(hints.roles)
+    answers = " ".join(
+        f"--{ROLE_OPTIONS[role]} {shlex.quote(column)}"
+        for role, column in chosen
+        if role in ROLE_OPTIONS and role not in {doubt.role for doubt in source.doubts}
+    )
+    for doubt in source.doubts:
+        best = doubt.proposal or "none"
+        choices = tuple(dict.fromkeys((best, *doubt.candidates, "none")))
+        raise AskError(
+            f"{ROLE_QUESTIONS[doubt.role]} {'; '.join(doubt.descriptions)}",
+            where=str(source.file),
+            fix=f"init --from … {answers} --{doubt.option} {shlex.quote(best)}"
+            + (f" (or {', '.join(choices[1:])})" if choices[1:] else ""),
+            choices=choices,
+            option=doubt.option,
+        )
+    roles = {role for role, _ in chosen}
+    roles |= {"user_id"} if "anonymous_id" in roles else set()
+    for role in ("ts", "user_id", "item_id"):
+        if role not in roles and stated.get(role) != "none":
+            choices = ("none", *(column.column for column in source.columns if column.column))
+            raise AskError(
+                f"no column looks like it: {ROLE_QUESTIONS[role]} Its columns: "
+                f"{', '.join(choices[1:])}",
+                where=str(source.file),
+                fix=f"init --from … {answers} --{ROLE_OPTIONS[role]} COLUMN (none: there is none)",
+                choices=choices,
+                option=ROLE_OPTIONS[role],
+            )
 
 
 def _propose_from_adapter(format_: str, data: Path, now: int) -> Proposal:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from tailorbird.events import DAY
 from tailorbird.events.guess import SourceGuess
-from tailorbird.events.guess.names import normalise_name
+from tailorbird.events.guess.words import normalise_name
 from tailorbird.proposal.statistics import LogStatistics, measure_log
 
 Reasons = list[tuple[str, str, str]]

@@ -7,7 +7,8 @@ from tests.support.adapters import NOW, convert_mapped
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters import FORMATS, AdapterOptions
-from tailorbird.events.guess import guess_sources, try_mapping
+from tailorbird.events.guess import MappingHints, guess_sources, try_mapping
+from tailorbird.events.guess.words import find_event_type
 
 HEAD = "event_time,user_id,product_id,event_type,price,country,session_size,colour\n"
 
@@ -346,3 +347,56 @@ def test_a_mapping_is_tried_before_it_is_written(tmp_path: Path) -> None:
     assert "Of 100 rows tried, 40% would be refused" in trial.warning
     assert "fix:" in trial.warning
     assert len(trial.sample_events) == 10
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "visitor,url_id,when",
+        "uid,tid,played_at",
+        "account_id,title_id,start_time",
+        "cliente,producto,fecha",
+        "klient,towar,data_zamowienia",
+        "顧客,商品コード,日時",
+        "c1,c2,c3",
+        "",
+    ],
+)
+def test_roles_come_from_what_columns_hold_in_any_language(tmp_path: Path, head: str) -> None:
+    rows = [  # people come in sessions of four rows, and are told from items by that
+        f"{n // 4 * 7 % 61},p{n * n % 97},{1_600_000_000 + n // 4 * 9_000 + n % 4 * 30}"
+        for n in range(800)
+    ]
+    file = _csv(tmp_path, "\n".join([head, *rows] if head else rows) + "\n")
+    guess = guess_sources(file)[0]
+    names = head.split(",") if head else ["c1", "c2", "c3"]
+    roles = {column.role: column.column for column in guess.columns}
+    assert [roles["user_id"], roles["item_id"], roles["ts"]] == names
+    assert not guess.doubts
+
+
+def test_two_columns_that_fit_alike_are_a_doubt_that_a_hint_settles(tmp_path: Path) -> None:
+    rows = [f"{n * 7 % 61},{n * n % 97},{1_600_000_000 + n * 900}" for n in range(800)]
+    file = _csv(tmp_path, "c1,c2,c3\n" + "\n".join(rows) + "\n")
+    doubts = {doubt.role: doubt for doubt in guess_sources(file)[0].doubts}
+    assert {"c1", "c2"} <= set(doubts["item_id"].candidates)
+    hints = MappingHints(roles=(("user_id", "c2"), ("item_id", "e.csv:c1")))
+    stated = guess_sources(file, hints)[0]
+    roles = {column.role: column.column for column in stated.columns}
+    assert (roles["user_id"], roles["item_id"], stated.doubts) == ("c2", "c1", ())
+
+
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [
+        ("Product Viewed", "view"),
+        ("pv", "view"),
+        ("fav", "like"),
+        ("Order Completed", "purchase"),
+        ("view_item", "view"),
+        ("achat", "purchase"),
+        ("remove_from_cart", ""),
+    ],
+)
+def test_a_value_means_an_event_type_by_its_words(value: str, type_: str) -> None:
+    assert find_event_type(value) == type_

@@ -8,6 +8,8 @@ from tailorbird.events.guess.sources import guess_files, guess_sources
 from tailorbird.events.guess.trial import Trial, try_mapping
 from tailorbird.events.guess.values import (
     NO_HINTS,
+    ROLE_OPTIONS,
+    ROLE_QUESTIONS,
     AskError,
     ColumnGuess,
     MappingHints,
@@ -16,6 +18,8 @@ from tailorbird.events.guess.values import (
 
 __all__ = [
     "NO_HINTS",
+    "ROLE_OPTIONS",
+    "ROLE_QUESTIONS",
     "AskError",
     "ColumnGuess",
     "MappingHints",

@@ -8,20 +8,8 @@ import pyarrow as pa
 
 from tailorbird.events.guess.names import PROPERTY_NAMES, find_usual_columns
 from tailorbird.events.guess.quoting import toml_string
+from tailorbird.events.guess.words import find_event_type, read_name
 
-_TYPE_BY_VALUE = {
-    "addtocart": "cart",
-    "add_to_cart": "cart",
-    "carts": "cart",
-    "transaction": "purchase",
-    "order": "purchase",
-    "orders": "purchase",
-    "buy": "purchase",
-    "purchased": "purchase",
-    "clicks": "click",
-    "pageview": "view",
-    "page_view": "view",
-}
 _PURCHASE_WORDS = frozenset(
     (
         "order",
@@ -55,7 +43,7 @@ def count_event_types(sample: pa.RecordBatch, roles: dict[str, str], stem: str) 
     )
     count_by_type: Counter[str] = Counter()
     for value, count in count_by_value.items():
-        count_by_type[_TYPE_BY_VALUE.get(value.lower(), value)] += count
+        count_by_type[(find_event_type(value) or value)] += count
     return dict(count_by_type.most_common())
 
 
@@ -68,14 +56,14 @@ def map_type_values(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, 
         for value in sample.column(roles["type"]).unique().to_pylist()
         if value is not None
     ]
-    return {value: _TYPE_BY_VALUE.get(value.lower(), value) for value in distinct_values}
+    return {value: (find_event_type(value) or value) for value in distinct_values}
 
 
 def explain_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     """Return why the rows are taken for events of their type."""
     if "type" in roles:
         renamed_types = [
-            value for value in map_type_values(sample, roles) if value.lower() in _TYPE_BY_VALUE
+            value for value, type_ in map_type_values(sample, roles).items() if value != type_
         ]
         return (
             f"{', '.join(renamed_types)} under our own names"
@@ -102,9 +90,9 @@ def format_type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -
         if value is not None
     ]
     values = ", ".join(
-        f'{toml_string(value)} = "{_TYPE_BY_VALUE[value.lower()]}"'
+        f'{toml_string(value)} = "{type_}"'
         for value in distinct_values
-        if value.lower() in _TYPE_BY_VALUE
+        if (type_ := find_event_type(value)) and type_ != value
     )
     return f"type = {{ column = {toml_string(roles['type'])}, values = {{ {values} }} }}"
 
@@ -120,6 +108,9 @@ def _guess_only_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -
         return "rating"
     is_purchase = names & {"basket_id", "invoice", "order_id", "sales_value"} or find_usual_columns(
         sample.schema.names, PROPERTY_NAMES["quantity"]
+    )
+    is_purchase = is_purchase or any(
+        read_name(name).head == "quantity" for name in sample.schema.names
     )
     is_purchase = is_purchase or (
         find_usual_columns(sample.schema.names, _CUSTOMER_COLUMN_NAMES)

@@ -35,14 +35,14 @@ def inspect_table(file: Path, hints: MappingHints) -> Inspection:
     """Inspect a file."""
     notes: list[ColumnGuess] = []
     table_spec = DEFAULT_TABLE_SPEC
-    if suffix_without_compression(file) in (".csv", ".tsv", ".txt"):
+    if suffix_without_compression(file) in (".csv", ".tsv", ".txt", ".dat"):
         if (encoding := detect_encoding(file)) != "utf-8":
             notes.append(ColumnGuess("", "text", f"its encoding is {encoding}"))
         table_spec = TableSpec(sniff_delimiter(file), columns=hints.columns)
         if not hints.columns and not has_header(file, table_spec):
-            example = ", ".join(read_first_row(file, table_spec)[:8])
-            fix = "name its columns in their order, such as: --columns user_id,timestamp,item_id"
-            raise InputError(f"its first line is no header: {example}", where=str(file), fix=fix)
+            table_spec = replace(table_spec, columns=_name_columns(file, table_spec))
+            why = "its first line is no header; to name them: --columns user_id,timestamp,item_id"
+            notes.append(ColumnGuess("", f"columns {', '.join(table_spec.columns)}", why))
     sample = read_sample(file, table_spec)
     if table_spec is not DEFAULT_TABLE_SPEC and any(map(writes_decimal_comma, sample.columns)):
         table_spec = replace(table_spec, decimal_sign=",")
@@ -67,6 +67,15 @@ def inspect_table(file: Path, hints: MappingHints) -> Inspection:
                 ColumnGuess(name, "", "left out: it numbers the rows, as pandas' index does")
             )
     return Inspection(table_spec, sample, notes)
+
+
+def _name_columns(file: Path, table_spec: TableSpec) -> tuple[str, ...]:
+    """Return names for columns without a header: those in the name of the file, or c1, c2, …."""
+    count = len(read_first_row(file, table_spec))
+    words = tuple(file.name.partition(".")[0].split("-"))
+    if count > 1 and len(set(words)) == len(words) == count:
+        return words
+    return tuple(f"c{number}" for number in range(1, count + 1))
 
 
 def _is_row_number(column: pa.Array) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tailorbird.events.guess.facts import TableFacts
 from tailorbird.events.guess.inspection import Inspection
 from tailorbird.events.guess.kind import is_unique
 from tailorbird.events.guess.roles import assign_roles
@@ -30,7 +31,8 @@ def join_tables(
     Also returns the files that were joined into others, each with a reason.
     """
     roles_by_file = {
-        file: assign_roles(inspection.sample, hints)[0] for file, inspection in inspections.items()
+        file: assign_roles(TableFacts(inspection.sample), hints, file.name)[0]
+        for file, inspection in inspections.items()
     }
     reason_by_joined_file: dict[Path, str] = {}
     joined_inspections = dict(inspections)

@@ -1,110 +1,7 @@
 """Usual column names, for `--guess`: what a name says about the role of its column."""
 
-import re
+from tailorbird.events.guess.words import normalise_name
 
-_WORD_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-ROLE_NAMES: dict[str, tuple[str, ...]] = {
-    "ts": (
-        "ts",
-        "timestamp",
-        "time",
-        "event_time",
-        "datetime",
-        "created_at",
-        "date",
-        "clicked_at",
-        "occurred_at",
-        "event_date",
-        "event_timestamp",
-        "t_dat",
-        "invoice_date",
-        "order_date",
-        "processed_at",
-        "sent_at",
-        "datum",
-        "zeit",
-        "zeitpunkt",
-        "zeitstempel",
-        "bestelldatum",
-    ),
-    "user_id": (
-        "user_id",
-        "userid",
-        "user",
-        "visitorid",
-        "visitor_id",
-        "customer_id",
-        "customer",
-        "household_id",
-        "member_id",
-        "shopper_id",
-        "person_id",
-        "kunde",
-        "kunden_id",
-        "kundennummer",
-        "nutzer",
-        "nutzer_id",
-        "email",
-        "customer_email",
-        "user_email",
-    ),
-    "anonymous_id": ("anonymous_id", "cookie_id", "device_id", "client_id"),
-    "session_id": (
-        "session_id",
-        "sessionid",
-        "session",
-        "user_session",
-        "visit_id",
-        "basket_id",
-        "order_id",
-        "invoice",
-        "invoice_no",
-        "transaction_id",
-        "bestellnummer",
-        "sitzung",
-    ),
-    "item_id": (
-        "item_id",
-        "itemid",
-        "item",
-        "product_id",
-        "productid",
-        "article_id",
-        "movie_id",
-        "movieid",
-        "video_id",
-        "content_id",
-        "sku",
-        "stock_code",
-        "aid",
-        "news_id",
-        "track_id",
-        "song_id",
-        "product",
-        "artikel",
-        "artikel_id",
-        "artikelnummer",
-        "produkt",
-        "produkt_id",
-        "lineitem_sku",
-        "lineitem_name",
-        "artist_id",
-    ),
-    "event_id": ("event_id", "eventid", "uuid", "message_id"),
-    "request_id": ("request_id", "recommendation_id", "impression_id"),
-    "type": (
-        "type",
-        "event_type",
-        "event",
-        "action",
-        "behavior",
-        "behaviour",
-        "event_name",
-        "aktion",
-        "ereignis",
-    ),
-}
 CONTEXT_FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "device": ("device", "device_type", "device_group", "platform"),
     "country": ("country", "country_code"),
@@ -167,12 +64,6 @@ INDEX_NAMES = (
     "index",
     "level_0",
 )  # pandas' names of the index
-
-
-def normalise_name(name: str) -> str:
-    """Return a name in snake case: `Created at`, `createdAt` and `created.at` give `created_at`."""
-    words = re.sub(r"\W+", "_", _WORD_BORDER.sub("_", name).lower())
-    return re.sub(r"_+", "_", words).strip("_")
 
 
 def has_usual_name(name: str, usual_names: tuple[str, ...]) -> bool:

@@ -21,6 +21,7 @@ from tailorbird.events.guess.event_types import (
     map_type_values,
     to_slug,
 )
+from tailorbird.events.guess.facts import TableFacts
 from tailorbird.events.guess.inspection import Inspection, choose_ts_format, inspect_table
 from tailorbird.events.guess.joins import join_tables
 from tailorbird.events.guess.kind import IS_CURRENT_NAMES, VALID_TO_NAMES, classify_rows
@@ -79,7 +80,8 @@ def _guess_file(
     """Propose sources from the inspection of a file; see `guess_sources`."""
     table_spec, sample, notes = inspection
     names = sample.schema.names
-    roles, column_guesses = assign_roles(sample, hints)
+    table = TableFacts(sample)
+    roles, column_guesses, doubts = assign_roles(table, hints, file.name)
     _require_item_or_user(file, names, roles)
     row_kind = classify_rows(sample, roles, get_stem(file))
     kind = row_kind.name
@@ -124,6 +126,7 @@ def _guess_file(
         table_spec=table_spec,
         ts_format=ts_format,
         sample=sample,
+        doubts=tuple(doubts),
     )
     return [
         first_guess,

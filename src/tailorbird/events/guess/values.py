@@ -8,17 +8,39 @@ import pyarrow as pa
 from tailorbird.errors import InputError
 from tailorbird.events.tables.forms import TableSpec
 
+ROLE_OPTIONS = {
+    "ts": "time",
+    "user_id": "person",
+    "session_id": "session",
+    "item_id": "item",
+    "type": "type",
+}  # key of the mapping → option that names its column
+ROLE_QUESTIONS = {
+    "ts": "When did it happen?",
+    "user_id": "Who acts?",
+    "session_id": "Which visit or order was it?",
+    "item_id": "What was it done with?",
+    "type": "What was done?",
+}
+
 
 class AskError(InputError):
     """A question that the files leave open and one answer settles.
 
-    `choices` are the possible answers.
+    `choices` are the possible answers, the proposal first, and `option` is what takes one.
     """
 
     def __init__(
-        self, message: str, *, where: str = "", fix: str = "", choices: tuple[str, ...] = ()
+        self,
+        message: str,
+        *,
+        where: str = "",
+        fix: str = "",
+        choices: tuple[str, ...] = (),
+        option: str = "ts-format",
     ) -> None:
         self.choices = choices
+        self.option = option
         super().__init__(message, where=where, fix=fix)
 
 
@@ -29,6 +51,27 @@ class ColumnGuess:
     column: str
     role: str
     why: str
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A role for which two columns are nearly as good.
+
+    Attributes:
+        role: key of the mapping.
+        option: of `init`, without its hyphens.
+        proposal: the best column, "" for none.
+        descriptions: what the candidates hold, in the order of `candidates`.
+        candidates: the columns, best first.
+        margin: points by which the proposal leads.
+    """
+
+    role: str
+    option: str
+    proposal: str
+    descriptions: tuple[str, ...]
+    candidates: tuple[str, ...]
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -55,6 +98,7 @@ class SourceGuess:
     table_spec: TableSpec
     ts_format: str
     sample: pa.RecordBatch
+    doubts: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,10 +108,26 @@ class MappingHints:
     Attributes:
         columns: names of the columns, where the first line does not have them.
         ts_format: of times, for `strptime`.
+        roles: (key of the mapping, `COLUMN` or `FILE:COLUMN`); the column `none` says that there
+            is none.
     """
 
     columns: tuple[str, ...] = ()
     ts_format: str = ""
+    roles: tuple[tuple[str, str], ...] = ()
+
+    def get_roles(self, file_name: str, names: list[str]) -> dict[str, str]:
+        """Return role → column of a file, "" where there is none."""
+        stated: dict[str, str] = {}
+        for role, place in self.roles:
+            file, _, column = place.rpartition(":")
+            if place == "none":
+                stated[role] = ""
+            elif place in names:
+                stated[role] = place
+            elif column in names and file == file_name:
+                stated[role] = column
+        return stated
 
 
 NO_HINTS = MappingHints()

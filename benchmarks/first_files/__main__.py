@@ -1,0 +1,120 @@
+"""Compare the roles proposed for each layout with those that its publisher documents.
+
+    python -m benchmarks.first_files [--set development|held_out] [--json]
+
+A role is `right`, `asked` (`init` stops with a question that offers the right column) or `wrong`
+without a word. A module in the folder of the set has its layouts in `LAYOUTS`.
+"""
+
+import argparse
+import importlib
+import json
+import pkgutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.first_files.layout import CONSTANT, NONE, Layout
+from benchmarks.quality.product.report import describe_provenance
+from tailorbird.errors import InputError
+from tailorbird.events import SystemClock
+from tailorbird.events.adapters.mapping.file import TypeColumn, parse_mapping
+from tailorbird.events.guess import ROLE_OPTIONS, AskError
+from tailorbird.proposal import propose
+
+ROWS = 3_000
+ROLES = ("time", "person", "item", "type")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.first_files")
+    parser.add_argument("--set", choices=("development", "held_out"), default="development")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    arguments = parser.parse_args()
+    verdicts = {layout.name: judge(layout) for layout in list_layouts(arguments.set)}
+    totals = Counter(verdict for roles in verdicts.values() for verdict in roles.values())
+    report = {
+        "benchmark": "first_files",
+        "set": arguments.set,
+        "layouts": verdicts,
+        "totals": dict(totals),
+        **describe_provenance(f"python -m benchmarks.first_files --set {arguments.set}"),
+    }
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+        return
+    for name, roles in verdicts.items():
+        print(f"{name:<40}" + "  ".join(f"{role} {verdict}" for role, verdict in roles.items()))
+    print(dict(totals))
+
+
+def list_layouts(set_name: str) -> list[Layout]:
+    """Return the layouts of a set."""
+    package = importlib.import_module(f"benchmarks.first_files.{set_name}")
+    modules = [
+        importlib.import_module(f"{package.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(package.__path__)
+    ]
+    return [layout for module in modules for layout in getattr(module, "LAYOUTS", ())]
+
+
+def judge(layout: Layout) -> dict[str, str]:
+    """Return role → verdict for the files of a layout."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        layout.write(folder, np.random.default_rng(7), ROWS)
+        try:
+            proposal = propose(folder, SystemClock().now())
+        except AskError as error:
+            return {role: _judge_question(layout, role, error) for role in ROLES}
+        except InputError:
+            return dict.fromkeys(ROLES, "refused")
+    if not proposal.mapping:  # An adapter reads this format.
+        return dict.fromkeys(ROLES, f"read as {proposal.format}")
+    source = next(
+        source
+        for source in parse_mapping(proposal.mapping, "proposal").source
+        if source.kind == "events"
+    )
+    type_ = source.type
+    proposed = {
+        "time": source.ts,
+        "person": source.user_id or source.anonymous_id,
+        "item": source.item_id,
+        "type": type_.column if isinstance(type_, TypeColumn) else CONSTANT + type_,
+    }
+    return {
+        role: "right"
+        if _is_right(getattr(layout, role), proposed[role], source.columns)
+        else "wrong"
+        for role in ROLES
+    }
+
+
+def _judge_question(layout: Layout, role: str, error: AskError) -> str:
+    if error.option not in ROLE_OPTIONS.values():
+        return "asked"
+    if role != error.option:
+        return "open"  # what else is right shows once the question is answered
+    answers = [answer.rpartition(":")[2].replace("#", "c") for answer in getattr(layout, role).split("|")]
+    return "asked" if {answer or "none" for answer in answers} & set(error.choices) else "wrong"
+
+
+def _is_right(truth: str, column: str | None, columns: tuple[str, ...]) -> bool:
+    for answer in truth.split("|"):
+        if answer == NONE or answer.startswith(CONSTANT):
+            matches = answer == (column or NONE)
+        else:
+            name = answer.partition(":")[2]
+            matches = column == (
+                columns[int(name[1:]) - 1] if columns and name.startswith("#") else name
+            )
+        if matches:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -98,7 +98,9 @@ def _judge_question(layout: Layout, role: str, error: AskError) -> str:
         return "asked"
     if role != error.option:
         return "open"  # what else is right shows once the question is answered
-    answers = [answer.rpartition(":")[2].replace("#", "c") for answer in getattr(layout, role).split("|")]
+    answers = [
+        answer.rpartition(":")[2].replace("#", "c") for answer in getattr(layout, role).split("|")
+    ]
     return "asked" if {answer or "none" for answer in answers} & set(error.choices) else "wrong"
 
 

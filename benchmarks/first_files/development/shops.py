@@ -1,6 +1,7 @@
 """Layouts of shops and of media, with made-up rows."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ def _draw(rng: np.random.Generator, rows: int) -> list[tuple[int, int, int, int]
     ]
 
 
-def _write(path: Path, head: list[str], rows: list[list[object]], delimiter: str = ",") -> None:
+def _write(
+    path: Path, head: list[str], rows: Sequence[Sequence[object]], delimiter: str = ","
+) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerows([head, *rows] if head else rows)

@@ -107,6 +107,7 @@ class RetrainVerdict:
     threshold: float
     periods: int
     false_alarm: float
+    criteria: RetrainCriteria  # that were judged
 
 
 def decide_retrain(
@@ -175,6 +176,7 @@ def decide_from_steps(
             threshold=math.inf,
             periods=len(watched),
             false_alarm=criteria.false_alarm,
+            criteria=criteria,
         )
     reference_value, reference_variance = _pool(reference)
     median_variance = float(np.median([step.variance for step in [*reference, *watched]]))
@@ -220,6 +222,7 @@ def decide_from_steps(
         threshold=threshold,
         periods=len(watched),
         false_alarm=criteria.false_alarm,
+        criteria=criteria,
     )
 
 

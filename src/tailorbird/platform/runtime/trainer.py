@@ -315,7 +315,7 @@ def record_fall(
     )
     if decision.since is None or last_action == FALL_ACTION:
         return None
-    cause = explain_fall(project, clock, reference_from, decision.since)
+    cause = explain_fall(project, clock, decision, reference_from)
     why = f"{decision.reason}. Likely cause: {cause.name}, {cause.evidence}"
     details = fall_details(decision.since, decision.reason, cause)
     registry.record(FALL_ACTION, champion, by=ACTOR, why=why, details=details)

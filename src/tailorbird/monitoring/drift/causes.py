@@ -112,6 +112,16 @@ class Cause:
         """Return the runbook in docs/operate."""
         return RUNBOOK_PAGES[self.name]
 
+    def describe_reach(self) -> str:
+        """Return the requests that wait while the cause lasts, and how many of them it spares."""
+        if not self.total:
+            return "the requests since then"
+        spared = self.total - self.affected
+        return (
+            f"the {self.total:,} requests since then, of which the cause reaches {self.affected:,} "
+            f"({self.affected / self.total:.0%}) and {spared:,} would be good"
+        )
+
 
 @dataclass(frozen=True)
 class Change:

@@ -234,6 +234,7 @@ def decide_action(
         cause = explain_fall(project, clock, fall.decision, live_since)
         if cause.name in DATA_FAULTS:
             reason = f"{fall.decision.reason}; the cause is {cause.name}, {cause.evidence}"
+            reason += f"; nothing is learned from {cause.describe_reach()}"
             return LevelVerdict("hold", reason)
     registry = Registry(project.paths.registry, clock=clock)
     champion_folder = registry.champion_folder()

@@ -40,16 +40,16 @@ alerts:        ## check the Prometheus rules and play their tests, if promtool i
 		promtool check rules deploy/prometheus/alerts.yml deploy/prometheus/slo.yml && promtool test rules deploy/prometheus/slo_tests.yml; \
 	else echo "promtool is not installed: apt-get install prometheus"; fi
 
-check: setup-dev    ## lint, types and all tests but slow ones: under five minutes on two cores
+check: setup-dev    ## lint, types and all tests but slow ones: five minutes on two cores
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not nightly' $(PYTEST)
 
-test: setup-dev    ## lint, types and all tests but nightly ones: some 25 minutes on two cores
+test: setup-dev    ## lint, types and all tests but nightly ones: 32 minutes in CI, on two cores
 	@sh tests/system_packages.sh
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not nightly' $(PYTEST)
 
-nightly: setup-dev    ## every test, and longer runs of some: an hour
+nightly: setup-dev    ## every test, and longer runs of some: not timed yet as a whole
 	@sh tests/system_packages.sh
 	NIGHTLY=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
@@ -89,7 +89,7 @@ bench: setup-dev    ## the benchmarks, small, beside their peers; full ones: pyt
 	@for name in $$(grep -l '"--small"' benchmarks/*.py | xargs -n1 basename | sed 's/\.py//'); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --small || exit 1; done
 
-results: setup-dev    ## model quality on the real data sets (DATA=folder) into docs/results.md; KEEP=folder goes on where it was cut short
+results: setup-dev    ## all figures of docs/results.md, on the real data sets (DATA=folder); goes on with what is not of this revision yet, KEEP=folder within a benchmark too
 	$(BIN)/python -m benchmarks.quality.results $(if $(DATA),--data $(DATA)) $(if $(KEEP),--keep $(KEEP)) $(if $(ONLY),--only $(ONLY))
 
 peers:         ## the libraries that we are held against, in environments of their own (.peers/); python -m benchmarks.serving

@@ -5,8 +5,9 @@
 
 Each benchmark runs in a process of its own, and its JSON is kept in `benchmarks/quality/figures/`.
 The tables of the page come from there, with command, revision and machine; the text around them is
-written by hand. `--take` keeps the output of a command with `--json`; `--render` only writes the
-page.
+written by hand. A run that was cut short goes on: it leaves out benchmarks whose figures are of
+this revision already, unless `--only` names them. `--take` keeps the output of a command with
+`--json`; `--render` only writes the page.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import json
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from benchmarks.quality.pages import (
     validity_page,
     validity_pictures,
 )
+from benchmarks.quality.running import revision
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -77,8 +81,7 @@ def main() -> None:
         "--only",
         nargs="+",
         choices=COMMANDS,
-        default=COMMANDS,
-        help="run these alone; the others' figures stay",
+        help="run these alone, again too; the others' figures stay",
     )
     parser.add_argument(
         "--keep",
@@ -99,8 +102,13 @@ def main() -> None:
     arguments = parser.parse_args()
     for file in arguments.take or ():
         store_figures(file.read_text())
-    for name in () if arguments.render or arguments.take else arguments.only:
-        measure(name, arguments.data, arguments.keep)
+    if not arguments.render and not arguments.take:
+        names = arguments.only or [name for name in COMMANDS if not is_current(name)]
+        for done, name in enumerate(names):
+            print(
+                f"{done + 1} of {len(names)}: {describe_time_left(names[done:])}", file=sys.stderr
+            )
+            measure(name, arguments.data, arguments.keep)
     results = read_figures()
     text = render_page(
         PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", results
@@ -114,6 +122,23 @@ def main() -> None:
     print(f"wrote {PAGE}")
 
 
+def is_current(name: str) -> bool:
+    """Return whether the figures of a benchmark are of the revision that is checked out."""
+    file = _figure_file(name)
+    stored = json.loads(file.read_text()).get("revision") if file.exists() else None
+    return bool(stored) and revision().startswith(stored)
+
+
+def describe_time_left(names: Sequence[str]) -> str:
+    """Return how long these benchmarks took last time, in words."""
+    files = [_figure_file(name) for name in names]
+    stored = [json.loads(file.read_text()) if file.exists() else {} for file in files]
+    seconds = [figures["elapsed_s"] for figures in stored if "elapsed_s" in figures]
+    text = f"about {sum(seconds) / 60:.0f} minutes left" if seconds else "time left unknown"
+    untimed = len(names) - len(seconds)
+    return f"{text}, and {untimed} that were never timed" if seconds and untimed else text
+
+
 def measure(name: str, data: str | None, keep: Path | None = None) -> None:
     """Run one benchmark and keep its figures; skip it if its data are missing."""
     module, *arguments = shlex.split(COMMANDS[name])
@@ -121,22 +146,29 @@ def measure(name: str, data: str | None, keep: Path | None = None) -> None:
     arguments += ["--keep", str(keep)] if keep is not None and module == "product" else []
     command = [sys.executable, "-m", f"benchmarks.quality.{module}", *arguments, "--json"]
     print(shlex.join(command[1:]), file=sys.stderr)
-    process = subprocess.run(command, capture_output=True, text=True)
-    if process.returncode == 3:
-        print(process.stderr.strip(), file=sys.stderr)
+    measured_revision = revision()
+    started = time.monotonic()
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if process.returncode == 3:  # Its data are missing, as it has said itself.
         return
     if process.returncode and not process.stdout:
-        raise SystemExit(process.stderr)
-    store_figures(process.stdout)
+        raise SystemExit(f"{name} failed; the same command goes on from here")
+    store_figures(
+        process.stdout,
+        {"revision": measured_revision, "elapsed_s": round(time.monotonic() - started)},
+    )
 
 
-def store_figures(text: str) -> None:
+def store_figures(text: str, run: Mapping[str, Any] | None = None) -> None:
     """Keep the output of a benchmark; cases that it did not run stay as they were.
+
+    Args:
+        run: revision and duration, kept with the figures.
 
     Raises:
         SystemExit: the figures are of a small run.
     """
-    figures = json.loads(text)
+    figures = {**json.loads(text), **(run or {})}
     name = f"product-{figures['set']}" if product_page.is_product(figures) else figures["benchmark"]
     if figures.get("small"):
         raise SystemExit(f"{name}: the page holds figures of whole runs; run it without --small")

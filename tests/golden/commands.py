@@ -12,7 +12,8 @@ from typing import Any
 from cyclopts import App
 from tests.golden.files import MANIFEST_MAPS, TRAINING_MAPS
 from tests.golden.shapes import readable, shape
-from tests.golden.site import LAST_DAY, RecordedShop, changed_copy, run_command, run_json_command
+from tests.golden.site import RecordedShop, RunCommand, changed_copy, run_command
+from tests.support.shops.fixed_history import LAST_DAY
 
 from tailorbird.cli.main import build_app
 
@@ -185,15 +186,15 @@ CASES = (
 )
 
 
-def record_case(case: Case, shop: RecordedShop) -> str:
+def record_case(case: Case, shop: RecordedShop, run: RunCommand = run_command) -> str:
     """Run a command and return the shape of what it prints, as text."""
     if case.on == SHOP:
-        return _text(case, shop, shop.project)
+        return _text(case, shop, shop.project, run)
     origin = {COPY: lambda: shop.project, NEW: lambda: shop.new, CHURN: lambda: shop.churn}
     with changed_copy(origin[case.on](), shop.folder) as project:
         for words in case.before:
-            _prepare(project, words.replace("{folder}", str(shop.folder)))
-        return _text(case, shop, project)
+            _prepare(project, words.replace("{folder}", str(shop.folder)), run)
+        return _text(case, shop, project, run)
 
 
 def not_covered() -> set[str]:
@@ -202,29 +203,29 @@ def not_covered() -> set[str]:
     return _with_json() - covered - LEFT_OUT.keys()
 
 
-def _text(case: Case, shop: RecordedShop, project: Path) -> str:
-    text = readable(shape(_printed(case, shop, project), case.maps))
+def _text(case: Case, shop: RecordedShop, project: Path, run: RunCommand) -> str:
+    text = readable(shape(_printed(case, shop, project, run), case.maps))
     return text.replace(shop.schema_hash, "<schema>")
 
 
-def _printed(case: Case, shop: RecordedShop, project: Path) -> Any:
-    words = shlex.split(case.words.format_map(_names(shop, project, case.words)))
+def _printed(case: Case, shop: RecordedShop, project: Path, run: RunCommand) -> Any:
+    words = shlex.split(case.words.format_map(_names(shop, project, case.words, run)))
     if case.by_source:
         by_source: dict[str, list[Any]] = {}
-        for line in run_command("-C", project, *words).splitlines():
+        for line in run("-C", project, *words).splitlines():
             record = json.loads(line)
             by_source.setdefault(record["source"], []).append(record)
         return by_source
-    printed = run_json_command("-C", project, *words)
+    printed = json.loads(run("-C", project, *words, "--json"))
     while case.until and not printed[case.until]:
-        printed = run_json_command("-C", project, *words)
+        printed = json.loads(run("-C", project, *words, "--json"))
     return printed
 
 
-def _prepare(project: Path, words: str) -> None:
+def _prepare(project: Path, words: str, run: RunCommand) -> None:
     """Run a command that comes before the one to record, or change a file of the project."""
     if words not in _EDITS:
-        run_command("-C", project, *shlex.split(words))
+        run("-C", project, *shlex.split(words))
         return
     file, before, after = _EDITS[words]
     path = project / file
@@ -233,7 +234,7 @@ def _prepare(project: Path, words: str) -> None:
     path.write_text(text.replace(before, after))
 
 
-def _names(shop: RecordedShop, project: Path, words: str) -> dict[str, object]:
+def _names(shop: RecordedShop, project: Path, words: str, run: RunCommand) -> dict[str, object]:
     """Return the values of the names in braces."""
     names: dict[str, object] = {
         "folder": shop.folder,
@@ -244,7 +245,8 @@ def _names(shop: RecordedShop, project: Path, words: str) -> dict[str, object]:
         "day": LAST_DAY,
     }
     if "{key}" in words:
-        names["key"] = run_json_command("-C", project, "keys", "list")["keys"][0]["id"]
+        [key] = json.loads(run("-C", project, "keys", "list", "--json"))["keys"]
+        names["key"] = key["id"]
     return names
 
 

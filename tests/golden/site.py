@@ -18,18 +18,17 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.support.commands import environment, with_experiment
 from tests.support.network.ports import free_port
 from tests.support.shops.churn_shop import CHURN, FEATURES, MAPPING, write_purchases
+from tests.support.shops.fixed_history import write_fixed_history
 
 from tailorbird.cli.main import run
-from tailorbird.events import DAY
-from tailorbird.simulator import DefectRates, Site
 
-LAST_DAY = "2025-05-31"
-_END = 20_240 * DAY  # midnight after it
+RunCommand = Callable[..., str]  # runs the words of a command and returns what it prints
 _DAYS, _USERS, _ITEMS = 8, 400, 120
 _WAIT_S = 120.0
 _SCORES = """
@@ -125,7 +124,7 @@ def make_shop(folder: Path) -> RecordedShop:
     (folder / "interactions.csv").write_text("USER_ID,ITEM_ID,TIMESTAMP\nu,i,1586735164\n")
     (project / "scores.py").write_text(_SCORES)
     history = folder / "history.jsonl"
-    _write_history(history)
+    write_fixed_history(history, days=_DAYS, users=_USERS, items=_ITEMS)
     shop.printed["import"] = run_json_command("-C", project, "import", "tailorbird", history)
     report = run_json_command("-C", project, "train", "--quick", "--as-of", "latest")
     shop.printed["train"], shop.trained = report, report["version"]
@@ -150,19 +149,10 @@ def make_shop(folder: Path) -> RecordedShop:
 @contextmanager
 def changed_copy(project: Path, folder: Path) -> Iterator[Path]:
     """Yield a copy of a project that a command may change."""
-    copy = folder / f"{project.name}-changed"
-    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("*.lock"))
-    try:
+    with TemporaryDirectory(dir=folder) as temporary_folder:
+        copy = Path(temporary_folder) / project.name
+        shutil.copytree(project, copy, ignore=shutil.ignore_patterns("*.lock"))
         yield copy
-    finally:
-        shutil.rmtree(copy)
-
-
-def _write_history(file: Path) -> None:
-    site = Site(1, users=_USERS, items=_ITEMS, start=_END - _DAYS * DAY, days=_DAYS + 60)
-    with file.open("wb") as lines:
-        for arrival in site.history(_DAYS, defects=DefectRates()):
-            lines.write(arrival.body + b"\n")
 
 
 def _promote(project: Path, version: str) -> None:

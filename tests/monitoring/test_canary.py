@@ -22,6 +22,7 @@ from tailorbird.monitoring.canary import (
     decide_canary,
     measure_version,
 )
+from tailorbird.monitoring.latency import LatencyComparison
 from tailorbird.platform.runtime.canary import share_since
 from tailorbird.registry import Registry
 
@@ -29,13 +30,7 @@ NOW = 1_800_000_000_000_000
 
 
 def version(
-    name: str,
-    *,
-    answers: int = 4_000,
-    failed: int = 0,
-    not_finite: int = 0,
-    latency: float = 5.0,
-    ctr: float = 0.1,
+    name: str, *, answers: int = 4_000, failed: int = 0, not_finite: int = 0, ctr: float = 0.1
 ) -> VersionFigures:
     draw = np.random.default_rng(len(name))
     seen = np.full(answers // 2, 20.0)
@@ -44,7 +39,7 @@ def version(
         answers,
         failed,
         not_finite,
-        latency,
+        5.0,
         Moments.from_totals(draw.binomial(20, ctr, seen.size).astype(float), seen),
     )
 
@@ -54,11 +49,25 @@ CHAMPION = version("v1")
 
 def test_guard_rails_are_set_in_the_projects_file():
     assert GuardRails(**msgspec.structs.asdict(CanarySection())) == GUARD_RAILS
-    slow = version("v0002", latency=8.0)
-    assert (
-        decide_canary(slow, CHAMPION, 0.05).action,
-        decide_canary(slow, CHAMPION, 0.05, GuardRails(latency=2.0)).action,
-    ) == ("end", "advance")
+
+
+@pytest.mark.parametrize(
+    ("rails", "action"),
+    [
+        (GUARD_RAILS, "end"),
+        (GuardRails(latency=2.0), "advance"),
+        (GuardRails(latency_excess_ms=12.0), "advance"),
+    ],
+)
+def test_a_canary_ends_if_it_is_slower_by_the_factor_and_by_the_milliseconds(rails, action):
+    latency = LatencyComparison(
+        champion_ms=12.0, canary_ms=24.0, low_ms=21.0, high_ms=27.0, blocks=60
+    )
+    verdict = decide_canary(version("v0002"), CHAMPION, 0.05, rails, latency)
+    assert verdict.action == action
+    if action == "end":
+        assert "24.0 ms at the 95th percentile, the champion's 12.0" in verdict.reason
+        assert "2.00 times (1.75 to 2.25) in the same 60 minutes" in verdict.reason
 
 
 def test_one_that_is_as_good_continues_step_by_step_to_everyone():
@@ -100,7 +109,6 @@ def test_each_step_is_judged_by_what_happened_since_it_started(tmp_path):
     [
         (version("v0002", answers=1, not_finite=1), "no finite number"),
         (version("v0002", failed=200), "failed 200 of 4,000 answers"),
-        (version("v0002", latency=9.0), "9.0 ms"),
         (version("v0002", ctr=0.05), "clicks per item seen"),
     ],
 )
@@ -166,6 +174,8 @@ def test_figures_are_of_the_answers_that_were_its_to_give():
             "assigned_version": ["v0002", "v0002", "v0001"],
             "failure": [None, "not_finite", None],
             "latency_us": [4_000, 6_000, 5_000],
+            "ts": [NOW] * 3,
+            "producer": ["a"] * 3,
         }
     ).select(RESPONSE_COLUMNS)
     rows = [

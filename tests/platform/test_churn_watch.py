@@ -62,10 +62,11 @@ class Shop:
     def registry(self, now):
         return Registry(self.project.paths.churn("churn"), clock=SimulatedClock(now))
 
-    def add(self, now, by):
+    def add(self, now, by, *, is_accepted=True):
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "model.bin").write_bytes(b"weights")
-        seal(self.folder, Manifest(created_at=now, schema_hash="s", metrics=METRICS))
+        decision = {"accepted": is_accepted, "decision": ["no gain beyond chance"]}
+        seal(self.folder, Manifest(created_at=now, schema_hash="s", metrics=METRICS | decision))
         return self.registry(now).add(self.folder, by=by, why="test")
 
     def promote(self, now, by):
@@ -83,8 +84,8 @@ class Shop:
         """Store a week of the champion, whose outcome is known 29 days later."""
         figures = {"people": 2_000, "auc": 0.8, "auc_se": 0.01, "brier": 0.2}
         figures |= {"predicted": 0.4, "observed": 0.4, "version": "v0001"}
-        week = ChurnWeek(BEGIN, BEGIN + 29 * DAY, **(figures | changes))
-        store_record(self.project.paths.monitoring, "churn", ChurnRecord(weeks=[week]))
+        self.week = ChurnWeek(BEGIN, BEGIN + 29 * DAY, **(figures | changes))
+        store_record(self.project.paths.monitoring, "churn", ChurnRecord(weeks=[self.week]))
 
     def watch(self, day):
         return watch_churn(self.project, SimulatedClock(BEGIN + day * DAY), "churn")
@@ -150,6 +151,34 @@ def test_a_step_waits_for_a_person(tmp_path, monkeypatch):
         ("promote", "v0002", "trainer"),
     ]
     assert metrics.waiting_actions() == describe_waiting_steps(shop.project, clock) == []
+
+
+@pytest.mark.parametrize("every", ["7d", "0 0 * * 1"])
+def test_a_model_that_the_gate_refuses_is_tried_again_after_a_longer_time(
+    tmp_path, monkeypatch, every
+):
+    shop = Shop(tmp_path, monkeypatch)
+    shop.project.settings = Settings(train=TrainSection(every=every))
+    days = []
+
+    def refuse(project, name, options, clock, *, promote, by):
+        days.append((clock.now() - BEGIN) // DAY)
+        shop.add(clock.now(), by, is_accepted=False)
+        return SimpleNamespace(version="v", decision=Decision(False, ("no gain",)))
+
+    shop.judged()
+    monkeypatch.setattr(watching, "train_churn_model", refuse)
+    monkeypatch.setattr(watching, "last_activity_time", lambda *_: BEGIN + 400 * DAY)
+    assert describe_churn(shop.project, SimulatedClock(BEGIN)) == [
+        f"churn v0001 ({shop.week.describe()})"
+    ]
+    for day in range(180):
+        shop.watch(day)
+    assert days == [7, 21, 49, 105, 161], "after 1, 2, 4, and then 8 weeks each"
+    (phrase,) = describe_churn(shop.project, SimulatedClock(BEGIN + 22 * DAY))
+    assert "the gate refused the newest 5: no gain beyond chance" in phrase
+    assert f"next try {to_iso(BEGIN + 217 * DAY)[:10]}" in phrase
+    assert phrase.endswith("after 8 times train.every)")
 
 
 def test_why_there_are_no_figures_is_told(shop):

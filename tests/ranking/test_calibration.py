@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -71,6 +71,10 @@ def test_a_table_of_many_blocks_is_bounded_and_right_on_average():
 
 
 @settings(deadline=None)
+@example(
+    [(1.0, True), (1.0, True), (6.773814467889345e-170, True), (-35.63974387960123, False)],
+    [0.0, 9.541377810546758e-50],
+)
 @given(
     st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=1, max_size=60),
     st.lists(st.floats(-100, 100), min_size=2, max_size=30),

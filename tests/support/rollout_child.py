@@ -18,7 +18,9 @@ from tailorbird.registry import Manifest, Registry, seal
 
 
 def open_shop(folder: Path, **rollout: Any) -> Any:
-    settings = Settings(rollout=RolloutSection(**rollout), canary=CanarySection(answers_min=100))
+    settings = Settings(
+        rollout=RolloutSection(**rollout), canary=CanarySection(answers_min=100, margin=0.2)
+    )
     slots = {"home": Slot("home")}
     return SimpleNamespace(paths=Paths(folder), settings=settings, slots=slots, churn={})
 

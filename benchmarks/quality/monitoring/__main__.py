@@ -22,6 +22,7 @@ import numpy as np
 from tests.support.monitored import draw_visits, write_visits
 
 from benchmarks.quality.monitoring import peers, runs
+from benchmarks.quality.monitoring.canary_latency import measure_canary_latency
 from benchmarks.quality.monitoring.diagnosis import replay_clicks
 from benchmarks.quality.monitoring.drills import DRILLS, play_drills
 from benchmarks.quality.monitoring.label_free import measure_label_free
@@ -39,6 +40,7 @@ FIRST_SEED = 2_000_000
 SMALL_SITE = FIRST_SEED + 5  # whose rows fit in memory
 DRIFT_SEED = 3_000_000
 DELAYED_SEED = 7_000_000  # the interval was improved after a run on those from 2,000,000 on
+CANARY_SEED = 8_000_000
 Results = dict[str, Any]
 Count = Callable[[int], int]
 
@@ -87,6 +89,7 @@ PARTS: dict[str, Callable[[Count, Results], Results | None]] = {
     "rollback": lambda count, _: runs.measure_rollback_times(FIRST_SEED, count(50), 7_200),
     "delayed": lambda count, _: runs.measure_delayed_conversions(DELAYED_SEED, count(1_000)),
     "quiet": measure_quiet,
+    "canary_latency": lambda count, _: measure_canary_latency(CANARY_SEED, count(200)),
     "false_alarms": lambda count, _: runs.measure_false_alarms(FIRST_SEED, count(1_000)),
     "delay": measure_delay,
 }

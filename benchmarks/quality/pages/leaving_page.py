@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.quality.pages.product_page import cell
+from benchmarks.quality.pages.product_page import cell, format_revision
 
 OURS = "tailorbird"
 SHOWN = ("auc", "ap", "ap_gone", "log_loss", "lift_10", "calibration_error_debiased", "mae", "bias")
@@ -18,8 +18,8 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
     """Return a row for each origin: ours beside the best baseline, in AUC and log loss."""
     lines = [
         "| data set, origin | AUC | best baseline | gain, 95 % interval | log loss | best "
-        "baseline | gain, 95 % interval |",
-        "|---" * 7 + "|",
+        "baseline | gain, 95 % interval | revision |",
+        "|---" * 8 + "|",
     ]
     for result in results:
         for cut in result["origins"]:
@@ -36,7 +36,7 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
                     f"{best} {cut['results'][best][figure]:.4f}",
                 ]
                 cells.append(f"{sign * gain[figure]:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})")
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(f"| {' | '.join([*cells, format_revision(result)])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -80,7 +80,7 @@ def section(result: dict[str, Any]) -> str:
     ]
     parts += ["Of the lake, after the import:\n\n" + "\n".join(counted)] if counted else []
     machine = (
-        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} "
+        f"Measured {environment['day']}, {format_revision(result)}, on {environment['cpu']} ({environment['cores']} "
         f"cores), Tailorbird {environment['tailorbird']}, "
     )
     parts.append(f"{machine}LightGBM {environment['lightgbm']}.")

@@ -46,6 +46,24 @@ ROWS: tuple[tuple[str, str, str, Beside], ...] = (
         "reported",
         _by_traffic,
     ),
+    (
+        "equally fast canary ended for its latency within six hours with bursts, share",
+        "canary_latency.false_ends",
+        "at most .01",
+        _peers(percentiles_without_chance="canary_latency.false_ends_by_percentiles_alone"),
+    ),
+    (
+        "canary twice as slow ended within six hours, share",
+        "canary_latency.twice_as_slow.ended",
+        "reported",
+        NONE,
+    ),
+    (
+        "minutes until a canary twice as slow is ended",
+        "canary_latency.twice_as_slow.minutes",
+        "reported",
+        NONE,
+    ),
     *(
         (f"roll-back at 100 requests/s, {fault}, seconds", f"rollback.{path}", target, NONE)
         for fault, path, target in (

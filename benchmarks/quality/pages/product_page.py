@@ -23,12 +23,18 @@ def is_product(result: dict[str, Any]) -> bool:
     return result["benchmark"] == "product"
 
 
+def format_revision(result: Mapping[str, Any]) -> str:
+    """Return the revision that a benchmark measured, as its figures have it."""
+    stored = result.get("revision")
+    return f"revision `{stored[:12]}`" if stored else "revision not recorded"
+
+
 def summary(results: Sequence[dict[str, Any]]) -> str:
     """Return a row for each set: the served lists beside the best live baseline."""
     lines = [
         "| set | served | best live baseline | gain, 95 % interval | weighted against popularity "
-        "| candidate recall | coverage | report − served | |",
-        "|---" * 9 + "|",
+        "| candidate recall | coverage | report − served | | revision |",
+        "|---" * 10 + "|",
     ]
     for result in results:
         name, best = result["set"], _best_baseline(result)
@@ -56,9 +62,8 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
             _format_value(ours, "coverage_10"),
             _report_gap(result),
         ]
-        lines.append(
-            f"| {' | '.join([*cells, 'ahead' if gain[f'{figure}_low'] > 0 else '**not ahead**'])} |"
-        )
+        cells.append("ahead" if gain[f"{figure}_low"] > 0 else "**not ahead**")
+        lines.append(f"| {' | '.join([*cells, format_revision(result)])} |")
     lines += ["", "Unless a set says otherwise:", ""]
     lines += [f"- {sentence}" for sentence in shared_protocol(results)]
     return "\n".join(lines) + "\n"
@@ -110,7 +115,7 @@ def format_machine(result: dict[str, Any]) -> str:
     """Return day, machine and revision."""
     environment = result["environment"]
     return (
-        f"Measured {environment['day']}, revision `{result['revision'][:12]}`, "
+        f"Measured {environment['day']}, {format_revision(result)}, "
         f"{environment['cpu']} ({environment['cores']} shared cores), "
         f"LightGBM {environment['lightgbm']}."
     )

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from benchmarks.quality.pages.product_page import format_revision
+
 OURS = "tailorbird"
 WANDS = "WANDS"
 PUBLIC = {
@@ -63,7 +65,7 @@ def section(result: dict[str, Any]) -> str:
         ]
     environment = result["environment"]
     machine = (
-        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores), "
+        f"Measured {environment['day']}, {format_revision(result)}, on {environment['cpu']} ({environment['cores']} cores), "
         f"Tailorbird {environment['tailorbird']}, "
     )
     parts.append(f"{machine}LightGBM {environment['lightgbm']}, on a machine that others used too.")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.quality.pages.product_page import cell
+from benchmarks.quality.pages.product_page import cell, format_revision
 
 
 def is_tasks(result: dict[str, Any]) -> bool:
@@ -21,7 +21,7 @@ def section(result: dict[str, Any]) -> str:
         paired.append(f"| {name} | {' | '.join(_gain(row, f'auc_{task}') for task in tasks)} |")
     environment = result["environment"]
     machine = (
-        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} "
+        f"Measured {environment['day']}, {format_revision(result)}, on {environment['cpu']} ({environment['cores']} "
         "cores), Tailorbird "
         f"{environment['tailorbird']}."
     )

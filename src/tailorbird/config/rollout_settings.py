@@ -31,9 +31,17 @@ class CanarySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Meta(
             gt=0,
             description="maximum ratio of the 95th percentile of latency to the champion's; "
-            "a canary beyond it is ended",
+            "a canary that is beyond it and `latency_excess_ms`, by more than chance, is ended",
         ),
     ] = 1.5
+    latency_excess_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="milliseconds beyond the champion's 95th percentile of latency that matter; "
+            "5 are a twentieth of the 100 ms within which an answer seems to be instant",
+        ),
+    ] = 5.0
     margin: Annotated[
         float,
         Meta(

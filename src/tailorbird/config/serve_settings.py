@@ -21,8 +21,8 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         Meta(
             ge=1,
             le=64,
-            description="number of server processes that `up` runs on one socket; limits of "
-            "keys and addresses count in each",
+            description="number of server processes that `up` runs on one socket; each allows "
+            "its part of the limits of keys and addresses",
         ),
     ] = 2
     write_keys: Annotated[

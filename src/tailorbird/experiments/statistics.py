@@ -22,6 +22,7 @@ from tailorbird.experiments.analysis.anytime import confidence_sequence
 from tailorbird.experiments.distributions import chi_square_tail, student_quantile, student_tail
 
 Floats = npt.NDArray[np.float64]
+CANCELLATION = 1e-12  # what a difference of equal sums leaves of them, at most
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ class Moments:
             return math.nan
         r = self.ratio
         # Σ(x − r y)² has mean 0 by the definition of r, so no centring is needed.
-        residual = max(self.xx - 2 * r * self.xy + r * r * self.yy, 0.0) / (n - 1)
-        return residual * n / (self.y * self.y)
+        residual = self.xx - 2 * r * self.xy + r * r * self.yy
+        if residual <= CANCELLATION * self.xx:
+            return 0.0
+        return residual / (n - 1) * n / (self.y * self.y)
 
     @property
     def variance_of_log(self) -> float:

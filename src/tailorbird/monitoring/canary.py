@@ -4,7 +4,7 @@
 |---|---|
 | not finite | one of its scores was not finite |
 | errors | more of its responses failed than of the champion's, beyond chance |
-| latency | its 95th percentile exceeds the champion's by a factor |
+| latency | its 95th percentile exceeds the champion's by a factor and by some ms, beyond chance |
 | clicks | fewer clicks per item seen than the champion, beyond an always-valid bound |
 
 It advances along `CANARY_SHARES` when it has served `answers_min` responses, no guard-rail objects,
@@ -13,7 +13,7 @@ an earlier step does not decide the next, and data at different shares must not 
 click more in the evening, and the canary had 1 % of the afternoon and half of the evening, it would
 be ahead for that alone. The bound is `experiments.statistics.always_valid_uplift`, corrected for
 all steps: a fixed-sample interval, checked every ten seconds, would end half of all canaries that
-equal the champion, and promote others.
+equal the champion, and promote others. `monitoring.latency` has the bound of the latency.
 """
 
 import math
@@ -32,10 +32,18 @@ from tailorbird.experiments.statistics import (
     always_valid_uplift,
     proportion_interval,
 )
+from tailorbird.monitoring.latency import (
+    BLOCK_COLUMNS,
+    LATENCY_QUANTILE,
+    UNKNOWN_LATENCY,
+    LatencyComparison,
+    compare_versions,
+)
 
 CANARY_SHARES = (0.01, 0.05, 0.2, 0.5)  # then everybody
 EVENT_COLUMNS = (*dict.fromkeys((*COLUMNS, "model")),)
-RESPONSE_COLUMNS = ("request_id", "slot", "model", "assigned_version", "failure", "latency_us")
+RESPONSE_COLUMNS = ("request_id", "slot", "model", "failure", *BLOCK_COLUMNS)
+LATENCY_ALPHA = 0.01  # chance that a canary as fast as the champion is ever ended for its latency
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class GuardRails:
             scores that are not finite are judged at once.
         errors: share of failed responses allowed beyond the champion's.
         latency: factor of the champion's 95th percentile.
+        latency_excess_ms: milliseconds beyond the champion's 95th percentile that matter; 5 are a
+            twentieth of the 100 ms within which an answer seems to be instant (Nielsen 1993).
         margin: relative loss in clicks per item seen that must be excluded to advance.
         level: confidence level of the bound on clicks, over all steps.
     """
@@ -54,6 +64,7 @@ class GuardRails:
     answers_min: int = 500
     errors: float = 0.005
     latency: float = 1.5
+    latency_excess_ms: float = 5.0
     margin: float = 0.1
     level: float = 0.95
 
@@ -139,9 +150,16 @@ def measure_version(
             ).as_py()
             or 0
         ),
-        latency_ms_p95=float(np.quantile(latency, 0.95)) / 1_000 if latency.size else math.nan,
+        latency_ms_p95=float(np.quantile(latency, LATENCY_QUANTILE)) / 1_000
+        if latency.size
+        else math.nan,
         clicks=clicks,
     )
+
+
+def measure_latency(responses: pa.Table, canary: str, champion: str) -> LatencyComparison:
+    """Return the latency of a canary beside the champion's, with the bound of each step."""
+    return compare_versions(responses, canary, champion, alpha=LATENCY_ALPHA / len(CANARY_SHARES))
 
 
 def decide_canary(
@@ -149,8 +167,13 @@ def decide_canary(
     champion: VersionFigures,
     share: float,
     guard_rails: GuardRails = GUARD_RAILS,
+    latency: LatencyComparison = UNKNOWN_LATENCY,
 ) -> CanaryVerdict:
-    """Decide on a canary that serves `share` of the people."""
+    """Decide on a canary that serves `share` of the people.
+
+    Args:
+        latency: of `measure_latency`.
+    """
     level = 1.0 - (1.0 - guard_rails.level) / len(CANARY_SHARES)
     uplift = (
         always_valid_uplift(canary.clicks, champion.clicks, level=level)
@@ -188,12 +211,8 @@ def decide_canary(
             f"{champion.failed:,}",
             0.0,
         )
-    if canary.latency_ms_p95 > guard_rails.latency * champion.latency_ms_p95:
-        reason = (
-            f"its answers take {canary.latency_ms_p95:.1f} ms at the 95th percentile, the "
-            f"champion's {champion.latency_ms_p95:.1f}"
-        )
-        return build_verdict("end", reason, 0.0)
+    if latency.is_slower(guard_rails.latency, guard_rails.latency_excess_ms):
+        return build_verdict("end", f"its answers take {latency.describe()}", 0.0)
     if uplift.high < 0:
         return build_verdict(
             "end",

@@ -85,6 +85,8 @@ def create_project(folder: Path, proposal: Proposal | None = None) -> CreatedPro
         text_by_file_name["tailorbird.toml"] = _set_value(
             text_by_file_name["tailorbird.toml"], key, value
         )
+    if proposal is not None:
+        text_by_file_name["tailorbird.toml"] += _render_canary(proposal)
     folder.mkdir(parents=True, exist_ok=True)
     if not (data_folder := folder / "data").exists():
         data_folder.mkdir(mode=0o700)  # Other accounts of this machine must not read personal data.
@@ -92,6 +94,33 @@ def create_project(folder: Path, proposal: Proposal | None = None) -> CreatedPro
         if not (folder / file_name).exists():
             (folder / file_name).write_text(text)
     return CreatedProject(folder, tuple(text_by_file_name), proposal)
+
+
+def _render_canary(proposal: Proposal) -> str:
+    """Return the settings of canaries for the traffic of the log, and note the reason."""
+    from tailorbird.monitoring.canary_plan import choose_margin
+
+    clicks = proposal.clicks_a_day
+    answers = proposal.answers_a_day
+    plan = choose_margin(clicks, answers)
+    traffic = f"{clicks:,.0f} events and {answers:,.0f} visits a day"
+    if plan is None:
+        why = f"{traffic} are too few: the gate alone decides"
+        proposal.reasons.append(("new models", "without a canary", why))
+        return ""
+    why = (
+        f"{traffic}: {plan.days:.1f} days from {plan.share:.0%} of the people on, of at most "
+        f"{plan.limit_days:.0f}"
+    )
+    choice = f"a canary excludes a fall by {plan.margin:.0%}"
+    proposal.reasons.append(("new models", choice, why))
+    return f"""
+[canary]
+margin = {plan.margin}             # {choice}; docs/how-to/monitor.md has the table
+
+[rollout]
+limit = "{plan.limit_days:.0f}d"             # {why}
+"""
 
 
 def _set_value(toml_text: str, key: str, value: object) -> str:

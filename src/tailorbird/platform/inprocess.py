@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,12 @@ from tailorbird.serving.models.schemas import LiveFeatureProvider
 from tailorbird.serving.pipeline.editorial import LISTS_FILE, LiveEditorialLists
 from tailorbird.serving.pipeline.formulas import LiveFormulas
 from tailorbird.serving.pipeline.pipeline import Pipeline
-from tailorbird.serving.pipeline.protocols import ArmAssigner, BundleSelector
+from tailorbird.serving.pipeline.protocols import (
+    ArmAssigner,
+    BundleSelector,
+    FeatureAccess,
+    FeatureProvider,
+)
 from tailorbird.store import CopyTarget
 
 
@@ -44,6 +50,8 @@ class InProcessServer:
         copy_target: a Valkey to read features from, as servers do; None reads the local state.
         probe_bundle: tries each bundle in a child process first (see `serving.models.bundles`), for
             processes that must survive a bundle that crashes its loader.
+        are_reads_late: asked at each request whether its features come too late to be used; plays
+            a slow store.
     """
 
     def __init__(
@@ -56,7 +64,9 @@ class InProcessServer:
         pseudonymise: bool = True,
         copy_target: CopyTarget | None = None,
         probe_bundle: Callable[[Path], None] | None = None,
+        are_reads_late: Callable[[], bool] | None = None,
     ) -> None:
+        self._are_reads_late = are_reads_late
         self._clock, self._pseudonyms = clock, project.pseudonyms() if pseudonymise else None
         self.feature_provider = LiveFeatureProvider(
             project.paths.state, project.features, copies=copy_target, workers=project.workers
@@ -108,10 +118,13 @@ class InProcessServer:
         arm_assigner: ArmAssigner,
         bundle_selector: BundleSelector,
     ) -> Pipeline:
+        feature_provider: FeatureProvider = self.feature_provider
+        if self._are_reads_late is not None:
+            feature_provider = _LateReads(feature_provider, self._are_reads_late)
         return Pipeline(
             slots=slots,
             bundle_selector=bundle_selector,
-            feature_provider=self.feature_provider,
+            feature_provider=feature_provider,
             index_overlay=self._catalogue,
             response_log=collector,
             clock=self._clock,
@@ -136,6 +149,21 @@ class InProcessServer:
         self.feature_provider.close()
         self._catalogue.stop()
         self.candidate_tables.stop()
+
+
+class _LateReads:
+    """A feature provider whose store does not answer some requests in time."""
+
+    def __init__(self, provider: FeatureProvider, are_reads_late: Callable[[], bool]) -> None:
+        self._provider, self._are_reads_late = provider, are_reads_late
+
+    @contextmanager
+    def open_features(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
+        with self._provider.open_features(bundle) as access:
+            yield replace(access, reader=None) if self._are_reads_late() else access
+
+    def is_ready(self, bundle: Bundle | None) -> bool:
+        return self._provider.is_ready(bundle)
 
 
 @contextmanager

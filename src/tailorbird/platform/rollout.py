@@ -19,6 +19,7 @@ from tailorbird.experiments.outcomes import COLUMNS as EVENT_COLUMNS
 from tailorbird.experiments.statistics import Moments
 from tailorbird.lake import Lake
 from tailorbird.monitoring.canary import CANARY_SHARES
+from tailorbird.monitoring.canary_plan import plan_canary
 from tailorbird.monitoring.decisions import (
     ChampionVerdict,
     RolloutLimits,
@@ -52,7 +53,6 @@ CLICK_COMPARISON_US = HOUR  # after a promotion, in which clicks are compared wi
 LONG_RUN_INTERVAL_US = 5 * MINUTE  # between comparisons over all time since the promotion
 NEWEST_VERSIONS = 5  # versions among which one may be on its way
 SETTLED_US = 30 * SECOND  # after which no more rows of the time before a promotion arrive
-CLICKS_MIN = 2_000  # of an arm, below which no canary excludes a fall of a tenth
 RESPONSE_COLUMNS = ("request_id", "ts", "person", "assigned_version", "failure", "items")
 log = logging.getLogger(__name__)
 
@@ -306,16 +306,22 @@ def first_canary_share(project: Project, now: int) -> tuple[float, str]:
     """Return the share that a canary starts with, and why it is none if it is 0."""
     cells = figure_store(project).read(now - DAY, now, ("minute", "requests", "clicks"))
     requests, clicks = pc.sum(cells["requests"]).as_py() or 0, pc.sum(cells["clicks"]).as_py() or 0
-    limit_days = parse_duration(project.settings.rollout.limit) / DAY
-    if clicks * limit_days / 4 < CLICKS_MIN:
+    settings = project.settings
+    plan = plan_canary(
+        settings.canary.margin,
+        parse_duration(settings.rollout.limit) / DAY,
+        clicks_a_day=clicks,
+        answers_a_day=requests,
+        answers_min=settings.canary.answers_min,
+    )
+    if plan is None:
         reason = (
-            f"the gate accepted it; {clicks:,.0f} clicks a day are too few for a canary that is "
-            f"decided within rollout.limit, {project.settings.rollout.limit}"
+            f"the gate accepted it; {clicks:,.0f} clicks and {requests:,.0f} answers a day are too "
+            f"few for a canary that excludes a fall by {settings.canary.margin:.0%} within "
+            f"rollout.limit, {settings.rollout.limit}"
         )
         return 0.0, reason
-    responses_needed = project.settings.canary.answers_min * 24.0
-    sufficient_shares = (share for share in CANARY_SHARES if requests * share >= responses_needed)
-    return next(sufficient_shares, CANARY_SHARES[-1]), ""
+    return plan.share, ""
 
 
 def _judge_shadow(project: Project, registry: Registry, step: RolloutStep, now: int) -> str:

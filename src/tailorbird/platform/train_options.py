@@ -22,7 +22,7 @@ PositionHandling = Literal["column", "weights", "none"]
 Retrieval = Literal["", "auto", "tables", "sequence"]
 
 
-DEFAULT_REQUESTS = 25_000  # Fits into ten minutes on two cores with 8 GB of memory.
+DEFAULT_REQUESTS = 25_000  # See `training.settings` for time and memory.
 
 
 @notebook_repr

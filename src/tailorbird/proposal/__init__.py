@@ -52,6 +52,8 @@ class Proposal:
         trial: what the contract says of rows from all over the files.
         reasons: (column, feature or source, taken or left out, why), in the order in which they
             were decided.
+        clicks_a_day, answers_a_day: what lists may expect: events of the target type, and visits.
+            0 if the times are unknown.
     """
 
     mapping: str
@@ -63,6 +65,8 @@ class Proposal:
     trial: Trial
     format: str = "mapping"
     reasons: Reasons = field(default_factory=list)
+    clicks_a_day: float = 0.0
+    answers_a_day: float = 0.0
 
 
 def propose(data: Path, now: int, hints: MappingHints = NO_HINTS) -> Proposal:
@@ -154,6 +158,8 @@ def propose(data: Path, now: int, hints: MappingHints = NO_HINTS) -> Proposal:
         trial=trial,
         format="mapping",
         reasons=reasons,
+        clicks_a_day=facts.log_statistics.events_a_day,
+        answers_a_day=facts.log_statistics.visits_a_day,
     )
 
 
@@ -178,6 +184,8 @@ def _propose_from_adapter(format_: str, data: Path, now: int) -> Proposal:
         trial=Trial(0, 0, [], []),
         format=format_,
         reasons=reasons,
+        clicks_a_day=facts.log_statistics.events_a_day,
+        answers_a_day=facts.log_statistics.visits_a_day,
     )
 
 

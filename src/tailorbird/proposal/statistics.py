@@ -60,6 +60,11 @@ class LogStatistics:
     visits_a_day: float = 0.0
 
     @property
+    def events_a_day(self) -> float:
+        """Events of all people, per day."""
+        return self.visits_a_day * self.mean_session_events
+
+    @property
     def best_window(self) -> int:
         """The window whose most popular items best predict the next events; a week by default."""
         if not self.share_by_window:

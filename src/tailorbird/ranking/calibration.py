@@ -38,7 +38,10 @@ class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
         A tilt of at most 1e-7 keeps the model's order where the table is flat, as it is within each
         block.
         """
-        p = np.interp(raw, self.x, self.y)
+        x, y = np.asarray(self.x), np.asarray(self.y)
+        # Rounding lets a line end one step of a float above its upper knot, which would exceed the
+        # score of the next item.
+        p = np.minimum(np.interp(raw, x, y), y.take(np.searchsorted(x, raw), mode="clip"))
         return np.clip(p + _SLOPE_MIN * raw / (1.0 + np.abs(raw)), 0.0, 1.0)
 
 

@@ -109,7 +109,8 @@ class ServeOptions:
         contract: returns which tables to read, where only copies are available.
         wait_s: how long a request may have to wait for its turn; longer waits are refused at once.
         scores: the log of the score role; None where nothing is declared.
-        processes: how many servers `up` runs; if several, metrics name the process.
+        processes: how many servers `up` runs. If several, metrics name the process, and each
+            allows its part of `limits`.
         roles: returns how often `up` restarted each role.
         routes: creates additional routes, such as a demo's shop page.
     """
@@ -229,7 +230,7 @@ def run(
         protocol_attributes = {
             "deadline_s": options.header_deadline_s,
             "connections_max": options.connections_max,
-            "connection_counts": Connections(options.limits),
+            "connection_counts": Connections(options.limits, servers=options.processes),
             "early_refusal": EarlyRefusal(service),
         }
         app = create_app(service, options.routes(service) if options.routes else ())
@@ -350,7 +351,7 @@ def _create_service(
         Perimeter(LOCAL_HOSTS if is_local(options.host) else None, frozenset(options.origins)),
         metrics,
         body_bytes_max=options.body_bytes_max,
-        limiter=Limiter(options.limits),
+        limiter=Limiter(options.limits, servers=options.processes),
         request_log=RequestLog(log_all=options.log_requests),
         churn=churn,
         formulas=formulas,

@@ -5,6 +5,7 @@ Start at `Site`.
 
 from tailorbird.simulator.history import History
 from tailorbird.simulator.history_file import HistoryFile, write_history
+from tailorbird.simulator.incidents import KINDS, Incident, Incidents, draw_incidents, draw_start
 from tailorbird.simulator.live import LiveTraffic, Outbox, Request
 from tailorbird.simulator.picture import item_picture
 from tailorbird.simulator.population import Population
@@ -14,11 +15,14 @@ from tailorbird.simulator.wire import BOT, Arrival, DefectRates, InjectedCounts
 
 __all__ = [
     "BOT",
+    "KINDS",
     "Arrival",
     "DefectRates",
     "ExpectedCounts",
     "History",
     "HistoryFile",
+    "Incident",
+    "Incidents",
     "InjectedCounts",
     "LiveTraffic",
     "Outbox",
@@ -26,6 +30,8 @@ __all__ = [
     "Request",
     "Site",
     "Truth",
+    "draw_incidents",
+    "draw_start",
     "item_picture",
     "write_history",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 
 from tailorbird.events import DAY, EPOCH_WEEKDAY, HOUR, SECOND
 from tailorbird.simulator.house import HousePolicy
+from tailorbird.simulator.incidents import Incidents
 from tailorbird.simulator.population import new_population
 from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.taste import Taste
@@ -27,8 +28,9 @@ from tailorbird.simulator.traffic import (
     draw_requests,
     draw_visits,
     list_pleasures,
+    repeat_visits,
 )
-from tailorbird.simulator.wire import Arrival, DefectRates, EventFactory, Network, write_lines
+from tailorbird.simulator.wire import BOT, Arrival, DefectRates, EventFactory, Network, write_lines
 from tailorbird.simulator.world import Ints
 
 REGISTRATION_PROBABILITY = 0.12  # by visitors without an account, at the end of a visit
@@ -48,7 +50,11 @@ class History:
         *,
         defects: DefectRates,
         list_size: int,
+        incidents: Incidents,
     ) -> None:
+        self._incidents = incidents
+        # Of its own, so that the rest of the history is the same without the incidents.
+        self._incident_rng = np.random.default_rng([seed, 9])
         self.population = new_population(taste.users)
         self.request_count = 0
         self._rng = np.random.default_rng([seed, 3])
@@ -56,7 +62,9 @@ class History:
         self._taste, self._search_box = taste, search_box
         self._defects = defects
         self._policy = HousePolicy(search_box, taste.items.count, list_size)
-        self._network = Network(seed, defects, "h", taste.users, has_server_fields=True)
+        self._network = Network(
+            seed, defects, "h", taste.users, has_server_fields=True, incidents=incidents
+        )
         self._event_factory = EventFactory(taste.users, taste.items)
         self._visit_count = 0
 
@@ -109,6 +117,9 @@ class History:
         available_items = taste.items.list_available(float(day))
         self._policy.open_day(available_items)
         visits = draw_visits(rng, taste.users, self.population, day, weekday)
+        if self._incidents:
+            times = [self._to_micros(start) for start in visits.start]
+            visits = repeat_visits(visits, self._incidents.visit_counts(self._incident_rng, times))
         requests = draw_requests(rng, visits, taste, self._search_box, available_items)
         slates = self._policy.draw_slates(rng, requests)
         outcome = draw_reactions(rng, taste, self._search_box, requests, slates.items)
@@ -120,6 +131,7 @@ class History:
         arrivals += self._simulate_requests(requests, slates, outcome)
         arrivals += self._simulate_registrations(visits, requests)
         arrivals += self._simulate_bot(day, available_items)
+        arrivals += self._simulate_crawlers(requests, available_items)
         self.population.update_satisfaction(
             requests.user, list_pleasures(taste, slates.items, outcome)
         )
@@ -152,7 +164,7 @@ class History:
             common_fields = {
                 **identity_fields,
                 "session_id": f"hs{self._visit_count + visit:x}",
-                "context": event_factory.contexts[user],
+                "context": self._incidents.context(user, ts, event_factory.contexts[user]),
             }
             if query:
                 arrivals += send(
@@ -242,6 +254,25 @@ class History:
             arrivals += self._network.send_bot(
                 {"type": event_type, "ts": self._start + day * DAY + offset_us, "item_id": item}
             )
+        return arrivals
+
+    def _simulate_crawlers(self, requests: Requests, available_items: Ints) -> list[Arrival]:
+        """Return views and clicks of the crawlers of incidents; the house shows them no list."""
+        arrivals: list[Arrival] = []
+        if not self._incidents:
+            return arrivals
+        for day in requests.day.tolist():
+            at = self._to_micros(day)
+            for crawlers in self._incidents.crawlers(at):
+                # Five events, like the seen items of one list of a person.
+                for number in range(5 * int(self._incident_rng.poisson(crawlers.size))):
+                    crawler = f"{BOT}-{int(self._incident_rng.integers(crawlers.crawler_count))}"
+                    item = self._event_factory.item_ids[
+                        int(self._incident_rng.choice(available_items))
+                    ]
+                    event_type = "click" if number % 5 == 0 else "view"
+                    event = {"type": event_type, "ts": at + number * SECOND, "item_id": item}
+                    arrivals += self._network.send_bot(event, crawler)
         return arrivals
 
     def _to_micros(self, day: float) -> int:

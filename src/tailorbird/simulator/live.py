@@ -25,6 +25,7 @@ from tailorbird.simulator.history import (
     events_after_click,
     registration_events,
 )
+from tailorbird.simulator.incidents import Incidents
 from tailorbird.simulator.population import HOUR_SHARE, Population
 from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.taste import Taste
@@ -43,7 +44,7 @@ from tailorbird.simulator.wire import (
     InjectedCounts,
     Network,
 )
-from tailorbird.simulator.world import COUNTRIES, DEVICES, UTC_OFFSETS_MINUTES
+from tailorbird.simulator.world import UTC_OFFSETS_MINUTES
 
 _VISIT_STEP_US = 10 * MINUTE
 _BOT_LISTS_A_DAY = 100
@@ -53,7 +54,7 @@ _BOT_LISTS_A_DAY = 100
 class Request:
     """A visitor's request.
 
-    `visitor` is the simulator's own number, for the truth only; −1 is the crawler.
+    `visitor` is the simulator's own number, for the truth only; crawlers have negative ones.
     """
 
     at: int  # microseconds
@@ -122,7 +123,9 @@ class LiveTraffic:
         *,
         defects: DefectRates,
         prefix: str,
+        incidents: Incidents,
     ) -> None:
+        self._incidents = incidents
         self.population = population
         self._rng = np.random.default_rng([seed, 4, start % (1 << 62)])
         self._rng_background = np.random.default_rng([seed, 5, start % (1 << 62)])
@@ -130,7 +133,9 @@ class LiveTraffic:
         self._visits_drawn_until = start  # end of the drawn visits
         self._background_until = start
         self._prefix = prefix
-        self._network = Network(seed, defects, prefix, taste.users, has_server_fields=False)
+        self._network = Network(
+            seed, defects, prefix, taste.users, has_server_fields=False, incidents=incidents
+        )
         self._event_factory = EventFactory(taste.users, taste.items)
         self._bot_lists_a_day = _BOT_LISTS_A_DAY if defects.bot_views_per_day else 0
         self._bot_views_a_day = defects.bot_views_per_day
@@ -211,7 +216,9 @@ class LiveTraffic:
         day, length_days = (start - self._site_start) / DAY, (end - start) / DAY
         visit_rates = self.population.visit_rate(users, day, (start // DAY + EPOCH_WEEKDAY) % 7)
         local_hour = ((start // MINUTE + np.asarray(UTC_OFFSETS_MINUTES)[users.country]) // 60) % 24
-        visit_counts = rng.poisson(visit_rates * HOUR_SHARE[local_hour] * 24 * length_days)
+        visit_factor = self._incidents.visit_factor(start)
+        visit_means = visit_factor * visit_rates * HOUR_SHARE[local_hour] * 24 * length_days
+        visit_counts = rng.poisson(visit_means)
         is_new = (
             (users.joined_day > day)
             & (users.joined_day <= day + length_days)
@@ -221,6 +228,11 @@ class LiveTraffic:
             self._schedule(int(rng.integers(start, end)), user, self._session_id(), 0)
         for _ in range(int(rng.poisson(self._bot_lists_a_day * length_days))):
             self._schedule(int(rng.integers(start, end)), -1, self._session_id(), 0)
+        for crawlers in self._incidents.crawlers(start):
+            lists_mean = crawlers.size * visit_means.sum() / (1 - CONTINUE_PROBABILITY)
+            for _ in range(int(rng.poisson(lists_mean))):
+                crawler = -2 - int(rng.integers(crawlers.crawler_count))
+                self._schedule(int(rng.integers(start, end)), crawler, self._session_id(), 0)
         self._visits_drawn_until = end
 
     def _session_id(self) -> str:
@@ -241,16 +253,16 @@ class LiveTraffic:
                 slot="home",
                 query=None,
                 user_id=None,
-                anonymous_id=BOT,
+                anonymous_id=_crawler_id(visitor),
                 session_id=session_id,
                 device="desktop",
                 country="US",
                 utc_offset_min=0,
                 user_agent=BOT_AGENT,
-                visitor=-1,
+                visitor=visitor,
                 lists_before=lists_before,
             )
-        users, event_factory = self._taste.users, self._event_factory
+        event_factory = self._event_factory
         query = None
         if self._rng.random() < SEARCH_SHARE:
             day = (at - self._site_start) / DAY
@@ -259,7 +271,7 @@ class LiveTraffic:
                 self._rng, self._taste, np.array([visitor]), np.array([day]), candidates
             )
             query = self._search_box.draw_query(self._rng, int(target_item[0]))
-        context = event_factory.contexts[visitor]
+        context = self._incidents.context(visitor, at, event_factory.contexts[visitor])
         return Request(
             at=at,
             slot="search" if query else "home",
@@ -267,8 +279,8 @@ class LiveTraffic:
             user_id=event_factory.user_ids[visitor] if self.population.logged_in[visitor] else None,
             anonymous_id=event_factory.anonymous_ids[visitor],
             session_id=session_id,
-            device=DEVICES[users.device[visitor]],
-            country=COUNTRIES[users.country[visitor]],
+            device=context["device"],
+            country=context["country"],
             utc_offset_min=context["utc_offset_min"],
             user_agent=context["user_agent"],
             visitor=visitor,
@@ -282,7 +294,7 @@ class LiveTraffic:
         common_fields = {
             **self._event_factory.identity_fields(user, request.user_id is not None),
             "session_id": request.session_id,
-            "context": self._event_factory.contexts[user],
+            "context": request.context,
         }
         arrivals: list[Arrival] = []
         if request.query:
@@ -371,6 +383,7 @@ class LiveTraffic:
         self, request: Request, shown_ids: Sequence[str], request_id: str, ts: int
     ) -> list[Arrival]:
         common_fields = {"session_id": request.session_id, "request_id": request_id}
+        crawler = request.anonymous_id
         arrivals = (
             self._network.send_bot(
                 {
@@ -378,7 +391,8 @@ class LiveTraffic:
                     "ts": ts + 100_000,
                     **common_fields,
                     "items": list(shown_ids),
-                }
+                },
+                crawler,
             )
             if shown_ids
             else []
@@ -390,6 +404,11 @@ class LiveTraffic:
                     "ts": ts + (position + 2) * 100_000,
                     **common_fields,
                     "item_id": item,
-                }
+                },
+                crawler,
             )
         return arrivals
+
+
+def _crawler_id(visitor: int) -> str:
+    return BOT if visitor == -1 else f"{BOT}-{-visitor - 2}"

@@ -3,10 +3,15 @@
 Everything follows from its seed.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
+import numpy.typing as npt
 
 from tailorbird.events import DAY
 from tailorbird.simulator.history import History
+from tailorbird.simulator.incidents import Incident, Incidents
 from tailorbird.simulator.live import LiveTraffic
 from tailorbird.simulator.population import Population, new_population
 from tailorbird.simulator.search import SearchBox
@@ -29,6 +34,7 @@ class Site:
         days: length of the simulation; users and items stop arriving after it.
         new_users_per_day, new_items_per_day: by default 1 and 0.6 % of the initial numbers.
         list_size: length of the house policy's lists.
+        incidents: see `simulator.incidents`; `site.incidents` tells what is true of them.
 
     >>> site = Site(seed=1, users=50, items=120, days=10)
     >>> lines = list(site.history(days=2))
@@ -47,12 +53,16 @@ class Site:
         new_users_per_day: float | None = None,
         new_items_per_day: float | None = None,
         list_size: int = 12,
+        incidents: Sequence[Incident] = (),
     ) -> None:
+        self.incidents = Incidents(incidents)
         self.seed, self.start, self.days = seed, start, days
         rng = np.random.default_rng([seed, 1])
         self.items = draw_items(
             rng, items, 0.006 * items if new_items_per_day is None else new_items_per_day, days
         )
+        for incident in self.incidents:
+            self.items = incident.change_items(self.items, start)
         self.users = draw_users(
             rng, users, 0.01 * users if new_users_per_day is None else new_users_per_day, days
         )
@@ -60,11 +70,25 @@ class Site:
         self.taste = Taste(self.users, self.items, [first_era(rng, self.users, self.items)], seed)
         self.search_box = SearchBox(self.items)
         self.truth = Truth(self.taste, self.search_box, start)
+        for incident in self.incidents:
+            people = incident.taste_shift(self.users)
+            if people is not None:
+                self._change_tastes(incident, people)
 
-    def shift_tastes(self, at: int, strength: float = 0.7) -> None:
+    def _change_tastes(self, incident: Incident, people: npt.NDArray[np.bool_]) -> None:
+        """Shift tastes at an incident's start, and back at its end if it has one."""
+        before = self.taste.eras[-1]
+        self.shift_tastes(incident.start, incident.size, people)
+        if incident.stop is not None:
+            stop_day = (incident.stop - self.start) / DAY
+            self.taste.eras.append(replace(before, start=stop_day))
+
+    def shift_tastes(
+        self, at: int, strength: float = 0.7, people: npt.NDArray[np.bool_] | None = None
+    ) -> None:
         """Change tastes from `at` on: strength 0 changes nothing, 1 replaces them.
 
-        `at` must ascend.
+        `at` must ascend. `people`, a boolean for each user, are those whose tastes change.
         """
         rng = np.random.default_rng([self.seed, 2, len(self.taste.eras)])
         last_era = self.taste.eras[-1]
@@ -82,6 +106,7 @@ class Site:
                 previous=last_era,
                 start=day,
                 strength=strength,
+                people=people,
             )
         )
 
@@ -95,6 +120,7 @@ class Site:
             self.search_box,
             defects=defects or DefectRates(),
             list_size=self._list_size,
+            incidents=self.incidents,
         )
 
     def live(
@@ -119,4 +145,5 @@ class Site:
             population=live_population,
             defects=defects or DefectRates(),
             prefix=prefix,
+            incidents=self.incidents,
         )

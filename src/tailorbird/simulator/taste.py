@@ -13,9 +13,10 @@ less. A model trained before a shift is then wrong, and long memories mislead, w
 lists suffer less.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from tailorbird.events import combine_keys
 from tailorbird.simulator.words import CATEGORY_WORDS
@@ -62,8 +63,12 @@ def next_era(
     previous: Era,
     start: float,
     strength: float,
+    people: npt.NDArray[np.bool_] | None = None,
 ) -> Era:
-    """Return the era after a shift: strength 0 changes nothing, 1 replaces all tastes."""
+    """Return the era after a shift: strength 0 changes nothing, 1 replaces all tastes.
+
+    Of a part of the people, (users,), only the own tastes change, not what all have in common.
+    """
     new_era = _draw_era(rng, users, items, start=start, thrift=-1.0, novelty=-0.3)
     common_strength = 0.3 * strength  # Common preferences change less.
 
@@ -76,13 +81,19 @@ def next_era(
         mixed = (1 - strength) * a + strength * opposite
         return mixed * (np.std(a) / np.std(mixed))
 
+    own_taste = mix_opposite(previous.own_taste, new_era.own_taste)
+    style = mix_opposite(previous.style, new_era.style)
+    if people is not None and not people.all():
+        own_taste = np.where(people[:, None], own_taste, previous.own_taste)
+        style = np.where(people[:, None], style, previous.style)
+        return replace(previous, start=start, own_taste=own_taste, style=style)
     return Era(
         start=start,
         base=mix(previous.base, new_era.base, common_strength),
         season=mix(previous.season, new_era.season, common_strength),
         group_taste=mix_opposite(previous.group_taste, new_era.group_taste),
-        own_taste=mix_opposite(previous.own_taste, new_era.own_taste),
-        style=mix_opposite(previous.style, new_era.style),
+        own_taste=own_taste,
+        style=style,
         thrift=(1 - strength) * previous.thrift + strength * new_era.thrift,
         novelty=(1 - strength) * previous.novelty + strength * new_era.novelty,
     )

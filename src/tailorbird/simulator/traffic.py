@@ -83,6 +83,15 @@ def draw_visits(
     return Visits(user[order], start[order], list_count)
 
 
+def repeat_visits(visits: Visits, counts: Ints) -> Visits:
+    """Return visits with each taking place so many times, 0 for not at all; counts (visits,)."""
+    return Visits(
+        np.repeat(visits.user, counts),
+        np.repeat(visits.start, counts),
+        np.repeat(visits.list_count, counts),
+    )
+
+
 def draw_requests(
     rng: np.random.Generator,
     visits: Visits,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from tailorbird.events import HOUR, MINUTE, SECOND
+from tailorbird.simulator.incidents import CLIENT_TYPES, Incidents
 from tailorbird.simulator.words import BRANDS, CATEGORIES, COLOURS
 from tailorbird.simulator.world import (
     AGE_GROUPS,
@@ -31,7 +32,6 @@ from tailorbird.simulator.world import (
 
 BOT = "a-crawler"
 BOT_AGENT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
-CLIENT_TYPES = frozenset(("impression", "click", "view", "search", "cart", "purchase"))
 
 _encode = msgspec.json.Encoder().encode
 
@@ -91,8 +91,16 @@ class Network:
     """Sends events with random delays and dirt; `prefix` keeps its event ids unique."""
 
     def __init__(
-        self, seed: int, defects: DefectRates, prefix: str, users: Users, *, has_server_fields: bool
+        self,
+        seed: int,
+        defects: DefectRates,
+        prefix: str,
+        users: Users,
+        *,
+        has_server_fields: bool,
+        incidents: Incidents,
     ) -> None:
+        self._incidents = incidents
         self.injected = InjectedCounts()
         self._random = Random(f"{seed}/{prefix}/wire")
         self._defects = defects
@@ -111,6 +119,8 @@ class Network:
         """Return the arrivals of an event, which is modified; `event["ts"]` is its true time."""
         self._event_count += 1
         event["event_id"] = f"{self._prefix}{self._event_count:x}"
+        if self._incidents and not self._incidents.alter(event, user):
+            return []
         self.injected.events += 1
         draw_uniform = self._random.random
         if event["type"] not in CLIENT_TYPES or user < 0:
@@ -137,10 +147,10 @@ class Network:
             arrivals.append(self._make_malformed(event, received_ts + 5_000))
         return arrivals
 
-    def send_bot(self, event: dict) -> list[Arrival]:
-        """Send an event of the crawler."""
+    def send_bot(self, event: dict, crawler: str = BOT) -> list[Arrival]:
+        """Send an event of a crawler."""
         self.injected.bot += 1
-        event["anonymous_id"] = BOT
+        event["anonymous_id"] = crawler
         event["context"] = {"device": "desktop", "country": "US", "user_agent": BOT_AGENT}
         return self.send(event)
 

@@ -52,6 +52,9 @@ class Items:
     sale_phase: Floats
     sold_out_period_days: Floats  # period of two-day stock-outs; 0: never
     sold_out_phase: Floats
+    withdrawn_day: Floats  # never in stock from then on; infinite without an incident
+    promoted_from_day: Floats  # a price cut by an incident; infinite without one
+    promoted_until_day: Floats
 
     @property
     def count(self) -> int:
@@ -62,10 +65,15 @@ class Items:
         return np.round(self.price[item] * np.where(self.is_on_sale(item, day), 0.75, 1.0), 2)
 
     def is_on_sale(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
-        return _is_in_phase(self.sale_period_days[item], self.sale_phase[item], day, 4.0)
+        return _is_in_phase(self.sale_period_days[item], self.sale_phase[item], day, 4.0) | (
+            (day >= self.promoted_from_day[item]) & (day < self.promoted_until_day[item])
+        )
 
     def is_in_stock(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
-        return ~_is_in_phase(self.sold_out_period_days[item], self.sold_out_phase[item], day, 2.0)
+        is_sold_out = _is_in_phase(
+            self.sold_out_period_days[item], self.sold_out_phase[item], day, 2.0
+        )
+        return ~is_sold_out & (day < self.withdrawn_day[item])
 
     def list_available(self, day: float) -> Ints:
         """Return the items that have arrived and are in stock, shape (k,), ascending."""
@@ -153,6 +161,9 @@ def draw_items(
         sale_phase=rng.uniform(0, 60, count),
         sold_out_period_days=np.where(rng.random(count) < 0.2, rng.uniform(15, 50, count), 0.0),
         sold_out_phase=rng.uniform(0, 50, count),
+        withdrawn_day=np.full(count, np.inf),
+        promoted_from_day=np.full(count, np.inf),
+        promoted_until_day=np.full(count, np.inf),
     )
 
 

@@ -111,6 +111,8 @@ class PublishedStore:
         self._commit_lock = threading.Lock()  # keeps commits and pending changes consistent
         self._wake_event, self._stop_requested = threading.Event(), threading.Event()
         self._progress_condition = threading.Condition()
+        self._rounds_begun = 0
+        self._rounds_ended = 0
         self._claim_token = os.urandom(8)
         self._server_ids: tuple[str, ...] = ()
         self._head: CommitHead | None = None
@@ -175,12 +177,18 @@ class PublishedStore:
         )
 
     def wait_until_copied(self, timeout_s: float) -> bool:
-        """Wait until the copies have everything written so far, and return whether they have."""
+        """Wait until the copies have everything written so far, and return whether they have.
+
+        Only a round that begins after this call counts, since a server may have lost its records
+        after an earlier one.
+        """
         target_sequence = self._sequence
+        first_round = self._rounds_begun + 1
 
         def is_copied() -> bool:
             return (
-                self._head is not None
+                self._rounds_ended >= first_round
+                and self._head is not None
                 and self._head.epoch == self._epoch
                 and self._head.sequence >= target_sequence
                 and not self.problem
@@ -227,6 +235,7 @@ class PublishedStore:
             self._wake_event.clear()
             if self._stop_requested.is_set():
                 return
+            self._rounds_begun += 1
             try:
                 self._renew_claim()
                 self._reconcile()
@@ -244,6 +253,7 @@ class PublishedStore:
                 self._stop_requested.wait(RETRY_S)
                 self._wake_event.set()
             with self._progress_condition:
+                self._rounds_ended = self._rounds_begun
                 self._progress_condition.notify_all()
 
     def _renew_claim(self) -> None:

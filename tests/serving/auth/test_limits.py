@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import threading
 import tracemalloc
+from collections import Counter
 
 import httpx
 import msgspec
@@ -283,6 +284,37 @@ def test_connections_are_counted_by_address():
     assert not of.add("203.0.113.7")
     unbounded = Connections(ServerLimits(address_connections=0))
     assert not any(unbounded.add("203.0.113.7") for _ in range(5_000))
+
+
+def test_two_servers_of_one_socket_allow_what_one_would():
+    limits = ServerLimits(
+        requests_per_s=10, address_events_per_s=4, ids_per_hour=0, address_connections=6
+    )
+    page = Caller("p", public=True)
+    limiters = [Limiter(limits, Seconds(), servers=2) for _ in range(2)]
+    requests = Counter()
+    for limiter in limiters:
+        for _ in range(200):
+            try:
+                limiter.admit_request(Caller("k"), "read", "")
+                requests["key"] += 1
+            except LimitError as error:
+                requests[error.limit] += 1
+    assert requests == {"key": 100, "requests": 300}, "ten seconds' worth of ten a second"
+
+    events = 0
+    for limiter in limiters:
+        for _ in range(200):
+            try:
+                limiter.charge(page, "203.0.113.7", 1, 0)
+                events += 1
+            except LimitError:
+                pass
+    assert events == 40
+
+    connections = [Connections(limits, servers=2) for _ in range(2)]
+    refusals = [of.add("203.0.113.7") for of in connections for _ in range(4)]
+    assert refusals.count(False) == 6
 
 
 @pytest.mark.parametrize(

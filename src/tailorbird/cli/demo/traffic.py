@@ -18,10 +18,12 @@ from tailorbird.experiments import Experiment
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.runtime.roles import InProcessRoles
 from tailorbird.ranking import Slot
+from tailorbird.registry import Registry
 from tailorbird.serving.collector.collector import EventCollector
 from tailorbird.serving.messages import RecommendQuery, RecommendResponse, SearchQuery
 from tailorbird.serving.pipeline.pipeline import Pipeline
 from tailorbird.simulator import LiveTraffic, Outbox, Population, Request, Site
+from tailorbird.simulator.incidents import ModelChange, SlowStore, StaleSource
 
 PRODUCER = "live"
 ARMS = ("model", "popular", "recent")
@@ -63,7 +65,15 @@ class Traffic:
         self._collector = EventCollector(
             project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
         )
-        self.server = InProcessServer(project, clock, collector=self._collector, seed=seed)
+        self._registry = Registry(project.paths.registry, clock=clock)
+        self._applied_changes: set[int] = set()  # starts of model changes that were made
+        self.server = InProcessServer(
+            project,
+            clock,
+            collector=self._collector,
+            seed=seed,
+            are_reads_late=self._are_reads_late,
+        )
         self.live_traffic: LiveTraffic = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
         self._seed = seed
@@ -102,6 +112,7 @@ class Traffic:
         next_lake_step_at = start + 6 * HOUR
         while clock.now() < until:
             tick_end = min(clock.now() + self._scale.tick_us, until)
+            self._apply_serving_incidents(clock.now())
             self._deliver(clock.now())
             self.server.refresh()
             for request in self.live_traffic.requests(tick_end):
@@ -115,6 +126,26 @@ class Traffic:
             progress(label, (tick_end - start) // HOUR, (until - start) // HOUR)
         self._deliver(clock.now())
         self.roles.drain()
+
+    def _apply_serving_incidents(self, now: int) -> None:
+        """Let what lies in serving happen: tables that stand still, a model that somebody changes.
+
+        Late reads are asked for at each request.
+        """
+        incidents = self._site.incidents
+        self.roles.has_publishing_paused = bool(incidents.active(now, StaleSource.KIND))
+        for incident in incidents.active(now, ModelChange.KIND):
+            if incident.start not in self._applied_changes:
+                self._applied_changes.add(incident.start)
+                oldest_version = self._registry.versions()[0].version
+                self._registry.promote(oldest_version, by="somebody", why="by hand, untested")
+
+    def _are_reads_late(self) -> bool:
+        now = self._clock.now()
+        return any(
+            incident.meets_request(now)
+            for incident in self._site.incidents.active(now, SlowStore.KIND)
+        )
 
     def _deliver(self, now: int) -> None:
         due_arrivals = self._outbox.pop_due(now)

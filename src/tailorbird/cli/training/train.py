@@ -99,7 +99,7 @@ def train(
         default what two idle cores do in ten minutes
     requests:
         for slots: maximum number of requests to learn from, drawn evenly over the window; 0 takes
-        all; the default fits into ten minutes on two cores and 8 GB of memory
+        all; the default took 5 to 25 minutes and at most 6.1 GB on two shared cores
     promote:
         promote the model if it passes the gate
     rows:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
 
 Floats = npt.NDArray[np.float64]
+ROUNDING = 1e-12  # a relative spread below it is rounding: 0.1, 0.1 and 0.1 are no three values
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def mean(values: npt.ArrayLike) -> Estimate:
         return Estimate(float(x[0]) if n else math.nan, math.nan, n)
     squares = (x - x.mean()) ** 2
     mean_square = float(squares.mean())
-    if not mean_square > 0:
+    if mean_square <= ROUNDING**2 * float((x * x).mean()):
         return Estimate(float(x.mean()), 0.0, n)
     # The variance of s² is (kurtosis − 1) / n of its square.
     kurtosis = float((squares * squares).mean()) / (mean_square * mean_square)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.stats import rankdata
 
 SCORED_MIN = 500
 ERRORS_MAX = 0.01
@@ -19,7 +20,8 @@ class ShadowVerdict:
 
     Attributes:
         scored, failed, not_finite: numbers of responses.
-        agreement: mean Spearman correlation with the champion's scores of the same items.
+        agreement: mean Spearman correlation with the champion's scores of the same items, over the
+            answers in which both have more than one value.
         shadow_ms, champion_ms: median time that each took to score the same items.
     """
 
@@ -51,7 +53,7 @@ def judge_shadow(
             if the shown items alone take so long: all candidates take longer.
     """
     scored = failed = not_finite = 0
-    correlations = []
+    correlations: list[float] = []
     for champion_scores, shadow_version, scores in zip(
         *(responses[name].to_pylist() for name in RESPONSE_COLUMNS[:3]), strict=True
     ):
@@ -64,9 +66,12 @@ def judge_shadow(
         shadow_scores = np.array(scores, np.float64)
         if not np.isfinite(shadow_scores).all():
             not_finite += 1
-        elif champion_scores and len(champion_scores) == len(scores) > 1:
-            correlations.append(_rank_correlation(np.array(champion_scores), shadow_scores))
-    agreement = float(np.nanmean(correlations)) if correlations else float("nan")
+        elif champion_scores and len(champion_scores) == len(scores):
+            correlations.append(
+                _rank_correlation(np.array(champion_scores, np.float64), shadow_scores)
+            )
+    correlations = [correlation for correlation in correlations if not np.isnan(correlation)]
+    agreement = float(np.mean(correlations)) if correlations else float("nan")
     shadow_ms, champion_ms, latency_ms = _median_times_ms(responses, version)
     details = (scored, failed, not_finite, agreement, shadow_ms, champion_ms)
     if not_finite:
@@ -122,5 +127,7 @@ def _median_times_ms(responses: pa.Table, version: str) -> tuple[float, float, f
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    a_rank, b_rank = a.argsort().argsort(), b.argsort().argsort()
-    return float(np.corrcoef(a_rank, b_rank)[0, 1])
+    """Return Spearman's correlation with mid-ranks; NaN if either has one value or a NaN."""
+    if np.ptp(a) > 0 and np.ptp(b) > 0:
+        return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    return float("nan")

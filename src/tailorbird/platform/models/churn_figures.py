@@ -10,7 +10,8 @@ import msgspec
 
 from tailorbird.config import Project
 from tailorbird.errors import BundleError, NotReadyError, TailorbirdError, UsageError
-from tailorbird.events import DAY, Clock, to_iso
+from tailorbird.events import DAY, Clock, to_iso, to_iso_minute
+from tailorbird.events.schedule import next_run
 from tailorbird.lake import Lake
 from tailorbird.monitoring.churn import (
     BIN_COUNT,
@@ -28,7 +29,7 @@ from tailorbird.monitoring.churn import (
 from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.platform.frames import Frame
 from tailorbird.ranking import Churn
-from tailorbird.registry import AuditEntry, Registry
+from tailorbird.registry import AuditEntry, Registry, VersionInfo
 
 if TYPE_CHECKING:
     from tailorbird.ranking.churn.bundle import ChurnBundle
@@ -39,6 +40,7 @@ HISTORY_DAYS = 56  # of scores
 HISTORY_WEEKS = 53  # of outcomes
 DAY_PEOPLE_MAX = 5_000  # at most, drawn, for the distribution of a day
 WEEK_PEOPLE_MAX = 20_000  # at most, drawn, for the figures of a week
+BACK_OFF_MAX = 3  # refusals in a row that double the wait: eight times `train.every` at most
 WEEK_COLUMNS = (  # of `ChurnWeek`; `gain` is in log loss over the previous version
     "week",
     "version",
@@ -161,12 +163,56 @@ def refresh_safely(project: Project, clock: Clock, name: str) -> ChurnRecord:
         return read_record(project.paths.monitoring, name)
 
 
+@dataclass(frozen=True)
+class ScheduledTraining:
+    """When a churn model is due by `train.every`, microseconds, after refusals in a row.
+
+    The rows of a few days more hardly change what the gate says, so that each refusal doubles the
+    wait.
+    """
+
+    due_at: int
+    refusals: int
+    reasons: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return when and why, as a phrase of the status; "" if the newest was not refused."""
+        if not self.refusals:
+            return ""
+        return (
+            f"the gate refused the newest {self.refusals}: {'; '.join(self.reasons)}; next try "
+            f"{to_iso_minute(self.due_at)}, after {2 ** min(self.refusals, BACK_OFF_MAX)} times "
+            "train.every"
+        )
+
+
+def schedule_training(schedule: str, versions: Sequence[VersionInfo]) -> ScheduledTraining:
+    """Return when a churn model is trained next.
+
+    Args:
+        schedule: `train.every`.
+        versions: of the model, oldest first; at least one.
+    """
+    is_refused = [info.metrics.get("accepted") is False for info in reversed(versions)]
+    refusals = is_refused.index(False) if False in is_refused else len(is_refused)
+    due_at = versions[-1].created_at
+    for _ in range(2 ** min(refusals, BACK_OFF_MAX)):
+        due_at = next_run(schedule, due_at)
+    return ScheduledTraining(due_at, refusals, tuple(versions[-1].metrics.get("decision", ())))
+
+
 def describe_churn(project: Project, clock: Clock) -> list[str]:
-    """Return a phrase for each churn model with a champion, for the status."""
+    """Return a phrase for each churn model that was trained, for the status."""
     phrases = []
     for name, churn in project.churn.items():
         registry = churn_registry(project, clock, name)
+        versions, schedule = registry.versions(), project.settings.train.every
+        next_training = (
+            schedule_training(schedule, versions).describe() if versions and schedule else ""
+        )
         if not (champion := registry.aliases().champion):
+            if next_training:
+                phrases.append(f"{name} has no champion ({next_training})")
             continue
         record = read_record(project.paths.monitoring, name)
         if weeks := record.weeks_of_version(champion):
@@ -179,6 +225,7 @@ def describe_churn(project: Project, clock: Clock) -> list[str]:
                 description = "no figures: too few people whose outcome is known"
             elif clock.now() >= known_at:
                 description = "no figures: no outcome is known yet"
+        description += f"; {next_training}" if next_training else ""
         phrases.append(f"{name} {champion} ({description})")
     return phrases
 

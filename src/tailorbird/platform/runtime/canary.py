@@ -14,6 +14,7 @@ from tailorbird.monitoring.canary import (
     CanaryVerdict,
     GuardRails,
     decide_canary,
+    measure_latency,
     measure_version,
 )
 from tailorbird.registry import Registry
@@ -98,4 +99,5 @@ def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
         champion_figures,
         aliases.share,
         GuardRails(**msgspec.structs.asdict(project.settings.canary)),
+        measure_latency(responses, aliases.canary, aliases.champion),
     )

@@ -2,7 +2,7 @@
 
 A churn model has no canary: whether its scores were right is known once its window is over. So a
 new champion is compared with the one before it on the same people then, and the schedule leaves it
-alone until its first outcomes are known.
+alone until its first outcomes are known. After a model that the gate refused it waits longer.
 """
 
 import logging
@@ -11,7 +11,6 @@ from datetime import datetime
 
 from tailorbird.config import Project
 from tailorbird.events import DAY, Clock
-from tailorbird.events.schedule import next_run
 from tailorbird.monitoring.churn import ChurnWeek, explain_fall, explain_loss
 from tailorbird.monitoring.drift import Cause
 from tailorbird.monitoring.drift.causes import CHURN_FALL
@@ -22,6 +21,7 @@ from tailorbird.platform.models.churn_figures import (
     last_activity_time,
     outcome_delay_us,
     refresh_churn,
+    schedule_training,
 )
 from tailorbird.platform.rollout import ACTOR, churn_waiting_steps, waiting_steps
 from tailorbird.platform.runtime.overdue import end_overdue, note_overdue
@@ -57,7 +57,7 @@ def watch_churn(project: Project, clock: Clock, name: str) -> str:
         _record_fall(registry, weeks[-1], why)
         return _train(project, clock, name, due_at=now)
     schedule = project.settings.train.every
-    if not schedule or now < (due_at := next_run(schedule, last_trained_at)):
+    if not schedule or now < (due_at := schedule_training(schedule, versions).due_at):
         end_overdue(project, name)
         return ""
     if (not weeks and _awaits_first_outcome(registry, now, outcome_delay_us(project, churn))) or (

@@ -43,6 +43,7 @@ class InProcessRoles:
         paths.stream.mkdir(parents=True, exist_ok=True)
         self._schema_watch = ActiveSchemaWatch(project)
         self._route_plan = project.plan
+        self.has_publishing_paused = False  # True plays a stale source: tables stand still.
         self._router: Router | PartitionedRouter | None = None
         self._lake: LakeRole | None = None
         self._candidates: CandidatesRole | None = None
@@ -170,7 +171,8 @@ class InProcessRoles:
         self._build_candidate_history()
         while self.candidates.step():
             pass
-        self.candidates.publish()
+        if not self.has_publishing_paused:
+            self.candidates.publish()
 
     def drain(self, progress: Progress = no_progress, *, label: str = "route") -> None:
         """Step until nothing is left, the lake included."""
@@ -182,7 +184,8 @@ class InProcessRoles:
             progress(label, rows_done, None)
         self.lake.drain()
         self._update_states()  # The lake now has the attributes that the log lacked.
-        self.candidates.publish(everything=True)
+        if not self.has_publishing_paused:
+            self.candidates.publish(everything=True)
         self.candidates.save_snapshot()
 
     def close(self) -> None:

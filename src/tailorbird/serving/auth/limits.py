@@ -5,7 +5,9 @@ Buckets may be overdrawn: a body is taken in full if any token is left, and the 
 afterwards, so that any batch passes at any rate. Rows are counted and charged before they are
 parsed, whatever is decided on each. A body with too many rows is charged as the longest that is
 allowed. Reading and writing have separate buckets, so that a flood of events does not affect
-answers. All state is in the memory of one process: with n servers a key may do n times as much.
+answers. All state is in the memory of one process, so each of the n servers of a machine enforces
+an n-th of every limit but that of one body. Together they never allow more than the limit, and a
+client whose one connection reaches a single server gets an n-th.
 
     key ──► bucket of requests (read), bucket of events (write), sketch of ids within the hour
     address of a browser ──► bucket of events, bucket of clicks, of the newest 10,000 addresses;
@@ -81,12 +83,18 @@ class Limiter:
 
     Args:
         monotonic: seconds for the buckets; never the clock of events.
+        servers: how many share the socket; each allows its part of the limits.
     """
 
     def __init__(
-        self, limits: ServerLimits | None = None, monotonic: Callable[[], float] = time.monotonic
+        self,
+        limits: ServerLimits | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        servers: int = 1,
     ) -> None:
         self.server_limits, self._monotonic = limits or ServerLimits(), monotonic
+        self._servers = servers
         self._lock = threading.Lock()
         self._buckets: dict[tuple[str, str, float], Bucket] = {}
         self._address_buckets: OrderedDict[str, Bucket] = OrderedDict()
@@ -177,15 +185,15 @@ class Limiter:
         )
         if rate and caller.id:
             key = (caller.id, scope, rate)  # a changed rate starts a new bucket
-            buckets.append((self._buckets.setdefault(key, Bucket(rate, now)), limit_name))
+            bucket = Bucket(rate / self._servers, now)
+            buckets.append((self._buckets.setdefault(key, bucket), limit_name))
         if caller.public and address and server_limits.address_events_per_s:
             buckets.append((self._address_bucket(address, now), "address"))
         return buckets
 
     def _address_bucket(self, address: str, now: float) -> Bucket:
-        return _bucket_of(
-            self._address_buckets, address, Bucket(self.server_limits.address_events_per_s, now)
-        )
+        rate = self.server_limits.address_events_per_s / self._servers
+        return _bucket_of(self._address_buckets, address, Bucket(rate, now))
 
     def _take_clicks(
         self, caller: Caller, accepted: EventColumns, address: str, now: float
@@ -202,7 +210,8 @@ class Limiter:
             or not (count := sum(type_ in CLICK_TYPES for type_ in accepted.type))
         ):
             return
-        bucket = _bucket_of(self._click_buckets, address, Bucket(per_hour / HOUR_S, now, HOUR_S))
+        rate = per_hour / self._servers / HOUR_S
+        bucket = _bucket_of(self._click_buckets, address, Bucket(rate, now, HOUR_S))
         if wait_s := bucket.wait_s(now):
             self.refusals_by_limit["clicks"] += 1
             raise LimitError(
@@ -220,7 +229,7 @@ class Limiter:
         if id_counter is None or now - window_start >= HOUR_S:
             window_start, id_counter = now, DistinctCounter()
             self._id_counters[caller.id] = (window_start, id_counter)
-        if id_counter.estimate() >= ids_max:
+        if id_counter.estimate() >= ids_max / self._servers:
             self.refusals_by_limit["ids"] += 1
             raise LimitError(
                 f"more than {ids_max} different people and items within an hour",
@@ -265,10 +274,14 @@ class Admission:
 class Connections:
     """Counts open connections by peer address, except those of trusted proxies and of unknown
     addresses.
+
+    Args:
+        servers: how many share the socket; each allows its part.
     """
 
-    def __init__(self, limits: ServerLimits) -> None:
-        self._connections_max, self._proxies = limits.address_connections, limits.proxies
+    def __init__(self, limits: ServerLimits, *, servers: int = 1) -> None:
+        self._connections_max = math.ceil(limits.address_connections / servers)
+        self._proxies = limits.proxies
         self._open_count_by_address: Counter[str] = Counter()
 
     def add(self, peer: str) -> bool:

@@ -68,10 +68,7 @@ def holm_adjust(comparisons: Sequence[tuple[str, str, Interval]]) -> list[Compar
             else p_at_zero_error
         )
         p_values.append(p if gain.has_bounds else float("nan"))
-    p_adjusted_values = np.array(p_values, np.float64)
-    is_known = np.isfinite(p_adjusted_values)
-    p_adjusted_values[is_known] = adjust_holm(p_adjusted_values[is_known])
-    adjusted_comparisons = zip(comparisons, p_values, p_adjusted_values.tolist(), strict=True)
+    adjusted_comparisons = zip(comparisons, p_values, adjust_holm(p_values).tolist(), strict=True)
     return [
         ComparisonTest(name, kind, gain, p, p_adjusted)
         for (name, kind, gain), p, p_adjusted in adjusted_comparisons

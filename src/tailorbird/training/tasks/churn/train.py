@@ -327,6 +327,7 @@ def _write_bundle(
         metrics={
             "results": flatten_tables(last_metrics.results),
             "decision": list(decision.reasons),
+            "accepted": decision.is_accepted,
             "about": dict(about),
             "parity": parity,
         },

@@ -23,7 +23,7 @@ from tests.support.monitored import draw_visits, write_visits
 
 from benchmarks.quality.monitoring import peers, runs
 from benchmarks.quality.monitoring.canary_latency import measure_canary_latency
-from benchmarks.quality.monitoring.diagnosis import diagnose_incidents, replay_clicks
+from benchmarks.quality.monitoring.diagnosis import replay_clicks
 from benchmarks.quality.monitoring.drills import DRILLS, play_drills
 from benchmarks.quality.monitoring.label_free import measure_label_free
 from benchmarks.quality.monitoring.quiet import quiet_months
@@ -90,7 +90,6 @@ PARTS: dict[str, Callable[[Count, Results], Results | None]] = {
     "delayed": lambda count, _: runs.measure_delayed_conversions(DELAYED_SEED, count(1_000)),
     "quiet": measure_quiet,
     "canary_latency": lambda count, _: measure_canary_latency(CANARY_SEED, count(200)),
-    "incidents": lambda count, _: diagnose_incidents(FIRST_SEED, count(20)),
     "false_alarms": lambda count, _: runs.measure_false_alarms(FIRST_SEED, count(1_000)),
     "delay": measure_delay,
 }

@@ -1,4 +1,4 @@
-"""How often the right cause is named, and what a real log with an outage is said to contain."""
+"""Name the cause of a drawn incident, for tests, and of what a real log with an outage contains."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.quality.monitoring.incidents import FIRST_HOUR, INCIDENTS, Incident, draw_incident
+from benchmarks.quality.monitoring.incidents import FIRST_HOUR, Incident
 from tailorbird.events import HOUR, to_iso
 from tailorbird.experiments.statistics import proportion_interval
 from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
@@ -39,29 +39,6 @@ def diagnose(incident: Incident) -> str:
         return ""
     first_episode = min(overlapping_episodes, key=lambda episode: episode.detected)
     return name_cause(first_episode, incident.signals, FIRST_HOUR, incident.changes).name
-
-
-def diagnose_incidents(first_seed: int, draws: int) -> dict[str, Any]:
-    """Return the share of draws with the right cause first, of all and by kind, and confusions."""
-    by_kind: dict[str, Any] = {}
-    wrong_causes: dict[str, int] = {}
-    for kind in INCIDENTS:
-        hits = 0
-        for number in range(draws):
-            incident = draw_incident(kind, first_seed + number)
-            cause = diagnose(incident)
-            if cause in incident.causes:
-                hits += 1
-            else:
-                name = f"{kind}: {cause or 'not detected'}"
-                wrong_causes[name] = wrong_causes.get(name, 0) + 1
-        by_kind[kind] = share_with_interval(hits, draws)
-    hits = sum(round(each["value"] * each["n"]) for each in by_kind.values())
-    return {
-        "all": share_with_interval(hits, draws * len(INCIDENTS)),
-        "kind": by_kind,
-        "wrong": wrong_causes,
-    }
 
 
 def replay_clicks(path: Path) -> dict[str, Any]:

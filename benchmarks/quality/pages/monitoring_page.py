@@ -20,12 +20,6 @@ def _peers(**paths: str) -> Beside:
     return show
 
 
-def _wrong(results: Figures) -> str:
-    wrong = results["incidents"]["wrong"].items()
-    named = ", ".join(f"{name} ({count})" for name, count in wrong)
-    return f"a timer that retrains daily names none; wrong: {named or 'none'}"
-
-
 def _by_traffic(results: Figures) -> str:
     shares = results["quiet"]["shared_faults"]["by_traffic"].items()
     shown = ", ".join(f"{name} {each['value']:.0%}" for name, each in shares)
@@ -45,7 +39,6 @@ ROWS: tuple[tuple[str, str, str, Beside], ...] = (
             NannyML="false_alarms.nannyml_day",
         ),
     ),
-    ("right cause first, ten incidents", "incidents.all", "at least .85", _wrong),
     ("good champion rolled back within a quiet month, share", "quiet.quiet", "at most .01", NONE),
     (
         "the same, two faults a month that hit the holdout too",

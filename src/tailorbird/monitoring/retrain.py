@@ -109,6 +109,7 @@ class RetrainVerdict:
     threshold: float
     periods: int
     false_alarm: float
+    criteria: RetrainCriteria  # that were judged
     bounds_before: tuple[float, float] = (math.nan, math.nan)
     bounds_after: tuple[float, float] = (math.nan, math.nan)
 
@@ -179,6 +180,7 @@ def decide_from_steps(
             threshold=math.inf,
             periods=len(watched),
             false_alarm=criteria.false_alarm,
+            criteria=criteria,
         )
     reference_value, reference_variance = _pool(reference)
     median_variance = float(np.median([step.variance for step in [*reference, *watched]]))
@@ -224,6 +226,7 @@ def decide_from_steps(
         threshold=threshold,
         periods=len(watched),
         false_alarm=criteria.false_alarm,
+        criteria=criteria,
         bounds_before=_pooled_bounds(reference, metric_name),
         bounds_after=_pooled_bounds(steps_after, metric_name),
     )

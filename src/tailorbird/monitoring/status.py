@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 
 from tailorbird.events import DAY, to_iso, to_iso_minute
 from tailorbird.monitoring.daily import read_reports
+from tailorbird.monitoring.figures.label_free import auc_interval
 from tailorbird.monitoring.figures.report import Figures, figures_to_json, slot_delays, summarize
 from tailorbird.monitoring.versions import CHAMPION_CHANGES, Aliases, AuditEntry, RegistryReader
 from tailorbird.pages.notebook import text_html
 
 DECISIONS_MAX = 4
+SLOTS_MAX = 2  # slots with scores, the busiest first
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,22 @@ def build_status(
         registry.aliases(),
         registry.audit(),
     )
-    champion = summarize_day(today_cells.filter(pc.field("version") == aliases.champion), now - DAY)
+    # A score promises clicks in its own slot only, and only where the champion gave it.
+    is_scored = (pc.field("version") == aliases.champion) & (pc.field("predicted_clicks") > 0)
+    scored_slots = sorted(
+        summarize(today_cells.filter(is_scored), now - DAY, now, by="slot", delays=delays),
+        key=lambda row: -row.seen,
+    )[:SLOTS_MAX]
     previous_day = summarize_day(cells.filter(minute < now - DAY), now - 2 * DAY)
     lines = [
         f"{to_iso_minute(now)}, the last 24 hours against the 24 before",
-        *_describe_traffic(today, previous_day, champion),
+        *_describe_traffic(today, previous_day, scored_slots),
         _describe_slots(today_cells, now, delays),
         "; ".join(
             [
-                _describe_models(aliases, champion, _later_promotion(audit, aliases.champion, now)),
+                _describe_models(
+                    aliases, scored_slots, _later_promotion(audit, aliases.champion, now)
+                ),
                 *churn_notes,
             ]
         ),
@@ -106,7 +115,7 @@ def build_status(
 
 
 def _describe_traffic(
-    today: Figures | None, previous_day: Figures | None, champion: Figures | None
+    today: Figures | None, previous_day: Figures | None, scored_slots: Sequence[Figures]
 ) -> list[str]:
     if today is None:
         return ["requests: none was served"]
@@ -117,8 +126,7 @@ def _describe_traffic(
         f"{today.error_rate:.2%} errors, {today.empty_rate:.2%} empty, "
         f"{today.degraded_rate:.2%} degraded",
         f"clicks: CTR {_format_rate(today, 'ctr')}{_format_change(today, previous_day, 'ctr')}"
-        f"{_expected_ctr(champion)}, calibration "
-        f"{'unknown' if math.isnan(today.calibration) else format(today.calibration, '.2f')}",
+        f"{_describe_promises(scored_slots)}",
         f"purchases: conversion {_format_rate(today, 'conversion')}"
         f"{_format_change(today, previous_day, 'conversion')}"
         f", {today.conversion_estimated_share:.0%} of it estimated, revenue {today.revenue:,.2f}"
@@ -135,10 +143,14 @@ def _describe_slots(cells: pa.Table, now: int, delays: dict[str, Any]) -> str:
     )
 
 
-def _expected_ctr(champion: Figures | None) -> str:
-    if champion is None or math.isnan(champion.ctr_expected):
-        return ""
-    return f", the champion's scores promise {_format_rate(champion, 'ctr_expected')}"
+def _describe_promises(scored_slots: Sequence[Figures]) -> str:
+    """Return what the champion's scores promise in each slot beside what people clicked there."""
+    return "".join(
+        f"; the champion in {row.group} {row.ctr:.2%} of {row.seen:,}, its scores promise "
+        f"{_format_rate(row, 'ctr_expected')}, calibration "
+        f"{'unknown' if math.isnan(row.calibration) else format(row.calibration, '.2f')}"
+        for row in scored_slots
+    )
 
 
 def _later_promotion(audit: Sequence[AuditEntry], champion: str, now: int) -> str:
@@ -153,14 +165,19 @@ def _later_promotion(audit: Sequence[AuditEntry], champion: str, now: int) -> st
     )
 
 
-def _describe_models(aliases: Aliases, champion: Figures | None, promoted_later: str) -> str:
+def _describe_models(aliases: Aliases, scored_slots: Sequence[Figures], promoted_later: str) -> str:
     text = f"models: champion {aliases.champion or 'none'}"
     if promoted_later:
         return f"{text}, promoted later, {promoted_later}"
+    champion = next(iter(scored_slots), None)
     if champion is not None and not math.isnan(champion.auc_expected):
         low, high = champion.auc_expected_low, champion.auc_expected_high
-        text += f" (AUC {champion.auc_expected:.2f} expected, {low:.2f} to {high:.2f}"
-        text += "" if math.isnan(champion.auc) else f"; by clicks so far {champion.auc:.2f}"
+        text += f" (AUC in {champion.group} {champion.auc_expected:.2f} expected, "
+        text += f"{low:.2f} to {high:.2f}"
+        if not math.isnan(champion.auc):
+            low, high = auc_interval(champion.auc, champion.clicks, champion.seen)
+            text += f"; by {champion.clicks:,} clicks on {champion.seen:,} seen items so far "
+            text += f"{champion.auc:.2f}, {low:.2f} to {high:.2f}"
         text += ")"
     if aliases.previous:
         text += f", previous {aliases.previous}"

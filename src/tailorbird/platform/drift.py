@@ -10,6 +10,7 @@ from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso_minute
 from tailorbird.lake import Lake
+from tailorbird.monitoring import RetrainVerdict
 from tailorbird.monitoring.churn import score_signal
 from tailorbird.monitoring.drift import Cause, Episode, Signal, find_episodes, name_cause
 from tailorbird.monitoring.drift.causes import OUTAGE, Change, name_cause_of_fall
@@ -20,6 +21,7 @@ from tailorbird.monitoring.drift.detect import (
     OUTAGE_DAYS_MIN,
     Floats,
 )
+from tailorbird.monitoring.drift.explained import EVENT_COLUMNS, RECORD_COLUMNS, count_requests
 from tailorbird.monitoring.drift.judgement import (
     DriftRow,
     Judgement,
@@ -158,19 +160,32 @@ def _detect_drift(
     ), drift_rows
 
 
-def explain_fall(project: Project, clock: Clock, reference_from: int, since: int) -> Cause:
-    """Return the likely cause of a fall of the champion's clicks against those of a control.
+def explain_fall(
+    project: Project, clock: Clock, decision: RetrainVerdict, reference_from: int
+) -> Cause:
+    """Return the likely cause of a fall of the champion's figures.
 
     Args:
-        reference_from: since when clicks were as they were before the fall.
-        since: when the fall began.
+        decision: the judgement that found it.
+        reference_from: since when the figure was as it was before the fall.
     """
-    store, now = _sketch_store(project), clock.now()
+    assert decision.since is not None
+    store, now, lake = _sketch_store(project), clock.now(), Lake(project.paths.lake)
     store.refresh(reference_from, now)
     signals, start_us = store.read(reference_from, now)
-    return name_cause_of_fall(
-        signals, (since - start_us) // HOUR, start_us, _model_changes(project, clock)
+    slot = project.slots[decision.criteria.slot]
+    attribution_us = parse_duration(slot.attribution)
+    requests = count_requests(
+        lake.events(EVENT_COLUMNS, reference_from - attribution_us, now),
+        lake.responses(RECORD_COLUMNS, reference_from, now) if lake.exists("answers") else None,
+        decision.criteria,
+        reference_from=reference_from,
+        since=decision.since,
+        denominator=slot.denominator,
+        attribution=attribution_us,
     )
+    start = (decision.since - start_us) // HOUR
+    return name_cause_of_fall(signals, start, start_us, requests, _model_changes(project, clock))
 
 
 def fall_details(since: int, reason: str, cause: Cause) -> dict[str, str]:

@@ -12,7 +12,7 @@ from tests.support.monitored import make_visit, write_events, write_visits
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.lake import Lake
 from tailorbird.monitoring.drift import Episode, MovedSignal, Signal, find_episodes, name_cause
-from tailorbird.monitoring.drift.causes import Change, name_cause_of_fall
+from tailorbird.monitoring.drift.causes import Change
 from tailorbird.monitoring.drift.sketches import SketchStore
 from tailorbird.training.sketches import signed_bins
 
@@ -249,14 +249,3 @@ def test_scores_that_moved_after_a_promotion_are_explained_by_it():
     change = Change(MIDNIGHT + 239 * HOUR, "trainer: promote v0002")
     assert name_cause(episode, [scores, EVENTS], MIDNIGHT, [change]).evidence == change.what
     assert name_cause(episode, [scores, EVENTS], MIDNIGHT).name == "unknown"
-
-
-def test_a_fall_against_the_control_is_explained_by_what_the_model_depends_on():
-    busy = two_phases("events", "traffic", [100], [190], ("all",))
-    others = two_phases("f", "feature", [0, 9, 1], [0, 1, 9], ("missing", "0", "1"))
-    cause = name_cause_of_fall([busy, others], 240, MIDNIGHT)
-    assert cause.name == "change of taste", "a promotion moves both arms alike"
-    lost = two_phases("click.session_id", "field", [1, 99], [60, 40], ("missing", "set"))
-    cause = name_cause_of_fall([busy, others, lost], 240, MIDNIGHT)
-    assert cause.name == "tracker lost a field"
-    assert cause.evidence == "click.session_id is missing in 60%, 1% before"

@@ -137,3 +137,19 @@ def auc_of(positives: Floats, seen: Floats) -> Floats:
     return np.divide(
         won_pair_count, pair_count, out=np.full(len(won_pair_count), math.nan), where=pair_count > 0
     )
+
+
+def auc_interval(auc: float, clicks: int, seen: int) -> tuple[float, float]:
+    """Return the 95 % interval of an AUC (Hanley and McNeil, Radiology 1982)."""
+    others = seen - clicks
+    if clicks < 1 or others < 1:
+        return math.nan, math.nan
+    both_above = auc / (2.0 - auc)  # two clicked items above one that was not
+    one_above = 2.0 * auc**2 / (1.0 + auc)
+    variance = (
+        auc * (1.0 - auc)
+        + (clicks - 1) * (both_above - auc**2)
+        + (others - 1) * (one_above - auc**2)
+    ) / (clicks * others)
+    error = 1.96 * math.sqrt(max(variance, 0.0))
+    return max(auc - error, 0.0), min(auc + error, 1.0)

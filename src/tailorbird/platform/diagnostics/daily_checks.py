@@ -63,7 +63,12 @@ class DayCheck:
 
 
 def check_day(
-    project: Project, day: str = "", *, out: Path | None = None, should_alert: bool = False
+    project: Project,
+    day: str = "",
+    *,
+    out: Path | None = None,
+    should_alert: bool = False,
+    now: int | None = None,
 ) -> DayCheck:
     """Check the data of a day, and store the result with a page of all days.
 
@@ -71,6 +76,7 @@ def check_day(
         day: ISO 8601, in UTC; "" is yesterday.
         out: also write the page to this file.
         should_alert: also report a failed check to `checks.alert`.
+        now: the time of the check; by default the system's.
 
     Raises:
         UsageError: the day has not come yet.
@@ -83,7 +89,7 @@ def check_day(
     from tailorbird.monitoring import daily
     from tailorbird.monitoring.daily_page import write_page
 
-    now = SystemClock().now()
+    now = SystemClock().now() if now is None else now
     day_number = _day_number(day) if day else now // DAY - 1
     if day_number * DAY > now:
         raise UsageError(f"{day} has not come yet", where="--day")

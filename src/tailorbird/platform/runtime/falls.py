@@ -231,9 +231,10 @@ def decide_action(
         reason = "the order by a single target does not depend on its calibration"
         return LevelVerdict("retrain", f"{fall.decision.reason}; {reason}")
     if fall.is_level_fall:
-        cause = explain_fall(project, clock, live_since, fall.since)
+        cause = explain_fall(project, clock, fall.decision, live_since)
         if cause.name in DATA_FAULTS:
             reason = f"{fall.decision.reason}; the cause is {cause.name}, {cause.evidence}"
+            reason += f"; nothing is learned from {cause.describe_reach()}"
             return LevelVerdict("hold", reason)
     registry = Registry(project.paths.registry, clock=clock)
     champion_folder = registry.champion_folder()

@@ -24,14 +24,15 @@ from typing import Any
 from tailorbird.config import Project
 from tailorbird.config.schemas import with_applied_features
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import HOUR, Clock, parse_duration
+from tailorbird.events import DAY, HOUR, Clock, parse_duration, to_iso
 from tailorbird.events.schedule import next_run
 from tailorbird.lake import Lake
 from tailorbird.monitoring import RetrainVerdict
 from tailorbird.monitoring.drift import Cause
 from tailorbird.monitoring.versions import CHAMPION_CHANGES
 from tailorbird.periodic import PeriodicTask
-from tailorbird.platform.drift import FALL_ACTION, explain_fall, fall_details
+from tailorbird.platform.diagnostics.daily_checks import check_day
+from tailorbird.platform.drift import FALL_ACTION, explain_fall, fall_details, find_drift
 from tailorbird.platform.monitoring import FIGURES_INTERVAL_S, FiguresTask
 from tailorbird.platform.notify import NOTIFY_INTERVAL_S, NotifyTask
 from tailorbird.platform.progress import Progress, no_progress
@@ -54,6 +55,7 @@ from tailorbird.training.recalibrate import publish_recalibrated
 from tailorbird.training.settings import TrainReport, TrainSettings
 from tailorbird.training.tuning.tuned import TUNED_FILE, apply_tuned
 
+DAYS_EXAMINED = 3  # days of a fall whose data is checked; each takes seconds
 FIRST_CHECK_S = 60.0  # after the start, so that restarts hide no training that cannot run
 
 log = logging.getLogger(__name__)
@@ -315,12 +317,26 @@ def record_fall(
     )
     if decision.since is None or last_action == FALL_ACTION:
         return None
-    cause = explain_fall(project, clock, reference_from, decision.since)
+    cause = explain_fall(project, clock, decision, reference_from)
     why = f"{decision.reason}. Likely cause: {cause.name}, {cause.evidence}"
     details = fall_details(decision.since, decision.reason, cause)
     registry.record(FALL_ACTION, champion, by=ACTOR, why=why, details=details)
     log.warning("fall of %s: %s", champion, why)
+    _examine_days(project, clock, decision.since)
     return cause
+
+
+def _examine_days(project: Project, clock: Clock, since: int) -> None:
+    """Judge drift, and check the days of a fall, so that the status can say what else is known."""
+    now = clock.now()
+    today = now // DAY  # which is not over
+    first_day = min(max(since // DAY, today - DAYS_EXAMINED), today - 1)
+    try:
+        for day_number in range(first_day, today):
+            check_day(project, to_iso(day_number * DAY)[:10], now=now)
+        find_drift(project, clock)
+    except TailorbirdError as error:
+        log.info("the days of the fall: %s", error)
 
 
 def _is_other_model_pending(project: Project, registry: Registry, slot: str, now: int) -> bool:

@@ -113,7 +113,8 @@ def _play_skew(base: Path, folder: Path) -> Sequence[Alarm]:
     )
     window = {"from": BEGIN, "test_from": NOW - 9 * DAY}
     about = {"slot": "home", "source": "logged answers", "window": window}
-    make_bundle(folder / "bundle", extra={SKETCHES_FILE: to_bytes(rows)}, metrics={"about": about})
+    extra_files = {SKETCHES_FILE: to_bytes(rows)}
+    make_bundle(folder / "bundle", extra_files=extra_files, metrics={"about": about})
     registry = Registry(project.paths.registry, clock=clock)
     registry.promote(registry.add(folder / "bundle"), by="ada", why="looks good")
     rows_found = find_drift(project, clock, against="training").episodes

@@ -349,14 +349,18 @@ def measure_windows(
     is_fitted = is_counted[:history_windows]
     if is_fitted.sum() < COMPARED_MIN:
         return distance, np.zeros(len(counts))
+    # One event more or less in a share is chance, even if a history never had one.
+    least_square = np.full(len(counts), 1e-12)
+    if signal.kind not in (TRAFFIC_KIND, LABEL_KIND):
+        least_square = 1.0 / effective_requests**2
     # Robust against drift in the history: the largest values are taken out before the second fit.
-    expected_square = np.full(len(counts), max(float(squared_distance[is_fitted].mean()), 1e-12))
+    expected_square = np.maximum(squared_distance[is_fitted].mean(), least_square)
     for _ in range(2):
         solution = np.linalg.lstsq(design[is_fitted], squared_distance[is_fitted], rcond=None)[0]
         a, b = max(float(solution[0]), 0.0), max(float(solution[1]), 0.0)
         if a + b <= 0:
             break
-        expected_square = np.maximum(a + b / effective_requests, 1e-12)
+        expected_square = np.maximum(a + b / effective_requests, least_square)
         ratio = squared_distance / expected_square[:history_windows]
         if (ratio > 0).any():
             is_fitted = is_counted[:history_windows] & (ratio < 5.0 * np.median(ratio[ratio > 0]))

@@ -141,7 +141,8 @@ class Requests:
 
     def from_devices_without(self, type_: str, field: str) -> Bools:
         """Return those from devices on which a field is missing more often than before."""
-        events = self.events.filter(pc.equal(self.events["type"], type_))
+        is_person = pc.fill_null(pc.not_equal(self.events["agent"], "bot"), True)
+        events = self.events.filter(pc.and_(pc.equal(self.events["type"], type_), is_person))
         is_missing = pc.is_null(events[field]).to_numpy().astype(np.float64)
         is_after = micros(events["ts"]) >= self.since
         device, names = encode_values(pc.fill_null(events["device"], ""))

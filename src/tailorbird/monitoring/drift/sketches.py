@@ -22,6 +22,7 @@ from tailorbird.lake import Lake
 from tailorbird.monitoring.arrivals import Arrivals
 from tailorbird.monitoring.drift.detect import (
     CLICKED_BIN,
+    EVENTS_SIGNAL,
     LABEL_KIND,
     TRAFFIC_KIND,
     VECTOR_KIND,
@@ -37,8 +38,10 @@ from tailorbird.training.sketches import (
 )
 
 SETTLE_US = 10 * MINUTE
+# In the notes of an hour. One without it counts crawlers as people, and is computed again.
+WITHOUT_CRAWLERS_KEY = b"without_crawlers"
 SLOT_KINDS = ("feature", "score", VECTOR_KIND)  # kinds that are counted by slot
-VISIT_SIGNALS = ("events", "responses")  # signals of people; the others are also of profiles
+VISIT_SIGNALS = (EVENTS_SIGNAL, "responses")  # signals of people; the others are also of profiles
 VECTOR_HOURS = 7 * 24  # without an answer, after which the vectors of a version are left out
 PLAUSIBLE_SHARE = 0.1  # of the median day: what a first day has at least
 RESPONSE_COLUMNS = (
@@ -91,6 +94,7 @@ class SketchStore:
             hour
             for hour in range(since // HOUR * HOUR, now - HOUR - SETTLE_US, HOUR)
             if (notes := self._files.read_notes(hour)) is None
+            or notes.get(WITHOUT_CRAWLERS_KEY) is None
             or arrivals.has_later(hour, hour + HOUR, notes.get(POSITION_KEY, 0))
         ]
         hours_by_day: dict[int, list[int]] = {}
@@ -109,7 +113,7 @@ class SketchStore:
                 tables = [_with_slot(sketch_events(_rows_of_hour(events, hour)), "")]
                 if responses is not None:
                     tables += self._response_tables(_rows_of_hour(responses, hour))
-                notes = {POSITION_KEY: arrivals.position}
+                notes = {POSITION_KEY: arrivals.position, WITHOUT_CRAWLERS_KEY: 1}
                 self._files.write(hour, pa.concat_tables(tables), notes)
         return len(due_hours)
 
@@ -281,20 +285,25 @@ def _category_rows(name: str, kind: str, column: pa.ChunkedArray) -> list[Histog
 
 
 def sketch_events(events: pa.Table) -> list[HistogramRow]:
-    """Return what was reported: types, clicks, missing fields by type, bots, and their number."""
+    """Return what people reported: types, clicks, missing fields by type, and their number.
+
+    Known crawlers count as agents only: their events lack what a tracker sends, and are as many as
+    they like.
+    """
     reported_events = events.filter(pc.is_in(events["type"], pa.array(_REPORTED_TYPES)))
-    rows: list[HistogramRow] = []
-    if reported_events.num_rows:
-        rows.append(("events", TRAFFIC_KIND, False, "all", float(reported_events.num_rows)))
-        rows += _category_rows("event types", "event_types", reported_events["type"])
-        rows += _category_rows("agent", "agent", pc.fill_null(reported_events["agent"], "person"))
-        rows += _category_rows("event device", "event_device", reported_events["device"])
-        rows += _click_rows(reported_events)
+    agents = pc.fill_null(reported_events["agent"], "person")
+    people_events = reported_events.filter(pc.not_equal(agents, "bot"))
+    rows = _category_rows("agent", "agent", agents)
+    if people_events.num_rows:
+        rows.append((EVENTS_SIGNAL, TRAFFIC_KIND, False, "all", float(people_events.num_rows)))
+        rows += _category_rows("event types", "event_types", people_events["type"])
+        rows += _category_rows("event device", "event_device", people_events["device"])
+        rows += _click_rows(people_events)
     item_profile_count = pc.sum(pc.equal(events["type"], "item")).as_py() or 0
     if item_profile_count:
         rows.append(("item profiles", TRAFFIC_KIND, False, "all", float(item_profile_count)))
-    for type_ in pc.unique(reported_events["type"]).to_pylist():
-        type_events = reported_events.filter(pc.equal(reported_events["type"], type_))
+    for type_ in pc.unique(people_events["type"]).to_pylist():
+        type_events = people_events.filter(pc.equal(people_events["type"], type_))
         for field in CHECKED_FIELDS:
             missing_count = type_events[field].null_count
             name, known_count = f"{type_}.{field}", type_events.num_rows - missing_count
@@ -304,11 +313,8 @@ def sketch_events(events: pa.Table) -> list[HistogramRow]:
     return rows
 
 
-def _click_rows(reported_events: pa.Table) -> list[HistogramRow]:
+def _click_rows(people_events: pa.Table) -> list[HistogramRow]:
     """Return items that people clicked on, and saw only."""
-    people_events = reported_events.filter(
-        pc.fill_null(pc.not_equal(reported_events["agent"], "bot"), True)
-    )
     seen_lists = people_events["items"].filter(pc.equal(people_events["type"], "impression"))
     if not len(seen_lists):
         return []

@@ -115,10 +115,20 @@ def _judge_question(layout: Layout, role: str, error: AskError) -> str:
         return "asked"
     if role != error.option:
         return "open"  # what else is right shows once the question is answered
-    answers = [
-        answer.rpartition(":")[2].replace("#", "c") for answer in getattr(layout, role).split("|")
-    ]
-    return "asked" if {answer or "none" for answer in answers} & set(error.choices) else "wrong"
+    answers = {
+        name for answer in getattr(layout, role).split("|") for name in _name_choices(answer)
+    }
+    return "asked" if answers & set(error.choices) else "wrong"
+
+
+def _name_choices(answer: str) -> list[str]:
+    """Return how a question may call an answer: without a header, by number or the file's name."""
+    file, _, name = answer.rpartition(":")
+    if not name.startswith("#"):
+        return [name or "none"]
+    words = file.partition(".")[0].split("-")
+    position = int(name[1:])
+    return [f"c{position}", *words[position - 1 : position]]
 
 
 def _is_right(truth: str, column: str | None, columns: tuple[str, ...]) -> bool:

@@ -2,15 +2,20 @@
 
     python -m benchmarks.first_files [--set development|held_out] [--json]
 
-A role is `right`, `asked` (`init` stops with a question that offers the right column) or `wrong`
-without a word. A module in the folder of the set has its layouts in `LAYOUTS`.
+A role is `right`, `asked` (`init` stops with a question that offers the right column), `open` (it
+stops with a question about another role first), `wrong` without a word, or of a layout that is
+`refused` with a reason or whose reading ended in an `error`, which is a defect. A format with an
+adapter is right if it is recognised. The values of a type's column are a role of their own.
+A module in the folder of the set has its layouts in `LAYOUTS`.
 """
 
 import argparse
 import importlib
 import json
 import pkgutil
+import sys
 import tempfile
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -19,13 +24,13 @@ import numpy as np
 from benchmarks.first_files.layout import CONSTANT, NONE, Layout
 from benchmarks.quality.product.report import describe_provenance
 from tailorbird.errors import InputError
-from tailorbird.events import SystemClock
 from tailorbird.events.adapters.mapping.file import TypeColumn, parse_mapping
 from tailorbird.events.guess import ROLE_OPTIONS, AskError
-from tailorbird.proposal import propose
+from tailorbird.platform.create import propose_from
 
 ROWS = 3_000
 ROLES = ("time", "person", "item", "type")
+VALUES = "event_types"  # what the values of the type's column mean
 
 
 def main() -> None:
@@ -66,13 +71,18 @@ def judge(layout: Layout) -> dict[str, str]:
         folder = Path(scratch)
         layout.write(folder, np.random.default_rng(7), ROWS)
         try:
-            proposal = propose(folder, SystemClock().now())
+            files = sorted(folder.iterdir())
+            proposal = propose_from(files[0] if len(files) == 1 else folder)
         except AskError as error:
             return {role: _judge_question(layout, role, error) for role in ROLES}
         except InputError:
             return dict.fromkeys(ROLES, "refused")
+        except Exception:  # It counts as a row of the report, not as the end of it.
+            print(f"{layout.name}: {traceback.format_exc()}", file=sys.stderr)
+            return dict.fromkeys(ROLES, "error")
     if not proposal.mapping:  # An adapter reads this format.
-        return dict.fromkeys(ROLES, f"read as {proposal.format}")
+        is_right = proposal.format == layout.name.partition("-")[0]
+        return dict.fromkeys(ROLES, "right" if is_right else "wrong")
     source = next(
         source
         for source in parse_mapping(proposal.mapping, "proposal").source
@@ -85,12 +95,19 @@ def judge(layout: Layout) -> dict[str, str]:
         "item": source.item_id,
         "type": type_.column if isinstance(type_, TypeColumn) else CONSTANT + type_,
     }
-    return {
+    verdicts = {
         role: "right"
         if _is_right(getattr(layout, role), proposed[role], source.columns)
         else "wrong"
         for role in ROLES
     }
+    if layout.event_types and isinstance(type_, TypeColumn):
+        are_right = all(
+            type_.values.get(value, value) in meaning.split("|")
+            for value, meaning in layout.event_types.items()
+        )
+        verdicts[VALUES] = "right" if are_right else "wrong"
+    return verdicts
 
 
 def _judge_question(layout: Layout, role: str, error: AskError) -> str:
@@ -98,10 +115,20 @@ def _judge_question(layout: Layout, role: str, error: AskError) -> str:
         return "asked"
     if role != error.option:
         return "open"  # what else is right shows once the question is answered
-    answers = [
-        answer.rpartition(":")[2].replace("#", "c") for answer in getattr(layout, role).split("|")
-    ]
-    return "asked" if {answer or "none" for answer in answers} & set(error.choices) else "wrong"
+    answers = {
+        name for answer in getattr(layout, role).split("|") for name in _name_choices(answer)
+    }
+    return "asked" if answers & set(error.choices) else "wrong"
+
+
+def _name_choices(answer: str) -> list[str]:
+    """Return how a question may call an answer: without a header, by number or the file's name."""
+    file, _, name = answer.rpartition(":")
+    if not name.startswith("#"):
+        return [name or "none"]
+    words = file.partition(".")[0].split("-")
+    position = int(name[1:])
+    return [f"c{position}", *words[position - 1 : position]]
 
 
 def _is_right(truth: str, column: str | None, columns: tuple[str, ...]) -> bool:

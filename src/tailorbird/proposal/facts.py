@@ -156,7 +156,7 @@ def classify_column(name: str, column: pa.Array) -> str:
     """Return whether an attribute is `numeric`, `categorical` or, not usable, `other`."""
     if pa.types.is_floating(column.type):
         return "numeric"
-    if pa.types.is_list(column.type) or pa.types.is_nested(column.type):
+    if pa.types.is_nested(column.type) or pa.types.is_null(column.type):
         return "other"
     distinct_count = pc.count_distinct(column).as_py()
     if name.lower().endswith("_id"):

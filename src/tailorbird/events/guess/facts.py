@@ -202,7 +202,8 @@ def _to_numbers(column: pa.Array) -> np.ndarray:
         column = column.cast(pa.timestamp("s"))
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    # Not every integer is a float exactly, which a cast of Arrow refuses.
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def _share(texts: list[str], pattern: re.Pattern[str]) -> float:

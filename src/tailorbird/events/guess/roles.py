@@ -19,6 +19,7 @@ _TYPES_MAX = 100  # event types of a site; more are something else, such as titl
 _CANDIDATES_MAX = 5  # of a role
 _MARGIN_MIN = 1.0  # points by which an assignment must lead for its role to be beyond doubt
 _IMPOSSIBLE = -100.0
+_WORDS_OF_TEXT = 12.0  # on average, from which a text is prose or an object, not an identifier
 _WHOLE_NAME = 4.0  # points where a name says nothing but the role
 _PART_OF_NAME = 3.0
 _OTHER_NAME = -5.0  # where it says something else
@@ -59,6 +60,7 @@ def score_identifier(column: ColumnFacts, table: TableFacts) -> float:
     if (
         column.kind in ("nested", "boolean", "empty", "decimal", "time")
         or column.null_share > 0.5
+        or column.mean_words > _WORDS_OF_TEXT
         or (column.is_plausible_time and not column.name_facts.head)
     ):
         return _IMPOSSIBLE

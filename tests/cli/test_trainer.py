@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from tailorbird.config.contract_file import EventContract
 from tailorbird.config.paths import Paths
 from tailorbird.config.settings import Settings
 from tailorbird.config.training_settings import TrainSection
@@ -100,6 +101,7 @@ class Shop:
             slots={"home": SLOT, "search": Slot("search")},
             features=SimpleNamespace(numeric=[], categorical=[], schema_hash=""),
             churn={},
+            event_contract=EventContract(),
         )
         registry = Registry(folder / "registry", clock=SimulatedClock(promoted_at))
         self.champion = add(registry, folder / "new", "train")

@@ -107,7 +107,7 @@ def test_promotions_holidays_and_outages_move_the_number_of_events(write, quiet_
 
     usual = count(quiet_events[write])
     assert count(write(_site("promotion:1:12"))) > 1.5 * usual
-    assert count(write(_site("holiday:0.6:24"))) < 0.7 * usual
+    assert count(write(_site("holiday:0.9:24"))) < 0.7 * usual
     assert count(write(_site("outage:1:12"))) == 0
 
 

@@ -24,7 +24,7 @@ _PLAUSIBLE_S = (8e8, 2.05e9)  # 1995 to 2034
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """What a column holds.
+    """Type, shares and examples of the values of a column.
 
     Attributes:
         name_facts: what its name says.
@@ -75,17 +75,17 @@ class TableFacts:
     def median_span(self, name: str, time: str) -> float | None:
         """Return the median time between first and last row of a value, as a share of all."""
         times, codes = self.times(time), self._codes[name]
-        known = (codes >= 0) & ~np.isnan(times)
-        if times[known].size < 50 or np.ptp(times[known]) == 0:
+        is_valid = (codes >= 0) & ~np.isnan(times)
+        if times[is_valid].size < 50 or np.ptp(times[is_valid]) == 0:
             return None
         size = int(codes.max()) + 1
         first, last = np.full(size, np.inf), np.full(size, -np.inf)
-        np.minimum.at(first, codes[known], times[known])
-        np.maximum.at(last, codes[known], times[known])
-        repeated = np.bincount(codes[known], minlength=size) > 1
+        np.minimum.at(first, codes[is_valid], times[is_valid])
+        np.maximum.at(last, codes[is_valid], times[is_valid])
+        repeated = np.bincount(codes[is_valid], minlength=size) > 1
         if repeated.sum() < 20:
             return None
-        return float(np.median((last - first)[repeated]) / np.ptp(times[known]))
+        return float(np.median((last - first)[repeated]) / np.ptp(times[is_valid]))
 
     @lru_cache(256)  # noqa: B019 -- A table is looked at for a moment.
     def stickiness(self, name: str, time: str | None) -> float:
@@ -113,13 +113,13 @@ class TableFacts:
 
     def _measure_determined(self, name: str, other: str) -> tuple[int, float]:
         codes, other_codes = self._codes[name], self._codes[other]
-        known = (codes >= 0) & (other_codes >= 0)
-        if not known.any():
+        is_valid = (codes >= 0) & (other_codes >= 0)
+        if not is_valid.any():
             return 0, 0.0
         size = int(other_codes.max()) + 1
-        pairs = np.unique(codes[known].astype(np.int64) * size + other_codes[known])
+        pairs = np.unique(codes[is_valid].astype(np.int64) * size + other_codes[is_valid])
         values_per_code = np.bincount(pairs // size)
-        repeated = np.bincount(codes[known], minlength=len(values_per_code)) > 1
+        repeated = np.bincount(codes[is_valid], minlength=len(values_per_code)) > 1
         count = int(repeated.sum())
         return count, float((values_per_code[repeated] <= 1).mean()) if count else 0.0
 
@@ -134,9 +134,9 @@ class TableFacts:
         encoded = values.dictionary_encode()
         self._codes[name] = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         distinct = len(encoded.dictionary)
-        known = len(column) - column.null_count
+        value_count = len(column) - column.null_count
         texts = [str(value) for value in encoded.dictionary.slice(0, _EXAMPLES).to_pylist()]
-        looks = texts if kind == "text" else []
+        sampled_texts = texts if kind == "text" else []
         plausible, is_time = _read_time(column, kind)
         return ColumnFacts(
             name=name,
@@ -144,10 +144,12 @@ class TableFacts:
             kind=kind,
             null_share=column.null_count / max(len(column), 1),
             distinct=distinct,
-            rows_per_value=known / max(distinct, 1),
-            mean_words=float(np.mean([len(text.split()) for text in looks])) if looks else 1.0,
-            email_share=_share(looks, _EMAIL),
-            hash_share=_share(looks, _HASH),
+            rows_per_value=value_count / max(distinct, 1),
+            mean_words=float(np.mean([len(text.split()) for text in sampled_texts]))
+            if sampled_texts
+            else 1.0,
+            email_share=_share(sampled_texts, _EMAIL),
+            hash_share=_share(sampled_texts, _HASH),
             is_time=is_time,
             is_plausible_time=plausible,
             is_row_number=kind == "integer" and _counts_rows(column),
@@ -168,8 +170,8 @@ def _kind_of(column: pa.Array) -> str:
     if pa.types.is_integer(type_):
         return "integer"
     if pa.types.is_floating(type_):
-        known = column.drop_null().to_numpy()
-        return "integer" if bool((known == np.floor(known)).all()) else "decimal"
+        numbers = column.drop_null().to_numpy()
+        return "integer" if bool((numbers == np.floor(numbers)).all()) else "decimal"
     return "text"
 
 

@@ -20,7 +20,7 @@ _CANDIDATES_MAX = 5  # of a role
 _MARGIN_MIN = 1.0  # points by which an assignment must lead for its role to be beyond doubt
 _IMPOSSIBLE = -100.0
 _WORDS_OF_TEXT = 12.0  # on average, from which a text is prose or an object, not an identifier
-_WHOLE_NAME = 4.0  # points where a name says nothing but the role
+_FULL_NAME = 4.0  # points where a name says nothing but the role
 _PART_OF_NAME = 3.0
 _OTHER_NAME = -5.0  # where it says something else
 
@@ -43,7 +43,7 @@ def score_name(column: ColumnFacts, *concepts: str) -> float:
         return 0.0
     if not set(facts.readings) & set(concepts):
         return _OTHER_NAME
-    others = set(facts.concepts) - {
+    other_concepts = set(facts.concepts) - {
         *facts.readings,
         *concepts,
         "identifier",
@@ -51,7 +51,7 @@ def score_name(column: ColumnFacts, *concepts: str) -> float:
         "creation",
         "action_detail",
     }
-    points = _PART_OF_NAME if facts.has_unknown or others else _WHOLE_NAME
+    points = _PART_OF_NAME if facts.has_other_words or other_concepts else _FULL_NAME
     return points - 2.0 * facts.has("secondary") - 0.5 * facts.has("coarser")
 
 
@@ -199,11 +199,11 @@ def _score_attributes(table: TableFacts, item: str, columns: dict[str, str]) -> 
 
 def _score_earliest(table: TableFacts, time: str) -> float:
     """Return the points of a time that no other time of its row comes before."""
-    others = [name for name, facts in table.columns.items() if facts.is_plausible_time]
+    other_times = [name for name, facts in table.columns.items() if facts.is_plausible_time]
     moments = table.times(time)
     later = [
         bool((table.times(name) >= moments).mean() > 0.9 and (table.times(name) > moments).any())
-        for name in others
+        for name in other_times
         if name != time
     ]
     return 0.7 * table.weight if later and all(later) else 0.0

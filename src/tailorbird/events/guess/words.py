@@ -19,18 +19,18 @@ _PART_LENGTH_MIN = 2  # of a part of a compound, such as the `id` of `userid`
 
 @dataclass(frozen=True)
 class NameFacts:
-    """What a name says.
+    """Concepts and qualifiers that a name has.
 
     Attributes:
         concepts: all that its words stand for, in their order.
         head: the concept that the name as a whole stands for; "" for none.
-        has_unknown: whether it has words of no concept.
+        has_other_words: whether it has words of no concept.
         readings: what it may stand for: of a single word, such as `tid`, everything.
     """
 
     concepts: tuple[str, ...]
     head: str
-    has_unknown: bool
+    has_other_words: bool
     readings: tuple[str, ...] = ()
 
     def has(self, concept: str) -> bool:
@@ -70,7 +70,7 @@ def find_event_type(value: str) -> str:
     words, lists = split_words(value), _index_types()
     matches: list[str] = []
     for phrase in (" ".join(words), *_phrases(words)):
-        matches += _look_up(phrase, lists)
+        matches += _find_concepts(phrase, lists)
         if matches and phrase == " ".join(words):
             break
     if "none" in matches:
@@ -88,16 +88,18 @@ def _phrases(words: list[str]) -> Iterator[str]:
 def _read_words(words: list[str]) -> NameFacts:
     lists = _index_words()
     concepts: list[str] = []
-    has_unknown = False
+    has_other_words = False
     position = 0
     while position < len(words):
         pair = " ".join(words[position : position + 2])
-        if position + 1 < len(words) and (matches := _look_up(pair, lists)):
+        if position + 1 < len(words) and (matches := _find_concepts(pair, lists)):
             position += 2
-        elif matches := _look_up(words[position], lists) or _split_compound(words[position], lists):
+        elif matches := _find_concepts(words[position], lists) or _split_compound(
+            words[position], lists
+        ):
             position += 1
         else:
-            has_unknown = has_unknown or not words[position].isdigit()
+            has_other_words = has_other_words or not words[position].isdigit()
             position += 1
         concepts += matches
     order = _head_concepts()
@@ -106,10 +108,10 @@ def _read_words(words: list[str]) -> NameFacts:
     if head in _ENTITIES:
         head = [concept for concept in heads if concept in _ENTITIES][-1]
     readings = tuple(heads) if len(words) == 1 and len(words[0]) <= 3 else (head,)
-    return NameFacts(tuple(concepts), head, has_unknown, readings)
+    return NameFacts(tuple(concepts), head, has_other_words, readings)
 
 
-def _look_up(phrase: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _find_concepts(phrase: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the concepts of a phrase, also in the plural."""
     if phrase in lists:
         return lists[phrase]
@@ -124,7 +126,7 @@ def _look_up(phrase: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ..
 def _split_compound(word: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the concepts of both parts of a compound, such as `Bestelldatum` or `userid`."""
     for end in range(len(word) - _PART_LENGTH_MIN, _PART_LENGTH_MIN, -1):
-        first, second = _look_up(word[:end], lists), _look_up(word[end:], lists)
+        first, second = _find_concepts(word[:end], lists), _find_concepts(word[end:], lists)
         if first and second:
             return (*first, *second)
     return ()
@@ -136,9 +138,9 @@ def _index_words() -> dict[str, tuple[str, ...]]:
     for concept, languages in _read_file().items():
         if concept != "types":
             for phrase in (phrase for phrases in languages.values() for phrase in phrases):
-                known = concepts_by_phrase.get(fold(phrase), ())
-                if concept not in known:
-                    concepts_by_phrase[fold(phrase)] = (*known, concept)
+                other_concepts = concepts_by_phrase.get(fold(phrase), ())
+                if concept not in other_concepts:
+                    concepts_by_phrase[fold(phrase)] = (*other_concepts, concept)
     return concepts_by_phrase
 
 

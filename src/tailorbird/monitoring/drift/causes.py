@@ -148,7 +148,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the signals of a cause show.
+    """Evidence of a cause in its signals.
 
     Attributes:
         strength: in units of what chance allows.

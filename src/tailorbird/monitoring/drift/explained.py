@@ -1,4 +1,4 @@
-"""How much of a fall of clicks a cause explains: the figure without the requests that it reaches.
+"""Measure the share of a fall of clicks that a cause explains, without the requests that it reaches.
 
     fall       log of the figure before, less the log after: of the model's arm over its control's,
                or of the champion alone
@@ -45,7 +45,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Explained:
-    """What is left of a fall without some requests.
+    """A fall without some requests: what remains of it.
 
     Attributes:
         share: of the fall that they explain; NaN if too few other requests are there to tell.

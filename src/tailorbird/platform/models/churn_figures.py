@@ -165,7 +165,7 @@ def refresh_safely(project: Project, clock: Clock, name: str) -> ChurnRecord:
 
 @dataclass(frozen=True)
 class ScheduledTraining:
-    """When a churn model is due by `train.every`, microseconds, after refusals in a row.
+    """The time when a churn model is due by `train.every`, microseconds, after refusals in a row.
 
     The rows of a few days more hardly change what the gate says, so that each refusal doubles the
     wait.

@@ -42,13 +42,11 @@ class PeriodicTask:
         run_at_start: bool = True,
         on_failure: Callable[[], object] | None = None,
     ) -> None:
-        self.name, self._tick, self._interval_s, self._run_at_start, self._on_failure = (
-            name,
-            tick,
-            interval_s,
-            run_at_start,
-            on_failure,
-        )
+        self.name = name
+        self._tick = tick
+        self._interval_s = interval_s
+        self._run_at_start = run_at_start
+        self._on_failure = on_failure
         self.failure_count = 0
         self.last_success_at = 0.0
         self._stop_event = threading.Event()

@@ -125,11 +125,9 @@ class Health:
     def __init__(
         self, progress_event: ProgressEvent, *, stalled_after_s: float, metrics: Callable[[], bytes]
     ) -> None:
-        self._progress_event, self._stalled_after_s, self.metrics = (
-            progress_event,
-            stalled_after_s,
-            metrics,
-        )
+        self._progress_event = progress_event
+        self._stalled_after_s = stalled_after_s
+        self.metrics = metrics
 
     def is_alive(self) -> bool:
         return not self._stalled_after_s or self._progress_event.age_s() < self._stalled_after_s
@@ -147,7 +145,8 @@ def serve_health(health: Health, host: str, port: int) -> Iterator[int]:
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 5  # Seconds for an idle connection.
-        server_version, sys_version = "tailorbird", ""
+        server_version = "tailorbird"
+        sys_version = ""
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]

@@ -199,7 +199,9 @@ class _BackupAttempt:
     def __init__(
         self, project: Project, backup_storage: BackupStorage, clock: Clock, progress: Progress
     ) -> None:
-        self._project, self._backup_storage, self._clock = project, backup_storage, clock
+        self._project = project
+        self._backup_storage = backup_storage
+        self._clock = clock
         self._progress = progress
         self._done_by_stage: dict[str, int] = {}  # Bytes of logs, files of the lake.
         self._started_at = time.monotonic()
@@ -285,7 +287,8 @@ class _BackupAttempt:
         return {log.path.stem: log.span for log in logs}
 
     def _add_lake(self, lake_snapshot: LakeSnapshot) -> None:
-        lake_path, total = self._project.paths.lake, len(lake_snapshot.files)
+        lake_path = self._project.paths.lake
+        total = len(lake_snapshot.files)
         sizes: dict[str, int] = {}
 
         def store_file(name_and_checksum: tuple[str, str]) -> None:
@@ -315,7 +318,8 @@ class _BackupAttempt:
 
     def _add_log(self, name: str, path: Path) -> None:
         """Add a log in parts, of which those that did not change are there already."""
-        size, blob_names = path.stat().st_size, []
+        size = path.stat().st_size
+        blob_names = []
         with path.open("rb") as file, ThreadPoolExecutor(_THREAD_COUNT) as pool:
             while parts := [part for _ in range(_PARTS_AT_ONCE) if (part := file.read(PART_BYTES))]:
                 blob_names += pool.map(pace_calls(self._backup_storage.put_blob), parts)
@@ -325,7 +329,8 @@ class _BackupAttempt:
     def _add_files(self, paths: Iterable[Path], root: Path, prefix: str) -> None:
         for path in paths:
             try:
-                content, mode = path.read_bytes(), path.stat().st_mode & 0o777
+                content = path.read_bytes()
+                mode = path.stat().st_mode & 0o777
             except FileNotFoundError:  # It was deleted since the folder was listed.
                 continue
             blob_names = tuple(

@@ -10,11 +10,10 @@ from tailorbird.lake.delta.versions import TableVersion
 from tailorbird.stream.released import decode_with_checksum, encode_with_checksum
 
 MANIFEST_FORMAT = 1
-PROJECT_PREFIX, DATA_PREFIX, LAKE_PREFIX = (
-    "project",
-    "data",
-    "lake",
-)  # first part of a path: below which folder it is
+# first part of a path: below which folder it is
+PROJECT_PREFIX = "project"
+DATA_PREFIX = "data"
+LAKE_PREFIX = "lake"
 
 
 class StoredFile(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -77,7 +77,8 @@ def record_origin(project: Project) -> CopyReport | None:
     Raises:
         DamageError: the project is a copy whose logs are behind its lake or its router.
     """
-    data_folder, run_folder = project.paths.data, project.paths.run
+    data_folder = project.paths.data
+    run_folder = project.paths.run
     report = inspect_copy(project)
     if report is not None and report.missing:
         fix = "tailorbird restore URI FOLDER, or copy the original again while no role runs"
@@ -118,14 +119,14 @@ def inspect_copy(project: Project) -> CopyReport | None:
     if origin.inode == paths.data.stat().st_ino:
         if not origin.copied_from:
             return None
-        copied_from, was_running = origin.copied_from, origin.was_running
+        copied_from = origin.copied_from
+        was_running = origin.was_running
     else:
-        copied_from, was_running = origin.path, _has_open_writers(paths.run, project)
+        copied_from = origin.path
+        was_running = _has_open_writers(paths.run, project)
     lake_positions = read_released_positions(paths.lake)
-    waiting, missing = (
-        unloaded_rows_by_log(lake_positions, project.stream),
-        _describe_missing_rows(project, lake_positions),
-    )
+    waiting = unloaded_rows_by_log(lake_positions, project.stream)
+    missing = _describe_missing_rows(project, lake_positions)
     return CopyReport(copied_from, was_running, waiting, missing)
 
 

@@ -219,8 +219,11 @@ class _FileWriter:
     def __init__(
         self, backup_storage: BackupStorage, manifest: Manifest, folder: Path, progress: Progress
     ) -> None:
-        self._backup_storage, self._manifest, self._folder = backup_storage, manifest, folder
-        self._progress, self._done_bytes = progress, 0
+        self._backup_storage = backup_storage
+        self._manifest = manifest
+        self._folder = folder
+        self._progress = progress
+        self._done_bytes = 0
 
     def write(self) -> Paths:
         """Write all files; the settings come last, so that a part of a project is none."""

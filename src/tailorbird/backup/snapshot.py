@@ -204,7 +204,8 @@ def _open_log_snapshot(path: Path, stack: ExitStack) -> list[OpenLog]:
         connection.execute("BEGIN")
         try:
             log_row = read_log_row(connection)
-            partition, start = log_row.partition, log_row.first
+            partition = log_row.partition
+            start = log_row.first
             end = max(log_row.end_min, read_last_end(connection).end)
         except apsw.SQLError:  # Its writer has just created the file, and acknowledged nothing.
             return []

@@ -19,7 +19,8 @@ from tailorbird.events import to_iso
 from tailorbird.lake.files import durable
 from tailorbird.storage_paths import StoragePath, open_storage
 
-_BLOBS_FOLDER, _MANIFESTS_FOLDER = "blobs", "snapshots"
+_BLOBS_FOLDER = "blobs"
+_MANIFESTS_FOLDER = "snapshots"
 
 
 def open_backup_storage(uri: str) -> "BackupStorage":
@@ -160,7 +161,8 @@ class BackupStorage:
             The number of deleted backups.
         """
         names = self.backup_names()
-        old_names, retained_names = names[:-keep], names[-keep:]
+        old_names = names[:-keep]
+        retained_names = names[-keep:]
         if not old_names:
             return 0
         used_blobs: set[str] = set()

@@ -33,7 +33,10 @@ EVENT_COLUMNS = (
     "properties",
     *CONTEXT_FIELDS,
 )
-INTEREST, IMPRESSION, PROFILE = 0, 1, 2  # `EventBatch.kind`
+# `EventBatch.kind`
+INTEREST = 0
+IMPRESSION = 1
+PROFILE = 2
 _HOST = re.compile(r"^[a-z]+://(?:www\.)?([^/?#]*).*$", re.IGNORECASE | re.DOTALL)
 
 
@@ -126,7 +129,8 @@ def to_event_batch(events: pa.Table, contract: Contract, end_position: int) -> E
 
 def empty_batch(end_position: int) -> EventBatch:
     """Return a batch without events, which only advances the position."""
-    no_integers, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+    no_integers = np.zeros(0, np.int64)
+    keys = np.zeros(0, np.uint64)
     segments = dict.fromkeys(CONTEXT_FIELDS, keys)
     return EventBatch(
         log_position=no_integers,

@@ -75,9 +75,14 @@ SOURCE_KINDS = {
 KIND_NAMES = tuple(SOURCE_KINDS)
 # Those that are read at the request's time.
 SERVED_KINDS = frozenset((*(kind.name for kind in SOURCE_KINDS.values() if kind.reads), OWN_KIND))
-POPULAR_WINDOW_US, TRENDING_WINDOW_US = 7 * DAY, HOUR  # defaults
-DEFAULT_LAST_ITEMS, LAST_ITEMS_MAX = 5, 10  # number of a user's items, in `item_knn`
-WINDOW_MIN_US, WINDOW_MAX_US = 5 * MINUTE, 3_650 * DAY
+# defaults
+POPULAR_WINDOW_US = 7 * DAY
+TRENDING_WINDOW_US = HOUR
+# number of a user's items, in `item_knn`
+DEFAULT_LAST_ITEMS = 5
+LAST_ITEMS_MAX = 10
+WINDOW_MIN_US = 5 * MINUTE
+WINDOW_MAX_US = 3_650 * DAY
 _LIST_NAME = re.compile(r"[\w.-]{1,60}")
 
 
@@ -170,10 +175,8 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
     def union(self, other: "Contract") -> "Contract":
         """Return the union of the boards and sources of both contracts; settings are this one's."""
         boards = tuple(sorted({*self.boards, *other.boards}))
-        item_knn, session_knn = (
-            self.item_knn or other.item_knn,
-            self.session_knn or other.session_knn,
-        )
+        item_knn = self.item_knn or other.item_knn
+        session_knn = self.session_knn or other.session_knn
         return msgspec.structs.replace(
             self, boards=boards, item_knn=item_knn, session_knn=session_knn
         )

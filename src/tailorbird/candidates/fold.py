@@ -63,10 +63,13 @@ class CandidateFold:
         self.position = self.newest_ts = 0
         self.evicted_counts = {"items": 0, "people": 0}
         self.item_table = KeyTable()
-        self._person_table, self._person_last_seen = KeyTable(), np.zeros(0, np.int64)
-        self._first_seen, self._last_seen = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._person_table = KeyTable()
+        self._person_last_seen = np.zeros(0, np.int64)
+        self._first_seen = np.zeros(0, np.int64)
+        self._last_seen = np.zeros(0, np.int64)
         self._category: Keys = np.zeros(0, np.uint64)
-        self._clicks, self._shown = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._clicks = np.zeros(0, np.int64)
+        self._shown = np.zeros(0, np.int64)
         self._ids: list[str] = []
         self._changed_rows: list[Int64s] = []
         self._evicted_keys: list[Keys] = []
@@ -106,7 +109,8 @@ class CandidateFold:
             ):
                 self._evict()
             self._apply(batch.slice(start, stop, batch.end_position))
-            self.position, start = int(batch.log_position[stop - 1]), stop
+            self.position = int(batch.log_position[stop - 1])
+            start = stop
         if batch.end_position // EVICTION_INTERVAL > self.position // EVICTION_INTERVAL:
             self._evict()
         self.position = max(self.position, batch.end_position)
@@ -118,11 +122,9 @@ class CandidateFold:
         newest_ts = np.maximum.accumulate(np.maximum(batch.ts, self.newest_ts))
         categories = self._update_categories(batch, item_rows)
         interest_indexes = np.flatnonzero(batch.kind == INTEREST)
-        interest_rows, interest_ts, user_keys = (
-            item_rows[interest_indexes],
-            batch.ts[interest_indexes],
-            batch.person_keys[interest_indexes],
-        )
+        interest_rows = item_rows[interest_indexes]
+        interest_ts = batch.ts[interest_indexes]
+        user_keys = batch.person_keys[interest_indexes]
         user_rows = self._person_table.assign(user_keys)
         self._person_last_seen = grow_array(self._person_last_seen, self._person_table.count)
         has_user = user_rows >= 0
@@ -218,7 +220,8 @@ class CandidateFold:
         """Return the facts of items by row; −1 is an unknown item."""
         if not self.item_table.count:
             return ItemFacts(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.uint64))
-        clipped_rows, is_present = np.maximum(rows, 0), rows >= 0
+        clipped_rows = np.maximum(rows, 0)
+        is_present = rows >= 0
         first_seen = self._first_seen[clipped_rows]
         first_seen = np.where(is_present & (first_seen < NEVER_TS), first_seen, 0)
         return ItemFacts(
@@ -333,7 +336,8 @@ class CandidateFold:
             fold.evicted_counts["items"],
             fold.evicted_counts["people"],
         ) = (int(number) for number in arrays["position"])
-        fold._changed_rows, fold._evicted_keys = [arrays["touched"]], [arrays["gone"]]
+        fold._changed_rows = [arrays["touched"]]
+        fold._evicted_keys = [arrays["gone"]]
         fold.item_table.assign(arrays["items/keys"])
         fold._person_table.assign(arrays["people/keys"])
         fold._person_last_seen = arrays["people/seen"].copy()

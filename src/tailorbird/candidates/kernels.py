@@ -71,7 +71,8 @@ def find_rows(keys: Keys, table: Int64s, row_keys: Keys, rows: Int64s) -> None:
     """Find the row of each key, −1 for unknown keys."""
     mask = np.uint64(len(table) - 1)
     for i in range(len(keys)):
-        key, rows[i] = keys[i], -1
+        key = keys[i]
+        rows[i] = -1
         slot = key & mask
         while key != 0:
             row = table[slot]
@@ -113,7 +114,8 @@ def _add_weight(
     `pool_end[0]` is the start of the unused part of the pool.
     """
     row_weight_sums[row] += weight
-    row_start, count = row_starts[row], row_sizes[row]
+    row_start = row_starts[row]
+    count = row_sizes[row]
     for entry in range(row_start, row_start + count):
         if neighbour_rows[entry] == neighbour:
             neighbour_weights[entry] += weight
@@ -127,11 +129,13 @@ def _add_weight(
         neighbour_weights[new_start : new_start + count] = neighbour_weights[
             row_start : row_start + count
         ]
-        row_starts[row], row_capacities[row] = new_start, new_capacity
+        row_starts[row] = new_start
+        row_capacities[row] = new_capacity
         pool_end[0] += new_capacity
         row_start = new_start
     if count < row_capacities[row]:
-        neighbour_rows[row_start + count], neighbour_weights[row_start + count] = neighbour, weight
+        neighbour_rows[row_start + count] = neighbour
+        neighbour_weights[row_start + count] = weight
         row_sizes[row] += 1
         return 0
     weakest = row_start
@@ -183,7 +187,9 @@ def count_cooccurrences(
     """
     distance = recent_items.shape[1]
     for i in range(first_event, len(item_rows)):
-        user, current_item, t = user_rows[i], item_rows[i], ts[i]
+        user = user_rows[i]
+        current_item = item_rows[i]
+        t = ts[i]
         if user < 0:
             continue
         if pool_end[0] + 2 * distance * neighbours_max > len(neighbour_rows):
@@ -192,12 +198,14 @@ def count_cooccurrences(
         if count and (t - recent_ts[user] > gap_us or newest_ts[i] - recent_ts[user] > gap_us):
             count = 0
         if count and recent_items[user, count - 1] == current_item:
-            recent_ts[user], recent_counts[user] = t, count
+            recent_ts[user] = t
+            recent_counts[user] = count
             continue
         event_weight = 1.0
         if half_life_us:
             if not landmark[1]:
-                landmark[0], landmark[1] = t, 1
+                landmark[0] = t
+                landmark[1] = 1
             decay_steps = (t - landmark[0]) * STEPS_PER_HALF_LIFE // half_life_us
             while decay_steps > RESCALE_HALVINGS * STEPS_PER_HALF_LIFE:
                 neighbour_weights[: pool_end[0]] *= 2.0**-RESCALE_HALVINGS
@@ -278,7 +286,8 @@ def add_to_sessions(
     """
     length = session_items.shape[1]
     for i in range(len(item_rows)):
-        user, t = user_rows[i], ts[i]
+        user = user_rows[i]
+        t = ts[i]
         if user < 0:
             continue
         session = session_of_user[user]
@@ -290,7 +299,9 @@ def add_to_sessions(
         ):
             session = sessions_started[0] % len(session_user)
             sessions_started[0] += 1
-            session_user[session], session_sizes[session], session_last_ts[session] = user, 0, t
+            session_user[session] = user
+            session_sizes[session] = 0
+            session_last_ts[session] = t
             session_of_user[user] = session
         count = session_sizes[session]
         if count == length:
@@ -326,7 +337,9 @@ def number_sessions(
             their positions.
         number_by_item: (items,), zeros; written: 1 + the number of each item that occurs.
     """
-    session_count, entries_written, item_count = 0, 0, 0
+    session_count = 0
+    entries_written = 0
+    item_count = 0
     last_position = np.full(len(number_by_item), -1, np.int64)
     for number in range(len(session_order)):
         session = session_order[number]
@@ -339,17 +352,16 @@ def number_sessions(
             last_position[item] = number * POSITIONS_MAX + entry
         if distinct_count < 2:
             continue
-        offsets[session_count], end_ts[session_count] = entries_written, last_ts[session]
+        offsets[session_count] = entries_written
+        end_ts[session_count] = last_ts[session]
         for entry in range(length):
             item = session_items[session, entry]
             if last_position[item] == number * POSITIONS_MAX + entry:
                 if not number_by_item[item]:
                     item_count += 1
                     number_by_item[item] = item_count
-                item_numbers[entries_written], positions[entries_written] = (
-                    number_by_item[item] - 1,
-                    entry + 1,
-                )
+                item_numbers[entries_written] = number_by_item[item] - 1
+                positions[entries_written] = entry + 1
                 entries_written += 1
         session_count += 1
     offsets[session_count] = entries_written

@@ -68,7 +68,8 @@ class KeyTable:
         row_keys[: self.count] = self.keys
         slots = np.full(2 * capacity, -1, np.int64)
         fill_table(slots, row_keys, self.count)
-        self._row_keys, self._slots = row_keys, slots
+        self._row_keys = row_keys
+        self._slots = slots
 
 
 def grow_array(array: npt.NDArray, row_count: int, fill: float = 0) -> npt.NDArray:

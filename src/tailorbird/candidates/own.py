@@ -64,7 +64,8 @@ class OwnSource:
             ) from error
         try:
             keys, scores = query_result
-            keys, scores = np.asarray(keys), np.asarray(scores, np.float64)
+            keys = np.asarray(keys)
+            scores = np.asarray(scores, np.float64)
         except (TypeError, ValueError):
             raise SourceError(
                 f"its query returned {type(query_result).__name__}",

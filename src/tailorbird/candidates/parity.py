@@ -87,7 +87,9 @@ def compare_lists(
     """
     report = ListReport()
     columns = {name: responses[name].to_pylist() for name in LOGGED_COLUMNS}
-    compared_rows, requests, epochs_by_response = [], [], []
+    compared_rows = []
+    requests = []
+    epochs_by_response = []
     for row, (names, positions) in enumerate(
         zip(columns["candidate_lists"], columns["candidate_positions"], strict=True)
     ):

@@ -101,7 +101,8 @@ class RankedList:
 
     def scores_of(self, keys: Keys) -> Floats:
         """Return the score of each key, 0 where it is not in the list."""
-        rank, scores = self.ranks(keys), np.zeros(len(keys))
+        rank = self.ranks(keys)
+        scores = np.zeros(len(keys))
         is_listed = rank >= 0
         scores[is_listed] = self.scores[rank[is_listed]]
         return scores
@@ -126,10 +127,8 @@ class BoardTable:
     def shares(self) -> RankedList:
         """The same items by their share of the segment's traffic."""
         shares = RankedList(self.items.keys, self.items.scores / max(self.total, 1))
-        shares.__dict__["key_order"], shares.__dict__["sorted_keys"] = (
-            self.items.key_order,
-            self.items.sorted_keys,
-        )
+        shares.__dict__["key_order"] = self.items.key_order
+        shares.__dict__["sorted_keys"] = self.items.sorted_keys
         return shares
 
 

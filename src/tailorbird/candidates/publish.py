@@ -29,7 +29,8 @@ class Publisher:
     """
 
     def __init__(self, store: Store, contract: Contract) -> None:
-        self._store, self._contract = store, contract
+        self._store = store
+        self._contract = contract
         with store.snapshot() as snapshot:
             published = tables.read_epoch(snapshot.get(tables.EPOCH_KEY))
         self.published = (
@@ -88,7 +89,8 @@ class Publisher:
             records += _neighbour_records(fold, everything=previous_epoch is None)
         if SESSIONS in outdated_groups and fold.session_knn is not None:
             parts = tables.session_records(fold.session_knn.build_sessions())
-            records, session_parts = [*records, *parts], len(parts)
+            records = [*records, *parts]
+            session_parts = len(parts)
         previous_groups = {} if previous_epoch is None else previous_epoch.groups
         current_as_of = {
             name: now

@@ -76,7 +76,9 @@ class RequestLists:
     def __init__(
         self, tables: CandidateTables, request: CandidateRequest, *, strict: bool = True
     ) -> None:
-        self.tables, self.request, self.strict = tables, request, strict
+        self.tables = tables
+        self.request = request
+        self.strict = strict
         self.failed_sources: list[str] = []
         self.list_by_source: dict[str, RankedList] = {}
 

@@ -15,8 +15,13 @@ from tailorbird.candidates.contract import Board, Contract
 
 TILES = 12
 DAMPING = 10.0
-BOARD_SIZE, SEGMENT_SIZE, SEGMENT_MIN, LIST_SIZE = 2_000, 500, 20, 500
-RECENT_MAX, CATEGORY_RECENT_MAX, CATEGORIES_MAX = 10, 64, 8
+BOARD_SIZE = 2_000
+SEGMENT_SIZE = 500
+SEGMENT_MIN = 20
+LIST_SIZE = 500
+RECENT_MAX = 10
+CATEGORY_RECENT_MAX = 64
+CATEGORIES_MAX = 8
 ScoredItems = list[tuple[int, float]]  # items and scores, best first
 
 
@@ -54,11 +59,13 @@ class ReferenceTables:
     """The tables after some events of a log."""
 
     def __init__(self, contract: Contract, events: Iterable[LogEvent]) -> None:
-        self.contract, self.events = contract, list(events)
+        self.contract = contract
+        self.events = list(events)
         self.t = max((event.ts for event in self.events), default=0) + 1
         self.category: dict[int, int] = {}
         self.first_seen: dict[int, int] = {}
-        self.clicks, self.shown = Counter[int](), Counter[int]()
+        self.clicks = Counter[int]()
+        self.shown = Counter[int]()
         self._interests: list[tuple[LogEvent, int]] = []  # and the item's category at that moment
         for event in self.events:
             if event.ts > 0:
@@ -138,7 +145,8 @@ class ReferenceTables:
 
         The newest come first where no item was ever shown.
         """
-        max_age_us, total = self.contract.new_within_us, self.shown.total()
+        max_age_us = self.contract.new_within_us
+        total = self.shown.total()
         new_items = [
             item
             for item, first_seen in self.first_seen.items()
@@ -228,7 +236,8 @@ class ReferenceTables:
 
     def item_knn(self, user: UserContext, last_items: int) -> ScoredItems:
         """List the neighbours of the user's last items."""
-        weights_by_item, scores = self.neighbours(), defaultdict(float)
+        weights_by_item = self.neighbours()
+        scores = defaultdict(float)
         recent = user.recent[::-1][:RECENT_MAX]
         for age, item in enumerate(recent):
             for other, value in weights_by_item.get(item, {}).items():
@@ -256,10 +265,8 @@ class ReferenceTables:
             ):
                 session = session_by_person[event.person] = _Session()
                 sessions.append(session)
-            session.last_ts, session.items = (
-                max(session.last_ts, event.ts),
-                [*session.items, event.item][-settings.length :],
-            )
+            session.last_ts = max(session.last_ts, event.ts)
+            session.items = [*session.items, event.item][-settings.length :]
         newest_sessions = sessions[-settings.sessions_max :]
         last_ts_min = (
             max((session.last_ts for session in newest_sessions), default=0) - settings.within_us

@@ -114,7 +114,8 @@ def replay_requests(
         for group in (SESSIONS, NEIGHBOURS)
         if any(table_group(name) == group for name in live_sources)
     ]
-    fold, batch_reader = CandidateFold(contract), _BatchReader(events, contract)
+    fold = CandidateFold(contract)
+    batch_reader = _BatchReader(events, contract)
     pending_group_counts = np.full(len(lists_by_request), len(groups) + 1)
     for log_position, group, request_indexes in _order_table_reads(
         requests_to_replay, (*groups, BOARDS)
@@ -210,7 +211,8 @@ class _BatchReader:
     """Batches of the log, consumed a few rows at a time."""
 
     def __init__(self, events: pa.Table, contract: Contract) -> None:
-        self._events, self._contract = events, contract
+        self._events = events
+        self._contract = contract
         self._log_positions = events["p"].to_numpy()
         self._next_event = 0  # row of `events` at which the next batch starts
         self._batch: EventBatch | None = None
@@ -231,7 +233,8 @@ class _BatchReader:
                     self._contract,
                     int(self._log_positions[end_row - 1]),
                 )
-                self._next_event, self._next_row = end_row, 0
+                self._next_event = end_row
+                self._next_row = 0
             batch = self._batch
             stop_row = int(np.searchsorted(batch.log_position, log_position, side="right"))
             if stop_row > self._next_row or log_position >= batch.end_position:

@@ -74,8 +74,10 @@ class CandidatesRole:
         copies: CopyTarget | None = None,
     ) -> None:
         self.contract = contract
-        self._routed, self._clock = routed, clock
-        self._root, self._folder = folder, folder_of(folder, contract)
+        self._routed = routed
+        self._clock = clock
+        self._root = folder
+        self._folder = folder_of(folder, contract)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._folder / WRITER_LOCK)
         try:
@@ -86,7 +88,8 @@ class CandidatesRole:
         self._publisher = Publisher(self._store, contract)
         self.fold = self._newest_snapshot() or CandidateFold(contract)
         self._reader: LogReader | None = None
-        self._saved_at, self._saved_position = clock.now(), self.fold.position
+        self._saved_at = clock.now()
+        self._saved_position = self.fold.position
 
     # Following the log
 
@@ -117,7 +120,8 @@ class CandidatesRole:
         reader = self._open_reader()
         if reader is None or self.needs_history():
             return 0
-        rows_applied, position = 0, self.fold.position + 1
+        rows_applied = 0
+        position = self.fold.position + 1
         for stored_block in reader.read(position, bytes_max=ROW_BYTES_ESTIMATE * rows_max):
             rows_applied += stored_block.end - 1 - self.fold.position
             self.fold.update(self._read_batch(stored_block))
@@ -140,7 +144,8 @@ class CandidatesRole:
 
         Then servers may read this contract.
         """
-        now, unapplied_count = self._clock.now(), self._count_unapplied()
+        now = self._clock.now()
+        unapplied_count = self._count_unapplied()
         if unapplied_count > ROWS_MAX and self._publisher.published is None:
             # Tables without most of the log are no better than those of the previous contract.
             return False
@@ -186,7 +191,8 @@ class CandidatesRole:
         for other in self._list_snapshots():
             if other != path:
                 other.unlink(missing_ok=True)
-        self._saved_at, self._saved_position = self._clock.now(), self.fold.position
+        self._saved_at = self._clock.now()
+        self._saved_position = self.fold.position
 
     def _save_if_due(self) -> None:
         new_positions = self.fold.position - self._saved_position

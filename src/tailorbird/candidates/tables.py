@@ -101,7 +101,8 @@ def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
 
 def neighbour_records(keys: Keys, neighbours: Neighbours) -> Iterator[tuple[bytes, bytes]]:
     """Yield a record for each item of `keys`."""
-    data, weights = _to_bytes(neighbours.keys, "<u8"), _to_bytes(neighbours.weights, "<f4")
+    data = _to_bytes(neighbours.keys, "<u8")
+    weights = _to_bytes(neighbours.weights, "<f4")
     for record_key, start, stop in zip(
         _item_keys(b"k", keys),
         neighbours.offsets[:-1].tolist(),
@@ -224,7 +225,8 @@ class TableReader:
     """
 
     def __init__(self, store: Readable, contract: Contract) -> None:
-        self._store, self.contract = store, contract
+        self._store = store
+        self.contract = contract
         self._decoded = _DecodedTables()
 
     @contextmanager
@@ -281,7 +283,8 @@ class PublishedTables:
     """The tables of one snapshot. Implements `protocol.CandidateTables`."""
 
     def __init__(self, snapshot: Snapshot, decoded: _DecodedTables) -> None:
-        self._snapshot, self._decoded = snapshot, decoded
+        self._snapshot = snapshot
+        self._decoded = decoded
         self.published = decoded.published
 
     @property
@@ -324,7 +327,8 @@ class PublishedTables:
         data, sizes = self._snapshot.get_many_with_sizes(_item_keys(b"k", keys))
         ends = np.cumsum(sizes)
         counts = np.array(sizes, np.int64) // 12
-        key_parts, weights = [np.zeros(0, np.uint64)], [np.zeros(0, np.float32)]
+        key_parts = [np.zeros(0, np.uint64)]
+        weights = [np.zeros(0, np.float32)]
         for end, count in zip(ends.tolist(), counts.tolist(), strict=True):
             begin = end - 12 * count
             key_parts.append(np.frombuffer(data, "<u8", count, begin))
@@ -345,7 +349,8 @@ class PublishedTables:
             or not self.published.session_parts
         ):
             return
-        group, cached_sessions = self.published.groups[SESSIONS], self._decoded.sessions
+        group = self.published.groups[SESSIONS]
+        cached_sessions = self._decoded.sessions
         if cached_sessions is None or cached_sessions.epoch.position != group.position:
             parts = [
                 self._snapshot.get(_session_key(number)) or b""
@@ -357,7 +362,8 @@ class PublishedTables:
 
     def facts(self, keys: Keys) -> ItemFacts:
         data, sizes = self._snapshot.get_many_with_sizes(_item_keys(b"i", keys))
-        first_seen, category = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
+        first_seen = np.zeros(len(keys), np.int64)
+        category = np.zeros(len(keys), np.uint64)
         begin = 0
         for index, size in enumerate(sizes):
             if size:
@@ -380,7 +386,8 @@ def _decode_list(data: bytes, count: int, dtype: str) -> tuple[Keys, np.ndarray]
 
 def _decode_sessions(data: bytes) -> Sessions:
     (gap_us,) = struct.unpack_from("<q", data)
-    start, arrays = 8, []
+    start = 8
+    arrays = []
     for dtype in ("<u8", "<i8", "<i4", "<i4", "<f8"):
         (size,) = struct.unpack_from("<q", data, start)
         arrays.append(np.frombuffer(data, dtype, size // np.dtype(dtype).itemsize, start + 8))

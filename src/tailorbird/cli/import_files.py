@@ -83,7 +83,8 @@ def import_files(
         result = run_import(
             project, path, format_, mapping=mapping, slot=slot, route=route, progress=progress
         )
-    report, count_by_decision = result.report, result.count_by_decision
+    report = result.report
+    count_by_decision = result.count_by_decision
     if format_ == "auto":
         print_note(f"{path}: this is {result.format}.")
     if json:

@@ -343,7 +343,8 @@ def _format_figure(row: "Figures", name: str) -> object:
         return f"{value:.2%}"
     if not hasattr(row, f"{name}_low"):
         return value if isinstance(value, int) else f"{value:,.2f}"
-    low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
+    low = getattr(row, f"{name}_low")
+    high = getattr(row, f"{name}_high")
     if name.startswith("auc"):
         return f"{value:.2f} ({low:.2f} to {high:.2f})"
     return f"{value:.2%} ({low:.2%} to {high:.2%})"

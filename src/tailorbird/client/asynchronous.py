@@ -73,7 +73,9 @@ class AsyncClient:
             attempts=attempts,
             connections=connections,
         )
-        self._clock, self._timeout_s, self._batch_max = clock or SystemClock(), timeout_s, batch_max
+        self._clock = clock or SystemClock()
+        self._timeout_s = timeout_s
+        self._batch_max = batch_max
         self._outbox = Outbox(
             self._send_waiting_events,
             batch_max=batch_max,
@@ -259,10 +261,8 @@ class AsyncClient:
             # One event kept the server from splitting the body, so the others are sent again
             # without it.
             half_size = len(batch) // 2
-            first_half, second_half = (
-                await self._send_batch(batch[:half_size], has_backoff),
-                await self._send_batch(batch[half_size:], has_backoff),
-            )
+            first_half = await self._send_batch(batch[:half_size], has_backoff)
+            second_half = await self._send_batch(batch[half_size:], has_backoff)
             return Receipts(
                 first_half.accepted + second_half.accepted,
                 first_half.refused + second_half.refused,

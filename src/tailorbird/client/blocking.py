@@ -25,7 +25,9 @@ class Client:
     """
 
     def __init__(self, urls: str | Sequence[str], **settings: Unpack[ClientSettings]) -> None:
-        self._process_id, self._lock, self._is_closed = os.getpid(), threading.Lock(), False
+        self._process_id = os.getpid()
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="tailorbird-client", daemon=True

@@ -66,16 +66,17 @@ class Outbox:
         spool: Path | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        self._send, self._batch_max, self._queue_max, self._gather_s = (
-            send,
-            batch_max,
-            queue_max,
-            gather_s,
-        )
-        self._spool_folder, self._rng, self._file_numbers = spool, rng or random.Random(), count()
+        self._send = send
+        self._batch_max = batch_max
+        self._queue_max = queue_max
+        self._gather_s = gather_s
+        self._spool_folder = spool
+        self._rng = rng or random.Random()
+        self._file_numbers = count()
         self._waiting_events: deque[bytes] = deque()
         self._loop = asyncio.get_running_loop()
-        self._wake_event, self._idle_event = asyncio.Event(), asyncio.Event()
+        self._wake_event = asyncio.Event()
+        self._idle_event = asyncio.Event()
         self._idle_event.set()
         self._is_closing = False
         if spool is not None:

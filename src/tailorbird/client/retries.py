@@ -15,7 +15,8 @@ BUDGET_MAX = 10.0  # retries that may be saved up
 WINDOW_S = 120.0
 OVERLOAD_RATIO = 2.0
 REQUESTS_MIN = 10  # in the window; below that, a single failure would throttle
-BACKOFF_S, BACKOFF_MAX_S = 0.05, 30.0
+BACKOFF_S = 0.05
+BACKOFF_MAX_S = 30.0
 
 
 class RetryBudget:

@@ -39,7 +39,9 @@ class RefusedError(TailorbirdError):
         self, status: int, code: str, message: str, *, path: str = "", fix: str = ""
     ) -> None:
         super().__init__(message, where=path, fix=fix)
-        self.status, self.code, self.path = status, code, path
+        self.status = status
+        self.code = code
+        self.path = path
 
 
 class UnreachableError(TailorbirdError):
@@ -97,16 +99,15 @@ class Transport:
         self._headers = {"content-type": "application/json"} | (
             {"authorization": f"Bearer {key}"} if key else {}
         )
-        self._timeout_s, self._attempts_max, self._rng = (
-            timeout_s,
-            max(1, attempts),
-            rng or random.Random(),
-        )
+        self._timeout_s = timeout_s
+        self._attempts_max = max(1, attempts)
+        self._rng = rng or random.Random()
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
         self._server_index = 0
         self._down_until_by_url: dict[str, float] = {}
-        self.retry_budget, self.throttle = RetryBudget(), Throttle(self._rng)
+        self.retry_budget = RetryBudget()
+        self.throttle = Throttle(self._rng)
         self.retry_count = 0
         self.is_closed = False
 
@@ -136,7 +137,8 @@ class Transport:
                 fix="ask again later",
             )
         self.retry_budget.earn()
-        attempt, reason = 0, ""
+        attempt = 0
+        reason = ""
         while True:
             attempt += 1
             remaining_s = deadline - time.monotonic()
@@ -164,7 +166,9 @@ class Transport:
                 self._server_index += 1
             if wait_s is None and self._any_server_up():
                 # No server had any work with this attempt, so it costs neither a try nor budget.
-                attempt, wait_s, may_retry = attempt - 1, 0.0, True
+                attempt = attempt - 1
+                wait_s = 0.0
+                may_retry = True
             else:
                 wait_s = max(
                     wait_s or 0.0,
@@ -259,10 +263,8 @@ def to_refused_error(reply: Reply) -> RefusedError:
     if not isinstance(document, dict) or "code" not in document:
         message = f"the server answered {reply.status}, and not as Tailorbird does"
         return RefusedError(reply.status, "http", message, fix="check the address")
-    code, message = (
-        str(document["code"]),
-        str(document.get("message") or f"answered {reply.status}"),
-    )
+    code = str(document["code"])
+    message = str(document.get("message") or f"answered {reply.status}")
     return RefusedError(
         reply.status,
         code,

@@ -149,12 +149,10 @@ def _parse_rule(type_: str, name: str, content: dict[str, Any], file: Path) -> R
         raise ConfigError(
             f"unknown key {unknown[0]}", where=where, fix=f"known: {', '.join(_PROPERTY_KEYS)}"
         )
-    kind, low, high, one_of = (
-        content.get("type", ""),
-        content.get("min"),
-        content.get("max"),
-        content.get("one_of", []),
-    )
+    kind = content.get("type", "")
+    low = content.get("min")
+    high = content.get("max")
+    one_of = content.get("one_of", [])
     for key in ("required", "unique"):
         if not isinstance(content.get(key, False), bool):
             raise ConfigError(f"{key} is true or false, got {content[key]!r}", where=where)

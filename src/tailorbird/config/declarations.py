@@ -126,7 +126,8 @@ def load_experiments(file: Path, slots: Mapping[str, Slot]) -> dict[str, Experim
 
 
 def _check_experiment(experiment: Experiment, slots: Mapping[str, Slot], file: str) -> None:
-    where, slot_names = f"{file}: experiment {experiment.name}", ", ".join(slots)
+    where = f"{file}: experiment {experiment.name}"
+    slot_names = ", ".join(slots)
     for slot in (experiment.slot, *experiment.slots.values()):
         if slot not in slots:
             problem = f"{slot!r} is no slot of slots.py" if slot else "it names no slot"

@@ -38,7 +38,8 @@ def check_startable(project: Project, experiment: Experiment) -> dict[str, str]:
 
 def _resolve_versions(project: Project, experiment: Experiment) -> dict[str, str]:
     """Return the version of each arm that names one, verified and of the champion's features."""
-    registry, version_by_arm = Registry(project.paths.registry, clock=SystemClock()), {}
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    version_by_arm = {}
     champion_schema = champion_features(project).schema_hash
     for arm, version in experiment.versions.items():
         where = f"experiment {experiment.name}, arm {arm}"
@@ -140,7 +141,8 @@ def warn_of_shared_learning(
         )
     )
     experiment = Experiment.from_dict(started.declaration)
-    registry, warnings = Registry(project.paths.registry, clock=SystemClock()), []
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    warnings = []
     arms_and_models = responses.group_by(["arm", "model"]).aggregate([]).sort_by("arm").to_pylist()
     for arm, version in (
         (served_arm["arm"], served_arm["model"]) for served_arm in arms_and_models
@@ -213,7 +215,8 @@ def find_objection(project: Project, started: StartedExperiment, version: str) -
 
 def _served_versions(project: Project, started: StartedExperiment, arm: str) -> list[str]:
     """Return the versions of the registry that answered in an arm, by the lake."""
-    lake, registry = Lake(project.paths.lake), Registry(project.paths.registry, clock=SystemClock())
+    lake = Lake(project.paths.lake)
+    registry = Registry(project.paths.registry, clock=SystemClock())
     experiment = Experiment.from_dict(started.declaration)
     if experiment.policy_of(arm) != "model" or not lake.exists("events"):
         return []

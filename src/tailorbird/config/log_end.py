@@ -76,7 +76,8 @@ def settle_clock(project: Project, machine_clock: Clock, *, force_live: bool = F
         if force_live:
             log_clock.go_live()
         return "all roles go by today's time from now on" if was_behind else ""
-    log_end, now = end_of_log(project), machine_clock.now()
+    log_end = end_of_log(project)
+    now = machine_clock.now()
     if not log_end.has_ended(now) or not (log_end.is_imported or log_clock.lag_us):
         if not (log_clock.lag_us and log_end.activity_end):
             return ""

@@ -247,7 +247,8 @@ def open_project(start: Path | None = None, *, use_applied: bool = False) -> Pro
             f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}",
             where=str(root / SETTINGS_FILE),
         )
-    plan, paths = compile_plan(settings, features, slots, event_contract), paths_of(root, settings)
+    plan = compile_plan(settings, features, slots, event_contract)
+    paths = paths_of(root, settings)
     scores = load_scores(root / SCORES_FILE, types, slots, churn)
     experiments = load_experiments(root / EXPERIMENTS_FILE, slots)
     return Project(

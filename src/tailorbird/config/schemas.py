@@ -63,7 +63,8 @@ def apply_declared(project: Project, clock: Clock) -> SchemaDecision:
     Args:
         project: the project with the features of `features.py`.
     """
-    declared_schema, applied_state = project.features.schema_hash, read_applied(project.paths.state)
+    declared_schema = project.features.schema_hash
+    applied_state = read_applied(project.paths.state)
     if declared_schema == applied_state.schema:
         # For the parts of a declaration that are not in the schema.
         apply_schema(project.paths.state, project.features, at=clock.now())

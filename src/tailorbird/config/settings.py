@@ -194,7 +194,8 @@ def _line_numbers(text: str) -> dict[str, int]:
 
     Only flat sections are parsed, because a project's file has nothing else.
     """
-    section, line_numbers = "", {}
+    section = ""
+    line_numbers = {}
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
         if stripped.startswith("[") and "]" in stripped:

@@ -101,7 +101,8 @@ def read_overview(project: Project, service: Service, *, shop: bool = False) -> 
         shop: whether the demo shop is served too.
     """
     clock = project.clock()
-    events, problem = RecentEvents(), ""
+    events = RecentEvents()
+    problem = ""
     try:
         events = read_recent_events(project.routed)
     except TailorbirdError as error:

@@ -74,7 +74,8 @@ def read_person_features(service: Service, query: PersonQuery) -> dict[str, obje
     pipeline = service.pipeline
     if not isinstance(pipeline, Pipeline):
         return {"seen": 0, "features": {}}
-    user, anonymous = query.user_id or None, query.anonymous_id or None
+    user = query.user_id or None
+    anonymous = query.anonymous_id or None
     if (pseudonyms := pipeline.pseudonyms) is not None:
         user = user and pseudonyms.user_id(user)
         anonymous = anonymous and pseudonyms.anonymous_id(anonymous)

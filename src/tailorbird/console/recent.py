@@ -60,7 +60,9 @@ def read_recent_events(routed: Address) -> RecentEvents:
         return RecentEvents()
     with closing(log):
         end = log.end()
-        position, tables, refused_count = max(log.start(), end - ROWS_MAX), [], 0
+        position = max(log.start(), end - ROWS_MAX)
+        tables = []
+        refused_count = 0
         while position < end and (blocks := log.read(position)):
             for stored_block in blocks:
                 if stored_block.block.kind == "events":

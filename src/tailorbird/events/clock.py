@@ -49,10 +49,9 @@ class SystemClock:
         self._latest = 0
 
     def now(self) -> int:
-        latest, now = (
-            self._latest,
-            time.time_ns() // 1_000,
-        )  # in this order: a thread that is held up between sees no clock go back
+        # in this order: a thread that is held up between sees no clock go back
+        latest = self._latest
+        now = time.time_ns() // 1_000
         self._latest = now = now if now < latest - BACKWARD_TOLERANCE else max(latest, now)
         return now
 

@@ -31,7 +31,8 @@ class LogClock:
     """
 
     def __init__(self, folder: Path, machine_clock: Clock | None = None) -> None:
-        self._file, self._machine_clock = folder / CLOCK_FILE, machine_clock or SystemClock()
+        self._file = folder / CLOCK_FILE
+        self._machine_clock = machine_clock or SystemClock()
         self._stamp: FileStamp | None = None
         self._lag_us = 0
 

@@ -74,7 +74,8 @@ def resolve_merged_user(user: str, get_merge: Callable[[str], Merge | None]) -> 
 
 
 def _get_newest_in_cycle(followed_merges: dict[str, Merge], start: str) -> str:
-    cycle, user = [followed_merges[start]], followed_merges[start].merged_into
+    cycle = [followed_merges[start]]
+    user = followed_merges[start].merged_into
     while user != start:
         cycle.append(followed_merges[user])
         user = followed_merges[user].merged_into

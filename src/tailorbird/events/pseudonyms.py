@@ -131,10 +131,8 @@ class Pseudonyms:
         """Pseudonymise one event in the wire format."""
         unread_record = parse_unread(raw)
         if unread_record is not None:
-            location, message = (
-                self._hash("place", unread_record.place),
-                unread_record.message.partition(", got ")[0],
-            )
+            location = self._hash("place", unread_record.place)
+            message = unread_record.message.partition(", got ")[0]
             return _encode_json(
                 {
                     "unread": msgspec.structs.replace(
@@ -279,7 +277,8 @@ def _is_time(value: int | str) -> bool:
 
 def _drop_untyped_fields(section: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     """Return the fields, with undeclared ones renamed and emptied, and mistyped values emptied."""
-    types, typed_fields = _TYPES_BY_SECTION[section], {}
+    types = _TYPES_BY_SECTION[section]
+    typed_fields = {}
     for number, (name, raw) in enumerate(fields.items(), 1):
         if name not in types:
             typed_fields[f"unknown_{number}"] = msgspec.Raw(b"null")

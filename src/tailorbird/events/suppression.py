@@ -30,7 +30,8 @@ from tailorbird.events.free_text import format_number_id, iterate_texts
 from tailorbird.storage_paths import StoragePath
 
 ERASURE_FOLDER = "erasure"  # below a project's data
-SUPPRESSION_FILE, SUPPRESSION_KEY_FILE = "suppression.json", "suppression.key"
+SUPPRESSION_FILE = "suppression.json"
+SUPPRESSION_KEY_FILE = "suppression.key"
 JOURNAL_FILE = "journal.json"  # of an erasure that is not finished
 RENAMED_PREFIX = "erased-"  # what a hash in place of an id begins with
 RECEIPTS_FOLDER = "receipts"
@@ -101,7 +102,8 @@ class SuppressionList:
     """The erased ids, as keyed hashes. Safe to call from any thread once it is loaded."""
 
     def __init__(self, key: bytes, suppression_file: _SuppressionFile | None = None) -> None:
-        self._key, self._suppression_file = key, suppression_file or _SuppressionFile()
+        self._key = key
+        self._suppression_file = suppression_file or _SuppressionFile()
 
     @classmethod
     def load(cls, data: Path) -> "SuppressionList":

@@ -80,10 +80,12 @@ def check_multiple_exposure(table: UnitTable) -> Check:
 def check_history(table: UnitTable, experiment: Experiment) -> Check:
     """Test whether the arms differed before their exposure."""
     covariates = history_values(table, experiment.metric)
-    smallest_p, arm_count = 1.0, len(table.arms)
+    smallest_p = 1.0
+    arm_count = len(table.arms)
     for treatment in range(1, arm_count):
         for column in covariates.T:
-            treated, untreated = column[table.arm == treatment], column[table.arm == 0]
+            treated = column[table.arm == treatment]
+            untreated = column[table.arm == 0]
             if min(len(treated), len(untreated)) < 2 or not treated.var() + untreated.var() > 0:
                 continue
             standard_error = math.sqrt(
@@ -103,7 +105,8 @@ def check_history(table: UnitTable, experiment: Experiment) -> Check:
 
 def check_logs(table: UnitTable, experiment: Experiment) -> Check:
     """Test whether the impressions of all arms arrived alike."""
-    events, n = table.slot_events, len(table)
+    events = table.slot_events
+    n = len(table)
     has_impression = np.bincount(events.unit[events.kind == IMPRESSION], minlength=n) > 0
     has_response = np.bincount(events.unit[events.kind == RESPONSE], minlength=n) > 0
     needs_impressions = any(

@@ -91,16 +91,16 @@ def count_events(
         attribution: the slot's attribution window, microseconds.
     """
     outcomes = match_outcomes(events, slot, attribution)
-    table, responses = outcomes.table, np.flatnonzero(outcomes.kind == RESPONSE)
-    event_row, response_rows = (
-        np.concatenate([responses, outcomes.event_row]),
-        np.concatenate([responses, outcomes.response_row]),
-    )
+    table = outcomes.table
+    responses = np.flatnonzero(outcomes.kind == RESPONSE)
+    event_row = np.concatenate([responses, outcomes.event_row])
+    response_rows = np.concatenate([responses, outcomes.response_row])
     if experiment is not None:
         in_experiment = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()[
             response_rows
         ]
-        event_row, response_rows = event_row[in_experiment], response_rows[in_experiment]
+        event_row = event_row[in_experiment]
+        response_rows = response_rows[in_experiment]
     event_kind = outcomes.kind[event_row]
     response_size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
     shown_items = (

@@ -72,7 +72,8 @@ def _gamma_tail(a: float, x: float) -> float:
             total += term
         return 1.0 - total * scale
     b = x + 1.0 - a
-    c, d = 1.0 / _TINY, 1.0 / b
+    c = 1.0 / _TINY
+    d = 1.0 / b
     h = d
     for i in range(1, 10_000):
         an = -i * (i - a)
@@ -98,7 +99,8 @@ def _beta(a: float, b: float, x: float) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
-    c, d = 1.0, 1.0 / _nonzero(1.0 - (a + b) * x / (a + 1.0))
+    c = 1.0
+    d = 1.0 / _nonzero(1.0 - (a + b) * x / (a + 1.0))
     h = d
     for m in range(1, 10_000):
         for coefficient in (

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from tailorbird.experiments.report import Report
     from tailorbird.experiments.trial import TrialReport
 
-_WIDTH, _LEFT, _RIGHT, _ROW_HEIGHT = 640, 150, 90, 44
-_HEIGHT, _MARGIN, _BOTTOM = 260, 56, 34  # of plots with axes
-_GREY, _BLUE, _GREEN, _RED = "#6b7280", "#2563eb", "#15803d", "#b91c1c"
+_WIDTH = 640
+_LEFT = 150
+_RIGHT = 90
+_ROW_HEIGHT = 44
+# of plots with axes
+_HEIGHT = 260
+_MARGIN = 56
+_BOTTOM = 34
+_GREY = "#6b7280"
+_BLUE = "#2563eb"
+_GREEN = "#15803d"
+_RED = "#b91c1c"
 _LINE_COLOURS = ("#2563eb", "#15803d", "#b45309", "#7c3aed")
 
 _IntervalRow = tuple[str, float, float, float, str]  # name, value, low, high, colour
@@ -66,7 +75,8 @@ def preferences_svg(report: "InterleavingReport") -> str:
 
 def _draw_intervals(label: str, panels: Sequence[_IntervalPanel]) -> str:
     """Draw rows of values with intervals, below the title of each panel."""
-    top, elements = 30, []
+    top = 30
+    elements = []
     for title, rows, format_value, reference in panels:
         elements.append(f'<text x="{_LEFT}" y="{top}" font-weight="600">{escape(title)}</text>')
         elements.append(_draw_rows(rows, top + 10, format_value, reference))
@@ -148,10 +158,13 @@ class _Axes:
     """A plot with linear axes."""
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float], title: str) -> None:
-        self._x, self._y, self._title = x, y, title
+        self._x = x
+        self._y = y
+        self._title = title
 
     def _to_pixels(self, x: float, y: float) -> tuple[float, float]:
-        width, height = _WIDTH - _MARGIN - 10, _HEIGHT - _BOTTOM - 24
+        width = _WIDTH - _MARGIN - 10
+        height = _HEIGHT - _BOTTOM - 24
         x_fraction = (x - self._x[0]) / (self._x[1] - self._x[0])
         y_fraction = (y - self._y[0]) / (self._y[1] - self._y[0])
         return round(_MARGIN + x_fraction * width, 1), round(24 + (1 - y_fraction) * height, 1)
@@ -193,7 +206,9 @@ class _Axes:
         """
         (left, bottom), (_, top) = self._to_pixels(x, self._y[0]), self._to_pixels(x, self._y[1])
         is_right = left > _WIDTH / 2
-        text_anchor, text_x, text_y = "middle", left, bottom + 16
+        text_anchor = "middle"
+        text_x = left
+        text_y = bottom + 16
         if label_side:
             text_anchor = "end" if is_right else "start"
             text_x = left + (-5 if is_right else 5)

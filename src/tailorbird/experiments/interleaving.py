@@ -188,7 +188,8 @@ def count_credits(
 ) -> Credits:
     """Credit the clicks and purchases of interleaved responses to the arms."""
     outcomes = match_outcomes(events, experiment.slot, attribution)
-    table, ts = outcomes.table, micros(outcomes.table["ts"])
+    table = outcomes.table
+    ts = micros(outcomes.table["ts"])
     is_drafted = pc.and_(
         pc.equal(table["experiment"], experiment.name), pc.equal(table["arm"], INTERLEAVED)
     )
@@ -228,10 +229,8 @@ def count_credits(
         if len(credit_rows)
         else credit_rows
     )
-    credit_rows, credited_team = (
-        credit_rows[team_code[credited_index] >= 0],
-        team_code[credited_index][team_code[credited_index] >= 0],
-    )
+    credit_rows = credit_rows[team_code[credited_index] >= 0]
+    credited_team = team_code[credited_index][team_code[credited_index] >= 0]
 
     first_item_index = np.searchsorted(response_of_item, np.arange(len(responses)))
     position = np.arange(len(response_of_item)) - first_item_index[response_of_item]
@@ -270,13 +269,16 @@ def _estimate_preference(
     is_treatment = credits.is_treatment[is_event]
     treatment = np.bincount(unit_index[is_treatment], minlength=len(units))
     control = np.bincount(unit_index[~is_treatment], minlength=len(units))
-    wins, losses = int((treatment > control).sum()), int((treatment < control).sum())
+    wins = int((treatment > control).sum())
+    losses = int((treatment < control).sum())
     share_estimate = estimate_share(control, treatment)
     low = high = math.nan
     if share_estimate.variance > 0:
-        error, alpha = math.sqrt(share_estimate.variance), 1 - level
+        error = math.sqrt(share_estimate.variance)
+        alpha = 1 - level
         half_width = float(ndtri(1 - alpha / 2)) * error
-        low, high = share_estimate.value - half_width, share_estimate.value + half_width
+        low = share_estimate.value - half_width
+        high = share_estimate.value + half_width
         if not is_fixed:
             low, high = confidence_sequence(
                 share_estimate.value,
@@ -285,7 +287,8 @@ def _estimate_preference(
                 tuned_for_units=TUNED_FOR_UNITS,
                 alpha=alpha,
             )
-        low, high = max(low, 0.0), min(high, 1.0)
+        low = max(low, 0.0)
+        high = min(high, 1.0)
     return Preference(
         event=event,
         control=int(control.sum()),
@@ -339,7 +342,9 @@ def _conclude(
     experiment: Experiment, click_preference: Preference, checks: tuple[Check, ...], open_state: str
 ) -> tuple[str, str, str]:
     """Return colour, verdict and advice; `open_state` says why a fixed plan has no verdict."""
-    name, control, treatment = experiment.name, experiment.control_arm, experiment.treatments[0]
+    name = experiment.name
+    control = experiment.control_arm
+    treatment = experiment.treatments[0]
     if failed := [check for check in checks if not check.passed]:
         verdict = f"Do not decide by this experiment: {failed[0].reason}"
         return "red", verdict, "Find the cause, and start a new one under another name."

@@ -68,7 +68,8 @@ def measure(
             history_values(table, metric) if history_covariates is None else history_covariates
         )
         adjusted_values = cuped(values_by_unit, covariates[values.unit], values.arm)
-        values_by_unit, variance_ratio = adjusted_values.values, adjusted_values.variance_ratio
+        values_by_unit = adjusted_values.values
+        variance_ratio = adjusted_values.variance_ratio
     treated, untreated = (
         estimates.mean(values_by_unit[mask]) for mask in (is_treated, ~is_treated)
     )
@@ -82,7 +83,8 @@ def unit_values(values: MetricValues, metric: Metric, is_treated: Mask) -> Float
         return estimates.winsorise(x, metric.winsorise) if metric.winsorise else x
     linearised = np.zeros(len(values.x))
     for mask in (is_treated, ~is_treated):
-        x, y = values.x[mask], values.y[mask]
+        x = values.x[mask]
+        y = values.y[mask]
         if y.sum() > 0:
             linearised[mask] = estimates.linearise(x, y)
     return linearised

@@ -69,15 +69,14 @@ def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
         [*table["item_id"].chunks, *pc.list_flatten(table["items"]).chunks], pa.string()
     )
     item_code, items = encode_values(item_ids)
-    single_item, listed_item = item_code[: table.num_rows], item_code[table.num_rows :]
+    single_item = item_code[: table.num_rows]
+    listed_item = item_code[table.num_rows :]
     single_rows = np.flatnonzero((kind != RESPONSE) & (single_item >= 0))
     listed_entries = np.flatnonzero(
         (kind[row_of_listed_item] == IMPRESSION) & (single_item[row_of_listed_item] < 0)
     )
-    row, item = (
-        np.concatenate([single_rows, row_of_listed_item[listed_entries]]),
-        np.concatenate([single_item[single_rows], listed_item[listed_entries]]),
-    )
+    row = np.concatenate([single_rows, row_of_listed_item[listed_entries]])
+    item = np.concatenate([single_item[single_rows], listed_item[listed_entries]])
     response = _ResponseIndex(
         table=table,
         kind=kind,
@@ -86,7 +85,9 @@ def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
         item_count=len(items),
         attribution=attribution,
     ).match(row, item)
-    row, item, response = row[response >= 0], item[response >= 0], response[response >= 0]
+    row = row[response >= 0]
+    item = item[response >= 0]
+    response = response[response >= 0]
     request_code, _ = encode_values(table["request_id"])
     outcome_key = (request_code[response] * len(items) + item) * len(KINDS) + kind[row]
     order = np.lexsort((micros(table["ts"])[row], outcome_key))
@@ -142,7 +143,9 @@ class _ResponseIndex:
         item_count: int,
         attribution: int,
     ) -> None:
-        self._kind, self._item_count, self._attribution_us = kind, item_count, attribution
+        self._kind = kind
+        self._item_count = item_count
+        self._attribution_us = attribution
         self._ts = micros(table["ts"])
         self._person, _ = encode_values(table["person"])
         self._request_code, requests = encode_values(table["request_id"])
@@ -150,10 +153,8 @@ class _ResponseIndex:
         is_named_response = (kind == RESPONSE) & (self._request_code >= 0)
         self._request_has_response = np.zeros(len(requests), bool)
         self._request_has_response[self._request_code[is_named_response]] = True
-        self._response_row, self._response_item = (
-            row_of_listed_item[is_named_response[row_of_listed_item]],
-            listed_item[is_named_response[row_of_listed_item]],
-        )
+        self._response_row = row_of_listed_item[is_named_response[row_of_listed_item]]
+        self._response_item = listed_item[is_named_response[row_of_listed_item]]
         self._request_item_keys, self._first_index = np.unique(
             self._request_code[self._response_row] * item_count + self._response_item,
             return_index=True,

@@ -159,7 +159,8 @@ def plan_experiment(
     Raises:
         NotReadyError: the lake has too few units of the slot.
     """
-    history, start = parse_duration(experiment.history), now - days * DAY
+    history = parse_duration(experiment.history)
+    start = now - days * DAY
     table = load_units(
         events,
         experiment.slot,
@@ -192,7 +193,8 @@ def plan_experiment(
     )
     alpha = split_alpha(1 - experiment.level, len(experiment.treatments))
     horizon_days = range(1, max(days, math.ceil(duration_days)) + 1)
-    rules, detectable_by_rule = [], {}
+    rules = []
+    detectable_by_rule = {}
     for rule_name, drift, sample_ratio, expected_share in _stopping_rules(experiment, alpha):
         for is_adjusted in (False, True):
             variance_share = variance_ratio if is_adjusted else 1.0
@@ -255,7 +257,9 @@ def plan_experiment(
 def _observe_growth(
     table: UnitTable, experiment: Experiment, start: int, days: int
 ) -> tuple[_Growth, float]:
-    day_units, day_variances, mean = [], [], math.nan
+    day_units = []
+    day_variances = []
+    mean = math.nan
     for day in range(1, days + 1):
         values = metric_values(table, experiment.metric, start + day * DAY)
         y = np.ones(len(values.x)) if values.y is None else values.y
@@ -305,7 +309,8 @@ def _stopping_rules(experiment: Experiment, alpha: float) -> list[tuple[str, flo
 
     The drift is the mean of z at the planned information, if the planned effect is real.
     """
-    stages, power = planned_stage_count(experiment), experiment.power
+    stages = planned_stage_count(experiment)
+    power = experiment.power
     designs = {
         spending: plan_design(stages, alpha=alpha, power=power, spending=spending)
         for spending in SPENDING_FUNCTIONS

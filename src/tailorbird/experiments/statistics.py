@@ -105,7 +105,8 @@ NO_ESTIMATE = Interval(math.nan, math.nan, math.nan, math.nan)
 
 def difference(treatment: Moments, control: Moments, *, level: float = 0.95) -> Interval:
     """Return the difference of two ratios or means (Welch's test, unequal variances)."""
-    va, vb = treatment.variance, control.variance
+    va = treatment.variance
+    vb = control.variance
     if not va + vb > 0:
         return NO_ESTIMATE
     freedom = _welch_freedom(va, treatment.users, vb, control.users)
@@ -120,7 +121,8 @@ def relative_uplift(treatment: Moments, control: Moments, *, level: float = 0.95
     >>> round(relative_uplift(treatment, control).value, 2)
     0.75
     """
-    va, vb = treatment.variance_of_log, control.variance_of_log
+    va = treatment.variance_of_log
+    vb = control.variance_of_log
     if not va + vb > 0:
         return NO_ESTIMATE
     freedom = _welch_freedom(va, treatment.users, vb, control.users)
@@ -141,7 +143,8 @@ def always_valid_uplift(
     another with their whole outcome; if the same users keep clicking for weeks it is close, but not
     proven. `p` is NaN: use the interval.
     """
-    va, vb = treatment.variance_of_log, control.variance_of_log
+    va = treatment.variance_of_log
+    vb = control.variance_of_log
     if not va + vb > 0:
         return NO_ESTIMATE
     log_ratio = math.log(treatment.ratio / control.ratio)
@@ -161,7 +164,8 @@ def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> flo
 
     Below 0.001 the split is broken.
     """
-    total, share_sum = sum(users.get(arm, 0) for arm in shares), sum(shares.values())
+    total = sum(users.get(arm, 0) for arm in shares)
+    share_sum = sum(shares.values())
     if not total or len(shares) < 2:
         return math.nan
     expected = {arm: total * share / share_sum for arm, share in shares.items()}
@@ -172,12 +176,12 @@ def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> flo
 def proportion_interval(hits: int, runs: int, *, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of a proportion."""
     z = student_quantile(1 - (1 - level) / 2, math.inf)
-    p, z2 = hits / runs, z * z
-    centre, half_width = (
-        p + z2 / (2 * runs),
-        z * math.sqrt(p * (1 - p) / runs + z2 / (4 * runs * runs)),
-    )
-    low, high = (centre - half_width) / (1 + z2 / runs), (centre + half_width) / (1 + z2 / runs)
+    p = hits / runs
+    z2 = z * z
+    centre = p + z2 / (2 * runs)
+    half_width = z * math.sqrt(p * (1 - p) / runs + z2 / (4 * runs * runs))
+    low = (centre - half_width) / (1 + z2 / runs)
+    high = (centre + half_width) / (1 + z2 / runs)
     return (low if hits else 0.0), (
         high if hits < runs else 1.0
     )  # exact at the ends, despite rounding

@@ -183,10 +183,12 @@ def trial_report(
 
 
 def _arm_totals(table: UnitTable, experiment: Experiment, until: int) -> tuple[ArmTotals, ...]:
-    totals, values = [], metric_values(table, experiment.metric, until)
+    totals = []
+    values = metric_values(table, experiment.metric, until)
     for arm_index, arm in enumerate(table.arms):
         is_in_arm = values.arm == arm_index
-        x, y = values.x[is_in_arm], values.y[is_in_arm] if values.y is not None else None
+        x = values.x[is_in_arm]
+        y = values.y[is_in_arm] if values.y is not None else None
         denominator = float(y.sum()) if y is not None else float(len(x))
         totals.append(
             ArmTotals(

@@ -47,7 +47,8 @@ def history_values(table: UnitTable, metric: Metric) -> Floats:
     They are the numerator and denominator of the same metric in the slot, the activity, and an
     indicator of each common segment: regression on indicators is post-stratification.
     """
-    events, n = table.history_events, len(table)
+    events = table.history_events
+    n = len(table)
     kind = _kind_index(metric)
     columns = [
         _sum_by_unit(events.unit, _event_values(events, metric, events.kind == kind), n),

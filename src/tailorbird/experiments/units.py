@@ -108,7 +108,8 @@ def load_units(
         exposure: `answer` or `impression`, see `assign.Experiment`.
     """
     outcomes = match_outcomes(events, slot, attribution)
-    table, ts = outcomes.table, micros(outcomes.table["ts"])
+    table = outcomes.table
+    ts = micros(outcomes.table["ts"])
     id_column = "session_id" if unit == "session" else "person"
     unit_code_by_row, unit_ids = encode_values(table[id_column])
     if experiment is None:
@@ -131,21 +132,18 @@ def load_units(
         arm_count=len(arms),
     )
     is_in_one_arm = exposures.in_arm.sum(axis=1) == 1
-    unit_keys, exposing_response = (
-        exposures.key[is_in_one_arm],
-        exposures.response_row[is_in_one_arm],
-    )
-    first_exposure_ts, unit_arm = exposures.ts[is_in_one_arm], arm_by_row[exposing_response]
+    unit_keys = exposures.key[is_in_one_arm]
+    exposing_response = exposures.response_row[is_in_one_arm]
+    first_exposure_ts = exposures.ts[is_in_one_arm]
+    unit_arm = arm_by_row[exposing_response]
 
     event_row = np.concatenate([responses, outcomes.event_row])
     response_row = np.concatenate([responses, outcomes.response_row])
     owner_unit = _index_in_sorted(unit_keys, unit_code_by_row[response_row])
     is_owned = (owner_unit >= 0) & (ts[event_row] < stop)
-    event_row, response_row, owner_unit = (
-        event_row[is_owned],
-        response_row[is_owned],
-        owner_unit[is_owned],
-    )
+    event_row = event_row[is_owned]
+    response_row = response_row[is_owned]
+    owner_unit = owner_unit[is_owned]
     is_in_experiment = (ts[response_row] >= ts[exposing_response][owner_unit]) & (
         arm_by_row[response_row] == unit_arm[owner_unit]
     )
@@ -228,12 +226,11 @@ def _first_exposures(
         is_impression = (outcomes.kind[outcomes.event_row] == IMPRESSION) & (
             ts[outcomes.event_row] < stop
         )
-        exposure_row, response_row = (
-            outcomes.event_row[is_impression],
-            outcomes.response_row[is_impression],
-        )
+        exposure_row = outcomes.event_row[is_impression]
+        response_row = outcomes.response_row[is_impression]
     is_in_arm = (arm_by_row[response_row] >= 0) & (unit_code_by_row[response_row] >= 0)
-    exposure_row, response_row = exposure_row[is_in_arm], response_row[is_in_arm]
+    exposure_row = exposure_row[is_in_arm]
+    response_row = response_row[is_in_arm]
     order = np.argsort(ts[exposure_row], kind="stable")
     unit_keys, first_index = np.unique(unit_code_by_row[response_row[order]], return_index=True)
     in_arm = np.zeros((len(unit_keys), arm_count), bool)

@@ -14,7 +14,9 @@ from tailorbird.experiments.page import format_interval, format_uplift
 from tailorbird.experiments.run_report import Run
 from tailorbird.experiments.stages import AnalysisPath
 
-RED, GREEN, AMBER = "red", "green", "amber"
+RED = "red"
+GREEN = "green"
+AMBER = "amber"
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def _sort_arms(
 
 def _describe_verdict(run: Run, arms: _ArmsByOutcome, primary: tuple[MetricResult, ...]) -> str:
     """Return the verdict: each arm that is decided, or the best of those that are not."""
-    level, control = run.experiment.level, run.experiment.control_arm
+    level = run.experiment.level
+    control = run.experiment.control_arm
 
     def describe_result(result: MetricResult) -> str:
         if not math.isfinite(result.uplift):
@@ -168,7 +171,8 @@ def _describe_verdict(run: Run, arms: _ArmsByOutcome, primary: tuple[MetricResul
 
 def _choose_advice(run: Run, arms: _ArmsByOutcome, path_by_arm: Mapping[str, AnalysisPath]) -> str:
     experiment = run.experiment
-    name, control = experiment.name, experiment.control_arm
+    name = experiment.name
+    control = experiment.control_arm
     stop_command = f"tailorbird experiment stop {name} --why …"
     decide_command = f"tailorbird experiment decide {name}"
     if arms.won:

@@ -332,10 +332,8 @@ def _check_bounds(instance: object, path: str) -> None:
         )
         if not (is_valid and instance.length <= SIMILARITY_LENGTH_MAX and 0 < instance.decay <= 1):
             raise UnreadableError(f"{path}: is no similarity")
-    length, precision = (
-        getattr(instance, "length", 1),
-        getattr(instance, "precision", PRECISION_MIN),
-    )
+    length = getattr(instance, "length", 1)
+    precision = getattr(instance, "precision", PRECISION_MIN)
     if isinstance(instance, Feature) and not 1 <= length <= SEQUENCE_LENGTH_MAX:
         raise UnreadableError(f"{path}: length: expected 1 to {SEQUENCE_LENGTH_MAX}, got {length}")
     if not PRECISION_MIN <= precision <= PRECISION_MAX:

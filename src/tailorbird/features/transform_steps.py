@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # Kinds of a step's input and output: a key is a category's hash, a code an index for embeddings.
-NUMBER, KEY, CODE = "a number", "a category", "a code"
+NUMBER = "a number"
+KEY = "a category"
+CODE = "a code"
 
 FLOAT32_MAX = 3.4028234663852886e38  # largest float32
 

@@ -76,14 +76,16 @@ def _group_differences(
     file_group: Sequence[ArchiveFile],
     progress: Callable[[int], None],
 ) -> Iterator[int]:
-    start, end = file_group[0].first, file_group[-1].end
+    start = file_group[0].first
+    end = file_group[-1].end
     rows_of_group = (
         (ds.field("raw_partition") == file_group[0].partition)
         & (ds.field("raw_offset") >= start)
         & (ds.field("raw_offset") < end)
     )
     # Indexed by the number of the raw row minus `start`.
-    id_by_row, body_by_row = np.full(end - start, None, object), np.full(end - start, None, object)
+    id_by_row = np.full(end - start, None, object)
+    body_by_row = np.full(end - start, None, object)
     for table, column, target in (
         ("events", "event_id", id_by_row),
         ("duplicates", "event_id", id_by_row),
@@ -125,7 +127,8 @@ def _block_differences(
         yield stored_block.offset
         return
     for row, raw_event in enumerate(raw_events, stored_block.offset):
-        id_, body = id_by_row[row - start], body_by_row[row - start]
+        id_ = id_by_row[row - start]
+        body = body_by_row[row - start]
         if raw_event == ERASED_BODY or body == ERASED_BODY:
             continue
         if (id_ is not None and not _names_event(raw_event, id_)) or (

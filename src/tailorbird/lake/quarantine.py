@@ -119,7 +119,8 @@ def read_slices(
     """
     condition = selection.to_arrow_filter()
     table = lake.table("quarantine", ["received_at", "raw_offset"], condition)
-    times, offsets = micros(table.column("received_at")), table.column("raw_offset").to_numpy()
+    times = micros(table.column("received_at"))
+    offsets = table.column("raw_offset").to_numpy()
     slice_start_rows = np.lexsort((offsets, times))[::rows_max]
     slice_starts = list(
         dict.fromkeys(

@@ -63,11 +63,10 @@ def count_raw_rows(
             count_by_row += np.bincount(rows, minlength=end)
         routed_end = min(routed_positions.get(partition, 0), end)
         account.pending = int(np.sum(count_by_row[routed_end:] == 0))
-        missing_rows, repeated_rows = (
-            np.flatnonzero(count_by_row[:routed_end] == 0),
-            np.flatnonzero(count_by_row > 1),
-        )
-        account.missing, account.repeated = len(missing_rows), len(repeated_rows)
+        missing_rows = np.flatnonzero(count_by_row[:routed_end] == 0)
+        repeated_rows = np.flatnonzero(count_by_row > 1)
+        account.missing = len(missing_rows)
+        account.repeated = len(repeated_rows)
         yield partition, account, missing_rows, repeated_rows
 
 

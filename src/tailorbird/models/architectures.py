@@ -84,7 +84,8 @@ def fit(
         )
     if validation is None:
         rows, validation = rows.split_newest(VALIDATION_SHARE)
-    train, valid = EncodedRows(rows, layout), EncodedRows(validation, layout)
+    train = EncodedRows(rows, layout)
+    valid = EncodedRows(validation, layout)
     if architecture == "gbdt":
         overrides: dict[str, Any] = {"seed": seed, **parameters}
         head_progress = None if progress is None else _sum_progress(rows.heads, progress)
@@ -129,7 +130,8 @@ class GBDT:
                 f"gbdt has no parameter {unknown[0]!r}", fix=f"use one of {', '.join(known_names)}"
             )
         self.settings = replace(settings or GbdtSettings(), **overrides)
-        self.on_epoch, self.progress = on_epoch, progress
+        self.on_epoch = on_epoch
+        self.progress = progress
         self.initial_boosters = initial_boosters or {}
 
     def fit(self, train: EncodedRows, valid: EncodedRows) -> "Forests":
@@ -262,7 +264,9 @@ class NeuralNet:
     ) -> None:
         if name not in NETS:
             raise UsageError(f"there is no net {name!r}", fix=f"use one of {', '.join(NETS)}")
-        self.name, self.seed, self.parameters = name, seed, parameters
+        self.name = name
+        self.seed = seed
+        self.parameters = parameters
         self.options = options or NetOptions()
 
     def fit(self, train: EncodedRows, valid: EncodedRows) -> NetModel:

@@ -65,7 +65,8 @@ class BgNbd:
 
         The rate of a customer who is alive is gamma (r + x, alpha + T).
         """
-        x, age = customers.repeats, customers.age
+        x = customers.repeats
+        age = customers.age
         p_none = ((self.alpha + age) / (self.alpha + age + span)) ** (self.r + x)
         return self.probability_alive(customers) * (1 - p_none)
 
@@ -153,7 +154,9 @@ def count_distinct(customers: Purchases) -> tuple[Purchases, Floats]:
 
 
 def _log_likelihoods(customers: Purchases, r: float, alpha: float, a: float, b: float) -> Floats:
-    x, recency, age = customers.repeats, customers.recency, customers.age
+    x = customers.repeats
+    recency = customers.recency
+    age = customers.age
     log_bought = gammaln(r + x) - gammaln(r) + r * np.log(alpha)
     log_stayed = gammaln(a + b) + gammaln(b + x) - gammaln(b) - gammaln(a + b + x)
     log_alive = -(r + x) * np.log(alpha + age)

@@ -102,7 +102,8 @@ def fit_logistic(
         )
     )
     scale[scale < 1e-5] = 1.0
-    centre, scale = centre.astype(np.float32), scale.astype(np.float32)
+    centre = centre.astype(np.float32)
+    scale = scale.astype(np.float32)
     z, is_missing = _design_matrix(matrix, centre, scale)
     is_used = np.array([name not in ignored_columns for name in columns])
     varies_in_missing = is_used & (is_missing.min(axis=0) != is_missing.max(axis=0))
@@ -112,11 +113,10 @@ def fit_logistic(
     regression = LogisticRegression(C=1.0 / penalty, max_iter=ITERATIONS_MAX).fit(
         design, label > 0, sample_weight=row_weights
     )
-    slopes, missing_slopes = np.zeros(len(columns), np.float32), np.zeros(len(columns), np.float32)
-    slopes[is_used], missing_slopes[varies_in_missing] = (
-        regression.coef_[0, : is_used.sum()],
-        regression.coef_[0, is_used.sum() :],
-    )
+    slopes = np.zeros(len(columns), np.float32)
+    missing_slopes = np.zeros(len(columns), np.float32)
+    slopes[is_used] = regression.coef_[0, : is_used.sum()]
+    missing_slopes[varies_in_missing] = regression.coef_[0, is_used.sum() :]
     return FittedLogistic(
         tuple(columns), centre, scale, slopes, missing_slopes, float(regression.intercept_[0])
     )

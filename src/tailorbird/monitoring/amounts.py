@@ -15,9 +15,13 @@ from tailorbird.events import DAY, HOUR, format_duration, to_iso
 from tailorbird.monitoring.day import HISTORY_DAYS, Day
 from tailorbird.monitoring.verdict import NOT_JUDGED, Check, build_check
 
-HOUR_RATIO_MIN, HOUR_RATIO_MAX = 0.5, 3.0
-DAY_RATIO_MIN, DAY_RATIO_MAX = 0.5, 1.6
-YOUNG_RATIO_MIN, YOUNG_RATIO_MAX = 0.3, 5.0  # limits of a day before a week of history
+HOUR_RATIO_MIN = 0.5
+HOUR_RATIO_MAX = 3.0
+DAY_RATIO_MIN = 0.5
+DAY_RATIO_MAX = 1.6
+# limits of a day before a week of history
+YOUNG_RATIO_MIN = 0.3
+YOUNG_RATIO_MAX = 5.0
 ROWS_MIN = 20  # fewer usual events are not judged
 DEVIANCE_MAX = 10.0  # deviance limit: a probability of e^−10, one hour in 20,000
 
@@ -38,7 +42,9 @@ class DayExpectations(msgspec.Struct, frozen=True):
 
 def check_hours(day: Day) -> Check:
     """Check each finished hour against the same hour of the days before."""
-    problems, worst_ratio, judged_count = [], 1.0, 0
+    problems = []
+    worst_ratio = 1.0
+    judged_count = 0
     skip_reason = (
         "no three days before to compare with"
         if len(day.earlier_days) < 3
@@ -75,10 +81,8 @@ def check_total(day: Day) -> Check:
 
     A day without any event fails as soon as an earlier day has some.
     """
-    event_count, typical_count = (
-        day.profile.event_count,
-        _median([profile.event_count for profile in day.earlier_days]),
-    )
+    event_count = day.profile.event_count
+    typical_count = _median([profile.event_count for profile in day.earlier_days])
     expected_counts = [
         typical_count,
         *([day.week_ago.event_count] if day.week_ago is not None else []),

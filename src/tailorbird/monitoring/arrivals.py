@@ -18,7 +18,8 @@ class Arrivals:
     """
 
     def __init__(self, lake: Lake) -> None:
-        self._lake, self._position_by_day = lake, lake.last_position_by_day()
+        self._lake = lake
+        self._position_by_day = lake.last_position_by_day()
         self._hour_positions_by_day: dict[int, dict[int, int]] = {}
         self.position = max(self._position_by_day.values(), default=0)
 

@@ -135,10 +135,8 @@ def measure_version(
         )
         if version in counts.arms:
             arm_index = counts.arms.index(version)
-            seen, clicked = (
-                counts.per_person(arm_index, "impressions"),
-                counts.per_person(arm_index, "clicks"),
-            )
+            seen = counts.per_person(arm_index, "impressions")
+            clicked = counts.per_person(arm_index, "clicks")
             clicks += Moments.from_totals(clicked[seen > 0], seen[seen > 0])
     return VersionFigures(
         version,

@@ -27,15 +27,30 @@ from tailorbird.monitoring.usual import merge_profiles, stability_index, usual_s
 from tailorbird.monitoring.verdict import NOT_JUDGED, Check, build_check
 
 REPEATS_MAX = 0.2  # events sent again over those of the day
-REPEATED_ACTIONS_MAX, REPEATED_ACTIONS_ROWS_MIN = 0.2, 100
+REPEATED_ACTIONS_MAX = 0.2
+REPEATED_ACTIONS_ROWS_MIN = 100
 LATE_MAX = 0.02  # share of the events received
-NULLS_MAX, NULLS_ROWS_MIN = 0.15, 100  # largest change in the share of nulls
-PSI_MAX, PSI_ROWS_MIN = 0.25, 200  # the conventional limit of a shift
-ORPHANS_MAX, UNSEEN_MAX, CLICKS_MIN = 0.05, 0.2, 20  # shares of the clicks
-SKEW_US, SKEW_MAX, SKEW_ROWS_MIN = 2 * MINUTE, 0.1, 30  # off by this; share of events
+# largest change in the share of nulls
+NULLS_MAX = 0.15
+NULLS_ROWS_MIN = 100
+# the conventional limit of a shift
+PSI_MAX = 0.25
+PSI_ROWS_MIN = 200
+# shares of the clicks
+ORPHANS_MAX = 0.05
+UNSEEN_MAX = 0.2
+CLICKS_MIN = 20
+# off by this; share of events
+SKEW_US = 2 * MINUTE
+SKEW_MAX = 0.1
+SKEW_ROWS_MIN = 30
 SKEW_PEOPLE_MIN = 5  # the clocks of a few people are no fault of the site
-BOTS_MAX, ONE_PERSON_MAX, ONE_PERSON_ROWS_MIN = 0.15, 0.05, 1_000  # above the usual share; share
-REFUSED_MAX, REFUSED_ROWS_MIN = 0.05, 20
+# above the usual share; share
+BOTS_MAX = 0.15
+ONE_PERSON_MAX = 0.05
+ONE_PERSON_ROWS_MIN = 1_000
+REFUSED_MAX = 0.05
+REFUSED_ROWS_MIN = 20
 
 
 def run_checks(
@@ -123,8 +138,10 @@ def check_late(day: Day) -> Check:
 
 def check_nulls(day: Day) -> Check:
     """Check the share of null columns by event type against the days before."""
-    reference, problems = merge_profiles(day.earlier_days), []
-    largest_change, checked_count = 0.0, 0
+    reference = merge_profiles(day.earlier_days)
+    problems = []
+    largest_change = 0.0
+    checked_count = 0
     if reference is not None:
         for type_, rows in day.profile.type_counts.items():
             if min(rows, reference.type_counts[type_]) < NULLS_ROWS_MIN:
@@ -162,7 +179,9 @@ def check_nulls(day: Day) -> Check:
 
 def check_categories(day: Day) -> Check:
     """Check the distribution of categorical columns by population stability index."""
-    problems, largest_psi, checked_count = [], 0.0, 0
+    problems = []
+    largest_psi = 0.0
+    checked_count = 0
     for column, value_counts in day.profile.category_counts.items():
         earlier_counts = [profile.category_counts[column] for profile in day.earlier_days]
         earlier_rows = sum(sum(counts.values()) for counts in earlier_counts)
@@ -242,7 +261,9 @@ def check_skew(day: Day) -> Check:
     device_names = events["device"].to_pylist()
     devices = np.array([name or "without a device" for name in device_names], object)
     persons = np.array([name or "" for name in events["person"].to_pylist()], object)
-    problems, largest_share, checked_count = [], 0.0, pc.count(events["sent_at"]).as_py()
+    problems = []
+    largest_share = 0.0
+    checked_count = pc.count(events["sent_at"]).as_py()
     for name in sorted(set(devices.tolist())):
         is_wrong_on_device = is_clock_wrong[devices == name]
         if len(is_wrong_on_device) < SKEW_ROWS_MIN:
@@ -268,9 +289,11 @@ def check_skew(day: Day) -> Check:
 
 def check_bots(day: Day) -> Check:
     """Check the share of known bots, and for people who are too active to be human."""
-    rows, reference = day.events.num_rows, merge_profiles(day.earlier_days)
+    rows = day.events.num_rows
+    reference = merge_profiles(day.earlier_days)
     share = day.profile.bot_count / max(1, day.profile.event_count)
-    usual_share, problems = 0.0, []
+    usual_share = 0.0
+    problems = []
     if reference is not None and reference.event_count:
         usual_share = reference.bot_count / reference.event_count
     if share > usual_share + BOTS_MAX:

@@ -157,7 +157,8 @@ def measure_week(
         previous_probability: by the version before, of the same people.
     """
     is_known = np.isfinite(has_left)
-    probability, labels = probability[is_known], has_left[is_known] > 0
+    probability = probability[is_known]
+    labels = has_left[is_known] > 0
     leavers = int(labels.sum())
     if len(labels) < PEOPLE_MIN or min(leavers, len(labels) - leavers) < OUTCOMES_MIN:
         return None
@@ -168,7 +169,8 @@ def measure_week(
     gain = gain_se = 0.0
     if previous_probability is not None:
         gains = log_losses(previous_probability[is_known], labels) - log_losses(probability, labels)
-        gain, gain_se = float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))
+        gain = float(gains.mean())
+        gain_se = float(gains.std() / math.sqrt(len(gains)))
     return ChurnWeek(
         week,
         known_at=known_at,
@@ -191,7 +193,8 @@ def explain_fall(week: ChurnWeek, auc: float, auc_se: float) -> str:
     Args:
         auc, auc_se: of the champion when the gate judged it; NaN if that is not comparable.
     """
-    fall, error = auc - week.auc, math.hypot(auc_se, week.auc_se)
+    fall = auc - week.auc
+    error = math.hypot(auc_se, week.auc_se)
     if fall > AUC_FALL and fall > FALL_Z * error:
         return f"AUC fell from {auc:.2f} at the gate to {week.auc:.2f}, more than chance allows"
     gap = abs(week.predicted - week.observed)

@@ -68,7 +68,8 @@ def outcome_steps(
             continue
         log_ratios = [math.log(pending_sums[arm].moments.ratio) for arm in arms]
         steps.append(LogRatioStep(first_start, log_ratios[0] - sum(log_ratios[1:]), sum(variances)))
-        pending_sums, first_start = {}, None
+        pending_sums = {}
+        first_start = None
     return steps
 
 
@@ -76,7 +77,9 @@ class _OutcomeSums:
     """Totals of some cells, with the error that they share because delays are estimated."""
 
     def __init__(self, moments: Moments, outcomes: float, shared_error: float) -> None:
-        self.moments, self.outcomes, self._shared_error = moments, outcomes, shared_error
+        self.moments = moments
+        self.outcomes = outcomes
+        self._shared_error = shared_error
 
     @classmethod
     def of(cls, cells: pa.Table, measure: str, delays: DelayDistribution) -> "_OutcomeSums":

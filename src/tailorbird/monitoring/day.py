@@ -170,7 +170,8 @@ class Day:
 
 def load_day(lake: Lake, day_number: int, now: int) -> Day:
     """Read a day and the days that it is compared with. Raises NotReadyError without a lake."""
-    start, until = day_number * DAY, min((day_number + 1) * DAY, now)
+    start = day_number * DAY
+    until = min((day_number + 1) * DAY, now)
     events = _read_events(lake, day_number, list(EVENT_COLUMNS))
     events = events.filter(pc.less(events["ts"], pa.scalar(until, TIME_TYPE)))
     profile_columns = list(
@@ -270,7 +271,8 @@ def _count_refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, 
         return _value_counts(rows["code"]), events.num_rows
     # An imported event records when it happened, not when it was imported. An import ends with its
     # refused rows.
-    is_imported, offset = ds.field("raw_partition") == IMPORT_PARTITION, ds.field("raw_offset")
+    is_imported = ds.field("raw_partition") == IMPORT_PARTITION
+    offset = ds.field("raw_offset")
     earlier_offsets = lake.table(
         "quarantine",
         ["raw_offset"],
@@ -308,11 +310,13 @@ def _count_unaccounted(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Count raw rows of the day that are in no table, and in more than one, by partition."""
     received_rows = events.filter(_is_time_between(start, start + DAY, "received_at"))
-    missing_by_partition, repeated_by_partition = {}, {}
+    missing_by_partition = {}
+    repeated_by_partition = {}
     for partition in _value_counts(received_rows["raw_partition"]):
         rows = received_rows.filter(pc.equal(received_rows["raw_partition"], partition))
         row_numbers = _row_numbers(rows)
-        first_row, last_row = int(row_numbers.min()), int(row_numbers.max())
+        first_row = int(row_numbers.min())
+        last_row = int(row_numbers.max())
         batch_offset = int(rows["raw_offset"].to_numpy()[row_numbers.argmin()])
         is_in_range = (
             (ds.field("raw_partition") == partition)
@@ -331,10 +335,8 @@ def _count_unaccounted(
             - first_row,
             minlength=last_row - first_row + 1,
         )
-        missing_by_partition[partition], repeated_by_partition[partition] = (
-            int(np.sum(occurrences == 0)),
-            int(np.sum(occurrences > 1)),
-        )
+        missing_by_partition[partition] = int(np.sum(occurrences == 0))
+        repeated_by_partition[partition] = int(np.sum(occurrences > 1))
     return missing_by_partition, repeated_by_partition
 
 

@@ -164,7 +164,8 @@ def _find_tail(latency_us: Floats, weight: Floats, tail: float) -> tuple[float, 
 
 def _first_index(count: int, holds: Callable[[int], bool]) -> int:
     """Return the first index at which a condition holds that holds from there on; `count` if none."""
-    low, high = 0, count
+    low = 0
+    high = count
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)

@@ -112,7 +112,8 @@ def sums_by_period(
         distinct_periods.tolist(), np.split(order, first_indexes[1:]), strict=True
     ):
         period_counts = counts.select(rows)
-        moments_by_arm, purchases_by_arm = {}, {}
+        moments_by_arm = {}
+        purchases_by_arm = {}
         for arm_index, arm in enumerate(counts.arms):
             seen = period_counts.per_person(arm_index, "impressions")
             clicks = period_counts.per_person(arm_index, "clicks")
@@ -167,7 +168,9 @@ def measure_calibration(
             seen_pairs.add(pair)
             if outcomes.kind[event_row] == CLICK:
                 clicked_pairs.add(pair)
-    items, clicks = Counter[str](), Counter[str]()  # by arm
+    # by arm
+    items = Counter[str]()
+    clicks = Counter[str]()
     predicted: defaultdict[str, float] = defaultdict(float)
     for request, item in sorted(seen_pairs):
         arm = arm_by_request[request]

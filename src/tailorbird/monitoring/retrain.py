@@ -189,13 +189,16 @@ def decide_from_steps(
         criteria.periods_max,
         criteria.false_alarm,
     )
-    highest_statistic, fall_index, alarm_index = -math.inf, 0, None
+    highest_statistic = -math.inf
+    fall_index = 0
+    alarm_index = None
     for index in range(len(watched)):
         statistic, fall_start = _find_steepest_fall(
             reference_value, reference_variance, watched[: index + 1]
         )
         if statistic > highest_statistic:
-            highest_statistic, fall_index = statistic, fall_start
+            highest_statistic = statistic
+            fall_index = fall_start
         is_large_enough = reference_value - _pool(watched[fall_start : index + 1])[
             0
         ] >= -math.log1p(-criteria.fall)
@@ -203,10 +206,8 @@ def decide_from_steps(
             alarm_index = index
             break
     steps_after = watched if alarm_index is None else watched[fall_index : alarm_index + 1]
-    value_before, value_after = (
-        _pooled_value(reference, metric_name),
-        _pooled_value(steps_after, metric_name),
-    )
+    value_before = _pooled_value(reference, metric_name)
+    value_after = _pooled_value(steps_after, metric_name)
     description = _describe(metric_name, criteria, value_before, value_after)
     if alarm_index is None:
         reason = f"{description}: within what chance allows"
@@ -253,15 +254,14 @@ def build_steps(counts: Counts, criteria: RetrainCriteria) -> list[LogRatioStep]
             for arm in arms
         ):
             continue
-        value, variance = (
-            math.log(pending_moments[criteria.arm].ratio),
-            pending_moments[criteria.arm].variance_of_log,
-        )
+        value = math.log(pending_moments[criteria.arm].ratio)
+        variance = pending_moments[criteria.arm].variance_of_log
         if criteria.control:
             value -= math.log(pending_moments[criteria.control].ratio)
             variance += pending_moments[criteria.control].variance_of_log
         steps.append(LogRatioStep(start, value, variance))
-        pending_moments, start = {}, None
+        pending_moments = {}
+        start = None
     return steps
 
 

@@ -82,11 +82,9 @@ def build_status(
         return rows[0] if rows else None
 
     today_cells = cells.filter(minute >= now - DAY)
-    today, aliases, audit = (
-        summarize_day(today_cells, now - DAY),
-        registry.aliases(),
-        registry.audit(),
-    )
+    today = summarize_day(today_cells, now - DAY)
+    aliases = registry.aliases()
+    audit = registry.audit()
     # A score promises clicks in its own slot only, and only where the champion gave it.
     is_scored = (pc.field("version") == aliases.champion) & (pc.field("predicted_clicks") > 0)
     scored_slots = sorted(
@@ -171,7 +169,8 @@ def _describe_models(aliases: Aliases, scored_slots: Sequence[Figures], promoted
         return f"{text}, promoted later, {promoted_later}"
     champion = next(iter(scored_slots), None)
     if champion is not None and not math.isnan(champion.auc_expected):
-        low, high = champion.auc_expected_low, champion.auc_expected_high
+        low = champion.auc_expected_low
+        high = champion.auc_expected_high
         text += f" (AUC in {champion.group} {champion.auc_expected:.2f} expected, "
         text += f"{low:.2f} to {high:.2f}"
         if not math.isnan(champion.auc):
@@ -221,7 +220,8 @@ def _format_milliseconds(value: float) -> str:
 
 def _format_rate(figures: Figures, name: str) -> str:
     """Return a rate with its interval."""
-    low, high = getattr(figures, f"{name}_low"), getattr(figures, f"{name}_high")
+    low = getattr(figures, f"{name}_low")
+    high = getattr(figures, f"{name}_high")
     if math.isnan(low):
         return "unknown"
     return f"{getattr(figures, name):.2%} ({low:.2%} to {high:.2%})"

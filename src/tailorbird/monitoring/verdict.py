@@ -2,7 +2,9 @@
 
 import msgspec
 
-OK, FAILED, NOT_JUDGED = "ok", "failed", "none"
+OK = "ok"
+FAILED = "failed"
+NOT_JUDGED = "none"
 _PROBLEMS_MAX = 5
 
 

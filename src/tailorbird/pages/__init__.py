@@ -71,7 +71,8 @@ def _format_interval(estimate: Estimate, sign: str = "") -> "Markup | str":
     text = format(estimate.value, f"{sign}.4f")
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return text
-    low, high = format(estimate.low, f"{sign}.4f"), format(estimate.high, f"{sign}.4f")
+    low = format(estimate.low, f"{sign}.4f")
+    high = format(estimate.high, f"{sign}.4f")
     return Markup(f"{text} <small>{low} … {high}</small>")
 
 

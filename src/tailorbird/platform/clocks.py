@@ -9,7 +9,8 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SimulatedClock, SystemClock, to_iso
 from tailorbird.lake import Lake
 
-LATEST, NOW = "latest", "now"
+LATEST = "latest"
+NOW = "now"
 
 
 def clock_as_of(

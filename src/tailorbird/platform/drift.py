@@ -71,7 +71,8 @@ def find_drift(
         raise UsageError(f"cannot compare with {against!r}", where="against", fix=fix)
     if not is_live or (since, against) != (DEFAULT_SINCE, HISTORY):
         return _detect_drift(project, clock, since, against)[0]
-    folder, now = project.paths.monitoring, clock.now()
+    folder = project.paths.monitoring
+    now = clock.now()
     try:
         result, drift_rows = _detect_drift(project, clock, since, against)
     except NotReadyError as error:
@@ -85,7 +86,9 @@ def _detect_drift(
     project: Project, clock: Clock, since: str, against: str
 ) -> tuple[DriftResult, list[DriftRow]]:
     """Return what moved, and the episodes in it without the falls in the audit log."""
-    now, features, lake = clock.now(), project.features, Lake(project.paths.lake)
+    now = clock.now()
+    features = project.features
+    lake = Lake(project.paths.lake)
     store = _sketch_store(project)
     store.refresh(max(now - HISTORY_DAYS * DAY, _first_visit(lake, now)), now)
     histograms = read_training_histograms(project, clock) if against == TRAINING else None
@@ -121,7 +124,8 @@ def _detect_drift(
             false_alarms_per_month=false_alarms,
         )
         signals = [signal for signal, _ in signals_with_training]
-    model_changes, drift_rows = _model_changes(project, clock), []
+    model_changes = _model_changes(project, clock)
+    drift_rows = []
     for episode in reversed(episodes):
         cause = _skew_cause(episode, shift_by_signal) or name_cause(
             episode, signals, start_us, model_changes
@@ -170,7 +174,9 @@ def explain_fall(
         reference_from: since when the figure was as it was before the fall.
     """
     assert decision.since is not None
-    store, now, lake = _sketch_store(project), clock.now(), Lake(project.paths.lake)
+    store = _sketch_store(project)
+    now = clock.now()
+    lake = Lake(project.paths.lake)
     store.refresh(reference_from, now)
     signals, start_us = store.read(reference_from, now)
     slot = project.slots[decision.criteria.slot]
@@ -299,7 +305,8 @@ def _click_signal(
     )
     hour_indexes = (cells["minute"].to_numpy() - start_us) // HOUR
     counts_by_hour = np.zeros((hour_count + 1, 3))
-    seen, clicks = cells["seen"].to_numpy(), cells["clicks"].to_numpy()
+    seen = cells["seen"].to_numpy()
+    clicks = cells["clicks"].to_numpy()
     cell_counts = np.column_stack(
         [np.zeros(len(hour_indexes)), np.maximum(seen - clicks, 0.0), clicks]
     )

@@ -67,7 +67,8 @@ class InProcessServer:
         are_reads_late: Callable[[], bool] | None = None,
     ) -> None:
         self._are_reads_late = are_reads_late
-        self._clock, self._pseudonyms = clock, project.pseudonyms() if pseudonymise else None
+        self._clock = clock
+        self._pseudonyms = project.pseudonyms() if pseudonymise else None
         self.feature_provider = LiveFeatureProvider(
             project.paths.state, project.features, copies=copy_target, workers=project.workers
         )
@@ -155,7 +156,8 @@ class _LateReads:
     """A feature provider whose store does not answer some requests in time."""
 
     def __init__(self, provider: FeatureProvider, are_reads_late: Callable[[], bool]) -> None:
-        self._provider, self._are_reads_late = provider, are_reads_late
+        self._provider = provider
+        self._are_reads_late = are_reads_late
 
     @contextmanager
     def open_features(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:

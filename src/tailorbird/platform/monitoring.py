@@ -298,7 +298,9 @@ class FiguresTask:
     """Keeps the stored figures up to date, and those of the last hour for metrics."""
 
     def __init__(self, project: Project, clock: Clock) -> None:
-        self._project, self._clock, self._store = project, clock, figure_store(project)
+        self._project = project
+        self._clock = clock
+        self._store = figure_store(project)
         self._last_hour_figures: list[tuple[str, Figures]] = []
         self._last_drift_hour = 0
 
@@ -314,7 +316,8 @@ class FiguresTask:
         """Return what the trainer did with models in the last 24 hours."""
         from tailorbird.platform.rollout import AUTHORS
 
-        registry, now = Registry(self._project.paths.registry, clock=self._clock), self._clock.now()
+        registry = Registry(self._project.paths.registry, clock=self._clock)
+        now = self._clock.now()
         churn_entries = churn_figures.churn_decisions(self._project, self._clock)
         return [
             entry.action
@@ -346,7 +349,8 @@ class FiguresTask:
             self._store.refresh(now - HISTORY_DAYS * DAY, now, include_late=is_new_hour)
             cells = self._store.read(now - HOUR, now)
             delay_cells = self._store.read(now - DELAY_DAYS * DAY, now, DELAY_COLUMNS)
-            delays, item_count = slot_delays(delay_cells), catalogue_size(self._project)
+            delays = slot_delays(delay_cells)
+            item_count = catalogue_size(self._project)
         except TailorbirdError as error:
             log.info("figures: %s", error)
             return

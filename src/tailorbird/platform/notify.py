@@ -31,10 +31,9 @@ from tailorbird.registry import AuditEntry, Registry
 
 NOTIFY_INTERVAL_S = 15.0
 LOOKBACK_US = DAY  # decisions older than this are not sent any more
-PAGE_FAILURE_RATE, PAGE_REQUESTS_MIN = (
-    0.01,
-    100,
-)  # share of failed responses in an hour that pages, of as many
+# share of failed responses in an hour that pages, of as many
+PAGE_FAILURE_RATE = 0.01
+PAGE_REQUESTS_MIN = 100
 _REFUSAL_ACTIONS = ("end canary", "reject")
 ReadLiveFigures = Callable[[], Sequence[tuple[str, Figures]]]
 
@@ -57,7 +56,9 @@ class NotifyTask:
     def __init__(
         self, project: Project, clock: Clock, read_live_figures: ReadLiveFigures = tuple
     ) -> None:
-        self._project, self._clock, self._read_live_figures = project, clock, read_live_figures
+        self._project = project
+        self._clock = clock
+        self._read_live_figures = read_live_figures
         self._receivers: list[Receiver] | None = None
         self._ledger = DeliveryLedger()
         self._message_counts: Counter[tuple[str, str]] = Counter()
@@ -145,9 +146,13 @@ def _decision_messages(audit: Sequence[AuditEntry], project_name: str, now: int)
 
 def _decision_message(project_name: str, entry: AuditEntry) -> Message | None:
     if entry.action == "rollback":
-        kind, title, runbook_page = "rollback", f"rolled back to {entry.version}", "rolled-back.md"
+        kind = "rollback"
+        title = f"rolled back to {entry.version}"
+        runbook_page = "rolled-back.md"
     elif entry.action in _REFUSAL_ACTIONS:
-        kind, title, runbook_page = "refused", f"{entry.version} was refused", "canary-ended.md"
+        kind = "refused"
+        title = f"{entry.version} was refused"
+        runbook_page = "canary-ended.md"
     else:
         return None
     body = f"{entry.why}\n{to_iso_minute(entry.at)}. Runbook: {RUNBOOK_FOLDER}/{runbook_page}"
@@ -211,7 +216,8 @@ def send_test_messages(project: Project, clock: Clock) -> list[ReceiverState]:
         NotReadyError: `notify.urls` is empty.
         ConfigError: Apprise does not know a URL.
     """
-    project_name, now = project.settings.project.name, clock.now()
+    project_name = project.settings.project.name
+    now = clock.now()
     text = f"Sent at {to_iso(now)[:19]}Z by tailorbird monitor notify --test."
     test_message = Message(
         "approval", "test", "test", title=f"{project_name}: a test message", body=text

@@ -105,7 +105,8 @@ class EvaluationResult:
 
     @property
     def _header(self) -> str:
-        requests, people = self.evaluation.request_count, self.evaluation.user_count
+        requests = self.evaluation.request_count
+        people = self.evaluation.user_count
         return f"slot {self.slot}: {requests:,} requests, {people:,} people"
 
     def to_frame(self) -> Frame:

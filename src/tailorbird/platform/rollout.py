@@ -99,7 +99,8 @@ def _roll_back_if_worse(project: Project, registry: Registry, now: int) -> bool:
     After an automatic roll-back there is no other for a while: if the previous version is bad too,
     the cause is not the model.
     """
-    aliases, audit = registry.aliases(), registry.audit()
+    aliases = registry.aliases()
+    audit = registry.audit()
     champion = aliases.champion
     promotions = [e for e in audit if e.action in CHAMPION_CHANGES and e.version == champion]
     if not aliases.previous or not promotions:
@@ -127,7 +128,8 @@ def advance_rollout_safely(project: Project, clock: Clock) -> None:
 
 def is_cooling(project: Project, registry: Registry, now: int) -> bool:
     """Return whether no new model is to be trained: one is on its way, or failed lately."""
-    limits, audit = _rollout_limits(project), registry.audit()
+    limits = _rollout_limits(project)
+    audit = registry.audit()
     if now < cooling_until(audit, AUTHORS, limits):
         return True
     return _next_step(project, registry, now).action in ("start", "shadow", "canary")
@@ -187,7 +189,8 @@ def approve(
     waiting_step = next((step for step in steps if churn in ("", step.churn)), None)
     if waiting_step is None:
         raise NotReadyError("no step waits for a person", fix="tailorbird monitor status")
-    action, version = waiting_step.action, waiting_step.version
+    action = waiting_step.action
+    version = waiting_step.version
     registry = churn_registry(project, clock, waiting_step.churn) if waiting_step.churn else ranker
     registry.record(f"approve {action}", version, by=by, why=why)
     _apply_step(project, registry, action, version, why=f"approved by {by}: {why}", now=clock.now())
@@ -198,7 +201,8 @@ def watch_champion(
     project: Project, registry: Registry, now: int, promoted_at: int
 ) -> ChampionVerdict:
     """Compare the champion with the previous version, which answers a holdout of the people."""
-    aliases, lake = registry.aliases(), Lake(project.paths.lake)
+    aliases = registry.aliases()
+    lake = Lake(project.paths.lake)
     window_from = max(promoted_at, now - WINDOW_US)
     new_responses = lake.responses(RESPONSE_COLUMNS, window_from, now)
     should_compare_clicks = now - promoted_at < CLICK_COMPARISON_US
@@ -227,12 +231,14 @@ _service_before_by_registry: dict[str, tuple[tuple[str, int], ServiceStats]] = {
 
 def _service_before(project: Project, version: str, promoted_at: int, now: int) -> ServiceStats:
     """Return the responses of a version before a promotion, read once they are complete."""
-    registry_path, promotion = str(project.paths.registry), (version, promoted_at)
+    registry_path = str(project.paths.registry)
+    promotion = (version, promoted_at)
     if registry_path in _service_before_by_registry:
         cached_promotion, service = _service_before_by_registry[registry_path]
         if cached_promotion == promotion:
             return service
-    lake, start = Lake(project.paths.lake), promoted_at - REFERENCE_WINDOW_US
+    lake = Lake(project.paths.lake)
+    start = promoted_at - REFERENCE_WINDOW_US
     responses = lake.responses(RESPONSE_COLUMNS, start, promoted_at)
     events = lake.events(EVENT_COLUMNS, start, promoted_at)
     service = _measure_service(project, responses, events, version, promoted_at)
@@ -285,7 +291,8 @@ def _read_long_runs(
 
 
 def _click_rate_of(cells: pa.Table) -> ClickRate:
-    clicks, seen = cells["clicks"].to_numpy(), cells["seen"].to_numpy()
+    clicks = cells["clicks"].to_numpy()
+    seen = cells["seen"].to_numpy()
     is_seen = seen > 0
     cell_moments = Moments.from_totals(clicks[is_seen], seen[is_seen])
     return ClickRate(float(clicks.sum()), float(seen.sum()), dispersion_of(cell_moments))
@@ -305,7 +312,8 @@ def _start_rollout(project: Project, registry: Registry, now: int, version: str)
 def first_canary_share(project: Project, now: int) -> tuple[float, str]:
     """Return the share that a canary starts with, and why it is none if it is 0."""
     cells = figure_store(project).read(now - DAY, now, ("minute", "requests", "clicks"))
-    requests, clicks = pc.sum(cells["requests"]).as_py() or 0, pc.sum(cells["clicks"]).as_py() or 0
+    requests = pc.sum(cells["requests"]).as_py() or 0
+    clicks = pc.sum(cells["clicks"]).as_py() or 0
     settings = project.settings
     plan = plan_canary(
         settings.canary.margin,
@@ -402,5 +410,7 @@ def _next_step(project: Project, registry: Registry, now: int) -> RolloutStep:
     accepted_versions = [
         info.version for info in reversed(newest_versions) if info.metrics.get("accepted")
     ]
-    aliases, audit, limits = registry.aliases(), registry.audit(), _rollout_limits(project)
+    aliases = registry.aliases()
+    audit = registry.audit()
+    limits = _rollout_limits(project)
     return next_step(aliases, audit, accepted_versions, now, limits, authors=AUTHORS)

@@ -66,7 +66,8 @@ def train(
     project = schema_choice.project
     if schema_choice.notice:
         notify(schema_choice.notice)
-    declaration, by = project.slot_or_churn(name), by or getpass.getuser()
+    declaration = project.slot_or_churn(name)
+    by = by or getpass.getuser()
     if isinstance(declaration, Churn):
         clock = clock_as_of(as_of, project, notify=notify)
         return train_churn_model(
@@ -106,7 +107,8 @@ def train_slot(
     from tailorbird.training.baseline_bundle import ensure_champion
     from tailorbird.training.pipeline import train
 
-    paths, owner = project.paths, project.settings.project.owner
+    paths = project.paths
+    owner = project.settings.project.owner
     ensure_champion(
         project.features,
         lake=paths.lake,

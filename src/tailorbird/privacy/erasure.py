@@ -126,13 +126,16 @@ class _Erasure:
         journal: Journal | None,
         stored_ids: Sequence[StoredId],
     ) -> None:
-        self._project, self._writers, self._clock = project, writers, clock
+        self._project = project
+        self._writers = writers
+        self._clock = clock
         self._progress = progress
         self._data = project.paths.data
         self._features = active_schemas(project)
         self._plan = route_plan_for(project, self._features)
         self._journal = journal or self._begin_journal(stored_ids)
-        self._people, self._footprint = self._journal.people, self._journal.footprint
+        self._people = self._journal.people
+        self._footprint = self._journal.footprint
         key = bytes.fromhex(self._journal.key)
         self._rewriter = EventRewriter(key, self._footprint.requests)
         declared_names = attribute_names(project.plan)
@@ -231,7 +234,8 @@ class _Erasure:
         return {}
 
     def _erase_router(self) -> dict[str, Any]:
-        people, footprint = self._people, self._footprint
+        people = self._people
+        footprint = self._footprint
         erasure_arguments: dict[str, Any] = {
             "user_ids": people.users,
             "anonymous_ids": people.devices,
@@ -239,7 +243,8 @@ class _Erasure:
             "request_ids": footprint.requests,
             "mentions": self._mentions,
         }
-        topics, routed_log = self._writers.topics, self._writers.routed_log
+        topics = self._writers.topics
+        routed_log = self._writers.routed_log
         erased_counts = [] if topics is None else topics.routed.erase(**erasure_arguments)
         if routed_log is not None:
             released_positions = read_released_positions(self._project.paths.lake).routed_position()
@@ -293,7 +298,9 @@ class _Erasure:
         return {"copies": {"records": delete_copies(target, names)}}
 
     def _rebuild_state(self, features: FeatureSet) -> dict[str, Any]:
-        schema, paths, workers = features.schema_hash, self._project.paths, self._project.workers
+        schema = features.schema_hash
+        paths = self._project.paths
+        workers = self._project.workers
         active_hashes = [feature.schema_hash for feature in self._features]
         parts = all_parts(workers)
         names = {part.name for part in parts}
@@ -314,7 +321,8 @@ class _Erasure:
         return {f"state {schema}": {"rows": sum(rebuild_part(part=part) for part in parts)}}
 
     def _erase_candidates(self) -> dict[str, Any]:
-        root, contract = self._project.paths.candidates, required_contract(self._project)
+        root = self._project.paths.candidates
+        contract = required_contract(self._project)
         while self._writers.candidate_locks:
             self._writers.candidate_locks.pop().release()
         if not root.exists():
@@ -364,7 +372,8 @@ class _Erasure:
         return search_project(self._project, self._people, skip=skip, progress=self._progress)
 
     def _finish(self, searched: SearchReport) -> Receipt:
-        journal, footprint = self._journal, self._footprint
+        journal = self._journal
+        footprint = self._footprint
         suppression_list = SuppressionList.load(self._data)
         receipt = Receipt(
             people=sorted(suppression_list.hash(*subject) for subject in self._people.subjects),

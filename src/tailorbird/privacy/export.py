@@ -145,7 +145,8 @@ def _with_features(row: Record, feature_sets: Sequence[FeatureSet]) -> Record:
         (entry for entry in feature_sets if entry.schema_hash == row["schema_hash"]), None
     )
     record = {name: value for name, value in row.items() if name != "sequences"}
-    items, numeric = row["items"] or [], row["numeric"] or []
+    items = row["items"] or []
+    numeric = row["numeric"] or []
     if features is None or not items or len(numeric) != len(items) * len(features.numeric):
         return record
     values = np.array(record.pop("numeric"), np.float64).reshape(len(items), -1)
@@ -209,10 +210,8 @@ def _read_waiting_rows(project: Project, mentions: Mentions) -> Iterator[tuple[s
     """Yield the rows of raw logs that name them and are not yet in the lake, with their
     producer.
     """
-    released_positions, routed_positions = (
-        read_released_positions(project.paths.lake),
-        load_positions(project.paths.lake).routed,
-    )
+    released_positions = read_released_positions(project.paths.lake)
+    routed_positions = load_positions(project.paths.lake).routed
     for producer, address in project.stream.raw_logs().items():
         try:
             reader = open_reader(address)

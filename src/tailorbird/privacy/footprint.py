@@ -61,7 +61,8 @@ class Footprint(msgspec.Struct):
 
 def find_footprint(lake: Lake, people: People, declared_names: Collection[str]) -> Footprint:
     """Find what people left in the lake; `declared_names`: see `mentions.attribute_names`."""
-    footprint, mentions = Footprint(), Mentions(people.ids, declared_names)
+    footprint = Footprint()
+    mentions = Mentions(people.ids, declared_names)
     sessions: set[str] = set()
     if lake.exists("events"):
         rows = lake.table("events", list(_EVENT_COLUMNS), people.row_filter())
@@ -77,7 +78,8 @@ def find_footprint(lake: Lake, people: People, declared_names: Collection[str]) 
         footprint.types = dict(Counter(owned_rows["type"].to_pylist()))
         times = micros(owned_rows["ts"])[micros(owned_rows["ts"]) > 0]
         if len(times):
-            footprint.first, footprint.last = int(times.min()), int(times.max())
+            footprint.first = int(times.min())
+            footprint.last = int(times.max())
         sessions = set(owned_rows["session_id"].drop_null().to_pylist())
         footprint.requests = _find_requests(lake, people, owned_rows)
         _find_affected_entities(lake, people, mentions, footprint)
@@ -129,7 +131,8 @@ def _find_mentioning_profiles(
     lake: Lake, kind: str, mentions: Mentions, footprint: Footprint, own_ids: Collection[str] = ()
 ) -> set[str]:
     """Return the users or items whose profile mentions the people, and note the attributes."""
-    table, ids = f"{kind}s", set[str]()
+    table = f"{kind}s"
+    ids = set[str]()
     attributes = set(footprint.attributes)
     for batch in lake.batches(table, ["id", "attributes"]) if lake.exists(table) else ():
         rows = pa.Table.from_batches([batch])

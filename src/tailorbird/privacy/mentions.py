@@ -53,11 +53,9 @@ class Mentions:
         declared_names: Collection[str] = (),
         rename_id: Callable[[str], str] = lambda id_: "",
     ) -> None:
-        self._ids, self._declared_names, self._make_new_id = (
-            frozenset(ids),
-            frozenset(declared_names),
-            rename_id,
-        )
+        self._ids = frozenset(ids)
+        self._declared_names = frozenset(declared_names)
+        self._make_new_id = rename_id
         self._matcher = IdMatcher(ids)
         self._name_matcher = IdMatcher([id_ for id_ in ids if not is_number(id_)])
         self._number_ids = {

@@ -77,7 +77,8 @@ def preview(project: Project, stored_ids: Sequence[StoredId], clock: Clock) -> P
     lake = Lake(project.paths.lake)
     people = find_people(lake, flatten_ids(stored_ids))
     footprint = find_footprint(lake, people, attribute_names(project.plan))
-    first_ts, last_ts = footprint.first, footprint.last
+    first_ts = footprint.first
+    last_ts = footprint.last
     users, devices = count_people(stored_ids, people)
     return Preview(
         users,

@@ -35,7 +35,9 @@ class ArchiveRewriter:
         plan: RoutePlan,
         mentions: Mentions,
     ) -> None:
-        self._people, self._rewriter, self._mentions = people, rewriter, mentions
+        self._people = people
+        self._rewriter = rewriter
+        self._mentions = mentions
         # What was accepted stays an event, also where the contract was tightened since.
         types = dict.fromkeys((*plan.event_types, *footprint.types))
         self._plan = msgspec.structs.replace(plan, rules={}, event_types=tuple(types))
@@ -47,7 +49,8 @@ class ArchiveRewriter:
         """Return the block in another's place; None where it stays as it is."""
         if stored_block.block.kind != "body":
             return None
-        receipt, body = _decode_receipt(stored_block.block.receipt), stored_block.block.payload
+        receipt = _decode_receipt(stored_block.block.receipt)
+        body = stored_block.block.payload
         raw_rows = [bytes(raw_row) for raw_row in split_body(body, receipt.encoding)]
         may_mention = self._mentions.may_be_in(body)
         new_values = [

@@ -39,7 +39,8 @@ class EventRewriter:
     """
 
     def __init__(self, key: bytes, requests: Collection[str]) -> None:
-        self._key, self.requests = key, frozenset(requests)
+        self._key = key
+        self.requests = frozenset(requests)
 
     def hash(self, *ids: str) -> str:
         """Return what stands in place of an id."""

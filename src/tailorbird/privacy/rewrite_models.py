@@ -19,7 +19,9 @@ from tailorbird.retrieval.columns import Column, TextColumn, build_text_column, 
 from tailorbird.retrieval.documents import build_documents
 from tailorbird.retrieval.text import write_text_index
 
-_ITEMS_FILE, _TEXT_FOLDER, _ATTRIBUTE_PREFIX = "items.arrow", "text", "a:"
+_ITEMS_FILE = "items.arrow"
+_TEXT_FOLDER = "text"
+_ATTRIBUTE_PREFIX = "a:"
 
 
 def has_mentions(version_folder: Path, mentions: Mentions) -> bool:

@@ -51,12 +51,13 @@ class TableRewriter:
         mentions: Mentions,
         sensitivity: Sensitivity,
     ) -> None:
-        self._people, self._rewriter, self._mentions = people, rewriter, mentions
-        self._footprint, self._sensitivity = footprint, sensitivity
-        self._owned_rows, self._refused_rows = (
-            frozenset(footprint.places),
-            frozenset(footprint.refused_rows),
-        )
+        self._people = people
+        self._rewriter = rewriter
+        self._mentions = mentions
+        self._footprint = footprint
+        self._sensitivity = sensitivity
+        self._owned_rows = frozenset(footprint.places)
+        self._refused_rows = frozenset(footprint.refused_rows)
         self._event_ids = frozenset(id_ for _, _, id_ in footprint.events)
         self._id_hashes = frozenset(hash64s(sorted(people.ids)).view(np.int64).tolist())
         self.counts: Counter[str] = Counter()
@@ -231,7 +232,8 @@ class TableRewriter:
 
     def _exempt_mask(self, rows: pa.Table) -> np.ndarray:
         """Return which answers may have read values that the erasure moved."""
-        footprint, sensitivity = self._footprint, self._sensitivity
+        footprint = self._footprint
+        sensitivity = self._sensitivity
         if sensitivity.attributes.intersection(footprint.attributes):
             return np.ones(len(rows), bool)
         is_exempt = np.full(len(rows), sensitivity.beyond_items)

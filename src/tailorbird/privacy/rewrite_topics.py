@@ -235,7 +235,8 @@ def read_topics(stream: KafkaLogSet) -> Iterator[tuple[str, Block]]:
         *routed_logs,
     ):
         with suppress(NotReadyError), open_reader(log) as reader:
-            position, end = reader.start(), reader.end()
+            position = reader.start()
+            end = reader.end()
             while position < end and (blocks := reader.read(position)):
                 yield from (
                     (f"{log.name}, row {stored_block.offset}", stored_block.block)

@@ -175,7 +175,8 @@ def search_project(
 
 def roots_of(project: Project) -> list[StoragePath]:
     """Return where a project keeps things: on this machine, and its lake if elsewhere."""
-    lake, local = project.paths.lake, local_roots(project)
+    lake = project.paths.lake
+    local = local_roots(project)
     lake_folder = storage_at(lake).local_path
     is_local = lake_folder and any(folder in lake_folder.parents for folder in local)
     return [*local, *([] if is_local else [lake])]
@@ -183,7 +184,8 @@ def roots_of(project: Project) -> list[StoragePath]:
 
 def _find_ambiguous(project: Project, people: People) -> tuple[set[str], set[str]]:
     """Return the ids that are also something else's, and values of others that hold an id."""
-    lake, ids = Lake(project.paths.lake), people.ids
+    lake = Lake(project.paths.lake)
+    ids = people.ids
     ambiguous = set(ids & {*EVENT_TYPES, *attribute_names(project.plan)})
     longer_ids: set[str] = set()
     matcher = IdMatcher(ids)
@@ -214,13 +216,15 @@ def search(
     for root, path in paths:
         name = path.name.encode(errors="surrogateescape")
         count = len(needles.find(name))
-        where, size = "its name" if count else "", 0
+        where = "its name" if count else ""
+        size = 0
         if storage_at(path).is_regular_file() and path not in skip:
             report.files += 1
             for label, data in _read_contents(path, needles.length_max):
                 size += len(data) if label == "the file" else 0
                 if label in (_PACKED_DAMAGED, _UNREADABLE):
-                    count, where = count + 1, where or label
+                    count = count + 1
+                    where = where or label
                 elif offsets := needles.find(data):
                     count += len(offsets)
                     where = where or f"{label} at byte {offsets[0]}"
@@ -277,10 +281,12 @@ def _read_contents(path: StoragePath, overlap: int) -> Iterator[tuple[str, bytes
         if (local_path := storage_at(path).local_path) is None:
             data = path.read_bytes()
             yield "the file", data
-            source, suffix = pa.BufferReader(data), path.suffix
+            source = pa.BufferReader(data)
+            suffix = path.suffix
         else:
             yield from _read_overlapping(local_path, overlap)
-            source, suffix = str(local_path), _packing_suffix(local_path)
+            source = str(local_path)
+            suffix = _packing_suffix(local_path)
     except FileNotFoundError:  # deleted since the folder was listed
         return
     except PermissionError:

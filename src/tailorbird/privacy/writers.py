@@ -91,7 +91,8 @@ def open_writers(
 def _open_all(
     project: Project, clock: Clock, topics: "list[TopicSpec] | None", stack: ExitStack
 ) -> ProjectWriters:
-    paths, stream = project.paths, project.paths.stream
+    paths = project.paths
+    stream = project.paths.stream
     stack.callback(FileLock(paths.run / "up").release)
     history_us = parse_duration(project.settings.lake.history)
     role = LakeRole(project.stream, paths.lake, clock=clock, keep_us=history_us)

@@ -217,7 +217,8 @@ def _propose_from_adapter(format_: str, data: Path, now: int) -> Proposal:
         (name, "event type", "not built in, so it is declared in tailorbird.toml")
         for name in custom_types
     ]
-    slots, features = render_slots(facts, reasons), render_features(facts, reasons)
+    slots = render_slots(facts, reasons)
+    features = render_features(facts, reasons)
     return Proposal(
         mapping="",
         features=features,

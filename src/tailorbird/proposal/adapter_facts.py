@@ -86,7 +86,8 @@ def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[
 
 def _read_accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
     format_adapter = FORMATS[format_]
-    read, patterns = format_adapter.read, format_adapter.patterns
+    read = format_adapter.read
+    patterns = format_adapter.patterns
     plan = RoutePlan()
     # No event is stored here, so the checksums of the files do not matter.
     checksum_by_file = dict.fromkeys(find_files(data, patterns), "0" * 64)

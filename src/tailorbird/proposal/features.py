@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from tailorbird.proposal.facts import Facts, Reasons
 
-_LENGTH_MIN, _LENGTH_MAX = 64, 1_024  # events of a person that the sequence `recent` keeps
+# events of a person that the sequence `recent` keeps
+_LENGTH_MIN = 64
+_LENGTH_MAX = 1_024
 _PURCHASES_LENGTH = 256  # remembered purchases per user, which are not shown again
 
 

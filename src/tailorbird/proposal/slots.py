@@ -86,10 +86,8 @@ def _choose_sources(facts: Facts, reasons: Reasons) -> _ChosenSources:
                 reason or f"{facts.log_statistics.span_days:.0f} days of events",
             )
         )
-    short_source, long_source = (
-        f"popular:{format_window(leaderboard_windows[0])}",
-        f"popular:{format_window(leaderboard_windows[1])}",
-    )
+    short_source = f"popular:{format_window(leaderboard_windows[0])}"
+    long_source = f"popular:{format_window(leaderboard_windows[1])}"
     limit_by_source: dict[str, int] = {}
     if facts.has_repeats:
         limit_by_source["repeat"] = (

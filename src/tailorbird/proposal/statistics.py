@@ -24,11 +24,10 @@ ROWS_MAX = 3_000_000  # larger files are sampled by user to about this many rows
 WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY, 1825 * DAY)
 _TIE_SHARE = 0.97  # of two windows that tell about as much, the longer moves less
 UNKNOWN_SPAN_DAYS = 30.0  # days, of times that are text
-_PROBE_COUNT, _NEXT_EVENTS, _TOP_ITEMS = (
-    60,
-    200,
-    20,
-)  # moments, events after each, items of the list that is judged
+# moments, events after each, items of the list that is judged
+_PROBE_COUNT = 60
+_NEXT_EVENTS = 200
+_TOP_ITEMS = 20
 _MICROSECONDS_BY_UNIT = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
@@ -85,11 +84,9 @@ def measure_log(guess: SourceGuess, counted_types: Sequence[str]) -> LogStatisti
     column_by_role = {
         column.role: column.column for column in guess.columns if column.column
     }  # without a time, rows count as of their import
-    person_column, item_column, session_column = (
-        column_by_role.get("user_id") or column_by_role.get("anonymous_id"),
-        column_by_role.get("item_id"),
-        column_by_role.get("session_id"),
-    )
+    person_column = column_by_role.get("user_id") or column_by_role.get("anonymous_id")
+    item_column = column_by_role.get("item_id")
+    session_column = column_by_role.get("session_id")
     if "ts" not in column_by_role or person_column is None or item_column is None:
         return LogStatistics()
     ts, code_columns = _read_events(
@@ -122,7 +119,9 @@ def compute_statistics(
         sample_every: one user in so many is included.
     """
     time_order = np.argsort(ts, kind="stable")
-    ts, users, items = ts[time_order], users[time_order], items[time_order]
+    ts = ts[time_order]
+    users = users[time_order]
+    items = items[time_order]
     sessions = sessions[time_order] if sessions is not None else _split_sessions(ts, users)
     span_days = (int(ts[-1]) - int(ts[0])) / DAY
     user_events = np.bincount(users)
@@ -202,7 +201,8 @@ def _read_sample(
 
 def _sampling_interval(guess: SourceGuess) -> int:
     """Return the sampling interval, by the size of the file: one user in so many is read."""
-    file, sample = guess.file, guess.sample
+    file = guess.file
+    sample = guess.sample
     if file.name.endswith(".parquet"):
         import pyarrow.parquet as pq
 
@@ -270,7 +270,8 @@ def _new_item_share(ts: Ints, items: Ints) -> float:
 
 def _measure_window_shares(ts: Ints, items: Ints) -> dict[int, float]:
     """Measure how well the top items of each window predict the next events."""
-    span_us, item_count = int(ts[-1] - ts[0]), int(items.max()) + 1
+    span_us = int(ts[-1] - ts[0])
+    item_count = int(items.max()) + 1
     probe_rows = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBE_COUNT).astype(np.int64))
     share_by_window: dict[int, float] = {}
     for window in WINDOWS:

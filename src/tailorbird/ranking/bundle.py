@@ -60,7 +60,8 @@ CARD_FILE = "card.md"
 CALIBRATION_FILE = "calibration.json"
 SKETCHES_FILE = "sketches.parquet"  # of bundles that a training wrote
 GOLDEN_ROWS = 32
-GOLDEN_RTOL, GOLDEN_ATOL = 1e-5, 1e-6
+GOLDEN_RTOL = 1e-5
+GOLDEN_ATOL = 1e-6
 
 
 class NotFiniteError(BundleError):
@@ -125,7 +126,9 @@ class Bundle:
                 the caller.
             fix: the remedy for a bundle of other features.
         """
-        path, manifest, files = sealed.path, sealed.manifest, sealed.files
+        path = sealed.path
+        manifest = sealed.manifest
+        files = sealed.files
         if schema_hash is not None and manifest.schema_hash != schema_hash:
             message = f"was trained on the features {manifest.schema_hash}, not on {schema_hash}"
             raise BundleError(message, where=str(path), fix=fix)
@@ -160,7 +163,8 @@ class Bundle:
             for name, data in model_data_by_file.items()
         }
         trees = read_trees(files, manifest.heads, len(encoder.names), golden, where=str(path))
-        index, tower = Index.from_ids(()), None
+        index = Index.from_ids(())
+        tower = None
         if has_index:
             index = Index.load(sealed.folder("index"))
             tower = read_tower(

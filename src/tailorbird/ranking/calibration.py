@@ -38,7 +38,8 @@ class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
         A tilt of at most 1e-7 keeps the model's order where the table is flat, as it is within each
         block.
         """
-        x, y = np.asarray(self.x), np.asarray(self.y)
+        x = np.asarray(self.x)
+        y = np.asarray(self.y)
         # Rounding lets a line end one step of a float above its upper knot, which would exceed the
         # score of the next item.
         p = np.minimum(np.interp(raw, x, y), y.take(np.searchsorted(x, raw), mode="clip"))
@@ -145,11 +146,14 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
         ]
     block_weights = np.add.reduceat(value_weights, block_starts)
     levels = np.maximum.accumulate(np.add.reduceat(value_weights * y, block_starts) / block_weights)
-    low, high = 0.5 / (block_weights + 1), (block_weights + 0.5) / (block_weights + 1)
+    low = 0.5 / (block_weights + 1)
+    high = (block_weights + 0.5) / (block_weights + 1)
     if levels.size > 1:
-        low[0], high[-1] = min(low[0], levels[1]), max(high[-1], levels[-2])
+        low[0] = min(low[0], levels[1])
+        high[-1] = max(high[-1], levels[-2])
     levels = np.where(levels <= 0, low, np.where(levels >= 1, high, levels))
-    block_start, block_stop = x[block_starts], x[np.append(block_starts[1:], x.size) - 1]
+    block_start = x[block_starts]
+    block_stop = x[np.append(block_starts[1:], x.size) - 1]
     is_single_value = block_start == block_stop
     knots = np.column_stack([block_start, block_stop]).ravel()
     is_knot = ~np.column_stack([np.zeros(block_starts.size, bool), is_single_value]).ravel()
@@ -172,7 +176,8 @@ def _pool_blocks(y: Floats, value_weights: Floats) -> npt.NDArray[np.intp]:
             len(block_starts) > 1 and sums[-2] * block_weights[-1] >= sums[-1] * block_weights[-2]
         ):
             block_starts.pop()
-            value, weight = sums.pop(), block_weights.pop()
+            value = sums.pop()
+            weight = block_weights.pop()
             sums[-1] += value
             block_weights[-1] += weight
     return np.array(block_starts, np.intp)
@@ -184,7 +189,8 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt
     All items get the mean where a higher score would mean less, or all scores are equal.
     """
     weight = np.ones(raw.size) if weight is None else weight
-    positive, negative = float(np.sum(weight * label)), float(np.sum(weight * (1 - label)))
+    positive = float(np.sum(weight * label))
+    negative = float(np.sum(weight * (1 - label)))
     target = label * (positive + 1) / (positive + 2) + (1 - label) / (negative + 2)
     mean = float(np.average(target, weights=weight))
     constant = Platt(0.0, float(np.log(mean / (1 - mean))))
@@ -255,7 +261,8 @@ def _fit_logistic(
             if new_loss <= loss:
                 break
             step = step / 2
-        coefficients, loss = np.asarray(coefficients + step, np.float64), new_loss
+        coefficients = np.asarray(coefficients + step, np.float64)
+        loss = new_loss
         if np.abs(step).max() < 1e-9:
             break
     return coefficients

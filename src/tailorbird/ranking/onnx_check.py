@@ -18,7 +18,10 @@ DEPTH_MAX = 60
 STANDARD_DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
 
 # Wire types.
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT = 0
+_FIXED64 = 1
+_BYTES = 2
+_FIXED32 = 5
 # Message → field number → message. Field numbers are from onnx.proto of ONNX 1.20; those of 1.23
 # that are absent here hold no tensor.
 _CHILD_MESSAGES: dict[str, dict[int, str]] = {
@@ -34,7 +37,8 @@ _CHILD_MESSAGES: dict[str, dict[int, str]] = {
 # Where a node, and a function that the model defines, keep their domain and name.
 _DOMAIN_FIELD = {"Node": 7, "Function": 10}
 _NAME_FIELD = {"Node": 4, "Function": 1}
-_TENSOR_EXTERNAL_DATA_FIELD, _TENSOR_DATA_LOCATION_FIELD = 13, 14
+_TENSOR_EXTERNAL_DATA_FIELD = 13
+_TENSOR_DATA_LOCATION_FIELD = 14
 
 
 def check_onnx(data: bytes, *, where: str) -> None:
@@ -79,12 +83,11 @@ class _OnnxWalk:
         self.node_count += message_type == "Node"
         if self.node_count > NODES_MAX:
             raise BundleError(f"has more than {NODES_MAX} nodes", where=self.where)
-        child_types, domain_field, name_field = (
-            _CHILD_MESSAGES[message_type],
-            _DOMAIN_FIELD.get(message_type),
-            _NAME_FIELD.get(message_type),
-        )
-        domain, name = b"", b""
+        child_types = _CHILD_MESSAGES[message_type]
+        domain_field = _DOMAIN_FIELD.get(message_type)
+        name_field = _NAME_FIELD.get(message_type)
+        domain = b""
+        name = b""
         for field_number, wire_type, begin_or_value, stop in self._read_fields(start, end):
             if message_type == "Tensor" and (
                 field_number == _TENSOR_EXTERNAL_DATA_FIELD
@@ -115,14 +118,16 @@ class _OnnxWalk:
 
         For a varint, `begin` is its value.
         """
-        data, position = self.data, start
+        data = self.data
+        position = start
         while position < end:
             tag = data[position]
             if tag < 0x80:
                 position += 1
             else:
                 tag, position = self._read_varint(position, end)
-            field_number, wire_type = tag >> 3, tag & 7
+            field_number = tag >> 3
+            wire_type = tag & 7
             if field_number == 0:
                 raise ValueError("field 0")
             if wire_type in (

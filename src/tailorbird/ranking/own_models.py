@@ -20,7 +20,8 @@ from tailorbird.project_file import run_file
 
 Matrix = npt.NDArray[np.float32]
 
-MODELS_FILE, SUFFIX = "models.py", ".own"
+MODELS_FILE = "models.py"
+SUFFIX = ".own"
 INPUT_NAME = "features"
 REQUIRED_METHODS = ("fit",)
 _NAME_ATTRIBUTE = "estimator_name"  # as `models.registration` sets it
@@ -43,7 +44,9 @@ def use_models_file(file: Path | None) -> None:
     source = file.read_bytes() if file is not None and file.is_file() else b""
     digest = blake2b(source, digest_size=8).hexdigest() if source else ""
     if file != _models_file.file or digest != _models_file.digest:
-        _models_file.file, _models_file.digest, _models_file.estimator_classes = file, digest, None
+        _models_file.file = file
+        _models_file.digest = digest
+        _models_file.estimator_classes = None
 
 
 def models_file() -> Path | None:

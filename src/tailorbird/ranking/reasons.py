@@ -198,11 +198,10 @@ def _find_anchors(
     if recent is None or not recent.item.size or not rows.size:
         return np.full(rows.size, -1, np.intp), [0] * rows.size, np.zeros(rows.size, bool)
     newest_slice = slice(-1, -RECENT_MAX - 1, -1)
-    recent_rows, keys = index.find(recent.item[newest_slice]), index.keys[rows]
-    neighbours, traffic_shares = (
-        lists.neighbours_of(recent.item[newest_slice]),
-        lists.traffic_shares(keys),
-    )
+    recent_rows = index.find(recent.item[newest_slice])
+    keys = index.keys[rows]
+    neighbours = lists.neighbours_of(recent.item[newest_slice])
+    traffic_shares = lists.traffic_shares(keys)
     attraction = np.zeros((recent_rows.size, rows.size))
     for age in range(recent_rows.size):
         neighbour_scores = neighbours.list_for(age).scores_of(keys)

@@ -41,7 +41,8 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 FOLDER = "tower"
-WIDTH_MAX, LENGTH_MAX = 1024, 512
+WIDTH_MAX = 1024
+LENGTH_MAX = 512
 VECTOR_COLUMNS = {
     "vector_score": "log of the chance, by the tower, that it is the person's next among all items",
     "vector_cosine": "cosine of the person's vector and the item's",
@@ -187,18 +188,17 @@ class Space:
     def user_vectors(self, sequences: RaggedLike | None, request_count: int) -> Matrix:
         """Return user vectors, (requests, width), by sequence."""
         plan = self.tower.plan
-        offsets, item, ts = (
-            np.zeros(request_count + 1, np.int64),
-            np.zeros(0, np.uint64),
-            np.zeros(0, np.int64),
-        )
+        offsets = np.zeros(request_count + 1, np.int64)
+        item = np.zeros(0, np.uint64)
+        ts = np.zeros(0, np.int64)
         if sequences is not None and sequences.item.size:
             window_sizes = np.minimum(np.diff(sequences.offsets), plan.length)
             offsets = np.concatenate(([0], np.cumsum(window_sizes))).astype(np.int64)
             newest_positions = np.arange(offsets[-1]) + np.repeat(
                 sequences.offsets[1:] - offsets[1:], window_sizes
             )
-            item, ts = sequences.item[newest_positions], sequences.ts[newest_positions]
+            item = sequences.item[newest_positions]
+            ts = sequences.ts[newest_positions]
         item_rows, gaps = recent_windows(
             offsets,
             np.where(item != 0, self.index.find(item), -1).astype(np.int64),
@@ -270,7 +270,8 @@ class Space:
             else self.index.visible.copy()
         )
         shown_mask[excluded_rows] = False
-        shown_count, inverted = int(np.count_nonzero(shown_mask)), self.vectors.inverted
+        shown_count = int(np.count_nonzero(shown_mask))
+        inverted = self.vectors.inverted
         assert inverted is not None
         if shown_count <= max(probe.rows.size, PROBE_FACTOR_MIN * limit):
             rows = np.flatnonzero(shown_mask)
@@ -307,7 +308,8 @@ class Space:
         known_rows = np.maximum(item_rows, 0)
         if request_count == 1:
             query = self.query(sequences) if query is None else query
-            user_vectors, products = query.user_vector[None], query.scores_of(known_rows)
+            user_vectors = query.user_vector[None]
+            products = query.scores_of(known_rows)
             log_sums = np.full(1, query.log_sum, np.float32)
         else:
             user_vectors = self.user_vectors(sequences, request_count)
@@ -330,7 +332,8 @@ class Space:
     def _compute_log_sums(self, user_vectors: Matrix) -> Matrix:
         """Return log Σ exp of each user's products with all items, (users,)."""
         if self.vectors.inverted is not None:  # as `query` computes them
-            probe_lists, item_vectors = self.vectors.inverted.probe_lists, self.vectors.vectors
+            probe_lists = self.vectors.inverted.probe_lists
+            item_vectors = self.vectors.vectors
             return np.array(
                 [probe_lists(user, item_vectors).log_sum_exp for user in user_vectors], np.float32
             )

@@ -30,9 +30,14 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
-FOLDER, SUFFIX = "trees", ".msgpack"
+FOLDER = "trees"
+SUFFIX = ".msgpack"
 LEAF = -1
-CATEGORY_SET, MISSING_LEFT, NAN_MISSING, ZERO_MISSING = 1, 2, 4, 8  # bits of `kind`
+# bits of `kind`
+CATEGORY_SET = 1
+MISSING_LEFT = 2
+NAN_MISSING = 4
+ZERO_MISSING = 8
 _ZERO_MAX = 1e-35  # LightGBM's kZeroThreshold: values that count as 0
 _ELEMENTS_MAX = (
     2_000_000  # rows × path elements × quadrature nodes at a time: some 16 MB a temporary
@@ -217,7 +222,8 @@ def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) ->
 
 
 def _enumerate_paths(trees: Trees) -> _Paths:
-    feature, cover = trees.feature, np.array(trees.cover)
+    feature = trees.feature
+    cover = np.array(trees.cover)
     nodes = np.array([node_id for node_id, column in enumerate(feature) if column >= 0], np.intp)
     index_by_node_id = {int(node_id): number for number, node_id in enumerate(nodes)}
     steps: list[tuple[int, bool]] = []

@@ -47,7 +47,8 @@ def _field_types(declaration_type: type) -> dict[str, Any]:
 
 
 def _is_of_type(value: object, annotation: Any) -> bool:
-    origin, arguments = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if annotation in (int, float):
         return isinstance(value, Integral if annotation is int else Real) and not isinstance(
             value, bool
@@ -69,7 +70,8 @@ def _is_of_type(value: object, annotation: Any) -> bool:
 
 
 def _type_name(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if origin is UnionType:
         return " or ".join(map(_type_name, arguments))
     if origin is not None:

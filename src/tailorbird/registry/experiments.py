@@ -61,7 +61,8 @@ class StartedExperiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         changes = tuple(change for change in self.changes if change.at <= now)
         if len(changes) == len(self.changes):
             return self
-        is_stopped, is_decided = 0 < self.stopped_at <= now, 0 < self.decided_at <= now
+        is_stopped = 0 < self.stopped_at <= now
+        is_decided = 0 < self.decided_at <= now
         return msgspec.structs.replace(
             self,
             state="decided" if is_decided else "stopped" if is_stopped else "running",

@@ -55,7 +55,8 @@ def build_index(
     ids = sorted(set(profile_by_id) | set(pc.unique(item_events["item_id"]).to_pylist()))
     keys = hash64s(ids)
     order = np.argsort(keys, kind="stable")
-    keys, ids = keys[order], [ids[row] for row in order.tolist()]
+    keys = keys[order]
+    ids = [ids[row] for row in order.tolist()]
     if np.any(keys[1:] == keys[:-1]):
         raise InputError(
             "two items have the same 64-bit key", where=str(folder), fix="rename one of them"

@@ -30,7 +30,9 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 FILE_NAMES = ("clusters.npy", "clusters_at.npy")
-CLUSTERS_MAX, POSITION_WIDTH, ROUNDS_MAX = 24, 32, 20
+CLUSTERS_MAX = 24
+POSITION_WIDTH = 32
+ROUNDS_MAX = 20
 ITEMS_PER_CLUSTER = 10  # Minimum on average.
 SAMPLE_SIZE = 200_000  # Sample that the clusters are learned from.
 

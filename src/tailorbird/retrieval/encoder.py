@@ -19,7 +19,8 @@ from tailorbird.errors import BundleError, UsageError
 
 Floats = npt.NDArray[np.float32]
 
-MODEL_FILE, TOKENIZER_FILE = "model.onnx", "tokenizer.json"
+MODEL_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
 TOKENS_MAX = 64  # A title and its category are shorter.
 BATCH_TEXTS = 64
 CACHED_TEXTS_MAX = 20_000  # vectors; 30 MB where they have 384 dimensions

@@ -45,7 +45,8 @@ BOOLEAN_MARK = b"truth"  # Marks a column of items.arrow that stores true and fa
 RERANKED_MIN = 1_000  # Text matches that are also ordered by meaning.
 SEARCH_DEPTH_MAX = 10_000  # Text matches to examine at most if few of them are visible.
 # Cached properties that depend on the set of items, and on their categories.
-_ITEM_CACHE_NAMES, _CATEGORY_CACHE_NAMES = ("_key_order",), ("category",)
+_ITEM_CACHE_NAMES = ("_key_order",)
+_CATEGORY_CACHE_NAMES = ("category",)
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,11 +139,10 @@ class Index:
                 if name.startswith("a:")
             }
             ids = tuple(table["id"].to_pylist())
-            keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
-            vectors, item_clusters = (
-                ItemVectors.read(files, table.num_rows),
-                Clusters.read(files, table.num_rows),
-            )
+            keys = table["key"].to_numpy()
+            first_seen = table["first_seen"].to_numpy()
+            vectors = ItemVectors.read(files, table.num_rows)
+            item_clusters = Clusters.read(files, table.num_rows)
             boolean_names = frozenset(
                 field.name[2:] for field in table.schema if BOOLEAN_MARK in (field.metadata or {})
             )

@@ -34,7 +34,9 @@ Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
 
 FILE_NAMES = ("inverted_rows.npy", "inverted_begin.npy", "inverted.json")
-RECALL_MIN, NEAREST_COUNT = 0.99, 100  # Share of so many nearest items that a new file must find.
+# Share of so many nearest items that a new file must find.
+RECALL_MIN = 0.99
+NEAREST_COUNT = 100
 SAVINGS_MIN = 0.65  # Minimum share of the items that it must save comparing.
 SAMPLES_PER_LIST = 50  # Items per list to learn the centroids from.
 KMEANS_ROUNDS = 8
@@ -111,15 +113,14 @@ class InvertedFile:
                 to the lists.
         """
         means, deviation = self._list_moments
-        mean_products, user_norm = means @ user_vector, np.float32(np.linalg.norm(user_vector))
+        mean_products = means @ user_vector
+        user_norm = np.float32(np.linalg.norm(user_vector))
         list_order = np.argsort(
             -(mean_products + _DEVIATION_WEIGHT * user_norm * deviation), kind="stable"
         )
         rows, products = self._compare_lists(list_order[: self.calibration.lists], user_vector)
-        rows, products = (
-            np.concatenate([rows, self._stale_rows]),
-            np.concatenate([products, all_vectors[self._stale_rows] @ user_vector]),
-        )
+        rows = np.concatenate([rows, self._stale_rows])
+        products = np.concatenate([products, all_vectors[self._stale_rows] @ user_vector])
         other_lists = list_order[self.calibration.lists :]
         sizes = np.diff(self.offsets)[other_lists]
         other_log_sums = np.where(
@@ -151,10 +152,8 @@ class InvertedFile:
         if not next_lists.size:
             return None
         rows, products = self._compare_lists(next_lists, user_vector)
-        rows, products = (
-            np.concatenate([result.rows, rows]),
-            np.concatenate([result.products, products]),
-        )
+        rows = np.concatenate([result.rows, rows])
+        products = np.concatenate([result.products, products])
         return replace(
             result, rows=rows, products=products, probed_lists=result.probed_lists + next_lists.size
         )
@@ -172,9 +171,11 @@ class InvertedFile:
 
     def _compare_lists(self, lists: Rows, user_vector: Matrix) -> tuple[Rows, Matrix]:
         """Return the items of some lists and their products."""
-        starts, stops = self.offsets[lists], self.offsets[lists + 1]
+        starts = self.offsets[lists]
+        stops = self.offsets[lists + 1]
         positions = np.concatenate([[0], np.cumsum(stops - starts)]).tolist()
-        products, rows = np.empty(positions[-1], np.float32), np.empty(positions[-1], np.intp)
+        products = np.empty(positions[-1], np.float32)
+        rows = np.empty(positions[-1], np.intp)
         for start, stop, output_start, output_stop in zip(
             starts.tolist(), stops.tolist(), positions, positions[1:], strict=False
         ):
@@ -275,7 +276,8 @@ def _calibrate_probes(
 ) -> Calibration:
     """Measure how many lists find enough of the nearest items of some people."""
     sizes = np.diff(inverted.offsets)
-    nearest_ranks, compared_counts = [], []
+    nearest_ranks = []
+    compared_counts = []
     for user_vector in user_vectors:
         list_order = inverted.probe_lists(user_vector, vectors).list_order
         list_rank = np.empty(list_order.size, np.intp)

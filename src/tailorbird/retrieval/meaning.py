@@ -27,7 +27,8 @@ Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 
-VECTORS_FILE, META_FILE = "text_vectors.npy", "meaning.json"
+VECTORS_FILE = "text_vectors.npy"
+META_FILE = "meaning.json"
 NEAREST_COUNT = 50  # Items to add to the BM25 matches.
 COSINE_MIN = 0.3  # Minimum cosine of an item that shares no word with the query.
 # Largest catalogue in which a query is compared with every item (20 ms for 200,000). In a larger

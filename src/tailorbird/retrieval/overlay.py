@@ -122,7 +122,9 @@ def with_items(index: Index, items: Sequence[NewItem], *, with_texts: bool = Tru
     ):
         values = {row_by_id[item.id]: item.attributes.get(name) for item in item_by_id.values()}
         attributes[name] = extend_column(index.attributes.get(name), len(index), values, item_count)
-    old_attributes, item_clusters, vectors = index.attributes, index.item_clusters, index.vectors
+    old_attributes = index.attributes
+    item_clusters = index.item_clusters
+    vectors = index.vectors
     updated_index = replace(
         index,
         ids=(*index.ids, *(item.id for item in added_items)),

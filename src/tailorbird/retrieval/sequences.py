@@ -14,7 +14,8 @@ from tailorbird.events.clock import SECOND
 
 Ints = npt.NDArray[np.int64]
 
-PAD_ROW, START_ROW = -1, -2
+PAD_ROW = -1
+START_ROW = -2
 NO_GAP = 32
 GAP_COUNT = NO_GAP + 1
 
@@ -30,10 +31,13 @@ def recent_windows(offsets: Ints, item_rows: Ints, ts: Ints, length: int) -> tup
     is_indexed = item_rows >= 0
     if not is_indexed.all():
         offsets = np.concatenate(([0], np.cumsum(is_indexed)))[offsets].astype(np.int64)
-        item_rows, ts = item_rows[is_indexed], ts[is_indexed]
+        item_rows = item_rows[is_indexed]
+        ts = ts[is_indexed]
     if not len(item_rows):
-        item_rows, ts = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    stop, start = offsets[1:, None], offsets[:-1, None]
+        item_rows = np.zeros(1, np.int64)
+        ts = np.zeros(1, np.int64)
+    stop = offsets[1:, None]
+    start = offsets[:-1, None]
     positions = stop + np.arange(-length, 0)[None, :]
     is_inside = positions >= start
     clipped_positions = np.clip(positions, 0, len(item_rows) - 1)

@@ -101,7 +101,8 @@ def _stem_word(word: str) -> str:
 def _edit_variants(word: str, letters: str) -> Iterator[str]:
     """Yield all variants at edit distance one."""
     for position in range(len(word) + 1):
-        head, tail = word[:position], word[position:]
+        head = word[:position]
+        tail = word[position:]
         yield from (head + letter + tail for letter in letters)
         if tail:
             yield head + tail[1:]

@@ -60,7 +60,8 @@ class BaseIndex:
     """
 
     def __init__(self, folder: Path | None, document_count: int, spelling: Spelling) -> None:
-        self.document_count, self.spelling = document_count, spelling
+        self.document_count = document_count
+        self.spelling = spelling
         self.segments: list[Any] = []
         self._descriptors: dict[str, int] = {}
         self._last_overlay: tuple[bytes, weakref.ref[TextIndex] | None] = b"", None
@@ -275,11 +276,9 @@ class TextIndex:
         """Return the rows of documents by their numbers; -1 for a replaced document."""
         if None in document_numbers:
             raise ValueError("the text index names no row for a document")
-        numbers, base_count, overlay_rows = (
-            np.array(document_numbers, np.intp),
-            self.base_index.document_count,
-            self.overlay_rows,
-        )
+        numbers = np.array(document_numbers, np.intp)
+        base_count = self.base_index.document_count
+        overlay_rows = self.overlay_rows
         if numbers.size and not (
             numbers.min() >= 0 and numbers.max() < base_count + overlay_rows.size
         ):

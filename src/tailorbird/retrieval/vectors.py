@@ -32,7 +32,9 @@ Ints = npt.NDArray[np.int64]
 
 FILE_NAMES = ("vectors.npy", "vectors_tokens.npy", "vectors_unknown.npy", "vectors.json")
 BUCKETS_PER_ATTRIBUTE = 512  # Hash buckets of the tokens of each attribute.
-TITLE_TOKENS_MAX, VALUE_TOKENS_MAX = 8, 4  # Maximum tokens of a title, and of another attribute.
+# Maximum tokens of a title, and of another attribute.
+TITLE_TOKENS_MAX = 8
+VALUE_TOKENS_MAX = 4
 ATTRIBUTES_MAX = 8
 INVERTED_ITEMS_MIN = (
     100_000  # An inverted file halves the time from here on, by `python -m benchmarks.nearest`.
@@ -54,7 +56,8 @@ class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def tokens(self, attributes: Mapping[str, Column], rows: Rows) -> Ints:
         """Return the tokens of items, shape (n, at least 1), from 1; padded with 0."""
-        columns, offset = [np.zeros((rows.size, 1), np.int64)], 1
+        columns = [np.zeros((rows.size, 1), np.int64)]
+        offset = 1
         for part in self.parts:
             # 0 is none, then 2 … buckets + 1.
             code = part.columns(attributes, rows).astype(np.int64)

@@ -77,12 +77,10 @@ class _Pruner:
         retained_rows: int,
         interval_s: float,
     ) -> None:
-        self._router, self._read_released_position, self._retained_rows, self._interval_s = (
-            router,
-            read_released_position,
-            retained_rows,
-            interval_s,
-        )
+        self._router = router
+        self._read_released_position = read_released_position
+        self._retained_rows = retained_rows
+        self._interval_s = interval_s
         self._prune_before = 0
         self._next_prune_at = time.monotonic()
         self._read_thread: threading.Thread | None = None

@@ -105,13 +105,13 @@ class Router:
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._share = share = log_set(stream).single_share()
-        self._partition_number, self._partition_count = (
-            share.partition_number,
-            share.partition_count,
-        )
-        self._plan, self._memory_bytes = plan, memory_bytes
+        self._partition_number = share.partition_number
+        self._partition_count = share.partition_count
+        self._plan = plan
+        self._memory_bytes = memory_bytes
         self._suppression_list = suppression_list or SuppressionList(b"")
-        self._clock, self._contract = clock, Contract(plan)
+        self._clock = clock
+        self._contract = Contract(plan)
         self._receipt = RoutedReceipt(
             plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes)
         )
@@ -176,10 +176,8 @@ class Router:
         with sqlite.translate_errors(Path(self._log.connection.filename)):
             routed_batch = route(accepted_events, self._memory, self._plan, first_log_position)
         self._memory.dedup_index.add(accepted_events.dedup_entries)
-        refused_rows, duplicates = (
-            arrivals.refused_rows,
-            build_duplicates_batch(arrivals, original_by_row),
-        )
+        refused_rows = arrivals.refused_rows
+        duplicates = build_duplicates_batch(arrivals, original_by_row)
         newest_by_producer = find_newest_received_at(arrivals)
         with self._log.transaction() as connection:
             faults.fire_if_armed("router.before_append")
@@ -289,7 +287,9 @@ class Router:
             self._contract, producer_ids, (self._partition_number, self._partition_count)
         )
         for body in bodies:
-            producer, stored_block, receipt = body.producer, body.stored_block, body.receipt
+            producer = body.producer
+            stored_block = body.stored_block
+            receipt = body.receipt
             offset_by_producer[producer] = stored_block.end
             if receipt is None:
                 continue

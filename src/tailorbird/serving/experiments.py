@@ -149,7 +149,8 @@ class LiveExperiments:
         versions: ArmVersions | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        self._registry, self._slots = registry, slots
+        self._registry = registry
+        self._slots = slots
         self._versions: ArmVersions = versions or _NoVersions()
         self._file_stamp: FileStamp | None = None
         self._running_experiments: Sequence[_RunningExperiment] = ()
@@ -221,7 +222,8 @@ class LiveExperiments:
         if needed_versions - self._loaded_versions or has_changed:
             loaded_versions = frozenset(self._versions.hold(needed_versions))
             if loaded_versions != self._loaded_versions:
-                self._loaded_versions, has_changed = loaded_versions, True
+                self._loaded_versions = loaded_versions
+                has_changed = True
                 self._publish()
         return has_changed
 

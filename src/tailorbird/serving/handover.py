@@ -20,7 +20,8 @@ from pathlib import Path
 from tailorbird.errors import StorageError, fix_for_os_error
 
 RESPONSE_TIMEOUT_S = 0.5
-_LISTENER_REQUEST, _METRICS_REQUEST = b"l", b"m"
+_LISTENER_REQUEST = b"l"
+_METRICS_REQUEST = b"m"
 log = logging.getLogger(__name__)
 
 
@@ -35,7 +36,9 @@ class HandoverSocket:
     def __init__(
         self, path: Path, listener: socket.socket, encode_metrics: Callable[[], bytes]
     ) -> None:
-        self._path, self._listener, self._encode_metrics = path, listener, encode_metrics
+        self._path = path
+        self._listener = listener
+        self._encode_metrics = encode_metrics
         self._thread = threading.Thread(target=self._run, name="handover", daemon=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

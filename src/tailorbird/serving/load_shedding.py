@@ -77,9 +77,12 @@ class Shedder:
         *,
         read_clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._threads, self._wait_s, self._read_clock_s = max(1, threads), wait_s, read_clock_s
+        self._threads = max(1, threads)
+        self._wait_s = wait_s
+        self._read_clock_s = read_clock_s
         self._unit_s_by_kind: dict[str, float] = {}
-        self._backlog_s, self._correction = 0.0, 1.0
+        self._backlog_s = 0.0
+        self._correction = 1.0
         self._lock = threading.Lock()
         self.waiting = 0
         self.refused = 0

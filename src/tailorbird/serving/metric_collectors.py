@@ -55,7 +55,8 @@ class CandidatesCollector(Collector):
     """
 
     def __init__(self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]) -> None:
-        self._ages, self._sources = ages, sources
+        self._ages = ages
+        self._sources = sources
 
     def collect(self) -> Iterable[Metric]:
         text = (
@@ -227,7 +228,8 @@ class ThreadsCollector(Collector):
 
 class RoleCollector(Collector):
     def __init__(self, role: str, progress: ProgressEvent) -> None:
-        self._role, self._progress = role, progress
+        self._role = role
+        self._progress = progress
 
     def collect(self) -> Iterable[Metric]:
         labels = ["role"]

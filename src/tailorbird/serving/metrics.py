@@ -212,7 +212,8 @@ class Metrics:
 
     def name_process(self, name: str, read_other_processes: Callable[[], Iterable[bytes]]) -> None:
         """Label what this process counts, and answer for `read_other_processes`, which `encode` made."""
-        self._process, self._other_processes = name, read_other_processes
+        self._process = name
+        self._other_processes = read_other_processes
 
     def encode(self) -> bytes:
         """Return the metrics of this process alone for `text` of another one."""

@@ -30,7 +30,8 @@ class ProbedBundles:
     """
 
     def __init__(self, run_folder: Path, probe: Callable[[Path], None]) -> None:
-        self._path, self._probe = run_folder / RECORD_FILE, probe
+        self._path = run_folder / RECORD_FILE
+        self._probe = probe
 
     def __call__(self, folder: Path) -> None:
         digest = _digest_files(folder)

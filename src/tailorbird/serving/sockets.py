@@ -33,7 +33,8 @@ def inherited_listener() -> socket.socket | None:
     """
     descriptor_text = os.environ.pop(LISTENER_VARIABLE, "")
     if not descriptor_text:
-        socket_count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
+        socket_count = os.environ.pop("LISTEN_FDS", "")
+        pid = os.environ.pop("LISTEN_PID", "")
         if not socket_count or pid != str(os.getpid()):
             return None
         descriptor_text = str(_SYSTEMD_FIRST_DESCRIPTOR)

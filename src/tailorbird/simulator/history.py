@@ -58,8 +58,10 @@ class History:
         self.population = new_population(taste.users)
         self.request_count = 0
         self._rng = np.random.default_rng([seed, 3])
-        self._start, self._days = start, days
-        self._taste, self._search_box = taste, search_box
+        self._start = start
+        self._days = days
+        self._taste = taste
+        self._search_box = search_box
         self._defects = defects
         self._policy = HousePolicy(search_box, taste.items.count, list_size)
         self._network = Network(
@@ -98,7 +100,8 @@ class History:
     def _initial_profiles(self) -> list[Arrival]:
         """Return catalogue and accounts before the start, each with its time of validity."""
         arrivals: list[Arrival] = []
-        items, users = self._taste.items, self._taste.users
+        items = self._taste.items
+        users = self._taste.users
         for item in np.flatnonzero(items.arrival_day < 0).tolist():
             arrivals += self._network.send(
                 self._event_factory.item(
@@ -112,7 +115,8 @@ class History:
         return arrivals
 
     def _simulate_day(self, day: int) -> list[Arrival]:
-        rng, taste = self._rng, self._taste
+        rng = self._rng
+        taste = self._taste
         weekday = (self._start // DAY + day + EPOCH_WEEKDAY) % 7
         available_items = taste.items.list_available(float(day))
         self._policy.open_day(available_items)
@@ -147,13 +151,14 @@ class History:
 
         It loops because each event is encoded separately.
         """
-        event_factory, send = self._event_factory, self._network.send
-        item_ids, logged_in = event_factory.item_ids, self.population.logged_in.tolist()
-        items, propensities = slates.items.tolist(), np.round(slates.propensity, 9).tolist()
-        seen_counts, list_lengths = (
-            outcome.seen_count.tolist(),
-            (slates.items >= 0).sum(axis=1).tolist(),
-        )
+        event_factory = self._event_factory
+        send = self._network.send
+        item_ids = event_factory.item_ids
+        logged_in = self.population.logged_in.tolist()
+        items = slates.items.tolist()
+        propensities = np.round(slates.propensity, 9).tolist()
+        seen_counts = outcome.seen_count.tolist()
+        list_lengths = (slates.items >= 0).sum(axis=1).tolist()
         clicked_positions = [np.flatnonzero(is_clicked).tolist() for is_clicked in outcome.click]
         times = (self._start + requests.day * DAY).astype(np.int64).tolist()
         arrivals: list[Arrival] = []
@@ -343,7 +348,8 @@ def catalogue_changes(
     items = taste.items
     arrivals: list[Arrival] = []
     for hour in range(first_hour, first_hour + hour_count):
-        hour_start, hour_end = day + (hour + 1) / 24 - 1 / 24, day + (hour + 1) / 24
+        hour_start = day + (hour + 1) / 24 - 1 / 24
+        hour_end = day + (hour + 1) / 24
         arrived_items = np.flatnonzero(
             (items.arrival_day > hour_start) & (items.arrival_day <= hour_end)
         )

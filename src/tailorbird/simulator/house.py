@@ -17,7 +17,9 @@ from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.traffic import Requests, Slates
 from tailorbird.simulator.world import Floats, Ints
 
-POPULAR_SHARE, POOL_SHARE, ANY_SHARE = 0.4, 0.3, 0.3
+POPULAR_SHARE = 0.4
+POOL_SHARE = 0.3
+ANY_SHARE = 0.3
 POOL_SIZE = 100
 SEARCH_BEST_SHARE = 0.7
 PRIOR_IMPRESSIONS = 40.0  # weight of the site's click rate as a prior
@@ -53,7 +55,8 @@ class HousePolicy:
             np.add.at(counts, items, 1.0)
 
     def draw_slates(self, rng: np.random.Generator, requests: Requests) -> Slates:
-        request_count, k = len(requests.user), self._list_size
+        request_count = len(requests.user)
+        k = self._list_size
         ranked_items = self._ranked_items
         pool_size = min(POOL_SIZE, len(ranked_items))
         mixture_draw = rng.random(request_count)
@@ -87,7 +90,8 @@ class HousePolicy:
         shown_items = (
             matches[:k] if rng.random() < SEARCH_BEST_SHARE else rng.permutation(matches)[:k]
         )
-        items, propensity = np.full(k, -1), np.zeros(k)
+        items = np.full(k, -1)
+        propensity = np.zeros(k)
         items[: len(shown_items)] = shown_items
         if len(matches):
             propensity[: len(shown_items)] = SEARCH_BEST_SHARE * (

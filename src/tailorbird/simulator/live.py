@@ -131,7 +131,9 @@ class LiveTraffic:
         elapsed_us = (start - site_start) % (1 << 62)
         self._rng = np.random.default_rng([seed, 4, elapsed_us])
         self._rng_background = np.random.default_rng([seed, 5, elapsed_us])
-        self._site_start, self._taste, self._search_box = site_start, taste, search_box
+        self._site_start = site_start
+        self._taste = taste
+        self._search_box = search_box
         self._visits_drawn_until = start  # end of the drawn visits
         self._background_until = start
         self._prefix = prefix
@@ -213,9 +215,11 @@ class LiveTraffic:
         return sorted(arrivals)
 
     def _draw_visits(self, start: int, end: int) -> None:
-        taste, rng = self._taste, self._rng
+        taste = self._taste
+        rng = self._rng
         users = taste.users
-        day, length_days = (start - self._site_start) / DAY, (end - start) / DAY
+        day = (start - self._site_start) / DAY
+        length_days = (end - start) / DAY
         visit_rates = self.population.visit_rate(users, day, (start // DAY + EPOCH_WEEKDAY) % 7)
         local_hour = ((start // MINUTE + np.asarray(UTC_OFFSETS_MINUTES)[users.country]) // 60) % 24
         visit_factor = self._incidents.visit_factor(start)
@@ -292,7 +296,9 @@ class LiveTraffic:
     def _react(
         self, request: Request, shown_ids: Sequence[str], request_id: str, ts: int
     ) -> list[Arrival]:
-        rng, user, send = self._rng, request.visitor, self._network.send
+        rng = self._rng
+        user = request.visitor
+        send = self._network.send
         common_fields = {
             **self._event_factory.identity_fields(user, request.user_id is not None),
             "session_id": request.session_id,
@@ -312,7 +318,8 @@ class LiveTraffic:
             return arrivals
         common_fields["request_id"] = request_id
         items = np.array([[int(item[1:]) for item in shown_ids[: behaviour.POSITIONS_MAX]]])
-        user_index, day = np.array([user]), np.array([(ts - self._site_start) / DAY])
+        user_index = np.array([user])
+        day = np.array([(ts - self._site_start) / DAY])
         relevance = self._search_box.relevance(request.query, items) if request.query else 0.0
         probabilities = behaviour.list_probabilities(self._taste, user_index, items, day, relevance)
         seen_count = int(
@@ -363,7 +370,8 @@ class LiveTraffic:
         return arrivals
 
     def _continue_or_leave(self, request: Request, ts: int) -> list[Arrival]:
-        rng, user = self._rng, request.visitor
+        rng = self._rng
+        user = request.visitor
         if rng.random() < CONTINUE_PROBABILITY and request.lists_before + 1 < LISTS_MAX:
             gap_us = (20.0 + rng.exponential(70.0)) * SECOND
             self._schedule(

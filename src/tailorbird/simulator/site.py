@@ -56,7 +56,9 @@ class Site:
         incidents: Sequence[Incident] = (),
     ) -> None:
         self.incidents = Incidents(incidents)
-        self.seed, self.start, self.days = seed, start, days
+        self.seed = seed
+        self.start = start
+        self.days = days
         rng = np.random.default_rng([seed, 1])
         self.items = draw_items(
             rng, items, 0.006 * items if new_items_per_day is None else new_items_per_day, days

@@ -74,10 +74,8 @@ def draw_visits(
     new_users = np.flatnonzero(
         (users.joined_day > day) & (users.joined_day < day + 1) & ~population.has_left
     )
-    user, start = (
-        np.concatenate([user, new_users]),
-        np.concatenate([start, users.joined_day[new_users]]),
-    )
+    user = np.concatenate([user, new_users])
+    start = np.concatenate([start, users.joined_day[new_users]])
     order = np.argsort(start, kind="stable")
     list_count = np.minimum(rng.geometric(1 - CONTINUE_PROBABILITY, len(user)), LISTS_MAX)
     return Visits(user[order], start[order], list_count)
@@ -109,7 +107,8 @@ def draw_requests(
     )
     day = visits.start[visit] + since_first_request
     order = np.argsort(day, kind="stable")
-    visit, day = visit[order], day[order]
+    visit = visit[order]
+    day = day[order]
     user = visits.user[visit]
     query = [""] * len(visit)
     if search_box is not None:

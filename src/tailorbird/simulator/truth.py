@@ -36,7 +36,9 @@ class Truth:
     """Exact expectations by user id, anonymous id or visitor number, item ids and time."""
 
     def __init__(self, taste: Taste, search_box: SearchBox, start: int) -> None:
-        self._taste, self._search_box, self._start = taste, search_box, start
+        self._taste = taste
+        self._search_box = search_box
+        self._start = start
 
     def expected(
         self,
@@ -96,10 +98,8 @@ class Truth:
         queries: Sequence[str | None] | None = None,
     ) -> float:
         """Return the true relative uplift in clicks per item seen between two policies' lists."""
-        treatment_counts, control_counts = (
-            self.expected(users, treatment, at, queries),
-            self.expected(users, control, at, queries),
-        )
+        treatment_counts = self.expected(users, treatment, at, queries)
+        control_counts = self.expected(users, control, at, queries)
         return float(
             (treatment_counts.clicks.sum() / treatment_counts.seen.sum())
             / (control_counts.clicks.sum() / control_counts.seen.sum())

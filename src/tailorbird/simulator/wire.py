@@ -127,7 +127,8 @@ class Network:
             return [self._encode_arrival(event, event["ts"] + 1_000)]
         sent_ts = event["ts"]
         received_ts = sent_ts + int(30_000 + 90_000 * self._random.expovariate(1.0))
-        defects, defect_draw = self._defects, draw_uniform()
+        defects = self._defects
+        defect_draw = draw_uniform()
         arrivals: list[Arrival] = []
         if self._clock_skew_us[user]:
             event["ts"] += self._clock_skew_us[user]
@@ -225,7 +226,8 @@ class EventFactory:
         self.item_ids = [item_id(item) for item in range(items.count)]
         self.user_ids = [user_id(user) for user in range(users.count)]
         self.anonymous_ids = [anonymous_id(user) for user in range(users.count)]
-        device, country = users.device.tolist(), users.country.tolist()
+        device = users.device.tolist()
+        country = users.country.tolist()
         context_by_device_and_country = {
             (device_index, country_index): _build_context(device_index, country_index)
             for device_index in range(len(DEVICES))

@@ -192,7 +192,8 @@ def draw_users(
 def _draw_texts(
     category: Ints, brand: Ints, colour: Ints, noun: Ints, adjective: Ints, material: Ints
 ) -> tuple[list[str], list[str]]:
-    titles, descriptions = [], []
+    titles = []
+    descriptions = []
     colours = tuple(COLOURS)
     for item, category_number in enumerate(category):
         category_words = CATEGORY_WORDS[category_number]

@@ -33,7 +33,9 @@ class CircuitBreaker:
         open_s: float = OPEN_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._failures_max, self._open_s, self._monotonic = failures_max, open_s, monotonic
+        self._failures_max = failures_max
+        self._open_s = open_s
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._failure_count = 0
         self._retry_at = 0.0

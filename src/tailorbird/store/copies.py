@@ -112,7 +112,8 @@ class CopiedSnapshot:
     """
 
     def __init__(self, copies: Copies, head: CommitHead) -> None:
-        self._copies, self._head = copies, head
+        self._copies = copies
+        self._head = head
         self.published_at = head.current_at
         self._deadline = time.monotonic() + SNAPSHOT_LIFETIME_S
 

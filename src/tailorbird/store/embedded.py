@@ -165,7 +165,8 @@ class EmbeddedStore:
         """Close the store, and its environment with the last store of this process. Idempotent."""
         if self._environment is None:
             return
-        environment, self._environment = self._environment, None
+        environment = self._environment
+        self._environment = None
         with _environments_lock:
             environment.store_count -= 1
             if environment.store_count == 0 and self._environment_key[0] == os.getpid():

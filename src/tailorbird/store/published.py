@@ -84,7 +84,8 @@ class _PendingChanges:
         self.old_values[key] = has_old, old_value if has_old else None
         self.old_bytes += len(old_value or b"") if has_old else 0
         if len(self.old_values) > CHANGED_KEYS_MAX:
-            self.old_values, self.copies_all = {}, True
+            self.old_values = {}
+            self.copies_all = True
 
 
 class PublishedStore:
@@ -103,13 +104,12 @@ class PublishedStore:
         skipped_prefixes: tuple[bytes, ...] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._local, self._copies, self._skipped_prefixes = (
-            local,
-            copies,
-            (*skipped_prefixes, OWN_PREFIX),
-        )
+        self._local = local
+        self._copies = copies
+        self._skipped_prefixes = (*skipped_prefixes, OWN_PREFIX)
         self._commit_lock = threading.Lock()  # keeps commits and pending changes consistent
-        self._wake_event, self._stop_requested = threading.Event(), threading.Event()
+        self._wake_event = threading.Event()
+        self._stop_requested = threading.Event()
         self._progress_condition = threading.Condition()
         self._rounds_begun = 0
         self._rounds_ended = 0
@@ -281,10 +281,12 @@ class PublishedStore:
             or head.sequence > self._sequence
         ):
             with self._commit_lock:
-                self._pending_changes, self._head = _PendingChanges({}, copies_all=True), None
+                self._pending_changes = _PendingChanges({}, copies_all=True)
+                self._head = None
         elif head != self._head:
             with self._commit_lock:
-                self._pending_changes, self._head = self._changes_since(head.sequence), head
+                self._pending_changes = self._changes_since(head.sequence)
+                self._head = head
         self._server_ids = server_ids
 
     def _changes_since(self, sequence: int) -> _PendingChanges:
@@ -321,7 +323,8 @@ class PublishedStore:
             self._current_at_s = started_at_s
         except BaseException:
             with self._commit_lock:
-                newer_changes, self._pending_changes = self._pending_changes, taken_changes
+                newer_changes = self._pending_changes
+                self._pending_changes = taken_changes
                 for key, (has_old, old) in newer_changes.old_values.items():
                     self._pending_changes.add(key, has_old, old)
                 self._pending_changes.copies_all |= newer_changes.copies_all
@@ -330,7 +333,8 @@ class PublishedStore:
     def _take_pending(self) -> tuple[_PendingChanges, int, list[Change]]:
         """Take the pending changes; return them, their commit, and the records as of it."""
         with self._commit_lock:
-            taken_changes, self._pending_changes = self._pending_changes, _PendingChanges({})
+            taken_changes = self._pending_changes
+            self._pending_changes = _PendingChanges({})
             with self._local.snapshot() as snapshot:
                 return (
                     taken_changes,
@@ -355,9 +359,12 @@ class PublishedStore:
                     [(COMMIT_KEY, _COMMIT_FORMAT.pack(epoch, self._sequence))]
                 )
             )
-            self._epoch, self._head, self._pending_changes = epoch, None, _PendingChanges({})
+            self._epoch = epoch
+            self._head = None
+            self._pending_changes = _PendingChanges({})
             sequence = self._sequence
-        copied_count, last_key = 0, b""
+        copied_count = 0
+        last_key = b""
         try:
             while records := self._read_chunk(last_key):
                 last_key = records[-1][0]

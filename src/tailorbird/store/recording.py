@@ -39,7 +39,8 @@ class RecordingTransaction(PublicSnapshot):
 
     def __init__(self, transaction: Transaction, skipped_prefixes: tuple[bytes, ...]) -> None:
         super().__init__(transaction)
-        self._transaction, self._skipped_prefixes = transaction, skipped_prefixes
+        self._transaction = transaction
+        self._skipped_prefixes = skipped_prefixes
         self.old_values: dict[bytes, bytes | None] = {}
 
     def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:

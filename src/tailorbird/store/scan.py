@@ -29,7 +29,8 @@ def count_records(folder: Path) -> int:
         lmdb.open(str(folder), readonly=True, lock=False) as environment,
         environment.begin(buffers=True) as transaction,
     ):
-        expected_count, count = transaction.stat()["entries"], 0
+        expected_count = transaction.stat()["entries"]
+        count = 0
         with transaction.cursor() as cursor:
             for key, value in cursor:
                 count += 1

@@ -84,8 +84,11 @@ class ValkeyCopies:
         hedge: Hedge | None = None,
         replica: Client | None = None,
     ) -> None:
-        self._client, self.where, self._breaker = client, where, breaker
-        self._hedge, self._replica = hedge, replica
+        self._client = client
+        self.where = where
+        self._breaker = breaker
+        self._hedge = hedge
+        self._replica = replica
         self._prefix = f"tb:{name}:".encode()
         self._head_key = self._prefix + b"@"
         self._claim_key = self._prefix + b"+"

@@ -24,7 +24,9 @@ class _Request:
     """One MGET on a connection of its own, which is closed if its response was not read."""
 
     def __init__(self, pool: Any, keys: Sequence[bytes]) -> None:
-        self._pool, self._keys, self._is_read = pool, keys, False
+        self._pool = pool
+        self._keys = keys
+        self._is_read = False
 
     def __enter__(self) -> "_Request":
         self._connection = self._pool.get_connection()
@@ -72,7 +74,9 @@ class ValkeyClient:
     def __init__(
         self, make_client: Callable[[], Any], *, is_cluster: bool, timeout_s: float = 1.0
     ) -> None:
-        self._make_client, self._is_cluster, self._timeout_s = make_client, is_cluster, timeout_s
+        self._make_client = make_client
+        self._is_cluster = is_cluster
+        self._timeout_s = timeout_s
 
     @cached_property
     def _client(self) -> Any:
@@ -97,7 +101,8 @@ class ValkeyClient:
         """
         if self._is_cluster or not keys:
             return self.read(keys)
-        wait_s, started_at = hedge.delay_s(), time.monotonic()
+        wait_s = hedge.delay_s()
+        started_at = time.monotonic()
         with _Request(self.pool, keys) as first_request:
             if wait_s is None or first_request.wait_for_response(wait_s) or not hedge.try_hedge():
                 values = first_request.read_values()

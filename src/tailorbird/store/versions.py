@@ -15,7 +15,9 @@ from tailorbird.store.protocol import SnapshotExpiredError
 
 _HEAD_FORMAT = struct.Struct("<3Q")
 _RECORD_FORMAT = struct.Struct("<3Q2i")
-_ABSENT_LENGTH, _UNKNOWN_LENGTH = -1, -2  # lengths: the record was absent; it is unknown
+# lengths: the record was absent; it is unknown
+_ABSENT_LENGTH = -1
+_UNKNOWN_LENGTH = -2
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Change:
 
 def encode_versions(change: Change, epoch: int, sequence: int, previous_sequence: int) -> bytes:
     """Encode the two versions of a record."""
-    new_value, old_value = change.new or b"", (change.old or b"") if change.has_old else b""
+    new_value = change.new or b""
+    old_value = (change.old or b"") if change.has_old else b""
     new_length = _ABSENT_LENGTH if change.new is None else len(new_value)
     old_length = (
         _UNKNOWN_LENGTH

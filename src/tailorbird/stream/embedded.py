@@ -43,10 +43,9 @@ from tailorbird.stream.reading import (
 )
 
 log = logging.getLogger(__name__)
-_PRUNE_BLOCKS_MAX, _PRUNE_BYTES_MAX = (
-    256,
-    64 << 20,
-)  # in one transaction, so that pruning never holds the file long
+# in one transaction, so that pruning never holds the file long
+_PRUNE_BLOCKS_MAX = 256
+_PRUNE_BYTES_MAX = 64 << 20
 
 
 def open_writer(

@@ -37,8 +37,10 @@ from tailorbird.stream.protocol import Block
 from tailorbird.stream.runs import ExternalSort, RefusedLines
 
 RUN_ROWS = 1_000_000  # sorted in memory at once: about half a GB of typical events
-BODY_ROWS, BODY_BYTES = 2_000, 4 << 20
-COMMIT_BODIES, COMMIT_BYTES = 25, 64 << 20
+BODY_ROWS = 2_000
+BODY_BYTES = 4 << 20
+COMMIT_BODIES = 25
+COMMIT_BYTES = 64 << 20
 ROW_BYTES_MAX = 256 << 20  # bound of a block; no event comes near
 LOCK_TIMEOUT_S = 3.0  # time that an import waits for its log
 _EXAMPLES_MAX = 5
@@ -249,7 +251,8 @@ class _RowChecker:
             pseudonymised_lines = [self.pseudonymise_line(line) for line in batch.lines]
         checked_lines = pseudonymised_lines if self.is_ordered_by_pseudonyms else batch.lines
         accepted, refusals = check_body(b"\n".join(checked_lines), self.receipt, self.plan)
-        lines, suppression_list = pseudonymised_lines, self.suppression_list
+        lines = pseudonymised_lines
+        suppression_list = self.suppression_list
         if suppression_list is not None:
             lines = [suppression_list.filter_line(line, self.receipt) for line in lines]
         # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
@@ -305,7 +308,8 @@ def _append_rows(
         pending_bytes += len(pending_blocks[-1].payload)
         if len(pending_blocks) == COMMIT_BODIES or pending_bytes >= COMMIT_BYTES:
             progress.append(pending_blocks, rows_read)
-            pending_blocks, pending_bytes = [], 0
+            pending_blocks = []
+            pending_bytes = 0
             report_progress("append", rows_read, total_rows)
     progress.append(pending_blocks, rows_read)
     report_progress("append", rows_read, total_rows)
@@ -318,7 +322,8 @@ def _read_bodies(external_sort: ExternalSort, refused_lines: RefusedLines) -> It
     for line in chain(external_sort.lines(), refused_lines):
         if body and (len(body) >= BODY_ROWS or body_bytes + len(line) > BODY_BYTES):
             yield body
-            body, body_bytes = [], 0
+            body = []
+            body_bytes = 0
         body.append(line)
         body_bytes += len(line)
     if body:

@@ -80,12 +80,10 @@ class LagMeter:
         *,
         producer: str = "",
     ) -> None:
-        self._logs, self._lake, self._read_worker_positions, self._producer = (
-            log_set(stream),
-            lake,
-            read_worker_positions,
-            producer,
-        )
+        self._logs = log_set(stream)
+        self._lake = lake
+        self._read_worker_positions = read_worker_positions
+        self._producer = producer
         self._readers: dict[Address, BacklogReader] = {}
         self._backlog_client = self._logs.backlog_client()
 

@@ -63,10 +63,8 @@ def read_expected_ends(
         positions_by_router = []
     released_positions = None if lake is None else try_read_released_positions(lake)
     logs = log_set(stream)
-    names_by_stem, responses_stem = (
-        logs.raw_names_by_stem(producer),
-        logs.response_log(producer).stem,
-    )
+    names_by_stem = logs.raw_names_by_stem(producer)
+    responses_stem = logs.response_log(producer).stem
     expected_ends = dict.fromkeys([*names_by_stem, responses_stem], 0)
     for raw_positions in positions_by_router:
         for stem, name in names_by_stem.items():

@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 from tailorbird.events.adapters.batch import ROW_ID_PREFIX
 from tailorbird.events.contract.contract import ERASED_BODY
 
-_RUN_BYTES_MAX, _REFUSED_BYTES_MAX = 1 << 30, 64 << 20  # held in memory
+# held in memory
+_RUN_BYTES_MAX = 1 << 30
+_REFUSED_BYTES_MAX = 64 << 20
 _SLICE_ROWS = 2_000
 
 
@@ -19,7 +21,8 @@ class RefusedLines:
     """Refused lines in order of arrival, in memory up to a bound and beyond that in a file."""
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._lines = folder / "refused", list[bytes]()
+        self._path = folder / "refused"
+        self._lines = list[bytes]()
         self._size_bytes = 0
 
     def add(self, lines: list[bytes]) -> None:
@@ -29,7 +32,8 @@ class RefusedLines:
             self._path.parent.mkdir(exist_ok=True)
             with self._path.open("ab") as file:
                 file.writelines(line + b"\n" for line in self._lines)
-            self._lines, self._size_bytes = [], 0
+            self._lines = []
+            self._size_bytes = 0
 
     def __iter__(self) -> Iterator[bytes]:
         if self._path.exists():
@@ -51,7 +55,8 @@ class ExternalSort:
         self._batches: list[pa.RecordBatch] = []
         self._rows = self._size_bytes = 0
         self._runs: list[pa.Table] = []
-        self._current_file, self._file_number = "", 0
+        self._current_file = ""
+        self._file_number = 0
 
     def add(self, ts: list[int], event_ids: list[str], lines: list[bytes], file: str) -> None:
         self._file_number += file != self._current_file
@@ -76,7 +81,9 @@ class ExternalSort:
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, run.schema) as writer:
             writer.write_table(run)
         self._runs.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-        self._batches, self._rows, self._size_bytes = [], 0, 0
+        self._batches = []
+        self._rows = 0
+        self._size_bytes = 0
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines in order."""

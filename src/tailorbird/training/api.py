@@ -108,7 +108,8 @@ class Dataset:
             meaning=declarations.meaning,
             seed=seed,
         ).with_quick_applied()
-        slot_settings, now = declarations.slot(slot), clock.now()
+        slot_settings = declarations.slot(slot)
+        now = clock.now()
         lake = Lake(declarations.paths.lake).pin_versions()
         training_data = load_training_data(
             lake,
@@ -124,11 +125,9 @@ class Dataset:
         Raises:
             UsageError: a part would be empty.
         """
-        training_data, settings, features = (
-            self.training_data,
-            self.settings,
-            self.declarations.features,
-        )
+        training_data = self.training_data
+        settings = self.settings
+        features = self.declarations.features
         split = split_requests(training_data.dataset, training_data, settings)
         timer = StageTimer(lambda stage, done, total: None)
         retrieval = build_retrieval(
@@ -283,7 +282,8 @@ class _ProbabilityCollector:
     labels: list[npt.NDArray] = field(default_factory=list)
 
     def auc(self) -> float:
-        score, label = np.concatenate(self.scores), np.concatenate(self.labels)
+        score = np.concatenate(self.scores)
+        label = np.concatenate(self.labels)
         is_labelled = np.isfinite(label.astype(np.float64))
         return metric_functions.auc(score[is_labelled], label[is_labelled] > 0)
 
@@ -311,7 +311,8 @@ def evaluate(
     if not fitted_models:
         raise UsageError("there is no model to evaluate", where="evaluate", fix="add one")
     baselines = [model.name for model in models.values() if isinstance(model, BaselineModel)]
-    dataset, candidate_plan = split_data.dataset, split_data.candidate_plan
+    dataset = split_data.dataset
+    candidate_plan = split_data.candidate_plan
     first_head = split_data.train.heads[0]
     collector_by_model = {name: _ProbabilityCollector() for name in fitted_models}
     scorers = {

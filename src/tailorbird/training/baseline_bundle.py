@@ -50,7 +50,8 @@ def ensure_champion(
     champion = model_registry.champion_folder()
     if champion is not None:
         return champion.name
-    event_lake, now = Lake(lake), clock.now()
+    event_lake = Lake(lake)
+    now = clock.now()
     if not event_lake.exists("events"):
         raise NotReadyError(
             "the lake is empty", where=str(lake), fix="tailorbird import brings events in"

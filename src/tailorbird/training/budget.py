@@ -17,11 +17,15 @@ from tailorbird.training.settings import TrainSettings
 
 BUDGET_MIN_S = 30.0
 FULL_BUDGET_S = 600.0  # time that the default settings are made for
-_REQUESTS_PER_S, _TEST_REQUESTS_PER_S = 50.0, 15.0
+_REQUESTS_PER_S = 50.0
+_TEST_REQUESTS_PER_S = 15.0
 # Reading a longer log and looking requests up in its tables costs more: with two million events,
 # 0.6 as many requests fit.
-_EVENTS_WITHOUT_COST, _EVENTS_PER_DOUBLING = 250_000, 2_600_000
-_TREES_MIN, _TREES_MIN_S = 300, 120.0  # at two minutes and below
+_EVENTS_WITHOUT_COST = 250_000
+_EVENTS_PER_DOUBLING = 2_600_000
+# at two minutes and below
+_TREES_MIN = 300
+_TREES_MIN_S = 120.0
 _DEFAULTS = TrainSettings()
 _VECTORS_MIN_S = 480.0  # below this budget, no vectors are learned
 _SPEED_STEPS = (
@@ -29,7 +33,9 @@ _SPEED_STEPS = (
     0.5,
     1.0,
 )  # speeds are rounded to these, so that a machine gives the same sizes twice
-_PROBE_ROWS, _PROBE_COLUMNS, _PROBE_TREES = 20_000, 60, 20
+_PROBE_ROWS = 20_000
+_PROBE_COLUMNS = 60
+_PROBE_TREES = 20
 _PROBE_REFERENCE_S = 0.35  # duration of the probe on two idle cores of a 2024 server
 
 
@@ -108,10 +114,8 @@ def plan_budget(seconds: float, speed: float, event_count: int = 0) -> Budget:
     )
     # Fewer trees learn as much at a higher rate.
     rate = round(trees_max * _DEFAULTS.gbdt.rate / trees, 4)
-    requests, test_requests = (
-        round(request_seconds * _REQUESTS_PER_S),
-        round(request_seconds * _TEST_REQUESTS_PER_S),
-    )
+    requests = round(request_seconds * _REQUESTS_PER_S)
+    test_requests = round(request_seconds * _TEST_REQUESTS_PER_S)
     return Budget(
         seconds,
         speed,

@@ -82,7 +82,8 @@ def list_notes(
     is_resumed: bool,
 ) -> tuple[str, ...]:
     """Return what a reader of the report should know: sources, samples, limits, comparisons."""
-    test_from, retrieval = challenger.split.validation_until, challenger.retrieval
+    test_from = challenger.split.validation_until
+    retrieval = challenger.retrieval
     budget = task.settings.budget
     resumed_note = (
         f"went on with the training that was begun at {to_iso(task.started_at)} and cut short"
@@ -116,12 +117,11 @@ def describe_challenger(
     task: TrainingTask, challenger: Challenger, judgement: Judgement, decision: Decision
 ) -> dict[str, Any]:
     """Return `about` of the bundle's manifest: data, recipe, decision, columns, provenance."""
-    training_data, settings, fitted_model = (
-        challenger.training_data,
-        task.settings,
-        challenger.fitted_model,
-    )
-    retrieval, estimate = challenger.retrieval, judgement.estimate
+    training_data = challenger.training_data
+    settings = task.settings
+    fitted_model = challenger.fitted_model
+    retrieval = challenger.retrieval
+    estimate = judgement.estimate
     return {
         **describe_training(
             slot=task.slot,

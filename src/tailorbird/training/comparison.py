@@ -66,7 +66,8 @@ class Comparison:
 
     @property
     def _header(self) -> str:
-        request_count, user_count = self.evaluation.request_count, self.evaluation.user_count
+        request_count = self.evaluation.request_count
+        user_count = self.evaluation.user_count
         return f"slot {self.slot}: {request_count:,} requests, {user_count:,} people"
 
     def __repr__(self) -> str:

@@ -42,7 +42,8 @@ class OwnEstimator:
     """
 
     def __init__(self, name: str, settings: Mapping[str, Any], *, seed: int = 7) -> None:
-        self.name, self._estimator_class = name, find_estimator_class(name)
+        self.name = name
+        self._estimator_class = find_estimator_class(name)
         self._where = f"{models_file()}, class {self._estimator_class.__name__}"
         parameters = inspect.signature(self._estimator_class).parameters
         if unknown := [setting for setting in settings if setting not in parameters]:

@@ -116,7 +116,10 @@ def train(
 
 def _fit_challenger(task: TrainingTask) -> Challenger:
     """Read the log, split it, compute candidates and features, and fit the heads."""
-    features, slot, settings, timer = task.features, task.slot, task.settings, task.timer
+    features = task.features
+    slot = task.slot
+    settings = task.settings
+    timer = task.timer
     timer.report("read", 0, 1)
     champion_version, champion_bundle, unevaluated_reason = load_champion(
         task.registry, features, slot
@@ -199,7 +202,10 @@ def _fit_challenger(task: TrainingTask) -> Challenger:
 
 def _judge_challenger(task: TrainingTask, challenger: Challenger) -> Judgement:
     """Evaluate the model beside its rivals, and let the gate decide."""
-    features, slot, settings, timer = task.features, task.slot, task.settings, task.timer
+    features = task.features
+    slot = task.slot
+    settings = task.settings
+    timer = task.timer
     index_series = challenger.retrieval.index_series
     evaluation = evaluate_rivals(
         training_data=challenger.training_data,
@@ -249,7 +255,9 @@ def _publish_challenger(
     promote: bool,
 ) -> TrainReport:
     """Add the bundle to the registry, and promote it or the best baseline if the gate says so."""
-    registry, timer, evaluation = task.registry, task.timer, judgement.evaluation
+    registry = task.registry
+    timer = task.timer
+    evaluation = judgement.evaluation
     decision = decide(judgement.evidence())
     is_resumed = unfinished_run is not None and unfinished_run.is_resumed
     all_notes = list_notes(task, challenger, judgement.estimate, is_resumed=is_resumed)

@@ -41,8 +41,10 @@ def add_version(model: Any, comparison: Comparison, registry: Registry, *, by: s
         comparison = evaluate(
             {name: model, **comparison.models}, comparison.test_requests, metrics=comparison.metrics
         )
-    split_data, fitted_model = comparison.test_requests.split_data, comparison.fitted_models[name]
-    dataset, settings = split_data.dataset, split_data.dataset.settings
+    split_data = comparison.test_requests.split_data
+    fitted_model = comparison.fitted_models[name]
+    dataset = split_data.dataset
+    settings = split_data.dataset.settings
     evaluation = _rename_model(comparison.evaluation, name)
     decision = Decision(False, ("added by hand: the gate did not decide on it",))
     about = {

@@ -173,7 +173,8 @@ def judge_levels(
         labels = [part.data.labels.get(head) for part in (rows_before, rows_since)]
         if any(label is None or np.sum(label > 0) < POSITIVES_MIN for label in labels):
             continue
-        auc_before, auc_since = _auc_interval(rows_before, head), _auc_interval(rows_since, head)
+        auc_before = _auc_interval(rows_before, head)
+        auc_since = _auc_interval(rows_since, head)
         level_ratio = _level_ratio(rows_since, head, calibration_by_head.get(head, Identity()))
         metrics_by_head[head] = {
             "auc_before": auc_before.value,
@@ -288,7 +289,8 @@ def _fit_calibrations(
             is_probability=is_probability,
         )
         new_calibrations[head] = choice.calibration
-        label, raw_scores = judging_rows.data.labels[head] > 0, judging_rows.raw_scores[head]
+        label = judging_rows.data.labels[head] > 0
+        raw_scores = judging_rows.raw_scores[head]
         old_probabilities = calibration_by_head.get(head, Identity()).apply(raw_scores)
         new_probabilities = new_calibrations[head].apply(raw_scores)
         old_losses, new_losses = (
@@ -325,7 +327,8 @@ def _describe_order_loss(
         )
         for calibrations in (calibration_by_head, {**calibration_by_head, **new_calibrations})
     )
-    data, row_gains = rows.data, rows.data.gain(objective)
+    data = rows.data
+    row_gains = rows.data.gain(objective)
     change = ndcg_gain(new_values, old_values, row_gains, data.offsets, data.person_codes)
     old_ndcg = float(np.nanmean(ndcg(rank_lists(old_values, row_gains, data.offsets))))
     if change.low >= -RELATIVE_MARGIN * old_ndcg:
@@ -334,7 +337,8 @@ def _describe_order_loss(
 
 
 def _auc_interval(rows: ScoredRows, head: str) -> Interval:
-    score, label = rows.raw_scores[head], rows.data.labels[head] > 0
+    score = rows.raw_scores[head]
+    label = rows.data.labels[head] > 0
     influence = auc_influence(score, label)
     return rows.bootstrap.auc(auc(score, label), influence, rows.data.request_index)
 

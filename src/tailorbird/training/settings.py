@@ -25,7 +25,8 @@ NO_CONTINUATION = "trained from scratch, though --incremental was asked for: "
 PositionUse = Literal["column", "weights", "none"]
 
 DEFAULT_REQUESTS = 25_000
-QUICK_REQUESTS, QUICK_TEST_REQUESTS = 6_000, 2_000
+QUICK_REQUESTS = 6_000
+QUICK_TEST_REQUESTS = 2_000
 # Where logged responses are learned from, whose candidates are looked up request by request.
 QUICK_LOGGED_REQUESTS = 10_000
 SEED_MAX = 1_000_000_000  # LightGBM takes 32 bits, and some draws add to the seed

@@ -48,7 +48,8 @@ class FeatureSketch:
     """
 
     def __init__(self, numeric: Sequence[str], categorical: Sequence[str]) -> None:
-        self._numeric, self._categorical = numeric, categorical
+        self._numeric = numeric
+        self._categorical = categorical
         self._number_counts = np.zeros((len(numeric), _NUMBER_BINS))
         self._category_counts = np.zeros((len(categorical), CATEGORIES + 1))
 

@@ -138,10 +138,8 @@ def build_split_datasets(
     train_indexes = thin_evenly(split.train, train_limit, settings.seed)
     validation_indexes = thin_evenly(split.validation, settings.test_requests, settings.seed)
     test_indexes = thin_evenly(split.test, settings.test_requests, settings.seed)
-    replay, report_progress = (
-        candidate_plan.build_replay(training_data, features, candidate_plan.live_columns),
-        partial(timer.report, "candidates"),
-    )
+    replay = candidate_plan.build_replay(training_data, features, candidate_plan.live_columns)
+    report_progress = partial(timer.report, "candidates")
     combined_requests = data.take(np.concatenate([train_indexes, validation_indexes]))
     if training_data.sampling_scheme is None:
         combined_rows = replace(
@@ -155,9 +153,9 @@ def build_split_datasets(
             )
         )
     train_request_count = int(np.searchsorted(combined_rows.t, split.train_until))
-    train_rows, validation_rows = (
-        combined_rows.take(np.arange(train_request_count)),
-        combined_rows.take(np.arange(train_request_count, combined_rows.request_count)),
+    train_rows = combined_rows.take(np.arange(train_request_count))
+    validation_rows = combined_rows.take(
+        np.arange(train_request_count, combined_rows.request_count)
     )
     if not train_rows.request_count or not validation_rows.request_count:
         raise UsageError(

@@ -9,7 +9,8 @@ class StageTimer:
     """Forwards progress, and records how long each stage took."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self._last_report = progress, time.monotonic()
+        self._progress = progress
+        self._last_report = time.monotonic()
         self.stage_seconds: dict[str, float] = {}
 
     def report(self, stage: str, done: int, total: int) -> None:

@@ -53,29 +53,26 @@ class ItemKnnFold:
     """
 
     def __init__(self, settings: ItemKnn, item_table: KeyTable) -> None:
-        self._settings, self._item_table = settings, item_table
+        self._settings = settings
+        self._item_table = item_table
         # By user row: the newest items, their number, and the time of the newest.
         self._recent = np.zeros((0, settings.distance), np.int32)
-        self._recent_count, self._recent_ts = np.zeros(0, np.uint8), np.zeros(0, np.int64)
+        self._recent_count = np.zeros(0, np.uint8)
+        self._recent_ts = np.zeros(0, np.int64)
         # By item row: where its entries are in the pool, its sum of weights, its newest event, and
         # whether it changed since it was published.
-        self._start, self._capacity, self._size = (
-            np.zeros(0, np.int64),
-            np.zeros(0, np.int32),
-            np.zeros(0, np.int32),
-        )
-        self._weight_sum, self._newest_ts = np.zeros(0), np.zeros(0, np.int64)
+        self._start = np.zeros(0, np.int64)
+        self._capacity = np.zeros(0, np.int32)
+        self._size = np.zeros(0, np.int32)
+        self._weight_sum = np.zeros(0)
+        self._newest_ts = np.zeros(0, np.int64)
         self._dirty = np.zeros(0, np.uint8)
         # The pool: the entries of all rows, in two arrays.
-        self._neighbour, self._weight = (
-            np.zeros(_POOL_ENTRIES_MIN, np.int32),
-            np.zeros(_POOL_ENTRIES_MIN),
-        )
-        self._pool_end, self._landmark, self._evicted = (
-            np.zeros(1, np.int64),
-            np.zeros(2, np.int64),
-            np.zeros(1, np.int64),
-        )
+        self._neighbour = np.zeros(_POOL_ENTRIES_MIN, np.int32)
+        self._weight = np.zeros(_POOL_ENTRIES_MIN)
+        self._pool_end = np.zeros(1, np.int64)
+        self._landmark = np.zeros(2, np.int64)
+        self._evicted = np.zeros(1, np.int64)
 
     @property
     def eviction_count(self) -> int:
@@ -124,35 +121,30 @@ class ItemKnnFold:
         np.maximum.at(self._newest_ts, item_rows[has_user], ts[has_user])
 
     def _reserve(self, person_count: int, item_count: int) -> None:
-        self._recent, self._recent_count = (
-            grow_array(self._recent, person_count),
-            grow_array(self._recent_count, person_count),
-        )
+        self._recent = grow_array(self._recent, person_count)
+        self._recent_count = grow_array(self._recent_count, person_count)
         self._recent_ts = grow_array(self._recent_ts, person_count)
-        self._start, self._capacity, self._size = (
-            grow_array(self._start, item_count),
-            grow_array(self._capacity, item_count),
-            grow_array(self._size, item_count),
-        )
-        self._weight_sum, self._newest_ts, self._dirty = (
-            grow_array(self._weight_sum, item_count),
-            grow_array(self._newest_ts, item_count),
-            grow_array(self._dirty, item_count),
-        )
+        self._start = grow_array(self._start, item_count)
+        self._capacity = grow_array(self._capacity, item_count)
+        self._size = grow_array(self._size, item_count)
+        self._weight_sum = grow_array(self._weight_sum, item_count)
+        self._newest_ts = grow_array(self._newest_ts, item_count)
+        self._dirty = grow_array(self._dirty, item_count)
 
     def _compact(self) -> None:
         """Compact the pool, and grow it where that is not enough."""
         entries, _ = expand_ranges(self._start, self._size.astype(np.int64))
         needed_entries = len(entries) + 2 * self._settings.distance * self._settings.neighbours
         capacity = max(len(self._neighbour), 1 << (2 * needed_entries).bit_length())
-        neighbour_pool, weight_pool = np.zeros(capacity, np.int32), np.zeros(capacity)
-        neighbour_pool[: len(entries)], weight_pool[: len(entries)] = (
-            self._neighbour[entries],
-            self._weight[entries],
-        )
+        neighbour_pool = np.zeros(capacity, np.int32)
+        weight_pool = np.zeros(capacity)
+        neighbour_pool[: len(entries)] = self._neighbour[entries]
+        weight_pool[: len(entries)] = self._weight[entries]
         self._start[:] = np.cumsum(self._size) - self._size
         self._capacity[:] = self._size
-        self._neighbour, self._weight, self._pool_end[0] = neighbour_pool, weight_pool, len(entries)
+        self._neighbour = neighbour_pool
+        self._weight = weight_pool
+        self._pool_end[0] = len(entries)
 
     def take_changed_rows(self) -> Int64s:
         """Return the rows of items that changed since the last call, and mark them unchanged."""
@@ -226,11 +218,9 @@ class ItemKnnFold:
         is_retained = neighbours >= 0
         # Their published rows still name the dropped item.
         self._dirty[row_of_entry[~is_retained]] = 1
-        entries, row_of_entry, neighbours = (
-            entries[is_retained],
-            row_of_entry[is_retained],
-            neighbours[is_retained],
-        )
+        entries = entries[is_retained]
+        row_of_entry = row_of_entry[is_retained]
+        neighbours = neighbours[is_retained]
         entry_counts = np.bincount(row_of_entry, minlength=len(self._size))
         retained_rows = np.flatnonzero(row_map >= 0)
         entries = entries[row_map[row_of_entry] >= 0]
@@ -250,17 +240,16 @@ class ItemKnnFold:
         )
         is_changed = self._dirty[retained_rows].copy()
         pool_size = max(len(self._neighbour), len(entries))
-        neighbour_pool, weight_pool = np.zeros(pool_size, np.int32), np.zeros(pool_size)
+        neighbour_pool = np.zeros(pool_size, np.int32)
+        weight_pool = np.zeros(pool_size)
         neighbour_pool[: len(entries)] = neighbours
         weight_pool[: len(entries)] = self._weight[entries]
         for attribute, array in renumbered_arrays.items():
             setattr(self, attribute, array)
-        self._dirty, self._neighbour, self._weight, self._pool_end[0] = (
-            is_changed,
-            neighbour_pool,
-            weight_pool,
-            len(entries),
-        )
+        self._dirty = is_changed
+        self._neighbour = neighbour_pool
+        self._weight = weight_pool
+        self._pool_end[0] = len(entries)
         self._drop_recent_items(row_map)
 
     def _drop_recent_items(self, row_map: Int64s) -> None:
@@ -296,7 +285,8 @@ class ItemKnnFold:
             setattr(self, attribute, arrays[name].copy())
         used_entries = len(arrays["entry"])
         size = max(_POOL_ENTRIES_MIN, 1 << (2 * used_entries).bit_length())
-        self._neighbour, self._weight = np.zeros(size, np.int32), np.zeros(size)
+        self._neighbour = np.zeros(size, np.int32)
+        self._weight = np.zeros(size)
         self._neighbour[:used_entries], self._weight[:used_entries], self._pool_end[0] = (
             arrays["entry"],
             arrays["weight"],

@@ -22,7 +22,9 @@ from tailorbird.events.keys import combine_keys
 Int64s = npt.NDArray[np.int64]
 
 TILES = 12
-BOARD_ITEMS_MAX, SEGMENT_ITEMS_MAX = 2_000, 500  # items of a leaderboard
+# items of a leaderboard
+BOARD_ITEMS_MAX = 2_000
+SEGMENT_ITEMS_MAX = 500
 _CHUNKS_MAX = 64  # of a tile, before they are put together
 
 
@@ -47,7 +49,8 @@ class _Window:
         self.counts = grow_array(self.counts, slot_count)
         tiles = ts // self.tile_us
         is_in_window = tiles >= self.newest_tile - TILES
-        tiles, slots = tiles[is_in_window], slots[is_in_window]
+        tiles = tiles[is_in_window]
+        slots = slots[is_in_window]
         for tile_number in np.unique(tiles).tolist():
             tile_slots, counts = np.unique(slots[tiles == tile_number], return_counts=True)
             self.counts[tile_slots] += counts
@@ -104,7 +107,8 @@ class _Window:
         }
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
-        self.counts, self.newest_tile = arrays["count"].copy(), int(arrays["now"][0])
+        self.counts = arrays["count"].copy()
+        self.newest_tile = int(arrays["now"][0])
         tiles = arrays["tile"]
         self.chunks_by_tile = {}
         for tile_number in np.unique(tiles).tolist():
@@ -207,11 +211,15 @@ class PopularityFold:
 
     def build_board(self, board: Board, segment: int = ALL_USERS) -> BoardTable:
         """Return a leaderboard, ordered by count, then count in the longest window, then key."""
-        window, pairs = self._windows[board], self._pairs_by_segment[board.segment]
+        window = self._windows[board]
+        pairs = self._pairs_by_segment[board.segment]
         if pairs is None:
-            slots, item_rows, limit = np.flatnonzero(window.counts), None, BOARD_ITEMS_MAX
+            slots = np.flatnonzero(window.counts)
+            item_rows = None
+            limit = BOARD_ITEMS_MAX
         else:
-            slots, limit = pairs.slots_of_value(segment), SEGMENT_ITEMS_MAX
+            slots = pairs.slots_of_value(segment)
+            limit = SEGMENT_ITEMS_MAX
             slots = slots[slots < len(window.counts)]
             slots = slots[window.counts[slots] > 0]
             item_rows = pairs.item_rows[slots]
@@ -221,11 +229,9 @@ class PopularityFold:
             best_positions = np.flatnonzero(
                 counts >= np.partition(counts, len(counts) - limit)[len(counts) - limit]
             )
-            slots, counts, item_rows = (
-                slots[best_positions],
-                counts[best_positions],
-                item_rows if item_rows is None else item_rows[best_positions],
-            )
+            slots = slots[best_positions]
+            counts = counts[best_positions]
+            item_rows = item_rows if item_rows is None else item_rows[best_positions]
         longest_window_counts = self._windows[
             max(other for other in self._windows if other.segment == board.segment)
         ].counts
@@ -244,10 +250,8 @@ class PopularityFold:
         Pairs with a count of zero are dropped too.
         """
         for board, window in self._windows.items():
-            pairs, counted_slots = (
-                self._pairs_by_segment[board.segment],
-                np.flatnonzero(window.counts),
-            )
+            pairs = self._pairs_by_segment[board.segment]
+            counted_slots = np.flatnonzero(window.counts)
             self._mark_changed(
                 board,
                 counted_slots[
@@ -257,7 +261,8 @@ class PopularityFold:
         for name, pairs in self._pairs_by_segment.items():
             windows = [window for board, window in self._windows.items() if board.segment == name]
             if pairs is None:
-                slot_map, slot_count = row_map, item_count
+                slot_map = row_map
+                slot_count = item_count
             else:
                 is_live_pair = np.zeros(pairs.pair_table.count, bool)
                 for window in windows:
@@ -309,18 +314,18 @@ class _SegmentPairs:
 
     def restore(self, pair_keys: Keys, segment_values: Keys, item_rows: Int64s) -> None:
         self.pair_table = KeyTable(pair_keys)
-        self.segment_values, self.item_rows = segment_values.copy(), item_rows.copy()
+        self.segment_values = segment_values.copy()
+        self.item_rows = item_rows.copy()
         self._slots_by_value: dict[int, list[Int64s]] = {}
         self._grouped_pair_count = 0
 
     def assign_slots(self, segment_values: Keys, item_rows: Int64s, item_keys: Keys) -> Int64s:
         """Return the slot of each pair, adding new pairs."""
         slots = self.pair_table.assign(combine_keys(segment_values, item_keys))
-        self.segment_values, self.item_rows = (
-            grow_array(self.segment_values, self.pair_table.count),
-            grow_array(self.item_rows, self.pair_table.count),
-        )
-        self.segment_values[slots], self.item_rows[slots] = segment_values, item_rows
+        self.segment_values = grow_array(self.segment_values, self.pair_table.count)
+        self.item_rows = grow_array(self.item_rows, self.pair_table.count)
+        self.segment_values[slots] = segment_values
+        self.item_rows[slots] = item_rows
         return slots
 
     def slots_of_value(self, value: int) -> Int64s:
@@ -346,15 +351,11 @@ class _SegmentPairs:
         Returns the new slot of each old one, and the number of slots.
         """
         count = self.pair_table.count
-        retained_values, retained_item_rows = (
-            self.segment_values[:count][is_retained],
-            row_map[self.item_rows[:count][is_retained]],
-        )
+        retained_values = self.segment_values[:count][is_retained]
+        retained_item_rows = row_map[self.item_rows[:count][is_retained]]
         slot_map = self.pair_table.retain(is_retained)
-        self.segment_values, self.item_rows, self._slots_by_value, self._grouped_pair_count = (
-            retained_values,
-            retained_item_rows,
-            {},
-            0,
-        )
+        self.segment_values = retained_values
+        self.item_rows = retained_item_rows
+        self._slots_by_value = {}
+        self._grouped_pair_count = 0
         return slot_map, self.pair_table.count

@@ -31,17 +31,14 @@ class SessionKnnFold:
     """
 
     def __init__(self, settings: SessionKnn, item_table: KeyTable) -> None:
-        self._settings, self._item_table = settings, item_table
+        self._settings = settings
+        self._item_table = item_table
         self._session_of_user = np.zeros(0, np.int64)
         # By slot of the ring: each session's user, newest event, size and items.
-        self._session_user, self._last_ts = (
-            np.full(settings.sessions_max, -1, np.int64),
-            np.zeros(settings.sessions_max, np.int64),
-        )
-        self._size, self._entries = (
-            np.zeros(settings.sessions_max, np.int32),
-            np.zeros((settings.sessions_max, settings.length), np.int32),
-        )
+        self._session_user = np.full(settings.sessions_max, -1, np.int64)
+        self._last_ts = np.zeros(settings.sessions_max, np.int64)
+        self._size = np.zeros(settings.sessions_max, np.int32)
+        self._entries = np.zeros((settings.sessions_max, settings.length), np.int32)
         self._sessions_started = np.zeros(1, np.int64)
 
     def update(
@@ -69,7 +66,8 @@ class SessionKnnFold:
 
     def build_sessions(self) -> Sessions:
         """Return the current sessions, ordered by the time of their last event."""
-        started_count, capacity = int(self._sessions_started[0]), self._settings.sessions_max
+        started_count = int(self._sessions_started[0])
+        capacity = self._settings.sessions_max
         session_slots = (
             np.arange(max(started_count - capacity, 0), started_count) % capacity
         )  # in order of their start
@@ -80,11 +78,10 @@ class SessionKnnFold:
         ]
         session_order = session_slots[np.argsort(self._last_ts[session_slots], kind="stable")]
         entry_count = int(self._size[session_order].sum())
-        offsets, end_ts = (
-            np.zeros(len(session_order) + 1, np.int64),
-            np.zeros(len(session_order) + 1, np.int64),
-        )
-        item_numbers, positions = np.zeros(entry_count, np.int32), np.zeros(entry_count, np.int32)
+        offsets = np.zeros(len(session_order) + 1, np.int64)
+        end_ts = np.zeros(len(session_order) + 1, np.int64)
+        item_numbers = np.zeros(entry_count, np.int32)
+        positions = np.zeros(entry_count, np.int32)
         # By item row, from 1 in order of appearance; 0 for an item that no session holds.
         number_by_row = np.zeros(max(self._item_table.count, 1), np.int32)
         session_count, item_count = number_sessions(
@@ -149,7 +146,5 @@ class SessionKnnFold:
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for name, attribute in _RING_ARRAYS.items():
             getattr(self, attribute)[: len(arrays[name])] = arrays[name]
-        self._session_of_user, self._sessions_started = (
-            arrays["current"].copy(),
-            arrays["head"].copy(),
-        )
+        self._session_of_user = arrays["current"].copy()
+        self._sessions_started = arrays["head"].copy()

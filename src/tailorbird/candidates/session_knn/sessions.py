@@ -159,7 +159,8 @@ class Sessions:
         offsets = np.asarray(offsets)
         first_entry = int(offsets[0])
         offsets, item_rows = offsets - first_entry, item_rows[first_entry : int(offsets[-1])]
-        context_count, item_count = len(offsets) - 1, max(len(self.item_keys), 1)
+        context_count = len(offsets) - 1
+        item_count = max(len(self.item_keys), 1)
         context = _context_items(offsets, item_rows, search, item_count)
         if not len(context.item_rows) or not len(self):
             return SimilarItems(
@@ -170,7 +171,8 @@ class Sessions:
         )
         entry_counts = self.offsets[neighbour_sessions + 1] - self.offsets[neighbour_sessions]
         entries, neighbour_of_entry = expand_ranges(self.offsets[neighbour_sessions], entry_counts)
-        entry_items, scores = self.item_index[entries], scores[neighbour_of_entry]
+        entry_items = self.item_index[entries]
+        scores = scores[neighbour_of_entry]
         entry_offsets = np.concatenate(([0], np.cumsum(entry_counts)))
         context_entry_ends = entry_offsets[
             np.searchsorted(context_index, np.arange(context_count + 1))
@@ -197,7 +199,8 @@ class Sessions:
         self, entry_items: Int32s, scores: Floats, context_entry_ends: Ints
     ) -> SimilarItems:
         """Sum each context's scores by item, in the order of the entries."""
-        rows, sums = [], []
+        rows = []
+        sums = []
         for entry_start, entry_stop in pairwise(context_entry_ends.tolist()):
             score_sums = np.bincount(
                 entry_items[entry_start:entry_stop], scores[entry_start:entry_stop]
@@ -232,10 +235,8 @@ class Sessions:
         distinct_pairs = distinct_pairs[
             _rank_within_context(distinct_pairs // session_count) < search.sample
         ]
-        context_index, session_number = (
-            distinct_pairs // session_count,
-            session_count - 1 - distinct_pairs % session_count,
-        )
+        context_index = distinct_pairs // session_count
+        session_number = session_count - 1 - distinct_pairs % session_count
         pair_index = np.minimum(
             np.searchsorted(distinct_pairs, pair_keys), max(len(distinct_pairs) - 1, 0)
         )
@@ -244,7 +245,8 @@ class Sessions:
             if len(distinct_pairs)
             else np.zeros(len(pair_keys), bool)
         )
-        pair_index, context_item = pair_index[is_distinct_pair], context_item[is_distinct_pair]
+        pair_index = pair_index[is_distinct_pair]
+        context_item = context_item[is_distinct_pair]
         similarity = np.bincount(pair_index, context.weights[context_item], len(distinct_pairs))
         steps_back = np.zeros(len(distinct_pairs), np.int64)
         # Reversed, so that the newest item wins.
@@ -282,7 +284,8 @@ def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length_max: int) -> tuple[
         offsets: (sequences + 1,).
         ts: of the entries, oldest first; empty: none is cut.
     """
-    starts, ends = offsets[:-1], offsets[1:]
+    starts = offsets[:-1]
+    ends = offsets[1:]
     if len(ts):
         is_run_start = np.zeros(len(ts) + 1, bool)
         is_run_start[1:-1] = ts[1:] - ts[:-1] > gap_us
@@ -308,7 +311,8 @@ def _is_in_context(
     context: _ContextItems, entry_items: Int32s, context_entry_ends: Ints, item_count: int
 ) -> npt.NDArray[np.bool_]:
     """Return whether the item of each session entry is in the context it is compared with."""
-    in_context, is_context_item = np.zeros(len(entry_items), bool), np.zeros(item_count, bool)
+    in_context = np.zeros(len(entry_items), bool)
+    is_context_item = np.zeros(item_count, bool)
     for (entry_start, entry_stop), (context_start, context_stop) in zip(
         pairwise(context_entry_ends.tolist()),
         pairwise(np.searchsorted(context.context_index, np.arange(len(context_entry_ends)))),
@@ -337,7 +341,8 @@ def _context_items(
         return_index=True,
     )
     indexed_positions = indexed_positions[np.sort(newest_positions)]
-    positions, context_index = positions[indexed_positions], context_index[indexed_positions]
+    positions = positions[indexed_positions]
+    context_index = context_index[indexed_positions]
     steps_back = offsets[context_index + 1] - 1 - positions
     return _ContextItems(
         context_index,

@@ -74,7 +74,9 @@ def compare_event_counts(
 
 def print_figures(figures: Figures) -> None:
     """Print the closing table."""
-    online, parity, events = figures.online, figures.parity, figures.events
+    online = figures.online
+    parity = figures.parity
+    events = figures.events
     rows: list[tuple[str, str]] = [
         (
             "events",
@@ -210,7 +212,9 @@ def describe_canary(canary: Mapping[str, Any]) -> str:
 
 
 def _format_uplift(uplift: Mapping[str, float | None]) -> str:
-    value, low, high = uplift["value"], uplift["low"], uplift["high"]
+    value = uplift["value"]
+    low = uplift["low"]
+    high = uplift["high"]
     if value is None or low is None or high is None:
         return "too little data to tell"
     return f"{value:+.1%} (95 %: {low:+.1%} to {high:+.1%})"

@@ -39,7 +39,9 @@ class ModelRollout:
     def __init__(
         self, project: Project, clock: SimulatedClock, traffic: Traffic, progress: ReportProgress
     ) -> None:
-        self._project, self._clock, self._traffic = project, clock, traffic
+        self._project = project
+        self._clock = clock
+        self._traffic = traffic
         self._progress = progress
         self.registry = Registry(project.paths.registry, clock=clock)
         self._printed_entry_count = len(self.registry.audit())

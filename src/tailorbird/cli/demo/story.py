@@ -103,7 +103,11 @@ class Story:
         quiet: bool,
         progress: ReportProgress,
     ) -> None:
-        self.folder, self.scale, self.seed, self.port, self.quiet = folder, scale, seed, port, quiet
+        self.folder = folder
+        self.scale = scale
+        self.seed = seed
+        self.port = port
+        self.quiet = quiet
         self.progress = progress
         self.figures = Figures()
         self.shop: Shop | None = None
@@ -175,7 +179,8 @@ class Story:
     ) -> None:
         with self._stage("trial"):
             self._await_first_model(project, site, clock, traffic, first_outcome)
-            live_from, paired_lists = clock.now(), traffic.pair_arms()
+            live_from = clock.now()
+            paired_lists = traffic.pair_arms()
             concurrent_experiments = ConcurrentExperiments(project, clock, quiet=self.quiet)
             concurrent_experiments.start()
             trial_end = live_from + self.scale.trial_days * DAY
@@ -344,7 +349,9 @@ class Story:
             say(f"  {describe_retraining(figures)}", quiet=self.quiet)
             return
         assert decision.since is not None
-        outcome, attempt_count, is_accepted = None, 0, False
+        outcome = None
+        attempt_count = 0
+        is_accepted = False
         while attempt_count < self.scale.attempts and not is_accepted:
             training_time = decision.since + int((self.scale.learn_days + attempt_count) * DAY)
             if clock.now() < training_time:
@@ -370,7 +377,8 @@ class Story:
         champion_before = aliases.previous if is_promoted else aliases.champion
         if canary:
             say(f"  {describe_canary(canary)}", quiet=self.quiet)
-        rollout_ended_at, paired_lists = clock.now(), traffic.pair_arms()
+        rollout_ended_at = clock.now()
+        paired_lists = traffic.pair_arms()
         traffic.run(rollout_ended_at + DAY, paired_lists, self.progress, "a day after the roll-out")
         figures.update(
             trigger=decision.reason,

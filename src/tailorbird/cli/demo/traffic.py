@@ -73,7 +73,10 @@ class Traffic:
         scale: Scale,
         seed: int,
     ) -> None:
-        self._project, self._site, self._clock, self._scale = project, site, clock, scale
+        self._project = project
+        self._site = site
+        self._clock = clock
+        self._scale = scale
         self.roles = InProcessRoles(project, clock)
         self._collector = EventCollector(
             project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
@@ -121,7 +124,8 @@ class Traffic:
         label: str = "live",
     ) -> None:
         """Generate traffic until the simulated time `until`."""
-        start, clock = self._clock.now(), self._clock
+        start = self._clock.now()
+        clock = self._clock
         next_lake_step_at = start + 6 * HOUR
         while clock.now() < until:
             tick_end = min(clock.now() + self._scale.tick_us, until)

@@ -66,7 +66,9 @@ class ConcurrentExperiments:
     """Starts the experiments, reads them at each planned analysis, and stops those that crossed."""
 
     def __init__(self, project: Project, clock: SimulatedClock, *, quiet: bool) -> None:
-        self._project, self._clock, self._quiet = project, clock, quiet
+        self._project = project
+        self._clock = clock
+        self._quiet = quiet
         self.interval_us = parse_duration(project.experiments[CONCURRENT_EXPERIMENTS[0]].interval)
         self._report_by_experiment: dict[str, TrialReport] = {}
 
@@ -86,7 +88,8 @@ class ConcurrentExperiments:
 
     def figures(self, paired_lists: PairedLists, site: Site) -> dict[str, Any]:
         """Return the state, effect and truth of each experiment, and print them."""
-        running_names, figures_by_experiment = self._running_names(), {}
+        running_names = self._running_names()
+        figures_by_experiment = {}
         for name, report in self._report_by_experiment.items():
             # An experiment covers its own days only, and tells nothing of those after its stop.
             true_uplift = paired_lists.true_uplift(site, *arms_of(report), until=report.until)

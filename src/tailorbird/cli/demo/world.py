@@ -97,7 +97,8 @@ def write_history(
     folder.mkdir(parents=True)
     history_file = folder / "history.jsonl"
     history = site.history(scale.history_days)
-    digest, line_count = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    line_count = 0
     with history_file.open("wb") as file:
         for line_count, arrival in enumerate(history, 1):
             line = arrival.body + b"\n"

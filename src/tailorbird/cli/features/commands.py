@@ -58,18 +58,19 @@ def _list_bytes(project: "Project", json: bool) -> None:
     from tailorbird.features.state.key_partition import all_parts
     from tailorbird.features.state.state import count_aliases, open_state
 
-    counts_of_parts, alias_count, alias_bytes, disk_bytes = [], 0, 0, 0
+    counts_of_parts = []
+    alias_count = 0
+    alias_bytes = 0
+    disk_bytes = 0
     for part in all_parts(project.workers):
         state = open_state(project.paths.state, project.features, part)
         try:
             with state.snapshot() as snapshot:
                 counts_of_parts.append(read_all_counts(snapshot, project.features.layout))
                 count, size = count_aliases(snapshot)
-            alias_count, alias_bytes, disk_bytes = (
-                alias_count + count,
-                alias_bytes + size,
-                disk_bytes + state.size_bytes(),
-            )
+            alias_count = alias_count + count
+            alias_bytes = alias_bytes + size
+            disk_bytes = disk_bytes + state.size_bytes()
         finally:
             state.close()
     counts_by_entity = merge_entity_counts(counts_of_parts)

@@ -30,10 +30,8 @@ def plan_to_dict(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    applied_counts, sampled_counts = (
-        entity_counts or {},
-        sample_measurements.entity_counts if sample_measurements is not None else {},
-    )
+    applied_counts = entity_counts or {}
+    sampled_counts = sample_measurements.entity_counts if sample_measurements is not None else {}
     records = [
         {
             "entity": record.entity,
@@ -136,10 +134,8 @@ def print_plan(
         numeric_columns=number_titles,
     )
     if entity_counts is not None:
-        total_before, total_after = (
-            _total_bytes(comparison, entity_counts, "before") or 0,
-            _total_bytes(comparison, entity_counts, "after") or 0,
-        )
+        total_before = _total_bytes(comparison, entity_counts, "before") or 0
+        total_after = _total_bytes(comparison, entity_counts, "after") or 0
         out.print(
             f"Together at most {format_bytes(total_before)} now, {format_bytes(total_after)} then; "
             "empty "

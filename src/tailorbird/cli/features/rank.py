@@ -192,7 +192,8 @@ def _print_report(report: "SignalReport") -> None:
         table_rows,
         numeric_columns=titles[3:-1],
     )
-    subset, out = report.subset, console()
+    subset = report.subset
+    out = console()
     out.print("† equal for all items of a request: it orders them only together with other columns")
     for note in report.notes:
         out.print(note)

@@ -187,7 +187,8 @@ def _show_past(project: "Project", query: PersonItemQuery, event_count: int, jso
     from tailorbird.features.parity.sampled import required_events
     from tailorbird.lake import Lake
 
-    lake, positions = Lake(project.paths.lake), resolve_positions(project, query.positions)
+    lake = Lake(project.paths.lake)
+    positions = resolve_positions(project, query.positions)
     log_position = max(positions)
     person = find_person(project, query, log_position)
     requests = Requests(
@@ -260,7 +261,8 @@ def _explain(project: "Project", query: PersonItemQuery, feature: str, json: boo
     from tailorbird.features.reference.point_in_time import routed_events
     from tailorbird.lake import Lake, time_filter
 
-    lake, positions = Lake(project.paths.lake), resolve_positions(project, query.positions)
+    lake = Lake(project.paths.lake)
+    positions = resolve_positions(project, query.positions)
     log_position = max(positions)
     person = find_person(project, query, log_position)
     events = routed_events(

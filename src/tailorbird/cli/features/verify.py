@@ -45,15 +45,14 @@ def verify(
             progress=progress,
             notify=print_note,
         )
-    logged_report, unequal_by_feature = result.logged_report, result.unequal_by_feature
+    logged_report = result.logged_report
+    unequal_by_feature = result.unequal_by_feature
     if json:
         summary = reports_to_dict(
             result.report_by_schema, logged_report, result.state_report, unequal_by_feature
         )
-        lists, copy_summary = (
-            lists_to_dict(result.list_report),
-            msgspec.to_builtins(result.copy_report),
-        )
+        lists = lists_to_dict(result.list_report)
+        copy_summary = msgspec.to_builtins(result.copy_report)
         print_json(
             {**summary, "erased": result.erased_responses, "lists": lists, "copy": copy_summary}
         )

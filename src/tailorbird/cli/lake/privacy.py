@@ -66,7 +66,8 @@ def erase(
     from tailorbird.events import SystemClock
     from tailorbird.privacy import find_not_begun, forget_unbegun, is_unfinished, preview
 
-    project, clock = open_project(use_applied=True), SystemClock()
+    project = open_project(use_applied=True)
+    clock = SystemClock()
     if yes and forget_unbegun(project) and not json:
         console().print(
             "An erasure was cut short before it changed anything. Roles may start again; "

@@ -120,7 +120,8 @@ def _print_canary(project: "Project", registry: "Registry", json: bool) -> None:
     if json:
         print_json(canary_state.to_dict())
         return
-    out, verdict = console(), canary_state.verdict
+    out = console()
+    verdict = canary_state.verdict
     out.print(
         f"{verdict.canary.version} answers {canary_state.share * 100:.3g}% of the people, "
         f"{verdict.champion.version} the others"

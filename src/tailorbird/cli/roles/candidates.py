@@ -61,7 +61,8 @@ def candidates(
                 from tailorbird.candidates.history import build_from_lake, lake_is_ahead
                 from tailorbird.lake import Lake
 
-                was_built_from_lake, lake = True, Lake(project.paths.lake)
+                was_built_from_lake = True
+                lake = Lake(project.paths.lake)
                 # The topics were recreated, and the lake is not past the lost rows.
                 if not lake_is_ahead(role, lake):
                     stop_event.wait(LAKE_POLL_S)

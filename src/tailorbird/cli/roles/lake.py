@@ -33,11 +33,9 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     apply_remote_erasures(project)
     report_plain_copy(project)
     settings = project.settings.lake
-    commit_every_us, rows_max, keep_us = (
-        parse_duration(settings.commit_every),
-        settings.commit_rows,
-        parse_duration(settings.history),
-    )
+    commit_every_us = parse_duration(settings.commit_every)
+    rows_max = settings.commit_rows
+    keep_us = parse_duration(settings.history)
     parity_arguments = (
         partial(champion_features, project),
         project.paths.lake,
@@ -88,7 +86,8 @@ def _check_days(project: "Project", stop_event: threading.Event) -> None:
     from tailorbird.monitoring import daily
     from tailorbird.platform.diagnostics.daily_checks import check_features, day_expectations
 
-    settings, paths = project.settings.checks, project.paths
+    settings = project.settings.checks
+    paths = project.paths
     daily.run_daily_checks(
         paths.lake,
         paths.checks,

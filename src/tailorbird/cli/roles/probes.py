@@ -52,7 +52,8 @@ def serve_probes(
 
     require_no_faults(host)
     with ExitStack() as stack:
-        collectors, watched_tasks = extra_collectors(), list(tasks)
+        collectors = extra_collectors()
+        watched_tasks = list(tasks)
         if role == "lake":
             lag_watch = _lag_watch(project)
             stack.callback(lag_watch.stop)

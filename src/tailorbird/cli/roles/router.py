@@ -28,10 +28,8 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     apply_remote_erasures(project)
     report_plain_copy(project)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
-    plan, memory_bytes = (
-        route_plan_for(project, active_schemas(project)),
-        project.settings.router.memory_mb << 20,
-    )
+    plan = route_plan_for(project, active_schemas(project))
+    memory_bytes = project.settings.router.memory_mb << 20
     if (topics := project.stream.kafka_logs) is not None and topics.partition_count > 1:
         from tailorbird.router.partitions.group import run_member
 

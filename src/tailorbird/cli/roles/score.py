@@ -37,7 +37,8 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
             where=str(project.root),
             fix="see docs/how-to/scores.md",
         )
-    clock, keep_us = project.clock(), parse_duration(project.settings.score.keep)
+    clock = project.clock()
+    keep_us = parse_duration(project.settings.score.keep)
     project.paths.state.mkdir(parents=True, exist_ok=True)
 
     def record_position(position: int) -> None:
@@ -45,7 +46,8 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
             project.paths.state, WorkerProgress(schema_hash="", at=clock.now(), offset=position)
         )
 
-    models, declared_scores = ScoreModels(project, clock), list(project.scores.values())
+    models = ScoreModels(project, clock)
+    declared_scores = list(project.scores.values())
     try:
         with ScoreRole(
             project.routed, project.stream.scores, declared_scores, models, clock, keep_us=keep_us

@@ -16,7 +16,8 @@ from tailorbird.store.hedge import Hedge
 
 def build_serve_options(project: Project) -> ServeOptions:
     """Return the server options without those of the command line: port and additional routes."""
-    settings, paths = project.settings.serve, project.paths
+    settings = project.settings.serve
+    paths = project.paths
     return ServeOptions(
         stream=project.stream,
         routed=project.routed,
@@ -73,7 +74,8 @@ def build_serve_options(project: Project) -> ServeOptions:
 
 def _copy_target(project: Project) -> CopyTarget | None:
     """Return where to read copies, with hedged reads if enabled; None without copies."""
-    copy_target, hedge_share = project.copy_target(), project.settings.store.hedge
+    copy_target = project.copy_target()
+    hedge_share = project.settings.store.hedge
     return (
         copy_target
         if copy_target is None or not hedge_share

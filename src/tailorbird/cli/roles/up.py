@@ -243,8 +243,10 @@ class _UrlAnnouncer:
     """Prints the URL of the page once a server responds."""
 
     def __init__(self, run_folder: "Path", report_line: "ReportLine") -> None:
-        self._run_folder, self._report_line = run_folder, report_line
-        self._since_s, self._is_printed = time.time(), False
+        self._run_folder = run_folder
+        self._report_line = report_line
+        self._since_s = time.time()
+        self._is_printed = False
 
     def print_once(self) -> None:
         if self._is_printed:
@@ -308,10 +310,8 @@ def _worker_roles(
     from tailorbird.config.schemas import shuffled_logs
     from tailorbird.platform.runtime.supervisor import Role
 
-    schema_arguments, schema_suffix = (
-        ["--schema", features.schema_hash],
-        [] if features is main_schema else [features.schema_hash[:4]],
-    )
+    schema_arguments = ["--schema", features.schema_hash]
+    schema_suffix = [] if features is main_schema else [features.schema_hash[:4]]
 
     def build_role(name: str, number: str = "") -> Role:
         part_arguments = ["--part", number] if number else []

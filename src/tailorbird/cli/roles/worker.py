@@ -52,8 +52,10 @@ def worker(
             fix=f"say which this one is: --part 0 to {last_part}",
         )
     key_part = KeyPart(part or 0, project.workers)
-    paths, settings = project.paths, project.settings
-    entities_max, copy_target = settings.features.entities_max, project.copy_target()
+    paths = project.paths
+    settings = project.settings
+    entities_max = settings.features.entities_max
+    copy_target = project.copy_target()
     log_address = worker_log(project, features, key_part)
     with (
         serve_probes(

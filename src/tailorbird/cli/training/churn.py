@@ -69,7 +69,8 @@ def churn(
         unfinished_file.replace(out)
     finally:
         unfinished_file.unlink(missing_ok=True)
-    scores, people_count = result.scores, result.table.num_rows
+    scores = result.scores
+    people_count = result.table.num_rows
     if json:
         print_json({**result.to_dict(), "out": str(out)})
         return

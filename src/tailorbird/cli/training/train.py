@@ -208,7 +208,8 @@ def _print_train_report(report: "TrainReport") -> None:
 def print_churn(report: "ChurnReport", name: str) -> None:
     """Print the result of training a churn model, and the next step."""
     figures = report.to_dict()
-    out, cut = console(), report.last.cut
+    out = console()
+    cut = report.last.cut
     print_results(
         figures["results"],
         f"At {figures['origins'][-1]['origin'][:10]}: {len(cut.churned):,} people, "

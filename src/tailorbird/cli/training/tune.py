@@ -162,7 +162,8 @@ def _save_tuned_settings(project: "Project", report: "TuneReport") -> list[str]:
     from tailorbird.platform.training import save_tuned_settings
     from tailorbird.training.tuning.tuned import TUNED_FILE, read_tuned
 
-    tuned_file, command = project.root / TUNED_FILE, this_command()
+    tuned_file = project.root / TUNED_FILE
+    command = this_command()
     if not save_tuned_settings(project, report):
         if report.slot not in read_tuned(tuned_file):
             return ["Nothing was written: training goes on with its defaults."]

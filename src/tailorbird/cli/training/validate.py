@@ -122,7 +122,8 @@ def _print_report(report: "ValidationReport") -> None:
     from tailorbird.training.backtests.page import best_baseline
     from tailorbird.training.backtests.run import MODEL_NAME
 
-    evaluation, out = report.evaluation, console()
+    evaluation = report.evaluation
+    out = console()
     if report.substitution:
         out.print(f"{report.substitution}.\n")
     baseline = best_baseline(report)

@@ -99,7 +99,9 @@ def to_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:
         pending_bytes += len(line)
         if len(lines) >= BATCH_ROWS or pending_bytes >= BATCH_BYTES:
             yield Batch(file, lines, line_numbers)
-            lines, line_numbers, pending_bytes = [], [], 0
+            lines = []
+            line_numbers = []
+            pending_bytes = 0
     if lines:
         yield Batch(file, lines, line_numbers)
 

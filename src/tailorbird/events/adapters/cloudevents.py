@@ -122,10 +122,8 @@ def convert(record: Any, location: str) -> list[Event]:
     envelope_id = f"{require_text(envelope, 'source')}#{require_text(envelope, 'id')}"
     if len(envelope_id) > ID_BOUNDS.high - 12:
         envelope_id = sha256(envelope_id.encode()).hexdigest()
-    data, type_ = (
-        _decode_data(envelope),
-        to_slug(_VERSION_SUFFIX.sub("", require_text(envelope, "type")).rpartition(".")[2]),
-    )
+    data = _decode_data(envelope)
+    type_ = to_slug(_VERSION_SUFFIX.sub("", require_text(envelope, "type")).rpartition(".")[2])
     convert_foreign = _find_foreign_converter(data)
     return (
         _require_named_type(convert_foreign(data, envelope_id), type_)

@@ -172,7 +172,8 @@ def _convert_event(row: Record, type_: str, parameters: Record, row_id: str) -> 
         properties.setdefault("transaction_id", transaction_id)
     anonymous_id = get_text(row, "user_pseudo_id")
     session_id = get_text(parameters, "ga_session_id", "$.event_params")
-    device, geo = get_record(row, "device"), get_record(row, "geo")
+    device = get_record(row, "device")
+    geo = get_record(row, "geo")
     utc_offset_s = parse_number(device.get("time_zone_offset_seconds"))
     return Event(
         event_id=_make_event_id(row, row_id),

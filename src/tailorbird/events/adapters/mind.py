@@ -63,10 +63,8 @@ def _convert_rows(
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the events of each row; `convert` gets the first columns and the location."""
     for number, raw in read_lines(file, strip=False):
-        fields, location = (
-            raw.decode(errors="replace").rstrip("\r\n").split("\t"),
-            f"{digest}:{number}",
-        )
+        fields = raw.decode(errors="replace").rstrip("\r\n").split("\t")
+        location = f"{digest}:{number}"
         try:
             for event in convert(fields[:_COLUMN_COUNT], location):
                 yield number, encode_event(event)

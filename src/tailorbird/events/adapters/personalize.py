@@ -115,7 +115,8 @@ def _is_zero(value: Any) -> bool:
 
 def _convert_interaction(row: Record, location: str) -> list[Event]:
     ts = parse_epoch_time(row.get("TIMESTAMP"), "$.TIMESTAMP", "seconds")
-    user_id, item_id = require_text(row, "USER_ID"), require_text(row, "ITEM_ID")
+    user_id = require_text(row, "USER_ID")
+    item_id = require_text(row, "ITEM_ID")
     name = get_text(row, "EVENT_TYPE") or "click"
     type_ = _TYPE_BY_EVENT_NAME.get(name.lower().replace(" ", "")) or safe_event_type(to_slug(name))
     request_id = get_text(row, "RECOMMENDATION_ID")

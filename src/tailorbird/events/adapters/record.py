@@ -150,7 +150,10 @@ def convert_records(
         pending_bytes += sum(map(len, record_lines))
         if len(lines) >= BATCH_ROWS or pending_bytes >= BATCH_BYTES:
             yield Batch(file, lines, line_numbers, skipped_counts)
-            lines, line_numbers, skipped_counts, pending_bytes = [], [], {}, 0
+            lines = []
+            line_numbers = []
+            skipped_counts = {}
+            pending_bytes = 0
     if lines or skipped_counts:
         yield Batch(file, lines, line_numbers, skipped_counts)
 

@@ -121,7 +121,8 @@ def _iterate_messages(record: Any) -> Iterator[Record]:
 
 
 def _convert_stored_message(message: Record) -> list[Event]:
-    events, stated_received_at = _convert_message(message), message.get("receivedAt")
+    events = _convert_message(message)
+    stated_received_at = message.get("receivedAt")
     if stated_received_at in (None, "") or not any(event.type == "user" for event in events):
         return events
     received_at = parse_time_text(stated_received_at, "$.receivedAt")
@@ -268,7 +269,8 @@ def _convert_alias(message: Record) -> list[Event]:
 
     Segment does not say whether `previousId` is a visitor's or a user's.
     """
-    previous_id, user_id = require_text(message, "previousId"), require_text(message, "userId")
+    previous_id = require_text(message, "previousId")
+    user_id = require_text(message, "userId")
     identify_event = msgspec.structs.replace(
         _convert_event(message, "identify", {}), anonymous_id=previous_id, user_id=user_id
     )
@@ -290,7 +292,8 @@ def _convert_event(message: Record, type_: str, properties: dict[str, Any]) -> E
     ts = message.get("timestamp")
     sent_at = None
     if ts in (None, ""):
-        ts, sent_at = message.get("originalTimestamp"), message.get("sentAt")
+        ts = message.get("originalTimestamp")
+        sent_at = message.get("sentAt")
     return Event(
         event_id=require_text(message, "messageId"),
         type=type_,

@@ -60,7 +60,8 @@ def body_to_lines(
         )
     if format_ == "cloudevents" and headers is not None and cloudevents.is_binary_mode(headers):
         body = cloudevents.to_structured_mode(headers, body)
-    digest, bytes_max = sha256(body).hexdigest()[:12], _GROWTH_MAX * len(body) + _COPIES_BYTES_MAX
+    digest = sha256(body).hexdigest()[:12]
+    bytes_max = _GROWTH_MAX * len(body) + _COPIES_BYTES_MAX
     lines: list[bytes] = []
     converted_bytes = 0
 

@@ -39,7 +39,9 @@ class ContractViolation(Exception):
     """A violation of the contract, which `check` turns into a Refusal."""
 
     def __init__(self, code: str, path: str, message: str) -> None:
-        self.code, self.path, self.message = code, path, message
+        self.code = code
+        self.path = path
+        self.message = message
         super().__init__(message)
 
 

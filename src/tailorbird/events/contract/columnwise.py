@@ -109,7 +109,8 @@ class _Batch:
     """Bodies on their way through the decoders and the column tests."""
 
     def __init__(self, bodies: Sequence[tuple[bytes, Receipt]], plan: RoutePlan) -> None:
-        self._bodies, self._plan = bodies, plan
+        self._bodies = bodies
+        self._plan = plan
         self._decoded_rows: list[tuple] = []  # rows of all bodies, concatenated
         self._body_indexes: list[int] = []  # the body of each row
         self._row_indexes: list[int] = []  # its row in the body
@@ -228,10 +229,8 @@ class _Batch:
                 resolve_times(stated_ts, sent, stated_arrival, receipt, timeless=timeless)
                 for stated_ts, sent, stated_arrival, receipt, timeless in rows
             ]
-            ts, received_at = (
-                [at for at, _ in resolved_times],
-                [arrival for _, arrival in resolved_times],
-            )
+            ts = [at for at, _ in resolved_times]
+            received_at = [arrival for _, arrival in resolved_times]
         skew_us = self._plan.skew_us
         if ts and not (max(ts) <= min(received_at) + skew_us and min(ts) > 0):
             resolved_rows = enumerate(zip(ts, received_at, fields.timeless, strict=True))

@@ -228,7 +228,8 @@ def _list_client_types(plan: RoutePlan) -> list[str]:
 
 
 def _check_ids(event: Event) -> None:
-    low, high = ID_BOUNDS.low, ID_BOUNDS.high
+    low = ID_BOUNDS.low
+    high = ID_BOUNDS.high
     for value in _get_ids(event):
         if value is not None and not (low <= len(value) <= high and "\x00" not in value):
             name = next(name for name in _ID_FIELDS if getattr(event, name) is value)
@@ -301,7 +302,8 @@ def _check_subject(event: Event) -> None:
 
 
 def _check_merge(event: Event) -> None:
-    path, survivor_id = f"$.properties.{MERGED_INTO}", (event.properties or {}).get(MERGED_INTO)
+    path = f"$.properties.{MERGED_INTO}"
+    survivor_id = (event.properties or {}).get(MERGED_INTO)
     if survivor_id is None:
         raise ContractViolation(
             "missing",

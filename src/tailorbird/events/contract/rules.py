@@ -85,7 +85,8 @@ def _satisfies(rule: Rule, value: Any) -> bool:
         and not (rule.kind == "integer" and type_ is float and value.is_integer())
     ):
         return False
-    low, high = rule.low, rule.high
+    low = rule.low
+    high = rule.high
     if (low is not None or high is not None) and (
         type_ not in _NUMBER_TYPES
         or (low is not None and not value >= low)

@@ -6,11 +6,10 @@ import msgspec
 
 from tailorbird.events.contract.envelope import Event
 
-COLLECTOR, BROWSER, BROWSER_IDENTIFY = (
-    "collector",
-    "browser",
-    "browser+identify",
-)  # client with a write key, browser with a public key; see `Receipt`
+# client with a write key, browser with a public key; see `Receipt`
+COLLECTOR = "collector"
+BROWSER = "browser"
+BROWSER_IDENTIFY = "browser+identify"
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):

@@ -74,12 +74,14 @@ class TableFacts:
     @lru_cache(256)  # noqa: B019 -- A table is looked at for a moment.
     def median_span(self, name: str, time: str) -> float | None:
         """Return the median time between first and last row of a value, as a share of all."""
-        times, codes = self.times(time), self._codes[name]
+        times = self.times(time)
+        codes = self._codes[name]
         is_valid = (codes >= 0) & ~np.isnan(times)
         if times[is_valid].size < 50 or np.ptp(times[is_valid]) == 0:
             return None
         size = int(codes.max()) + 1
-        first, last = np.full(size, np.inf), np.full(size, -np.inf)
+        first = np.full(size, np.inf)
+        last = np.full(size, -np.inf)
         np.minimum.at(first, codes[is_valid], times[is_valid])
         np.maximum.at(last, codes[is_valid], times[is_valid])
         repeated = np.bincount(codes[is_valid], minlength=size) > 1
@@ -112,7 +114,8 @@ class TableFacts:
         }
 
     def _measure_determined(self, name: str, other: str) -> tuple[int, float]:
-        codes, other_codes = self._codes[name], self._codes[other]
+        codes = self._codes[name]
+        other_codes = self._codes[other]
         is_valid = (codes >= 0) & (other_codes >= 0)
         if not is_valid.any():
             return 0, 0.0

@@ -95,7 +95,8 @@ def _find_lookup_tables(
     file: Path, inspections: Mapping[Path, Inspection], roles_by_file: Mapping[Path, dict[str, str]]
 ) -> list[tuple[Path, str]]:
     """Return the lookup tables that name the values of a column, and the column."""
-    sample, own_roles = inspections[file].sample, roles_by_file[file]
+    sample = inspections[file].sample
+    own_roles = roles_by_file[file]
     if (
         "item_id" not in own_roles
         or _has_user(own_roles)

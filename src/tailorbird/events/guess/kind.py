@@ -228,7 +228,8 @@ def _classify_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> RowKind
 
 
 def _classify_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> RowKind:
-    ts_column, is_row_per_user = roles.get("ts"), is_unique(sample.column(roles["user_id"]))
+    ts_column = roles.get("ts")
+    is_row_per_user = is_unique(sample.column(roles["user_id"]))
     if ts_column is None and is_row_per_user:
         return RowKind("users", None, _explain_unique("user", ts_column))
     attributes = _attribute_names(sample, roles)

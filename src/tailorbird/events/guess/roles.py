@@ -156,7 +156,9 @@ _DOUBTED = ("ts", "user_id", "item_id", "type")
 def score_pairs(table: TableFacts, columns: dict[str, str]) -> float:
     """Return the points of how the columns of roles go together."""
     points = 0.0
-    time, item, person = columns.get("ts"), columns.get("item_id"), columns.get("user_id")
+    time = columns.get("ts")
+    item = columns.get("item_id")
+    person = columns.get("user_id")
     session = columns.get("session_id")
     who = person or session
     if item and who and (table.determines(item, who) or table.determines(who, item)):

@@ -167,7 +167,8 @@ def _to_profile_roles(
     roles: dict[str, str], columns: Sequence[ColumnGuess], valid_from: str | None
 ) -> tuple[dict[str, str], list[ColumnGuess]]:
     """Return roles and columns of a profile: its time is that from which the row holds, if any."""
-    profile_roles, guesses = dict(roles), list(columns)
+    profile_roles = dict(roles)
+    guesses = list(columns)
     for role in ("ts", "type"):
         if role in profile_roles:
             name = profile_roles.pop(role)

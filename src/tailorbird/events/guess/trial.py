@@ -100,7 +100,8 @@ def try_mapping(
         for file in (candidate for candidate in files if fnmatch(candidate.name, source.file)):
             lines = sample_lines(file, source)
             _, refusals = check_body(b"\n".join(lines), Receipt(now, "import", "ndjson"), plan)
-            rows, refused = rows + len(lines), refused + len(refusals)
+            rows = rows + len(lines)
+            refused = refused + len(refusals)
             for refusal in refusals:
                 count_by_reason[refusal.code, refusal.path] += 1
                 first_refusal_by_reason.setdefault((refusal.code, refusal.path), refusal)

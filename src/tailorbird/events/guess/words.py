@@ -67,7 +67,8 @@ def read_name(name: str) -> NameFacts:
 
 def find_event_type(value: str) -> str:
     """Return the event type that a value such as `Order Completed` or `pv` stands for, or ""."""
-    words, lists = split_words(value), _index_types()
+    words = split_words(value)
+    lists = _index_types()
     matches: list[str] = []
     for phrase in (" ".join(words), *_phrases(words)):
         matches += _find_concepts(phrase, lists)
@@ -126,7 +127,8 @@ def _find_concepts(phrase: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[s
 def _split_compound(word: str, lists: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the concepts of both parts of a compound, such as `Bestelldatum` or `userid`."""
     for end in range(len(word) - _PART_LENGTH_MIN, _PART_LENGTH_MIN, -1):
-        first, second = _find_concepts(word[:end], lists), _find_concepts(word[end:], lists)
+        first = _find_concepts(word[:end], lists)
+        second = _find_concepts(word[end:], lists)
         if first and second:
             return (*first, *second)
     return ()

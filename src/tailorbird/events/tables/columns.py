@@ -108,7 +108,8 @@ def _read_joined(
     table_spec: TableSpec,
 ) -> Iterator[pa.RecordBatch]:
     """Read a file joined to the last of its tables, and before that to the others."""
-    left_spec, join = replace(table_spec, joins=table_spec.joins[:-1]), table_spec.joins[-1]
+    left_spec = replace(table_spec, joins=table_spec.joins[:-1])
+    join = table_spec.joins[-1]
     left_names = read_column_names(file, left_spec)
     right_names = [
         name
@@ -194,7 +195,8 @@ def read_sample(
         batches.append(batch)
     if not batches:
         return pa.record_batch([], schema=pa.schema([]))
-    first_batch, sampled_batches = batches[0], batches[1:]
+    first_batch = batches[0]
+    sampled_batches = batches[1:]
     later_row_count = sum(batch.num_rows for batch in sampled_batches)
     if later_row_count > SAMPLE_ROWS:
         sampled_batches = [
@@ -313,7 +315,8 @@ def prevailing_type(field: pa.Field) -> str:
 def _cast_columns(
     batch: pa.RecordBatch, schema: pa.Schema, text_columns: frozenset[str], table_spec: TableSpec
 ) -> pa.RecordBatch:
-    columns, fields = [], []
+    columns = []
+    fields = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         type_ = schema.field(name).type
         metadata = None

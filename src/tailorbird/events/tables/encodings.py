@@ -51,7 +51,8 @@ def open_table(file: Path) -> BinaryIO:
     Raises:
         InputError: it cannot be opened, or is damaged.
     """
-    encoding, stream = detect_encoding(file), open_file(file)
+    encoding = detect_encoding(file)
+    stream = open_file(file)
     return (
         stream
         if encoding == "utf-8"

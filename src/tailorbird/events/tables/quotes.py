@@ -53,7 +53,8 @@ class LineReader:
         later_lines = self.row_lines[1:]
         self.requeued_lines.extendleft(reversed(later_lines))
         self.line_number -= len(later_lines)
-        self.row_lines, self.has_requeued = self.row_lines[:1], bool(later_lines)
+        self.row_lines = self.row_lines[:1]
+        self.has_requeued = bool(later_lines)
 
 
 def next_row(
@@ -66,7 +67,9 @@ def next_row(
     Raises:
         StopIteration: there is no more.
     """
-    lines.row_lines, lines.has_requeued, lines.is_truncated = [], False, False
+    lines.row_lines = []
+    lines.has_requeued = False
+    lines.is_truncated = False
     try:
         row = next(reader)
         if not lines.is_truncated and (
@@ -104,7 +107,8 @@ class ChunkStream(io.RawIOBase):
     """A raw stream over chunks of bytes."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._unread_bytes = chunks, b""
+        self._chunks = chunks
+        self._unread_bytes = b""
 
     def readable(self) -> bool:
         return True
@@ -126,15 +130,12 @@ def _read_whole_rows(stream: BinaryIO, delimiter: str, broken_rows: list[str]) -
         ):
             yield _drop_invalid_utf8(chunk, broken_rows)
             continue
-        line_reader, rows = (
-            LineReader(
-                chain(
-                    decoded_lines,
-                    map(_decode_text, iter(lambda: stream.readline(_CHUNK_BYTES), b"")),
-                )
-            ),
-            list[bytes](),
+        line_reader = LineReader(
+            chain(
+                decoded_lines, map(_decode_text, iter(lambda: stream.readline(_CHUNK_BYTES), b""))
+            )
         )
+        rows = list[bytes]()
         reader = csv.reader(line_reader, delimiter=delimiter)
         while line_reader.line_number < len(decoded_lines) or line_reader.requeued_lines:
             is_row = next_row(reader, line_reader, width, delimiter) is not None or not (

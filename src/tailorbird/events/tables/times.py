@@ -164,7 +164,8 @@ def parse_iso_time(text: str | None, zone: tzinfo) -> datetime | None:
         return None
     for name in _UTC_NAMES:
         if text.endswith(name):
-            text, zone = text.removesuffix(name), UTC
+            text = text.removesuffix(name)
+            zone = UTC
             break
     try:
         parsed_time = datetime.fromisoformat(text)

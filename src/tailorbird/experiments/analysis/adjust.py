@@ -31,12 +31,14 @@ def cuped(values: npt.ArrayLike, covariates: npt.ArrayLike, arm: npt.ArrayLike) 
         covariates: from before exposure, shape (units,) or (units, covariates).
         arm: index of each unit's arm, shape (units,).
     """
-    y, group = np.asarray(values, np.float64), np.asarray(arm)
+    y = np.asarray(values, np.float64)
+    group = np.asarray(arm)
     x = np.asarray(covariates, np.float64)
     x = x[:, None] if x.ndim == 1 else x
     if len(y) < x.shape[1] + 3:
         return AdjustedValues(y, 1.0)
-    within_x, within_y = _centre(x, group), _centre(y[:, None], group)[:, 0]
+    within_x = _centre(x, group)
+    within_y = _centre(y[:, None], group)[:, 0]
     coefficients, *_ = np.linalg.lstsq(within_x, within_y, rcond=1e-10)
     total_variation = float(within_y @ within_y)
     residual = within_y - within_x @ coefficients

@@ -47,7 +47,8 @@ def mean(values: npt.ArrayLike) -> Estimate:
 
 def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Estimate:
     """Return Σx / Σy by the delta method (Deng, Knoblich, Lu 2018, section 3)."""
-    x, y = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    x = np.asarray(numerator, np.float64)
+    y = np.asarray(denominator, np.float64)
     return mean(linearise(x, y)) if y.sum() > 0 else Estimate(math.nan, math.nan, len(x))
 
 
@@ -57,7 +58,8 @@ def linearise(numerator: Floats, denominator: Floats) -> Floats:
     A residual is divided by one minus the unit's share of the denominator, as in the jackknife:
     heavy units pull the ratio to themselves, which hides a part of the variance.
     """
-    value, total = numerator.sum() / denominator.sum(), denominator.sum()
+    value = numerator.sum() / denominator.sum()
+    total = denominator.sum()
     share = np.minimum(denominator / total, 0.5)
     residual = (numerator - value * denominator) / (denominator.mean() * (1 - share))
     return value + residual - residual.mean()

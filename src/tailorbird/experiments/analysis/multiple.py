@@ -15,7 +15,9 @@ def adjust_holm(p: npt.ArrayLike) -> Floats:
     [0.03, 0.06, 0.06]
     """
     values = np.asarray(p, np.float64)
-    ascending_rows, count = np.argsort(values), np.isfinite(values).sum()  # NaN sorts last
+    # NaN sorts last
+    ascending_rows = np.argsort(values)
+    count = np.isfinite(values).sum()
     adjusted = np.maximum.accumulate(values[ascending_rows] * (count - np.arange(len(values))))
     result = np.empty_like(values)
     result[ascending_rows] = np.minimum(adjusted, 1.0)

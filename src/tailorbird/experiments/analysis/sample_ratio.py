@@ -32,7 +32,8 @@ def sample_ratio_log_factors(
     """
     unit_counts = np.atleast_2d(np.asarray(counts, np.float64))
     expected_shares = np.asarray(shares, np.float64) / np.sum(shares)
-    total, log_factors = unit_counts.sum(axis=1), []
+    total = unit_counts.sum(axis=1)
+    log_factors = []
     for concentration in concentrations:
         prior = concentration * expected_shares
         log_normaliser = gammaln(concentration) - gammaln(concentration + total)

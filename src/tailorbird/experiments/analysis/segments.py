@@ -46,7 +46,8 @@ def shrink_segments(
     centre = float(weight @ log_ratio / weight.sum())
     # Cochran's Q, chi-squared with these degrees of freedom if all effects are equal. Its expectation
     # grows by the weight below for each unit of variance between segments.
-    heterogeneity, freedom = float(weight @ (log_ratio - centre) ** 2), len(log_ratio) - 1
+    heterogeneity = float(weight @ (log_ratio - centre) ** 2)
+    freedom = len(log_ratio) - 1
     between_variance_weight = weight.sum() - (weight @ weight) / weight.sum()
     between_variance = (
         max((heterogeneity - freedom) / between_variance_weight, 0.0)
@@ -54,10 +55,8 @@ def shrink_segments(
         else 0.0
     )
     pooled_weight = 1 / (between_variance + standard_error**2)
-    centre, centre_variance = (
-        float(pooled_weight @ log_ratio / pooled_weight.sum()),
-        float(1 / pooled_weight.sum()),
-    )
+    centre = float(pooled_weight @ log_ratio / pooled_weight.sum())
+    centre_variance = float(1 / pooled_weight.sum())
     own_weight = between_variance / (between_variance + standard_error**2)
     shrunk_log_ratio = own_weight * log_ratio + (1 - own_weight) * centre
     shrunk_error = np.sqrt(own_weight * standard_error**2 + (1 - own_weight) ** 2 * centre_variance)

@@ -36,7 +36,8 @@ def spent_alpha(information_time: float, alpha: float, spending: str = "obrien_f
     >>> round(spent_alpha(0.5, 0.05), 5), round(spent_alpha(0.5, 0.05, "pocock"), 5)
     (0.00153, 0.0155)
     """
-    side_alpha, t = alpha / 2, min(max(information_time, 0.0), 1.0)
+    side_alpha = alpha / 2
+    t = min(max(information_time, 0.0), 1.0)
     if t == 0:
         return 0.0
     if spending == "pocock":
@@ -67,7 +68,9 @@ def compute_boundaries(
     info = np.asarray(information, np.float64)
     if len(info) and (info[0] <= 0 or (np.diff(info) <= 0).any()):
         raise ValueError(f"expected information above 0 and ascending, got {info.tolist()}")
-    score_density, bounds, alpha_spent_before = _ScoreDensity(0.0), np.empty(len(info)), 0.0
+    score_density = _ScoreDensity(0.0)
+    bounds = np.empty(len(info))
+    alpha_spent_before = 0.0
     for stage, look_information in enumerate(info):
         information_time = (
             1.0 if is_final and stage == len(info) - 1 else look_information / planned
@@ -204,10 +207,8 @@ def conditional_power(
     """
     if information_time >= 1:
         return float(abs(z) >= final_bound)
-    mean, sd = (
-        z * math.sqrt(information_time) + drift * (1 - information_time),
-        math.sqrt(1 - information_time),
-    )
+    mean = z * math.sqrt(information_time) + drift * (1 - information_time)
+    sd = math.sqrt(1 - information_time)
     return float(ndtr((mean - final_bound) / sd) + ndtr((-final_bound - mean) / sd))
 
 
@@ -231,14 +232,16 @@ def estimate_after_stopping(
     and give the final one instead (deletion, Whitehead 1992).
     """
     last_information = float(information[-1])
-    standard_error, naive_effect = 1 / math.sqrt(last_information), z / math.sqrt(last_information)
+    standard_error = 1 / math.sqrt(last_information)
+    naive_effect = z / math.sqrt(last_information)
 
     def exceedance(effect: float) -> float:
         return _exceedance_probability(information, bounds, z, effect)
 
     def solve_effect(probability: float) -> float:
         """Return the effect under which a result at least as high has this probability."""
-        low, high = naive_effect - 4 * standard_error, naive_effect + 4 * standard_error
+        low = naive_effect - 4 * standard_error
+        high = naive_effect + 4 * standard_error
         while exceedance(low) > probability:
             low -= 4 * standard_error
         while exceedance(high) < probability:
@@ -262,7 +265,9 @@ def repeated_interval(z: float, information: float, bound: float) -> tuple[float
 
 def _exceedance_probability(information: Floats, bounds: Floats, z: float, effect: float) -> float:
     """Return the chance of a result at least as high as (last look, z); it grows with `effect`."""
-    score_density, earlier_upper, earlier_lower = _ScoreDensity(effect), 0.0, 0.0
+    score_density = _ScoreDensity(effect)
+    earlier_upper = 0.0
+    earlier_lower = 0.0
     for look_information, bound in zip(information[:-1], bounds[:-1], strict=True):
         earlier_upper += score_density.tail(look_information, bound)
         earlier_lower += score_density.tail(look_information, -bound, upper=False)
@@ -278,7 +283,9 @@ class _ScoreDensity:
     def __init__(self, effect: float) -> None:
         self._effect = effect
         self._information = 0.0
-        self._nodes, self._weights = np.zeros(1), np.ones(1)  # weights include the density
+        # weights include the density
+        self._nodes = np.zeros(1)
+        self._weights = np.ones(1)
 
     def tail(self, look_information: float, z: float, *, upper: bool = True) -> float:
         """Return the chance of not stopping before the look and then exceeding z there."""
@@ -312,11 +319,9 @@ class _ScoreDensity:
         nodes = score_bound * unit_nodes
         distance = (nodes[:, None] - self._nodes[None, :] - shift) / math.sqrt(step)
         density = np.exp(-0.5 * distance * distance) @ self._weights / math.sqrt(2 * math.pi * step)
-        self._nodes, self._weights, self._information = (
-            nodes,
-            density * score_bound * unit_weights,
-            look_information,
-        )
+        self._nodes = nodes
+        self._weights = density * score_bound * unit_weights
+        self._information = look_information
 
 
 def _find_root(

@@ -288,5 +288,6 @@ def _build_estimate(
         )
     tail_probability = (1.0 - level) / 2.0
     low, high = np.quantile(replicates, [tail_probability, 1.0 - tail_probability])
-    low, high = float(low) - extension.below, float(high) + extension.above
+    low = float(low) - extension.below
+    high = float(high) + extension.above
     return Estimate(name, value, low, high, float(np.std(replicates)))

@@ -95,11 +95,9 @@ class PolicySample:
             UsageError: they differ in length, or are no probabilities; what was logged had one
                 above 0.
         """
-        rewards, logged_probability, target_probability = (
-            _to_column(reward),
-            _to_column(logged),
-            _to_column(target),
-        )
+        rewards = _to_column(reward)
+        logged_probability = _to_column(logged)
+        target_probability = _to_column(target)
         for name, column in (("logged", logged_probability), ("target", target_probability)):
             if len(column) != len(rewards):
                 raise UsageError(

@@ -35,7 +35,8 @@ AGE_BIN_STARTS = (
     28,
     36_500,
 )  # days since the first exposure at which a row begins
-BY_WEEKDAY, BY_AGE = "day of the week", "days since the first exposure"
+BY_WEEKDAY = "day of the week"
+BY_AGE = "days since the first exposure"
 UNDIVIDED_KINDS = ("quantile", "return")  # kinds whose values do not belong to a day
 
 
@@ -77,7 +78,8 @@ def segment_effects(
     for column in experiment.segments:
         values = table.segments[column]
         for treatment_index, arm in enumerate(experiment.treatments, 1):
-            value_names, effects = [], []
+            value_names = []
+            effects = []
             for value in np.unique(values).tolist():
                 unit_mask = values == value
                 if _smallest_arm_size(table, unit_mask, treatment_index) < UNITS_MIN:

@@ -216,11 +216,13 @@ def _finish_quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     event_counts = np.zeros(counts[0].shape)
     for count in counts:
         event_counts = event_counts + count
-    rank, events_below = q * event_counts, np.zeros(event_counts.shape)
+    rank = q * event_counts
+    events_below = np.zeros(event_counts.shape)
     value = np.full(event_counts.shape, np.nan)
     for bucket, count in enumerate(counts):
         is_reached = np.isnan(value) & (count > 0) & (events_below + count >= rank)
-        low, high = edges[max(bucket - 1, 0)], edges[min(bucket, len(edges) - 1)]
+        low = edges[max(bucket - 1, 0)]
+        high = edges[min(bucket, len(edges) - 1)]
         value = np.where(is_reached, low + (high - low) * ((rank - events_below) / count), value)
         events_below = events_below + count
     return value
@@ -281,10 +283,8 @@ def _finish_age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _match_share(step: Step, lanes: LaneSource) -> Floats:
-    query_words, profile_words = (
-        lanes.query_words(),
-        [lanes.lane(record_lane).view(np.uint64) for record_lane in step.record_lanes],
-    )
+    query_words = lanes.query_words()
+    profile_words = [lanes.lane(record_lane).view(np.uint64) for record_lane in step.record_lanes]
     matches = np.zeros(lanes.rows)
     for position in range(query_words.shape[1]):
         query_word = query_words[:, position]

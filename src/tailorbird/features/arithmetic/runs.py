@@ -124,10 +124,8 @@ class Runs:
         )
         if not len(gap_ends):
             return column
-        gap, request = (
-            (self.ts[gap_ends] - self.ts[gap_ends - 1]).astype(np.float64) / 1e6,
-            self._request_of_event[gap_ends],
-        )
+        gap = (self.ts[gap_ends] - self.ts[gap_ends - 1]).astype(np.float64) / 1e6
+        request = self._request_of_event[gap_ends]
         run_starts = np.flatnonzero(np.append(True, request[1:] != request[:-1]))
         if operation == "gap_deviation":
             deviations = gap - self.gap_mean()[request]
@@ -149,18 +147,21 @@ class Runs:
     def favourite(self) -> Keys:
         """Return the most frequent value; ties go to the latest; 0 without any."""
         events = np.flatnonzero(self.value)
-        request, value = self._request_of_event[events], self.value[events]
+        request = self._request_of_event[events]
+        value = self.value[events]
         order = np.lexsort(
             (value, request)
         )  # stable, so the events of a value stay in order of time
-        request, value = request[order], value[order]
+        request = request[order]
+        value = value[order]
         last_of_value = np.flatnonzero(
             np.append(
                 (value[1:] != value[:-1]) | (request[1:] != request[:-1]),
                 np.ones(min(len(request), 1), np.bool_),
             )
         )
-        count, newest_event = np.diff(last_of_value, prepend=-1), events[order[last_of_value]]
+        count = np.diff(last_of_value, prepend=-1)
+        newest_event = events[order[last_of_value]]
         order_by_count = np.lexsort((newest_event, count, request[last_of_value]))
         favourites = np.zeros(len(self.t), np.uint64)
         favourites[request[last_of_value[order_by_count]]] = value[
@@ -207,9 +208,11 @@ class Runs:
 
     def _count_distinct_items(self, events: Intps) -> Floats:
         events = events[self.item[events] != 0]
-        request, item = self._request_of_event[events], self.item[events]
+        request = self._request_of_event[events]
+        item = self.item[events]
         order = np.lexsort((item, request))
-        request, item = request[order], item[order]
+        request = request[order]
+        item = item[order]
         is_new_item = np.ones(len(order), np.bool_)
         is_new_item[1:] = (item[1:] != item[:-1]) | (request[1:] != request[:-1])
         return np.bincount(request[is_new_item], minlength=len(self.t)).astype(np.float64)

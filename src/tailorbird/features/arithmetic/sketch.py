@@ -71,7 +71,8 @@ def estimate_distinct(empty_registers: Int64s, rank_sum: Int64s, precision: int)
 @lru_cache(maxsize=8)
 def linear_count_table(precision: int) -> Floats:
     """Return m·ln(m / V) for V = 0 (unused) to m, computed to 30 digits, equal on every machine."""
-    context, register_count = Context(prec=30), Decimal(1 << precision)
+    context = Context(prec=30)
+    register_count = Decimal(1 << precision)
     logs = [
         context.multiply(
             register_count, context.ln(context.divide(register_count, Decimal(empty_registers)))

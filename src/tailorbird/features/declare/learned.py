@@ -21,7 +21,8 @@ from tailorbird.features.declare.declarations import (
 )
 from tailorbird.features.declare.limits import SIMILARITY_LENGTH_DEFAULT, SIMILARITY_LENGTH_MAX
 
-LEARNED_TABLES, SIMILARITY_HOWS = get_args(LearnedTable), get_args(SimilarityHow)
+LEARNED_TABLES = get_args(LearnedTable)
+SIMILARITY_HOWS = get_args(SimilarityHow)
 
 
 def similarity(

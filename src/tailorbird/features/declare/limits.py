@@ -19,7 +19,8 @@ DECAY_HALF_LIVES = 8
 # Squares are summed in two limbs: what is below this many bits, and the rest.
 SQUARE_BITS = 31
 # A sketch has 2^precision registers; ranks are cut off here, so that sums of 2^−rank are exact.
-PRECISION_MIN, PRECISION_MAX = 4, 8
+PRECISION_MIN = 4
+PRECISION_MAX = 8
 RANK_MAX = 40
 # A sum must hold this many events of the largest value.
 SUMMED_EVENTS_MIN = 1 << 30

@@ -43,10 +43,8 @@ def ratio(
         raise declaration_error(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
     if prior is not None and not isinstance(prior, int | float):
         check_parent("prior", entity, prior)
-    window_spec, prior_rate = (
-        parse_window(window, hop),
-        float(prior) if isinstance(prior, int | float) else prior,
-    )
+    window_spec = parse_window(window, hop)
+    prior_rate = float(prior) if isinstance(prior, int | float) else prior
     text = (
         f"{format_types(type)} for each of {format_types(below)} of the {entity.name} in "
         f"{format_window(window_spec)}"
@@ -88,7 +86,8 @@ def trend(
         hop: of both windows; by default a twelfth of each.
     """
     common_fields = check_event_feature(name, entity, type)
-    short_window, long_window = parse_window(short, hop), parse_window(long, hop)
+    short_window = parse_window(short, hop)
+    long_window = parse_window(long, hop)
     if short_window.length >= long_window.length:
         raise declaration_error(f"short: expected less than long, {long}, got {short}")
     text = (
@@ -134,10 +133,8 @@ def share(
     """
     common_fields = check_event_feature(name, entity, type)
     check_parent("within", entity, within)
-    window_spec, amount = (
-        parse_window(window, hop),
-        None if of is None else parse_amount(of, unit, max),
-    )
+    window_spec = parse_window(window, hop)
+    amount = None if of is None else parse_amount(of, unit, max)
     text = (
         f"{format_types(type)} of the {entity.name} among those of its {within.name} in "
         f"{format_window(window_spec)}"

@@ -116,7 +116,8 @@ def total(
         max: larger values count as this one.
     """
     common_fields = check_event_feature(name, entity, type)
-    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    window_spec = parse_window(window, hop)
+    amount = parse_amount(of, unit, max)
     text = f"sum of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register_feature(
         Total(
@@ -144,7 +145,8 @@ def mean(
 ) -> Mean:
     """Average a number over its events; missing without any. Arguments as for `total`."""
     common_fields = check_event_feature(name, entity, type)
-    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    window_spec = parse_window(window, hop)
+    amount = parse_amount(of, unit, max)
     text = f"mean of {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register_feature(
         Mean(
@@ -176,7 +178,8 @@ def variance(
     "sqrt(variance)")`. Arguments as for `total`, with max / unit below 2^31.
     """
     common_fields = check_event_feature(name, entity, type)
-    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    window_spec = parse_window(window, hop)
+    amount = parse_amount(of, unit, max)
     if amount.units_max >= 1 << SQUARE_BITS:
         finest_unit = amount.max / ((1 << SQUARE_BITS) - 1)
         raise declaration_error(
@@ -213,7 +216,8 @@ def minimum(
     Missing without any. Arguments as for `total`.
     """
     common_fields = check_event_feature(name, entity, type)
-    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    window_spec = parse_window(window, hop)
+    amount = parse_amount(of, unit, max)
     text = f"smallest {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register_feature(
         Extreme(
@@ -245,7 +249,8 @@ def maximum(
     Missing without any. Arguments as for `total`.
     """
     common_fields = check_event_feature(name, entity, type)
-    window_spec, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    window_spec = parse_window(window, hop)
+    amount = parse_amount(of, unit, max)
     text = f"largest {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register_feature(
         Extreme(
@@ -287,7 +292,8 @@ def quantile(
     if not (isinstance(q, float) and 0 < q < 1):
         raise declaration_error(f"q: expected a number between 0 and 1, got {q!r}")
     edge_values = parse_edges(edges)
-    window_spec, expression = parse_window(window, hop), parse_expression(of, "number")
+    window_spec = parse_window(window, hop)
+    expression = parse_expression(of, "number")
     text = (
         f"{q:g}-quantile of {of} over {format_types(type)} of the {entity.name} in "
         f"{format_window(window_spec)}"
@@ -339,7 +345,8 @@ def distinct(
         raise declaration_error(
             f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}"
         )
-    window_spec, expression = parse_window(window, hop), parse_expression(of, "text")
+    window_spec = parse_window(window, hop)
+    expression = parse_expression(of, "text")
     text = f"different {of} over {format_types(type)} of the {entity.name} in {format_window(window_spec)}"
     return register_feature(
         Distinct(
@@ -375,10 +382,8 @@ def decayed(
         of, unit, max: a number to be summed instead, as for `total`.
     """
     common_fields = check_event_feature(name, entity, type)
-    half_life_us, amount = (
-        parse_duration(half_life),
-        None if of is None else parse_amount(of, unit, max),
-    )
+    half_life_us = parse_duration(half_life)
+    amount = None if of is None else parse_amount(of, unit, max)
     if not 15 * SECOND <= half_life_us <= LOOK_BACK_MAX // DECAY_HALF_LIVES:
         raise declaration_error(f"half_life: expected 15s to 50d, got {half_life}")
     text = (

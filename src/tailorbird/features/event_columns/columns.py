@@ -99,10 +99,8 @@ class Frame:
             item_counts += pc.fill_null(pc.list_value_length(self._table["items"]), 0).to_numpy()
             item_counts[self._table["item_id"].is_valid().to_numpy()] = 0
         self._item_counts = item_counts
-        self._event_ids, self._is_hashed = (
-            np.zeros(event_count, np.uint64),
-            np.zeros(event_count, np.bool_),
-        )
+        self._event_ids = np.zeros(event_count, np.uint64)
+        self._is_hashed = np.zeros(event_count, np.bool_)
         self._is_expanded = bool(item_counts.any())
         # Which event each row is; columns of events that are not expanded are taken as they are,
         # not copied.

@@ -39,10 +39,8 @@ class JsonColumn:
         codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
         objects_by_code = [parse_json(text) for text in codes.dictionary.to_pylist()]
         self._objects: list[dict | None] = []
-        offsets, lengths = (
-            np.zeros(len(objects_by_code) + 1, np.int64),
-            np.zeros(len(objects_by_code) + 1, np.int64),
-        )
+        offsets = np.zeros(len(objects_by_code) + 1, np.int64)
+        lengths = np.zeros(len(objects_by_code) + 1, np.int64)
         for code, value in enumerate(objects_by_code):
             offsets[code] = len(self._objects)
             lengths[code] = len(value) if isinstance(value, list) else -1

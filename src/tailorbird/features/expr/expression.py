@@ -115,7 +115,8 @@ class _ColumnValues:
     """Numbers are float64, texts uint64 hashes. Truths stay bool until a number is needed."""
 
     def __init__(self, column: ColumnOf, kinds: dict[str, str]) -> None:
-        self._column, self._kinds = column, kinds
+        self._column = column
+        self._kinds = kinds
 
     def column(self, path: str) -> Array:
         return self._column(path, self._kinds[path])
@@ -128,7 +129,8 @@ class _ColumnValues:
     def call(self, function: str, arguments: Sequence[Array]) -> Array:
         if function == "missing":
             return self.missing(arguments[0])
-        a, b = _to_number(arguments[0]), _to_number(arguments[-1])
+        a = _to_number(arguments[0])
+        b = _to_number(arguments[-1])
         match function:
             case "number":
                 return a

@@ -19,7 +19,9 @@ class ExpressionError(ValueError):
     """
 
     def __init__(self, message: str, *, at: str = "", fix: str = "") -> None:
-        self.message, self.at, self.fix = message, at, fix
+        self.message = message
+        self.at = at
+        self.fix = fix
         super().__init__(f"{at}: {message}" if at else message)
 
 

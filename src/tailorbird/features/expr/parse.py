@@ -61,7 +61,9 @@ def parse_tree(text: str, *, depth_max: int = DEPTH_MAX, hint: str = "") -> Node
 
 class _Parser:
     def __init__(self, text: str, depth_max: int, hint: str) -> None:
-        self._text, self._depth_max, self._hint = text, depth_max, hint
+        self._text = text
+        self._depth_max = depth_max
+        self._hint = hint
         self._lines = _LINE_END.split(text)
         self._node_count = 0
 
@@ -81,14 +83,16 @@ class _Parser:
         return self._to_node(tree, 1)
 
     def _syntax_error(self, error: SyntaxError, source: str) -> ExpressionError:
-        line, column = error.lineno or 2, (error.offset or 1) - 1
+        line = error.lineno or 2
+        column = (error.offset or 1) - 1
         if error.msg.startswith("unmatched") and len(self._lines) == 1:
             # Our own bracket is unmatched, because the text closed it: this finds where.
             try:
                 ast.parse(source.strip(), mode="eval")
             except SyntaxError as unwrapped_error:
                 indent = len(source) - len(source.lstrip())
-                line, column = 2, indent + (unwrapped_error.offset or 1) - 1
+                line = 2
+                column = indent + (unwrapped_error.offset or 1) - 1
         return ExpressionError(error.msg, at=self._position(line, column))
 
     def _position(self, line: int, column: int) -> str:
@@ -103,7 +107,8 @@ class _Parser:
 
     def _text_and_position(self, tree: ast.expr) -> tuple[str, str]:
         """Return the text of a part, and where it starts. Python counts bytes of lines."""
-        first_line, last_line = tree.lineno - 2, (tree.end_lineno or tree.lineno) - 2
+        first_line = tree.lineno - 2
+        last_line = (tree.end_lineno or tree.lineno) - 2
         text_before = self._lines[first_line].encode()[: tree.col_offset].decode()
         last_column = len(self._lines[last_line].encode()[: tree.end_col_offset].decode())
         lines = [*self._lines[first_line:last_line], self._lines[last_line][:last_column]]
@@ -111,7 +116,8 @@ class _Parser:
         return text, self._position(tree.lineno, len(text_before))
 
     def _to_node(self, tree: ast.expr, depth: int) -> Node:
-        text_and_position, child_depth = self._text_and_position(tree), depth + 1
+        text_and_position = self._text_and_position(tree)
+        child_depth = depth + 1
         self._node_count += 1
         if depth > self._depth_max or self._node_count > NODES_MAX:
             raise ExpressionError(
@@ -133,10 +139,8 @@ class _Parser:
                     *text_and_position, _UNARY[type(op)], self._to_node(operand, child_depth)
                 )
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                left_node, right_node = (
-                    self._to_node(left, child_depth),
-                    self._to_node(right, child_depth),
-                )
+                left_node = self._to_node(left, child_depth)
+                right_node = self._to_node(right, child_depth)
                 return nodes.Binary(*text_and_position, _BINARY[type(op)], left_node, right_node)
             case ast.BoolOp(op=op, values=values):
                 operator = "and" if isinstance(op, ast.And) else "or"
@@ -146,10 +150,8 @@ class _Parser:
                     tuple(self._to_node(part, child_depth) for part in values),
                 )
             case ast.IfExp(test=test, body=body, orelse=otherwise):
-                body_node, else_node = (
-                    self._to_node(body, child_depth),
-                    self._to_node(otherwise, child_depth),
-                )
+                body_node = self._to_node(body, child_depth)
+                else_node = self._to_node(otherwise, child_depth)
                 return nodes.Choice(
                     *text_and_position, self._to_node(test, child_depth), body_node, else_node
                 )

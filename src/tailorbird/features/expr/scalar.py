@@ -118,7 +118,8 @@ def _arithmetic(node: nodes.Binary, a: float, b: float) -> float:
 def _call(name: str, arguments: list[Any]) -> Any:
     if name == "missing":
         return _is_missing(arguments[0])
-    a, b = float(arguments[0]), float(arguments[-1])
+    a = float(arguments[0])
+    b = float(arguments[-1])
     if name == "abs":
         return abs(a)
     if name == "number":

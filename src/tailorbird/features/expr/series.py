@@ -17,22 +17,23 @@ Floats = npt.NDArray[np.float64]
 
 _SQRT_HALF = 0.7071067811865476
 _LN2 = 0.6931471805599453
-_LN2_HIGH, _LN2_LOW = (
-    0.693147180369123816490,
-    1.90821492927058770002e-10,
-)  # The high part times k is exact.
-_LOG_TERMS, _EXP_TERMS = (
-    14,
-    14,
-)  # For s² < 0.03 the truncation error of the logarithm is below 1e-22.
-_EXP_LARGEST, _EXP_SMALLEST = 709.7, -708.0  # beyond: infinite, 0
+# The high part times k is exact.
+_LN2_HIGH = 0.693147180369123816490
+_LN2_LOW = 1.90821492927058770002e-10
+# For s² < 0.03 the truncation error of the logarithm is below 1e-22.
+_LOG_TERMS = 14
+_EXP_TERMS = 14
+# beyond: infinite, 0
+_EXP_LARGEST = 709.7
+_EXP_SMALLEST = -708.0
 
 
 def log(x: Floats) -> Floats:
     """Return ln x; NaN unless x is above 0."""
     m, e = np.frexp(x)
     is_below = m < _SQRT_HALF
-    m, e = np.where(is_below, 2.0 * m, m), np.where(is_below, e - 1, e)
+    m = np.where(is_below, 2.0 * m, m)
+    e = np.where(is_below, e - 1, e)
     return np.where(x > 0, _log_series(e.astype(np.float64), (m - 1.0) / (m + 1.0)), np.nan)
 
 
@@ -40,7 +41,8 @@ def log1p(x: Floats) -> Floats:
     """Return ln (1 + x); NaN unless x is above −1."""
     m, e = np.frexp(1.0 + x)
     is_below = m < _SQRT_HALF
-    m, e = np.where(is_below, 2.0 * m, m), np.where(is_below, e - 1, e)
+    m = np.where(is_below, 2.0 * m, m)
+    e = np.where(is_below, e - 1, e)
     s = np.where(e == 0, x / (2.0 + x), (m - 1.0) / (m + 1.0))  # 1 + x would round a small x away.
     return np.where(x > -1, _log_series(e.astype(np.float64), s), np.nan)
 
@@ -86,14 +88,16 @@ def exp_scalar(x: float) -> float:
 
 
 def _log_series(e: Floats, s: Floats) -> Floats:
-    square, series = s * s, np.full(np.shape(s), 1.0 / (2 * _LOG_TERMS + 1))
+    square = s * s
+    series = np.full(np.shape(s), 1.0 / (2 * _LOG_TERMS + 1))
     for term in range(_LOG_TERMS - 1, -1, -1):
         series = series * square + 1.0 / (2 * term + 1)
     return e * _LN2 + 2.0 * s * series
 
 
 def _log_series_scalar(e: int, s: float) -> float:
-    square, series = s * s, 1.0 / (2 * _LOG_TERMS + 1)
+    square = s * s
+    series = 1.0 / (2 * _LOG_TERMS + 1)
     for term in range(_LOG_TERMS - 1, -1, -1):
         series = series * square + 1.0 / (2 * term + 1)
     return float(e) * _LN2 + 2.0 * s * series

@@ -218,7 +218,8 @@ def _require_key_attributes(
 
 
 def _compile_entity(index: int, entity: Entity, requirements: _EntityRequirements) -> EntityLayout:
-    state_lane, reading_lane = STATE_HEADER_LANES, READING_HEADER_LANES
+    state_lane = STATE_HEADER_LANES
+    reading_lane = READING_HEADER_LANES
     rings: list[Ring] = []
     for (source, measure, hop), tiles in requirements.rings.items():
         rings.append(Ring(source, measure, hop, tiles, state_lane))
@@ -237,7 +238,8 @@ def _compile_entity(index: int, entity: Entity, requirements: _EntityRequirement
     last_values = []
     for source in requirements.lasts:
         last_values.append(LastValue(source, state_lane, reading_lane))
-        state_lane, reading_lane = state_lane + LAST_STATE_LANES, reading_lane + LAST_READING_LANES
+        state_lane = state_lane + LAST_STATE_LANES
+        reading_lane = reading_lane + LAST_READING_LANES
     sketches = []
     for (source, precision, hop), tiles in requirements.sketches.items():
         sketches.append(Sketch(source, precision, hop, tiles, state_lane))
@@ -253,27 +255,25 @@ def _compile_entity(index: int, entity: Entity, requirements: _EntityRequirement
     first_times = []
     for source in requirements.firsts:
         first_times.append(FirstTime(source, state_lane, reading_lane))
-        state_lane, reading_lane = state_lane + 1, reading_lane + 1
+        state_lane = state_lane + 1
+        reading_lane = reading_lane + 1
     first_values = []
     for source in requirements.first_values:
         first_values.append(FirstValue(source, state_lane, reading_lane))
-        state_lane, reading_lane = state_lane + LAST_STATE_LANES, reading_lane + LAST_READING_LANES
+        state_lane = state_lane + LAST_STATE_LANES
+        reading_lane = reading_lane + LAST_READING_LANES
     last_events = []
     for source, length, value_expressions in requirements.sequences:
         last_events.append(LastEvents(source, length, state_lane, reading_lane, value_expressions))
-        state_lane, reading_lane = (
-            state_lane + last_events[-1].state_columns * length,
-            reading_lane + last_events[-1].reading_columns * length,
-        )
+        state_lane = state_lane + last_events[-1].state_columns * length
+        reading_lane = reading_lane + last_events[-1].reading_columns * length
     profile = None
     if requirements.attributes:
         profile = Profile(
             entity.fields[0], tuple(requirements.attributes), state_lane, reading_lane
         )
-        state_lane, reading_lane = (
-            state_lane + PROFILE_HEADER_LANES + len(requirements.attributes),
-            reading_lane + len(requirements.attributes),
-        )
+        state_lane = state_lane + PROFILE_HEADER_LANES + len(requirements.attributes)
+        reading_lane = reading_lane + len(requirements.attributes)
     components = (tuple(rings), tuple(window_sums), tuple(last_values), tuple(last_events), profile)
     later_components = (
         tuple(decayed_sums),

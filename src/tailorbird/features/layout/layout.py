@@ -41,13 +41,17 @@ from tailorbird.features.declare.limits import SEQUENCE_LENGTH_MAX, SESSION_EVEN
 from tailorbird.features.expr.expression import Expression
 
 STATE_HEADER_LANES = 1  # newest ts
-NEWEST_LANE, VALID_FROM_LANE, NEXT_CHANGE_LANE, COMMIT_LANE = 0, 1, 2, 3
+NEWEST_LANE = 0
+VALID_FROM_LANE = 1
+NEXT_CHANGE_LANE = 2
+COMMIT_LANE = 3
 READING_HEADER_LANES = 4
-LAST_STATE_LANES, LAST_READING_LANES = 3, 2  # ts, id, value; ts, value
-SEQUENCE_STATE_COLUMNS, SEQUENCE_READING_COLUMNS = (
-    5,
-    4,
-)  # ts, id, item, type, session; ts, item, type, session
+# ts, id, value; ts, value
+LAST_STATE_LANES = 3
+LAST_READING_LANES = 2
+# ts, id, item, type, session; ts, item, type, session
+SEQUENCE_STATE_COLUMNS = 5
+SEQUENCE_READING_COLUMNS = 4
 PROFILE_HEADER_LANES = 2  # ts, id
 PEAK_MEASURES = ("largest", "smallest")  # measures that are not summed
 assert SEQUENCE_LENGTH_MAX >= SESSION_EVENTS_MAX

@@ -200,7 +200,8 @@ def step_of(feature: Feature, finder: LaneFinder, derived: dict[str, Expression]
 
 def _aggregate_step(feature: _Aggregate, finder: LaneFinder) -> Step:
     """Return the step of an aggregate over the events of a window."""
-    name, window = feature.name, feature.window
+    name = feature.name
+    window = feature.window
     if isinstance(feature, Quantile):
         lanes = [finder.window(source, "count", window) for source in bucket_sources(feature)]
         return Step(name, "numeric", "quantile", tuple(lanes), (feature.q, *feature.edges))
@@ -216,11 +217,14 @@ def _aggregate_step(feature: _Aggregate, finder: LaneFinder) -> Step:
         lane = finder.window(source, extreme_measure(feature), window)
         return Step(name, "numeric", "extreme", (lane,), (unit if feature.largest else -unit,))
     if isinstance(feature, Total):
-        operation, measures = "total", ("sum",)
+        operation = "total"
+        measures = ("sum",)
     elif isinstance(feature, Mean):
-        operation, measures = "mean", ("sum", "count")
+        operation = "mean"
+        measures = ("sum", "count")
     else:
-        operation, measures = "variance", VARIANCE_MEASURES
+        operation = "variance"
+        measures = VARIANCE_MEASURES
     lanes = [finder.window(source, measure, window) for measure in measures]
     return Step(name, "numeric", operation, tuple(lanes), (unit,))
 
@@ -257,7 +261,8 @@ def _event_step(feature: Last | First | TimeSince | TimeSinceFirst, finder: Lane
 
 def _sequence_step(feature: GapMean | SequenceOf, finder: LaneFinder) -> Step:
     """Return the step of the newest events, or of the time between them."""
-    source, length = source_of(feature), feature.length
+    source = source_of(feature)
+    length = feature.length
     if isinstance(feature, GapMean):
         operation = f"gap_{feature.measure}" if isinstance(feature, GapOf) else "gap"
         lane = finder.sequence(source, length)

@@ -177,7 +177,8 @@ class AsOfQueries:
 
     def _find_edge(self, times: Int64s) -> "TimeEdge":
         timeline = self.timeline
-        edge, first_in_flight = np.empty(len(times), np.intp), np.empty(len(times), np.intp)
+        edge = np.empty(len(times), np.intp)
+        first_in_flight = np.empty(len(times), np.intp)
         kernels.run_parallel(
             kernels.write_edges, len(times), self.entity, times, timeline.starts, timeline.ts, edge
         )
@@ -220,10 +221,8 @@ class AsOfQueries:
         hops, lengths, prefix_indexes = (
             np.array([window[index] for window in windows], np.int64) for index in range(3)
         )
-        sums, is_deferred = (
-            np.empty((len(self), len(windows)), np.int64),
-            np.zeros(len(self), np.bool_),
-        )
+        sums = np.empty((len(self), len(windows)), np.int64)
+        is_deferred = np.zeros(len(self), np.bool_)
         query_arrays = (self.order, self.entity, self.sorted_t, self.log_position)
         event_arrays = (
             timeline.starts,
@@ -265,7 +264,8 @@ class AsOfQueries:
         Tiles are weighted by age and added oldest first.
         """
         timeline = self.timeline
-        totals, is_deferred = np.empty(len(self)), np.zeros(len(self), np.bool_)
+        totals = np.empty(len(self))
+        is_deferred = np.zeros(len(self), np.bool_)
         query_arrays = (self.order, self.entity, self.sorted_t, self.log_position)
         event_arrays = (
             timeline.starts,
@@ -330,10 +330,8 @@ class TimeEdge:
         """
         totals = [prefix[self.edge] for prefix in prefixes]
         if len(self.in_flight_queries):
-            stop, position_max = (
-                self.edge[self.in_flight_queries],
-                self.log_position[self.in_flight_queries],
-            )
+            stop = self.edge[self.in_flight_queries]
+            position_max = self.log_position[self.in_flight_queries]
             stretch_sums = _stretch_sums(
                 self.timeline.log_position, self.first_unknown, stop, position_max, prefixes
             )
@@ -377,7 +375,8 @@ def _stretch_sums(
             partial_sums = np.concatenate(([0], np.cumsum(np.where(has_bit, 0, column))))
             sums[index] += np.where(includes_zeros, partial_sums[high] - partial_sums[low], 0)
         reordered = np.concatenate((np.flatnonzero(~has_bit), np.flatnonzero(has_bit)))
-        ranks, values = ranks[reordered], [column[reordered] for column in values]
+        ranks = ranks[reordered]
+        values = [column[reordered] for column in values]
         low = np.where(
             includes_zeros, zeros_before[-1] + low - zeros_before[low], zeros_before[low]
         )

@@ -54,7 +54,9 @@ class SeriesColumns:
         session: Callable[[], Keys],
     ) -> None:
         self.rows = rows
-        self._item, self._type, self._session = item, type, session
+        self._item = item
+        self._type = type
+        self._session = session
 
     @cached_property
     def item(self) -> Keys:
@@ -88,7 +90,10 @@ class LastRuns:
     def __init__(
         self, series: Series, columns: SeriesColumns, queries: AsOfQueries, length: int
     ) -> None:
-        self._series, self._columns, self._queries, self._length = series, columns, queries, length
+        self._series = series
+        self._columns = columns
+        self._queries = queries
+        self._length = length
         sorted_queries = (
             queries.order,
             queries.start,
@@ -113,10 +118,8 @@ class LastRuns:
     def compute_columns(self, steps: Sequence[Step], candidates: Keys) -> tuple[Floats, Intps]:
         """Return the column of each step (q, steps), and the queries that were left undone."""
         candidates = gather_parallel(candidates, self._queries.order)
-        columns, is_deferred = (
-            np.empty((len(self._queries), len(steps))),
-            np.zeros(len(self._queries), np.bool_),
-        )
+        columns = np.empty((len(self._queries), len(steps)))
+        is_deferred = np.zeros(len(self._queries), np.bool_)
         for start in range(0, len(steps), runs.SEARCH_BIT):
             step_batch = steps[start : start + runs.SEARCH_BIT]
             operations = np.array(
@@ -166,7 +169,8 @@ class LastRuns:
 
     def events(self) -> ConcatenatedRuns:
         """Return the runs themselves."""
-        queries, series = self._queries, self._series
+        queries = self._queries
+        series = self._series
         sizes = np.empty(len(queries), np.int64)
         run_parallel(runs.write_run_sizes, len(queries), *self._kernel_args, sizes)
         deferred = np.flatnonzero(sizes < 0)
@@ -181,16 +185,16 @@ class LastRuns:
             sizes[deferred] = np.diff(deferred_runs[0])
         offsets = np.concatenate(([0], np.cumsum(sizes)))
         count = int(offsets[-1])
-        indices, ts = np.empty(count, np.intp), np.empty(count, np.int64)
-        item, type_ = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        indices = np.empty(count, np.intp)
+        ts = np.empty(count, np.int64)
+        item = np.empty(count, np.uint64)
+        type_ = np.empty(count, np.uint64)
         event_arrays = (offsets, self._columns.item, self._columns.type, indices, ts, item, type_)
         run_parallel(runs.write_run_events, len(queries), *self._kernel_args, *event_arrays)
         if deferred_runs is not None:
             deferred_entries, _ = concatenate_ranges(offsets[deferred], offsets[deferred + 1])
             indices[deferred_entries] = deferred_runs[1]
-            ts[deferred_entries], item[deferred_entries], type_[deferred_entries] = (
-                series.ts[deferred_runs[1]],
-                self._columns.item[deferred_runs[1]],
-                self._columns.type[deferred_runs[1]],
-            )
+            ts[deferred_entries] = series.ts[deferred_runs[1]]
+            item[deferred_entries] = self._columns.item[deferred_runs[1]]
+            type_[deferred_entries] = self._columns.type[deferred_runs[1]]
         return ConcatenatedRuns(offsets, indices, ts, item, type_)

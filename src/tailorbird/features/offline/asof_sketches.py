@@ -34,10 +34,8 @@ class SketchTree:
         self, timeline: Timeline, hashes: Keys, is_selected: Bools, precision: int
     ) -> None:
         self._timeline = timeline
-        self._register, self._rank = (
-            np.empty(len(timeline), np.uint8),
-            np.empty(len(timeline), np.uint8),
-        )
+        self._register = np.empty(len(timeline), np.uint8)
+        self._rank = np.empty(len(timeline), np.uint8)
         event_arrays = (
             timeline.order,
             is_selected,
@@ -67,10 +65,8 @@ class SketchTree:
 
     def summary_from_positions(self, queries: AsOfQueries, start: Intps) -> tuple[Int64s, Int64s]:
         """Return the same summary from each window's first position, in order of (entity, t)."""
-        empty_registers, rank_sum = (
-            np.empty(len(queries), np.int64),
-            np.empty(len(queries), np.int64),
-        )
+        empty_registers = np.empty(len(queries), np.int64)
+        rank_sum = np.empty(len(queries), np.int64)
         event_arrays = (
             self._timeline.log_position,
             self._register,

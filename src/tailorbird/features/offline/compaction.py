@@ -45,11 +45,9 @@ class TileSums:
     """The sums of tiles of many keys."""
 
     def __init__(self) -> None:
-        self._key, self._tile, self._sums = (
-            np.zeros(0, np.uint64),
-            np.zeros(0, np.int64),
-            np.zeros(0, np.int64),
-        )
+        self._key = np.zeros(0, np.uint64)
+        self._tile = np.zeros(0, np.int64)
+        self._sums = np.zeros(0, np.int64)
         self._build_index()
 
     def __len__(self) -> int:
@@ -57,13 +55,17 @@ class TileSums:
 
     def add(self, key: Keys, tile: Int64s, value: Int64s, oldest_tile: int) -> None:
         """Add values to the tiles of these keys, and drop the tiles before `oldest_tile`."""
-        key, tile = np.concatenate((self._key, key)), np.concatenate((self._tile, tile))
+        key = np.concatenate((self._key, key))
+        tile = np.concatenate((self._tile, tile))
         value = np.concatenate((self._sums, value))
         order = np.lexsort((tile, key))
         order = order[tile[order] >= oldest_tile]
-        key, tile, value = key[order], tile[order], value[order]
+        key = key[order]
+        tile = tile[order]
+        value = value[order]
         tile_starts = np.flatnonzero(_mark_changes(key, tile))
-        self._key, self._tile = key[tile_starts], tile[tile_starts]
+        self._key = key[tile_starts]
+        self._tile = tile[tile_starts]
         self._sums = np.add.reduceat(value, tile_starts) if len(tile_starts) else value
         self._build_index()
 
@@ -115,7 +117,8 @@ class CompactedHistory:
 
         The frame contains the events retained so far and all further ones up to t.
         """
-        frame, is_retained = frame_cache.frame, np.zeros(frame_cache.events.num_rows, np.bool_)
+        frame = frame_cache.frame
+        is_retained = np.zeros(frame_cache.events.num_rows, np.bool_)
         extracts: list[tuple[EntityLayout, Source, Extract, Intps]] = []
         for layout in self._entities:
             key, _ = frame.key(layout.entity)
@@ -148,7 +151,8 @@ class CompactedHistory:
                 )
         for layout, source, extract, requested_rows in extracts:
             absorbed_rows = requested_rows[~is_retained[frame.event(extract.rows[requested_rows])]]
-            rows, value = extract.rows[absorbed_rows], extract.value[absorbed_rows]
+            rows = extract.rows[absorbed_rows]
+            value = extract.value[absorbed_rows]
             key = frame.key(layout.entity)[0][rows]
             for ring, tiles_back in _summed_rings(layout).items():
                 if ring.source == source:
@@ -196,10 +200,12 @@ class CompactedHistory:
         ids = table["item_id" if profile.type == "item" else "user_id"].take(pa.array(events))
         key = identify_texts(ids, seed=frame_cache.seed)
         is_requested = _is_among(request_keys, key)
-        events, key = events[is_requested], key[is_requested]
+        events = events[is_requested]
+        key = key[is_requested]
         is_settled = table["p"].to_numpy()[events] <= log_position
         is_retained[events[~is_settled]] = True
-        events, key = events[is_settled], key[is_settled]
+        events = events[is_settled]
+        key = key[is_settled]
         is_retained[events[_newest_events(key, micros(table["ts"])[events], 1)]] = True
 
 

@@ -27,7 +27,8 @@ def texts_by_hash(
     """Return the text of each hash, in columns `hash` and `text`, ascending; unknown hashes are
     missing.
     """
-    missing_hashes, tables = np.unique(requested_hashes[requested_hashes != 0]), []
+    missing_hashes = np.unique(requested_hashes[requested_hashes != 0])
+    tables = []
     for texts in _read_texts(requests, events):
         if not len(missing_hashes):
             break

@@ -167,10 +167,8 @@ class _Column:
         return texts
 
     def times(self) -> Int64s:
-        values, expected = (
-            self._values,
-            "a time from 1990 on, in microseconds where it is a whole number",
-        )
+        values = self._values
+        expected = "a time from 1990 on, in microseconds where it is a whole number"
         if pa.types.is_timestamp(values.type):
             values = values.cast(pa.timestamp("us", values.type.tz), safe=False).cast(pa.int64())
         elif not pa.types.is_integer(values.type):

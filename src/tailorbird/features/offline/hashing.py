@@ -107,10 +107,8 @@ def hash_texts(column: pa.ChunkedArray | pa.Array) -> Keys:
         return np.zeros(len(array), np.uint64)
     if pa.types.is_dictionary(array.type):
         return _decode_keys(hash_texts(array.dictionary), array.indices)
-    texts, identities = (
-        _TextBuffers.from_array(array),
-        identify_texts(array, seed=secrets.randbits(64)),
-    )
+    texts = _TextBuffers.from_array(array)
+    identities = identify_texts(array, seed=secrets.randbits(64))
     numbering = KeyNumbering(identities)
     keys = np.zeros(numbering.count, np.uint64)
     run_parallel(
@@ -134,7 +132,8 @@ def identify_texts(column: pa.ChunkedArray | pa.Array, *, seed: int) -> Keys:
         return np.zeros(len(array), np.uint64)
     if pa.types.is_dictionary(array.type):
         return _decode_keys(identify_texts(array.dictionary, seed=seed), array.indices)
-    texts, keys = _TextBuffers.from_array(array), np.empty(len(array), np.uint64)
+    texts = _TextBuffers.from_array(array)
+    keys = np.empty(len(array), np.uint64)
     run_parallel(
         _identify_rows, len(array), texts.offsets, texts.data, texts.is_valid, np.uint64(seed), keys
     )
@@ -195,7 +194,8 @@ def _identify_rows(
         if len(is_valid) and not is_valid[row]:
             keys[row] = 0
             continue
-        begin, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
+        begin = np.int64(offsets[row])
+        stop = np.int64(offsets[row + 1])
         key = _mix_bits(seed ^ np.uint64(stop - begin))
         while stop - begin >= 8:
             key = _mix_bits(key ^ _word(data, begin))
@@ -231,17 +231,16 @@ def _hash_rows(
     rows: Int64s,
     hashes: Keys,
 ) -> None:
-    state, block, working_vector = (
-        np.empty(8, np.uint64),
-        np.empty(16, np.uint64),
-        np.empty(16, np.uint64),
-    )
+    state = np.empty(8, np.uint64)
+    block = np.empty(16, np.uint64)
+    working_vector = np.empty(16, np.uint64)
     for index in range(low, high):
         row = rows[index]
         if len(is_valid) and not is_valid[row]:
             hashes[index] = 0
             continue
-        start, stop = np.int64(offsets[row]), np.int64(offsets[row + 1])
+        start = np.int64(offsets[row])
+        stop = np.int64(offsets[row + 1])
         for word in range(8):
             state[word] = _INITIAL_STATE[word]
         position = start
@@ -280,12 +279,10 @@ def _compress(
     for round_number in range(12):
         word_order = _WORD_ORDERS[round_number % 10]
         for mix in range(8):
-            a, b, c, d = (
-                _MIX_INDEXES[mix, 0],
-                _MIX_INDEXES[mix, 1],
-                _MIX_INDEXES[mix, 2],
-                _MIX_INDEXES[mix, 3],
-            )
+            a = _MIX_INDEXES[mix, 0]
+            b = _MIX_INDEXES[mix, 1]
+            c = _MIX_INDEXES[mix, 2]
+            d = _MIX_INDEXES[mix, 3]
             working_vector[a] = working_vector[a] + working_vector[b] + block[word_order[2 * mix]]
             working_vector[d] = _rotate(working_vector[d] ^ working_vector[a], 32)
             working_vector[c] = working_vector[c] + working_vector[d]

@@ -137,7 +137,8 @@ class PastLanes:
         by_row = self._is_per_row[layout.index]
         key, is_present = self._entity_keys(layout, by_row)
         self._is_present[layout.index] = is_present
-        t, log_position = self._to_rows(self._t, not by_row), self._position_of(layout, by_row)
+        t = self._to_rows(self._t, not by_row)
+        log_position = self._position_of(layout, by_row)
         if layout.profile is not None:
             profiles = frame_cache.profiles(layout.profile)
             self._compute_profile(layout, profiles, key, t, log_position)
@@ -186,7 +187,8 @@ class PastLanes:
         """Compute the columns that compiled loops derive from each run."""
         if not steps:
             return
-        t, request_session = queries.t, self.context.text_keys("session", self._identify)
+        t = queries.t
+        request_session = self.context.text_keys("session", self._identify)
         columns, deferred = runs.compute_columns(steps, request_session)
         self._run_columns.update(
             (step.name, column) for step, column in zip(steps, columns.T, strict=True)
@@ -209,7 +211,8 @@ class PastLanes:
         """Compute other columns over last events, in chunks: a run may have 100 events."""
         if not steps:
             return
-        t, request_session = queries.t, self.context.text_keys("session", self._identify)
+        t = queries.t
+        request_session = self.context.text_keys("session", self._identify)
         candidates = {
             step.name: self._candidate_values(step) for step in steps if step.operation == "seen"
         }
@@ -306,7 +309,8 @@ class PastLanes:
         key, _ = self._entity_keys(layout, by_row)
         t = self._t[self._row_request] if by_row else self._t
         log_position = self._position_of(layout, by_row)
-        t, has_events = np.minimum(t, dropped_ts + 1), np.zeros(len(key), np.bool_)
+        t = np.minimum(t, dropped_ts + 1)
+        has_events = np.zeros(len(key), np.bool_)
         timelines = (
             [EntityHistory(layout, self._frame_cache, key).timeline] if sources_of(layout) else []
         )
@@ -360,7 +364,8 @@ class LanesOfRows:
     """Some rows of `PastLanes`, few enough for the cache; implements `finish.LaneSource`."""
 
     def __init__(self, all_lanes: PastLanes, row_slice: slice) -> None:
-        self._all_lanes, self._row_slice = all_lanes, row_slice
+        self._all_lanes = all_lanes
+        self._row_slice = row_slice
         self._request: Intps | slice = (
             row_slice if all_lanes._has_one_row_each else all_lanes._row_request[row_slice]
         )

@@ -230,10 +230,8 @@ def _assemble_rows(
         for name in names
         if name in columns_on_disk and columns_on_disk[name].type == pa.uint64()
     )
-    numbers, categories = (
-        np.empty((row_count, len(numeric)), np.float32),
-        np.empty((row_count, len(categorical)), np.uint64),
-    )
+    numbers = np.empty((row_count, len(numeric)), np.float32)
+    categories = np.empty((row_count, len(categorical)), np.uint64)
     for table, columns in ((numbers, numeric), (categories, categorical)):
         for index, name in enumerate(columns):
             table[:, index] = columns_on_disk[name].to_numpy()

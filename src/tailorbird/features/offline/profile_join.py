@@ -201,7 +201,8 @@ class _VersionCache:
 
     def __init__(self, lake: Lake, table: str, attribute_names: Sequence[str]) -> None:
         self.attribute_names = tuple(attribute_names)
-        self._lake, self._table = lake, table
+        self._lake = lake
+        self._table = table
         self._cache: dict[Version, Attributes] = {}
 
     def find_versions(self, versions: set[Version]) -> Mapping[Version, Attributes]:

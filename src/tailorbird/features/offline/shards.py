@@ -151,10 +151,8 @@ def _compute_parts(
         compute_partition(plan, spill, partition_number, partition)
     for part in parts:
         part_requests = _part_requests(plan, parts_folder, part)
-        request_span, row_span = (
-            slice(*parts_folder.manifest.cuts[part : part + 2]),
-            slice(*parts_folder.manifest.row_cuts[part : part + 2]),
-        )
+        request_span = slice(*parts_folder.manifest.cuts[part : part + 2])
+        row_span = slice(*parts_folder.manifest.row_cuts[part : part + 2])
         spilled_columns = spill.read_lanes("requests", request_span) | spill.read_lanes(
             "rows", row_span
         )

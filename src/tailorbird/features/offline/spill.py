@@ -92,10 +92,8 @@ class Spill:
 
     def __init__(self, folder: Path, memory_bytes: int) -> None:
         self.folder = folder
-        setting_file, setting_text = (
-            folder / "setting",
-            f"{SPILL_FORMAT} {memory_bytes} {_boot_id()}",
-        )
+        setting_file = folder / "setting"
+        setting_text = f"{SPILL_FORMAT} {memory_bytes} {_boot_id()}"
         if folder.exists() and (
             not setting_file.exists() or setting_file.read_text() != setting_text
         ):
@@ -161,16 +159,12 @@ class Spill:
         """Write a bucket's events into stretches of similar size, and return the times between
         them.
         """
-        folder, bucket_bytes = (
-            self.folder / "stretches",
-            self.event_bytes(field, range(bucket, bucket + 1)),
-        )
+        folder = self.folder / "stretches"
+        bucket_bytes = self.event_bytes(field, range(bucket, bucket + 1))
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        stretch_count, sample_step = (
-            min(-(-bucket_bytes // bytes_max), STRETCHES_MAX),
-            1 + (bucket_bytes >> 24),
-        )
+        stretch_count = min(-(-bucket_bytes // bytes_max), STRETCHES_MAX)
+        sample_step = 1 + (bucket_bytes >> 24)
         with (
             pa.OSFile(str(self._events_path(field, bucket))) as file,
             pa.ipc.open_file(file) as reader,

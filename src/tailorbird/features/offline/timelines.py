@@ -139,7 +139,8 @@ class EntityHistory:
 
     def _mark_sources(self) -> list[kernels_marks.Marks]:
         """Return a bit for each source, 16 in an array, of each event of the timeline."""
-        sources, all_marks = list(self._extracts), []
+        sources = list(self._extracts)
+        all_marks = []
         if len(sources) == 1:  # Then it counts every event.
             return [np.ones(len(self.timeline), np.uint16)]
         for start in range(0, len(sources), 16):
@@ -282,7 +283,8 @@ class EntityHistory:
 
     def last_runs(self, queries: AsOfQueries, sequence: LastEvents) -> LastRuns:
         """Return the last events of each query, without materialising them."""
-        series, frame = self._series_of(sequence.source), self._frame
+        series = self._series_of(sequence.source)
+        frame = self._frame
         rows = gather_parallel(self._rows, series.events)
         columns = SeriesColumns(
             rows,
@@ -348,7 +350,8 @@ def _decayed_sums_tile_by_tile(
     compacted_sum: Callable[[Int64s], Int64s],
 ) -> Floats:
     """Compute `AsOfQueries.decayed_sums` with the compacted sum added to each tile."""
-    tile, total = queries.t // hop, np.zeros(len(queries))
+    tile = queries.t // hop
+    total = np.zeros(len(queries))
     sum_before_start = queries.before((tile - len(weights) + 1) * hop).sums([prefix])[0]
     for age in range(len(weights) - 1, -1, -1):
         edge = queries.before((tile - age + 1) * hop) if age else queries.before()

@@ -194,11 +194,9 @@ class ActiveRead:
             )
             session_id = self._request.session_id
             request_session = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
-            item, types, sessions = (
-                item.view(np.uint64),
-                types.view(np.uint64),
-                sessions.view(np.uint64),
-            )
+            item = item.view(np.uint64)
+            types = types.view(np.uint64)
+            sessions = sessions.view(np.uint64)
             value = further_values[0].view(np.uint64) if further_values else item
             run = SingleRun(
                 np.array([0, len(ts)]),
@@ -237,7 +235,8 @@ class ActiveRead:
         """Return columns of the last events (columns, length): ts, item, type, session, further
         values.
         """
-        record_lane, columns = step.record_lanes[0], SEQUENCE_READING_COLUMNS + len(step.of)
+        record_lane = step.record_lanes[0]
+        columns = SEQUENCE_READING_COLUMNS + len(step.of)
         return (
             self._readings[record_lane.entity]
             .readings[0, record_lane.lane : record_lane.lane + columns * step.length]
@@ -252,19 +251,17 @@ class ActiveRead:
         entity = records.layout.entity
         key_parts, inverse_index = self._key_parts(index)
         key = np.atleast_1d(entity_key(entity, key_parts))
-        is_present, all_present = self._plan.empty_readings[index].is_present, True
+        is_present = self._plan.empty_readings[index].is_present
+        all_present = True
         for key_part in key_parts:
             if not key_part.all():
                 has_part = key_part != 0
-                is_present, all_present = (
-                    is_present
-                    & (
-                        has_part
-                        if inverse_index is None or len(key_part) == 1
-                        else has_part[inverse_index]
-                    ),
-                    False,
+                is_present = is_present & (
+                    has_part
+                    if inverse_index is None or len(key_part) == 1
+                    else has_part[inverse_index]
                 )
+                all_present = False
         if (
             inverse_index is None
             and not self._plan.is_one_row[index]
@@ -332,7 +329,8 @@ class ActiveRead:
 
     def _refresh_stale(self) -> int:
         """Recompute from the state the records that are out of date, and return their number."""
-        count, t = 0, self.t[0]
+        count = 0
+        t = self.t[0]
         valid_from, next_change = self._valid_interval
         if valid_from <= t < next_change:
             return 0

@@ -115,7 +115,8 @@ def resolve_request(
     Args:
         map_parts: applies a function to each part, as `map` does; see `PartitionedSnapshot`.
     """
-    user, visitor = request.user_id, request.anonymous_id
+    user = request.user_id
+    visitor = request.anonymous_id
     first_alias_key = (
         b""
         if request.person is not None
@@ -132,10 +133,8 @@ def resolve_request(
         *([first_alias_key] if first_alias_key else []),
     ]
     values_by_part = list(map_parts(lambda part: _get_values(part, keys), parts))
-    positions, swept_until = (
-        [decode_position(part_values[0]) for part_values in values_by_part],
-        max(decode_swept_until(part_values[1]) for part_values in values_by_part),
-    )
+    positions = [decode_position(part_values[0]) for part_values in values_by_part]
+    swept_until = max(decode_swept_until(part_values[1]) for part_values in values_by_part)
     has_merges = any(part_values[2] for part_values in values_by_part)
     alias_record = (
         values_by_part[_part_of_key(first_alias_key, len(parts))][3] if first_alias_key else None

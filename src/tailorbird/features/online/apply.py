@@ -110,7 +110,8 @@ def compute_additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) 
         rows = key_indices[start : start + len(additions.key)]
         start += len(additions.key)
         order = np.argsort(rows, kind="stable")
-        rows, additions = rows[order], additions.take(order)
+        rows = rows[order]
+        additions = additions.take(order)
         rows_by_additions[additions_id] = rows, additions
         if len(rows):
             entity_starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
@@ -208,7 +209,8 @@ class HotKeys:
         """Remove and return the keys whose reading is out of date by `now`."""
         keys, next_change = self._compact()
         is_due = next_change <= now
-        self._keys, self._next_changes = [keys[~is_due]], [next_change[~is_due]]
+        self._keys = [keys[~is_due]]
+        self._next_changes = [next_change[~is_due]]
         return keys[is_due]
 
     def _compact(self) -> tuple[Keys, Int64s]:
@@ -219,5 +221,6 @@ class HotKeys:
         )
         last_indexes = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
         last_indexes = last_indexes[next_change[last_indexes] != NEVER_TS][-self._keys_max :]
-        self._keys, self._next_changes = [keys[last_indexes]], [next_change[last_indexes]]
+        self._keys = [keys[last_indexes]]
+        self._next_changes = [next_change[last_indexes]]
         return keys[last_indexes], next_change[last_indexes]

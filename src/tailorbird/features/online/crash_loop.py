@@ -19,7 +19,8 @@ class StartMarker:
     """The marker of a start in a state's folder. Only for the worker that holds the lock."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._marker = folder, folder / "starting"
+        self._folder = folder
+        self._marker = folder / "starting"
         self._is_set = False
 
     def begin(self) -> bool:

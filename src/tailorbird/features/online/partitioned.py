@@ -26,7 +26,8 @@ class PartitionedSnapshot:
     def __init__(
         self, parts: Sequence[Snapshot], map_parts: Callable[..., Iterable[Any]] = map
     ) -> None:
-        self._parts, self._map_parts = parts, map_parts
+        self._parts = parts
+        self._map_parts = map_parts
 
     @property
     def published_at(self) -> int:
@@ -56,7 +57,8 @@ class PartitionedSnapshot:
 
     def get_many_with_sizes(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
         shares = list(self._share_keys(keys))
-        values, sizes = [b""] * len(keys), [0] * len(keys)
+        values = [b""] * len(keys)
+        sizes = [0] * len(keys)
         for (_, indices, _), (concatenated, lengths) in zip(
             shares,
             self._map_parts(lambda share: share[0].get_many_with_sizes(share[2]), shares),
@@ -64,7 +66,8 @@ class PartitionedSnapshot:
         ):
             start = 0
             for index, length in zip(indices.tolist(), lengths, strict=True):
-                values[index], sizes[index] = concatenated[start : start + length], length
+                values[index] = concatenated[start : start + length]
+                sizes[index] = length
                 start += length
         return b"".join(values), sizes
 

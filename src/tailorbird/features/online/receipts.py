@@ -18,7 +18,8 @@ from tailorbird.events.contract.schema import number_rows
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.stream import Address, Block, StoredBlock
 
-SELECTED, LAKE_ONLY = "chosen", "left-out"
+SELECTED = "chosen"
+LAKE_ONLY = "left-out"
 
 
 class BlockReceipt(msgspec.Struct, frozen=True):
@@ -35,7 +36,8 @@ def lacks_attributes(receipt: bytes, features: FeatureSet) -> bool:
     """Return whether a receipt states that events lack an attribute that features need."""
     if not receipt:
         return False
-    receipt_attributes, needed_attributes = _decode_receipt(receipt), features.event_attributes
+    receipt_attributes = _decode_receipt(receipt)
+    needed_attributes = features.event_attributes
     stored_and_needed = (
         (receipt_attributes.user_attributes, needed_attributes["user"]),
         (receipt_attributes.item_attributes, needed_attributes["item"]),

@@ -25,7 +25,8 @@ class RenewalQueue:
     """
 
     def __init__(self, records: Sequence[Records], hot_keys: Sequence[HotKeys]) -> None:
-        self._records, self._hot_keys = records, hot_keys
+        self._records = records
+        self._hot_keys = hot_keys
         self._due_keys: deque[tuple[int, Keys]] = deque()
 
     @property
@@ -59,7 +60,8 @@ def renew_readings(
     """Rewrite these reading records as of `now`, and return how many were examined."""
     stored_states = records.read_states(transaction, keys)
     existing_rows = np.flatnonzero(stored_states.sizes)  # Others were deleted meanwhile.
-    keys, states = keys[existing_rows], stored_states.states[existing_rows]
+    keys = keys[existing_rows]
+    states = stored_states.states[existing_rows]
     readings = records.compute_readings(
         states, np.maximum(states[:, NEWEST_LANE] + 1, now), commit, sequences=False
     )

@@ -13,7 +13,8 @@ class RoutedInput:
     """
 
     def __init__(self, address: Address, features: FeatureSet) -> None:
-        self.address, self._features = address, features
+        self.address = address
+        self._features = features
         self._reader: LogReader | None = None
         self._is_truncated = self._maybe_lags = False
 

@@ -100,7 +100,9 @@ class Shuffle:
         self, routed: Address, parts: Sequence[Address], features: FeatureSet, *, first_row: int = 0
     ) -> None:
         self.features = features
-        self._routed, self._addresses, self._first_row = routed, parts, first_row
+        self._routed = routed
+        self._addresses = parts
+        self._first_row = first_row
         self._reader: LogReader | None = None
         self._writers: list[LogWriter] = []
         self._text_hashes = TextHashCache()
@@ -120,7 +122,8 @@ class Shuffle:
         reader = self._open()
         if reader is None:
             return ShuffleReport(0, (0,) * len(self._addresses), 0)
-        start, log_start = self.end(), reader.start()
+        start = self.end()
+        log_start = reader.start()
         if start < log_start:
             log.warning(
                 "rows %d to %d of the routed log are gone: workers that lack them take them "
@@ -132,7 +135,8 @@ class Shuffle:
         blocks = self._take_blocks(reader.read(start, bytes_max=ROW_BYTES * rows_max), rows_max)
         if not blocks:
             return ShuffleReport(0, (0,) * len(self._addresses), start)
-        end, receipt = blocks[-1].end, _encode_receipt(blocks)
+        end = blocks[-1].end
+        receipt = _encode_receipt(blocks)
         if is_only_in_lake(blocks[0].block, self.features):
             return self._write(ROUTED.empty_table(), end, LAKE_ONLY, receipt)
         tables = [
@@ -170,7 +174,9 @@ class Shuffle:
                 pruned.
             state: the folder of all states, where the progress is written.
         """
-        has_more, progress_due_s, prune_due_s = True, 0.0, time.monotonic() + PRUNE_INTERVAL_S
+        has_more = True
+        progress_due_s = 0.0
+        prune_due_s = time.monotonic() + PRUNE_INTERVAL_S
         while not stop.is_set():
             reader = self._open()
             if has_more or (reader is not None and reader.has_changed()):
@@ -235,8 +241,10 @@ class Shuffle:
         again.
         """
         faults.fire_if_armed("shuffle.before_step")
-        log_positions, part_masks = table["p"].to_numpy(), self._part_masks(table)
-        start, event_counts = self.end(), []
+        log_positions = table["p"].to_numpy()
+        part_masks = self._part_masks(table)
+        start = self.end()
+        event_counts = []
         for part_index, writer in enumerate(self._writers):
             writer_end = writer.end()
             rows = np.flatnonzero(part_masks[:, part_index] & (log_positions >= writer_end))
@@ -255,10 +263,8 @@ class Shuffle:
         part_masks = np.zeros((table.num_rows, part_count), np.bool_)
         if not table.num_rows:
             return part_masks
-        frame, log_positions = (
-            Frame(table, hash_repeated_texts=self._text_hashes),
-            table["p"].to_numpy(),
-        )
+        frame = Frame(table, hash_repeated_texts=self._text_hashes)
+        log_positions = table["p"].to_numpy()
         extracts = [accumulator.extract_additions(frame) for accumulator in self._accumulators]
         for additions in {
             id(additions): additions for additions in extracts

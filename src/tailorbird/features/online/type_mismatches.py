@@ -45,7 +45,9 @@ class MismatchCounter:
             message = "%d values are missing because they are no number or text as declared: %s"
             log.warning(message, self.unreadable.total(), _format_counts(self.unreadable))
         if self.capped or self.unreadable:
-            self.capped, self.unreadable, self.logged_at = Counter(), Counter(), now
+            self.capped = Counter()
+            self.unreadable = Counter()
+            self.logged_at = now
 
 
 def _format_counts(counts: Counter[str]) -> str:

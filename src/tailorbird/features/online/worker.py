@@ -97,7 +97,8 @@ class FeatureWorker:
         entities_max: int = ENTITIES_MAX,
         part: KeyPart = ALL_KEYS,
     ) -> None:
-        self.features, self.part = features, part
+        self.features = features
+        self.part = part
         self._input = RoutedInput(routed, features)
         self._clock = clock
         self._folder = folder = state_folder(state, features, part)
@@ -153,7 +154,8 @@ class FeatureWorker:
         blocks = (
             [] if has_nothing else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
         )
-        row_count, tables = 0, []
+        row_count = 0
+        tables = []
         position = self.position
         for stored_block in blocks:
             if row_count >= rows_max:
@@ -317,7 +319,8 @@ class FeatureWorker:
                 would see further writes.
         """
         refresh_due_s = time.monotonic() + REFRESH_INTERVAL_S
-        has_more, progress_due_s = True, 0.0
+        has_more = True
+        progress_due_s = 0.0
         while not stop_event.is_set():
             reader = self._input.open(self.position.offset)
             if has_more or (reader is not None and reader.has_changed()):

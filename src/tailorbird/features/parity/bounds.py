@@ -51,10 +51,8 @@ def read_required_events(
     row_count = byte_count = 0
     for table in required_tables(lake, features, requests, columns):
         event_tables.append(table)
-        row_count, byte_count = (
-            row_count + table.num_rows,
-            byte_count + _EVENT_FACTOR * table.nbytes,
-        )
+        row_count = row_count + table.num_rows
+        byte_count = byte_count + _EVENT_FACTOR * table.nbytes
         if (rows_max is not None and row_count > rows_max) or (
             bytes_max is not None and byte_count > bytes_max
         ):
@@ -66,7 +64,8 @@ def required_tables(
     lake: Lake, features: FeatureSet, requests: Requests, columns: Sequence[str]
 ) -> Iterator[pa.Table]:
     """Yield the same events table by table; `columns` must have `items`."""
-    joined_events, items = JoinedEvents(lake, features), distinct_texts(requests.row_item)
+    joined_events = JoinedEvents(lake, features)
+    items = distinct_texts(requests.row_item)
     single_filter, list_filter = required_filters(features, requests)
     yield from joined_events.batches(columns, single_filter)
     if list_filter is not None:

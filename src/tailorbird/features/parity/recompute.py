@@ -168,11 +168,9 @@ class Exemptions:
         requests: Requests,
         dropped_ts_by_kind: Mapping[str, int],
     ) -> None:
-        self._exemption_source, self._requests, self._dropped_ts_by_kind = (
-            exemption_source,
-            requests,
-            dropped_ts_by_kind,
-        )
+        self._exemption_source = exemption_source
+        self._requests = requests
+        self._dropped_ts_by_kind = dropped_ts_by_kind
 
     @cached_property
     def _exempt_rows(self) -> dict[str, Bools]:
@@ -301,10 +299,8 @@ def compare_responses(
         (features.categorical, rows.categorical_names, logged_categories, rows.categorical),
     ):
         for column_index, name in enumerate(names):
-            logged_values, recomputed = (
-                logged_table[:, columns.index(name)],
-                recomputed_table[:, column_index],
-            )
+            logged_values = logged_table[:, columns.index(name)]
+            recomputed = recomputed_table[:, column_index]
             is_unequal = find_unequal(logged_values, recomputed)
             report.add_compared(name, len(logged_values))
             unequal_rows = exemptions.non_exempt(name, np.flatnonzero(is_unequal), report)

@@ -149,7 +149,8 @@ def required_filters(
     Args:
         entities: for these alone, by index.
     """
-    people, items = distinct_texts(requests.person), distinct_texts(requests.row_item)
+    people = distinct_texts(requests.person)
+    items = distinct_texts(requests.row_item)
     values_by_column = {
         "person": people,
         **{
@@ -280,10 +281,8 @@ def compare_reads(
     for index, sampled in enumerate(reads):
         for name, sequence in recomputed.sequences.items():
             report.add_compared(name, 1)
-            read_values, recomputed_values = (
-                sampled.rows.sequences[name].to_lists(),
-                sequence.of(index).to_lists(),
-            )
+            read_values = sampled.rows.sequences[name].to_lists()
+            recomputed_values = sequence.of(index).to_lists()
             if read_values != recomputed_values and not (
                 exemptions is not None and exemptions.is_request_exempt(name, index, report)
             ):

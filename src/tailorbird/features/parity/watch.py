@@ -78,7 +78,9 @@ def compare_recent_responses(
         sampled_responses = sampled_responses.take(pa.array(sampled_rows))
     if not sampled_responses.num_rows:
         return report, []
-    requests, only_columns, skipped_columns = requests_of(sampled_responses), None, []
+    requests = requests_of(sampled_responses)
+    only_columns = None
+    skipped_columns = []
     events = read_required_events(lake, features, requests, rows_max=events_max)
     if events is None:
         only_columns = affordable_columns(lake, features, requests, events_max, rng)

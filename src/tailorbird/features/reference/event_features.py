@@ -140,11 +140,13 @@ def quantile(view: PointInTimeView, feature: Quantile) -> float:
         if abs(value) <= 1e300
     ]
     edges = [-math.inf, *feature.edges, math.inf]
-    rank, count_below = feature.q * float(len(values)), 0.0
+    rank = feature.q * float(len(values))
+    count_below = 0.0
     for low, high in pairwise(edges):
         count = float(sum(low < value <= high for value in values))
         if count and count_below + count >= rank:
-            low, high = max(low, feature.edges[0]), min(high, feature.edges[-1])
+            low = max(low, feature.edges[0])
+            high = min(high, feature.edges[-1])
             return low + (high - low) * ((rank - count_below) / count)
         count_below += count
     return math.nan
@@ -172,13 +174,15 @@ def distinct(view: PointInTimeView, feature: Distinct) -> float:
     """Estimate by HyperLogLog: the largest rank of each register, with linear counting for few
     values.
     """
-    precision, registers = feature.precision, [0] * 2**feature.precision
+    precision = feature.precision
+    registers = [0] * 2**feature.precision
     for row in view.rows_in_window(view.rows(feature, value_expression=feature.of), feature.window):
         key = category_hash(evaluate(feature.of, row.field))
         remaining_bits = key % 2 ** (64 - precision)  # its first 1, counted from the left
         rank = min(64 - precision - remaining_bits.bit_length() + 1, RANK_MAX)
         registers[key >> 64 - precision] = max(registers[key >> 64 - precision], rank)
-    m, empty_registers = float(2**precision), registers.count(0)
+    m = float(2**precision)
+    empty_registers = registers.count(0)
     alpha = {4: 0.673, 5: 0.697, 6: 0.709}.get(precision, 0.7213 / (1 + 1.079 / m))
     estimate = (
         alpha * m * m * 2.0**RANK_MAX / float(sum(2 ** (RANK_MAX - rank) for rank in registers))
@@ -277,7 +281,8 @@ def decayed(view: PointInTimeView, feature: Decayed) -> float:
     An event counts 2^(−k/4), k quarters of a half-life before the one that contains t.
     """
     rows = view.rows(feature, value_expression=feature.amount.of if feature.amount else None)
-    hop, decayed_sum = feature.window.hop, 0.0
+    hop = feature.window.hop
+    decayed_sum = 0.0
     for age in range(feature.window.tiles, -1, -1):
         tile_rows = [row for row in rows if row.event["ts"] // hop == view.t // hop - age]
         decayed_sum += (
@@ -334,7 +339,8 @@ def gap_of(view: PointInTimeView, feature: GapOf) -> float:
     if not gaps:
         return math.nan
     if feature.measure == "deviation":
-        average_gap, squared_sum = gap_mean(view, feature), 0.0
+        average_gap = gap_mean(view, feature)
+        squared_sum = 0.0
         for gap in gaps:
             squared_sum += (gap - average_gap) * (gap - average_gap)
         return math.sqrt(squared_sum / float(len(gaps)))

@@ -24,7 +24,9 @@ def similarity(
     Returns:
         A float32; NaN where it is missing.
     """
-    weight, value, has_neighbours = 1.0, 0.0, False
+    weight = 1.0
+    value = 0.0
+    has_neighbours = False
     for item in list(reversed(recent_items))[: feature.length]:
         neighbours = table.get(item, {}) if item is not None else {}
         has_neighbours = has_neighbours or bool(neighbours)

@@ -164,7 +164,8 @@ class PointInTimeView:
         rows = self.last_rows(self.rows(session_events, per_item=True), SESSION_EVENTS_MAX)
         if self.request.session_id is not None:
             return [row for row in rows if row.event["session_id"] == self.request.session_id]
-        session_rows, next_ts = [], self.t
+        session_rows = []
+        next_ts = self.t
         for row in reversed(rows):
             if next_ts - row.event["ts"] > SESSION_GAP:
                 break
@@ -195,7 +196,8 @@ class PointInTimeView:
         per_item = per_item or any(
             name == "item" or name.startswith("item.") for name in read_names
         )
-        key, rows = self.key(entity), []
+        key = self.key(entity)
+        rows = []
         last_log_position = self.log_position_of(
             entity_key(entity, [np.array(hash64(part or ""), np.uint64) for part in key])
         )

@@ -158,7 +158,8 @@ class RecentEvents:
         )
 
     def write_readings(self, states: States, readings: Readings) -> None:
-        length, reading_lane = self._entry.length, self._entry.reading_lane
+        length = self._entry.length
+        reading_lane = self._entry.reading_lane
         for index, column in enumerate((0, *range(2, self._entry.state_columns))):  # without the id
             readings[:, reading_lane + index * length : reading_lane + (index + 1) * length] = (
                 self._view_sequences(states)[:, column]
@@ -166,7 +167,9 @@ class RecentEvents:
 
     def _view_sequences(self, states: States) -> Int64s:
         """Return the sequences as an array of shape (entities, columns, L)."""
-        lane, length, columns = self._entry.lane, self._entry.length, self._entry.state_columns
+        lane = self._entry.lane
+        length = self._entry.length
+        columns = self._entry.state_columns
         return states[:, lane : lane + columns * length].reshape(len(states), columns, length)
 
     def _add(self, states: States, rows: Rows, events: Int64s) -> None:
@@ -183,7 +186,8 @@ class RecentEvents:
         sequence_of_event = np.concatenate([occupied_row, sequence_index])
         all_events = np.concatenate([sequences[occupied_row, :, occupied_slot], events])
         order = np.lexsort((all_events[:, 1].view(np.uint64), all_events[:, 0], sequence_of_event))
-        sequence_of_event, all_events = sequence_of_event[order], all_events[order]
+        sequence_of_event = sequence_of_event[order]
+        all_events = all_events[order]
         # The slot counts from the end: L − 1 for a row's newest event.
         ends = np.cumsum(np.bincount(sequence_of_event, minlength=len(touched_rows)))
         slot = length - ends[sequence_of_event] + np.arange(len(sequence_of_event))
@@ -253,7 +257,8 @@ def _keep_newest(lanes: Int64s, rows: Rows, values: Int64s) -> None:
         return
     order = np.lexsort((values[:, 1].view(np.uint64), values[:, 0], rows))
     newest_events = order[np.append(rows[order][1:] != rows[order][:-1], True)]
-    rows, values = rows[newest_events], values[newest_events]
+    rows = rows[newest_events]
+    values = values[newest_events]
     current_values = lanes[rows]
     is_tied_newer = (values[:, 0] == current_values[:, 0]) & (
         values[:, 1].view(np.uint64) > current_values[:, 1].view(np.uint64)

@@ -169,11 +169,13 @@ class EvictionCycle:
         self._records = records
         self._entities_max = entities_max
         self._kind_sweeps = [_KindSweep(kind_records) for kind_records in records]
-        self._kind_index, self._last_key = 0, b""
+        self._kind_index = 0
+        self._last_key = b""
 
     def next_batch(self, snapshot: Snapshot) -> tuple[int, SweepBatch]:
         """Return the kind whose turn it is, and its next records."""
-        kind_index, records = self._kind_index, self._records[self._kind_index]
+        kind_index = self._kind_index
+        records = self._records[self._kind_index]
         layout = records.layout
         prefix = b"s" + layout.index.to_bytes(2, "big")
         record_count = SWEEP_RECORDS_MAX if self.is_over_cap(snapshot) else SWEEP_RECORDS
@@ -202,7 +204,8 @@ class EvictionCycle:
         self, kind_index: int, batch: SweepBatch, until: int, entity_count: int
     ) -> tuple[Bools, Bools]:
         """Return which records have expired by `until`, and which are dropped for the cap."""
-        kind_sweep, states = self._kind_sweeps[kind_index], batch.state_batch.states
+        kind_sweep = self._kind_sweeps[kind_index]
+        states = batch.state_batch.states
         newest_ts = states[:, NEWEST_LANE]
         is_dropped = newest_ts < kind_sweep.drop_before_ts
         is_transient = ~(states[:, kind_sweep.is_permanent_lane] != 0).any(axis=1)
@@ -232,7 +235,8 @@ class EvictionCycle:
         commit: int,
     ) -> EntityCounts:
         """Evict these entities in the worker's transaction, and return the counts of the kind."""
-        kind_sweep, records = self._kind_sweeps[kind_index], self._records[kind_index]
+        kind_sweep = self._kind_sweeps[kind_index]
+        records = self._records[kind_index]
         expired_rows = np.flatnonzero(is_expired)
         states = np.where(kind_sweep.is_permanent_lane, batch.state_batch.states[expired_rows], 0)
         has_permanent = states.any(axis=1)
@@ -241,7 +245,8 @@ class EvictionCycle:
             [batch.keys[expired_rows[~has_permanent]], batch.keys[is_dropped]]
         )
         transaction.delete_many(records.keys(b"s", deleted_keys) + records.keys(b"r", deleted_keys))
-        keys, states = batch.keys[expired_rows[has_permanent]], states[has_permanent]
+        keys = batch.keys[expired_rows[has_permanent]]
+        states = states[has_permanent]
         packed_states = records.pack(states)
         transaction.put_many(zip(records.keys(b"s", keys), packed_states, strict=True))
         readings = records.compute_readings(

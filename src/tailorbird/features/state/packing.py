@@ -71,7 +71,9 @@ class Packing:
             return []
         if filled_lanes is None:
             filled_lanes = FilledLanes.from_states(states)
-        record, lane, values = filled_lanes.row, filled_lanes.lane, filled_lanes.value.copy()
+        record = filled_lanes.row
+        lane = filled_lanes.lane
+        values = filled_lanes.value.copy()
         ends = np.searchsorted(record, np.arange(len(states) + 1))
         if len(self._types):
             self._compact(values, lane, states[:, NEWEST_LANE][record])
@@ -93,7 +95,8 @@ class Packing:
         byte_ends = np.append(0, np.cumsum(_BIT_COUNTS[lane_bits]))[ends]
         headers = np.zeros(len(states), self._header_dtype)
         headers["check"] = self._compute_checksums(values, lane, ends)
-        headers["groups"], headers["lanes"] = np.diff(group_ends), np.diff(ends)
+        headers["groups"] = np.diff(group_ends)
+        headers["lanes"] = np.diff(ends)
         header_bytes = np.concatenate(
             [
                 headers.view(np.uint8).reshape(len(states), -1),
@@ -106,7 +109,8 @@ class Packing:
             _split_bytes(lane_bits, ends),
             _split_bytes(octets[octets != 0], byte_ends),
         )
-        header_size, header = header_bytes.shape[1], header_bytes.tobytes()
+        header_size = header_bytes.shape[1]
+        header = header_bytes.tobytes()
         return [
             header[start : start + header_size] + group_octets + lane_octets + value_octets
             for start, group_octets, lane_octets, value_octets in zip(
@@ -123,10 +127,12 @@ class Packing:
         """
         if len(sizes) == 1 and concatenated_records:
             return self._unpack_one(concatenated_records)
-        nonempty_records, count = np.flatnonzero(sizes), len(sizes)
+        nonempty_records = np.flatnonzero(sizes)
+        count = len(sizes)
         if not len(nonempty_records):
             return FilledLanes.empty(count)
-        data, sizes = np.frombuffer(concatenated_records, np.uint8), sizes[nonempty_records]
+        data = np.frombuffer(concatenated_records, np.uint8)
+        sizes = sizes[nonempty_records]
         headers = self._unpack_headers(data, sizes)
         section_sizes = self._section_sizes(headers, sizes)
         top, group_bits, lane_bits, octets = _split_sections(data, section_sizes)
@@ -138,7 +144,8 @@ class Packing:
         )
         filled_lane_bits = np.flatnonzero(np.unpackbits(group_bits, bitorder="little"))
         group_index = filled_lane_bits >> 3
-        record, lane = record[group_index], group[group_index] * 8 + (filled_lane_bits & 7)
+        record = record[group_index]
+        lane = group[group_index] * 8 + (filled_lane_bits & 7)
         counts = np.bincount(record, minlength=len(nonempty_records))
         self._raise_if_invalid(counts != section_sizes[:, 3])
         self._raise_for_records(record[lane >= self.width], len(nonempty_records))
@@ -181,10 +188,8 @@ class Packing:
         )
         record_octets = np.frombuffer(data, np.uint8)
         self._require_valid(body_start + group_count + lane_count <= len(data))
-        lane_bits, octets = (
-            record_octets[body_start + group_count : body_start + group_count + lane_count],
-            record_octets[body_start + group_count + lane_count :],
-        )
+        lane_bits = record_octets[body_start + group_count : body_start + group_count + lane_count]
+        octets = record_octets[body_start + group_count + lane_count :]
         group = np.unpackbits(
             record_octets[self._header_dtype.itemsize : body_start], bitorder="little"
         ).nonzero()[0]
@@ -254,8 +259,10 @@ class Packing:
             headers["check"] >> _CHECK_BITS != PACKING_FORMAT, "of another format"
         )
         section_sizes = np.empty((len(sizes), _SECTION_COUNT), np.intp)
-        section_sizes[:, 0], section_sizes[:, 1] = self._header_dtype.itemsize, self._top_bytes
-        section_sizes[:, 2], section_sizes[:, 3] = headers["groups"], headers["lanes"]
+        section_sizes[:, 0] = self._header_dtype.itemsize
+        section_sizes[:, 1] = self._top_bytes
+        section_sizes[:, 2] = headers["groups"]
+        section_sizes[:, 3] = headers["lanes"]
         section_sizes[:, 4] = sizes - section_sizes[:, :4].sum(axis=1)
         self._raise_if_invalid(section_sizes[:, 4] < 0)
         return section_sizes
@@ -302,7 +309,8 @@ def _run_starts(group: Intps) -> Intps:
 
 
 def _split_bytes(octets: Octets, ends: Intps) -> list[bytes]:
-    data, bounds = octets.tobytes(), ends.tolist()
+    data = octets.tobytes()
+    bounds = ends.tolist()
     return [data[start:end] for start, end in pairwise(bounds)]
 
 

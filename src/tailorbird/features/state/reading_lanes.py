@@ -24,10 +24,8 @@ def sequence_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
     reading_lanes = np.zeros(layout.state_lanes, np.intp)
     for sequence in layout.sequences:
         for index, column in enumerate((0, *range(2, sequence.state_columns))):  # without the id
-            state_start, reading_start = (
-                sequence.lane + column * sequence.length,
-                sequence.reading_lane + index * sequence.length,
-            )
+            state_start = sequence.lane + column * sequence.length
+            reading_start = sequence.reading_lane + index * sequence.length
             reading_lanes[state_start : state_start + sequence.length] = np.arange(
                 reading_start, reading_start + sequence.length
             )

@@ -63,7 +63,8 @@ class RingSketches:
         return extract(self._sketch.source, frame)
 
     def update(self, states: States, newest_ts: Int64s, rows: Rows, batch: Extract) -> None:
-        sketch, tiles = self._sketch, self._view_tiles(states)
+        sketch = self._sketch
+        tiles = self._view_tiles(states)
         tile = batch.ts // sketch.hop
         is_current = tile >= newest_ts[rows] // sketch.hop - sketch.tiles
         register, rank = registers_and_ranks(

@@ -218,7 +218,8 @@ def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
     """
     alias_count = byte_count = 0
     for key, value in snapshot.scan(ALIAS_PREFIX):
-        alias_count, byte_count = alias_count + 1, byte_count + len(key) + len(value)
+        alias_count = alias_count + 1
+        byte_count = byte_count + len(key) + len(value)
     return alias_count, byte_count
 
 
@@ -288,7 +289,8 @@ class Records:
         self, batch: StateBatch, newest_ts: Int64s, updates: Sequence[AccumulatorUpdate]
     ) -> None:
         """Apply events in place; `newest_ts` (n,) is each state's newest ts with them."""
-        states, previous_ts = batch.states, batch.states[:, NEWEST_LANE].copy()
+        states = batch.states
+        previous_ts = batch.states[:, NEWEST_LANE].copy()
         self._tiles.clear_expired(states, batch.filled_lanes, previous_ts, newest_ts)
         for accumulator, rows, additions in updates:
             if len(rows):
@@ -367,7 +369,8 @@ class Records:
 
     def reading_records(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
         """Return the records to write for the readings of `compute_readings`."""
-        data, record_size = self._to_stored(readings).tobytes(), 8 * len(self._stored_lanes)
+        data = self._to_stored(readings).tobytes()
+        record_size = 8 * len(self._stored_lanes)
         starts = range(0, len(data), record_size)
         return [
             (key, data[start : start + record_size])

@@ -83,17 +83,17 @@ class Tiles:
         self._hops = np.array(sorted({hop for _, _, hop, _, _ in tile_spans}), np.int64)
         width = layout.state_lanes
         self._is_tile = np.zeros(width, np.bool_)
-        self._hop_index, self._slot_of_lane, self._slot_count = (
-            np.zeros(width, np.intp),
-            np.zeros(width, np.int64),
-            np.ones(width, np.int64),
-        )
+        self._hop_index = np.zeros(width, np.intp)
+        self._slot_of_lane = np.zeros(width, np.int64)
+        self._slot_count = np.ones(width, np.int64)
         for start, lane_count, hop, slots, lanes_per_slot in tile_spans:
             lane_slice = slice(start, start + lane_count)
-            self._is_tile[lane_slice], self._slot_count[lane_slice] = True, slots
+            self._is_tile[lane_slice] = True
+            self._slot_count[lane_slice] = slots
             self._hop_index[lane_slice] = np.searchsorted(self._hops, hop)
             self._slot_of_lane[lane_slice] = np.arange(lane_count) // lanes_per_slot
-        self._is_peak, self._sketch_index = np.zeros(width, np.bool_), np.full(width, -1)
+        self._is_peak = np.zeros(width, np.bool_)
+        self._sketch_index = np.full(width, -1)
         for ring in layout.rings:
             self._is_peak[ring.lane : ring.lane + ring.lanes] = ring.measure in PEAK_MEASURES
         for sketch_index, sketch in enumerate(layout.sketches):
@@ -126,10 +126,8 @@ class Tiles:
                 passes.append(_WindowPass(np.full(width, -1, np.int64), np.zeros(width, np.intp)))
             ring = self._layout.rings[ring_index]
             lane_slice = slice(ring.lane, ring.lane + ring.lanes)
-            passes[pass_index].tiles[lane_slice], passes[pass_index].reading_lane[lane_slice] = (
-                tiles,
-                reading_lane,
-            )
+            passes[pass_index].tiles[lane_slice] = tiles
+            passes[pass_index].reading_lane[lane_slice] = reading_lane
         return passes
 
     def clear_expired(
@@ -191,9 +189,11 @@ class Tiles:
         """Return how many tiles each filled lane lies before the tile of t, and the number of that
         tile. A head is the tile of the newest event.
         """
-        heads, current_tile = newest_ts[:, None] // self._hops, t[:, None] // self._hops
+        heads = newest_ts[:, None] // self._hops
+        current_tile = t[:, None] // self._hops
         row_hop_index = lanes.row * len(self._hops) + self._hop_index[lanes.lane]
-        head, tile = heads.reshape(-1)[row_hop_index], current_tile.reshape(-1)[row_hop_index]
+        head = heads.reshape(-1)[row_hop_index]
+        tile = current_tile.reshape(-1)[row_hop_index]
         return (head - self._slot_of_lane[lanes.lane]) % self._slot_count[
             lanes.lane
         ] + tile - head, tile
@@ -211,19 +211,16 @@ class Tiles:
         in_window = np.flatnonzero(age <= tiles)
         if not len(in_window):
             return
-        row, lane, value, age = (
-            tile_lanes.row[in_window],
-            tile_lanes.lane[in_window],
-            tile_lanes.value[in_window],
-            age[in_window],
-        )
+        row = tile_lanes.row[in_window]
+        lane = tile_lanes.lane[in_window]
+        value = tile_lanes.value[in_window]
+        age = age[in_window]
         run_starts = _run_starts(row * readings.shape[1] + window_pass.reading_lane[lane])
         if faults.is_disabled("features.tile"):
             value = np.where(age < tiles[in_window], value, 0)
-        sums, deciding_age = (
-            np.add.reduceat(value, run_starts),
-            np.maximum.reduceat(age, run_starts),
-        )  # For sums, the oldest tile decides.
+        # For sums, the oldest tile decides.
+        sums = np.add.reduceat(value, run_starts)
+        deciding_age = np.maximum.reduceat(age, run_starts)
         is_peak_ring = self._is_peak[lane[run_starts]]
         if is_peak_ring.any():
             peak = np.maximum.reduceat(value, run_starts)
@@ -235,7 +232,8 @@ class Tiles:
                 np.minimum.reduceat(np.where(is_peak, age, NEVER_TS), run_starts),
                 deciding_age,
             )
-        row, lane = row[run_starts], lane[run_starts]
+        row = row[run_starts]
+        lane = lane[run_starts]
         readings[row, window_pass.reading_lane[lane]] = sums
         # A tile leaves when t reaches the tile that is `tiles` + 1 after it.
         change_ts = (
@@ -255,7 +253,9 @@ class Tiles:
         in_window = np.flatnonzero(age <= decay_pass.tiles[tile_lanes.lane])
         if not len(in_window):
             return
-        row, lane, age = tile_lanes.row[in_window], tile_lanes.lane[in_window], age[in_window]
+        row = tile_lanes.row[in_window]
+        lane = tile_lanes.lane[in_window]
+        age = age[in_window]
         run_starts = _run_starts(row * readings.shape[1] + decay_pass.reading_lane[lane])
         group = np.repeat(np.arange(len(run_starts)), np.diff(np.append(run_starts, len(row))))
         # Add tile by tile from the oldest, since the order decides the last bit; bincount adds in
@@ -316,7 +316,9 @@ class _FilledRegisters:
         in_window = np.flatnonzero(self.age <= window.tiles)
         if not len(in_window):
             return
-        row, rank, age = self.row[in_window], self.rank[in_window], self.age[in_window]
+        row = self.row[in_window]
+        rank = self.rank[in_window]
+        age = self.age[in_window]
         starts = _run_starts(row)
         group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(row))))
         register_index = group * self.sketch.registers + self.register[in_window]

@@ -83,7 +83,8 @@ def find_corrupt_file_error(
     }
     live_files = ledger.files(table)
     for path in sorted(paths, key=lambda path: path.rpartition("/")[2] not in message):
-        file_path, file = lake / table / path, known_files.get(path)
+        file_path = lake / table / path
+        file = known_files.get(path)
         if file is not None:
             fault = file_corruption(file_path, file)
         else:

@@ -159,10 +159,8 @@ def find_orphans(table_path: StoragePath, own_commits: Mapping[int, LedgerLine])
         )
         for version, fault in orphan_faults
     ]
-    newest_own_version, oldest_orphan_version = (
-        max(own_commits, default=-1),
-        min((version for version, _ in orphan_faults), default=None),
-    )
+    newest_own_version = max(own_commits, default=-1)
+    oldest_orphan_version = min((version for version, _ in orphan_faults), default=None)
     version_by_file_name: dict[str, int] = {
         entry.name: int(match[1])
         for entry in log_folder.iterdir()

@@ -292,7 +292,8 @@ def _enter_commit(
     for action in map(json.loads, data.splitlines()):
         if "add" in action:
             add_action = action["add"]
-            name, row_count = add_action["path"], json.loads(add_action["stats"])["numRecords"]
+            name = add_action["path"]
+            row_count = json.loads(add_action["stats"])["numRecords"]
             data_file = table_path / name
             if not data_file.exists() or data_file.stat().st_size != add_action["size"]:
                 raise DamageError(

@@ -67,7 +67,8 @@ class DurableTable:
 
     def _add_columns(self, fields: list[Field]) -> None:
         """Add columns by a commit without rows; existing rows have nulls in them."""
-        now, version = self._clock.now(), self.version + 1
+        now = self._clock.now()
+        version = self.version + 1
         commit_info = {"files": 0, "rows": 0, "removed": 0, "columns": len(fields)}
         with durable.translate_disk_errors(self.path):
             self._delta.alter.add_columns(
@@ -334,7 +335,8 @@ class DurableTable:
                     now,
                     sort_columns=sort_columns,
                 )
-                files, actions = files + new_files, actions + new_actions
+                files = files + new_files
+                actions = actions + new_actions
             replaced_files.append(file)
         if not replaced_files:
             return 0

@@ -99,7 +99,8 @@ class _ObjectFile:
         durable.write_new(
             _closed_folder(self._path) / f"{self._tail_start:015d}-{end:015d}", self._tail
         )
-        self._tail_start, self._tail = end, b""
+        self._tail_start = end
+        self._tail = b""
 
     def _put_tail(self, content: bytes) -> None:
         with durable.translate_disk_errors(self._path):

@@ -33,7 +33,8 @@ class HashChainedFile:
     """
 
     def __init__(self, path: StoragePath, origin: str, *, for_writing: bool = False) -> None:
-        self.path, self._origin = path, origin
+        self.path = path
+        self._origin = origin
         self._chain = hashlib.sha256(origin.encode()).hexdigest()
         self._line_count = 0
         self._file = open_append_only(path)
@@ -45,7 +46,8 @@ class HashChainedFile:
             self._file.truncate(complete_lines)
 
     def _check_line(self, line: bytes) -> bytes:
-        body, chain_suffix = line[:-_CHAIN_SUFFIX_LENGTH], line[-_CHAIN_SUFFIX_LENGTH:]
+        body = line[:-_CHAIN_SUFFIX_LENGTH]
+        chain_suffix = line[-_CHAIN_SUFFIX_LENGTH:]
         chain = self._next_hash(body)
         if chain_suffix != _CHAIN_KEY + chain.encode() + b'"}':
             raise self.corrupt_line_error(
@@ -65,7 +67,8 @@ class HashChainedFile:
 
     def replace(self, bodies: Iterable[bytes]) -> None:
         """Replace all lines atomically; the chain starts again."""
-        self._chain, self._line_count = hashlib.sha256(self._origin.encode()).hexdigest(), 0
+        self._chain = hashlib.sha256(self._origin.encode()).hexdigest()
+        self._line_count = 0
         lines: list[bytes] = []
         for body in bodies:
             self._chain = self._next_hash(body[:-1])

@@ -61,7 +61,8 @@ class Lease:
     """A lease from construction to `release`; call `renew` at every step."""
 
     def __init__(self, path: ObjectPath, clock: Clock) -> None:
-        self._path, self._clock = path, clock
+        self._path = path
+        self._clock = clock
         self._token = uuid.uuid4().hex
         self._until = 0
         self._etag = ""

@@ -35,7 +35,8 @@ from tailorbird.lake.write.positions import (
 from tailorbird.stream import Stream, log_set
 from tailorbird.stream.released import POSITIONS_FILE
 
-LEDGER_FILE, MANIFEST_FILE = "ledger.jsonl", "archive/manifest.jsonl"
+LEDGER_FILE = "ledger.jsonl"
+MANIFEST_FILE = "archive/manifest.jsonl"
 MIRROR_TABLE = "commits"  # the table that mirrors the ledger
 RESTORE_REMEDY = (
     "has no second source, so restore it from the backup: one of any age within lake.history "
@@ -72,7 +73,9 @@ class Examiner:
     """
 
     def __init__(self, stream: Stream, lake: Path, scratch: Path, route_again: RouteAgain) -> None:
-        self._stream, self._lake, self._scratch = stream, lake, scratch
+        self._stream = stream
+        self._lake = lake
+        self._scratch = scratch
         self._route_again = route_again
         self._result = Examination()
         self._plan = self._result.plan
@@ -209,7 +212,8 @@ class Examiner:
 
     def _examine_rows(self) -> None:
         """Recover the rows of corrupt data files and the raw rows in no table, and plan tables."""
-        intact, missing_before = self._intact, self._rows_in_no_table()
+        intact = self._intact
+        missing_before = self._rows_in_no_table()
         sources: dict[str, list[str]] = {}
         if missing_before or any(intact.corrupt_files(name) for name in missing.RAW_TABLES):
             end_positions = {name: self._loaded_end(name, "routed") for name in missing.RAW_TABLES}
@@ -266,12 +270,14 @@ class Examiner:
     def _report_rows_in_no_table(
         self, missing_before: dict[str, int], sources: dict[str, list[str]]
     ) -> None:
-        tables, missing_after = missing.RAW_TABLES, self._rows_in_no_table()
+        tables = missing.RAW_TABLES
+        missing_after = self._rows_in_no_table()
         if not any(self._faults[name] for name in tables):
             used_sources = sorted({source for name in tables for source in sources.get(name, ())})
             for partition, count in missing_before.items():
                 if (recovered_count := count - missing_after.get(partition, 0)) > 0:
-                    fault, where = f"{recovered_count:,} in no table", f"raw rows of {partition}"
+                    fault = f"{recovered_count:,} in no table"
+                    where = f"raw rows of {partition}"
                     self._plan.rebuilds.append(Rebuild(where, fault, " and ".join(used_sources)))
         if all(name in self._result.tables or not self._faults[name] for name in tables):
             consequence = (
@@ -285,7 +291,8 @@ class Examiner:
 
     def _plan_table(self, name: str, sources: list[str]) -> None:
         """Plan to rebuild a table, or name the files whose rows are nowhere else."""
-        faults, intact = self._faults[name], self._intact
+        faults = self._faults[name]
+        intact = self._intact
         if not faults and not len(intact.recovered.get(name, ())):
             return
         missing_count = self._count_missing_rows(name) if name != MIRROR_TABLE else 0

@@ -69,7 +69,8 @@ class IntactRows:
         self, name: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None
     ) -> pa.Table:
         """Return the intact and recovered rows of a table, all columns by default."""
-        spec, folder = TABLES[name], self._lake / name
+        spec = TABLES[name]
+        folder = self._lake / name
         column_names = list(columns) if columns is not None else spec.schema.names
         recovered_rows = self.recovered.get(name, spec.schema.empty_table())
         if where is not None:

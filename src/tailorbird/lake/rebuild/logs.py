@@ -24,7 +24,8 @@ from tailorbird.lake.files import durable
 from tailorbird.stream import EmbeddedReader, StoredBlock, embedded, sqlite
 from tailorbird.stream.reading import BLOCK_COLUMNS, decode_block, read_recorded_end
 
-_DRAFT_PREFIX, _COMPLETE_PREFIX = "draft-of-", "rebuilt-"
+_DRAFT_PREFIX = "draft-of-"
+_COMPLETE_PREFIX = "rebuilt-"
 _SIDE_FILE_SUFFIXES = ("-wal", "-shm")
 
 
@@ -103,7 +104,8 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
                 previous_crc = sqlite.read_one_row(connection, "SELECT first_crc FROM log")[0]
                 end, _ = read_recorded_end(connection) or (0, 0)
                 for row in connection.execute(f"SELECT {BLOCK_COLUMNS} FROM block ORDER BY offset"):
-                    offset, crc = row[0], row[3]
+                    offset = row[0]
+                    crc = row[3]
                     block = decode_block(row, previous_crc)
                     if block is not None:
                         blocks.append(StoredBlock(offset, block))

@@ -201,7 +201,8 @@ def _agrees_with_tables(folder: Stream, intact: IntactRows, end: int) -> bool:
                 routed_batches.append(etl.routed_rows(blocks, "events").select(columns))
     except TailorbirdError:
         return False
-    expected, actual = intact.table("events", columns), pa.concat_tables(routed_batches)
+    expected = intact.table("events", columns)
+    actual = pa.concat_tables(routed_batches)
     joined = expected.join(actual, RAW_COLUMNS, join_type="inner", right_suffix="_again")
     return all(
         _are_columns_equal(joined[name], joined[f"{name}_again"]) for name in _ROUTED_COLUMNS

@@ -67,12 +67,10 @@ class Rebuilder:
             )
         if not (folder / LEDGER_FILE).exists() and not ledger_is_lost(folder):
             raise missing_ledger_error(folder)
-        self._stream, self._lake, self._clock, self._route_again = (
-            stream,
-            folder,
-            clock,
-            route_again,
-        )
+        self._stream = stream
+        self._lake = folder
+        self._clock = clock
+        self._route_again = route_again
 
     def plan(self) -> Plan:
         """Return what is corrupt and from what it can be rebuilt; changes nothing."""
@@ -142,10 +140,8 @@ class Rebuilder:
     def _plan_for_short_ledger(self) -> Plan | None:
         """Return the plan for a ledger without its last lines, which its chain does not show."""
         try:
-            ledger, written_lines = (
-                Ledger(self._lake / LEDGER_FILE),
-                load_positions(self._lake).ledger,
-            )
+            ledger = Ledger(self._lake / LEDGER_FILE)
+            written_lines = load_positions(self._lake).ledger
         except DamageError:
             return None
         if not 0 < len(ledger.lines) < written_lines:
@@ -208,7 +204,8 @@ class Rebuilder:
             scratch / LEDGER_FILE, [line for line in old_ledger.lines if line.table not in names]
         )
         for name in names:
-            spec, folder = TABLES[name], scratch / name
+            spec = TABLES[name]
+            folder = scratch / name
             create_table(folder, spec, ledger, self._clock)
             if name == MIRROR_TABLE:
                 continue

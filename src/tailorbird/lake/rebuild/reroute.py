@@ -74,10 +74,8 @@ def _read_bodies(
     for file in archive.files:
         if file.partition == name:
             for stored_block in archive.read(file):
-                newest_received_at, position = (
-                    max(newest_received_at, _received_at(stored_block)),
-                    stored_block.end,
-                )
+                newest_received_at = max(newest_received_at, _received_at(stored_block))
+                position = stored_block.end
                 yield newest_received_at, name, stored_block
     if live_log is None:
         return
@@ -85,10 +83,8 @@ def _read_bodies(
         position = max(position, reader.start())
         while blocks := reader.read(position):
             for stored_block in blocks:
-                newest_received_at, position = (
-                    max(newest_received_at, _received_at(stored_block)),
-                    stored_block.end,
-                )
+                newest_received_at = max(newest_received_at, _received_at(stored_block))
+                position = stored_block.end
                 yield newest_received_at, name, stored_block
 
 

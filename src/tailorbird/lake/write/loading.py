@@ -49,13 +49,18 @@ class Loader:
         positions: Positions,
         verified_lines: int,
     ) -> None:
-        self._path, self._stream, self._feeds = path, stream, feeds
-        self._ledger, self._tables, self._archive = ledger, tables, archive
+        self._path = path
+        self._stream = stream
+        self._feeds = feeds
+        self._ledger = ledger
+        self._tables = tables
+        self._archive = archive
         self._reader = Lake(path)
         self._verified_lines = verified_lines
         # Tables and logs whose positions were compared with the log's end.
         self._checked_positions: set[tuple[str, str]] = set()
-        self.positions, self.has_progress = positions, False
+        self.positions = positions
+        self.has_progress = False
 
     def archive_raw(self, flush: bool) -> int:
         """Archive new rows of the raw logs, and return how many."""

@@ -44,13 +44,18 @@ def run(
         idle_us, keep_us, sort: as for `prune_idle` and `LakeRole`.
     """
     with LakeRole(stream, lake, clock=clock, keep_us=keep_us, sort=sort) as role:
-        step_due, prune_due = 0, clock.now() + prune_every_us
-        upkeep_due, vacuum_due = clock.now() + upkeep_every_us, clock.now() + vacuum_every_us
+        step_due = 0
+        prune_due = clock.now() + prune_every_us
+        upkeep_due = clock.now() + upkeep_every_us
+        vacuum_due = clock.now() + vacuum_every_us
         last_now = 0
         while not stop.is_set():
             now = clock.now()
             if now < last_now:  # The clock was set back, so everything is due now.
-                step_due, prune_due, upkeep_due, vacuum_due = now, now, now, now
+                step_due = now
+                prune_due = now
+                upkeep_due = now
+                vacuum_due = now
             last_now = now
             if now >= step_due or role.count_pending_rows() >= rows_max:
                 report = role.step(rows_max)

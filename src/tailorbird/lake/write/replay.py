@@ -134,7 +134,8 @@ def replay(
     """
     reader = Lake(lake)
     total = count_rows(reader, selection)
-    report, suppression_list = ReplayReport(), suppression_list or SuppressionList(b"")
+    report = ReplayReport()
+    suppression_list = suppression_list or SuppressionList(b"")
     writer = None if dry_run else _open_replay_log(stream, lake)
     try:
         replayed_keys = read_replayed_keys(stream)
@@ -242,7 +243,8 @@ def _examine_row(
         report.replayed_before += 1
         return None
     report.examined += 1
-    body, reason = bytes(row["body"]), row["code"]
+    body = bytes(row["body"])
+    reason = row["code"]
     lines, record_format = _parse_lines(body, row)
     if not lines:
         report.left_out += 1
@@ -392,7 +394,9 @@ def _group_bodies(new_rows: list[_ReplayableRow]) -> Iterator[list[_ReplayableRo
             or byte_count >= BODY_BYTES_MAX
         ):
             yield body
-            body, row_count, byte_count = [], 0, 0
+            body = []
+            row_count = 0
+            byte_count = 0
         body.append(row)
         row_count += len(row.lines)
         byte_count += sum(map(len, row.lines))

@@ -89,7 +89,8 @@ class LakeRole:
     ) -> None:
         self._path = lake
         self._clock = clock
-        self._keep_us, self._sort = keep_us, sort
+        self._keep_us = keep_us
+        self._sort = sort
         self._failure = ""
         self._feeds = Feeds(stream)
         durable.make_folder(self._path)
@@ -98,7 +99,8 @@ class LakeRole:
             if (local_path := storage_at(self._path).local_path) is not None:
                 swap.finish(local_path)
             if ledger_is_lost(self._path):
-                where, fix = str(self._path / "ledger.jsonl"), lost_ledger_fix(self._path)
+                where = str(self._path / "ledger.jsonl")
+                fix = lost_ledger_fix(self._path)
                 raise DamageError(
                     "the ledger is missing, and tables have rows", where=where, fix=fix
                 )
@@ -160,7 +162,8 @@ class LakeRole:
         store_positions(self._path, self._positions)
 
     def _open_table(self, name: str) -> DurableTable:
-        path, spec = self._path / name, TABLES[name]
+        path = self._path / name
+        spec = TABLES[name]
         if 0 not in self._ledger.commits(name):
             create_table(path, spec, self._ledger, self._clock)
         return DurableTable(path, spec, self._ledger, self._clock)

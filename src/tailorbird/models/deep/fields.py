@@ -36,18 +36,21 @@ class Numbers(nn.Module):
         """Learn scales and cut points from the training rows (n, k)."""
         super().__init__()
         count = columns.shape[1]
-        self.numeric_encoding, self.column_count = parameters.numeric, count
+        self.numeric_encoding = parameters.numeric
+        self.column_count = count
         finite_columns = np.where(np.isfinite(columns), columns, np.nan).astype(np.float64)
         has_values = np.isfinite(finite_columns).any(axis=0)
         finite_columns[:, ~has_values] = 0.0
         # Logarithms put counts and prices on a common scale.
         logs = np.sign(finite_columns) * np.log1p(np.abs(finite_columns))
-        centre, scale = np.nanmean(logs, axis=0), np.nanstd(logs, axis=0)
+        centre = np.nanmean(logs, axis=0)
+        scale = np.nanstd(logs, axis=0)
         self.register_buffer("centre", torch.tensor(centre, dtype=torch.float32))
         self.register_buffer(
             "scale", torch.tensor(np.where(scale < 1e-5, 1.0, scale), dtype=torch.float32)
         )
-        width, bins = parameters.width, parameters.bins
+        width = parameters.width
+        bins = parameters.bins
         self.width = count * (2 if self.numeric_encoding == "standardise" else width + 1)
         if self.numeric_encoding == "quantile":
             bin_edges = np.nanquantile(finite_columns, np.linspace(0, 1, bins + 1), axis=0).astype(
@@ -99,10 +102,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.query, self.key = (
-            nn.Linear(width, width, bias=False),
-            nn.Linear(width, width, bias=False),
-        )
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
         self.recency = nn.Parameter(torch.tensor([-0.1]))
         self.scale = float(width) ** -0.5
 
@@ -129,7 +130,8 @@ class Fields(nn.Module):
         """
         super().__init__()
         # The underscore tells it from `nn.Module.parameters`.
-        self.layout, self.parameters_ = layout, parameters
+        self.layout = layout
+        self.parameters_ = parameters
         width_max = parameters.embedding_max
         self.numbers = (
             Numbers(matrix[:, list(layout.numeric_indexes)], parameters)
@@ -247,7 +249,8 @@ class Fields(nn.Module):
         return clipped_codes
 
     def _apply_position_dropout(self, matrix: Tensor) -> Tensor:
-        position_index, dropout = self.layout.position_index, self.parameters_.position_dropout
+        position_index = self.layout.position_index
+        dropout = self.parameters_.position_dropout
         if not (self.training and dropout and position_index in self.layout.numeric_indexes):
             return matrix
         is_dropped = (torch.rand(len(matrix)) < dropout).to(matrix.device)

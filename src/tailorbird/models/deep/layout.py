@@ -110,14 +110,12 @@ class Layout:
                 new_index_by_old[index] for index in column_indices if index in new_index_by_old
             )
 
-        history, bags = (
-            self.history,
-            [
-                bag
-                for bag in self.bags
-                if all(index in new_index_by_old for index in bag.column_indexes)
-            ],
-        )
+        history = self.history
+        bags = [
+            bag
+            for bag in self.bags
+            if all(index in new_index_by_old for index in bag.column_indexes)
+        ]
         has_history = history and all(index in new_index_by_old for index in self.history_indexes)
         return Layout(
             tuple(names),

@@ -107,7 +107,8 @@ def _encode_varint(value: int) -> bytes:
 
 
 def _compute_checksum(data: bytes) -> bytes:
-    table, crc = _crc_table(), 0xFFFFFFFF
+    table = _crc_table()
+    crc = 0xFFFFFFFF
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
     crc ^= 0xFFFFFFFF

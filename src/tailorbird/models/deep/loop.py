@@ -46,7 +46,8 @@ CHECKPOINT_STEPS = 500
 class Peers:
     """The processes that share the work; this one alone. See `parallel` for several."""
 
-    rank, count = 0, 1
+    rank = 0
+    count = 1
 
     def gather(self, flat_gradient: Tensor) -> list[Tensor]:
         """Return the gradients of all processes, in order of rank."""
@@ -152,7 +153,8 @@ def _train(
     device: torch.device,
 ) -> TrainingResult:
     training = _prepare_training(net, rows, parameters, seed, options, device)
-    state, curve_blocks = training.state, sample_blocks(rows, CURVE_ROWS)
+    state = training.state
+    curve_blocks = sample_blocks(rows, CURVE_ROWS)
     while not state.ended and state.epoch < parameters.epochs:
         rows_per_second = _run_epoch(training)
         _finish_epoch(training, curve_blocks, validation, rows_per_second)
@@ -225,8 +227,11 @@ def _prepare_training(
 
 def _run_epoch(training: _Training) -> float:
     """Do the remaining steps of an epoch, and return the rows per second."""
-    parameters, state, options = training.parameters, training.state, training.options
-    started_at, rows_done = time.monotonic(), state.step * parameters.batch
+    parameters = training.parameters
+    state = training.state
+    options = training.options
+    started_at = time.monotonic()
+    rows_done = state.step * parameters.batch
     batches = epoch_batches(
         training.rows,
         seed=training.seed,
@@ -248,11 +253,15 @@ def _run_epoch(training: _Training) -> float:
 
 def _step(training: _Training, batch: Batch) -> None:
     """Do one optimiser step from the gradients of all shards."""
-    net, optimiser, parameters = training.net, training.optimiser, training.parameters
-    peers, device = training.options.peers, training.device
+    net = training.net
+    optimiser = training.optimiser
+    parameters = training.parameters
+    peers = training.options.peers
+    device = training.device
     positive_weights = training.positive_weights.astype(np.float32)
     seeds = (training.seed, training.state.epoch, training.state.step)
-    batch_rows, shard_count = len(batch.matrix), parameters.shards
+    batch_rows = len(batch.matrix)
+    shard_count = parameters.shards
     weights = batch.weight * np.where(batch.labels > 0, positive_weights, np.float32(1))
     # Losses are scaled over the whole batch, so that shards add up.
     loss_scale = 1.0 / np.maximum(batch.weight.sum(axis=0), 1e-6)
@@ -309,7 +318,9 @@ def _finish_epoch(
     training: _Training, sampled_blocks: Blocks, validation: Blocks, rows_per_second: float
 ) -> None:
     """Compute the losses at the end of an epoch, and keep the best weights."""
-    net, state, device = training.net, training.state, training.device
+    net = training.net
+    state = training.state
+    device = training.device
     net.eval()
     losses_by_part = {"train": compute_log_losses(net, sampled_blocks, device)}
     if sum(validation.sizes):
@@ -322,21 +333,21 @@ def _finish_epoch(
         for metric, loss in metrics.items():
             state.curve.setdefault(metric, []).append(loss)
     state.curve.setdefault("rows_per_second", []).append(round(rows_per_second, 1))
-    state.epoch, state.step = state.epoch + 1, 0
+    state.epoch = state.epoch + 1
+    state.step = 0
     state.stale += 1
     # Rare targets have small losses, so each loss is taken relative to that of the mean.
     relative_losses = losses_by_part.get("validation", losses_by_part["train"]) / np.maximum(
         training.class_weights.chance_loss, 1e-12
     )
-    head_groups, weights = _group_heads(net), copy_weights(net)
+    head_groups = _group_heads(net)
+    weights = copy_weights(net)
     for group_index, group_heads in enumerate(head_groups):
         group_loss = finite_mean(relative_losses[group_heads])
         if group_loss < state.best[group_index]:
-            state.best[group_index], state.best_epoch[group_index], state.stale = (
-                group_loss,
-                state.epoch,
-                0,
-            )
+            state.best[group_index] = group_loss
+            state.best_epoch[group_index] = state.epoch
+            state.stale = 0
             prefix = f"parts.{group_index}." if len(head_groups) > 1 else ""
             training.best_weights |= {
                 name: array for name, array in weights.items() if name.startswith(prefix)

@@ -32,7 +32,8 @@ def compute_logits(net: Net, matrix: np.ndarray, device: torch.device | None = N
 
 def compute_log_losses(net: Net, rows: Blocks, device: torch.device) -> Floats:
     """Return the weighted log loss by head, shape (heads,)."""
-    loss_sums, weight_sums = np.zeros(len(net.heads)), np.zeros(len(net.heads))
+    loss_sums = np.zeros(len(net.heads))
+    weight_sums = np.zeros(len(net.heads))
     for index in range(len(rows.sizes)):
         block = rows.block(index)
         logits = compute_logits(net, block.matrix, device)

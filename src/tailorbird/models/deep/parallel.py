@@ -42,14 +42,12 @@ from tailorbird.models.deep.rows import Blocks, PartRows, write_blocks
 POLL_S = 0.05
 # time within which the members of a killed run notice it, even while they load torch
 EXIT_TIMEOUT_S = 30.0
-LOCK_FILE, JOB_FILE, ROWS_FOLDER, VALIDATION_FOLDER, INITIAL_WEIGHTS_FILE, PROGRESS_FILE = (
-    "run.lock",
-    "job.json",
-    "rows",
-    "watched",
-    "begin.npz",
-    "progress",
-)
+LOCK_FILE = "run.lock"
+JOB_FILE = "job.json"
+ROWS_FOLDER = "rows"
+VALIDATION_FOLDER = "watched"
+INITIAL_WEIGHTS_FILE = "begin.npz"
+PROGRESS_FILE = "progress"
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -69,7 +67,8 @@ class ProcessGroup(Peers):
     """The processes of a run, which meet through a file."""
 
     def __init__(self, rank: int, count: int, meeting_file: Path) -> None:
-        self.rank, self.count = rank, count
+        self.rank = rank
+        self.count = count
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
             backend, init_method=f"file://{meeting_file}", rank=rank, world_size=count
@@ -232,10 +231,8 @@ def _wait_for_all(
 
 
 def _fit_job(job: Job, folder: Path, peers: Peers) -> DeepModel:
-    rows, validation = (
-        PartRows.open(folder / ROWS_FOLDER),
-        PartRows.open(folder / VALIDATION_FOLDER),
-    )
+    rows = PartRows.open(folder / ROWS_FOLDER)
+    validation = PartRows.open(folder / VALIDATION_FOLDER)
     report_progress = _build_progress_writer(folder / PROGRESS_FILE) if peers.rank == 0 else None
     run_options = RunOptions(
         checkpoint=folder / "checkpoint",

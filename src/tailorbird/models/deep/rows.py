@@ -21,7 +21,9 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 BLOCK_ROWS = 32_768  # rows
-_MATRIX, _WEIGHT, _LABEL = "matrix", "weight", "label:"
+_MATRIX = "matrix"
+_WEIGHT = "weight"
+_LABEL = "label:"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,9 @@ class PartRows:
             raise InputError(
                 "there are no parts", where=str(folder), fix="write them with write_parts"
             )
-        readers, sizes, locations = [], [], []
+        readers = []
+        sizes = []
+        locations = []
         for path in paths:
             try:
                 reader = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -296,7 +300,8 @@ def _rechunk(
             start = min(block_rows - len(remainder.matrix), len(piece))
             remainder = join_blocks([remainder, _to_block(piece, slice(0, start))])
             if len(remainder.matrix) == block_rows:
-                full_blocks, remainder = [remainder], None
+                full_blocks = [remainder]
+                remainder = None
         while len(piece) - start >= block_rows:
             full_blocks.append(_to_block(piece, slice(start, start + block_rows)))
             start += block_rows
@@ -347,7 +352,8 @@ class ClassWeights:
 
 def count_classes(rows: Blocks) -> ClassWeights:
     """Sum class weights in one pass over the blocks."""
-    positive, negative = np.zeros(len(rows.heads)), np.zeros(len(rows.heads))
+    positive = np.zeros(len(rows.heads))
+    negative = np.zeros(len(rows.heads))
     for index in range(len(rows.sizes)):
         block = rows.block(index)
         weight = block.weight.astype(np.float64)[:, None]

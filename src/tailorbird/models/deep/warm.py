@@ -224,17 +224,15 @@ def warm_start(
     }
     cardinality_by_column = dict(layout.code_cardinalities)
     if layout.history is not None:
-        (
-            table_name_by_column[layout.history.candidate_index],
-            cardinality_by_column[layout.history.candidate_index],
-        ) = ("item_embedding.weight", layout.history.cardinality)
-    weights, added_count, dropped_count = dict(state.weights), 0, 0
+        table_name_by_column[layout.history.candidate_index] = "item_embedding.weight"
+        cardinality_by_column[layout.history.candidate_index] = layout.history.cardinality
+    weights = dict(state.weights)
+    added_count = 0
+    dropped_count = 0
     for index, table_name in table_name_by_column.items():
         weight_names = [name for name in weights if name.endswith(f".fields.{table_name}")]
-        old_ids, new_ids = (
-            state.keys.get(index, np.zeros(0, np.uint64)),
-            ids_by_column.get(index, np.zeros(0, np.uint64)),
-        )
+        old_ids = state.keys.get(index, np.zeros(0, np.uint64))
+        new_ids = ids_by_column.get(index, np.zeros(0, np.uint64))
         for name in weight_names:
             weights[name] = _remap_rows(
                 weights[name], old_ids, new_ids, cardinality_by_column[index], name

@@ -40,7 +40,8 @@ class Contexts:
 
     def slice_queries(self, first_query: int, end_query: int) -> "Contexts":
         """Return the queries from `first_query` to before `end_query`."""
-        start, stop = self.offsets[first_query], self.offsets[end_query]
+        start = self.offsets[first_query]
+        stop = self.offsets[end_query]
         return Contexts(
             self.t[first_query:end_query],
             self.item[start:stop],
@@ -120,7 +121,8 @@ def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> T
     if n_listed < item_count:
         threshold = -np.partition(-scores, n_listed - 1, axis=1)[:, n_listed - 1 : n_listed]
         # A partial sort would break ties arbitrarily, so those with the smallest codes are taken.
-        is_above, is_tied = scores > threshold, scores == threshold
+        is_above = scores > threshold
+        is_tied = scores == threshold
         tie_slots = n_listed - is_above.sum(axis=1, keepdims=True)
         is_listed = is_above | (is_tied & (np.cumsum(is_tied, axis=1) <= tie_slots))
         listed_items = np.nonzero(is_listed)[1].reshape(len(contexts), n_listed)

@@ -99,10 +99,8 @@ def judge_champion(
         false_rollback: probability that a champion as good as the previous one is ever rolled back.
     """
     window_count = LIFE_US / WINDOW_US
-    recent_threshold, long_run_threshold = (
-        math.log(3.0 * window_count / false_rollback),
-        math.log(3.0 / false_rollback),
-    )
+    recent_threshold = math.log(3.0 * window_count / false_rollback)
+    long_run_threshold = math.log(3.0 / false_rollback)
     tolerated_rate = max(_failure_rate_bound(previous), _failure_rate_bound(holdout_recent))
     evidence = rate_above(champion.failures, champion.requests, tolerated_rate + FAILURES_MARGIN)
     if evidence > recent_threshold:

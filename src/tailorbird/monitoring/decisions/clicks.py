@@ -42,10 +42,8 @@ def clicks_per_person(
         is_of_response = is_counted[outcomes.response_row] & (
             outcomes.kind[outcomes.response_row] == RESPONSE
         )
-        kind, person_index = (
-            outcomes.kind[outcomes.event_row][is_of_response],
-            person_of_row[outcomes.response_row][is_of_response],
-        )
+        kind = outcomes.kind[outcomes.event_row][is_of_response]
+        person_index = person_of_row[outcomes.response_row][is_of_response]
         clicks = np.bincount(person_index[kind == CLICK], minlength=len(persons)).astype(np.float64)
         if denominator_by_slot.get(slot, "impression") == "impression":
             seen = np.bincount(person_index[kind == IMPRESSION], minlength=len(persons)).astype(

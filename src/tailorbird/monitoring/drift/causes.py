@@ -214,7 +214,8 @@ class Windows(ABC):
             for index, name in enumerate(signal.bins):
                 bins = np.arange(len(signal.bins)) == index
                 if (strength := self.strength_of(signal, bins)) > 1:
-                    share_before, share_during = float(before[index]), float(during[index])
+                    share_before = float(before[index])
+                    share_during = float(during[index])
                     shifts.append(Shift(signal, name, share_before, share_during, strength))
         return shifts
 
@@ -223,7 +224,8 @@ class Windows(ABC):
 
         Blocks of which too little is usual are 1.
         """
-        signal, start = self.signals.get(name), self.start
+        signal = self.signals.get(name)
+        start = self.start
         if signal is None or start < 24:
             return np.ones(1)
         counts = signal.counts.sum(axis=1)
@@ -288,7 +290,8 @@ class FallWindows(Windows):
                 counts.sum() + 1.0 for counts in sum_same_hours(signal.counts, self.start)
             )
             return float(TRAFFIC_SCALE * abs(np.log(current / usual)) / SMALLEST_EFFECT)
-        part, total = signal.counts[:, bins].sum(axis=1), signal.counts.sum(axis=1)
+        part = signal.counts[:, bins].sum(axis=1)
+        total = signal.counts.sum(axis=1)
         p = max(share_shift_p(part, total, self.start, length) for length in (BLOCK_HOURS, 24))
         # One of several bins moves more easily.
         return math.log(max(min(1.0, p * len(bins)), 1e-300)) / math.log(CHANCE)
@@ -314,16 +317,15 @@ def share_shift_p(part: Floats, total: Floats, start: int, length: int) -> float
     pooled = part[:start].sum() / total[:start].sum()
     usual = np.full(24, pooled)
     if days >= 2:
-        parts, totals = np.zeros(24), np.zeros(24)
+        parts = np.zeros(24)
+        totals = np.zeros(24)
         np.add.at(parts, hour[:start], part[:start])
         np.add.at(totals, hour[:start], total[:start])
         usual = np.where(totals > 0, parts / np.maximum(totals, 1.0), pooled)
     excess = part - usual[hour] * total
     block = np.arange(start) // length
-    block_excess, block_total = (
-        np.bincount(block, excess[:start]),
-        np.bincount(block, total[:start]),
-    )
+    block_excess = np.bincount(block, excess[:start])
+    block_total = np.bincount(block, total[:start])
     is_used = block_total > 0
     count = int(is_used.sum())
     if count < 3:
@@ -555,7 +557,8 @@ def _read_latency(windows: Windows, signal: Signal) -> Reading | None:
     shares_before, shares_during = windows.shares(signal)
     if len(signal.bins) < 2 or not (shares_before[1:].sum() and shares_during[1:].sum()):
         return None
-    before, during = _p95_ms(signal, shares_before), _p95_ms(signal, shares_during)
+    before = _p95_ms(signal, shares_before)
+    during = _p95_ms(signal, shares_during)
     if during <= before:
         return None
     is_slow = np.array([False, *(_bin_ms(name) > before for name in signal.bins[1:])])

@@ -155,7 +155,8 @@ def _find_outages(signals: Sequence[Signal], history_hours: int) -> list[Episode
         hours = history_hours + first_hour + np.flatnonzero(is_outage_in_run)
         if not len(hours):
             continue
-        start, is_open = int(hours[0]), history_hours + last_hour == len(counts) - 1
+        start = int(hours[0])
+        is_open = history_hours + last_hour == len(counts) - 1
         stop = len(counts) if is_open else int(hours[-1]) + 1
         fall = np.log((usual_counts[start:stop].sum() + 1.0) / (counts[start:stop].sum() + 1.0))
         distance = TRAFFIC_SCALE * max(float(fall), 0.0)
@@ -292,7 +293,8 @@ def _comparable_classes(
     history_windows: int, window_hours: int
 ) -> tuple[npt.NDArray[np.int64], str]:
     """Return the class of comparable windows of each window of a cycle, and its name."""
-    windows_per_day, windows_per_week = 24 // window_hours, HOURS_WEEK // window_hours
+    windows_per_day = 24 // window_hours
+    windows_per_week = HOURS_WEEK // window_hours
     if history_windows >= WEEKS_MIN * windows_per_week:
         return np.arange(windows_per_week), "hour and weekday" if window_hours == 1 else "weekday"
     if windows_per_day > 1:
@@ -357,7 +359,8 @@ def measure_windows(
     expected_square = np.maximum(squared_distance[is_fitted].mean(), least_square)
     for _ in range(2):
         solution = np.linalg.lstsq(design[is_fitted], squared_distance[is_fitted], rcond=None)[0]
-        a, b = max(float(solution[0]), 0.0), max(float(solution[1]), 0.0)
+        a = max(float(solution[0]), 0.0)
+        b = max(float(solution[1]), 0.0)
         if a + b <= 0:
             break
         expected_square = np.maximum(a + b / effective_requests, least_square)
@@ -377,7 +380,8 @@ def find_threshold(strengths: Floats, false_alarms_per_month: float, hours: int)
     peak_count = min(PEAKS_MAX, len(peaks) - 1)
     if peak_count < 3:
         return float(strengths.max(initial=0.0) * 2.0 + 1.0)
-    tail_start, excess = peaks[peak_count], peaks[:peak_count] - peaks[peak_count]
+    tail_start = peaks[peak_count]
+    excess = peaks[:peak_count] - peaks[peak_count]
     if (limit := OUTLIER_RATIO * float(np.median(excess))) > 0:
         excess = excess[excess <= limit]
     expected_alarms = false_alarms_per_month * hours / HOURS_MONTH

@@ -22,13 +22,15 @@ def distances(counts: Floats, reference: Floats, *, is_category: bool) -> Floats
         counts, reference: shape (windows, bins).
     """
     missing_distance = np.abs(_share(counts)[:, 0] - _share(reference)[:, 0])
-    p, q = _share(counts[:, 1:]), _share(reference[:, 1:])
+    p = _share(counts[:, 1:])
+    q = _share(reference[:, 1:])
     if is_category:
         mixture = 0.5 * (p + q)
         divergence = 0.5 * (_relative_entropy(p, mixture) + _relative_entropy(q, mixture))
         bin_distance = 0.5 * np.sqrt(np.maximum(divergence, 0.0))
     else:
-        below_p, below_q = np.cumsum(p, axis=1), np.cumsum(q, axis=1)
+        below_p = np.cumsum(p, axis=1)
+        below_q = np.cumsum(q, axis=1)
         # A bin counts by half of its mass on either side, so that ties move nothing.
         gap = np.abs((below_p - 0.5 * p) - (below_q - 0.5 * q))
         bin_distance = (gap * 0.5 * (p + q)).sum(axis=1)

@@ -148,7 +148,8 @@ class Requests:
         device, names = encode_values(pc.fill_null(events["device"], ""))
 
         def rise(selection: Bools) -> float:
-            after, before = is_missing[selection & is_after], is_missing[selection & ~is_after]
+            after = is_missing[selection & is_after]
+            before = is_missing[selection & ~is_after]
             return float(after.mean() - before.mean()) if len(after) and len(before) else 0.0
 
         # A device takes part if the field is lost on it at least half as often as on all.
@@ -158,7 +159,8 @@ class Requests:
 
     def explain(self, mask: Bools) -> Explained:
         """Return how much of the fall the requests of a mask explain."""
-        all_falls, rest_falls = self._falls, self._compute_falls(~mask)
+        all_falls = self._falls
+        rest_falls = self._compute_falls(~mask)
         share = 1.0 - rest_falls[0] / all_falls[0] if all_falls[0] > 0 else np.nan
         return Explained(
             float(share),
@@ -184,7 +186,8 @@ class Requests:
             return np.full(1 + DRAWS, np.nan)
         rng = np.random.default_rng(0)  # the same people for each cause
         weights = np.vstack([np.ones(GROUPS), rng.poisson(1.0, (DRAWS, GROUPS))])
-        hits, shown = weights @ sums[0], weights @ sums[1]
+        hits = weights @ sums[0]
+        shown = weights @ sums[1]
         log_rates = np.log((hits + 1e-9) / (shown + 1e-9))
         falls = log_rates[:, 2] - log_rates[:, 3]
         return falls - (log_rates[:, 0] - log_rates[:, 1]) if self.has_control else falls
@@ -220,7 +223,8 @@ def count_requests(
     # Revenue falls with purchases, and a level with clicks.
     is_of_purchases = criteria.measure in ("conversion", "revenue")
     if is_of_purchases:
-        hits, shown = (sum_kind(PURCHASE) > 0).astype(np.float64), np.ones(table.num_rows)
+        hits = (sum_kind(PURCHASE) > 0).astype(np.float64)
+        shown = np.ones(table.num_rows)
     else:
         hits = sum_kind(CLICK)
         slate_sizes = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
@@ -234,7 +238,8 @@ def count_requests(
     if criteria.experiment is not None:
         is_of_experiment = pc.fill_null(pc.equal(answers["experiment"], criteria.experiment), False)
         is_judged = pc.and_(is_judged, is_of_experiment)
-    rows, answers = rows[is_judged.to_numpy()], answers.filter(is_judged)
+    rows = rows[is_judged.to_numpy()]
+    answers = answers.filter(is_judged)
     return Requests(
         since=since,
         answers=answers.combine_chunks(),

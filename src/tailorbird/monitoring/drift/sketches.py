@@ -83,8 +83,10 @@ class SketchStore:
         schema_hash: str,
         categorical_names: Sequence[str] = (),
     ) -> None:
-        self._files, self._lake = HourFiles(folder), lake
-        self._numeric_names, self._categorical_names = numeric_names, categorical_names
+        self._files = HourFiles(folder)
+        self._lake = lake
+        self._numeric_names = numeric_names
+        self._categorical_names = categorical_names
         self._schema_hash = schema_hash
 
     def refresh(self, since: int, now: int) -> int:
@@ -264,7 +266,8 @@ def _response_rows(responses: pa.Table) -> list[HistogramRow]:
 
 
 def _rows_of_hour(table: pa.Table, hour: int) -> pa.Table:
-    start, stop = pa.scalar(hour, TIME_TYPE), pa.scalar(hour + HOUR, TIME_TYPE)
+    start = pa.scalar(hour, TIME_TYPE)
+    stop = pa.scalar(hour + HOUR, TIME_TYPE)
     return table.filter((pc.field("ts") >= start) & (pc.field("ts") < stop))
 
 
@@ -306,7 +309,8 @@ def sketch_events(events: pa.Table) -> list[HistogramRow]:
         type_events = people_events.filter(pc.equal(people_events["type"], type_))
         for field in CHECKED_FIELDS:
             missing_count = type_events[field].null_count
-            name, known_count = f"{type_}.{field}", type_events.num_rows - missing_count
+            name = f"{type_}.{field}"
+            known_count = type_events.num_rows - missing_count
             rows.append((name, "field", True, MISSING, float(missing_count)))
             if known_count:
                 rows.append((name, "field", True, "set", float(known_count)))
@@ -356,7 +360,8 @@ def build_signals(table: pa.Table, hours: int) -> list[Signal]:
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     for first, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
         signal_rows = table.slice(int(first), int(stop - first))
-        kind, is_category = signal_rows["kind"][0].as_py(), signal_rows["category"][0].as_py()
+        kind = signal_rows["kind"][0].as_py()
+        is_category = signal_rows["category"][0].as_py()
         labels = pc.unique(signal_rows["bin"]).to_pylist()
         bin_labels = sorted(
             (label for label in labels if label != MISSING),

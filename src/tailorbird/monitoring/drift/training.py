@@ -72,7 +72,8 @@ def compare_with_training(
     ]
     if not judged_indexes or history_hours < DAYS_MIN * DAY_HOURS:
         return [], {}
-    days, history_days = len(signal_pairs[0][0].counts) // DAY_HOURS, history_hours // DAY_HOURS
+    days = len(signal_pairs[0][0].counts) // DAY_HOURS
+    history_days = history_hours // DAY_HOURS
     # After the days come two windows: all compared days, and the time of the training.
     window_classes = np.zeros(days + 2, np.int64)
     distance, strength = np.zeros((2, len(signal_pairs), days + 2))

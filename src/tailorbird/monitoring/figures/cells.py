@@ -104,7 +104,8 @@ class CellBuilder:
     """
 
     def __init__(self, lake: Lake, rules: Mapping[str, SlotRule]) -> None:
-        self._lake, self._rules = lake, rules
+        self._lake = lake
+        self._rules = rules
         self._day = -1
         self._known_persons: frozenset[bytes] = frozenset()
         self._surprise_by_item: dict[str, float] = {}
@@ -166,7 +167,8 @@ class CellBuilder:
     ) -> pa.Table | None:
         rule = self._rules.get(slot, SlotRule())
         outcomes = match_outcomes(events, slot, rule.attribution)
-        table, ts = outcomes.table, micros(outcomes.table["ts"])
+        table = outcomes.table
+        ts = micros(outcomes.table["ts"])
         answer_rows = np.flatnonzero((outcomes.kind == RESPONSE) & (ts < stop))
         if not len(answer_rows):
             return None
@@ -203,7 +205,8 @@ class CellBuilder:
         served_items, measures["novelty"] = self._item_sketches(answers, cell_ids, cell_count)
         sums = {name: np.bincount(cell_ids, measures[name], cell_count) for name in SUM_COLUMNS}
         latency = records["latency_us"].cast(pa.float64()).fill_null(0.0).to_numpy()
-        has_latency, has_conversion = latency > 0, delays >= 0
+        has_latency = latency > 0
+        has_conversion = delays >= 0
         latency_buckets = latency_bucket(latency[has_latency])
         known_delays = delays[has_conversion].astype(np.int64)
         columns = {
@@ -283,17 +286,20 @@ def _outcome_sums(
 ) -> dict[str, Floats]:
     """Return impressions, clicks and purchases of each response, and the delay of the first."""
     response_count = responses.num_rows
-    kind, response_index = outcomes.kind[outcomes.event_row], answer_of_row[outcomes.response_row]
+    kind = outcomes.kind[outcomes.event_row]
+    response_index = answer_of_row[outcomes.response_row]
     is_of_response = response_index >= 0
     event_row = outcomes.event_row[is_of_response]
-    kind, response_index = kind[is_of_response], response_index[is_of_response]
+    kind = kind[is_of_response]
+    response_index = response_index[is_of_response]
     counts_by_kind = {
         code: np.bincount(response_index[kind == code], minlength=response_count).astype(np.float64)
         for code in (IMPRESSION, CLICK, PURCHASE)
     }
     slate_size = pc.fill_null(pc.list_value_length(responses["items"]), 0).to_numpy()
     is_purchase = kind == PURCHASE
-    purchase_rows, purchase_responses = event_row[is_purchase], response_index[is_purchase]
+    purchase_rows = event_row[is_purchase]
+    purchase_responses = response_index[is_purchase]
     price = outcomes.table["price"].fill_null(0.0).to_numpy()[purchase_rows]
     quantity = outcomes.table["quantity"].fill_null(1.0).to_numpy()[purchase_rows]
     purchase_ts = micros(outcomes.table["ts"])[purchase_rows]
@@ -340,7 +346,8 @@ def _find_scored(outcomes: Outcomes, answer_of_row: Ints, records: pa.Table) -> 
         {item: index for index, item in enumerate(items or ())} if values else {}
         for items, values in zip(item_lists, probabilities, strict=True)
     ]
-    kind, response_index = outcomes.kind[outcomes.event_row], answer_of_row[outcomes.response_row]
+    kind = outcomes.kind[outcomes.event_row]
+    response_index = answer_of_row[outcomes.response_row]
     pair_rows = np.flatnonzero(((kind == CLICK) | (kind == IMPRESSION)) & (response_index >= 0))
     is_clicked_by_pair: dict[tuple[int, int], bool] = {}
     for row, item, is_click in zip(

@@ -65,8 +65,10 @@ class RolloutCollector(Collector):
         read_waiting_steps: Callable[[], Sequence[str]],
         read_overdue_slots: Callable[[], Sequence[str]],
     ) -> None:
-        self._read_causes, self._read_actions = read_causes, read_actions
-        self._read_waiting_steps, self._read_overdue_slots = read_waiting_steps, read_overdue_slots
+        self._read_causes = read_causes
+        self._read_actions = read_actions
+        self._read_waiting_steps = read_waiting_steps
+        self._read_overdue_slots = read_overdue_slots
 
     def collect(self) -> Iterable[Metric]:
         for name, help_text, label, values in (

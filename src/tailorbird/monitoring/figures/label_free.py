@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-LOGIT_LOW, LOGIT_STEP, BIN_COUNT = -12.0, 0.1, 200
+LOGIT_LOW = -12.0
+LOGIT_STEP = 0.1
+BIN_COUNT = 200
 DRAW_COUNT = 400
 
 Floats = npt.NDArray[np.float64]
@@ -94,7 +96,8 @@ def expect_performance(codes: Ints, counts: Floats, predicted_clicks: float) -> 
     """
     counts_by_bin = np.bincount(codes, counts, 2 * BIN_COUNT).reshape(BIN_COUNT, 2)
     used_bins = counts_by_bin.sum(axis=1) > 0
-    seen, clicked = counts_by_bin.sum(axis=1)[used_bins], counts_by_bin[used_bins, 1]
+    seen = counts_by_bin.sum(axis=1)[used_bins]
+    clicked = counts_by_bin[used_bins, 1]
     if not seen.sum():
         return UNKNOWN_PERFORMANCE
     bin_logits = LOGIT_LOW + LOGIT_STEP * (np.flatnonzero(used_bins) + 0.5)

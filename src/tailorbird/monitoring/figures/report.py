@@ -105,7 +105,8 @@ def slot_delays(cells: pa.Table) -> dict[str, DelayDistribution]:
     delays = {}
     for slot in pc.unique(cells["slot"]).to_pylist():
         slot_cells = cells.filter(pc.equal(cells["slot"], slot))
-        counts, ages = _to_matrix(slot_cells["delays"], BUCKETS), ages_of(slot_cells)
+        counts = _to_matrix(slot_cells["delays"], BUCKETS)
+        ages = ages_of(slot_cells)
         age_group = np.unique(ages // (10 * MINUTE), return_inverse=True)[1]
         pooled_counts = np.zeros((int(age_group.max(initial=-1)) + 1, BUCKETS))
         np.add.at(pooled_counts, age_group, counts)
@@ -175,7 +176,9 @@ def _compute_figures(
     totals = {name: float(pc.sum(group_cells[name]).as_py() or 0.0) for name in SUM_COLUMNS}
     requests = totals["requests"]
     latency_counts = _to_matrix(group_cells["latency"], LATENCY_BUCKETS).sum(axis=0)
-    conversions, conversions_low, conversions_high = 0.0, 0.0, 0.0
+    conversions = 0.0
+    conversions_low = 0.0
+    conversions_high = 0.0
     for slot in pc.unique(group_cells["slot"]).to_pylist():
         slot_cells = group_cells.filter(pc.equal(group_cells["slot"], slot))
         corrected = correct_conversions(
@@ -184,11 +187,9 @@ def _compute_figures(
             ages_of(slot_cells),
             delays[slot],
         )
-        conversions, conversions_low, conversions_high = (
-            conversions + corrected.value,
-            conversions_low + corrected.low,
-            conversions_high + corrected.high,
-        )
+        conversions = conversions + corrected.value
+        conversions_low = conversions_low + corrected.low
+        conversions_high = conversions_high + corrected.high
     items = _count_distinct(group_cells["items"])
     ctr_low, ctr_high = rate_interval(totals["clicks"], totals["seen"])
     conversion_low, conversion_high = _conversion_interval(

@@ -38,7 +38,8 @@ class FigureStore:
     """
 
     def __init__(self, folder: Path, lake: Lake, rules: Mapping[str, SlotRule]) -> None:
-        self._files, self._lake = HourFiles(folder), lake
+        self._files = HourFiles(folder)
+        self._lake = lake
         self._builder = CellBuilder(lake, rules)
 
     def refresh(self, since: int, now: int, *, include_late: bool = True) -> int:
@@ -94,10 +95,8 @@ class FigureStore:
         notes = self._files.read_notes(hour)
         if notes is None:
             return True
-        counted_at, outcomes_until = (
-            notes.get(COUNTED_AT_KEY, 0),
-            hour + HOUR + self._builder.attribution,
-        )
+        counted_at = notes.get(COUNTED_AT_KEY, 0)
+        outcomes_until = hour + HOUR + self._builder.attribution
         final_at = outcomes_until + SETTLE_US
         is_final = counted_at >= final_at
         if arrivals is not None:

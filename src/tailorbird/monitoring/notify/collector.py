@@ -20,7 +20,8 @@ class NotifyCollector(Collector):
     def __init__(
         self, read_counts: Callable[[], Counts], read_failing: Callable[[], Mapping[str, bool]]
     ) -> None:
-        self._read_counts, self._read_failing = read_counts, read_failing
+        self._read_counts = read_counts
+        self._read_failing = read_failing
 
     def collect(self) -> Iterable[Metric]:
         messages = CounterMetricFamily(

@@ -70,7 +70,8 @@ def deliver(
     Args:
         repeat_us: minimum time between two messages about the same ongoing episode.
     """
-    ledger, silences = read_ledger(folder), read_silences(folder, now)
+    ledger = read_ledger(folder)
+    silences = read_silences(folder, now)
     stored_ledger = msgspec.json.encode(ledger)
     receiver_names = {receiver.name for receiver in receivers}
     ledger.failing = {

@@ -49,7 +49,8 @@ def open_receivers(urls: Sequence[str]) -> list[Receiver]:
         return [_UnusableReceiver(_receiver_name(url), error) for url in urls]
     receivers: list[Receiver] = []
     for url in urls:
-        service, name = Apprise.instantiate(url), _receiver_name(url)
+        service = Apprise.instantiate(url)
+        name = _receiver_name(url)
         if service is None:
             receivers.append(_UnusableReceiver(name, "Apprise does not recognise its URL"))
         else:
@@ -59,7 +60,8 @@ def open_receivers(urls: Sequence[str]) -> list[Receiver]:
 
 class _UnusableReceiver:
     def __init__(self, name: str, error: str) -> None:
-        self.name, self._error = name, error
+        self.name = name
+        self._error = error
 
     def send(self, message: Message) -> str:
         return self._error
@@ -67,7 +69,8 @@ class _UnusableReceiver:
 
 class _AppriseReceiver:
     def __init__(self, name: str, service: "NotifyBase") -> None:
-        self.name, self._service = name, service
+        self.name = name
+        self._service = service
 
     def send(self, message: Message) -> str:
         from apprise import LogCapture, NotifyType

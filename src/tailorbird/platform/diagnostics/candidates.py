@@ -27,7 +27,8 @@ def check_candidate_sources(project: "Project", *, is_served: bool) -> Iterator[
     from tailorbird.serving.pipeline.retrieval import TABLE_AGE_MAX_US
 
     # A contract says which tables are maintained, and by which settings.
-    root, required_contract = project.paths.candidates, slots_contract(project)
+    root = project.paths.candidates
+    required_contract = slots_contract(project)
     try:
         contract = current_contract(root)
         if contract is None:

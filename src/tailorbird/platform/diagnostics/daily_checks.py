@@ -105,7 +105,8 @@ def check_day(
             f"the lake has no event of {report.day}, nor of any day before",
             fix="name another day by --day",
         )
-    alert_target, folder = project.settings.checks.alert, project.paths.checks
+    alert_target = project.settings.checks.alert
+    folder = project.paths.checks
     alert_result = daily.send_alert(alert_target, report) if should_alert else ""
     is_alert_due = (
         bool(alert_result) if should_alert else daily.is_alert_due(folder, report, alert_target)

@@ -27,7 +27,8 @@ class CheckResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `tailorbird check --json` prints."""
-        features, slots = self.project.features, self.project.slots
+        features = self.project.features
+        slots = self.project.slots
         return {
             "project": str(self.project.root),
             "schema_hash": features.schema_hash,

@@ -49,7 +49,9 @@ _PACKAGES = (
     "msgspec",
 )
 _SQLITE_MIN = (3, 51, 3)
-_LAG_MAX_S, _SERVED_LAG_MAX_S = (300.0, 120.0)  # The lake archives bodies after a minute.
+# The lake archives bodies after a minute.
+_LAG_MAX_S = 300.0
+_SERVED_LAG_MAX_S = 120.0
 
 
 @dataclass(frozen=True, repr=False)

@@ -114,10 +114,8 @@ def _check_topics(log_set: "KafkaLogSet", lake: StoragePath) -> Iterator[Finding
         for address in log_addresses:
             try:
                 with open_reader(address) as reader:
-                    end_position, backlog = (
-                        reader.end(),
-                        reader.backlog_after(safe_positions.get(address.stem, 0)),
-                    )
+                    end_position = reader.end()
+                    backlog = reader.backlog_after(safe_positions.get(address.stem, 0))
             except NotReadyError:
                 if safe_positions.get(address.stem, 0) > 1:
                     yield (

@@ -117,7 +117,8 @@ def check_access(project: "Project") -> Finding:
         return "access", "error", f"{error.where}: {error.message}", error.fix
     if not keys:
         return "access", "ok", "open to this machine, closed to others", ""
-    key_infos, now = keys.figures(), SystemClock().now()
+    key_infos = keys.figures()
+    now = SystemClock().now()
     expiring_keys = [key for key in key_infos if now < key.expires_at < now + 7 * DAY]
     text = (
         f"{len(key_infos)} {'key' if len(key_infos) == 1 else 'keys'}, "

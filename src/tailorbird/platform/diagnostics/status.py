@@ -27,7 +27,8 @@ def read_status(project: Project, clock: Clock) -> Status:
     from tailorbird.platform.runtime.churn import describe_waiting_steps
     from tailorbird.platform.runtime.overdue import read_overdue
 
-    now, registry = clock.now(), Registry(project.paths.registry, clock=clock)
+    now = clock.now()
+    registry = Registry(project.paths.registry, clock=clock)
     store = figure_store(project)
     store.refresh(now - 2 * DAY, now)
     return build_status(

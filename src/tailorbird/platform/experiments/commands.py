@@ -274,7 +274,8 @@ def _report_started(
             fix="name a later time",
         )
     started_experiment = started_experiment.as_of(now)
-    lake, stop_ts = Lake(project.paths.lake), started_experiment.stopped_at or now
+    lake = Lake(project.paths.lake)
+    stop_ts = started_experiment.stopped_at or now
     notes = [
         f"{to_iso(change.at)[:16]} {change.action} by {change.by}"
         f"{f' to {change.ramp:g}' if change.action == 'ramp' else ''}: {change.why}"

@@ -218,7 +218,8 @@ def _version_policy(
     if formula:
         heads = registry.info(folder.name).heads
         objective = parse_usable_formula(formula, heads, model=folder.name, where="--formula")
-        settings_slot, name = _with_objective(settings_slot, objective), f"{name} by {formula}"
+        settings_slot = _with_objective(settings_slot, objective)
+        name = f"{name} by {formula}"
     return Policy(settings_slot, folder.name, name=name)
 
 

@@ -83,11 +83,9 @@ class ParityCheck:
         )
 
     def __repr__(self) -> str:
-        logged_report, state_report, list_report = (
-            self.logged_report,
-            self.state_report,
-            self.list_report,
-        )
+        logged_report = self.logged_report
+        state_report = self.state_report
+        list_report = self.list_report
         lines = [
             f"{logged_report.answers:,} responses: {logged_report.compared:,} values, "
             f"{logged_report.unequal:,} unequal",
@@ -184,10 +182,8 @@ def _compare_logged(
 
     from tailorbird.config.schemas import find_schema
 
-    response_ids, report_by_schema = (
-        lake.table("answers", ("producer", "offset", "schema_hash")),
-        {},
-    )
+    response_ids = lake.table("answers", ("producer", "offset", "schema_hash"))
+    report_by_schema = {}
     for schema in (
         sorted(pc.unique(response_ids["schema_hash"]).to_pylist()) if responses_max > 0 else []
     ):
@@ -239,11 +235,9 @@ def _compare_schema(
         requests_of,
     )
 
-    report, complete_position, evicted_at_by_kind = (
-        empty_report(features),
-        _lake_position(lake),
-        _read_evicted_at_by_kind(project, features),
-    )
+    report = empty_report(features)
+    complete_position = _lake_position(lake)
+    evicted_at_by_kind = _read_evicted_at_by_kind(project, features)
     is_sampled = ds.field("offset").isin(sampled_ids["offset"]) & ds.field("producer").isin(
         sampled_ids["producer"]
     )
@@ -265,11 +259,9 @@ def _compare_schema(
             dropped_ts_by_kind=evicted_at_by_kind,
             progress=report_progress,
         )
-        in_memory_report.skipped, in_memory_report.exempt, in_memory_report.pending = (
-            report.skipped,
-            report.exempt,
-            report.pending,
-        )
+        in_memory_report.skipped = report.skipped
+        in_memory_report.exempt = report.exempt
+        in_memory_report.pending = report.pending
         return in_memory_report
     with _scratch_folder(project) as folder:
         for chunk in backfill_on_disk(lake, features, requests, folder, memory_bytes):
@@ -305,7 +297,8 @@ def _compare_state(
     from tailorbird.features.parity.recompute import empty_report
     from tailorbird.features.parity.sampled import draw_sample, read_sample
 
-    features, report = project.features, empty_report(project.features)
+    features = project.features
+    report = empty_report(project.features)
     if people_max <= 0:
         return report, ""
     sample = draw_sample(lake, people_max, now=SystemClock().now())
@@ -350,7 +343,8 @@ def _compare_sample(
     from tailorbird.features.parity.recompute import Exemptions
     from tailorbird.features.parity.sampled import compare_reads, requests_of
 
-    features, requests = project.features, requests_of(readings)
+    features = project.features
+    requests = requests_of(readings)
     evicted_at_by_kind = _read_evicted_at_by_kind(project, features)
     events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:

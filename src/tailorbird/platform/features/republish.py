@@ -60,7 +60,8 @@ def _republish_part(
     from tailorbird.features.online.worker import FeatureWorker
     from tailorbird.lake import Lake
 
-    paths, settings = project.paths, project.settings
+    paths = project.paths
+    settings = project.settings
     entities_max = settings.features.entities_max
     try:
         worker = FeatureWorker(

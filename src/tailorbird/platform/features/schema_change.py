@@ -42,7 +42,8 @@ class SchemaPlan:
         return self.comparison.before == self.comparison.after
 
     def __repr__(self) -> str:
-        before, after = self.comparison.before or "(none)", self.comparison.after
+        before = self.comparison.before or "(none)"
+        after = self.comparison.after
         lines = [f"schema {after} is applied" if self.is_unchanged else f"{before} → {after}"]
         lines += [
             f"{change.change} {change.name} of {change.entity}, {change.location}: "
@@ -236,7 +237,8 @@ def _build_part(
     from tailorbird.features.online.worker import FeatureWorker
     from tailorbird.lake import Lake
 
-    paths, entities_max = project.paths, project.settings.features.entities_max
+    paths = project.paths
+    entities_max = project.settings.features.entities_max
     try:
         worker = FeatureWorker(
             project.routed,
@@ -267,7 +269,8 @@ def _wait_for_workers(project: Project, features: "FeatureSet", progress: Progre
     """Wait until the worker of a running `up` has caught up with the log; return its position."""
     from tailorbird.config.schemas import is_running
 
-    log_end, last_running_at = _read_log_end(project), time.monotonic()
+    log_end = _read_log_end(project)
+    last_running_at = time.monotonic()
     while True:
         log_position, is_ready = _read_position(project, features)
         progress("build", min(log_position, log_end), log_end)

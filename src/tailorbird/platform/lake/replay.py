@@ -77,7 +77,8 @@ def read_quarantine(
 
     if limit < 0:
         raise UsageError(f"expected 0 or more, got {limit}", where="--limit")
-    lake, quarantine_filter = Lake(project.paths.lake), _build_filter(reasons, path, since)
+    lake = Lake(project.paths.lake)
+    quarantine_filter = _build_filter(reasons, path, since)
     _check_reasons(project, quarantine_filter)
     return Quarantine(
         lake_quarantine.summarize_reasons(
@@ -117,7 +118,8 @@ class ReplayResult:
         }
 
     def __repr__(self) -> str:
-        report, verb = self.report, "would be accepted" if self.is_dry_run else "accepted"
+        report = self.report
+        verb = "would be accepted" if self.is_dry_run else "accepted"
         return (
             f"{report.examined:,} rows: {report.accepted:,} {verb}, {report.repeats:,} in the lake "
             f"already, {sum(report.refused.values()):,} refused again"

@@ -84,5 +84,6 @@ def read_canary(project: Project, registry: "Registry") -> CanaryState:
     """
     from tailorbird.platform.runtime.canary import judge_canary
 
-    verdict, aliases = judge_canary(project, registry), registry.aliases()
+    verdict = judge_canary(project, registry)
+    aliases = registry.aliases()
     return CanaryState(verdict, aliases.share, aliases.automatic)

@@ -92,7 +92,8 @@ def read_churn_figures(project: Project, clock: Clock, name: str, since: int = 0
         NotReadyError: no outcome is known yet, or none of that time.
     """
     project.churn_model(name)
-    record, now = refresh_churn(project, clock, name), clock.now()
+    record = refresh_churn(project, clock, name)
+    now = clock.now()
     known_weeks = [week for week in record.weeks if week.known_at <= now]
     weeks = [week for week in known_weeks if since <= week.week]
     if not weeks:
@@ -109,7 +110,8 @@ def read_churn_figures(project: Project, clock: Clock, name: str, since: int = 0
 
 def _why_empty(project: Project, clock: Clock, name: str, record: ChurnRecord) -> tuple[str, str]:
     """Return why no week of a churn model has figures, and what to do."""
-    churn, audit = project.churn[name], churn_registry(project, clock, name).audit()
+    churn = project.churn[name]
+    audit = churn_registry(project, clock, name).audit()
     promoted_at = first_promotion_time(audit)
     if not promoted_at:
         return "there is no champion yet", f"tailorbird train {name}, and promote it"
@@ -132,7 +134,8 @@ def refresh_churn(project: Project, clock: Clock, name: str) -> ChurnRecord:
     from tailorbird.training.tasks.churn.past import PastScores
 
     with _refresh_lock:
-        folder, now = project.paths.monitoring, clock.now()
+        folder = project.paths.monitoring
+        now = clock.now()
         record = read_record(folder, name)
         audit = churn_registry(project, clock, name).audit()
         due_work = _find_due(record, project, project.churn[name], audit, now)
@@ -206,7 +209,8 @@ def describe_churn(project: Project, clock: Clock) -> list[str]:
     phrases = []
     for name, churn in project.churn.items():
         registry = churn_registry(project, clock, name)
-        versions, schedule = registry.versions(), project.settings.train.every
+        versions = registry.versions()
+        schedule = project.settings.train.every
         next_training = (
             schedule_training(schedule, versions).describe() if versions and schedule else ""
         )
@@ -332,7 +336,8 @@ def _load_bundles(
     """Return the champions at some times, and the versions before them, by version."""
     from tailorbird.ranking.churn.bundle import ChurnBundle
 
-    registry, bundle_by_version = churn_registry(project, clock, name), {}
+    registry = churn_registry(project, clock, name)
+    bundle_by_version = {}
     for version in {each for time_us in times for each in champions_at(audit, time_us) if each}:
         try:
             bundle_by_version[version] = ChurnBundle.load(

@@ -157,7 +157,8 @@ class RegistryView:
         """
         from tailorbird.platform.models.verify import verify
 
-        project, registry = open_project(self._root), self._registry()
+        project = open_project(self._root)
+        registry = self._registry()
         return verify(project, registry, version, answers=answers, progress=progress)
 
     def shadow(self, version: str, *, reason: str, by: str = "") -> None:
@@ -172,7 +173,8 @@ class RegistryView:
         Args:
             manual: the trainer neither advances nor ends it.
         """
-        author, is_automatic = by or getpass.getuser(), not manual
+        author = by or getpass.getuser()
+        is_automatic = not manual
         self._registry().set_canary(version, share, by=author, why=reason, automatic=is_automatic)
 
     def end_canary(self, *, reason: str, by: str = "") -> str:
@@ -196,7 +198,8 @@ class RegistryView:
             since: length of the most recent period, such as `7d`; "" is all of it.
             churn: of this churn model instead of the ranker.
         """
-        project, registry = open_project(self._root), self._registry()
+        project = open_project(self._root)
+        registry = self._registry()
         if churn:
             folder = project.paths.churn(project.churn_model(churn).name)
             registry = Registry(folder, clock=SystemClock())

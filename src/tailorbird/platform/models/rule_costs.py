@@ -78,7 +78,8 @@ def rule_costs(
     from tailorbird.platform.inprocess import InProcessServer
     from tailorbird.serving.pipeline.rule_costs import VariantComparer, compute_costs
 
-    slot_declaration, clock = project.slot(slot), SystemClock()
+    slot_declaration = project.slot(slot)
+    clock = SystemClock()
     comparer = VariantComparer(slot_declaration, clock)
     if not comparer.names:
         raise UsageError(

@@ -82,10 +82,8 @@ def verify(
     """
     from tailorbird.lake import Lake
 
-    lake, resolved_version = (
-        Lake(project.paths.lake),
-        registry.resolve(version).name if version else "",
-    )
+    lake = Lake(project.paths.lake)
+    resolved_version = registry.resolve(version).name if version else ""
     report_by_version, damaged_versions = _compare_versions(
         registry, lake, resolved_version, answers, progress=progress, notify=notify
     )
@@ -178,10 +176,8 @@ def _nothing_compared_error(
     report_by_version: "dict[str, ScoreReport]", lake: str
 ) -> NotReadyError:
     """Return the error that says why no score was compared."""
-    skipped_responses, changed_scores = (
-        sum(report.skipped for report in report_by_version.values()),
-        sum(report.moved for report in report_by_version.values()),
-    )
+    skipped_responses = sum(report.skipped for report in report_by_version.values())
+    changed_scores = sum(report.moved for report in report_by_version.values())
     if not changed_scores and not skipped_responses:
         return NotReadyError(
             "nothing could be compared: the lake has no answer of a model of this registry",

@@ -77,7 +77,8 @@ def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
         raise NotReadyError(
             "there is no canary", fix='tailorbird models canary VERSION --share 0.05 --why "…"'
         )
-    lake, since = Lake(project.paths.lake), share_since(registry)
+    lake = Lake(project.paths.lake)
+    since = share_since(registry)
     events = lake.events(columns=EVENT_COLUMNS, ts_from=since)
     responses = lake.responses(columns=RESPONSE_COLUMNS, ts_from=since)
     denominator_by_slot = {name: slot.denominator for name, slot in project.slots.items()}

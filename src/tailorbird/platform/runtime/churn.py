@@ -39,11 +39,14 @@ def watch_churn(project: Project, clock: Clock, name: str) -> str:
     Returns:
         `roll_back`, `propose`, `train`, or "" if there is nothing to do.
     """
-    registry, now, churn = churn_registry(project, clock, name), clock.now(), project.churn[name]
+    registry = churn_registry(project, clock, name)
+    now = clock.now()
+    churn = project.churn[name]
     versions = registry.versions()
     if not versions:
         return ""
-    aliases, churn_record = registry.aliases(), refresh_churn(project, clock, name)
+    aliases = registry.aliases()
+    churn_record = refresh_churn(project, clock, name)
     weeks = churn_record.weeks_of_version(aliases.champion)
     false_rollback = project.settings.rollout.false_rollback
     if aliases.previous and (why := explain_loss(weeks, aliases.previous, false_rollback)):
@@ -70,7 +73,8 @@ def watch_churn(project: Project, clock: Clock, name: str) -> str:
 def _find_fall(registry: Registry, week: ChurnWeek, churn: Churn) -> str:
     """Return why a champion fell in a week, or ""."""
     metrics = registry.info(week.version).metrics
-    figures, training_details = metrics["results"]["tailorbird"], metrics["about"]
+    figures = metrics["results"]["tailorbird"]
+    training_details = metrics["about"]
     last_origin = int(datetime.fromisoformat(training_details["origins"][-1]).timestamp() * 1e6)
     # With a short history the gate judged a shorter window, whose AUC is another figure.
     if last_origin + churn.gap_us + churn.window_us > training_details["window"]["to"]:
@@ -112,7 +116,8 @@ def _train(project: Project, clock: Clock, name: str, *, due_at: int) -> str:
     end_overdue(project, name)
     log.info("churn %s: %s %s", name, report.version, report.decision.reason)
     if report.decision.is_accepted and not may_promote:
-        registry, why = churn_registry(project, clock, name), report.decision.reason
+        registry = churn_registry(project, clock, name)
+        why = report.decision.reason
         return _take_step(project, registry, "promote", report.version, why)
     return "train"
 

@@ -104,7 +104,8 @@ def find_fall(
 
 def _watched_criteria(slot: Slot, champion: str) -> list[RetrainCriteria]:
     """Return what is watched of a slot; what has a control comes first."""
-    experiment, all_criteria = slot.experiment, []
+    experiment = slot.experiment
+    all_criteria = []
     arm = model_arm(slot)
     if experiment is not None and arm:
         metric_kinds = {metric.kind for metric in (experiment.metric, *experiment.guardrails)}
@@ -212,7 +213,8 @@ def look_for_fall(project: Project, clock: Clock, slot: Slot) -> ChampionFall | 
     champion = read_champion_history(Registry(project.paths.registry, clock=clock), slot.name)
     if champion is None:
         return None
-    now, events = clock.now(), _response_events(Lake(project.paths.lake), champion.promoted_at)
+    now = clock.now()
+    events = _response_events(Lake(project.paths.lake), champion.promoted_at)
     live_since = _first_response_time(events, slot.name, champion.version)
     if live_since is None or now < live_since + REFERENCE_WINDOW_US:
         return None
@@ -226,7 +228,8 @@ def decide_action(
     project: Project, clock: Clock, slot: Slot, champion_fall: ChampionFall
 ) -> LevelVerdict:
     """Decide what to do about a fall."""
-    fall, live_since = champion_fall.fall, champion_fall.live_since
+    fall = champion_fall.fall
+    live_since = champion_fall.live_since
     if not fall.is_level_fall and len(item_heads(slot.objective)) < 2:
         reason = "the order by a single target does not depend on its calibration"
         return LevelVerdict("retrain", f"{fall.decision.reason}; {reason}")
@@ -258,7 +261,8 @@ def decide_action(
 
 def read_champion_history(registry: Registry, slot: str) -> ChampionHistory | None:
     """Return the history of the champion by the audit log; None without one."""
-    champion, audit = registry.aliases().champion, registry.audit()
+    champion = registry.aliases().champion
+    audit = registry.audit()
     # Ordered by position in the log and not by time, because some times are simulated.
     promotion_indexes = [
         index

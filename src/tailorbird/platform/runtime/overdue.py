@@ -73,10 +73,13 @@ def read_overdue(project: Project, clock: Clock) -> list[OverdueTraining]:
 
 def note_overdue(project: Project, clock: Clock, slot: str, since: int, error: Exception) -> None:
     """Store why a training could not run, and log a warning once for each cause."""
-    entry_by_slot, now = _read_entries(project), clock.now()
-    why, fix = str(error) or type(error).__name__, ""
+    entry_by_slot = _read_entries(project)
+    now = clock.now()
+    why = str(error) or type(error).__name__
+    fix = ""
     if isinstance(error, TailorbirdError):
-        why, fix = error.message, error.fix
+        why = error.message
+        fix = error.fix
     elif type(error).__name__ not in why:
         why = f"{type(error).__name__}: {why}"
     newest_version = _newest_version_of(project, clock, slot)

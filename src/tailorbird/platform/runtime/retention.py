@@ -75,11 +75,13 @@ def prune_models(project: Project, clock: Clock, *, dry_run: bool = False) -> Pr
     Args:
         dry_run: only say what would be removed.
     """
-    policy, now = project.settings.registry, clock.now()
+    policy = project.settings.registry
+    now = clock.now()
     if not policy.days:
         return PruneResult(dry_run, [], {})
     remove_before = now - policy.days * DAY
-    removed_files, reason_by_retained_version = [], {}
+    removed_files = []
+    reason_by_retained_version = {}
     folder_by_prefix = {"": project.paths.registry}
     folder_by_prefix |= {f"{name} ": project.paths.churn(name) for name in project.churn}
     for prefix, folder in folder_by_prefix.items():

@@ -38,7 +38,8 @@ class InProcessRoles:
     """
 
     def __init__(self, project: Project, clock: Clock) -> None:
-        self._project, self._clock = apply_declared(project, clock).project, clock
+        self._project = apply_declared(project, clock).project
+        self._clock = clock
         paths = project.paths
         paths.stream.mkdir(parents=True, exist_ok=True)
         self._schema_watch = ActiveSchemaWatch(project)
@@ -89,7 +90,8 @@ class InProcessRoles:
         if self._router is None or route_plan != self._route_plan:
             if self._router is not None:
                 self._router.close()
-            self._router, self._route_plan = self._open_router(route_plan), route_plan
+            self._router = self._open_router(route_plan)
+            self._route_plan = route_plan
         features_by_worker = {
             (schema, part): features
             for schema, features in features_by_schema.items()
@@ -119,7 +121,8 @@ class InProcessRoles:
 
         New tables are built from the lake if the log does not suffice.
         """
-        contract, role = required_contract(self._project), self._candidates
+        contract = required_contract(self._project)
+        role = self._candidates
         if role is None or role.contract != contract:
             if role is not None:
                 self._candidates = None
@@ -132,7 +135,8 @@ class InProcessRoles:
 
     def _build_candidate_history(self) -> None:
         """Build the candidate tables from the lake if the log no longer has their next rows."""
-        role, lake = self.candidates, Lake(self._project.paths.lake)
+        role = self.candidates
+        lake = Lake(self._project.paths.lake)
         if role.needs_history() and history.lake_is_ahead(role, lake):
             history.build_from_lake(role, lake, threading.Event())
 
@@ -142,7 +146,8 @@ class InProcessRoles:
         return self._candidates
 
     def _open_router(self, route_plan: RoutePlan) -> "Router | PartitionedRouter":
-        project, memory_bytes = self._project, self._project.settings.router.memory_mb << 20
+        project = self._project
+        memory_bytes = self._project.settings.router.memory_mb << 20
         return open_router(
             project.stream,
             route_plan,

@@ -43,7 +43,9 @@ BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 15.0
 POLL_S = 0.5  # Between polls of the desired roles.
 STABLE_S = 2.5  # A role that ran for this long is restarted without a growing delay.
-STORM_WINDOW_S, STORM_DEATHS = 60.0, 5  # A role that ended so often within this time waits longer.
+# A role that ended so often within this time waits longer.
+STORM_WINDOW_S = 60.0
+STORM_DEATHS = 5
 SERVERS_FIRST_S = 20.0  # Time for the servers to start before the other roles.
 ROLE_START_S = 5.0  # Time for a role to start before the next one.
 STOP_TIMEOUT_S = 10.0  # In addition to the drain time of the role.
@@ -382,7 +384,8 @@ class Supervisor:
 def _record_restart(role: Role, status: int, delay_s: float) -> tuple[float, str]:
     """Return a longer wait for a role that ends again and again, and what it said last."""
     restart = Restart(time.time(), role.hang_reason or f"ended with {_describe_exit(status)}")
-    role.restart_count, role.hang_reason = role.restart_count + 1, ""
+    role.restart_count = role.restart_count + 1
+    role.hang_reason = ""
     role.recent_restarts = [
         earlier for earlier in role.recent_restarts if restart.at_s - earlier.at_s < RECENT_S
     ] + [restart]

@@ -95,9 +95,11 @@ def train_once(
             and logs what this one does.
     """
     retrieval = "tables" if quick else project.settings.train.retrieval
-    window_us, lateness_us = parse_duration(project.settings.train.window), project.plan.lateness_us
+    window_us = parse_duration(project.settings.train.window)
+    lateness_us = project.plan.lateness_us
     if since is not None:
-        window_us, lateness_us = clock.now() - since, HOUR
+        window_us = clock.now() - since
+        lateness_us = HOUR
     settings = TrainSettings(
         window_us=window_us,
         lateness_us=lateness_us,
@@ -232,7 +234,8 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
     if not schedule:
         end_overdue(project, slot.name)
         return None
-    registry, now = Registry(project.paths.registry, clock=clock), clock.now()
+    registry = Registry(project.paths.registry, clock=clock)
+    now = clock.now()
     newest_version = _newest_trained_version(registry, slot.name)
     lake = Lake(project.paths.lake)
     if newest_version is None:
@@ -271,11 +274,9 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
     champion_fall = look_for_fall(project, clock, slot)
     if champion_fall is None:
         return None
-    registry, now, fall = (
-        Registry(project.paths.registry, clock=clock),
-        clock.now(),
-        champion_fall.fall,
-    )
+    registry = Registry(project.paths.registry, clock=clock)
+    now = clock.now()
+    fall = champion_fall.fall
     record_fall(project, clock, fall.decision, reference_from=champion_fall.live_since)
     if not has_enough_traffic(
         slot.name,

@@ -17,7 +17,8 @@ from tailorbird.registry import AuditEntry, Registry
 from tailorbird.training.settings import TrainReport
 
 TRAINED_ACTION = "trained"  # the action of the audit log
-SCRATCH, INCREMENTAL = "from scratch", "incremental"
+SCRATCH = "from scratch"
+INCREMENTAL = "incremental"
 MEASURED_MIN = 2  # trainings of each kind
 SAME_KIND_MAX = 7
 TRAININGS_MAX = 20  # trainings that count
@@ -55,7 +56,8 @@ def choose_kind(audit: Sequence[AuditEntry], slot: str) -> tuple[str, str]:
         return other_kind, f"the last {SAME_KIND_MAX} were {kinds[-1]}"
     cost_by_kind = {kind: _mean_cost(measured_trainings, kind) for kind in (SCRATCH, INCREMENTAL)}
     cheaper_kind, dearer_kind = sorted(cost_by_kind, key=lambda kind: cost_by_kind[kind].seconds)
-    cheaper_cost, dearer_cost = cost_by_kind[cheaper_kind], cost_by_kind[dearer_kind]
+    cheaper_cost = cost_by_kind[cheaper_kind]
+    dearer_cost = cost_by_kind[dearer_kind]
     cost_summary = (
         f"{cheaper_kind} takes {cheaper_cost}; {dearer_kind} {dearer_cost} in the gate's metric"
     )

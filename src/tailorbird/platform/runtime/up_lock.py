@@ -20,7 +20,8 @@ class UpLock:
     """The lock in the run folder."""
 
     def __init__(self, run_folder: Path, project_folder: Path) -> None:
-        self._path, self._project_folder = run_folder / "up", project_folder
+        self._path = run_folder / "up"
+        self._project_folder = project_folder
         self._lock: FileLock | None = None
 
     @property
@@ -52,7 +53,8 @@ class UpLock:
         """
         pid = int(self._path.with_name("up.lock").read_text().strip() or 0)
         _send_signal(pid, signal.SIGTERM)
-        deadline, notice = time.monotonic() + END_TIMEOUT_S, ""
+        deadline = time.monotonic() + END_TIMEOUT_S
+        notice = ""
         while not self.acquire():
             is_late = time.monotonic() > deadline
             if notice and is_late:

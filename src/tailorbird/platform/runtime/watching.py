@@ -45,8 +45,10 @@ class ProgressWatch:
 
     def __init__(self, descriptor: int, pid: int, *, hung_s: float, counts_work: bool) -> None:
         os.set_blocking(descriptor, False)
-        self._descriptor, self._pid = descriptor, pid
-        self._hung_s, self._counts_work = hung_s, counts_work
+        self._descriptor = descriptor
+        self._pid = pid
+        self._hung_s = hung_s
+        self._counts_work = counts_work
         self._checked_at = self._quiet_since = time.monotonic()
         self._earlier_work: _WorkDone | None = None
         self.has_begun = False  # Its main loop has been reached.
@@ -60,7 +62,8 @@ class ProgressWatch:
         was_away = now - self._checked_at > QUIET_S  # This process itself was stopped or starved.
         self._checked_at = now
         if self._read_beats() or was_away:
-            self._quiet_since, self._earlier_work = now, None
+            self._quiet_since = now
+            self._earlier_work = None
             return False
         quiet_s = now - self._quiet_since
         if quiet_s < QUIET_S:
@@ -80,7 +83,8 @@ class ProgressWatch:
             or work.io_bytes - self._earlier_work.io_bytes >= PROGRESS_IO_BYTES
         )
         if has_worked:
-            self._quiet_since, self._earlier_work = now, work
+            self._quiet_since = now
+            self._earlier_work = work
         return not has_worked
 
     def describe(self) -> str:
@@ -102,7 +106,8 @@ class ProgressWatch:
 
 def _session_work(session_leader: int) -> _WorkDone:
     """Return the work of the processes of a session; none where there is no /proc."""
-    cpu_s, io_bytes = 0.0, 0
+    cpu_s = 0.0
+    io_bytes = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = stat_fields(int(folder.name))

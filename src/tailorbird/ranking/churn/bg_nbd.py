@@ -14,16 +14,13 @@ DAY_S = 86_400.0
 SERIES_TERMS_MAX = 4_000
 _TOLERANCE = 1e-12
 CANCELLATION_MAX = 1e6  # times the total, of a term: of sixteen digits ten are left
-POINTS_PER_PART, ROWS_PER_CHUNK = (
-    256,
-    4_096,
-)  # of each part of an integral; and how many are worked out at once
+# of each part of an integral; and how many are worked out at once
+POINTS_PER_PART = 256
+ROWS_PER_CHUNK = 4_096
 _PROBABILITY_MIN = 1e-200  # below it, the limit for p → 0 is used
-_LOG_DENSITY_RANGE, _LOG_ODDS_RANGE = (
-    40.0,
-    60.0,
-    # in logarithms: densities further below the maximum are negligible; log-odds beyond are linear
-)
+# in logarithms: densities further below the maximum are negligible; log-odds beyond are linear
+_LOG_DENSITY_RANGE = 40.0
+_LOG_ODDS_RANGE = 60.0
 
 
 class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,11 +98,9 @@ def purchases_between(
     time_since_last, count, age = (
         np.where(is_complete, column, 0.0) for column in (time_since_last, count, age)
     )
-    x, recency, age_days = (
-        np.maximum(count - 1, 0.0),
-        np.maximum(age - time_since_last, 0.0) / DAY_S,
-        age / DAY_S,
-    )
+    x = np.maximum(count - 1, 0.0)
+    recency = np.maximum(age - time_since_last, 0.0) / DAY_S
+    age_days = age / DAY_S
     purchases = purchases_within(x, recency, age_days, stop) - (
         purchases_within(x, recency, age_days, start) if start else 0.0
     )
@@ -118,7 +113,8 @@ def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -
     The value is NaN where terms overflow, or cancel so much that few digits are left.
     """
     term = np.ones(np.broadcast_shapes(np.shape(a), np.shape(b), np.shape(c), np.shape(z)))
-    total, largest = term.copy(), term.copy()
+    total = term.copy()
+    largest = term.copy()
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # Overflow gives a value that is not finite, see `replace_overflow`.
@@ -172,19 +168,19 @@ def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -
         return -a * np.logaddexp(0, -log_odds) - b * np.logaddexp(0, log_odds)
 
     mode = np.log(a) - np.log(b)
-    mode_log_density, range_ends = log_density(mode, b), []
+    mode_log_density = log_density(mode, b)
+    range_ends = []
     for limit in (
         mode - _LOG_DENSITY_RANGE / a - _LOG_DENSITY_RANGE - abs(mode),
         mode + _LOG_DENSITY_RANGE / b + _LOG_DENSITY_RANGE + abs(mode),
     ):
-        inside, outside = mode, limit
+        inside = mode
+        outside = limit
         for _ in range(60):
             middle = (inside + outside) / 2
             is_inside = log_density(middle, b) > mode_log_density - _LOG_DENSITY_RANGE
-            inside, outside = (
-                np.where(is_inside, middle, inside),
-                np.where(is_inside, outside, middle),
-            )
+            inside = np.where(is_inside, middle, inside)
+            outside = np.where(is_inside, outside, middle)
         range_ends.append(outside[:, None])
     unit_steps, (low, high), start = (
         np.linspace(0, 1, POINTS_PER_PART),
@@ -205,7 +201,8 @@ def _integrate(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -
     )
     weight = np.exp(log_density(log_odds, b[:, None]) - mode_log_density[:, None])
     p = np.exp(-np.logaddexp(0, -log_odds))
-    shape, rate = shape[:, None], p * (span / scale)[:, None]
+    shape = shape[:, None]
+    rate = p * (span / scale)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         purchases_given_p = np.where(
             p > _PROBABILITY_MIN,

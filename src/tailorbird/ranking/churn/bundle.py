@@ -92,7 +92,8 @@ class ChurnBundle:
             BundleError: the folder is no bundle, or differs from its manifest, the schema or its
                 golden rows.
         """
-        bundle_files, where = read_sealed(path, maps_arrays=True), str(path)
+        bundle_files = read_sealed(path, maps_arrays=True)
+        where = str(path)
         base_bundle = Bundle.read(
             bundle_files,
             schema_hash=schema_hash,
@@ -206,7 +207,9 @@ class ChurnBundle:
         matrices = [self.encoder.encode_people(*columns) for columns in columns_by_time]
         if (forests := self._forests) is not None:
             return self._shapley(forests, matrices[0])
-        n, width, background_size = len(matrices[0]), len(self.encoder.names), len(self.background)
+        n = len(matrices[0])
+        width = len(self.encoder.names)
+        background_size = len(self.background)
         churn_probability, _ = self._churn_probability(matrices)
         perturbed_matrices = []
         for matrix in matrices:
@@ -239,10 +242,8 @@ class ChurnBundle:
         calibration.
         """
         contributions = [forest.contributions(matrix) for forest in forests]
-        effects, base_value = (
-            -np.mean([effect for effect, _ in contributions], axis=0),
-            -float(np.mean([forest_base for _, forest_base in contributions])),
-        )
+        effects = -np.mean([effect for effect, _ in contributions], axis=0)
+        base_value = -float(np.mean([forest_base for _, forest_base in contributions]))
         return rescale_contributions(
             effects,
             base_value,

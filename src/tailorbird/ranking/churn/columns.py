@@ -92,10 +92,8 @@ def churn_columns(churn: Churn, features: FeatureSet) -> ColumnNames:
         if not name or name in columns.numeric:
             continue
         if name in churn.leave_out:
-            problem, fix = (
-                f"{role}={name!r} is among what it leaves out",
-                "name another column, or take it out of leave_out",
-            )
+            problem = f"{role}={name!r} is among what it leaves out"
+            fix = "name another column, or take it out of leave_out"
         elif name in {column.name for column in features.columns}:
             problem = f"{role}={name!r} is no numeric column about the user alone"
             line = _declaration_line(churn, role, f"user_{name}")

@@ -23,10 +23,9 @@ Floats = npt.NDArray[np.float64]
 INTEGRATION_POINTS = 48  # of the integral
 ROWS_PER_CHUNK = 16_384  # worked out at once
 _LEGENDRE_NODES, _LEGENDRE_WEIGHTS = np.polynomial.legendre.leggauss(INTEGRATION_POINTS)
-QUADRATURE_NODES, QUADRATURE_WEIGHTS = (
-    (_LEGENDRE_NODES + 1) / 2,
-    _LEGENDRE_WEIGHTS / 2,
-)  # from 0 to 1
+# from 0 to 1
+QUADRATURE_NODES = (_LEGENDRE_NODES + 1) / 2
+QUADRATURE_WEIGHTS = _LEGENDRE_WEIGHTS / 2
 
 
 class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,10 +107,8 @@ def _odds(
 ) -> Floats:
     """Return the odds of some rows; `log_last`, `log_now` and `log_times` are log(alpha + u)."""
     shape = (r + x)[:, None]
-    log_last, log_now = (
-        np.log(alpha + np.minimum(recency, age))[:, None],
-        np.log(alpha + age)[:, None],
-    )
+    log_last = np.log(alpha + np.minimum(recency, age))[:, None]
+    log_now = np.log(alpha + age)[:, None]
     total_decay = -np.expm1(-shape * (log_now - log_last))
     log_times = log_last - np.log1p(-QUADRATURE_NODES * total_decay) / shape
     beta_plus_u = np.exp(log_times) - alpha + beta

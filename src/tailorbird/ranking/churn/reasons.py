@@ -40,19 +40,15 @@ def churn_reasons(
     Args:
         columns_by_time: as for `ChurnBundle.score`.
     """
-    effects, matrix, churn_probability = (
-        bundle.effects(columns_by_time),
-        bundle.encoder.encode_people(*columns_by_time[0]),
-        bundle.score(columns_by_time).churn_probability,
-    )
+    effects = bundle.effects(columns_by_time)
+    matrix = bundle.encoder.encode_people(*columns_by_time[0])
+    churn_probability = bundle.score(columns_by_time).churn_probability
     without_column = 1 / (
         1 + np.exp(effects - to_log_odds(churn_probability)[:, None])
     )  # P(churn) without the column's effect
-    names, categorical_names, duration_names = (
-        bundle.encoder.names,
-        set(bundle.encoder.categorical_names),
-        duration_columns(bundle.features),
-    )
+    names = bundle.encoder.names
+    categorical_names = set(bundle.encoder.categorical_names)
+    duration_names = duration_columns(bundle.features)
     vector_positions = {
         column for column, name in enumerate(names) if name.startswith(USER_VECTOR_PREFIX)
     }  # single coordinates of a vector have no meaning

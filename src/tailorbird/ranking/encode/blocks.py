@@ -99,10 +99,12 @@ def _block_step(steps: list) -> BlockStep:
         case Log():
             return steps[0].apply
         case Clip():
-            low, high = _stack_parameter(steps, "low"), _stack_parameter(steps, "high")
+            low = _stack_parameter(steps, "low")
+            high = _stack_parameter(steps, "high")
             return lambda x: np.minimum(np.maximum(x, low), high)
         case Standardise():
-            mean, std = _stack_parameter(steps, "mean"), _stack_parameter(steps, "std")
+            mean = _stack_parameter(steps, "mean")
+            std = _stack_parameter(steps, "std")
             return lambda x: (x - mean) / std
         case Fill():
             value = _stack_parameter(steps, "value")

@@ -70,7 +70,8 @@ def computed_columns(
     columns["age_days"] = np.where(first_seen > 0, (t[request_of_row] - first_seen) / DAY, np.nan)
 
     category = np.where(is_indexed, index.category.codes[clamped_rows], -1)
-    same_category_count, categorised_count = np.zeros(item_keys.size), np.zeros(item_keys.size)
+    same_category_count = np.zeros(item_keys.size)
+    categorised_count = np.zeros(item_keys.size)
     rank_of_item = np.full(item_keys.size, np.nan)
     for rank in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
         assert sequence is not None

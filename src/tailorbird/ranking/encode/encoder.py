@@ -174,7 +174,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             (*ITEM_COLUMNS, *self.live_columns.names), np.full(1, np.nan, np.float32)
         )
         matrix = self._fill_matrix(numeric, categorical, computed, np.full(1, np.nan), {})
-        no_item, no_time = np.zeros(1, np.uint64), np.zeros(1, np.int64)
+        no_item = np.zeros(1, np.uint64)
+        no_time = np.zeros(1, np.int64)
         if self.history:
             missing_history = self.history.columns(no_item, np.zeros(1, np.intp), None, no_time)
             net_start = len(self.names) - len(self._net_columns)

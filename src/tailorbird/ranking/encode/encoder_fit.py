@@ -48,7 +48,8 @@ def fit_encoder(
             continue
         keys, counts = np.unique(categorical[:, index], return_counts=True)
         is_frequent = (keys != 0) & (counts >= count_min)
-        keys, counts = keys[is_frequent], counts[is_frequent]
+        keys = keys[is_frequent]
+        counts = counts[is_frequent]
         order = np.lexsort((keys, -counts))[:size_max]
         vocabularies.append(Vocabulary(name, keys[order].tolist()))
     used_numeric = tuple(

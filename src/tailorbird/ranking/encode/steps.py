@@ -24,7 +24,8 @@ from tailorbird.features.expr.series import log1p
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
-MISSING, UNKNOWN = 0, 1
+MISSING = 0
+UNKNOWN = 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -120,11 +121,10 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
     @cached_property
     def tables(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         """Cuts, and per number of cuts below x: segment start, value, slope, value at the cut."""
-        cuts, values = np.array(self.cuts), np.array(self.values)
-        segment_start, value = (
-            np.concatenate((cuts[:1], cuts)),
-            np.concatenate((values[:1], values)),
-        )
+        cuts = np.array(self.cuts)
+        values = np.array(self.values)
+        segment_start = np.concatenate((cuts[:1], cuts))
+        value = np.concatenate((values[:1], values))
         width = np.diff(cuts)
         slope = np.divide(np.diff(values), width, out=np.zeros(width.shape), where=width > 0)
         last_equal_cut = np.searchsorted(cuts, cuts, side="right") - 1

@@ -57,7 +57,9 @@ class TeamDraft:
 
     def draw_picks(self, rng: np.random.Generator) -> tuple[Rows, tuple[int, ...]]:
         """Draw the items of a slate (k,), best first, and the team of each."""
-        items, teams, state = list[int](), list[int](), State()
+        items = list[int]()
+        teams = list[int]()
+        state = State()
         while len(items) < self._size and (rounds := self._rounds(state)):
             drawn_round = rounds[int(rng.integers(len(rounds)))]
             items += drawn_round.items
@@ -76,7 +78,8 @@ class TeamDraft:
             shown: (k,), -1 for an item that is no candidate.
         """
         slate = shown[: self._size].tolist()
-        marginal, joint = np.zeros(shown.size), np.zeros(shown.size)
+        marginal = np.zeros(shown.size)
+        joint = np.zeros(shown.size)
         # By position: state → its probability, and that of the slate down to the position.
         states_by_position: list[dict[State, list[float]]] = [
             defaultdict(lambda: [0.0, 0.0]) for _ in slate
@@ -87,10 +90,8 @@ class TeamDraft:
             for state, (state_probability, agreed_probability) in states.items():
                 rounds = self._rounds(state)
                 for draft_round in rounds:
-                    round_probability, slate_probability = (
-                        state_probability / len(rounds),
-                        agreed_probability / len(rounds),
-                    )
+                    round_probability = state_probability / len(rounds)
+                    slate_probability = agreed_probability / len(rounds)
                     for slate_position, item in enumerate(
                         draft_round.items[: len(slate) - position], position
                     ):
@@ -118,7 +119,8 @@ class TeamDraft:
 
     def _pick(self, state: State, teams: tuple[int, int]) -> _DraftRound:
         """Let the teams pick an item each in turn, those that have one left."""
-        items, picking_teams = list[int](), list[int]()
+        items = list[int]()
+        picking_teams = list[int]()
         for team in teams:
             if (item := self._find_best(team, state)) is not None:
                 items.append(item)

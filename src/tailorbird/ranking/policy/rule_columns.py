@@ -104,7 +104,8 @@ class RuleValues:
             return self.missing(arguments[0])
         if function == SUBSTRING_FUNCTION:  # 'x' in item.tags
             return contains(*arguments)
-        request, since = self._request, self._request.now - parse_duration(str(arguments[0]))
+        request = self._request
+        since = self._request.now - parse_duration(str(arguments[0]))
         return seen_mask(request.index, request.rows, request.recent_events, since=since)
 
     def number(self, value: Value) -> npt.NDArray[np.float64]:
@@ -132,7 +133,8 @@ class RuleValues:
 
 def item_field(request: RuleRequest, name: str) -> Value:
     """Return an attribute of the request's items, or `id`, `age_days`, `popularity`."""
-    index, rows = request.index, request.rows
+    index = request.index
+    rows = request.rows
     if name in index.attributes:
         column = index.attributes[name]
         return column.take(rows) if isinstance(column, TextColumn) else column[rows]

@@ -125,7 +125,8 @@ class OneExplored:
         )
 
     def draw(self, rng: np.random.Generator) -> Rows:
-        shown, positions = self.ranked.copy(), list(self.pool_by_position)
+        shown = self.ranked.copy()
+        positions = list(self.pool_by_position)
         if not positions or rng.random() >= self.rate:
             return shown
         position = positions[int(rng.integers(len(positions)))]
@@ -134,7 +135,8 @@ class OneExplored:
         return shown
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
-        is_ranked, positions = match_positions(shown, self.ranked), list(self.pool_by_position)
+        is_ranked = match_positions(shown, self.ranked)
+        positions = list(self.pool_by_position)
         explored_probability = np.zeros(shown.size)
         for position in np.flatnonzero(~is_ranked).tolist():
             pool = self.pool_by_position.get(position)
@@ -194,7 +196,8 @@ class SwappedPairs:
         upper = self.pair_starts[self.pair_starts < shown.size]
         lower = self.pair_starts[self.pair_starts + 1 < shown.size] + 1
         is_paired = np.zeros(shown.size, bool)
-        is_paired[upper], is_paired[lower] = True, True
+        is_paired[upper] = True
+        is_paired[lower] = True
         marginal = np.where(as_ranked, 1.0 - self.rate, np.where(as_swapped, self.rate, 0.0))
         marginal = np.where(is_paired, marginal, as_ranked.astype(np.float64))
         # The lower item of a pair is certain once the upper one is known.
@@ -206,10 +209,8 @@ class SwappedPairs:
 
     def _swap(self, pair_starts: Rows) -> Rows:
         swapped = self.extended_ranking.copy()
-        swapped[pair_starts], swapped[pair_starts + 1] = (
-            self.extended_ranking[pair_starts + 1],
-            self.extended_ranking[pair_starts],
-        )
+        swapped[pair_starts] = self.extended_ranking[pair_starts + 1]
+        swapped[pair_starts + 1] = self.extended_ranking[pair_starts]
         return swapped
 
 
@@ -234,7 +235,8 @@ class PlackettLuce:
     def from_order(
         cls, order: Rows, ranked: Rows, explore: Explore, values: Floats
     ) -> "PlackettLuce":
-        start, size = explore.first - 1, ranked.size
+        start = explore.first - 1
+        size = ranked.size
         end = min(size, start + DRAWN_MAX)
         pool = order[start : end if end < size else size + explore.pool]
         strengths = _strengths(values[pool], explore.temperature)
@@ -252,7 +254,8 @@ class PlackettLuce:
 
     def propensities(self, shown: Rows) -> tuple[Floats, Floats]:
         is_ranked = match_positions(shown, self.ranked).astype(np.float64)
-        marginal, conditional = is_ranked.copy(), is_ranked.copy()
+        marginal = is_ranked.copy()
+        conditional = is_ranked.copy()
         drawn_range = slice(self.start, min(self.start + self.count, shown.size))
         pool_positions = find_positions(shown[drawn_range], self.pool)
         is_in_pool = pool_positions >= 0
@@ -336,7 +339,8 @@ def _strengths(values: Floats, temperature: float) -> Floats:
 
     So a temperature means the same for every slot.
     """
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     scaled = (values - low) / (high - low) if high > low else np.zeros(values.size)
     return np.exp((scaled - 1.0) / temperature)
 

@@ -41,7 +41,8 @@ def parse_return(head: str) -> ReturnTarget | None:
     match = _RETURN_PATTERN.fullmatch(head)
     if match is None:
         return None
-    gap_us, until_us = int(match[2] or _DEFAULT_GAP_H) * HOUR, int(match[1]) * DAY
+    gap_us = int(match[2] or _DEFAULT_GAP_H) * HOUR
+    until_us = int(match[1]) * DAY
     if not gap_us < until_us:
         raise DeclarationError(
             f"{head} has nothing between its gap and its end",

@@ -114,7 +114,8 @@ class Arrivals:
         """Return the arrivals except the given rows."""
         is_retained = np.ones(len(self), bool)
         is_retained[rows] = False
-        arrow_mask, new_row_indexes = pa.array(is_retained), np.cumsum(is_retained) - 1
+        arrow_mask = pa.array(is_retained)
+        new_row_indexes = np.cumsum(is_retained) - 1
         return replace(
             self,
             columns={name: column.filter(arrow_mask) for name, column in self.columns.items()},
@@ -157,7 +158,9 @@ class ArrivalsBuilder:
     def __init__(
         self, contract: Contract, producer_ids: dict[str, int], partition: tuple[int, int] = (0, 1)
     ) -> None:
-        self._contract, self._producer_ids, self._partition = contract, producer_ids, partition
+        self._contract = contract
+        self._producer_ids = producer_ids
+        self._partition = partition
         self._pending_bodies: list[Body] = []
         self._pending_rows = 0
         self._chunks: list[Arrivals] = []
@@ -210,7 +213,8 @@ class ArrivalsBuilder:
     def _flush(self) -> None:
         if self._pending_bodies:
             self._check_bodies(self._pending_bodies)
-            self._pending_bodies, self._pending_rows = [], 0
+            self._pending_bodies = []
+            self._pending_rows = 0
 
     def _check_bodies(
         self, bodies: list[Body], partition_number: int = 0, partition_count: int = 1
@@ -334,7 +338,8 @@ def _build_property_columns(
     properties_json: list[str | None] = [None] * len(properties_column)
     properties_by_row: list[dict[str, Any]] = [properties or {} for properties in properties_column]
     for profile in profiles:
-        properties_json[profile.row], properties_by_row[profile.row] = profile.properties_json, {}
+        properties_json[profile.row] = profile.properties_json
+        properties_by_row[profile.row] = {}
     property_names = set().union(*properties_by_row)
     if not property_names.issubset(PROPERTY_COLUMNS):
         for row, properties in enumerate(properties_by_row):
@@ -361,7 +366,8 @@ def _build_dedup_entries(
         fields.user_id, fields.anonymous_id, fields.item_id, fields.event_id
     )
     body_indexes = np.array(checked.body_indexes, np.intp)
-    entries["key"], entries["fingerprint_rest"] = fingerprints[:, 0], fingerprints[:, 1]
+    entries["key"] = fingerprints[:, 0]
+    entries["fingerprint_rest"] = fingerprints[:, 1]
     entries["received_at"] = checked.received_at
     entries["offset"] = np.array([body.offset for body in bodies], np.int64)[body_indexes]
     entries["producer"] = np.array([producer_ids[body.producer] for body in bodies], np.int32)[

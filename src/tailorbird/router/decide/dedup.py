@@ -119,11 +119,9 @@ class _Segment:
         bloom: bytes,
         first_keys: bytes,
     ) -> None:
-        self.id, self.oldest_received_at, self.newest_received_at = (
-            id_,
-            oldest_received_at,
-            newest_received_at,
-        )
+        self.id = id_
+        self.oldest_received_at = oldest_received_at
+        self.newest_received_at = newest_received_at
         self.bloom = np.frombuffer(bloom, np.uint8)
         self.first_keys = np.frombuffer(first_keys, "<u8")
 
@@ -260,7 +258,8 @@ class DedupIndex:
         """Add accepted events to the index."""
         if not len(entries):
             return
-        start, end = self._open_rows, self._open_rows + len(entries)
+        start = self._open_rows
+        end = self._open_rows + len(entries)
         if end > len(self._open_entries):
             self._open_entries = np.concatenate(
                 [

@@ -15,7 +15,8 @@ from tailorbird.router.decide.timeline import NOT_CONSTANT, Timeline
 
 V = TypeVar("V")
 _PENDING = -2  # code of a row whose value is looked up by itself
-Codes, Bools = npt.NDArray[np.int32], npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
 
 
 class DictionaryColumn(NamedTuple, Generic[V]):
@@ -50,7 +51,8 @@ def build_profile_updates(
 ) -> list[TimelineUpdate]:
     """Return the profile updates of one kind."""
     # The version of a profile is the id of its event.
-    ids, versions = arrivals.columns[key_column], arrivals.columns["event_id"]
+    ids = arrivals.columns[key_column]
+    versions = arrivals.columns["event_id"]
     profiles = {profile.row: profile for profile in arrivals.profiles if profile.type == kind}
 
     def apply(row: int) -> None:

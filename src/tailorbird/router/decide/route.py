@@ -96,7 +96,8 @@ def route(
 
     Their `p` begins at `first_log_position`.
     """
-    event_columns, row_count = arrivals.columns, len(arrivals)
+    event_columns = arrivals.columns
+    row_count = len(arrivals)
     is_profile = np.zeros(row_count, bool)  # profiles get nothing attached and always count
     is_profile[[profile.row for profile in arrivals.profiles]] = True
     attributed_events = _attribute_events(arrivals, memory.responses, is_profile)
@@ -163,7 +164,9 @@ def _attribute_events(
     arrivals: Arrivals, memory: attribution.ResponseMemory, is_profile: Bools
 ) -> _AttributedColumns:
     """Join events to the responses they name, in order, and add responses for later events."""
-    event_columns, row_count, ts = arrivals.columns, len(arrivals), arrivals.ts.copy()
+    event_columns = arrivals.columns
+    row_count = len(arrivals)
+    ts = arrivals.ts.copy()
     responses: dict[int, attribution.RememberedResponse] = {}
     propensities: dict[int, list[float]] = {}
     position_and_propensity_by_row: dict[int, tuple[int | None, float | None]] = {}
@@ -229,7 +232,8 @@ def _attribute_events(
 def _encode_by_identity(values_by_row: dict[int, V], row_count: int) -> DictionaryColumn[V]:
     """Encode values given by row, sharing codes of identical objects."""
     values: list[V] = []
-    codes, code_by_id = np.full(row_count, -1, np.int32), dict[int, int]()
+    codes = np.full(row_count, -1, np.int32)
+    code_by_id = dict[int, int]()
     for row, value in values_by_row.items():
         codes[row] = code = code_by_id.setdefault(id(value), len(values))
         if code == len(values):
@@ -256,8 +260,10 @@ def _resolve_persons(
     That is its user, else the identified user of its anonymous id, both after merges; else the
     anonymous id. A profile belongs to its user alone, and a merge to the user that it names.
     """
-    event_columns, history = arrivals.columns, memory.identity
-    users, visitors = event_columns["user_id"], event_columns["anonymous_id"]
+    event_columns = arrivals.columns
+    history = memory.identity
+    users = event_columns["user_id"]
+    visitors = event_columns["anonymous_id"]
     ids_by_row = {
         row: (visitors[row].as_py() or "", users[row].as_py() or "")
         for row in arrivals.identify_rows

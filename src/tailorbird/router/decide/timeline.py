@@ -63,12 +63,10 @@ class Timeline(Generic[V]):
         *,
         bytes_max: int,
     ) -> None:
-        self._connection, self._make_value, self._value_bytes, self._bytes_max = (
-            connection,
-            make_value,
-            value_bytes,
-            bytes_max,
-        )
+        self._connection = connection
+        self._make_value = make_value
+        self._value_bytes = value_bytes
+        self._bytes_max = bytes_max
         order_sql = "ORDER BY ts DESC, p DESC LIMIT"
         self._newest_query = f"{select_sql} {order_sql} {CACHED_VALUES + 1}"
         self._present_query = (
@@ -85,7 +83,8 @@ class Timeline(Generic[V]):
 
     def preload(self, keys: Iterable[str]) -> None:
         """Load `keys` into the cache in one transaction and mark them as most recently used."""
-        cache, missing_keys = self._cache, []
+        cache = self._cache
+        missing_keys = []
         for key in dict.fromkeys(keys):
             if key in cache:
                 cache.move_to_end(key)

@@ -199,7 +199,8 @@ def _build_dedup_entries(event_keys: Collection[tuple[str, str, str]]) -> Entrie
     entries = np.zeros(len(erased_events), ENTRY_DTYPE)
     if erased_events:
         fingerprints = compute_fingerprints(erased_events)
-        entries["key"], entries["fingerprint_rest"] = fingerprints[:, 0], fingerprints[:, 1]
+        entries["key"] = fingerprints[:, 0]
+        entries["fingerprint_rest"] = fingerprints[:, 1]
     return entries
 
 

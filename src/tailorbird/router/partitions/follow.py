@@ -62,7 +62,8 @@ class ProfileFollower:
     def follow(self, memory: RouterMemory) -> int:
         """Apply new profiles and merges, and return how many rows of partition 0 were read."""
         self._refresh_ordered_end()
-        start, bytes_read = self._position, 0
+        start = self._position
+        bytes_read = 0
         while (
             self._log_reader is not None
             and self._position < self._ordered_end

@@ -55,18 +55,20 @@ class GroupMember:
         suppression_list: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._suppression_list, self._memory_bytes = (
-            suppression_list,
-            memory_bytes // stream.partition_count,
-        )
-        self._stream, self._folder, self._plan, self._clock = stream, folder, plan, clock
+        self._suppression_list = suppression_list
+        self._memory_bytes = memory_bytes // stream.partition_count
+        self._stream = stream
+        self._folder = folder
+        self._plan = plan
+        self._clock = clock
         self.routers: dict[int, Router] = {}
         self._sequencer: SequencerThread | None = None
         self._assigned_partitions: set[int] = set()
         self._warned_at = time.monotonic()
         self._retry_at: dict[int, float] = {}
         self._backlogged_partitions: set[int] = set()
-        cluster, topic = stream.cluster, stream.share(0, folder).routed
+        cluster = stream.cluster
+        topic = stream.share(0, folder).routed
         ensure_topic(topic)
         consumer_settings = cluster.conf(
             group_id=f"{cluster.prefix}.router",
@@ -145,7 +147,8 @@ class GroupMember:
         if time.monotonic() < self._retry_at.get(partition, 0.0):
             return
         try:
-            share, memory_bytes = self._stream.share(partition, self._folder), self._memory_bytes
+            share = self._stream.share(partition, self._folder)
+            memory_bytes = self._memory_bytes
             self.routers[partition] = Router(
                 share,
                 self._plan,

@@ -52,7 +52,8 @@ class Sequencer:
 
     def __init__(self, stream: "KafkaLogSet", folder: "Path", *, clock: Clock) -> None:
         merged_log = stream.merged_log
-        self._partition_logs, self._clock = merged_log.partitions, clock
+        self._partition_logs = merged_log.partitions
+        self._clock = clock
         self._readers: dict[int, LogReader] = {}
         self._writer = open_writer(
             stream.order_log(folder), partition="order", first_position=FIRST_LOG_POSITION
@@ -80,11 +81,13 @@ class Sequencer:
 
     def step(self) -> int:
         """Append newly routed rows to the order, durably, and return how many there were."""
-        ends, blocks = list(self._ends), []
+        ends = list(self._ends)
+        blocks = []
         for partition in range(len(self._partition_logs)):
             end = self._get_partition_end(partition)
             if end > ends[partition]:
-                first_row, ends[partition] = ends[partition], end
+                first_row = ends[partition]
+                ends[partition] = end
                 blocks.append(self._build_block(partition, first_row, ends))
         if blocks:
             self._writer.append(blocks)
@@ -137,7 +140,8 @@ def restart_order(
     ):
         if writer.end() > reader.start():
             return
-        ends_so_far, blocks = list(starts), []
+        ends_so_far = list(starts)
+        blocks = []
         for partition, (start, end) in enumerate(zip(starts, ends, strict=True)):
             ends_so_far[partition] = end
             receipt = msgspec.json.encode(_OrderReceipt(clock.now()))

@@ -63,12 +63,10 @@ class Retention:
         retained_rows: int = RETAINED_ROWS,
         rows_min: int = PRUNED_ROWS_MIN,
     ) -> None:
-        self._stream, self._read_released_position, self._retained_rows, self._rows_min = (
-            stream,
-            read_released_position,
-            retained_rows,
-            rows_min,
-        )
+        self._stream = stream
+        self._read_released_position = read_released_position
+        self._retained_rows = retained_rows
+        self._rows_min = rows_min
         self._latest_snapshots = [LatestSnapshot(address) for address in stream.snapshots()]
         self._routed_log = stream.routed
         self._order_log = stream.order_log(None) if stream.partition_count > 1 else None
@@ -115,7 +113,8 @@ class Retention:
             ends = self._unnamed_ends(self._order_log)
             faults.fire_if_armed("retention.before_routed")
         else:
-            ends, count = [order_before], 0
+            ends = [order_before]
+            count = 0
         followed_positions = [
             0 if snapshot is None else snapshot.followed for snapshot in snapshots[1:]
         ]
@@ -136,7 +135,8 @@ class Retention:
         The order is deleted by whole runs.
         """
         with open_reader(order_log) as reader:
-            start, end = reader.start(), reader.end()
+            start = reader.start()
+            end = reader.end()
             if end <= start:
                 return [1] * len(self._partition_logs)
             first_entry = decode_entry(reader.read(start)[0].block)

@@ -101,7 +101,8 @@ def _location_columns(entries: Sequence[DedupEntry], producers: dict[int, str]) 
 
 def find_newest_received_at(arrivals: Arrivals) -> dict[int, int]:
     """Return the newest time of receipt among the accepted events, by producer."""
-    producer_ids, received_at = arrivals.dedup_entries["producer"], arrivals.received_at
+    producer_ids = arrivals.dedup_entries["producer"]
+    received_at = arrivals.received_at
     return {
         producer_id: int(received_at[producer_ids == producer_id].max())
         for producer_id in np.unique(producer_ids).tolist()

@@ -74,7 +74,8 @@ class RoutedTopic:
         snapshots: KafkaLog,
         snapshot_rows: int = SNAPSHOT_ROWS,
     ) -> None:
-        self.address, self.path = address, index_path
+        self.address = address
+        self.path = index_path
         self._failure = ""
         self._lock = FileLock(index_path)
         with ExitStack() as stack:

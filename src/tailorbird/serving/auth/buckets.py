@@ -18,7 +18,9 @@ class Bucket:
     __slots__ = ("_capacity", "_rate", "_tokens", "_updated_at")
 
     def __init__(self, rate: float, now: float, burst_s: float = BURST_S) -> None:
-        self._rate, self._capacity, self._updated_at = rate, max(1.0, rate * burst_s), now
+        self._rate = rate
+        self._capacity = max(1.0, rate * burst_s)
+        self._updated_at = now
         self._tokens = self._capacity
 
     def wait_s(self, now: float) -> float:
@@ -39,12 +41,14 @@ class DistinctCounter:
 
     def __init__(self) -> None:
         self._ranks = bytearray(_REGISTERS)
-        self._sum_of_powers, self._empty_registers = float(_REGISTERS), _REGISTERS
+        self._sum_of_powers = float(_REGISTERS)
+        self._empty_registers = _REGISTERS
 
     def add(self, texts: Iterable[str]) -> None:
         for text in texts:
             hashed = hash(text) & 0xFFFF_FFFF_FFFF_FFFF
-            register_index, remaining_bits = hashed & (_REGISTERS - 1), hashed >> _PRECISION
+            register_index = hashed & (_REGISTERS - 1)
+            remaining_bits = hashed >> _PRECISION
             rank = 65 - _PRECISION - remaining_bits.bit_length()
             old_rank = self._ranks[register_index]
             if rank > old_rank:

@@ -26,7 +26,10 @@ from msgspec import Meta
 
 from tailorbird.errors import ConfigError, StorageError, UsageError, fix_for_os_error
 
-OPEN, READ, WRITE, ADMIN = "open", "read", "write", "admin"
+OPEN = "open"
+READ = "read"
+WRITE = "write"
+ADMIN = "admin"
 SCOPES = (READ, WRITE, ADMIN)  # of a key; OPEN needs none
 FORMAT_VERSION = 1
 _TOKEN_PATTERN = re.compile(r"tb_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
@@ -110,7 +113,8 @@ def read_keys(file: Path) -> list[KeyRecord]:
         ConfigError: the file is damaged, or others than its owner and group may write it.
     """
     try:
-        data, mode = file.read_bytes(), file.stat().st_mode
+        data = file.read_bytes()
+        mode = file.stat().st_mode
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -172,7 +176,8 @@ def create_key(
             "only a key for browsers has to be allowed to identify",
             fix="a write key without an origin may send all events",
         )
-    secret, salt = secrets.token_urlsafe(32), secrets.token_hex(16)
+    secret = secrets.token_urlsafe(32)
+    salt = secrets.token_hex(16)
     key_record = KeyRecord(
         id=secrets.token_hex(6),
         name=name,

@@ -42,7 +42,8 @@ class AccessError(TailorbirdError):
 
     def __init__(self, message: str, *, status: int, code: str, fix: str = "") -> None:
         super().__init__(message, fix=fix)
-        self.status, self.code = status, code
+        self.status = status
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Keys:
         file: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._file, self._clock = file, clock or SystemClock()
+        self._file = file
+        self._clock = clock or SystemClock()
         scopes_by_digest: dict[bytes, tuple[str, set[str]]] = {}
         for scope, keys in ((WRITE, write), (READ, read), (ADMIN, admin)):
             for number, key in enumerate(keys, 1):
@@ -224,7 +226,8 @@ class Keys:
                 caller = Caller(record.id, bool(record.origins), record.limits, record.identify)
                 return caller, frozenset(record.scopes), frozenset(record.origins)
             return _NO_CALLER
-        key_digest, caller_and_rights = _hash(key), _NO_CALLER
+        key_digest = _hash(key)
+        caller_and_rights = _NO_CALLER
         for digest, name, scopes in self._setting_keys:  # compare all, so that timing leaks nothing
             if hmac.compare_digest(digest, key_digest):
                 caller_and_rights = (Caller(name), scopes, frozenset())

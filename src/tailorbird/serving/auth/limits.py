@@ -52,7 +52,9 @@ class LimitError(TailorbirdError):
         fix: str = "",
     ) -> None:
         super().__init__(message, fix=fix)
-        self.limit, self.status, self.code = limit, status, code
+        self.limit = limit
+        self.status = status
+        self.code = code
         self.retry_after_s = max(1, math.ceil(retry_after_s))
 
 
@@ -93,7 +95,8 @@ class Limiter:
         *,
         servers: int = 1,
     ) -> None:
-        self.server_limits, self._monotonic = limits or ServerLimits(), monotonic
+        self.server_limits = limits or ServerLimits()
+        self._monotonic = monotonic
         self._servers = servers
         self._lock = threading.Lock()
         self._buckets: dict[tuple[str, str, float], Bucket] = {}
@@ -175,7 +178,8 @@ class Limiter:
     def _buckets_for(
         self, caller: Caller, scope: str, address: str, now: float
     ) -> list[tuple[Bucket, str]]:
-        key_limits, server_limits = caller.limits, self.server_limits
+        key_limits = caller.limits
+        server_limits = self.server_limits
         buckets: list[tuple[Bucket, str]] = []
         limit_name = "requests" if scope == READ else "events"
         rate = (
@@ -227,7 +231,8 @@ class Limiter:
             return
         window_start, id_counter = self._id_counters.get(caller.id, (now, None))
         if id_counter is None or now - window_start >= HOUR_S:
-            window_start, id_counter = now, DistinctCounter()
+            window_start = now
+            id_counter = DistinctCounter()
             self._id_counters[caller.id] = (window_start, id_counter)
         if id_counter.estimate() >= ids_max / self._servers:
             self.refusals_by_limit["ids"] += 1
@@ -255,7 +260,9 @@ class Admission:
     """Checks one body against its sender's limits. Implements `decisions.AdmissionCheck`."""
 
     def __init__(self, limiter: Limiter, caller: Caller, address: str) -> None:
-        self._limiter, self._caller, self._address = limiter, caller, address
+        self._limiter = limiter
+        self._caller = caller
+        self._address = address
         self._charged = 0
 
     def charge_rows(self, count: int) -> None:

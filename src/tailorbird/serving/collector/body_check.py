@@ -52,8 +52,10 @@ class BodyCheck:
         suppression_list: SuppressionList | None,
         log_clock: LogClock | None,
     ) -> None:
-        self._contract, self._event_types = Contract(plan), plan.event_types
-        self._clock, self._log_clock = clock, log_clock
+        self._contract = Contract(plan)
+        self._event_types = plan.event_types
+        self._clock = clock
+        self._log_clock = log_clock
         self._pseudonyms = pseudonyms
         self._suppression_list = suppression_list or SuppressionList(b"")
 

@@ -164,7 +164,8 @@ class EventCollector:
         Return False if it was given up. An answer never fails because it cannot be logged, but the
         loss is counted.
         """
-        queue, size = self._queue, len(event_body)
+        queue = self._queue
+        size = len(event_body)
         with queue.condition:
             if not queue.has_room(size) and not queue.failure:
                 queue.condition.wait_for(lambda: queue.has_room(size), self._record_timeout_s)

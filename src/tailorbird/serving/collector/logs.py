@@ -48,7 +48,8 @@ class CollectorLogs:
             DamageError: a topic ends before what they hold.
         """
         logs = log_set(stream)
-        raw_log, response_log = logs.raw(producer), logs.response_log(producer)
+        raw_log = logs.raw(producer)
+        response_log = logs.response_log(producer)
         required_offsets = read_expected_ends(logs, producer, lake)
         raw_writer = open_writer(raw_log, partition=producer, expected_ends=required_offsets)
         try:

@@ -23,7 +23,8 @@ class Pruner:
     def __init__(
         self, collector: EventCollector, lake: StoragePath, *, every_s: float = EVERY_S
     ) -> None:
-        self._collector, self._lake = collector, lake
+        self._collector = collector
+        self._lake = lake
         self.periodic_task = PeriodicTask(
             "pruner", self.tick, interval_s=every_s, run_at_start=False
         )
@@ -41,9 +42,7 @@ class Pruner:
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
             return
-        raw_offsets, responses_offset = (
-            [prunable_positions.raw_position(name) for name in self._collector.raw_names],
-            prunable_positions.responses_position(self._collector.producer),
-        )
+        raw_offsets = [prunable_positions.raw_position(name) for name in self._collector.raw_names]
+        responses_offset = prunable_positions.responses_position(self._collector.producer)
         if any(raw_offsets) or responses_offset:
             self._collector.prune(raw_offsets, responses_offset)

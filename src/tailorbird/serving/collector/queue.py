@@ -27,7 +27,8 @@ class DiskReserve:
     """
 
     def __init__(self, folder: Path, reserve_bytes: int = RESERVE_BYTES) -> None:
-        self._folder, self._reserve_bytes = folder, reserve_bytes
+        self._folder = folder
+        self._reserve_bytes = reserve_bytes
         self._checked_at = -CHECK_INTERVAL_S
         self._is_low = False
 
@@ -81,7 +82,8 @@ class CollectorQueue:
         self.refused: Counter[str] = Counter()
         self.failure = ""
         self.is_closing = False
-        self._bytes_max, self._reserve = bytes_max, reserve
+        self._bytes_max = bytes_max
+        self._reserve = reserve
 
     def has_room(self, size: int) -> bool:
         """Return whether a body of `size` bytes fits into the queue."""
@@ -163,7 +165,8 @@ class CollectorQueue:
 
     def clear(self) -> tuple[list[QueueEntry], int]:
         """Give up all that waits; return the entries, and the number of answers."""
-        entries, response_count = list(self.entries), len(self.records)
+        entries = list(self.entries)
+        response_count = len(self.records)
         self.entries.clear()
         self.records.clear()
         self.size = self.events_waiting = self.writable_records = 0

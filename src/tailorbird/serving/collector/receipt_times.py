@@ -27,7 +27,8 @@ class ReceiptTimes:
     """
 
     def __init__(self, clock: Clock, skew_us: int) -> None:
-        self._clock, self._skew_us = clock, skew_us
+        self._clock = clock
+        self._skew_us = skew_us
         self.newest = self.set_back_count = self.ahead_count = 0
 
     def next(self, at: int | None = None) -> int:

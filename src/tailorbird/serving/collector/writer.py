@@ -48,9 +48,12 @@ class CollectorWriter:
         flush_s: float,
         reopen_after_s: float,
     ) -> None:
-        self._queue, self._logs = queue, logs
-        self._response_count, self._receipt_times = response_count, receipt_times
-        self._flush_s, self._reopen_after_s = flush_s, reopen_after_s
+        self._queue = queue
+        self._logs = logs
+        self._response_count = response_count
+        self._receipt_times = receipt_times
+        self._flush_s = flush_s
+        self._reopen_after_s = reopen_after_s
         self.batch_count = self.failures = 0
         self._failed_at = 0.0
         self._is_superseded = False
@@ -75,7 +78,8 @@ class CollectorWriter:
                 self._wait_for_work()
                 is_closing = self._queue.is_closing
                 entries = self._queue.next_batch()
-                prune_requests, self._queue.prune_requests = self._queue.prune_requests, []
+                prune_requests = self._queue.prune_requests
+                self._queue.prune_requests = []
             if self._queue.failure:
                 self._reject(entries)
                 if not is_closing:
@@ -227,7 +231,8 @@ class CollectorWriter:
                 self._fail(error, [])
                 return
             with self._queue.condition:
-                self._queue.failure, self._failed_at = str(error), time.monotonic()
+                self._queue.failure = str(error)
+                self._failed_at = time.monotonic()
             return
         with self._queue.condition:
             self._queue.failure = ""

@@ -123,12 +123,10 @@ class Guard:
         is_draining: Callable[[], bool],
         read_key_origins: Callable[[], frozenset[str]],
     ) -> None:
-        self.app, self._perimeter, self._is_draining, self._read_key_origins = (
-            app,
-            perimeter,
-            is_draining,
-            read_key_origins,
-        )
+        self.app = app
+        self._perimeter = perimeter
+        self._is_draining = is_draining
+        self._read_key_origins = read_key_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -83,7 +83,8 @@ def create_route(
 
     async def endpoint(request: Request) -> Response:
         start = time.perf_counter()
-        request.state.caller, request.state.reservation = ANONYMOUS, Reservation(service.budget)
+        request.state.caller = ANONYMOUS
+        request.state.reservation = Reservation(service.budget)
         status = 500
         try:
             response = await authorize_and_handle(request, handler, scope, service, key_header)

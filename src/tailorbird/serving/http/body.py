@@ -42,7 +42,9 @@ class BodyError(TailorbirdError):
         self, message: str, *, status: int, code: str, fix: str = "", retry_after_s: int = 0
     ) -> None:
         super().__init__(message, fix=fix)
-        self.status, self.code, self.retry_after_s = status, code, retry_after_s
+        self.status = status
+        self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class Budget:
@@ -51,14 +53,16 @@ class Budget:
     """
 
     def __init__(self, bytes_max: int = BODIES_BYTES_MAX) -> None:
-        self.bytes_max, self.reserved_bytes = bytes_max, 0
+        self.bytes_max = bytes_max
+        self.reserved_bytes = 0
 
 
 class Reservation:
     """The share of the budget that one request holds until it ends."""
 
     def __init__(self, budget: Budget) -> None:
-        self._budget, self._bytes = budget, 0
+        self._budget = budget
+        self._bytes = 0
 
     def grow(self, size: int) -> None:
         """Reserve more bytes, or raise BodyError if the budget is exhausted."""
@@ -163,13 +167,13 @@ class _Decompressor:
         new_inflater: Callable[[], _Inflater],
         corruption_error: type[Exception],
     ) -> None:
-        self.name, self._remaining_bytes, self._new_inflater, self._corruption_error = (
-            name,
-            bytes_max,
-            new_inflater,
-            corruption_error,
-        )
-        self._bytes_max, self._member_count, self._inflater = bytes_max, 1, new_inflater()
+        self.name = name
+        self._remaining_bytes = bytes_max
+        self._new_inflater = new_inflater
+        self._corruption_error = corruption_error
+        self._bytes_max = bytes_max
+        self._member_count = 1
+        self._inflater = new_inflater()
 
     def decode_chunk(self, chunk: bytes) -> bytes:
         decompressed = bytearray()

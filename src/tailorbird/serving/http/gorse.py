@@ -137,7 +137,8 @@ async def _insert_records(
     request: Request, service: Service, *, convert: RecordConverter
 ) -> Response:
     body = await read_request_body(request, service)
-    admission, source = create_admission(request, service), request.state.caller.source
+    admission = create_admission(request, service)
+    source = request.state.caller.source
     lines = await asyncio.to_thread(_convert_lines, body, convert, admission.charge_rows)
     decisions = []
     if lines:

@@ -78,7 +78,8 @@ class RecentResponses:
 async def recommend_items(
     request: Request, service: Service, *, slot: str, recent_responses: RecentResponses
 ) -> Response:
-    count, offset = _read_number(request, "n", DEFAULT_SIZE), _read_number(request, "offset", 0)
+    count = _read_number(request, "n", DEFAULT_SIZE)
+    offset = _read_number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
         return json_response([])
     write_back_type = request.query_params.get("write-back-type")
@@ -120,7 +121,8 @@ async def _write_back(request: Request, service: Service, impression: Event) -> 
     The answer is given in either case.
     """
     try:
-        admission, source = create_admission(request, service), request.state.caller.source
+        admission = create_admission(request, service)
+        source = request.state.caller.source
         (decision,) = await service.collector.submit_async(
             encode_event(impression), source=source, admission=admission
         )
@@ -135,7 +137,8 @@ async def recommend_for_session(request: Request, service: Service, *, slot: str
 
     The items of the session themselves are left out.
     """
-    count, offset = _read_number(request, "n", DEFAULT_SIZE), _read_number(request, "offset", 0)
+    count = _read_number(request, "n", DEFAULT_SIZE)
+    offset = _read_number(request, "offset", 0)
     body = await read_request_body(request, service)
     item_ids = [feedback.ItemId for feedback in decode(body, _session_decoder)][-SESSION_ITEMS_MAX:]
     related_items = await run_in_thread(
@@ -162,7 +165,8 @@ def _sum_similar(
 
 
 async def list_neighbors(request: Request, service: Service, *, slot: str) -> Response:
-    count, offset = _read_number(request, "n", DEFAULT_SIZE), _read_number(request, "offset", 0)
+    count = _read_number(request, "n", DEFAULT_SIZE)
+    offset = _read_number(request, "offset", 0)
     similar_items = await run_in_thread(
         service,
         service.pipeline.similar_items,
@@ -178,7 +182,8 @@ async def list_neighbors(request: Request, service: Service, *, slot: str) -> Re
 
 
 async def get_list(request: Request, service: Service, *, name: str, slot: str) -> Response:
-    count, offset = _read_number(request, "n", DEFAULT_SIZE), _read_number(request, "offset", 0)
+    count = _read_number(request, "n", DEFAULT_SIZE)
+    offset = _read_number(request, "offset", 0)
     category = _read_category(request)
     listed_items = await run_in_thread(
         service, service.pipeline.top_items, SOURCE_BY_LIST[name], count + offset, category, slot

@@ -66,7 +66,9 @@ class HttpServer(uvicorn.Server):
             timeout_graceful_shutdown=STOP_S,  # type: ignore[arg-type]
         )
         super().__init__(config)
-        self._on_drain, self._drain_s, self._stop_requested = drain, drain_s, stop_requested
+        self._on_drain = drain
+        self._drain_s = drain_s
+        self._stop_requested = stop_requested
         self._stop_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

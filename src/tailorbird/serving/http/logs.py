@@ -81,7 +81,8 @@ class RequestLog:
 
     def __init__(self, *, log_all: bool = False) -> None:
         self._logs_all = log_all
-        self._tokens, self._refilled_at = REFUSED_LINES_PER_S, time.monotonic()
+        self._tokens = REFUSED_LINES_PER_S
+        self._refilled_at = time.monotonic()
         self._skipped_lines = 0
 
     def record(self, route: str, status: int, duration_s: float, key_id: str) -> None:
@@ -91,18 +92,16 @@ class RequestLog:
         throttle_fields: dict[str, object] = {}
         if 400 <= status < 500 or status == 503:
             now = time.monotonic()
-            self._tokens, self._refilled_at = (
-                min(
-                    REFUSED_LINES_PER_S,
-                    self._tokens + (now - self._refilled_at) * REFUSED_LINES_PER_S,
-                ),
-                now,
+            self._tokens = min(
+                REFUSED_LINES_PER_S, self._tokens + (now - self._refilled_at) * REFUSED_LINES_PER_S
             )
+            self._refilled_at = now
             if self._tokens < 1:
                 self._skipped_lines += 1
                 return
             self._tokens -= 1
-            throttle_fields["left_out"], self._skipped_lines = self._skipped_lines, 0
+            throttle_fields["left_out"] = self._skipped_lines
+            self._skipped_lines = 0
         fields = {
             "route": route,
             "status": status,

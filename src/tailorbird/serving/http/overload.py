@@ -44,7 +44,8 @@ class EarlyRefusal:
     """
 
     def __init__(self, service: Service) -> None:
-        self._service, self._arriving_count = service, 0
+        self._service = service
+        self._arriving_count = 0
 
     def __call__(self, data: bytes) -> bytes | None:
         service = self._service
@@ -75,7 +76,8 @@ class EarlyRefusal:
 
 def _is_simple(head: bytes, body_length: int) -> bool:
     """Return whether a lower-case head fits a body of that length, and has no special header."""
-    lines, length_header = head.count(b"\r\n"), _LENGTH_PATTERN.search(head)
+    lines = head.count(b"\r\n")
+    length_header = _LENGTH_PATTERN.search(head)
     return (
         length_header is not None
         and int(length_header[1]) == body_length
@@ -88,7 +90,8 @@ def _is_simple(head: bytes, body_length: int) -> bool:
 @lru_cache(maxsize=256)
 def _response_template(retry_after_s: int, id_length: int) -> tuple[bytes, bytes]:
     """Return the complete response, and the placeholder in it of a request id of that length."""
-    error, id_placeholder = OverloadedError(retry_after_s), "\x00" * id_length
+    error = OverloadedError(retry_after_s)
+    id_placeholder = "\x00" * id_length
     body = _encode(Fault(error.code, error.message, "", error.fix, "-" * id_length)).replace(
         b"-" * id_length, id_placeholder.encode()
     )

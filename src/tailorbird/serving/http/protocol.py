@@ -23,7 +23,9 @@ HEADER_DEADLINE_S = 10.0
 UNREAD_DEADLINE_S = 30.0  # within which part of a response has to be read
 REFUSED_DEADLINE_S = 1.0
 CONNECTIONS_MAX = 4_096
-HEAD_BYTES_MAX, HEADERS_MAX = 1 << 16, 200  # more than browsers and proxies need
+# more than browsers and proxies need
+HEAD_BYTES_MAX = 1 << 16
+HEADERS_MAX = 200
 PIPELINED_MAX = 64  # queued requests of a connection
 UNSENT_BODY_S = 5.0  # for a client to read its refusal while it still sends the body
 
@@ -59,7 +61,8 @@ class _LingeringTransport:
     def __init__(
         self, transport: asyncio.Transport, should_linger: Callable[[asyncio.Transport], bool]
     ) -> None:
-        self._transport, self._should_linger = transport, should_linger
+        self._transport = transport
+        self._should_linger = should_linger
         self._is_lingering = False
         self.write = transport.write
 
@@ -295,7 +298,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             del self.idle[longest_idle]
             self.connections.discard(longest_idle)
             longest_idle.transport.close()
-        self.app, self._is_surplus = self.config.loaded_app, False
+        self.app = self.config.loaded_app
+        self._is_surplus = False
 
     def _reject(self, msg: str) -> None:
         """Refuse what was read last, after the answers to earlier requests of the connection."""
@@ -327,7 +331,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             )
 
     def _check_unread(self, bytes_before: int) -> None:
-        self._unread_timer, bytes_left = None, self.transport.get_write_buffer_size()
+        self._unread_timer = None
+        bytes_left = self.transport.get_write_buffer_size()
         if bytes_left >= bytes_before > 0:
             self.transport.abort()
         elif bytes_left:
@@ -339,7 +344,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._unread_timer = None
 
     def on_message_begin(self) -> None:
-        self._is_between_requests, self._head_bytes = False, 0
+        self._is_between_requests = False
+        self._head_bytes = 0
         self._has_host = self._has_transfer_coding = False
         super().on_message_begin()
 
@@ -355,7 +361,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._is_between_requests, self._is_in_body = True, False
+        self._is_between_requests = True
+        self._is_in_body = False
         if not self.parser.should_upgrade():
             super().on_message_complete()
 

@@ -65,7 +65,8 @@ async def post_events(request: Request, service: Service) -> Response:
         format_ = "cloudevents"
     if format_:
         return await accept_foreign_events(request, service, format_, body)
-    admission, source = create_admission(request, service), request.state.caller.source
+    admission = create_admission(request, service)
+    source = request.state.caller.source
     return receipts_response(
         await service.collector.submit_async(body, encoding, source=source, admission=admission)
     )

@@ -41,8 +41,12 @@ class ArmBundles:
         poll_s: float = POLL_S,
         retry_s: float = RETRY_S,
     ) -> None:
-        self._registry, self._load, self._gate = registry, load, gate
-        self._keep_open, self._swap_listener, self._retry_s = keep_open, swap_listener, retry_s
+        self._registry = registry
+        self._load = load
+        self._gate = gate
+        self._keep_open = keep_open
+        self._swap_listener = swap_listener
+        self._retry_s = retry_s
         self._wanted_versions: frozenset[str] = frozenset()
         self._bundle_by_version: Mapping[str, Bundle] = {}
         self._retry_at_by_version: dict[str, float] = {}

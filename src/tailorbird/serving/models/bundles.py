@@ -123,13 +123,13 @@ class BundleHolder(Generic[B]):
         probe: Callable[[Path], None] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        self._registry, self._load, self._swap_listener, self._probe = (
-            registry,
-            load,
-            swap_listener,
-            probe,
-        )
-        self._gate, self._alias, self._keep_previous = gate, alias, keep_previous
+        self._registry = registry
+        self._load = load
+        self._swap_listener = swap_listener
+        self._probe = probe
+        self._gate = gate
+        self._alias = alias
+        self._keep_previous = keep_previous
         self._bundle: B | None = None
         self._previous_bundle: B | None = None
         self._waiting_bundle: B | None = None
@@ -165,10 +165,12 @@ class BundleHolder(Generic[B]):
         """
         self.tick()
         if self._bundle is None and self._problem and self._alias == "champion":
-            problem, refused_folder = self._problem, self._refused_folder
+            problem = self._problem
+            refused_folder = self._refused_folder
             with suppress(TailorbirdError):  # a damaged alias file, which `tick` has reported
                 self.is_fallback = self._load_folder(self._registry.previous_folder())
-            self._problem, self._refused_folder = problem, refused_folder
+            self._problem = problem
+            self._refused_folder = refused_folder
         self.periodic_task.start()
 
     def stop(self) -> None:
@@ -187,7 +189,8 @@ class BundleHolder(Generic[B]):
             if self._refused_folder is not None and self._refused_folder.should_retry():
                 return self._load_folder(self._refused_folder.folder)
             return self._waiting_bundle is not None and self._serve_or_wait(self._waiting_bundle)
-        self._aliases_stamp, self._is_previous_unloaded = aliases_stamp, self._keep_previous
+        self._aliases_stamp = aliases_stamp
+        self._is_previous_unloaded = self._keep_previous
         self._stop_waiting()
         self._refused_folder = None
         try:
@@ -220,7 +223,8 @@ class BundleHolder(Generic[B]):
     def _load_folder(self, folder: Path | None) -> bool:
         self._refused_folder = None
         if folder is None or (self._bundle is not None and self._bundle.version == folder.name):
-            self._problem, self.is_fallback = "", False
+            self._problem = ""
+            self.is_fallback = False
             return False
         refused_folder = _RefusedFolder(folder)
         try:
@@ -266,7 +270,8 @@ class BundleHolder(Generic[B]):
         if self._keep_previous:
             self._previous_bundle = self._bundle
         self._bundle = bundle
-        self._problem, self.is_fallback = "", False
+        self._problem = ""
+        self.is_fallback = False
         if self._gate is not None:
             self._gate.set_serving(bundle)
         self._swap_listener.bundle_loaded(bundle.version)
@@ -276,7 +281,8 @@ class BundleHolder(Generic[B]):
     def _stop_waiting(self) -> None:
         if self._waiting_bundle is None:
             return
-        self._waiting_bundle, self._problem = None, ""
+        self._waiting_bundle = None
+        self._problem = ""
         if self._gate is not None and self._bundle is not None:
             self._gate.set_serving(self._bundle)
 

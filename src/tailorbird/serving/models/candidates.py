@@ -74,12 +74,10 @@ class LiveTables:
         read_log_end: Callable[[], int] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        self._root, self._clock, self._copies, self._read_expected_contract = (
-            root,
-            clock,
-            copies,
-            read_expected_contract,
-        )
+        self._root = root
+        self._clock = clock
+        self._copies = copies
+        self._read_expected_contract = read_expected_contract
         self._read_log_end = read_log_end
         self._breaker = CircuitBreaker() if copies is not None else None
         self._open_tables: _OpenTables | None = None
@@ -146,10 +144,8 @@ class LiveTables:
         self._release(opened_tables)
         if publication is None:
             return {}
-        now, log_end = (
-            self._clock.now(),
-            self._read_log_end() if self._read_log_end is not None else 1 << 62,
-        )
+        now = self._clock.now()
+        log_end = self._read_log_end() if self._read_log_end is not None else 1 << 62
         return {
             name: 0 if group.position >= log_end - 1 else max(now - group.current_as_of, 0)
             for name, group in publication.groups.items()
@@ -205,7 +201,8 @@ class LiveTables:
         with self._lock:
             self._retire()
             self._open_tables = _OpenTables(reader, read_inode(folder_of(self._root, contract)))
-            self._followed_stamp, self.problem = contract_stamp, ""
+            self._followed_stamp = contract_stamp
+            self.problem = ""
         log.info("candidates of contract %s are read", contract.hash)
 
     def _report_problem(self, problem: str) -> None:
@@ -226,7 +223,8 @@ class LiveTables:
                 opened_tables.reader.close()
 
     def _retire(self) -> None:
-        opened_tables, self._open_tables = self._open_tables, None
+        opened_tables = self._open_tables
+        self._open_tables = None
         if opened_tables is None:
             return
         opened_tables.is_retired = True
@@ -242,7 +240,8 @@ class FailSafeTables:
     """
 
     def __init__(self, tables: CandidateTables, on_error: Callable[[str], None]) -> None:
-        self._tables, self._on_error = tables, on_error
+        self._tables = tables
+        self._on_error = on_error
 
     @property
     def epochs(self) -> Mapping[str, Epoch]:

@@ -132,7 +132,8 @@ class Catalogue:
                 ):
                     if type_ in INTEREST_EVENT_TYPES:
                         seen_items.add([item_id], [0])
-        self._items, self._seen_items = items, seen_items
+        self._items = items
+        self._seen_items = seen_items
         return len(items) + len(seen_items.ids)
 
     @property
@@ -186,7 +187,8 @@ class Catalogue:
         return next((entry for entry in self._overlays if entry.base_index is index), None)
 
     def _overlay_index(self, index: Index | None) -> Index | None:
-        items, base_index = dict(self._items), _EMPTY_INDEX if index is None else index
+        items = dict(self._items)
+        base_index = _EMPTY_INDEX if index is None else index
         overlaid_index = overlay_versions(
             base_index, items, self._seen_items.missing_from(base_index)
         )
@@ -203,10 +205,8 @@ class Catalogue:
             first_events["item_id"].to_pylist(), micros(first_events["ts_min"]).tolist()
         )
         is_profile = pc.equal(table["type"], "item")
-        profiles, offsets = (
-            table.filter(is_profile),
-            np.flatnonzero(is_profile.to_numpy()) + first_offset,
-        )
+        profiles = table.filter(is_profile)
+        offsets = np.flatnonzero(is_profile.to_numpy()) + first_offset
         if not profiles.num_rows:
             return new_item_count
         ids, properties, timeless_flags = (

@@ -68,7 +68,9 @@ class ChurnModels:
         pseudonyms: Pseudonyms | None = None,
         probe: Callable[[Path], None] | None = None,
     ) -> None:
-        self._feature_provider, self._clock, self._pseudonyms = feature_provider, clock, pseudonyms
+        self._feature_provider = feature_provider
+        self._clock = clock
+        self._pseudonyms = pseudonyms
         self._holders = {
             name: BundleHolder(
                 Registry(path, clock=clock),

@@ -35,7 +35,8 @@ class _SecondaryListener:
     """Receives notice of bundles other than the champion; implements `bundles.SwapListener`."""
 
     def __init__(self, name: str, swap_listener: SwapListener) -> None:
-        self._name, self._swap_listener = name, swap_listener
+        self._name = name
+        self._swap_listener = swap_listener
 
     def bundle_loaded(self, version: str) -> None:
         pass  # metrics read `Rollout.versions`
@@ -61,7 +62,9 @@ class _Gate:
     def __init__(
         self, alias: str, feature_provider: LiveFeatureProvider, tables: TableCoverage | None
     ) -> None:
-        self._alias, self._feature_provider, self._tables = alias, feature_provider, tables
+        self._alias = alias
+        self._feature_provider = feature_provider
+        self._tables = tables
 
     def is_caught_up(self, bundle: Bundle, serving_bundle: Bundle | None) -> bool:
         has_state = self._feature_provider.is_caught_up(
@@ -108,7 +111,9 @@ class Rollout:
         poll_s: float = POLL_S,
     ) -> None:
         self._holdout_share = holdout_share
-        self._registry, self._load, self._probe = registry, load, probe
+        self._registry = registry
+        self._load = load
+        self._probe = probe
         self._loaded_bundles: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
         self._recent_bundles: deque[Bundle] = deque(
             maxlen=RECENT_BUNDLES
@@ -168,7 +173,8 @@ class Rollout:
         return self.champion.current()
 
     def for_person(self, person: str) -> Bundle | None:
-        canary, champion = self._canary.current(), self.champion.current()
+        canary = self._canary.current()
+        champion = self.champion.current()
         if champion is None:
             return None
         if (

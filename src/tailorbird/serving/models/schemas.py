@@ -60,12 +60,10 @@ class LiveFeatureProvider:
         self._breaker = make_breaker(
             workers
         )  # shared, because all schemas are read from one server
-        self._states_folder, self._features_without_bundle, self._copies, self._retry_s = (
-            state,
-            declared,
-            copies,
-            retry_s,
-        )
+        self._states_folder = state
+        self._features_without_bundle = declared
+        self._copies = copies
+        self._retry_s = retry_s
         self._workers = workers
         self._open_schemas: dict[str, _OpenSchema] = {}
         self._active_hashes = {
@@ -202,10 +200,8 @@ class LiveFeatureProvider:
             return self._features_without_bundle
         if self._is_caught_up(applied_features, self._features_without_bundle):
             with self._lock:
-                self._features_without_bundle, self._active_hashes = (
-                    applied_features,
-                    {applied_features.schema_hash},
-                )
+                self._features_without_bundle = applied_features
+                self._active_hashes = {applied_features.schema_hash}
                 self._close_idle()
         return self._features_without_bundle
 

@@ -58,12 +58,10 @@ class StateReader:
         workers: int = 1,
         retry_s: float = RETRY_S,
     ) -> None:
-        self._state_folder, self._features, self._copies, self._retry_s = (
-            state,
-            features,
-            copies,
-            retry_s,
-        )
+        self._state_folder = state
+        self._features = features
+        self._copies = copies
+        self._retry_s = retry_s
         self._breaker = None if copies is None else breaker or make_breaker(workers)
         self.published_at = 0
         self._workers = workers
@@ -198,7 +196,8 @@ class StateReader:
 
     def _drop(self, problem: str) -> None:
         """Close the current reader once its last user is done; `problem` says why."""
-        open_reader, self._open_reader = self._open_reader, None
+        open_reader = self._open_reader
+        self._open_reader = None
         self._problem = problem
         if open_reader is not None:
             open_reader.is_retired = True

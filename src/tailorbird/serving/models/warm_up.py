@@ -72,12 +72,10 @@ class WarmUp:
         *,
         read_clock_s: Callable[[], float] = time.monotonic,
     ):
-        self._pipeline, self._catalogue, self._slots, self._read_clock_s = (
-            pipeline,
-            catalogue,
-            slots,
-            read_clock_s,
-        )
+        self._pipeline = pipeline
+        self._catalogue = catalogue
+        self._slots = slots
+        self._read_clock_s = read_clock_s
         self._thread = threading.Thread(target=self._run, name="warming", daemon=True)
         self._stop_event = threading.Event()
         self._done_event = threading.Event()

@@ -49,7 +49,8 @@ class Dependency:
     def __init__(
         self, name: str, budget_s: float = math.inf, breaker: CircuitBreaker | None = None
     ) -> None:
-        self.name, self._budget_s = name, budget_s
+        self.name = name
+        self._budget_s = budget_s
         self.breaker = breaker or CircuitBreaker()
         self.late_count = 0
 
@@ -97,7 +98,8 @@ class ModelBreakers:
         """Record that a version scored so many rows."""
         self.dependency_for(version).record(seconds)
         if rows >= ROWS_MIN:
-            row_s, previous_row_s = seconds / rows, self._row_s_by_version.get(version)
+            row_s = seconds / rows
+            previous_row_s = self._row_s_by_version.get(version)
             self._row_s_by_version[version] = (
                 row_s
                 if previous_row_s is None

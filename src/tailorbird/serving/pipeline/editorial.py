@@ -44,7 +44,8 @@ class LiveEditorialLists:
         """Load a changed file that has been stable since the last check, and return whether it was
         loaded.
         """
-        previous_stamp, self._latest_stamp = self._latest_stamp, file_stamp(self._path)
+        previous_stamp = self._latest_stamp
+        self._latest_stamp = file_stamp(self._path)
         if self._latest_stamp == self._loaded_stamp or self._latest_stamp != previous_stamp:
             return False
         self._loaded_stamp = self._latest_stamp

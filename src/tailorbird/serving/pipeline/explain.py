@@ -91,7 +91,8 @@ def explain_slate(
             if scores is None
             else {name: float(column[position]) for name, column in scores.heads.items()}
         )
-        explanation, adjustment = Explanation(feature_values, heads), adjustments[position]
+        explanation = Explanation(feature_values, heads)
+        adjustment = adjustments[position]
         if attribution is not None and bundle is not None and position < len(attribution.effects):
             largest_contributions = _largest_contributions(
                 attribution.effects[position], bundle.encoder.names
@@ -187,9 +188,11 @@ def _attribute_value(
 def _attribute_by_trees(
     bundle: Bundle, matrix: npt.NDArray[np.float32], weights: Mapping[str, float]
 ) -> _Attribution:
-    effects, base_value = np.zeros(matrix.shape), 0.0
+    effects = np.zeros(matrix.shape)
+    base_value = 0.0
     for head, weight in weights.items():
-        trees, calibration = bundle.trees[head], bundle.calibration.get(head, Identity())
+        trees = bundle.trees[head]
+        calibration = bundle.calibration.get(head, Identity())
         contributions, expected_score = trees.contributions(matrix)
 
         def weighted_value(raw_scores: Floats) -> Floats:

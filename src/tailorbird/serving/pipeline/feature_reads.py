@@ -20,11 +20,9 @@ class FallbackReader:
     """
 
     def __init__(self, clock: Clock, store_dependency: Dependency, stale_after_us: int) -> None:
-        self._clock, self._store_dependency, self._stale_after_us = (
-            clock,
-            store_dependency,
-            stale_after_us,
-        )
+        self._clock = clock
+        self._store_dependency = store_dependency
+        self._stale_after_us = stale_after_us
         self._stale_cache = StaleFeatureCache()
 
     def read_person(self, request: Request) -> Rows | None:

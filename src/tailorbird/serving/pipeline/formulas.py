@@ -59,7 +59,8 @@ class LiveFormulas:
     def __init__(
         self, registry: Registry, slots: Mapping[str, Slot], *, poll_s: float = POLL_S
     ) -> None:
-        self._registry, self._slots = registry, slots
+        self._registry = registry
+        self._slots = slots
         self._file_stamp: FileStamp | None = None
         self._override_by_slot: Mapping[str, Formula] = {}
         self.periodic_task = PeriodicTask(
@@ -144,7 +145,8 @@ def weights_in_force(formulas: Formulas, slot: Slot) -> Mapping[str, float]:
 
 def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula]:
     """Describe the formula in force for each slot, with the heads that the champion lacks."""
-    formulas, champion = read_formulas(registry.path), registry.champion_folder()
+    formulas = read_formulas(registry.path)
+    champion = registry.champion_folder()
     heads = registry.info(champion.name).heads if champion is not None else ()
     descriptions = []
     for slot in slots:

@@ -28,7 +28,8 @@ def interleave(
 
     Exploration of the slots is left out, so that the draft alone decides the propensities.
     """
-    top_rankings, reasons_per_team = [], []
+    top_rankings = []
+    reasons_per_team = []
     for arm_request, ranking in zip(arm_requests, rankings, strict=True):
         order, _ = stages.order_candidates(arm_request, ranking.candidates, ranking.values, size)
         top_ranking = ranking.select(order[: DRAFT_DEPTH * size])

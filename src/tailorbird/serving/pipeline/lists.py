@@ -34,7 +34,8 @@ def list_items(
         matching_positions = np.flatnonzero(
             (index.category.codes[rows] == category_code) & (category_code >= 0)
         )
-        rows, scores = rows[matching_positions], scores[matching_positions]
+        rows = rows[matching_positions]
+        scores = scores[matching_positions]
     ranked_rows = zip(rows[:size].tolist(), scores[:size].tolist(), strict=True)
     return [
         ShownItem(

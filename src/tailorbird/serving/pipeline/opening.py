@@ -57,18 +57,16 @@ class RequestOpener:
         clock: Clock,
         pseudonyms: Pseudonyms | None,
     ) -> None:
-        self._bundle_selector, self._feature_provider, self._table_provider = (
-            bundle_selector,
-            feature_provider,
-            table_provider,
-        )
-        self._index_overlay, self._formula_provider, self._stages = (
-            index_overlay,
-            formula_provider,
-            stages,
-        )
-        self._slots, self._arm_assigner = slots, arm_assigner
-        self._clock, self._pseudonyms = clock, pseudonyms
+        self._bundle_selector = bundle_selector
+        self._feature_provider = feature_provider
+        self._table_provider = table_provider
+        self._index_overlay = index_overlay
+        self._formula_provider = formula_provider
+        self._stages = stages
+        self._slots = slots
+        self._arm_assigner = arm_assigner
+        self._clock = clock
+        self._pseudonyms = pseudonyms
         self._last_index: Index | None = None
 
     def current_bundle_and_index(self) -> tuple[Bundle | None, Index | None]:
@@ -126,9 +124,11 @@ class RequestOpener:
                 )
                 if arm_bundle is not None and arm_bundle is not assigned_bundle:
                     # The person and the arm are known only now, and this bundle has its own state.
-                    assigned_bundle, fallback_bundles = arm_bundle, self._fallback_chain(arm_bundle)
+                    assigned_bundle = arm_bundle
+                    fallback_bundles = self._fallback_chain(arm_bundle)
                     continue
-                request.may_score, request.failure_reason = may_score, failure_reason
+                request.may_score = may_score
+                request.failure_reason = failure_reason
                 request.assigned_version = (
                     assigned_bundle.version if assigned_bundle is not None else ""
                 )

@@ -120,9 +120,11 @@ class Pipeline:
         table_provider: TableProvider | None = None,
         editorial_lists: EditorialLists | None = None,
     ) -> None:
-        self._slots, self._bundle_selector = slots, bundle_selector
+        self._slots = slots
+        self._bundle_selector = bundle_selector
         self._feature_provider = feature_provider
-        self._response_log, self.clock = response_log, clock
+        self._response_log = response_log
+        self.clock = clock
         self._index_overlay: IndexOverlay = index_overlay or NullOverlay()
         self._metrics: PipelineMetrics = metrics or NullMetrics()
         self.pseudonyms = pseudonyms

@@ -41,8 +41,10 @@ def build_response(
     `ranking` and, for `explain`, `adjustments` describe the shown items, in order. Without
     `reasons`, they are those of the request's policy.
     """
-    index, query = request.index, request.query
-    shown_candidates, feature_rows = ranking.candidates, ranking.feature_rows
+    index = request.index
+    query = request.query
+    shown_candidates = ranking.candidates
+    feature_rows = ranking.feature_rows
     if reasons is None:
         reasons = reasons_for(
             request, shown_candidates, slate, is_ranked=ranking.scores is not None
@@ -113,9 +115,11 @@ def build_log_entry(
 
     Without scores in the `ranking`, no model ordered it.
     """
-    shown_candidates, scores = ranking.candidates, ranking.scores
+    shown_candidates = ranking.candidates
+    scores = ranking.scores
     feature_rows = ranking.feature_rows
-    query, slot = request.query, request.requested_slot
+    query = request.query
+    slot = request.requested_slot
     experiment = request.assignment.logged_experiment
     arm = request.arm if experiment else ""  # a forced arm counts in no analysis
     propensities = slate.propensities.tolist()
@@ -233,11 +237,13 @@ def reasons_for(
         if shown_position + 1 in slate.explored_positions
     ]
     sources = [shown_candidates.sources[position] for position in indexed_positions.tolist()]
-    recent_sequence, default_reason = request.recent_events, FOR_YOU
+    recent_sequence = request.recent_events
+    default_reason = FOR_YOU
     if not is_ranked or request.policy != "model":
         # A baseline orders by its own sources, so these are the reason, whatever source found an
         # item: popular items are not chosen for a person.
-        recent_sequence, default_reason = None, OTHER_REASON
+        recent_sequence = None
+        default_reason = OTHER_REASON
         if request.search_text is None and request.judged_baseline:
             baseline_sources = [
                 name or "given"

@@ -118,10 +118,8 @@ class Candidates:
     def select(self, positions: RowIndices) -> "Candidates":
         """Return the candidates at some positions, in that order."""
         position_list = positions.tolist()
-        ids, sources = (
-            [self.ids[position] for position in position_list],
-            [self.sources[position] for position in position_list],
-        )
+        ids = [self.ids[position] for position in position_list]
+        sources = [self.sources[position] for position in position_list]
         return Candidates(
             self.rows[positions], ids, self.keys[positions], sources, self.scores[positions]
         )

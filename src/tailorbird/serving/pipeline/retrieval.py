@@ -112,7 +112,8 @@ class CandidateFinder:
         is_visible = rows >= 0
         if view.visible is not None:
             is_visible &= view.visible[np.maximum(rows, 0)]
-        rows, scores = rows[is_visible], ranked_list.scores[is_visible]
+        rows = rows[is_visible]
+        scores = ranked_list.scores[is_visible]
         if use_cache and ranked_list.is_shared:
             if len(self._row_cache) >= CACHED_LISTS_MAX:
                 self._row_cache.clear()

@@ -142,10 +142,8 @@ class VariantComparer:
             visible_positions = np.flatnonzero(
                 stages.visible_mask(request, request.index, all_candidates.rows)
             )
-            visible_candidates, values = (
-                all_candidates.select(visible_positions),
-                scores.value[visible_positions],
-            )
+            visible_candidates = all_candidates.select(visible_positions)
+            values = scores.value[visible_positions]
             slate = stages.choose_slate(
                 request,
                 visible_candidates,

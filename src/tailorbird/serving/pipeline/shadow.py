@@ -28,7 +28,8 @@ class ShadowScorer:
     """Scores shown items by a shadow bundle. Thread-safe."""
 
     def __init__(self, feature_provider: FeatureProvider, metrics: PipelineMetrics) -> None:
-        self._feature_provider, self._metrics = feature_provider, metrics
+        self._feature_provider = feature_provider
+        self._metrics = metrics
         self._breaker = CircuitBreaker()
         self._credit_s = CREDIT_MAX_S
         self._scored_count = 0
@@ -67,7 +68,8 @@ class ShadowScorer:
                         return
                     rows = access.reader.read(request.read_request, shown.ids, shown.keys)
             scores, request.shadow_us = _time_scoring(shadow, index, request, shown, rows)
-            request.shadow_version, request.shadow_scores = shadow.version, scores.value.tolist()
+            request.shadow_version = shadow.version
+            request.shadow_scores = scores.value.tolist()
             self._breaker.record_success()
             self._scored_count += 1
             is_champion_timed = self._scored_count % CHAMPION_TIMED_EVERY == 0 and shares_schema

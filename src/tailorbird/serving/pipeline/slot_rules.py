@@ -67,7 +67,8 @@ class SlotRules:
 
     def __init__(self, slot: Slot, report_failure: Callable[[], None] = lambda: None) -> None:
         where = f"slot {slot.name}"
-        self.slot, self._report_failure = slot, report_failure
+        self.slot = slot
+        self._report_failure = report_failure
         self.rules = compile_rules(slot.rules, where=where)
         self.boosts = [
             (boost.factor, compile_rules([boost.when], where=f"{where}, boost"))
@@ -82,7 +83,8 @@ class SlotRules:
             for pin in slot.pins
         ]
         self._global_rules = self.rules.item_only
-        self._allow_keys, self._deny_keys = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
+        self._allow_keys = hash64s(sorted(slot.allow))
+        self._deny_keys = hash64s(sorted(slot.deny))
         self._key_by_pinned_item = {pin.item: hash64(pin.item) for pin in slot.pins}
         self._views: tuple[_SlotView, ...] = ()
         self._view_lock = threading.Lock()
@@ -314,7 +316,8 @@ class SlotRules:
 
     def slate_spec(self, request: Request, candidates: Candidates, size: int) -> SlateSpec:
         """Return the layout that the policy has to satisfy, for an answer of `size`."""
-        index, slot = request.index, self.slot
+        index = request.index
+        slot = self.slot
         if index is None:
             return SlateSpec(None, candidates.rows)
         position_by_key = {key: position for position, key in enumerate(candidates.keys.tolist())}
@@ -353,10 +356,8 @@ class SlotRules:
         for boost, (factor, mask) in zip(
             self.slot.boosts, self.boost_masks(request, shown_candidates), strict=True
         ):
-            boosted_values, effect_name = (
-                apply_boosts(values, [(factor, mask)]),
-                f"boost {boost.when}",
-            )
+            boosted_values = apply_boosts(values, [(factor, mask)])
+            effect_name = f"boost {boost.when}"
             for position in np.flatnonzero(mask).tolist():
                 effects = boost_effects_by_item[position]
                 effect = float(boosted_values[position] - values[position])

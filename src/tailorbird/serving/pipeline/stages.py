@@ -64,7 +64,8 @@ class ModelUnavailableError(Exception):
 
     def __init__(self, version: str, reason: str) -> None:
         super().__init__(f"{version}: {reason}")
-        self.version, self.reason = version, reason
+        self.version = version
+        self.reason = reason
 
 
 class Stages:
@@ -94,8 +95,10 @@ class Stages:
         read_table_ages: Callable[[], Mapping[str, int]] = dict,
         editorial_lists: EditorialLists | None = None,
     ) -> None:
-        self._rng, self._metrics = rng, metrics
-        self._breakers, self._read_table_ages = breakers, read_table_ages
+        self._rng = rng
+        self._metrics = metrics
+        self._breakers = breakers
+        self._read_table_ages = read_table_ages
         self.features = FallbackReader(clock, breakers.store, stale_after_us)
         self._finder = CandidateFinder()
         self._editorial_lists = editorial_lists
@@ -282,7 +285,8 @@ class Stages:
         """
         if feature_rows is None or request.bundle is None or request.index is None:
             return None
-        version, model_breakers = request.bundle.version, self._breakers.model_breakers
+        version = request.bundle.version
+        model_breakers = self._breakers.model_breakers
         if not model_breakers.dependency_for(version).allow():
             raise ModelUnavailableError(version, "breaker_open")
         start = time.perf_counter()
@@ -350,7 +354,8 @@ class Stages:
         if slate_spec.diversity is not None and not diversity_dependency.allow():
             request.mark_degraded("policy")
             slate_spec = replace(slate_spec, diversity=None)
-        constraints, start = slate_spec.constraints(), time.perf_counter()
+        constraints = slate_spec.constraints()
+        start = time.perf_counter()
         order = arrange_slate(values, size, slate_spec, constraints)
         if slate_spec.diversity is not None:
             diversity_dependency.record(time.perf_counter() - start)
@@ -370,7 +375,8 @@ class Stages:
 
     def explain_adjustments(self, request: Request, ranking: Ranking) -> list[Adjustment]:
         """Return for `explain` what changed a model's values to the scores of an answer."""
-        model_values, text_values = ranking.model_values, ranking.text_values
+        model_values = ranking.model_values
+        text_values = ranking.text_values
         effects_and_placements = self._slot_rules[request.slot.name].explain_placement(
             request, ranking.candidates, text_values
         )

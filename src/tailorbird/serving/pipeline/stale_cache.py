@@ -28,7 +28,8 @@ Indices = npt.NDArray[np.intp]
 PEOPLE_MAX = 10_000
 ITEMS_MAX = 1 << 16
 SCHEMAS_MAX = 2
-AGE_MAX_S, REFRESH_AFTER_S = 600.0, 10.0
+AGE_MAX_S = 600.0
+REFRESH_AFTER_S = 10.0
 COVERAGE_MIN = 0.5  # of the candidates; below that, popularity is better
 
 
@@ -45,7 +46,8 @@ class _ColumnGroups:
     def from_names(
         cls, names: tuple[str, ...], entity_by_column: dict[str, str]
     ) -> "_ColumnGroups":
-        item_positions, request_positions = [], []
+        item_positions = []
+        request_positions = []
         for position, name in enumerate(names):
             is_item_entity = [  # of each entity of a column, such as "user+item.category"
                 entity.partition(".")[0] == "item" for entity in entity_by_column[name].split("+")
@@ -82,7 +84,8 @@ class _ItemTable:
         if not stale_rows.size:
             return
         cells = cells[stale_rows]
-        self.keys[cells], self.updated_at_s[cells] = keys[stale_rows], now
+        self.keys[cells] = keys[stale_rows]
+        self.updated_at_s[cells] = now
         self.numeric_values[cells] = rows.numeric[stale_rows[:, None], self.numeric.item_positions]
         self.categorical_hashes[cells] = rows.categorical[
             stale_rows[:, None], self.categorical.item_positions
@@ -99,7 +102,8 @@ class StaleFeatureCache:
     def __init__(
         self, people_max: int = PEOPLE_MAX, *, read_clock_s: Callable[[], float] = time.monotonic
     ) -> None:
-        self._people_max, self._read_clock_s = people_max, read_clock_s
+        self._people_max = people_max
+        self._read_clock_s = read_clock_s
         self._people: OrderedDict[tuple[str, str], tuple[float, Rows]] = OrderedDict()
         self._tables: OrderedDict[str, _ItemTable] = OrderedDict()
         self._lock = threading.Lock()
@@ -132,7 +136,8 @@ class StaleFeatureCache:
     ) -> Rows | None:
         """Return rows for a person's request at time `t`, or None where too little is cached."""
         with self._lock:
-            table, oldest_usable_s = self._item_table(features), self._read_clock_s() - AGE_MAX_S
+            table = self._item_table(features)
+            oldest_usable_s = self._read_clock_s() - AGE_MAX_S
             stored_at_s, user_row = self._people.get(
                 (features.schema_hash, person_id), (-np.inf, None)
             )

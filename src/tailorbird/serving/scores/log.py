@@ -138,7 +138,8 @@ class ScoreFeed:
         """
         with self._lock:
             reader = self._reader = self._reader or open_reader(self.address)
-            log_start, end = reader.start(), reader.end()
+            log_start = reader.start()
+            end = reader.end()
             start = max(start, log_start)
             if start >= end:
                 return Scores(

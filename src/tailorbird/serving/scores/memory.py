@@ -11,7 +11,8 @@ class ScoreMemory:
     """The state of people by the score log; a key is (score, person)."""
 
     def __init__(self, declared_scores: Sequence[Score], keep_us: int) -> None:
-        self._declared_names, self._keep_us = {score.name for score in declared_scores}, keep_us
+        self._declared_names = {score.name for score in declared_scores}
+        self._keep_us = keep_us
         self._people_above: set[tuple[str, str]] = set()  # with a risk above the threshold
         self._last_scored_ts: dict[tuple[str, str], int] = {}  # of the last scored event
         # Intervals of NextBests that exceed the retention of scores.
@@ -65,7 +66,8 @@ class ScoreMemory:
 
     def due_rows(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
         """Yield the rows that come at least `score.every` after the last of the same person."""
-        interval_us, last_ts_by_person = parse_duration(score.every), {}
+        interval_us = parse_duration(score.every)
+        last_ts_by_person = {}
         for row in rows:
             previous_ts = last_ts_by_person.get(
                 row["person"], self._last_scored_ts.get((score.name, row["person"]))

@@ -109,8 +109,11 @@ class ScoreRole:
         *,
         keep_us: int,
     ) -> None:
-        self._routed_address, self._score_log_address = routed_address, score_log_address
-        self._models, self._clock, self._keep_us = models, clock, keep_us
+        self._routed_address = routed_address
+        self._score_log_address = score_log_address
+        self._models = models
+        self._clock = clock
+        self._keep_us = keep_us
         self._declared_scores = list(declared_scores)
         self._trigger_types = sorted({type_ for score in declared_scores for type_ in score.on})
         self._reader: LogReader | None = None
@@ -149,7 +152,8 @@ class ScoreRole:
         end = blocks[-1].end
         triggers = read_triggers(blocks, self._position, self._routed_address, self._trigger_types)
         if len(triggers) > EVENTS_MAX:
-            end, triggers = triggers[EVENTS_MAX]["p"], triggers[:EVENTS_MAX]
+            end = triggers[EVENTS_MAX]["p"]
+            triggers = triggers[:EVENTS_MAX]
         if triggers and not self._wait_for_states(end - 1, stop):
             return ScoreReport(0, 0, self._position)
         scores = [
@@ -165,7 +169,8 @@ class ScoreRole:
             and time.monotonic() - self._appended_at < EMPTY_AFTER_S
         ):
             # Reading these again after a crash loses nothing.
-            rows, self._position = end - self._position, end
+            rows = end - self._position
+            self._position = end
             self.figures.rows += rows
             return ScoreReport(rows, 0, end)
         return self._append_scores(scores, end)
@@ -209,16 +214,15 @@ class ScoreRole:
             if self._memory.needs(record)
         }
         if carried_records and prune_before > self._rewritten_before:
-            self._carried_records, self._carried_before = (
-                list(carried_records.values()),
-                prune_before,
-            )
+            self._carried_records = list(carried_records.values())
+            self._carried_before = prune_before
             return 0
         return self._writer.prune(prune_before) if prune_before else 0
 
     def _expired_records(self, keep_since: int) -> tuple[int, list[ScoreRecord]]:
         """Return where the blocks that predate `keep_since` end, or 0, and their scores."""
-        prune_before, records = 0, list[ScoreRecord]()
+        prune_before = 0
+        records = list[ScoreRecord]()
         try:
             with open_reader(self._score_log_address) as reader:
                 position = reader.start()
@@ -361,7 +365,8 @@ class ScoreRole:
 
     def _append_scores(self, scores: list[Scored], end: int) -> ScoreReport:
         assert self._writer is not None
-        rows, start = end - self._position, self._writer.end()
+        rows = end - self._position
+        start = self._writer.end()
         if end > start:
             faults.fire_if_armed("score.before_append")
             receipt = msgspec.json.encode({"received_at": self._clock.now()})
@@ -378,8 +383,10 @@ class ScoreRole:
             )
             faults.fire_if_armed("score.after_append")
             if self._carried_records:
-                self._carried_records, self._rewritten_before = [], self._carried_before
-        self._position, self._appended_at = end, time.monotonic()
+                self._carried_records = []
+                self._rewritten_before = self._carried_before
+        self._position = end
+        self._appended_at = time.monotonic()
         for scored in scores:
             self._memory.apply(scored)
             self.figures.scores[scored.name] += 1

@@ -60,7 +60,8 @@ class BrokerErrors:
         """Return and clear the last refusal, or None; clients report it when they are polled."""
         for client in clients:
             client.poll(0)
-        refusal, self._refusal = self._refusal, None
+        refusal = self._refusal
+        self._refusal = None
         return refusal
 
 

@@ -166,7 +166,8 @@ class RunAssembler:
     """
 
     def __init__(self, end: int, where: str = "") -> None:
-        self.end, self._where = end, where
+        self.end = end
+        self._where = where
         self._run: list[MessagePart] = []
 
     def feed(self, offset: int, part: MessagePart | None) -> list[StoredBlock]:
@@ -195,7 +196,8 @@ class RunAssembler:
         self._run.append(part)
         if not part.is_last:
             return []
-        run, self._run = self._run, []
+        run = self._run
+        self._run = []
         blocks = list(_decode_blocks(run))
         self.end = part.run_start + part.run_rows
         return blocks

@@ -70,10 +70,8 @@ def inspect_cluster(cluster: Cluster) -> ClusterState:
             for key in _INSPECTED_SETTINGS
             if key in entries and entries[key].value is not None
         }
-        replication, in_sync = (
-            min((len(partition.replicas) for partition in partitions), default=0),
-            min((len(partition.isrs) for partition in partitions), default=0),
-        )
+        replication = min((len(partition.replicas) for partition in partitions), default=0)
+        in_sync = min((len(partition.isrs) for partition in partitions), default=0)
         states.append(TopicState(name, len(partitions), replication, in_sync, settings))
     return ClusterState(brokers, tuple(states))
 

@@ -43,7 +43,9 @@ class KafkaLogSet:
     def __init__(
         self, cluster: Cluster, folder: Path, *, snapshot_rows: int = SNAPSHOT_ROWS
     ) -> None:
-        self.cluster, self.folder, self.snapshot_rows = cluster, folder, snapshot_rows
+        self.cluster = cluster
+        self.folder = folder
+        self.snapshot_rows = snapshot_rows
         self.partition_count = cluster.partitions
         self.host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()).strip("-")[:40] or "host"
         self._listed_producers: dict[str, tuple[float, list[str]]] = {}
@@ -229,12 +231,11 @@ class KafkaPartition:
     """
 
     def __init__(self, log_set: KafkaLogSet, number: int, folder: Path) -> None:
-        self._log_set, self.partition_number, self.partition_count = (
-            log_set,
-            number,
-            log_set.partition_count,
-        )
-        self.folder, self.snapshot_rows = folder, log_set.snapshot_rows
+        self._log_set = log_set
+        self.partition_number = number
+        self.partition_count = log_set.partition_count
+        self.folder = folder
+        self.snapshot_rows = log_set.snapshot_rows
         self.index_path = folder / (
             f"{_INDEX_STEM}.db" if log_set.partition_count == 1 else f"{_INDEX_STEM}.{number}.db"
         )

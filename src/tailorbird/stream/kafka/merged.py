@@ -102,7 +102,8 @@ class MergedReader:
     """A reader of several partitions in their order. Raises NotReadyError without an order."""
 
     def __init__(self, address: MergedLog) -> None:
-        self.address, self.partition = address, address.stem
+        self.address = address
+        self.partition = address.stem
         self._order_reader = KafkaReader(address.order)
         self._partition_readers: dict[int, KafkaReader] = {}
 
@@ -111,10 +112,8 @@ class MergedReader:
         blocks: list[StoredBlock] = []
         for stored_entry in self._order_reader.read(start, bytes_max=_ORDER_READ_BYTES):
             order_entry = decode_entry(stored_entry.block)
-            position, end = (
-                order_entry.first_row + max(0, start - stored_entry.offset),
-                order_entry.first_row + stored_entry.block.rows,
-            )
+            position = order_entry.first_row + max(0, start - stored_entry.offset)
+            end = order_entry.first_row + stored_entry.block.rows
             while position < end:
                 partition_blocks = self._open_partition(order_entry.partition).read_between(
                     position, end, bytes_max=max(1, bytes_max)

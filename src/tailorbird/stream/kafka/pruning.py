@@ -113,7 +113,8 @@ class RecordDeletionThread:
     def _next_deletion(self) -> int | None:
         with self._change_condition:
             self._change_condition.wait_for(lambda: self._prune_before or self._is_closing)
-            prune_before, self._prune_before = self._prune_before, 0
+            prune_before = self._prune_before
+            self._prune_before = 0
             return None if self._is_closing else prune_before
 
     def close(self) -> None:

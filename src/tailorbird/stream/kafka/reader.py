@@ -25,7 +25,8 @@ class KafkaReader:
     """
 
     def __init__(self, address: KafkaTopic) -> None:
-        self.address, self.partition = address, address.partition
+        self.address = address
+        self.partition = address.partition
         self._message_reader = MessageReader(address)
         self._consumer: Any = None
         self._buffer: deque[StoredBlock] = deque()
@@ -163,8 +164,10 @@ class KafkaReader:
         return self._message_reader.find_end().end or 0
 
     def backlog_after(self, position: int) -> Backlog:
-        high, end = self._message_reader.watermarks()[1], self.end()
-        requested_position, position = position, max(position, self.start())
+        high = self._message_reader.watermarks()[1]
+        end = self.end()
+        requested_position = position
+        position = max(position, self.start())
         if position >= end:
             return Backlog(0, 0, rows_past_end=max(0, requested_position - end))
         first_blocks = self.read(position, bytes_max=BACKLOG_RECEIPTS << 14)[:BACKLOG_RECEIPTS]

@@ -31,7 +31,9 @@ from tailorbird.stream.protocol import Block
 
 SNAPSHOT_ROWS = 500_000  # rows after which one is due
 ITEM_SUMMARY = "items"  # the topic with the items of deleted rows
-PIECE, SNAPSHOT = "piece", "snapshot"  # kinds of blocks
+# kinds of blocks
+PIECE = "piece"
+SNAPSHOT = "snapshot"
 PIECE_BYTES = 4 << 20
 SNAPSHOT_AGE_S = 3600.0  # age after which fewer rows suffice
 _CODEC = "zstd"
@@ -72,12 +74,14 @@ class LatestSnapshot:
         """Return the newest snapshot, or None."""
         try:
             with KafkaReader(self._address) as reader:
-                end, start = reader.end(), reader.start()
+                end = reader.end()
+                start = reader.start()
                 if end == self._end or end <= start:
                     return self._newest_snapshot
                 last_block = reader.read(end - 1)[-1].block
                 if last_block.kind == SNAPSHOT:
-                    self._newest_snapshot, self._end = _decode_snapshot(last_block.payload), end
+                    self._newest_snapshot = _decode_snapshot(last_block.payload)
+                    self._end = end
                 elif self._newest_snapshot is None:  # the last one is incomplete
                     position = start
                     while position < end and (
@@ -120,10 +124,14 @@ def take_snapshot(
         faults.fire_if_armed("snapshot.before_pieces")
         with KafkaWriter(address) as writer:
             previous_snapshot = LatestSnapshot(address).refresh()
-            hasher, size, start, piece_count = hashlib.sha256(), 0, writer.end(), 0
+            hasher = hashlib.sha256()
+            size = 0
+            start = writer.end()
+            piece_count = 0
             for chunk in _read_chunks(copy_path):
                 hasher.update(chunk)
-                size, piece_count = size + len(chunk), piece_count + 1
+                size = size + len(chunk)
+                piece_count = piece_count + 1
                 writer.append(
                     [
                         Block(
@@ -224,12 +232,10 @@ def _read_pieces(address: KafkaTopic, snapshot: Snapshot) -> Iterator[bytes]:
     Raises:
         DamageError: after the last piece, if they do not match the checksum.
     """
-    hasher, size, position, end = (
-        hashlib.sha256(),
-        0,
-        snapshot.first,
-        snapshot.first + snapshot.pieces,
-    )
+    hasher = hashlib.sha256()
+    size = 0
+    position = snapshot.first
+    end = snapshot.first + snapshot.pieces
     with KafkaReader(address) as reader:
         while position < end:
             stored_blocks = [
@@ -277,9 +283,14 @@ class SnapshotThread:
         interval_rows: int = SNAPSHOT_ROWS,
         age_s: float = SNAPSHOT_AGE_S,
     ) -> None:
-        self._file, self._address, self._read_positions = file, address, read_positions
-        self._last_position, self._interval_rows, self._age_s = last_position, interval_rows, age_s
-        self._taken_at, self._end = time.monotonic(), last_position
+        self._file = file
+        self._address = address
+        self._read_positions = read_positions
+        self._last_position = last_position
+        self._interval_rows = interval_rows
+        self._age_s = age_s
+        self._taken_at = time.monotonic()
+        self._end = last_position
         self._thread: threading.Thread | None = None
 
     def tick(self, end: int) -> None:
@@ -297,7 +308,8 @@ class SnapshotThread:
 
     def _run(self) -> None:
         while self._is_due():
-            self._taken_at, end = time.monotonic(), self._end
+            self._taken_at = time.monotonic()
+            end = self._end
             try:
                 self._last_position = max(
                     end, take_snapshot(self._file, self._address, self._read_positions).position

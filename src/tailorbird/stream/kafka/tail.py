@@ -62,7 +62,8 @@ class MessageReader:
     """
 
     def __init__(self, address: KafkaTopic, consumer: Any = None) -> None:
-        self.address, self._owns_consumer = address, consumer is None
+        self.address = address
+        self._owns_consumer = consumer is None
         self._timeout_s = address.cluster.timeout_s
         self._consumer = create_tail_consumer(address) if consumer is None else consumer
         self._partition = TopicPartition(address.name, address.partition_number)
@@ -80,7 +81,8 @@ class MessageReader:
             retry_until: deadline by the monotonic clock, with at least two short attempts; 0 is the
                 cluster's timeout.
         """
-        deadline, attempts = retry_until or time.monotonic() + self._timeout_s, 0
+        deadline = retry_until or time.monotonic() + self._timeout_s
+        attempts = 0
         while True:
             attempts += 1
             try:
@@ -162,14 +164,17 @@ class MessageReader:
                 where=str(self.address),
                 fix="read them from the lake, then go on here",
             )
-        last_part, left, right = first_part, first_part.expected_offset + 1, high
+        last_part = first_part
+        left = first_part.expected_offset + 1
+        right = high
         while left < right:
             middle = (left + right) // 2
             part = self._find_first_valid(middle, right)
             if part is None:
                 right = middle
             elif part.run_start <= position:
-                last_part, left = part, part.expected_offset + 1
+                last_part = part
+                left = part.expected_offset + 1
             else:
                 right = middle
         return last_part.expected_offset - last_part.index

@@ -44,8 +44,10 @@ class LogBacklog:
 
     def backlog_after(self, position: int) -> Backlog:
         """Return the backlog after a position, see `LogReader.backlog_after`."""
-        high, end = self._messages.watermarks()[1], self._messages.find_end().end or 0
-        requested_position, position = position, max(position, self._messages.start())
+        high = self._messages.watermarks()[1]
+        end = self._messages.find_end().end or 0
+        requested_position = position
+        position = max(position, self._messages.start())
         if position >= end:
             return Backlog(0, 0, rows_past_end=max(0, requested_position - end))
         first_offset = self._messages.find_offset(position)
@@ -56,13 +58,15 @@ class LogBacklog:
     def _read_receipts(self, first_offset: int, high: int, position: int) -> tuple[bytes, ...]:
         """Return the receipts of the first blocks from `position` on."""
         receipts: list[bytes] = []
-        block_end, is_continued = 0, False
+        block_end = 0
+        is_continued = False
         for offset in range(first_offset, min(high, first_offset + 16 * BACKLOG_RECEIPTS)):
             part = self._messages.read_part(offset)
             if part is None or part.expected_offset != offset:
                 continue
             if part.index == 0:
-                block_end, is_continued = part.run_start, False
+                block_end = part.run_start
+                is_continued = False
             if not is_continued and part.rows:
                 block_end += part.rows
                 if block_end > position:

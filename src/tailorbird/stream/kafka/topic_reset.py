@@ -73,7 +73,8 @@ class Erasure(msgspec.Struct, frozen=True):
 
 def describe_topic(logs: Sequence[KafkaTopic], ends: list[int]) -> TopicSpec:
     """Describe a topic by its partitions as it is now."""
-    cluster, name = logs[0].cluster, logs[0].name
+    cluster = logs[0].cluster
+    name = logs[0].name
     admin = cluster.admin()
     with translate_errors(cluster, admin):
         topic = admin.list_topics(timeout=cluster.timeout_s).topics[name]
@@ -116,7 +117,8 @@ def reset_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
 
 def create_topic(logs: list[KafkaLog], spec: TopicSpec) -> None:
     """Create a deleted topic and begin its empty partitions; existing rows stay."""
-    cluster, name = logs[0].cluster, logs[0].name
+    cluster = logs[0].cluster
+    name = logs[0].name
     if not _topic_exists(logs[0]):
         topic = NewTopic(
             name,

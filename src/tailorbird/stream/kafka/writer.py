@@ -42,7 +42,8 @@ class KafkaWriter:
     def __init__(
         self, address: KafkaTopic, *, first_position: int = 0, expected_end: int = 0
     ) -> None:
-        self.address, self.partition = address, address.partition
+        self.address = address
+        self.partition = address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)
         self._failure = ""
@@ -110,7 +111,8 @@ class KafkaWriter:
             )
             offsets = self._send([opening_part])
             if self._is_in_place([opening_part], offsets):
-                self._next_offset, self._end = offsets[0] + 1, end
+                self._next_offset = offsets[0] + 1
+                self._end = end
                 return
         raise LockedError(
             "others begin to write at the same time",
@@ -130,7 +132,8 @@ class KafkaWriter:
             self._end = previous_end
             self._pending_blocks = None
             raise
-        blocks, self._pending_blocks = self._pending_blocks, None
+        blocks = self._pending_blocks
+        self._pending_blocks = None
         self._end = previous_end
         self._commit(blocks)
 

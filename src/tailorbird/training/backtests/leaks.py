@@ -43,7 +43,8 @@ COMMON_LAG_SHARE_MIN = 0.01
 REPEATS_MIN = 20
 COARSE_SHARE_MIN = 0.1  # share of events at the same second of the hour: times are rounded
 
-LEAK, REVIEW = "leak", "look"
+LEAK = "leak"
+REVIEW = "look"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def find_lookahead(
         data: rows of requests; a sample of the requests is checked.
     """
     events = training_data.events
-    ts, log_position = micros(events["ts"]), events["p"].to_numpy()
+    ts = micros(events["ts"])
+    log_position = events["p"].to_numpy()
     is_timeless = pc.fill_null(events["timeless"], False).to_numpy(zero_copy_only=False)
     rng = np.random.default_rng(seed)
     sampled_requests = np.sort(
@@ -141,7 +143,8 @@ def _compute_features(data: Dataset, features: FeatureSet, events: pa.Table) -> 
 
 def count_differences(expected: FeatureChunk, actual: FeatureChunk) -> dict[str, int]:
     """Return column or sequence → rows that differ in any bit; missing values are equal."""
-    expected_rows, actual_rows = expected.rows, actual.rows
+    expected_rows = expected.rows
+    actual_rows = actual.rows
     counts = count_changes(expected_rows.numeric_names, expected_rows.numeric, actual_rows.numeric)
     counts |= count_changes(
         expected_rows.categorical_names, expected_rows.categorical, actual_rows.categorical
@@ -213,15 +216,14 @@ def find_repeated_events(
     repeats = [(empty, empty), *map(_measure_repeats, interactions_by_type.values())]
     lags, repeat_ts = map(np.concatenate, zip(*repeats, strict=True))
     is_coarse = _mark_coarse_lags(lags, repeat_ts, np.concatenate(all_ts))
-    lags, repeat_ts = lags[~is_coarse], repeat_ts[~is_coarse]
+    lags = lags[~is_coarse]
+    repeat_ts = repeat_ts[~is_coarse]
     if not len(lags):
         return []
     distinct_lags, lag_counts = np.unique(lags, return_counts=True)
     most_common_index = int(np.argmax(lag_counts))
-    common_lag_count, common_lag = (
-        int(lag_counts[most_common_index]),
-        int(distinct_lags[most_common_index]),
-    )
+    common_lag_count = int(lag_counts[most_common_index])
+    common_lag = int(distinct_lags[most_common_index])
     if common_lag_count < REPEATS_MIN or common_lag_count < COMMON_LAG_SHARE_MIN * len(lags):
         return []
     earlier_ts = repeat_ts[lags == common_lag] - common_lag
@@ -259,11 +261,9 @@ def _measure_repeats(interactions: Interactions) -> tuple[Ints, Ints]:
             )
         )
     ]
-    person, item, ts = (
-        interactions.person[sorted_rows],
-        interactions.item[sorted_rows],
-        interactions.ts[sorted_rows],
-    )
+    person = interactions.person[sorted_rows]
+    item = interactions.item[sorted_rows]
+    ts = interactions.ts[sorted_rows]
     is_repeat = (person[1:] == person[:-1]) & (item[1:] == item[:-1])
     return (ts[1:] - ts[:-1])[is_repeat], ts[1:][is_repeat]
 

@@ -47,7 +47,8 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
     if not challenger_names:
         return _fit_architecture(TREES if architecture == AUTO else architecture, split, request)
     best_model = tree_model = _fit_architecture(TREES, split, request)
-    validation, best_gain = split.validation, 0.0
+    validation = split.validation
+    best_gain = 0.0
     row_gains = validation.row_gains(split.objective)
     for challenger_name in challenger_names:
         challenger = _fit_architecture(challenger_name, split, request)
@@ -57,7 +58,8 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
         )
         gain = ndcg_gain(*validation_scores, row_gains, validation.offsets, validation.person)
         if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
-            best_model, best_gain = challenger, gain.value
+            best_model = challenger
+            best_gain = gain.value
     return best_model
 
 

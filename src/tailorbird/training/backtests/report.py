@@ -145,7 +145,8 @@ class ValidationReport:
     @property
     def _summary_line(self) -> str:
         leak_text = f"{len(self.leaks)} leaks" if self.leaks else "no leak"
-        origin_count, request_count = len(self.about["splits"]), self.evaluation.request_count
+        origin_count = len(self.about["splits"])
+        request_count = self.evaluation.request_count
         return (
             f"slot {self.slot}: {origin_count} past cuts, {request_count:,} requests, "
             f"{leak_text} found"

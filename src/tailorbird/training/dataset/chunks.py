@@ -52,7 +52,8 @@ class FeatureChunks:
         """
         folder.mkdir(parents=True)
         chunks: list[FeatureChunk] = []
-        categorical, start_row = np.zeros((row_count, 0), np.uint64), 0
+        categorical = np.zeros((row_count, 0), np.uint64)
+        start_row = 0
         for chunk_number, chunk in enumerate(feature_chunks):
             column_count = chunk.rows.categorical.shape[1]
             if not start_row and column_count and row_count:

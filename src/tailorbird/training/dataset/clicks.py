@@ -74,11 +74,10 @@ def draw_requests(
     t = micros(positive_events["ts"])
     event_order = np.lexsort((positive_events["p"].to_numpy(), t))
     positive_events = positive_events.take(pa.array(event_order)).combine_chunks()
-    t, log_position = t[event_order], positive_events["p"].to_numpy()
-    person_codes, item_codes = (
-        person_vocabulary.encode(positive_events["person"]),
-        item_vocabulary.encode(positive_events["item_id"]),
-    )
+    t = t[event_order]
+    log_position = positive_events["p"].to_numpy()
+    person_codes = person_vocabulary.encode(positive_events["person"])
+    item_codes = item_vocabulary.encode(positive_events["item_id"])
     session_code = (
         _session_codes(positive_events, person_codes, len(person_vocabulary))
         if scheme.truth == "session"
@@ -168,10 +167,8 @@ def sample_negatives(
             data, replay, scheme, negatives_per_request=negatives_per_request, progress=progress
         )
     )
-    positive_count, recalled_count = (
-        sum(chunk.positive_count for chunk in chunks),
-        sum(chunk.retrieved_positive_count for chunk in chunks),
-    )
+    positive_count = sum(chunk.positive_count for chunk in chunks)
+    recalled_count = sum(chunk.retrieved_positive_count for chunk in chunks)
     if not recalled_count:
         problem = (
             f"no source of candidates gave any of the {positive_count:,} things that people chose "
@@ -199,7 +196,8 @@ def concat_datasets(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
 
     Return also the order: the index of each request in the parts, one after another.
     """
-    first_part, request_starts = parts[0], np.cumsum([0, *(part.request_count for part in parts)])
+    first_part = parts[0]
+    request_starts = np.cumsum([0, *(part.request_count for part in parts)])
     sizes = np.concatenate([np.diff(part.offsets) for part in parts])
     missed_positives = MissedPositives(
         np.concatenate(
@@ -282,7 +280,8 @@ def _label_candidates(
     rng: np.random.Generator,
 ) -> DrawnRequests:
     """Label the candidates of some requests."""
-    chunk_request_indexes, item_count = chunk.request_indexes, max(len(data.item_vocabulary), 1)
+    chunk_request_indexes = chunk.request_indexes
+    item_count = max(len(data.item_vocabulary), 1)
     chunk_requests = data.take(chunk_request_indexes)
     positive_keys = np.unique(chunk_requests.request_index * item_count + chunk_requests.item_codes)
     request_index = np.repeat(np.arange(len(chunk_request_indexes)), chunk.sizes)

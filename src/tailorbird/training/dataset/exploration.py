@@ -19,7 +19,9 @@ Ints = npt.NDArray[np.int64]
 
 # Kinds of responses, by the rows that could be exchanged: any drawn row with any other, the rows
 # of a pair, none.
-ANY_ROW, PAIRS, NO_ROW = 0, 1, 2
+ANY_ROW = 0
+PAIRS = 1
+NO_ROW = 2
 _PROBABILITY_TOLERANCE = 1e-6  # tolerance for equal probabilities
 _UNEXPLAINED_SHARE_MAX = (
     0.01  # share of responses with a method's probabilities that it cannot have made
@@ -52,10 +54,8 @@ def collect_exploration_rows(
 ) -> ExplorationRows:
     """Sort rows and infer how they were drawn. Shapes are (n,); positions count from 1."""
     order = np.lexsort((position, request))
-    position_index, propensity = (
-        position[order].astype(np.int64) - 1,
-        propensity[order].astype(np.float64),
-    )
+    position_index = position[order].astype(np.int64) - 1
+    propensity = propensity[order].astype(np.float64)
     response = np.unique(request[order], return_inverse=True)[1].astype(np.int64)
     is_drawn_row = propensity < 1
     is_pair_upper = _mark_pairs(response, position_index, is_drawn_row)
@@ -113,18 +113,15 @@ def _response_kinds(
 ) -> Ints:
     """Return the kind of each response."""
     response_count = int(response[-1]) + 1
-    drawn_response, chance = response[is_drawn_row], propensity[is_drawn_row]
-    lowest_chance, highest_chance = (
-        np.full(response_count, np.inf),
-        np.full(response_count, -np.inf),
-    )
+    drawn_response = response[is_drawn_row]
+    chance = propensity[is_drawn_row]
+    lowest_chance = np.full(response_count, np.inf)
+    highest_chance = np.full(response_count, -np.inf)
     np.minimum.at(lowest_chance, drawn_response, chance)
     np.maximum.at(highest_chance, drawn_response, chance)
     has_draws = np.isfinite(lowest_chance)
-    lowest_chance, highest_chance = (
-        np.where(has_draws, lowest_chance, 1.0),
-        np.where(has_draws, highest_chance, 1.0),
-    )
+    lowest_chance = np.where(has_draws, lowest_chance, 1.0)
+    highest_chance = np.where(has_draws, highest_chance, 1.0)
     drawn_counts, low_counts, high_counts = (
         np.bincount(drawn_response[mask], minlength=response_count)
         for mask in (

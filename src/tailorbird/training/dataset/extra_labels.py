@@ -52,7 +52,8 @@ class OutcomeIndex:
         """Return the range of each row's outcomes as start and end; equal where there are none."""
         if not len(self):
             return np.zeros(data.row_count, np.int64), np.zeros(data.row_count, np.int64)
-        person, t = data.person_codes[data.request_index], data.t[data.request_index]
+        person = data.person_codes[data.request_index]
+        t = data.t[data.request_index]
         pair = person * self._item_count + data.item_codes
         pair_code = np.minimum(
             np.searchsorted(self._sorted_pairs, pair), len(self._sorted_pairs) - 1

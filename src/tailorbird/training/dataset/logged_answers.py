@@ -77,11 +77,9 @@ def dataset_from_responses(
         slot_responses, response_log, person_vocabulary, item_vocabulary
     )
     request_vocabulary = IdVocabulary.of(slot_responses["request_id"])
-    slot_items, other_items = (
-        _flatten_response_items(slot_responses, person_vocabulary, item_vocabulary),
-        _flatten_response_items(
-            _other_responses(events, slot_responses, ts_from), person_vocabulary, item_vocabulary
-        ),
+    slot_items = _flatten_response_items(slot_responses, person_vocabulary, item_vocabulary)
+    other_items = _flatten_response_items(
+        _other_responses(events, slot_responses, ts_from), person_vocabulary, item_vocabulary
     )
     matcher = OutcomeMatcher(
         unlabelled_data,

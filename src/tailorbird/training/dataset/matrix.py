@@ -92,7 +92,8 @@ def encode_rows(
             came later.
         live_columns: live columns of the chunk's data.
     """
-    data, rows = chunk.data, chunk.rows
+    data = chunk.data
+    rows = chunk.rows
     live_values_by_column = (
         {}
         if data.live_values is None
@@ -104,11 +105,13 @@ def encode_rows(
     index_numbers = index_series.index_numbers_at(data.t)
     assert np.all(index_numbers >= 0)
     matrix = np.empty((data.row_count, len(encoder.names)), np.float32)
-    item_keys, request_index = data.item_vocabulary.keys[data.item_codes], data.request_index
+    item_keys = data.item_vocabulary.keys[data.item_codes]
+    request_index = data.request_index
     for index_number in np.unique(index_numbers):
         request_indexes = np.flatnonzero(index_numbers == index_number)
         # Requests are in order of time, so those of one index are adjacent.
-        first_request, end_request = request_indexes[0], request_indexes[-1] + 1
+        first_request = request_indexes[0]
+        end_request = request_indexes[-1] + 1
         assert end_request - first_request == len(request_indexes)
         row_range = slice(data.offsets[first_request], data.offsets[end_request])
         sequences = {

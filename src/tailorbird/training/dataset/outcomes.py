@@ -73,7 +73,8 @@ class OutcomeMatcher:
         order = identified_rows[
             np.lexsort((log_position[identified_rows], ts[identified_rows], pair_key))
         ]
-        self._rows, self._ts = rows[order], ts[order]
+        self._rows = rows[order]
+        self._ts = ts[order]
         self._sorted_times, time_rank = np.unique(self._ts, return_inverse=True)
         self._rank_bits = len(self._sorted_times).bit_length()
         self._sorted_pairs, self._pair_code = np.unique(
@@ -138,7 +139,8 @@ class OutcomeMatcher:
             np.searchsorted(self._packed_keys, (pair_code << self._rank_bits) | time_rank) - 1
         )
         index = np.maximum(last_index, 0)
-        row, age = self._rows[index], ts - self._ts[index]
+        row = self._rows[index]
+        age = ts - self._ts[index]
         is_match = (
             (last_index >= 0)
             & (self._sorted_pairs[pair_code] == pair_key)

@@ -89,7 +89,8 @@ def move_before_visits(
     )  # just behind what came before it, as in `clicks.draw_requests`
     order = np.lexsort((ts, data.request_index))
     first_choices = order[data.offsets[:-1]]
-    first_visit_row, is_moved = visit_rows[first_choices], visit_rows[first_choices] >= 0
+    first_visit_row = visit_rows[first_choices]
+    is_moved = visit_rows[first_choices] >= 0
     log_position = np.where(is_moved, visits.log_position[first_visit_row] - 1, data.log_position)
     context = pa.concat_tables([data.context, visits.context]).take(
         pa.array(
@@ -145,19 +146,16 @@ class _ItemVisits:
     @classmethod
     def of(cls, events: pa.Table, data: Dataset, types: Sequence[str]) -> "_ItemVisits":
         interactions = events.filter(interaction_mask(events, types))
-        person_code, item_code, item_count = (
-            data.person_vocabulary.encode(interactions["person"]),
-            data.item_vocabulary.encode(interactions["item_id"]),
-            len(data.item_vocabulary),
-        )
-        ts, log_position, pair_code = (
-            micros(interactions["ts"]),
-            interactions["p"].to_numpy(),
-            person_code * item_count + item_code,
-        )
+        person_code = data.person_vocabulary.encode(interactions["person"])
+        item_code = data.item_vocabulary.encode(interactions["item_id"])
+        item_count = len(data.item_vocabulary)
+        ts = micros(interactions["ts"])
+        log_position = interactions["p"].to_numpy()
+        pair_code = person_code * item_count + item_code
         order = np.lexsort((log_position, ts, pair_code))
         order = order[person_code[order] >= 0]
-        pair_code, ts = pair_code[order], ts[order]
+        pair_code = pair_code[order]
+        ts = ts[order]
         is_start = (np.diff(pair_code, prepend=-1) != 0) | (np.diff(ts, prepend=0) > SESSION_GAP)
         first_row = np.maximum.accumulate(np.where(is_start, np.arange(len(ts)), 0))
         return cls(
@@ -171,10 +169,9 @@ class _ItemVisits:
 
     def visit_rows(self, data: Dataset) -> Ints:
         """Return the first row of the visit before each choice, −1 without one; shape (rows,)."""
-        person_codes, choice_ts = (
-            data.person_codes[data.request_index],
-            data.t[data.request_index] - 1,
-        )  # when it was chosen
+        # when it was chosen
+        person_codes = data.person_codes[data.request_index]
+        choice_ts = data.t[data.request_index] - 1
         if not len(self.ts):
             return np.full(data.row_count, -1, np.int64)
         unique_pair_codes, pair_ranks = np.unique(self.pair_code, return_inverse=True)

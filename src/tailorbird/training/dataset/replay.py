@@ -99,12 +99,10 @@ class Replay:
         source_limits: Mapping[str, int] | None = None,
         retriever: VectorRetriever | None = None,
     ) -> None:
-        self._events, self._features, self._slot, self._item_vocabulary = (
-            events,
-            features,
-            slot,
-            item_vocabulary,
-        )
+        self._events = events
+        self._features = features
+        self._slot = slot
+        self._item_vocabulary = item_vocabulary
         self.live_columns = live_columns
         self.baselines = {name: Baseline.parse(name) for name in baselines}
         self._source_limits = dict(
@@ -119,7 +117,8 @@ class Replay:
         )
         self._contract: Contract = build_contract(self._source_names, shown=slot.denominator)
         key_order = np.argsort(item_vocabulary.keys)
-        self._sorted_keys, self._sorted_codes = item_vocabulary.keys[key_order], key_order
+        self._sorted_keys = item_vocabulary.keys[key_order]
+        self._sorted_codes = key_order
         self._list_cache: dict[int, tuple[RankedList, Ints]] = {}
         # Types of events that hide their item from the person.
         self._hidden_type_keys = (
@@ -157,10 +156,8 @@ class Replay:
     ) -> tuple[Matrix, dict[str, Floats]]:
         """Return live columns of rows, (rows, columns), and their values by baseline, (rows,)."""
         sequences = self.read_sequences(data)
-        item_keys, matrix = (
-            self._item_vocabulary.keys[data.item_codes],
-            np.empty((data.row_count, len(self.live_columns.names)), np.float32),
-        )
+        item_keys = self._item_vocabulary.keys[data.item_codes]
+        matrix = np.empty((data.row_count, len(self.live_columns.names)), np.float32)
         baseline_values = {name: np.zeros(data.row_count) for name in self.baselines}
         for request_index, lists in self.iterate_request_lists(data, sequences, progress=progress):
             row_range = slice(data.offsets[request_index], data.offsets[request_index + 1])
@@ -261,7 +258,8 @@ class Replay:
         hidden_item_keys = np.concatenate([np.zeros(0, np.uint64), *hidden_key_arrays])
         keys = self._item_vocabulary.keys[merged_candidates.rows]
         is_visible = ~np.isin(keys, hidden_item_keys)
-        codes, keys = merged_candidates.rows[is_visible], keys[is_visible]
+        codes = merged_candidates.rows[is_visible]
+        keys = keys[is_visible]
         ranks_by_source = [
             source_ranks
             for name in self._source_names
@@ -345,10 +343,8 @@ def _build_chunk(
         name: build_slates([candidates.slates[name] for candidates in request_candidates])
         for name in baselines
     }
-    request_index, sizes = (
-        np.array([candidates.request_index for candidates in request_candidates]),
-        np.array([len(candidates.item_codes) for candidates in request_candidates]),
-    )
+    request_index = np.array([candidates.request_index for candidates in request_candidates])
+    sizes = np.array([len(candidates.item_codes) for candidates in request_candidates])
     return CandidateChunk(
         request_indexes=request_index,
         sizes=sizes,

@@ -111,10 +111,10 @@ def choose_requests(
         ts_from=row_settings.ts_from,
         ts_to=row_settings.as_of,
     )
-    source_note, move_note = (
-        f"requests are put before what people chose ({data.row_count:,} of type {scheme.type})",
-        "",
+    source_note = (
+        f"requests are put before what people chose ({data.row_count:,} of type {scheme.type})"
     )
+    move_note = ""
     if (
         moved_requests := move_before_visits(
             events, data, scheme.type, parse_duration(slot.attribution)
@@ -122,7 +122,8 @@ def choose_requests(
         if scheme.moves_before_visit
         else None
     ):
-        data, move_note = moved_requests.data, f"; {moved_requests.summary}"
+        data = moved_requests.data
+        move_note = f"; {moved_requests.summary}"
     if row_settings.sampling_scheme or row_settings.row_source == "clicks":
         return data, scheme, f"{source_note}, as asked for{move_note}"
     if not _has_responses(events, slot):

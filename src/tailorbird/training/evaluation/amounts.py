@@ -93,10 +93,13 @@ def compute_amount_metrics(
         request_index: shape (n,), the request of each row.
         bootstrap: replicates over the users of the requests.
     """
-    amount, request_count = amount.astype(np.float64), len(bootstrap.person_codes)
+    amount = amount.astype(np.float64)
+    request_count = len(bootstrap.person_codes)
     row_counts = metrics.sum_by_index(request_index, np.ones(len(request_index)), request_count)
-    error, deviance = np.abs(expected - amount), metrics.deviances(expected, amount)
-    mean, median = float(amount.mean()), float(np.median(amount))
+    error = np.abs(expected - amount)
+    deviance = metrics.deviances(expected, amount)
+    mean = float(amount.mean())
+    median = float(np.median(amount))
     return AmountMetrics(
         mae=bootstrap.ratio(metrics.sum_by_index(request_index, error, request_count), row_counts),
         mae_mean=float(np.abs(amount - mean).mean()),

@@ -137,7 +137,8 @@ def load_responses(
     bundles = [bundle for _, bundle in policy_bundles.values() if bundle is not None]
     own_features = [bundle.features for bundle in bundles if bundle.features is not None]
     read_features, *other_features = own_features or [features]
-    pinned_lake, now = Lake(lake).pin_versions(), clock.now()
+    pinned_lake = Lake(lake).pin_versions()
+    now = clock.now()
     row_settings = replace(settings.row_settings(now, (outcome,)), row_source="answers")
     unfiltered_slot = replace(slot, denominator="answer")
     training_data = load_training_data(
@@ -217,10 +218,8 @@ def _thin_responses(
     data: Dataset, training_data: TrainingData, settings: TrainSettings
 ) -> tuple[Dataset, tuple[str, ...]]:
     """Draw responses evenly over the time, and note what is left out."""
-    left_out_count, response_count = (
-        training_data.dataset.request_count - data.request_count,
-        data.request_count,
-    )
+    left_out_count = training_data.dataset.request_count - data.request_count
+    response_count = data.request_count
     data = data.take(thin_evenly(np.arange(response_count), settings.test_requests, settings.seed))
     notes = []
     if left_out_count > 0:

@@ -87,10 +87,8 @@ def evaluate_scorers(
             for name, scorer in scorers.items():
                 predictions, scores[name] = scorer(chunk)
                 probabilities = predictions if name == model_name else probabilities
-            request_count, row_range = (
-                chunk.data.request_count,
-                slice(rows_done, rows_done + chunk.data.row_count),
-            )
+            request_count = chunk.data.request_count
+            row_range = slice(rows_done, rows_done + chunk.data.row_count)
             scores |= {name: column[row_range] for name, column in baseline_values.items()}
             evaluator.add(
                 chunk.data,
@@ -101,14 +99,10 @@ def evaluate_scorers(
                     for name, slate in test_chunk.slates.items()
                 },
             )
-            requests_done, rows_done = (
-                requests_done + request_count,
-                rows_done + chunk.data.row_count,
-            )
-        positive_count, retrieved_positive_count = (
-            positive_count + test_chunk.positive_count,
-            retrieved_positive_count + test_chunk.retrieved_positive_count,
-        )
+            requests_done = requests_done + request_count
+            rows_done = rows_done + chunk.data.row_count
+        positive_count = positive_count + test_chunk.positive_count
+        retrieved_positive_count = retrieved_positive_count + test_chunk.retrieved_positive_count
         candidate_count += int(
             test_chunk.data.provenance.get("candidates", test_chunk.data.row_count)
         )

@@ -24,7 +24,8 @@ RELATIVE_MARGIN = 0.01  # relative
 USERS_MIN = 30  # with fewer users, a bootstrap says little
 CALIBRATION_MAX = 2.0  # largest ratio of predicted to observed mean of a head, and its inverse
 COVERAGE_MIN = 0.5  # relative to the champion's, or the best baseline's
-SUPERIORITY, NON_INFERIORITY = "superiority", "non-inferiority"
+SUPERIORITY = "superiority"
+NON_INFERIORITY = "non-inferiority"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Evidence:
 
 def decide(evidence: Evidence) -> Decision:
     """Decide whether to promote the new model."""
-    refusals, notes = _guardrail_failures(evidence), []
+    refusals = _guardrail_failures(evidence)
+    notes = []
     is_refresh = evidence.has_same_recipe and evidence.champion is not None
     best = max(evidence.baselines, key=lambda rival: rival.value, default=None)
     comparisons: list[tuple[Rival | None, str, bool]] = [

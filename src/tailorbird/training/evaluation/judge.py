@@ -87,11 +87,9 @@ class Evaluator:
 
     def set_popularity(self, item_shares: Floats) -> None:
         """Set popularity, and with it the long tail and the new items, as of another moment."""
-        self._item_shares, self._is_long_tail, self._is_new_item = (
-            item_shares,
-            long_tail_mask(item_shares),
-            item_shares == 0,
-        )
+        self._item_shares = item_shares
+        self._is_long_tail = long_tail_mask(item_shares)
+        self._is_new_item = item_shares == 0
 
     def add(
         self,

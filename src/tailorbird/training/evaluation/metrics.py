@@ -110,7 +110,8 @@ def rank_lists(
     positives_before = np.concatenate(([0], np.cumsum(label > 0)))
     positive_counts = positives_before[offsets[1:]] - positives_before[offsets[:-1]]
     top_rows = np.full((len(lengths), k), -1, np.int64)
-    row_parts, rank_parts = [], []
+    row_parts = []
+    rank_parts = []
     # Lists of similar length are ranked together, so that padding stays small.
     lists_by_length = np.argsort(lengths, kind="stable")
     for list_indexes in _split_chunks(lists_by_length, lengths):
@@ -250,7 +251,8 @@ def auc_influence(score: npt.NDArray[np.floating], label: npt.NDArray) -> Floats
     """
     weight = np.ones(len(score))
     group, positive_weight, negative_weight = _group_by_score(score, label, weight)
-    positive_total, negative_total = positive_weight.sum(), negative_weight.sum()
+    positive_total = positive_weight.sum()
+    negative_total = negative_weight.sum()
     if not positive_total or not negative_total:
         return np.full(len(score), np.nan)
     negative_share_below = (np.cumsum(negative_weight) - 0.5 * negative_weight) / negative_total
@@ -271,7 +273,8 @@ def log_losses(probability: npt.NDArray[np.floating], label: npt.NDArray) -> Flo
 
 def deviances(expected: npt.NDArray[np.floating], amount: npt.NDArray) -> Floats:
     """Return the Poisson deviance of each row's expected amount, shape (n,)."""
-    mean, observed = np.maximum(expected.astype(np.float64), 1e-9), amount.astype(np.float64)
+    mean = np.maximum(expected.astype(np.float64), 1e-9)
+    observed = amount.astype(np.float64)
     ratio = np.log(np.where(observed > 0, observed / mean, 1.0))
     return 2.0 * (observed * ratio - (observed - mean))
 
@@ -299,7 +302,8 @@ def tiebreak_hash(rows: Ints, seed: int = 0) -> npt.NDArray[np.uint32]:
 def _split_chunks(lists_by_length: Ints, lengths: Ints) -> list[Ints]:
     """Split non-empty requests into runs whose padded matrix has at most PADDED_CELLS_MAX cells."""
     lists_by_length = lists_by_length[lengths[lists_by_length] > 0]
-    chunks, start = [], 0
+    chunks = []
+    start = 0
     while start < len(lists_by_length):
         widths = lengths[lists_by_length[start:]]  # ascending, so the last of a run is its width
         padded_cells = widths * np.arange(1, len(widths) + 1)
@@ -335,11 +339,10 @@ def _rank_chunk(
     rank = np.zeros(len(list_index), np.int64)
     for ordinal in range(int(positive_ordinal.max(initial=-1)) + 1):
         current_positives = np.flatnonzero(positive_ordinal == ordinal)
-        matrix_line, position = list_index[current_positives], column_index[current_positives]
-        own_score, own_tiebreak = (
-            padded_scores[matrix_line, position][:, None],
-            tiebreaks[matrix_line, position][:, None],
-        )
+        matrix_line = list_index[current_positives]
+        position = column_index[current_positives]
+        own_score = padded_scores[matrix_line, position][:, None]
+        own_tiebreak = tiebreaks[matrix_line, position][:, None]
         is_ahead = (padded_scores[matrix_line] > own_score) | (
             (padded_scores[matrix_line] == own_score) & (tiebreaks[matrix_line] < own_tiebreak)
         )

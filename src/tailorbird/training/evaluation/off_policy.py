@@ -203,7 +203,8 @@ def evaluate_off_policy(
     scorers = {name: scorer for group in groups for name, scorer in group.scorers.items()}
     new_name, old_name = scorers
     reward_model = reward_model or new_name
-    samples, rebuilt_share = {}, 0.0
+    samples = {}
+    rebuilt_share = 0.0
     for group in groups:
         group_scorers = {**group.scorers, reward_model: scorers[reward_model]}
         slate_replay = SlateReplay(
@@ -260,8 +261,11 @@ class _PropensityRecorder:
     def __init__(
         self, group: PolicyGroup, data: Dataset, reward_model: str, outcome: str, seed: int
     ) -> None:
-        self._slot, self._data, self._outcome = group.slot, data, outcome
-        self._rng, self._reward_model = np.random.default_rng(seed), reward_model
+        self._slot = group.slot
+        self._data = data
+        self._outcome = outcome
+        self._rng = np.random.default_rng(seed)
+        self._reward_model = reward_model
         self.is_candidate = np.zeros(data.row_count, bool)
         self._predicted_rewards = np.zeros(data.row_count)
         self._has_model = True
@@ -308,10 +312,8 @@ class _PropensityRecorder:
         )
         if not self._has_model:
             return PolicySample(reward, weight, data.person_codes, is_shown)
-        prediction, expected = (
-            pad_by_position(self._predicted_rewards),
-            pad_by_position(self._expected_rewards[name]),
-        )
+        prediction = pad_by_position(self._predicted_rewards)
+        expected = pad_by_position(self._expected_rewards[name])
         is_predicted = pad_by_position(self.is_candidate) > 0
         return build_model_sample(
             reward=reward,

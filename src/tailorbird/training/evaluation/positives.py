@@ -41,10 +41,8 @@ def score_slate(slate: Slates, chosen: ChosenItems) -> tuple[Floats, Ints, Ints,
         Gain of each item, the items, the offsets of the requests, and the missed positives.
     """
     request_index = np.repeat(np.arange(len(slate.offsets) - 1), np.diff(slate.offsets))
-    positive_keys, slate_keys = (
-        chosen.request_index * chosen.item_count + chosen.item_codes,
-        request_index * chosen.item_count + slate.item_codes,
-    )
+    positive_keys = chosen.request_index * chosen.item_count + chosen.item_codes
+    slate_keys = request_index * chosen.item_count + slate.item_codes
     index = np.minimum(np.searchsorted(positive_keys, slate_keys), max(len(positive_keys) - 1, 0))
     is_chosen = (
         positive_keys[index] == slate_keys

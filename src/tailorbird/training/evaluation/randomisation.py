@@ -161,7 +161,8 @@ class _DrawnResponse:
         prediction: Floats | None,
         rng: np.random.Generator,
     ) -> "_DrawnResponse":
-        ranked, predicted = distribution.ranked, None
+        ranked = distribution.ranked
+        predicted = None
         if prediction is not None:
             drawn = mean_predictions_by_position(
                 distribution, [prediction], ranked.size, rng, COST_SLATE_DRAWS
@@ -199,7 +200,8 @@ def _estimate_drawn_shares(
     )  # slate, then how much is drawn
     predicted = np.zeros((2, position_count))
     for row, request_index in enumerate(request_indexes):
-        drawn_response, treatment = drawn_responses[request_index], treatment_slates[request_index]
+        drawn_response = drawn_responses[request_index]
+        treatment = treatment_slates[request_index]
         k = min(position_count, treatment.item_codes.shape[1])
         target_chances[row, :, :, :k] = treatment.chances[:, :, :k]
         for slate in range(2):

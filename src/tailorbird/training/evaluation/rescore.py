@@ -23,10 +23,9 @@ from tailorbird.ranking.policy.formula import parse_formula
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.overlay import ItemVersion, overlay_versions, update_newest
 
-RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = (
-    1e-6,
-    1e-9,
-)  # tolerances for scores computed on another machine
+# tolerances for scores computed on another machine
+RELATIVE_TOLERANCE = 1e-6
+ABSOLUTE_TOLERANCE = 1e-9
 # A server may not have known an item's change this close to a response, or the response's time is
 # not the server's own.
 TIMING_TOLERANCE_US = 10 * SECOND
@@ -92,7 +91,8 @@ class IndexOverlay:
     """
 
     def __init__(self, base: Index, items: pa.Table, *, is_joint: bool) -> None:
-        self._base, self._index = replace(base, text=None), replace(base, text=None)
+        self._base = replace(base, text=None)
+        self._index = replace(base, text=None)
         self._is_joint = is_joint
         self._versions = _later_versions(base, items)
         self._available_since = [version.known_since for _, version in self._versions]
@@ -127,10 +127,8 @@ class IndexOverlay:
         ):
             self._applied_count = self._available_count
             self._index = overlay_versions(self._base, self._newest_versions, with_texts=False)
-        start, stop = (
-            bisect_left(self._available_since, ts - TIMING_TOLERANCE_US),
-            bisect_right(self._available_since, ts + TIMING_TOLERANCE_US),
-        )
+        start = bisect_left(self._available_since, ts - TIMING_TOLERANCE_US)
+        stop = bisect_right(self._available_since, ts + TIMING_TOLERANCE_US)
         return self._index, frozenset(item for item, _ in self._versions[start:stop])
 
 
@@ -142,7 +140,8 @@ def _later_versions(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion
     starts = np.where(
         items["timeless"].to_numpy(zero_copy_only=False).astype(bool), 0, valid_from
     ).tolist()
-    attribute_texts, log_positions = items["attributes"].to_pylist(), items["p"].to_pylist()
+    attribute_texts = items["attributes"].to_pylist()
+    log_positions = items["p"].to_pylist()
     records = zip(attribute_texts, starts, available_from.tolist(), log_positions, strict=True)
     versions = [
         ItemVersion(text or "{}", start, available, log_position)
@@ -175,11 +174,9 @@ def rescore_responses(
         items: rows of the lake's `items` with `ITEM_COLUMNS`.
         progress: called with the number of responses so far.
     """
-    report, overlay, done_count = (
-        ScoreReport(),
-        IndexOverlay(bundle.index, items, is_joint=bundle.space is not None),
-        0,
-    )
+    report = ScoreReport()
+    overlay = IndexOverlay(bundle.index, items, is_joint=bundle.space is not None)
+    done_count = 0
     for batch in responses:
         version_responses = batch.filter(pc.equal(batch["model"], bundle.version))
         version_responses = version_responses.set_column(
@@ -199,7 +196,8 @@ def rescore_responses(
 
 def _is_complete(row: dict) -> bool:
     """Return whether all inputs of the model were logged and not erased since."""
-    items, values = row["items"] or [], row["values"] or []
+    items = row["items"] or []
+    values = row["values"] or []
     return (
         bool(items)
         and len(values) == len(items)
@@ -212,7 +210,8 @@ def _compare_response(
     bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreReport
 ) -> None:
     item_ids: list[str] = row["items"]
-    rows, item_keys = _logged_rows(bundle, row), hash64s(item_ids)
+    rows = _logged_rows(bundle, row)
+    item_keys = hash64s(item_ids)
     sequence_items = np.concatenate(
         [sequence.item for sequence in rows.sequences.values()] or [np.zeros(0, np.uint64)]
     )
@@ -236,10 +235,10 @@ def _compare_response(
     live_values = (
         np.array(row["live"], np.float32).reshape(len(item_ids), -1) if row["live"] else None
     )
-    logged_values, recomputed_values = (
-        np.array(row["values"], np.float64),
-        overlaid_bundle.score(rows, item_keys, objective=objective, live_columns=live_values).value,
-    )
+    logged_values = np.array(row["values"], np.float64)
+    recomputed_values = overlaid_bundle.score(
+        rows, item_keys, objective=objective, live_columns=live_values
+    ).value
     is_different = is_comparable & (logged_values != recomputed_values)
     is_unequal = is_different & ~np.isclose(
         logged_values, recomputed_values, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE

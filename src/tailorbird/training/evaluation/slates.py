@@ -60,16 +60,16 @@ class SlateReplay:
         outcome: str,
         training_data: TrainingData,
     ) -> None:
-        self._data, self._index_series, self._scorers = data, index_series, scorers
+        self._data = data
+        self._index_series = index_series
+        self._scorers = scorers
         self._outcome = outcome
         self._history = History(features, training_data.events)
         self._slot = slot = replayable_slot(slot)
         self._rules = compile_rules(slot.rules)
         self._boosts = [(boost.factor, compile_rules([boost.when])) for boost in slot.boosts]
-        self._allowed_keys, self._denied_keys = (
-            hash64s(sorted(slot.allow)),
-            hash64s(sorted(slot.deny)),
-        )
+        self._allowed_keys = hash64s(sorted(slot.allow))
+        self._denied_keys = hash64s(sorted(slot.deny))
 
     def replay_responses(self, replay: Replay) -> Iterator[ReplayedResponse]:
         """Yield what each scorer would show, response by response."""
@@ -112,7 +112,8 @@ class SlateReplay:
         index_rows = index.find(item_keys)
         rule_request = RuleRequest(index, np.maximum(index_rows, 0), int(data.t[request_index]))
         visible_candidates = np.flatnonzero(self._visible_mask(item_keys, index_rows, rule_request))
-        item_codes, index_rows = item_codes[visible_candidates], index_rows[visible_candidates]
+        item_codes = item_codes[visible_candidates]
+        index_rows = index_rows[visible_candidates]
         if not item_codes.size:
             return ReplayedResponse(request_index, item_codes, {}, {})
         rule_request = replace(rule_request, rows=np.maximum(index_rows, 0))
@@ -200,7 +201,8 @@ def mean_predictions_by_position(
 
 def _candidate_rows(data: Dataset, chunk: CandidateChunk) -> Dataset:
     """Return requests with the candidates of a chunk as rows."""
-    requests, n = data.take(chunk.request_indexes), len(chunk.item_codes)
+    requests = data.take(chunk.request_indexes)
+    n = len(chunk.item_codes)
     return replace(
         requests,
         offsets=np.concatenate(([0], np.cumsum(chunk.sizes))).astype(np.int64),

@@ -92,10 +92,8 @@ def fit_heads(
         progress=progress,
         parity_rows=parity_rows,
     )
-    files, head_files = (
-        {**fitted_heads.exported_files, **fitted_trees.exported_files},
-        {**fitted_heads.head_files, **fitted_trees.head_files},
-    )
+    files = {**fitted_heads.exported_files, **fitted_trees.exported_files}
+    head_files = {**fitted_heads.head_files, **fitted_trees.head_files}
     note = "; ".join(part for part in (fitted_heads.note, fitted_trees.note) if part)
     parity_error = max(fitted_heads.parity_error, fitted_trees.parity_error)
     return replace(
@@ -172,12 +170,15 @@ def _choose_winner(
     inputs: FitInputs, boosters: FittedHeads, challengers: Mapping[str, FittedHeads]
 ) -> FittedHeads:
     """Return the model that beats the boosters most on the validation part, or the boosters."""
-    winner, best_gain, comparisons = boosters, 0.0, []
+    winner = boosters
+    best_gain = 0.0
+    comparisons = []
     for name, challenger in challengers.items():
         gain = _validation_gain(inputs, challenger, boosters)
         comparisons.append(f"{gain.signed_text} for {name} over gbdt")
         if gain.has_bounds and gain.low > 0 and gain.value > best_gain:
-            winner, best_gain = challenger, gain.value
+            winner = challenger
+            best_gain = gain.value
     if not comparisons:
         return boosters
     comparison = f"ndcg_10 on the validation part {', '.join(comparisons)}"

@@ -121,15 +121,15 @@ def choose_calibration(
         del methods["isotonic"]
     loss_totals = dict.fromkeys((*(("none",) if is_probability else ()), *methods), 0.0)
     available_period = period + 1 if label_period is None else label_period
-    total_weight, evaluated_periods = 0.0, 0
+    total_weight = 0.0
+    evaluated_periods = 0
     for current_period in np.unique(period)[1:]:
-        is_past, is_current = available_period <= current_period, period == current_period
+        is_past = available_period <= current_period
+        is_current = period == current_period
         if min(is_positive[is_past].sum(), is_positive[is_current].sum()) < POSITIVES_MIN:
             continue
-        evaluated_periods, total_weight = (
-            evaluated_periods + 1,
-            total_weight + float(weight[is_current].sum()),
-        )
+        evaluated_periods = evaluated_periods + 1
+        total_weight = total_weight + float(weight[is_current].sum())
         for name in loss_totals:
             calibration = _fit_method(
                 name, methods, raw_scores[is_past], is_positive[is_past], weight[is_past]
@@ -175,19 +175,20 @@ def choose_scale(
     """
     weight = np.ones(raw_amounts.size) if weight is None else weight
     amount = amount.astype(np.float64)
-    losses, total_weight, evaluated_periods = {"none": 0.0, "scale": 0.0}, 0.0, 0
+    losses = {"none": 0.0, "scale": 0.0}
+    total_weight = 0.0
+    evaluated_periods = 0
     available_period = period + 1 if label_period is None else label_period
     for current_period in np.unique(period)[1:]:
-        is_past, is_current = available_period <= current_period, period == current_period
+        is_past = available_period <= current_period
+        is_current = period == current_period
         if (
             min(np.count_nonzero(amount[is_past]), np.count_nonzero(amount[is_current]))
             < POSITIVES_MIN
         ):
             continue
-        evaluated_periods, total_weight = (
-            evaluated_periods + 1,
-            total_weight + float(weight[is_current].sum()),
-        )
+        evaluated_periods = evaluated_periods + 1
+        total_weight = total_weight + float(weight[is_current].sum())
         for name, calibration in (
             ("none", Identity()),
             ("scale", fit_scale(raw_amounts[is_past], amount[is_past], weight[is_past])),
@@ -222,13 +223,12 @@ def choose_head_calibration(
         label_window_us: microseconds until the label of a row is known.
         is_probability: whether classification heads return probabilities.
     """
-    is_labelled, return_target = np.isfinite(validation.labels[head]), parse_return(head)
+    is_labelled = np.isfinite(validation.labels[head])
+    return_target = parse_return(head)
     t = validation.t[validation.request_index][is_labelled]
-    periods, weight, label_delay = (
-        assign_periods(t),
-        validation.weight[is_labelled],
-        return_target.until_us if return_target else label_window_us,
-    )
+    periods = assign_periods(t)
+    weight = validation.weight[is_labelled]
+    label_delay = return_target.until_us if return_target else label_window_us
     label_period = assign_periods(t, label_delay) + 1 if label_delay >= DAY else None
     if is_amount_head(head):
         return choose_scale(

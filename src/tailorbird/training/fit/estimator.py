@@ -49,7 +49,8 @@ def build_estimator(
 
 def encode_parts(inputs: FitInputs, train_rows: Blocks | None) -> tuple[EncodedRows, EncodedRows]:
     """Return the training part, or the `train_rows` in its place, and the validation part."""
-    layout, heads = build_layout(inputs.encoder), inputs.heads
+    layout = build_layout(inputs.encoder)
+    heads = inputs.heads
     kind_by_head: dict[str, HeadKind] = {
         head: "return" if parse_return(head) else "amount" if is_amount_head(head) else "item"
         for head in heads

@@ -153,29 +153,26 @@ def _chain_ratios(rows: ExplorationRows, click_counts: npt.NDArray[np.int64]) ->
     drawn_counts = np.where(
         rows.kind == PAIRS, 2, np.bincount(rows.response_index, rows.is_drawn)[rows.response_index]
     )
-    weighted_log_ratios, evidence_totals, is_linked = (
-        np.zeros(position_count),
-        np.zeros(position_count),
-        np.zeros(position_count, bool),
-    )
-    first_position_clicks, comparisons = 0, []
+    weighted_log_ratios = np.zeros(position_count)
+    evidence_totals = np.zeros(position_count)
+    is_linked = np.zeros(position_count, bool)
+    first_position_clicks = 0
+    comparisons = []
     for upper_rows in exchangeable_rows(rows):
         lower_rows = upper_rows + 1
         position_index = rows.position_index[upper_rows]
         is_linked |= np.bincount(position_index + 1, minlength=position_count)[:position_count] > 0
-        upper_rates, lower_rates = (
-            _compute_rates(
-                position_index,
-                rows.is_clicked[upper_rows],
-                importance_weights[upper_rows],
-                position_count,
-            ),
-            _compute_rates(
-                position_index,
-                rows.is_clicked[lower_rows],
-                importance_weights[lower_rows],
-                position_count,
-            ),
+        upper_rates = _compute_rates(
+            position_index,
+            rows.is_clicked[upper_rows],
+            importance_weights[upper_rows],
+            position_count,
+        )
+        lower_rates = _compute_rates(
+            position_index,
+            rows.is_clicked[lower_rows],
+            importance_weights[lower_rows],
+            position_count,
         )
         comparisons.append(
             (
@@ -268,10 +265,8 @@ def _refuse_missing_items(
     mean_weights = upper.mean_weight[compared_positions[0]] * np.cumprod(
         weight_ratios[compared_positions[0] : compared_positions[-1] + 2]
     )
-    worst_position, expected_weight = (
-        int(mean_weights.argmin()),
-        max(float(mean_weights.max()), float(item_counts[compared_positions[0]])),
-    )
+    worst_position = int(mean_weights.argmin())
+    expected_weight = max(float(mean_weights.max()), float(item_counts[compared_positions[0]]))
     if mean_weights[worst_position] < WEIGHT_SHARE_MIN * expected_weight:
         detail = (
             f"rows there weigh {mean_weights[worst_position]:.1f} in the mean, and would weigh "

@@ -202,7 +202,8 @@ def _encode_training_rows(
     warm_trees: WarmTrees,
 ) -> tuple[Encoder, _TrainingRows]:
     """Learn the encoder, or take that of the warm trees, and encode the training rows."""
-    train, live_columns = datasets.train, datasets.live_columns
+    train = datasets.train
+    live_columns = datasets.live_columns
     if spill_folder is None:
         chunks = FeatureChunks.of(
             list(sketch.count_chunks(iterate_features(train, features, events)))
@@ -237,7 +238,8 @@ def _encode_training_rows(
                 live_columns=live_columns,
             )
         )
-    labels, weight = labelled_rows.labels, labelled_rows.weight
+    labels = labelled_rows.labels
+    weight = labelled_rows.weight
     row_files = write_matrix_files(
         chunks=chunks,
         encoder=encoder,
@@ -271,10 +273,12 @@ def _select_heads(
     labels: Mapping[str, npt.NDArray],
     datasets: SplitDatasets,
 ) -> _HeadSelection:
-    matrix, label_sample = training_rows.matrix, labels
+    matrix = training_rows.matrix
+    label_sample = labels
     if training_rows.row_files is not None:
         sampled_rows = sample_blocks(training_rows.row_files)
-        matrix, label_sample = sampled_rows.matrix, sampled_rows.labels
+        matrix = sampled_rows.matrix
+        label_sample = sampled_rows.labels
     heads: list[str] = []
     leaks: dict[str, str] = {}
     dominant_columns: dict[str, str] = {}

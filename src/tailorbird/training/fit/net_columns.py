@@ -15,8 +15,10 @@ from tailorbird.training.dataset.indexes import IndexSeries
 
 HISTORY_LENGTH = 20  # newest items that a net reads
 # Rows that an item needs for a code of its own, and the most items that have one.
-ITEM_ROWS_MIN, CODED_ITEMS_MAX = 5, 50_000
-WORD_WIDTH, WORD_BUCKETS = 8, 2_048
+ITEM_ROWS_MIN = 5
+CODED_ITEMS_MAX = 50_000
+WORD_WIDTH = 8
+WORD_BUCKETS = 2_048
 
 
 def add_net_columns(encoder: Encoder, train: Dataset, index_series: IndexSeries) -> Encoder:
@@ -30,7 +32,8 @@ def add_net_columns(encoder: Encoder, train: Dataset, index_series: IndexSeries)
     """
     keys, counts = np.unique(train.item_vocabulary.keys[train.item_codes], return_counts=True)
     is_frequent = (keys != 0) & (counts >= ITEM_ROWS_MIN)
-    keys, counts = keys[is_frequent], counts[is_frequent]
+    keys = keys[is_frequent]
+    counts = counts[is_frequent]
     order = np.lexsort((keys, -counts))[:CODED_ITEMS_MAX]
     history_columns = (
         history.History(encoder.sequence, HISTORY_LENGTH, keys[order].tolist())

@@ -195,10 +195,8 @@ def choose_retrieval(
 def _series_at(index_series: IndexSeries, learner: TowerLearner, as_of: int) -> IndexSeries:
     """Return the index at the start of the validation part, with vectors as of that moment."""
     index_number = int(index_series.index_numbers_at(np.array([as_of]))[0])
-    index_as_of, index = (
-        int(index_series.as_of_times[index_number]),
-        index_series.indexes[index_number],
-    )
+    index_as_of = int(index_series.as_of_times[index_number])
+    index = index_series.indexes[index_number]
     return IndexSeries(
         index_series.as_of_times[index_number : index_number + 1],
         (index,),

@@ -138,9 +138,7 @@ def _prior_sums(
     order = np.argsort(packed_keys)
     # Labels known by then have a smaller rank.
     queries = (key_codes << rank_bits) | np.searchsorted(known_times, labelled_rows.t, side="right")
-    stop, start = (
-        np.searchsorted(packed_keys[order], queries),
-        np.searchsorted(packed_keys[order], key_codes << rank_bits),
-    )
+    stop = np.searchsorted(packed_keys[order], queries)
+    start = np.searchsorted(packed_keys[order], key_codes << rank_bits)
     running_sums = [np.concatenate(([0], np.cumsum(amount[order]))) for amount in amounts]
     return [sums[stop] - sums[start] for sums in running_sums]

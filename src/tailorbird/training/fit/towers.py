@@ -159,12 +159,10 @@ class TowerLearner:
             + self.interactions.item[has_ids]
         )
         self.has_repeats = len(pairs) < DISTINCT_SHARE_MAX * np.count_nonzero(has_ids)
-        self._sequence, self._content, self._settings, self._seed = (
-            sequence,
-            content,
-            settings,
-            seed,
-        )
+        self._sequence = sequence
+        self._content = content
+        self._settings = settings
+        self._seed = seed
         self._model: SequenceVectors | None = None
         self._learned_until = 0
         self.vector_share = SEQUENCE_SHARE
@@ -188,15 +186,14 @@ class TowerLearner:
         if self._model is None:
             self._model = transformer.fit(self.interactions.before(as_of), as_of)
         elif learn and as_of > self._learned_until:
-            new_interactions, seed = (
-                self.interactions.before(as_of, self._learned_until),
-                self._model.recipe.seed,
-            )
+            new_interactions = self.interactions.before(as_of, self._learned_until)
+            seed = self._model.recipe.seed
             self._model = replace(self._model, recipe=replace(transformer, seed=seed)).updated(
                 new_interactions, as_of
             )
         self._learned_until = as_of if learn else self._learned_until
-        model, settings = self._model, self._settings
+        model = self._model
+        settings = self._settings
         plan = TowerPlan(
             sequence=self._sequence,
             length=settings.length,
@@ -285,7 +282,8 @@ class TowerLearner:
 
     def _random_windows(self, space: Space, count: int) -> tuple[Ints, Ints]:
         """Return windows of random items, so that no bundle holds a person's events."""
-        rng, length = np.random.default_rng(self._seed), space.tower.plan.length
+        rng = np.random.default_rng(self._seed)
+        length = space.tower.plan.length
         offsets = np.concatenate(([0], np.cumsum(rng.integers(0, length + 1, count))))
         item_rows = (
             rng.integers(0, max(len(space.index), 1), offsets[-1])

@@ -223,13 +223,15 @@ def _learn_steps(
     for step in _append_vocabulary_step(transform, is_categorical):
         if isinstance(step, TargetStep):
             fitted_step, x = _learn_target(step, transform, keys, labelled_rows)
-            target_encoding, is_numeric = x, True
+            target_encoding = x
+            is_numeric = True
         elif isinstance(step, ImputeStep) and not is_numeric:
             fitted_step = _learn_impute_key(step, keys)
             keys = fitted_step.fill(keys)
         elif step.input_kind == KEY:
             fitted_step = _learn_keys(step, transform, keys, labelled_rows)
-            x, is_numeric = fitted_step.apply(keys), True
+            x = fitted_step.apply(keys)
+            is_numeric = True
         else:
             fitted_step = _learn_numbers(step, x[is_finite][np.isfinite(x[is_finite])])
             x = fitted_step.apply(x)
@@ -389,6 +391,7 @@ def _frequent_keys(keys: Keys, step: TableStep) -> tuple[Keys, npt.NDArray[np.in
     """Return the frequent keys and their counts: the most frequent first, ties by key."""
     values, counts = np.unique(keys, return_counts=True)
     is_frequent = counts >= step.count_min
-    values, counts = values[is_frequent], counts[is_frequent]
+    values = values[is_frequent]
+    counts = counts[is_frequent]
     order = np.lexsort((values, -counts))[: step.size_max]
     return values[order], counts[order]

@@ -119,7 +119,8 @@ def _load_champion_trees(
     file_by_head = {head: f"{BOOSTERS_FOLDER}/{head}.txt" for head in champion.heads}
     if missing := [head for head, name in file_by_head.items() if name not in files]:
         return f"{champion.version} has no trees of {', '.join(missing)}"
-    data, train = training_data.dataset, split.train
+    data = training_data.dataset
+    train = split.train
     window = champion.manifest.metrics["about"]["window"]
     rows_since = 2 * int(window["train_until"]) - split.train_until
     is_recent = np.isin(data.request_index, train[data.t[train] >= rows_since])

@@ -184,7 +184,8 @@ def _mark_rows_without_history(
     for row, text in enumerate(properties):
         for name in _decode_attributes(text) if text else ():
             rows_by_attribute[name].append(row)
-    lacks_history, attribute_names = np.zeros(len(profile_times), bool), set[str]()
+    lacks_history = np.zeros(len(profile_times), bool)
+    attribute_names = set[str]()
     id_column, ts_column = profile_times.column_names
     for name, row_indexes in rows_by_attribute.items():
         times_per_entity = (

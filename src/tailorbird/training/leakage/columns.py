@@ -19,13 +19,14 @@ Floats = npt.NDArray[np.float64]
 
 LEAK_AUC = 0.98  # an AUC that no honest column reaches alone
 DOMINANT_MARGIN = 0.12  # lead in AUC over all other columns that is suspicious
-DOMINANT_AUC, DOMINANT_GROUP_AUC = (
-    0.75,
-    0.9,
-)  # smallest suspicious AUC of one column, and of several
+# smallest suspicious AUC of one column, and of several
+DOMINANT_AUC = 0.75
+DOMINANT_GROUP_AUC = 0.9
 BINS = 32  # by quantiles of all values, by quantiles of positives, and for frequent values
 BLOCKS = 16  # stretches of the rows; every other one belongs to the same half
-POSITIVES_MAX, NEGATIVES_MAX = 50_000, 150_000  # rows that are binned
+# rows that are binned
+POSITIVES_MAX = 50_000
+NEGATIVES_MAX = 150_000
 CLASS_ROWS_MIN = 5  # positives, and negatives, of each half: fewer may separate by chance
 
 
@@ -124,7 +125,8 @@ def find_dominant_columns(aucs: Mapping[str, float]) -> tuple[list[str], float]:
     """
     columns_by_auc = sorted(aucs, key=lambda name: -aucs[name])
     for group_size in range(len(columns_by_auc) - 1, 0, -1):
-        last_auc, next_auc = aucs[columns_by_auc[group_size - 1]], aucs[columns_by_auc[group_size]]
+        last_auc = aucs[columns_by_auc[group_size - 1]]
+        next_auc = aucs[columns_by_auc[group_size]]
         if (
             last_auc >= (DOMINANT_AUC if group_size == 1 else DOMINANT_GROUP_AUC)
             and last_auc >= next_auc + DOMINANT_MARGIN
@@ -162,10 +164,8 @@ def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
         )
         # A bin without rows gets the overall rate.
         bin_rates = (train_positives + train_positives.sum() / train_rows.sum()) / (train_rows + 1)
-        outcome_scores, outcome_labels = (
-            np.concatenate([bin_rates, bin_rates]),
-            np.repeat([1, 0], bin_count),
-        )
+        outcome_scores = np.concatenate([bin_rates, bin_rates])
+        outcome_labels = np.repeat([1, 0], bin_count)
         aucs.append(
             metrics.auc(
                 outcome_scores,

@@ -111,7 +111,8 @@ def gate_section(decision: Decision) -> list[str]:
 
 def describe_limits(evaluation: Evaluation) -> list[str]:
     """Describe slices where the model is weak, too small or badly calibrated."""
-    best_baseline, notes = evaluation.best_baseline, []
+    best_baseline = evaluation.best_baseline
+    notes = []
     for name, (request_count, intervals) in evaluation.slices.items():
         model_value = intervals[evaluation.model_name].value
         if not request_count:
@@ -131,7 +132,8 @@ def describe_limits(evaluation: Evaluation) -> list[str]:
 
 
 def _data_lines(about: Mapping[str, Any]) -> list[str]:
-    window, requests = about["window_text"], about["requests"]
+    window = about["window_text"]
+    requests = about["requests"]
     return [
         f"{about['source']}; learned from {window['from']} to {window['train_until']} "
         f"({requests['train']:,} requests), "

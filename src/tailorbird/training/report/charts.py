@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from tailorbird.training.evaluation.calibration import CalibrationBins
 
-HIGHLIGHT_COLOUR, MUTED_COLOUR = "#1b6e5f", "#9aa5ab"
+HIGHLIGHT_COLOUR = "#1b6e5f"
+MUTED_COLOUR = "#9aa5ab"
 SHOWN_COLUMNS_MAX = 20
 
 

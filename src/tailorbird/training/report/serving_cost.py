@@ -43,9 +43,11 @@ Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
 # Candidates of a request, and records of their categories and the like that it reads.
-CANDIDATES_PER_REQUEST, GROUPS_PER_REQUEST = 200, 20
+CANDIDATES_PER_REQUEST = 200
+GROUPS_PER_REQUEST = 20
 NEWEST_EVENTS = 30_000  # newest events that the measured state is built from
-MEASURED_REQUESTS, REPEATS = 200, 15
+MEASURED_REQUESTS = 200
+REPEATS = 15
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str,
     for step in features.layout.steps:
         if step.kind == "sequence":
             continue
-        record_bytes, request_bytes = 0, 0
+        record_bytes = 0
+        request_bytes = 0
         if len(features.features) > 1:
             reduced_features, needed_names = drop_declarations(features, [step.name], event_types)
             remaining_bytes = (

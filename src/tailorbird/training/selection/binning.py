@@ -119,5 +119,6 @@ def population_stability(earlier_bins: Ints, later_bins: Ints, bin_count: int) -
         for bin_index in (earlier_bins, later_bins)
     )
     is_filled = p + q > 1.0
-    p, q = p[is_filled] / p[is_filled].sum(), q[is_filled] / q[is_filled].sum()
+    p = p[is_filled] / p[is_filled].sum()
+    q = q[is_filled] / q[is_filled].sum()
     return float(((q - p) * np.log(q / p)).sum())

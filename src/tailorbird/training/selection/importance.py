@@ -80,10 +80,8 @@ class Permuter:
         original_matrix = permuted_matrix.copy()
         for repeat in range(self.repeats):
             rng = np.random.default_rng((self.seed, repeat, *columns))
-            within_requests, across_requests = (
-                shuffle_within_requests(self.rows.request_index, rng),
-                shuffle_across_requests(self.rows.offsets, rng),
-            )
+            within_requests = shuffle_within_requests(self.rows.request_index, rng)
+            across_requests = shuffle_across_requests(self.rows.offsets, rng)
             for position, column in positions_and_columns:
                 permuted_matrix[:, position] = original_matrix[
                     across_requests if self.is_request_level[column] else within_requests, position

@@ -68,7 +68,8 @@ def measure_information(
     for column_index in range(rows.matrix.shape[1]):
         values = rows.matrix[:, column_index]
         bins = learn_bins(values, is_categorical=column_index in categorical_indexes, bins_max=BINS)
-        bin_index, bin_count = bins.assign(values), bins.bin_count
+        bin_index = bins.assign(values)
+        bin_count = bins.bin_count
         bits = mutual_information(bin_index, label, bin_count, 2)
         if is_request_level[column_index]:
             null_bits = np.array(

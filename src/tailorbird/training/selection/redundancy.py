@@ -23,7 +23,8 @@ Ints = npt.NDArray[np.int64]
 
 NEARNESS_MIN = 0.9
 ROWS_MAX = 20_000
-CODE_BINS_MAX, NUMERIC_BINS_MAX = 60, 20
+CODE_BINS_MAX = 60
+NUMERIC_BINS_MAX = 20
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def _measure_rank_nearness(matrix: Matrix) -> Floats:
     presence = is_present.astype(np.float64)
     pair_counts = presence.T @ presence
     # Sums over the rows in which the other column is present.
-    rank_sums, square_sums = ranks.T @ presence, (ranks**2).T @ presence
+    rank_sums = ranks.T @ presence
+    square_sums = (ranks**2).T @ presence
     with np.errstate(all="ignore"):
         covariance = ranks.T @ ranks - rank_sums * rank_sums.T / pair_counts
         spread = square_sums - rank_sums**2 / pair_counts
@@ -111,7 +113,8 @@ def _fill_information_nearness(
     if not categorical_indexes:
         return
     code_columns = set(categorical_indexes)
-    bin_counts, bin_indexes = [], []
+    bin_counts = []
+    bin_indexes = []
     for index in range(matrix.shape[1]):
         bins = learn_bins(
             matrix[:, index],

@@ -39,7 +39,8 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 # Shares of all requests; the later part is halved: for the selection and the test.
-VALIDATION_SHARE, LATER_SHARE = 0.1, 0.35
+VALIDATION_SHARE = 0.1
+LATER_SHARE = 0.35
 # Requests with a positive in each part; with fewer, hardly any interval excludes anything.
 REQUESTS_MIN = 60
 
@@ -175,7 +176,8 @@ def gather_signal_rows(
     target_slot = replace(slot, objective={target: 1.0})
     progress("read", 0, 1)
     training_data = load_training_data(lake, features, target_slot, settings.row_settings(now))
-    data, label_window = training_data.dataset, training_data.label_window_us
+    data = training_data.dataset
+    label_window = training_data.label_window_us
     _require_requests(
         data, target, 4 * REQUESTS_MIN, f"{data.request_count:,} requests of slot {slot.name}"
     )

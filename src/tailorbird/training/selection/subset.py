@@ -136,7 +136,8 @@ class ModelComparer:
         return total[: sizes[0]], total[sizes[0] :]
 
     def _fit_and_measure(self, columns: Sequence[str], seed: int) -> Floats:
-        model, indices = self.fit_model(columns, seed), self.column_indices(columns)
+        model = self.fit_model(columns, seed)
+        indices = self.column_indices(columns)
         parts = (self.parts.selection, self.parts.test)
         return np.concatenate(
             [
@@ -169,13 +170,13 @@ def propose_subset(
     """
     parts = model_comparer.parts
     trusted_columns = [signal.name for signal in signals if signal.verdict != LEAK]
-    selection_bootstrap, test_bootstrap = (
-        bootstrap_people(parts.selection, model_comparer.seed),
-        bootstrap_people(parts.test, model_comparer.seed),
-    )
+    selection_bootstrap = bootstrap_people(parts.selection, model_comparer.seed)
+    test_bootstrap = bootstrap_people(parts.test, model_comparer.seed)
     progress(0, 4)
     full_metrics = model_comparer.measure_requests(trusted_columns)
-    kept_columns, current_metrics, steps = trusted_columns, full_metrics, []
+    kept_columns = trusted_columns
+    current_metrics = full_metrics
+    steps = []
     importance_by_name = {signal.name: signal.importance.value for signal in signals}
     for step_index, reason in enumerate((NULL, REDUNDANT, DRIFTING), 1):
         progress(step_index, 4)
@@ -191,15 +192,11 @@ def propose_subset(
             trial_metrics = model_comparer.measure_requests(
                 [name for name in kept_columns if name not in batch]
             )
-            loss, step_loss = (
-                selection_bootstrap.difference(full_metrics[0], trial_metrics[0]),
-                selection_bootstrap.difference(current_metrics[0], trial_metrics[0]),
-            )
+            loss = selection_bootstrap.difference(full_metrics[0], trial_metrics[0])
+            step_loss = selection_bootstrap.difference(current_metrics[0], trial_metrics[0])
             if loss.low <= 0 and (reason == NULL or step_loss.value <= tolerance):
-                kept_columns, current_metrics = (
-                    [name for name in kept_columns if name not in batch],
-                    trial_metrics,
-                )
+                kept_columns = [name for name in kept_columns if name not in batch]
+                current_metrics = trial_metrics
                 steps.append(RemovalStep(reason, tuple(batch), loss, True))
             elif len(batch) == 1:
                 steps.append(RemovalStep(reason, tuple(batch), loss, False))

@@ -10,13 +10,11 @@ from scipy.stats import norm
 from tailorbird.training.evaluation.bootstrap import Interval
 from tailorbird.training.selection.stability import STABILITY_INDEX_MAX
 
-SIGNAL, NULL, REDUNDANT, DRIFTING, LEAK = (
-    "signal",
-    "null",
-    "redundant",
-    "unstable",
-    "too good: leak?",
-)
+SIGNAL = "signal"
+NULL = "null"
+REDUNDANT = "redundant"
+DRIFTING = "unstable"
+LEAK = "too good: leak?"
 TOO_FEW_REQUESTS = "too few requests to decide"
 REQUESTS_MIN = 200  # requests with a positive; with fewer, the absence of an effect says nothing
 IMPORTANCE_MIN = 0.01  # a column whose interval reaches this importance is not called null

@@ -40,7 +40,8 @@ from tailorbird.training.tuning.splits import Split, SplitPart
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
 
-TREE_COLUMNS, NET_COLUMNS = "trees", "nets"
+TREE_COLUMNS = "trees"
+NET_COLUMNS = "nets"
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ def _draw_charts(trials: Sequence[Trial], report: TuneReport, architecture: str)
 def _plot_history(trials: Sequence[Trial]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
-    best_value, best_values = -np.inf, []
+    best_value = -np.inf
+    best_values = []
     for index, trial in enumerate(trials):
         mean_score = float(np.mean(trial.split_scores)) if trial.split_scores else np.nan
         best_value = max(best_value, trial.value) if trial.state == "complete" else best_value
@@ -116,10 +117,8 @@ def _plot_parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
     )
     names = list(space.dimensions)
     values = np.array([trial.value for trial in complete_trials])
-    lowest_value, highest_value = (
-        float(values.min()),
-        max(float(values.max()), float(values.min()) + 1e-9),
-    )
+    lowest_value = float(values.min())
+    highest_value = max(float(values.max()), float(values.min()) + 1e-9)
     figure = Figure(figsize=(1.3 * (len(names) + 1) + 1, 3.8), layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["viridis_r"]

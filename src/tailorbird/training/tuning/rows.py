@@ -89,7 +89,8 @@ def segment_requests(
     """
     progress("read", 0, 1)
     training_data = load_training_data(lake, features, slot, settings.row_settings(now))
-    data, label_window = training_data.dataset, training_data.label_window_us
+    data = training_data.dataset
+    label_window = training_data.label_window_us
     test_border = settings.test_from
     time_split = (
         split_at(data.t, settings.validation_from or test_border, test_border, gap=label_window)
@@ -202,9 +203,11 @@ def encode_splits(
     These are requests with a relevant item, since only they say anything about an order, or with
     `uniform_holdout` a uniform sample, for metrics of probabilities.
     """
-    training_data, segments = segmented_requests.training_data, segmented_requests.segments
+    training_data = segmented_requests.training_data
+    segments = segmented_requests.segments
     index_series = segmented_requests.index_series
-    data, segment_sizes = training_data.dataset, [len(requests) for requests in segments]
+    data = training_data.dataset
+    segment_sizes = [len(requests) for requests in segments]
     segment_features: list[_SegmentFeatures] = []
     for index, requests in enumerate(segments):
         progress("features", index, len(segments))
@@ -252,7 +255,8 @@ def _compute_segment_features(
     holdout_requests: Ints | None,
 ) -> _SegmentFeatures:
     training_data = segmented_requests.training_data
-    data, events = training_data.dataset, training_data.events
+    data = training_data.dataset
+    events = training_data.events
     training_part = build_training_rows(
         training_data, data.take(training_requests), segmented_requests.replay
     )
@@ -278,7 +282,8 @@ def _encode_split(
 ) -> Split:
     """Encode a split: train on all segments but the last two, which are validation and holdout."""
     *train_segments, validation, holdout = segments
-    training_data, index_series = segmented_requests.training_data, segmented_requests.index_series
+    training_data = segmented_requests.training_data
+    index_series = segmented_requests.index_series
     live_columns = segmented_requests.replay.live_columns
     uses_position = training_data.is_logged and slot.denominator == "answer"
     chunks = [chunk for segment in train_segments for chunk in segment.training_chunks]

@@ -254,7 +254,8 @@ def _run_searches(
     """Return the trials of each architecture, and the importance of its settings."""
     storage = open_journal(folder)
     budget = Budget(settings.trials, settings.seconds)
-    trials_by_architecture, importance_by_architecture = {}, {}
+    trials_by_architecture = {}
+    importance_by_architecture = {}
     for architecture, space in search_spaces:
         architecture_splits = splits_by_column_set[architecture.column_set]
         start_settings = space.clip(

@@ -100,7 +100,8 @@ def override_spaces(path: Path, spaces: Mapping[str, SearchSpace]) -> dict[str, 
 def _override_space(
     space: SearchSpace, section: Mapping[str, Any], path: Path, text: str, architecture: str
 ) -> SearchSpace:
-    dimensions, fixed = dict(space.dimensions), dict(space.fixed)
+    dimensions = dict(space.dimensions)
+    fixed = dict(space.fixed)
     for setting, override in section.items():
         where = _locate_key(path, text, architecture, setting)
         if setting not in space.defaults:
@@ -171,7 +172,8 @@ def _suggest(name: str, valid_names: Mapping[str, Any]) -> str:
 
 def _locate_key(path: Path, text: str, section: str, key: str = "") -> str:
     """Return file and line of a section's heading, or of a key below it."""
-    is_in_section, key_line = False, 0
+    is_in_section = False
+    key_line = 0
     for line_number, text_line in enumerate(text.splitlines(), 1):
         if heading := re.match(r"\s*\[\s*([^\]]+?)\s*\]", text_line):
             is_in_section = heading[1] == section

@@ -183,10 +183,8 @@ class Search:
     def run(self, budget: Budget, progress: Callable[[int, float], None]) -> None:
         """Run trials until the budget is used up; `progress` gets trials and seconds."""
         finished_trials = self.list_trials()
-        trial_count, spent_seconds = (
-            len(finished_trials),
-            sum(trial.seconds for trial in finished_trials),
-        )
+        trial_count = len(finished_trials)
+        spent_seconds = sum(trial.seconds for trial in finished_trials)
         progress(trial_count, spent_seconds)
         used_draws = {
             finished_trial.user_attrs.get("draw", index)
@@ -211,10 +209,8 @@ class Search:
             ):
                 running_trial = trial_by_future.pop(future)
                 if self._record_fit(running_trial, future):
-                    trial_count, spent_seconds = (
-                        trial_count + 1,
-                        spent_seconds + running_trial.seconds,
-                    )
+                    trial_count = trial_count + 1
+                    spent_seconds = spent_seconds + running_trial.seconds
                     progress(trial_count, spent_seconds)
                 else:
                     trial_by_future[self._fit(running_trial)] = running_trial
@@ -244,7 +240,8 @@ class Search:
 
     def _record_fit(self, running_trial: _RunningTrial, future: "Future[FitResult]") -> bool:
         """Record the result of a fit, and return whether the trial has ended."""
-        trial, failure_reason = running_trial.trial, ""
+        trial = running_trial.trial
+        failure_reason = ""
         try:
             running_trial.results.append(future.result())
         except TailorbirdError as error:  # settings that cannot be fitted count as a failed trial

@@ -31,10 +31,8 @@ def to_events(batch: pa.RecordBatch, rows_before: int, digest: str, source: Sour
         for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")
     }
     event_ids = _read_texts(batch, source.event_id)
-    event_times, arrival_times = (
-        _read_times(batch, source.ts, source),
-        _read_times(batch, source.received_at, source),
-    )
+    event_times = _read_times(batch, source.ts, source)
+    arrival_times = _read_times(batch, source.received_at, source)
     event_types = _read_types(batch, source)
     contexts = _read_contexts(batch, source)
     properties = _read_properties(batch, source)

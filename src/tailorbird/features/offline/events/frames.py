@@ -163,8 +163,11 @@ class ChunkRuns:
 
     def runs(self, sequence: LastEvents, t: Int64s, request_session: Keys) -> Runs:
         """Return the runs of requests at t (m,) with session identities (m,), 0 if none."""
-        frame, rows = self.frame, self.rows
-        item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
+        frame = self.frame
+        rows = self.rows
+        item = frame.text("item")
+        type = frame.text("type")
+        session = frame.identity("session")
         values = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
         return Runs(
             self.event_runs.offsets,

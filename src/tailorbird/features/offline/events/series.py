@@ -40,7 +40,8 @@ class Series:
     def newest(self, queries: AsOfQueries, since: Int64s | None = None) -> Intps:
         """Return the index of each query's newest known event at or after `since`, or −1."""
         floor = queries.start if since is None else queries.before(since).edge
-        newest, is_deferred = np.empty(len(queries), np.intp), np.zeros(len(queries), np.bool_)
+        newest = np.empty(len(queries), np.intp)
+        is_deferred = np.zeros(len(queries), np.bool_)
         query_arrays = (queries.order, floor, queries.stop.edge, queries.log_position)
         kernels.run_parallel(
             runs.write_newest,
@@ -86,7 +87,8 @@ class Series:
             start[deferred_queries] = len(self._timeline_positions) + np.cumsum(sizes) - sizes
             stop[deferred_queries] = start[deferred_queries] + sizes
             index_pools.append(in_flight_indices)
-        start, stop = queries.to_input_order(start), queries.to_input_order(stop)
+        start = queries.to_input_order(start)
+        stop = queries.to_input_order(stop)
         pool_indexes, offsets = concatenate_ranges(start, stop)
         return offsets, np.concatenate(index_pools)[pool_indexes]
 
@@ -160,7 +162,8 @@ class Series:
                 positions, offsets = concatenate_ranges(start, stop[chunk])
                 query_index = np.repeat(np.arange(len(chunk)), np.diff(offsets))
                 is_routed = self.log_position[positions] <= bound[chunk][query_index]
-                positions, query_index = positions[is_routed], query_index[is_routed]
+                positions = positions[is_routed]
+                query_index = query_index[is_routed]
                 count = np.bincount(query_index, minlength=len(chunk))
                 is_done = (count >= length) | (start == floor[chunk])
                 from_end = np.cumsum(count)[query_index] - np.arange(

@@ -60,23 +60,26 @@ def write_decayed_sums(
     position = stop = np.int64(0)
     last_group = np.int64(-1)
     for query in range(low, high):
-        own_group, time, bound, row = (
-            group[query],
-            t[query],
-            query_log_position[query],
-            order[query],
-        )
-        start, end = starts[own_group], starts[own_group + 1]
+        own_group = group[query]
+        time = t[query]
+        bound = query_log_position[query]
+        row = order[query]
+        start = starts[own_group]
+        end = starts[own_group + 1]
         total = 0.0
         if start < end:
             if own_group != last_group:
-                last_group, position, stop = own_group, start, start
+                last_group = own_group
+                position = start
+                stop = start
             tile = tile_of(time, hop, hops_per_us)
             stop = advance(times, stop, end, time)
             position = advance(times, position, end, (tile - tiles) * hop)
             has_in_flight = stop > position and running_log_position[stop - 1] > bound
             if stop - position <= (in_flight_max if has_in_flight else scan_limit):
-                units, age, tile_end = np.int64(0), np.int64(-1), np.int64(0)
+                units = np.int64(0)
+                age = np.int64(-1)
+                tile_end = np.int64(0)
                 for event in range(position, stop):
                     if has_in_flight and event_log_position[event] > bound:
                         continue
@@ -84,11 +87,9 @@ def write_decayed_sums(
                         if age >= 0:
                             total += float(units) * weights[age]
                         event_tile = tile_of(times[event], hop, hops_per_us)
-                        units, age, tile_end = (
-                            np.int64(0),
-                            tile - event_tile,
-                            (event_tile + 1) * hop,
-                        )
+                        units = np.int64(0)
+                        age = tile - event_tile
+                        tile_end = (event_tile + 1) * hop
                     units += prefix[event + 1] - prefix[event]
                 if age >= 0:
                     total += float(units) * weights[age]
@@ -97,7 +98,9 @@ def write_decayed_sums(
             else:
                 # A query reuses the tiles of the previous one and adds those since.
                 if own_group != ring_group or tile - newest_tile > tiles:
-                    ring_group, newest_tile, filled_until = own_group, tile - tiles - 1, position
+                    ring_group = own_group
+                    newest_tile = tile - tiles - 1
+                    filled_until = position
                 while newest_tile < tile - 1:
                     newest_tile += 1
                     edge = advance(times, filled_until, end, (newest_tile + 1) * hop)
@@ -146,7 +149,9 @@ def write_peaks(
     are settled, known without a look at their p.
     """
     for query in range(low, high):
-        start, stop, bound = window_start[query], edge[query], query_log_position[query]
+        start = window_start[query]
+        stop = edge[query]
+        bound = query_log_position[query]
         settled_stop = max(first_in_flight[query], start)
         largest = find_largest(tree_nodes, level_starts, start, min(settled_stop, stop))
         # Scan only if any of the others, known or not, is larger.
@@ -186,15 +191,14 @@ def write_unions(
     union = np.zeros(registers, np.uint8)
     empty_rank_sum = np.int64(registers) << rank_max
     for query in range(low, high):
-        start, stop, bound, row = (
-            window_start[query],
-            edge[query],
-            query_log_position[query],
-            order[query],
-        )
+        start = window_start[query]
+        stop = edge[query]
+        bound = query_log_position[query]
+        row = order[query]
         settled_stop = min(max(first_in_flight[query], start), stop)
         if stop - start <= _SCAN_MAX:
-            empty_registers, rank_sum = np.int64(registers), empty_rank_sum
+            empty_registers = np.int64(registers)
+            rank_sum = empty_rank_sum
             for event in range(start, stop):
                 if rank[event] > union[register[event]] and (
                     event < settled_stop or event_log_position[event] <= bound
@@ -207,9 +211,11 @@ def write_unions(
                     union[register[event]] = rank[event]
             for event in range(start, stop):
                 union[register[event]] = 0
-            empty_registers_out[row], rank_sums[row] = empty_registers, rank_sum
+            empty_registers_out[row] = empty_registers
+            rank_sums[row] = rank_sum
             continue
-        left, right = (start + BLOCK_EVENTS - 1) // BLOCK_EVENTS, settled_stop // BLOCK_EVENTS
+        left = (start + BLOCK_EVENTS - 1) // BLOCK_EVENTS
+        right = settled_stop // BLOCK_EVENTS
         middle = settled_stop if left >= right else left * BLOCK_EVENTS
         for event in range(start, middle):
             union[register[event]] = max(union[register[event]], rank[event])
@@ -233,12 +239,14 @@ def write_unions(
         for event in range(settled_stop, stop):
             if event_log_position[event] <= bound:
                 union[register[event]] = max(union[register[event]], rank[event])
-        empty_registers, rank_sum = np.int64(0), np.int64(0)
+        empty_registers = np.int64(0)
+        rank_sum = np.int64(0)
         for index in range(registers):
             empty_registers += union[index] == 0
             rank_sum += np.int64(1) << np.int64(rank_max - union[index])
             union[index] = 0
-        empty_registers_out[row], rank_sums[row] = empty_registers, rank_sum
+        empty_registers_out[row] = empty_registers
+        rank_sums[row] = rank_sum
 
 
 @compiled

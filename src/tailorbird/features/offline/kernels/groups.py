@@ -44,7 +44,9 @@ class KeyNumbering:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self.numbers: Int32s = np.empty(len(keys), np.int32)
-        slot_bits, count, row = 12, 0, 0
+        slot_bits = 12
+        count = 0
+        row = 0
         first_rows = np.empty(1 << 11, np.int64)
         slots = np.zeros((1 << slot_bits, 2), np.uint64)
         while row < len(keys):
@@ -56,7 +58,9 @@ class KeyNumbering:
                 )
                 slots = np.zeros((1 << slot_bits, 2), np.uint64)
                 _fill_slots(keys, slots, first_rows, count)
-        self._slots, self.count, self.first = slots, int(count), first_rows[:count].copy()
+        self._slots = slots
+        self.count = int(count)
+        self.first = first_rows[:count].copy()
 
     def lookup(self, keys: Keys) -> Int32s:
         """Return the number of each key, or `count` for an unknown one."""
@@ -131,11 +135,9 @@ def group_entries(
     _count_groups(group, counts)
     starts = np.concatenate(([0], np.cumsum(counts[:-1])))
     entry_count = int(starts[-1])
-    order, sorted_times, sorted_log_position = (
-        np.empty(entry_count, np.intp),
-        np.empty(entry_count, np.int64),
-        np.empty(entry_count, np.int64),
-    )
+    order = np.empty(entry_count, np.intp)
+    sorted_times = np.empty(entry_count, np.int64)
+    sorted_log_position = np.empty(entry_count, np.int64)
     bounds_of_shares = share_bounds(starts)
     run_parallel(
         _scatter_entries,
@@ -197,11 +199,9 @@ def _group_by_buckets(
         bounds=bounds_of_shares,
     )
     starts = np.empty(group_count + 1, np.int64)
-    order, sorted_times, sorted_log_position = (
-        np.empty(entry_count, np.intp),
-        np.empty(entry_count, np.int64),
-        np.empty(entry_count, np.int64),
-    )
+    order = np.empty(entry_count, np.intp)
+    sorted_times = np.empty(entry_count, np.int64)
+    sorted_log_position = np.empty(entry_count, np.int64)
     run_parallel(
         _sort_buckets,
         bucket_count,
@@ -277,7 +277,9 @@ def _sort_buckets(
     """Sort the entries of some buckets by (group, time)."""
     next_slots = np.empty(1 << shift, np.int64)
     for bucket in range(low, high):
-        first_group, start, stop = bucket << shift, bounds[bucket], bounds[bucket + 1]
+        first_group = bucket << shift
+        start = bounds[bucket]
+        stop = bounds[bucket + 1]
         stop_group = min(first_group + (1 << shift), group_count)
         next_slots[:] = 0
         for entry in range(start, stop):
@@ -332,7 +334,8 @@ def _sort_groups(
 ) -> None:
     """Sort each group stably; entries in order of time, as a lake's nearly are, cost one pass."""
     for group in range(low, high):
-        start, stop = starts[group], starts[group + 1]
+        start = starts[group]
+        stop = starts[group + 1]
         is_unsorted = False
         for index in range(start + 1, stop):
             if times[index] < times[index - 1]:
@@ -342,20 +345,18 @@ def _sort_groups(
             continue
         if stop - start <= 32:
             for index in range(start + 1, stop):
-                time, row, own_log_position = times[index], order[index], log_position[index]
+                time = times[index]
+                row = order[index]
+                own_log_position = log_position[index]
                 target_slot = index
                 while target_slot > start and times[target_slot - 1] > time:
-                    times[target_slot], order[target_slot], log_position[target_slot] = (
-                        times[target_slot - 1],
-                        order[target_slot - 1],
-                        log_position[target_slot - 1],
-                    )
+                    times[target_slot] = times[target_slot - 1]
+                    order[target_slot] = order[target_slot - 1]
+                    log_position[target_slot] = log_position[target_slot - 1]
                     target_slot -= 1
-                times[target_slot], order[target_slot], log_position[target_slot] = (
-                    time,
-                    row,
-                    own_log_position,
-                )
+                times[target_slot] = time
+                order[target_slot] = row
+                log_position[target_slot] = own_log_position
         else:
             time_order = np.argsort(times[start:stop], kind="mergesort")
             times[start:stop] = times[start:stop][time_order]

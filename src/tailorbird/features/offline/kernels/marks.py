@@ -106,7 +106,8 @@ def write_registers(
         register[position] = hashes[row] >> np.uint64(64 - precision)
         # A sketch uses 53 of the remaining bits.
         remaining_bits = (hashes[row] << np.uint64(precision)) >> np.uint64(11)
-        rank_, bit = 1, np.uint64(1) << np.uint64(52)
+        rank_ = 1
+        bit = np.uint64(1) << np.uint64(52)
         while rank_ < rank_max and remaining_bits & bit == 0:
             rank_ += 1
             bit >>= np.uint64(1)

@@ -66,11 +66,9 @@ def write_newest(
 ) -> None:
     """Write the event at the newest known position of each query, −1 without one."""
     for query in range(low, high):
-        row, first_position, position = (
-            order[query],
-            events_before[floor[query]],
-            events_before[edge[query]] - 1,
-        )
+        row = order[query]
+        first_position = events_before[floor[query]]
+        position = events_before[edge[query]] - 1
         last_scanned = max(first_position, position - SKIPPED_MAX)
         while position >= last_scanned and log_position[position] > query_log_position[query]:
             position -= 1
@@ -97,7 +95,8 @@ def write_run_sizes(
     """Write how many events the run of each query has; −1 if the walk gave up."""
     run = np.empty(length, np.intp)
     for query in range(low, high):
-        first_position, stop = events_before[floor[query]], events_before[edge[query]]
+        first_position = events_before[floor[query]]
+        stop = events_before[edge[query]]
         sizes[order[query]] = walk_back(
             first_position,
             stop,
@@ -136,7 +135,8 @@ def write_run_events(
     """
     run = np.empty(length, np.intp)
     for query in range(low, high):
-        first_position, stop = events_before[floor[query]], events_before[edge[query]]
+        first_position = events_before[floor[query]]
+        stop = events_before[edge[query]]
         count = walk_back(
             first_position,
             stop,
@@ -186,8 +186,10 @@ def write_run_columns(
     session_positions = np.empty(length, np.intp)
     seen_items = np.empty(length, np.uint64)
     for query in range(low, high):
-        row, time = order[query], t[query]
-        first_position, stop = events_before[floor[query]], events_before[edge[query]]
+        row = order[query]
+        time = t[query]
+        first_position = events_before[floor[query]]
+        stop = events_before[edge[query]]
         count = walk_back(
             first_position,
             stop,
@@ -200,7 +202,9 @@ def write_run_columns(
         if count < 0:
             is_deferred[row] = True
             continue
-        own_session, next_time, session_length = request_session[query], time, 0
+        own_session = request_session[query]
+        next_time = time
+        session_length = 0
         for steps_back in range(count):
             position = run[steps_back]
             if own_session != 0:

@@ -111,7 +111,8 @@ def gather(low: int, high: int, values: Int64s, order: Intps, out: Int64s) -> No
 @compiled
 def count_before(positions: Intps, counts_before: Intps) -> None:
     """Write how many of the ascending positions are less than each position."""
-    count, index = len(positions), 0
+    count = len(positions)
+    index = 0
     for position in range(len(counts_before)):
         while index < count and positions[index] < position:
             index += 1
@@ -187,12 +188,16 @@ def write_edges(
 
     Fast where the cutoffs increase as well.
     """
-    last_group, last_time, position = -1, 0, 0
+    last_group = -1
+    last_time = 0
+    position = 0
     for query in range(low, high):
-        own_group, time = group[query], cutoffs[query]
+        own_group = group[query]
+        time = cutoffs[query]
         if own_group != last_group or time < last_time:
             position = starts[own_group]
-        last_group, last_time = own_group, time
+        last_group = own_group
+        last_time = time
         position = advance(times, position, starts[own_group + 1], time)
         out[query] = position
 
@@ -210,12 +215,16 @@ def write_window_edges(
     out: Intps,
 ) -> None:
     """Write the `write_edges` of t // hop · hop − length."""
-    last_group, last_time, position = -1, 0, 0
+    last_group = -1
+    last_time = 0
+    position = 0
     for query in range(low, high):
-        own_group, time = group[query], t[query] // hop * hop - length
+        own_group = group[query]
+        time = t[query] // hop * hop - length
         if own_group != last_group or time < last_time:
             position = starts[own_group]
-        last_group, last_time = own_group, time
+        last_group = own_group
+        last_time = time
         position = advance(times, position, starts[own_group + 1], time)
         out[query] = position
 
@@ -268,19 +277,19 @@ def write_window_sums(
     positions = np.zeros(window_count, np.int64)
     stop = last_group = np.int64(-1)
     for query in range(low, high):
-        own_group, time, position_max, row = (
-            group[query],
-            t[query],
-            query_log_position[query],
-            order[query],
-        )
-        start, end = starts[own_group], starts[own_group + 1]
+        own_group = group[query]
+        time = t[query]
+        position_max = query_log_position[query]
+        row = order[query]
+        start = starts[own_group]
+        end = starts[own_group + 1]
         if start == end:
             for window in range(window_count):
                 sums[row, window] = 0
             continue
         if own_group != last_group:
-            last_group, stop = own_group, start
+            last_group = own_group
+            stop = start
             for window in range(window_count):
                 positions[window] = start
         stop = advance(times, stop, end, time)

@@ -112,9 +112,11 @@ def _compute_by_time(
     """Compute the lanes of a bucket larger than memory: events and requests in order of time."""
     if spill.is_done(name) or not len(own_rows):
         return
-    features, requests = plan.features, plan.requests
+    features = plan.features
+    requests = plan.requests
     request_of_row = requests.row_request[own_rows] if partition.is_by_row else own_rows
-    t, log_position = requests.t[request_of_row], requests.log_position[request_of_row]
+    t = requests.t[request_of_row]
+    log_position = requests.log_position[request_of_row]
     seed = secrets.randbits(64)
     empty_table = ROUTED.empty_table().select(plan.columns())
     compacted = CompactedHistory(
@@ -189,13 +191,13 @@ def _select_requests(
     """
     requests = plan.requests
     if partition.is_by_row:
-        rows, request_indices = own_rows, np.unique(requests.row_request[own_rows])
+        rows = own_rows
+        request_indices = np.unique(requests.row_request[own_rows])
     else:
-        first_request, last_request = (
-            np.searchsorted(requests.row_request, own_rows),
-            np.searchsorted(requests.row_request, own_rows, side="right"),
-        )
-        rows, request_indices = concatenate_ranges(first_request, last_request)[0], own_rows
+        first_request = np.searchsorted(requests.row_request, own_rows)
+        last_request = np.searchsorted(requests.row_request, own_rows, side="right")
+        rows = concatenate_ranges(first_request, last_request)[0]
+        request_indices = own_rows
     by_row = [is_per_row(entity) for entity in plan.features.layout.entities]
     return (
         request_indices,
@@ -292,7 +294,8 @@ def _assign_buckets(
     plan: BackfillPlan, earlier_lanes: Mapping[RecordLane, npt.NDArray], partition: Partition
 ) -> Intps:
     """Return the bucket of each row or request."""
-    features, requests = plan.features, plan.requests
+    features = plan.features
+    requests = plan.requests
     count = len(requests.row_request) if partition.is_by_row else len(requests.t)
     if partition.field is None:
         return np.zeros(count, np.intp)

@@ -69,7 +69,8 @@ def compute_batch_loss(
 
     hidden_states = net(item_vectors(input_code), input_code > 0, gap)
     has_target = target > 0
-    hidden_states, target_code = hidden_states[has_target], target[has_target]
+    hidden_states = hidden_states[has_target]
+    target_code = target[has_target]
     seen_items = torch.nonzero(item_shares)[
         :, 0
     ]  # unseen items are no negatives, as they may be what comes next

@@ -20,17 +20,14 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out, self.gate = (
-            nn.Linear(width, 3 * width),
-            nn.Linear(width, width),
-            nn.Linear(width, width),
-        )
-        self.up, self.down, self.gate_two = (
-            nn.Linear(width, 4 * width),
-            nn.Linear(2 * width, width),
-            nn.Linear(width, width),
-        )
+        self.first = nn.LayerNorm(width)
+        self.second = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.gate = nn.Linear(width, width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(2 * width, width)
+        self.gate_two = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:

@@ -91,10 +91,8 @@ class SequenceVectors:
 
     def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> TopItems:
         """Return the best items; scores are e^(score − the query's best), so above 0."""
-        item, score = (
-            np.full((len(contexts), n), -1, np.int32),
-            np.zeros((len(contexts), n), np.float32),
-        )
+        item = np.full((len(contexts), n), -1, np.int32)
+        score = np.zeros((len(contexts), n), np.float32)
         vectors = self.user_vectors(contexts)
         for start in range(0, len(contexts), QUERIES_PER_CHUNK):
             chunk = contexts.slice_queries(start, min(start + QUERIES_PER_CHUNK, len(contexts)))
@@ -113,10 +111,8 @@ class SequenceVectors:
                 chunk.t, chunk.item[is_in_catalogue], chunk.ts[is_in_catalogue], offsets
             )
             top = top_items(scores, own_contexts, n, repeats=repeats)
-            item[start : start + len(chunk)], score[start : start + len(chunk)] = (
-                top.item,
-                top.score,
-            )
+            item[start : start + len(chunk)] = top.item
+            score[start : start + len(chunk)] = top.score
         return TopItems(item, score)
 
     def updated(self, new_interactions: Interactions, t: int) -> "SequenceVectors":
@@ -163,7 +159,8 @@ def warm_start(model: SequenceVectors, interactions: Interactions) -> SequenceVe
         build_content_tokens(recipe, interactions.item_count),
         seen_mask(windows),
     )
-    old_state, new_state = model.net.state_dict(), net.state_dict()
+    old_state = model.net.state_dict()
+    new_state = net.state_dict()
     shared_weights = {
         name: value
         for name, value in old_state.items()

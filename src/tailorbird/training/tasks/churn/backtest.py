@@ -139,13 +139,12 @@ def run_backtest(
         cuts_with_vectors = run_cuts_on(full_grid, people_with_vectors)
         use_vectors, vectors_note = judge_vectors(cuts, cuts_with_vectors, settings.fit.seed)
         if use_vectors:
-            people, grid, cuts, tower_files = (
-                people_with_vectors,
-                full_grid,
-                cuts_with_vectors,
-                learner.export_files(space),
-            )
-    cut_metrics, evaluated_cuts = [], cuts[-EVALUATED_CUTS_MAX:]
+            people = people_with_vectors
+            grid = full_grid
+            cuts = cuts_with_vectors
+            tower_files = learner.export_files(space)
+    cut_metrics = []
+    evaluated_cuts = cuts[-EVALUATED_CUTS_MAX:]
     progress("figures", 0, len(evaluated_cuts))
     for cut_index, cut in enumerate(evaluated_cuts):
         cut_metrics.append(

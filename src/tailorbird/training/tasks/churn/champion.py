@@ -142,10 +142,8 @@ def compare_with_champion(
         return ChampionComparison(champion.version, skip_reason=champion.skip_reason)
     cut = cuts[-1]
     window = cut.scores.window
-    redeclared_columns, dropped_columns = (
-        _find_redeclared_columns(bundle, people),
-        _find_dropped_columns(bundle, people),
-    )
+    redeclared_columns = _find_redeclared_columns(bundle, people)
+    dropped_columns = _find_dropped_columns(bundle, people)
     is_newer = bundle.manifest.window.ts_to > window.origin
     if skip_reason := _incomparable_reason(
         bundle, churn, people, cut, [*redeclared_columns, *dropped_columns], is_newer=is_newer
@@ -195,7 +193,8 @@ def _find_redeclared_columns(bundle: ChurnBundle, people: PeopleFeatures) -> lis
 
     Columns derived from a changed feature are included.
     """
-    champion_features, current_features = bundle.features, people.features
+    champion_features = bundle.features
+    current_features = people.features
     if champion_features is None or champion_features.schema_hash == current_features.schema_hash:
         return []
     dropped_columns = _find_dropped_columns(bundle, people)
@@ -230,11 +229,9 @@ def _incomparable_reason(
     """Return why a bundle cannot be judged at a cut, or ""."""
     if bundle.features is None and bundle.manifest.schema_hash != people.features.schema_hash:
         return "does not bring the declarations of its columns, and features.py has others now"
-    window, plan, recipe = (
-        cut.scores.window,
-        bundle.plan,
-        Recipe.from_metrics(bundle.manifest.metrics),
-    )
+    window = cut.scores.window
+    plan = bundle.plan
+    recipe = Recipe.from_metrics(bundle.manifest.metrics)
     if set(plan.types) != set(churn.types):
         return (
             f"predicts whether somebody does no {', '.join(plan.types)} any more, and not "

@@ -72,7 +72,8 @@ def contact_curve(
     (2, [4.0, 3.0, 7.0])
     """
     order = np.argsort(-probability, kind="stable")
-    sorted_probability, sorted_churned = probability[order], churned[order].astype(np.float64)
+    sorted_probability = probability[order]
+    sorted_churned = churned[order].astype(np.float64)
     k = np.arange(1, len(sorted_probability) + 1)
     total_churned = max(float(sorted_churned.sum()), 1e-12)
     cumulative_churned = np.cumsum(sorted_churned)

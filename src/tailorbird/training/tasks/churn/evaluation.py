@@ -81,8 +81,10 @@ class SortedScores:
         sorted_weight = weight[self._order]
         positive_weight = np.add.reduceat(sorted_weight * self._label, self._tie_starts)
         group_weight = np.add.reduceat(sorted_weight, self._tie_starts)
-        cumulative_positive, cumulative_weight = np.cumsum(positive_weight), np.cumsum(group_weight)
-        total_positive, total_weight = cumulative_positive[-1], cumulative_weight[-1]
+        cumulative_positive = np.cumsum(positive_weight)
+        cumulative_weight = np.cumsum(group_weight)
+        total_positive = cumulative_positive[-1]
+        total_weight = cumulative_weight[-1]
         negative_weight = group_weight - positive_weight
         if total_positive <= 0 or total_positive >= total_weight:
             return float("nan"), float("nan"), float("nan")
@@ -187,7 +189,8 @@ class _PredictionMetrics:
     """The figures of a prediction, as a function of row weights."""
 
     def __init__(self, cut: Cut, probability: Floats, expected_purchases: Floats | None) -> None:
-        self._bought, self._expected_purchases = cut.bought, expected_purchases
+        self._bought = cut.bought
+        self._expected_purchases = expected_purchases
         self._errors = (
             np.zeros(0) if expected_purchases is None else np.abs(expected_purchases - cut.bought)
         )

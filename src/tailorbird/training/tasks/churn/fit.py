@@ -48,10 +48,8 @@ from tailorbird.training.tasks.churn.training_rows import (
     select_window_rows,
 )
 
-DIRECT_MODELS, HAZARD_MODELS = (
-    ("trees", "logistic", "rfm", "bg_nbd"),
-    ("hazard_trees", "hazard_logistic"),
-)
+DIRECT_MODELS = ("trees", "logistic", "rfm", "bg_nbd")
+HAZARD_MODELS = ("hazard_trees", "hazard_logistic")
 BLEND = "blend"
 PURCHASES = "purchases"
 COUNT_MODELS = (
@@ -137,10 +135,8 @@ class FittedModels:
         """Return each person's expected purchases within the window by model, uncalibrated."""
         if not self.count_models:
             return {}
-        matrix, window_days = (
-            self.matrix(features_at_origin),
-            (window.gap / DAY, (window.gap + window.length) / DAY),
-        )
+        matrix = self.matrix(features_at_origin)
+        window_days = (window.gap / DAY, (window.gap + window.length) / DAY)
         trees = self.models[PURCHASES].score(matrix)
         if self.bg_nbd is None or self.pareto_nbd is None:
             return {"trees": trees}

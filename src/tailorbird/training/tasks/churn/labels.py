@@ -185,11 +185,11 @@ class Activity:
     def _totals_before(self, origin: int) -> tuple[Ints, Ints, Floats, Floats]:
         self._require_known(origin)
         is_before = self.ts < origin
-        person, ts, people_count = self.person[is_before], self.ts[is_before], len(self.people)
-        first_ts, last_ts = (
-            np.full(people_count, origin, np.int64),
-            np.zeros(people_count, np.int64),
-        )
+        person = self.person[is_before]
+        ts = self.ts[is_before]
+        people_count = len(self.people)
+        first_ts = np.full(people_count, origin, np.int64)
+        last_ts = np.zeros(people_count, np.int64)
         np.minimum.at(first_ts, person, ts)
         np.maximum.at(last_ts, person, ts)
         counts = np.bincount(
@@ -268,14 +268,15 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
     people = IdVocabulary.sorted_of(
         rows["person"]
     )  # sorted, so that sampling by code does not depend on the lake's order
-    person, ts, received = (
-        people.encode(rows["person"]),
-        micros(rows["ts"]),
-        micros(pc.coalesce(rows["received_at"], rows["ts"])),
-    )
+    person = people.encode(rows["person"])
+    ts = micros(rows["ts"])
+    received = micros(pc.coalesce(rows["received_at"], rows["ts"]))
     amount = _compute_amounts(rows)
     order = np.lexsort((amount, received, ts, person))
-    person, ts, received, amount = person[order], ts[order], received[order], amount[order]
+    person = person[order]
+    ts = ts[order]
+    received = received[order]
+    amount = amount[order]
     known_until = read_at - lateness_us
     is_complete = ts < known_until
     merge_history = MergeHistory.from_events(events, people, known_until)

@@ -124,7 +124,8 @@ class MergeHistory:
 
 def _users_leading_to(user: str, users_by_target: dict[str, set[str]]) -> set[str]:
     """Return a user and all users whose merge chain passes through it."""
-    users, pending = {user}, [user]
+    users = {user}
+    pending = [user]
     while pending:
         for leading_user in users_by_target.get(pending.pop(), ()):
             if leading_user not in users:

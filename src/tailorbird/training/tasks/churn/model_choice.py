@@ -291,7 +291,8 @@ def _purchase_scale(finished_cuts: Sequence[Cut], count_model: str) -> float:
     ratios = [
         float(cut.bought.sum() / cut.scores.purchases[count_model].sum()) for cut in usable_cuts
     ]
-    unscaled_errors, scaled_errors = [], []
+    unscaled_errors = []
+    scaled_errors = []
     for index, cut in enumerate(usable_cuts):
         earlier_ratios = [
             ratios[k]

@@ -41,11 +41,9 @@ class ParetoNbd:
 
         A customer who is alive returns if the next purchase comes before leaving.
         """
-        shape, scale, leaving_scale = (
-            (self.r + customers.repeats)[:, None],
-            (self.alpha + customers.age)[:, None],
-            (self.beta + customers.age)[:, None],
-        )
+        shape = (self.r + customers.repeats)[:, None]
+        scale = (self.alpha + customers.age)[:, None]
+        leaving_scale = (self.beta + customers.age)[:, None]
         times = QUADRATURE_NODES * span
         density = (
             shape
@@ -99,7 +97,9 @@ def _sample_distinct(customers: Purchases) -> tuple[Purchases, Floats]:
 
 
 def _log_likelihoods(customers: Purchases, r: float, alpha: float, s: float, beta: float) -> Floats:
-    x, recency, age = customers.repeats, customers.recency, customers.age
+    x = customers.repeats
+    recency = customers.recency
+    age = customers.age
     alive = (
         gammaln(r + x)
         - gammaln(r)

@@ -53,7 +53,8 @@ class PastScores:
         """Return whether a version is there, and predicts what `churn` declares."""
         if version not in self._bundles:
             return False
-        plan, churn = self._bundles[version][0].plan, self._churn
+        plan = self._bundles[version][0].plan
+        churn = self._churn
         declared_target = set(churn.types), churn.gap_us, churn.window_us
         return (set(plan.types), plan.gap, plan.window) == declared_target
 

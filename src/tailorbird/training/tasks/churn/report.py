@@ -139,7 +139,8 @@ def _required_history(churn: Churn, *, judged_choice: bool) -> str:
 
 def cut_to_dict(metrics: CutMetrics) -> dict[str, Any]:
     """Return the metrics of a cut as JSON."""
-    window, cut = metrics.cut.scores.window, metrics.cut
+    window = metrics.cut.scores.window
+    cut = metrics.cut
     return {
         "origin": to_iso(window.origin),
         "window_days": window.length / DAY,
@@ -169,7 +170,8 @@ def write_churn_card(
     by: str,
 ) -> str:
     """Return the model card in Markdown: what the model predicts, for whom, how well, its limits."""
-    cut, window = metrics.cut, metrics.cut.scores.window
+    cut = metrics.cut
+    window = metrics.cut.scores.window
     quality = (
         (name, *(result[metric] for metric in CARD_FIGURES))
         for name, result in metrics.results.items()

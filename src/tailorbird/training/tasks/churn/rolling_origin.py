@@ -60,7 +60,9 @@ def backtest_windows(activity: Activity, churn: Churn, cut_count: int) -> list[W
     Raises:
         NotReadyError: the history is shorter than six periods.
     """
-    length, known_until, first_ts = churn.window_us, activity.known_until, activity.start_ts
+    length = churn.window_us
+    known_until = activity.known_until
+    first_ts = activity.start_ts
     last_origin = known_until - churn.gap_us - length
     origins = [
         last_origin - k * cut_step_us(churn)
@@ -134,7 +136,9 @@ def build_grid(
         )
     origin_stride = max(1, round(churn.window_us / 3 / period))
     rng = np.random.default_rng(seed)
-    person_by_moment, ts_by_moment, is_origin = [], [], []
+    person_by_moment = []
+    ts_by_moment = []
+    is_origin = []
     for index, moment_ts in enumerate(moments.tolist()):
         known_activity = activity.as_of(moment_ts)
         sampled_people = known_activity.active_people(moment_ts, lookback)
@@ -149,7 +153,8 @@ def build_grid(
         ts_by_moment.append(np.full(len(sampled_people), moment_ts, np.int64))
         is_origin.append(is_eligible & ((len(moments) - 1 - index) % origin_stride == 0))
     progress("features", 0, 1)
-    person_codes, row_moments = np.concatenate(person_by_moment), np.concatenate(ts_by_moment)
+    person_codes = np.concatenate(person_by_moment)
+    row_moments = np.concatenate(ts_by_moment)
     table = people.read_historical(person_codes, row_moments)
     progress("features", 1, 1)
     return PersonMomentGrid(row_moments, person_codes, table, np.concatenate(is_origin), period)
@@ -192,7 +197,8 @@ def score_people_at(
     """
     starts = period_starts(window, churn, until) if set(HAZARD_MODELS) & set(fitted.models) else []
     tables = people.read_projected(window.origin, person, [window.origin, *starts])
-    features_at_origin, features_by_period = tables[0], tables[1:]
+    features_at_origin = tables[0]
+    features_by_period = tables[1:]
     return OriginScores(
         window,
         person,
@@ -227,7 +233,8 @@ def run_cuts(
             person = np.sort(rng.choice(person, scored_people_max, replace=False))
         outcome_activity = activity.as_of(window.stop)
         is_labelled = ~outcome_activity.had_identity_merge(person, window.origin, window.stop)
-        person, merged_count = person[is_labelled], int(np.count_nonzero(~is_labelled))
+        person = person[is_labelled]
+        merged_count = int(np.count_nonzero(~is_labelled))
         try:
             fitted = fit_models_at(grid, known_activity, window, settings, churn.rfm)
             baselines, baseline_expected_purchases = predict_baselines(
@@ -322,11 +329,10 @@ def predict_baselines(
         for name, ignored_columns in (("recency", Rfm._fields[1:]), ("rfm_logistic", ()))
     }
     customers = activity.purchase_history(activity.active_people(window.origin), window.origin)
-    model, scored_customers = (
-        fit_bg_nbd(customers),
-        activity.purchase_history(person, window.origin),
-    )
-    gap_days, window_days = window.gap / DAY, window.length / DAY
+    model = fit_bg_nbd(customers)
+    scored_customers = activity.purchase_history(person, window.origin)
+    gap_days = window.gap / DAY
+    window_days = window.length / DAY
     probabilities["bg_nbd"] = 1 - model.probability_returning(scored_customers, window_days)
     expected_purchases = model.expected_purchases(scored_customers, gap_days + window_days) - (
         model.expected_purchases(scored_customers, gap_days) if gap_days else 0.0

@@ -111,10 +111,12 @@ class PeopleFeatures:
         columns: ColumnNames,
         space: Space | None = None,
     ) -> None:
-        self._requested_columns, self.space = columns, space
+        self._requested_columns = columns
+        self.space = space
         self.columns = columns if space is None else with_vectors(columns, space.tower.plan)
         self.activity = activity
-        self.features, self._people = features, activity.people
+        self.features = features
+        self._people = activity.people
         self._feature_names = [
             *columns.numeric,
             *columns.categorical,
@@ -230,10 +232,8 @@ class PeopleFeatures:
 
         They are removed from the profiles and from other events that carry a copy.
         """
-        events, people_with_profiles = (
-            self._events,
-            pc.unique(self._events["person"].filter(pa.array(profile_mask))),
-        )
+        events = self._events
+        people_with_profiles = pc.unique(self._events["person"].filter(pa.array(profile_mask)))
         has_profile = pc.fill_null(
             pc.is_in(events["person"], people_with_profiles), False
         ).to_numpy()
@@ -241,7 +241,8 @@ class PeopleFeatures:
             if column in events.column_names and (
                 column != "properties" or attribute_names is not None
             ):
-                column_index, texts = events.column_names.index(column), events[column]
+                column_index = events.column_names.index(column)
+                texts = events[column]
                 replacement = (
                     drop_attributes(texts, affected_mask, attribute_names)
                     if attribute_names is not None

@@ -76,7 +76,9 @@ def score_people(
     if not len(eligible_people):
         raise NotReadyError("nobody was there lately enough to be asked about")
     people = PeopleFeatures(bundle.features, events, activity, bundle.feature_columns, bundle.space)
-    probabilities, purchases, numeric_chunks = [], [], []
+    probabilities = []
+    purchases = []
+    numeric_chunks = []
     for start in range(0, len(eligible_people), PEOPLE_PER_CHUNK):
         progress("people", start, len(eligible_people))
         chunk = eligible_people[start : start + PEOPLE_PER_CHUNK]
@@ -86,7 +88,8 @@ def score_people(
         probabilities.append(scores.churn_probability)
         purchases.append(scores.purchases)
     progress("people", len(eligible_people), len(eligible_people))
-    churn_probability, purchase_counts = np.concatenate(probabilities), np.concatenate(purchases)
+    churn_probability = np.concatenate(probabilities)
+    purchase_counts = np.concatenate(purchases)
     people_order = np.argsort(-churn_probability, kind="stable")
     reason_texts: list[list[str] | None] = [None] * len(people_order)
     for start in range(0, min(reasons, len(people_order)), EXPLANATIONS_PER_CHUNK):
@@ -109,14 +112,13 @@ def score_people(
         "reasons": pa.array(reason_texts, pa.list_(pa.string())),
         "as_of": pa.array(np.full(len(people_order), now), pa.timestamp("us", "UTC")),
     }
-    matrix, numeric_count = np.concatenate(numeric_chunks), len(bundle.feature_columns.numeric)
+    matrix = np.concatenate(numeric_chunks)
+    numeric_count = len(bundle.feature_columns.numeric)
     groups_by_taste = (
         group_by_taste(bundle.space, matrix[:, numeric_count:]) if bundle.space is not None else {}
     )
-    numeric_values, duration_names = (
-        matrix[:, :numeric_count].astype(np.float64),
-        duration_columns(bundle.features),
-    )
+    numeric_values = matrix[:, :numeric_count].astype(np.float64)
+    duration_names = duration_columns(bundle.features)
     top_segments = find_segments(
         bundle.feature_columns.numeric,
         numeric_values,

@@ -24,11 +24,10 @@ SEGMENTS_MAX = 10
 SEGMENT_PEOPLE_MIN = 30  # smaller groups are noisy and may identify people
 QUARTERS = 4
 DIGITS_MAX = 6  # enough to tell two edges apart
-TASTE_GROUPS, KMEANS_ROUNDS, NAMING_ITEMS = (
-    6,
-    25,
-    3,
-)  # groups by vectors, k-means iterations, and items in a group's name
+# groups by vectors, k-means iterations, and items in a group's name
+TASTE_GROUPS = 6
+KMEANS_ROUNDS = 25
+NAMING_ITEMS = 3
 
 
 @dataclass(frozen=True)

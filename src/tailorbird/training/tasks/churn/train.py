@@ -98,7 +98,8 @@ def train_churn(
         LeakError, NotReadyError: see `run_backtest`.
     """
     stage_timer = StageTimer(progress)
-    now, store = clock.now(), Registry(registry, clock=clock)
+    now = clock.now()
+    store = Registry(registry, clock=clock)
     stage_timer.report("read", 0, 1)
     champion = load_champion(store)
     events = _read_events(lake, (features, *champion.features), now)
@@ -107,7 +108,8 @@ def train_churn(
     backtest = run_backtest(
         features, churn, events, now=until, settings=settings, progress=stage_timer.report
     )
-    activity, cut_metrics = backtest.activity, backtest.cut_metrics
+    activity = backtest.activity
+    cut_metrics = backtest.cut_metrics
     window = Window(activity.known_until, churn.gap_us, churn.window_us)
     stage_timer.report("last fit", 0, 1)
     fitted_models, choice = _fit_final(backtest, churn, window, settings.fit)
@@ -312,7 +314,8 @@ def _write_bundle(
         largest_difference(fitted_models.models[name], onnx_model, parity_matrix)
         for name, onnx_model in onnx_by_name.items()
     )
-    last_metrics, heads = backtest.cut_metrics[-1], plan.heads(choice.calibrator.name)
+    last_metrics = backtest.cut_metrics[-1]
+    heads = plan.heads(choice.calibrator.name)
     write_bundle(
         folder,
         created_at=now,

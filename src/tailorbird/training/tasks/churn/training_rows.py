@@ -95,7 +95,8 @@ def select_count_rows(
         window.gap + window.length,
         settings,
     )
-    label, weight = np.zeros(len(selected_rows)), np.zeros(len(selected_rows))
+    label = np.zeros(len(selected_rows))
+    weight = np.zeros(len(selected_rows))
     for moment in np.unique(grid.moment[selected_rows]).tolist():
         rows = np.flatnonzero(grid.moment[selected_rows] == moment)
         length = min(window.length, activity.known_until - moment - window.gap)
@@ -123,7 +124,8 @@ def _select_labelled_rows(
     selected_rows = _select_rows(
         grid, activity, eligible_mask, gap + length, gap + length, settings
     )
-    moments, label = grid.moment[selected_rows], np.zeros(len(selected_rows))
+    moments = grid.moment[selected_rows]
+    label = np.zeros(len(selected_rows))
     for moment in np.unique(moments).tolist():
         rows = np.flatnonzero(moments == moment)
         start = moment + gap

@@ -67,7 +67,9 @@ def score_identifier(column: ColumnFacts, table: TableFacts) -> float:
     points = 0.0
     if column.is_row_number or column.distinct == 1:
         points -= 3.0
-    if column.rows_per_value < 1.05 or (column.distinct <= 25 and table.rows > 400):
+    # A few values on many rows each are a category: people and items are more.
+    is_category = column.distinct <= 25 and (table.rows > 400 or column.rows_per_value > 20)
+    if column.rows_per_value < 1.05 or is_category:
         points -= 2.0
     else:
         points += 1.0

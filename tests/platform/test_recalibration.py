@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from tests.support.training.shop import HOME, Shop
 
+from tailorbird.config.contract_file import EventContract
 from tailorbird.config.paths import Paths
 from tailorbird.config.settings import Settings
 from tailorbird.events import DAY, SimulatedClock
@@ -66,6 +67,7 @@ def project(tmp_path_factory):
         features=shop.features,
         churn={},
         plan=SimpleNamespace(lateness_us=0),
+        event_contract=EventContract(),
         meaning=None,
         root=folder,
         shop=shop,

@@ -29,12 +29,12 @@ from tailorbird.registry import Registry
 from tailorbird.serving.sockets import bind
 from tailorbird.stream import open_reader, raw_path
 
-# Not pandas: PyArrow imports it where it is installed, as it is for the tests.
 NEVER = {
     "torch",
     "numba",
     "deltalake",
     "duckdb",
+    "pandas",
     "lightgbm",
     "sklearn",
     "scipy",

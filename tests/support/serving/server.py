@@ -15,6 +15,12 @@ CHILD_PROGRAM = """
 import json, os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+class NoPandas:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "pandas":
+            raise ModuleNotFoundError(name, name=name)
+# The extra `serve` brings no pandas, and PyArrow would import it where it is installed.
+sys.meta_path.insert(0, NoPandas())
 from tests.support.shops import shop_plan
 from tailorbird.events import RoutePlan
 from tailorbird.serving.http import body

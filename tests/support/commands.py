@@ -147,12 +147,7 @@ def assert_refused(
     """Assert that a command said exactly one sentence on stderr, perhaps with a remedy, and no
     traceback.
     """
-    # That a log ended long ago is a note on what follows, and no part of a refusal.
-    lines = [
-        line
-        for line in completed.stderr.splitlines()
-        if line.strip() and not line.startswith("The log ended on ")
-    ]
+    lines = [line for line in completed.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     assert "Traceback" not in completed.stderr + completed.stdout, completed.stderr
     assert completed.returncode not in (0, None), completed.stdout

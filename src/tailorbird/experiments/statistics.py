@@ -21,6 +21,8 @@ import numpy.typing as npt
 from tailorbird.experiments.analysis.anytime import confidence_sequence
 from tailorbird.experiments.distributions import chi_square_tail, student_quantile, student_tail
 
+TUNED_FOR_UNITS = 5_000  # users at which an always-valid interval is narrowest, unless said
+
 Floats = npt.NDArray[np.float64]
 CANCELLATION = 1e-12  # what a difference of equal sums leaves of them, at most
 
@@ -134,7 +136,11 @@ def relative_uplift(treatment: Moments, control: Moments, *, level: float = 0.95
 
 
 def always_valid_uplift(
-    treatment: Moments, control: Moments, *, level: float = 0.95, tuned_for_units: int = 5_000
+    treatment: Moments,
+    control: Moments,
+    *,
+    level: float = 0.95,
+    tuned_for_units: int = TUNED_FOR_UNITS,
 ) -> Interval:
     """Return R_t / R_c − 1 with an interval that is valid at any stopping time.
 

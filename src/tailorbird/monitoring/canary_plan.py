@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from tailorbird.experiments.analysis.anytime import anytime_bound
+from tailorbird.experiments.statistics import TUNED_FOR_UNITS
 from tailorbird.monitoring.canary import CANARY_SHARES, GUARD_RAILS
 
 POWER = 0.8
@@ -45,8 +46,8 @@ class CanaryPlan:
 def count_clicks(margin: float, share: float) -> float:
     """Return the clicks of both versions that a step at `share` needs to exclude a fall."""
     alpha = (1.0 - GUARD_RAILS.level) / len(CANARY_SHARES)
-    tuned_for_units = 5_000  # the default of `always_valid_uplift`; the bound is narrowest there
-    bound = float(anytime_bound(tuned_for_units, tuned_for_units=tuned_for_units, alpha=alpha))
+    # The bound is narrowest there.
+    bound = float(anytime_bound(TUNED_FOR_UNITS, tuned_for_units=TUNED_FOR_UNITS, alpha=alpha))
     errors = (bound + NormalDist().inv_cdf(POWER)) / -math.log1p(-margin)
     return DISPERSION * errors**2 / (share * (1.0 - share))
 
